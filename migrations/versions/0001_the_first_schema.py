@@ -1,4 +1,4 @@
-"""the first schema
+"""The first schema: users, catalogue, VMs, operations.
 
 Revision ID: 0001
 Revises: nothing
@@ -12,6 +12,37 @@ revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+STATES = ", ".join(
+    repr(state)
+    for state in (
+        "ACTIVE/",
+        "ACTIVE/image_snapshot",
+        "ACTIVE/image_uploading",
+        "ACTIVE/powering_off",
+        "ACTIVE/restoring",
+        "BUILDING/networking",
+        "BUILDING/scheduling",
+        "BUILDING/spawning",
+        "DELETED/",
+        "DELETING/deleting",
+        "ERROR/",
+        "ERROR/powering_off",
+        "REBOOTING/rebooting",
+        "REBOOTING/rebooting_hard",
+        "RESIZING/resize_finish",
+        "RESIZING/resize_migrating",
+        "RESIZING/resize_prep",
+        "SHUTOFF/",
+        "SHUTOFF/image_snapshot",
+        "SHUTOFF/image_uploading",
+        "SHUTOFF/powering_on",
+        "SHUTOFF/restoring",
+        "VERIFY_RESIZE/",
+        "VERIFY_RESIZE/resize_confirming",
+        "VERIFY_RESIZE/resize_reverting",
+    )
+)
 
 
 def upgrade() -> None:
@@ -105,7 +136,7 @@ def upgrade() -> None:
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.CheckConstraint("fault IS NULL OR status = 'ERROR'", name=op.f("ck_vms_fault")),
         sa.CheckConstraint(
-            "status || '/' || coalesce(task_state, '') IN ('ACTIVE/', 'ACTIVE/image_snapshot', 'ACTIVE/image_uploading', 'ACTIVE/powering_off', 'ACTIVE/restoring', 'BUILDING/networking', 'BUILDING/scheduling', 'BUILDING/spawning', 'DELETED/', 'DELETING/deleting', 'ERROR/', 'ERROR/powering_off', 'REBOOTING/rebooting', 'REBOOTING/rebooting_hard', 'RESIZING/resize_finish', 'RESIZING/resize_migrating', 'RESIZING/resize_prep', 'SHUTOFF/', 'SHUTOFF/image_snapshot', 'SHUTOFF/image_uploading', 'SHUTOFF/powering_on', 'SHUTOFF/restoring', 'VERIFY_RESIZE/', 'VERIFY_RESIZE/resize_confirming', 'VERIFY_RESIZE/resize_reverting')",
+            f"status || '/' || coalesce(task_state, '') IN ({STATES})",
             name=op.f("ck_vms_state"),
         ),
         sa.ForeignKeyConstraint(["flavor_id"], ["flavors.id"], name=op.f("fk_vms_flavor_id")),

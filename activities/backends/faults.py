@@ -1,0 +1,72 @@
+"""Make the mock cloud fail on demand: `python -m activities.backends.faults --help`."""
+
+import argparse
+import asyncio
+from uuid import UUID
+
+from sqlalchemy import Executable, delete, insert
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from activities.backends.mock_schema import FaultMode, create_schema, faults
+from domain.settings import Settings, load_settings
+
+VERBS = (
+    "select_host",
+    "create_ports",
+    "create_server",
+    "start_server",
+    "stop_server",
+    "reboot_server",
+    "delete_server",
+)
+
+
+async def add_fault(
+    settings: Settings, verb: str, mode: FaultMode, *, times: int | None = 1, vm_id: UUID | None = None
+) -> None:
+    """Make the next `times` calls of `verb` (None: every one) fail, for one VM or for any."""
+    await _run(settings, insert(faults).values(verb=verb, mode=mode, times=times, vm_id=vm_id))
+
+
+async def clear_faults(settings: Settings) -> None:
+    """Forget every scripted fault."""
+    await _run(settings, delete(faults))
+
+
+async def _run(settings: Settings, statement: Executable) -> None:
+    engine = create_async_engine(settings.database_url)
+    try:
+        async with engine.begin() as tx:
+            await create_schema(tx)
+            await tx.execute(statement)
+    finally:
+        await engine.dispose()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m activities.backends.faults", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("add", help="script a fault")
+    add.add_argument("verb", choices=VERBS)
+    add.add_argument("mode", choices=[mode.value for mode in FaultMode], type=str)
+    how_often = add.add_mutually_exclusive_group()
+    how_often.add_argument("--times", type=int, default=1, help="how many calls fail (default 1)")
+    how_often.add_argument("--always", action="store_true", help="every call fails until `clear`")
+    add.add_argument("--vm", type=UUID, help="only calls for this VM")
+    commands.add_parser("clear", help="forget every scripted fault")
+    return parser
+
+
+def main() -> None:
+    """Run the command line."""
+    arguments = _parser().parse_args()
+    settings = load_settings()
+    if arguments.command == "clear":
+        asyncio.run(clear_faults(settings))
+        return
+    times = None if arguments.always else arguments.times
+    asyncio.run(add_fault(settings, arguments.verb, FaultMode(arguments.mode), times=times, vm_id=arguments.vm))
+
+
+if __name__ == "__main__":
+    main()

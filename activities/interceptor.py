@@ -1,0 +1,86 @@
+"""What holds for every activity: it heartbeats, its errors have codes, and a failed attempt shows on its operation."""
+
+import asyncio
+import logging
+from datetime import timedelta
+from typing import Any, NoReturn
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
+
+from activities.backends.protocol import BackendError
+from domain import store
+from domain.errors import ServiceError
+from domain.messages import OperationInput
+
+logger = logging.getLogger(__name__)
+
+
+class OperationInterceptor(Interceptor):
+    """Wraps every activity of a worker."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
+        """Put this between the worker and the activity."""
+        return _Inbound(next, self._engine)
+
+
+class _Inbound(ActivityInboundInterceptor):
+    def __init__(self, next: ActivityInboundInterceptor, engine: AsyncEngine) -> None:
+        super().__init__(next)
+        self._engine = engine
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        heart = asyncio.create_task(_beat(activity.info().heartbeat_timeout))
+        try:
+            return await super().execute_activity(input)
+        except asyncio.CancelledError:
+            _raise_unless_shutdown()
+        except ServiceError as error:
+            raise ApplicationError(str(error), type=error.code, non_retryable=True) from error
+        except BackendError as error:
+            if error.retryable:
+                await self._note(input, str(error))
+            raise ApplicationError(str(error), type=error.code, non_retryable=not error.retryable) from error
+        except Exception as error:
+            await self._note(input, f"Internal error: {type(error).__name__}")
+            raise
+        finally:
+            heart.cancel()
+
+    async def _note(self, input: ExecuteActivityInput, error: str) -> None:
+        message = input.args[0]
+        operation: OperationInput = getattr(message, "operation", message)
+        info = activity.info()
+        try:
+            async with self._engine.begin() as tx:
+                await store.note_failed_attempt(tx, operation, info.attempt, error, _retry_in(info))
+        except (SQLAlchemyError, OSError):
+            logger.warning("Could not note the failed attempt of operation %s", operation.operation_id)
+
+
+async def _beat(within: timedelta | None) -> None:
+    while within:
+        activity.heartbeat()
+        await asyncio.sleep(within.total_seconds() / 4)
+
+
+def _raise_unless_shutdown() -> NoReturn:
+    details = activity.cancellation_details()
+    if details and details.worker_shutdown:
+        # Left alone it would count as cancelled, and the workflow would take that for a user's wish.
+        raise ApplicationError("The worker is shutting down.", type="worker_shutdown") from None
+    raise asyncio.CancelledError
+
+
+def _retry_in(info: activity.Info) -> float:
+    policy = info.retry_policy
+    if policy is None:
+        return 0.0
+    pause = policy.initial_interval * policy.backoff_coefficient ** (info.attempt - 1)
+    return min(pause, policy.maximum_interval or pause).total_seconds()

@@ -1,0 +1,26 @@
+"""The ends of operations: state, fault and result, in one transaction each."""
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio import activity
+
+from domain import store
+from domain.messages import Activity, FailOperationInput, OperationInput
+
+
+class RecordActivities:
+    """Activities that write only the service's own tables."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    @activity.defn(name=Activity.FINISH_OPERATION)
+    async def finish_operation(self, input: OperationInput) -> None:
+        """End the operation well; SupersededError where it no longer holds its VM."""
+        async with self._engine.begin() as tx:
+            await store.finish(tx, input)
+
+    @activity.defn(name=Activity.FAIL_OPERATION)
+    async def fail_operation(self, input: FailOperationInput) -> None:
+        """End the operation with its error; SupersededError where it no longer holds its VM."""
+        async with self._engine.begin() as tx:
+            await store.fail(tx, input)

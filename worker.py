@@ -1,0 +1,130 @@
+"""The worker process: `python -m worker`. Runs workflows and activities until SIGTERM, in any number of replicas."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from datetime import timedelta
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from activities.backends import load_backend
+from activities.backends.protocol import ComputeBackend
+from activities.compute import ComputeActivities
+from activities.interceptor import OperationInterceptor
+from activities.preemption import PreemptionActivities
+from activities.records import RecordActivities
+from activities.waits import WaitActivities
+from domain import store, temporal
+from domain.messages import waits_queue
+from domain.settings import Settings, load_settings
+from workflows.build import CreateVM
+from workflows.delete import DeleteVM
+from workflows.power import RebootVM, StartVM, StopVM
+
+logger = logging.getLogger("worker")
+
+WORKFLOWS = [CreateVM, StartVM, StopVM, RebootVM, DeleteVM]
+RPC_PATIENCE = 10.0  # seconds
+RECONNECT_PAUSE = 1.0  # seconds
+DRAIN = timedelta(seconds=5)
+MOST_CALLS = 100
+MOST_WAITS = 5_000
+
+
+def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backend: ComputeBackend) -> list[Worker]:
+    """The worker of workflows and steps, and the worker of waits, on their task queues."""
+    compute = ComputeActivities(engine, backend)
+    records = RecordActivities(engine)
+    preemption = PreemptionActivities(engine, backend, client)
+    steps = Worker(
+        client,
+        task_queue=settings.temporal_task_queue,
+        workflows=WORKFLOWS,
+        activities=[
+            compute.schedule_server,
+            compute.create_ports,
+            compute.spawn_server,
+            compute.start_server,
+            compute.stop_server,
+            compute.reboot_server,
+            compute.reboot_server_hard,
+            compute.delete_server,
+            compute.is_server_running,
+            compute.undo_create,
+            preemption.preempt_operations,
+            preemption.list_open_workflows,
+            preemption.terminate_workflows,
+            records.finish_operation,
+            records.fail_operation,
+        ],
+        workflow_runner=SandboxedWorkflowRunner(
+            restrictions=SandboxRestrictions.default.with_passthrough_modules("domain")
+        ),
+        interceptors=[OperationInterceptor(engine)],
+        max_concurrent_activities=MOST_CALLS,
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
+        max_heartbeat_throttle_interval=timedelta(seconds=1.5),
+        graceful_shutdown_timeout=DRAIN,
+    )
+    waits = Worker(
+        client,
+        task_queue=waits_queue(settings.temporal_task_queue),
+        activities=[WaitActivities(backend).wait_for_server],
+        interceptors=[OperationInterceptor(engine)],
+        max_concurrent_activities=MOST_WAITS,
+        max_heartbeat_throttle_interval=timedelta(seconds=1.5),
+    )
+    return [steps, waits]
+
+
+async def run(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT, then drain: steps end, waits go to another worker or the next start."""
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    engine = store.create_engine(settings)
+    backend = load_backend(settings)
+    try:
+        client = await _until_available(stopping, settings, backend)
+        if client is not None:
+            await _work(make_workers(settings, client, engine, backend), stopping)
+    finally:
+        await backend.close()
+        await engine.dispose()
+
+
+async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        for worker in workers:
+            await stack.enter_async_context(worker)
+        logger.info("Working on %s", ", ".join(worker.task_queue for worker in workers))
+        await stopping.wait()
+        logger.info("Draining")
+
+
+async def _until_available(stopping: asyncio.Event, settings: Settings, backend: ComputeBackend) -> Client | None:
+    while not stopping.is_set():
+        try:
+            await backend.prepare()
+            return await temporal.connect(settings, patience=RPC_PATIENCE)
+        except (OSError, RuntimeError, SQLAlchemyError) as error:
+            logger.warning("Waiting for PostgreSQL and Temporal: %s", type(error).__name__)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), RECONNECT_PAUSE)
+    return None
+
+
+def main() -> None:
+    """Run the process."""
+    settings = load_settings()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(run(settings))
+
+
+if __name__ == "__main__":
+    main()

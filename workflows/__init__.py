@@ -1,0 +1,1 @@
+"""The operations as deterministic stories in straight lines."""
