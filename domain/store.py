@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Interval, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
@@ -197,7 +197,8 @@ async def lease_operations(tx: AsyncConnection, limit: int, lease: float) -> Seq
 
 async def note_delivered(tx: AsyncConnection, operation_ids: Sequence[UUID], receipt_within: float) -> None:
     """Count a delivery; one whose receipt does not come is delivered again, after twice as long each time."""
-    backoff = literal(timedelta(seconds=receipt_within)) * func.power(2, func.least(Operation.deliveries, 6))
+    seconds = receipt_within * func.power(2, func.least(Operation.deliveries, 6))
+    backoff = func.make_interval(0, 0, 0, 0, 0, 0, seconds, type_=Interval)
     await tx.execute(
         update(Operation)
         .where(Operation.id.in_(operation_ids))

@@ -1,0 +1,91 @@
+"""The lifecycle table as a picture and as Markdown.
+
+`python -m domain.diagram` writes both into README.md; with `--check` it exits with 1 where README.md differs.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from domain.lifecycle import TABLE, Action, OnFailure, Previous, Rule, Status
+
+README = Path(__file__).parent.parent / "README.md"
+ON_FAILURE = {
+    OnFailure.ERROR: "ERROR",
+    OnFailure.PREVIOUS: "as before",
+    OnFailure.PREVIOUS_IF_INTACT: "as before if the server is unharmed, else ERROR",
+}
+
+
+def state_diagram() -> str:
+    """The statuses and what leads from one to the next, as Mermaid source."""
+    arrows: dict[tuple[str, str], list[str]] = {("[*]", Status.BUILDING): ["create"]}
+    for action, rule in TABLE.items():
+        for source, target, word in _arrows(action, rule):
+            words = arrows.setdefault((source, target), [])
+            words.extend([word] if word not in words else [])
+    body = [f"    {source} --> {target}: {', '.join(words)}" for (source, target), words in arrows.items()]
+    note = "    note right of DELETING: delete is allowed in every status and pre-empts whatever runs"
+    return "\n".join(["```mermaid", "stateDiagram-v2", *body, note, "    DELETED --> [*]", "```"])
+
+
+def _arrows(action: Action, rule: Rule) -> Iterator[tuple[Status, Status, str]]:
+    """From where, to where, and why; those of delete's beginning, which come from everywhere, are left to a note."""
+    sources = sorted(rule.sources)
+    if isinstance(rule.during, Previous):
+        if isinstance(rule.target, Status):
+            yield from ((source, rule.target, action.word) for source in sources)
+        return
+    waits = rule.during in sources
+    if not rule.preempts and not waits:
+        yield from ((source, rule.during, action.word) for source in sources)
+    restored = (Status.ACTIVE, Status.SHUTOFF)
+    ends = restored if isinstance(rule.target, Previous) else (rule.target,)
+    yield from ((rule.during, end, action.word if waits else "done") for end in ends)
+    if rule.on_failure is not OnFailure.PREVIOUS:
+        yield rule.during, Status.ERROR, "failed"
+
+
+def action_table() -> str:
+    """The table's rows, as Markdown."""
+    header = "| action | from | status while it runs | task states | ends | a failure leaves |"
+    return "\n".join([header, "|---|---|---|---|---|---|", *(_row(action, rule) for action, rule in TABLE.items())])
+
+
+def _row(action: Action, rule: Rule) -> str:
+    everywhere = "any status, whatever runs"
+    cells = (
+        f"`{action}`",
+        everywhere if rule.preempts else ", ".join(sorted(rule.sources)) or "-",
+        "unchanged" if isinstance(rule.during, Previous) else rule.during,
+        ", ".join(f"`{step}`" for step in rule.steps) or "-",
+        "as before" if isinstance(rule.target, Previous) else rule.target,
+        ON_FAILURE[rule.on_failure],
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def rendered(readme: str) -> str:
+    """The README's text with the generated parts between their markers made anew."""
+    for name, text in (("diagram", state_diagram()), ("actions", action_table())):
+        begin, end = f"<!-- {name}: made by python -m domain.diagram -->\n", f"\n<!-- end of {name} -->"
+        if begin in readme:
+            before, _, rest = readme.partition(begin)
+            readme = before + begin + text + end + rest.partition(end)[2]
+    return readme
+
+
+def main() -> int:
+    """Write README.md's generated parts, or compare them; returns the exit code."""
+    present = README.read_text()
+    wanted = rendered(present)
+    if "--check" in sys.argv[1:]:
+        if present != wanted:
+            sys.stderr.write("README.md differs from the lifecycle table: run `python -m domain.diagram`.\n")
+        return int(present != wanted)
+    README.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

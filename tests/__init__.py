@@ -1,0 +1,1 @@
+"""Tests, by layer; fakes replace edges only, never our own modules."""

@@ -1,0 +1,97 @@
+"""Real parts for every layer: PostgreSQL from the wheel, the Temporal dev server, and a fresh database per test."""
+
+import secrets
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+import local
+from domain import store
+from domain.settings import Settings
+from migrations.__main__ import migrate
+
+TEMPLATE = "template_vmapi"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Path]:
+    """The socket directory of a PostgreSQL server of this session's own."""
+    with tempfile.TemporaryDirectory(prefix="vmapi-test-") as folder:
+        data_dir = Path(folder)
+        socket_dir = local.init_postgres(data_dir)
+        command = [*local.postgres_command(data_dir, socket_dir), "-F"]
+        server = subprocess.Popen(command, **local.POSTGRES_OPTIONS, stderr=subprocess.DEVNULL)
+        ready = [str(local.POSTGRES_BIN / "pg_isready"), "-q", "-h", str(socket_dir)]
+        while subprocess.run(ready, check=False).returncode:
+            time.sleep(0.05)
+        yield socket_dir
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: Path) -> str:
+    """The name of a migrated and seeded database to copy."""
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute(f"CREATE DATABASE {TEMPLATE}")
+    await admin.close()
+    await migrate(make_settings(local.postgres_url(postgres, TEMPLATE)))
+    return TEMPLATE
+
+
+@pytest.fixture
+async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
+    """The DATABASE_URL of a fresh database, migrated and seeded."""
+    name = f"test_{uuid4().hex}"
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield local.postgres_url(postgres, name)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+def make_settings(database_url: str, **values: object) -> Settings:
+    """Settings of a test: nothing from the environment's `.env`, and a mock cloud that is quick."""
+    quick = {f"mock_{verb}_delay": 0.05 for verb in ("build", "start", "stop", "reboot", "delete")}
+    defaults = {"database_url": database_url, "secret_key": secrets.token_urlsafe(48), **quick}
+    return Settings(_env_file=None, **(defaults | values))  # type: ignore[call-arg, arg-type]
+
+
+@pytest.fixture
+def settings(database_url: str) -> Settings:
+    """Settings on a fresh database; no Temporal server is promised at their address."""
+    return make_settings(database_url, temporal_address="127.0.0.1:1")
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """A pool on the fresh database."""
+    engine = store.create_engine(settings)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture(scope="session")
+async def temporal_environment() -> AsyncIterator[WorkflowEnvironment]:
+    """The tuned Temporal dev server, its state in memory."""
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=local.TEMPORAL,
+        dev_server_log_level="error",
+        dev_server_extra_args=local.TEMPORAL_TUNING,
+    ) as environment:
+        yield environment
+
+
+@pytest.fixture
+def temporal(temporal_environment: WorkflowEnvironment) -> Client:
+    """A client of the Temporal dev server."""
+    return temporal_environment.client
