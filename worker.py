@@ -36,6 +36,11 @@ MOST_CALLS = 100
 MOST_WAITS = 5_000
 
 
+def sandbox() -> SandboxedWorkflowRunner:
+    """Keeps workflows deterministic; `domain` is pure where they reach it, and need not be loaded anew for each."""
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("domain"))
+
+
 def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backend: ComputeBackend) -> list[Worker]:
     """The worker of workflows and steps, and the worker of waits, on their task queues."""
     compute = ComputeActivities(engine, backend)
@@ -62,9 +67,7 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
             records.finish_operation,
             records.fail_operation,
         ],
-        workflow_runner=SandboxedWorkflowRunner(
-            restrictions=SandboxRestrictions.default.with_passthrough_modules("domain")
-        ),
+        workflow_runner=sandbox(),
         interceptors=[OperationInterceptor(engine)],
         max_concurrent_activities=MOST_CALLS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),

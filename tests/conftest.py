@@ -22,6 +22,17 @@ from migrations.__main__ import migrate
 TEMPLATE = "template_vmapi"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let workflow tests be run on the server that production resembles more."""
+    parser.addoption("--temporal", choices=["skipping", "dev"], default="skipping", help="server of workflow tests")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs skipped time where no time is skipped."""
+    if config.getoption("--temporal") == "dev":
+        items[:] = [item for item in items if not item.get_closest_marker("skips_time")]
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Path]:
     """The socket directory of a PostgreSQL server of this session's own."""

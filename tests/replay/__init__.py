@@ -1,0 +1,1 @@
+"""Histories recorded from released workflows, replayed against the present code."""

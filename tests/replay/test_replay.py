@@ -1,0 +1,44 @@
+"""Every recorded history replays: a change of a workflow that old executions cannot follow fails here."""
+
+import pytest
+from temporalio import workflow
+from temporalio.client import WorkflowHistory
+from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
+
+from domain.lifecycle import TABLE
+from domain.messages import OperationInput
+from tests.replay.record import HISTORIES
+from worker import WORKFLOWS, sandbox
+from workflows.build import CreateVM
+
+RECORDED = sorted(HISTORIES.glob("*.json"))
+ENDINGS = ("succeeded", "failed", "superseded", "canceled")
+
+
+def test_every_ending_of_every_workflow_is_recorded() -> None:
+    wanted = {f"{action}-{ending}" for action, rule in TABLE.items() if rule.workflow for ending in ENDINGS}
+    assert wanted <= {path.stem for path in RECORDED}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECORDED])
+async def test_history_replays(name: str) -> None:
+    history = WorkflowHistory.from_json(name, (HISTORIES / f"{name}.json").read_text())
+    await Replayer(workflows=WORKFLOWS, workflow_runner=sandbox()).replay_workflow(history)
+
+
+async def test_a_changed_workflow_does_not_replay() -> None:
+    history = WorkflowHistory.from_json("changed", (HISTORIES / "create-succeeded.json").read_text())
+    with pytest.raises(workflow.NondeterminismError):
+        await Replayer(workflows=[ChangedCreateVM], workflow_runner=UnsandboxedWorkflowRunner()).replay_workflow(
+            history
+        )
+
+
+@workflow.defn(name=CreateVM.__name__)
+class ChangedCreateVM:
+    """What somebody might make of CreateVM without thinking of those that run."""
+
+    @workflow.run
+    async def run(self, operation: OperationInput) -> None:
+        """Sleep where the recorded one looked for a host."""
+        await workflow.sleep(operation.epoch + 1)

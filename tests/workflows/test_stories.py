@@ -1,0 +1,135 @@
+"""Each workflow tells its row of the lifecycle table, and every way it can end is one a user can act on."""
+
+from typing import Any
+
+import pytest
+from temporalio.client import WorkflowFailureError, WorkflowHandle
+from temporalio.exceptions import ApplicationError, CancelledError
+
+from domain.lifecycle import TABLE, Action, TaskState
+from domain.messages import Activity
+from tests.workflows.world import HANG, World, failed, refused
+
+ENTERS = {
+    Activity.SCHEDULE_SERVER: TaskState.SCHEDULING,
+    Activity.CREATE_PORTS: TaskState.NETWORKING,
+    Activity.SPAWN_SERVER: TaskState.SPAWNING,
+    Activity.START_SERVER: TaskState.POWERING_ON,
+    Activity.STOP_SERVER: TaskState.POWERING_OFF,
+    Activity.REBOOT_SERVER: TaskState.REBOOTING,
+    Activity.REBOOT_SERVER_HARD: TaskState.REBOOTING_HARD,
+    Activity.PREEMPT_OPERATIONS: TaskState.DELETING,
+    Activity.DELETE_SERVER: TaskState.DELETING,
+}
+EFFECTS = {
+    Action.CREATE: [Activity.SCHEDULE_SERVER, Activity.CREATE_PORTS, Activity.SPAWN_SERVER, Activity.WAIT_FOR_SERVER],
+    Action.START: [Activity.START_SERVER, Activity.WAIT_FOR_SERVER],
+    Action.STOP: [Activity.STOP_SERVER, Activity.WAIT_FOR_SERVER],
+    Action.REBOOT_SOFT: [Activity.REBOOT_SERVER, Activity.WAIT_FOR_SERVER],
+    Action.REBOOT_HARD: [Activity.REBOOT_SERVER_HARD, Activity.WAIT_FOR_SERVER],
+    Action.DELETE: [Activity.PREEMPT_OPERATIONS, Activity.DELETE_SERVER, Activity.WAIT_FOR_SERVER],
+}
+WAITED_FOR = {Action.STOP: "SHUTOFF", Action.DELETE: "GONE"}
+POINTS = [(action, effect) for action, effects in EFFECTS.items() for effect in effects]
+
+
+def aftermath(action: Action) -> list[Activity]:
+    """What follows a failure before it is recorded."""
+    if action is Action.CREATE:
+        return [Activity.UNDO_CREATE]
+    return [Activity.IS_SERVER_RUNNING] if action.word == "reboot" else []
+
+
+async def failure_of(handle: WorkflowHandle[Any, Any]) -> BaseException | None:
+    """Why the workflow failed."""
+    with pytest.raises(WorkflowFailureError) as caught:
+        await handle.result()
+    return caught.value.cause
+
+
+def test_every_served_row_has_a_story() -> None:
+    assert set(EFFECTS) == {action for action, rule in TABLE.items() if rule.workflow}
+
+
+@pytest.mark.parametrize("action", EFFECTS)
+async def test_a_good_end_goes_through_the_steps_of_the_table(world: World, action: Action) -> None:
+    await (await world.start(action)).result()
+    assert world.called() == [*EFFECTS[action], Activity.FINISH_OPERATION]
+    entered = list(dict.fromkeys(ENTERS[name] for name in world.called() if name in ENTERS))
+    assert tuple(entered) == TABLE[action].steps
+    assert world.last_input(Activity.WAIT_FOR_SERVER)["status"] == WAITED_FOR.get(action, "ACTIVE")
+
+
+@pytest.mark.parametrize(("action", "point"), POINTS)
+async def test_a_refusal_is_undone_and_recorded(world: World, action: Action, point: Activity) -> None:
+    world.script(point, refused("no_valid_host"))
+    cause = await failure_of(await world.start(action))
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == "no_valid_host"
+    upto = EFFECTS[action][: EFFECTS[action].index(point) + 1]
+    assert world.called() == [*upto, *aftermath(action), Activity.FAIL_OPERATION]
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert (recorded["code"], recorded["message"]) == ("no_valid_host", "no_valid_host, for good")
+    assert recorded["canceled"] is False
+    assert recorded["intact"] is (action.word == "reboot")
+
+
+@pytest.mark.parametrize(("action", "point"), POINTS)
+async def test_a_superseded_operation_stops_and_touches_nothing(world: World, action: Action, point: Activity) -> None:
+    world.script(point, refused("superseded"))
+    await (await world.start(action)).result()
+    assert world.called() == EFFECTS[action][: EFFECTS[action].index(point) + 1]
+
+
+@pytest.mark.parametrize(("action", "point"), POINTS)
+async def test_a_cancel_in_the_web_ui_is_undone_and_recorded(world: World, action: Action, point: Activity) -> None:
+    world.script(point, HANG)
+    handle = await world.start(action)
+    await world.reached[point].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    upto = EFFECTS[action][: EFFECTS[action].index(point) + 1]
+    assert world.called() == [*upto, *aftermath(action), Activity.FAIL_OPERATION]
+    assert world.last_input(Activity.FAIL_OPERATION)["canceled"] is True
+    assert world.last_input(Activity.FAIL_OPERATION)["code"] == "canceled"
+
+
+async def test_a_build_canceled_by_a_delete_undoes_and_records_nothing(world: World) -> None:
+    world.script(Activity.WAIT_FOR_SERVER, HANG)
+    world.script(Activity.UNDO_CREATE, refused("superseded"))
+    handle = await world.start(Action.CREATE)
+    await world.reached[Activity.WAIT_FOR_SERVER].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    assert Activity.FAIL_OPERATION not in world.called()
+
+
+async def test_a_failure_that_finds_its_vm_taken_over_ends_quietly(world: World) -> None:
+    world.script(Activity.START_SERVER, refused("mock_refused"))
+    world.script(Activity.FAIL_OPERATION, refused("superseded"))
+    await (await world.start(Action.START)).result()
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_failed_reboot_says_whether_the_server_still_runs(world: World, running: bool) -> None:  # noqa: FBT001
+    world.script(Activity.REBOOT_SERVER, refused("mock_refused"))
+    world.script(Activity.IS_SERVER_RUNNING, running)
+    await failure_of(await world.start(Action.REBOOT_SOFT))
+    assert world.last_input(Activity.FAIL_OPERATION)["intact"] is running
+
+
+@pytest.mark.parametrize("action", EFFECTS)
+async def test_passing_failures_are_retried(world: World, action: Action) -> None:
+    for name in [*EFFECTS[action], Activity.FINISH_OPERATION]:
+        world.script(name, failed("mock_transient"))
+    await (await world.start(action)).result()
+    assert world.called() == [name for name in [*EFFECTS[action], Activity.FINISH_OPERATION] for _ in range(2)]
+
+
+async def test_undoing_and_recording_are_retried_too(world: World) -> None:
+    world.script(Activity.SPAWN_SERVER, refused("mock_refused"))
+    world.script(Activity.UNDO_CREATE, *[failed("mock_transient")] * 3)
+    world.script(Activity.FAIL_OPERATION, *[failed("OperationalError")] * 3)
+    await failure_of(await world.start(Action.CREATE))
+    assert world.called().count(Activity.UNDO_CREATE) == 4
+    assert world.called().count(Activity.FAIL_OPERATION) == 4

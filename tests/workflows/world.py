@@ -1,0 +1,103 @@
+"""The outside world of a workflow: every activity, recorded and scripted."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+from temporalio import activity
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
+from temporalio.worker import Worker
+
+from domain.lifecycle import TABLE, Action
+from domain.messages import Activity, OperationInput, waits_queue
+from worker import WORKFLOWS, sandbox
+
+HANG = object()
+
+
+def refused(code: str) -> ApplicationError:
+    """An activity's final no."""
+    return ApplicationError(f"{code}, for good", type=code, non_retryable=True)
+
+
+def failed(code: str) -> ApplicationError:
+    """An activity's failure that a retry may mend."""
+    return ApplicationError(f"{code}, for now", type=code)
+
+
+@dataclass
+class World:
+    """Answers activities as scripted, else with success; remembers what was called with what."""
+
+    client: Client
+    calls: list[tuple[Activity, dict[str, Any]]] = field(default_factory=list)
+    reached: dict[Activity, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
+    _script: dict[Activity, list[object]] = field(default_factory=lambda: defaultdict(list))
+    _queue: str = field(default_factory=lambda: uuid4().hex)
+    _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        for queue, workflows in ((self._queue, WORKFLOWS), (waits_queue(self._queue), [])):
+            worker = Worker(
+                self.client,
+                task_queue=queue,
+                workflows=workflows,
+                activities=[self._answer],
+                workflow_runner=sandbox(),
+                max_heartbeat_throttle_interval=timedelta(seconds=0.1),
+            )
+            await self._stack.enter_async_context(worker)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.__aexit__(kind, error, trace)
+
+    def script(self, name: Activity, *outcomes: object) -> None:
+        """What the next calls of an activity do: raise an error, HANG until cancelled, or return a value."""
+        self._script[name].extend(outcomes)
+
+    def called(self) -> list[Activity]:
+        """The activities in the order of their calls, retries included."""
+        return [name for name, _ in self.calls]
+
+    def last_input(self, name: Activity) -> dict[str, Any]:
+        """What the last call of an activity was given."""
+        return [input for called, input in self.calls if called is name][-1]
+
+    async def start(self, action: Action) -> WorkflowHandle[Any, Any]:
+        """Start the workflow that serves an action."""
+        workflow = TABLE[action].workflow
+        assert workflow
+        operation = OperationInput(uuid4(), uuid4(), action)
+        id = f"{action.word}-{operation.vm_id}-{operation.operation_id}"
+        return await self.client.start_workflow(workflow, operation, id=id, task_queue=self._queue)
+
+    @activity.defn(dynamic=True)
+    async def _answer(self, args: Sequence[RawValue]) -> Any:
+        name = Activity(activity.info().activity_type)
+        self.calls.append((name, activity.payload_converter().from_payload(args[0].payload)))
+        self.reached[name].set()
+        outcome = self._script[name].pop(0) if self._script[name] else None
+        if isinstance(outcome, ApplicationError):
+            raise ApplicationError(outcome.message, type=outcome.type, non_retryable=outcome.non_retryable)
+        while outcome is HANG:
+            activity.heartbeat()
+            await asyncio.sleep(0.05)
+        return outcome if outcome is not None else DEFAULTS.get(name)
+
+
+DEFAULTS: dict[Activity, object] = {
+    Activity.PREEMPT_OPERATIONS: [],
+    Activity.LIST_OPEN_WORKFLOWS: [],
+    Activity.IS_SERVER_RUNNING: True,
+}
