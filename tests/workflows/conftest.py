@@ -1,6 +1,7 @@
 """A scripted world on the server that `--temporal` names."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from temporalio.testing import WorkflowEnvironment
@@ -10,18 +11,25 @@ from tests.workflows.world import World
 
 
 @pytest.fixture(scope="session")
-async def skipping(request: pytest.FixtureRequest) -> AsyncIterator[WorkflowEnvironment]:
-    """The time-skipping server; the dev server where `--temporal dev` is given."""
-    if request.config.getoption("--temporal") == "dev":
-        yield request.getfixturevalue("temporal_environment")
-        return
-    server = local.TEMPORAL.replace("temporal", "temporal-test-server")
+async def time_skipping_environment() -> AsyncIterator[WorkflowEnvironment]:
+    """The time-skipping server."""
+    server = str(Path(local.TEMPORAL).with_name("temporal-test-server"))
     async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=server) as environment:
         yield environment
 
 
+@pytest.fixture(scope="session")
+def workflow_environment(request: pytest.FixtureRequest) -> WorkflowEnvironment:
+    """The server that workflow tests run on; not a coroutine, as it picks between two that are."""
+    dev = request.config.getoption("--temporal") == "dev"
+    environment: WorkflowEnvironment = request.getfixturevalue(
+        "temporal_environment" if dev else "time_skipping_environment"
+    )
+    return environment
+
+
 @pytest.fixture
-async def world(skipping: WorkflowEnvironment) -> AsyncIterator[World]:
+async def world(workflow_environment: WorkflowEnvironment) -> AsyncIterator[World]:
     """Every activity, recorded and scripted, with workers of all workflows."""
-    async with World(skipping.client) as world:
+    async with World(workflow_environment.client) as world:
         yield world
