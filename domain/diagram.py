@@ -67,11 +67,12 @@ def _row(action: Action, rule: Rule) -> str:
 
 def rendered(readme: str) -> str:
     """The README's text with the generated parts between their markers made anew."""
-    for name, text in (("diagram", state_diagram()), ("actions", action_table())):
-        begin, end = f"<!-- {name}: made by python -m domain.diagram -->\n", f"\n<!-- end of {name} -->"
-        if begin in readme:
-            before, _, rest = readme.partition(begin)
-            readme = before + begin + text + end + rest.partition(end)[2]
+    for name, part in (("diagram", state_diagram()), ("actions", action_table())):
+        before, begin, rest = readme.partition(f"<!-- {name}: made by python -m domain.diagram -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        if not end:
+            raise SystemExit(f"README.md has lost the markers of its {name}.")
+        readme = "".join((before, begin, part, "\n", end, after))
     return readme
 
 
