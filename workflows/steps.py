@@ -29,7 +29,7 @@ Message = OperationInput | FailOperationInput | WorkflowsInput
 
 STEP_LIMIT = timedelta(minutes=30)
 CALL_LIMIT = timedelta(seconds=60)
-HEARTBEAT = timedelta(seconds=4)
+HEARTBEAT = timedelta(seconds=3)
 RETRY = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 
 

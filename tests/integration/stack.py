@@ -1,0 +1,161 @@
+"""A stack of real processes under the supervisor of `make up`, on ports and in a folder of its own."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+
+import local
+
+PATIENCE = 60.0  # seconds until a test gives up on the stack
+DELAYS = {"MOCK_BUILD_DELAY": "2", "MOCK_START_DELAY": "0.5", "MOCK_STOP_DELAY": "0.5", "MOCK_DELETE_DELAY": "0.3"}
+
+
+@dataclass
+class Stack:
+    """The running stack; `processes` finds its parts by their command lines, as an operator would."""
+
+    data_dir: Path
+    api_port: int
+    temporal_port: int
+    ui_port: int
+    supervisor: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where the API is."""
+        return f"http://127.0.0.1:{self.api_port}/api/v1"
+
+    def start(self) -> None:
+        """Run the supervisor until it says that all is ready."""
+        ports = {
+            "API_PORT": self.api_port,
+            "TEMPORAL_PORT": self.temporal_port,
+            "TEMPORAL_UI_PORT": self.ui_port,
+        }
+        environment = os.environ | DELAYS | {name: str(port) for name, port in ports.items()}
+        self.supervisor = subprocess.Popen(
+            [sys.executable, str(local.ROOT / "local.py")],
+            env=environment | {"DATA_DIR": str(self.data_dir)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.supervisor.stdout
+        for line in self.supervisor.stdout:
+            if line.startswith("Ready"):
+                return
+        raise AssertionError(f"the stack did not start: exit code {self.supervisor.wait()}")
+
+    def stop(self) -> None:
+        """End it as Ctrl-C does."""
+        assert self.supervisor
+        self.supervisor.send_signal(signal.SIGINT)
+        assert self.supervisor.wait(30) == 0
+        self._forget()
+
+    def kill_everything(self) -> None:
+        """Send SIGKILL to every process of the stack at once."""
+        assert self.supervisor
+        for pid in [self.supervisor.pid, *self.pids("")]:
+            _kill(pid, signal.SIGKILL)
+        self.supervisor.wait()
+        self._forget()
+
+    def _forget(self) -> None:
+        assert self.supervisor
+        assert self.supervisor.stdout
+        self.supervisor.stdout.close()
+        self.supervisor = None
+
+    def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to one part: api, worker, temporal or postgres."""
+        for pid in self.pids(part):
+            _kill(pid, number)
+
+    def pids(self, part: str) -> list[int]:
+        """The supervisor's children whose command line tells that they are this part; all for ''."""
+        words = {"api": "-m api", "worker": "-m worker", "temporal": "start-dev", "postgres": "postgres -D", "": ""}
+        assert self.supervisor
+        children = Path(f"/proc/{self.supervisor.pid}/task/{self.supervisor.pid}/children").read_text().split()
+        return [int(pid) for pid in children if words[part] in _command_line(int(pid))]
+
+    async def sql(self, query: str, *arguments: object) -> list[Any]:
+        """Ask the stack's database."""
+        socket_dir = local.postgres_socket_dir(self.data_dir / "postgres")
+        connection = await asyncpg.connect(host=str(socket_dir), user="postgres", database="vmapi")
+        try:
+            return list(await connection.fetch(query, *arguments))
+        finally:
+            await connection.close()
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def _kill(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def free_ports(count: int) -> Iterator[int]:
+    """Ports that nothing listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    for listening in sockets:
+        yield listening.getsockname()[1]
+    for listening in sockets:
+        listening.close()
+
+
+class User:
+    """A registered user's client, patient as a real one: it tries again while the stack is being killed."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.http = http
+
+    async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Send a request until it is answered with something other than a 5xx."""
+        give_up_at = time.monotonic() + PATIENCE
+        while True:
+            try:
+                response = await self.http.request(method, path, **options)
+            except httpx.TransportError:
+                response = None
+            if response is not None and response.status_code < 500:
+                return response
+            assert time.monotonic() < give_up_at, f"{method} {path}: {response.text if response else 'no answer'}"
+            await asyncio.sleep(0.1)
+
+    async def create(self, name: str, **headers: str) -> dict[str, Any]:
+        """Create a VM of the smallest flavor."""
+        flavor = (await self.request("GET", "/flavors")).json()["items"][0]["id"]
+        body = {"name": name, "flavor_id": flavor}
+        response = await self.request("POST", "/vms", json=body, headers=headers)
+        assert response.status_code == 202, response.text
+        answer: dict[str, Any] = response.json()
+        return answer
+
+    async def until(self, vm_id: str, *statuses: str, task_state: str | None = None) -> dict[str, Any]:
+        """Poll the VM until it rests in one of the statuses (or is in the task state)."""
+        give_up_at = time.monotonic() + PATIENCE
+        while True:
+            vm: dict[str, Any] = (await self.request("GET", f"/vms/{vm_id}")).json()
+            if vm["task_state"] == task_state and (not statuses or vm["status"] in statuses):
+                return vm
+            assert time.monotonic() < give_up_at, f"still {vm}"
+            await asyncio.sleep(0.05)

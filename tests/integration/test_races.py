@@ -1,0 +1,58 @@
+"""Many at once on the real stack: one wins, and everybody is told the truth."""
+
+import asyncio
+from collections import Counter
+
+from tests.integration.stack import Stack, User
+from tests.integration.test_kills import ports_of, servers_of
+
+
+async def test_of_twenty_stops_at_once_one_is_accepted(user: User) -> None:
+    vm = await user.create("stopped-once")
+    await user.until(vm["id"], "ACTIVE")
+    stops = [user.http.post(f"/vms/{vm['id']}/actions/stop") for _ in range(20)]
+    answers = await asyncio.gather(*stops)
+    assert Counter(answer.status_code for answer in answers) == {202: 1, 409: 19}
+    for refusal in (answer.json() for answer in answers if answer.status_code == 409):
+        assert refusal["code"] == "invalid_transition"
+        assert (refusal["current_status"], refusal["task_state"]) == ("ACTIVE", "powering_off")
+        assert refusal["allowed_actions"] == ["delete"]
+    assert (await user.until(vm["id"]))["status"] == "SHUTOFF"
+    operations = (await user.request("GET", f"/vms/{vm['id']}/operations")).json()["items"]
+    assert Counter(operation["action"] for operation in operations) == {"stop": 1, "create": 1}
+
+
+async def test_twenty_posts_with_one_key_make_one_vm(stack: Stack, user: User) -> None:
+    key = {"Idempotency-Key": "only-one"}
+    flavor = (await user.request("GET", "/flavors")).json()["items"][0]["id"]
+    body = {"name": "only-one", "flavor_id": flavor}
+    answers = await asyncio.gather(*[user.http.post("/vms", json=body, headers=key) for _ in range(20)])
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    assert {answer.json()["code"] for answer in answers if answer.status_code == 409} <= {"idempotency_key_in_flight"}
+    ids = {answer.json()["id"] for answer in answers if answer.status_code == 202}
+    assert len(ids) == 1
+    vm_id = ids.pop()
+    await user.until(vm_id, "ACTIVE")
+    replay = await user.http.post("/vms", json=body, headers=key)
+    assert (replay.status_code, replay.json()["id"], replay.json()["status"]) == (202, vm_id, "BUILDING")
+    assert (await user.request("GET", "/vms")).json()["total"] == 1
+    assert await servers_of(stack, vm_id) == ["ACTIVE"]
+
+
+async def test_every_action_at_once_ends_in_a_legal_rest(stack: Stack, user: User) -> None:
+    vms = [await user.create(f"mixed-{number}") for number in range(4)]
+    for vm in vms:
+        await user.until(vm["id"], "ACTIVE")
+    calls = []
+    for vm in vms:
+        for word in ("stop", "reboot", "start", "stop", "reboot"):
+            calls.append(user.http.post(f"/vms/{vm['id']}/actions/{word}"))
+    assert {answer.status_code for answer in await asyncio.gather(*calls)} <= {202, 409}
+    deletes = await asyncio.gather(*[user.http.delete(f"/vms/{vm['id']}") for vm in vms for _ in range(5)])
+    assert {answer.status_code for answer in deletes} == {204}
+    for vm in vms:
+        assert (await user.until(vm["id"], "DELETED", "ERROR"))["status"] == "DELETED"
+        assert (await servers_of(stack, vm["id"]), await ports_of(stack, vm["id"])) == ([], 0)
+        operations = (await user.request("GET", f"/vms/{vm['id']}/operations")).json()["items"]
+        assert Counter(operation["action"] for operation in operations)["delete"] == 1
+        assert {operation["status"] for operation in operations} <= {"SUCCEEDED", "SUPERSEDED"}

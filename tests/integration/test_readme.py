@@ -1,0 +1,29 @@
+"""README's walk-through runs as it is written."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+from tests.integration.stack import Stack
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
+def test_the_walk_through_runs_as_written(stack: Stack) -> None:
+    blocks = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) == 1
+    script = blocks[0].replace("http://127.0.0.1:8000/api/v1", stack.url)
+    # curl prints its answers back to back; a line of its own each makes them readable to a test
+    script = script.replace("curl -s ", "curl -s -w '\\n' ")
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    health, alice, active, stopping, refused, operations = answers
+    assert health["status"] == "ok"
+    assert alice["username"] == "alice"
+    assert (active["status"], active["allowed_actions"]) == ("ACTIVE", ["stop", "reboot", "delete"])
+    assert stopping["task_state"] == "powering_off"
+    assert (refused["code"], refused["allowed_actions"]) == ("invalid_transition", ["delete"])
+    assert "HTTP/1.1 204" in done.stdout
+    assert [operation["action"] for operation in operations["items"]] == ["delete", "stop", "create"]
