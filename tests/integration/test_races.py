@@ -43,10 +43,8 @@ async def test_every_action_at_once_ends_in_a_legal_rest(stack: Stack, user: Use
     vms = [await user.create(f"mixed-{number}") for number in range(4)]
     for vm in vms:
         await user.until(vm["id"], "ACTIVE")
-    calls = []
-    for vm in vms:
-        for word in ("stop", "reboot", "start", "stop", "reboot"):
-            calls.append(user.http.post(f"/vms/{vm['id']}/actions/{word}"))
+    words = ("stop", "reboot", "start", "stop", "reboot")
+    calls = [user.http.post(f"/vms/{vm['id']}/actions/{word}") for vm in vms for word in words]
     assert {answer.status_code for answer in await asyncio.gather(*calls)} <= {202, 409}
     deletes = await asyncio.gather(*[user.http.delete(f"/vms/{vm['id']}") for vm in vms for _ in range(5)])
     assert {answer.status_code for answer in deletes} == {204}

@@ -1,0 +1,1 @@
+"""The running API against its own OpenAPI document."""
