@@ -29,7 +29,7 @@ format: .venv/dev
 	@umask 022 && $(PYTHON) -m venv --clear .venv && touch $@
 
 # The umask lets the user PostgreSQL runs as under root read its own programs.
-INSTALL = umask 022 && .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $< && touch $@
+INSTALL = umask 022 && .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@
 
 .venv/local: requirements-local.txt .venv/created
 	@$(INSTALL)
@@ -44,7 +44,7 @@ COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --pytho
 
 lock:
 	@venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && \
-	$(PYTHON) -m venv "$$venv" && "$$venv/bin/python" -m pip install --quiet --disable-pip-version-check uv && \
+	$(PYTHON) -m venv "$$venv" && "$$venv/bin/python" -m pip install -qq --disable-pip-version-check uv && \
 	$(COMPILE) --extra local --extra dev --output-file requirements-dev.txt && \
 	$(COMPILE) --extra local --constraint requirements-dev.txt --output-file requirements-local.txt && \
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt

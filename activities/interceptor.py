@@ -82,5 +82,6 @@ def _retry_in(info: activity.Info) -> float:
     policy = info.retry_policy
     if policy is None:
         return 0.0
-    pause = policy.initial_interval * policy.backoff_coefficient ** (info.attempt - 1)
-    return min(pause, policy.maximum_interval or pause).total_seconds()
+    doublings = min(info.attempt - 1, 32)  # beyond, the pause is capped long since and the power would overflow
+    pause = policy.initial_interval.total_seconds() * policy.backoff_coefficient**doublings
+    return min(pause, policy.maximum_interval.total_seconds()) if policy.maximum_interval else pause

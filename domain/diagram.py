@@ -72,7 +72,7 @@ def rendered(readme: str) -> str:
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not end:
             raise SystemExit(f"README.md has lost the markers of its {name}.")
-        readme = "".join((before, begin, part, "\n", end, after))
+        readme = f"{before}{begin}{part}\n{end}{after}"
     return readme
 
 

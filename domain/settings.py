@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - the value that is refused
@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     mock_transient_rate: Probability = 0.0
 
     default_page_size: int = Field(default=20, ge=1, le=1000)
-    max_page_size: int = Field(default=100, ge=1, le=1000)
+    max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)
 
     temporal_address: str = "localhost:7233"
     temporal_namespace: str = "default"
@@ -83,6 +83,13 @@ class Settings(BaseSettings):
             raise ValueError("is the published placeholder; set a secret of your own")
         if len(secret.encode()) < MINIMUM_SECRET_BYTES:
             raise ValueError(f"must have at least {MINIMUM_SECRET_BYTES} bytes")
+        return value
+
+    @field_validator("max_page_size")
+    @classmethod
+    def _at_least_the_default(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("default_page_size", value):
+            raise ValueError("must not be less than DEFAULT_PAGE_SIZE")
         return value
 
     @field_validator("temporal_tls_server_ca", "temporal_tls_client_cert", "temporal_tls_client_key")

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Interval, func, insert, select, update
+from sqlalchemy import ColumnElement, Interval, Select, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
@@ -149,10 +149,8 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
     if operation.status is OperationStatus.SUCCEEDED:
         return
     _check_holds(vm, operation)
-    values: dict[str, Any] = {
-        "status": lifecycle.finish(input.action, vm.task_state, operation.previous_status),
-        "task_state": None,
-    }
+    status = lifecycle.finish(input.action, vm.task_state, operation.previous_status)
+    values: dict[str, Any] = {"status": status, "task_state": None, "fault": None}
     if input.action is Action.CREATE:
         values["launched_at"] = func.now()
     await _update_vm(tx, vm.id, values)
@@ -201,14 +199,22 @@ async def note_delivered(tx: AsyncConnection, operation_ids: Sequence[UUID], rec
     backoff = func.make_interval(0, 0, 0, 0, 0, 0, seconds, type_=Interval)
     await tx.execute(
         update(Operation)
-        .where(Operation.id.in_(operation_ids))
+        .where(Operation.id.in_(_unlocked(operation_ids)))
         .values(deliveries=Operation.deliveries + 1, deliver_after=func.now() + backoff)
     )
 
 
 async def note_undelivered(tx: AsyncConnection, operation_ids: Sequence[UUID], retry_in: float) -> None:
     """Give a lease back, for the next attempt in `retry_in` seconds."""
-    await tx.execute(update(Operation).where(Operation.id.in_(operation_ids)).values(deliver_after=_from_now(retry_in)))
+    await tx.execute(
+        update(Operation).where(Operation.id.in_(_unlocked(operation_ids))).values(deliver_after=_from_now(retry_in))
+    )
+
+
+def _unlocked(operation_ids: Sequence[UUID]) -> Select[UUID]:
+    """Those that nobody else is writing to: waiting for several rows could deadlock, and a lease ends by itself."""
+    chosen = select(Operation.id).where(Operation.id.in_(operation_ids)).with_for_update(skip_locked=True).cte("chosen")
+    return select(chosen.c.id)
 
 
 async def _load(tx: AsyncConnection, input: OperationInput) -> tuple[VM, Operation]:

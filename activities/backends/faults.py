@@ -50,11 +50,18 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("verb", choices=VERBS)
     add.add_argument("mode", choices=[mode.value for mode in FaultMode], type=str)
     how_often = add.add_mutually_exclusive_group()
-    how_often.add_argument("--times", type=int, default=1, help="how many calls fail (default 1)")
+    how_often.add_argument("--times", type=_positive, default=1, help="how many calls fail (default 1)")
     how_often.add_argument("--always", action="store_true", help="every call fails until `clear`")
     add.add_argument("--vm", type=UUID, help="only calls for this VM")
     commands.add_parser("clear", help="forget every scripted fault")
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
 
 
 def main() -> None:

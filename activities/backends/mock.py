@@ -115,7 +115,7 @@ class MockBackend:
                 )
             )
             if (await tx.execute(dying)).rowcount == 0:
-                await _remove(tx, vm_id)
+                await _remove(tx, [vm_id])
 
         await self._call("delete_server", token, vm_id, remove, may_be_doomed=True)
 
@@ -132,7 +132,7 @@ class MockBackend:
 
     async def purge(self, vm_id: UUID) -> None:
         async with self._engine.begin() as tx:
-            await _remove(tx, vm_id)
+            await _remove(tx, [vm_id])
 
     async def _call(self, verb: str, token: Token, vm_id: UUID, effect: Effect, *, may_be_doomed: bool = False) -> None:
         fault = await self._take_fault(verb, token, vm_id)
@@ -186,23 +186,21 @@ async def _lock_operation(tx: AsyncConnection, operation_id: UUID, function: str
 
 
 async def _let_time_pass(tx: AsyncConnection) -> None:
-    due = servers.c.due_at <= func.clock_timestamp()
-    gone = delete(servers).where(due, servers.c.next_status == ServerStatus.GONE).returning(servers.c.vm_id)
-    vm_ids = (await tx.scalars(gone)).all()
-    if vm_ids:
-        await tx.execute(delete(ports).where(ports.c.vm_id.in_(vm_ids)))
-    await tx.execute(
-        update(servers)
-        .where(due)
-        .values(
-            status=servers.c.next_status, fault=servers.c.next_fault, next_status=None, next_fault=None, due_at=None
-        )
-    )
+    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
+    rows = (await tx.execute(due.with_for_update(skip_locked=True))).all()
+    gone = [row.vm_id for row in rows if row.next_status == ServerStatus.GONE]
+    if gone:
+        await _remove(tx, gone)
+    turned = [row.vm_id for row in rows if row.next_status != ServerStatus.GONE]
+    if turned:
+        then = {"status": servers.c.next_status, "fault": servers.c.next_fault}
+        spent = {"next_status": None, "next_fault": None, "due_at": None}
+        await tx.execute(update(servers).where(servers.c.vm_id.in_(turned)).values(then | spent))
 
 
-async def _remove(tx: AsyncConnection, vm_id: UUID) -> None:
-    await tx.execute(delete(servers).where(servers.c.vm_id == vm_id))
-    await tx.execute(delete(ports).where(ports.c.vm_id == vm_id))
+async def _remove(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None:
+    await tx.execute(delete(servers).where(servers.c.vm_id.in_(vm_ids)))
+    await tx.execute(delete(ports).where(ports.c.vm_id.in_(vm_ids)))
 
 
 def _turning(vm_id: UUID, now: ServerStatus | None, then: ServerStatus, delay: float) -> Effect:

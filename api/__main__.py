@@ -1,0 +1,31 @@
+"""The API process: `python -m api`."""
+
+import uvicorn
+
+from api import logs
+from api.app import create_app
+from domain.settings import load_settings
+
+GRACE = 3  # seconds that requests in flight get at shutdown
+
+
+def main() -> None:
+    """Serve until SIGINT or SIGTERM."""
+    settings = load_settings()
+    app = create_app(settings)
+    logs.configure(settings.log_level)
+    uvicorn.run(
+        app,
+        host=settings.api_host,
+        port=settings.api_port,
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
+if __name__ == "__main__":
+    main()

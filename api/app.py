@@ -1,0 +1,68 @@
+"""The application: its parts put together, and what lives as long as it does."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+from api import PREFIX, VERSION, docs, errors, housekeeping, openapi
+from api.deps import State
+from api.dispatcher import Dispatcher
+from api.middleware import BodyLimit, RequestContext
+from api.routes import actions, auth, catalogue, health, operations, vms
+from api.security import Signing
+from domain import store, temporal
+from domain.settings import Settings
+
+FAREWELL = 2.0  # seconds that deliveries in flight get at shutdown
+RPC_PATIENCE = 1.0  # seconds
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The API for these settings; SystemExit where they have no secret key."""
+    if settings.secret_key is None:
+        how = """python -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(48))' >> .env"""
+        raise SystemExit(f"SECRET_KEY is not set; make one with: {how}")
+    signing = Signing(settings.secret_key.get_secret_value(), settings.algorithm)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _process(settings, signing) as app.state.vmapi:
+            yield
+
+    app = FastAPI(
+        title=settings.app_name,
+        version=VERSION,
+        lifespan=lifespan,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers=errors.HANDLERS,
+    )
+    for module in (health, auth, vms, actions, operations, catalogue):
+        app.router.routes.extend(module.routes.routes)
+    docs.install(app)
+    openapi.install(app, settings)
+    app.add_middleware(BodyLimit)
+    app.add_middleware(RequestContext, debug=settings.debug)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]:
+    engine = store.create_engine(settings)
+    client = await temporal.connect(settings, patience=RPC_PATIENCE, lazy=True)
+    dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
+    delivering = asyncio.create_task(dispatcher.run())
+    tidying = asyncio.create_task(housekeeping.run(engine))
+    try:
+        yield State(settings, signing, engine, store.reads(engine), client, dispatcher)
+    finally:
+        dispatcher.stop()
+        tidying.cancel()
+        await asyncio.wait([delivering], timeout=FAREWELL)
+        delivering.cancel()
+        await asyncio.gather(delivering, tidying, return_exceptions=True)
+        await engine.dispose()

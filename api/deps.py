@@ -1,0 +1,75 @@
+"""What routes ask for by type: the process's state, the caller, the caller's VM."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+from uuid import UUID
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import bindparam, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from api import security
+from api.dispatcher import Dispatcher
+from api.errors import ProblemError
+from api.security import Caller, InvalidTokenError, Signing
+from domain.errors import NotFoundError
+from domain.models import VM
+from domain.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the process holds for all requests; `reads` is the engine without transactions."""
+
+    settings: Settings
+    signing: Signing
+    engine: AsyncEngine
+    reads: AsyncEngine
+    temporal: Client
+    dispatcher: Dispatcher
+
+
+async def _state(request: Request) -> State:
+    state: State = request.app.state.vmapi
+    return state
+
+
+Process = Annotated[State, Depends(_state)]
+_bearer = HTTPBearer(
+    scheme_name="bearer",
+    bearerFormat="JWT",
+    description="The access token that `POST /auth/login` gives.",
+    auto_error=False,
+)
+
+
+async def _caller(
+    process: Process, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    if credentials is None:
+        detail = "This needs an access token: Authorization: Bearer <token>."
+        raise ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
+    try:
+        return security.verify(process.signing, "access", credentials.credentials).caller
+    except InvalidTokenError as error:
+        headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+        raise ProblemError("invalid_token", str(error), headers=headers) from None
+
+
+_OWNED_VM = select(VM).where(VM.id == bindparam("vm_id"), VM.owner_id == bindparam("owner_id"))
+CurrentUser = Annotated[Caller, Depends(_caller)]
+
+
+async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
+    """The caller's VM; NotFoundError where there is none, or it is another's."""
+    async with process.reads.connect() as connection:
+        found = await connection.execute(_OWNED_VM, {"vm_id": vm_id, "owner_id": caller.id})
+    vm = cast("VM | None", found.one_or_none())
+    if vm is None:
+        raise NotFoundError("VM", vm_id)
+    return vm
+
+
+OwnedVM = Annotated[VM, Depends(fetch_owned_vm)]

@@ -1,0 +1,66 @@
+"""Query parameters that narrow a list: words of a vocabulary, and labels."""
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from fastapi import Query
+from pydantic import StringConstraints
+from sqlalchemy import ColumnElement, and_, true
+
+from api.schemas import LABEL_KEY
+from domain.lifecycle import Action, OperationStatus, Status
+from domain.models import VM
+
+_LABEL = rf"{LABEL_KEY}(=[^,\x00-\x1f\x7f-\x9f]{{0,255}})?"
+_SEVERAL = "One or several, comma separated or repeated"
+
+
+def _list_of(one: str) -> StringConstraints:
+    return StringConstraints(pattern=f"^{one}(,{one})*$")
+
+
+def _any_of(words: Iterable[str]) -> StringConstraints:
+    return _list_of(f"({'|'.join(dict.fromkeys(words))})")
+
+
+Statuses = Annotated[
+    list[Annotated[str, _any_of(Status)]],
+    Query(alias="status", description=f"{_SEVERAL}; DELETED only comes when it is asked for.", examples=[["ACTIVE"]]),
+]
+OperationStatuses = Annotated[
+    list[Annotated[str, _any_of(OperationStatus)]],
+    Query(alias="status", description=f"{_SEVERAL}.", examples=[["QUEUED,RUNNING"]]),
+]
+ActionWords = Annotated[
+    list[Annotated[str, _any_of(action.word for action in Action)]],
+    Query(alias="action", description=f"{_SEVERAL}.", examples=[["create"]]),
+]
+LabelFilter = Annotated[
+    list[Annotated[str, _list_of(_LABEL)]],
+    Query(
+        description="`key=value` for VMs with that label, `key` for VMs with any value of it; several, comma separated "
+        "or repeated, all have to hold.",
+        examples=[["env=prod,tier"]],
+    ),
+]
+
+
+def words(given: list[str]) -> set[str]:
+    """The words of a parameter that may be repeated and hold several each."""
+    return {word for several in given for word in several.split(",")}
+
+
+def actions(given: list[str]) -> set[Action]:
+    """The actions that paths and answers call by the given words."""
+    asked = words(given)
+    return {action for action in Action if action.word in asked}
+
+
+def has_labels(given: list[str]) -> ColumnElement[bool]:
+    """Whether a VM has every label asked for."""
+    return and_(true(), *(_has_label(*label.partition("=")) for label in words(given)))
+
+
+def _has_label(key: str, equals: str, value: str) -> ColumnElement[bool]:
+    labels: ColumnElement[dict[str, str]] = VM.labels.expression
+    return labels.contains({key: value}) if equals else labels.has_key(key)

@@ -1,0 +1,136 @@
+"""The one path by which anything is asked of a VM: claim it, record the operation, answer.
+
+The operation's row is the outbox: from there the dispatcher takes it to Temporal.
+"""
+
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+from fastapi import Response
+from sqlalchemy import ARRAY, Uuid, and_, any_, bindparam, func, insert, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api import PREFIX, logs, schemas
+from api.errors import RETRY_AFTER, FieldError, ProblemError
+from api.security import Caller
+from domain import lifecycle, store
+from domain.errors import NotFoundError, UnknownReferenceError
+from domain.lifecycle import Action, Status
+from domain.models import VM, Flavor, Image, Network, Operation
+
+# The statements of POST /vms, the busiest write, are built once: building them costs as much as running them.
+_VM_COLUMNS = ("id", "owner_id", "name", "status", "task_state", "flavor_id", "image_id", "labels", "operation_id")
+_OPERATION_COLUMNS = (
+    *("id", "owner_id", "actor", "action", "resource_type", "resource_id", "vm_id", "input", "previous_status"),
+    *("workflow_id", "request_id"),
+)
+_NEW_VM = insert(VM).values({name: bindparam(f"vm_{name}") for name in _VM_COLUMNS})
+_NEW_OPERATION = insert(Operation).values({name: bindparam(f"operation_{name}") for name in _OPERATION_COLUMNS})
+_CREATE_VM = select(_NEW_VM.returning(VM).cte("vm")).add_cte(_NEW_OPERATION.cte("operation"))
+
+_IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
+_the_image = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
+_the_networks = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
+_REFERENCES = select(
+    select(Flavor.id).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor_id"),
+    select(Image.id).where(_the_image).scalar_subquery().label("image_id"),
+    select(func.array_agg(Network.id)).where(_the_networks).scalar_subquery().label("network_ids"),
+)
+
+
+async def create_vm(tx: AsyncConnection, caller: Caller, body: schemas.NewVM) -> Response:
+    """Record a new VM and the operation that makes it, in one statement."""
+    image_id, network_ids = await _resolve(tx, body)
+    vm_id, operation_id, claim = uuid4(), uuid4(), lifecycle.create()
+    input = {
+        "name": body.name,
+        "flavor_id": str(body.flavor_id),
+        "image_id": str(image_id),
+        "network_ids": [str(id) for id in network_ids],
+    }
+    operation = _operation(operation_id, caller, vm_id, Action.CREATE, claim.status, input)
+    parameters = {f"operation_{name}": value for name, value in operation.items()} | {
+        "vm_id": vm_id,
+        "vm_owner_id": caller.id,
+        "vm_name": body.name,
+        "vm_status": claim.status,
+        "vm_task_state": claim.task_state,
+        "vm_flavor_id": body.flavor_id,
+        "vm_image_id": image_id,
+        "vm_labels": body.labels,
+        "vm_operation_id": operation_id,
+    }
+    vm = cast("VM", (await tx.execute(_CREATE_VM, parameters)).one())
+    return _accepted(vm, Location=f"{PREFIX}/vms/{vm.id}")
+
+
+async def submit(
+    tx: AsyncConnection, caller: Caller, vm_id: UUID, action: Action, input: dict[str, Any] | None = None
+) -> Response:
+    """Let a new operation take the caller's VM; InvalidTransitionError where the lifecycle table refuses."""
+    vm = await _lock_owned(tx, caller, vm_id)
+    return _accepted(await _claim(tx, caller, vm, action, input or {}))
+
+
+async def delete_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> Response:
+    """Let a delete take the caller's VM from whatever holds it; one that is going or gone keeps its operation."""
+    vm = await _lock_owned(tx, caller, vm_id)
+    if vm.status not in {Status.DELETING, Status.DELETED}:
+        vm = await _claim(tx, caller, vm, Action.DELETE, {})
+    return Response(status_code=204, headers=_followed_at(vm))
+
+
+async def _lock_owned(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> VM:
+    vm = await store.lock_vm(tx, vm_id)
+    if vm is None or vm.owner_id != caller.id:
+        raise NotFoundError("VM", vm_id)
+    return vm
+
+
+async def _claim(tx: AsyncConnection, caller: Caller, vm: VM, action: Action, input: dict[str, Any]) -> VM:
+    operation_id = uuid4()
+    claimed = await store.claim_vm(tx, vm, action, operation_id)
+    await tx.execute(insert(Operation), _operation(operation_id, caller, vm.id, action, vm.status, input))
+    return claimed
+
+
+def _operation(  # noqa: PLR0913, PLR0917 - the columns of a row
+    id: UUID, caller: Caller, vm_id: UUID, action: Action, previous_status: Status, input: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "id": id,
+        "owner_id": caller.id,
+        "actor": caller.username,
+        "action": action,
+        "resource_type": "vm",
+        "resource_id": vm_id,
+        "vm_id": vm_id,
+        "input": input,
+        "previous_status": previous_status,
+        "workflow_id": f"{action.word}-{vm_id}-{id}",
+        "request_id": logs.request_id.get(),
+    }
+
+
+async def _resolve(tx: AsyncConnection, body: schemas.NewVM) -> tuple[UUID, list[UUID]]:
+    """The image and networks of a new VM, defaults filled in; ids that do not exist are errors of their fields."""
+    asked = {"flavor_id": body.flavor_id, "image_id": body.image_id, "network_ids": body.network_ids}
+    found = (await tx.execute(_REFERENCES, asked)).one()
+    known = found.network_ids or []
+    network_ids = known if body.network_ids is None else body.network_ids
+    wanted = {"flavor_id": (body.flavor_id, found.flavor_id), "image_id": (body.image_id, found.image_id)}
+    wanted |= {f"network_ids/{at}": (id, id in known) for at, id in enumerate(network_ids)}
+    unknown = [(field, id) for field, (id, is_known) in wanted.items() if not is_known]
+    if unknown:
+        errors = [FieldError("unknown_reference", f"There is no such id: {id}.", f"#/{field}") for field, id in unknown]
+        raise ProblemError(UnknownReferenceError.code, "The body names what does not exist.", errors=errors)
+    return found.image_id, network_ids
+
+
+def _accepted(vm: VM, **headers: str) -> Response:
+    body = schemas.VM.model_validate(vm).model_dump_json()
+    return Response(body, 202, {**headers, **_followed_at(vm), **RETRY_AFTER}, "application/json")
+
+
+def _followed_at(vm: VM) -> dict[str, str]:
+    return {"Operation-Location": f"{PREFIX}/operations/{vm.operation_id}"}

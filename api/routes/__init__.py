@@ -1,0 +1,12 @@
+"""The endpoints, a module per resource."""
+
+from operator import attrgetter
+
+from fastapi import APIRouter
+
+from api import PREFIX
+
+
+def router(path: str, tag: str) -> APIRouter:
+    """A router of the endpoints below `path`; OpenAPI, and so generated clients, call them as their functions."""
+    return APIRouter(prefix=f"{PREFIX}{path}", tags=[tag], generate_unique_id_function=attrgetter("name"))

@@ -1,0 +1,67 @@
+"""Flavors, images and networks: what a VM can be made of; read only."""
+
+from typing import TypeVar
+from uuid import UUID
+
+from sqlalchemy import select
+
+from api import schemas
+from api.deps import CurrentUser, Process
+from api.pages import Order, WantedPage
+from api.routes import router
+from api.schemas import Page
+from domain import store
+from domain.errors import NotFoundError
+from domain.models import Flavor, Image, Network
+
+M = TypeVar("M", Flavor, Image, Network)
+
+routes = router("", "Catalogue")
+
+_SMALLEST_FIRST = Order("size", (Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb, Flavor.name))
+_IMAGES_BY_NAME = Order("name", (Image.name,))
+_NETWORKS_BY_NAME = Order("name", (Network.name,))
+
+
+@routes.get("/flavors")
+async def list_flavors(_: CurrentUser, page: WantedPage) -> Page[schemas.Flavor]:
+    """The sizes a VM can have, smallest first."""
+    return await page.fetch(select(Flavor), _SMALLEST_FIRST, Page[schemas.Flavor])
+
+
+@routes.get("/flavors/{flavor_id}", response_model=schemas.Flavor)
+async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Flavor:
+    """One flavor."""
+    return await _get(process, Flavor, flavor_id)
+
+
+@routes.get("/images")
+async def list_images(_: CurrentUser, page: WantedPage) -> Page[schemas.Image]:
+    """The images a VM can boot from, by name."""
+    return await page.fetch(select(Image), _IMAGES_BY_NAME, Page[schemas.Image])
+
+
+@routes.get("/images/{image_id}", response_model=schemas.Image)
+async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Image:
+    """One image."""
+    return await _get(process, Image, image_id)
+
+
+@routes.get("/networks")
+async def list_networks(_: CurrentUser, page: WantedPage) -> Page[schemas.Network]:
+    """The networks a VM can be attached to, by name."""
+    return await page.fetch(select(Network), _NETWORKS_BY_NAME, Page[schemas.Network])
+
+
+@routes.get("/networks/{network_id}", response_model=schemas.Network)
+async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Network:
+    """One network."""
+    return await _get(process, Network, network_id)
+
+
+async def _get(process: Process, model: type[M], id: UUID) -> M:
+    async with process.reads.connect() as connection:
+        row = await store.fetch_one(connection, select(model).where(model.id == id))
+    if row is None:
+        raise NotFoundError(model.__name__.lower(), id)
+    return row

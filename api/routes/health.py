@@ -1,0 +1,61 @@
+"""Whether the process lives, and whether what it needs does."""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import timedelta
+
+from fastapi import Request, Response
+from sqlalchemy import text
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+
+from api import VERSION, errors, openapi, schemas
+from api.deps import Process, State
+from api.routes import router
+
+routes = router("/health", "Health")
+
+PATIENCE = 2.0  # seconds
+
+
+@routes.get("")
+async def health(process: Process) -> schemas.Health:
+    """That the service is up, and which it is."""
+    return schemas.Health(status="ok", name=process.settings.app_name, version=VERSION)
+
+
+@routes.get("/live")
+async def live() -> schemas.Liveness:
+    """Whether the process answers at all; restart it when not."""
+    return schemas.Liveness(status="alive")
+
+
+@routes.get("/ready", response_model=schemas.Readiness, openapi_extra=openapi.problems("not_ready"))
+async def ready(process: Process, request: Request) -> Response | schemas.Readiness:
+    """Whether the process can serve: Postgres and Temporal, each by name; send it no requests when not."""
+    postgres, temporal = await asyncio.gather(_check(_ask_postgres(process)), _check(_ask_temporal(process)))
+    checks = {"postgres": postgres, "temporal": temporal}
+    away = [name for name, check in checks.items() if check.status == "unavailable"]
+    if not away:
+        return schemas.Readiness(status="ready", checks=checks)
+    members = {name: check.model_dump() for name, check in checks.items()}
+    detail = f"Cannot be reached: {', '.join(away)}."
+    return errors.problem("not_ready", detail, request.url.path, errors.RETRY_AFTER, checks=members)
+
+
+async def _check(ask: Awaitable[None]) -> schemas.Check:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await ask
+    except Exception as error:  # noqa: BLE001 - whatever it is, the answer is no
+        return schemas.Check(status="unavailable", error=type(error).__name__)
+    return schemas.Check(status="ok")
+
+
+async def _ask_postgres(process: State) -> None:
+    async with process.reads.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+async def _ask_temporal(process: State) -> None:
+    request = DescribeNamespaceRequest(namespace=process.settings.temporal_namespace)
+    await process.temporal.workflow_service.describe_namespace(request, timeout=timedelta(seconds=PATIENCE))

@@ -1,0 +1,66 @@
+"""Operations: what was asked, by whom, how far it is, and why it failed."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Select, literal, select
+
+from api import filters, schemas
+from api.deps import CurrentUser, OwnedVM, Process, State
+from api.pages import Order, WantedPage
+from api.routes import router
+from api.schemas import Page
+from domain.errors import NotFoundError
+from domain.models import Operation
+
+routes = router("", "Operations")
+
+_NEWEST_FIRST = Order("-created_at", (Operation.created_at, Operation.id), descending=True)
+
+
+@routes.get("/operations")
+async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
+    caller: CurrentUser,
+    process: Process,
+    page: WantedPage,
+    statuses: filters.OperationStatuses = [],  # noqa: B006 - FastAPI copies it
+    actions: filters.ActionWords = [],  # noqa: B006
+    vm_id: UUID | None = None,
+) -> Page[schemas.Operation]:
+    """Your operations, newest first."""
+    statement = _operations(process, caller.id)
+    if statuses:
+        statement = statement.where(Operation.status.in_(filters.words(statuses)))
+    if actions:
+        statement = statement.where(Operation.action.in_(filters.actions(actions)))
+    if vm_id:
+        statement = statement.where(Operation.vm_id == vm_id)
+    return await page.fetch(statement, _NEWEST_FIRST, Page[schemas.Operation])
+
+
+@routes.get("/operations/{operation_id}", response_model=schemas.Operation)
+async def get_operation(caller: CurrentUser, process: Process, operation_id: UUID) -> Any:
+    """One operation; it outlives its VM."""
+    statement = _operations(process, caller.id).where(Operation.id == operation_id)
+    async with process.reads.connect() as connection:
+        operation = (await connection.execute(statement)).one_or_none()
+    if operation is None:
+        raise NotFoundError("operation", operation_id)
+    return operation
+
+
+@routes.get("/vms/{vm_id}/operations")
+async def list_vm_operations(
+    caller: CurrentUser, process: Process, page: WantedPage, vm: OwnedVM
+) -> Page[schemas.Operation]:
+    """What was asked of one VM, newest first; also of a deleted one."""
+    statement = _operations(process, caller.id).where(Operation.vm_id == vm.id)
+    return await page.fetch(statement, _NEWEST_FIRST, Page[schemas.Operation])
+
+
+def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:
+    """The owner's operations, each with its place in the Temporal Web UI."""
+    settings = process.settings
+    workflows = f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}/workflows/"
+    temporal_url = literal(workflows).concat(Operation.workflow_id).label("temporal_url")
+    return select(Operation, temporal_url).where(Operation.owner_id == owner_id)

@@ -1,0 +1,1 @@
+"""The activities on real PostgreSQL and the real mock cloud."""

@@ -1,0 +1,93 @@
+"""The mock cloud on a fresh database, and activities in an environment of their own."""
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.common import RetryPolicy
+from temporalio.testing import ActivityEnvironment
+
+from activities.backends import mock_schema
+from activities.backends.mock import MockBackend
+from activities.backends.protocol import ServerSpec
+from activities.compute import ComputeActivities
+from domain.catalogue import FLAVORS
+from domain.settings import Settings
+from tests.rows import IMAGE_IDS
+
+LONG = 3600.0  # seconds: a delay that no test lives to see the end of
+LASTING = dict.fromkeys((f"mock_{verb}_delay" for verb in ("build", "start", "stop", "reboot", "delete")), LONG)
+Do = Callable[..., Coroutine[Any, Any, Any]]
+
+
+@pytest.fixture
+async def backend(settings: Settings) -> AsyncIterator[MockBackend]:
+    """A mock cloud that is quick."""
+    backend = await open_backend(settings)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+async def slow_backend(settings: Settings) -> AsyncIterator[MockBackend]:
+    """The same cloud as `backend`, where nothing that is begun comes to an end."""
+    backend = await open_backend(settings, **LASTING)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
+def compute(engine: AsyncEngine, backend: MockBackend) -> ComputeActivities:
+    """The steps, on the mock cloud."""
+    return ComputeActivities(engine, backend)
+
+
+@pytest.fixture
+def environment() -> ActivityEnvironment:
+    """Where an activity finds its attempt and its retry policy; 1 s, 2 s, 4 s, at most 5 s."""
+    environment = ActivityEnvironment()
+    policy = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=5))
+    environment.info = replace(environment.info, retry_policy=policy, heartbeat_timeout=timedelta(seconds=4))
+    return environment
+
+
+@pytest.fixture
+def do(environment: ActivityEnvironment) -> Do:
+    """Runs an activity with its input."""
+    return environment.run
+
+
+async def open_backend(settings: Settings, **values: object) -> MockBackend:
+    """A mock cloud as another worker would open it; the caller closes it."""
+    backend = MockBackend(settings.model_copy(update=values))
+    await backend.prepare()
+    return backend
+
+
+def spec(vm_id: UUID, flavor: str = "m1.small") -> ServerSpec:
+    """A server of the flavor for the VM."""
+    row = next(row for row in FLAVORS if row["name"] == flavor)
+    return ServerSpec(vm_id, "test-vm", row["vcpus"], row["ram_mb"], row["disk_gb"], IMAGE_IDS["cirros-0.6.3"])
+
+
+async def count(engine: AsyncEngine, table: str, vm_id: UUID | None = None) -> int:
+    """How many rows the mock cloud has in one of its tables, of one VM or of all."""
+    rows = mock_schema.metadata.tables[f"{mock_schema.SCHEMA}.{table}"]
+    statement = select(func.count()).select_from(rows)
+    if vm_id:
+        statement = statement.where(rows.c.vm_id == vm_id)
+    async with engine.connect() as connection:
+        return (await connection.execute(statement)).scalar_one()
+
+
+async def server_row(engine: AsyncEngine, vm_id: UUID) -> tuple[object, ...] | None:
+    """All that the mock cloud knows of the VM's server, with what is to come; None where there is none."""
+    statement = select(mock_schema.servers).where(mock_schema.servers.c.vm_id == vm_id)
+    async with engine.connect() as connection:
+        row = (await connection.execute(statement)).one_or_none()
+    return tuple(row) if row else None

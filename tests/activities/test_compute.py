@@ -1,0 +1,238 @@
+"""The steps: each records itself first and has its effect once, however often it runs, unless it is fenced."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.testing import ActivityEnvironment
+
+from activities.backends.faults import add_fault
+from activities.backends.mock import MockBackend
+from activities.backends.mock_schema import FaultMode, servers
+from activities.backends.protocol import BackendError, Token
+from activities.compute import ComputeActivities
+from activities.records import RecordActivities
+from domain import store
+from domain.errors import SupersededError
+from domain.lifecycle import Action, OperationStatus, Status, TaskState
+from domain.messages import Activity, FailOperationInput, OperationInput, ServerStatus
+from domain.settings import Settings
+from tests.activities.conftest import Do, count, server_row, spec
+from tests.rows import NETWORK_IDS, add_held_vm, claim, read_operation, read_vm
+
+STEPS = {
+    TaskState.SCHEDULING: (Action.CREATE, Activity.SCHEDULE_SERVER),
+    TaskState.NETWORKING: (Action.CREATE, Activity.CREATE_PORTS),
+    TaskState.SPAWNING: (Action.CREATE, Activity.SPAWN_SERVER),
+    TaskState.POWERING_ON: (Action.START, Activity.START_SERVER),
+    TaskState.POWERING_OFF: (Action.STOP, Activity.STOP_SERVER),
+    TaskState.REBOOTING: (Action.REBOOT_SOFT, Activity.REBOOT_SERVER),
+    TaskState.REBOOTING_HARD: (Action.REBOOT_HARD, Activity.REBOOT_SERVER_HARD),
+    TaskState.DELETING: (Action.DELETE, Activity.DELETE_SERVER),
+}
+each_step = pytest.mark.parametrize("step", STEPS)
+MAKES_SERVER = {TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.SPAWNING}
+
+
+@pytest.fixture
+def slow_compute(engine: AsyncEngine, slow_backend: MockBackend) -> ComputeActivities:
+    """The steps, on a cloud where nothing that is begun comes to an end."""
+    return ComputeActivities(engine, slow_backend)
+
+
+def activity_of(compute: ComputeActivities, step: TaskState) -> Callable[[OperationInput], Awaitable[None]]:
+    """The activity that does the step."""
+    activity: Callable[[OperationInput], Awaitable[None]] = getattr(compute, STEPS[step][1])
+    return activity
+
+
+async def prepared(engine: AsyncEngine, backend: MockBackend, step: TaskState, **values: Any) -> OperationInput:
+    """An operation that is about to do the step, on a VM whose server is there where the step needs one."""
+    input = await add_held_vm(engine, STEPS[step][0], step=step, **values)
+    if step not in MAKES_SERVER:
+        await _add_server(backend, engine, input)
+    return input
+
+
+async def _add_server(backend: MockBackend, engine: AsyncEngine, input: OperationInput) -> None:
+    create = uuid4()
+    await backend.create_ports(Token(create, "networking"), input.vm_id, [NETWORK_IDS["private"]])
+    await backend.create_server(Token(create, "spawning"), spec(input.vm_id))
+    async with engine.begin() as tx:
+        settled = {"status": ServerStatus.ACTIVE, "next_status": None, "due_at": None}
+        await tx.execute(update(servers).where(servers.c.vm_id == input.vm_id).values(settled))
+
+
+async def effects(engine: AsyncEngine, input: OperationInput) -> tuple[object, ...]:
+    """All that the cloud has of the VM."""
+    return await server_row(engine, input.vm_id), await count(engine, "ports", input.vm_id)
+
+
+@each_step
+async def test_a_step_that_runs_twice_has_its_effect_once(
+    slow_compute: ComputeActivities,
+    slow_backend: MockBackend,
+    engine: AsyncEngine,
+    environment: ActivityEnvironment,
+    step: TaskState,
+) -> None:
+    input = await prepared(engine, slow_backend, step, status=OperationStatus.QUEUED)
+    before = await effects(engine, input)
+    await environment.run(activity_of(slow_compute, step), input)
+    once = await effects(engine, input)
+    environment.info = replace(environment.info, attempt=2)
+    await environment.run(activity_of(slow_compute, step), input)
+    assert await effects(engine, input) == once
+    assert (once == before) is (step is TaskState.SCHEDULING)
+    operation = await read_operation(engine, input.operation_id)
+    assert (operation.status, operation.step) == (OperationStatus.RUNNING, step)
+    assert (operation.attempt, (await read_vm(engine, input.vm_id)).task_state) == (2, step)
+
+
+@each_step
+async def test_a_superseded_operation_is_stopped_before_any_effect(
+    slow_compute: ComputeActivities,
+    slow_backend: MockBackend,
+    engine: AsyncEngine,
+    do: Do,
+    step: TaskState,
+) -> None:
+    input = await prepared(engine, slow_backend, step)
+    await _supersede(engine, input)
+    before = await effects(engine, input), await read_operation(engine, input.operation_id)
+    with pytest.raises(SupersededError):
+        await do(activity_of(slow_compute, step), input)
+    assert (await effects(engine, input), await read_operation(engine, input.operation_id)) == before
+    assert (await read_vm(engine, input.vm_id)).operation_id != input.operation_id or step is TaskState.DELETING
+
+
+@each_step
+async def test_another_epoch_is_stopped_before_any_effect(
+    slow_compute: ComputeActivities,
+    slow_backend: MockBackend,
+    engine: AsyncEngine,
+    do: Do,
+    step: TaskState,
+) -> None:
+    input = await prepared(engine, slow_backend, step, epoch=1)
+    before = await effects(engine, input)
+    with pytest.raises(SupersededError):
+        await do(
+            activity_of(slow_compute, step), OperationInput(input.operation_id, input.vm_id, input.action, epoch=0)
+        )
+    assert await effects(engine, input) == before
+
+
+async def test_the_step_is_recorded_even_where_its_effect_fails(
+    compute: ComputeActivities, engine: AsyncEngine, settings: Settings, do: Do
+) -> None:
+    input = await add_held_vm(engine, Action.CREATE, step=TaskState.NETWORKING)
+    await add_fault(settings, "create_server", FaultMode.FAIL)
+    with pytest.raises(BackendError):
+        await do(compute.spawn_server, input)
+    assert (await read_vm(engine, input.vm_id)).task_state is TaskState.SPAWNING
+    assert await count(engine, "servers") == 0
+    await do(compute.spawn_server, input)
+    assert await count(engine, "servers", input.vm_id) == 1
+
+
+async def test_a_colossal_flavor_finds_no_host(compute: ComputeActivities, engine: AsyncEngine, do: Do) -> None:
+    input = await add_held_vm(engine, Action.CREATE, flavor="m1.colossal")
+    with pytest.raises(BackendError) as refusal:
+        await do(compute.schedule_server, input)
+    assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
+
+
+@pytest.mark.parametrize("networks", [[], ["private"], ["private", "backend", "edge"]])
+async def test_ports_are_made_on_the_networks_asked_for(
+    compute: ComputeActivities, engine: AsyncEngine, do: Do, networks: list[str]
+) -> None:
+    ids = [str(NETWORK_IDS[name]) for name in networks]
+    input = await add_held_vm(engine, Action.CREATE, input={"network_ids": ids})
+    await do(compute.create_ports, input)
+    assert await count(engine, "ports", input.vm_id) == len(networks)
+
+
+async def test_the_server_has_the_size_of_its_flavor(compute: ComputeActivities, engine: AsyncEngine, do: Do) -> None:
+    input = await add_held_vm(engine, Action.CREATE, step=TaskState.SPAWNING, flavor="m1.large")
+    await do(compute.spawn_server, input)
+    async with engine.connect() as connection:
+        row = (await connection.execute(servers.select())).one()
+    wanted = spec(input.vm_id, "m1.large")
+    assert (row.vcpus, row.ram_mb, row.disk_gb) == (wanted.vcpus, wanted.ram_mb, wanted.disk_gb)
+
+
+async def test_delete_removes_the_server_and_its_ports(
+    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await prepared(engine, backend, TaskState.DELETING)
+    await do(compute.delete_server, input)
+    async with engine.begin() as tx:
+        await tx.execute(update(servers).values(due_at=servers.c.created_at))
+    assert await backend.list_servers([input.vm_id]) == {}
+    assert await effects(engine, input) == (None, 0)
+
+
+@pytest.mark.parametrize("status", ServerStatus)
+async def test_only_an_active_server_runs(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do, status: ServerStatus
+) -> None:
+    input = await prepared(engine, slow_backend, TaskState.REBOOTING)
+    async with engine.begin() as tx:
+        await tx.execute(update(servers).values(status=status, due_at=None))
+    assert await do(compute.is_server_running, input) is (status is ServerStatus.ACTIVE)
+
+
+async def test_a_server_that_is_gone_does_not_run(compute: ComputeActivities, engine: AsyncEngine, do: Do) -> None:
+    assert await do(compute.is_server_running, await add_held_vm(engine, Action.REBOOT_SOFT)) is False
+
+
+async def test_undoing_a_build_leaves_nothing_and_lets_nothing_come_after(
+    compute: ComputeActivities, engine: AsyncEngine, do: Do
+) -> None:
+    input = await add_held_vm(engine, Action.CREATE)
+    for activity in (compute.schedule_server, compute.create_ports):
+        await do(activity, input)
+    for _ in range(2):
+        await do(compute.undo_create, input)
+        assert await effects(engine, input) == (None, 0)
+    with pytest.raises(BackendError, match="revoked"):
+        await do(compute.spawn_server, input)
+    assert await effects(engine, input) == (None, 0)
+
+
+async def test_a_build_that_was_superseded_undoes_nothing(
+    compute: ComputeActivities, engine: AsyncEngine, do: Do
+) -> None:
+    input = await add_held_vm(engine, Action.CREATE)
+    await do(compute.create_ports, input)
+    await _supersede(engine, input)
+    with pytest.raises(SupersededError):
+        await do(compute.undo_create, input)
+    assert await count(engine, "ports", input.vm_id) == 1
+    assert await count(engine, "revocations") == 0
+
+
+async def test_the_ends_are_recorded_once(engine: AsyncEngine, do: Do) -> None:
+    records = RecordActivities(engine)
+    stopped, failed = await add_held_vm(engine, Action.STOP), await add_held_vm(engine, Action.STOP)
+    for _ in range(2):
+        await do(records.finish_operation, stopped)
+        await do(records.fail_operation, FailOperationInput(failed, "no_luck", "It went wrong."))
+        assert (await read_vm(engine, stopped.vm_id)).status is Status.SHUTOFF
+        assert (await read_vm(engine, failed.vm_id)).status is Status.ACTIVE
+    with pytest.raises(SupersededError):
+        await do(records.finish_operation, failed)
+
+
+async def _supersede(engine: AsyncEngine, input: OperationInput) -> None:
+    """A delete takes over; where a delete runs already, its end is recorded behind its back."""
+    async with engine.begin() as tx:
+        if input.action is Action.DELETE:
+            await store.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
+        else:
+            await claim(tx, input.vm_id, Action.DELETE)

@@ -1,0 +1,225 @@
+"""What holds for every activity: coded errors, failed attempts that show, heartbeats, and who canceled it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from temporalio.activity import ActivityCancellationDetails
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
+
+from activities.backends.protocol import BackendError
+from activities.interceptor import OperationInterceptor
+from domain.errors import IllegalStepError, ServiceError, SupersededError
+from domain.lifecycle import Action
+from domain.messages import FailOperationInput, OperationInput, ServerStatus, WaitForServerInput, WorkflowsInput
+from tests.rows import add_held_vm, read_operation
+
+Body = Callable[[Any], Awaitable[object]]
+BUSY = BackendError("busy", "The cloud is busy.", retryable=True)
+REFUSED = BackendError("quota", "The cloud's quota is used up.", retryable=False)
+
+
+class _Activity(ActivityInboundInterceptor):
+    """The end of the chain: the activity itself."""
+
+    def __init__(self, body: Body) -> None:
+        self._body = body
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> object:
+        return await self._body(*input.args)
+
+
+async def intercepted(engine: AsyncEngine, environment: ActivityEnvironment, body: Body, message: object) -> object:
+    """Run the activity behind the interceptor."""
+    inbound = OperationInterceptor(engine).intercept_activity(_Activity(body))
+    input = ExecuteActivityInput(fn=body, args=[message], executor=None, headers={})
+    answer: object = await environment.run(inbound.execute_activity, input)
+    return answer
+
+
+def raising(error: BaseException) -> Body:
+    """An activity that fails."""
+
+    async def body(_: object) -> object:
+        raise error
+
+    return body
+
+
+async def failure(
+    engine: AsyncEngine, environment: ActivityEnvironment, error: BaseException, message: object
+) -> ApplicationError:
+    """What Temporal is told when the activity fails so."""
+    with pytest.raises(ApplicationError) as told:
+        await intercepted(engine, environment, raising(error), message)
+    return told.value
+
+
+async def test_an_answer_goes_through(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+
+    async def body(message: object) -> object:
+        return message
+
+    assert await intercepted(engine, environment, body, input) is input
+
+
+@pytest.mark.parametrize("error", [SupersededError("Too late."), IllegalStepError("No such step.")])
+async def test_a_refusal_of_ours_is_final_and_has_its_code(
+    engine: AsyncEngine, environment: ActivityEnvironment, error: ServiceError
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    before = await read_operation(engine, input.operation_id)
+    told = await failure(engine, environment, error, input)
+    assert (told.type, told.message, told.non_retryable) == (error.code, str(error), True)
+    assert await read_operation(engine, input.operation_id) == before
+
+
+@pytest.mark.parametrize("error", [BUSY, REFUSED])
+async def test_an_error_of_the_cloud_has_its_code_and_is_retried_where_that_may_help(
+    engine: AsyncEngine, environment: ActivityEnvironment, error: BackendError
+) -> None:
+    told = await failure(engine, environment, error, await add_held_vm(engine, Action.STOP))
+    assert (told.type, told.message, told.non_retryable) == (error.code, str(error), not error.retryable)
+
+
+@pytest.mark.parametrize(("attempt", "pause"), [(1, 1), (2, 2), (3, 4), (4, 5), (50, 5)])
+async def test_a_failed_attempt_shows_on_its_operation_with_the_time_of_the_next(
+    engine: AsyncEngine, environment: ActivityEnvironment, attempt: int, pause: int
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    environment.info = replace(environment.info, attempt=attempt)
+    async with engine.connect() as connection:
+        before = (await connection.execute(select(func.now()))).scalar_one()
+    await failure(engine, environment, BUSY, input)
+    operation = await read_operation(engine, input.operation_id)
+    assert (operation.attempt, operation.last_error) == (attempt, "The cloud is busy.")
+    assert operation.next_retry_at
+    assert timedelta() <= operation.next_retry_at - before - timedelta(seconds=pause) < timedelta(seconds=5)
+
+
+async def test_a_final_failure_promises_no_retry(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    await failure(engine, environment, REFUSED, input)
+    assert (await read_operation(engine, input.operation_id)).next_retry_at is None
+
+
+async def test_an_activity_that_is_not_retried_by_policy_can_fail_too(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    environment.info = replace(environment.info, retry_policy=None)
+    input = await add_held_vm(engine, Action.STOP)
+    await failure(engine, environment, BUSY, input)
+    assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
+
+
+async def test_a_very_late_attempt_has_its_longest_pause(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+    """A step that is retried for ever reaches attempts for which the doubling alone would overflow."""
+    policy = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+    environment.info = replace(environment.info, attempt=2_000, retry_policy=policy)
+    input = await add_held_vm(engine, Action.STOP)
+    assert (await failure(engine, environment, BUSY, input)).type == "busy"
+    assert (await read_operation(engine, input.operation_id)).attempt == 2_000
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda operation: WaitForServerInput(operation, ServerStatus.ACTIVE),
+        lambda operation: FailOperationInput(operation, "no_luck", "It went wrong."),
+        lambda operation: WorkflowsInput(operation, ("a-workflow",)),
+    ],
+)
+async def test_every_message_leads_to_its_operation(
+    engine: AsyncEngine, environment: ActivityEnvironment, wrap: Callable[[OperationInput], object]
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    await failure(engine, environment, BUSY, wrap(input))
+    assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
+
+
+async def test_a_bug_is_retried_and_shows_without_its_inner_words(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    with pytest.raises(ZeroDivisionError):
+        await intercepted(engine, environment, raising(ZeroDivisionError("secret detail")), input)
+    operation = await read_operation(engine, input.operation_id)
+    assert operation.last_error == "Internal error: ZeroDivisionError"
+
+
+async def test_a_database_that_is_away_does_not_hide_the_error(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    away = create_async_engine("postgresql+asyncpg://postgres@127.0.0.1:1/none")
+    assert (await failure(away, environment, BUSY, input)).type == "busy"
+    await away.dispose()
+
+
+async def test_a_running_activity_beats_until_it_ends(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+    beats: list[None] = []
+    third = asyncio.Event()
+
+    def beat(*_: object) -> None:
+        beats.append(None)
+        if len(beats) == 3:
+            third.set()
+
+    async def body(_: object) -> object:
+        return await third.wait()
+
+    environment.on_heartbeat = beat
+    environment.info = replace(environment.info, heartbeat_timeout=timedelta(seconds=0.04))
+    async with asyncio.timeout(5):
+        await intercepted(engine, environment, body, await add_held_vm(engine, Action.STOP))
+    at_end = len(beats)
+    await asyncio.sleep(0.05)
+    assert len(beats) == at_end
+
+
+async def _canceled(engine: AsyncEngine, environment: ActivityEnvironment, why: ActivityCancellationDetails) -> None:
+    """Cancel an activity while it runs."""
+    running = asyncio.Event()
+
+    async def body(_: object) -> object:
+        running.set()
+        return await asyncio.Event().wait()
+
+    input = await add_held_vm(engine, Action.STOP)
+    call = asyncio.create_task(intercepted(engine, environment, body, input))
+    await running.wait()
+    environment.cancel(why)
+    async with asyncio.timeout(5):
+        await call
+
+
+async def test_the_end_of_a_worker_costs_an_attempt_and_cancels_nothing(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    with pytest.raises(ApplicationError) as told:
+        await _canceled(engine, environment, ActivityCancellationDetails(worker_shutdown=True))
+    assert (told.value.type, told.value.non_retryable) == ("worker_shutdown", False)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [
+        ActivityCancellationDetails(cancel_requested=True),
+        ActivityCancellationDetails(not_found=True),
+        ActivityCancellationDetails(timed_out=True),
+    ],
+)
+async def test_a_cancel_from_the_server_stays_a_cancel(
+    engine: AsyncEngine, environment: ActivityEnvironment, why: ActivityCancellationDetails
+) -> None:
+    with pytest.raises(asyncio.CancelledError):
+        await _canceled(engine, environment, why)

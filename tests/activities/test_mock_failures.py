@@ -1,0 +1,235 @@
+"""The mock cloud fails on demand: scripted faults, luck that is drawn once, and tokens that are revoked."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends import mock
+from activities.backends.faults import add_fault, clear_faults
+from activities.backends.mock import MockBackend
+from activities.backends.mock_schema import FaultMode
+from activities.backends.protocol import BackendError, Token
+from domain.messages import ServerStatus
+from domain.settings import Settings
+from tests.activities.conftest import count, open_backend, server_row, spec
+from tests.rows import NETWORK_IDS
+
+Call = Callable[[MockBackend, Token, UUID], Awaitable[None]]
+VERBS: dict[str, Call] = {
+    "select_host": lambda cloud, token, vm_id: cloud.select_host(token, spec(vm_id)),
+    "create_ports": lambda cloud, token, vm_id: cloud.create_ports(token, vm_id, [NETWORK_IDS["private"]]),
+    "create_server": lambda cloud, token, vm_id: cloud.create_server(token, spec(vm_id)),
+    "start_server": lambda cloud, token, vm_id: cloud.start_server(token, vm_id),
+    "stop_server": lambda cloud, token, vm_id: cloud.stop_server(token, vm_id),
+    "reboot_server": lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=False),
+    "delete_server": lambda cloud, token, vm_id: cloud.delete_server(token, vm_id),
+}
+each_verb = pytest.mark.parametrize("verb", VERBS)
+LATER = {"start_server", "stop_server", "reboot_server", "delete_server"}  # verbs for a server that is there
+
+
+async def refused(call: Awaitable[object], code: str, *, retryable: bool = False) -> None:
+    """The call fails with this error."""
+    with pytest.raises(BackendError) as refusal:
+        await call
+    assert (refusal.value.code, refusal.value.retryable) == (code, retryable)
+
+
+async def vm_for(backend: MockBackend, verb: str) -> UUID:
+    """A VM that has a server where the verb needs one."""
+    vm_id = uuid4()
+    if verb in LATER:
+        await backend.create_server(Token(uuid4(), "spawning"), spec(vm_id))
+    return vm_id
+
+
+@each_verb
+async def test_a_fault_fails_the_next_call_and_the_same_call_again_succeeds(
+    backend: MockBackend, settings: Settings, verb: str
+) -> None:
+    vm_id, token = await vm_for(backend, verb), Token(uuid4(), "step")
+    await add_fault(settings, verb, FaultMode.FAIL)
+    await refused(VERBS[verb](backend, token, vm_id), "mock_transient", retryable=True)
+    await VERBS[verb](backend, token, vm_id)
+
+
+async def test_a_fault_fails_as_many_calls_as_it_was_told_to(backend: MockBackend, settings: Settings) -> None:
+    vm_id, token = uuid4(), Token(uuid4(), "spawning")
+    await add_fault(settings, "create_server", FaultMode.FAIL, times=3)
+    for _ in range(3):
+        await refused(backend.create_server(token, spec(vm_id)), "mock_transient", retryable=True)
+    await backend.create_server(token, spec(vm_id))
+
+
+async def test_a_fault_for_ever_ends_when_it_is_cleared(
+    backend: MockBackend, settings: Settings, engine: AsyncEngine
+) -> None:
+    vm_id, token = uuid4(), Token(uuid4(), "spawning")
+    await add_fault(settings, "create_server", FaultMode.FAIL, times=None)
+    for _ in range(5):
+        await refused(backend.create_server(token, spec(vm_id)), "mock_transient", retryable=True)
+    assert await count(engine, "servers") == 0
+    await clear_faults(settings)
+    await backend.create_server(token, spec(vm_id))
+    assert await count(engine, "servers") == 1
+
+
+async def test_a_refusal_is_for_good_and_has_no_effect(
+    backend: MockBackend, settings: Settings, engine: AsyncEngine
+) -> None:
+    await add_fault(settings, "create_server", FaultMode.REFUSE)
+    await refused(backend.create_server(Token(uuid4(), "spawning"), spec(uuid4())), "mock_refused")
+    assert await count(engine, "servers") == 0
+
+
+async def test_a_lost_answer_has_its_effect_and_the_call_again_adds_none(
+    backend: MockBackend, settings: Settings, engine: AsyncEngine
+) -> None:
+    vm_id, token = uuid4(), Token(uuid4(), "networking")
+    await add_fault(settings, "create_ports", FaultMode.FAIL_AFTER_EFFECT)
+    plug = VERBS["create_ports"]
+    await refused(plug(backend, token, vm_id), "mock_lost_answer", retryable=True)
+    assert await count(engine, "ports", vm_id) == 1
+    await plug(backend, token, vm_id)
+    assert await count(engine, "ports", vm_id) == 1
+
+
+async def test_a_call_that_is_never_answered_has_no_effect_and_can_be_canceled(
+    backend: MockBackend, settings: Settings, engine: AsyncEngine
+) -> None:
+    token, server = Token(uuid4(), "spawning"), spec(uuid4())
+    await add_fault(settings, "create_server", FaultMode.NEVER_ANSWER)
+    call = asyncio.create_task(backend.create_server(token, server))
+    async with asyncio.timeout(5):
+        while await count(engine, "faults"):
+            assert not call.done()
+    done, _ = await asyncio.wait([call], timeout=0.05)
+    assert not done
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert await count(engine, "servers") == 0
+    await backend.create_server(token, server)
+
+
+async def test_a_fault_hits_only_its_verb_and_its_vm(backend: MockBackend, settings: Settings) -> None:
+    vm_id, other = uuid4(), uuid4()
+    await add_fault(settings, "create_server", FaultMode.REFUSE, vm_id=vm_id)
+    await backend.create_ports(Token(uuid4(), "networking"), vm_id, [])
+    await backend.create_server(Token(uuid4(), "spawning"), spec(other))
+    await refused(backend.create_server(Token(uuid4(), "spawning"), spec(vm_id)), "mock_refused")
+
+
+async def test_faults_come_in_the_order_they_were_scripted(backend: MockBackend, settings: Settings) -> None:
+    vm_id, token = uuid4(), Token(uuid4(), "spawning")
+    await add_fault(settings, "create_server", FaultMode.FAIL)
+    await add_fault(settings, "create_server", FaultMode.REFUSE)
+    await refused(backend.create_server(token, spec(vm_id)), "mock_transient", retryable=True)
+    await refused(backend.create_server(token, spec(vm_id)), "mock_refused")
+    await backend.create_server(token, spec(vm_id))
+
+
+async def test_calls_at_once_share_the_faults_between_them(backend: MockBackend, settings: Settings) -> None:
+    await add_fault(settings, "create_ports", FaultMode.FAIL, times=4)
+    calls = (backend.create_ports(Token(uuid4(), "networking"), uuid4(), []) for _ in range(10))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert len([result for result in results if isinstance(result, BackendError)]) == 4
+    assert results.count(None) == 6
+
+
+async def test_an_unlucky_build_ends_in_error_and_stays_unlucky(settings: Settings) -> None:
+    backend = await open_backend(settings, mock_error_rate=1.0, mock_build_delay=0.0)
+    vm_id, token = uuid4(), Token(uuid4(), "spawning")
+    await backend.create_server(token, spec(vm_id))
+    await backend.create_server(token, spec(vm_id))
+    server = (await backend.list_servers([vm_id]))[vm_id]
+    assert server.status is ServerStatus.ERROR
+    assert server.fault
+    await backend.close()
+
+
+@pytest.mark.parametrize("verb", sorted(LATER))
+async def test_an_unlucky_operation_fails_for_good_every_time_without_effect(
+    slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, verb: str
+) -> None:
+    unlucky = await open_backend(settings, mock_error_rate=1.0)
+    vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
+    before = await server_row(engine, vm_id)
+    for _ in range(2):
+        await refused(VERBS[verb](unlucky, token, vm_id), "mock_error")
+    assert await server_row(engine, vm_id) == before
+    await unlucky.close()
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
+def test_luck_belongs_to_the_operation_and_comes_at_the_rate(settings: Settings, rate: float) -> None:
+    one, another = (MockBackend(settings.model_copy(update={"mock_error_rate": rate})) for _ in range(2))
+    ids = [UUID(int=n, version=4) for n in range(10_000)]
+    doomed = [one._is_doomed(id) for id in ids]
+    assert doomed == [another._is_doomed(id) for id in ids]
+    assert sum(doomed) / len(ids) == pytest.approx(rate, abs=0.02)
+
+
+async def test_a_transient_failure_comes_once_for_each_call(settings: Settings, engine: AsyncEngine) -> None:
+    backend = await open_backend(settings, mock_transient_rate=1.0)
+    vm_id, operation_id = uuid4(), uuid4()
+    for step, verb in (("networking", "create_ports"), ("spawning", "create_server")):
+        token = Token(operation_id, step)
+        await refused(VERBS[verb](backend, token, vm_id), "mock_transient", retryable=True)
+        await VERBS[verb](backend, token, vm_id)
+        await VERBS[verb](backend, token, vm_id)
+    assert await count(engine, "servers", vm_id) == 1
+    await backend.close()
+
+
+def test_transient_failures_come_at_the_rate() -> None:
+    drawn = [mock._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
+    assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.02)
+
+
+@each_verb
+async def test_a_revoked_token_is_refused(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
+    vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
+    await slow_backend.revoke(token.operation_id)
+    before = await server_row(engine, vm_id)
+    await refused(VERBS[verb](slow_backend, token, vm_id), "token_revoked")
+    await refused(VERBS[verb](slow_backend, Token(token.operation_id, "another"), vm_id), "token_revoked")
+    assert await server_row(engine, vm_id) == before
+    assert await count(engine, "ports") == 0
+
+
+async def test_revoking_concerns_one_operation_and_again_is_harmless(backend: MockBackend, settings: Settings) -> None:
+    revoked, other_worker = uuid4(), await open_backend(settings)
+    await backend.revoke(revoked)
+    await backend.revoke(revoked)
+    await refused(other_worker.create_ports(Token(revoked, "networking"), uuid4(), []), "token_revoked")
+    await other_worker.create_ports(Token(uuid4(), "networking"), uuid4(), [])
+    await other_worker.close()
+
+
+async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
+    backend: MockBackend, engine: AsyncEngine
+) -> None:
+    taken = 0
+    for round in range(40):
+        vm_id, operation_id = uuid4(), uuid4()
+        calls = [
+            asyncio.create_task(backend.create_ports(Token(operation_id, f"step-{n}"), vm_id, [NETWORK_IDS["private"]]))
+            for n in range(5)
+        ]
+        if round % 2:
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        for _ in range(round):
+            await asyncio.sleep(0)  # a little later in each round
+        await backend.revoke(operation_id)
+        at_return = await count(engine, "ports", vm_id)
+        for call in calls:
+            with contextlib.suppress(BackendError):
+                await call
+        assert await count(engine, "ports", vm_id) == at_return
+        taken += at_return
+    assert 0 < taken < 40 * 5, "some calls came before the revocation, some after it"

@@ -1,0 +1,162 @@
+"""What a delete does to the workflows it took over from, on a real Temporal server."""
+
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
+from temporalio.service import RetryConfig, RPCError
+
+from activities.backends.mock import MockBackend
+from activities.backends.protocol import BackendError, Token
+from activities.preemption import PreemptionActivities
+from domain.errors import SupersededError
+from domain.lifecycle import Action, OperationStatus, TaskState
+from domain.messages import OperationInput, WorkflowsInput
+from tests.activities.conftest import Do, count
+from tests.rows import add_operation, add_user, add_vm, claim, message, read_operation, read_vm
+
+
+@pytest.fixture
+def preemption(engine: AsyncEngine, backend: MockBackend, temporal: Client) -> PreemptionActivities:
+    """The activities, on a real Temporal server."""
+    return PreemptionActivities(engine, backend, temporal)
+
+
+async def start(temporal: Client) -> WorkflowHandle[object, object]:
+    """A workflow that nobody works on, so that it stays open."""
+    return await temporal.start_workflow("Nobody", id=f"test-{uuid4()}", task_queue=f"test-{uuid4()}")
+
+
+async def start_and_close(temporal: Client) -> WorkflowHandle[object, object]:
+    """A workflow that is over."""
+    handle = await start(temporal)
+    await handle.terminate()
+    return handle
+
+
+async def is_open(handle: WorkflowHandle[object, object]) -> bool:
+    """Whether the workflow still runs."""
+    return (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
+
+
+async def cancel_requests(handle: WorkflowHandle[object, object]) -> int:
+    """How often the workflow was asked to cancel itself."""
+    wanted = EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED
+    return len([event async for event in handle.fetch_history_events() if event.event_type == wanted])
+
+
+async def deleting(engine: AsyncEngine, *workflow_ids: str) -> tuple[OperationInput, list[OperationInput]]:
+    """A delete that took a VM over from operations with these workflows."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        held = [await add_operation(tx, vm, Action.ATTACH_VOLUME, workflow_id=id) for id in workflow_ids]
+        return message(await claim(tx, vm.id, Action.DELETE)), [message(operation) for operation in held]
+
+
+async def test_open_workflows_are_canceled_and_named_the_missing_and_closed_are_done(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+) -> None:
+    running, closed = await start(temporal), await start_and_close(temporal)
+    missing = f"never-started-{uuid4()}"
+    input, _ = await deleting(engine, running.id, closed.id, missing)
+    canceled = await do(preemption.preempt_operations, input)
+    assert running.id in canceled
+    assert missing not in canceled
+    # A server may accept to cancel a closed workflow, so that only a look tells.
+    assert await do(preemption.list_open_workflows, WorkflowsInput(input, tuple(canceled))) == [running.id]
+    assert await cancel_requests(running) == 1
+    assert await cancel_requests(closed) == 0
+    await running.terminate()
+
+
+async def test_preempting_again_is_harmless(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+) -> None:
+    running = await start(temporal)
+    input, _ = await deleting(engine, running.id)
+    for _ in range(2):
+        assert await do(preemption.preempt_operations, input) == [running.id]
+    assert await cancel_requests(running) >= 1
+    await running.terminate()
+    await do(preemption.preempt_operations, input)
+
+
+async def test_what_was_preempted_can_no_longer_touch_the_cloud(
+    preemption: PreemptionActivities, engine: AsyncEngine, backend: MockBackend, do: Do
+) -> None:
+    input, superseded = await deleting(engine, "missing-1", "missing-2")
+    await do(preemption.preempt_operations, input)
+    for operation in superseded:
+        with pytest.raises(BackendError, match="revoked"):
+            await backend.create_ports(Token(operation.operation_id, "networking"), input.vm_id, [])
+    await backend.create_ports(Token(input.operation_id, "deleting"), input.vm_id, [])
+
+
+async def test_only_superseded_operations_of_the_vm_are_canceled(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+) -> None:
+    over, neighbours = await start(temporal), await start(temporal)
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm, neighbour = await add_vm(tx, user), await add_vm(tx, user)
+        await add_operation(tx, vm, Action.STOP, status=OperationStatus.FAILED, workflow_id=over.id)
+        await add_operation(tx, neighbour, Action.STOP, workflow_id=neighbours.id)
+        delete = await claim(tx, vm.id, Action.DELETE)
+    assert await do(preemption.preempt_operations, message(delete)) == []
+    assert await cancel_requests(over) == await cancel_requests(neighbours) == 0
+    for handle in (over, neighbours):
+        await handle.terminate()
+
+
+async def test_it_is_the_receipt_of_the_delete(preemption: PreemptionActivities, engine: AsyncEngine, do: Do) -> None:
+    input, _ = await deleting(engine)
+    await do(preemption.preempt_operations, input)
+    operation = await read_operation(engine, input.operation_id)
+    assert (operation.status, operation.step) == (OperationStatus.RUNNING, TaskState.DELETING)
+    assert operation.started_at
+    assert (await read_vm(engine, input.vm_id)).task_state is TaskState.DELETING
+
+
+async def test_a_delete_that_no_longer_holds_its_vm_preempts_nothing(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+) -> None:
+    running = await start(temporal)
+    input, _ = await deleting(engine, running.id)
+    stranger = OperationInput(input.operation_id, input.vm_id, input.action, epoch=1)
+    with pytest.raises(SupersededError):
+        await do(preemption.preempt_operations, stranger)
+    assert await cancel_requests(running) == 0
+    assert await count(engine, "revocations") == 0
+    await running.terminate()
+
+
+async def test_those_still_open_are_listed_and_terminated(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+) -> None:
+    first, second, closed = await start(temporal), await start(temporal), await start_and_close(temporal)
+    input, _ = await deleting(engine)
+    asked = WorkflowsInput(input, (first.id, closed.id, f"never-started-{uuid4()}", second.id))
+    assert await do(preemption.list_open_workflows, asked) == [first.id, second.id]
+    for _ in range(2):
+        await do(preemption.terminate_workflows, asked)
+        assert await do(preemption.list_open_workflows, asked) == []
+    assert not await is_open(first)
+    assert not await is_open(second)
+
+
+async def test_a_server_that_is_away_is_an_error_not_an_end(engine: AsyncEngine, backend: MockBackend, do: Do) -> None:
+    """Taken for "missing", it would let the delete go on beside what it should have ended."""
+    brief = RetryConfig(max_elapsed_time_millis=50, initial_interval_millis=10, max_retries=1)
+    away = await Client.connect("127.0.0.1:1", lazy=True, retry_config=brief)
+    preemption = PreemptionActivities(engine, backend, away)
+    input, _ = await deleting(engine, "some-workflow")
+    asked = WorkflowsInput(input, ("some-workflow",))
+    for activity, argument in (
+        (preemption.preempt_operations, input),
+        (preemption.list_open_workflows, asked),
+        (preemption.terminate_workflows, asked),
+    ):
+        with pytest.raises((RPCError, RuntimeError)):
+            await do(activity, argument)

@@ -1,0 +1,192 @@
+"""Waiting: many waiters share one look at the cloud, and none is answered from a look that began before it asked."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock import MockBackend
+from activities.backends.mock_schema import servers
+from activities.backends.protocol import BackendError, Server, Token
+from activities.waits import ServerPoll, WaitActivities
+from domain.lifecycle import Action
+from domain.messages import OperationInput, ServerStatus, WaitForServerInput
+from domain.settings import Settings
+from tests.activities.conftest import LASTING, Do, spec
+
+
+class RecordingBackend(MockBackend):
+    """The mock cloud, which notes every look at it and can be made to hold one up."""
+
+    poll_interval = 0.05
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.looks: list[set[UUID]] = []
+        self.looking = asyncio.Event()
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
+        self.looks.append(set(vm_ids))
+        seen = await super().list_servers(vm_ids)
+        self.looking.set()
+        await self.may_answer.wait()
+        return seen
+
+
+@pytest.fixture
+async def cloud(settings: Settings) -> AsyncIterator[RecordingBackend]:
+    """A recording cloud where nothing that is begun comes to an end by itself."""
+    backend = RecordingBackend(settings.model_copy(update=LASTING))
+    await backend.prepare()
+    yield backend
+    await backend.close()
+
+
+async def add_server(cloud: MockBackend) -> UUID:
+    """A server that is being built."""
+    vm_id = uuid4()
+    await cloud.create_server(Token(uuid4(), "spawning"), spec(vm_id))
+    return vm_id
+
+
+async def turn(engine: AsyncEngine, vm_ids: Collection[UUID], status: ServerStatus, fault: str | None = None) -> None:
+    """The servers are in this status from now on."""
+    values = {"status": status, "fault": fault, "due_at": None}
+    async with engine.begin() as tx:
+        await tx.execute(update(servers).where(servers.c.vm_id.in_(vm_ids)).values(values))
+
+
+def waiting_for(vm_id: UUID, status: ServerStatus) -> WaitForServerInput:
+    """The wait of some operation on the VM."""
+    return WaitForServerInput(OperationInput(uuid4(), vm_id, Action.CREATE), status)
+
+
+async def test_a_hundred_waiters_share_each_look(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
+    waits, vm_ids = WaitActivities(cloud), [await add_server(cloud) for _ in range(100)]
+    asked = [waiting_for(vm_id, ServerStatus.ACTIVE) for vm_id in vm_ids]
+    tasks = [asyncio.create_task(do(waits.wait_for_server, wait)) for wait in asked]
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await cloud.looking.wait()
+            cloud.looking.clear()
+        await turn(engine, vm_ids, ServerStatus.ACTIVE)
+        looks = len(cloud.looks)
+        await asyncio.gather(*tasks)
+    assert all(look == set(vm_ids) for look in cloud.looks)
+    assert 3 <= looks <= len(cloud.looks) <= looks + 2
+
+
+async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
+    poll, vm_id, loop = ServerPoll(cloud), await add_server(cloud), asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(4):
+        await poll.look(vm_id)
+    assert loop.time() - began >= 4 * cloud.poll_interval - 0.01
+    assert cloud.looks == [{vm_id}] * 4
+
+
+async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
+    cloud: RecordingBackend, engine: AsyncEngine
+) -> None:
+    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    cloud.may_answer.clear()
+    async with asyncio.timeout(5):
+        early = asyncio.create_task(poll.look(vm_id))
+        await cloud.looking.wait()
+        await turn(engine, [vm_id], ServerStatus.ACTIVE)
+        late = asyncio.create_task(poll.look(vm_id))
+        await asyncio.sleep(0)
+        cloud.may_answer.set()
+        before, after = await early, await late
+    assert before
+    assert after
+    assert (before.status, after.status) == (ServerStatus.BUILD, ServerStatus.ACTIVE)
+    assert cloud.looks == [{vm_id}, {vm_id}]
+
+
+async def test_nobody_looks_where_nobody_waits(cloud: RecordingBackend) -> None:
+    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    await poll.look(vm_id)
+    await asyncio.sleep(3 * cloud.poll_interval)
+    assert len(cloud.looks) == 1
+
+
+async def test_a_waiter_that_gives_up_disturbs_no_other(cloud: RecordingBackend) -> None:
+    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    leaving, staying = asyncio.create_task(poll.look(vm_id)), asyncio.create_task(poll.look(vm_id))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    server = await staying
+    assert server
+    assert server.status is ServerStatus.BUILD
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
+async def test_a_look_that_fails_fails_its_waiters_and_the_next_look_is_a_new_one(
+    cloud: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+
+    async def fail(_: Collection[UUID]) -> Mapping[UUID, Server]:
+        raise BackendError("unreachable", "The cloud does not answer.", retryable=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud, "list_servers", fail)
+        results = await asyncio.gather(*(poll.look(vm_id) for _ in range(3)), return_exceptions=True)
+    assert [type(result) for result in results] == [BackendError] * 3
+    assert await poll.look(vm_id)
+
+
+@pytest.mark.parametrize("status", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
+async def test_a_wait_ends_when_the_server_is_there(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus
+) -> None:
+    vm_id = await add_server(cloud)
+    wait = asyncio.create_task(do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, status)))
+    async with asyncio.timeout(5):
+        await cloud.looking.wait()
+        assert not wait.done()
+        await turn(engine, [vm_id], status)
+        await wait
+
+
+async def test_a_wait_for_the_end_of_a_server_ends_when_it_is_gone(cloud: RecordingBackend, do: Do) -> None:
+    vm_id = await add_server(cloud)
+    wait = asyncio.create_task(do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, ServerStatus.GONE)))
+    async with asyncio.timeout(5):
+        await cloud.looking.wait()
+        assert not wait.done()
+        await cloud.purge(vm_id)
+        await wait
+
+
+async def test_a_server_that_was_built_while_nobody_looked_is_there(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+) -> None:
+    vm_id = await add_server(cloud)
+    async with engine.begin() as tx:
+        await tx.execute(update(servers).values(due_at=func.now()))
+    await do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+
+
+@pytest.mark.parametrize(("fault", "said"), [("No memory left.", "No memory left."), (None, "ERROR")])
+async def test_a_server_in_error_ends_the_wait_for_good(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do, fault: str | None, said: str
+) -> None:
+    vm_id = await add_server(cloud)
+    await turn(engine, [vm_id], ServerStatus.ERROR, fault)
+    with pytest.raises(BackendError, match=said) as refusal:
+        await do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+    assert (refusal.value.code, refusal.value.retryable) == ("server_error", False)
+
+
+async def test_a_server_that_is_gone_ends_the_wait_for_good(cloud: RecordingBackend, do: Do) -> None:
+    with pytest.raises(BackendError) as refusal:
+        await do(WaitActivities(cloud).wait_for_server, waiting_for(uuid4(), ServerStatus.ACTIVE))
+    assert (refusal.value.code, refusal.value.retryable) == ("server_gone", False)

@@ -1,0 +1,113 @@
+"""The application, and people who call it."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api import security
+from api.app import create_app
+from api.security import Caller, Signing
+from domain.models import Operation, User
+from domain.settings import Settings
+from tests.rows import FLAVOR_IDS, add_user
+
+PASSWORD = "Correct-Horse-1"
+FLAVOR = str(FLAVOR_IDS["m1.small"])
+
+
+@dataclass
+class Person:
+    """Somebody with an account and an access token; `http` sends it along."""
+
+    user: User
+    caller: Caller
+    http: httpx.AsyncClient
+
+    async def create(self, name: str = "web-1", **body: Any) -> dict[str, Any]:
+        """A new VM, as the API answers."""
+        answer = await self.http.post("/vms", json={"name": name, "flavor_id": FLAVOR} | body)
+        assert answer.status_code == 202, answer.text
+        vm: dict[str, Any] = answer.json()
+        return vm
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application between its start and its end."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def client_of(app: FastAPI, token: str | None = None) -> httpx.AsyncClient:
+    """A client of the application, as the bearer of the token."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://api/api/v1", headers=headers)
+
+
+def signing_of(settings: Settings) -> Signing:
+    """What the application signs its tokens with."""
+    assert settings.secret_key
+    return Signing(settings.secret_key.get_secret_value(), settings.algorithm)
+
+
+async def person(app: FastAPI, engine: AsyncEngine, settings: Settings, name: str) -> Person:
+    """Somebody new, without the half second that hashing and checking a password takes."""
+    async with engine.begin() as tx:
+        user = await add_user(tx, name)
+    caller = Caller(user.id, user.username, uuid4())
+    token = security.sign(signing_of(settings), "access", caller, uuid4(), timedelta(minutes=5))
+    return Person(user, caller, client_of(app, token))
+
+
+async def operations_of(engine: AsyncEngine, vm_id: str | UUID) -> list[Operation]:
+    """The VM's operations, oldest first."""
+    async with engine.connect() as connection:
+        mine = select(Operation).where(Operation.vm_id == UUID(str(vm_id))).order_by(Operation.created_at)
+        return list((await connection.execute(mine)).all())  # type: ignore[arg-type] # rows have the model's attributes
+
+
+async def count(engine: AsyncEngine, model: type[Any]) -> int:
+    """How many rows the table has."""
+    async with engine.connect() as connection:
+        return (await connection.execute(select(func.count()).select_from(model))).scalar_one()
+
+
+def pointers(problem: dict[str, Any]) -> set[str]:
+    """Where a problem says that something is wrong."""
+    return {error.get("pointer") or error.get("parameter") or error.get("header") for error in problem["errors"]}
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The running application."""
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def anyone(app: FastAPI) -> httpx.AsyncClient:
+    """A client that has not logged in."""
+    return client_of(app)
+
+
+@pytest.fixture
+async def ada(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Person:
+    """A user."""
+    return await person(app, engine, settings, "ada")
+
+
+@pytest.fixture
+async def bob(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Person:
+    """Another user."""
+    return await person(app, engine, settings, "bob")

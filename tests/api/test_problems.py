@@ -1,0 +1,167 @@
+"""Whatever goes wrong is told as a problem (RFC 9457) with the id of its request."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.errors import MAX_BODY, STATUS_OF_CODE
+from domain.settings import Settings
+from tests.api.conftest import FLAVOR, Person, client_of, pointers, running
+from tests.conftest import make_settings
+
+JSON = {"Content-Type": "application/json"}
+
+
+def check(answer: httpx.Response, status: int, code: str) -> None:
+    """Assert that the answer is this problem, complete and consistent."""
+    problem = answer.json()
+    assert (answer.status_code, problem["status"], problem["code"]) == (status, status, code)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Request-Id"] == problem["request_id"]
+    assert problem["type"].endswith(code)
+    assert problem["title"]
+    assert problem["detail"]
+    assert problem["instance"] == answer.request.url.path
+    assert STATUS_OF_CODE[code] == status
+
+
+async def test_a_path_that_does_not_exist(anyone: httpx.AsyncClient) -> None:
+    check(await anyone.get("/nothing"), 404, "not_found")
+    check(await anyone.get("/vms/"), 404, "not_found")
+    check(await anyone.get("http://api/"), 404, "not_found")
+
+
+async def test_a_method_that_a_path_does_not_know(anyone: httpx.AsyncClient) -> None:
+    answer = await anyone.put(f"/vms/{uuid4()}")
+    check(answer, 405, "method_not_allowed")
+    assert answer.headers["Allow"] == "DELETE, GET, PATCH"
+
+
+async def test_a_protected_path_without_a_token(anyone: httpx.AsyncClient) -> None:
+    answer = await anyone.get("/vms")
+    check(answer, 401, "unauthenticated")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_an_id_that_nothing_has(ada: Person) -> None:
+    for path in ("/vms", "/operations", "/flavors", "/images", "/networks"):
+        check(await ada.http.get(f"{path}/{uuid4()}"), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b'{"name": }', b"\xff\xfe", b'{"name": "\xed\xa0\x80"}', b"[" * 60_000, b"9" * 5000, b'{"a":' * 9000],
+    ids=["cut off", "no value", "not UTF-8", "half a surrogate", "deep array", "huge number", "deep object"],
+)
+async def test_a_body_that_is_not_json(ada: Person, body: bytes) -> None:
+    check(await ada.http.post("/vms", content=body, headers=JSON), 400, "malformed_body")
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None])
+async def test_a_body_of_another_kind(ada: Person, kind: str | None) -> None:
+    body = f'{{"name": "x", "flavor_id": "{FLAVOR}"}}'.encode()
+    answer = await ada.http.post("/vms", content=body, headers={"Content-Type": kind} if kind else {})
+    check(answer, 415, "unsupported_media_type")
+
+
+async def test_a_body_of_the_right_size_and_one_byte_more(ada: Person) -> None:
+    start, end = b'{"name": "', f'", "flavor_id": "{FLAVOR}"}}'.encode()
+    most = MAX_BODY - len(start) - len(end)
+    for size, status, code in [(most, 422, "validation_failed"), (most + 1, 413, "body_too_large")]:
+        body = start + b"x" * size + end
+        check(await ada.http.post("/vms", content=body, headers=JSON), status, code)
+
+        async def chunks(body: bytes = body) -> AsyncIterator[bytes]:
+            for at in range(0, len(body), 4096):
+                yield body[at : at + 4096]
+
+        chunked = await ada.http.post("/vms", content=chunks(), headers=JSON)
+        assert "Content-Length" not in chunked.request.headers
+        check(chunked, status, code)
+
+
+async def test_a_request_id_is_kept_or_made(anyone: httpx.AsyncClient) -> None:
+    sent = await anyone.get("/health", headers={"X-Request-Id": "build-7_a.b"})
+    assert sent.headers["X-Request-Id"] == "build-7_a.b"
+    for bad in ("", "with space", "x" * 129, "a;b", 'a"b'):
+        made = (await anyone.get("/vms", headers={"X-Request-Id": bad})).headers["X-Request-Id"]
+        assert UUID(made).version == 4
+
+
+async def test_requests_at_once_keep_their_own_ids(ada: Person) -> None:
+    ids = [f"request-{n}" for n in range(20)]
+    answers = await asyncio.gather(*(ada.http.get("/vms/x", headers={"X-Request-Id": id}) for id in ids))
+    assert [answer.json()["request_id"] for answer in answers] == ids
+
+
+async def test_validation_errors_say_where_but_not_what_was_sent(ada: Person) -> None:
+    secret = "SECRET-value"
+    body = {"name": 7, "flavor_id": secret, "labels": {"a/b~c!": secret, "ok": 5}, secret: {}}
+    answer = await ada.http.post("/vms", json=body, headers={"Idempotency-Key": "\x7f"})
+    check(answer, 422, "validation_failed")
+    assert pointers(answer.json()) == {
+        "#/name",
+        "#/flavor_id",
+        "#/labels/a~1b~0c%21/[key]".replace("[", "%5B").replace("]", "%5D"),
+        "#/labels/ok",
+        f"#/{secret}",
+        "Idempotency-Key",
+    }
+    assert all(error["code"] and error["detail"] for error in answer.json()["errors"])
+    assert answer.text.count(secret) == 1, "only the name of the field that is too many"
+    query = await ada.http.get("/vms", params={"page": secret, "status": secret, "sort": secret})
+    assert pointers(query.json()) == {"page", "status", "sort"}
+    assert secret not in query.text
+
+
+@pytest.fixture
+def broken_health(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug in an endpoint."""
+
+    async def fail() -> None:
+        raise ZeroDivisionError("a secret of the code")
+
+    for route in app.router.routes:
+        if getattr(route, "path", "") == "/api/v1/health/live":
+            monkeypatch.setattr(route.dependant, "call", fail)  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("broken_health")
+async def test_a_bug_is_told_without_its_secrets_and_logged(
+    anyone: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await anyone.get("/health/live", headers={"X-Request-Id": "the-bug"})
+    check(answer, 500, "internal_error")
+    assert "secret" not in answer.text
+    assert "ZeroDivisionError: a secret of the code" in caplog.text
+
+
+async def test_the_log_has_a_line_for_each_request_and_no_secrets(
+    anyone: httpx.AsyncClient, ada: Person, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "api")
+    await anyone.post("/auth/login", json={"username": "ada", "password": "The-Password-1"})
+    await ada.create("the-name")
+    await ada.http.get("/vms%0Aforged?token=the-query")
+    lines = [record.getMessage() for record in caplog.records if record.name == "api.middleware"]
+    assert [line.rsplit(" ", 1)[0] for line in lines] == [
+        "POST /api/v1/auth/login 401",
+        "POST /api/v1/vms 202",
+        "GET /api/v1/vms%0Aforged 404",
+    ]
+    token = ada.http.headers["Authorization"].split()[1]
+    for secret in ("The-Password-1", "the-name", "the-query", token):
+        assert secret not in caplog.text
+
+
+async def test_debugging_shows_the_bug(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(make_settings(settings.database_url, debug=True)) as app:
+        monkeypatch.setattr(app.state, "vmapi", None)
+        answer = await client_of(app).get("/health")
+    check(answer, 500, "internal_error")
+    assert "AttributeError" in answer.json()["detail"]

@@ -1,0 +1,96 @@
+"""Forged, foreign and stale access tokens."""
+
+import base64
+import json
+import time
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import jwt
+import pytest
+
+from api import security
+from domain.settings import Settings
+from tests.api.conftest import Person, signing_of
+
+OTHER_KEY = "another-secret-of-more-than-32-bytes"
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """The claims of a good access token, changed; None takes one away."""
+    good = {
+        "iss": security.ISSUER,
+        "type": "access",
+        "jti": str(uuid4()),
+        "sub": str(uuid4()),
+        "username": "mallory",
+        "sid": str(uuid4()),
+        "exp": int(time.time()) + 60,
+    }
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+def part(value: dict[str, Any]) -> str:
+    """A part of a token that nobody signed."""
+    return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+
+async def status_with(http: httpx.AsyncClient, token: str) -> int:
+    """What a protected endpoint answers to the token."""
+    answer = await http.get("/flavors", headers={"Authorization": f"Bearer {token}".encode("latin-1")})
+    if answer.status_code == 401:
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+        assert answer.headers["Content-Type"] == "application/problem+json"
+    return answer.status_code
+
+
+async def test_a_token_with_these_claims_would_be_good(anyone: httpx.AsyncClient, settings: Settings) -> None:
+    assert await status_with(anyone, jwt.encode(claims(), signing_of(settings).secret, "HS256")) == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": int(time.time()) - 1},
+        {"exp": None},
+        {"iss": "somebody-else"},
+        {"iss": None},
+        {"type": "refresh"},
+        {"type": None},
+        {"sub": None},
+        {"sid": None},
+    ],
+    ids=str,
+)
+async def test_a_claim_that_is_wrong_or_missing_is_401(
+    anyone: httpx.AsyncClient, settings: Settings, changes: dict[str, Any]
+) -> None:
+    assert await status_with(anyone, jwt.encode(claims(**changes), signing_of(settings).secret, "HS256")) == 401
+
+
+async def test_a_signature_that_is_not_ours_is_401(anyone: httpx.AsyncClient, settings: Settings) -> None:
+    unsigned = f"{part({'alg': 'none', 'typ': 'JWT'})}.{part(claims())}."
+    foreign = jwt.encode(claims(), OTHER_KEY, "HS256")
+    other_algorithm = jwt.encode(claims(), signing_of(settings).secret * 2, "HS512")
+    header, _, signature = jwt.encode(claims(), signing_of(settings).secret, "HS256").split(".")
+    swapped = f"{header}.{part(claims(username='root'))}.{signature}"
+    for token in (unsigned, foreign, other_algorithm, swapped, "", "x", "a.b.c", "ÿ.ÿ.ÿ"):
+        assert await status_with(anyone, token) == 401
+
+
+async def test_a_token_stops_when_it_expires_though_it_was_good_before(
+    anyone: httpx.AsyncClient, ada: Person, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = security.sign(signing_of(settings), "access", ada.caller, uuid4(), timedelta(seconds=60))
+    assert await status_with(anyone, token) == 200
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 61)
+    assert await status_with(anyone, token) == 401
+
+
+@pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "bearer", "Token x"])
+async def test_another_kind_of_authorization_is_none(anyone: httpx.AsyncClient, header: str) -> None:
+    answer = await anyone.get("/flavors", headers={"Authorization": header})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")

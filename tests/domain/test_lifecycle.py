@@ -1,0 +1,166 @@
+"""The lifecycle table against the specification: every action, status, task state, launched or never launched."""
+
+from itertools import product
+
+import pytest
+
+from domain import lifecycle
+from domain.errors import IllegalStepError, InvalidTransitionError
+from domain.lifecycle import TABLE, Action, Status, TaskState
+from tests.domain.specified import (
+    AS_BEFORE,
+    ERROR_UNLESS_INTACT,
+    SPECIFIED,
+    STATUSES,
+    TASK_STATES,
+    UNCHANGED,
+    specified_states,
+    specified_to_allow,
+)
+
+EVERY_TASK_STATE = [None, *TaskState]
+each_action = pytest.mark.parametrize("action", Action)
+each_status = pytest.mark.parametrize("status", Status)
+
+
+def test_the_words_are_the_specified_ones() -> None:
+    assert [status.value for status in Status] == STATUSES
+    assert {state.value for state in TaskState} == set(TASK_STATES)
+    assert [action.value for action in Action] == list(SPECIFIED)
+    assert list(TABLE) == list(Action)
+
+
+@each_action
+@each_status
+def test_an_action_begins_exactly_where_it_is_specified_to(action: Action, status: Status) -> None:
+    for task_state, launched in product(EVERY_TASK_STATE, (True, False)):
+        allowed = specified_to_allow(action, status, task_state, launched=launched)
+        assert lifecycle.is_allowed(action, status, task_state, launched=launched) is allowed
+        if allowed:
+            claim = lifecycle.begin(action, status, task_state, launched=launched)
+            assert (claim.status, claim.task_state) == _shown_at_first(action, status)
+        else:
+            with pytest.raises(InvalidTransitionError):
+                lifecycle.begin(action, status, task_state, launched=launched)
+
+
+@each_action
+@each_status
+def test_a_refusal_says_where_the_vm_is_and_what_it_allows(action: Action, status: Status) -> None:
+    for task_state, launched in product(EVERY_TASK_STATE, (True, False)):
+        if specified_to_allow(action, status, task_state, launched=launched):
+            continue
+        with pytest.raises(InvalidTransitionError) as refusal:
+            lifecycle.begin(action, status, task_state, launched=launched)
+        error = refusal.value
+        assert (error.code, error.status, error.task_state) == ("invalid_transition", status, task_state)
+        assert error.allowed_actions == lifecycle.allowed_actions(status, task_state, launched=launched)
+        assert action.word in str(error)
+        assert status in str(error)
+        assert (task_state or "") in str(error)
+
+
+@each_status
+def test_allowed_actions_are_the_words_of_what_may_begin_and_is_served(status: Status) -> None:
+    for task_state, launched in product(EVERY_TASK_STATE, (True, False)):
+        expected = [
+            "reboot" if action.startswith("reboot") else action
+            for action in SPECIFIED
+            if specified_to_allow(action, status, task_state, launched=launched) and TABLE[Action(action)].workflow
+        ]
+        actual = lifecycle.allowed_actions(status, task_state, launched=launched)
+        assert actual == list(dict.fromkeys(expected))
+
+
+def test_every_served_action_is_offered_somewhere() -> None:
+    offered = {word for status in Status for word in lifecycle.allowed_actions(status, None, launched=True)}
+    served = {action.word for action, rule in TABLE.items() if rule.workflow and action is not Action.CREATE}
+    assert offered == served
+
+
+@each_action
+def test_a_step_is_entered_from_the_one_before_it_or_from_itself(action: Action) -> None:
+    steps = [TaskState(state) for state in SPECIFIED[action].task_states]
+    for before, step in zip([None, *steps], steps, strict=False):
+        assert set(lifecycle.may_enter_from(action, step)) == {before, step} - {None}
+    for stranger in set(TaskState) - set(steps):
+        with pytest.raises(IllegalStepError):
+            lifecycle.may_enter_from(action, stranger)
+
+
+@each_action
+def test_progress_grows_with_every_step_and_is_complete_only_at_the_end(action: Action) -> None:
+    percents = [lifecycle.progress(action, TaskState(state)) for state in SPECIFIED[action].task_states]
+    assert percents == sorted(set(percents))
+    assert all(0 <= percent < 100 for percent in percents)
+
+
+@each_action
+def test_an_action_finishes_where_it_is_specified_to_and_only_after_its_last_step(action: Action) -> None:
+    row = SPECIFIED[action]
+    for task_state, previous in product(EVERY_TASK_STATE, Status):
+        if not row.task_states or task_state == row.task_states[-1]:
+            expected = previous if row.ends == AS_BEFORE else row.ends
+            assert lifecycle.finish(action, task_state, previous) == expected
+        else:
+            with pytest.raises(IllegalStepError):
+                lifecycle.finish(action, task_state, previous)
+
+
+@each_action
+def test_a_failure_leaves_what_is_specified(action: Action) -> None:
+    failure = SPECIFIED[action].failure
+    for previous, intact in product(Status, (True, False)):
+        keeps = failure == AS_BEFORE or (failure == ERROR_UNLESS_INTACT and intact)
+        assert lifecycle.fail(action, previous, intact=intact) == (previous if keeps else "ERROR")
+
+
+def test_a_vm_that_never_launched_allows_only_delete() -> None:
+    for status, task_state in lifecycle.legal_states():
+        allowed = lifecycle.allowed_actions(status, task_state, launched=False)
+        assert allowed == ([] if status in {Status.DELETING, Status.DELETED} else ["delete"])
+
+
+def test_the_legal_states_are_the_specified_ones() -> None:
+    assert lifecycle.legal_states() == specified_states()
+
+
+def test_whatever_happens_leads_from_legal_states_to_legal_states_and_all_are_reached() -> None:
+    first = lifecycle.create()
+    reached: set[tuple[Status, TaskState | None]] = set()
+    waiting = [(first.status, first.task_state)]
+    while waiting:
+        state = waiting.pop()
+        if state not in reached:
+            reached.add(state)
+            waiting += _what_can_follow(*state)
+    assert reached == lifecycle.legal_states()
+
+
+def _shown_at_first(action: Action, status: Status) -> tuple[str, str | None]:
+    """Status and task state from the moment the action is accepted, by the specification."""
+    row = SPECIFIED[action]
+    shown = status if row.while_running == UNCHANGED else row.while_running
+    return shown, row.task_states[0] if row.task_states else None
+
+
+def _what_can_follow(status: Status, task_state: TaskState | None) -> list[tuple[Status, TaskState | None]]:
+    """Every state that an accepted, advanced, finished or failed action can turn this one into."""
+    after: list[tuple[Status, TaskState | None]] = []
+    for action, rule in TABLE.items():
+        if lifecycle.is_allowed(action, status, task_state, launched=True):
+            claim = lifecycle.begin(action, status, task_state, launched=True)
+            after.append((claim.status, claim.task_state))
+        runs_here = task_state in rule.steps and rule.during in {status, lifecycle.PREVIOUS}
+        if task_state is None or not runs_here:
+            continue
+        if rule.during is lifecycle.PREVIOUS:
+            previous = rule.sources & {status}
+        else:
+            previous = rule.sources - {Status.VERIFY_RESIZE} or frozenset({Status.ACTIVE, Status.SHUTOFF})
+        after += [(status, step) for step in rule.steps if task_state in lifecycle.may_enter_from(action, step)]
+        endings = product(previous, (False,) if rule.preempts else (True, False))
+        after += [(lifecycle.fail(action, was, intact=intact), None) for was, intact in endings]
+        if task_state is rule.steps[-1]:
+            after += [(lifecycle.finish(action, task_state, was), None) for was in previous]
+    return after

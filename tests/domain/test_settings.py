@@ -1,0 +1,163 @@
+"""The settings: the defaults that are promised, and one clear line for a wrong value."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.settings import Settings, load_settings
+from tests.conftest import make_settings
+
+PROMISED = {
+    "app_name": "OpenStack VM API",
+    "debug": False,
+    "log_level": "INFO",
+    "database_url": "postgresql+asyncpg://postgres:postgres@localhost:5432/vmapi",
+    "db_pool_size": 10,
+    "db_max_overflow": 20,
+    "db_echo": False,
+    "secret_key": None,
+    "algorithm": "HS256",
+    "access_token_expire_minutes": 30,
+    "refresh_token_expire_days": 7,
+    "mock_build_delay": 5.0,
+    "mock_start_delay": 2.0,
+    "mock_stop_delay": 2.0,
+    "mock_reboot_delay": 3.0,
+    "mock_resize_delay": 5.0,
+    "mock_delete_delay": 2.0,
+    "mock_snapshot_delay": 4.0,
+    "mock_error_rate": 0.0,
+    "mock_transient_rate": 0.0,
+    "default_page_size": 20,
+    "max_page_size": 100,
+    "compute_backend": "mock",
+    "temporal_namespace": "default",
+    "temporal_task_queue": "vm-lifecycle",
+    "temporal_api_key": None,
+    "resize_confirm_window": 0,
+    "admin_username": None,
+    "api_host": "127.0.0.1",
+    "api_port": 8000,
+    "temporal_port": 7233,
+    "temporal_ui_port": 8233,
+    "data_dir": Path(".data"),
+}
+WRONG = {
+    "DEBUG": "perhaps",
+    "LOG_LEVEL": "LOUD",
+    "DATABASE_URL": "sqlite:///vms.db",
+    "DB_POOL_SIZE": "0",
+    "DB_MAX_OVERFLOW": "-1",
+    "SECRET_KEY": "too-short",
+    "ALGORITHM": "none",
+    "ACCESS_TOKEN_EXPIRE_MINUTES": "0",
+    "REFRESH_TOKEN_EXPIRE_DAYS": "soon",
+    "MOCK_BUILD_DELAY": "-1",
+    "MOCK_START_DELAY": "nan",
+    "MOCK_STOP_DELAY": "inf",
+    "MOCK_ERROR_RATE": "1.5",
+    "MOCK_TRANSIENT_RATE": "often",
+    "DEFAULT_PAGE_SIZE": "0",
+    "MAX_PAGE_SIZE": "many",
+    "COMPUTE_BACKEND": "abacus",
+    "API_PORT": "70000",
+    "TEMPORAL_PORT": "0",
+    "TEMPORAL_TLS_CLIENT_CERT": "no/such/file.pem",
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing set, and no `.env` in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_the_defaults_are_the_promised_ones() -> None:
+    settings = load_settings()
+    actual = {name: getattr(settings, name) for name in PROMISED if name in Settings.model_fields}
+    assert actual == {name: PROMISED[name] for name in actual}
+
+
+def test_nothing_is_set_that_has_no_default() -> None:
+    assert load_settings()
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG.items())
+def test_a_wrong_value_ends_the_start_with_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    line = str(end.value.code)
+    assert line.startswith(f"Wrong setting {name}: ")
+    assert len(line.splitlines()) == 1
+    assert line.removeprefix(f"Wrong setting {name}: ").strip()
+
+
+def test_a_default_page_larger_than_the_largest_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DEFAULT_PAGE_SIZE", "50")
+    monkeypatch.setenv("MAX_PAGE_SIZE", "20")
+    with pytest.raises(SystemExit, match="PAGE_SIZE"):
+        load_settings()
+
+
+def test_the_published_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_KEY", "change-me-in-production")
+    with pytest.raises(SystemExit, match=r"SECRET_KEY.*placeholder"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL"])
+def test_a_wrong_value_that_may_be_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "hunter2://me:hunter2@db/x"[:20])
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    assert "hunter2" not in str(end.value.code)
+
+
+def test_secrets_do_not_show_when_settings_are_printed() -> None:
+    settings = make_settings("postgresql://db/vmapi", secret_key="s" * 40, temporal_api_key="k" * 40)
+    assert "ssss" not in repr(settings)
+    assert "kkkk" not in repr(settings)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_every_postgres_address_is_driven_by_asyncpg(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"{scheme}://me:secret@db:5433/vms?ssl=require")
+    assert load_settings().database_url == "postgresql+asyncpg://me:secret@db:5433/vms?ssl=require"
+
+
+def test_an_empty_value_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    unset = load_settings()
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name.upper(), "")
+    assert load_settings() == unset
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("log_level", "debug", "DEBUG"), ("debug", "true", True), ("mock_build_delay", "0", 0.0), ("api_port", "1", 1)],
+)
+def test_values_are_read_from_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: Any
+) -> None:
+    monkeypatch.setenv(name.upper(), value)
+    assert getattr(load_settings(), name) == expected
+
+
+def test_values_are_read_from_the_env_file_and_the_environment_wins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("API_PORT=8001\nTEMPORAL_PORT=7001\nSOMETHING_ELSE=1\n")
+    monkeypatch.setenv("TEMPORAL_PORT", "7002")
+    settings = load_settings()
+    assert (settings.api_port, settings.temporal_port) == (8001, 7002)
+
+
+def test_settings_do_not_change_after_the_start() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().debug = True  # type: ignore[misc]

@@ -1,0 +1,149 @@
+"""The outbox on real PostgreSQL: each operation is leased to one dispatcher, and delivered again until its receipt."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain import store
+from domain.lifecycle import Action, OperationStatus
+from domain.models import Operation
+from tests.rows import add_operation, add_user, add_vm, read_operation
+
+QUEUED = OperationStatus.QUEUED
+
+
+async def queue(engine: AsyncEngine, count: int, **values: Any) -> list[UUID]:
+    """Operations that want delivery, the first of them waiting longest; what they are about is of no matter."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        model = await add_operation(tx, vm, Action.STOP, status=QUEUED, **values)
+        row = {name: getattr(model, name) for name in Operation.__table__.columns.keys() if name != "id"}  # noqa: SIM118
+        rows = [row | {"deliver_after": model.deliver_after + timedelta(milliseconds=n)} for n in range(1, count)]
+        ids = [model.id]
+        if rows:
+            added = insert(Operation).returning(Operation.id, sort_by_parameter_order=True)
+            ids += (await tx.scalars(added, rows)).all()
+        await tx.execute(update(Operation).values(deliver_after=Operation.deliver_after - timedelta(seconds=60)))
+    return ids
+
+
+async def lease(engine: AsyncEngine, limit: int = 100, seconds: float = 10.0) -> Sequence[UUID]:
+    """Lease operations in a transaction of its own."""
+    async with engine.begin() as tx:
+        return [operation.id for operation in await store.lease_operations(tx, limit, seconds)]
+
+
+async def database_now(engine: AsyncEngine) -> datetime:
+    """The time of the clock that leases go by."""
+    async with engine.connect() as connection:
+        now: datetime = (await connection.execute(select(func.now()))).scalar_one()
+        return now
+
+
+async def test_the_longest_waiting_come_first_up_to_the_limit(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 5)
+    assert set(await lease(engine, limit=2)) == set(ids[:2])
+    assert set(await lease(engine, limit=2)) == set(ids[2:4])
+    assert set(await lease(engine, limit=2)) == set(ids[4:])
+    assert await lease(engine) == []
+
+
+async def test_a_lease_gives_the_whole_operation(engine: AsyncEngine) -> None:
+    (id,) = await queue(engine, 1)
+    async with engine.begin() as tx:
+        (leased,) = await store.lease_operations(tx, 1, 10.0)
+    assert leased == await read_operation(engine, id)
+    assert leased.action is Action.STOP
+    assert leased.deliver_after - await database_now(engine) > timedelta(seconds=5)
+
+
+async def test_a_lease_that_runs_out_is_given_to_the_next(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 3)
+    assert await lease(engine, seconds=0.0)
+    assert set(await lease(engine, seconds=60.0)) == set(ids)
+    assert await lease(engine) == []
+
+
+async def test_a_lease_that_is_rolled_back_was_never_given(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 3)
+    async with engine.connect() as connection:
+        assert len(await store.lease_operations(connection, 10, 60.0)) == 3
+        await connection.rollback()
+    assert set(await lease(engine)) == set(ids)
+
+
+async def test_a_lessee_passes_over_what_another_is_taking(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 4)
+    async with engine.begin() as first, engine.begin() as second:
+        mine = [operation.id for operation in await store.lease_operations(first, 2, 10.0)]
+        async with asyncio.timeout(5):
+            others = [operation.id for operation in await store.lease_operations(second, 10, 10.0)]
+    assert set(mine) == set(ids[:2])
+    assert set(others) == set(ids[2:])
+
+
+async def test_twenty_lessees_share_fifty_operations(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 50)
+    shares = await asyncio.gather(*(lease(engine, limit=3) for _ in range(20)))
+    shares.append(await lease(engine))  # what was passed over because somebody held it for a moment
+    leased = [id for share in shares for id in share]
+    assert len(leased) == len(set(leased)) == 50
+    assert set(leased) == set(ids)
+
+
+@pytest.mark.parametrize("status", sorted(set(OperationStatus) - {QUEUED}))
+async def test_only_queued_operations_want_delivery(engine: AsyncEngine, status: OperationStatus) -> None:
+    (id,) = await queue(engine, 1)
+    finished_at = None if status is OperationStatus.RUNNING else func.now()
+    async with engine.begin() as tx:
+        changed = update(Operation).where(Operation.id == id)
+        await tx.execute(changed.values(status=status, finished_at=finished_at))
+    assert await lease(engine) == []
+
+
+async def test_a_receipt_ends_delivery(engine: AsyncEngine) -> None:
+    (id,) = await queue(engine, 1)
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).where(Operation.id == id).values(started_at=func.now()))
+    assert await lease(engine) == []
+
+
+async def test_an_undelivered_operation_comes_back_when_it_was_told_to(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 3)
+    await lease(engine, seconds=60.0)
+    async with engine.begin() as tx:
+        await store.note_undelivered(tx, ids[:2], 0.0)
+        await store.note_undelivered(tx, ids[2:], 30.0)
+    assert set(await lease(engine)) == set(ids[:2])
+    later = await read_operation(engine, ids[2])
+    assert later.deliver_after - await database_now(engine) > timedelta(seconds=20)
+    assert later.deliveries == 0
+
+
+async def test_a_delivery_without_receipt_is_repeated_after_twice_as_long_each_time(engine: AsyncEngine) -> None:
+    (id,) = await queue(engine, 1)
+    pauses = []
+    for delivery in range(1, 10):
+        async with engine.begin() as tx:
+            await store.note_delivered(tx, [id], 5.0)
+            now = (await tx.execute(select(func.now()))).scalar_one()
+        operation = await read_operation(engine, id)
+        assert operation.deliveries == delivery
+        pauses.append((operation.deliver_after - now).total_seconds())
+    assert pauses == [5, 10, 20, 40, 80, 160, 320, 320, 320]
+
+
+async def test_each_operation_of_a_delivered_batch_has_its_own_pause(engine: AsyncEngine) -> None:
+    again, fresh, other = await queue(engine, 3)
+    async with engine.begin() as tx:
+        await store.note_delivered(tx, [again], 5.0)
+        await store.note_delivered(tx, [again, fresh], 5.0)
+    deliveries = [(await read_operation(engine, id)).deliveries for id in (again, fresh, other)]
+    assert deliveries == [2, 1, 0]
+    assert await lease(engine) == [other]

@@ -1,0 +1,1 @@
+"""The repository itself: its schema, its imports, its wiring, its documents."""

@@ -1,0 +1,111 @@
+"""The documents: they are there, their links lead somewhere, and what is generated is current."""
+
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+
+from domain import diagram
+from domain.lifecycle import TABLE
+from domain.settings import Settings
+from tests.meta.files import LEFT_TO_DO, ROOT, all_files, named
+
+DOCUMENTS = [path for path in all_files() if path.suffix == ".md"]
+LINK = re.compile(r"(?<!\\)\]\(\s*<?([^)\s>]+)>?[^)]*\)|(?:src|href)=\"([^\"]+)\"|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
+CODE = re.compile(r"^(```|~~~).*?^\1|`[^`\n]*`", re.MULTILINE | re.DOTALL)
+MACHINES = re.compile(r"(?<![\w.$}-])/(?:root|home|work|Users)/")
+HOSTS = re.compile(r"pypi\.org|pythonhoste[d]|--(?:extra-)?index-url[ =]\S*//")
+PROMISED = ["README.md", "LICENSE", "CHANGELOG.md", "docs/architecture.md"]
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+
+
+def heading_anchors(text: str) -> set[str]:
+    """The anchors that the headings of a document have on the usual sites."""
+    headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", CODE.sub(lambda code: code[0].strip("`"), text), re.MULTILINE)
+    words = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {word.strip().replace(" ", "-") for word in words} | set(re.findall(r"(?:id|name)=\"([^\"]+)\"", text))
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_what_is_promised_is_there(name: str) -> None:
+    assert (ROOT / name).read_text().strip()
+
+
+@pytest.mark.parametrize("number", ["001", "002", "003"])
+def test_the_first_decisions_are_recorded(number: str) -> None:
+    assert len(list((ROOT / "docs" / "adr").glob(f"{number}-*.md"))) == 1
+
+
+def test_every_decision_has_a_number_of_its_own() -> None:
+    numbers = [path.name.split("-")[0] for path in sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))]
+    assert numbers == [f"{n:03}" for n in range(1, len(numbers) + 1)]
+
+
+@each_document
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    broken = []
+    for link in ("".join(groups) for groups in LINK.findall(CODE.sub("", text))):
+        if re.match(r"[a-z][a-z0-9+.-]*:", link):
+            continue
+        target, _, anchor = unquote(link).partition("#")
+        file = (path.parent / target) if target else path
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in heading_anchors(file.read_text())):
+            broken.append(link)
+    assert broken == []
+
+
+def test_the_generated_parts_of_the_readme_are_there_and_current() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert diagram.state_diagram() in readme
+    assert diagram.action_table() in readme
+    assert diagram.rendered(readme) == readme
+
+
+def test_a_change_of_the_table_would_show_in_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    stale = readme.replace("`powering_on`", "`powered`").replace("SHUTOFF --> ACTIVE", "SHUTOFF --> SHUTOFF")
+    assert stale != readme
+    assert diagram.rendered(stale) == readme
+
+
+def test_every_status_and_action_is_drawn() -> None:
+    for rule in TABLE.values():
+        for word in [*rule.sources, rule.during, rule.target]:
+            assert not isinstance(word, str) or word in diagram.state_diagram()
+    for action in TABLE:
+        assert f"`{action}`" in diagram.action_table()
+
+
+def test_every_setting_is_explained() -> None:
+    text = "\n".join(path.read_text() for path in DOCUMENTS)
+    assert [name.upper() for name in Settings.model_fields if f"`{name.upper()}`" not in text] == []
+
+
+def test_the_readme_says_how_to_start_and_how_to_test() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for words in ("make up", "make test", "docker compose", "/api/v1/docs", "curl", "MIT"):
+        assert words in readme
+
+
+def _readable(path: Path) -> str:
+    try:
+        return path.read_text()
+    except UnicodeDecodeError:
+        return ""
+
+
+def test_no_file_knows_the_machine_it_was_written_on() -> None:
+    found = {named(path): MACHINES.findall(_readable(path)) for path in all_files()}
+    assert {name: paths for name, paths in found.items() if paths} == {}
+
+
+def test_no_file_names_a_registry() -> None:
+    found = {named(path): HOSTS.findall(_readable(path)) for path in all_files()}
+    assert {name: hosts for name, hosts in found.items() if hosts} == {}
+
+
+def test_nothing_is_left_to_do_in_the_documents() -> None:
+    found = {named(path): LEFT_TO_DO.findall(path.read_text()) for path in DOCUMENTS}
+    assert {name: left for name, left in found.items() if left} == {}

@@ -1,0 +1,63 @@
+""".env.example lists every setting, and copying it changes nothing."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from domain.settings import Settings
+
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+LINES = EXAMPLE.read_text().splitlines()
+SETTING = re.compile(r"(?P<unset>#?)(?P<name>[A-Z][A-Z_]*)=(?P<value>.*)")
+
+# To `make up` or to the connection it makes a difference whether one of these is set at all.
+UNSET = {
+    "database_url",
+    "secret_key",
+    "temporal_address",
+    "temporal_ui_url",
+    "temporal_api_key",
+    "temporal_tls_server_ca",
+    "temporal_tls_client_cert",
+    "temporal_tls_client_key",
+}
+
+
+def listed() -> list[tuple[int, str, str, bool]]:
+    """Line number, name, value and whether it is commented out, of each setting in the file."""
+    matches = [(number, SETTING.fullmatch(line)) for number, line in enumerate(LINES)]
+    return [(number, m["name"].lower(), m["value"], bool(m["unset"])) for number, m in matches if m]
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_it_lists_every_setting_once_and_in_order() -> None:
+    assert [name for _, name, _, _ in listed()] == list(Settings.model_fields)
+
+
+def test_every_setting_is_explained_in_the_line_above() -> None:
+    for number, name, _, _ in listed():
+        explanation = LINES[number - 1]
+        assert re.fullmatch(r"# \S.{3,100}", explanation), f"{name}: {explanation}"
+
+
+def test_what_is_unset_by_default_is_commented_out() -> None:
+    assert {name for _, name, _, unset in listed() if unset} == UNSET
+
+
+def test_a_copy_of_it_changes_nothing() -> None:
+    copied = Settings(_env_file=EXAMPLE)
+    assert copied == Settings(_env_file=None)
+    assert copied.model_fields_set == set(Settings.model_fields) - UNSET
+
+
+@pytest.mark.parametrize("name", sorted(UNSET))
+def test_the_value_of_a_commented_line_is_the_default(name: str) -> None:
+    default = Settings.model_fields[name].default
+    [value] = [value for _, listed_name, value, _ in listed() if listed_name == name]
+    assert value == ("" if default is None else default)

@@ -1,0 +1,133 @@
+"""Rows for tests: a user, a VM in any state, an operation on it."""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from domain import store
+from domain.catalogue import FLAVORS, IMAGES, NETWORKS
+from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
+from domain.messages import OperationInput
+from domain.models import VM, Operation, User
+
+FLAVOR_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in FLAVORS}
+IMAGE_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in IMAGES}
+NETWORK_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in NETWORKS}
+OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
+
+
+async def add_user(tx: AsyncConnection, username: str | None = None) -> User:
+    """A user; nobody can log in as one, for want of a real password hash."""
+    name = username or f"user-{uuid4().hex[:12]}"
+    return await store.insert_row(tx, User, username=name, email=f"{name}@example.com", password_hash="none")
+
+
+async def add_vm(
+    tx: AsyncConnection,
+    user: User,
+    *,
+    status: Status = Status.ACTIVE,
+    task_state: TaskState | None = None,
+    launched: bool = True,
+    **values: Any,
+) -> VM:
+    """A VM in the given state, held by an operation that nobody knows."""
+    row = {
+        "owner_id": user.id,
+        "name": "test-vm",
+        "status": status,
+        "task_state": task_state,
+        "flavor_id": FLAVOR_IDS["m1.small"],
+        "image_id": IMAGE_IDS["cirros-0.6.3"],
+        "labels": {},
+        "operation_id": uuid4(),
+        "launched_at": datetime.now(UTC) if launched else None,
+    }
+    return await store.insert_row(tx, VM, **row | values)
+
+
+async def add_operation(
+    tx: AsyncConnection,
+    vm: VM,
+    action: Action,
+    *,
+    status: OperationStatus = OperationStatus.RUNNING,
+    holds: bool = True,
+    **values: Any,
+) -> Operation:
+    """An operation on the VM, which it holds unless told otherwise."""
+    id = values.pop("id", uuid4())
+    row = {
+        "id": id,
+        "owner_id": vm.owner_id,
+        "actor": "test",
+        "action": action,
+        "status": status,
+        "resource_type": "vm",
+        "resource_id": vm.id,
+        "vm_id": vm.id,
+        "input": {"network_ids": [str(NETWORK_IDS["private"])]} if action is Action.CREATE else {},
+        "previous_status": vm.status,
+        "workflow_id": f"{action.word}-{vm.id}-{id}",
+        "request_id": "test-request",
+        "finished_at": None if status in OPEN else datetime.now(UTC),
+    }
+    operation = await store.insert_row(tx, Operation, **row | values)
+    if holds:
+        await tx.execute(update(VM).where(VM.id == vm.id).values(operation_id=id))
+    return operation
+
+
+async def claim(tx: AsyncConnection, vm_id: UUID, action: Action) -> Operation:
+    """Accept an action as the API does: lock, ask the table, take the VM, write the operation down."""
+    vm = await store.lock_vm(tx, vm_id)
+    assert vm is not None
+    id = uuid4()
+    await store.claim_vm(tx, vm, action, id)
+    return await add_operation(tx, vm, action, status=OperationStatus.QUEUED, holds=False, id=id)
+
+
+async def add_held_vm(
+    engine: AsyncEngine,
+    action: Action,
+    *,
+    step: TaskState | None = None,
+    previous: Status | None = None,
+    flavor: str = "m1.small",
+    **values: Any,
+) -> OperationInput:
+    """A VM that a running operation holds, at `step` (the table's first by default); what its workflow was given."""
+    rule = TABLE[action]
+    was = previous or (min(rule.sources) if rule.sources else Status.BUILDING)
+    during = rule.during if isinstance(rule.during, Status) else was
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        launched = action is not Action.CREATE
+        at = step or rule.steps[0]
+        vm = await add_vm(tx, user, status=during, task_state=at, launched=launched, flavor_id=FLAVOR_IDS[flavor])
+        operation = await add_operation(tx, vm, action, previous_status=was, **values)
+    return message(operation)
+
+
+def message(operation: Operation) -> OperationInput:
+    """What the operation's workflow is given."""
+    return OperationInput(operation.id, operation.vm_id, operation.action, operation.epoch)
+
+
+async def read_vm(engine: AsyncEngine, id: UUID) -> VM:
+    """The VM's row as it is now."""
+    async with engine.connect() as connection:
+        vm = await store.fetch_one(connection, select(VM).where(VM.id == id))
+    assert vm is not None
+    return vm
+
+
+async def read_operation(engine: AsyncEngine, id: UUID) -> Operation:
+    """The operation's row as it is now."""
+    async with engine.connect() as connection:
+        operation = await store.fetch_one(connection, select(Operation).where(Operation.id == id))
+    assert operation is not None
+    return operation
