@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
-import functools
 import hashlib
 import os
 import pwd
@@ -26,14 +25,14 @@ import urllib.request
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from domain.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent
-RESTART_DELAY = 0.25
-PROBE_INTERVAL = 0.05
+RESTART_DELAY, PROBE_INTERVAL = 0.25, 0.05  # seconds
 LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
 # In a session of its own a program is out of reach of signals to our process group, such as Ctrl-C.
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
@@ -49,11 +48,9 @@ POSTGRES_OPTIONS = PROCESS_OPTIONS | {"cwd": "/"} | POSTGRES_IDENTITY
 
 # struct posix_acl_xattr of Linux: a version, then entries of tag, permissions, id
 ACL = "system.posix_acl_access"
-ACL_VERSION = struct.pack("<I", 2)
-ACL_ENTRY = struct.Struct("<HHI")
+ACL_VERSION, ACL_ENTRY = struct.pack("<I", 2), struct.Struct("<HHI")
 ACL_OWNER, ACL_USER, ACL_GROUP, ACL_MASK, ACL_OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
 ACL_NO_ID, ACL_PASS = 0xFFFFFFFF, 1
-
 TEMPORAL = str(Path(sys.executable).with_name("temporal"))
 HISTORY_QUEUES = ("transfer", "timer", "visibility", "outbound")
 # The dev server's defaults sync the disk 64 times a workflow and poll its queues only 20 times a second.
@@ -93,10 +90,7 @@ def init_postgres(data_dir: Path) -> Path:
         _run_postgres("initdb", at, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
         _run_postgres("postgres", "--single", at, "-cexit_on_error=on", "postgres", text="CREATE DATABASE vmapi")
         unfinished.rename(cluster)
-    socket_dir = postgres_socket_dir(cluster)
-    for lock in (cluster / "postmaster.pid", socket_dir / f"{POSTGRES_SOCKET}.lock"):
-        forget_if_stale(lock, cluster)
-    return socket_dir
+    return postgres_socket_dir(cluster)
 
 
 def postgres_socket_dir(cluster: Path) -> Path:
@@ -112,17 +106,22 @@ def postgres_socket_dir(cluster: Path) -> Path:
     return folder
 
 
-def forget_if_stale(lock: Path, cluster: Path) -> None:
-    """Remove a killed server's lock file unless the process it names is a server of this cluster.
+def clear_after_crash(cluster: Path, socket_dir: Path) -> None:
+    """Unless a server runs on the cluster, remove what a killed one left: it would keep the next from starting.
 
-    PostgreSQL takes any living process of its user for the old server, and would refuse to start.
+    A process may wait a minute for a dead one; a lock file holds while anything of the same user has its process id.
     """
-    try:
-        pid = lock.read_text().partition("\n")[0] or "unwritten"
-        command = Path("/proc", pid, "cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
-        command = []
-    if os.fsencode(cluster) not in command:
+    orphans = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # somebody else's, or one that has just ended
+            if (process / "cwd").samefile(cluster) and (process / "exe").readlink().name.startswith("postgres"):
+                if os.fsencode(cluster) in (process / "cmdline").read_bytes().split(b"\0"):
+                    return
+                orphans.append(int(process.name))
+    for pid in orphans:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for lock in (cluster / "postmaster.pid", socket_dir / f"{POSTGRES_SOCKET}.lock"):
         lock.unlink(missing_ok=True)
 
 
@@ -235,9 +234,8 @@ def say(line: str) -> None:
 
 async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any] = PROCESS_OPTIONS) -> Process:
     """Start a program that cannot outlive the supervisor."""
-    bound = functools.partial(_die_with, os.getpid())
     return await asyncio.create_subprocess_exec(
-        *command, **options, stdin=DEVNULL, stdout=output, stderr=STDOUT, preexec_fn=bound
+        *command, **options, stdin=DEVNULL, stdout=output, stderr=STDOUT, preexec_fn=partial(_die_with, os.getpid())
     )
 
 
@@ -259,6 +257,7 @@ class Child:
     stop_signal: signal.Signals = signal.SIGTERM
     probe: Sequence[str] = ()  # a command that exits with 0 once the program serves
     options: Mapping[str, Any] = field(default_factory=lambda: PROCESS_OPTIONS)
+    prepare: Callable[[], None] = lambda: None  # done before each start
     process: Process | None = None
     task: asyncio.Task[None] = field(init=False)
 
@@ -283,6 +282,7 @@ class Child:
         path = self.logs / f"{self.name}.log"
         while True:
             try:
+                self.prepare()
                 with path.open("ab") as log:
                     self.process = await spawn(self.command, log.fileno(), self.options)
                 say(f"{self.name} ended ({await self.process.wait()}) and is started again; its log: {path}")
@@ -301,9 +301,8 @@ async def _succeeds(command: Sequence[str]) -> bool:
 
 
 def _answers(url: str) -> bool:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with contextlib.suppress(OSError):
-        direct.open(url, timeout=1).close()
+        urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=1).close()
         return True
     return False
 
@@ -314,15 +313,16 @@ def own_servers(settings: Settings, data_dir: Path, logs: Path) -> Iterator[Chil
         socket_dir = init_postgres(data_dir)
         os.environ["DATABASE_URL"] = postgres_url(socket_dir)
         command = postgres_command(data_dir, socket_dir)
+        clear = partial(clear_after_crash, data_dir / "postgres", socket_dir)
         probe = [str(POSTGRES_BIN / "pg_isready"), "-h", str(socket_dir), "-p", "5432", "-U", "postgres"]
         # To PostgreSQL, SIGTERM would mean waiting for its clients to leave.
-        yield Child("postgres", command, logs, 6, signal.SIGINT, probe, POSTGRES_OPTIONS)
+        yield Child("postgres", command, logs, 5, signal.SIGINT, probe, POSTGRES_OPTIONS, clear)
     if "temporal_address" not in settings.model_fields_set:
         os.environ["TEMPORAL_ADDRESS"] = f"127.0.0.1:{settings.temporal_port}"
         if "temporal_ui_url" not in settings.model_fields_set:
             os.environ["TEMPORAL_UI_URL"] = f"http://127.0.0.1:{settings.temporal_ui_port}"
         command = temporal_command(data_dir / "temporal.db", settings)
-        yield Child("temporal", command, logs, 5, probe=retention_command(settings))
+        yield Child("temporal", command, logs, 4, probe=retention_command(settings))
 
 
 async def migrate(logs: Path) -> None:
@@ -344,14 +344,14 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     os.environ.pop("SECRET_KEY", None)  # for the API alone
     for server in own_servers(settings, data_dir, logs):
         children.append(server.start())  # noqa: PERF401 - one by one, as a later one may fail
-    await asyncio.gather(*(_until(functools.partial(_succeeds, server.probe)) for server in children))
+    await asyncio.gather(*(_until(partial(_succeeds, server.probe)) for server in children))
     await migrate(logs)
-    children.append(Child("worker", [sys.executable, "-m", "worker"], logs, 10).start())
+    children.append(Child("worker", [sys.executable, "-m", "worker"], logs, 8).start())
     with_key = PROCESS_OPTIONS | {"env": os.environ | {"SECRET_KEY": key}}
-    children.append(Child("api", [sys.executable, "-m", "api"], logs, 7, options=with_key).start())
+    children.append(Child("api", [sys.executable, "-m", "api"], logs, 5, options=with_key).start())
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
     api = f"http://{host}:{settings.api_port}/api/v1"
-    await _until(functools.partial(asyncio.to_thread, _answers, f"{api}/health/ready"))
+    await _until(partial(asyncio.to_thread, _answers, f"{api}/health/ready"))
     temporal_ui = os.environ.get("TEMPORAL_UI_URL", settings.temporal_ui_url)
     say(f"Ready.\n  API          {api}\n  API docs     {api}/docs\n  Temporal UI  {temporal_ui}")
     say(f"  Data         {data_dir} (kept between starts)\nStop with Ctrl-C.")

@@ -50,12 +50,11 @@ async def _caller(
 ) -> Caller:
     if credentials is None:
         detail = "This needs an access token: Authorization: Bearer <token>."
-        raise ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": "Bearer"})
+        raise ProblemError("unauthenticated", detail)
     try:
         return security.verify(process.signing, "access", credentials.credentials).caller
     except InvalidTokenError as error:
-        headers = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-        raise ProblemError("invalid_token", str(error), headers=headers) from None
+        raise ProblemError("invalid_token", str(error)) from None
 
 
 _OWNED_VM = select(VM).where(VM.id == bindparam("vm_id"), VM.owner_id == bindparam("owner_id"))

@@ -89,7 +89,7 @@ class Dispatcher:
         if not operations:
             return []
         named = await tx.execute(select(VM.id, VM.name).where(VM.id.in_([one.vm_id for one in operations])))
-        names = dict(named.tuples().all())
+        names = dict(named.all())
         return [(operation, names[operation.vm_id]) for operation in operations]
 
     async def _deliver_all(self, leased: list[tuple[Operation, str]]) -> None:

@@ -2,21 +2,20 @@
 
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from http import HTTPStatus
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import asyncpg
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from api import logs
+from api.schemas import FieldError
 from domain.errors import InvalidTransitionError, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +42,15 @@ STATUS_OF_CODE = {
     "not_ready": 503,
 }
 RETRY_AFTER = {"Retry-After": "1"}
+HEADERS_OF_CODE = {
+    "unauthenticated": {"WWW-Authenticate": "Bearer"},
+    "invalid_token": {"WWW-Authenticate": 'Bearer error="invalid_token"'},
+    "invalid_credentials": {"WWW-Authenticate": "Bearer"},
+    "idempotency_key_in_flight": RETRY_AFTER,
+    "unsupported_media_type": {"Accept": "application/json"},
+    "database_unavailable": RETRY_AFTER,
+    "not_ready": RETRY_AFTER,
+}
 MAX_BODY = 64 * 1024  # bytes
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_NAME = 64  # of a field in a pointer: it is the caller's own text
@@ -59,37 +67,18 @@ _DATABASE_AWAY = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FieldError:
-    """One thing that is wrong with a request, and where: a body's JSON pointer, a parameter or a header."""
-
-    code: str
-    detail: str
-    pointer: str | None = None
-    parameter: str | None = None
-    header: str | None = None
-
-
 class ProblemError(Exception):
     """An answer other than success that HTTP's side of the service decides on."""
 
-    def __init__(
-        self,
-        code: str,
-        detail: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        errors: Sequence[FieldError] = (),
-    ) -> None:
+    def __init__(self, code: str, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
         self.code = code
-        self.headers = headers
         self.errors = errors
 
 
-def problem(code: str, detail: str, path: str, headers: Mapping[str, str] | None = None, **members: Any) -> Response:
+def problem(code: str, detail: str, path: str, **members: Any) -> Response:
     """The answer for a code of the table; `members` are further top-level members."""
-    status = HTTPStatus(STATUS_OF_CODE[code])
+    status = STATUS_OF_CODE[code]
     body = {
         "type": f"urn:openstack-vm-api:{code}",
         "title": code.replace("_", " ").capitalize(),
@@ -100,7 +89,7 @@ def problem(code: str, detail: str, path: str, headers: Mapping[str, str] | None
         "request_id": logs.request_id.get(),
         **members,
     }
-    return Response(json.dumps(body), status, headers, MEDIA_TYPE)
+    return Response(json.dumps(body), status, HEADERS_OF_CODE.get(code), MEDIA_TYPE)
 
 
 def body_too_large(path: str) -> Response:
@@ -109,8 +98,7 @@ def body_too_large(path: str) -> Response:
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
-    members = {"errors": [_present(one) for one in error.errors]} if error.errors else {}
-    return problem(error.code, str(error), request.url.path, error.headers, **members)
+    return problem(error.code, str(error), request.url.path, **_members(error.errors))
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
@@ -134,10 +122,10 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
         return problem("malformed_body", "The body is not JSON.", request.url.path)
     if isinstance(error.body, bytes):
         detail = "Send the body as JSON, with the header Content-Type: application/json."
-        return problem("unsupported_media_type", detail, request.url.path, {"Accept": "application/json"})
-    errors = [_present(_field_error(one["loc"], one["type"], one["msg"])) for one in found]
+        return problem("unsupported_media_type", detail, request.url.path)
+    errors = [_field_error(one["loc"], one["type"], one["msg"]) for one in found]
     detail = "The request does not have the expected form; `errors` says where."
-    return problem("validation_failed", detail, request.url.path, errors=errors)
+    return problem("validation_failed", detail, request.url.path, **_members(errors))
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -149,16 +137,20 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
             return body_too_large(path)
         case 405:
             allow = ", ".join(_methods(request))
-            return problem("method_not_allowed", f"The methods of this path are: {allow}.", path, {"Allow": allow})
+            answer = problem("method_not_allowed", f"The methods of this path are: {allow}.", path)
+            answer.headers["Allow"] = allow
+            return answer
     return problem("malformed_body", "The body is not JSON.", path)
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, IntegrityError) and "_owner_id" in str(error.orig):
+        return problem("invalid_token", "The token outlived its account.", request.url.path)
     if not _is_away(error):
         raise error
     detail = "The database cannot be reached right now; try again."
     logger.warning("the database is unavailable: %s", getattr(error, "orig", None) or repr(error))
-    return problem("database_unavailable", detail, request.url.path, RETRY_AFTER)
+    return problem("database_unavailable", detail, request.url.path)
 
 
 def _methods(request: Request) -> list[str]:
@@ -173,23 +165,24 @@ def _is_away(error: Exception) -> bool:
     return error.connection_invalidated or isinstance(getattr(error.orig, "__cause__", None), _DATABASE_AWAY)
 
 
-def _present(error: FieldError) -> dict[str, str]:
-    return {name: value for name, value in asdict(error).items() if value is not None}
+def _members(errors: Sequence[FieldError]) -> dict[str, Any]:
+    return {"errors": [error.model_dump(exclude_none=True) for error in errors]} if errors else {}
 
 
 def _field_error(loc: Sequence[str | int], code: str, detail: str) -> FieldError:
     where, *rest = loc
     if where == "body":
-        return FieldError(code, detail, pointer="#" + "".join(f"/{_escape(step)}" for step in rest))
+        steps = [_escape(step) for step in rest if step != "[key]"]  # pydantic's mark of what is wrong with a key
+        return FieldError(code=code, detail=detail, pointer="/".join(["#", *steps]))
     if where == "header":
-        return FieldError(code, detail, header=str(rest[0]))
-    return FieldError(code, detail, parameter=str(rest[0]))
+        return FieldError(code=code, detail=detail, header=str(rest[0]))
+    return FieldError(code=code, detail=detail, parameter=str(rest[0]))
 
 
 def _escape(step: str | int) -> str:
     """One step of a JSON pointer in a URI fragment (RFC 6901, section 6)."""
     name = str(step)[:_LONGEST_NAME].replace("~", "~0").replace("/", "~1")
-    return quote(name, safe="~", errors="replace")
+    return quote(name, safe="~")
 
 
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {

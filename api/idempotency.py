@@ -16,7 +16,7 @@ from sqlalchemy import Text, bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.deps import CurrentUser, Process
-from api.errors import RETRY_AFTER, ProblemError
+from api.errors import ProblemError
 from domain.models import IdempotencyKey
 
 Work = Callable[[AsyncConnection], Awaitable[Response]]
@@ -71,7 +71,7 @@ class Once:
     async def _lock(self, tx: AsyncConnection) -> None:
         if not await tx.scalar(_LOCK, {"name": f"{self.scope} {self.key}"}):
             detail = "The first request with this idempotency key is still being handled; try again."
-            raise ProblemError("idempotency_key_in_flight", detail, headers=RETRY_AFTER)
+            raise ProblemError("idempotency_key_in_flight", detail)
 
     async def _find(self, tx: AsyncConnection) -> IdempotencyKey | None:
         found = await tx.execute(_KEPT, {"scope": self.scope, "key": self.key})

@@ -11,10 +11,11 @@ from sqlalchemy import ARRAY, Uuid, and_, any_, bindparam, func, insert, or_, se
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import PREFIX, logs, schemas
-from api.errors import RETRY_AFTER, FieldError, ProblemError
+from api.errors import RETRY_AFTER, ProblemError
+from api.schemas import FieldError
 from api.security import Caller
 from domain import lifecycle, store
-from domain.errors import NotFoundError, UnknownReferenceError
+from domain.errors import NotFoundError
 from domain.lifecycle import Action, Status
 from domain.models import VM, Flavor, Image, Network, Operation
 
@@ -122,9 +123,14 @@ async def _resolve(tx: AsyncConnection, body: schemas.NewVM) -> tuple[UUID, list
     wanted |= {f"network_ids/{at}": (id, id in known) for at, id in enumerate(network_ids)}
     unknown = [(field, id) for field, (id, is_known) in wanted.items() if not is_known]
     if unknown:
-        errors = [FieldError("unknown_reference", f"There is no such id: {id}.", f"#/{field}") for field, id in unknown]
-        raise ProblemError(UnknownReferenceError.code, "The body names what does not exist.", errors=errors)
+        errors = [_unknown(field, id) for field, id in unknown]
+        raise ProblemError("unknown_reference", "The body names what does not exist.", errors)
     return found.image_id, network_ids
+
+
+def _unknown(field: str, id: UUID | None) -> FieldError:
+    detail = f"There is no such id: {id}." if id else "There is no default; name one."
+    return FieldError(code="unknown_reference", detail=detail, pointer=f"#/{field}")
 
 
 def _accepted(vm: VM, **headers: str) -> Response:

@@ -12,8 +12,8 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from api import security
 from api.deps import Process
-from api.errors import FieldError, ProblemError
-from api.schemas import Page
+from api.errors import ProblemError
+from api.schemas import FieldError, Page
 
 P = TypeVar("P", bound=Page[Any])
 Rows = Select[*tuple[Any, ...]]
@@ -92,7 +92,9 @@ class Paging:
             case [order.name, page, place]:
                 return _Start(page, order.place.validate_python(place))
         detail = "This cursor is not from a list in this order; start again without it."
-        raise ProblemError("invalid_cursor", detail, errors=[FieldError("invalid_cursor", detail, parameter="cursor")])
+        raise ProblemError(
+            "invalid_cursor", detail, [FieldError(code="invalid_cursor", detail=detail, parameter="cursor")]
+        )
 
     def _cursor(self, order: Order, page: int, last: Any) -> str:
         place = tuple(getattr(last, column.key) for column in order.columns)
@@ -127,8 +129,8 @@ async def _paging(  # noqa: PLR0913, PLR0917 - what FastAPI fills in
     settings = process.settings
     if page_size is not None and page_size > settings.max_page_size:
         detail = f"A page has at most {settings.max_page_size} items."
-        errors = [FieldError("less_than_equal", detail, parameter="page_size")]
-        raise ProblemError("validation_failed", detail, errors=errors)
+        errors = [FieldError(code="less_than_equal", detail=detail, parameter="page_size")]
+        raise ProblemError("validation_failed", detail, errors)
     return Paging(process, request, response, page, page_size or settings.default_page_size, cursor)
 
 

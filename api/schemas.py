@@ -3,7 +3,7 @@
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import (
@@ -272,7 +272,7 @@ class Readiness(Answer):
     checks: dict[str, Check]
 
 
-class FieldProblem(Answer):
+class FieldError(Answer):
     """One thing that is wrong with a request; exactly one of the last three says where."""
 
     code: str
@@ -292,7 +292,7 @@ class Problem(Answer):
     instance: str
     code: str
     request_id: str
-    errors: list[FieldProblem] = []
+    errors: list[FieldError] = []
     current_status: Status | None = None
     task_state: TaskState | None = None
     allowed_actions: list[str] = []
@@ -302,14 +302,29 @@ class Problem(Answer):
 class Page(Answer, Generic[T]):
     """A part of a list; `next_cursor` leads to the part after it, null at the end."""
 
-    @classmethod
-    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        """The name in OpenAPI, and so in generated clients: VMPage and not Page_VM_."""
-        return f"{params[0].__name__}Page"
-
     items: list[T]
     total: int
     page: int
     page_size: int
     pages: int
     next_cursor: str | None
+
+
+class VMPage(Page[VM]):
+    """VMs."""
+
+
+class OperationPage(Page[Operation]):
+    """Operations."""
+
+
+class FlavorPage(Page[Flavor]):
+    """Flavors."""
+
+
+class ImagePage(Page[Image]):
+    """Images."""
+
+
+class NetworkPage(Page[Network]):
+    """Networks."""

@@ -10,16 +10,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import openapi, schemas, security
 from api.deps import CurrentUser, Process, State
-from api.errors import FieldError, ProblemError
+from api.errors import ProblemError
 from api.routes import router
+from api.schemas import FieldError
 from api.security import Caller, InvalidTokenError
 from domain import store
 from domain.models import RefreshToken, User
 
 routes = router("/auth", "Authentication")
 
-_USERNAME_TAKEN = FieldError("username_taken", "This username is taken.", pointer="#/username")
-_EMAIL_TAKEN = FieldError("email_taken", "This email address is in use.", pointer="#/email")
+_USERNAME_TAKEN = FieldError(code="username_taken", detail="This username is taken.", pointer="#/username")
+_EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in use.", pointer="#/email")
 
 
 @routes.post(
@@ -38,7 +39,7 @@ async def register(process: Process, body: schemas.Registration) -> User:
             )
     except IntegrityError as error:
         taken = _USERNAME_TAKEN if "uq_users_username" in str(error.orig) else _EMAIL_TAKEN
-        raise ProblemError(taken.code, taken.detail, errors=[taken]) from None
+        raise ProblemError(taken.code, taken.detail, [taken]) from None
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials"))
@@ -50,7 +51,7 @@ async def login(process: Process, body: schemas.Credentials) -> schemas.TokenPai
     password_hash = user.password_hash if user else None
     right = await security.verify_password(body.password.get_secret_value(), password_hash)
     if user is None or not right:
-        raise _unauthorized("invalid_credentials", "The username or the password is wrong.")
+        raise ProblemError("invalid_credentials", "The username or the password is wrong.")
     async with process.engine.begin() as tx:
         return await _give_pair(tx, process, Caller(user.id, user.username, uuid4()))
 
@@ -61,13 +62,13 @@ async def refresh(process: Process, body: schemas.RefreshRequest) -> schemas.Tok
     try:
         claims = security.verify(process.signing, "refresh", body.refresh_token.get_secret_value())
     except InvalidTokenError as error:
-        raise _unauthorized("invalid_token", str(error)) from None
+        raise ProblemError("invalid_token", str(error)) from None
     async with process.engine.begin() as tx:
         await _lock_session(tx, claims.caller.session_id)
         if await _use(tx, claims.token_id):
             return await _give_pair(tx, process, claims.caller)
         await _revoke(tx, claims.caller.session_id)
-    raise _unauthorized("invalid_token", "The refresh token was used before or revoked; log in again.")
+    raise ProblemError("invalid_token", "The refresh token was used before or revoked; log in again.")
 
 
 @routes.post("/logout", status_code=204, response_class=Response)
@@ -84,7 +85,7 @@ async def get_me(caller: CurrentUser, process: Process) -> User:
     async with process.reads.connect() as connection:
         user = await store.fetch_one(connection, select(User).where(User.id == caller.id))
     if user is None:
-        raise _unauthorized("invalid_token", "This account does not exist any more.")
+        raise ProblemError("invalid_token", "This account does not exist any more.")
     return user
 
 
@@ -124,7 +125,3 @@ async def _use(tx: AsyncConnection, token_id: UUID) -> bool:
 async def _revoke(tx: AsyncConnection, session_id: UUID) -> None:
     family = (RefreshToken.family_id == session_id, RefreshToken.revoked_at.is_(None))
     await tx.execute(update(RefreshToken).where(*family).values(revoked_at=func.now()))
-
-
-def _unauthorized(code: str, detail: str) -> ProblemError:
-    return ProblemError(code, detail, headers={"WWW-Authenticate": "Bearer"})

@@ -9,7 +9,6 @@ from api import schemas
 from api.deps import CurrentUser, Process
 from api.pages import Order, WantedPage
 from api.routes import router
-from api.schemas import Page
 from domain import store
 from domain.errors import NotFoundError
 from domain.models import Flavor, Image, Network
@@ -24,9 +23,9 @@ _NETWORKS_BY_NAME = Order("name", (Network.name,))
 
 
 @routes.get("/flavors")
-async def list_flavors(_: CurrentUser, page: WantedPage) -> Page[schemas.Flavor]:
+async def list_flavors(_: CurrentUser, page: WantedPage) -> schemas.FlavorPage:
     """The sizes a VM can have, smallest first."""
-    return await page.fetch(select(Flavor), _SMALLEST_FIRST, Page[schemas.Flavor])
+    return await page.fetch(select(Flavor), _SMALLEST_FIRST, schemas.FlavorPage)
 
 
 @routes.get("/flavors/{flavor_id}", response_model=schemas.Flavor)
@@ -36,9 +35,9 @@ async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Flavo
 
 
 @routes.get("/images")
-async def list_images(_: CurrentUser, page: WantedPage) -> Page[schemas.Image]:
+async def list_images(_: CurrentUser, page: WantedPage) -> schemas.ImagePage:
     """The images a VM can boot from, by name."""
-    return await page.fetch(select(Image), _IMAGES_BY_NAME, Page[schemas.Image])
+    return await page.fetch(select(Image), _IMAGES_BY_NAME, schemas.ImagePage)
 
 
 @routes.get("/images/{image_id}", response_model=schemas.Image)
@@ -48,9 +47,9 @@ async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Image:
 
 
 @routes.get("/networks")
-async def list_networks(_: CurrentUser, page: WantedPage) -> Page[schemas.Network]:
+async def list_networks(_: CurrentUser, page: WantedPage) -> schemas.NetworkPage:
     """The networks a VM can be attached to, by name."""
-    return await page.fetch(select(Network), _NETWORKS_BY_NAME, Page[schemas.Network])
+    return await page.fetch(select(Network), _NETWORKS_BY_NAME, schemas.NetworkPage)
 
 
 @routes.get("/networks/{network_id}", response_model=schemas.Network)

@@ -39,7 +39,7 @@ async def ready(process: Process, request: Request) -> Response | schemas.Readin
         return schemas.Readiness(status="ready", checks=checks)
     members = {name: check.model_dump() for name, check in checks.items()}
     detail = f"Cannot be reached: {', '.join(away)}."
-    return errors.problem("not_ready", detail, request.url.path, errors.RETRY_AFTER, checks=members)
+    return errors.problem("not_ready", detail, request.url.path, checks=members)
 
 
 async def _check(ask: Awaitable[None]) -> schemas.Check:

@@ -9,7 +9,6 @@ from api import filters, schemas
 from api.deps import CurrentUser, OwnedVM, Process, State
 from api.pages import Order, WantedPage
 from api.routes import router
-from api.schemas import Page
 from domain.errors import NotFoundError
 from domain.models import Operation
 
@@ -26,7 +25,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
     statuses: filters.OperationStatuses = [],  # noqa: B006 - FastAPI copies it
     actions: filters.ActionWords = [],  # noqa: B006
     vm_id: UUID | None = None,
-) -> Page[schemas.Operation]:
+) -> schemas.OperationPage:
     """Your operations, newest first."""
     statement = _operations(process, caller.id)
     if statuses:
@@ -35,7 +34,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
         statement = statement.where(Operation.action.in_(filters.actions(actions)))
     if vm_id:
         statement = statement.where(Operation.vm_id == vm_id)
-    return await page.fetch(statement, _NEWEST_FIRST, Page[schemas.Operation])
+    return await page.fetch(statement, _NEWEST_FIRST, schemas.OperationPage)
 
 
 @routes.get("/operations/{operation_id}", response_model=schemas.Operation)
@@ -52,10 +51,10 @@ async def get_operation(caller: CurrentUser, process: Process, operation_id: UUI
 @routes.get("/vms/{vm_id}/operations")
 async def list_vm_operations(
     caller: CurrentUser, process: Process, page: WantedPage, vm: OwnedVM
-) -> Page[schemas.Operation]:
+) -> schemas.OperationPage:
     """What was asked of one VM, newest first; also of a deleted one."""
     statement = _operations(process, caller.id).where(Operation.vm_id == vm.id)
-    return await page.fetch(statement, _NEWEST_FIRST, Page[schemas.Operation])
+    return await page.fetch(statement, _NEWEST_FIRST, schemas.OperationPage)
 
 
 def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:

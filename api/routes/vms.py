@@ -11,7 +11,6 @@ from api.deps import CurrentUser, OwnedVM, Process, fetch_owned_vm
 from api.idempotency import OncePerKey
 from api.pages import Order, WantedPage
 from api.routes import router
-from api.schemas import Page
 from domain import store
 from domain.errors import InvalidTransitionError
 from domain.lifecycle import Status
@@ -47,7 +46,7 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     name: Annotated[schemas.Text | None, Query(description="A part of the name, upper or lower case.")] = None,
     labels: filters.LabelFilter = [],  # noqa: B006
     sort: Annotated[Sort, Query(description="`-` sorts downwards; equals are sorted by id.")] = "-created_at",
-) -> Page[schemas.VM]:
+) -> schemas.VMPage:
     """Your VMs, newest first; deleted ones only when asked for by status."""
     statement = select(VM).where(VM.owner_id == caller.id)
     if statuses:
@@ -58,7 +57,7 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
         statement = statement.where(VM.name.icontains(name, autoescape=True))
     if labels:
         statement = statement.where(filters.has_labels(labels))
-    return await page.fetch(statement, _ORDERS[sort], Page[schemas.VM])
+    return await page.fetch(statement, _ORDERS[sort], schemas.VMPage)
 
 
 @routes.get("/{vm_id}", response_model=schemas.VM)

@@ -1,7 +1,6 @@
-"""The mock cloud fails on demand: scripted faults, luck that is drawn once, and tokens that are revoked."""
+"""The mock cloud fails on demand: scripted faults, and luck that is drawn once."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from uuid import UUID, uuid4
 
@@ -189,47 +188,3 @@ async def test_a_transient_failure_comes_once_for_each_call(settings: Settings, 
 def test_transient_failures_come_at_the_rate() -> None:
     drawn = [mock._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.02)
-
-
-@each_verb
-async def test_a_revoked_token_is_refused(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
-    vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
-    await slow_backend.revoke(token.operation_id)
-    before = await server_row(engine, vm_id)
-    await refused(VERBS[verb](slow_backend, token, vm_id), "token_revoked")
-    await refused(VERBS[verb](slow_backend, Token(token.operation_id, "another"), vm_id), "token_revoked")
-    assert await server_row(engine, vm_id) == before
-    assert await count(engine, "ports") == 0
-
-
-async def test_revoking_concerns_one_operation_and_again_is_harmless(backend: MockBackend, settings: Settings) -> None:
-    revoked, other_worker = uuid4(), await open_backend(settings)
-    await backend.revoke(revoked)
-    await backend.revoke(revoked)
-    await refused(other_worker.create_ports(Token(revoked, "networking"), uuid4(), []), "token_revoked")
-    await other_worker.create_ports(Token(uuid4(), "networking"), uuid4(), [])
-    await other_worker.close()
-
-
-async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
-    backend: MockBackend, engine: AsyncEngine
-) -> None:
-    taken = 0
-    for round in range(40):
-        vm_id, operation_id = uuid4(), uuid4()
-        calls = [
-            asyncio.create_task(backend.create_ports(Token(operation_id, f"step-{n}"), vm_id, [NETWORK_IDS["private"]]))
-            for n in range(5)
-        ]
-        if round % 2:
-            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
-        for _ in range(round):
-            await asyncio.sleep(0)  # a little later in each round
-        await backend.revoke(operation_id)
-        at_return = await count(engine, "ports", vm_id)
-        for call in calls:
-            with contextlib.suppress(BackendError):
-                await call
-        assert await count(engine, "ports", vm_id) == at_return
-        taken += at_return
-    assert 0 < taken < 40 * 5, "some calls came before the revocation, some after it"

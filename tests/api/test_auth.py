@@ -33,6 +33,7 @@ async def grace(anyone: httpx.AsyncClient) -> dict[str, Any]:
 @pytest.fixture
 async def pair(anyone: httpx.AsyncClient, grace: dict[str, Any]) -> dict[str, Any]:
     """Her tokens."""
+    assert grace["username"] == LOGIN["username"]
     answer = await anyone.post("/auth/login", json=LOGIN)
     assert answer.status_code == 200
     tokens: dict[str, Any] = answer.json()
@@ -55,9 +56,8 @@ async def test_a_registered_user_logs_in_and_sees_her_profile(
     assert me.json() == grace
 
 
-async def test_names_and_addresses_are_taken_whatever_their_case(
-    anyone: httpx.AsyncClient, grace: dict[str, Any]
-) -> None:
+@pytest.mark.usefixtures("grace")
+async def test_names_and_addresses_are_taken_whatever_their_case(anyone: httpx.AsyncClient) -> None:
     name = await anyone.post("/auth/register", json=ACCOUNT | {"username": "GRACE", "email": "other@navy.test"})
     address = await anyone.post("/auth/register", json=ACCOUNT | {"username": "hopper", "email": "Grace@Navy.test"})
     assert (name.status_code, name.json()["code"], pointers(name.json())) == (409, "username_taken", {"#/username"})
@@ -107,7 +107,8 @@ async def test_every_character_of_a_password_counts(anyone: httpx.AsyncClient, p
     assert (right.status_code, wrong.status_code) == (200, 401)
 
 
-async def test_a_refused_login_does_not_tell_what_was_wrong(anyone: httpx.AsyncClient, grace: dict[str, Any]) -> None:
+@pytest.mark.usefixtures("grace")
+async def test_a_refused_login_does_not_tell_what_was_wrong(anyone: httpx.AsyncClient) -> None:
     nobody = await anyone.post("/auth/login", json=LOGIN | {"username": "nobody"})
     wrong = await anyone.post("/auth/login", json=LOGIN | {"password": "Wrong-Horse-1"})
     assert nobody.status_code == wrong.status_code == 401

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.errors import MAX_BODY, STATUS_OF_CODE
 from domain.settings import Settings
@@ -55,8 +56,8 @@ async def test_an_id_that_nothing_has(ada: Person) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b'{"name": }', b"\xff\xfe", b'{"name": "\xed\xa0\x80"}', b"[" * 60_000, b"9" * 5000, b'{"a":' * 9000],
-    ids=["cut off", "no value", "not UTF-8", "half a surrogate", "deep array", "huge number", "deep object"],
+    [b"{", b'{"name": }', b"\xff\xfe", b"[" * 60_000, b"9" * 5000, b'{"a":' * 9000],
+    ids=["cut off", "no value", "not UTF-8", "deep array", "huge number", "deep object"],
 )
 async def test_a_body_that_is_not_json(ada: Person, body: bytes) -> None:
     check(await ada.http.post("/vms", content=body, headers=JSON), 400, "malformed_body")
@@ -107,7 +108,7 @@ async def test_validation_errors_say_where_but_not_what_was_sent(ada: Person) ->
     assert pointers(answer.json()) == {
         "#/name",
         "#/flavor_id",
-        "#/labels/a~1b~0c%21/[key]".replace("[", "%5B").replace("]", "%5D"),
+        "#/labels/a~1b~0c%21",
         "#/labels/ok",
         f"#/{secret}",
         "Idempotency-Key",
@@ -141,11 +142,17 @@ async def test_a_bug_is_told_without_its_secrets_and_logged(
     assert "ZeroDivisionError: a secret of the code" in caplog.text
 
 
+async def test_a_statement_that_the_database_refuses_is_a_bug_and_no_outage(ada: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        await tx.exec_driver_sql("DROP TABLE operations")
+    check(await ada.http.get("/operations"), 500, "internal_error")
+
+
 async def test_the_log_has_a_line_for_each_request_and_no_secrets(
     anyone: httpx.AsyncClient, ada: Person, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "api")
-    await anyone.post("/auth/login", json={"username": "ada", "password": "The-Password-1"})
+    await anyone.post("/auth/login", json={"username": "nobody", "password": "The-Password-1"})
     await ada.create("the-name")
     await ada.http.get("/vms%0Aforged?token=the-query")
     lines = [record.getMessage() for record in caplog.records if record.name == "api.middleware"]

@@ -39,7 +39,7 @@ def part(value: dict[str, Any]) -> str:
 
 async def status_with(http: httpx.AsyncClient, token: str) -> int:
     """What a protected endpoint answers to the token."""
-    answer = await http.get("/flavors", headers={"Authorization": f"Bearer {token}".encode("latin-1")})
+    answer = await http.get("/flavors", headers={b"Authorization": f"Bearer {token}".encode("latin-1")})
     if answer.status_code == 401:
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
         assert answer.headers["Content-Type"] == "application/problem+json"

@@ -136,6 +136,7 @@ async def test_another_epoch_is_fenced(engine: AsyncEngine, epoch: int) -> None:
     input = await add_held_vm(engine, Action.STOP, epoch=1)
     stranger = OperationInput(input.operation_id, input.vm_id, input.action, epoch=epoch)
     await _is_fenced(engine, stranger, TaskState.POWERING_OFF)
+    await _is_not_held(engine, stranger)
     await enter(engine, input, TaskState.POWERING_OFF)
 
 

@@ -1,11 +1,14 @@
 """The folders of the embedded PostgreSQL: sockets, lock files, and a way in for its user under root."""
 
+import contextlib
 import os
+import signal
 import stat
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,19 +59,57 @@ def test_a_socket_folder_of_somebody_else_is_refused(far: Path, closed: Path, mo
         local.postgres_socket_dir(far)
 
 
-def test_the_lock_of_the_running_server_is_left_alone(postgres: Path) -> None:
-    lock = postgres / "postmaster.pid"
-    local.forget_if_stale(lock, postgres)
-    assert lock.exists()
+def serves(socket_dir: Path) -> bool:
+    """Whether a server accepts connections there."""
+    ready = [str(local.POSTGRES_BIN / "pg_isready"), "-q", "-h", str(socket_dir), "-U", "postgres"]
+    return subprocess.run(ready, check=False).returncode == 0
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, not for ever."""
+    give_up_at = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+
+
+def test_a_running_server_is_left_alone(postgres: Path) -> None:
+    local.clear_after_crash(postgres, postgres)
+    assert (postgres / "postmaster.pid").exists()
+    assert serves(postgres)
 
 
 @pytest.mark.parametrize("content", ["{living}\n/some/where\n", "4194305\n/some/where\n", ""])
-def test_the_lock_of_a_dead_server_is_removed(content: str, tmp_path: Path) -> None:
-    lock = tmp_path / "postmaster.pid"
-    lock.write_text(content.format(living=os.getpid()))
-    local.forget_if_stale(lock, tmp_path)
-    assert not lock.exists()
-    local.forget_if_stale(lock, tmp_path)
+def test_the_locks_of_a_dead_server_are_removed(content: str, tmp_path: Path) -> None:
+    locks = [tmp_path / "postmaster.pid", tmp_path / f"{local.POSTGRES_SOCKET}.lock"]
+    for lock in locks:
+        lock.write_text(content.format(living=os.getpid()))
+    local.clear_after_crash(tmp_path, tmp_path)
+    assert not any(lock.exists() for lock in locks)
+    local.clear_after_crash(tmp_path, tmp_path)
+
+
+def checkpointer(server: subprocess.Popen[bytes]) -> int:
+    """The process id of one of the server's helpers, 0 if it is not there yet."""
+    for child in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split():
+        with contextlib.suppress(FileNotFoundError):  # short-lived ones come and go
+            if "checkpointer" in Path(f"/proc/{child}/cmdline").read_text():
+                return int(child)
+    return 0
+
+
+def test_what_a_killed_server_left_running_does_not_keep_the_next_from_starting(closed: Path) -> None:
+    socket_dir = local.init_postgres(closed)
+    command = local.postgres_command(closed, socket_dir)
+    for _ in range(2):
+        local.clear_after_crash(closed / "postgres", socket_dir)
+        with subprocess.Popen(command, **local.POSTGRES_OPTIONS, stderr=subprocess.DEVNULL) as server:
+            try:
+                wait_until(lambda: serves(socket_dir) and checkpointer(server) > 0)
+                os.kill(checkpointer(server), signal.SIGSTOP)  # it will not notice that its server is gone
+            finally:
+                server.kill()
+    local.clear_after_crash(closed / "postgres", socket_dir)
 
 
 def test_one_user_is_let_through_and_nobody_else(closed: Path) -> None:

@@ -1,0 +1,106 @@
+"""Revocation: once it has returned, no call of the operation takes effect, not even one that was in flight."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock import MockBackend
+from activities.backends.protocol import BackendError, Token
+from domain.settings import Settings
+from tests.activities.conftest import count, open_backend, server_row
+from tests.activities.test_mock_failures import VERBS, each_verb, refused, vm_for
+from tests.rows import NETWORK_IDS
+
+NETWORKS = [NETWORK_IDS["private"]]
+
+
+@contextlib.asynccontextmanager
+async def nobody_writes(engine: AsyncEngine, table: str) -> AsyncIterator[None]:
+    """Whoever wants to write the mock cloud's table waits until this ends."""
+    async with engine.begin() as tx:
+        await tx.execute(text(f"LOCK TABLE mock_cloud.{table} IN SHARE MODE"))
+        yield
+
+
+async def until_blocked(engine: AsyncEngine, wanted: int) -> None:
+    """Return once so many transactions of this database wait for a lock."""
+    blocked = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10), engine.connect() as connection:
+        while (await connection.execute(blocked)).scalar_one() != wanted:
+            await connection.rollback()
+
+
+@each_verb
+async def test_a_revoked_token_is_refused(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
+    vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
+    await slow_backend.revoke(token.operation_id)
+    before = await server_row(engine, vm_id)
+    await refused(VERBS[verb](slow_backend, token, vm_id), "token_revoked")
+    await refused(VERBS[verb](slow_backend, Token(token.operation_id, "another"), vm_id), "token_revoked")
+    assert await server_row(engine, vm_id) == before
+    assert await count(engine, "ports") == 0
+
+
+async def test_revoking_concerns_one_operation_and_again_is_harmless(backend: MockBackend, settings: Settings) -> None:
+    revoked, other_worker = uuid4(), await open_backend(settings)
+    await backend.revoke(revoked)
+    await backend.revoke(revoked)
+    await refused(other_worker.create_ports(Token(revoked, "networking"), uuid4(), []), "token_revoked")
+    await other_worker.create_ports(Token(uuid4(), "networking"), uuid4(), [])
+    await other_worker.close()
+
+
+async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
+    backend: MockBackend, engine: AsyncEngine
+) -> None:
+    taken = 0
+    for round in range(40):
+        vm_id, operation_id = uuid4(), uuid4()
+        calls = [
+            asyncio.create_task(backend.create_ports(Token(operation_id, f"step-{n}"), vm_id, NETWORKS))
+            for n in range(5)
+        ]
+        if round % 2:
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        for _ in range(round):
+            await asyncio.sleep(0)  # a little later in each round
+        await backend.revoke(operation_id)
+        at_return = await count(engine, "ports", vm_id)
+        for call in calls:
+            with contextlib.suppress(BackendError):
+                await call
+        assert await count(engine, "ports", vm_id) == at_return
+        taken += at_return
+    assert 0 < taken < 40 * 5, "some calls came before the revocation, some after it"
+
+
+async def test_revoke_returns_only_after_a_call_in_flight(backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id, token = uuid4(), Token(uuid4(), "networking")
+    async with nobody_writes(engine, "ports"):
+        call = asyncio.create_task(backend.create_ports(token, vm_id, NETWORKS))
+        await until_blocked(engine, 1)
+        revoke = asyncio.create_task(backend.revoke(token.operation_id))
+        await until_blocked(engine, 2)
+        assert not revoke.done()
+    await revoke
+    assert await count(engine, "ports", vm_id) == 1
+    await call
+
+
+async def test_a_call_that_meets_a_revocation_under_way_is_refused(backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id, token = uuid4(), Token(uuid4(), "networking")
+    async with nobody_writes(engine, "ports"):
+        async with nobody_writes(engine, "revocations"):
+            revoke = asyncio.create_task(backend.revoke(token.operation_id))
+            await until_blocked(engine, 1)
+            call = asyncio.create_task(backend.create_ports(token, vm_id, NETWORKS))
+            await until_blocked(engine, 2)
+        await revoke
+    await refused(call, "token_revoked")
+    assert await count(engine, "ports", vm_id) == 0

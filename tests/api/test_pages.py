@@ -1,0 +1,238 @@
+"""Pages, cursors, Link headers; sorting and filtering of VMs and operations."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from sqlalchemy import delete
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api import security
+from domain.lifecycle import Action, OperationStatus, Status
+from domain.models import VM
+from domain.settings import Settings
+from tests.api.conftest import Person, client_of, person, running, signing_of
+from tests.conftest import make_settings
+from tests.rows import add_operation, add_vm
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NAMES = ["delta", "alpha", "Charlie", "bravo", "echo", "alpha", "100%", "under_score", "back\\slash"]
+STATUSES = [Status.ACTIVE, Status.SHUTOFF, Status.ERROR, Status.DELETED]
+
+
+@pytest.fixture
+async def fleet(ada: Person, bob: Person, engine: AsyncEngine) -> list[VM]:
+    """VMs of hers, newest last, two of the same moment; and one of his that no list of hers may show."""
+    async with engine.begin() as tx:
+        await add_vm(tx, bob.user, name="alpha")
+        return [
+            await add_vm(
+                tx,
+                ada.user,
+                name=name,
+                status=STATUSES[n % 4],
+                labels={"n": str(n), "env": "prod" if n % 2 else "test"} | ({"odd": ""} if n % 2 else {}),
+                created_at=NOON + timedelta(minutes=max(n, 1)),
+                updated_at=NOON - timedelta(minutes=n),
+            )
+            for n, name in enumerate(NAMES)
+        ]
+
+
+def links(answer: httpx.Response) -> dict[str, str]:
+    """The Link header, by relation."""
+    return {rel: url for url, rel in re.findall(r'<([^>]+)>; rel="(\w+)"', answer.headers["Link"])}
+
+
+async def names(ada: Person, **parameters: Any) -> list[str]:
+    """The names on the page, in its order."""
+    answer = await ada.http.get("/vms", params=parameters)
+    assert answer.status_code == 200, answer.text
+    return [vm["name"] for vm in answer.json()["items"]]
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_a_page_is_complete_and_leads_to_the_others(ada: Person) -> None:
+    answer = await ada.http.get("/vms", params={"page": 2, "page_size": 3, "labels": "n"})
+    page = answer.json()
+    assert {name: page[name] for name in ("total", "page", "page_size", "pages")} == {
+        "total": 7,
+        "page": 2,
+        "page_size": 3,
+        "pages": 3,
+    }
+    assert len(page["items"]) == 3
+    found = links(answer)
+    assert set(found) == {"first", "prev", "next", "last"}
+    for rel, number in {"first": 1, "prev": 1, "next": 3, "last": 3}.items():
+        other = (await ada.http.get(f"http://api{found[rel]}")).json()
+        assert (other["page"], other["page_size"], other["total"]) == (number, 3, 7)
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_the_ends_of_a_list(ada: Person) -> None:
+    last = await ada.http.get("/vms", params={"page": 3, "page_size": 3})
+    assert (len(last.json()["items"]), last.json()["next_cursor"]) == (1, None)
+    assert set(links(last)) == {"first", "prev", "last"}
+    beyond = await ada.http.get("/vms", params={"page": 1_000_000, "page_size": 3})
+    assert (beyond.status_code, beyond.json()["items"], beyond.json()["total"]) == (200, [], 7)
+    assert links(beyond)["prev"].endswith("page=3")
+    exact = await ada.http.get("/vms", params={"page_size": 7})
+    assert (exact.json()["pages"], exact.json()["next_cursor"]) == (1, None)
+
+
+async def test_an_empty_list_has_no_pages(ada: Person) -> None:
+    answer = await ada.http.get("/vms")
+    assert answer.json() == {
+        "items": [],
+        "total": 0,
+        "page": 1,
+        "page_size": 20,
+        "pages": 0,
+        "next_cursor": None,
+    }
+    assert set(links(answer)) == {"first", "last"}
+
+
+SORTS = [f"{sign}{column}" for column in ("created_at", "updated_at", "name", "status") for sign in ("", "-")]
+
+
+@pytest.mark.parametrize("sort", SORTS)
+async def test_every_order_is_the_same_by_page_by_cursor_and_by_link(ada: Person, fleet: list[VM], sort: str) -> None:
+    column = sort.removeprefix("-")
+    here = [vm for vm in fleet if vm.status is not Status.DELETED]
+    wanted = sorted(here, key=lambda vm: (getattr(vm, column), vm.id), reverse=sort.startswith("-"))
+    ids = [str(vm.id) for vm in wanted]
+
+    async def read(parameters: dict[str, str | int]) -> dict[str, Any]:
+        answer = await ada.http.get("/vms", params=parameters | {"sort": sort, "page_size": 2})
+        assert answer.status_code == 200
+        page: dict[str, Any] = answer.json()
+        return page
+
+    by_page = [await read({"page": number}) for number in (1, 2, 3, 4)]
+    by_cursor = [by_page[0]]
+    while cursor := by_cursor[-1]["next_cursor"]:
+        by_cursor.append(await read({"cursor": cursor}))
+    answer = await ada.http.get("/vms", params={"sort": sort, "page_size": 2})
+    by_link = [answer.json()]
+    while "next" in links(answer):
+        answer = await ada.http.get(f"http://api{links(answer)['next']}")
+        by_link.append(answer.json())
+    assert [vm["id"] for page in by_page for vm in page["items"]] == ids
+    assert by_cursor == by_page
+    assert by_link == by_page
+
+
+async def test_a_cursor_neither_repeats_nor_skips_while_others_come_and_go(
+    ada: Person, fleet: list[VM], engine: AsyncEngine
+) -> None:
+    first = (await ada.http.get("/vms", params={"page_size": 2})).json()
+    async with engine.begin() as tx:
+        await tx.execute(delete(VM).where(VM.id == UUID(first["items"][1]["id"])))
+        await add_vm(tx, ada.user, name="newest")
+    second = (await ada.http.get("/vms", params={"page_size": 2, "cursor": first["next_cursor"]})).json()
+    by_age = [vm for vm in reversed(fleet) if vm.status is not Status.DELETED]
+    assert [vm["id"] for vm in second["items"]] == [str(vm.id) for vm in by_age[2:4]]
+    assert second["page"] == 2
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_a_cursor_fits_its_own_order_only_and_cannot_be_made_up(ada: Person, settings: Settings) -> None:
+    cursor = (await ada.http.get("/vms", params={"page_size": 2})).json()["next_cursor"]
+    payload = security.unseal(signing_of(settings), cursor)
+    forged = security.seal(security.Signing("another-secret-of-more-than-32-bytes", "HS256"), payload)
+    for parameters in (
+        {"cursor": cursor, "sort": "created_at"},
+        {"cursor": cursor, "sort": "name"},
+        {"cursor": forged},
+        {"cursor": cursor[:-4]},
+        {"cursor": f"A{cursor[1:]}" if cursor[0] != "A" else f"B{cursor[1:]}"},
+    ):
+        answer = await ada.http.get("/vms", params=parameters)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor")
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_filters_by_status(ada: Person) -> None:
+    assert set(await names(ada)) == set(NAMES) - {"bravo", "under_score"}
+    assert set(await names(ada, status="DELETED")) == {"bravo", "under_score"}
+    assert set(await names(ada, status="ERROR,SHUTOFF")) == {"alpha", "Charlie", "100%"}
+    assert set(await names(ada, status=["ERROR", "SHUTOFF,DELETED"])) == {
+        *("alpha", "Charlie", "100%", "bravo", "under_score"),
+    }
+    assert await names(ada, status="BUILDING") == []
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_filters_by_a_part_of_the_name_and_takes_it_literally(ada: Person) -> None:
+    assert await names(ada, name="CHAR", sort="name") == ["Charlie"]
+    assert await names(ada, name="lph") == ["alpha", "alpha"]
+    assert await names(ada, name="%") == ["100%"]
+    assert await names(ada, name="_", status="DELETED") == ["under_score"]
+    assert await names(ada, name="_") == []
+    assert await names(ada, name="\\") == ["back\\slash"]
+    assert await names(ada, name="'; --") == []
+    assert len(await names(ada, name="")) == 7
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_filters_by_labels(ada: Person) -> None:
+    assert set(await names(ada, labels="env=prod")) == {"alpha"}
+    assert set(await names(ada, labels="env=prod,odd", status="ACTIVE,SHUTOFF,DELETED")) == {
+        *("alpha", "bravo", "under_score"),
+    }
+    assert await names(ada, labels=["env=test", "n=2"]) == ["Charlie"]
+    assert await names(ada, labels="odd=") == ["alpha", "alpha"]
+    assert await names(ada, labels="env=pro") == []
+    assert await names(ada, labels="n=2,n=3") == []
+    assert await names(ada, labels="absent") == []
+
+
+@pytest.mark.usefixtures("fleet")
+async def test_links_keep_the_filters(ada: Person) -> None:
+    answer = await ada.http.get("/vms", params={"status": ["ACTIVE", "ERROR"], "name": "a & b", "page_size": 1})
+    assert links(answer)["first"] == "/api/v1/vms?status=ACTIVE&status=ERROR&name=a+%26+b&page_size=1&page=1"
+
+
+async def test_operations_are_filtered_and_ones_own(ada: Person, bob: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        mine, other, his = [await add_vm(tx, user) for user in (ada.user, ada.user, bob.user)]
+        made = await add_operation(tx, mine, Action.CREATE, status=OperationStatus.SUCCEEDED)
+        hard = await add_operation(tx, mine, Action.REBOOT_HARD)
+        soft = await add_operation(tx, other, Action.REBOOT_SOFT, status=OperationStatus.FAILED)
+        await add_operation(tx, his, Action.CREATE)
+
+    async def ids(path: str = "/operations", **parameters: Any) -> set[UUID]:
+        answer = await ada.http.get(path, params=parameters)
+        assert answer.json()["total"] == len(answer.json()["items"])
+        return {UUID(operation["id"]) for operation in answer.json()["items"]}
+
+    assert await ids() == {made.id, hard.id, soft.id}
+    assert await ids(action="reboot") == {hard.id, soft.id}
+    assert await ids(action="create,reboot", status="RUNNING") == {hard.id}
+    assert await ids(status=["FAILED", "SUCCEEDED"]) == {made.id, soft.id}
+    assert await ids(vm_id=str(other.id)) == {soft.id}
+    assert await ids(vm_id=str(his.id)) == set()
+    assert await ids(vm_id=str(uuid4())) == set()
+    assert await ids(f"/vms/{mine.id}/operations") == {made.id, hard.id}
+    refused = await ada.http.get("/operations", params={"action": "reboot-hard"})
+    assert refused.status_code == 422
+
+
+async def test_the_sizes_of_pages_are_settings(settings: Settings, engine: AsyncEngine) -> None:
+    small = make_settings(settings.database_url, default_page_size=2, max_page_size=3)
+    async with running(small) as app:
+        carl = await person(app, engine, small, "carl")
+        document = (await client_of(app).get("/openapi.json")).json()
+        page = (await carl.http.get("/flavors")).json()
+        most = (await carl.http.get("/flavors", params={"page_size": 3})).json()
+        more = await carl.http.get("/flavors", params={"page_size": 4})
+    assert (len(page["items"]), page["pages"]) == (2, 3)
+    assert (len(most["items"]), most["pages"]) == (3, 2)
+    assert more.status_code == 422
+    [size] = [p for p in document["paths"]["/api/v1/flavors"]["get"]["parameters"] if p["name"] == "page_size"]
+    assert (size["schema"]["default"], size["schema"]["maximum"]) == (2, 3)

@@ -1,0 +1,178 @@
+"""The process: refusing to start, losing its database and finding it again, tidying up."""
+
+import asyncio
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy import insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+import local
+from api import housekeeping
+from api.app import create_app
+from domain import store
+from domain.models import IdempotencyKey, RefreshToken
+from domain.settings import Settings
+from migrations.__main__ import migrate
+from tests.api.conftest import person, running
+from tests.conftest import make_settings
+from tests.rows import add_user
+
+
+def test_without_a_secret_key_it_does_not_start(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "SECRET_KEY"}
+    ended = subprocess.run(
+        [sys.executable, "-m", "api"],
+        env=environment | {"PYTHONPATH": str(local.ROOT)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    [line] = ended.stderr.splitlines()
+    assert line.startswith("SECRET_KEY is not set")
+
+
+def test_an_application_without_a_secret_key_cannot_be_made() -> None:
+    with pytest.raises(SystemExit, match="SECRET_KEY is not set"):
+        create_app(make_settings("postgresql://unused/unused", secret_key=None))
+
+
+async def test_the_process_serves_logs_and_ends_when_it_is_told_to(settings: Settings) -> None:
+    port, secret = free_port(), secrets.token_urlsafe(48)
+    environment = {"DATABASE_URL": settings.database_url, "SECRET_KEY": secret, "API_PORT": str(port)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "api"), cwd=local.ROOT, env=os.environ | environment, stderr=subprocess.PIPE
+    )
+    assert process.stderr
+    async with asyncio.timeout(30):
+        while b"Uvicorn running" not in (line := await process.stderr.readline()):
+            assert line
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1") as http:
+            answer = await http.get("/health?token=hidden", headers={"X-Request-Id": "the-request"})
+        assert answer.status_code == 200
+        assert "server" not in answer.headers
+        logged = (await process.stderr.readline()).decode()
+        pattern = r"[\d-]+T[\d:.]+Z INFO api.middleware GET /api/v1/health 200 [\d.]+ms request_id=the-request\n"
+        assert re.fullmatch(pattern, logged)
+        process.terminate()
+        rest = (await process.stderr.read()).decode()
+        await process.wait()
+    assert "Traceback" not in rest
+    assert secret not in rest
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Server:
+    """A PostgreSQL server that can be killed and started again."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.socket_dir = local.init_postgres(data_dir)
+        self.start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = local.postgres_command(self.data_dir, self.socket_dir)
+        return subprocess.Popen(command, **local.POSTGRES_OPTIONS, stderr=subprocess.DEVNULL)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait()
+
+    def start(self) -> None:
+        """Start it, as soon as nothing of the last one is left."""
+        self.process = self._start()
+        ready = [str(local.POSTGRES_BIN / "pg_isready"), "-q", "-h", str(self.socket_dir)]
+        while subprocess.run(ready, check=False, timeout=30).returncode:
+            if self.process.poll() is not None:
+                self.process = self._start()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of this test's own."""
+    server = Server(tmp_path)
+    yield server
+    server.process.terminate()
+    server.process.wait()
+
+
+async def test_without_its_database_it_answers_503_and_goes_on_when_it_is_back(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings(local.postgres_url(server.socket_dir), temporal_address="127.0.0.1:1")
+    await migrate(settings)
+    engine = store.create_engine(settings)
+    async with running(settings) as app:
+        ada = await person(app, engine, settings, "ada")
+        vm = await ada.create()
+        stop = asyncio.Event()
+        callers = [asyncio.create_task(_call(ada.http, vm["id"], stop)) for _ in range(8)]
+        await asyncio.sleep(0.1)
+        server.kill()
+        await asyncio.sleep(1)
+        ready = await ada.http.get("/health/ready")
+        await asyncio.to_thread(server.start)
+        stop.set()
+        seen = set().union(*await asyncio.gather(*callers))
+        assert seen == {200, 503}
+        assert ready.json()["checks"]["postgres"]["status"] == "unavailable"
+        async with asyncio.timeout(10):
+            while (await ada.http.get(f"/vms/{vm['id']}")).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await ada.create("after")
+    await engine.dispose()
+    dispatching = [record.message for record in caplog.records if record.name == "api.dispatcher"]
+    assert sum("Postgres is away" in line for line in dispatching) == 1
+
+
+async def _call(http: Any, vm_id: str, stop: asyncio.Event) -> set[int]:
+    seen = set()
+    while not stop.is_set():
+        answer = await http.get(f"/vms/{vm_id}")
+        seen.add(answer.status_code)
+        if answer.status_code == 503:
+            assert answer.json()["code"] == "database_unavailable"
+            assert answer.headers["Retry-After"] == "1"
+        await asyncio.sleep(0.01)
+    return seen
+
+
+async def test_old_answers_and_expired_tokens_are_forgotten(engine: AsyncEngine) -> None:
+    now = datetime.now(UTC)
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        for days in (1, 3):
+            answer = {"scope": "s", "key": str(days), "fingerprint": "f", "status_code": 202, "headers": {}, "body": ""}
+            await tx.execute(insert(IdempotencyKey).values(answer | {"created_at": now - timedelta(days=days)}))
+            expiry = now + timedelta(days=days - 2)
+            token = {"id": uuid4(), "family_id": uuid4(), "user_id": user.id, "expires_at": expiry}
+            await tx.execute(insert(RefreshToken).values(token))
+    await housekeeping.tidy(engine)
+    async with engine.connect() as connection:
+        assert (await connection.execute(select(IdempotencyKey.key))).scalars().all() == ["1"]
+        [left] = (await connection.execute(select(RefreshToken.expires_at))).scalars().all()
+    assert left > now

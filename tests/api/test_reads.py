@@ -1,0 +1,147 @@
+"""The catalogue, single operations, health, and the documentation."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from api import VERSION
+from domain.catalogue import FLAVORS, IMAGES, NETWORKS
+from domain.lifecycle import Action, OperationStatus, TaskState
+from domain.settings import Settings
+from tests.api.conftest import Person, client_of, running
+from tests.conftest import make_settings
+from tests.rows import add_operation, add_vm
+
+
+async def items(ada: Person, path: str) -> list[dict[str, Any]]:
+    """What is on the first page."""
+    found: list[dict[str, Any]] = (await ada.http.get(path)).json()["items"]
+    return found
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the catalogue as the API shows it."""
+    return row | {"id": str(row["id"])}
+
+
+async def test_flavors_come_smallest_first(ada: Person) -> None:
+    size = ("vcpus", "ram_mb", "disk_gb", "name")
+    wanted = sorted(FLAVORS, key=lambda row: [row[column] for column in size])
+    assert await items(ada, "/flavors") == [shown(row) for row in wanted]
+
+
+@pytest.mark.parametrize(("path", "rows"), [("/images", IMAGES), ("/networks", NETWORKS)])
+async def test_images_and_networks_come_by_name(ada: Person, path: str, rows: list[dict[str, Any]]) -> None:
+    assert await items(ada, path) == [shown(row) for row in sorted(rows, key=lambda row: str(row["name"]))]
+
+
+@pytest.mark.parametrize(("path", "rows"), [("/flavors", FLAVORS), ("/images", IMAGES), ("/networks", NETWORKS)])
+async def test_one_of_the_catalogue(ada: Person, path: str, rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        assert (await ada.http.get(f"{path}/{row['id']}")).json() == shown(row)
+
+
+async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
+    ada: Person, bob: Person, engine: AsyncEngine, settings: Settings
+) -> None:
+    now = datetime.now(UTC)
+    fault = {"code": "no_valid_host", "message": "No host has room."}
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        failed = await add_operation(
+            tx,
+            vm,
+            Action.REBOOT_HARD,
+            status=OperationStatus.FAILED,
+            step=TaskState.REBOOTING_HARD,
+            progress=0,
+            attempt=3,
+            last_error="timed out",
+            next_retry_at=now,
+            error=fault,
+            started_at=now,
+        )
+    operation = (await ada.http.get(f"/operations/{failed.id}")).json()
+    workflows = f"{settings.temporal_ui_url}/namespaces/default/workflows"
+    assert operation == {
+        "id": str(failed.id),
+        "action": "reboot",
+        "status": "FAILED",
+        "resource_type": "vm",
+        "resource_id": str(vm.id),
+        "vm_id": str(vm.id),
+        "step": "rebooting_hard",
+        "progress": 0,
+        "attempt": 3,
+        "last_error": "timed out",
+        "next_retry_at": now.isoformat().replace("+00:00", "Z"),
+        "error": fault,
+        "request_id": "test-request",
+        "actor": "test",
+        "workflow_id": failed.workflow_id,
+        "temporal_url": f"{workflows}/{failed.workflow_id}",
+        "retry_of": None,
+        "created_at": operation["created_at"],
+        "started_at": operation["next_retry_at"],
+        "finished_at": operation["finished_at"],
+    }
+    assert (await ada.http.get(f"/vms/{vm.id}/operations")).json()["items"] == [operation]
+    assert (await bob.http.get(f"/operations/{failed.id}")).status_code == 404
+
+
+async def test_health_answers_anyone(anyone: httpx.AsyncClient) -> None:
+    health = (await anyone.get("/health")).json()
+    assert health == {"status": "ok", "name": "OpenStack VM API", "version": VERSION}
+    assert (await anyone.get("/health/live")).json() == {"status": "alive"}
+
+
+async def test_not_ready_names_what_is_away(anyone: httpx.AsyncClient) -> None:
+    answer = await anyone.get("/health/ready")
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (503, "not_ready")
+    assert (problem["checks"]["postgres"]["status"], problem["checks"]["temporal"]["status"]) == ("ok", "unavailable")
+    assert problem["detail"] == "Cannot be reached: temporal."
+    assert answer.headers["Retry-After"] == "1"
+
+
+async def test_ready_when_both_are_there_and_not_without_the_namespace(settings: Settings, temporal: Client) -> None:
+    address = temporal.service_client.config.target_host
+    for namespace, status in ((temporal.namespace, 200), ("nowhere", 503)):
+        there = make_settings(settings.database_url, temporal_address=address, temporal_namespace=namespace)
+        async with running(there) as app:
+            answer = await client_of(app).get("/health/ready")
+        assert answer.status_code == status
+    assert answer.json()["checks"]["temporal"]["status"] == "unavailable"
+
+
+async def test_the_documentation_asks_nobody_else_for_its_parts(anyone: httpx.AsyncClient) -> None:
+    page = await anyone.get("/docs")
+    assert page.headers["Content-Type"].startswith("text/html")
+    parts = re.findall(r'(?:src|href)="([^"]+)"', page.text) + re.findall(r"url: '([^']+)'", page.text)
+    assert len(parts) == 4
+    for part in parts:
+        assert part.startswith("/api/v1/")
+        assert (await anyone.get(f"http://api{part}")).status_code == 200
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+async def test_the_document_knows_every_problem_and_calls_things_by_name(app: FastAPI) -> None:
+    document = app.openapi()
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    ids = [operation["operationId"] for operation in operations]
+    assert len(set(ids)) == len(ids) == len(operations)
+    assert all("vm" not in operation["summary"].split() for operation in operations)
+    schemas = document["components"]["schemas"]
+    assert "ValidationError" not in str(schemas)
+    assert {"VMPage", "OperationPage", "Problem"} <= set(schemas)
+    for operation in operations:
+        for status, response in operation["responses"].items():
+            assert "X-Request-Id" in response["headers"]
+            assert (list(response.get("content", {})) == ["application/problem+json"]) is (int(status) >= 400)

@@ -1,0 +1,156 @@
+"""Bodies and parameters that do not fit: 422, with a pointer, and never 5xx."""
+
+import json
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.api.conftest import FLAVOR, Person, pointers
+from tests.rows import IMAGE_IDS, NETWORK_IDS
+
+JSON = {"Content-Type": "application/json"}
+NETWORK = str(NETWORK_IDS["private"])
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"name": ""}, "#/name"),
+        ({"name": " \t "}, "#/name"),
+        ({"name": "\N{NO-BREAK SPACE}"}, "#/name"),
+        ({"name": "x" * 256}, "#/name"),
+        ({"name": "nul\0"}, "#/name"),
+        ({"name": "two\nlines"}, "#/name"),
+        ({"name": "c1 \x9b"}, "#/name"),
+        ({"name": "half \ud800"}, "#/name"),
+        ({"name": None}, "#/name"),
+        ({"name": ["x"]}, "#/name"),
+        ({"flavor_id": "m1.small"}, "#/flavor_id"),
+        ({"flavor_id": None}, "#/flavor_id"),
+        ({"flavor_id": 10**400}, "#/flavor_id"),
+        ({"image_id": ""}, "#/image_id"),
+        ({"network_ids": NETWORK}, "#/network_ids"),
+        ({"network_ids": ["x"]}, "#/network_ids/0"),
+        ({"network_ids": [NETWORK, NETWORK]}, "#/network_ids"),
+        ({"network_ids": [None]}, "#/network_ids/0"),
+        ({"labels": []}, "#/labels"),
+        ({"labels": None}, "#/labels"),
+        ({"labels": {f"k{n}": "" for n in range(65)}}, "#/labels"),
+        ({"labels": {"key": "x" * 256}}, "#/labels/key"),
+        ({"labels": {"key": "nul\0"}}, "#/labels/key"),
+        ({"labels": {"key": "half \udfff"}}, "#/labels/key"),
+        ({"labels": {"key": 1}}, "#/labels/key"),
+        ({"labels": {"": "x"}}, "#/labels/"),
+        ({"labels": {"-key": "x"}}, "#/labels/-key"),
+        ({"labels": {"k" * 64: "x"}}, f"#/labels/{'k' * 64}"),
+        ({"labels": {"half \ud800": "x"}}, "#/labels/half%20%EF%BF%BD%EF%BF%BD%EF%BF%BD"),
+        ({"status": "ACTIVE"}, "#/status"),
+        ({"half \ud800": 1}, "#"),
+    ],
+    ids=lambda value: ascii(value)[:40],
+)
+async def test_what_a_new_vm_may_not_be(ada: Person, change: dict[str, Any], pointer: str) -> None:
+    body = json.dumps({"name": "x", "flavor_id": FLAVOR} | change)  # unlike httpx, it can write half a surrogate
+    answer = await ada.http.post("/vms", content=body, headers=JSON)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["code"] == "validation_failed"
+    assert pointers(answer.json()) == {pointer}
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '"x"', "7", "NaN", "{}"])
+async def test_what_is_no_new_vm_at_all(ada: Person, body: str) -> None:
+    answer = await ada.http.post("/vms", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["code"] == "validation_failed"
+
+
+async def test_the_most_that_a_new_vm_may_have(ada: Person) -> None:
+    labels = {"k" * 63: "v" * 255, "a/b.c_d-e": "", "0": "ünïcode ✓"} | {f"k{n}": "v" for n in range(61)}
+    vm = await ada.create(f"  {'ñ' * 254}\N{PERSONAL COMPUTER}  ", labels=labels)
+    assert vm["name"] == f"{'ñ' * 254}\N{PERSONAL COMPUTER}"
+    assert vm["labels"] == labels
+    assert (await ada.http.get(f"/vms/{vm['id']}")).json() == vm
+
+
+async def test_ids_that_nothing_has_are_each_pointed_at(ada: Person) -> None:
+    unknown = str(uuid4())
+    body = {"name": "x", "flavor_id": unknown, "image_id": unknown, "network_ids": [NETWORK, unknown]}
+    answer = await ada.http.post("/vms", json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_reference")
+    assert pointers(answer.json()) == {"#/flavor_id", "#/image_id", "#/network_ids/1"}
+    assert (await ada.http.get("/vms", params={"status": "BUILDING"})).json()["total"] == 0
+
+
+async def test_an_id_of_another_kind_is_not_known(ada: Person) -> None:
+    image = str(IMAGE_IDS["debian-12"])
+    answer = await ada.http.post("/vms", json={"name": "x", "flavor_id": image})
+    assert pointers(answer.json()) == {"#/flavor_id"}
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "reboot"])
+@pytest.mark.parametrize("body", ["[]", "7", '{"force": true}', '{"type": "SIDEWAYS"}', '{"type": null}'])
+async def test_what_an_action_may_not_have(ada: Person, action: str, body: str) -> None:
+    answer = await ada.http.post(f"/vms/{uuid4()}/actions/{action}", content=body, headers=JSON)
+    assert answer.status_code == 422
+
+
+@pytest.mark.parametrize("change", [{"name": None}, {"labels": None}, {"name": ""}, {"flavor_id": FLAVOR}], ids=str)
+async def test_what_cannot_be_changed(ada: Person, change: dict[str, Any]) -> None:
+    vm = await ada.create()
+    answer = await ada.http.patch(f"/vms/{vm['id']}", json=change)
+    assert answer.status_code == 422
+    assert (await ada.http.get(f"/vms/{vm['id']}")).json() == vm
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("page", "0"),
+        ("page", "-1"),
+        ("page", "1000001"),
+        ("page", "9" * 5000),
+        ("page", "1.5"),
+        ("page", ""),
+        ("page_size", "0"),
+        ("page_size", "101"),
+        ("page_size", "9" * 30),
+        ("cursor", ""),
+        ("cursor", "garbage"),
+        ("cursor", "ÿ"),
+        ("cursor", "x" * 5000),
+        ("sort", "size"),
+        ("sort", "--name"),
+        ("status", "RUNNING"),
+        ("status", "active"),
+        ("status", "ACTIVE,"),
+        ("status", ""),
+        ("name", "nul\0"),
+        ("name", "x" * 256),
+        ("labels", ""),
+        ("labels", "=x"),
+        ("labels", "a=b,"),
+        ("labels", "a=\0"),
+        ("labels", "-a"),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+async def test_parameters_that_do_not_fit(ada: Person, name: str, value: str) -> None:
+    answer = await ada.http.get("/vms", params={name: value})
+    assert answer.status_code == 422, answer.text
+    assert pointers(answer.json()) == {name}
+
+
+@pytest.mark.parametrize("id", ["x", "%00", "%FF", "-1", "9" * 500])
+async def test_ids_that_are_none(ada: Person, id: str) -> None:
+    for path in (f"/vms/{id}", f"/vms/{id}/operations", f"/operations/{id}", f"/flavors/{id}"):
+        answer = await ada.http.get(path)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["errors"][0]["code"] == "uuid_parsing"
+
+
+@pytest.mark.parametrize("key", [b"", b"x" * 256, b"tab\t", "ümlaut".encode("latin-1")])
+async def test_idempotency_keys_that_are_none(ada: Person, key: bytes) -> None:
+    answer = await ada.http.delete(f"/vms/{uuid4()}", headers={b"Idempotency-Key": key})
+    assert answer.status_code == 422
+    assert pointers(answer.json()) == {"Idempotency-Key"}
