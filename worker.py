@@ -19,7 +19,7 @@ from activities.interceptor import OperationInterceptor
 from activities.preemption import PreemptionActivities
 from activities.records import RecordActivities
 from activities.waits import WaitActivities
-from domain import store, temporal
+from domain import database, temporal
 from domain.messages import waits_queue
 from domain.settings import Settings, load_settings
 from workflows.build import CreateVM
@@ -90,7 +90,7 @@ async def run(settings: Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    engine = store.create_engine(settings)
+    engine = database.create_engine(settings)
     backend = load_backend(settings)
     try:
         client = await _until_available(stopping, settings, backend)

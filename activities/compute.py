@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from activities.backends.protocol import ComputeBackend, ServerSpec, Token
-from domain import store
+from domain import database, store
 from domain.lifecycle import TaskState
 from domain.messages import Activity, OperationInput, ServerStatus
 from domain.models import VM, Flavor, Operation
@@ -82,7 +82,7 @@ class ComputeActivities:
     async def undo_create(self, input: OperationInput) -> None:
         """Remove what a failed build made, after making sure that none of its calls can still take effect."""
         async with self._engine.begin() as tx:
-            await store.hold(tx, input)
+            await store.check_holds(tx, input)
         await self._backend.revoke(input.operation_id)
         await self._backend.purge(input.vm_id)
 
@@ -91,7 +91,7 @@ class ComputeActivities:
             return await store.enter_step(tx, input, step, activity.info().attempt)
 
     async def _spec(self, vm: VM) -> ServerSpec:
-        async with store.reads(self._engine).connect() as connection:
+        async with database.reads(self._engine).connect() as connection:
             flavor = await store.fetch_one(connection, select(Flavor).where(Flavor.id == vm.flavor_id))
         assert flavor is not None  # noqa: S101 - a foreign key says so
         return ServerSpec(vm.id, vm.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, vm.image_id)

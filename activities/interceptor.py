@@ -48,8 +48,11 @@ class _Inbound(ActivityInboundInterceptor):
                 await self._note(input, str(error))
             raise ApplicationError(str(error), type=error.code, non_retryable=not error.retryable) from error
         except Exception as error:
-            await self._note(input, f"Internal error: {type(error).__name__}")
-            raise
+            # Its own text may hold statements, addresses or values that are no business of the user's.
+            message = f"Internal error: {type(error).__name__}"
+            logger.exception("An activity failed")
+            await self._note(input, message)
+            raise ApplicationError(message, type="internal_error") from None
         finally:
             heart.cancel()
 

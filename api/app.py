@@ -12,7 +12,7 @@ from api.dispatcher import Dispatcher
 from api.middleware import BodyLimit, RequestContext
 from api.routes import actions, auth, catalogue, health, operations, vms
 from api.security import Signing
-from domain import store, temporal
+from domain import database, temporal
 from domain.settings import Settings
 
 FAREWELL = 2.0  # seconds that deliveries in flight get at shutdown
@@ -52,13 +52,13 @@ def create_app(settings: Settings) -> FastAPI:
 
 @contextlib.asynccontextmanager
 async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]:
-    engine = store.create_engine(settings)
+    engine = database.create_engine(settings)
     client = await temporal.connect(settings, patience=RPC_PATIENCE, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     delivering = asyncio.create_task(dispatcher.run())
     tidying = asyncio.create_task(housekeeping.run(engine))
     try:
-        yield State(settings, signing, engine, store.reads(engine), client, dispatcher)
+        yield State(settings, signing, engine, database.reads(engine), client, dispatcher)
     finally:
         dispatcher.stop()
         tidying.cancel()

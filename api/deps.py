@@ -21,12 +21,12 @@ from domain.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the process holds for all requests; `reads` is the engine without transactions."""
+    """What the process holds for all requests; `autocommit` is the engine, without transactions."""
 
     settings: Settings
     signing: Signing
     engine: AsyncEngine
-    reads: AsyncEngine
+    autocommit: AsyncEngine
     temporal: Client
     dispatcher: Dispatcher
 
@@ -63,7 +63,7 @@ CurrentUser = Annotated[Caller, Depends(_caller)]
 
 async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
     """The caller's VM; NotFoundError where there is none, or it is another's."""
-    async with process.reads.connect() as connection:
+    async with process.autocommit.connect() as connection:
         found = await connection.execute(_OWNED_VM, {"vm_id": vm_id, "owner_id": caller.id})
     vm = cast("VM | None", found.one_or_none())
     if vm is None:

@@ -51,7 +51,7 @@ class Once:
         """
         engine = self.process.engine
         if self.key is None:
-            async with engine.begin() if not one_statement else self.process.reads.connect() as tx:
+            async with engine.begin() if not one_statement else self.process.autocommit.connect() as tx:
                 answer = await work(tx)
         else:
             async with engine.begin() as tx:

@@ -30,12 +30,12 @@ _NEW_OPERATION = insert(Operation).values({name: bindparam(f"operation_{name}") 
 _CREATE_VM = select(_NEW_VM.returning(VM).cte("vm")).add_cte(_NEW_OPERATION.cte("operation"))
 
 _IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
-_the_image = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
-_the_networks = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
+_ASKED_IMAGE = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
+_ASKED_NETWORKS = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
 _REFERENCES = select(
     select(Flavor.id).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor_id"),
-    select(Image.id).where(_the_image).scalar_subquery().label("image_id"),
-    select(func.array_agg(Network.id)).where(_the_networks).scalar_subquery().label("network_ids"),
+    select(Image.id).where(_ASKED_IMAGE).scalar_subquery().label("image_id"),
+    select(func.array_agg(Network.id)).where(_ASKED_NETWORKS).scalar_subquery().label("network_ids"),
 )
 
 

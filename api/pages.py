@@ -60,7 +60,7 @@ class Paging:
         start = self._start(order)
         total = statement.with_only_columns(func.count(), maintain_column_froms=True)
         wanted = self._slice(statement.add_columns(total.scalar_subquery().label("total")), order, start)
-        async with self.process.reads.connect() as connection:
+        async with self.process.autocommit.connect() as connection:
             rows = (await connection.execute(wanted)).all()
             count = rows[0].total if rows else await connection.scalar(total) or 0
         items = rows[: self.page_size]

@@ -13,7 +13,8 @@ README = Path(__file__).parent.parent / "README.md"
 ON_FAILURE = {
     OnFailure.ERROR: "ERROR",
     OnFailure.PREVIOUS: "as before",
-    OnFailure.PREVIOUS_IF_INTACT: "as before if the server is unharmed, else ERROR",
+    OnFailure.PREVIOUS_IF_RUNNING: "as before if the server runs, else ERROR",
+    OnFailure.PREVIOUS_IF_UNTOUCHED: "as before if no host was found, else ERROR",
 }
 
 

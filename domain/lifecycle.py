@@ -96,7 +96,8 @@ class OnFailure(Enum):
 
     ERROR = auto()
     PREVIOUS = auto()
-    PREVIOUS_IF_INTACT = auto()  # ERROR unless the server was seen to be as it was before
+    PREVIOUS_IF_RUNNING = auto()  # ERROR unless the server is seen to run
+    PREVIOUS_IF_UNTOUCHED = auto()  # ERROR unless nothing was done to the server yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.REBOOTING,
         steps=(TaskState.REBOOTING,),
         target=Status.ACTIVE,
-        on_failure=OnFailure.PREVIOUS_IF_INTACT,
+        on_failure=OnFailure.PREVIOUS_IF_RUNNING,
         workflow="RebootVM",
     ),
     Action.REBOOT_HARD: Rule(
@@ -156,7 +157,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.REBOOTING,
         steps=(TaskState.REBOOTING_HARD,),
         target=Status.ACTIVE,
-        on_failure=OnFailure.PREVIOUS_IF_INTACT,
+        on_failure=OnFailure.PREVIOUS_IF_RUNNING,
         workflow="RebootVM",
     ),
     Action.RESIZE: Rule(
@@ -164,7 +165,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.RESIZING,
         steps=(TaskState.RESIZE_PREP, TaskState.RESIZE_MIGRATING, TaskState.RESIZE_FINISH),
         target=Status.VERIFY_RESIZE,
-        on_failure=OnFailure.PREVIOUS_IF_INTACT,
+        on_failure=OnFailure.PREVIOUS_IF_UNTOUCHED,
     ),
     Action.CONFIRM_RESIZE: Rule(
         sources=frozenset({Status.VERIFY_RESIZE}),
@@ -275,10 +276,20 @@ def finish(action: Action, task_state: TaskState | None, previous: Status) -> St
 
 
 def fail(action: Action, previous: Status, *, intact: bool) -> Status:
-    """The status a failed action leaves; `intact` is true where the server was seen to be as before."""
-    on_failure = TABLE[action].on_failure
-    keeps = on_failure is OnFailure.PREVIOUS or (on_failure is OnFailure.PREVIOUS_IF_INTACT and intact)
-    return previous if keeps else Status.ERROR
+    """The status a failed action leaves.
+
+    `intact` says, of a reboot, that the server is seen to run; of a resize, that nothing was done to it yet.
+    """
+    match TABLE[action].on_failure:
+        case OnFailure.PREVIOUS:
+            return previous
+        case OnFailure.PREVIOUS_IF_UNTOUCHED if intact:
+            return previous
+        case OnFailure.PREVIOUS_IF_RUNNING if intact:
+            # A HARD reboot may have powered on a server that was off before.
+            return Status.ACTIVE if previous is Status.SHUTOFF else previous
+        case _:
+            return Status.ERROR
 
 
 def legal_states() -> frozenset[tuple[Status, TaskState | None]]:

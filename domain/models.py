@@ -166,6 +166,7 @@ class Operation(Base):
     __table_args__ = (
         CheckConstraint(f"status IN {_sql_list(OperationStatus)}", name="status"),
         CheckConstraint(f"(finished_at IS NULL) = (status IN {_sql_list(OPEN_STATUSES)})", name="finished"),
+        CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
         Index(
             "ix_operations_outbox",
             "deliver_after",

@@ -1,4 +1,4 @@
-"""The database: its engine, and only the statements that carry a rule.
+"""Only the statements that carry a rule.
 
 Statements run on Core connections: a fetched row has its model's attributes and is read-only. Rows are locked in
 the order VM, operation, so that a delete and a workflow's record never wait for each other in a circle.
@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Interval, Select, func, insert, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from domain import lifecycle
@@ -18,33 +18,8 @@ from domain.errors import SupersededError
 from domain.lifecycle import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
 from domain.messages import FailOperationInput, OperationInput
 from domain.models import VM, Operation
-from domain.settings import Settings
 
 T = TypeVar("T")
-
-CONNECT_TIMEOUT = 5.0  # seconds
-COMMAND_TIMEOUT = 30.0  # seconds
-
-
-def create_engine(settings: Settings) -> AsyncEngine:
-    """The pool of connections of one process."""
-    return create_async_engine(
-        settings.database_url,
-        pool_size=settings.db_pool_size,
-        max_overflow=settings.db_max_overflow,
-        echo=settings.db_echo,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT,
-            "command_timeout": COMMAND_TIMEOUT,
-            "server_settings": {"application_name": settings.app_name, "jit": "off"},
-        },
-    )
-
-
-def reads(engine: AsyncEngine) -> AsyncEngine:
-    """The same pool without transactions, so that a read costs one round trip."""
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
-
 
 async def fetch_one(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> T | None:
     """The statement's only row, typed as its model; None where there is none."""
@@ -136,10 +111,10 @@ async def note_failed_attempt(
     )
 
 
-async def hold(tx: AsyncConnection, input: OperationInput) -> tuple[VM, Operation]:
-    """Lock the operation's VM; SupersededError unless the operation is open, of this epoch, and holds the VM."""
+async def check_holds(tx: AsyncConnection, input: OperationInput) -> tuple[VM, Operation]:
+    """SupersededError unless the operation is open, of this epoch, and holds its VM, which is locked."""
     vm, operation = await _load(tx, input)
-    _check_holds(vm, operation)
+    _refuse_unless_held(vm, operation)
     return vm, operation
 
 
@@ -148,13 +123,21 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
     vm, operation = await _load(tx, input)
     if operation.status is OperationStatus.SUCCEEDED:
         return
-    _check_holds(vm, operation)
+    _refuse_unless_held(vm, operation)
     status = lifecycle.finish(input.action, vm.task_state, operation.previous_status)
     values: dict[str, Any] = {"status": status, "task_state": None, "fault": None}
     if input.action is Action.CREATE:
         values["launched_at"] = func.now()
     await _update_vm(tx, vm.id, values)
-    await _update_operation(tx, input, status=OperationStatus.SUCCEEDED, progress=100, finished_at=func.now())
+    await _update_operation(
+        tx,
+        input,
+        status=OperationStatus.SUCCEEDED,
+        progress=100,
+        last_error=None,
+        next_retry_at=None,
+        finished_at=func.now(),
+    )
 
 
 async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
@@ -164,7 +147,7 @@ async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
     vm, operation = await _load(tx, input)
     if operation.status is ended:
         return
-    _check_holds(vm, operation)
+    _refuse_unless_held(vm, operation)
     error = {"code": failure.code, "message": failure.message}
     status = lifecycle.fail(input.action, operation.previous_status, intact=failure.intact)
     fault = (vm.fault or error) if status is Status.ERROR else None
@@ -225,7 +208,7 @@ async def _load(tx: AsyncConnection, input: OperationInput) -> tuple[VM, Operati
     return vm, operation
 
 
-def _check_holds(vm: VM, operation: Operation) -> None:
+def _refuse_unless_held(vm: VM, operation: Operation) -> None:
     if operation.status not in OPEN_STATUSES or vm.operation_id != operation.id:
         raise SupersededError(f"Operation {operation.id} is {operation.status}.")
 

@@ -7,7 +7,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from domain import catalogue, store
+from domain import catalogue, database
 from domain.settings import Settings, load_settings
 
 LOCK = 7_166_401_203  # any number that no other program takes a Postgres advisory lock on
@@ -23,7 +23,7 @@ def alembic_config(connection: Connection) -> Config:
 
 async def migrate(settings: Settings) -> None:
     """Apply every missing migration and seed the catalogue, in one transaction."""
-    engine = store.create_engine(settings)
+    engine = database.create_engine(settings, command_timeout=None)
     try:
         async with engine.begin() as tx:
             await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})

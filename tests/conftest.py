@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 import local
-from domain import store
+from domain import database
 from domain.settings import Settings
 from migrations.__main__ import migrate
 
@@ -86,7 +86,7 @@ def settings(database_url: str) -> Settings:
 @pytest.fixture
 async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """A pool on the fresh database."""
-    engine = store.create_engine(settings)
+    engine = database.create_engine(settings)
     yield engine
     await engine.dispose()
 

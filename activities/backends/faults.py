@@ -5,9 +5,9 @@ import asyncio
 from uuid import UUID
 
 from sqlalchemy import Executable, delete, insert
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from activities.backends.mock_schema import FaultMode, create_schema, faults
+from domain.database import create_engine
 from domain.settings import Settings, load_settings
 
 VERBS = (
@@ -34,7 +34,7 @@ async def clear_faults(settings: Settings) -> None:
 
 
 async def _run(settings: Settings, statement: Executable) -> None:
-    engine = create_async_engine(settings.database_url)
+    engine = create_engine(settings)
     try:
         async with engine.begin() as tx:
             await create_schema(tx)

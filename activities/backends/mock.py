@@ -8,12 +8,12 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock_schema import (
     FaultMode,
@@ -26,6 +26,7 @@ from activities.backends.mock_schema import (
     servers,
 )
 from activities.backends.protocol import BackendError, Server, ServerSpec, Token
+from domain.database import create_engine
 from domain.messages import ServerStatus
 from domain.settings import Settings
 
@@ -43,7 +44,7 @@ class MockBackend:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._engine = create_async_engine(settings.database_url, pool_size=5, max_overflow=10)
+        self._engine = create_engine(settings)
 
     async def prepare(self) -> None:
         async with self._engine.begin() as tx:
@@ -123,7 +124,7 @@ class MockBackend:
         async with self._engine.begin() as tx:
             await _let_time_pass(tx)
             rows = await tx.execute(select(servers).where(servers.c.vm_id.in_(vm_ids)))
-            return {row.vm_id: Server(row.vm_id, ServerStatus(row.status), row.fault) for row in rows}
+            return {row.vm_id: _server(row) for row in rows}
 
     async def revoke(self, operation_id: UUID) -> None:
         async with self._engine.begin() as tx:
@@ -203,12 +204,17 @@ async def _remove(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None:
     await tx.execute(delete(ports).where(ports.c.vm_id.in_(vm_ids)))
 
 
+def _server(row: Row[Any]) -> Server:
+    return Server(row.vm_id, ServerStatus(row.status), is_busy=row.due_at is not None, fault=row.fault)
+
+
 def _turning(vm_id: UUID, now: ServerStatus | None, then: ServerStatus, delay: float) -> Effect:
     async def change(tx: AsyncConnection) -> None:
         values = {"next_status": then, "due_at": _in(delay), "fault": None, "next_fault": None}
         if now is not None:
             values["status"] = now
-        changed = await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(values))
+        living = (servers.c.vm_id == vm_id, servers.c.status != ServerStatus.DELETING)
+        changed = await tx.execute(update(servers).where(*living).values(values))
         if changed.rowcount == 0:
             raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
 

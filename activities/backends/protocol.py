@@ -35,10 +35,14 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server as the cloud shows it; `fault` says why its status is ERROR."""
+    """A server as the cloud shows it.
+
+    `is_busy` says that the cloud still works on it (in Nova: it has a task state); `fault` why its status is ERROR.
+    """
 
     vm_id: UUID
     status: ServerStatus
+    is_busy: bool = False
     fault: str | None = None
 
 

@@ -33,7 +33,7 @@ async def register(process: Process, body: schemas.Registration) -> User:
     """Make an account; names and email addresses are taken whatever their case."""
     password_hash = await security.hash_password(body.password.get_secret_value())
     try:
-        async with process.reads.connect() as connection:
+        async with process.autocommit.connect() as connection:
             return await store.insert_row(
                 connection, User, username=body.username, email=body.email, password_hash=password_hash
             )
@@ -46,7 +46,7 @@ async def register(process: Process, body: schemas.Registration) -> User:
 async def login(process: Process, body: schemas.Credentials) -> schemas.TokenPair:
     """Get a pair of tokens for a username and password."""
     statement = select(User).where(func.lower(User.username) == func.lower(body.username))
-    async with process.reads.connect() as connection:
+    async with process.autocommit.connect() as connection:
         user = await store.fetch_one(connection, statement)
     password_hash = user.password_hash if user else None
     right = await security.verify_password(body.password.get_secret_value(), password_hash)
@@ -82,7 +82,7 @@ async def logout(caller: CurrentUser, process: Process) -> None:
 @routes.get("/me", response_model=schemas.User)
 async def get_me(caller: CurrentUser, process: Process) -> User:
     """Your profile."""
-    async with process.reads.connect() as connection:
+    async with process.autocommit.connect() as connection:
         user = await store.fetch_one(connection, select(User).where(User.id == caller.id))
     if user is None:
         raise ProblemError("invalid_token", "This account does not exist any more.")

@@ -59,7 +59,7 @@ async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Net
 
 
 async def _get(process: Process, model: type[M], id: UUID) -> M:
-    async with process.reads.connect() as connection:
+    async with process.autocommit.connect() as connection:
         row = await store.fetch_one(connection, select(model).where(model.id == id))
     if row is None:
         raise NotFoundError(model.__name__.lower(), id)

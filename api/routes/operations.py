@@ -41,7 +41,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
 async def get_operation(caller: CurrentUser, process: Process, operation_id: UUID) -> Any:
     """One operation; it outlives its VM."""
     statement = _operations(process, caller.id).where(Operation.id == operation_id)
-    async with process.reads.connect() as connection:
+    async with process.autocommit.connect() as connection:
         operation = (await connection.execute(statement)).one_or_none()
     if operation is None:
         raise NotFoundError("operation", operation_id)

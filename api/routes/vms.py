@@ -70,16 +70,15 @@ async def get_vm(vm: OwnedVM) -> VM:
 async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: schemas.VMChanges) -> VM:
     """Change a VM's name or labels, whatever else is done to it."""
     changes = body.model_dump(exclude_unset=True)
+    if not changes:
+        return await fetch_owned_vm(process, caller, vm_id)
     mine = (VM.id == vm_id, VM.owner_id == caller.id, VM.status != Status.DELETED)
-    async with process.reads.connect() as connection:
-        if changes:
-            changed = await store.fetch_one(connection, update(VM).where(*mine).values(changes).returning(VM))
-            if changed is not None:
-                return changed
-    vm = await fetch_owned_vm(process, caller, vm_id)
-    if changes:
+    async with process.autocommit.connect() as connection:
+        changed = await store.fetch_one(connection, update(VM).where(*mine).values(changes).returning(VM))
+    if changed is None:
+        vm = await fetch_owned_vm(process, caller, vm_id)
         raise InvalidTransitionError("change", vm.status, vm.task_state, [])
-    return vm
+    return changed
 
 
 @routes.delete(

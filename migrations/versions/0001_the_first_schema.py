@@ -172,6 +172,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name=op.f("ck_operations_retry")),
         sa.CheckConstraint(
             "(finished_at IS NULL) = (status IN ('QUEUED', 'RUNNING'))", name=op.f("ck_operations_finished")
         ),

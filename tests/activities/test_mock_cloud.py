@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -181,6 +182,18 @@ async def test_only_a_colossal_flavor_finds_no_host(backend: MockBackend) -> Non
 async def test_workers_that_start_together_prepare_one_cloud(settings: Settings) -> None:
     backends = await asyncio.gather(*(open_backend(settings) for _ in range(8)))
     await asyncio.gather(*(backend.close() for backend in backends))
+
+
+async def test_a_look_neither_waits_for_a_change_nor_hurries_it(slow_backend: MockBackend, engine: AsyncEngine) -> None:
+    """The build is over, and before a look shows it somebody begins to shut the server down."""
+    vm_id = uuid4()
+    await slow_backend.create_server(token(), spec(vm_id))
+    await pass_time(engine, vm_id)
+    stopping = {"next_status": ServerStatus.SHUTOFF, "due_at": func.now() + timedelta(hours=1)}
+    async with asyncio.timeout(5), engine.begin() as tx:
+        await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(stopping))
+        assert await status_of(slow_backend, vm_id) is ServerStatus.BUILD
+    assert await status_of(slow_backend, vm_id) is ServerStatus.BUILD
 
 
 async def test_servers_that_end_while_workers_look_are_gone_for_good(

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api import dispatcher
 from api.dispatcher import Dispatcher
-from domain import store
+from domain import database, store
 from domain.lifecycle import Action, OperationStatus
 from domain.messages import OperationInput
 from domain.models import VM, Operation
@@ -245,7 +245,7 @@ async def test_stopping_waits_for_what_is_in_flight_and_notes_it(engine: AsyncEn
 
 
 async def test_stopping_does_not_wait_for_a_database_that_is_away() -> None:
-    engine = store.create_engine(make_settings("postgresql://postgres@127.0.0.1:1/nowhere"))
+    engine = database.create_engine(make_settings("postgresql://postgres@127.0.0.1:1/nowhere"))
     async with dispatching(engine, Recorder()):
         await asyncio.sleep(0.1)
 

@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import local
 from api import housekeeping
 from api.app import create_app
-from domain import store
+from domain import database
 from domain.models import IdempotencyKey, RefreshToken
 from domain.settings import Settings
 from migrations.__main__ import migrate
@@ -125,7 +125,7 @@ async def test_without_its_database_it_answers_503_and_goes_on_when_it_is_back(
 ) -> None:
     settings = make_settings(local.postgres_url(server.socket_dir), temporal_address="127.0.0.1:1")
     await migrate(settings)
-    engine = store.create_engine(settings)
+    engine = database.create_engine(settings)
     async with running(settings) as app:
         ada = await person(app, engine, settings, "ada")
         vm = await ada.create()

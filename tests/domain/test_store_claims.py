@@ -173,7 +173,7 @@ async def test_an_operation_nobody_knows_is_fenced(engine: AsyncEngine) -> None:
 async def test_hold_shows_what_is_held_and_locks_it(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
-        vm, operation = await store.hold(tx, input)
+        vm, operation = await store.check_holds(tx, input)
         assert (vm.id, operation.id) == (input.vm_id, input.operation_id)
         async with engine.begin() as other:
             free = select(VM.id).where(VM.id == input.vm_id).with_for_update(skip_locked=True)
@@ -217,4 +217,4 @@ async def _is_fenced(
 async def _is_not_held(engine: AsyncEngine, input: OperationInput) -> None:
     async with engine.begin() as tx:
         with pytest.raises(SupersededError):
-            await store.hold(tx, input)
+            await store.check_holds(tx, input)

@@ -38,8 +38,9 @@ def test_the_first_decisions_are_recorded(number: str) -> None:
 
 
 def test_every_decision_has_a_number_of_its_own() -> None:
-    numbers = [path.name.split("-")[0] for path in sorted((ROOT / "docs" / "adr").glob("[0-9]*.md"))]
-    assert numbers == [f"{n:03}" for n in range(1, len(numbers) + 1)]
+    names = [path.name for path in (ROOT / "docs" / "adr").glob("*.md") if path.name != "README.md"]
+    assert [name for name in names if not re.fullmatch(r"\d{3}(-[a-z0-9]+)+\.md", name)] == []
+    assert len({name[:3] for name in names}) == len(names)
 
 
 @each_document

@@ -2,7 +2,6 @@
 
 from itertools import product
 
-import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -86,19 +85,18 @@ async def test_migrating_again_changes_nothing(engine: AsyncEngine, settings: Se
             assert {row["name"]: dict(row) for row in found} == {row["name"]: row for row in rows}
 
 
-@pytest.mark.parametrize("status", Status)
-async def test_the_database_holds_exactly_the_legal_states(engine: AsyncEngine, status: Status) -> None:
+async def test_the_database_holds_exactly_the_legal_states(engine: AsyncEngine) -> None:
     held = set()
     async with engine.begin() as tx:
         user = await add_user(tx)
-        for task_state in (None, *TaskState):
+        for status, task_state in product(Status, (None, *TaskState)):
             try:
                 async with tx.begin_nested():
                     await add_vm(tx, user, status=status, task_state=task_state)
             except IntegrityError:
                 continue
             held.add((status, task_state))
-    assert held == {state for state in legal_states() if state[0] is status}
+    assert held == legal_states()
 
 
 async def test_a_fault_is_held_only_in_error(engine: AsyncEngine) -> None:

@@ -7,13 +7,12 @@ from typing import Any, get_type_hints
 from uuid import uuid4
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity, workflow
 from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.backends import load_backend
-from domain import messages
+from domain import database, messages
 from domain.lifecycle import TABLE
 from domain.messages import Activity, waits_queue
 from domain.settings import Settings
@@ -22,18 +21,15 @@ from worker import make_workers
 
 
 @pytest.fixture
-def settings(database_url: str) -> Settings:
-    """Settings with a task queue of its own: a process may have one worker on each."""
-    return make_settings(database_url, temporal_task_queue=f"test-{uuid4()}")
+def settings() -> Settings:
+    """Settings with a task queue of its own, as a process may have one worker on each, and without a database."""
+    return make_settings("postgresql://127.0.0.1:1/none", temporal_task_queue=f"test-{uuid4()}")
 
 
 @pytest.fixture
-async def workers(settings: Settings, temporal: Client, engine: AsyncEngine) -> list[Worker]:
+async def workers(settings: Settings, temporal: Client) -> list[Worker]:
     """The workers of a worker process, not running."""
-    backend = load_backend(settings)
-    made = make_workers(settings, temporal, engine, backend)
-    await backend.close()
-    return made
+    return make_workers(settings, temporal, database.create_engine(settings), load_backend(settings))
 
 
 def activities_of(worker: Worker) -> dict[str, Callable[..., Any]]:
