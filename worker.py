@@ -45,6 +45,7 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
     """The worker of workflows and steps, and the worker of waits, on their task queues."""
     compute = ComputeActivities(engine, backend)
     records = RecordActivities(engine)
+    waiting = WaitActivities(engine, backend)
     preemption = PreemptionActivities(engine, backend, client)
     steps = Worker(
         client,
@@ -59,7 +60,6 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
             compute.reboot_server,
             compute.reboot_server_hard,
             compute.delete_server,
-            compute.is_server_running,
             compute.undo_create,
             preemption.preempt_operations,
             preemption.list_open_workflows,
@@ -77,10 +77,10 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
     waits = Worker(
         client,
         task_queue=waits_queue(settings.temporal_task_queue),
-        activities=[WaitActivities(backend).wait_for_server],
+        activities=[waiting.wait_for_server, waiting.settle_server],
         interceptors=[OperationInterceptor(engine)],
         max_concurrent_activities=MOST_WAITS,
-        max_heartbeat_throttle_interval=timedelta(seconds=1.5),
+        max_heartbeat_throttle_interval=timedelta(seconds=2.5),
     )
     return [steps, waits]
 

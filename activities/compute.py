@@ -12,7 +12,7 @@ from temporalio import activity
 from activities.backends.protocol import ComputeBackend, ServerSpec, Token
 from domain import database, store
 from domain.lifecycle import TaskState
-from domain.messages import Activity, OperationInput, ServerStatus
+from domain.messages import Activity, OperationInput
 from domain.models import VM, Flavor, Operation
 
 
@@ -71,12 +71,6 @@ class ComputeActivities:
         """Begin to delete the server and everything made for the VM."""
         await self._enter(input, TaskState.DELETING)
         await self._backend.delete_server(_token(input, TaskState.DELETING), input.vm_id)
-
-    @activity.defn(name=Activity.IS_SERVER_RUNNING)
-    async def is_server_running(self, input: OperationInput) -> bool:
-        """Whether the cloud shows the VM's server as running."""
-        server = (await self._backend.list_servers([input.vm_id])).get(input.vm_id)
-        return server is not None and server.status is ServerStatus.ACTIVE
 
     @activity.defn(name=Activity.UNDO_CREATE)
     async def undo_create(self, input: OperationInput) -> None:

@@ -1,5 +1,8 @@
 """What a delete does to the operations it took over from: their workflows end before anything is removed."""
 
+import asyncio
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
@@ -12,6 +15,8 @@ from domain.lifecycle import OperationStatus, TaskState
 from domain.messages import Activity, OperationInput, WorkflowsInput
 from domain.models import Operation
 
+UNFINISHED = (OperationStatus.SUPERSEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
+
 
 class PreemptionActivities:
     """Activities that end other workflows; one that is missing or closed is done."""
@@ -23,21 +28,23 @@ class PreemptionActivities:
 
     @activity.defn(name=Activity.PREEMPT_OPERATIONS)
     async def preempt_operations(self, input: OperationInput) -> list[str]:
-        """Revoke and cancel every superseded operation of the VM; returns the workflow ids that were still open."""
+        """Revoke what may still act on the VM, cancel what was superseded; returns the workflow ids still open.
+
+        An operation that failed or was canceled may have left a call under way on a worker that stalled.
+        """
         async with self._engine.begin() as tx:
             await store.enter_step(tx, input, TaskState.DELETING, activity.info().attempt)
-            superseded = await store.fetch_all(
-                tx,
-                select(Operation).where(Operation.vm_id == input.vm_id, Operation.status == OperationStatus.SUPERSEDED),
-            )
-        for operation in superseded:
-            await self._backend.revoke(operation.id)
-        return [operation.workflow_id for operation in superseded if await self._cancel(operation.workflow_id)]
+            unfinished = (Operation.vm_id == input.vm_id, Operation.status.in_(UNFINISHED))
+            operations = await store.fetch_all(tx, select(Operation).where(*unfinished))
+        await asyncio.gather(*(self._backend.revoke(operation.id) for operation in operations))
+        superseded = [one.workflow_id for one in operations if one.status is OperationStatus.SUPERSEDED]
+        await asyncio.gather(*(self._cancel(id) for id in superseded))
+        return await self._still_open(superseded)
 
     @activity.defn(name=Activity.LIST_OPEN_WORKFLOWS)
     async def list_open_workflows(self, input: WorkflowsInput) -> list[str]:
         """Those of the workflows that are still open."""
-        return [id for id in input.workflow_ids if await self._is_open(id)]
+        return await self._still_open(input.workflow_ids)
 
     @activity.defn(name=Activity.TERMINATE_WORKFLOWS)
     async def terminate_workflows(self, input: WorkflowsInput) -> None:
@@ -48,13 +55,15 @@ class PreemptionActivities:
             except RPCError as error:
                 _pass_over_missing(error)
 
-    async def _cancel(self, workflow_id: str) -> bool:
+    async def _cancel(self, workflow_id: str) -> None:
         try:
             await self._client.get_workflow_handle(workflow_id).cancel()
         except RPCError as error:
             _pass_over_missing(error)
-            return False
-        return True
+
+    async def _still_open(self, workflow_ids: Sequence[str]) -> list[str]:
+        are_open = await asyncio.gather(*(self._is_open(id) for id in workflow_ids))
+        return [id for id, is_open in zip(workflow_ids, are_open, strict=True) if is_open]
 
     async def _is_open(self, workflow_id: str) -> bool:
         try:

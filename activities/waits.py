@@ -2,12 +2,18 @@
 
 import asyncio
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Server
-from domain.messages import Activity, ServerStatus, WaitForServerInput
+from domain import store
+from domain.messages import Activity, OperationInput, ServerStatus, WaitForServerInput
+
+LOOK_TIMEOUT = 10.0  # seconds
+PATIENCE = timedelta(minutes=30)
 
 
 class ServerPoll:
@@ -28,20 +34,51 @@ class ServerPoll:
     async def _list(self) -> Mapping[UUID, Server]:
         await asyncio.sleep(self._backend.poll_interval)
         asked, self._asked, self._next = self._asked, set(), None
-        return await self._backend.list_servers(asked)
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT):
+                return await self._backend.list_servers(asked)
+        except TimeoutError:
+            raise BackendError(
+                "no_answer", "The cloud does not answer a look at its servers.", retryable=True
+            ) from None
 
 
 class WaitActivities:
-    """Activities that only wait; they heartbeat and can be cancelled at any time."""
+    """Activities that wait for the cloud; they heartbeat and can be cancelled at any time."""
 
-    def __init__(self, backend: ComputeBackend) -> None:
+    def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
+        self._engine = engine
+        self._backend = backend
         self._poll = ServerPoll(backend)
 
     @activity.defn(name=Activity.WAIT_FOR_SERVER)
     async def wait_for_server(self, input: WaitForServerInput) -> None:
-        """Return once the server is in the status; `server_error` or `server_gone` where it will not get there."""
+        """Return once the server is in the status.
+
+        `server_error` or `server_gone` where it will not get there, `timed_out` where a look after PATIENCE finds it
+        still under way.
+        """
         while not _arrived(await self._poll.look(input.operation.vm_id), input.status):
+            if _waited() > PATIENCE:
+                message = f"The server did not become {input.status} within {PATIENCE.seconds // 60} minutes."
+                raise BackendError("timed_out", message, retryable=False)
+
+    @activity.defn(name=Activity.SETTLE_SERVER)
+    async def settle_server(self, input: OperationInput) -> ServerStatus:
+        """Refuse the operation's further calls, let the cloud end what it is at, and return what then shows.
+
+        SupersededError where the operation no longer holds its VM. A server still busy after PATIENCE is taken as is.
+        """
+        async with self._engine.begin() as tx:
+            await store.check_holds(tx, input)
+        await self._backend.revoke(input.operation_id)
+        while (server := await self._poll.look(input.vm_id)) and server.is_busy and _waited() < PATIENCE:
             pass
+        return server.status if server else ServerStatus.GONE
+
+
+def _waited() -> timedelta:
+    return datetime.now(UTC) - activity.info().scheduled_time
 
 
 def _arrived(server: Server | None, wanted: ServerStatus) -> bool:
@@ -50,6 +87,6 @@ def _arrived(server: Server | None, wanted: ServerStatus) -> bool:
         return True
     if status is ServerStatus.GONE:
         raise BackendError("server_gone", "The cloud no longer has the server.", retryable=False)
-    if server and status is ServerStatus.ERROR:
+    if server and status is ServerStatus.ERROR and not server.is_busy:
         raise BackendError("server_error", server.fault or "The cloud shows the server in ERROR.", retryable=False)
     return False

@@ -5,7 +5,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from domain.settings import Settings
 
 CONNECT_TIMEOUT = 5.0  # seconds
-COMMAND_TIMEOUT = 30.0  # seconds
+COMMAND_TIMEOUT = 15.0  # seconds
+POOL_TIMEOUT = 5.0  # seconds
 
 # A process that is frozen or cut off in the middle of a transaction must not keep its locks for long.
 SERVER_SETTINGS = {
@@ -21,8 +22,10 @@ def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND
     """The pool of connections of one process; a statement may take `command_timeout` seconds."""
     return create_async_engine(
         settings.database_url,
-        pool_size=settings.db_pool_size,
-        max_overflow=settings.db_max_overflow,
+        # An overflow connection is closed after each use, and opening one costs more than most requests: keep all.
+        pool_size=settings.db_pool_size + settings.db_max_overflow,
+        max_overflow=0,
+        pool_timeout=POOL_TIMEOUT,
         echo=settings.db_echo,
         hide_parameters=True,
         connect_args={

@@ -42,25 +42,3 @@ class SupersededError(ServiceError):
     """The operation no longer holds its VM: it ended, or a delete took over."""
 
     code = "superseded"
-
-
-class UnknownReferenceError(ServiceError):
-    """A body names a flavor, image or network that does not exist."""
-
-    code = "unknown_reference"
-
-    def __init__(self, field: str, id: object) -> None:
-        super().__init__(f"There is no {field.removesuffix('_id')} {id}.")
-        self.field = field
-
-
-class IdempotencyKeyInFlightError(ServiceError):
-    """The first request with this key has not been answered yet."""
-
-    code = "idempotency_key_in_flight"
-
-
-class IdempotencyKeyReusedError(ServiceError):
-    """The key was used before with another payload."""
-
-    code = "idempotency_key_reused"

@@ -26,7 +26,7 @@ class Activity(StrEnum):
     TERMINATE_WORKFLOWS = "terminate_workflows"
     DELETE_SERVER = "delete_server"
     WAIT_FOR_SERVER = "wait_for_server"
-    IS_SERVER_RUNNING = "is_server_running"
+    SETTLE_SERVER = "settle_server"
     UNDO_CREATE = "undo_create"
     FINISH_OPERATION = "finish_operation"
     FAIL_OPERATION = "fail_operation"
@@ -64,7 +64,7 @@ class WaitForServerInput:
 
 @dataclass(frozen=True)
 class FailOperationInput:
-    """Why an operation ended without success, and whether its server is as it was before."""
+    """Why an operation ended without success; `intact` is what `lifecycle.fail` makes of it."""
 
     operation: OperationInput
     code: str

@@ -85,6 +85,14 @@ class Settings(BaseSettings):
             raise ValueError(f"must have at least {MINIMUM_SECRET_BYTES} bytes")
         return value
 
+    @field_validator("algorithm")
+    @classmethod
+    def _matches_secret(cls, value: str, info: ValidationInfo) -> str:
+        secret, wanted = info.data.get("secret_key"), int(value.removeprefix("HS")) // 8
+        if secret is not None and len(secret.get_secret_value().encode()) < wanted:
+            raise ValueError(f"needs a SECRET_KEY of at least {wanted} bytes")
+        return value
+
     @field_validator("max_page_size")
     @classmethod
     def _at_least_the_default(cls, value: int, info: ValidationInfo) -> int:

@@ -21,6 +21,7 @@ from domain.models import VM, Operation
 
 T = TypeVar("T")
 
+
 async def fetch_one(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> T | None:
     """The statement's only row, typed as its model; None where there is none."""
     return cast("T | None", (await tx.execute(statement)).one_or_none())

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -52,7 +52,12 @@ def environment() -> ActivityEnvironment:
     """Where an activity finds its attempt and its retry policy; 1 s, 2 s, 4 s, at most 5 s."""
     environment = ActivityEnvironment()
     policy = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=5))
-    environment.info = replace(environment.info, retry_policy=policy, heartbeat_timeout=timedelta(seconds=4))
+    environment.info = replace(
+        environment.info,
+        retry_policy=policy,
+        heartbeat_timeout=timedelta(seconds=4),
+        scheduled_time=datetime.now(UTC),
+    )
     return environment
 
 

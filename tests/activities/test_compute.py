@@ -177,20 +177,6 @@ async def test_delete_removes_the_server_and_its_ports(
     assert await effects(engine, input) == (None, 0)
 
 
-async def test_only_an_active_server_runs(
-    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
-) -> None:
-    input = await prepared(engine, slow_backend, TaskState.REBOOTING)
-    for status in ServerStatus:
-        async with engine.begin() as tx:
-            await tx.execute(update(servers).values(status=status, due_at=None))
-        assert await do(compute.is_server_running, input) is (status is ServerStatus.ACTIVE)
-
-
-async def test_a_server_that_is_gone_does_not_run(compute: ComputeActivities, engine: AsyncEngine, do: Do) -> None:
-    assert await do(compute.is_server_running, await add_held_vm(engine, Action.REBOOT_SOFT)) is False
-
-
 async def test_undoing_a_build_leaves_nothing_and_lets_nothing_come_after(
     compute: ComputeActivities, engine: AsyncEngine, do: Do
 ) -> None:

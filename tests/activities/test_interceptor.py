@@ -157,8 +157,13 @@ async def test_a_bug_is_retried_and_shows_without_its_inner_words(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    with pytest.raises(ZeroDivisionError):
-        await intercepted(engine, environment, raising(ZeroDivisionError("secret detail")), input)
+    error = await failure(engine, environment, ZeroDivisionError("secret detail"), input)
+    assert (error.type, error.message, error.non_retryable) == (
+        "internal_error",
+        "Internal error: ZeroDivisionError",
+        False,
+    )
+    assert error.__cause__ is None
     operation = await read_operation(engine, input.operation_id)
     assert operation.last_error == "Internal error: ZeroDivisionError"
 

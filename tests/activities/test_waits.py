@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.testing import ActivityEnvironment
 
 from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import servers
 from activities.backends.protocol import BackendError, Server, Token
-from activities.waits import ServerPoll, WaitActivities
+from activities.waits import PATIENCE, ServerPoll, WaitActivities
 from domain.lifecycle import Action
 from domain.messages import OperationInput, ServerStatus, WaitForServerInput
 from domain.settings import Settings
 from tests.activities.conftest import LASTING, Do, spec
+from tests.rows import add_held_vm
 
 
 class RecordingBackend(MockBackend):
@@ -67,7 +71,7 @@ def waiting_for(vm_id: UUID, status: ServerStatus) -> WaitForServerInput:
 
 
 async def test_a_hundred_waiters_share_each_look(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
-    waits, vm_ids = WaitActivities(cloud), [await add_server(cloud) for _ in range(100)]
+    waits, vm_ids = WaitActivities(engine, cloud), [await add_server(cloud) for _ in range(100)]
     asked = [waiting_for(vm_id, ServerStatus.ACTIVE) for vm_id in vm_ids]
     tasks = [asyncio.create_task(do(waits.wait_for_server, wait)) for wait in asked]
     async with asyncio.timeout(20):
@@ -148,7 +152,7 @@ async def test_a_wait_ends_when_the_server_is_there(
     cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus
 ) -> None:
     vm_id = await add_server(cloud)
-    wait = asyncio.create_task(do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, status)))
+    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, status)))
     async with asyncio.timeout(5):
         await cloud.looking.wait()
         assert not wait.done()
@@ -156,9 +160,11 @@ async def test_a_wait_ends_when_the_server_is_there(
         await wait
 
 
-async def test_a_wait_for_the_end_of_a_server_ends_when_it_is_gone(cloud: RecordingBackend, do: Do) -> None:
+async def test_a_wait_for_the_end_of_a_server_ends_when_it_is_gone(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+) -> None:
     vm_id = await add_server(cloud)
-    wait = asyncio.create_task(do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, ServerStatus.GONE)))
+    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.GONE)))
     async with asyncio.timeout(5):
         await cloud.looking.wait()
         assert not wait.done()
@@ -172,7 +178,7 @@ async def test_a_server_that_was_built_while_nobody_looked_is_there(
     vm_id = await add_server(cloud)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(due_at=func.now()))
-    await do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+    await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
 
 
 @pytest.mark.parametrize(("fault", "said"), [("No memory left.", "No memory left."), (None, "ERROR")])
@@ -182,11 +188,81 @@ async def test_a_server_in_error_ends_the_wait_for_good(
     vm_id = await add_server(cloud)
     await turn(engine, [vm_id], ServerStatus.ERROR, fault)
     with pytest.raises(BackendError, match=said) as refusal:
-        await do(WaitActivities(cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+        await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("server_error", False)
 
 
-async def test_a_server_that_is_gone_ends_the_wait_for_good(cloud: RecordingBackend, do: Do) -> None:
+async def test_a_server_that_is_gone_ends_the_wait_for_good(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+) -> None:
     with pytest.raises(BackendError) as refusal:
-        await do(WaitActivities(cloud).wait_for_server, waiting_for(uuid4(), ServerStatus.ACTIVE))
+        await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(uuid4(), ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("server_gone", False)
+
+
+async def test_a_server_in_error_that_the_cloud_still_works_on_may_yet_get_there(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+) -> None:
+    vm_id = await add_server(cloud)
+    await turn(engine, [vm_id], ServerStatus.ERROR)
+    await cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+    waits = WaitActivities(engine, cloud)
+    wait = asyncio.create_task(do(waits.wait_for_server, waiting_for(vm_id, ServerStatus.SHUTOFF)))
+    async with asyncio.timeout(5):
+        await cloud.looking.wait()
+        await turn(engine, [vm_id], ServerStatus.SHUTOFF)
+        await wait
+
+
+async def test_a_wait_that_is_too_long_ends_for_good_but_not_before_a_look(
+    cloud: RecordingBackend, engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    waits, vm_id = WaitActivities(engine, cloud), await add_server(cloud)
+    long_ago = datetime.now(UTC) - PATIENCE - timedelta(seconds=1)
+    environment.info = replace(environment.info, scheduled_time=long_ago)
+    with pytest.raises(BackendError, match="within 30 minutes") as refusal:
+        await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+    assert (refusal.value.code, refusal.value.retryable) == ("timed_out", False)
+    await turn(engine, [vm_id], ServerStatus.ACTIVE)
+    await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+
+
+async def test_a_look_that_is_never_answered_is_given_up(
+    cloud: RecordingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("activities.waits.LOOK_TIMEOUT", 0.05)
+    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    cloud.may_answer.clear()
+    with pytest.raises(BackendError) as refusal:
+        await poll.look(vm_id)
+    assert (refusal.value.code, refusal.value.retryable) == ("no_answer", True)
+    cloud.may_answer.set()
+    assert await poll.look(vm_id)
+
+
+async def test_settling_waits_for_what_is_under_way_and_refuses_what_would_come(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    await cloud.create_server(Token(uuid4(), "spawning"), spec(input.vm_id))
+    settling = asyncio.create_task(do(WaitActivities(engine, cloud).settle_server, input))
+    async with asyncio.timeout(5):
+        await cloud.looking.wait()
+        assert not settling.done()
+        await turn(engine, [input.vm_id], ServerStatus.ACTIVE)
+        assert await settling is ServerStatus.ACTIVE
+    with pytest.raises(BackendError, match="revoked"):
+        await cloud.stop_server(Token(input.operation_id, "powering_off"), input.vm_id)
+
+
+async def test_what_has_no_server_is_settled(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
+    input = await add_held_vm(engine, Action.DELETE)
+    assert await do(WaitActivities(engine, cloud).settle_server, input) is ServerStatus.GONE
+
+
+async def test_a_server_that_is_being_deleted_takes_no_other_turn(cloud: RecordingBackend) -> None:
+    vm_id = await add_server(cloud)
+    await cloud.delete_server(Token(uuid4(), "deleting"), vm_id)
+    with pytest.raises(BackendError) as refusal:
+        await cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+    assert refusal.value.code == "server_not_found"

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from operator import itemgetter
 from typing import Any
 
 import httpx
@@ -63,10 +64,10 @@ async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
             progress=0,
             attempt=3,
             last_error="timed out",
-            next_retry_at=now,
             error=fault,
             started_at=now,
         )
+        trying = await add_operation(tx, vm, Action.STOP, attempt=1, last_error="timed out", next_retry_at=now)
     operation = (await ada.http.get(f"/operations/{failed.id}")).json()
     workflows = f"{settings.temporal_ui_url}/namespaces/default/workflows"
     assert operation == {
@@ -80,7 +81,7 @@ async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
         "progress": 0,
         "attempt": 3,
         "last_error": "timed out",
-        "next_retry_at": now.isoformat().replace("+00:00", "Z"),
+        "next_retry_at": None,
         "error": fault,
         "request_id": "test-request",
         "actor": "test",
@@ -88,10 +89,14 @@ async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
         "temporal_url": f"{workflows}/{failed.workflow_id}",
         "retry_of": None,
         "created_at": operation["created_at"],
-        "started_at": operation["next_retry_at"],
+        "started_at": now.isoformat().replace("+00:00", "Z"),
         "finished_at": operation["finished_at"],
     }
-    assert (await ada.http.get(f"/vms/{vm.id}/operations")).json()["items"] == [operation]
+    still_trying = (await ada.http.get(f"/operations/{trying.id}")).json()
+    assert (still_trying["status"], still_trying["error"], still_trying["finished_at"]) == ("RUNNING", None, None)
+    assert still_trying["next_retry_at"] == operation["started_at"]
+    listed = (await ada.http.get(f"/vms/{vm.id}/operations")).json()["items"]
+    assert sorted(listed, key=itemgetter("id")) == sorted([operation, still_trying], key=itemgetter("id"))
     assert (await bob.http.get(f"/operations/{failed.id}")).status_code == 404
 
 

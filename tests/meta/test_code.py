@@ -46,10 +46,14 @@ def _says_the_protocol(name: str) -> bool:
 
 def _public(parent: ast.Module | ast.ClassDef, prefix: str = "") -> Iterator[tuple[str, Definition]]:
     for node in parent.body:
-        if isinstance(node, Definition) and not node.name.startswith("_"):
+        if isinstance(node, Definition) and not node.name.startswith("_") and not _is_overload(node):
             yield prefix + node.name, node
             if isinstance(node, ast.ClassDef):
                 yield from _public(node, f"{node.name}.")
+
+
+def _is_overload(node: Definition) -> bool:
+    return "overload" in {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)}
 
 
 @each_file

@@ -57,7 +57,10 @@ def test_every_activity_of_the_messages_is_registered_once_and_no_other(workers:
 def test_what_only_waits_has_its_own_queue(settings: Settings, workers: list[Worker]) -> None:
     queues = {worker.task_queue: set(activities_of(worker)) for worker in workers}
     assert set(queues) == {settings.temporal_task_queue, waits_queue(settings.temporal_task_queue)}
-    assert queues[waits_queue(settings.temporal_task_queue)] == {Activity.WAIT_FOR_SERVER.value}
+    assert queues[waits_queue(settings.temporal_task_queue)] == {
+        Activity.WAIT_FOR_SERVER.value,
+        Activity.SETTLE_SERVER.value,
+    }
 
 
 def test_every_activity_takes_one_message_and_is_named_as_it_is_called(workers: list[Worker]) -> None:

@@ -7,8 +7,8 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from domain.lifecycle import TABLE, Action, TaskState
-from domain.messages import Activity
-from tests.workflows.world import HANG, World, failed, refused
+from domain.messages import Activity, ServerStatus
+from tests.workflows.world import HANG, SLOW, World, failed, refused
 
 ENTERS = {
     Activity.SCHEDULE_SERVER: TaskState.SCHEDULING,
@@ -33,11 +33,9 @@ WAITED_FOR = {Action.STOP: "SHUTOFF", Action.DELETE: "GONE"}
 POINTS = [(action, effect) for action, effects in EFFECTS.items() for effect in effects]
 
 
-def aftermath(action: Action) -> list[Activity]:
+def aftermath(action: Action) -> Activity:
     """What follows a failure before it is recorded."""
-    if action is Action.CREATE:
-        return [Activity.UNDO_CREATE]
-    return [Activity.IS_SERVER_RUNNING] if action.word == "reboot" else []
+    return Activity.UNDO_CREATE if action is Action.CREATE else Activity.SETTLE_SERVER
 
 
 async def failure_of(handle: WorkflowHandle[Any, Any]) -> BaseException | None:
@@ -67,11 +65,11 @@ async def test_a_refusal_is_undone_and_recorded(world: World, action: Action, po
     assert isinstance(cause, ApplicationError)
     assert cause.type == "no_valid_host"
     upto = EFFECTS[action][: EFFECTS[action].index(point) + 1]
-    assert world.called() == [*upto, *aftermath(action), Activity.FAIL_OPERATION]
+    assert world.called() == [*upto, aftermath(action), Activity.FAIL_OPERATION]
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert (recorded["code"], recorded["message"]) == ("no_valid_host", "no_valid_host, for good")
     assert recorded["canceled"] is False
-    assert recorded["intact"] is (action.word == "reboot")
+    assert recorded["intact"] is False
 
 
 @pytest.mark.parametrize(("action", "point"), POINTS)
@@ -89,7 +87,7 @@ async def test_a_cancel_in_the_web_ui_is_undone_and_recorded(world: World, actio
     await handle.cancel()
     assert isinstance(await failure_of(handle), CancelledError)
     upto = EFFECTS[action][: EFFECTS[action].index(point) + 1]
-    assert world.called() == [*upto, *aftermath(action), Activity.FAIL_OPERATION]
+    assert world.called() == [*upto, aftermath(action), Activity.FAIL_OPERATION]
     assert world.last_input(Activity.FAIL_OPERATION)["canceled"] is True
     assert world.last_input(Activity.FAIL_OPERATION)["code"] == "canceled"
 
@@ -110,12 +108,65 @@ async def test_a_failure_that_finds_its_vm_taken_over_ends_quietly(world: World)
     await (await world.start(Action.START)).result()
 
 
-@pytest.mark.parametrize("running", [True, False])
-async def test_a_failed_reboot_says_whether_the_server_still_runs(world: World, running: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("seen", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
+async def test_a_failed_reboot_says_whether_the_server_still_runs(world: World, seen: ServerStatus) -> None:
     world.script(Activity.REBOOT_SERVER, refused("mock_refused"))
-    world.script(Activity.IS_SERVER_RUNNING, running)
+    world.script(Activity.SETTLE_SERVER, seen)
     await failure_of(await world.start(Action.REBOOT_SOFT))
-    assert world.last_input(Activity.FAIL_OPERATION)["intact"] is running
+    assert world.last_input(Activity.FAIL_OPERATION)["intact"] is (seen is ServerStatus.ACTIVE)
+
+
+@pytest.mark.parametrize("action", [Action.START, Action.STOP, Action.DELETE])
+async def test_a_cancel_that_comes_too_late_for_the_server_is_no_failure(world: World, action: Action) -> None:
+    world.script(Activity.WAIT_FOR_SERVER, HANG)
+    world.script(Activity.SETTLE_SERVER, WAITED_FOR.get(action, "ACTIVE"))
+    handle = await world.start(action)
+    await world.reached[Activity.WAIT_FOR_SERVER].wait()
+    await handle.cancel()
+    await handle.result()
+    assert world.called()[-2:] == [Activity.SETTLE_SERVER, Activity.FINISH_OPERATION]
+
+
+@pytest.mark.parametrize("action", [Action.CREATE, Action.STOP])
+async def test_a_cloud_that_refuses_to_be_tidied_does_not_keep_the_end_from_being_recorded(
+    world: World, action: Action
+) -> None:
+    world.script(Activity.WAIT_FOR_SERVER, refused("server_error"))
+    world.script(aftermath(action), refused("forbidden"))
+    await failure_of(await world.start(action))
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert recorded["code"] == "server_error"
+    assert recorded["message"].endswith("not known: forbidden, for good")
+
+
+@pytest.mark.parametrize("moment", [Activity.UNDO_CREATE, Activity.FAIL_OPERATION])
+async def test_a_cancel_while_the_end_is_being_recorded_does_not_break_it_off(world: World, moment: Activity) -> None:
+    world.script(Activity.SPAWN_SERVER, refused("mock_refused"))
+    world.script(moment, *[failed("OperationalError")] * 2)
+    handle = await world.start(Action.CREATE)
+    await world.reached[moment].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    assert world.called()[-1] is Activity.FAIL_OPERATION
+    assert world.called().count(moment) == 3
+
+
+async def test_a_cancel_while_the_success_is_being_recorded_comes_too_late(world: World) -> None:
+    world.script(Activity.FINISH_OPERATION, *[failed("OperationalError")] * 2)
+    handle = await world.start(Action.CREATE)
+    await world.reached[Activity.FINISH_OPERATION].wait()
+    await handle.cancel()
+    await handle.result()
+    assert Activity.FAIL_OPERATION not in world.called()
+
+
+async def test_a_cancel_is_heeded_though_the_step_it_came_in_succeeds(world: World) -> None:
+    world.script(Activity.SPAWN_SERVER, SLOW)
+    handle = await world.start(Action.CREATE)
+    await world.reached[Activity.SPAWN_SERVER].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    assert world.called()[-3:] == [Activity.SPAWN_SERVER, Activity.UNDO_CREATE, Activity.FAIL_OPERATION]
 
 
 @pytest.mark.parametrize("action", EFFECTS)

@@ -17,10 +17,11 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Worker
 
 from domain.lifecycle import TABLE, Action
-from domain.messages import Activity, OperationInput, waits_queue
+from domain.messages import Activity, OperationInput, ServerStatus, waits_queue
 from worker import WORKFLOWS, sandbox
 
 HANG = object()
+SLOW = object()
 
 
 def refused(code: str) -> ApplicationError:
@@ -63,7 +64,7 @@ class World:
         await self._stack.__aexit__(kind, error, trace)
 
     def script(self, name: Activity, *outcomes: object) -> None:
-        """What the next calls of an activity do: raise an error, HANG until cancelled, or return a value."""
+        """What the next calls of an activity do: raise an error, HANG until cancelled, be SLOW, or return a value."""
         self._script[name].extend(outcomes)
 
     def called(self) -> list[Activity]:
@@ -93,11 +94,14 @@ class World:
         while outcome is HANG:
             activity.heartbeat()
             await asyncio.sleep(0.05)
+        if outcome is SLOW:
+            await asyncio.sleep(0.5)
+            return None
         return outcome if outcome is not None else DEFAULTS.get(name)
 
 
 DEFAULTS: dict[Activity, object] = {
     Activity.PREEMPT_OPERATIONS: [],
     Activity.LIST_OPEN_WORKFLOWS: [],
-    Activity.IS_SERVER_RUNNING: True,
+    Activity.SETTLE_SERVER: ServerStatus.ERROR,
 }
