@@ -55,8 +55,8 @@ async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
     fault = {"code": "no_valid_host", "message": "No host has room."}
     async with engine.begin() as tx:
         vm = await add_vm(tx, ada.user)
-        end = {"status": OperationStatus.FAILED, "error": fault, "attempt": 3, "last_error": "timed out"}
-        shown = {"step": TaskState.REBOOTING_HARD, "progress": 0, "started_at": now}
+        end: dict[str, Any] = {"status": OperationStatus.FAILED, "error": fault, "attempt": 3, "last_error": "timed out"}
+        shown: dict[str, Any] = {"step": TaskState.REBOOTING_HARD, "progress": 0, "started_at": now}
         failed = await add_operation(tx, vm, Action.REBOOT_HARD, **end, **shown)
         trying = await add_operation(tx, vm, Action.STOP, attempt=1, last_error="timed out", next_retry_at=now)
     operation = (await ada.http.get(f"/operations/{failed.id}")).json()
