@@ -33,7 +33,7 @@ from domain.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent
 RESTART_DELAY, PROBE_INTERVAL = 0.25, 0.05  # seconds
-LIBC, PR_SET_PDEATHSIG = ctypes.CDLL(None), 1
+PRCTL, PR_SET_PDEATHSIG = getattr(ctypes.CDLL(None), "prctl", None), 1  # Linux
 # In a session of its own a program is out of reach of signals to our process group, such as Ctrl-C.
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
 # Found without importing the wheel, which would create folders and warn; the unnumbered one is version 16.
@@ -189,14 +189,16 @@ def retention_command(settings: Settings) -> list[str]:
 
 def claim(data_dir: Path) -> int:
     """Hold the data directory until this process ends, however it ends."""
-    lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)  # closed by nobody
     try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)  # closed by nobody
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         holder = os.read(lock, 20).decode()
         raise StartError(f"Another `make up`, process {holder}, runs on {data_dir}: stop it or set DATA_DIR") from None
-    os.truncate(lock, 0)
-    os.write(lock, str(os.getpid()).encode())
+    except OSError as error:
+        raise StartError(f"DATA_DIR {data_dir} cannot be used: {error.strerror}") from None
+    os.truncate(lock, os.pwrite(lock, str(os.getpid()).encode(), 0))
     return lock
 
 
@@ -240,8 +242,8 @@ async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any] 
 
 
 def _die_with(supervisor: int) -> None:
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if PRCTL:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
         os._exit(1)
 
@@ -286,7 +288,7 @@ class Child:
                 with path.open("ab") as log:
                     self.process = await spawn(self.command, log.fileno(), self.options)
                 say(f"{self.name} ended ({await self.process.wait()}) and is started again; its log: {path}")
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, it may be over at the next try
                 say(f"{self.name} could not be started and is tried again: {error}")
             await asyncio.sleep(RESTART_DELAY)
 
@@ -386,7 +388,6 @@ def main() -> None:
     os.chdir(ROOT)
     settings = load_settings()
     data_dir = settings.data_dir.resolve()
-    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         claim(data_dir)
         check_ports(settings)

@@ -116,7 +116,7 @@ async def _until_available(stopping: asyncio.Event, settings: Settings, backend:
             await backend.prepare()
             return await temporal.connect(settings, patience=RPC_PATIENCE)
         except (OSError, RuntimeError, SQLAlchemyError) as error:
-            logger.warning("Waiting for PostgreSQL and Temporal: %s", type(error).__name__)
+            logger.warning("Waiting for PostgreSQL and Temporal: %s", error)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), RECONNECT_PAUSE)
     return None

@@ -1,10 +1,12 @@
 """The environment, read once and validated: the one home of every setting and its default."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - the value that is refused
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -52,7 +54,7 @@ class Settings(BaseSettings):
     temporal_api_key: SecretStr | None = None
     temporal_tls_server_ca: Path | None = None
     temporal_tls_client_cert: Path | None = None
-    temporal_tls_client_key: Path | None = None
+    temporal_tls_client_key: Path | None = Field(default=None, validate_default=True)
 
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
@@ -71,7 +73,19 @@ class Settings(BaseSettings):
         scheme, separator, rest = value.partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
             raise ValueError("must be a postgresql:// address")
+        try:
+            make_url(f"postgresql+asyncpg://{rest}")
+        except (ArgumentError, ValueError):
+            raise ValueError("must be like postgresql://user:password@host:5432/database") from None
         return f"postgresql+asyncpg://{rest}"
+
+    @field_validator("temporal_address")
+    @classmethod
+    def _host_and_port(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        if not host or not port.isdecimal():
+            raise ValueError("must be host:port")
+        return value
 
     @field_validator("secret_key")
     @classmethod
@@ -103,9 +117,24 @@ class Settings(BaseSettings):
     @field_validator("temporal_tls_server_ca", "temporal_tls_client_cert", "temporal_tls_client_key")
     @classmethod
     def _readable(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError(f"no such file: {value}")
+        if value is not None and not (value.is_file() and b"-----BEGIN " in value.read_bytes()):
+            raise ValueError(f"{value} is not a file in PEM format")
         return value
+
+    @field_validator("temporal_tls_client_key")
+    @classmethod
+    def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if "temporal_tls_client_cert" in info.data and (value is None) != (
+            info.data["temporal_tls_client_cert"] is None
+        ):
+            raise ValueError("goes with TEMPORAL_TLS_CLIENT_CERT: set both or neither")
+        return value
+
+    @model_validator(mode="after")
+    def _names_the_cluster(self) -> Self:
+        if self.temporal_api_key and "temporal_address" not in self.model_fields_set:
+            raise ValueError("TEMPORAL_API_KEY is for a server of TEMPORAL_ADDRESS, which is not set")
+        return self
 
 
 def load_settings() -> Settings:
@@ -114,5 +143,5 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        name = str(first["loc"][0]).upper()
-        raise SystemExit(f"Wrong setting {name}: {first['msg'].removeprefix('Value error, ')}") from None
+        name = "".join(f" {part}".upper() for part in first["loc"][:1])
+        raise SystemExit(f"Wrong setting{name}: {first['msg'].removeprefix('Value error, ')}") from None

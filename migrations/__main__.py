@@ -6,6 +6,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from domain import catalogue, database
 from domain.settings import Settings, load_settings
@@ -33,5 +34,13 @@ async def migrate(settings: Settings) -> None:
         await engine.dispose()
 
 
+def main() -> None:
+    """Run the process; where the database cannot be had, it ends with one clear line."""
+    try:
+        asyncio.run(migrate(load_settings()))
+    except (OSError, OperationalError, InterfaceError) as error:
+        raise SystemExit(f"The database of DATABASE_URL cannot be used: {getattr(error, 'orig', error)}") from None
+
+
 if __name__ == "__main__":
-    asyncio.run(migrate(load_settings()))
+    main()

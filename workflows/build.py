@@ -13,7 +13,7 @@ class CreateVM:
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one create operation."""
-        async with carrying_out(operation, ServerStatus.ACTIVE, undo=Activity.UNDO_CREATE):
+        async with carrying_out(operation, undo=Activity.UNDO_CREATE):
             await step(Activity.SCHEDULE_SERVER, operation, "Find a host")
             await step(Activity.CREATE_PORTS, operation, "Create the ports")
             await step(Activity.SPAWN_SERVER, operation, "Build the server")

@@ -18,7 +18,7 @@ class DeleteVM:
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one delete operation."""
-        async with carrying_out(operation, ServerStatus.GONE):
+        async with carrying_out(operation):
             await _end_other_workflows(operation)
             await step(Activity.DELETE_SERVER, operation, "Delete the server")
             await wait_for_server(operation, ServerStatus.GONE, "Wait for the server to be gone")

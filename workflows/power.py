@@ -14,7 +14,7 @@ class StartVM:
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one start operation."""
-        async with carrying_out(operation, ServerStatus.ACTIVE):
+        async with carrying_out(operation, arrives=ServerStatus.ACTIVE):
             await step(Activity.START_SERVER, operation, "Power the server on")
             await wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")
 
@@ -26,7 +26,7 @@ class StopVM:
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one stop operation."""
-        async with carrying_out(operation, ServerStatus.SHUTOFF):
+        async with carrying_out(operation, arrives=ServerStatus.SHUTOFF):
             await step(Activity.STOP_SERVER, operation, "Shut the server down")
             await wait_for_server(operation, ServerStatus.SHUTOFF, "Wait for the server to be off")
 
@@ -38,7 +38,7 @@ class RebootVM:
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one reboot operation."""
-        async with carrying_out(operation, ServerStatus.ACTIVE):
+        async with carrying_out(operation):
             if operation.action is Action.REBOOT_HARD:
                 await step(Activity.REBOOT_SERVER_HARD, operation, "Reboot the server by its power")
             else:

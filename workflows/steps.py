@@ -14,7 +14,6 @@ from temporalio.exceptions import ActivityError, ApplicationError, RetryState, i
 from temporalio.workflow import ActivityCancellationType
 
 from domain.errors import SupersededError
-from domain.lifecycle import Action
 from domain.messages import (
     Activity,
     FailOperationInput,
@@ -110,24 +109,24 @@ async def insist(  # noqa: PLR0913 - an activity's own options
 
 @asynccontextmanager
 async def carrying_out(
-    operation: OperationInput, wanted: ServerStatus, *, undo: Activity | None = None
+    operation: OperationInput, *, undo: Activity | None = None, arrives: ServerStatus | None = None
 ) -> AsyncIterator[None]:
-    """Record how the body ended; what is recorded is what the cloud shows, however the body ended.
+    """Record how the body ended: well, or, after a failure or a cancel, badly.
 
-    After a failure or a cancel, `undo` removes what was made; without one the server is left to settle, and one that
-    settled in the `wanted` status has arrived after all. An operation that was superseded undoes and records nothing:
-    whoever superseded it does.
+    `undo` removes what was made; without it the server is left to settle, and the operation has ended well after all if
+    that is in the status where it `arrives`. An operation that was superseded undoes and records nothing: whoever
+    superseded it does.
     """
     try:
         yield
     except (ActivityError, asyncio.CancelledError) as error:
-        await _end_badly(operation, wanted, undo, error)
+        await _end_badly(operation, undo, arrives, error)
     else:
         await _finish(operation)
 
 
 async def _end_badly(
-    operation: OperationInput, wanted: ServerStatus, undo: Activity | None, error: BaseException
+    operation: OperationInput, undo: Activity | None, arrives: ServerStatus | None, error: BaseException
 ) -> None:
     if _is_superseded(error):
         return
@@ -143,7 +142,7 @@ async def _end_badly(
             _heed_cancel()
             return
         message = f"{message} What is left in the cloud is not known: {_reason(refusal)[1]}"
-    if seen is wanted and operation.action.word != Action.REBOOT_SOFT.word:
+    if seen is not None and seen is arrives:
         await _finish(operation)
     else:
         await _fail(operation, code, message, intact=seen is ServerStatus.ACTIVE)

@@ -105,6 +105,27 @@ def test_a_default_page_larger_than_the_largest_page_is_refused(monkeypatch: pyt
         load_settings()
 
 
+def test_a_key_for_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_API_KEY", "k" * 40)
+    with pytest.raises(SystemExit, match="TEMPORAL_ADDRESS, which is not set"):
+        load_settings()
+
+
+@pytest.mark.parametrize("part", ["CERT", "KEY"])
+def test_half_a_certificate_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str) -> None:
+    half = tmp_path / "half.pem"
+    half.write_text("-----BEGIN SOMETHING-----")
+    monkeypatch.setenv(f"TEMPORAL_TLS_CLIENT_{part}", str(half))
+    with pytest.raises(SystemExit, match="both or neither"):
+        load_settings()
+
+
+def test_an_address_that_cannot_be_parsed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://me:secret@db:port/vms")
+    with pytest.raises(SystemExit, match="DATABASE_URL: must be like"):
+        load_settings()
+
+
 def test_the_published_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "change-me-in-production")
     with pytest.raises(SystemExit, match=r"SECRET_KEY.*placeholder"):
@@ -119,8 +140,11 @@ def test_a_wrong_value_that_may_be_a_secret_is_not_repeated(monkeypatch: pytest.
     assert "hunter2" not in str(end.value.code)
 
 
+CLOUD = {"temporal_api_key": "k" * 40, "temporal_address": "cloud.example.com:7233"}
+
+
 def test_secrets_do_not_show_when_settings_are_printed() -> None:
-    settings = make_settings("postgresql://db/vmapi", secret_key="s" * 40, temporal_api_key="k" * 40)
+    settings = make_settings("postgresql://db/vmapi", secret_key="s" * 40, **CLOUD)
     assert "ssss" not in repr(settings)
     assert "kkkk" not in repr(settings)
 

@@ -116,7 +116,7 @@ async def test_a_failed_reboot_says_whether_the_server_still_runs(world: World, 
     assert world.last_input(Activity.FAIL_OPERATION)["intact"] is (seen is ServerStatus.ACTIVE)
 
 
-@pytest.mark.parametrize("action", [Action.START, Action.STOP, Action.DELETE])
+@pytest.mark.parametrize("action", [Action.START, Action.STOP])
 async def test_a_cancel_that_comes_too_late_for_the_server_is_no_failure(world: World, action: Action) -> None:
     world.script(Activity.WAIT_FOR_SERVER, HANG)
     world.script(Activity.SETTLE_SERVER, WAITED_FOR.get(action, "ACTIVE"))
@@ -125,6 +125,17 @@ async def test_a_cancel_that_comes_too_late_for_the_server_is_no_failure(world: 
     await handle.cancel()
     await handle.result()
     assert world.called()[-2:] == [Activity.SETTLE_SERVER, Activity.FINISH_OPERATION]
+
+
+async def test_a_canceled_delete_may_be_asked_again_though_no_server_is_seen(world: World) -> None:
+    """Ports may be left, or calls under way of what it took over from: only the steps of a delete see to them."""
+    world.script(Activity.WAIT_FOR_SERVER, HANG)
+    world.script(Activity.SETTLE_SERVER, ServerStatus.GONE)
+    handle = await world.start(Action.DELETE)
+    await world.reached[Activity.WAIT_FOR_SERVER].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    assert world.called()[-1] is Activity.FAIL_OPERATION
 
 
 @pytest.mark.parametrize("action", [Action.CREATE, Action.STOP])
