@@ -55,12 +55,7 @@ async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
     fault = {"code": "no_valid_host", "message": "No host has room."}
     async with engine.begin() as tx:
         vm = await add_vm(tx, ada.user)
-        end: dict[str, Any] = {
-            "status": OperationStatus.FAILED,
-            "error": fault,
-            "attempt": 3,
-            "last_error": "timed out",
-        }
+        end: dict[str, Any] = {"status": OperationStatus.FAILED, "error": fault}
         shown: dict[str, Any] = {"step": TaskState.REBOOTING_HARD, "progress": 0, "started_at": now}
         tried: dict[str, Any] = {"attempt": 3, "last_error": "timed out"}
         failed = await add_operation(tx, vm, Action.REBOOT_HARD, **end, **shown, **tried)
