@@ -1,0 +1,71 @@
+"""The mock cloud fails on demand, and every failure ends in a state a user can act on."""
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+
+import local
+from activities.backends.faults import add_fault, clear_faults
+from activities.backends.mock_schema import FaultMode
+from domain.settings import Settings
+from tests.conftest import make_settings
+from tests.integration.stack import Stack, User
+from tests.integration.test_kills import ports_of, servers_of
+
+
+@pytest.fixture
+async def cloud(stack: Stack) -> AsyncIterator[Settings]:
+    """Settings that reach the stack's mock cloud, which is free of faults afterwards."""
+    settings = make_settings(local.postgres_url(local.postgres_socket_dir(stack.data_dir / "postgres")))
+    yield settings
+    await clear_faults(settings)
+
+
+async def test_a_flavor_that_no_host_holds_ends_in_error_with_nothing_left(stack: Stack, user: User) -> None:
+    flavor = (await user.request("GET", "/flavors")).json()["items"][-1]
+    vm = (await user.request("POST", "/vms", json={"name": "too-large", "flavor_id": flavor["id"]})).json()
+    vm = await user.until(vm["id"], "ACTIVE", "ERROR")
+    assert (vm["status"], vm["fault"]["code"], vm["allowed_actions"]) == ("ERROR", "no_valid_host", ["delete"])
+    operation = (await user.request("GET", f"/operations/{vm['operation_id']}")).json()
+    assert (operation["status"], operation["error"]) == ("FAILED", vm["fault"])
+    assert (await servers_of(stack, vm["id"]), await ports_of(stack, vm["id"])) == ([], 0)
+
+
+async def test_a_build_that_loses_an_answer_and_fails_twice_makes_one_server(
+    stack: Stack, user: User, cloud: Settings
+) -> None:
+    await add_fault(cloud, "create_ports", FaultMode.FAIL_AFTER_EFFECT)
+    await add_fault(cloud, "create_server", FaultMode.FAIL, times=2)
+    vm = await user.create("unlucky")
+    assert (await user.until(vm["id"], "ACTIVE", "ERROR"))["status"] == "ACTIVE"
+    assert (await servers_of(stack, vm["id"]), await ports_of(stack, vm["id"])) == (["ACTIVE"], 1)
+    operation = (await user.request("GET", f"/operations/{vm['operation_id']}")).json()
+    assert (operation["attempt"], operation["next_retry_at"]) == (3, None)
+
+
+async def test_a_refused_delete_of_a_build_ends_in_error_and_the_next_leaves_nothing(
+    stack: Stack, user: User, cloud: Settings
+) -> None:
+    vm = await user.create("hard-to-delete")
+    await user.until(vm["id"], task_state="spawning")
+    await add_fault(cloud, "delete_server", FaultMode.REFUSE, vm_id=UUID(vm["id"]))
+    await user.request("DELETE", f"/vms/{vm['id']}")
+    refused = await user.until(vm["id"], "DELETED", "ERROR")
+    assert (refused["status"], refused["fault"]["code"]) == ("ERROR", "mock_refused")
+    assert refused["allowed_actions"] == ["delete"]
+    await user.request("DELETE", f"/vms/{vm['id']}")
+    assert (await user.until(vm["id"], "DELETED", "ERROR"))["status"] == "DELETED"
+    assert (await servers_of(stack, vm["id"]), await ports_of(stack, vm["id"])) == ([], 0)
+
+
+async def test_a_refused_stop_leaves_the_vm_as_it_was(stack: Stack, user: User, cloud: Settings) -> None:
+    vm = await user.create("keeps-running")
+    await user.until(vm["id"], "ACTIVE")
+    await add_fault(cloud, "stop_server", FaultMode.REFUSE, vm_id=UUID(vm["id"]))
+    stopping = (await user.request("POST", f"/vms/{vm['id']}/actions/stop")).json()
+    vm = await user.until(vm["id"])
+    assert (vm["status"], vm["fault"]) == ("ACTIVE", None)
+    operation = (await user.request("GET", f"/operations/{stopping['operation_id']}")).json()
+    assert (operation["status"], operation["error"]["code"]) == ("FAILED", "mock_refused")
+    assert await servers_of(stack, vm["id"]) == ["ACTIVE"]
