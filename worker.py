@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import logging
 import signal
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -18,17 +20,19 @@ from activities.compute import ComputeActivities
 from activities.interceptor import OperationInterceptor
 from activities.preemption import PreemptionActivities
 from activities.records import RecordActivities
+from activities.resize import ResizeActivities
 from activities.waits import WaitActivities
 from domain import database, temporal
-from domain.messages import waits_queue
+from domain.messages import Activity, waits_queue
 from domain.settings import Settings, load_settings
 from workflows.build import CreateVM
 from workflows.delete import DeleteVM
 from workflows.power import RebootVM, StartVM, StopVM
+from workflows.resize import FinishResizeVM, ResizeVM
 
 logger = logging.getLogger("worker")
 
-WORKFLOWS = [CreateVM, StartVM, StopVM, RebootVM, DeleteVM]
+WORKFLOWS = [CreateVM, StartVM, StopVM, RebootVM, ResizeVM, FinishResizeVM, DeleteVM]
 RPC_PATIENCE = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
 DRAIN = timedelta(seconds=5)
@@ -44,6 +48,7 @@ def sandbox() -> SandboxedWorkflowRunner:
 def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backend: ComputeBackend) -> list[Worker]:
     """The worker of workflows and steps, and the worker of waits, on their task queues."""
     compute = ComputeActivities(engine, backend)
+    resize = ResizeActivities(engine, backend)
     records = RecordActivities(engine)
     waiting = WaitActivities(engine, backend)
     preemption = PreemptionActivities(engine, backend, client)
@@ -51,24 +56,9 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         client,
         task_queue=settings.temporal_task_queue,
         workflows=WORKFLOWS,
-        activities=[
-            compute.schedule_server,
-            compute.create_ports,
-            compute.spawn_server,
-            compute.start_server,
-            compute.stop_server,
-            compute.reboot_server,
-            compute.reboot_server_hard,
-            compute.delete_server,
-            compute.undo_create,
-            preemption.preempt_operations,
-            preemption.list_open_workflows,
-            preemption.terminate_workflows,
-            records.finish_operation,
-            records.fail_operation,
-        ],
+        activities=_activities(compute, resize, preemption, records),
         workflow_runner=sandbox(),
-        interceptors=[OperationInterceptor(engine)],
+        interceptors=[OperationInterceptor(engine, client)],
         max_concurrent_activities=MOST_CALLS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         max_heartbeat_throttle_interval=timedelta(seconds=1.5),
@@ -77,12 +67,16 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
     waits = Worker(
         client,
         task_queue=waits_queue(settings.temporal_task_queue),
-        activities=[waiting.wait_for_server, waiting.settle_server],
-        interceptors=[OperationInterceptor(engine)],
+        activities=_activities(waiting),
+        interceptors=[OperationInterceptor(engine, client)],
         max_concurrent_activities=MOST_WAITS,
         max_heartbeat_throttle_interval=timedelta(seconds=2.5),
     )
     return [steps, waits]
+
+
+def _activities(*holders: object) -> list[Callable[..., Any]]:
+    return [getattr(holder, name) for holder in holders for name in Activity if hasattr(holder, name)]
 
 
 async def run(settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """What holds for every activity: it heartbeats, its errors have codes, and a failed attempt shows on its operation."""
 
 import asyncio
+import contextlib
 import logging
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -8,13 +9,17 @@ from typing import Any, NoReturn
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
+from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from activities.backends.protocol import BackendError
 from domain import store
 from domain.errors import ServiceError
-from domain.messages import OperationInput
+from domain.messages import FailedAttemptInput, OperationInput
+
+RPC_TIMEOUT = timedelta(seconds=2)
 
 logger = logging.getLogger(__name__)
 
@@ -22,18 +27,20 @@ logger = logging.getLogger(__name__)
 class OperationInterceptor(Interceptor):
     """Wraps every activity of a worker."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, client: Client) -> None:
         self._engine = engine
+        self._client = client
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
         """Put this between the worker and the activity."""
-        return _Inbound(next, self._engine)
+        return _Inbound(next, self._engine, self._client)
 
 
 class _Inbound(ActivityInboundInterceptor):
-    def __init__(self, next: ActivityInboundInterceptor, engine: AsyncEngine) -> None:
+    def __init__(self, next: ActivityInboundInterceptor, engine: AsyncEngine, client: Client) -> None:
         super().__init__(next)
         self._engine = engine
+        self._client = client
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         heart = asyncio.create_task(_beat(activity.info().heartbeat_timeout))
@@ -65,6 +72,20 @@ class _Inbound(ActivityInboundInterceptor):
                 await store.note_failed_attempt(tx, operation, info.attempt, error, _retry_in(info))
         except (SQLAlchemyError, OSError):
             logger.warning("Could not note the failed attempt of operation %s", operation.operation_id)
+        if _is_news(info.attempt):
+            await self._tell_workflow(info, error)
+
+    async def _tell_workflow(self, info: activity.Info, error: str) -> None:
+        """Let the workflow show it; it learns of attempts from nobody else."""
+        failure = FailedAttemptInput(info.activity_type, info.attempt, error)
+        handle = self._client.get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
+        with contextlib.suppress(RPCError):
+            await handle.signal("note_failed_attempt", failure, rpc_timeout=RPC_TIMEOUT)
+
+
+def _is_news(attempt: int) -> bool:
+    """Attempts 1, 2, 4, 8 ...: when a whole cloud is away, telling of each would be a load of its own."""
+    return attempt & (attempt - 1) == 0
 
 
 async def _beat(within: timedelta | None) -> None:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ScalarSelect, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -11,10 +12,11 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.backends.protocol import ComputeBackend
 from domain import store
-from domain.lifecycle import OperationStatus, TaskState
-from domain.messages import Activity, OperationInput, WorkflowsInput
+from domain.lifecycle import Action, OperationStatus
+from domain.messages import ENTERS, Activity, OperationInput, WorkflowsInput
 from domain.models import Operation
 
+MAY_BE_OPEN = (OperationStatus.SUPERSEDED, OperationStatus.SUCCEEDED)
 UNFINISHED = (OperationStatus.SUPERSEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
 
 
@@ -30,16 +32,19 @@ class PreemptionActivities:
     async def preempt_operations(self, input: OperationInput) -> list[str]:
         """Revoke what may still act on the VM, cancel what was superseded; returns the workflow ids still open.
 
-        An operation that failed or was canceled may have left a call under way on a worker that stalled.
+        An operation that failed or was canceled may have left a call under way on a worker that stalled. A resize that
+        succeeded may still wait to be confirmed.
         """
         async with self._engine.begin() as tx:
-            await store.enter_step(tx, input, TaskState.DELETING, activity.info().attempt)
-            unfinished = (Operation.vm_id == input.vm_id, Operation.status.in_(UNFINISHED))
-            operations = await store.fetch_all(tx, select(Operation).where(*unfinished))
-        await asyncio.gather(*(self._backend.revoke(operation.id) for operation in operations))
-        superseded = [one.workflow_id for one in operations if one.status is OperationStatus.SUPERSEDED]
-        await asyncio.gather(*(self._cancel(id) for id in superseded))
-        return await self._still_open(superseded)
+            await store.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
+            mine = Operation.vm_id == input.vm_id
+            concerned = or_(Operation.status.in_(UNFINISHED), Operation.id == _last_resize(input.vm_id))
+            operations = await store.fetch_all(tx, select(Operation).where(mine, concerned))
+        unfinished = [one for one in operations if one.status in UNFINISHED]
+        await asyncio.gather(*(self._backend.revoke(operation.id) for operation in unfinished))
+        may_be_open = sorted({one.workflow_id for one in operations if one.status in MAY_BE_OPEN})
+        await asyncio.gather(*(self._cancel(id) for id in may_be_open))
+        return await self._still_open(may_be_open)
 
     @activity.defn(name=Activity.LIST_OPEN_WORKFLOWS)
     async def list_open_workflows(self, input: WorkflowsInput) -> list[str]:
@@ -72,6 +77,12 @@ class PreemptionActivities:
             _pass_over_missing(error)
             return False
         return description.status is WorkflowExecutionStatus.RUNNING
+
+
+def _last_resize(vm_id: UUID) -> ScalarSelect[UUID]:
+    succeeded = (Operation.action == Action.RESIZE, Operation.status == OperationStatus.SUCCEEDED)
+    of_vm = select(Operation.id).where(Operation.vm_id == vm_id, *succeeded)
+    return of_vm.order_by(Operation.created_at.desc()).limit(1).scalar_subquery()
 
 
 def _pass_over_missing(error: RPCError) -> None:

@@ -14,6 +14,7 @@ from domain.messages import Activity, OperationInput, ServerStatus, WaitForServe
 
 LOOK_TIMEOUT = 10.0  # seconds
 PATIENCE = timedelta(minutes=30)
+AS_BEFORE = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}  # what a resize begins with
 
 
 class ServerPoll:
@@ -55,8 +56,8 @@ class WaitActivities:
     async def wait_for_server(self, input: WaitForServerInput) -> None:
         """Return once the server is in the status.
 
-        `server_error` or `server_gone` where it will not get there, `timed_out` where a look after PATIENCE finds it
-        still under way.
+        `server_error`, `server_gone` or, of a resize, `no_valid_host` where it will not get there, `timed_out` where a
+        look after PATIENCE finds it still under way.
         """
         while not _arrived(await self._poll.look(input.operation.vm_id), input.status):
             if _waited() > PATIENCE:
@@ -85,6 +86,10 @@ def _arrived(server: Server | None, wanted: ServerStatus) -> bool:
     status = server.status if server else ServerStatus.GONE
     if status is wanted:
         return True
+    if wanted is ServerStatus.VERIFY_RESIZE and server and status in AS_BEFORE and not server.is_busy:
+        # How Nova tells that its scheduler found no host: the server is as it was, without any fault.
+        message = "No valid host was found: the cloud left the server at its flavor."
+        raise BackendError("no_valid_host", message, retryable=False)
     if status is ServerStatus.GONE:
         raise BackendError("server_gone", "The cloud no longer has the server.", retryable=False)
     if server and status is ServerStatus.ERROR and not server.is_busy:

@@ -7,6 +7,7 @@ next. A process that dies in between loses its lease; the workflow's id makes th
 import asyncio
 import contextlib
 import logging
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import cast
 from uuid import UUID
@@ -14,13 +15,14 @@ from uuid import UUID
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio.client import Client
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
-from domain import store
+from domain import search_attributes, store
 from domain.lifecycle import TABLE
-from domain.messages import OperationInput
-from domain.models import VM, Operation
+from domain.markdown import quoted
+from domain.models import VM, Operation, User
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,16 @@ LEASE = 10.0  # seconds; longer than the slowest delivery
 RECEIPT = 30.0  # seconds a worker has for its first step before the operation is delivered again
 PAUSE = 1.0  # seconds between looks at the outbox, and between attempts while something is away
 RPC_TIMEOUT = timedelta(seconds=3)
-_LONGEST_NAME = 64  # characters of a VM's name in a workflow's summary
+_LONGEST_NAME = 64  # characters of a VM's name that are shown with its workflows
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An operation that has been leased, and what people want to know of its VM."""
+
+    operation: Operation
+    vm_name: str
+    owner: str
 
 
 class Dispatcher:
@@ -71,7 +82,7 @@ class Dispatcher:
             elif not self._outcomes:
                 await _pause(self._news)
 
-    async def _note_and_lease(self) -> list[tuple[Operation, str]]:
+    async def _note_and_lease(self) -> list[Delivery]:
         delivered = [id for id, error in self._outcomes.items() if error is None]
         undelivered = [id for id, error in self._outcomes.items() if error is not None]
         async with self._engine.begin() as tx:
@@ -83,18 +94,19 @@ class Dispatcher:
         self._outcomes = {}
         return leased
 
-    async def _lease(self, tx: AsyncConnection) -> list[tuple[Operation, str]]:
+    async def _lease(self, tx: AsyncConnection) -> list[Delivery]:
         limit = 1 if "Temporal" in self._away else BATCH
         operations = await store.lease_operations(tx, limit, LEASE)
         if not operations:
             return []
-        named = await tx.execute(select(VM.id, VM.name).where(VM.id.in_([one.vm_id for one in operations])))
-        names = dict(named.all())
-        return [(operation, names[operation.vm_id]) for operation in operations]
+        people_know = select(VM.id, VM.name, User.username).join(User, User.id == VM.owner_id)
+        known = await tx.execute(people_know.where(VM.id.in_([one.vm_id for one in operations])))
+        shown = {id: (name[:_LONGEST_NAME], owner) for id, name, owner in known}
+        return [Delivery(operation, *shown[operation.vm_id]) for operation in operations]
 
-    async def _deliver_all(self, leased: list[tuple[Operation, str]]) -> None:
-        errors = await asyncio.gather(*(self._deliver(operation, name) for operation, name in leased))
-        self._outcomes = {operation.id: error for (operation, _), error in zip(leased, errors, strict=True)}
+    async def _deliver_all(self, leased: list[Delivery]) -> None:
+        errors = await asyncio.gather(*(self._deliver(one) for one in leased))
+        self._outcomes = {one.operation.id: error for one, error in zip(leased, errors, strict=True)}
         failures = {id: error for id, error in self._outcomes.items() if error}
         if failures and len(failures) == len(leased):
             self._is_away("Temporal", next(iter(failures.values())))
@@ -103,25 +115,55 @@ class Dispatcher:
             for id, error in failures.items():
                 logger.error("operation %s cannot be delivered: %s", id, error)
 
-    async def _deliver(self, operation: Operation, name: str) -> Exception | None:
-        workflow = cast("str", TABLE[operation.action].workflow)
-        input = OperationInput(operation.id, operation.vm_id, operation.action, operation.epoch)
+    async def _deliver(self, one: Delivery) -> Exception | None:
+        operation = one.operation
+        own = store.own_workflow_id(operation.action, operation.vm_id, operation.id)
         try:
-            await self._client.start_workflow(
-                workflow,
-                input,
-                id=operation.workflow_id,
-                task_queue=self._task_queue,
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                memo={"request_id": operation.request_id, "actor": operation.actor},
-                static_summary=f"{operation.action.word} VM {name[:_LONGEST_NAME]} for {operation.actor}",
-                rpc_timeout=RPC_TIMEOUT,
-            )
+            if operation.workflow_id == own:
+                await self._start(one)
+            elif not await self._signal(one):
+                await self._reroute(one)
         except WorkflowAlreadyStartedError:
             return None
         except Exception as error:  # noqa: BLE001 - the operation stays in the outbox, whatever it was
             return error
         return None
+
+    async def _signal(self, one: Delivery) -> bool:
+        """Tell the workflow that waits for the operation; False where it is gone."""
+        waiting = self._client.get_workflow_handle(one.operation.workflow_id)
+        signal, input = cast("str", TABLE[one.operation.action].signal), store.input_of(one.operation, one.vm_name)
+        try:
+            await waiting.signal(signal, input, rpc_timeout=RPC_TIMEOUT)
+        except RPCError as error:
+            if error.status is RPCStatusCode.NOT_FOUND:
+                return False
+            raise
+        return True
+
+    async def _reroute(self, one: Delivery) -> None:
+        """Start a workflow for the operation alone; its row names it first, for a delete to find."""
+        async with self._engine.begin() as tx:
+            rerouted = await store.reroute(tx, one.operation)
+        if rerouted is not None:
+            await self._start(replace(one, operation=rerouted))
+
+    async def _start(self, one: Delivery) -> None:
+        operation, word = one.operation, one.operation.action.word
+        input = store.input_of(operation, one.vm_name)
+        about = f" {input.about}" if input.about else ""
+        await self._client.start_workflow(
+            cast("str", TABLE[operation.action].workflow),
+            input,
+            id=operation.workflow_id,
+            task_queue=self._task_queue,
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            memo={"request_id": operation.request_id, "actor": operation.actor},
+            search_attributes=_search_attributes(one),
+            static_summary=f"{word} VM {quoted(one.vm_name)}{about} for {quoted(operation.actor)}",
+            static_details=_details(one),
+            rpc_timeout=RPC_TIMEOUT,
+        )
 
     def _is_away(self, what: str, error: Exception) -> None:
         if what not in self._away:
@@ -132,6 +174,28 @@ class Dispatcher:
         if what in self._away:
             logger.info("%s is back, operations are delivered again", what)
         self._away.discard(what)
+
+
+def _details(one: Delivery) -> str:
+    """What stays true however long the workflow runs, as Markdown."""
+    operation = one.operation
+    lines = {
+        "Asked": f"{operation.created_at:%Y-%m-%d %H:%M:%S} UTC by {quoted(operation.actor)}",
+        "VM": f"{quoted(str(operation.vm_id))} of {quoted(one.owner)}",
+        "Operation": quoted(str(operation.id)),
+        "Request": quoted(operation.request_id),
+    }
+    return "\n".join(f"- **{name}:** {text}" for name, text in lines.items())
+
+
+def _search_attributes(one: Delivery) -> TypedSearchAttributes:
+    found_by = {
+        search_attributes.VM: str(one.operation.vm_id),
+        search_attributes.VM_NAME: one.vm_name,
+        search_attributes.OWNER: one.owner,
+        search_attributes.ACTION: one.operation.action.word,
+    }
+    return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in found_by.items()])
 
 
 async def _pause(event: asyncio.Event) -> None:

@@ -35,6 +35,7 @@ STATUS_OF_CODE = {
     "unsupported_media_type": 415,
     "validation_failed": 422,
     "unknown_reference": 422,
+    "same_flavor": 422,
     "invalid_cursor": 422,
     "idempotency_key_reused": 422,
     "internal_error": 500,

@@ -13,7 +13,7 @@ from api.schemas import Problem
 from domain.settings import Settings
 
 DESCRIPTION = """
-Virtual machines on OpenStack: make them, switch them on and off, delete them.
+Virtual machines on OpenStack: make them, switch them on and off, resize them, delete them.
 
 **Operations.** What changes a VM is accepted at once (202, or 204 for a delete) and done in the background. The
 answer's `Operation-Location` names the operation to follow; the VM's `status` and `task_state` say the same in short.

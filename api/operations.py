@@ -49,7 +49,8 @@ async def create_vm(tx: AsyncConnection, caller: Caller, body: schemas.NewVM) ->
         "image_id": str(image_id),
         "network_ids": [str(id) for id in network_ids],
     }
-    operation = _operation(operation_id, caller, vm_id, Action.CREATE, claim.status, input)
+    asked = _asked(caller, Action.CREATE, input, operation_id)
+    operation = store.operation_row(asked, caller.id, vm_id, claim.status)
     parameters = {f"operation_{name}": value for name, value in operation.items()} | {
         "vm_id": vm_id,
         "vm_owner_id": caller.id,
@@ -70,14 +71,36 @@ async def submit(
 ) -> Response:
     """Let a new operation take the caller's VM; InvalidTransitionError where the lifecycle table refuses."""
     vm = await _lock_owned(tx, caller, vm_id)
-    return _accepted(await _claim(tx, caller, vm, action, input or {}))
+    return _accepted(await store.accept(tx, vm, _asked(caller, action, input)))
+
+
+async def resize_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID, flavor_id: UUID, confirm_window: int) -> Response:
+    """Let a resize take the caller's VM; it confirms itself after `confirm_window` seconds, where those are not 0."""
+    vm = await _lock_owned(tx, caller, vm_id)
+    lifecycle.begin(Action.RESIZE, vm.status, vm.task_state, launched=vm.launched_at is not None)
+    flavors = await store.fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
+    names = {flavor.id: flavor.name for flavor in flavors}
+    if flavor_id not in names:
+        raise ProblemError("unknown_reference", "There is no such flavor.", [_unknown("flavor_id", flavor_id)])
+    if flavor_id == vm.flavor_id:
+        detail = f"The VM has this flavor already: {names[flavor_id]}."
+        error = FieldError(code="same_flavor", detail=detail, pointer="#/flavor_id")
+        raise ProblemError("same_flavor", detail, [error])
+    input = {
+        "flavor_id": str(flavor_id),
+        "flavor": names[flavor_id],
+        "previous_flavor_id": str(vm.flavor_id),
+        "previous_flavor": names[vm.flavor_id],
+        "confirm_window": confirm_window,
+    }
+    return _accepted(await store.accept(tx, vm, _asked(caller, Action.RESIZE, input)))
 
 
 async def delete_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> Response:
     """Let a delete take the caller's VM from whatever holds it; one that is going or gone keeps its operation."""
     vm = await _lock_owned(tx, caller, vm_id)
     if vm.status not in {Status.DELETING, Status.DELETED}:
-        vm = await _claim(tx, caller, vm, Action.DELETE, {})
+        vm = await store.accept(tx, vm, _asked(caller, Action.DELETE))
     return Response(status_code=204, headers=_followed_at(vm))
 
 
@@ -88,29 +111,10 @@ async def _lock_owned(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> VM:
     return vm
 
 
-async def _claim(tx: AsyncConnection, caller: Caller, vm: VM, action: Action, input: dict[str, Any]) -> VM:
-    operation_id = uuid4()
-    claimed = await store.claim_vm(tx, vm, action, operation_id)
-    await tx.execute(insert(Operation), _operation(operation_id, caller, vm.id, action, vm.status, input))
-    return claimed
-
-
-def _operation(  # noqa: PLR0913, PLR0917 - the columns of a row
-    id: UUID, caller: Caller, vm_id: UUID, action: Action, previous_status: Status, input: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "id": id,
-        "owner_id": caller.id,
-        "actor": caller.username,
-        "action": action,
-        "resource_type": "vm",
-        "resource_id": vm_id,
-        "vm_id": vm_id,
-        "input": input,
-        "previous_status": previous_status,
-        "workflow_id": f"{action.word}-{vm_id}-{id}",
-        "request_id": logs.request_id.get(),
-    }
+def _asked(
+    caller: Caller, action: Action, input: dict[str, Any] | None = None, operation_id: UUID | None = None
+) -> store.Asked:
+    return store.Asked(action, caller.username, logs.request_id.get(), input or {}, operation_id or uuid4())
 
 
 async def _resolve(tx: AsyncConnection, body: schemas.NewVM) -> tuple[UUID, list[UUID]]:

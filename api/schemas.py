@@ -149,6 +149,12 @@ class Reboot(Request):
     type: Literal["SOFT", "HARD"] = "SOFT"
 
 
+class Resize(Request):
+    """The flavor that a VM is to have."""
+
+    flavor_id: UUID = Field(examples=[FLAVORS[2]["id"]])
+
+
 class NoInput(Request):
     """An action that needs nothing."""
 

@@ -110,6 +110,7 @@ class Rule:
     target: Status | Previous
     on_failure: OnFailure
     workflow: str | None = None  # None: no workflow serves the row yet, so the API does not offer it
+    signal: str | None = None  # to the workflow that waits for the action; `workflow` is started where it is gone
     preempts: bool = False
     needs_launch: bool = True
 
@@ -166,6 +167,7 @@ TABLE: dict[Action, Rule] = {
         steps=(TaskState.RESIZE_PREP, TaskState.RESIZE_MIGRATING, TaskState.RESIZE_FINISH),
         target=Status.VERIFY_RESIZE,
         on_failure=OnFailure.PREVIOUS_IF_UNTOUCHED,
+        workflow="ResizeVM",
     ),
     Action.CONFIRM_RESIZE: Rule(
         sources=frozenset({Status.VERIFY_RESIZE}),
@@ -173,6 +175,8 @@ TABLE: dict[Action, Rule] = {
         steps=(TaskState.RESIZE_CONFIRMING,),
         target=PREVIOUS,
         on_failure=OnFailure.ERROR,
+        workflow="FinishResizeVM",
+        signal="confirm",
     ),
     Action.REVERT_RESIZE: Rule(
         sources=frozenset({Status.VERIFY_RESIZE}),
@@ -180,6 +184,8 @@ TABLE: dict[Action, Rule] = {
         steps=(TaskState.RESIZE_REVERTING,),
         target=PREVIOUS,
         on_failure=OnFailure.ERROR,
+        workflow="FinishResizeVM",
+        signal="revert",
     ),
     Action.SNAPSHOT: Rule(
         sources=_ON_OR_OFF,
@@ -222,8 +228,13 @@ class Claim:
 
 def create() -> Claim:
     """The first state of every VM."""
-    rule = TABLE[Action.CREATE]
-    return Claim(_status(rule.during, Status.BUILDING), rule.steps[0])
+    return claimed(Action.CREATE, Status.BUILDING)
+
+
+def claimed(action: Action, status: Status) -> Claim:
+    """What a VM in `status` shows once `action` has been accepted."""
+    rule = TABLE[action]
+    return Claim(_status(rule.during, status), rule.steps[0] if rule.steps else None)
 
 
 def is_allowed(action: Action, status: Status, task_state: TaskState | None, *, launched: bool) -> bool:
@@ -248,8 +259,7 @@ def begin(action: Action, status: Status, task_state: TaskState | None, *, launc
     if not is_allowed(action, status, task_state, launched=launched):
         allowed = allowed_actions(status, task_state, launched=launched)
         raise InvalidTransitionError(action.word, status, task_state, allowed)
-    rule = TABLE[action]
-    return Claim(_status(rule.during, status), rule.steps[0] if rule.steps else task_state)
+    return claimed(action, status)
 
 
 def may_enter_from(action: Action, step: TaskState) -> tuple[TaskState, ...]:
@@ -278,7 +288,8 @@ def finish(action: Action, task_state: TaskState | None, previous: Status) -> St
 def fail(action: Action, previous: Status, *, intact: bool) -> Status:
     """The status a failed action leaves.
 
-    `intact` says, of a reboot, that the server is seen to run; of a resize, that nothing was done to it yet.
+    `intact` says, of a reboot, that the server is seen to run; of a resize, that it is as it was, since no host was
+    found for it or somebody canceled in time.
     """
     match TABLE[action].on_failure:
         case OnFailure.PREVIOUS:

@@ -134,6 +134,7 @@ class VM(Base):
     __table_args__ = (
         CheckConstraint(_state_check(), name="state"),
         CheckConstraint("fault IS NULL OR status = 'ERROR'", name="fault"),
+        CheckConstraint("confirm_by IS NULL OR status = 'VERIFY_RESIZE'", name="confirm_by"),
         Index("ix_vms_owner_created", "owner_id", "created_at", "id"),
     )
 

@@ -40,9 +40,12 @@ class Settings(BaseSettings):
     mock_start_delay: Seconds = 2.0
     mock_stop_delay: Seconds = 2.0
     mock_reboot_delay: Seconds = 3.0
+    mock_resize_delay: Seconds = 5.0
     mock_delete_delay: Seconds = 2.0
     mock_error_rate: Probability = 0.0
     mock_transient_rate: Probability = 0.0
+
+    resize_confirm_window: int = Field(default=0, ge=0, le=31_536_000)
 
     default_page_size: int = Field(default=20, ge=1, le=1000)
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)

@@ -5,21 +5,33 @@ the order VM, operation, so that a delete and a workflow's record never wait for
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Interval, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Interval, Select, extract, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from domain import lifecycle
 from domain.errors import SupersededError
-from domain.lifecycle import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
+from domain.lifecycle import OPEN_STATUSES, TABLE, Action, OperationStatus, Status, TaskState
 from domain.messages import FailOperationInput, OperationInput
 from domain.models import VM, Operation
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A new operation: what is asked of a VM, by whom, in which request; `input` is kept with it."""
+
+    action: Action
+    actor: str
+    request_id: str
+    input: dict[str, Any] = field(default_factory=dict)
+    id: UUID = field(default_factory=uuid4)
 
 
 async def fetch_one(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> T | None:
@@ -43,15 +55,83 @@ async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UU
     An action that pre-empts closes every open operation of the VM as SUPERSEDED.
     """
     claim = lifecycle.begin(action, vm.status, vm.task_state, launched=vm.launched_at is not None)
-    if lifecycle.TABLE[action].preempts:
+    if TABLE[action].preempts:
         await _supersede(tx, vm.id, by=action)
     values: dict[str, Any] = {
         "status": claim.status,
         "task_state": claim.task_state,
         "operation_id": operation_id,
         "fault": vm.fault if claim.status is Status.ERROR else None,
+        "confirm_by": None,
     }
     return await _update_vm(tx, vm.id, values)
+
+
+async def accept(tx: AsyncConnection, vm: VM, asked: Asked, deliver_in: float = 0.0) -> VM:
+    """Let a new operation take a locked VM and write it down; it is delivered after `deliver_in` seconds.
+
+    What ends a resize goes to the workflow of the resize, and returns to the status before that.
+    InvalidTransitionError where the table refuses.
+    """
+    claimed = await claim_vm(tx, vm, asked.action, asked.id)
+    row = operation_row(asked, vm.owner_id, vm.id, vm.status)
+    if TABLE[asked.action].signal:
+        row |= await _of_resize(tx, vm.operation_id, asked.action)
+    await tx.execute(insert(Operation).values(row | {"deliver_after": _from_now(deliver_in)}))
+    return claimed
+
+
+def operation_row(asked: Asked, owner_id: UUID, vm_id: UUID, previous_status: Status) -> dict[str, Any]:
+    """The columns of a new operation."""
+    return {
+        "id": asked.id,
+        "owner_id": owner_id,
+        "actor": asked.actor,
+        "action": asked.action,
+        "resource_type": "vm",
+        "resource_id": vm_id,
+        "vm_id": vm_id,
+        "input": asked.input,
+        "previous_status": previous_status,
+        "workflow_id": own_workflow_id(asked.action, vm_id, asked.id),
+        "request_id": asked.request_id,
+    }
+
+
+def own_workflow_id(action: Action, vm_id: UUID, operation_id: UUID) -> str:
+    """The id of a workflow that is started for one operation."""
+    return f"{action.word}-{vm_id}-{operation_id}"
+
+
+async def _of_resize(tx: AsyncConnection, resize_id: UUID, action: Action) -> dict[str, Any]:
+    resize = await fetch_one(tx, select(Operation).where(Operation.id == resize_id))
+    assert resize is not None  # noqa: S101 - only a resize leaves a VM in VERIFY_RESIZE
+    kept = "previous_flavor" if action is Action.REVERT_RESIZE else "flavor"
+    return {
+        "previous_status": resize.previous_status,
+        "workflow_id": resize.workflow_id,
+        "input": {"flavor_id": resize.input[f"{kept}_id"], "flavor": resize.input[kept]},
+    }
+
+
+def input_of(operation: Operation, vm_name: str) -> OperationInput:
+    """What the operation's workflow is given."""
+    flavor, before = operation.input.get("flavor"), operation.input.get("previous_flavor")
+    about = {
+        Action.RESIZE: f"from {before} to {flavor}",
+        Action.CONFIRM_RESIZE: f"to {flavor}",
+        Action.REVERT_RESIZE: f"back to {flavor}",
+    }
+    return OperationInput(
+        operation.id,
+        operation.vm_id,
+        operation.action,
+        operation.epoch,
+        operation.previous_status,
+        vm_name,
+        operation.actor,
+        about.get(operation.action, ""),
+    )
 
 
 async def _supersede(tx: AsyncConnection, vm_id: UUID, by: Action) -> None:
@@ -127,9 +207,7 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
     _refuse_unless_held(vm, operation)
     status = lifecycle.finish(input.action, vm.task_state, operation.previous_status)
     values: dict[str, Any] = {"status": status, "task_state": None, "fault": None}
-    if input.action is Action.CREATE:
-        values["launched_at"] = func.now()
-    await _update_vm(tx, vm.id, values)
+    await _update_vm(tx, vm.id, values | _brought_about(operation))
     await _update_operation(
         tx,
         input,
@@ -139,6 +217,33 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
         next_retry_at=None,
         finished_at=func.now(),
     )
+
+
+def _brought_about(operation: Operation) -> dict[str, Any]:
+    """What a VM shows beyond its state once the operation has succeeded."""
+    match operation.action:
+        case Action.CREATE:
+            return {"launched_at": func.now()}
+        case Action.RESIZE:
+            window = operation.input["confirm_window"]
+            confirm_by = _from_now(window) if window else None
+            return {"flavor_id": UUID(operation.input["flavor_id"]), "confirm_by": confirm_by}
+        case Action.REVERT_RESIZE:
+            return {"flavor_id": UUID(operation.input["flavor_id"])}
+    return {}
+
+
+async def read_confirm_window(tx: AsyncConnection, resize: OperationInput) -> float | None:
+    """Seconds until the resize confirms itself; None where it never does, or no longer waits for it."""
+    left = extract("epoch", VM.confirm_by - func.now())
+    seconds = await tx.scalar(select(left).where(VM.id == resize.vm_id, VM.operation_id == resize.operation_id))
+    return float(seconds) if seconds is not None else None
+
+
+async def drop_confirm_window(tx: AsyncConnection, resize: OperationInput) -> None:
+    """Let the resize wait for a person only, where it still waits."""
+    waits = (VM.id == resize.vm_id, VM.operation_id == resize.operation_id, VM.confirm_by.is_not(None))
+    await tx.execute(update(VM).where(*waits).values(confirm_by=None))
 
 
 async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
@@ -193,6 +298,18 @@ async def note_undelivered(tx: AsyncConnection, operation_ids: Sequence[UUID], r
     await tx.execute(
         update(Operation).where(Operation.id.in_(_unlocked(operation_ids))).values(deliver_after=_from_now(retry_in))
     )
+
+
+async def reroute(tx: AsyncConnection, operation: Operation) -> Operation | None:
+    """Give an operation whose receipt has not come a workflow of its own; None where it needs none any more."""
+    wanting = (
+        Operation.id == operation.id,
+        Operation.status == OperationStatus.QUEUED,
+        Operation.started_at.is_(None),
+    )
+    own = own_workflow_id(operation.action, operation.vm_id, operation.id)
+    rerouted = update(Operation).where(*wanting).values(workflow_id=own).returning(Operation)
+    return await fetch_one(tx, rerouted)
 
 
 def _unlocked(operation_ids: Sequence[UUID]) -> Select[UUID]:

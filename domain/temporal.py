@@ -1,9 +1,16 @@
-"""The connection to Temporal, the same for the API and the worker."""
+"""The connection to Temporal, the same for all processes, and what has to be registered there."""
 
+from datetime import timedelta
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.service import RetryConfig, TLSConfig
+from temporalio.service import RetryConfig, RPCError, RPCStatusCode, TLSConfig
 
+from domain import search_attributes
 from domain.settings import Settings
+
+RPC_TIMEOUT = timedelta(seconds=2)
 
 
 async def connect(settings: Settings, *, patience: float, lazy: bool = False) -> Client:
@@ -17,6 +24,28 @@ async def connect(settings: Settings, *, patience: float, lazy: bool = False) ->
         retry_config=RetryConfig(max_elapsed_time_millis=int(patience * 1000)),
         lazy=lazy,
     )
+
+
+async def missing_search_attributes(client: Client) -> list[str]:
+    """The names of those search attributes that the namespace does not know yet; it starts no workflow without them."""
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    known = await client.operator_service.list_search_attributes(request, timeout=RPC_TIMEOUT)
+    return [key.name for key in search_attributes.ALL if key.name not in known.custom_attributes]
+
+
+async def register_search_attributes(client: Client) -> None:
+    """Have the namespace know every search attribute; again is harmless."""
+    missing = set(await missing_search_attributes(client))
+    if not missing:
+        return
+    types = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
+    wanted = {name: kind for name, kind in types.items() if name in missing}
+    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
+    try:
+        await client.operator_service.add_search_attributes(request)
+    except RPCError as error:
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:  # by another migration at the same time
+            raise
 
 
 def _tls(settings: Settings) -> TLSConfig | bool:

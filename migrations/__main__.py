@@ -1,4 +1,7 @@
-"""Bring the database up to date: schema, then catalogue. Safe to run at any time, by any number at once."""
+"""Bring everything up to date: schema, catalogue, then Temporal's search attributes.
+
+Safe to run at any time, by any number at once.
+"""
 
 import asyncio
 from pathlib import Path
@@ -7,10 +10,12 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import InterfaceError, OperationalError
+from temporalio.service import RPCError
 
-from domain import catalogue, database
+from domain import catalogue, database, temporal
 from domain.settings import Settings, load_settings
 
+PATIENCE = 10.0  # seconds until Temporal counts as away
 LOCK = 7_166_401_203  # any number that no other program takes a Postgres advisory lock on
 
 
@@ -34,12 +39,22 @@ async def migrate(settings: Settings) -> None:
         await engine.dispose()
 
 
+async def register(settings: Settings) -> None:
+    """Have the Temporal namespace know the search attributes that workflows are started with."""
+    await temporal.register_search_attributes(await temporal.connect(settings, patience=PATIENCE))
+
+
 def main() -> None:
-    """Run the process; where the database cannot be had, it ends with one clear line."""
+    """Run the process; where a server cannot be had, it ends with one clear line."""
+    settings = load_settings()
     try:
-        asyncio.run(migrate(load_settings()))
+        asyncio.run(migrate(settings))
     except (OSError, OperationalError, InterfaceError) as error:
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {getattr(error, 'orig', error)}") from None
+    try:
+        asyncio.run(register(settings))
+    except (RuntimeError, RPCError) as error:
+        raise SystemExit(f"The server of TEMPORAL_ADDRESS cannot be used: {error}") from None
 
 
 if __name__ == "__main__":

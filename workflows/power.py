@@ -4,43 +4,43 @@ from temporalio import workflow
 
 from domain.lifecycle import Action
 from domain.messages import Activity, OperationInput, ServerStatus
-from workflows.steps import carrying_out, step, wait_for_server
+from workflows.steps import OperationWorkflow
 
 
 @workflow.defn
-class StartVM:
+class StartVM(OperationWorkflow):
     """Powers a VM's server on."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one start operation."""
-        async with carrying_out(operation, arrives=ServerStatus.ACTIVE):
-            await step(Activity.START_SERVER, operation, "Power the server on")
-            await wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")
+        async with self.carrying_out(operation, arrives=ServerStatus.ACTIVE):
+            await self.step(Activity.START_SERVER, operation, "Power the server on")
+            await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")
 
 
 @workflow.defn
-class StopVM:
+class StopVM(OperationWorkflow):
     """Shuts a VM's server down."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one stop operation."""
-        async with carrying_out(operation, arrives=ServerStatus.SHUTOFF):
-            await step(Activity.STOP_SERVER, operation, "Shut the server down")
-            await wait_for_server(operation, ServerStatus.SHUTOFF, "Wait for the server to be off")
+        async with self.carrying_out(operation, arrives=ServerStatus.SHUTOFF):
+            await self.step(Activity.STOP_SERVER, operation, "Shut the server down")
+            await self.wait_for_server(operation, ServerStatus.SHUTOFF, "Wait for the server to be off")
 
 
 @workflow.defn
-class RebootVM:
+class RebootVM(OperationWorkflow):
     """Reboots a VM's server, as its guest would (SOFT) or by its power (HARD)."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one reboot operation."""
-        async with carrying_out(operation):
+        async with self.carrying_out(operation):
             if operation.action is Action.REBOOT_HARD:
-                await step(Activity.REBOOT_SERVER_HARD, operation, "Reboot the server by its power")
+                await self.step(Activity.REBOOT_SERVER_HARD, operation, "Reboot the server by its power")
             else:
-                await step(Activity.REBOOT_SERVER, operation, "Reboot the server")
-            await wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")
+                await self.step(Activity.REBOOT_SERVER, operation, "Reboot the server")
+            await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")

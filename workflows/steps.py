@@ -1,9 +1,9 @@
-"""What every operation's story is told with: steps, waits, and one way to end badly."""
+"""What every operation's story is told with: steps, waits, one way to end badly, and what an operator sees."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import NoneType
 from typing import Any, TypeVar, overload
@@ -13,19 +13,25 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
+from domain import lifecycle
 from domain.errors import SupersededError
+from domain.lifecycle import TABLE
 from domain.messages import (
     Activity,
+    ClaimConfirmInput,
+    FailedAttemptInput,
     FailOperationInput,
     OperationInput,
     ServerStatus,
+    StateResult,
     WaitForServerInput,
     WorkflowsInput,
     waits_queue,
 )
+from workflows.view import View
 
 T = TypeVar("T")
-Message = OperationInput | FailOperationInput | WorkflowsInput
+Message = OperationInput | FailOperationInput | WorkflowsInput | ClaimConfirmInput
 
 CALL_LIMIT = timedelta(seconds=60)
 WAIT_SLICE = timedelta(minutes=5)
@@ -36,153 +42,197 @@ FOR_EVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=t
 HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
 
 
-@overload
-async def step(name: Activity, input: Message, summary: str) -> None: ...
-@overload
-async def step(name: Activity, input: Message, summary: str, result: type[T]) -> T: ...
-async def step(name: Activity, input: Message, summary: str, result: type[Any] = NoneType) -> Any:
-    """Do one step; tried until it succeeds, is refused for good, or HALF_AN_HOUR is over."""
-    answer = await workflow.execute_activity(
-        name,
-        input,
-        result_type=result,
-        summary=summary,
-        start_to_close_timeout=CALL_LIMIT,
-        heartbeat_timeout=HEARTBEAT,
-        retry_policy=HALF_AN_HOUR,
-        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-    )
-    _heed_cancel()
-    return answer
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a failure has left: how the server shows itself, if that was seen, and whether it is `intact`.
 
-
-async def wait_for_server(operation: OperationInput, status: ServerStatus, summary: str) -> None:
-    """Wait until the cloud shows the server in `status`, on the queue where waiting starves nobody.
-
-    How long is too long the activity decides, after a look: a server that got there while nobody looked has arrived.
+    `lifecycle.fail` says what an intact server is.
     """
-    await workflow.execute_activity(
-        Activity.WAIT_FOR_SERVER,
-        WaitForServerInput(operation, status),
-        summary=summary,
-        task_queue=waits_queue(workflow.info().task_queue),
-        start_to_close_timeout=WAIT_SLICE,
-        heartbeat_timeout=WAIT_HEARTBEAT,
-        retry_policy=FOR_EVER,
-        cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-    )
-    _heed_cancel()
+
+    seen: ServerStatus | None = None
+    intact: bool = False
 
 
-def _heed_cancel() -> None:
+@dataclass(slots=True)
+class Outcome:
+    """Whether an operation has been recorded as a success."""
+
+    succeeded: bool = False
+
+
+Aftermath = Callable[[OperationInput, str], Awaitable[Left]]
+"""What follows the failure of an operation, told its code; whatever cancels come meanwhile."""
+
+
+class OperationWorkflow:
+    """A workflow that carries out operations on one VM, usually one."""
+
+    def __init__(self) -> None:
+        self.view = View()
+
+    @workflow.query
+    def state(self) -> StateResult:
+        """What the VM shows as far as this workflow knows."""
+        return self.view.state
+
+    @workflow.signal
+    def note_failed_attempt(self, failure: FailedAttemptInput) -> None:
+        """Show why an attempt failed; it is news from an activity to people and changes nothing."""
+        self.view.failed(failure)
+
+    @asynccontextmanager
+    async def carrying_out(
+        self, operation: OperationInput, *, aftermath: Aftermath | None = None, arrives: ServerStatus | None = None
+    ) -> AsyncIterator[Outcome]:
+        """Record how the body ended: well, or, after a failure or a cancel, badly.
+
+        `aftermath` removes what was made; without it the server is left to settle. The operation has ended well after
+        all if the server is in the status where it `arrives`. An operation that was superseded undoes and records
+        nothing: whoever superseded it does.
+        """
+        outcome = Outcome()
+        self.view.begins(operation)
+        try:
+            yield outcome
+        except (ActivityError, asyncio.CancelledError) as error:
+            outcome.succeeded = await self._end_badly(operation, aftermath or self.settle, arrives, error)
+        else:
+            outcome.succeeded = await self._finish(operation)
+
+    @overload
+    async def step(self, name: Activity, input: Message, summary: str) -> None: ...
+    @overload
+    async def step(self, name: Activity, input: Message, summary: str, result: type[T]) -> T: ...
+    async def step(self, name: Activity, input: Message, summary: str, result: type[Any] = NoneType) -> Any:
+        """Do one step; tried until it succeeds, is refused for good, or HALF_AN_HOUR is over."""
+        self.view.does(name, summary)
+        answer = await workflow.execute_activity(
+            name,
+            input,
+            result_type=result,
+            summary=summary,
+            start_to_close_timeout=CALL_LIMIT,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=HALF_AN_HOUR,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+        heed_cancel()
+        return answer
+
+    async def wait_for_server(self, operation: OperationInput, status: ServerStatus, summary: str) -> None:
+        """Wait until the cloud shows the server in `status`, on the queue where waiting starves nobody.
+
+        How long is too long the activity decides, after a look: a server that got there while nobody looked has
+        arrived.
+        """
+        self.view.does(Activity.WAIT_FOR_SERVER, summary)
+        await workflow.execute_activity(
+            Activity.WAIT_FOR_SERVER,
+            WaitForServerInput(operation, status),
+            summary=summary,
+            task_queue=waits_queue(workflow.info().task_queue),
+            start_to_close_timeout=WAIT_SLICE,
+            heartbeat_timeout=WAIT_HEARTBEAT,
+            retry_policy=FOR_EVER,
+            cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        )
+        heed_cancel()
+
+    async def insist(  # noqa: PLR0913 - an activity's own options
+        self,
+        name: Activity,
+        input: Message,
+        summary: str,
+        result: type[T],
+        *,
+        task_queue: str | None = None,
+        limit: timedelta = CALL_LIMIT,
+    ) -> T:
+        """Have something recorded, undone or answered, whatever cancels come meanwhile; tried until it is refused."""
+        self.view.does(name, summary)
+        call = workflow.start_activity(
+            name,
+            input,
+            result_type=result,
+            summary=summary,
+            task_queue=task_queue,
+            start_to_close_timeout=limit,
+            heartbeat_timeout=HEARTBEAT,
+            retry_policy=FOR_EVER,
+        )
+        while not call.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(call)
+        answer: T = call.result()
+        return answer
+
+    async def settle(self, operation: OperationInput, _code: str) -> Left:
+        """Let the cloud end what it is at, and see what then shows."""
+        seen = await self.insist(
+            Activity.SETTLE_SERVER,
+            operation,
+            "See how the server settles",
+            ServerStatus,
+            task_queue=waits_queue(workflow.info().task_queue),
+            limit=WAIT_SLICE,
+        )
+        return Left(seen, intact=seen is ServerStatus.ACTIVE)
+
+    async def _end_badly(
+        self, operation: OperationInput, aftermath: Aftermath, arrives: ServerStatus | None, error: BaseException
+    ) -> bool:
+        code, message = _reason(error)
+        if code == SupersededError.code:
+            return False
+        self.view.fails(message)
+        left = Left()
+        try:
+            left = await aftermath(operation, code)
+        except ActivityError as refusal:
+            why, detail = _reason(refusal)
+            if why == SupersededError.code:
+                heed_cancel()
+                return False
+            message = f"{message} What is left in the cloud is not known: {detail}"
+        if left.seen is not None and left.seen is arrives:
+            return await self._finish(operation)
+        await self._fail(operation, code, message, intact=left.intact)
+        return False
+
+    async def _finish(self, operation: OperationInput) -> bool:
+        if not await self._record(Activity.FINISH_OPERATION, operation, "Record the success"):
+            return False
+        if operation.previous_status:
+            last = TABLE[operation.action].steps[-1]
+            self.view.ends(lifecycle.finish(operation.action, last, operation.previous_status))
+        return True
+
+    async def _fail(self, operation: OperationInput, code: str, message: str, *, intact: bool) -> None:
+        canceled = workflow.cancellation_reason() is not None
+        failure = FailOperationInput(operation, code, message, canceled=canceled, intact=intact)
+        if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
+            heed_cancel()
+            return
+        if operation.previous_status:
+            self.view.ends(lifecycle.fail(operation.action, operation.previous_status, intact=intact))
+        heed_cancel()
+        raise ApplicationError(message, type=code, non_retryable=True)
+
+    async def _record(self, name: Activity, input: Message, summary: str) -> bool:
+        """Whether the end was recorded; it is not where somebody superseded the operation."""
+        try:
+            await self.insist(name, input, summary, NoneType)
+        except ActivityError as refusal:
+            if _reason(refusal)[0] != SupersededError.code:
+                raise
+            return False
+        return True
+
+
+def heed_cancel() -> None:
     """End here if a cancel has come; the success of an activity swallows one that comes just before it."""
     if workflow.cancellation_reason() is not None:
         raise asyncio.CancelledError
-
-
-async def insist(  # noqa: PLR0913 - an activity's own options
-    name: Activity,
-    input: Message,
-    summary: str,
-    result: type[T],
-    *,
-    task_queue: str | None = None,
-    limit: timedelta = CALL_LIMIT,
-) -> T:
-    """Have something recorded, undone or answered, whatever cancels come meanwhile; tried until it is refused."""
-    call = workflow.start_activity(
-        name,
-        input,
-        result_type=result,
-        summary=summary,
-        task_queue=task_queue,
-        start_to_close_timeout=limit,
-        heartbeat_timeout=HEARTBEAT,
-        retry_policy=FOR_EVER,
-    )
-    while not call.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.shield(call)
-    answer: T = call.result()
-    return answer
-
-
-@asynccontextmanager
-async def carrying_out(
-    operation: OperationInput, *, undo: Activity | None = None, arrives: ServerStatus | None = None
-) -> AsyncIterator[None]:
-    """Record how the body ended: well, or, after a failure or a cancel, badly.
-
-    `undo` removes what was made; without it the server is left to settle, and the operation has ended well after all if
-    that is in the status where it `arrives`. An operation that was superseded undoes and records nothing: whoever
-    superseded it does.
-    """
-    try:
-        yield
-    except (ActivityError, asyncio.CancelledError) as error:
-        await _end_badly(operation, undo, arrives, error)
-    else:
-        await _finish(operation)
-
-
-async def _end_badly(
-    operation: OperationInput, undo: Activity | None, arrives: ServerStatus | None, error: BaseException
-) -> None:
-    if _is_superseded(error):
-        return
-    code, message = _reason(error)
-    seen: ServerStatus | None = None
-    try:
-        if undo:
-            await insist(undo, operation, "Undo what was made", NoneType)
-        else:
-            seen = await _settle(operation)
-    except ActivityError as refusal:
-        if _is_superseded(refusal):
-            _heed_cancel()
-            return
-        message = f"{message} What is left in the cloud is not known: {_reason(refusal)[1]}"
-    if seen is not None and seen is arrives:
-        await _finish(operation)
-    else:
-        await _fail(operation, code, message, intact=seen is ServerStatus.ACTIVE)
-
-
-async def _settle(operation: OperationInput) -> ServerStatus:
-    return await insist(
-        Activity.SETTLE_SERVER,
-        operation,
-        "See how the server settles",
-        ServerStatus,
-        task_queue=waits_queue(workflow.info().task_queue),
-        limit=WAIT_SLICE,
-    )
-
-
-async def _finish(operation: OperationInput) -> None:
-    try:
-        await insist(Activity.FINISH_OPERATION, operation, "Record the success", NoneType)
-    except ActivityError as refusal:
-        if not _is_superseded(refusal):
-            raise
-
-
-async def _fail(operation: OperationInput, code: str, message: str, *, intact: bool) -> None:
-    canceled = workflow.cancellation_reason() is not None
-    failure = FailOperationInput(operation, code, message, canceled=canceled, intact=intact)
-    try:
-        await insist(Activity.FAIL_OPERATION, failure, "Record the failure", NoneType)
-    except ActivityError as refusal:
-        if not _is_superseded(refusal):
-            raise
-        _heed_cancel()
-        return
-    _heed_cancel()
-    raise ApplicationError(message, type=code, non_retryable=True)
-
-
-def _is_superseded(error: BaseException) -> bool:
-    return _reason(error)[0] == SupersededError.code
 
 
 def _reason(error: BaseException) -> tuple[str, str]:

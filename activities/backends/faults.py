@@ -17,6 +17,9 @@ VERBS = (
     "start_server",
     "stop_server",
     "reboot_server",
+    "resize_server",
+    "confirm_server_resize",
+    "revert_server_resize",
     "delete_server",
 )
 

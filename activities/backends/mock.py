@@ -1,4 +1,4 @@
-"""A cloud for everybody's laptop: its servers and ports are rows, and it fails on demand.
+"""A cloud for everybody's laptop: its servers, ports and migrations are rows, and it fails on demand.
 
 A build takes as long as the settings say. The cloud is as durable as the database, shared by all workers,
 idempotent by token, and refuses revoked tokens.
@@ -21,6 +21,7 @@ from activities.backends.mock_schema import (
     create_schema,
     faults,
     hiccups,
+    migrations,
     ports,
     revocations,
     servers,
@@ -33,6 +34,7 @@ from domain.settings import Settings
 HOST_VCPUS: Final = 64
 HOST_RAM_MB: Final = 262_144
 HOST_DISK_GB: Final = 4_096
+RESIZED: Final = {ServerStatus.RESIZE, ServerStatus.VERIFY_RESIZE, ServerStatus.REVERT_RESIZE}
 
 Effect = Callable[[AsyncConnection], Awaitable[object]]
 
@@ -103,6 +105,46 @@ class MockBackend:
         del hard  # a mock guest cannot hang, so both kinds are the same to it
         change = _turning(vm_id, ServerStatus.REBOOT, ServerStatus.ACTIVE, self._settings.mock_reboot_delay)
         await self._call("reboot_server", token, vm_id, change, may_be_doomed=True)
+
+    async def resize_server(self, token: Token, spec: ServerSpec) -> None:
+        doomed = self._is_doomed(token.operation_id)
+
+        async def migrate(tx: AsyncConnection) -> None:
+            server = await _at_rest(tx, spec.vm_id, ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
+            values: dict[str, Any] = {
+                "status": ServerStatus.RESIZE,
+                "next_status": ServerStatus.ERROR if doomed else ServerStatus.VERIFY_RESIZE,
+                "next_fault": "The mock cloud failed the resize (MOCK_ERROR_RATE)." if doomed else None,
+                "due_at": _in(self._settings.mock_resize_delay),
+            }
+            if not doomed:
+                old = {f"old_{name}": getattr(server, name) for name in ("vcpus", "ram_mb", "disk_gb", "status")}
+                await tx.execute(insert(migrations).values(vm_id=spec.vm_id, **old))
+                values |= {"vcpus": spec.vcpus, "ram_mb": spec.ram_mb, "disk_gb": spec.disk_gb}
+            await tx.execute(update(servers).where(servers.c.vm_id == spec.vm_id).values(values))
+
+        await self._call("resize_server", token, spec.vm_id, migrate)
+
+    async def confirm_server_resize(self, token: Token, vm_id: UUID) -> None:
+        async def confirm(tx: AsyncConnection) -> None:
+            migration = await _take_migration(tx, vm_id)
+            await self._return_to(tx, migration, ServerStatus.VERIFY_RESIZE)
+
+        await self._call("confirm_server_resize", token, vm_id, confirm, may_be_doomed=True)
+
+    async def revert_server_resize(self, token: Token, vm_id: UUID) -> None:
+        async def revert(tx: AsyncConnection) -> None:
+            migration = await _take_migration(tx, vm_id)
+            old = {name: getattr(migration, f"old_{name}") for name in ("vcpus", "ram_mb", "disk_gb")}
+            await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(old))
+            await self._return_to(tx, migration, ServerStatus.REVERT_RESIZE)
+
+        await self._call("revert_server_resize", token, vm_id, revert, may_be_doomed=True)
+
+    async def _return_to(self, tx: AsyncConnection, migration: Row[Any], meanwhile: ServerStatus) -> None:
+        values = {"status": meanwhile, "next_status": migration.old_status}
+        values |= {"due_at": _in(self._settings.mock_resize_delay)}
+        await tx.execute(update(servers).where(servers.c.vm_id == migration.vm_id).values(values))
 
     async def delete_server(self, token: Token, vm_id: UUID) -> None:
         async def remove(tx: AsyncConnection) -> None:
@@ -201,11 +243,47 @@ async def _let_time_pass(tx: AsyncConnection) -> None:
 
 async def _remove(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None:
     await tx.execute(delete(servers).where(servers.c.vm_id.in_(vm_ids)))
-    await tx.execute(delete(ports).where(ports.c.vm_id.in_(vm_ids)))
+    for kind in (ports, migrations):
+        await tx.execute(delete(kind).where(kind.c.vm_id.in_(vm_ids)))
+
+
+async def _living(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
+    """The server's row, locked; refused where there is none, or not for long."""
+    await _let_time_pass(tx)
+    server = (await tx.execute(select(servers).where(servers.c.vm_id == vm_id).with_for_update())).one_or_none()
+    if server is None or server.status == ServerStatus.DELETING:
+        raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
+    return server
+
+
+async def _at_rest(tx: AsyncConnection, vm_id: UUID, *statuses: ServerStatus) -> Row[Any]:
+    """The server's row, locked; refused unless it is in one of the statuses and nothing is done to it."""
+    server = await _living(tx, vm_id)
+    if server.status not in statuses or server.due_at is not None:
+        raise _conflict(server)
+    return server
+
+
+def _conflict(server: Row[Any]) -> BackendError:
+    """What Nova answers 409 to."""
+    return BackendError("server_conflict", f"The cloud does not do this in status {server.status}.", retryable=False)
+
+
+async def _take_migration(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
+    await _at_rest(tx, vm_id, ServerStatus.VERIFY_RESIZE)
+    return (await tx.execute(delete(migrations).where(migrations.c.vm_id == vm_id).returning(migrations))).one()
 
 
 def _server(row: Row[Any]) -> Server:
-    return Server(row.vm_id, ServerStatus(row.status), is_busy=row.due_at is not None, fault=row.fault)
+    return Server(
+        row.vm_id,
+        ServerStatus(row.status),
+        row.vcpus,
+        row.ram_mb,
+        row.disk_gb,
+        is_busy=row.due_at is not None,
+        fault=row.fault,
+    )
 
 
 def _turning(vm_id: UUID, now: ServerStatus | None, then: ServerStatus, delay: float) -> Effect:
@@ -213,10 +291,10 @@ def _turning(vm_id: UUID, now: ServerStatus | None, then: ServerStatus, delay: f
         values = {"next_status": then, "due_at": _in(delay), "fault": None, "next_fault": None}
         if now is not None:
             values["status"] = now
-        living = (servers.c.vm_id == vm_id, servers.c.status != ServerStatus.DELETING)
-        changed = await tx.execute(update(servers).where(*living).values(values))
-        if changed.rowcount == 0:
-            raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
+        server = await _living(tx, vm_id)
+        if server.status in RESIZED:
+            raise _conflict(server)
+        await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(values))
 
     return change
 

@@ -38,6 +38,17 @@ ports = Table(
     Column("network_id", Uuid, nullable=False),
 )
 
+migrations = Table(
+    "migrations",
+    metadata,
+    Column("vm_id", Uuid, primary_key=True),
+    Column("old_vcpus", Integer, nullable=False),
+    Column("old_ram_mb", Integer, nullable=False),
+    Column("old_disk_gb", Integer, nullable=False),
+    Column("old_status", Text, nullable=False),
+    comment="Resizes that are neither confirmed nor reverted; the server's own row has the new size.",
+)
+
 calls = Table(
     "calls",
     metadata,

@@ -35,13 +35,16 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server as the cloud shows it.
+    """A server as the cloud shows it; sizes as in ServerSpec.
 
     `is_busy` says that the cloud still works on it (in Nova: it has a task state); `fault` why its status is ERROR.
     """
 
     vm_id: UUID
     status: ServerStatus
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
     is_busy: bool = False
     fault: str | None = None
 
@@ -84,6 +87,19 @@ class ComputeBackend(Protocol):
 
     async def reboot_server(self, token: Token, vm_id: UUID, *, hard: bool) -> None:
         """Begin to reboot the server; it becomes ACTIVE."""
+
+    async def resize_server(self, token: Token, spec: ServerSpec) -> None:
+        """Begin to give the server another size; it becomes VERIFY_RESIZE.
+
+        Where no host is found it may show itself as it was, ACTIVE or SHUTOFF. The cloud holds the old size beside the
+        new one until the resize is confirmed or reverted.
+        """
+
+    async def confirm_server_resize(self, token: Token, vm_id: UUID) -> None:
+        """Begin to give up the old size; the server becomes ACTIVE or SHUTOFF, whichever it was."""
+
+    async def revert_server_resize(self, token: Token, vm_id: UUID) -> None:
+        """Begin to go back to the old size; the server becomes ACTIVE or SHUTOFF, whichever it was."""
 
     async def delete_server(self, token: Token, vm_id: UUID) -> None:
         """Begin to delete the server and all that was made for the VM; it becomes GONE."""

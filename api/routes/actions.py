@@ -6,20 +6,21 @@ from uuid import UUID
 from fastapi import Response
 
 from api import openapi, schemas
-from api.deps import CurrentUser
+from api.deps import CurrentUser, Process
 from api.idempotency import OncePerKey
+from api.operations import resize_vm as submit_resize
 from api.operations import submit
 from api.routes import router
 from domain.lifecycle import Action
 
 routes = router("/vms/{vm_id}/actions", "VMs")
-action = partial(
+accepting = partial(
     routes.post,
     status_code=202,
     response_model=schemas.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition"),
 )
+action = partial(accepting, openapi_extra=openapi.problems("invalid_transition"))
 
 _REBOOTS = {"SOFT": Action.REBOOT_SOFT, "HARD": Action.REBOOT_HARD}
 
@@ -41,3 +42,32 @@ async def reboot_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: sc
     """Restart a VM: SOFT through its guest, HARD by its power, which also works on one that is off or in ERROR."""
     asked = body or schemas.Reboot()
     return await once(lambda tx: submit(tx, caller, vm_id, _REBOOTS[asked.type], asked.model_dump()), asked)
+
+
+@accepting("/resize", openapi_extra=openapi.problems("invalid_transition", "unknown_reference", "same_flavor"))
+async def resize_vm(
+    caller: CurrentUser, process: Process, once: OncePerKey, vm_id: UUID, body: schemas.Resize
+) -> Response:
+    """Give a VM another flavor, larger or smaller; then confirm or revert what has become of it.
+
+    Once the VM is in VERIFY_RESIZE it runs with the new flavor, and the old one is kept for going back. Where the
+    service confirms by itself, `confirm_by` says when.
+    """
+    window = process.settings.resize_confirm_window
+    return await once(lambda tx: submit_resize(tx, caller, vm_id, body.flavor_id, window), body)
+
+
+@action("/confirm-resize")
+async def confirm_resize_of_vm(
+    caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: schemas.NoInput | None = None
+) -> Response:
+    """Keep the new flavor of a VM in VERIFY_RESIZE, and give the old one up."""
+    return await once(lambda tx: submit(tx, caller, vm_id, Action.CONFIRM_RESIZE), body)
+
+
+@action("/revert-resize")
+async def revert_resize_of_vm(
+    caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: schemas.NoInput | None = None
+) -> Response:
+    """Put a VM in VERIFY_RESIZE back to its old flavor."""
+    return await once(lambda tx: submit(tx, caller, vm_id, Action.REVERT_RESIZE), body)

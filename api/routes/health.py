@@ -2,20 +2,23 @@
 
 import asyncio
 from collections.abc import Coroutine
-from datetime import timedelta
 from typing import Any
 
 from fastapi import Request, Response
 from sqlalchemy import text
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 
 from api import VERSION, errors, openapi, schemas
 from api.deps import Process, State
 from api.routes import router
+from domain import temporal
 
 routes = router("/health", "Health")
 
 PATIENCE = 2.0  # seconds
+
+
+class _NotRegisteredError(Exception):
+    """The Temporal server answers, but would refuse every workflow."""
 
 
 @routes.get("")
@@ -50,7 +53,10 @@ async def _check(ask: Coroutine[Any, Any, None]) -> schemas.Check:
         asking.cancel()  # without waiting for it: giving up a hung connection takes seconds more
         return schemas.Check(status="unavailable", error=f"no answer in {PATIENCE} s")
     error = asking.exception()
-    return schemas.Check(status="unavailable", error=type(error).__name__) if error else schemas.Check(status="ok")
+    if error is None:
+        return schemas.Check(status="ok")
+    what = str(error) if isinstance(error, _NotRegisteredError) else type(error).__name__
+    return schemas.Check(status="unavailable", error=what)
 
 
 async def _ask_postgres(process: State) -> None:
@@ -59,5 +65,6 @@ async def _ask_postgres(process: State) -> None:
 
 
 async def _ask_temporal(process: State) -> None:
-    request = DescribeNamespaceRequest(namespace=process.settings.temporal_namespace)
-    await process.temporal.workflow_service.describe_namespace(request, timeout=timedelta(seconds=PATIENCE))
+    missing = await temporal.missing_search_attributes(process.temporal)
+    if missing:
+        raise _NotRegisteredError(f"search attributes are missing, run python -m migrations: {', '.join(missing)}")

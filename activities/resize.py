@@ -1,0 +1,108 @@
+"""The steps of resizing servers, and who may end a resize."""
+
+from typing import Final
+from uuid import UUID, uuid5
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from temporalio import activity
+
+from activities.backends.protocol import BackendError, ServerSpec, Token
+from activities.steps import Entered, StepActivities
+from domain import store
+from domain.lifecycle import Action, Status
+from domain.messages import (
+    Activity,
+    ClaimConfirmInput,
+    ClaimConfirmResult,
+    ConfirmWindowResult,
+    OperationInput,
+)
+from domain.models import Operation
+
+CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins like this
+# Seconds before the outbox takes care of a confirm that its resize has claimed and carries out by itself.
+OUTBOX_AFTER: Final = 30.0
+_UNDO: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")
+
+
+class ResizeActivities(StepActivities):
+    """Steps on a server that gets another flavor, and records of what its resize waits for."""
+
+    @activity.defn(name=Activity.PREPARE_RESIZE)
+    async def prepare_resize(self, input: OperationInput) -> None:
+        """Find a host for the new flavor; `no_valid_host` where none can hold it."""
+        entered = await self._enter(input, Activity.PREPARE_RESIZE)
+        await self._backend.select_host(entered.token, await self._new_spec(entered))
+
+    @activity.defn(name=Activity.RESIZE_SERVER)
+    async def resize_server(self, input: OperationInput) -> None:
+        """Begin to move the server to the new flavor."""
+        entered = await self._enter(input, Activity.RESIZE_SERVER)
+        await self._backend.resize_server(entered.token, await self._new_spec(entered))
+
+    @activity.defn(name=Activity.FINISH_RESIZE)
+    async def finish_resize(self, input: OperationInput) -> None:
+        """See that the server has its new size; `resize_not_applied` where it has not."""
+        entered = await self._enter(input, Activity.FINISH_RESIZE)
+        spec = await self._new_spec(entered)
+        server = (await self._backend.list_servers([input.vm_id])).get(input.vm_id)
+        if server is None or (server.vcpus, server.ram_mb, server.disk_gb) != (spec.vcpus, spec.ram_mb, spec.disk_gb):
+            message = "The cloud says that the resize is done, but the server does not have its new size."
+            raise BackendError("resize_not_applied", message, retryable=False)
+
+    @activity.defn(name=Activity.CONFIRM_RESIZE)
+    async def confirm_resize(self, input: OperationInput) -> None:
+        """Begin to give the old flavor up."""
+        entered = await self._enter(input, Activity.CONFIRM_RESIZE)
+        await self._backend.confirm_server_resize(entered.token, input.vm_id)
+
+    @activity.defn(name=Activity.REVERT_RESIZE)
+    async def revert_resize(self, input: OperationInput) -> None:
+        """Begin to go back to the old flavor."""
+        entered = await self._enter(input, Activity.REVERT_RESIZE)
+        await self._backend.revert_server_resize(entered.token, input.vm_id)
+
+    @activity.defn(name=Activity.UNDO_RESIZE)
+    async def undo_resize(self, input: OperationInput) -> None:
+        """Begin to take a failed resize back, after making sure that none of its calls can still take effect."""
+        await self._revoke(input)
+        # The operation's own tokens are refused from here on.
+        undo = Token(uuid5(_UNDO, str(input.operation_id)), Activity.UNDO_RESIZE)
+        await self._backend.revert_server_resize(undo, input.vm_id)
+
+    async def _new_spec(self, entered: Entered) -> ServerSpec:
+        return await self._spec(entered.vm, UUID(entered.operation.input["flavor_id"]))
+
+    @activity.defn(name=Activity.READ_CONFIRM_WINDOW)
+    async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:
+        """How long the resize waits before it confirms itself, by the database's clock."""
+        async with self._engine.connect() as connection:
+            return ConfirmWindowResult(await store.read_confirm_window(connection, input))
+
+    @activity.defn(name=Activity.CLAIM_CONFIRM)
+    async def claim_confirm(self, input: ClaimConfirmInput) -> ClaimConfirmResult:
+        """Let the end of the window confirm the resize, unless somebody was faster; again answers the same."""
+        resize = input.operation
+        async with self._engine.begin() as tx:
+            vm = await store.lock_vm(tx, resize.vm_id)
+            if vm is not None and vm.operation_id == resize.operation_id and vm.status is Status.VERIFY_RESIZE:
+                request_id = (await _operation(tx, resize.operation_id)).request_id
+                asked = store.Asked(Action.CONFIRM_RESIZE, CONFIRM_WINDOW_ACTOR, request_id, id=input.confirm_id)
+                await store.accept(tx, vm, asked, deliver_in=OUTBOX_AFTER)
+            elif vm is None or vm.operation_id != input.confirm_id:
+                return ClaimConfirmResult(None)
+            confirm = await _operation(tx, input.confirm_id)
+        return ClaimConfirmResult(store.input_of(confirm, resize.vm_name))
+
+    @activity.defn(name=Activity.DROP_CONFIRM_WINDOW)
+    async def drop_confirm_window(self, input: OperationInput) -> None:
+        """Promise no longer that the resize confirms itself; it can still be confirmed or reverted."""
+        async with self._engine.begin() as tx:
+            await store.drop_confirm_window(tx, input)
+
+
+async def _operation(tx: AsyncConnection, id: UUID) -> Operation:
+    operation = await store.fetch_one(tx, select(Operation).where(Operation.id == id))
+    assert operation is not None  # noqa: S101 - operations are never deleted
+    return operation

@@ -1,0 +1,19 @@
+"""By what operators find workflows in Temporal.
+
+`python -m migrations` registers them; without that, Temporal starts no workflow.
+"""
+
+from typing import Final
+
+from temporalio.common import SearchAttributeKey
+
+VM: Final = SearchAttributeKey.for_keyword("VM")  # its id
+VM_NAME: Final = SearchAttributeKey.for_keyword("VMName")  # when the operation was asked for
+OWNER: Final = SearchAttributeKey.for_keyword("Owner")  # username
+ACTION: Final = SearchAttributeKey.for_keyword("Action")  # the lifecycle table's word
+WAITS_FOR: Final = SearchAttributeKey.for_keyword("WaitsFor")  # CONFIRMATION or RETRY; unset while work goes on
+
+ALL: Final = (VM, VM_NAME, OWNER, ACTION, WAITS_FOR)
+
+CONFIRMATION: Final = "confirmation"
+RETRY: Final = "retry"
