@@ -15,7 +15,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 import local
-from domain import database
+from domain import database, search_attributes
 from domain.settings import Settings
 from migrations.__main__ import migrate
 
@@ -72,7 +72,7 @@ async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
 
 def make_settings(database_url: str, **values: object) -> Settings:
     """Settings of a test: nothing from the environment's `.env`, and a mock cloud that is quick."""
-    quick = {f"mock_{verb}_delay": 0.05 for verb in ("build", "start", "stop", "reboot", "delete")}
+    quick = {f"mock_{verb}_delay": 0.05 for verb in ("build", "start", "stop", "reboot", "resize", "delete")}
     defaults = {"database_url": database_url, "secret_key": secrets.token_urlsafe(48), **quick}
     return Settings(_env_file=None, **(defaults | values))  # type: ignore[arg-type]
 
@@ -98,6 +98,7 @@ async def temporal_environment() -> AsyncIterator[WorkflowEnvironment]:
         dev_server_existing_path=local.TEMPORAL,
         dev_server_log_level="error",
         dev_server_extra_args=local.TEMPORAL_TUNING,
+        search_attributes=search_attributes.ALL,
     ) as environment:
         yield environment
 

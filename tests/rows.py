@@ -16,6 +16,19 @@ from domain.models import VM, Operation, User
 FLAVOR_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in FLAVORS}
 IMAGE_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in IMAGES}
 NETWORK_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in NETWORKS}
+_NEW, _OLD = "m1.medium", "m1.small"
+INPUTS: dict[Action, dict[str, Any]] = {
+    Action.CREATE: {"network_ids": [str(NETWORK_IDS["private"])]},
+    Action.RESIZE: {
+        "flavor_id": str(FLAVOR_IDS[_NEW]),
+        "flavor": _NEW,
+        "previous_flavor_id": str(FLAVOR_IDS[_OLD]),
+        "previous_flavor": _OLD,
+        "confirm_window": 0,
+    },
+    Action.CONFIRM_RESIZE: {"flavor_id": str(FLAVOR_IDS[_NEW]), "flavor": _NEW},
+    Action.REVERT_RESIZE: {"flavor_id": str(FLAVOR_IDS[_OLD]), "flavor": _OLD},
+}
 OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
 
 
@@ -69,7 +82,7 @@ async def add_operation(
         "resource_type": "vm",
         "resource_id": vm.id,
         "vm_id": vm.id,
-        "input": {"network_ids": [str(NETWORK_IDS["private"])]} if action is Action.CREATE else {},
+        "input": INPUTS.get(action, {}),
         "previous_status": vm.status,
         "workflow_id": f"{action.word}-{vm.id}-{id}",
         "request_id": "test-request",
@@ -85,9 +98,11 @@ async def claim(tx: AsyncConnection, vm_id: UUID, action: Action) -> Operation:
     """Accept an action as the API does: lock, ask the table, take the VM, write the operation down."""
     vm = await store.lock_vm(tx, vm_id)
     assert vm is not None
-    id = uuid4()
-    await store.claim_vm(tx, vm, action, id)
-    return await add_operation(tx, vm, action, status=OperationStatus.QUEUED, holds=False, id=id)
+    asked = store.Asked(action, "test", "test-request", INPUTS.get(action, {}))
+    await store.accept(tx, vm, asked)
+    operation = await store.fetch_one(tx, select(Operation).where(Operation.id == asked.id))
+    assert operation is not None
+    return operation
 
 
 async def add_held_vm(

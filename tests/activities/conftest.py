@@ -21,7 +21,9 @@ from domain.settings import Settings
 from tests.rows import IMAGE_IDS
 
 LONG = 3600.0  # seconds: a delay that no test lives to see the end of
-LASTING = dict.fromkeys((f"mock_{verb}_delay" for verb in ("build", "start", "stop", "reboot", "delete")), LONG)
+LASTING = dict.fromkeys(
+    (f"mock_{verb}_delay" for verb in ("build", "start", "stop", "reboot", "resize", "delete")), LONG
+)
 Do = Callable[..., Coroutine[Any, Any, Any]]
 
 

@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from temporalio.activity import ActivityCancellationDetails
+from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
@@ -19,7 +21,14 @@ from activities.backends.protocol import BackendError
 from activities.interceptor import OperationInterceptor
 from domain.errors import IllegalStepError, ServiceError, SupersededError
 from domain.lifecycle import Action
-from domain.messages import FailOperationInput, OperationInput, ServerStatus, WaitForServerInput, WorkflowsInput
+from domain.messages import (
+    FailedAttemptInput,
+    FailOperationInput,
+    OperationInput,
+    ServerStatus,
+    WaitForServerInput,
+    WorkflowsInput,
+)
 from tests.rows import add_held_vm, read_operation
 
 Body = Callable[[Any], Awaitable[object]]
@@ -37,9 +46,36 @@ class _Activity(ActivityInboundInterceptor):
         return await self._body(*input.args)
 
 
-async def intercepted(engine: AsyncEngine, environment: ActivityEnvironment, body: Body, message: object) -> object:
+class Listener:
+    """A Temporal client that writes down what workflows are told; while `error` is set it raises that."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, FailedAttemptInput]] = []
+        self.error: Exception | None = None
+
+    def get_workflow_handle(self, workflow_id: str, *, run_id: str | None) -> Any:
+        """Itself, as the workflow's handle."""
+        assert run_id
+        self._workflow_id = workflow_id
+        return self
+
+    async def signal(self, name: str, message: FailedAttemptInput, **_options: Any) -> None:
+        """Listen."""
+        if self.error:
+            raise self.error
+        self.told.append((self._workflow_id, name, message))
+
+
+async def intercepted(
+    engine: AsyncEngine,
+    environment: ActivityEnvironment,
+    body: Body,
+    message: object,
+    listener: Listener | None = None,
+) -> object:
     """Run the activity behind the interceptor."""
-    inbound = OperationInterceptor(engine).intercept_activity(_Activity(body))
+    client = cast("Client", listener or Listener())
+    inbound = OperationInterceptor(engine, client).intercept_activity(_Activity(body))
     input = ExecuteActivityInput(fn=body, args=[message], executor=None, headers={})
     answer: object = await environment.run(inbound.execute_activity, input)
     return answer
@@ -62,11 +98,15 @@ def raising(error: BaseException) -> Body:
 
 
 async def failure(
-    engine: AsyncEngine, environment: ActivityEnvironment, error: BaseException, message: object
+    engine: AsyncEngine,
+    environment: ActivityEnvironment,
+    error: BaseException,
+    message: object,
+    listener: Listener | None = None,
 ) -> ApplicationError:
     """What Temporal is told when the activity fails so."""
     with pytest.raises(ApplicationError) as told:
-        await intercepted(engine, environment, raising(error), message)
+        await intercepted(engine, environment, raising(error), message, listener)
     return told.value
 
 
@@ -111,6 +151,35 @@ async def test_a_failed_attempt_shows_on_its_operation_with_the_time_of_the_next
         assert (operation.attempt, operation.last_error) == (attempt, "The cloud is busy.")
         assert operation.next_retry_at
         assert before <= operation.next_retry_at - timedelta(seconds=pause) <= after
+
+
+async def test_the_workflow_is_told_of_failed_attempts_ever_more_seldom(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    input, listener = await add_held_vm(engine, Action.STOP), Listener()
+    for attempt in range(1, 40):
+        environment.info = replace(environment.info, attempt=attempt)
+        await failure(engine, environment, BUSY, input, listener)
+    info = environment.info
+    assert {(workflow, signal) for workflow, signal, _ in listener.told} == {(info.workflow_id, "note_failed_attempt")}
+    told = [message for _, _, message in listener.told]
+    assert told == [FailedAttemptInput(info.activity_type, n, "The cloud is busy.") for n in (1, 2, 4, 8, 16, 32)]
+
+
+async def test_a_workflow_that_cannot_be_told_changes_nothing(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    input, listener = await add_held_vm(engine, Action.STOP), Listener()
+    listener.error = RPCError("gone", RPCStatusCode.NOT_FOUND, b"")
+    told = await failure(engine, environment, BUSY, input, listener)
+    assert (told.type, told.non_retryable) == ("busy", False)
+    assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
+
+
+async def test_a_final_failure_is_not_told_as_an_attempt(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+    listener = Listener()
+    await failure(engine, environment, REFUSED, await add_held_vm(engine, Action.STOP), listener)
+    assert listener.told == []
 
 
 async def test_a_final_failure_promises_no_retry(engine: AsyncEngine, environment: ActivityEnvironment) -> None:

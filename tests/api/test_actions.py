@@ -62,9 +62,9 @@ async def test_an_action_claims_the_vm(
 @pytest.mark.parametrize(
     ("word", "state", "allowed"),
     [
-        ("start", {"status": ACTIVE}, ["stop", "reboot", "delete"]),
-        ("stop", {"status": SHUTOFF}, ["start", "reboot", "delete"]),
-        ("reboot", {"status": SHUTOFF}, ["start", "reboot", "delete"]),
+        ("start", {"status": ACTIVE}, ["stop", "reboot", "resize", "delete"]),
+        ("stop", {"status": SHUTOFF}, ["start", "reboot", "resize", "delete"]),
+        ("reboot", {"status": SHUTOFF}, ["start", "reboot", "resize", "delete"]),
         ("reboot", {"status": ERROR}, ["stop", "reboot", "delete"]),
         ("stop", {"status": ERROR, "launched": False}, ["delete"]),
         ("stop", {"status": ACTIVE, "task_state": TaskState.POWERING_OFF}, ["delete"]),

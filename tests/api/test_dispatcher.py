@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api import dispatcher
 from api.dispatcher import Dispatcher
-from domain import database, store
+from domain import database, search_attributes, store
 from domain.lifecycle import Action, OperationStatus
 from domain.messages import OperationInput
 from domain.models import VM, Operation
@@ -263,6 +263,19 @@ async def test_it_outlives_errors_that_nobody_expects(
         await until(lambda: client.started)
 
 
+async def test_a_name_makes_nothing_of_the_summary_but_itself(engine: AsyncEngine, temporal: Client) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), name="[pay](http://evil.example) `<b>` **now**")
+        operation = await add_operation(tx, vm, Action.STOP, status=OperationStatus.QUEUED)
+    one = Dispatcher(engine, temporal, f"nobody-{uuid4()}")
+    task = asyncio.create_task(one.run())
+    await until_delivered(engine, 1)
+    one.stop()
+    await task
+    workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
+    assert await workflow.static_summary() == "stop VM `[pay](http://evil.example) '<b>' **now**` for `test`"
+
+
 async def test_temporal_gets_all_that_a_person_needs_to_recognise_it(engine: AsyncEngine, temporal: Client) -> None:
     async with engine.begin() as tx:
         user = await add_user(tx)
@@ -279,5 +292,11 @@ async def test_temporal_gets_all_that_a_person_needs_to_recognise_it(engine: Asy
     workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
     assert (workflow.workflow_type, workflow.task_queue) == ("RebootVM", task_queue)
     assert await workflow.memo() == {"request_id": "test-request", "actor": "test"}
-    assert await workflow.static_summary() == f"reboot VM {'n' * 64} for test"
+    assert await workflow.static_summary() == f"reboot VM `{'n' * 64}` for `test`"
+    details = await workflow.static_details() or ""
+    assert all(str(word) in details for word in (vm.id, operation.id, user.username, "test-request"))
+    found_by = {
+        pair.key.name: pair.value for pair in workflow.typed_search_attributes if pair.key in search_attributes.ALL
+    }
+    assert found_by == {"VM": str(vm.id), "VMName": "n" * 64, "Owner": user.username, "Action": "reboot"}
     assert workflow.history_length <= 2, "started once"

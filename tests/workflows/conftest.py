@@ -4,10 +4,15 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.testing import WorkflowEnvironment
 
 import local
+from domain import search_attributes
 from tests.workflows.world import World
+
+KINDS = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +20,9 @@ async def time_skipping_environment() -> AsyncIterator[WorkflowEnvironment]:
     """The time-skipping server."""
     server = str(Path(local.TEMPORAL).with_name("temporal-test-server"))
     async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=server) as environment:
+        await environment.client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(namespace=environment.client.namespace, search_attributes=KINDS)
+        )
         yield environment
 
 
