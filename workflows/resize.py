@@ -59,18 +59,20 @@ class ResizeVM(_Resizing):
             await self._see_it_decided(operation)
 
     @workflow.signal
-    def confirm(self, decision: OperationInput) -> None:
+    def confirm(self, decision: OperationInput | None = None) -> None:
         """The operation that confirms the resize; it may come early, late, or more than once."""
         self._hear(decision, Action.CONFIRM_RESIZE)
 
     @workflow.signal
-    def revert(self, decision: OperationInput) -> None:
+    def revert(self, decision: OperationInput | None = None) -> None:
         """The operation that reverts the resize; it may come early, late, or more than once."""
         self._hear(decision, Action.REVERT_RESIZE)
 
-    def _hear(self, decision: OperationInput, action: Action) -> None:
-        is_ours = decision.action is action and decision.previous_status in TABLE[Action.RESIZE].sources
-        if is_ours and decision.operation_id not in self._heard:
+    def _hear(self, decision: OperationInput | None, action: Action) -> None:
+        """Take a decision down; what a person sends by hand, perhaps without any input, is none."""
+        if decision is None or decision.action is not action or decision.operation_id in self._heard:
+            return
+        if decision.previous_status in TABLE[Action.RESIZE].sources:
             self._heard.add(decision.operation_id)
             self._decisions.append(decision)
 

@@ -76,9 +76,10 @@ class OperationWorkflow:
         return self.view.state
 
     @workflow.signal
-    def note_failed_attempt(self, failure: FailedAttemptInput) -> None:
+    def note_failed_attempt(self, failure: FailedAttemptInput | None = None) -> None:
         """Show why an attempt failed; it is news from an activity to people and changes nothing."""
-        self.view.failed(failure)
+        if failure is not None:  # as it is where a person sends the signal by hand
+            self.view.failed(failure)
 
     @asynccontextmanager
     async def carrying_out(

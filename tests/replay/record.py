@@ -15,9 +15,10 @@ from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
 import local
+from domain import search_attributes
 from domain.lifecycle import TABLE, Action
-from domain.messages import Activity
-from tests.workflows.world import HANG, World, failed, refused
+from domain.messages import Activity, ClaimConfirmResult, FailedAttemptInput, ServerStatus
+from tests.workflows.world import HANG, World, decision, failed, refused
 
 HISTORIES = Path(__file__).parent / "histories"
 OF_THIS_MACHINE = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstanceKey)": "(?:[^"\\]|\\.)*"')
@@ -26,7 +27,7 @@ OF_THIS_MACHINE = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstan
 async def endings(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
     """Run every workflow to each kind of end, the first effect failing where one must."""
     for action in (action for action, rule in TABLE.items() if rule.workflow):
-        yield f"{action}-succeeded", await world.start(action)
+        yield f"{action}-succeeded", await well(world, action)
         world.script(Activity.WAIT_FOR_SERVER, failed("mock_transient"), refused("server_error"))
         yield f"{action}-failed", await world.start(action)
         world.script(Activity.WAIT_FOR_SERVER, refused("superseded"))
@@ -40,6 +41,46 @@ async def endings(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, 
     world.script(Activity.PREEMPT_OPERATIONS, ["create-a"])
     world.script(Activity.LIST_OPEN_WORKFLOWS, ["create-a"], [])
     yield f"{Action.DELETE}-preempting", await world.start(Action.DELETE)
+    async for name, handle in endings_of_resize(world):
+        yield f"{Action.RESIZE}-{name}", handle
+
+
+async def well(world: World, action: Action) -> WorkflowHandle[Any, Any]:
+    """Start what ends well; a resize only when it is decided."""
+    handle = await world.start(action)
+    if action is Action.RESIZE:
+        await handle.signal("confirm", decision(Action.CONFIRM_RESIZE))
+    return handle
+
+
+async def endings_of_resize(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
+    """What else can become of a resize, once it waits and before."""
+    reverted = await world.start(Action.RESIZE)
+    await reverted.signal("note_failed_attempt", FailedAttemptInput("prepare_resize", 1, "busy"))
+    await reverted.signal("revert", decision(Action.REVERT_RESIZE))
+    yield "reverted", reverted
+    world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(decision(Action.CONFIRM_RESIZE)))
+    yield "confirmed-unasked", await world.start(Action.RESIZE, window=0.5)
+    world.reached[Activity.CLAIM_CONFIRM].clear()
+    late = await world.start(Action.RESIZE, window=0.5)
+    await world.reached[Activity.CLAIM_CONFIRM].wait()
+    await late.signal("revert", decision(Action.REVERT_RESIZE))
+    yield "reverted-at-the-last-moment", late
+    world.script(Activity.REVERT_RESIZE, refused("superseded"))
+    doubtful = await world.start(Action.RESIZE)
+    await doubtful.signal("revert", decision(Action.REVERT_RESIZE))
+    await doubtful.signal("confirm", decision(Action.CONFIRM_RESIZE))
+    yield "decided-after-nonsense", doubtful
+    world.script(Activity.CONFIRM_RESIZE, refused("mock_refused"))
+    yield "confirm-failed", await well(world, Action.RESIZE)
+    world.reached[Activity.READ_CONFIRM_WINDOW].clear()
+    left = await world.start(Action.RESIZE, window=60.0)
+    await world.reached[Activity.READ_CONFIRM_WINDOW].wait()
+    await left.cancel()
+    yield "canceled-while-waiting", left
+    world.script(Activity.FINISH_RESIZE, refused("resize_not_applied"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.VERIFY_RESIZE, ServerStatus.ACTIVE)
+    yield "put-back", await world.start(Action.RESIZE)
 
 
 async def save(name: str, handle: WorkflowHandle[Any, Any]) -> None:
@@ -56,8 +97,10 @@ async def main() -> None:
     """Record on the dev server, as the histories of production come from a real one."""
     HISTORIES.mkdir(exist_ok=True)
     async with (
-        await WorkflowEnvironment.start_local(dev_server_existing_path=local.TEMPORAL) as environment,
-        World(environment.client) as world,
+        await WorkflowEnvironment.start_local(
+            dev_server_existing_path=local.TEMPORAL, search_attributes=search_attributes.ALL
+        ) as environment,
+        World(environment) as world,
     ):
         async for name, handle in endings(world):
             await save(name, handle)

@@ -13,10 +13,15 @@ from workflows.build import CreateVM
 
 RECORDED = sorted(HISTORIES.glob("*.json"))
 ENDINGS = ("succeeded", "failed", "superseded", "canceled")
+OF_RESIZE = (
+    *("reverted", "confirmed-unasked", "reverted-at-the-last-moment", "decided-after-nonsense"),
+    *("confirm-failed", "canceled-while-waiting", "put-back"),
+)
 
 
 def test_every_ending_of_every_workflow_is_recorded() -> None:
     wanted = {f"{action}-{ending}" for action, rule in TABLE.items() if rule.workflow for ending in ENDINGS}
+    wanted |= {f"resize-{ending}" for ending in OF_RESIZE}
     assert wanted <= {path.stem for path in RECORDED}
 
 

@@ -39,5 +39,5 @@ def workflow_environment(request: pytest.FixtureRequest) -> WorkflowEnvironment:
 @pytest.fixture
 async def world(workflow_environment: WorkflowEnvironment) -> AsyncIterator[World]:
     """Every activity, recorded and scripted, with workers of all workflows."""
-    async with World(workflow_environment.client) as world:
+    async with World(workflow_environment) as world:
         yield world

@@ -14,14 +14,27 @@ from temporalio import activity
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
+from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from domain.lifecycle import TABLE, Action
-from domain.messages import Activity, OperationInput, ServerStatus, waits_queue
+from domain.lifecycle import TABLE, Action, Status
+from domain.messages import (
+    Activity,
+    ClaimConfirmResult,
+    ConfirmWindowResult,
+    OperationInput,
+    ServerStatus,
+    waits_queue,
+)
 from worker import WORKFLOWS, sandbox
 
 HANG = object()
 SLOW = object()
+
+
+def decision(action: Action, previous: Status = Status.ACTIVE) -> OperationInput:
+    """An operation, as its workflow or signal is given it."""
+    return OperationInput(uuid4(), uuid4(), action, 0, previous, "web-1", "ada", "from a to b")
 
 
 def refused(code: str) -> ApplicationError:
@@ -38,12 +51,17 @@ def failed(code: str) -> ApplicationError:
 class World:
     """Answers activities as scripted, else with success; remembers what was called with what."""
 
-    client: Client
+    environment: WorkflowEnvironment
     calls: list[tuple[Activity, dict[str, Any]]] = field(default_factory=list)
     reached: dict[Activity, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     _script: dict[Activity, list[object]] = field(default_factory=lambda: defaultdict(list))
     _queue: str = field(default_factory=lambda: uuid4().hex)
     _stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def client(self) -> Client:
+        """A client of the server."""
+        return self.environment.client
 
     async def __aenter__(self) -> Self:
         for queue, workflows in ((self._queue, WORKFLOWS), (waits_queue(self._queue), [])):
@@ -75,12 +93,19 @@ class World:
         """What the last call of an activity was given."""
         return [input for called, input in self.calls if called is name][-1]
 
-    async def start(self, action: Action) -> WorkflowHandle[Any, Any]:
-        """Start the workflow that serves an action."""
-        workflow = TABLE[action].workflow
+    async def start(
+        self, action: Action, previous: Status = Status.ACTIVE, window: float | None = None
+    ) -> WorkflowHandle[Any, Any]:
+        """Start the workflow that serves an action; a resize confirms itself after `window` seconds."""
+        if action is Action.RESIZE:
+            self._script[Activity.READ_CONFIRM_WINDOW] = [ConfirmWindowResult(window)]
+        return await self.start_with(decision(action, previous))
+
+    async def start_with(self, operation: OperationInput) -> WorkflowHandle[Any, Any]:
+        """Start the workflow that serves an operation."""
+        workflow = TABLE[operation.action].workflow
         assert workflow
-        operation = OperationInput(uuid4(), uuid4(), action)
-        id = f"{action.word}-{operation.vm_id}-{operation.operation_id}"
+        id = f"{operation.action.word}-{operation.vm_id}-{operation.operation_id}"
         return await self.client.start_workflow(workflow, operation, id=id, task_queue=self._queue)
 
     @activity.defn(dynamic=True)
@@ -104,4 +129,6 @@ DEFAULTS: dict[Activity, object] = {
     Activity.PREEMPT_OPERATIONS: [],
     Activity.LIST_OPEN_WORKFLOWS: [],
     Activity.SETTLE_SERVER: ServerStatus.ERROR,
+    Activity.READ_CONFIRM_WINDOW: ConfirmWindowResult(None),
+    Activity.CLAIM_CONFIRM: ClaimConfirmResult(None),
 }

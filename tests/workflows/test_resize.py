@@ -1,0 +1,253 @@
+"""A resize: moved, then decided once, by whoever is first; whatever else is said to it changes nothing."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from temporalio.client import WorkflowHandle
+from temporalio.exceptions import ApplicationError, CancelledError
+
+from domain.lifecycle import Action, Status
+from domain.messages import Activity, ClaimConfirmResult, OperationInput, ServerStatus
+from tests.workflows.test_stories import EFFECTS, failure_of
+from tests.workflows.world import HANG, World, decision, refused
+
+MOVED = [*EFFECTS[Action.RESIZE], Activity.FINISH_OPERATION, Activity.READ_CONFIRM_WINDOW]
+CARRIED_OUT = {
+    Action.CONFIRM_RESIZE: [Activity.CONFIRM_RESIZE, Activity.WAIT_FOR_SERVER, Activity.FINISH_OPERATION],
+    Action.REVERT_RESIZE: [Activity.REVERT_RESIZE, Activity.WAIT_FOR_SERVER, Activity.FINISH_OPERATION],
+}
+SIGNALS = {Action.CONFIRM_RESIZE: "confirm", Action.REVERT_RESIZE: "revert"}
+WEEK = timedelta(days=7)
+each_decision = pytest.mark.parametrize("action", CARRIED_OUT)
+each_step = pytest.mark.parametrize("point", EFFECTS[Action.RESIZE])
+
+
+async def waiting(world: World, *, window: float | None = None, previous: Status = Status.ACTIVE) -> Any:
+    """A resize that waits to be decided."""
+    handle = await world.start(Action.RESIZE, previous, window)
+    async with asyncio.timeout(10):
+        while await state_of(handle) != ("VERIFY_RESIZE", None):  # noqa: ASYNC110 - a server has no event
+            await asyncio.sleep(0.02)
+    return handle
+
+
+async def state_of(handle: WorkflowHandle[Any, Any]) -> tuple[str, str | None]:
+    """What the query `state` answers."""
+    state = await handle.query("state")
+    return state["status"], state["task_state"]
+
+
+async def decide(handle: WorkflowHandle[Any, Any], what: OperationInput) -> None:
+    """Signal the decision as the dispatcher does."""
+    await handle.signal(SIGNALS[what.action], what)
+
+
+@each_decision
+@pytest.mark.parametrize("previous", [Status.ACTIVE, Status.SHUTOFF])
+async def test_a_decision_is_carried_out_and_ends_the_resize(world: World, action: Action, previous: Status) -> None:
+    handle = await waiting(world, previous=previous)
+    assert world.called() == MOVED
+    decided = decision(action, previous)
+    await decide(handle, decided)
+    await handle.result()
+    assert world.called() == MOVED + CARRIED_OUT[action]
+    assert world.last_input(Activity.WAIT_FOR_SERVER)["status"] == previous
+    assert world.last_input(Activity.FINISH_OPERATION)["operation_id"] == str(decided.operation_id)
+    assert await state_of(handle) == (previous, None)
+
+
+@each_decision
+async def test_a_decision_that_is_told_several_times_is_carried_out_once(world: World, action: Action) -> None:
+    handle, decided = await waiting(world), decision(action)
+    await asyncio.gather(*(decide(handle, decided) for _ in range(5)))
+    await handle.result()
+    assert world.called() == MOVED + CARRIED_OUT[action]
+
+
+@each_decision
+async def test_a_decision_that_comes_early_waits_for_the_resize(world: World, action: Action) -> None:
+    world.script(Activity.RESIZE_SERVER, *[ApplicationError("busy", type="busy")] * 2)
+    handle = await world.start(Action.RESIZE)
+    await world.reached[Activity.RESIZE_SERVER].wait()
+    await decide(handle, decision(action))
+    await handle.result()
+    assert world.called()[-3:] == CARRIED_OUT[action]
+
+
+@each_decision
+async def test_a_decision_that_does_not_hold_the_vm_leaves_the_resize_waiting(world: World, action: Action) -> None:
+    world.script(CARRIED_OUT[action][0], refused("superseded"))
+    handle, decided = await waiting(world), decision(action)
+    await decide(handle, decision(action))
+    await decide(handle, decided)
+    await handle.result()
+    assert world.called() == [*MOVED, CARRIED_OUT[action][0], *CARRIED_OUT[action]]
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        OperationInput(uuid4(), uuid4(), Action.STOP, 0, Status.ACTIVE),
+        OperationInput(uuid4(), uuid4(), Action.REVERT_RESIZE, 0, Status.ACTIVE),
+        OperationInput(uuid4(), uuid4(), Action.CONFIRM_RESIZE, 0, Status.ERROR),
+        OperationInput(uuid4(), uuid4(), Action.CONFIRM_RESIZE),
+        "confirm",
+        None,
+    ],
+)
+async def test_nonsense_that_somebody_signals_is_passed_over(world: World, nonsense: object) -> None:
+    handle = await waiting(world)
+    for signal in ("confirm", "note_failed_attempt"):
+        await handle.signal(signal, nonsense)
+        await handle.signal(signal)
+    assert await state_of(handle) == ("VERIFY_RESIZE", None)
+    await decide(handle, decision(Action.CONFIRM_RESIZE))
+    await handle.result()
+    assert world.called() == MOVED + CARRIED_OUT[Action.CONFIRM_RESIZE]
+
+
+@pytest.mark.skips_time
+async def test_after_a_window_of_days_the_resize_is_confirmed_unasked(world: World) -> None:
+    confirm = decision(Action.CONFIRM_RESIZE)
+    world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(confirm))
+    handle = await world.start(Action.RESIZE, window=WEEK.total_seconds())
+    await handle.result()
+    assert world.called() == [*MOVED, Activity.CLAIM_CONFIRM, *CARRIED_OUT[Action.CONFIRM_RESIZE]]
+    assert world.last_input(Activity.CONFIRM_RESIZE)["operation_id"] == str(confirm.operation_id)
+    lived = await handle.describe()
+    assert lived.close_time
+    assert lived.close_time - lived.start_time >= WEEK
+
+
+@pytest.mark.skips_time
+@each_decision
+async def test_a_window_that_loses_against_a_person_leaves_it_to_the_signal(world: World, action: Action) -> None:
+    handle = await world.start(Action.RESIZE, window=1.0)
+    async with asyncio.timeout(10):
+        while Activity.CLAIM_CONFIRM not in world.called():
+            await world.environment.sleep(2)
+    await decide(handle, decision(action))
+    await handle.result()
+    assert world.called() == [*MOVED, Activity.CLAIM_CONFIRM, *CARRIED_OUT[action]]
+
+
+async def test_a_window_that_is_over_confirms_at_once(world: World) -> None:
+    """As after an outage that was longer than the window."""
+    world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(decision(Action.CONFIRM_RESIZE)))
+    await (await world.start(Action.RESIZE, window=-5.0)).result()
+    assert world.called()[-4:] == [Activity.CLAIM_CONFIRM, *CARRIED_OUT[Action.CONFIRM_RESIZE]]
+
+
+async def test_what_the_window_has_claimed_is_not_carried_out_again_when_the_outbox_tells_of_it(world: World) -> None:
+    handle = await waiting(world)
+    claim = decision(Action.CONFIRM_RESIZE)
+    world.script(Activity.WAIT_FOR_SERVER, *[ApplicationError("busy", type="busy")])
+    await decide(handle, claim)
+    await world.reached[Activity.CONFIRM_RESIZE].wait()
+    await decide(handle, claim)
+    await handle.result()
+    assert world.called().count(Activity.CONFIRM_RESIZE) == 1
+
+
+@pytest.mark.parametrize("window", [None, 3600.0])
+async def test_a_cancel_while_it_waits_takes_only_the_window_away(world: World, window: float | None) -> None:
+    handle = await waiting(world, window=window)
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    assert world.called() == [*MOVED, Activity.DROP_CONFIRM_WINDOW]
+
+
+@each_step
+async def test_a_cancel_while_it_moves_puts_the_server_back(world: World, point: Activity) -> None:
+    world.script(point, HANG)
+    world.script(Activity.SETTLE_SERVER, ServerStatus.VERIFY_RESIZE, ServerStatus.ACTIVE)
+    handle = await world.start(Action.RESIZE)
+    await world.reached[point].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    assert world.called()[-4:] == [
+        Activity.SETTLE_SERVER,
+        Activity.UNDO_RESIZE,
+        Activity.SETTLE_SERVER,
+        Activity.FAIL_OPERATION,
+    ]
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert (recorded["canceled"], recorded["intact"]) == (True, True)
+
+
+@each_step
+@pytest.mark.parametrize("code", ["no_valid_host", "mock_refused"])
+@pytest.mark.parametrize("seen", [ServerStatus.SHUTOFF, ServerStatus.ACTIVE, ServerStatus.ERROR])
+async def test_only_a_resize_that_found_no_host_or_had_not_begun_leaves_the_state_as_before(
+    world: World, point: Activity, code: str, seen: ServerStatus
+) -> None:
+    world.script(point, refused(code))
+    world.script(Activity.SETTLE_SERVER, seen)
+    await failure_of(await world.start(Action.RESIZE, Status.SHUTOFF))
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    untouched = code == "no_valid_host" or point is Activity.PREPARE_RESIZE
+    assert recorded["intact"] is (untouched and seen is ServerStatus.SHUTOFF)
+    assert recorded["code"] == code
+    assert Activity.UNDO_RESIZE not in world.called()
+
+
+async def test_a_resize_that_fails_after_its_effect_is_put_back_and_in_error(world: World) -> None:
+    world.script(Activity.FINISH_RESIZE, refused("resize_not_applied"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.VERIFY_RESIZE, ServerStatus.ACTIVE)
+    cause = await failure_of(await world.start(Action.RESIZE))
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == "resize_not_applied"
+    assert world.called()[-3:] == [Activity.UNDO_RESIZE, Activity.SETTLE_SERVER, Activity.FAIL_OPERATION]
+    assert world.last_input(Activity.FAIL_OPERATION)["intact"] is False
+
+
+async def test_a_server_that_will_not_go_back_does_not_keep_the_end_from_being_recorded(world: World) -> None:
+    world.script(Activity.FINISH_RESIZE, refused("resize_not_applied"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.VERIFY_RESIZE)
+    world.script(Activity.UNDO_RESIZE, refused("server_conflict"))
+    await failure_of(await world.start(Action.RESIZE))
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert (recorded["code"], recorded["intact"]) == ("resize_not_applied", False)
+    assert recorded["message"].endswith("not known: server_conflict, for good")
+
+
+@each_decision
+async def test_a_decision_that_fails_ends_the_resize_too(world: World, action: Action) -> None:
+    world.script(CARRIED_OUT[action][0], refused("mock_refused"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.VERIFY_RESIZE)
+    handle, decided = await waiting(world), decision(action)
+    await decide(handle, decided)
+    cause = await failure_of(handle)
+    assert isinstance(cause, ApplicationError)
+    assert cause.type == "mock_refused"
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert recorded["operation"]["operation_id"] == str(decided.operation_id)
+    assert await state_of(handle) == ("ERROR", None)
+
+
+@each_decision
+async def test_a_decision_that_is_canceled_too_late_has_been_carried_out(world: World, action: Action) -> None:
+    world.script(Activity.WAIT_FOR_SERVER, None, HANG)
+    world.script(Activity.SETTLE_SERVER, ServerStatus.ACTIVE)
+    handle = await waiting(world)
+    world.reached[Activity.WAIT_FOR_SERVER].clear()
+    await decide(handle, decision(action))
+    await world.reached[Activity.WAIT_FOR_SERVER].wait()
+    await handle.cancel()
+    await handle.result()
+    assert world.called()[-2:] == [Activity.SETTLE_SERVER, Activity.FINISH_OPERATION]
+
+
+async def test_a_decision_that_a_delete_took_over_from_records_nothing(world: World) -> None:
+    world.script(Activity.WAIT_FOR_SERVER, None, HANG)
+    world.script(Activity.SETTLE_SERVER, refused("superseded"))
+    handle = await waiting(world)
+    world.reached[Activity.WAIT_FOR_SERVER].clear()
+    await decide(handle, decision(Action.CONFIRM_RESIZE))
+    await world.reached[Activity.WAIT_FOR_SERVER].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    assert world.called()[-1] is Activity.SETTLE_SERVER
