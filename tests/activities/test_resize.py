@@ -1,0 +1,240 @@
+"""The steps of a resize: what they ask of the cloud, what they record, and who may end it."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock import MockBackend
+from activities.backends.mock_schema import servers
+from activities.backends.protocol import BackendError, Token
+from activities.resize import CONFIRM_WINDOW_ACTOR, ResizeActivities
+from domain import store
+from domain.errors import SupersededError
+from domain.lifecycle import Action, OperationStatus, Status, TaskState
+from domain.messages import ClaimConfirmInput, FailOperationInput, OperationInput, ServerStatus
+from domain.models import VM
+from tests.activities.conftest import Do, count, spec
+from tests.rows import FLAVOR_IDS, INPUTS, add_held_vm, claim, read_operation, read_vm
+
+SMALL, MEDIUM = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"]
+
+
+@pytest.fixture
+def resize(engine: AsyncEngine, backend: MockBackend) -> ResizeActivities:
+    """The steps, on the mock cloud."""
+    return ResizeActivities(engine, backend)
+
+
+async def settled(engine: AsyncEngine, backend: MockBackend, input: OperationInput) -> tuple[ServerStatus, int]:
+    """How the cloud shows the server when everything is due, and its size."""
+    async with engine.begin() as tx:
+        due = {"due_at": servers.c.created_at}
+        await tx.execute(update(servers).where(servers.c.due_at.is_not(None)).values(due))
+    server = (await backend.list_servers([input.vm_id]))[input.vm_id]
+    return server.status, server.ram_mb
+
+
+async def begun(
+    engine: AsyncEngine, backend: MockBackend, *, was: Status = Status.ACTIVE, **values: Any
+) -> OperationInput:
+    """A resize in its first step, of a server that is there."""
+    input = await add_held_vm(engine, Action.RESIZE, previous=was, **values)
+    await backend.create_server(Token(uuid4(), "spawning"), spec(input.vm_id))
+    await settled(engine, backend, input)
+    if was is Status.SHUTOFF:
+        await backend.stop_server(Token(uuid4(), "powering_off"), input.vm_id)
+        await settled(engine, backend, input)
+    return input
+
+
+async def moved(
+    engine: AsyncEngine, backend: MockBackend, do: Do, resize: ResizeActivities, **how: Any
+) -> OperationInput:
+    """A resize that has come to VERIFY_RESIZE."""
+    input = await begun(engine, backend, **how)
+    for step in (resize.prepare_resize, resize.resize_server):
+        await do(step, input)
+    await settled(engine, backend, input)
+    await do(resize.finish_resize, input)
+    async with engine.begin() as tx:
+        await store.finish(tx, input)
+    return input
+
+
+async def decided(engine: AsyncEngine, resize: OperationInput, action: Action) -> OperationInput:
+    """The operation that confirms or reverts, accepted."""
+    async with engine.begin() as tx:
+        return store.input_of(await claim(tx, resize.vm_id, action), "test-vm")
+
+
+def with_window(seconds: float) -> dict[str, Any]:
+    """What a resize is asked for whose window is that long."""
+    return INPUTS[Action.RESIZE] | {"confirm_window": seconds}
+
+
+async def test_the_cloud_holds_both_sizes_until_it_is_decided(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await moved(engine, backend, do, resize)
+    vm = await read_vm(engine, input.vm_id)
+    assert (vm.status, vm.task_state, vm.flavor_id, vm.confirm_by) == (Status.VERIFY_RESIZE, None, MEDIUM, None)
+    assert await settled(engine, backend, input) == (ServerStatus.VERIFY_RESIZE, 4096)
+    assert await count(engine, "migrations", input.vm_id) == 1
+
+
+@pytest.mark.parametrize("was", [Status.ACTIVE, Status.SHUTOFF])
+@pytest.mark.parametrize(
+    ("action", "flavor", "size"),
+    [
+        (Action.CONFIRM_RESIZE, MEDIUM, 4096),
+        (Action.REVERT_RESIZE, SMALL, 2048),
+    ],
+)
+async def test_a_decision_ends_as_the_server_was_with_the_flavor_that_is_kept(  # noqa: PLR0913, PLR0917 - fixtures
+    resize: ResizeActivities,
+    backend: MockBackend,
+    engine: AsyncEngine,
+    do: Do,
+    was: Status,
+    action: Action,
+    flavor: object,
+    size: int,
+) -> None:
+    input = await decided(engine, await moved(engine, backend, do, resize, was=was), action)
+    step = resize.confirm_resize if action is Action.CONFIRM_RESIZE else resize.revert_resize
+    for _ in range(2):
+        await do(step, input)
+    assert await settled(engine, backend, input) == (ServerStatus(str(was)), size)
+    assert await count(engine, "migrations", input.vm_id) == 0
+    async with engine.begin() as tx:
+        await store.finish(tx, input)
+    vm = await read_vm(engine, input.vm_id)
+    assert (vm.status, vm.task_state, vm.flavor_id) == (was, None, flavor)
+
+
+async def test_a_flavor_that_no_host_holds_is_found_out_before_anything_is_done(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    colossal = INPUTS[Action.RESIZE] | {"flavor_id": str(FLAVOR_IDS["m1.colossal"])}
+    input = await begun(engine, backend, input=colossal)
+    with pytest.raises(BackendError) as refusal:
+        await do(resize.prepare_resize, input)
+    assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
+    assert await count(engine, "migrations", input.vm_id) == 0
+
+
+async def test_a_server_that_did_not_get_its_size_is_found_out(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await begun(engine, backend, step=TaskState.RESIZE_MIGRATING)
+    with pytest.raises(BackendError) as refusal:
+        await do(resize.finish_resize, input)
+    assert (refusal.value.code, refusal.value.retryable) == ("resize_not_applied", False)
+
+
+async def test_undoing_puts_the_server_back_and_lets_nothing_come_after(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await begun(engine, backend, was=Status.SHUTOFF)
+    for step in (resize.prepare_resize, resize.resize_server):
+        await do(step, input)
+    await settled(engine, backend, input)
+    for _ in range(2):
+        await do(resize.undo_resize, input)
+    assert await settled(engine, backend, input) == (ServerStatus.SHUTOFF, 2048)
+    assert await count(engine, "migrations", input.vm_id) == 0
+    with pytest.raises(BackendError, match="revoked"):
+        await do(resize.resize_server, input)
+    async with engine.begin() as tx:
+        await store.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, intact=True))
+    vm = await read_vm(engine, input.vm_id)
+    assert (vm.status, vm.flavor_id) == (Status.SHUTOFF, SMALL)
+
+
+async def test_a_resize_that_a_delete_took_over_from_undoes_nothing(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await begun(engine, backend)
+    for step in (resize.prepare_resize, resize.resize_server):
+        await do(step, input)
+    async with engine.begin() as tx:
+        await claim(tx, input.vm_id, Action.DELETE)
+    with pytest.raises(SupersededError):
+        await do(resize.undo_resize, input)
+    assert await count(engine, "migrations", input.vm_id) == 1
+
+
+async def test_the_window_is_counted_by_the_database_from_the_moment_it_waits(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await moved(engine, backend, do, resize, input=with_window(3600))
+    window = await do(resize.read_confirm_window, input)
+    assert 3590 < window.seconds <= 3600
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).values(confirm_by=func.now() - timedelta(seconds=60)))
+    assert (await do(resize.read_confirm_window, input)).seconds < 0
+
+
+@pytest.mark.parametrize("action", [None, Action.CONFIRM_RESIZE, Action.DELETE])
+async def test_there_is_no_window_where_none_was_asked_for_or_it_is_decided(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do, action: Action | None
+) -> None:
+    input = await moved(engine, backend, do, resize, input=with_window(3600 if action else 0))
+    if action:
+        await decided(engine, input, action)
+    assert (await do(resize.read_confirm_window, input)).seconds is None
+
+
+async def test_dropping_the_window_leaves_the_rest(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await moved(engine, backend, do, resize, input=with_window(3600))
+    await do(resize.drop_confirm_window, input)
+    vm = await read_vm(engine, input.vm_id)
+    assert (vm.status, vm.confirm_by, vm.operation_id) == (Status.VERIFY_RESIZE, None, input.operation_id)
+    await decided(engine, input, Action.REVERT_RESIZE)
+
+
+async def test_the_end_of_the_window_confirms_on_nobodys_behalf_and_once(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await moved(engine, backend, do, resize, input=with_window(1))
+    asked = ClaimConfirmInput(input, uuid4())
+    claims = [(await do(resize.claim_confirm, asked)).confirm for _ in range(2)]
+    assert claims[0] == claims[1]
+    assert claims[0] is not None
+    assert (claims[0].operation_id, claims[0].previous_status) == (asked.confirm_id, Status.ACTIVE)
+    confirm, resized = await read_operation(engine, asked.confirm_id), await read_operation(engine, input.operation_id)
+    assert (confirm.actor, confirm.owner_id) == (CONFIRM_WINDOW_ACTOR, resized.owner_id)
+    assert (confirm.workflow_id, confirm.request_id) == (resized.workflow_id, resized.request_id)
+    assert confirm.deliver_after > confirm.created_at
+    vm = await read_vm(engine, input.vm_id)
+    assert (vm.status, vm.task_state) == (Status.VERIFY_RESIZE, TaskState.RESIZE_CONFIRMING)
+    await do(resize.confirm_resize, claims[0])
+
+
+@pytest.mark.parametrize("action", [Action.CONFIRM_RESIZE, Action.REVERT_RESIZE, Action.DELETE])
+async def test_the_end_of_the_window_comes_too_late_where_somebody_decided(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do, action: Action
+) -> None:
+    input = await moved(engine, backend, do, resize, input=with_window(1))
+    other = await decided(engine, input, action)
+    before = await read_vm(engine, input.vm_id)
+    assert (await do(resize.claim_confirm, ClaimConfirmInput(input, uuid4()))).confirm is None
+    assert await read_vm(engine, input.vm_id) == before
+    assert (await read_operation(engine, other.operation_id)).status is OperationStatus.QUEUED
+
+
+async def test_an_older_resize_confirms_nothing(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    """An operator reset its workflow to a point before its end, and the VM has moved on to another resize."""
+    input = await moved(engine, backend, do, resize)
+    older = OperationInput(uuid4(), input.vm_id, Action.RESIZE)
+    assert (await do(resize.claim_confirm, ClaimConfirmInput(older, uuid4()))).confirm is None
+    await do(resize.drop_confirm_window, older)
+    assert (await do(resize.read_confirm_window, older)).seconds is None
