@@ -40,7 +40,7 @@ INSTALL = umask 022 && .venv/bin/python -m pip install -qq --disable-pip-version
 # Versions already in a lock are kept: make lock LOCK_FLAGS=--upgrade renews them.
 # The largest set is resolved first and constrains the others, so that all three agree.
 COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --custom-compile-command "make lock" $(LOCK_FLAGS)
+	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock" $(LOCK_FLAGS)
 
 lock:
 	@venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && \
