@@ -328,13 +328,13 @@ def own_servers(settings: Settings, data_dir: Path, logs: Path) -> Iterator[Chil
 
 
 async def migrate(logs: Path) -> None:
-    """Bring the database to the newest schema and fill its catalogue."""
+    """Bring the database and Temporal up to date."""
     path = logs / "migrations.log"
     with path.open("wb") as log:
         process = await spawn([sys.executable, "-m", "migrations"], log.fileno())
     if await process.wait():
         tail = "\n".join(path.read_text(errors="replace").splitlines()[-15:])
-        raise StartError(f"The database could not be prepared, see {path}:\n{tail}")
+        raise StartError(f"The database or Temporal could not be prepared, see {path}:\n{tail}")
 
 
 async def start(settings: Settings, data_dir: Path, children: list[Child]) -> None:

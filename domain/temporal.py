@@ -1,6 +1,7 @@
 """The connection to Temporal, the same for all processes, and what has to be registered there."""
 
 from datetime import timedelta
+from typing import Final
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -11,6 +12,9 @@ from domain import search_attributes
 from domain.settings import Settings
 
 RPC_TIMEOUT = timedelta(seconds=2)
+_WANTED: Final = {
+    key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL
+}
 
 
 async def connect(settings: Settings, *, patience: float, lazy: bool = False) -> Client:
@@ -27,19 +31,25 @@ async def connect(settings: Settings, *, patience: float, lazy: bool = False) ->
 
 
 async def missing_search_attributes(client: Client) -> list[str]:
-    """The names of those search attributes that the namespace does not know yet; it starts no workflow without them."""
+    """The names of those search attributes that the namespace does not know yet; it starts no workflow without them.
+
+    ValueError where it knows one as another type.
+    """
     request = ListSearchAttributesRequest(namespace=client.namespace)
-    known = await client.operator_service.list_search_attributes(request, timeout=RPC_TIMEOUT)
-    return [key.name for key in search_attributes.ALL if key.name not in known.custom_attributes]
+    known = (await client.operator_service.list_search_attributes(request, timeout=RPC_TIMEOUT)).custom_attributes
+    for name, kind in _WANTED.items():
+        if known.get(name, kind) != kind:
+            was = IndexedValueType.Name(known[name])
+            raise ValueError(f"search attribute {name} exists as {was}, not {IndexedValueType.Name(kind)}")
+    return [name for name in _WANTED if name not in known]
 
 
 async def register_search_attributes(client: Client) -> None:
-    """Have the namespace know every search attribute; again is harmless."""
-    missing = set(await missing_search_attributes(client))
+    """Have the namespace know every search attribute; again is harmless. ValueError as above."""
+    missing = await missing_search_attributes(client)
     if not missing:
         return
-    types = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
-    wanted = {name: kind for name, kind in types.items() if name in missing}
+    wanted = {name: _WANTED[name] for name in missing}
     request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
     try:
         await client.operator_service.add_search_attributes(request)

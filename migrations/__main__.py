@@ -4,7 +4,10 @@ Safe to run at any time, by any number at once.
 """
 
 import asyncio
+import os
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 from alembic import command
 from alembic.config import Config
@@ -53,9 +56,22 @@ def main() -> None:
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {getattr(error, 'orig', error)}") from None
     try:
         asyncio.run(register(settings))
-    except (RuntimeError, RPCError) as error:
+    except (RuntimeError, RPCError, ValueError) as error:
         raise SystemExit(f"The server of TEMPORAL_ADDRESS cannot be used: {error}") from None
 
 
+def _run() -> NoReturn:
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        sys.stderr.write(f"{end}\n")
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A Temporal client can abort the interpreter's own way out: https://github.com/temporalio/sdk-python/issues/300
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    main()
+    _run()

@@ -17,10 +17,6 @@ routes = router("/health", "Health")
 PATIENCE = 2.0  # seconds
 
 
-class _NotRegisteredError(Exception):
-    """The Temporal server answers, but would refuse every workflow."""
-
-
 @routes.get("")
 async def health(process: Process) -> schemas.Health:
     """That the service is up, and which it is."""
@@ -36,13 +32,13 @@ async def live() -> schemas.Liveness:
 @routes.get("/ready", response_model=schemas.Readiness, openapi_extra=openapi.problems("not_ready"))
 async def ready(process: Process, request: Request) -> Response | schemas.Readiness:
     """Whether the process can serve: Postgres and Temporal, each by name; send it no requests when not."""
-    postgres, temporal = await asyncio.gather(_check(_ask_postgres(process)), _check(_ask_temporal(process)))
-    checks = {"postgres": postgres, "temporal": temporal}
+    asked = {"postgres": _ask_postgres(process), "temporal": _ask_temporal(process)}
+    checks = dict(zip(asked, await asyncio.gather(*map(_check, asked.values())), strict=True))
     away = [name for name, check in checks.items() if check.status == "unavailable"]
     if not away:
         return schemas.Readiness(status="ready", checks=checks)
     members = {name: check.model_dump() for name, check in checks.items()}
-    detail = f"Cannot be reached: {', '.join(away)}."
+    detail = f"Not ready: {', '.join(away)}; `checks` says why."
     return errors.problem("not_ready", detail, request.url.path, checks=members)
 
 
@@ -55,7 +51,7 @@ async def _check(ask: Coroutine[Any, Any, None]) -> schemas.Check:
     error = asking.exception()
     if error is None:
         return schemas.Check(status="ok")
-    what = str(error) if isinstance(error, _NotRegisteredError) else type(error).__name__
+    what = str(error) if isinstance(error, ValueError) else type(error).__name__
     return schemas.Check(status="unavailable", error=what)
 
 
@@ -67,4 +63,4 @@ async def _ask_postgres(process: State) -> None:
 async def _ask_temporal(process: State) -> None:
     missing = await temporal.missing_search_attributes(process.temporal)
     if missing:
-        raise _NotRegisteredError(f"search attributes are missing, run python -m migrations: {', '.join(missing)}")
+        raise ValueError(f"search attributes are missing, run python -m migrations: {', '.join(missing)}")

@@ -1,23 +1,24 @@
 """The mock cloud fails on demand: scripted faults, and luck that is drawn once."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends import mock
 from activities.backends.faults import add_fault, clear_faults
 from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode
+from activities.backends.mock_schema import FaultMode, servers
 from activities.backends.protocol import BackendError, Token
 from domain.messages import ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import count, open_backend, server_row, spec
 from tests.rows import NETWORK_IDS
 
-Call = Callable[[MockBackend, Token, UUID], Awaitable[None]]
+Call = Callable[[MockBackend, Token, UUID], Coroutine[object, object, None]]
 VERBS: dict[str, Call] = {
     "select_host": lambda cloud, token, vm_id: cloud.select_host(token, spec(vm_id)),
     "create_ports": lambda cloud, token, vm_id: cloud.create_ports(token, vm_id, [NETWORK_IDS["private"]]),
@@ -25,10 +26,20 @@ VERBS: dict[str, Call] = {
     "start_server": lambda cloud, token, vm_id: cloud.start_server(token, vm_id),
     "stop_server": lambda cloud, token, vm_id: cloud.stop_server(token, vm_id),
     "reboot_server": lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=False),
+    "resize_server": lambda cloud, token, vm_id: cloud.resize_server(token, spec(vm_id, "m1.medium")),
+    "confirm_server_resize": lambda cloud, token, vm_id: cloud.confirm_server_resize(token, vm_id),
+    "revert_server_resize": lambda cloud, token, vm_id: cloud.revert_server_resize(token, vm_id),
     "delete_server": lambda cloud, token, vm_id: cloud.delete_server(token, vm_id),
 }
 each_verb = pytest.mark.parametrize("verb", VERBS)
+DECISIONS = ("confirm_server_resize", "revert_server_resize")
 LATER = {"start_server", "stop_server", "reboot_server", "delete_server"}  # verbs for a server that is there
+RESIZES = ("resize_server", *DECISIONS)  # verbs for a server that is at rest
+ERRORS = {
+    FaultMode.FAIL: ("mock_transient", True),
+    FaultMode.REFUSE: ("mock_refused", False),
+    FaultMode.FAIL_AFTER_EFFECT: ("mock_lost_answer", True),
+}
 
 
 async def refused(call: Awaitable[object], code: str, *, retryable: bool = False) -> None:
@@ -39,11 +50,41 @@ async def refused(call: Awaitable[object], code: str, *, retryable: bool = False
 
 
 async def vm_for(backend: MockBackend, verb: str) -> UUID:
-    """A VM that has a server where the verb needs one."""
+    """A VM that has a server where the verb needs one, as the verb needs it."""
     vm_id = uuid4()
-    if verb in LATER:
+    if verb in LATER or verb in RESIZES:
         await backend.create_server(Token(uuid4(), "spawning"), spec(vm_id))
+    if verb in RESIZES:
+        await pass_time(backend, vm_id)
+    if verb in DECISIONS:
+        await VERBS["resize_server"](backend, Token(uuid4(), "resize_migrating"), vm_id)
+        await pass_time(backend, vm_id)
     return vm_id
+
+
+async def pass_time(backend: MockBackend, vm_id: UUID) -> None:
+    """Whatever the VM's server is waiting for is over."""
+    async with backend._engine.begin() as tx:
+        await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(due_at=func.now()))
+    await backend.list_servers([vm_id])
+
+
+async def cloud_of(engine: AsyncEngine, vm_id: UUID) -> tuple[object, int]:
+    """All that the cloud knows of the VM's server, and whether it could go back to an old size."""
+    return await server_row(engine, vm_id), await count(engine, "migrations", vm_id)
+
+
+async def hangs(engine: AsyncEngine, call: Coroutine[object, object, object]) -> None:
+    """The call takes the only fault there is, is not answered, and can be cancelled."""
+    task = asyncio.create_task(call)
+    async with asyncio.timeout(5):
+        while await count(engine, "faults"):
+            assert not task.done()
+    done, _ = await asyncio.wait([task], timeout=0.05)
+    assert not done
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @each_verb
@@ -102,17 +143,30 @@ async def test_a_call_that_is_never_answered_has_no_effect_and_can_be_canceled(
 ) -> None:
     token, server = Token(uuid4(), "spawning"), spec(uuid4())
     await add_fault(settings, "create_server", FaultMode.NEVER_ANSWER)
-    call = asyncio.create_task(backend.create_server(token, server))
-    async with asyncio.timeout(5):
-        while await count(engine, "faults"):
-            assert not call.done()
-    done, _ = await asyncio.wait([call], timeout=0.05)
-    assert not done
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    await hangs(engine, backend.create_server(token, server))
     assert await count(engine, "servers") == 0
     await backend.create_server(token, server)
+
+
+@pytest.mark.parametrize("verb", RESIZES)
+@pytest.mark.parametrize("mode", FaultMode)
+async def test_a_resize_fails_in_every_way_and_is_done_by_the_same_call_again(
+    slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, verb: str, mode: FaultMode
+) -> None:
+    vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
+    before = await cloud_of(engine, vm_id)
+    await add_fault(settings, verb, mode)
+    if mode is FaultMode.NEVER_ANSWER:
+        await hangs(engine, VERBS[verb](slow_backend, token, vm_id))
+    else:
+        code, retryable = ERRORS[mode]
+        await refused(VERBS[verb](slow_backend, token, vm_id), code, retryable=retryable)
+    failed = await cloud_of(engine, vm_id)
+    assert (failed == before) is (mode is not FaultMode.FAIL_AFTER_EFFECT)
+    await VERBS[verb](slow_backend, token, vm_id)
+    done = await cloud_of(engine, vm_id)
+    assert done != before
+    assert (done == failed) is (mode is FaultMode.FAIL_AFTER_EFFECT)
 
 
 async def test_a_fault_hits_only_its_verb_and_its_vm(backend: MockBackend, settings: Settings) -> None:
@@ -151,16 +205,16 @@ async def test_an_unlucky_build_ends_in_error_and_stays_unlucky(settings: Settin
     await backend.close()
 
 
-@pytest.mark.parametrize("verb", sorted(LATER))
+@pytest.mark.parametrize("verb", [*sorted(LATER), *DECISIONS])
 async def test_an_unlucky_operation_fails_for_good_every_time_without_effect(
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, verb: str
 ) -> None:
     unlucky = await open_backend(settings, mock_error_rate=1.0)
     vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
-    before = await server_row(engine, vm_id)
+    before = await cloud_of(engine, vm_id)
     for _ in range(2):
         await refused(VERBS[verb](unlucky, token, vm_id), "mock_error")
-    assert await server_row(engine, vm_id) == before
+    assert await cloud_of(engine, vm_id) == before
     await unlucky.close()
 
 

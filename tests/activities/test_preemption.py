@@ -1,5 +1,6 @@
 """What a delete does to the workflows it took over from, on a real Temporal server."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -12,10 +13,12 @@ from activities.backends.mock import MockBackend
 from activities.backends.protocol import BackendError, Token
 from activities.preemption import PreemptionActivities
 from domain.errors import SupersededError
-from domain.lifecycle import Action, OperationStatus, TaskState
+from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import OperationInput, WorkflowsInput
 from tests.activities.conftest import Do, count
 from tests.rows import add_operation, add_user, add_vm, claim, message, read_operation, read_vm
+
+SUCCEEDED = OperationStatus.SUCCEEDED
 
 
 @pytest.fixture
@@ -107,6 +110,59 @@ async def test_only_superseded_operations_of_the_vm_are_canceled(
     assert await do(preemption.preempt_operations, message(delete)) == []
     assert await cancel_requests(over) == await cancel_requests(neighbours) == 0
     for handle in (over, neighbours):
+        await handle.terminate()
+
+
+async def test_the_workflow_of_a_resize_that_waits_is_canceled_too(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+) -> None:
+    waiting = await start(temporal)
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.VERIFY_RESIZE)
+        resize = await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED, workflow_id=waiting.id)
+        delete = await claim(tx, vm.id, Action.DELETE)
+    assert await do(preemption.preempt_operations, message(delete)) == [waiting.id]
+    assert await cancel_requests(waiting) == 1
+    assert (await read_operation(engine, resize.id)).status is SUCCEEDED
+    await waiting.terminate()
+
+
+async def test_a_decision_and_its_resize_are_canceled_as_the_one_workflow_they_are(
+    preemption: PreemptionActivities, engine: AsyncEngine, backend: MockBackend, temporal: Client, do: Do
+) -> None:
+    waiting = await start(temporal)
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.VERIFY_RESIZE)
+        await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED, workflow_id=waiting.id)
+        confirm = await claim(tx, vm.id, Action.CONFIRM_RESIZE)
+        delete = await claim(tx, vm.id, Action.DELETE)
+    assert await do(preemption.preempt_operations, message(delete)) == [waiting.id]
+    assert await cancel_requests(waiting) == 1
+    with pytest.raises(BackendError, match="revoked"):
+        await backend.confirm_server_resize(Token(confirm.id, "resize_confirming"), vm.id)
+    await waiting.terminate()
+
+
+async def test_of_what_succeeded_only_the_last_resize_of_the_vm_may_still_wait(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+) -> None:
+    earlier, later, stopped, neighbours = [await start(temporal) for _ in range(4)]
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm, neighbour = await add_vm(tx, user, status=Status.VERIFY_RESIZE), await add_vm(tx, user)
+        succeeded = [
+            (vm, Action.RESIZE, earlier),
+            (vm, Action.RESIZE, later),
+            (vm, Action.STOP, stopped),
+            (neighbour, Action.RESIZE, neighbours),
+        ]
+        for minute, (of, action, handle) in enumerate(succeeded):
+            asked = vm.created_at + timedelta(minutes=minute)
+            await add_operation(tx, of, action, status=SUCCEEDED, workflow_id=handle.id, created_at=asked)
+        delete = await claim(tx, vm.id, Action.DELETE)
+    assert await do(preemption.preempt_operations, message(delete)) == [later.id]
+    assert [await cancel_requests(one) for one in (earlier, later, stopped, neighbours)] == [0, 1, 0, 0]
+    for handle in (earlier, later, stopped, neighbours):
         await handle.terminate()
 
 

@@ -70,19 +70,24 @@ def waiting_for(vm_id: UUID, status: ServerStatus) -> WaitForServerInput:
     return WaitForServerInput(OperationInput(uuid4(), vm_id, Action.CREATE), status)
 
 
+async def looks(cloud: RecordingBackend, number: int) -> None:
+    """Return once the cloud has been looked at so many times more."""
+    for _ in range(number):
+        await cloud.looking.wait()
+        cloud.looking.clear()
+
+
 async def test_a_hundred_waiters_share_each_look(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
     waits, vm_ids = WaitActivities(engine, cloud), [await add_server(cloud) for _ in range(100)]
     asked = [waiting_for(vm_id, ServerStatus.ACTIVE) for vm_id in vm_ids]
     tasks = [asyncio.create_task(do(waits.wait_for_server, wait)) for wait in asked]
     async with asyncio.timeout(20):
-        for _ in range(3):
-            await cloud.looking.wait()
-            cloud.looking.clear()
+        await looks(cloud, 3)
         await turn(engine, vm_ids, ServerStatus.ACTIVE)
-        looks = len(cloud.looks)
+        by_then = len(cloud.looks)
         await asyncio.gather(*tasks)
     assert all(look == set(vm_ids) for look in cloud.looks)
-    assert 3 <= looks <= len(cloud.looks) <= looks + 2
+    assert 3 <= by_then <= len(cloud.looks) <= by_then + 2
 
 
 async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
@@ -212,6 +217,57 @@ async def test_a_server_in_error_that_the_cloud_still_works_on_may_yet_get_there
         await cloud.looking.wait()
         await turn(engine, [vm_id], ServerStatus.SHUTOFF)
         await wait
+
+
+@pytest.mark.parametrize("status", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
+async def test_a_server_at_rest_that_should_have_moved_has_found_no_host(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus
+) -> None:
+    vm_id = await add_server(cloud)
+    await turn(engine, [vm_id], status)
+    with pytest.raises(BackendError) as refusal:
+        async with asyncio.timeout(5):
+            await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.VERIFY_RESIZE))
+    assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "wanted"),
+    [
+        (ServerStatus.ACTIVE, ServerStatus.VERIFY_RESIZE),
+        (ServerStatus.SHUTOFF, ServerStatus.VERIFY_RESIZE),
+        (ServerStatus.RESIZE, ServerStatus.VERIFY_RESIZE),
+        (ServerStatus.VERIFY_RESIZE, ServerStatus.ACTIVE),
+        (ServerStatus.REVERT_RESIZE, ServerStatus.SHUTOFF),
+    ],
+)
+async def test_a_server_that_the_cloud_still_resizes_is_waited_for(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus, wanted: ServerStatus
+) -> None:
+    vm_id = await add_server(cloud)
+    async with engine.begin() as tx:
+        await tx.execute(update(servers).values(status=status))  # still due, and therefore busy
+    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
+    async with asyncio.timeout(5):
+        await looks(cloud, 3)
+        assert not wait.done()
+        await turn(engine, [vm_id], wanted)
+        await wait
+
+
+@pytest.mark.parametrize("wanted", [ServerStatus.SHUTOFF, ServerStatus.GONE])
+async def test_only_a_resize_finds_no_host_where_the_server_is_at_rest(
+    cloud: RecordingBackend, engine: AsyncEngine, do: Do, wanted: ServerStatus
+) -> None:
+    vm_id = await add_server(cloud)
+    await turn(engine, [vm_id], ServerStatus.ACTIVE)
+    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
+    async with asyncio.timeout(5):
+        await looks(cloud, 3)
+        assert not wait.done()
+        wait.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
 
 
 async def test_a_wait_that_is_too_long_ends_for_good_but_not_before_a_look(

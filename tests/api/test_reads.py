@@ -15,8 +15,10 @@ from api import VERSION
 from domain.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.lifecycle import Action, OperationStatus, TaskState
 from domain.settings import Settings
+from domain.temporal import register_search_attributes
 from tests.api.conftest import Person, client_of, running
 from tests.conftest import make_settings
+from tests.meta.test_migrations import new_namespace, settings_of
 from tests.rows import add_operation, add_vm
 
 
@@ -103,7 +105,7 @@ async def test_not_ready_names_what_is_away(anyone: httpx.AsyncClient) -> None:
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (503, "not_ready")
     assert (problem["checks"]["postgres"]["status"], problem["checks"]["temporal"]["status"]) == ("ok", "unavailable")
-    assert problem["detail"] == "Cannot be reached: temporal."
+    assert problem["detail"] == "Not ready: temporal; `checks` says why."
     assert answer.headers["Retry-After"] == "1"
 
 
@@ -115,6 +117,19 @@ async def test_ready_when_both_are_there_and_not_without_the_namespace(settings:
             answer = await client_of(app).get("/health/ready")
         assert answer.status_code == status
     assert answer.json()["checks"]["temporal"]["status"] == "unavailable"
+
+
+async def test_not_ready_until_temporal_knows_the_search_attributes(settings: Settings, temporal: Client) -> None:
+    """It would start no workflow without them."""
+    namespace = await new_namespace(temporal)
+    async with running(settings_of(settings.database_url, namespace)) as app:
+        answer = await client_of(app).get("/health/ready")
+        checks = answer.json()["checks"]
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        assert (checks["postgres"]["status"], checks["temporal"]["status"]) == ("ok", "unavailable")
+        assert "python -m migrations: VM, VMName, Owner, Action, WaitsFor" in checks["temporal"]["error"]
+        await register_search_attributes(namespace)
+        assert (await client_of(app).get("/health/ready")).status_code == 200
 
 
 async def test_the_documentation_asks_nobody_else_for_its_parts(anyone: httpx.AsyncClient) -> None:

@@ -7,29 +7,48 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from uuid import uuid4
 
 import asyncpg
 import httpx
+from temporalio.client import Client
 
 import local
 
 PATIENCE = 60.0  # seconds until a test gives up on the stack
-DELAYS = {"MOCK_BUILD_DELAY": "2", "MOCK_START_DELAY": "0.5", "MOCK_STOP_DELAY": "0.5", "MOCK_DELETE_DELAY": "0.3"}
+DELAYS = {
+    "MOCK_BUILD_DELAY": "2",
+    "MOCK_START_DELAY": "0.5",
+    "MOCK_STOP_DELAY": "0.5",
+    "MOCK_DELETE_DELAY": "0.3",
+    "MOCK_RESIZE_DELAY": "1",
+}
 
 
 @dataclass
 class Stack:
-    """The running stack; `processes` finds its parts by their command lines, as an operator would."""
+    """The running stack; `pids` finds its parts by their command lines, as an operator would.
+
+    `settings` are read when it starts.
+    """
 
     data_dir: Path
     api_port: int
     temporal_port: int
     ui_port: int
+    settings: dict[str, str] = field(default_factory=dict)
     supervisor: subprocess.Popen[str] | None = None
+
+    @classmethod
+    def at(cls, data_dir: Path, **settings: str) -> Self:
+        """A stack that keeps everything in a folder, on free ports, not yet started."""
+        api, temporal, web_ui = free_ports(3)
+        return cls(data_dir, api, temporal, web_ui, settings)
 
     @property
     def url(self) -> str:
@@ -43,7 +62,7 @@ class Stack:
             "TEMPORAL_PORT": self.temporal_port,
             "TEMPORAL_UI_PORT": self.ui_port,
         }
-        environment = os.environ | DELAYS | {name: str(port) for name, port in ports.items()}
+        environment = os.environ | DELAYS | self.settings | {name: str(port) for name, port in ports.items()}
         self.supervisor = subprocess.Popen(
             [sys.executable, str(local.ROOT / "local.py")],
             env=environment | {"DATA_DIR": str(self.data_dir)},
@@ -62,6 +81,10 @@ class Stack:
         self.supervisor.send_signal(signal.SIGINT)
         assert self.supervisor.wait(30) == 0
         self._forget()
+
+    async def temporal(self) -> Client:
+        """A client of its Temporal server."""
+        return await Client.connect(f"127.0.0.1:{self.temporal_port}")
 
     def kill_everything(self) -> None:
         """Send SIGKILL to every process of the stack at once."""
@@ -125,8 +148,9 @@ def free_ports(count: int) -> Iterator[int]:
 class User:
     """A registered user's client, patient as a real one: it tries again while the stack is being killed."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, poll_every: float = 0.05) -> None:
         self.http = http
+        self.poll_every = poll_every
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request until it is answered with something other than a 5xx."""
@@ -141,14 +165,34 @@ class User:
             assert time.monotonic() < give_up_at, f"{method} {path}: {response.text if response else 'no answer'}"
             await asyncio.sleep(0.1)
 
+    async def read(self, path: str) -> Any:
+        """What a GET answers."""
+        return (await self.request("GET", path)).json()
+
+    async def flavors(self) -> list[str]:
+        """The ids of all flavors, smallest first."""
+        return [flavor["id"] for flavor in (await self.read("/flavors"))["items"]]
+
     async def create(self, name: str, **headers: str) -> dict[str, Any]:
         """Create a VM of the smallest flavor."""
-        flavor = (await self.request("GET", "/flavors")).json()["items"][0]["id"]
-        body = {"name": name, "flavor_id": flavor}
+        body = {"name": name, "flavor_id": (await self.flavors())[0]}
         response = await self.request("POST", "/vms", json=body, headers=headers)
         assert response.status_code == 202, response.text
         answer: dict[str, Any] = response.json()
         return answer
+
+    async def act(self, vm_id: str, word: str, **body: str) -> dict[str, Any]:
+        """Ask for an action that is accepted; returns its operation."""
+        response = await self.request("POST", f"/vms/{vm_id}/actions/{word}", json=body)
+        assert response.status_code == 202, response.text
+        return dict(await self.read(f"/operations/{response.json()['operation_id']}"))
+
+    async def resized(self, name: str) -> dict[str, Any]:
+        """A VM of the smallest flavor whose resize to the next one waits to be confirmed."""
+        vm_id = (await self.create(name))["id"]
+        await self.until(vm_id, "ACTIVE")
+        await self.act(vm_id, "resize", flavor_id=(await self.flavors())[1])
+        return await self.until(vm_id, "VERIFY_RESIZE")
 
     async def until(self, vm_id: str, *statuses: str, task_state: str | None = None) -> dict[str, Any]:
         """Poll the VM until it rests in one of the statuses (or is in the task state)."""
@@ -158,4 +202,18 @@ class User:
             if vm["task_state"] == task_state and (not statuses or vm["status"] in statuses):
                 return vm
             assert time.monotonic() < give_up_at, f"still {vm}"
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(self.poll_every)
+
+
+@asynccontextmanager
+async def log_in(stack: Stack, poll_every: float = 0.05) -> AsyncIterator[User]:
+    """Register a new user and log in."""
+    async with httpx.AsyncClient(base_url=stack.url, timeout=5) as http:
+        user = User(http, poll_every)
+        name = f"user-{uuid4().hex[:12]}"
+        login = {"username": name, "password": "Correct-Horse-1"}
+        account = login | {"email": f"{name}@example.com"}
+        assert (await user.request("POST", "/auth/register", json=account)).status_code == 201
+        tokens = (await user.request("POST", "/auth/login", json=login)).json()
+        http.headers["Authorization"] = f"Bearer {tokens['access_token']}"
+        yield user

@@ -1,9 +1,11 @@
 """The migrated schema is the one the models and the lifecycle table describe."""
 
+from collections.abc import Callable
 from itertools import product
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, select, text
@@ -12,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.catalogue import FLAVORS, IMAGES, NETWORKS, seed
 from domain.lifecycle import Action, OperationStatus, Status, TaskState, legal_states
-from domain.models import Base, Flavor, Image, Network
+from domain.models import VM, Base, Flavor, Image, Network
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
 from tests.rows import add_operation, add_user, add_vm
@@ -111,6 +113,43 @@ async def test_a_fault_is_held_only_in_error(engine: AsyncEngine) -> None:
                 continue
             held.add(status)
     assert held == {Status.ERROR}
+
+
+async def test_a_time_to_confirm_by_is_held_only_in_verify_resize(engine: AsyncEngine) -> None:
+    held = set()
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        for status, task_state in legal_states():
+            try:
+                async with tx.begin_nested():
+                    await add_vm(tx, user, status=status, task_state=task_state, confirm_by=user.created_at)
+            except IntegrityError:
+                continue
+            held.add(status)
+    assert held == {Status.VERIFY_RESIZE}
+
+
+async def test_a_database_in_use_goes_back_to_the_first_schema_and_forward_again(engine: AsyncEngine) -> None:
+    """Back is what an operator does whose new release will not do; nothing that is stored is in the way of either."""
+
+    def move(connection: Connection, way: Callable[[Config, str], None], to: str) -> set[str]:
+        way(alembic_config(connection), to)
+        return set(constraints(connection))
+
+    rows = select(VM.id, VM.status, VM.task_state, VM.confirm_by).order_by(VM.id)
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        for status, task_state in legal_states():
+            await add_vm(tx, user, status=status, task_state=task_state)
+        waiting = await add_vm(tx, user, status=Status.VERIFY_RESIZE, confirm_by=user.created_at)
+        await add_operation(tx, waiting, Action.RESIZE, status=OperationStatus.SUCCEEDED)
+        before = (await tx.execute(rows)).all()
+        first = await tx.run_sync(move, command.downgrade, "0001")
+        assert (await tx.execute(rows)).all() == before
+        newest = await tx.run_sync(move, command.upgrade, "0002")
+        assert (await tx.execute(rows)).all() == before
+    assert newest - first == {"ck_vms_confirm_by"}
+    assert first < newest
 
 
 async def test_an_operation_has_an_end_exactly_where_it_ended(engine: AsyncEngine) -> None:

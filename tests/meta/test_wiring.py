@@ -14,10 +14,12 @@ from temporalio.worker import Worker
 from activities.backends import load_backend
 from domain import database, messages
 from domain.lifecycle import TABLE
-from domain.messages import Activity, waits_queue
+from domain.messages import Activity, FailedAttemptInput, OperationInput, waits_queue
 from domain.settings import Settings
 from tests.conftest import make_settings
 from worker import make_workers
+
+NEWS = "note_failed_attempt"  # what OperationInterceptor tells of attempts
 
 
 @pytest.fixture
@@ -38,15 +40,55 @@ def activities_of(worker: Worker) -> dict[str, Callable[..., Any]]:
     return {str(activity._Definition.must_from_callable(function).name): function for function in functions}
 
 
+def definitions_of(worker: Worker) -> list[workflow._Definition]:
+    """The worker's workflows, as the server knows them."""
+    return [workflow._Definition.must_from_class(kind) for kind in worker.config().get("workflows", [])]
+
+
 def workflows_of(worker: Worker) -> list[str]:
     """The names of the worker's workflows."""
-    classes = worker.config().get("workflows", [])
-    return [str(workflow._Definition.must_from_class(kind).name) for kind in classes]
+    return [str(definition.name) for definition in definitions_of(worker)]
+
+
+def signals_of(workers: list[Worker]) -> dict[str, dict[str, Any]]:
+    """The handlers of every workflow's signals, but for the news that all of them are told."""
+    return {
+        str(definition.name): {str(name): handler for name, handler in definition.signals.items() if name != NEWS}
+        for worker in workers
+        for definition in definitions_of(worker)
+    }
 
 
 def test_every_workflow_the_table_names_is_registered_once_and_no_other(workers: list[Worker]) -> None:
     registered = Counter(name for worker in workers for name in workflows_of(worker))
     assert registered == Counter({rule.workflow for rule in TABLE.values() if rule.workflow})
+
+
+def test_the_signals_of_the_table_are_the_ones_its_waiting_workflow_handles_and_no_other(
+    workers: list[Worker],
+) -> None:
+    signals = [rule.signal for rule in TABLE.values() if rule.signal]
+    handled = {workflow: set(handlers) for workflow, handlers in signals_of(workers).items() if handlers}
+    assert handled == {"ResizeVM": set(signals)}
+    assert len(set(signals)) == len(signals) == 2
+
+
+def test_a_signal_brings_an_operation_and_where_its_workflow_is_gone_the_table_names_another(
+    workers: list[Worker],
+) -> None:
+    signals = signals_of(workers)
+    for handler in signals["ResizeVM"].values():
+        assert handler.arg_types == [OperationInput | None]
+    for rule in TABLE.values():
+        if rule.signal:
+            assert rule.workflow in set(signals) - {"ResizeVM"}
+
+
+def test_every_workflow_answers_for_its_state_and_hears_of_failed_attempts(workers: list[Worker]) -> None:
+    for worker in workers:
+        for definition in definitions_of(worker):
+            assert "state" in definition.queries
+            assert definition.signals[NEWS].arg_types == [FailedAttemptInput | None]
 
 
 def test_every_activity_of_the_messages_is_registered_once_and_no_other(workers: list[Worker]) -> None:

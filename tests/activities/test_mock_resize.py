@@ -1,0 +1,260 @@
+"""The mock cloud's resizes: both sizes are kept until it is decided which one stays."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable
+from dataclasses import astuple
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock import MockBackend
+from activities.backends.mock_schema import migrations
+from activities.backends.protocol import Server
+from domain.messages import ServerStatus
+from domain.settings import Settings
+from tests.activities.conftest import count, open_backend, server_row, spec
+from tests.activities.test_mock_cloud import CHANGES, Call, build, pass_time, status_of, token
+from tests.activities.test_mock_failures import refused
+
+RESIZES: dict[str, Call] = {
+    "resize": lambda cloud, token, vm_id: cloud.resize_server(token, spec(vm_id, "m1.medium")),
+    "confirm": lambda cloud, token, vm_id: cloud.confirm_server_resize(token, vm_id),
+    "revert": lambda cloud, token, vm_id: cloud.revert_server_resize(token, vm_id),
+}
+DECISIONS = {"confirm": ServerStatus.VERIFY_RESIZE, "revert": ServerStatus.REVERT_RESIZE}
+MEANWHILE = {"resize": ServerStatus.RESIZE, **DECISIONS}
+SMALL, MEDIUM = (1, 2048, 20), (2, 4096, 40)
+each_resize = pytest.mark.parametrize("verb", RESIZES)
+each_decision = pytest.mark.parametrize("verb", DECISIONS)
+each_stage = pytest.mark.parametrize("stage", ["resize", "waiting", "confirm", "revert"])
+on_or_off = pytest.mark.parametrize("was", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
+
+
+async def shown(cloud: MockBackend, vm_id: UUID) -> Server:
+    """The VM's server as the cloud shows it."""
+    return (await cloud.list_servers([vm_id]))[vm_id]
+
+
+async def size(cloud: MockBackend, vm_id: UUID) -> tuple[int, int, int]:
+    """The size the cloud shows."""
+    server = await shown(cloud, vm_id)
+    return server.vcpus, server.ram_mb, server.disk_gb
+
+
+async def kept(engine: AsyncEngine, vm_id: UUID) -> list[tuple[Any, ...]]:
+    """The sizes and statuses that the cloud could go back to."""
+    old = (migrations.c.old_vcpus, migrations.c.old_ram_mb, migrations.c.old_disk_gb, migrations.c.old_status)
+    async with engine.connect() as connection:
+        return [tuple(row) for row in await connection.execute(select(*old).where(migrations.c.vm_id == vm_id))]
+
+
+async def at_rest(cloud: MockBackend, engine: AsyncEngine, was: ServerStatus = ServerStatus.ACTIVE) -> UUID:
+    """A small server that is on, or off."""
+    vm_id = await build(cloud, engine)
+    if was is ServerStatus.SHUTOFF:
+        await cloud.stop_server(token(), vm_id)
+        await pass_time(engine, vm_id)
+    assert await status_of(cloud, vm_id) is was
+    return vm_id
+
+
+async def moved(cloud: MockBackend, engine: AsyncEngine, was: ServerStatus = ServerStatus.ACTIVE) -> UUID:
+    """A server that became medium and waits for a decision."""
+    vm_id = await at_rest(cloud, engine, was)
+    await RESIZES["resize"](cloud, token(), vm_id)
+    await pass_time(engine, vm_id)
+    assert await status_of(cloud, vm_id) is ServerStatus.VERIFY_RESIZE
+    return vm_id
+
+
+async def ready_for(verb: str, cloud: MockBackend, engine: AsyncEngine) -> UUID:
+    """A server that the verb may begin on."""
+    return await (at_rest(cloud, engine) if verb == "resize" else moved(cloud, engine))
+
+
+async def amid(stage: str, cloud: MockBackend, engine: AsyncEngine) -> UUID:
+    """A server that waits for a decision, or on which the verb has begun and does not end."""
+    if stage == "waiting":
+        return await moved(cloud, engine)
+    vm_id = await ready_for(stage, cloud, engine)
+    await RESIZES[stage](cloud, token(), vm_id)
+    return vm_id
+
+
+async def is_refused(engine: AsyncEngine, vm_id: UUID, call: Awaitable[None], code: str = "server_conflict") -> None:
+    """The call is refused for good and changes neither the server nor what it could go back to."""
+    before = await server_row(engine, vm_id), await kept(engine, vm_id)
+    await refused(call, code)
+    assert (await server_row(engine, vm_id), await kept(engine, vm_id)) == before
+
+
+@on_or_off
+async def test_both_sizes_are_kept_until_it_is_decided(
+    slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus
+) -> None:
+    vm_id = await at_rest(slow_backend, engine, was)
+    await slow_backend.resize_server(token(), spec(vm_id, "m1.medium"))
+    server = await shown(slow_backend, vm_id)
+    assert (server.status, server.is_busy) == (ServerStatus.RESIZE, True)
+    await pass_time(engine, vm_id)
+    assert astuple(await shown(slow_backend, vm_id)) == (vm_id, ServerStatus.VERIFY_RESIZE, *MEDIUM, False, None)
+    assert await kept(engine, vm_id) == [(*SMALL, was)]
+
+
+@on_or_off
+@pytest.mark.parametrize(("verb", "stays"), [("confirm", MEDIUM), ("revert", SMALL)])
+async def test_a_decision_leaves_one_size_and_the_server_as_it_was(
+    slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus, verb: str, stays: tuple[int, int, int]
+) -> None:
+    vm_id = await moved(slow_backend, engine, was)
+    await RESIZES[verb](slow_backend, token(), vm_id)
+    server = await shown(slow_backend, vm_id)
+    assert (server.status, server.is_busy) == (DECISIONS[verb], True)
+    await pass_time(engine, vm_id)
+    assert astuple(await shown(slow_backend, vm_id)) == (vm_id, was, *stays, False, None)
+    assert await count(engine, "migrations") == 0
+
+
+@each_decision
+async def test_a_decided_server_can_be_resized_again(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
+    vm_id = await moved(slow_backend, engine)
+    await RESIZES[verb](slow_backend, token(), vm_id)
+    await pass_time(engine, vm_id)
+    before = await size(slow_backend, vm_id)
+    await slow_backend.resize_server(token(), spec(vm_id, "m1.tiny"))
+    assert await size(slow_backend, vm_id) == (1, 512, 1)
+    assert await kept(engine, vm_id) == [(*before, ServerStatus.ACTIVE)]
+
+
+@each_resize
+async def test_a_verb_again_with_its_token_is_harmless_while_it_lasts_and_after(
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
+) -> None:
+    vm_id, once = await ready_for(verb, slow_backend, engine), token()
+    await asyncio.gather(*(RESIZES[verb](slow_backend, once, vm_id) for _ in range(5)))
+    for after in (MEANWHILE[verb], ServerStatus.VERIFY_RESIZE if verb == "resize" else ServerStatus.ACTIVE):
+        assert await status_of(slow_backend, vm_id) is after
+        before = await server_row(engine, vm_id), await kept(engine, vm_id)
+        await RESIZES[verb](slow_backend, once, vm_id)
+        assert (await server_row(engine, vm_id), await kept(engine, vm_id)) == before
+        await pass_time(engine, vm_id)
+
+
+async def test_of_confirms_and_reverts_at_once_one_is_done(slow_backend: MockBackend, engine: AsyncEngine) -> None:
+    for _ in range(5):
+        vm_id = await moved(slow_backend, engine)
+        calls = [RESIZES[verb](slow_backend, token(), vm_id) for verb in [*DECISIONS] * 4]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        codes = Counter(getattr(outcome, "code", outcome) for outcome in outcomes)
+        assert codes == {None: 1, "server_conflict": 7}
+        won = [*DECISIONS][outcomes.index(None) % 2]
+        await pass_time(engine, vm_id)
+        assert await status_of(slow_backend, vm_id) is ServerStatus.ACTIVE
+        assert await size(slow_backend, vm_id) == (MEDIUM if won == "confirm" else SMALL)
+
+
+@each_stage
+async def test_a_server_that_is_deleted_amid_its_resize_leaves_nothing_to_go_back_to(
+    slow_backend: MockBackend, engine: AsyncEngine, stage: str
+) -> None:
+    deleted, purged, neighbour = [await amid(stage, slow_backend, engine) for _ in range(3)]
+    before = await kept(engine, neighbour)
+    await slow_backend.purge(purged)
+    await slow_backend.delete_server(token(), deleted)
+    assert await status_of(slow_backend, deleted) is ServerStatus.DELETING
+    await pass_time(engine, deleted)
+    for vm_id in (deleted, purged):
+        assert await status_of(slow_backend, vm_id) is ServerStatus.GONE
+        assert await kept(engine, vm_id) == []
+    assert await kept(engine, neighbour) == before
+
+
+@each_stage
+async def test_amid_a_resize_power_is_not_touched(slow_backend: MockBackend, engine: AsyncEngine, stage: str) -> None:
+    vm_id = await amid(stage, slow_backend, engine)
+    for call, _ in CHANGES.values():
+        await is_refused(engine, vm_id, call(slow_backend, token(), vm_id))
+
+
+@each_stage
+async def test_amid_a_resize_there_is_no_other(slow_backend: MockBackend, engine: AsyncEngine, stage: str) -> None:
+    vm_id = await amid(stage, slow_backend, engine)
+    await is_refused(engine, vm_id, slow_backend.resize_server(token(), spec(vm_id, "m1.large")))
+
+
+async def test_a_server_that_something_is_done_to_is_not_resized(
+    slow_backend: MockBackend, engine: AsyncEngine
+) -> None:
+    building = uuid4()
+    await slow_backend.create_server(token(), spec(building))
+    busy = [building]
+    for call, _ in CHANGES.values():
+        busy.append(await at_rest(slow_backend, engine))
+        await call(slow_backend, token(), busy[-1])
+    for vm_id in busy:
+        await is_refused(engine, vm_id, RESIZES["resize"](slow_backend, token(), vm_id))
+
+
+@on_or_off
+async def test_there_is_nothing_to_decide_on_a_server_at_rest(
+    slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus
+) -> None:
+    vm_id = await at_rest(slow_backend, engine, was)
+    for verb in DECISIONS:
+        await is_refused(engine, vm_id, RESIZES[verb](slow_backend, token(), vm_id))
+
+
+@each_resize
+async def test_there_is_nothing_to_decide_while_the_server_moves_or_once_it_is_decided(
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
+) -> None:
+    vm_id = await amid(verb, slow_backend, engine)
+    for decision in DECISIONS:
+        await is_refused(engine, vm_id, RESIZES[decision](slow_backend, token(), vm_id))
+
+
+@each_resize
+async def test_a_server_that_is_not_there_or_is_being_deleted_is_not_resized(
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
+) -> None:
+    missing, dying = uuid4(), await ready_for(verb, slow_backend, engine)
+    await slow_backend.delete_server(token(), dying)
+    for vm_id in (missing, dying):
+        await is_refused(engine, vm_id, RESIZES[verb](slow_backend, token(), vm_id), "server_not_found")
+
+
+@on_or_off
+async def test_an_unlucky_resize_ends_in_error_at_its_old_size_with_nothing_to_decide(
+    settings: Settings, slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus
+) -> None:
+    vm_id, once = await at_rest(slow_backend, engine, was), token()
+    unlucky = await open_backend(settings, mock_error_rate=1.0, mock_resize_delay=3600.0)
+    for _ in range(2):
+        await RESIZES["resize"](unlucky, once, vm_id)
+    assert await status_of(unlucky, vm_id) is ServerStatus.RESIZE
+    await pass_time(engine, vm_id)
+    server = await shown(unlucky, vm_id)
+    assert (server.status, server.is_busy) == (ServerStatus.ERROR, False)
+    assert "MOCK_ERROR_RATE" in (server.fault or "")
+    assert await size(unlucky, vm_id) == SMALL
+    assert await count(engine, "migrations") == 0
+    await is_refused(engine, vm_id, slow_backend.revert_server_resize(token(), vm_id))
+    await unlucky.close()
+
+
+async def test_a_resize_that_failed_can_be_mended_by_a_reboot(
+    settings: Settings, backend: MockBackend, engine: AsyncEngine
+) -> None:
+    vm_id = await at_rest(backend, engine)
+    unlucky = await open_backend(settings, mock_error_rate=1.0)
+    await RESIZES["resize"](unlucky, token(), vm_id)
+    await unlucky.close()
+    await pass_time(engine, vm_id)
+    assert await status_of(backend, vm_id) is ServerStatus.ERROR
+    await backend.reboot_server(token(), vm_id, hard=True)
+    await pass_time(engine, vm_id)
+    assert astuple(await shown(backend, vm_id)) == (vm_id, ServerStatus.ACTIVE, *SMALL, False, None)

@@ -1,0 +1,184 @@
+"""Resizes on the running stack: decided, killed, made to fail, and deleted at every moment."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from uuid import UUID, uuid4
+
+import pytest
+from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.service import RPCError, RPCStatusCode
+
+import local
+from activities.backends.faults import add_fault, clear_faults
+from activities.backends.mock_schema import FaultMode
+from domain.lifecycle import Action, Status
+from domain.messages import OperationInput
+from domain.settings import Settings
+from tests.conftest import make_settings
+from tests.integration.stack import Stack, User
+from tests.integration.truth import differences
+
+KILLS = [
+    ("worker", "resize_migrating"),
+    ("temporal", "resize_confirming"),
+    ("api", "resize_confirming"),
+    ("postgres", "resize_migrating"),
+]
+DECISIONS = {"resize_confirming": "confirm-resize", "resize_reverting": "revert-resize"}
+
+
+@pytest.fixture
+async def cloud(stack: Stack) -> AsyncIterator[Settings]:
+    """Settings that reach the stack's mock cloud, which is free of faults afterwards."""
+    settings = make_settings(local.postgres_url(local.postgres_socket_dir(stack.data_dir / "postgres")))
+    yield settings
+    await clear_faults(settings)
+
+
+async def active(user: User, name: str) -> str:
+    vm = await user.create(name)
+    return str((await user.until(vm["id"], "ACTIVE"))["id"])
+
+
+async def test_a_vm_that_is_off_is_resized_confirmed_resized_and_reverted(stack: Stack, user: User) -> None:
+    small, large, larger = (await user.flavors())[:3]
+    vm_id = await active(user, "off")
+    await user.act(vm_id, "stop")
+    await user.until(vm_id, "SHUTOFF")
+    for flavor, decision, kept in ((large, "confirm-resize", large), (larger, "revert-resize", large)):
+        resize = await user.act(vm_id, "resize", flavor_id=flavor)
+        vm = await user.until(vm_id, "VERIFY_RESIZE", "ERROR")
+        assert (vm["status"], vm["flavor_id"], vm["confirm_by"]) == ("VERIFY_RESIZE", flavor, None)
+        decided = await user.act(vm_id, decision)
+        assert decided["workflow_id"] == resize["workflow_id"]
+        vm = await user.until(vm_id, "SHUTOFF", "ERROR")
+        assert (vm["status"], vm["flavor_id"]) == ("SHUTOFF", kept)
+    assert small != large
+    operations = (await user.read(f"/vms/{vm_id}/operations"))["items"]
+    assert {operation["status"] for operation in operations} == {"SUCCEEDED"}
+    assert await differences(stack) == []
+
+
+@pytest.mark.parametrize(("part", "moment"), KILLS)
+async def test_a_resize_survives_a_kill(stack: Stack, user: User, part: str, moment: str) -> None:
+    vm_id = await active(user, f"survives-{part}")
+    large = (await user.flavors())[1]
+    await user.act(vm_id, "resize", flavor_id=large)
+    if moment == "resize_migrating":
+        await user.until(vm_id, task_state=moment)
+        stack.kill(part)
+    await user.until(vm_id, "VERIFY_RESIZE", "ERROR")
+    await user.act(vm_id, "confirm-resize")
+    if moment == "resize_confirming":
+        stack.kill(part)
+    vm = await user.until(vm_id, "ACTIVE", "ERROR")
+    assert (vm["status"], vm["flavor_id"]) == ("ACTIVE", large)
+    assert await differences(stack) == []
+
+
+FAULTS = {
+    "no host answers": ("select_host", FaultMode.REFUSE, "ACTIVE", "FAILED"),
+    "the move is refused": ("resize_server", FaultMode.REFUSE, "ERROR", "FAILED"),
+    "the move fails once": ("resize_server", FaultMode.FAIL, "VERIFY_RESIZE", "SUCCEEDED"),
+    "the answer to the move is lost": ("resize_server", FaultMode.FAIL_AFTER_EFFECT, "VERIFY_RESIZE", "SUCCEEDED"),
+}
+
+
+async def test_every_fault_of_the_cloud_during_a_resize(stack: Stack, user: User, cloud: Settings) -> None:
+    small, large = (await user.flavors())[:2]
+
+    async def resize(what: str, verb: str, mode: FaultMode, status: str, ended: str) -> None:
+        vm_id = await active(user, what)
+        await add_fault(cloud, verb, mode, vm_id=UUID(vm_id))
+        resize = await user.act(vm_id, "resize", flavor_id=large)
+        vm = await user.until(vm_id, "ACTIVE", "VERIFY_RESIZE", "ERROR")
+        resize = await user.read(f"/operations/{resize['id']}")
+        flavor = large if ended == "SUCCEEDED" else small
+        assert (vm["status"], vm["flavor_id"], resize["status"]) == (status, flavor, ended), what
+
+    await asyncio.gather(*(resize(what, *case) for what, case in FAULTS.items()))
+    assert await differences(stack) == []
+
+
+async def test_a_refused_decision_ends_in_error_and_can_be_deleted(stack: Stack, user: User, cloud: Settings) -> None:
+    async def refuse(decision: str) -> None:
+        vm_id = (await user.resized("undecided"))["id"]
+        await add_fault(cloud, f"{decision}_server_resize", FaultMode.REFUSE, vm_id=UUID(vm_id))
+        decided = await user.act(vm_id, f"{decision}-resize")
+        vm = await user.until(vm_id, "ACTIVE", "ERROR")
+        assert (vm["status"], vm["fault"]["code"]) == ("ERROR", "mock_refused")
+        assert (await user.read(f"/operations/{decided['id']}"))["error"] == vm["fault"]
+        await user.request("DELETE", f"/vms/{vm_id}")
+        await user.until(vm_id, "DELETED")
+
+    await asyncio.gather(refuse("confirm"), refuse("revert"))
+    assert await differences(stack) == []
+
+
+async def test_a_flavor_that_no_host_holds_leaves_the_vm_as_it_was(stack: Stack, user: User) -> None:
+    vm_id = await active(user, "stays-small")
+    flavors = await user.flavors()
+    resize = await user.act(vm_id, "resize", flavor_id=flavors[-1])
+    vm = await user.until(vm_id)
+    assert (vm["status"], vm["flavor_id"], vm["fault"]) == ("ACTIVE", flavors[0], None)
+    resize = await user.read(f"/operations/{resize['id']}")
+    assert (resize["status"], resize["error"]["code"]) == ("FAILED", "no_valid_host")
+    assert await differences(stack) == []
+
+
+async def test_a_delete_at_every_moment_of_a_resize_leaves_nothing(stack: Stack, user: User) -> None:
+    temporal, large = await stack.temporal(), (await user.flavors())[1]
+
+    async def delete_at(moment: str) -> None:
+        vm_id = await active(user, moment)
+        resize = await user.act(vm_id, "resize", flavor_id=large)
+        if moment == "resize_migrating":
+            await user.until(vm_id, task_state=moment)
+        elif moment != "accepted":
+            await user.until(vm_id, "VERIFY_RESIZE")
+        if moment in DECISIONS:
+            await user.act(vm_id, DECISIONS[moment])
+        assert (await user.request("DELETE", f"/vms/{vm_id}")).status_code == 204
+        assert (await user.until(vm_id, "DELETED", "ERROR"))["status"] == "DELETED", moment
+        assert not await is_running(temporal, resize["workflow_id"]), moment
+
+    moments = ("accepted", "resize_migrating", "VERIFY_RESIZE", *DECISIONS)
+    await asyncio.gather(*(delete_at(moment) for moment in moments))
+    assert await differences(stack) == []
+
+
+async def is_running(temporal: Client, workflow_id: str) -> bool:
+    try:
+        description = await temporal.get_workflow_handle(workflow_id).describe()
+    except RPCError as error:
+        assert error.status is RPCStatusCode.NOT_FOUND  # deleted before it was delivered
+        return False
+    return description.status is WorkflowExecutionStatus.RUNNING
+
+
+async def test_a_decision_is_carried_out_when_the_waiting_workflow_is_gone(stack: Stack, user: User) -> None:
+    vm = await user.resized("abandoned")
+    resize = await user.read(f"/operations/{vm['operation_id']}")
+    await (await stack.temporal()).get_workflow_handle(resize["workflow_id"]).terminate()
+    revert = await user.act(vm["id"], "revert-resize")
+    vm = await user.until(vm["id"], "ACTIVE", "ERROR")
+    assert (vm["status"], vm["flavor_id"]) == ("ACTIVE", (await user.flavors())[0])
+    revert = await user.read(f"/operations/{revert['id']}")
+    assert (revert["status"], revert["workflow_id"]) == ("SUCCEEDED", f"revert-resize-{vm['id']}-{revert['id']}")
+    assert await differences(stack) == []
+
+
+async def test_signals_by_hand_decide_nothing(stack: Stack, user: User) -> None:
+    vm_id = await active(user, "by-hand")
+    resize = await user.act(vm_id, "resize", flavor_id=(await user.flavors())[1])
+    await user.until(vm_id, task_state="resize_migrating")
+    waiting = (await stack.temporal()).get_workflow_handle(resize["workflow_id"])
+    await waiting.signal("confirm")
+    nobodys = OperationInput(uuid4(), UUID(vm_id), Action.REVERT_RESIZE, previous_status=Status.ACTIVE)
+    await waiting.signal("revert", nobodys)
+    await user.until(vm_id, "VERIFY_RESIZE")
+    await user.act(vm_id, "confirm-resize")
+    vm = await user.until(vm_id, "ACTIVE", "ERROR")
+    assert (vm["status"], vm["flavor_id"]) == ("ACTIVE", (await user.flavors())[1])
+    await waiting.result()
+    assert await differences(stack) == []

@@ -1,0 +1,169 @@
+"""Everybody decides on a resize at the same moment: one wins, and the others are told so.
+
+Few of each race run with the tests; `make races` runs fifty of each and says who won.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from domain.lifecycle import Action, Status
+from domain.messages import OperationInput
+from tests.integration.stack import Stack, User, log_in
+from tests.integration.truth import differences
+
+RACES = int(os.environ.get("RACES", "4"))
+WINDOW = 6  # seconds
+AROUND = (-0.3, 0.7)  # seconds from `confirm_by`, between which decisions meet the timer
+
+CONTESTS = {
+    "confirm, revert": (("confirm-resize", "revert-resize"), False),
+    "confirm, timer": (("confirm-resize",), True),
+    "revert, timer": (("revert-resize",), True),
+    "confirm, delete": (("confirm-resize", "delete"), False),
+    "revert, delete": (("revert-resize", "delete"), False),
+    "timer, delete": (("delete",), True),
+    "confirm twice, revert twice": (("confirm-resize", "confirm-resize", "revert-resize", "revert-resize"), False),
+    "confirm, revert, timer, delete": (("confirm-resize", "revert-resize", "delete"), True),
+}
+
+
+@pytest.fixture(scope="module")
+def racing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """A quick stack that confirms resizes by itself."""
+    quick = {"MOCK_BUILD_DELAY": "0.1", "MOCK_RESIZE_DELAY": "0.3", "MOCK_DELETE_DELAY": "0.1"}
+    stack = Stack.at(tmp_path_factory.mktemp("racing"), RESIZE_CONFIRM_WINDOW=str(WINDOW), **quick)
+    stack.start()
+    yield stack
+    stack.stop()
+
+
+@pytest.mark.parametrize("contest", CONTESTS)
+async def test_one_decision_wins(racing: Stack, contest: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words, against_time = CONTESTS[contest]
+    async with log_in(racing, poll_every=0.2) as user:
+        races = [race(user, f"race-{number}", words, against_time=against_time) for number in range(RACES)]
+        winners = Counter(await asyncio.gather(*races))
+    with capsys.disabled():
+        sys.stdout.write(f"\n{contest}: {dict(winners.most_common())}\n")
+    assert await differences(racing) == []
+
+
+async def race(user: User, name: str, words: tuple[str, ...], *, against_time: bool) -> str:
+    """Let everybody decide on one VM's resize at once; returns who won."""
+    vm = await user.resized(name)
+    small, large = (await user.flavors())[:2]
+    if against_time:
+        begins_in = (datetime.fromisoformat(vm["confirm_by"]) - datetime.now(UTC)).total_seconds()
+        await asyncio.sleep(max(begins_in + random.uniform(*AROUND), 0))
+    answers = await asyncio.gather(*(decide(user, vm["id"], word) for word in words))
+    vm = await user.until(vm["id"], "DELETED" if "delete" in words else "ACTIVE", "ERROR")
+    operations = (await user.read(f"/vms/{vm['id']}/operations"))["items"]
+    decided = [one for one in operations if one["action"] in {"confirm-resize", "revert-resize"}]
+    assert len(decided) == 1 or (not decided and "delete" in words), f"{name}: {operations}"
+    accepted = answers.count(202)
+    assert accepted == sum(one["actor"] != "@confirm-window" for one in decided)
+    assert set(answers) <= {202, 204, 409}
+    if "delete" in words:
+        assert (vm["status"], operations[0]["action"], operations[0]["status"]) == ("DELETED", "delete", "SUCCEEDED")
+        assert {one["status"] for one in decided} <= {"SUCCEEDED", "SUPERSEDED"}
+        return decided[0]["action"] + " before delete" if decided else "delete"
+    kept = small if decided[0]["action"] == "revert-resize" else large
+    assert (vm["status"], vm["flavor_id"], decided[0]["status"]) == ("ACTIVE", kept, "SUCCEEDED")
+    return "timer" if decided[0]["actor"] == "@confirm-window" else str(decided[0]["action"])
+
+
+async def decide(user: User, vm_id: str, word: str) -> int:
+    """The status code of the answer to a decision."""
+    if word == "delete":
+        return (await user.http.delete(f"/vms/{vm_id}", timeout=30)).status_code
+    return (await user.http.post(f"/vms/{vm_id}/actions/{word}", timeout=30)).status_code
+
+
+@pytest.mark.parametrize("how", ["twice", "early", "late"])
+async def test_a_signal_that_comes(stack: Stack, how: str) -> None:
+    temporal = await stack.temporal()
+    async with log_in(stack, poll_every=0.2) as user:
+        flavors = await asyncio.gather(*(signalled(user, temporal, f"{how}-{number}", how) for number in range(RACES)))
+        assert set(flavors) == {(await user.flavors())[0]}
+    assert await differences(stack) == []
+
+
+async def signalled(user: User, temporal: Client, name: str, how: str) -> str:
+    """Revert a resize whose signals come as `how` says; returns the flavor of the VM when it rests."""
+    vm_id = (await user.create(name))["id"]
+    await user.until(vm_id, "ACTIVE")
+    resize = await user.act(vm_id, "resize", flavor_id=(await user.flavors())[1])
+    waiting = temporal.get_workflow_handle(resize["workflow_id"])
+    if how == "early":
+        await waiting.signal("confirm", decision(uuid4(), vm_id, Action.CONFIRM_RESIZE))
+    await user.until(vm_id, "VERIFY_RESIZE")
+    revert = decision(UUID((await user.act(vm_id, "revert-resize"))["id"]), vm_id, Action.REVERT_RESIZE)
+    if how == "twice":
+        await waiting.signal("revert", revert)
+    vm = await user.until(vm_id, "ACTIVE", "ERROR")
+    await waiting.result()
+    if how == "late":
+        with pytest.raises(RPCError) as refused:
+            await waiting.signal("revert", revert)
+        assert refused.value.status is RPCStatusCode.NOT_FOUND
+    return str(vm["flavor_id"])
+
+
+def decision(operation_id: UUID, vm_id: str, action: Action) -> OperationInput:
+    """The input of a signal."""
+    return OperationInput(operation_id, UUID(vm_id), action, previous_status=Status.ACTIVE)
+
+
+UNDELIVERED = "SELECT id FROM operations WHERE deliveries = 0 AND id = ANY($1::uuid[])"
+
+
+async def test_signals_that_are_lost_are_sent_again(stack: Stack) -> None:
+    async with log_in(stack, poll_every=0.2) as user:
+        vms = await asyncio.gather(*(user.resized(f"lost-{number}") for number in range(RACES)))
+        stack.kill("worker", signal.SIGSTOP)
+        reverts = await asyncio.gather(*(user.act(vm["id"], "revert-resize") for vm in vms))
+        while await stack.sql(UNDELIVERED, ids(reverts)):  # noqa: ASYNC110 - the database has no event
+            await asyncio.sleep(0.2)
+        temporal = await stack.temporal()
+        await asyncio.gather(*(forget_signals(temporal, revert["workflow_id"]) for revert in reverts))
+        stack.kill("worker", signal.SIGCONT)
+        for vm in vms:
+            assert (await user.until(vm["id"], "ACTIVE", "ERROR"))["flavor_id"] == (await user.flavors())[0]
+    deliveries = await stack.sql("SELECT DISTINCT deliveries FROM operations WHERE id = ANY($1::uuid[])", ids(reverts))
+    assert [row["deliveries"] for row in deliveries] == [2]
+    assert await differences(stack) == []
+
+
+def ids(operations: list[dict[str, Any]]) -> list[str]:
+    return [operation["id"] for operation in operations]
+
+
+async def forget_signals(temporal: Client, workflow_id: str) -> None:
+    """Set a workflow back to its last task, without the signals that have come since."""
+    history = await temporal.get_workflow_handle(workflow_id).fetch_history()
+    last = max(e.event_id for e in history.events if e.event_type is EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
+    await temporal.workflow_service.reset_workflow_execution(
+        ResetWorkflowExecutionRequest(
+            namespace=temporal.namespace,
+            workflow_execution=WorkflowExecution(workflow_id=workflow_id),
+            reason="a signal is lost",
+            workflow_task_finish_event_id=last,
+            request_id=str(uuid4()),
+            reset_reapply_exclude_types=[ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL],
+        )
+    )

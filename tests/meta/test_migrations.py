@@ -1,0 +1,159 @@
+"""`python -m migrations`: everything a release needs is there after it, or it says in one line why not."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from uuid import uuid4
+
+import pytest
+from alembic import command
+from google.protobuf.duration_pb2 import Duration
+from sqlalchemy import Connection, func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
+from temporalio.client import Client
+
+import local
+from domain import search_attributes
+from domain.catalogue import FLAVORS
+from domain.models import Flavor
+from domain.settings import Settings
+from domain.temporal import missing_search_attributes
+from migrations import __main__ as migrations
+from tests.conftest import make_settings
+
+TYPES = {key.name: int(key.indexed_value_type) for key in search_attributes.ALL}
+DAY = Duration(seconds=86_400)
+AWAY = "127.0.0.1:1"
+
+
+async def new_namespace(client: Client) -> Client:
+    """A client of a namespace of its own that nobody has registered anything in."""
+    name = f"test-{uuid4()}"
+    request = RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=DAY)
+    await client.workflow_service.register_namespace(request)
+    return await Client.connect(client.service_client.config.target_host, namespace=name)
+
+
+def settings_of(database_url: str, client: Client) -> Settings:
+    """Settings with this database and the client's namespace."""
+    address = client.service_client.config.target_host
+    return make_settings(database_url, temporal_address=address, temporal_namespace=client.namespace)
+
+
+async def registered(client: Client) -> dict[str, int]:
+    """The types of the namespace's own search attributes by name."""
+    request = ListSearchAttributesRequest(namespace=client.namespace)
+    return dict((await client.operator_service.list_search_attributes(request)).custom_attributes)
+
+
+async def main(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
+    """Run the command in this process."""
+    monkeypatch.setattr(migrations, "load_settings", lambda: settings)
+    await asyncio.to_thread(migrations.main)
+
+
+async def processes(number: int, settings: Settings) -> list[tuple[int, str, str]]:
+    """How so many processes end that run at once, and what they say."""
+    environment = {
+        "DATABASE_URL": settings.database_url,
+        "TEMPORAL_ADDRESS": settings.temporal_address,
+        "TEMPORAL_NAMESPACE": settings.temporal_namespace,
+    }
+
+    def run() -> tuple[int, str, str]:
+        command = [sys.executable, "-m", "migrations"]
+        done = subprocess.run(
+            command, cwd=local.ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return await asyncio.gather(*(asyncio.to_thread(run) for _ in range(number)))
+
+
+async def test_it_registers_the_search_attributes_and_again_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
+) -> None:
+    client = await new_namespace(temporal)
+    assert await registered(client) == {}
+    for _ in range(2):
+        await main(monkeypatch, settings_of(database_url, client))
+        assert await registered(client) == TYPES
+
+
+async def test_it_adds_what_is_missing_to_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
+) -> None:
+    """As an update does that brings a new one, on a server that others use too."""
+    client, text = await new_namespace(temporal), IndexedValueType.INDEXED_VALUE_TYPE_TEXT
+    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    there = {search_attributes.VM.name: keyword, search_attributes.OWNER.name: keyword, "Others": text}
+    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=there)
+    await client.operator_service.add_search_attributes(request)
+    assert await missing_search_attributes(client) == ["VMName", "Action", "WaitsFor"]
+    await main(monkeypatch, settings_of(database_url, client))
+    assert await registered(client) == TYPES | {"Others": text}
+
+
+async def test_any_number_may_register_at_once(database_url: str, temporal: Client) -> None:
+    client = await new_namespace(temporal)
+    await asyncio.gather(*(migrations.register(settings_of(database_url, client)) for _ in range(5)))
+    assert await registered(client) == TYPES
+
+
+async def test_without_temporal_it_says_so_in_one_line_after_the_database_is_up_to_date(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, engine: AsyncEngine
+) -> None:
+    def undo(connection: Connection) -> None:
+        command.downgrade(migrations.alembic_config(connection), "base")
+
+    async with engine.begin() as tx:
+        await tx.run_sync(undo)
+    with pytest.raises(SystemExit, match=r"^The server of TEMPORAL_ADDRESS cannot be used: .*\Z"):
+        await main(monkeypatch, settings)
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(func.count()).select_from(Flavor)) == len(FLAVORS)
+
+
+async def test_without_the_namespace_it_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
+) -> None:
+    address = temporal.service_client.config.target_host
+    nowhere = make_settings(database_url, temporal_address=address, temporal_namespace="nowhere")
+    with pytest.raises(SystemExit, match=r"^The server of TEMPORAL_ADDRESS cannot be used: .*nowhere is not found.*\Z"):
+        await main(monkeypatch, nowhere)
+
+
+async def test_where_an_attribute_has_another_type_it_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
+) -> None:
+    """No workflow would start: the server refuses each with a value of the wrong type."""
+    client = await new_namespace(temporal)
+    number = {search_attributes.OWNER.name: IndexedValueType.INDEXED_VALUE_TYPE_INT}
+    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=number)
+    await client.operator_service.add_search_attributes(request)
+    with pytest.raises(SystemExit, match=r"search attribute Owner exists as INDEXED_VALUE_TYPE_INT, not .*KEYWORD\Z"):
+        await main(monkeypatch, settings_of(database_url, client))
+    assert await registered(client) == {"Owner": IndexedValueType.INDEXED_VALUE_TYPE_INT}
+
+
+async def test_without_the_database_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, temporal: Client) -> None:
+    with pytest.raises(SystemExit, match=r"^The database of DATABASE_URL cannot be used: .*\Z"):
+        await main(monkeypatch, settings_of(f"postgresql://{AWAY}/none", temporal))
+
+
+async def test_processes_that_run_at_once_end_well_and_quietly(database_url: str, temporal: Client) -> None:
+    """Each aborted one time in six before it ended by itself: temporalio/sdk-python#300."""
+    client = await new_namespace(temporal)
+    for _ in range(3):
+        assert await processes(4, settings_of(database_url, client)) == [(0, "", "")] * 4
+    assert await registered(client) == TYPES
+
+
+async def test_processes_that_cannot_go_on_end_with_their_one_line(database_url: str) -> None:
+    for code, out, line in await processes(4, make_settings(database_url, temporal_address=AWAY)):
+        assert (code, out, line.count("\n")) == (1, "", 1), line
+        assert line.startswith("The server of TEMPORAL_ADDRESS cannot be used: ")
