@@ -45,6 +45,8 @@ class _Inbound(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
         heart = asyncio.create_task(_beat(activity.info().heartbeat_timeout))
         try:
+            if activity.info().attempt > 1:
+                await self._note_again(input)
             return await super().execute_activity(input)
         except asyncio.CancelledError:
             _raise_unless_shutdown()
@@ -63,9 +65,13 @@ class _Inbound(ActivityInboundInterceptor):
         finally:
             heart.cancel()
 
+    async def _note_again(self, input: ExecuteActivityInput) -> None:
+        with contextlib.suppress(SQLAlchemyError, OSError):  # it is news for people; the activity says what is wrong
+            async with self._engine.begin() as tx:
+                await store.note_attempt(tx, _operation(input), activity.info().attempt)
+
     async def _note(self, input: ExecuteActivityInput, error: str) -> None:
-        message = input.args[0]
-        operation: OperationInput = getattr(message, "operation", message)
+        operation = _operation(input)
         info = activity.info()
         try:
             async with self._engine.begin() as tx:
@@ -83,6 +89,12 @@ class _Inbound(ActivityInboundInterceptor):
             await handle.signal("note_failed_attempt", failure, rpc_timeout=RPC_TIMEOUT)
 
 
+def _operation(input: ExecuteActivityInput) -> OperationInput:
+    message = input.args[0]
+    operation: OperationInput = getattr(message, "operation", message)
+    return operation
+
+
 def _is_news(attempt: int) -> bool:
     """Attempts 1, 2, 4, 8 ...: when a whole cloud is away, telling of each would be a load of its own."""
     return attempt & (attempt - 1) == 0
@@ -90,8 +102,8 @@ def _is_news(attempt: int) -> bool:
 
 async def _beat(within: timedelta | None) -> None:
     while within:
-        activity.heartbeat()
         await asyncio.sleep(within.total_seconds() / 4)
+        activity.heartbeat()
 
 
 def _raise_unless_shutdown() -> NoReturn:

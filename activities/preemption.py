@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import Sequence
-from uuid import UUID
 
-from sqlalchemy import ScalarSelect, or_, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
@@ -12,11 +11,10 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.backends.protocol import ComputeBackend
 from domain import store
-from domain.lifecycle import Action, OperationStatus
+from domain.lifecycle import OperationStatus
 from domain.messages import ENTERS, Activity, OperationInput, WorkflowsInput
 from domain.models import Operation
 
-MAY_BE_OPEN = (OperationStatus.SUPERSEDED, OperationStatus.SUCCEEDED)
 UNFINISHED = (OperationStatus.SUPERSEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
 
 
@@ -37,12 +35,12 @@ class PreemptionActivities:
         """
         async with self._engine.begin() as tx:
             await store.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
-            mine = Operation.vm_id == input.vm_id
-            concerned = or_(Operation.status.in_(UNFINISHED), Operation.id == _last_resize(input.vm_id))
-            operations = await store.fetch_all(tx, select(Operation).where(mine, concerned))
-        unfinished = [one for one in operations if one.status in UNFINISHED]
+            of_vm = select(Operation).where(Operation.vm_id == input.vm_id)
+            unfinished = await store.fetch_all(tx, of_vm.where(Operation.status.in_(UNFINISHED)))
+            resize = await store.fetch_all(tx, store.last_resize(input.vm_id))
         await asyncio.gather(*(self._backend.revoke(operation.id) for operation in unfinished))
-        may_be_open = sorted({one.workflow_id for one in operations if one.status in MAY_BE_OPEN})
+        superseded = [one for one in unfinished if one.status is OperationStatus.SUPERSEDED]
+        may_be_open = sorted({one.workflow_id for one in [*superseded, *resize]})
         await asyncio.gather(*(self._cancel(id) for id in may_be_open))
         return await self._still_open(may_be_open)
 
@@ -77,12 +75,6 @@ class PreemptionActivities:
             _pass_over_missing(error)
             return False
         return description.status is WorkflowExecutionStatus.RUNNING
-
-
-def _last_resize(vm_id: UUID) -> ScalarSelect[UUID]:
-    succeeded = (Operation.action == Action.RESIZE, Operation.status == OperationStatus.SUCCEEDED)
-    of_vm = select(Operation.id).where(Operation.vm_id == vm_id, *succeeded)
-    return of_vm.order_by(Operation.created_at.desc()).limit(1).scalar_subquery()
 
 
 def _pass_over_missing(error: RPCError) -> None:

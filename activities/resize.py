@@ -13,7 +13,7 @@ from domain import store
 from domain.lifecycle import Action, Status
 from domain.messages import (
     Activity,
-    ClaimConfirmInput,
+    CheckFlavorInput,
     ClaimConfirmResult,
     ConfirmWindowResult,
     OperationInput,
@@ -23,7 +23,7 @@ from domain.models import Operation
 CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins like this
 # Seconds before the outbox takes care of a confirm that its resize has claimed and carries out by itself.
 OUTBOX_AFTER: Final = 30.0
-_UNDO: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")
+_CONFIRM: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")  # any namespace of its own
 
 
 class ResizeActivities(StepActivities):
@@ -45,11 +45,7 @@ class ResizeActivities(StepActivities):
     async def finish_resize(self, input: OperationInput) -> None:
         """See that the server has its new size; `resize_not_applied` where it has not."""
         entered = await self._enter(input, Activity.FINISH_RESIZE)
-        spec = await self._new_spec(entered)
-        server = (await self._backend.list_servers([input.vm_id])).get(input.vm_id)
-        if server is None or (server.vcpus, server.ram_mb, server.disk_gb) != (spec.vcpus, spec.ram_mb, spec.disk_gb):
-            message = "The cloud says that the resize is done, but the server does not have its new size."
-            raise BackendError("resize_not_applied", message, retryable=False)
+        await self._check(await self._new_spec(entered))
 
     @activity.defn(name=Activity.CONFIRM_RESIZE)
     async def confirm_resize(self, input: OperationInput) -> None:
@@ -63,12 +59,25 @@ class ResizeActivities(StepActivities):
         entered = await self._enter(input, Activity.REVERT_RESIZE)
         await self._backend.revert_server_resize(entered.token, input.vm_id)
 
+    @activity.defn(name=Activity.CHECK_FLAVOR)
+    async def check_flavor(self, input: CheckFlavorInput) -> None:
+        """See that the server has the flavor it should have; `resize_not_applied` where somebody else was at it."""
+        async with self._engine.begin() as tx:
+            vm, operation = await store.check_holds(tx, input.operation)
+        kept = "previous_flavor_id" if input.previous else "flavor_id"
+        await self._check(await self._spec(vm, UUID(operation.input[kept])))
+
+    async def _check(self, spec: ServerSpec) -> None:
+        server = (await self._backend.list_servers([spec.vm_id])).get(spec.vm_id)
+        if server is None or (server.vcpus, server.ram_mb, server.disk_gb) != (spec.vcpus, spec.ram_mb, spec.disk_gb):
+            message = "The cloud is done, but the server does not have the size of the flavor it should have."
+            raise BackendError("resize_not_applied", message, retryable=False)
+
     @activity.defn(name=Activity.UNDO_RESIZE)
     async def undo_resize(self, input: OperationInput) -> None:
         """Begin to take a failed resize back, after making sure that none of its calls can still take effect."""
         await self._revoke(input)
-        # The operation's own tokens are refused from here on.
-        undo = Token(uuid5(_UNDO, str(input.operation_id)), Activity.UNDO_RESIZE)
+        undo = Token(input.operation_id, Activity.UNDO_RESIZE, compensates=True)
         await self._backend.revert_server_resize(undo, input.vm_id)
 
     async def _new_spec(self, entered: Entered) -> ServerSpec:
@@ -81,18 +90,18 @@ class ResizeActivities(StepActivities):
             return ConfirmWindowResult(await store.read_confirm_window(connection, input))
 
     @activity.defn(name=Activity.CLAIM_CONFIRM)
-    async def claim_confirm(self, input: ClaimConfirmInput) -> ClaimConfirmResult:
+    async def claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
         """Let the end of the window confirm the resize, unless somebody was faster; again answers the same."""
-        resize = input.operation
+        confirm_id = uuid5(_CONFIRM, str(resize.operation_id))
         async with self._engine.begin() as tx:
             vm = await store.lock_vm(tx, resize.vm_id)
             if vm is not None and vm.operation_id == resize.operation_id and vm.status is Status.VERIFY_RESIZE:
                 request_id = (await _operation(tx, resize.operation_id)).request_id
-                asked = store.Asked(Action.CONFIRM_RESIZE, CONFIRM_WINDOW_ACTOR, request_id, id=input.confirm_id)
+                asked = store.Asked(Action.CONFIRM_RESIZE, CONFIRM_WINDOW_ACTOR, request_id, id=confirm_id)
                 await store.accept(tx, vm, asked, deliver_in=OUTBOX_AFTER)
-            elif vm is None or vm.operation_id != input.confirm_id:
+            elif vm is None or vm.operation_id != confirm_id:
                 return ClaimConfirmResult(None)
-            confirm = await _operation(tx, input.confirm_id)
+            confirm = await _operation(tx, confirm_id)
         return ClaimConfirmResult(store.input_of(confirm, resize.vm_name))
 
     @activity.defn(name=Activity.DROP_CONFIRM_WINDOW)

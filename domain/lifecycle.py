@@ -98,6 +98,7 @@ class OnFailure(Enum):
     PREVIOUS = auto()
     PREVIOUS_IF_RUNNING = auto()  # ERROR unless the server is seen to run
     PREVIOUS_IF_UNTOUCHED = auto()  # ERROR unless nothing was done to the server yet
+    UNDECIDED_IF_UNTOUCHED = auto()  # ERROR unless nothing was done to the server yet: it waits to be decided again
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.VERIFY_RESIZE,
         steps=(TaskState.RESIZE_CONFIRMING,),
         target=PREVIOUS,
-        on_failure=OnFailure.ERROR,
+        on_failure=OnFailure.UNDECIDED_IF_UNTOUCHED,
         workflow="FinishResizeVM",
         signal="confirm",
     ),
@@ -183,7 +184,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.VERIFY_RESIZE,
         steps=(TaskState.RESIZE_REVERTING,),
         target=PREVIOUS,
-        on_failure=OnFailure.ERROR,
+        on_failure=OnFailure.UNDECIDED_IF_UNTOUCHED,
         workflow="FinishResizeVM",
         signal="revert",
     ),
@@ -289,13 +290,16 @@ def fail(action: Action, previous: Status, *, intact: bool) -> Status:
     """The status a failed action leaves.
 
     `intact` says, of a reboot, that the server is seen to run; of a resize, that it is as it was, since no host was
-    found for it or somebody canceled in time.
+    found for it or somebody canceled in time; of a confirm or revert, that it was canceled in time.
     """
-    match TABLE[action].on_failure:
+    rule = TABLE[action]
+    match rule.on_failure:
         case OnFailure.PREVIOUS:
             return previous
         case OnFailure.PREVIOUS_IF_UNTOUCHED if intact:
             return previous
+        case OnFailure.UNDECIDED_IF_UNTOUCHED if intact:
+            return _status(rule.during, previous)
         case OnFailure.PREVIOUS_IF_RUNNING if intact:
             # A HARD reboot may have powered on a server that was off before.
             return Status.ACTIVE if previous is Status.SHUTOFF else previous

@@ -27,6 +27,7 @@ class Activity(StrEnum):
     FINISH_RESIZE = "finish_resize"
     CONFIRM_RESIZE = "confirm_resize"
     REVERT_RESIZE = "revert_resize"
+    CHECK_FLAVOR = "check_flavor"
     PREEMPT_OPERATIONS = "preempt_operations"
     LIST_OPEN_WORKFLOWS = "list_open_workflows"
     TERMINATE_WORKFLOWS = "terminate_workflows"
@@ -122,18 +123,18 @@ class WorkflowsInput:
 
 
 @dataclass(frozen=True)
+class CheckFlavorInput:
+    """See that the server has the flavor that `operation` is to bring about, or the `previous` one."""
+
+    operation: OperationInput
+    previous: bool = False
+
+
+@dataclass(frozen=True)
 class ConfirmWindowResult:
     """Seconds until a resize confirms itself; None where it never does."""
 
     seconds: float | None
-
-
-@dataclass(frozen=True)
-class ClaimConfirmInput:
-    """Confirm the resize `operation` on nobody's behalf, as the operation `confirm_id`."""
-
-    operation: OperationInput
-    confirm_id: UUID
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ async def accept(tx: AsyncConnection, vm: VM, asked: Asked, deliver_in: float = 
     claimed = await claim_vm(tx, vm, asked.action, asked.id)
     row = operation_row(asked, vm.owner_id, vm.id, vm.status)
     if TABLE[asked.action].signal:
-        row |= await _of_resize(tx, vm.operation_id, asked.action)
+        row |= await _of_resize(tx, vm.id, asked.action)
     await tx.execute(insert(Operation).values(row | {"deliver_after": _from_now(deliver_in)}))
     return claimed
 
@@ -103,8 +103,15 @@ def own_workflow_id(action: Action, vm_id: UUID, operation_id: UUID) -> str:
     return f"{action.word}-{vm_id}-{operation_id}"
 
 
-async def _of_resize(tx: AsyncConnection, resize_id: UUID, action: Action) -> dict[str, Any]:
-    resize = await fetch_one(tx, select(Operation).where(Operation.id == resize_id))
+def last_resize(vm_id: UUID) -> Select[Operation]:
+    """The VM's latest resize that succeeded: the one that waits to be decided, where one does."""
+    resizes = select(Operation).where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE)
+    latest = resizes.where(Operation.status == OperationStatus.SUCCEEDED).order_by(Operation.created_at.desc())
+    return latest.limit(1)
+
+
+async def _of_resize(tx: AsyncConnection, vm_id: UUID, action: Action) -> dict[str, Any]:
+    resize = await fetch_one(tx, last_resize(vm_id))
     assert resize is not None  # noqa: S101 - only a resize leaves a VM in VERIFY_RESIZE
     kept = "previous_flavor" if action is Action.REVERT_RESIZE else "flavor"
     return {
@@ -179,6 +186,11 @@ async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState
         next_retry_at=None,
     )
     return vm, operation
+
+
+async def note_attempt(tx: AsyncConnection, input: OperationInput, attempt: int) -> None:
+    """Show on the operation that this attempt is under way."""
+    await tx.execute(update(Operation).where(*_still_open(input)).values(attempt=attempt, next_retry_at=None))
 
 
 async def note_failed_attempt(

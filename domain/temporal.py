@@ -12,9 +12,7 @@ from domain import search_attributes
 from domain.settings import Settings
 
 RPC_TIMEOUT = timedelta(seconds=2)
-_WANTED: Final = {
-    key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL
-}
+_WANTED: Final = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
 
 
 async def connect(settings: Settings, *, patience: float, lazy: bool = False) -> Client:

@@ -11,7 +11,7 @@ from temporalio import workflow
 from domain.lifecycle import TABLE, Action
 from domain.messages import (
     Activity,
-    ClaimConfirmInput,
+    CheckFlavorInput,
     ClaimConfirmResult,
     ConfirmWindowResult,
     OperationInput,
@@ -21,19 +21,27 @@ from workflows.steps import Left, OperationWorkflow, heed_cancel
 
 CODES_OF_NO_CHANGE = ("no_valid_host", "canceled")
 AT_ONCE = timedelta(milliseconds=1)
+CHECK = "See that the server has the flavor it should have"
 
 
 class _Resizing(OperationWorkflow):
     async def carry_out(self, decision: OperationInput) -> bool:
         """Confirm or revert; False where the decision does not hold the VM, and nothing was done."""
         back_to = ServerStatus(str(decision.previous_status))
-        async with self.carrying_out(decision, arrives=back_to) as outcome:
+        async with self.carrying_out(decision, aftermath=self._see_what_was_decided, arrives=back_to) as outcome:
             if decision.action is Action.CONFIRM_RESIZE:
                 await self.step(Activity.CONFIRM_RESIZE, decision, "Confirm the resize")
             else:
                 await self.step(Activity.REVERT_RESIZE, decision, "Revert the resize")
             await self.wait_for_server(decision, back_to, f"Wait for the server to be {back_to}")
+            await self.step(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK)
         return outcome.succeeded
+
+    async def _see_what_was_decided(self, decision: OperationInput, code: str) -> Left:
+        left = await self.settle(decision, code)
+        if str(left.seen) == decision.previous_status:
+            await self.insist(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK, NoneType)
+        return Left(left.seen, intact=code == "canceled" and left.seen is ServerStatus.VERIFY_RESIZE)
 
 
 @workflow.defn
@@ -82,6 +90,8 @@ class ResizeVM(_Resizing):
             await self.insist(Activity.UNDO_RESIZE, operation, "Put the server back to its old flavor", NoneType)
             left = await self.settle(operation, code)
         is_as_it_was = str(left.seen) == operation.previous_status
+        if is_as_it_was and self._is_touched:
+            await self.insist(Activity.CHECK_FLAVOR, CheckFlavorInput(operation, previous=True), CHECK, NoneType)
         return Left(left.seen, intact=is_as_it_was and (code in CODES_OF_NO_CHANGE or not self._is_touched))
 
     async def _see_it_decided(self, resize: OperationInput) -> None:
@@ -115,10 +125,8 @@ class ResizeVM(_Resizing):
         return self._decisions.popleft()
 
     async def _confirm_unasked(self, resize: OperationInput) -> OperationInput | None:
-        claim = ClaimConfirmInput(resize, workflow.uuid4())
-        self._heard.add(claim.confirm_id)
         summary = "Confirm the resize, unless somebody decides right now"
-        return (await self.insist(Activity.CLAIM_CONFIRM, claim, summary, ClaimConfirmResult)).confirm
+        return (await self.insist(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)).confirm
 
 
 @workflow.defn

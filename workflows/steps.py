@@ -18,7 +18,7 @@ from domain.errors import SupersededError
 from domain.lifecycle import TABLE
 from domain.messages import (
     Activity,
-    ClaimConfirmInput,
+    CheckFlavorInput,
     FailedAttemptInput,
     FailOperationInput,
     OperationInput,
@@ -31,7 +31,7 @@ from domain.messages import (
 from workflows.view import View
 
 T = TypeVar("T")
-Message = OperationInput | FailOperationInput | WorkflowsInput | ClaimConfirmInput
+Message = OperationInput | FailOperationInput | WorkflowsInput | CheckFlavorInput
 
 CALL_LIMIT = timedelta(seconds=60)
 WAIT_SLICE = timedelta(minutes=5)
@@ -194,7 +194,7 @@ class OperationWorkflow:
             if why == SupersededError.code:
                 heed_cancel()
                 return False
-            message = f"{message} What is left in the cloud is not known: {detail}"
+            message = f"{message} After that: {detail}"
         if left.seen is not None and left.seen is arrives:
             return await self._finish(operation)
         await self._fail(operation, code, message, intact=left.intact)

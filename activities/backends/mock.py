@@ -128,22 +128,32 @@ class MockBackend:
     async def confirm_server_resize(self, token: Token, vm_id: UUID) -> None:
         async def confirm(tx: AsyncConnection) -> None:
             migration = await _take_migration(tx, vm_id)
-            await self._return_to(tx, migration, ServerStatus.VERIFY_RESIZE)
+            await self._leave_resize(tx, token, migration, ServerStatus.VERIFY_RESIZE, {})
 
-        await self._call("confirm_server_resize", token, vm_id, confirm, may_be_doomed=True)
+        await self._call("confirm_server_resize", token, vm_id, confirm)
 
     async def revert_server_resize(self, token: Token, vm_id: UUID) -> None:
         async def revert(tx: AsyncConnection) -> None:
             migration = await _take_migration(tx, vm_id)
             old = {name: getattr(migration, f"old_{name}") for name in ("vcpus", "ram_mb", "disk_gb")}
-            await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(old))
-            await self._return_to(tx, migration, ServerStatus.REVERT_RESIZE)
+            await self._leave_resize(tx, token, migration, ServerStatus.REVERT_RESIZE, old)
 
-        await self._call("revert_server_resize", token, vm_id, revert, may_be_doomed=True)
+        await self._call("revert_server_resize", token, vm_id, revert)
 
-    async def _return_to(self, tx: AsyncConnection, migration: Row[Any], meanwhile: ServerStatus) -> None:
-        values = {"status": meanwhile, "next_status": migration.old_status}
-        values |= {"due_at": _in(self._settings.mock_resize_delay)}
+    async def _leave_resize(
+        self,
+        tx: AsyncConnection,
+        token: Token,
+        migration: Row[Any],
+        meanwhile: ServerStatus,
+        size: dict[str, Any],
+    ) -> None:
+        values: dict[str, Any] = {"status": meanwhile, "due_at": _in(self._settings.mock_resize_delay)}
+        if self._is_doomed(token.operation_id):
+            fault = "The mock cloud failed to end the resize (MOCK_ERROR_RATE)."
+            values |= {"next_status": ServerStatus.ERROR, "next_fault": fault}
+        else:
+            values |= {"next_status": migration.old_status} | size
         await tx.execute(update(servers).where(servers.c.vm_id == migration.vm_id).values(values))
 
     async def delete_server(self, token: Token, vm_id: UUID) -> None:
@@ -217,7 +227,8 @@ class MockBackend:
 
 async def _once(tx: AsyncConnection, token: Token, effect: Effect) -> None:
     await _lock_operation(tx, token.operation_id, "pg_advisory_xact_lock_shared")
-    if await tx.scalar(select(exists().where(revocations.c.operation_id == token.operation_id))):
+    is_revoked = select(exists().where(revocations.c.operation_id == token.operation_id))
+    if not token.compensates and await tx.scalar(is_revoked):
         raise BackendError("token_revoked", "The operation was revoked.", retryable=False)
     first = insert(calls).values(operation_id=token.operation_id, step=token.step).on_conflict_do_nothing()
     if (await tx.execute(first)).rowcount:

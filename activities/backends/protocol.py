@@ -15,10 +15,11 @@ from domain.messages import ServerStatus
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Makes a call idempotent, and refusable once its operation is revoked."""
+    """Makes a call idempotent, and refusable once its operation is revoked, unless it `compensates` the operation."""
 
     operation_id: UUID
     step: str
+    compensates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class ComputeBackend(Protocol):
         """The servers of these VMs, by VM; those that are gone are left out."""
 
     async def revoke(self, operation_id: UUID) -> None:
-        """Refuse every later call under a token of this operation; none in flight takes effect after the return."""
+        """Refuse every later call for this operation but compensations; none in flight takes effect afterwards."""
 
     async def purge(self, vm_id: UUID) -> None:
         """Remove whatever is tagged with the VM, at once; again is harmless."""

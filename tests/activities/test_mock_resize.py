@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import migrations
-from activities.backends.protocol import Server
+from activities.backends.protocol import Server, Token
 from domain.messages import ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import count, open_backend, server_row, spec
@@ -258,3 +258,34 @@ async def test_a_resize_that_failed_can_be_mended_by_a_reboot(
     await backend.reboot_server(token(), vm_id, hard=True)
     await pass_time(engine, vm_id)
     assert astuple(await shown(backend, vm_id)) == (vm_id, ServerStatus.ACTIVE, *SMALL, False, None)
+
+
+@each_decision
+async def test_an_unlucky_decision_ends_in_error_at_the_new_size_and_a_reboot_mends_it(
+    settings: Settings, backend: MockBackend, engine: AsyncEngine, verb: str
+) -> None:
+    vm_id = await moved(backend, engine)
+    unlucky = await open_backend(settings, mock_error_rate=1.0)
+    await RESIZES[verb](unlucky, token(), vm_id)
+    await unlucky.close()
+    await pass_time(engine, vm_id)
+    server = await shown(backend, vm_id)
+    assert (server.status, "MOCK_ERROR_RATE" in (server.fault or "")) == (ServerStatus.ERROR, True)
+    assert await size(backend, vm_id) == MEDIUM
+    assert await count(engine, "migrations") == 0
+    await backend.reboot_server(token(), vm_id, hard=True)
+    await pass_time(engine, vm_id)
+    assert await status_of(backend, vm_id) is ServerStatus.ACTIVE
+
+
+async def test_a_compensation_is_let_through_where_its_operation_was_revoked(
+    backend: MockBackend, engine: AsyncEngine
+) -> None:
+    vm_id, operation_id = await at_rest(backend, engine), uuid4()
+    await RESIZES["resize"](backend, Token(operation_id, "resize_migrating"), vm_id)
+    await pass_time(engine, vm_id)
+    await backend.revoke(operation_id)
+    await refused(backend.revert_server_resize(Token(operation_id, "undo"), vm_id), "token_revoked")
+    await backend.revert_server_resize(Token(operation_id, "undo", compensates=True), vm_id)
+    await pass_time(engine, vm_id)
+    assert await size(backend, vm_id) == SMALL

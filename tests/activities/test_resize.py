@@ -1,5 +1,6 @@
 """The steps of a resize: what they ask of the cloud, what they record, and who may end it."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -15,7 +16,7 @@ from activities.resize import CONFIRM_WINDOW_ACTOR, ResizeActivities
 from domain import store
 from domain.errors import SupersededError
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.messages import ClaimConfirmInput, FailOperationInput, OperationInput, ServerStatus
+from domain.messages import CheckFlavorInput, FailOperationInput, OperationInput, ServerStatus
 from domain.models import VM
 from tests.activities.conftest import Do, count, spec
 from tests.rows import FLAVOR_IDS, INPUTS, add_held_vm, claim, read_operation, read_vm
@@ -136,6 +137,48 @@ async def test_a_server_that_did_not_get_its_size_is_found_out(
     assert (refusal.value.code, refusal.value.retryable) == ("resize_not_applied", False)
 
 
+@pytest.mark.parametrize("action", [Action.CONFIRM_RESIZE, Action.REVERT_RESIZE])
+async def test_a_server_that_somebody_else_decided_on_is_found_out(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do, action: Action
+) -> None:
+    """As Nova's own resize_confirm_window does, or an administrator: the server is ACTIVE either way."""
+    input = await decided(engine, await moved(engine, backend, do, resize), action)
+    other = Token(uuid4(), "by hand")
+    if action is Action.CONFIRM_RESIZE:
+        await backend.revert_server_resize(other, input.vm_id)
+    else:
+        await backend.confirm_server_resize(other, input.vm_id)
+    await settled(engine, backend, input)
+    with pytest.raises(BackendError) as refusal:
+        await do(resize.check_flavor, CheckFlavorInput(input))
+    assert (refusal.value.code, refusal.value.retryable) == ("resize_not_applied", False)
+
+
+async def test_a_server_that_is_back_at_its_flavor_is_seen_to_be(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    input = await begun(engine, backend)
+    await do(resize.check_flavor, CheckFlavorInput(input, previous=True))
+    with pytest.raises(BackendError, match="size of the flavor"):
+        await do(resize.check_flavor, CheckFlavorInput(input))
+    with pytest.raises(SupersededError):
+        await do(resize.check_flavor, CheckFlavorInput(replace(input, operation_id=uuid4())))
+
+
+async def test_a_decision_that_was_canceled_in_time_can_be_taken_again(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    moved_once = await moved(engine, backend, do, resize, was=Status.SHUTOFF)
+    confirm = await decided(engine, moved_once, Action.CONFIRM_RESIZE)
+    async with engine.begin() as tx:
+        await store.fail(tx, FailOperationInput(confirm, "canceled", "Canceled.", canceled=True, intact=True))
+    assert (await read_vm(engine, confirm.vm_id)).status is Status.VERIFY_RESIZE
+    revert = await decided(engine, moved_once, Action.REVERT_RESIZE)
+    assert revert.previous_status is Status.SHUTOFF
+    await do(resize.revert_resize, revert)
+    assert await settled(engine, backend, revert) == (ServerStatus.SHUTOFF, 2048)
+
+
 async def test_undoing_puts_the_server_back_and_lets_nothing_come_after(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
 ) -> None:
@@ -203,12 +246,12 @@ async def test_the_end_of_the_window_confirms_on_nobodys_behalf_and_once(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
 ) -> None:
     input = await moved(engine, backend, do, resize, input=with_window(1))
-    asked = ClaimConfirmInput(input, uuid4())
-    claims = [(await do(resize.claim_confirm, asked)).confirm for _ in range(2)]
+    claims = [(await do(resize.claim_confirm, input)).confirm for _ in range(2)]
     assert claims[0] == claims[1]
     assert claims[0] is not None
-    assert (claims[0].operation_id, claims[0].previous_status) == (asked.confirm_id, Status.ACTIVE)
-    confirm, resized = await read_operation(engine, asked.confirm_id), await read_operation(engine, input.operation_id)
+    assert claims[0].previous_status is Status.ACTIVE
+    confirm = await read_operation(engine, claims[0].operation_id)
+    resized = await read_operation(engine, input.operation_id)
     assert (confirm.actor, confirm.owner_id) == (CONFIRM_WINDOW_ACTOR, resized.owner_id)
     assert (confirm.workflow_id, confirm.request_id) == (resized.workflow_id, resized.request_id)
     assert confirm.deliver_after > confirm.created_at
@@ -224,7 +267,7 @@ async def test_the_end_of_the_window_comes_too_late_where_somebody_decided(
     input = await moved(engine, backend, do, resize, input=with_window(1))
     other = await decided(engine, input, action)
     before = await read_vm(engine, input.vm_id)
-    assert (await do(resize.claim_confirm, ClaimConfirmInput(input, uuid4()))).confirm is None
+    assert (await do(resize.claim_confirm, input)).confirm is None
     assert await read_vm(engine, input.vm_id) == before
     assert (await read_operation(engine, other.operation_id)).status is OperationStatus.QUEUED
 
@@ -235,6 +278,6 @@ async def test_an_older_resize_confirms_nothing(
     """An operator reset its workflow to a point before its end, and the VM has moved on to another resize."""
     input = await moved(engine, backend, do, resize)
     older = OperationInput(uuid4(), input.vm_id, Action.RESIZE)
-    assert (await do(resize.claim_confirm, ClaimConfirmInput(older, uuid4()))).confirm is None
+    assert (await do(resize.claim_confirm, older)).confirm is None
     await do(resize.drop_confirm_window, older)
     assert (await do(resize.read_confirm_window, older)).seconds is None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 UNCHANGED = "unchanged"
 AS_BEFORE = "as before"
+ERROR_OR_UNDECIDED = "ERROR, or VERIFY_RESIZE where it was canceled before anything was done"
 ERROR_UNLESS_INTACT = "ERROR, or as before where the server is as it was"
 
 STATUSES = ["BUILDING", "ACTIVE", "SHUTOFF", "REBOOTING", "RESIZING", "VERIFY_RESIZE", "ERROR", "DELETING", "DELETED"]
@@ -34,8 +35,8 @@ SPECIFIED = {
     "reboot-soft": _row("ACTIVE", "REBOOTING", "rebooting", "ACTIVE", ERROR_UNLESS_INTACT),
     "reboot-hard": _row("ACTIVE SHUTOFF ERROR", "REBOOTING", "rebooting_hard", "ACTIVE", ERROR_UNLESS_INTACT),
     "resize": _row("ACTIVE SHUTOFF", "RESIZING", _RESIZE, "VERIFY_RESIZE", ERROR_UNLESS_INTACT),
-    "confirm-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_confirming", AS_BEFORE, "ERROR"),
-    "revert-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_reverting", AS_BEFORE, "ERROR"),
+    "confirm-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_confirming", AS_BEFORE, ERROR_OR_UNDECIDED),
+    "revert-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_reverting", AS_BEFORE, ERROR_OR_UNDECIDED),
     "snapshot": _row("ACTIVE SHUTOFF", UNCHANGED, "image_snapshot image_uploading", AS_BEFORE, AS_BEFORE),
     "restore": _row("ACTIVE SHUTOFF", UNCHANGED, "restoring", AS_BEFORE, "ERROR"),
     "attach-volume": _row("ACTIVE SHUTOFF", UNCHANGED, "", AS_BEFORE, AS_BEFORE),

@@ -9,6 +9,7 @@ from domain.errors import IllegalStepError, InvalidTransitionError
 from domain.lifecycle import TABLE, Action, Status, TaskState
 from tests.domain.specified import (
     AS_BEFORE,
+    ERROR_OR_UNDECIDED,
     ERROR_UNLESS_INTACT,
     SPECIFIED,
     STATUSES,
@@ -111,9 +112,10 @@ def test_an_action_finishes_where_it_is_specified_to_and_only_after_its_last_ste
 def test_a_failure_leaves_what_is_specified(action: Action) -> None:
     failure = SPECIFIED[action].failure
     for previous, intact in product(Status, (True, False)):
-        keeps = failure == AS_BEFORE or (failure == ERROR_UNLESS_INTACT and intact)
+        keeps = failure == AS_BEFORE or (failure in {ERROR_UNLESS_INTACT, ERROR_OR_UNDECIDED} and intact)
         # "As before" cannot be SHUTOFF where a failed reboot has left the server running.
         kept = "ACTIVE" if action.word == "reboot" and previous is Status.SHUTOFF else previous
+        kept = "VERIFY_RESIZE" if failure == ERROR_OR_UNDECIDED else kept
         assert lifecycle.fail(action, previous, intact=intact) == (kept if keeps else "ERROR")
 
 

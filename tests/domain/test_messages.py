@@ -18,6 +18,7 @@ from domain.messages import Activity, FailOperationInput, OperationInput, Server
 MESSAGES = [kind for _, kind in inspect.getmembers(messages, dataclasses.is_dataclass) if isinstance(kind, type)]
 SECRETS = re.compile(r"password|passwd|secret|token|credential|api_?key|hash|authorization|cookie", re.IGNORECASE)
 each_message = pytest.mark.parametrize("kind", MESSAGES)
+st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))  # NaN is not even itself
 ID = UUID("00000000-0000-4000-8000-000000000001")
 
 

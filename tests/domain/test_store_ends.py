@@ -11,7 +11,7 @@ from domain.errors import IllegalStepError, SupersededError
 from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
 from domain.messages import FailOperationInput, OperationInput
 from domain.models import VM, Operation
-from tests.domain.specified import AS_BEFORE, ERROR_UNLESS_INTACT, SPECIFIED
+from tests.domain.specified import AS_BEFORE, ERROR_OR_UNDECIDED, ERROR_UNLESS_INTACT, SPECIFIED
 from tests.rows import add_held_vm, add_operation, add_user, add_vm, claim, message, read_operation, read_vm
 
 WITH_STEPS = [action for action, rule in TABLE.items() if rule.steps]
@@ -50,8 +50,9 @@ async def test_fail_leaves_the_vm_as_the_table_says(engine: AsyncEngine, *, inta
         await end(engine, input, "fail", intact=intact)
         vm, operation = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
         failure = SPECIFIED[action].failure
-        keeps = failure == AS_BEFORE or (failure == ERROR_UNLESS_INTACT and intact)
-        expected = previous if keeps else Status.ERROR
+        keeps = failure == AS_BEFORE or (failure in {ERROR_UNLESS_INTACT, ERROR_OR_UNDECIDED} and intact)
+        kept = Status.VERIFY_RESIZE if failure == ERROR_OR_UNDECIDED else previous
+        expected = kept if keeps else Status.ERROR
         assert (vm.status, vm.task_state) == (expected, None)
         assert vm.fault == (error if expected is Status.ERROR else None)
         assert (operation.status, operation.error) == (OperationStatus.FAILED, error)

@@ -155,7 +155,7 @@ async def test_a_decision_that_fails_leaves_an_error_and_no_time_to_confirm_by(
 ) -> None:
     decision = await decided(engine, await waiting(engine), action)
     async with engine.begin() as tx:
-        await store.fail(tx, FailOperationInput(message(decision), "no_luck", "It went wrong.", intact=True))
+        await store.fail(tx, FailOperationInput(message(decision), "no_luck", "It went wrong."))
     vm = await read_vm(engine, decision.vm_id)
     assert (vm.status, vm.task_state, vm.confirm_by) == (Status.ERROR, None, None)
 

@@ -151,8 +151,8 @@ async def is_running(temporal: Client, workflow_id: str) -> bool:
     try:
         description = await temporal.get_workflow_handle(workflow_id).describe()
     except RPCError as error:
-        assert error.status is RPCStatusCode.NOT_FOUND  # deleted before it was delivered
-        return False
+        # NOT_FOUND where it was deleted before it was delivered
+        return error.status is not RPCStatusCode.NOT_FOUND
     return description.status is WorkflowExecutionStatus.RUNNING
 
 

@@ -15,10 +15,18 @@ from tests.workflows.test_stories import EFFECTS, failure_of
 from tests.workflows.world import HANG, World, decision, refused
 
 MOVED = [*EFFECTS[Action.RESIZE], Activity.FINISH_OPERATION, Activity.READ_CONFIRM_WINDOW]
+ARRIVED = [Activity.WAIT_FOR_SERVER, Activity.CHECK_FLAVOR, Activity.FINISH_OPERATION]
 CARRIED_OUT = {
-    Action.CONFIRM_RESIZE: [Activity.CONFIRM_RESIZE, Activity.WAIT_FOR_SERVER, Activity.FINISH_OPERATION],
-    Action.REVERT_RESIZE: [Activity.REVERT_RESIZE, Activity.WAIT_FOR_SERVER, Activity.FINISH_OPERATION],
+    Action.CONFIRM_RESIZE: [Activity.CONFIRM_RESIZE, *ARRIVED],
+    Action.REVERT_RESIZE: [Activity.REVERT_RESIZE, *ARRIVED],
 }
+PUT_BACK = [
+    Activity.SETTLE_SERVER,
+    Activity.UNDO_RESIZE,
+    Activity.SETTLE_SERVER,
+    Activity.CHECK_FLAVOR,
+    Activity.FAIL_OPERATION,
+]
 SIGNALS = {Action.CONFIRM_RESIZE: "confirm", Action.REVERT_RESIZE: "revert"}
 WEEK = timedelta(days=7)
 each_decision = pytest.mark.parametrize("action", CARRIED_OUT)
@@ -74,7 +82,7 @@ async def test_a_decision_that_comes_early_waits_for_the_resize(world: World, ac
     await world.reached[Activity.RESIZE_SERVER].wait()
     await decide(handle, decision(action))
     await handle.result()
-    assert world.called()[-3:] == CARRIED_OUT[action]
+    assert world.called()[-4:] == CARRIED_OUT[action]
 
 
 @each_decision
@@ -138,7 +146,7 @@ async def test_a_window_that_is_over_confirms_at_once(world: World) -> None:
     """As after an outage that was longer than the window."""
     world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(decision(Action.CONFIRM_RESIZE)))
     await (await world.start(Action.RESIZE, window=-5.0)).result()
-    assert world.called()[-4:] == [Activity.CLAIM_CONFIRM, *CARRIED_OUT[Action.CONFIRM_RESIZE]]
+    assert world.called()[-5:] == [Activity.CLAIM_CONFIRM, *CARRIED_OUT[Action.CONFIRM_RESIZE]]
 
 
 async def test_what_the_window_has_claimed_is_not_carried_out_again_when_the_outbox_tells_of_it(world: World) -> None:
@@ -168,12 +176,9 @@ async def test_a_cancel_while_it_moves_puts_the_server_back(world: World, point:
     await world.reached[point].wait()
     await handle.cancel()
     assert isinstance(await failure_of(handle), CancelledError)
-    assert world.called()[-4:] == [
-        Activity.SETTLE_SERVER,
-        Activity.UNDO_RESIZE,
-        Activity.SETTLE_SERVER,
-        Activity.FAIL_OPERATION,
-    ]
+    is_touched = point is not Activity.PREPARE_RESIZE
+    put_back = [name for name in PUT_BACK if is_touched or name is not Activity.CHECK_FLAVOR]
+    assert world.called()[-len(put_back) :] == put_back
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert (recorded["canceled"], recorded["intact"]) == (True, True)
 
@@ -200,7 +205,7 @@ async def test_a_resize_that_fails_after_its_effect_is_put_back_and_in_error(wor
     cause = await failure_of(await world.start(Action.RESIZE))
     assert isinstance(cause, ApplicationError)
     assert cause.type == "resize_not_applied"
-    assert world.called()[-3:] == [Activity.UNDO_RESIZE, Activity.SETTLE_SERVER, Activity.FAIL_OPERATION]
+    assert world.called()[-len(PUT_BACK) :] == PUT_BACK
     assert world.last_input(Activity.FAIL_OPERATION)["intact"] is False
 
 
@@ -211,7 +216,7 @@ async def test_a_server_that_will_not_go_back_does_not_keep_the_end_from_being_r
     await failure_of(await world.start(Action.RESIZE))
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert (recorded["code"], recorded["intact"]) == ("resize_not_applied", False)
-    assert recorded["message"].endswith("not known: server_conflict, for good")
+    assert recorded["message"].endswith("After that: server_conflict, for good")
 
 
 @each_decision
@@ -238,7 +243,49 @@ async def test_a_decision_that_is_canceled_too_late_has_been_carried_out(world: 
     await world.reached[Activity.WAIT_FOR_SERVER].wait()
     await handle.cancel()
     await handle.result()
-    assert world.called()[-2:] == [Activity.SETTLE_SERVER, Activity.FINISH_OPERATION]
+    assert world.called()[-3:] == [Activity.SETTLE_SERVER, Activity.CHECK_FLAVOR, Activity.FINISH_OPERATION]
+
+
+@each_decision
+async def test_a_decision_that_is_canceled_in_time_can_be_taken_again(world: World, action: Action) -> None:
+    world.script(CARRIED_OUT[action][0], HANG)
+    world.script(Activity.SETTLE_SERVER, ServerStatus.VERIFY_RESIZE)
+    handle = await waiting(world)
+    await decide(handle, decision(action))
+    await world.reached[CARRIED_OUT[action][0]].wait()
+    await handle.cancel()
+    assert isinstance(await failure_of(handle), CancelledError)
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert (recorded["canceled"], recorded["intact"]) == (True, True)
+    assert await state_of(handle) == ("VERIFY_RESIZE", None)
+
+
+@each_decision
+@pytest.mark.parametrize("on_arrival", [True, False])
+async def test_a_server_that_somebody_else_decided_on_is_no_success(
+    world: World, action: Action, *, on_arrival: bool
+) -> None:
+    """Whether the cloud takes our decision, or refuses it and shows the server as if it had."""
+    if not on_arrival:
+        world.script(CARRIED_OUT[action][0], refused("server_conflict"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.ACTIVE)
+    world.script(Activity.CHECK_FLAVOR, *[refused("resize_not_applied")] * 2)
+    handle = await waiting(world)
+    await decide(handle, decision(action))
+    await failure_of(handle)
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert recorded["code"] == ("resize_not_applied" if on_arrival else "server_conflict")
+    assert recorded["message"].endswith("After that: resize_not_applied, for good")
+    assert recorded["intact"] is False
+
+
+async def test_a_resize_that_found_no_host_but_left_another_size_is_no_no_change(world: World) -> None:
+    world.script(Activity.WAIT_FOR_SERVER, refused("no_valid_host"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.ACTIVE)
+    world.script(Activity.CHECK_FLAVOR, refused("resize_not_applied"))
+    await failure_of(await world.start(Action.RESIZE))
+    assert world.last_input(Activity.CHECK_FLAVOR)["previous"] is True
+    assert world.last_input(Activity.FAIL_OPERATION)["intact"] is False
 
 
 async def test_a_decision_that_a_delete_took_over_from_records_nothing(world: World) -> None:

@@ -38,8 +38,8 @@ EFFECTS = {
         Activity.WAIT_FOR_SERVER,
         Activity.FINISH_RESIZE,
     ],
-    Action.CONFIRM_RESIZE: [Activity.CONFIRM_RESIZE, Activity.WAIT_FOR_SERVER],
-    Action.REVERT_RESIZE: [Activity.REVERT_RESIZE, Activity.WAIT_FOR_SERVER],
+    Action.CONFIRM_RESIZE: [Activity.CONFIRM_RESIZE, Activity.WAIT_FOR_SERVER, Activity.CHECK_FLAVOR],
+    Action.REVERT_RESIZE: [Activity.REVERT_RESIZE, Activity.WAIT_FOR_SERVER, Activity.CHECK_FLAVOR],
     Action.DELETE: [Activity.PREEMPT_OPERATIONS, Activity.DELETE_SERVER, Activity.WAIT_FOR_SERVER],
 }
 WAITED_FOR = {Action.STOP: "SHUTOFF", Action.DELETE: "GONE"}
@@ -161,7 +161,7 @@ async def test_a_cloud_that_refuses_to_be_tidied_does_not_keep_the_end_from_bein
     await failure_of(await world.start(action))
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert recorded["code"] == "server_error"
-    assert recorded["message"].endswith("not known: forbidden, for good")
+    assert recorded["message"].endswith("After that: forbidden, for good")
 
 
 @pytest.mark.parametrize("moment", [Activity.UNDO_CREATE, Activity.FAIL_OPERATION])
