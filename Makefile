@@ -2,13 +2,16 @@
 PYTHON ?= python3
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test check format lock clean
+.PHONY: up test races check format lock clean
 
 up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python local.py
 
 test: check  ## Check, then run every test and report coverage
 	.venv/bin/python -m pytest --cov --cov-report=term-missing:skip-covered
+
+races: .venv/dev  ## Fifty of every race for the end of a resize, on the running stack (about six minutes)
+	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py
 
 check: .venv/dev  ## Lint, formatting, types, import rules, generated documentation
 	.venv/bin/ruff check .

@@ -77,7 +77,9 @@ async def accept(tx: AsyncConnection, vm: VM, asked: Asked, deliver_in: float = 
     row = operation_row(asked, vm.owner_id, vm.id, vm.status)
     if TABLE[asked.action].signal:
         row |= await _of_resize(tx, vm.id, asked.action)
-    await tx.execute(insert(Operation).values(row | {"deliver_after": _from_now(deliver_in)}))
+    # The lock decides who is first, not whose transaction began first, so that now() would tell it wrongly.
+    row |= {"created_at": func.clock_timestamp(), "deliver_after": _from_now(deliver_in)}
+    await tx.execute(insert(Operation).values(row))
     return claimed
 
 
@@ -146,7 +148,12 @@ async def _supersede(tx: AsyncConnection, vm_id: UUID, by: Action) -> None:
     await tx.execute(
         update(Operation)
         .where(Operation.vm_id == vm_id, Operation.status.in_(OPEN_STATUSES))
-        .values(status=OperationStatus.SUPERSEDED, error=error, next_retry_at=None, finished_at=func.now())
+        .values(
+            status=OperationStatus.SUPERSEDED,
+            error=error,
+            next_retry_at=None,
+            finished_at=func.clock_timestamp(),
+        )
     )
 
 

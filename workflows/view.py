@@ -79,10 +79,11 @@ class View:
         if operation is None:
             return ""
         until = f"{self._until:%Y-%m-%d %H:%M:%S} UTC, then it is confirmed" if self._until else "somebody decides"
+        again = ", again: an attempt failed" if self._waits_for == search_attributes.RETRY else ""
         lines = {
             "For": quoted(operation.actor),
             "State": f"{self._status or 'unknown'}, {self._task_state or 'no task state'}",
-            "Now": self._doing,
+            "Now": f"{self._doing}{again}",
             **({"Until": until} if self._doing == UNTIL_CONFIRMED else {}),
             "Last error": quoted(self._last_error) if self._last_error else "none",
             "VM": f"`{operation.vm_id}`",

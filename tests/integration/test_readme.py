@@ -19,11 +19,13 @@ def test_the_walk_through_runs_as_written(stack: Stack) -> None:
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    health, alice, active, stopping, refused, operations = answers
+    health, alice, active, resizing, confirming, stopping, refused, operations = answers
     assert health["status"] == "ok"
     assert alice["username"] == "alice"
-    assert (active["status"], active["allowed_actions"]) == ("ACTIVE", ["stop", "reboot", "delete"])
+    assert (active["status"], active["allowed_actions"]) == ("ACTIVE", ["stop", "reboot", "resize", "delete"])
+    assert resizing["status"] == "RESIZING"
+    assert (confirming["status"], confirming["task_state"]) == ("VERIFY_RESIZE", "resize_confirming")
     assert stopping["task_state"] == "powering_off"
     assert (refused["code"], refused["allowed_actions"]) == ("invalid_transition", ["delete"])
     assert "HTTP/1.1 204" in done.stdout
-    assert [operation["action"] for operation in operations["items"]] == ["delete", "stop", "create"]
+    assert [operation["action"] for operation in operations["items"]] == ["delete", "stop", "confirm-resize", "resize", "create"]
