@@ -27,7 +27,7 @@ from domain.models import VM, Operation, User
 logger = logging.getLogger(__name__)
 
 BATCH = 16  # workflows that are being started at once: more would only queue in the Temporal server
-LEASE = 10.0  # seconds; longer than the slowest delivery
+LEASE = 10.0  # seconds; a delivery that takes longer may be made twice, which unique ids make harmless
 RECEIPT = 30.0  # seconds a worker has for its first step before the operation is delivered again
 PAUSE = 1.0  # seconds between looks at the outbox, and between attempts while something is away
 RPC_TIMEOUT = timedelta(seconds=3)

@@ -77,6 +77,7 @@ async def submit(
 async def resize_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID, flavor_id: UUID, confirm_window: int) -> Response:
     """Let a resize take the caller's VM; it confirms itself after `confirm_window` seconds, where those are not 0."""
     vm = await _lock_owned(tx, caller, vm_id)
+    # What the VM does not allow is said before what is wrong with the flavor.
     lifecycle.begin(Action.RESIZE, vm.status, vm.task_state, launched=vm.launched_at is not None)
     flavors = await store.fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
     names = {flavor.id: flavor.name for flavor in flavors}

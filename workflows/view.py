@@ -79,7 +79,7 @@ class View:
         if operation is None:
             return ""
         until = f"{self._until:%Y-%m-%d %H:%M:%S} UTC, then it is confirmed" if self._until else "somebody decides"
-        again = ", again: an attempt failed" if self._waits_for == search_attributes.RETRY else ""
+        again = ", again after a failed attempt" if self._waits_for == search_attributes.RETRY else ""
         lines = {
             "For": quoted(operation.actor),
             "State": f"{self._status or 'unknown'}, {self._task_state or 'no task state'}",

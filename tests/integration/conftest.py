@@ -4,6 +4,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+import local
+from activities.backends.faults import clear_faults
+from domain.settings import Settings
+from tests.conftest import make_settings
 from tests.integration.stack import Stack, User, log_in
 
 
@@ -21,3 +25,11 @@ async def user(stack: Stack) -> AsyncIterator[User]:
     """A user of their own, logged in."""
     async with log_in(stack) as user:
         yield user
+
+
+@pytest.fixture
+async def cloud(stack: Stack) -> AsyncIterator[Settings]:
+    """Settings that reach the stack's mock cloud, which is free of faults afterwards."""
+    settings = make_settings(local.postgres_url(local.postgres_socket_dir(stack.data_dir / "postgres")))
+    yield settings
+    await clear_faults(settings)

@@ -1,25 +1,12 @@
 """The mock cloud fails on demand, and every failure ends in a state a user can act on."""
 
-from collections.abc import AsyncIterator
 from uuid import UUID
 
-import pytest
-
-import local
-from activities.backends.faults import add_fault, clear_faults
+from activities.backends.faults import add_fault
 from activities.backends.mock_schema import FaultMode
 from domain.settings import Settings
-from tests.conftest import make_settings
 from tests.integration.stack import Stack, User
 from tests.integration.test_kills import ports_of, servers_of
-
-
-@pytest.fixture
-async def cloud(stack: Stack) -> AsyncIterator[Settings]:
-    """Settings that reach the stack's mock cloud, which is free of faults afterwards."""
-    settings = make_settings(local.postgres_url(local.postgres_socket_dir(stack.data_dir / "postgres")))
-    yield settings
-    await clear_faults(settings)
 
 
 async def test_a_flavor_that_no_host_holds_ends_in_error_with_nothing_left(stack: Stack, user: User) -> None:

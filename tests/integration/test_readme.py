@@ -28,4 +28,10 @@ def test_the_walk_through_runs_as_written(stack: Stack) -> None:
     assert stopping["task_state"] == "powering_off"
     assert (refused["code"], refused["allowed_actions"]) == ("invalid_transition", ["delete"])
     assert "HTTP/1.1 204" in done.stdout
-    assert [operation["action"] for operation in operations["items"]] == ["delete", "stop", "confirm-resize", "resize", "create"]
+    assert [operation["action"] for operation in operations["items"]] == [
+        "delete",
+        "stop",
+        "confirm-resize",
+        "resize",
+        "create",
+    ]

@@ -1,20 +1,17 @@
 """Resizes on the running stack: decided, killed, made to fail, and deleted at every moment."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import UUID, uuid4
 
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-import local
-from activities.backends.faults import add_fault, clear_faults
+from activities.backends.faults import add_fault
 from activities.backends.mock_schema import FaultMode
 from domain.lifecycle import Action, Status
 from domain.messages import OperationInput
 from domain.settings import Settings
-from tests.conftest import make_settings
 from tests.integration.stack import Stack, User
 from tests.integration.truth import differences
 
@@ -25,14 +22,6 @@ KILLS = [
     ("postgres", "resize_migrating"),
 ]
 DECISIONS = {"resize_confirming": "confirm-resize", "resize_reverting": "revert-resize"}
-
-
-@pytest.fixture
-async def cloud(stack: Stack) -> AsyncIterator[Settings]:
-    """Settings that reach the stack's mock cloud, which is free of faults afterwards."""
-    settings = make_settings(local.postgres_url(local.postgres_socket_dir(stack.data_dir / "postgres")))
-    yield settings
-    await clear_faults(settings)
 
 
 async def active(user: User, name: str) -> str:
