@@ -29,6 +29,7 @@ from workflows.build import CreateVM
 from workflows.delete import DeleteVM
 from workflows.power import RebootVM, StartVM, StopVM
 from workflows.resize import FinishResizeVM, ResizeVM
+from workflows.signals import SignalInterceptor
 
 logger = logging.getLogger("worker")
 
@@ -58,7 +59,7 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         workflows=WORKFLOWS,
         activities=_activities(compute, resize, preemption, records),
         workflow_runner=sandbox(),
-        interceptors=[OperationInterceptor(engine, client)],
+        interceptors=[OperationInterceptor(engine, client), SignalInterceptor()],
         max_concurrent_activities=MOST_CALLS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         max_heartbeat_throttle_interval=timedelta(seconds=1.5),

@@ -1,6 +1,11 @@
 """Markdown for the Temporal Web UI, which renders summaries and details."""
 
+from unicodedata import bidirectional
+
+_REORDER = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
 
 def quoted(text: str) -> str:
-    """Somebody else's words, shown as they are: no link, emphasis or HTML comes of them."""
-    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+    """Somebody else's words on one line, from left to right: no link, emphasis, HTML or other order comes of them."""
+    harmless = "".join(letter for letter in text if bidirectional(letter) not in _REORDER)
+    return f"`{' '.join(harmless.replace('`', chr(39)).split())}`"

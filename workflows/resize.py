@@ -78,7 +78,9 @@ class ResizeVM(_Resizing):
 
     def _hear(self, decision: OperationInput | None, action: Action) -> None:
         """Take a decision down; what a person sends by hand, perhaps without any input, is none."""
-        if decision is None or decision.action is not action or decision.operation_id in self._heard:
+        if not isinstance(decision, OperationInput) or decision.action is not action:
+            return
+        if decision.operation_id in self._heard:
             return
         if decision.previous_status in TABLE[Action.RESIZE].sources:
             self._heard.add(decision.operation_id)

@@ -78,7 +78,7 @@ class OperationWorkflow:
     @workflow.signal
     def note_failed_attempt(self, failure: FailedAttemptInput | None = None) -> None:
         """Show why an attempt failed; it is news from an activity to people and changes nothing."""
-        if failure is not None:  # as it is where a person sends the signal by hand
+        if isinstance(failure, FailedAttemptInput):  # anything comes where a person sends the signal by hand
             self.view.failed(failure)
 
     @asynccontextmanager

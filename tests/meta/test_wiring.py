@@ -118,4 +118,6 @@ def test_every_activity_takes_one_message_and_is_named_as_it_is_called(workers: 
 
 def test_every_worker_of_activities_is_intercepted(workers: list[Worker]) -> None:
     for worker in workers:
-        assert [type(one).__name__ for one in worker.config().get("interceptors", [])] == ["OperationInterceptor"]
+        names = [type(one).__name__ for one in worker.config().get("interceptors", [])]
+        with_workflows = ["SignalInterceptor"] if worker.config().get("workflows") else []
+        assert names == ["OperationInterceptor", *with_workflows]

@@ -10,6 +10,7 @@ from domain.messages import OperationInput
 from tests.replay.record import HISTORIES
 from worker import WORKFLOWS, sandbox
 from workflows.build import CreateVM
+from workflows.signals import SignalInterceptor
 
 RECORDED = sorted(HISTORIES.glob("*.json"))
 ENDINGS = ("succeeded", "failed", "superseded", "canceled")
@@ -28,7 +29,8 @@ def test_every_ending_of_every_workflow_is_recorded() -> None:
 @pytest.mark.parametrize("name", [path.stem for path in RECORDED])
 async def test_history_replays(name: str) -> None:
     history = WorkflowHistory.from_json(name, (HISTORIES / f"{name}.json").read_text())
-    await Replayer(workflows=WORKFLOWS, workflow_runner=sandbox()).replay_workflow(history)
+    replayer = Replayer(workflows=WORKFLOWS, workflow_runner=sandbox(), interceptors=[SignalInterceptor()])
+    await replayer.replay_workflow(history)
 
 
 async def test_a_changed_workflow_does_not_replay() -> None:

@@ -103,6 +103,7 @@ async def test_a_decision_that_does_not_hold_the_vm_leaves_the_resize_waiting(wo
         OperationInput(uuid4(), uuid4(), Action.CONFIRM_RESIZE, 0, Status.ERROR),
         OperationInput(uuid4(), uuid4(), Action.CONFIRM_RESIZE),
         "confirm",
+        b"not even JSON",
         None,
     ],
 )
@@ -111,6 +112,7 @@ async def test_nonsense_that_somebody_signals_is_passed_over(world: World, nonse
     for signal in ("confirm", "note_failed_attempt"):
         await handle.signal(signal, nonsense)
         await handle.signal(signal)
+        await handle.signal(signal, args=[nonsense, nonsense])
     assert await state_of(handle) == ("VERIFY_RESIZE", None)
     await decide(handle, decision(Action.CONFIRM_RESIZE))
     await handle.result()

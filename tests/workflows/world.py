@@ -27,6 +27,7 @@ from domain.messages import (
     waits_queue,
 )
 from worker import WORKFLOWS, sandbox
+from workflows.signals import SignalInterceptor
 
 HANG = object()
 SLOW = object()
@@ -71,6 +72,7 @@ class World:
                 workflows=workflows,
                 activities=[self._answer],
                 workflow_runner=sandbox(),
+                interceptors=[SignalInterceptor()],
                 max_heartbeat_throttle_interval=timedelta(seconds=0.1),
             )
             await self._stack.enter_async_context(worker)
