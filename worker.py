@@ -11,7 +11,13 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
-from temporalio.worker import Worker
+from temporalio.worker import (
+    HandleSignalInput,
+    Interceptor,
+    Worker,
+    WorkflowInboundInterceptor,
+    WorkflowInterceptorClassInput,
+)
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.backends import load_backend
@@ -29,7 +35,6 @@ from workflows.build import CreateVM
 from workflows.delete import DeleteVM
 from workflows.power import RebootVM, StartVM, StopVM
 from workflows.resize import FinishResizeVM, ResizeVM
-from workflows.signals import SignalInterceptor
 
 logger = logging.getLogger("worker")
 
@@ -44,6 +49,24 @@ MOST_WAITS = 5_000
 def sandbox() -> SandboxedWorkflowRunner:
     """Keeps workflows deterministic; `domain` is pure where they reach it, and need not be loaded anew for each."""
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("domain"))
+
+
+class SignalInterceptor(Interceptor):
+    """Passes over signals with more arguments than any handler takes; whether one makes sense its handler says.
+
+    A handler that raises fails its workflow's task, again and again, until somebody terminates the workflow.
+    """
+
+    def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
+        """What is put before every workflow."""
+        del input
+        return _Inbound
+
+
+class _Inbound(WorkflowInboundInterceptor):
+    async def handle_signal(self, input: HandleSignalInput) -> None:
+        if len(input.args) <= 1:
+            await super().handle_signal(input)
 
 
 def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backend: ComputeBackend) -> list[Worker]:

@@ -8,9 +8,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from domain.lifecycle import TABLE
 from domain.messages import OperationInput
 from tests.replay.record import HISTORIES
-from worker import WORKFLOWS, sandbox
+from worker import WORKFLOWS, SignalInterceptor, sandbox
 from workflows.build import CreateVM
-from workflows.signals import SignalInterceptor
 
 RECORDED = sorted(HISTORIES.glob("*.json"))
 ENDINGS = ("succeeded", "failed", "superseded", "canceled")

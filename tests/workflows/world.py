@@ -26,8 +26,7 @@ from domain.messages import (
     ServerStatus,
     waits_queue,
 )
-from worker import WORKFLOWS, sandbox
-from workflows.signals import SignalInterceptor
+from worker import WORKFLOWS, SignalInterceptor, sandbox
 
 HANG = object()
 SLOW = object()
