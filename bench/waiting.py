@@ -12,6 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +20,7 @@ from pathlib import Path
 from uuid import UUID
 
 import httpx
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from bench.usage import (
@@ -161,11 +163,15 @@ class Bench:
         await asyncio.sleep(seconds)
         return difference(before, await self.used())
 
-    async def histories(self, workflow_ids: Sequence[str]) -> str:
-        """Events and bytes of the average history."""
-        told = [await self.temporal.get_workflow_handle(id).describe() for id in workflow_ids]
-        sizes = [one.raw_description.workflow_execution_info.history_size_bytes for one in told]
-        return f"{statistics.mean(one.history_length for one in told):.1f} events, {statistics.mean(sizes):.0f} bytes"
+    async def histories(self, workflow_ids: Sequence[str]) -> Sequence[tuple[str, float]]:
+        """What the average history consists of."""
+        handles = [self.temporal.get_workflow_handle(id) for id in workflow_ids]
+        infos = [(await handle.describe()).raw_description.workflow_execution_info for handle in handles]
+        histories = [await handle.fetch_history() for handle in handles]
+        events = Counter(event.event_type for history in histories for event in history.events)
+        named = {EventType.Name(kind).removeprefix("EVENT_TYPE_"): times for kind, times in events.items()}
+        totals = {"bytes": sum(info.history_size_bytes for info in infos), "events": events.total(), **named}
+        return [(name, total / len(handles)) for name, total in totals.items()]
 
 
 async def resize(bench: Bench, vm_ids: Sequence[UUID]) -> None:
@@ -254,7 +260,8 @@ async def measure(bench: Bench, count: int) -> None:
     for name in WORK:
         bench.check(f"{name} in idleness", waiting.get(name, 0), 0)
     by_age = await bench.stack.sql(BY_AGE)
-    print("\nhistory of one that waits:", await bench.histories([row["workflow_id"] for row in by_age[:SAMPLE]]))
+    some = [row["workflow_id"] for row in by_age[:: max(count // SAMPLE, 1)]]
+    table("average history of one that waits", "", rows=await bench.histories(some))
     await decide(bench, [row["vm_id"] for row in by_age])
     compare("the stack holds in the end", count, held, await bench.holds(), "resized, some confirmed")
 
