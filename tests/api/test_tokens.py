@@ -62,7 +62,7 @@ async def test_a_token_with_these_claims_would_be_good(anyone: httpx.AsyncClient
         {"sub": None},
         {"sid": None},
     ],
-    ids=str,
+    ids=["expired", "no end", "another issuer", "no issuer", "refresh token", "no type", "no user", "no session"],
 )
 async def test_a_claim_that_is_wrong_or_missing_is_401(
     anyone: httpx.AsyncClient, settings: Settings, changes: dict[str, Any]
