@@ -292,6 +292,7 @@ async def test_a_look_that_is_never_answered_is_given_up(
     with pytest.raises(BackendError) as refusal:
         await poll.look(vm_id)
     assert (refusal.value.code, refusal.value.retryable) == ("no_answer", True)
+    monkeypatch.undo()
     cloud.may_answer.set()
     assert await poll.look(vm_id)
 
