@@ -304,3 +304,18 @@ async def test_a_cancel_from_the_server_stays_a_cancel(
 ) -> None:
     with pytest.raises(asyncio.CancelledError):
         await _canceled(engine, environment, why)
+
+
+async def test_an_attempt_that_is_under_way_is_shown_and_waits_for_no_retry(engine: AsyncEngine) -> None:
+    """Also where the activity itself records nothing, as a wait."""
+    input = await add_held_vm(engine, Action.STOP)
+    environment = ActivityEnvironment()
+    await failure(engine, environment, BUSY, WaitForServerInput(input, ServerStatus.SHUTOFF))
+    assert (await read_operation(engine, input.operation_id)).next_retry_at
+    environment.info = replace(environment.info, attempt=2)
+
+    async def look(_: object) -> None:
+        operation = await read_operation(engine, input.operation_id)
+        assert (operation.attempt, operation.next_retry_at, operation.last_error) == (2, None, str(BUSY))
+
+    await intercepted(engine, environment, look, WaitForServerInput(input, ServerStatus.SHUTOFF))
