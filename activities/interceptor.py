@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -43,7 +43,7 @@ class _Inbound(ActivityInboundInterceptor):
         self._client = client
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        heart = asyncio.create_task(_beat(activity.info().heartbeat_timeout))
+        heart = asyncio.create_task(_beat(activity.info()))
         try:
             if activity.info().attempt > 1:
                 await self._note_again(input)
@@ -100,10 +100,16 @@ def _is_news(attempt: int) -> bool:
     return attempt & (attempt - 1) == 0
 
 
-async def _beat(within: timedelta | None) -> None:
-    while within:
-        await asyncio.sleep(within.total_seconds() / 4)
+async def _beat(info: activity.Info) -> None:
+    if info.heartbeat_timeout is None:
+        return
+    pause = info.heartbeat_timeout.total_seconds() / 4
+    # Most activities end before their first beat is due. It is due at once where this worker was slow to begin.
+    waited = (datetime.now(UTC) - info.started_time).total_seconds()
+    await asyncio.sleep(min(max(pause - waited, 0), pause))
+    while True:
         activity.heartbeat()
+        await asyncio.sleep(pause)
 
 
 def _raise_unless_shutdown() -> NoReturn:

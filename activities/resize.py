@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec, Token
 from activities.steps import Entered, StepActivities
-from domain import store
+from domain import database, store
 from domain.lifecycle import Action, Status
 from domain.messages import (
     Activity,
@@ -86,7 +86,7 @@ class ResizeActivities(StepActivities):
     @activity.defn(name=Activity.READ_CONFIRM_WINDOW)
     async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:
         """How long the resize waits before it confirms itself, by the database's clock."""
-        async with self._engine.connect() as connection:
+        async with database.reads(self._engine).connect() as connection:
             return ConfirmWindowResult(await store.read_confirm_window(connection, input))
 
     @activity.defn(name=Activity.CLAIM_CONFIRM)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -265,6 +265,23 @@ async def test_a_running_activity_beats_until_it_ends(engine: AsyncEngine, envir
     at_end = len(beats)
     await asyncio.sleep(0.05)
     assert len(beats) == at_end
+
+
+@pytest.mark.parametrize(("late", "beats"), [(timedelta(0), 0), (timedelta(hours=1), 1)])
+async def test_a_short_activity_beats_only_where_its_worker_was_slow_to_begin(
+    engine: AsyncEngine, environment: ActivityEnvironment, late: timedelta, beats: int
+) -> None:
+    """Each beat is a call to Temporal, and most activities end before the first is due."""
+    heard: list[object] = []
+    environment.on_heartbeat = lambda *details: heard.append(details)
+    began = datetime.now(UTC) - late
+    environment.info = replace(environment.info, heartbeat_timeout=timedelta(hours=1), started_time=began)
+
+    async def body(_: object) -> None:
+        await asyncio.sleep(0.05)
+
+    await intercepted(engine, environment, body, await add_held_vm(engine, Action.STOP))
+    assert len(heard) == beats
 
 
 async def _canceled(engine: AsyncEngine, environment: ActivityEnvironment, why: ActivityCancellationDetails) -> None:
