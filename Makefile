@@ -10,7 +10,7 @@ up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 test: check  ## Check, then run every test and report coverage
 	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
-races: .venv/dev  ## Fifty of every race for the end of a resize, on the running stack (about six minutes)
+races: .venv/dev  ## Fifty of every race for the end of a resize, on the running stack (about four minutes)
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py
 
 check: .venv/dev  ## Lint, formatting, types, import rules, generated documentation
