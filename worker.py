@@ -24,21 +24,33 @@ from activities.backends import load_backend
 from activities.backends.protocol import ComputeBackend
 from activities.compute import ComputeActivities
 from activities.interceptor import OperationInterceptor
+from activities.interfaces import InterfaceActivities
 from activities.preemption import PreemptionActivities
 from activities.records import RecordActivities
 from activities.resize import ResizeActivities
+from activities.snapshots import SnapshotActivities
+from activities.volumes import VolumeActivities
 from activities.waits import WaitActivities
 from domain import database, temporal
 from domain.messages import Activity, waits_queue
 from domain.settings import Settings, load_settings
 from workflows.build import CreateVM
 from workflows.delete import DeleteVM
+from workflows.interfaces import AttachInterface, DetachInterface
 from workflows.power import RebootVM, StartVM, StopVM
 from workflows.resize import FinishResizeVM, ResizeVM
+from workflows.snapshots import CreateSnapshot, DeleteSnapshot, RestoreVM
+from workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVolume
 
 logger = logging.getLogger("worker")
 
-WORKFLOWS = [CreateVM, StartVM, StopVM, RebootVM, ResizeVM, FinishResizeVM, DeleteVM]
+WORKFLOWS = [
+    *(CreateVM, StartVM, StopVM, RebootVM, ResizeVM, FinishResizeVM, DeleteVM),
+    *(CreateSnapshot, RestoreVM, DeleteSnapshot),
+    *(CreateVolume, DeleteVolume, AttachVolume, DetachVolume),
+    *(AttachInterface, DetachInterface),
+]
+STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActivities, InterfaceActivities]
 RPC_PATIENCE = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
 DRAIN = timedelta(seconds=5)
@@ -71,8 +83,7 @@ class _Inbound(WorkflowInboundInterceptor):
 
 def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backend: ComputeBackend) -> list[Worker]:
     """The worker of workflows and steps, and the worker of waits, on their task queues."""
-    compute = ComputeActivities(engine, backend)
-    resize = ResizeActivities(engine, backend)
+    on_cloud = [kind(engine, backend) for kind in STEPS]
     records = RecordActivities(engine)
     waiting = WaitActivities(engine, backend)
     preemption = PreemptionActivities(engine, backend, client)
@@ -80,7 +91,7 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         client,
         task_queue=settings.temporal_task_queue,
         workflows=WORKFLOWS,
-        activities=_activities(compute, resize, preemption, records),
+        activities=_activities(*on_cloud, preemption, records),
         workflow_runner=sandbox(),
         interceptors=[OperationInterceptor(engine, client), SignalInterceptor()],
         max_concurrent_activities=MOST_CALLS,

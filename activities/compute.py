@@ -1,11 +1,16 @@
 """The steps of building, powering and deleting servers."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
+from sqlalchemy import select
 from temporalio import activity
 
-from activities.steps import StepActivities
+from activities.backends.protocol import Token
+from activities.steps import Entered, StepActivities, check_free, port_of
+from domain import database, store
 from domain.messages import Activity, OperationInput
+from domain.models import Attachment, Interface, Snapshot
 
 
 class ComputeActivities(StepActivities):
@@ -21,8 +26,10 @@ class ComputeActivities(StepActivities):
     async def create_ports(self, input: OperationInput) -> None:
         """Make the VM's ports on the networks that were asked for."""
         entered = await self._enter(input, Activity.CREATE_PORTS)
-        networks = [UUID(id) for id in entered.operation.input["network_ids"]]
-        await self._backend.create_ports(entered.token, input.vm_id, networks)
+        async with database.reads(self._engine).connect() as connection:
+            mine = select(Interface).where(Interface.vm_id == entered.vm.id)
+            interfaces = await store.fetch_all(connection, mine)
+        await self._backend.create_ports(entered.token, entered.vm.id, [port_of(one) for one in interfaces])
 
     @activity.defn(name=Activity.SPAWN_SERVER)
     async def spawn_server(self, input: OperationInput) -> None:
@@ -34,34 +41,66 @@ class ComputeActivities(StepActivities):
     async def start_server(self, input: OperationInput) -> None:
         """Begin to power the server on."""
         entered = await self._enter(input, Activity.START_SERVER)
-        await self._backend.start_server(entered.token, input.vm_id)
+        await self._backend.start_server(entered.token, entered.vm.id)
 
     @activity.defn(name=Activity.STOP_SERVER)
     async def stop_server(self, input: OperationInput) -> None:
         """Begin to shut the server down."""
         entered = await self._enter(input, Activity.STOP_SERVER)
-        await self._backend.stop_server(entered.token, input.vm_id)
+        await self._backend.stop_server(entered.token, entered.vm.id)
 
     @activity.defn(name=Activity.REBOOT_SERVER)
     async def reboot_server(self, input: OperationInput) -> None:
         """Begin to reboot the server as its guest would."""
         entered = await self._enter(input, Activity.REBOOT_SERVER)
-        await self._backend.reboot_server(entered.token, input.vm_id, hard=False)
+        await self._backend.reboot_server(entered.token, entered.vm.id, hard=False)
 
     @activity.defn(name=Activity.REBOOT_SERVER_HARD)
     async def reboot_server_hard(self, input: OperationInput) -> None:
         """Begin to reboot the server by its power."""
         entered = await self._enter(input, Activity.REBOOT_SERVER_HARD)
-        await self._backend.reboot_server(entered.token, input.vm_id, hard=True)
+        await self._backend.reboot_server(entered.token, entered.vm.id, hard=True)
 
     @activity.defn(name=Activity.DELETE_SERVER)
-    async def delete_server(self, input: OperationInput) -> None:
-        """Begin to delete the server and everything made for the VM."""
+    async def delete_server(self, input: OperationInput) -> bool:
+        """Begin to delete the server and everything made for the VM; whether RELEASE_RESOURCES is to follow."""
         entered = await self._enter(input, Activity.DELETE_SERVER)
-        await self._backend.delete_server(entered.token, input.vm_id)
+        await self._backend.delete_server(entered.token, entered.vm.id)
+        volumes, images = await self._held(entered)
+        return bool(volumes or images)
+
+    @activity.defn(name=Activity.RELEASE_RESOURCES)
+    async def release_resources(self, input: OperationInput) -> None:
+        """See that the VM's volumes are free, or deleted where that was asked for, and half-made images are gone."""
+        entered = await self._enter(input, Activity.RELEASE_RESOURCES)
+        volumes, images = await self._held(entered)
+        for attachment in volumes:
+            await self._release(entered, attachment)
+        for image in images:
+            await self._backend.delete_image(_part(entered, image.id), image.id)
+
+    async def _release(self, entered: Entered, attachment: Attachment) -> None:
+        volume_id = attachment.volume_id
+        await self._backend.detach_volume(_part(entered, volume_id), entered.vm.id, volume_id)
+        await check_free(self._backend, entered.vm.id, volume_id)
+        if attachment.delete_on_termination:
+            await self._backend.delete_volume(_part(entered, volume_id, "delete"), volume_id)
+
+    async def _held(self, entered: Entered) -> tuple[Sequence[Attachment], Sequence[Snapshot]]:
+        """What the operation holds of the VM beside the server."""
+        id, vm_id = entered.operation.id, entered.vm.id
+        volumes = select(Attachment).where(Attachment.vm_id == vm_id, Attachment.operation_id == id)
+        images = select(Snapshot).where(Snapshot.vm_id == vm_id, Snapshot.operation_id == id)
+        async with database.reads(self._engine).connect() as connection:
+            return await store.fetch_all(connection, volumes), await store.fetch_all(connection, images)
 
     @activity.defn(name=Activity.UNDO_CREATE)
     async def undo_create(self, input: OperationInput) -> None:
         """Remove what a failed build made, after making sure that none of its calls can still take effect."""
         await self._revoke(input)
-        await self._backend.purge(input.vm_id)
+        await self._backend.purge(input.vm)
+
+
+def _part(entered: Entered, id: UUID, what: str = "release") -> Token:
+    """A token of its own for each of the many calls of one step."""
+    return Token(entered.operation.id, f"{what}/{id}")

@@ -10,7 +10,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.backends.protocol import ComputeBackend
-from domain import store
+from domain import records, store
 from domain.lifecycle import OperationStatus
 from domain.messages import ENTERS, Activity, OperationInput, WorkflowsInput
 from domain.models import Operation
@@ -34,10 +34,10 @@ class PreemptionActivities:
         succeeded may still wait to be confirmed.
         """
         async with self._engine.begin() as tx:
-            await store.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
+            await records.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
             of_vm = select(Operation).where(Operation.vm_id == input.vm_id)
             unfinished = await store.fetch_all(tx, of_vm.where(Operation.status.in_(UNFINISHED)))
-            resize = await store.fetch_all(tx, store.last_resize(input.vm_id))
+            resize = await store.fetch_all(tx, store.last_resize(input.vm))
         await asyncio.gather(*(self._backend.revoke(operation.id) for operation in unfinished))
         superseded = [one for one in unfinished if one.status is OperationStatus.SUPERSEDED]
         may_be_open = sorted({one.workflow_id for one in [*superseded, *resize]})

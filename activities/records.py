@@ -3,7 +3,7 @@
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from domain import store
+from domain import records
 from domain.messages import Activity, FailOperationInput, OperationInput
 
 
@@ -17,10 +17,10 @@ class RecordActivities:
     async def finish_operation(self, input: OperationInput) -> None:
         """End the operation well; SupersededError where it no longer holds its VM."""
         async with self._engine.begin() as tx:
-            await store.finish(tx, input)
+            await records.finish(tx, input)
 
     @activity.defn(name=Activity.FAIL_OPERATION)
     async def fail_operation(self, input: FailOperationInput) -> None:
         """End the operation with its error; SupersededError where it no longer holds its VM."""
         async with self._engine.begin() as tx:
-            await store.fail(tx, input)
+            await records.fail(tx, input)

@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec, Token
 from activities.steps import Entered, StepActivities
-from domain import database, store
+from domain import database, records, store
 from domain.lifecycle import Action, Status
 from domain.messages import (
     Activity,
@@ -51,25 +51,26 @@ class ResizeActivities(StepActivities):
     async def confirm_resize(self, input: OperationInput) -> None:
         """Begin to give the old flavor up."""
         entered = await self._enter(input, Activity.CONFIRM_RESIZE)
-        await self._backend.confirm_server_resize(entered.token, input.vm_id)
+        await self._backend.confirm_server_resize(entered.token, entered.vm.id)
 
     @activity.defn(name=Activity.REVERT_RESIZE)
     async def revert_resize(self, input: OperationInput) -> None:
         """Begin to go back to the old flavor."""
         entered = await self._enter(input, Activity.REVERT_RESIZE)
-        await self._backend.revert_server_resize(entered.token, input.vm_id)
+        await self._backend.revert_server_resize(entered.token, entered.vm.id)
 
     @activity.defn(name=Activity.CHECK_FLAVOR)
     async def check_flavor(self, input: CheckFlavorInput) -> None:
         """See that the server has the flavor it should have; `resize_not_applied` where somebody else was at it."""
         async with self._engine.begin() as tx:
-            vm, operation = await store.check_holds(tx, input.operation)
+            vm, operation = await records.check_holds(tx, input.operation)
+        assert vm is not None  # noqa: S101 - a resize has one
         kept = "previous_flavor_id" if input.previous else "flavor_id"
         await self._check(await self._spec(vm, UUID(operation.input[kept])))
 
     async def _check(self, spec: ServerSpec) -> None:
         server = (await self._backend.list_servers([spec.vm_id])).get(spec.vm_id)
-        if server is None or (server.vcpus, server.ram_mb, server.disk_gb) != (spec.vcpus, spec.ram_mb, spec.disk_gb):
+        if server is None or not server.has_size_of(spec):
             message = "The cloud is done, but the server does not have the size of the flavor it should have."
             raise BackendError("resize_not_applied", message, retryable=False)
 
@@ -78,7 +79,7 @@ class ResizeActivities(StepActivities):
         """Begin to take a failed resize back, after making sure that none of its calls can still take effect."""
         await self._revoke(input)
         undo = Token(input.operation_id, Activity.UNDO_RESIZE, compensates=True)
-        await self._backend.revert_server_resize(undo, input.vm_id)
+        await self._backend.revert_server_resize(undo, input.vm)
 
     async def _new_spec(self, entered: Entered) -> ServerSpec:
         return await self._spec(entered.vm, UUID(entered.operation.input["flavor_id"]))
@@ -87,14 +88,14 @@ class ResizeActivities(StepActivities):
     async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:
         """How long the resize waits before it confirms itself, by the database's clock."""
         async with database.reads(self._engine).connect() as connection:
-            return ConfirmWindowResult(await store.read_confirm_window(connection, input))
+            return ConfirmWindowResult(await records.read_confirm_window(connection, input))
 
     @activity.defn(name=Activity.CLAIM_CONFIRM)
     async def claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
         """Let the end of the window confirm the resize, unless somebody was faster; again answers the same."""
         confirm_id = uuid5(_CONFIRM, str(resize.operation_id))
         async with self._engine.begin() as tx:
-            vm = await store.lock_vm(tx, resize.vm_id)
+            vm = await store.lock_vm(tx, resize.vm)
             if vm is not None and vm.operation_id == resize.operation_id and vm.status is Status.VERIFY_RESIZE:
                 request_id = (await _operation(tx, resize.operation_id)).request_id
                 asked = store.Asked(Action.CONFIRM_RESIZE, CONFIRM_WINDOW_ACTOR, request_id, id=confirm_id)
@@ -108,7 +109,7 @@ class ResizeActivities(StepActivities):
     async def drop_confirm_window(self, input: OperationInput) -> None:
         """Promise no longer that the resize confirms itself; it can still be confirmed or reverted."""
         async with self._engine.begin() as tx:
-            await store.drop_confirm_window(tx, input)
+            await records.drop_confirm_window(tx, input)
 
 
 async def _operation(tx: AsyncConnection, id: UUID) -> Operation:

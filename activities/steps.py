@@ -10,10 +10,10 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities.backends.protocol import ComputeBackend, ServerSpec, Token
-from domain import database, store
+from activities.backends.protocol import BackendError, ComputeBackend, Port, ServerSpec, Token
+from domain import database, records, store
 from domain.messages import ENTERS, Activity, OperationInput
-from domain.models import VM, Flavor, Operation
+from domain.models import VM, Flavor, Interface, Operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,41 @@ class StepActivities:
     async def _enter(self, input: OperationInput, name: Activity) -> Entered:
         step = ENTERS[name]
         async with self._engine.begin() as tx:
-            vm, operation = await store.enter_step(tx, input, step, activity.info().attempt)
+            vm, operation = await records.enter_step(tx, input, step, activity.info().attempt)
         return Entered(vm, operation, Token(input.operation_id, step))
 
-    async def _revoke(self, input: OperationInput) -> None:
+    async def _begin(self, input: OperationInput, name: Activity) -> tuple[Operation, Token]:
+        """As `_enter`, for an operation that takes no VM."""
+        async with self._engine.begin() as tx:
+            operation = await records.enter(tx, input, activity.info().attempt)
+        return operation, Token(input.operation_id, name)
+
+    async def _revoke(self, input: OperationInput) -> Operation:
         """See to it that no call of the operation takes effect any more; SupersededError unless it holds its VM."""
         async with self._engine.begin() as tx:
-            await store.check_holds(tx, input)
+            _, operation = await records.check_holds(tx, input)
         await self._backend.revoke(input.operation_id)
+        return operation
 
     async def _spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         async with database.reads(self._engine).connect() as connection:
             flavor = await store.fetch_one(connection, select(Flavor).where(Flavor.id == flavor_id))
         assert flavor is not None  # noqa: S101 - a foreign key says so
         return ServerSpec(vm.id, vm.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, vm.image_id)
+
+
+def undoing(input: OperationInput, name: Activity) -> Token:
+    """The token of a call that undoes what the operation did, though the operation is revoked."""
+    return Token(input.operation_id, name, compensates=True)
+
+
+def port_of(interface: Interface) -> Port:
+    """The port of an interface, which it shares its id with."""
+    return Port(interface.id, interface.network_id, interface.ip_address, interface.mac_address)
+
+
+async def check_free(backend: ComputeBackend, vm_id: UUID, volume_id: UUID) -> None:
+    """BackendError, for another try, while the cloud has not yet freed the volume from the VM."""
+    volume = (await backend.list_volumes([volume_id])).get(volume_id)
+    if volume is not None and volume.vm_id == vm_id:
+        raise BackendError("volume_in_use", f"The volume is still {volume.state}.", retryable=True)

@@ -12,16 +12,16 @@ from datetime import timedelta
 from typing import cast
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio.client import Client
 from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from domain import search_attributes, store
+from domain import outbox, search_attributes, store
 from domain.lifecycle import TABLE
-from domain.markdown import quoted
+from domain.markdown import quoted, title
 from domain.models import VM, Operation, User
 
 logger = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ _LONGEST_NAME = 64  # characters of a VM's name that are shown with its workflow
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An operation that has been leased, and what people want to know of its VM."""
+    """An operation that has been leased, its VM's name if it has one, and whose it is."""
 
     operation: Operation
-    vm_name: str
+    vm_name: str | None
     owner: str
 
 
@@ -87,22 +87,23 @@ class Dispatcher:
         undelivered = [id for id, error in self._outcomes.items() if error is not None]
         async with self._engine.begin() as tx:
             if delivered:
-                await store.note_delivered(tx, delivered, RECEIPT)
+                await outbox.note_delivered(tx, delivered, RECEIPT)
             if undelivered:
-                await store.note_undelivered(tx, undelivered, PAUSE)
+                await outbox.note_undelivered(tx, undelivered, PAUSE)
             leased = [] if self._stopped.is_set() else await self._lease(tx)
         self._outcomes = {}
         return leased
 
     async def _lease(self, tx: AsyncConnection) -> list[Delivery]:
         limit = 1 if "Temporal" in self._away else BATCH
-        operations = await store.lease_operations(tx, limit, LEASE)
+        operations = await outbox.lease_operations(tx, limit, LEASE)
         if not operations:
             return []
-        people_know = select(VM.id, VM.name, User.username).join(User, User.id == VM.owner_id)
-        known = await tx.execute(people_know.where(VM.id.in_([one.vm_id for one in operations])))
-        shown = {id: (name[:_LONGEST_NAME], owner) for id, name, owner in known}
-        return [Delivery(operation, *shown[operation.vm_id]) for operation in operations]
+        people_know = select(Operation.id, func.left(VM.name, _LONGEST_NAME), User.username)
+        of_operation = people_know.join(User, User.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
+        known = await tx.execute(of_operation.where(Operation.id.in_([one.id for one in operations])))
+        shown = {id: (name, owner) for id, name, owner in known}
+        return [Delivery(operation, *shown[operation.id]) for operation in operations]
 
     async def _deliver_all(self, leased: list[Delivery]) -> None:
         errors = await asyncio.gather(*(self._deliver(one) for one in leased))
@@ -117,7 +118,7 @@ class Dispatcher:
 
     async def _deliver(self, one: Delivery) -> Exception | None:
         operation = one.operation
-        own = store.own_workflow_id(operation.action, operation.vm_id, operation.id)
+        own = store.own_workflow_id(operation.action, operation.vm_id or operation.resource_id, operation.id)
         try:
             if operation.workflow_id == own:
                 await self._start(one)
@@ -144,23 +145,22 @@ class Dispatcher:
     async def _reroute(self, one: Delivery) -> None:
         """Start a workflow for the operation alone; its row names it first, for a delete to find."""
         async with self._engine.begin() as tx:
-            rerouted = await store.reroute(tx, one.operation)
+            rerouted = await outbox.reroute(tx, one.operation)
         if rerouted is not None:
             await self._start(replace(one, operation=rerouted))
 
     async def _start(self, one: Delivery) -> None:
-        operation, word = one.operation, one.operation.action.word
+        operation = one.operation
         input = store.input_of(operation, one.vm_name)
-        about = f" {input.about}" if input.about else ""
         await self._client.start_workflow(
-            cast("str", TABLE[operation.action].workflow),
+            TABLE[operation.action].workflow,
             input,
             id=operation.workflow_id,
             task_queue=self._task_queue,
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             memo={"request_id": operation.request_id, "actor": operation.actor},
             search_attributes=_search_attributes(one),
-            static_summary=f"{word} VM {quoted(one.vm_name)}{about} for {quoted(operation.actor)}",
+            static_summary=f"{title(operation.action.word, input.vm_name, input.about)} for {quoted(operation.actor)}",
             static_details=_details(one),
             rpc_timeout=RPC_TIMEOUT,
         )
@@ -179,9 +179,12 @@ class Dispatcher:
 def _details(one: Delivery) -> str:
     """What stays true however long the workflow runs, as Markdown."""
     operation = one.operation
+    is_other = operation.resource_id != operation.vm_id
     lines = {
         "Asked": f"{operation.created_at:%Y-%m-%d %H:%M:%S} UTC by {quoted(operation.actor)}",
-        "VM": f"{quoted(str(operation.vm_id))} of {quoted(one.owner)}",
+        "Owner": quoted(one.owner),
+        **({"VM": quoted(str(operation.vm_id))} if operation.vm_id else {}),
+        **({operation.resource_type.capitalize(): quoted(str(operation.resource_id))} if is_other else {}),
         "Operation": quoted(str(operation.id)),
         "Request": quoted(operation.request_id),
     }
@@ -189,13 +192,15 @@ def _details(one: Delivery) -> str:
 
 
 def _search_attributes(one: Delivery) -> TypedSearchAttributes:
+    operation = one.operation
     found_by = {
-        search_attributes.VM: str(one.operation.vm_id),
+        search_attributes.VM: str(operation.vm_id) if operation.vm_id else None,
         search_attributes.VM_NAME: one.vm_name,
+        search_attributes.RESOURCE: str(operation.resource_id),
         search_attributes.OWNER: one.owner,
-        search_attributes.ACTION: one.operation.action.word,
+        search_attributes.ACTION: operation.action.word,
     }
-    return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in found_by.items()])
+    return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in found_by.items() if value])
 
 
 async def _pause(event: asyncio.Event) -> None:

@@ -1,15 +1,17 @@
 """Query parameters that narrow a list: words of a vocabulary, and labels."""
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query
 from pydantic import StringConstraints
 from sqlalchemy import ColumnElement, and_, true
+from sqlalchemy.orm import InstrumentedAttribute
 
-from api.schemas import LABEL_KEY
+from api.bodies import LABEL_KEY
 from domain.lifecycle import Action, OperationStatus, Status
 from domain.models import VM
+from domain.resources import SnapshotStatus, VolumeStatus
 
 _LABEL = rf"{LABEL_KEY}(=[^,\x00-\x1f\x7f-\x9f]{{0,255}})?"
 _SEVERAL = "One or several, comma separated or repeated"
@@ -26,6 +28,14 @@ def _any_of(words: Iterable[str]) -> StringConstraints:
 Statuses = Annotated[
     list[Annotated[str, _any_of(Status)]],
     Query(alias="status", description=f"{_SEVERAL}; DELETED only comes when it is asked for.", examples=[["ACTIVE"]]),
+]
+SnapshotStatuses = Annotated[
+    list[Annotated[str, _any_of(SnapshotStatus)]],
+    Query(alias="status", description=f"{_SEVERAL}; DELETED only comes when it is asked for.", examples=[["ERROR"]]),
+]
+VolumeStatuses = Annotated[
+    list[Annotated[str, _any_of(VolumeStatus)]],
+    Query(alias="status", description=f"{_SEVERAL}; DELETED only comes when it is asked for.", examples=[["IN_USE"]]),
 ]
 OperationStatuses = Annotated[
     list[Annotated[str, _any_of(OperationStatus)]],
@@ -48,6 +58,11 @@ LabelFilter = Annotated[
 def words(given: list[str]) -> set[str]:
     """The words of a parameter that may be repeated and hold several each."""
     return {word for several in given for word in several.split(",")}
+
+
+def has_status(column: InstrumentedAttribute[Any], given: list[str], *, without: str) -> ColumnElement[bool]:
+    """Whether something is in one of the statuses asked for; `without` one of them where none is asked for."""
+    return column.in_(words(given)) if given else column != without
 
 
 def actions(given: list[str]) -> set[Action]:

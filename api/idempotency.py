@@ -13,10 +13,12 @@ from typing import Annotated, cast
 from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Text, bindparam, func, insert, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.deps import CurrentUser, Process
 from api.errors import ProblemError
+from domain import addresses
 from domain.models import IdempotencyKey
 
 Work = Callable[[AsyncConnection], Awaitable[Response]]
@@ -48,16 +50,25 @@ class Once:
         """The answer of the work, or of the first request with the same key.
 
         Work that writes in `one_statement` is spared the round trips of a transaction where there is no key to keep.
+        Work that found an address taken is done again, with another.
         """
+        while True:
+            try:
+                answer = await self._attempt(work, body, one_statement=one_statement)
+            except IntegrityError as error:
+                if not addresses.is_taken(error):
+                    raise
+            else:
+                self.process.dispatcher.wake()
+                return answer
+
+    async def _attempt(self, work: Work, body: BaseModel | None, *, one_statement: bool) -> Response:
         engine = self.process.engine
         if self.key is None:
             async with engine.begin() if not one_statement else self.process.autocommit.connect() as tx:
-                answer = await work(tx)
-        else:
-            async with engine.begin() as tx:
-                answer = await self._first_or_again(tx, work, _fingerprint(body))
-        self.process.dispatcher.wake()
-        return answer
+                return await work(tx)
+        async with engine.begin() as tx:
+            return await self._first_or_again(tx, work, _fingerprint(body))
 
     async def _first_or_again(self, tx: AsyncConnection, work: Work, fingerprint: str) -> Response:
         await self._lock(tx)

@@ -7,17 +7,18 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 from fastapi import Response
-from sqlalchemy import ARRAY, Uuid, and_, any_, bindparam, func, insert, or_, select
+from sqlalchemy import ARRAY, Text, Uuid, and_, any_, bindparam, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import PREFIX, logs, schemas
+from api import PREFIX, bodies, logs, schemas
 from api.errors import RETRY_AFTER, ProblemError
 from api.schemas import FieldError
 from api.security import Caller
-from domain import lifecycle, store
-from domain.errors import NotFoundError
+from domain import addresses, lifecycle, store
+from domain.errors import NoFreeAddressError, NotFoundError
 from domain.lifecycle import Action, Status
-from domain.models import VM, Flavor, Image, Network, Operation
+from domain.models import VM, Flavor, Image, Interface, Network, Operation
+from domain.resources import Kind
 
 # The statements of POST /vms, the busiest write, are built once: building them costs as much as running them.
 _VM_COLUMNS = ("id", "owner_id", "name", "status", "task_state", "flavor_id", "image_id", "labels", "operation_id")
@@ -27,29 +28,44 @@ _OPERATION_COLUMNS = (
 )
 _NEW_VM = insert(VM).values({name: bindparam(f"vm_{name}") for name in _VM_COLUMNS})
 _NEW_OPERATION = insert(Operation).values({name: bindparam(f"operation_{name}") for name in _OPERATION_COLUMNS})
+_PLACES = ("network_id", "ip_address", "mac_address")
+_NEW_INTERFACES = insert(Interface).from_select(
+    [*_PLACES, "vm_id", "status", "operation_id"],
+    select(
+        *(
+            func.unnest(bindparam(f"interface_{name}", type_=ARRAY(Interface.__table__.c[name].type)))
+            for name in _PLACES
+        ),
+        bindparam("vm_id", type_=Uuid()),
+        bindparam("interface_status", type_=Text()),
+        bindparam("operation_id", type_=Uuid()),
+    ),
+)
 _CREATE_VM = select(_NEW_VM.returning(VM).cte("vm")).add_cte(_NEW_OPERATION.cte("operation"))
+_CREATE_VM_ON_NETWORKS = _CREATE_VM.add_cte(_NEW_INTERFACES.cte("interfaces"))
 
 _IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
 _ASKED_IMAGE = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
 _ASKED_NETWORKS = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
+_PLACE = func.json_build_array(Network.id, Network.name, addresses.likely_free)
 _REFERENCES = select(
     select(Flavor.id).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor_id"),
     select(Image.id).where(_ASKED_IMAGE).scalar_subquery().label("image_id"),
-    select(func.array_agg(Network.id)).where(_ASKED_NETWORKS).scalar_subquery().label("network_ids"),
+    select(func.json_agg(_PLACE)).where(_ASKED_NETWORKS).scalar_subquery().label("networks"),
 )
 
 
-async def create_vm(tx: AsyncConnection, caller: Caller, body: schemas.NewVM) -> Response:
-    """Record a new VM and the operation that makes it, in one statement."""
-    image_id, network_ids = await _resolve(tx, body)
-    vm_id, operation_id, claim = uuid4(), uuid4(), lifecycle.create()
+async def create_vm(tx: AsyncConnection, caller: Caller, body: bodies.NewVM) -> Response:
+    """Record a new VM, its place in each network, and the operation that makes it, in one statement."""
+    image_id, places = await _resolve(tx, body)
+    vm_id, operation_id, claim = uuid4(), uuid4(), lifecycle.claimed(Action.CREATE, Status.BUILDING)
     input = {
         "name": body.name,
         "flavor_id": str(body.flavor_id),
         "image_id": str(image_id),
-        "network_ids": [str(id) for id in network_ids],
+        "network_ids": [str(id) for id in places],
     }
-    asked = _asked(caller, Action.CREATE, input, operation_id)
+    asked = asked_by(caller, Action.CREATE, input, id=operation_id)
     operation = store.operation_row(asked, caller.id, vm_id, claim.status)
     parameters = {f"operation_{name}": value for name, value in operation.items()} | {
         "vm_id": vm_id,
@@ -62,27 +78,35 @@ async def create_vm(tx: AsyncConnection, caller: Caller, body: schemas.NewVM) ->
         "vm_labels": body.labels,
         "vm_operation_id": operation_id,
     }
-    vm = cast("VM", (await tx.execute(_CREATE_VM, parameters)).one())
-    return _accepted(vm, Location=f"{PREFIX}/vms/{vm.id}")
+    statement = _CREATE_VM
+    if places:
+        statement = _CREATE_VM_ON_NETWORKS
+        parameters |= {
+            "interface_network_id": list(places),
+            "interface_ip_address": list(places.values()),
+            "interface_mac_address": [addresses.new_mac_address() for _ in places],
+            "interface_status": lifecycle.change_of(Action.CREATE, Kind.INTERFACE).during.value,
+        }
+    vm = cast("VM", (await tx.execute(statement, parameters)).one())
+    return accepted(schemas.VM.model_validate(vm), operation_id, Location=f"{PREFIX}/vms/{vm.id}")
 
 
 async def submit(
     tx: AsyncConnection, caller: Caller, vm_id: UUID, action: Action, input: dict[str, Any] | None = None
 ) -> Response:
     """Let a new operation take the caller's VM; InvalidTransitionError where the lifecycle table refuses."""
-    vm = await _lock_owned(tx, caller, vm_id)
-    return _accepted(await store.accept(tx, vm, _asked(caller, action, input)))
+    vm = await lock_owned_vm(tx, caller, vm_id)
+    return accepted_vm(await store.accept(tx, vm, asked_by(caller, action, input)))
 
 
 async def resize_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID, flavor_id: UUID, confirm_window: int) -> Response:
     """Let a resize take the caller's VM; it confirms itself after `confirm_window` seconds, where those are not 0."""
-    vm = await _lock_owned(tx, caller, vm_id)
-    # What the VM does not allow is said before what is wrong with the flavor.
-    lifecycle.begin(Action.RESIZE, vm.status, vm.task_state, launched=vm.launched_at is not None)
+    vm = await lock_owned_vm(tx, caller, vm_id)
+    store.begin(vm, Action.RESIZE)  # what the VM does not allow is said before what is wrong with the flavor
     flavors = await store.fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
     names = {flavor.id: flavor.name for flavor in flavors}
     if flavor_id not in names:
-        raise ProblemError("unknown_reference", "There is no such flavor.", [_unknown("flavor_id", flavor_id)])
+        raise ProblemError("unknown_reference", "There is no such flavor.", [unknown_reference("flavor_id", flavor_id)])
     if flavor_id == vm.flavor_id:
         detail = f"The VM has this flavor already: {names[flavor_id]}."
         error = FieldError(code="same_flavor", detail=detail, pointer="#/flavor_id")
@@ -94,54 +118,79 @@ async def resize_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID, flavor_id:
         "previous_flavor": names[vm.flavor_id],
         "confirm_window": confirm_window,
     }
-    return _accepted(await store.accept(tx, vm, _asked(caller, Action.RESIZE, input)))
+    return accepted_vm(await store.accept(tx, vm, asked_by(caller, Action.RESIZE, input)))
 
 
 async def delete_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> Response:
     """Let a delete take the caller's VM from whatever holds it; one that is going or gone keeps its operation."""
-    vm = await _lock_owned(tx, caller, vm_id)
+    vm = await lock_owned_vm(tx, caller, vm_id)
     if vm.status not in {Status.DELETING, Status.DELETED}:
-        vm = await store.accept(tx, vm, _asked(caller, Action.DELETE))
-    return Response(status_code=204, headers=_followed_at(vm))
+        vm = await store.accept(tx, vm, asked_by(caller, Action.DELETE))
+    return going(vm.operation_id)
 
 
-async def _lock_owned(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> VM:
+async def lock_owned_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> VM:
+    """The caller's VM, locked; NotFoundError where there is none, or it is another's."""
     vm = await store.lock_vm(tx, vm_id)
     if vm is None or vm.owner_id != caller.id:
         raise NotFoundError("VM", vm_id)
     return vm
 
 
-def _asked(
-    caller: Caller, action: Action, input: dict[str, Any] | None = None, operation_id: UUID | None = None
-) -> store.Asked:
-    return store.Asked(action, caller.username, logs.request_id.get(), input or {}, operation_id or uuid4())
+def asked_by(caller: Caller, action: Action, input: dict[str, Any] | None = None, **values: Any) -> store.Asked:
+    """What the caller asks in this request."""
+    return store.Asked(action, caller.username, logs.request_id.get(), input or {}, **values)
 
 
-async def _resolve(tx: AsyncConnection, body: schemas.NewVM) -> tuple[UUID, list[UUID]]:
-    """The image and networks of a new VM, defaults filled in; ids that do not exist are errors of their fields."""
+async def _resolve(tx: AsyncConnection, body: bodies.NewVM) -> tuple[UUID, dict[UUID, str]]:
+    """The image of a new VM and its address in each network, defaults filled in.
+
+    Ids that do not exist are errors of their fields; NoFreeAddressError where a network has none left.
+    """
     asked = {"flavor_id": body.flavor_id, "image_id": body.image_id, "network_ids": body.network_ids}
     found = (await tx.execute(_REFERENCES, asked)).one()
-    known = found.network_ids or []
-    network_ids = known if body.network_ids is None else body.network_ids
+    known = {UUID(id): (name, address) for id, name, address in found.networks or []}
+    network_ids = list(known) if body.network_ids is None else body.network_ids
     wanted = {"flavor_id": (body.flavor_id, found.flavor_id), "image_id": (body.image_id, found.image_id)}
     wanted |= {f"network_ids/{at}": (id, id in known) for at, id in enumerate(network_ids)}
     unknown = [(field, id) for field, (id, is_known) in wanted.items() if not is_known]
     if unknown:
-        errors = [_unknown(field, id) for field, id in unknown]
+        errors = [unknown_reference(field, id) for field, id in unknown]
         raise ProblemError("unknown_reference", "The body names what does not exist.", errors)
-    return found.image_id, network_ids
+    # Everybody takes addresses in the same order of networks, so that nobody waits for anybody in a circle.
+    places = {id: known[id][1] or await find_address(tx, id, known[id][0]) for id in sorted(network_ids)}
+    return found.image_id, places
 
 
-def _unknown(field: str, id: UUID | None) -> FieldError:
+async def find_address(tx: AsyncConnection, network_id: UUID, name: str) -> str:
+    """A free address of a network where that may be hard to find; NoFreeAddressError where there is none."""
+    address: str | None = await tx.scalar(select(addresses.surely_free).where(Network.id == network_id))
+    if address is None:
+        raise NoFreeAddressError(name)
+    return address
+
+
+def unknown_reference(field: str, id: UUID | None) -> FieldError:
+    """That a field of the body names what does not exist."""
     detail = f"There is no such id: {id}." if id else "There is no default; name one."
     return FieldError(code="unknown_reference", detail=detail, pointer=f"#/{field}")
 
 
-def _accepted(vm: VM, **headers: str) -> Response:
-    body = schemas.VM.model_validate(vm).model_dump_json()
-    return Response(body, 202, {**headers, **_followed_at(vm), **RETRY_AFTER}, "application/json")
+def accepted_vm(vm: VM) -> Response:
+    """The answer to what takes a VM."""
+    return accepted(schemas.VM.model_validate(vm), vm.operation_id)
 
 
-def _followed_at(vm: VM) -> dict[str, str]:
-    return {"Operation-Location": f"{PREFIX}/operations/{vm.operation_id}"}
+def accepted(resource: schemas.Answer, operation_id: UUID, **headers: str) -> Response:
+    """The answer to what will be done: the resource as it is now, and the operation to follow."""
+    headers |= {**_followed_at(operation_id), **RETRY_AFTER}
+    return Response(resource.model_dump_json(), 202, headers, "application/json")
+
+
+def going(operation_id: UUID) -> Response:
+    """The answer to what will be gone, and the operation to follow."""
+    return Response(status_code=204, headers=_followed_at(operation_id))
+
+
+def _followed_at(operation_id: UUID) -> dict[str, str]:
+    return {"Operation-Location": f"{PREFIX}/operations/{operation_id}"}

@@ -1,4 +1,4 @@
-"""What clients send and get. Requests know no field that is not here; answers are built from rows."""
+"""What clients get, built from rows."""
 
 from datetime import datetime
 from functools import cache
@@ -6,104 +6,19 @@ from operator import attrgetter
 from typing import Annotated, Generic, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    StringConstraints,
-    computed_field,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
 from domain import lifecycle
-from domain.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.lifecycle import OperationStatus, Status, TaskState
+from domain.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 
 T = TypeVar("T")
-
-_PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
-_EMAIL_PART = r"[^@\s\x00-\x1f\x7f-\x9f]+"
-LABEL_KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
-
-
-def _unique(ids: list[UUID] | None) -> list[UUID] | None:
-    if ids and len(set(ids)) < len(ids):
-        raise PydanticCustomError("repeated_items", "Each may be named once")
-    return ids
-
-
-def _strong(password: SecretStr) -> SecretStr:
-    text = password.get_secret_value()
-    if not (any(map(str.isupper, text)) and any(map(str.islower, text)) and any(map(str.isdigit, text))):
-        message = "A password needs an upper case letter, a lower case letter and a digit"
-        raise PydanticCustomError("password_too_weak", message)
-    return password
-
-
-Name = Annotated[
-    str,
-    StringConstraints(
-        strip_whitespace=True,
-        min_length=1,
-        max_length=255,
-        pattern=rf"^{_PRINTABLE}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTABLE}*$",
-    ),
-]
-Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
-Labels = Annotated[
-    dict[
-        Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")],
-        Text,
-    ],
-    Field(max_length=64, json_schema_extra={"additionalProperties": False}),
-]
-Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]
-Email = Annotated[str, StringConstraints(max_length=254, pattern=rf"^{_EMAIL_PART}@{_EMAIL_PART}$")]
-NewPassword = Annotated[
-    SecretStr,
-    Field(
-        min_length=8,
-        max_length=256,
-        json_schema_extra={"pattern": r"^(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])"},
-    ),
-    AfterValidator(_strong),
-]
-
-
-class Request(BaseModel):
-    """A body that a client sends."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class Answer(BaseModel):
     """A body that a client gets."""
 
     model_config = ConfigDict(from_attributes=True)
-
-
-class Registration(Request):
-    """A new user."""
-
-    username: Username = Field(examples=["ada"])
-    email: Email = Field(examples=["ada@example.com"])
-    password: NewPassword = Field(examples=["Correct-horse-1"])
-
-
-class Credentials(Request):
-    """Who is calling."""
-
-    username: Text = Field(examples=["ada"])
-    password: SecretStr = Field(max_length=256, examples=["Correct-horse-1"])
-
-
-class RefreshRequest(Request):
-    """The refresh token of the last login or refresh."""
-
-    refresh_token: SecretStr = Field(max_length=4096)
 
 
 class User(Answer):
@@ -122,41 +37,6 @@ class TokenPair(Answer):
     refresh_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the kind of token, not one
     expires_in: int
-
-
-class NewVM(Request):
-    """A VM to be made; without `image_id` or `network_ids` it gets the default ones, with `[]` no network."""
-
-    name: Name = Field(examples=["web-1"])
-    flavor_id: UUID = Field(examples=[FLAVORS[1]["id"]])
-    image_id: UUID | None = Field(default=None, examples=[IMAGES[0]["id"]])
-    network_ids: Annotated[list[UUID] | None, AfterValidator(_unique)] = Field(
-        default=None, json_schema_extra={"uniqueItems": True}, examples=[[NETWORKS[0]["id"]]]
-    )
-    labels: Labels = Field(default_factory=dict, examples=[{"env": "prod"}])
-
-
-class VMChanges(Request):
-    """New values for what is given; `labels` replaces all labels."""
-
-    name: Name = Field(default_factory=str, examples=["web-2"])
-    labels: Labels = Field(default_factory=dict, examples=[{"env": "test"}])
-
-
-class Reboot(Request):
-    """SOFT asks the guest to restart; HARD cycles its power."""
-
-    type: Literal["SOFT", "HARD"] = "SOFT"
-
-
-class Resize(Request):
-    """The flavor that a VM is to have."""
-
-    flavor_id: UUID = Field(examples=[FLAVORS[2]["id"]])
-
-
-class NoInput(Request):
-    """An action that needs nothing."""
 
 
 class Fault(Answer):
@@ -178,6 +58,7 @@ class VM(Answer):
     labels: dict[str, str]
     fault: Fault | None
     operation_id: UUID
+    attaching: int = Field(exclude=True)
     confirm_by: datetime | None
     launched_at: datetime | None
     created_at: datetime
@@ -186,12 +67,66 @@ class VM(Answer):
     @computed_field(description="The actions that may begin right now, as the paths name them.")
     def allowed_actions(self) -> list[str]:
         """What the lifecycle table allows in the present state."""
-        return _allowed(self.status, self.task_state, self.launched_at is not None)
+        return _allowed(self.status, self.task_state, self.launched_at is not None, self.attaching > 0)
 
 
 @cache
-def _allowed(status: Status, task_state: TaskState | None, launched: bool) -> list[str]:  # noqa: FBT001
-    return lifecycle.allowed_actions(status, task_state, launched=launched)
+def _allowed(status: Status, task_state: TaskState | None, launched: bool, attaching: bool) -> list[str]:  # noqa: FBT001
+    return lifecycle.allowed_actions(status, task_state, launched=launched, attaching=attaching)
+
+
+class Snapshot(Answer):
+    """What a VM was at one moment; `size_gb` in GiB, `flavor_id` and `image_id` what a restore brings back."""
+
+    id: UUID
+    vm_id: UUID
+    name: str
+    status: SnapshotStatus
+    size_gb: int
+    flavor_id: UUID
+    image_id: UUID
+    operation_id: UUID
+    created_at: datetime
+    updated_at: datetime
+
+
+class Volume(Answer):
+    """A block device that outlives VMs; `size_gb` in GiB, `vm_id` and `device` where it is attached."""
+
+    id: UUID
+    name: str
+    size_gb: int
+    status: VolumeStatus
+    vm_id: UUID | None = None
+    device: str | None = None
+    operation_id: UUID
+    created_at: datetime
+    updated_at: datetime
+
+
+class Attachment(Answer):
+    """A volume's place in a VM."""
+
+    volume_id: UUID
+    vm_id: UUID
+    device: str = Field(examples=["/dev/vdb"])
+    status: AttachmentStatus
+    delete_on_termination: bool
+    operation_id: UUID
+    created_at: datetime
+
+
+class Interface(Answer):
+    """A VM's place in a network."""
+
+    id: UUID
+    vm_id: UUID
+    network_id: UUID
+    ip_address: str = Field(examples=["10.0.0.17"])
+    mac_address: str = Field(examples=["fa:16:3e:7c:55:01"])
+    status: AttachmentStatus
+    operation_id: UUID
+    created_at: datetime
 
 
 class Operation(Answer):
@@ -202,7 +137,7 @@ class Operation(Answer):
     status: OperationStatus
     resource_type: str
     resource_id: UUID
-    vm_id: UUID
+    vm_id: UUID | None
     step: TaskState | None
     progress: int
     attempt: int
@@ -241,13 +176,14 @@ class Image(Answer):
 
 
 class Network(Answer):
-    """A network a VM can be attached to."""
+    """A network a VM can be attached to; `free_addresses` are those that no interface has."""
 
     id: UUID
     name: str
     cidr: str
     gateway: str
     is_default: bool
+    free_addresses: int
 
 
 class Health(Answer):
@@ -299,7 +235,7 @@ class Problem(Answer):
     code: str
     request_id: str
     errors: list[FieldError] = []
-    current_status: Status | None = None
+    current_status: Status | SnapshotStatus | VolumeStatus | AttachmentStatus | None = None
     task_state: TaskState | None = None
     allowed_actions: list[str] = []
     checks: dict[str, Check] = {}
@@ -318,6 +254,22 @@ class Page(Answer, Generic[T]):
 
 class VMPage(Page[VM]):
     """VMs."""
+
+
+class SnapshotPage(Page[Snapshot]):
+    """Snapshots."""
+
+
+class VolumePage(Page[Volume]):
+    """Volumes."""
+
+
+class AttachmentPage(Page[Attachment]):
+    """Attachments of volumes."""
+
+
+class InterfacePage(Page[Interface]):
+    """Interfaces."""
 
 
 class OperationPage(Page[Operation]):

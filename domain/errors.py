@@ -19,17 +19,52 @@ class NotFoundError(ServiceError):
 
 
 class InvalidTransitionError(ServiceError):
-    """The lifecycle table refuses the action in the VM's present state."""
+    """The lifecycle table refuses the action in the present state of the VM, or of another `resource`."""
 
     code = "invalid_transition"
 
-    def __init__(self, word: str, status: str, task_state: str | None, allowed_actions: list[str]) -> None:
-        doing = f" while it is {task_state}" if task_state else ""
-        allowed = ", ".join(allowed_actions) or "nothing"
-        super().__init__(f"Cannot {word} a VM in status {status}{doing}; allowed now: {allowed}.")
+    def __init__(
+        self, word: str, status: str, task_state: str | None, allowed_actions: list[str], resource: str = "VM"
+    ) -> None:
+        super().__init__(f"{self._why(word, status, task_state, resource)}; allowed now: {_list(allowed_actions)}.")
         self.status = status
         self.task_state = task_state
         self.allowed_actions = allowed_actions
+
+    @staticmethod
+    def _why(word: str, status: str, task_state: str | None, resource: str) -> str:
+        doing = f" while it is {task_state}" if task_state else ""
+        article = "an" if resource[0] in "aeiou" else "a"
+        return f"Cannot {word} {article} {resource} in status {status}{doing}"
+
+
+class AttachmentInProgressError(InvalidTransitionError):
+    """The lifecycle table refuses the action while a volume or interface is being attached or detached."""
+
+    code = "attachment_in_progress"
+
+    @staticmethod
+    def _why(word: str, status: str, task_state: str | None, resource: str) -> str:
+        del status, task_state
+        return f"Cannot {word} a {resource} to or from which something is being attached or detached; try again then"
+
+
+class NoFreeAddressError(ServiceError):
+    """Every address of the network is given out."""
+
+    code = "no_free_address"
+
+    def __init__(self, network: str) -> None:
+        super().__init__(f"Network {network} has no free address; detach an interface from it, or name another.")
+
+
+class NoFreeDeviceError(ServiceError):
+    """The VM has as many volumes as it can have."""
+
+    code = "no_free_device"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A VM has at most {most} volumes; detach one.")
 
 
 class IllegalStepError(ServiceError):
@@ -42,3 +77,7 @@ class SupersededError(ServiceError):
     """The operation no longer holds its VM: it ended, or a delete took over."""
 
     code = "superseded"
+
+
+def _list(words: list[str]) -> str:
+    return ", ".join(words) or "nothing"

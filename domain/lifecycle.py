@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 
-from domain.errors import IllegalStepError, InvalidTransitionError
+from domain.errors import AttachmentInProgressError, IllegalStepError, InvalidTransitionError
+from domain.resources import AttachmentStatus, Change, Kind, ResourceStatus, SnapshotStatus, VolumeStatus
 
 
 class Status(StrEnum):
@@ -47,7 +48,7 @@ class TaskState(StrEnum):
 
 
 class Action(StrEnum):
-    """What can be asked of a VM; a row of the table each."""
+    """What can be asked; a row of the table each."""
 
     CREATE = "create"
     START = "start"
@@ -64,6 +65,9 @@ class Action(StrEnum):
     ATTACH_INTERFACE = "attach-interface"
     DETACH_INTERFACE = "detach-interface"
     DELETE = "delete"
+    DELETE_SNAPSHOT = "delete-snapshot"
+    CREATE_VOLUME = "create-volume"
+    DELETE_VOLUME = "delete-volume"
 
     @property
     def word(self) -> str:
@@ -103,22 +107,36 @@ class OnFailure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table: who may, what it looks like while it runs, and where it ends."""
+    """One row of the table: who may, what it looks like while it runs, where it ends. Without `steps` no VM is held."""
 
     sources: frozenset[Status]
     during: Status | Previous
     steps: tuple[TaskState, ...]
     target: Status | Previous
     on_failure: OnFailure
-    workflow: str | None = None  # None: no workflow serves the row yet, so the API does not offer it
+    workflow: str
     signal: str | None = None  # to the workflow that waits for the action; `workflow` is started where it is gone
     preempts: bool = False
     needs_launch: bool = True
+    beside_attachments: bool = True  # whether it may begin while something is being attached or detached
+    of_vm: bool = True  # whether it ends with its VM: a delete of the VM pre-empts it
+    changes: tuple[Change, ...] = ()
 
 
 PREVIOUS = Previous.PREVIOUS
 _ON_OR_OFF = frozenset({Status.ACTIVE, Status.SHUTOFF})
-_ATTACHMENT = Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS)
+_S, _V, _A = SnapshotStatus, VolumeStatus, AttachmentStatus
+_NEW = ()
+_TIED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
+
+
+def _attachment(workflow: str, *changes: Change) -> Rule:
+    return Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS, workflow, changes=changes)
+
+
+def _of_resource(workflow: str, change: Change) -> Rule:
+    return Rule(frozenset(), PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS, workflow, of_vm=False, changes=(change,))
+
 
 TABLE: dict[Action, Rule] = {
     Action.CREATE: Rule(
@@ -129,6 +147,7 @@ TABLE: dict[Action, Rule] = {
         on_failure=OnFailure.ERROR,
         workflow="CreateVM",
         needs_launch=False,
+        changes=(Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None),),
     ),
     Action.START: Rule(
         sources=frozenset({Status.SHUTOFF}),
@@ -169,6 +188,7 @@ TABLE: dict[Action, Rule] = {
         target=Status.VERIFY_RESIZE,
         on_failure=OnFailure.PREVIOUS_IF_UNTOUCHED,
         workflow="ResizeVM",
+        beside_attachments=False,
     ),
     Action.CONFIRM_RESIZE: Rule(
         sources=frozenset({Status.VERIFY_RESIZE}),
@@ -194,6 +214,9 @@ TABLE: dict[Action, Rule] = {
         steps=(TaskState.IMAGE_SNAPSHOT, TaskState.IMAGE_UPLOADING),
         target=PREVIOUS,
         on_failure=OnFailure.PREVIOUS,
+        workflow="CreateSnapshot",
+        beside_attachments=False,
+        changes=(Change(Kind.SNAPSHOT, _NEW, _S.CREATING, _S.AVAILABLE, _S.ERROR),),
     ),
     Action.RESTORE: Rule(
         sources=_ON_OR_OFF,
@@ -201,11 +224,26 @@ TABLE: dict[Action, Rule] = {
         steps=(TaskState.RESTORING,),
         target=PREVIOUS,
         on_failure=OnFailure.ERROR,
+        workflow="RestoreVM",
+        beside_attachments=False,
+        changes=(Change(Kind.SNAPSHOT, (_S.AVAILABLE,), _S.RESTORING, _S.AVAILABLE, _S.AVAILABLE),),
     ),
-    Action.ATTACH_VOLUME: _ATTACHMENT,
-    Action.DETACH_VOLUME: _ATTACHMENT,
-    Action.ATTACH_INTERFACE: _ATTACHMENT,
-    Action.DETACH_INTERFACE: _ATTACHMENT,
+    Action.ATTACH_VOLUME: _attachment(
+        "AttachVolume",
+        Change(Kind.VOLUME, (_V.AVAILABLE,), _V.ATTACHING, _V.IN_USE, _V.AVAILABLE),
+        Change(Kind.ATTACHMENT, _NEW, _A.ATTACHING, _A.ATTACHED, None),
+    ),
+    Action.DETACH_VOLUME: _attachment(
+        "DetachVolume",
+        Change(Kind.VOLUME, (_V.IN_USE,), _V.DETACHING, _V.AVAILABLE, _V.IN_USE),
+        Change(Kind.ATTACHMENT, (_A.ATTACHED,), _A.DETACHING, None, _A.ATTACHED),
+    ),
+    Action.ATTACH_INTERFACE: _attachment(
+        "AttachInterface", Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None)
+    ),
+    Action.DETACH_INTERFACE: _attachment(
+        "DetachInterface", Change(Kind.INTERFACE, (_A.ATTACHED,), _A.DETACHING, None, _A.ATTACHED)
+    ),
     Action.DELETE: Rule(
         sources=frozenset(Status) - {Status.DELETING, Status.DELETED},
         during=Status.DELETING,
@@ -215,6 +253,20 @@ TABLE: dict[Action, Rule] = {
         workflow="DeleteVM",
         preempts=True,
         needs_launch=False,
+        changes=(
+            Change(Kind.SNAPSHOT, (_S.CREATING,), _S.DELETING, _S.DELETED, _S.ERROR),
+            Change(Kind.VOLUME, _TIED, _V.DETACHING, _V.AVAILABLE, _V.IN_USE),
+            Change(Kind.VOLUME, _TIED, _V.DELETING, _V.DELETED, _V.IN_USE),  # delete_on_termination
+            Change(Kind.ATTACHMENT, tuple(_A), _A.DETACHING, None, _A.ATTACHED),
+            Change(Kind.INTERFACE, tuple(_A), _A.DETACHING, None, _A.ATTACHED),
+        ),
+    ),
+    Action.DELETE_SNAPSHOT: _of_resource(
+        "DeleteSnapshot", Change(Kind.SNAPSHOT, (_S.AVAILABLE, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR)
+    ),
+    Action.CREATE_VOLUME: _of_resource("CreateVolume", Change(Kind.VOLUME, _NEW, _V.CREATING, _V.AVAILABLE, _V.ERROR)),
+    Action.DELETE_VOLUME: _of_resource(
+        "DeleteVolume", Change(Kind.VOLUME, (_V.AVAILABLE, _V.ERROR), _V.DELETING, _V.DELETED, _V.ERROR)
     ),
 }
 
@@ -227,40 +279,59 @@ class Claim:
     task_state: TaskState | None
 
 
-def create() -> Claim:
-    """The first state of every VM."""
-    return claimed(Action.CREATE, Status.BUILDING)
-
-
 def claimed(action: Action, status: Status) -> Claim:
     """What a VM in `status` shows once `action` has been accepted."""
     rule = TABLE[action]
     return Claim(_status(rule.during, status), rule.steps[0] if rule.steps else None)
 
 
-def is_allowed(action: Action, status: Status, task_state: TaskState | None, *, launched: bool) -> bool:
+def is_allowed(
+    action: Action, status: Status, task_state: TaskState | None, *, launched: bool, attaching: bool = False
+) -> bool:
     """Whether the table lets `action` begin on a VM in this state."""
     rule = TABLE[action]
     idle = task_state is None or rule.preempts
-    return status in rule.sources and idle and (launched or not rule.needs_launch)
+    calm = rule.beside_attachments or not attaching
+    return status in rule.sources and idle and calm and (launched or not rule.needs_launch)
 
 
-def allowed_actions(status: Status, task_state: TaskState | None, *, launched: bool) -> list[str]:
-    """The words of every action that may begin now and that a workflow serves, in the table's order."""
-    words = (
-        action.word
-        for action, rule in TABLE.items()
-        if rule.workflow and is_allowed(action, status, task_state, launched=launched)
-    )
-    return list(dict.fromkeys(words))
+def allowed_actions(
+    status: Status, task_state: TaskState | None, *, launched: bool, attaching: bool = False
+) -> list[str]:
+    """The words of every action that may begin now, in the table's order."""
+    may = (one.word for one in TABLE if is_allowed(one, status, task_state, launched=launched, attaching=attaching))
+    return list(dict.fromkeys(may))
 
 
-def begin(action: Action, status: Status, task_state: TaskState | None, *, launched: bool) -> Claim:
-    """The state that accepting `action` puts a VM in; InvalidTransitionError where the table refuses."""
-    if not is_allowed(action, status, task_state, launched=launched):
-        allowed = allowed_actions(status, task_state, launched=launched)
-        raise InvalidTransitionError(action.word, status, task_state, allowed)
-    return claimed(action, status)
+def begin(
+    action: Action, status: Status, task_state: TaskState | None, *, launched: bool, attaching: bool = False
+) -> Claim:
+    """The state that accepting `action` puts a VM in.
+
+    InvalidTransitionError where the table refuses, AttachmentInProgressError where it only has to wait for that.
+    """
+    if is_allowed(action, status, task_state, launched=launched, attaching=attaching):
+        return claimed(action, status)
+    waits = is_allowed(action, status, task_state, launched=launched)
+    refusal = AttachmentInProgressError if waits else InvalidTransitionError
+    allowed = allowed_actions(status, task_state, launched=launched, attaching=attaching)
+    raise refusal(action.word, status, task_state, allowed)
+
+
+def change_of(action: Action, kind: Kind) -> Change:
+    """What the action does to a resource of the kind; it has one such change."""
+    (change,) = (change for change in TABLE[action].changes if change.kind is kind)
+    return change
+
+
+def begin_change(action: Action, kind: Kind, status: ResourceStatus) -> ResourceStatus:
+    """The status that accepting `action` puts a resource in; InvalidTransitionError where the table refuses."""
+    change = change_of(action, kind)
+    if status in change.sources:
+        return change.during
+    others = ((one.word, change) for one, rule in TABLE.items() if not rule.preempts for change in rule.changes)
+    allowed = [word for word, change in others if change.kind is kind and status in change.sources]
+    raise InvalidTransitionError(action.word, status, None, allowed, resource=kind)
 
 
 def may_enter_from(action: Action, step: TaskState) -> tuple[TaskState, ...]:

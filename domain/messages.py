@@ -28,14 +28,35 @@ class Activity(StrEnum):
     CONFIRM_RESIZE = "confirm_resize"
     REVERT_RESIZE = "revert_resize"
     CHECK_FLAVOR = "check_flavor"
+    IS_RESTORED = "is_restored"
+    CREATE_SERVER_IMAGE = "create_server_image"
+    UPLOAD_IMAGE = "upload_image"
+    DELETE_IMAGE = "delete_image"
+    REBUILD_SERVER = "rebuild_server"
+    CREATE_VOLUME = "create_volume"
+    DELETE_VOLUME = "delete_volume"
+    ATTACH_VOLUME = "attach_volume"
+    DETACH_VOLUME = "detach_volume"
+    CREATE_INTERFACE = "create_interface"
+    DELETE_INTERFACE = "delete_interface"
     PREEMPT_OPERATIONS = "preempt_operations"
     LIST_OPEN_WORKFLOWS = "list_open_workflows"
     TERMINATE_WORKFLOWS = "terminate_workflows"
     DELETE_SERVER = "delete_server"
+    RELEASE_RESOURCES = "release_resources"
     WAIT_FOR_SERVER = "wait_for_server"
+    WAIT_FOR_IMAGE = "wait_for_image"
+    WAIT_FOR_VOLUME = "wait_for_volume"
     SETTLE_SERVER = "settle_server"
+    SETTLE_VOLUME = "settle_volume"
+    SETTLE_INTERFACE = "settle_interface"
+    SETTLE_IMAGE = "settle_image"
     UNDO_CREATE = "undo_create"
     UNDO_RESIZE = "undo_resize"
+    UNDO_IMAGE = "undo_image"
+    UNDO_VOLUME = "undo_volume"
+    UNDO_ATTACH = "undo_attach"
+    UNDO_INTERFACE = "undo_interface"
     READ_CONFIRM_WINDOW = "read_confirm_window"
     CLAIM_CONFIRM = "claim_confirm"
     DROP_CONFIRM_WINDOW = "drop_confirm_window"
@@ -56,8 +77,12 @@ ENTERS: Final = {
     Activity.FINISH_RESIZE: TaskState.RESIZE_FINISH,
     Activity.CONFIRM_RESIZE: TaskState.RESIZE_CONFIRMING,
     Activity.REVERT_RESIZE: TaskState.RESIZE_REVERTING,
+    Activity.CREATE_SERVER_IMAGE: TaskState.IMAGE_SNAPSHOT,
+    Activity.UPLOAD_IMAGE: TaskState.IMAGE_UPLOADING,
+    Activity.REBUILD_SERVER: TaskState.RESTORING,
     Activity.PREEMPT_OPERATIONS: TaskState.DELETING,
     Activity.DELETE_SERVER: TaskState.DELETING,
+    Activity.RELEASE_RESOURCES: TaskState.DELETING,
 }
 """The task state that an activity records before it does anything, where it is a step of the lifecycle table."""
 
@@ -72,8 +97,39 @@ class ServerStatus(StrEnum):
     RESIZE = "RESIZE"
     VERIFY_RESIZE = "VERIFY_RESIZE"
     REVERT_RESIZE = "REVERT_RESIZE"
+    REBUILD = "REBUILD"
     ERROR = "ERROR"
     DELETING = "DELETING"
+    GONE = "GONE"
+
+
+class VolumeState(StrEnum):
+    """What a backend says of a volume, in Cinder's words; GONE is a volume it does not have."""
+
+    CREATING = "creating"
+    AVAILABLE = "available"
+    ATTACHING = "attaching"
+    IN_USE = "in-use"
+    DETACHING = "detaching"
+    DELETING = "deleting"
+    ERROR = "error"
+    GONE = "gone"
+
+
+class ImageState(StrEnum):
+    """What a backend says of an image that a snapshot is kept in, in Glance's words; GONE is one it does not have."""
+
+    QUEUED = "queued"
+    SAVING = "saving"
+    ACTIVE = "active"
+    ERROR = "error"
+    GONE = "gone"
+
+
+class PortState(StrEnum):
+    """Whether a backend has an interface's port, in Neutron's word for it."""
+
+    ACTIVE = "ACTIVE"
     GONE = "GONE"
 
 
@@ -81,18 +137,32 @@ class ServerStatus(StrEnum):
 class OperationInput:
     """The operation a workflow carries out; every fenced activity gets it whole.
 
-    `previous_status` is what "previous" means in the lifecycle table; the last three tell people which VM it is, who
-    asked, and from what to what.
+    `previous_status` is what "previous" means in the lifecycle table; without it the operation holds no VM, and without
+    `vm_id` it is about none. `vm_name`, `actor` and `about` tell people which VM it is, who asked, and what else there
+    is to know. `resource_id` is what it is about: the VM, or a snapshot, volume or interface.
     """
 
     operation_id: UUID
-    vm_id: UUID
+    vm_id: UUID | None
     action: Action
     epoch: int = 0
     previous_status: Status | None = None
     vm_name: str = ""
     actor: str = ""
     about: str = ""
+    resource_id: UUID | None = None
+
+    @property
+    def vm(self) -> UUID:
+        """The VM it is about, of an operation that has one."""
+        assert self.vm_id is not None  # noqa: S101 - only volumes are made and deleted without
+        return self.vm_id
+
+    @property
+    def resource(self) -> UUID:
+        """The snapshot, volume or interface it is about."""
+        assert self.resource_id is not None  # noqa: S101 - only operations of before there were any have none
+        return self.resource_id
 
 
 @dataclass(frozen=True)
@@ -104,14 +174,26 @@ class WaitForServerInput:
 
 
 @dataclass(frozen=True)
+class WaitForVolumeInput:
+    """Wait until the backend shows the operation's volume in `state`."""
+
+    operation: OperationInput
+    state: VolumeState
+
+
+@dataclass(frozen=True)
 class FailOperationInput:
-    """Why an operation ended without success; `intact` is what `lifecycle.fail` makes of it."""
+    """Why an operation ended without success; `intact` is what `lifecycle.fail` makes of it.
+
+    `applied` says that what it was to bring about has happened, though it did not end well.
+    """
 
     operation: OperationInput
     code: str
     message: str
     canceled: bool = False
     intact: bool = False
+    applied: bool = False
 
 
 @dataclass(frozen=True)

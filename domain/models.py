@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from domain.lifecycle import OPEN_STATUSES, Action, OperationStatus, Status, TaskState, legal_states
+from domain.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 
 
 def _state_check() -> str:
@@ -56,6 +57,9 @@ class Base(DeclarativeBase):
         Status: _words(Status),
         TaskState: _words(TaskState),
         OperationStatus: _words(OperationStatus),
+        SnapshotStatus: _words(SnapshotStatus),
+        VolumeStatus: _words(VolumeStatus),
+        AttachmentStatus: _words(AttachmentStatus),
     }
 
 
@@ -128,13 +132,17 @@ class Network(Base):
 
 
 class VM(Base):
-    """A virtual machine; `operation_id` names the operation that holds it, or held it last."""
+    """A virtual machine; `operation_id` names the operation that holds it, or held it last.
+
+    `attaching` counts the operations that are attaching something to it or detaching something from it.
+    """
 
     __tablename__ = "vms"
     __table_args__ = (
         CheckConstraint(_state_check(), name="state"),
         CheckConstraint("fault IS NULL OR status = 'ERROR'", name="fault"),
         CheckConstraint("confirm_by IS NULL OR status = 'VERIFY_RESIZE'", name="confirm_by"),
+        CheckConstraint("attaching >= 0", name="attaching"),
         Index("ix_vms_owner_created", "owner_id", "created_at", "id"),
     )
 
@@ -148,8 +156,95 @@ class VM(Base):
     labels: Mapped[dict[str, str]]
     fault: Mapped[dict[str, Any] | None]
     operation_id: Mapped[UUID]
+    attaching: Mapped[int] = mapped_column(server_default="0")
     confirm_by: Mapped[datetime | None]
     launched_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Snapshot(Base):
+    """What a VM was at one moment, to be restored: its disk as an image of the cloud, its flavor, its image.
+
+    `size_gb` in GiB; `operation_id` as of a VM.
+    """
+
+    __tablename__ = "snapshots"
+    __table_args__ = (
+        CheckConstraint(f"status IN {_sql_list(SnapshotStatus)}", name="status"),
+        Index("ix_snapshots_vm_created", "vm_id", "created_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    name: Mapped[str]
+    status: Mapped[SnapshotStatus]
+    size_gb: Mapped[int]
+    flavor_id: Mapped[UUID] = mapped_column(ForeignKey("flavors.id"))
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
+    operation_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Volume(Base):
+    """A block device that outlives VMs; `size_gb` in GiB, `operation_id` as of a VM."""
+
+    __tablename__ = "volumes"
+    __table_args__ = (
+        CheckConstraint(f"status IN {_sql_list(VolumeStatus)}", name="status"),
+        Index("ix_volumes_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_volumes_operation", "operation_id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    size_gb: Mapped[int]
+    status: Mapped[VolumeStatus]
+    operation_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Attachment(Base):
+    """A volume's place in the one VM that has it; the row is gone when the volume is detached."""
+
+    __tablename__ = "attachments"
+    __table_args__ = (
+        CheckConstraint(f"status IN {_sql_list(AttachmentStatus)}", name="status"),
+        Index("uq_attachments_device", "vm_id", "device", unique=True),
+    )
+
+    volume_id: Mapped[UUID] = mapped_column(ForeignKey("volumes.id"), primary_key=True)
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    device: Mapped[str]
+    status: Mapped[AttachmentStatus]
+    delete_on_termination: Mapped[bool]
+    operation_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Interface(Base):
+    """A VM's place in a network; with the row its addresses are given back."""
+
+    __tablename__ = "interfaces"
+    __table_args__ = (
+        CheckConstraint(f"status IN {_sql_list(AttachmentStatus)}", name="status"),
+        Index("uq_interfaces_ip_address", "network_id", "ip_address", unique=True),
+        Index("uq_interfaces_mac_address", "mac_address", unique=True),
+        Index("ix_interfaces_vm_created", "vm_id", "created_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
+    ip_address: Mapped[str]
+    mac_address: Mapped[str]
+    status: Mapped[AttachmentStatus]
+    operation_id: Mapped[UUID]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
@@ -160,7 +255,7 @@ class Operation(Base):
     `deliver_after` is the time of the next delivery attempt: now() when accepted, pushed forward by the lease
     and again after each delivery, so that one that never gets its receipt (`started_at`) is delivered again.
     `epoch` counts restarts of a lost workflow; only the present one may record anything.
-    `previous_status` is the status that "previous" means in the lifecycle table.
+    `previous_status` is the status that "previous" means in the lifecycle table, where the operation holds a VM.
     """
 
     __tablename__ = "operations"
@@ -184,9 +279,9 @@ class Operation(Base):
     status: Mapped[OperationStatus] = mapped_column(server_default="QUEUED")
     resource_type: Mapped[str]
     resource_id: Mapped[UUID]
-    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    vm_id: Mapped[UUID | None] = mapped_column(ForeignKey("vms.id"))
     input: Mapped[dict[str, Any]]
-    previous_status: Mapped[Status]
+    previous_status: Mapped[Status | None]
     epoch: Mapped[int] = mapped_column(server_default="0")
     workflow_id: Mapped[str]
     step: Mapped[TaskState | None]

@@ -42,6 +42,7 @@ class Settings(BaseSettings):
     mock_reboot_delay: Seconds = 3.0
     mock_resize_delay: Seconds = 5.0
     mock_delete_delay: Seconds = 2.0
+    mock_snapshot_delay: Seconds = 4.0
     mock_error_rate: Probability = 0.0
     mock_transient_rate: Probability = 0.0
 

@@ -72,7 +72,9 @@ async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
 
 def make_settings(database_url: str, **values: object) -> Settings:
     """Settings of a test: nothing from the environment's `.env`, and a mock cloud that is quick."""
-    quick = {f"mock_{verb}_delay": 0.05 for verb in ("build", "start", "stop", "reboot", "resize", "delete")}
+    quick = {
+        f"mock_{verb}_delay": 0.05 for verb in ("build", "start", "stop", "reboot", "resize", "delete", "snapshot")
+    }
     defaults = {"database_url": database_url, "secret_key": secrets.token_urlsafe(48), **quick}
     return Settings(_env_file=None, **(defaults | values))  # type: ignore[arg-type]
 

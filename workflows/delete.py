@@ -20,8 +20,10 @@ class DeleteVM(OperationWorkflow):
         """Carry out one delete operation."""
         async with self.carrying_out(operation):
             await self._end_other_workflows(operation)
-            await self.step(Activity.DELETE_SERVER, operation, "Delete the server")
+            leaves = await self.step(Activity.DELETE_SERVER, operation, "Delete the server", bool)
             await self.wait_for_server(operation, ServerStatus.GONE, "Wait for the server to be gone")
+            if leaves:
+                await self.step(Activity.RELEASE_RESOURCES, operation, "Free its volumes, remove half-made images")
 
     async def _end_other_workflows(self, operation: OperationInput) -> None:
         """Cancel what the delete took over from, and see it end before anything is removed."""

@@ -21,10 +21,14 @@ from domain.messages import (
     CheckFlavorInput,
     FailedAttemptInput,
     FailOperationInput,
+    ImageState,
     OperationInput,
+    PortState,
     ServerStatus,
     StateResult,
+    VolumeState,
     WaitForServerInput,
+    WaitForVolumeInput,
     WorkflowsInput,
     waits_queue,
 )
@@ -32,6 +36,8 @@ from workflows.view import View
 
 T = TypeVar("T")
 Message = OperationInput | FailOperationInput | WorkflowsInput | CheckFlavorInput
+Wait = OperationInput | WaitForServerInput | WaitForVolumeInput
+Seen = ServerStatus | VolumeState | ImageState | PortState
 
 CALL_LIMIT = timedelta(seconds=60)
 WAIT_SLICE = timedelta(minutes=5)
@@ -44,13 +50,14 @@ HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a failure has left: how the server shows itself, if that was seen, and whether it is `intact`.
+    """What a failure has left: how the server, volume or port shows itself, if that was seen, and what that means.
 
-    `lifecycle.fail` says what an intact server is.
+    `lifecycle.fail` says what an `intact` server is; `applied` says that the operation did what it was asked.
     """
 
-    seen: ServerStatus | None = None
+    seen: Seen | None = None
     intact: bool = False
+    applied: bool = False
 
 
 @dataclass(slots=True)
@@ -65,7 +72,7 @@ Aftermath = Callable[[OperationInput, str], Awaitable[Left]]
 
 
 class OperationWorkflow:
-    """A workflow that carries out operations on one VM, usually one."""
+    """A workflow that carries out operations on one VM or another resource, usually one."""
 
     def __init__(self) -> None:
         self.view = View()
@@ -83,12 +90,12 @@ class OperationWorkflow:
 
     @asynccontextmanager
     async def carrying_out(
-        self, operation: OperationInput, *, aftermath: Aftermath | None = None, arrives: ServerStatus | None = None
+        self, operation: OperationInput, *, aftermath: Aftermath | None = None, arrives: Seen | None = None
     ) -> AsyncIterator[Outcome]:
         """Record how the body ended: well, or, after a failure or a cancel, badly.
 
         `aftermath` removes what was made; without it the server is left to settle. The operation has ended well after
-        all if the server is in the status where it `arrives`. An operation that was superseded undoes and records
+        all if what it is about is seen where it `arrives`. An operation that was superseded undoes and records
         nothing: whoever superseded it does.
         """
         outcome = Outcome()
@@ -121,15 +128,18 @@ class OperationWorkflow:
         return answer
 
     async def wait_for_server(self, operation: OperationInput, status: ServerStatus, summary: str) -> None:
-        """Wait until the cloud shows the server in `status`, on the queue where waiting starves nobody.
+        """Wait until the cloud shows the server in `status`."""
+        await self.wait(Activity.WAIT_FOR_SERVER, WaitForServerInput(operation, status), summary)
 
-        How long is too long the activity decides, after a look: a server that got there while nobody looked has
-        arrived.
+    async def wait(self, name: Activity, input: Wait, summary: str) -> None:
+        """Wait for the cloud, on the queue where waiting starves nobody.
+
+        How long is too long the activity decides, after a look: what got there while nobody looked has arrived.
         """
-        self.view.does(Activity.WAIT_FOR_SERVER, summary)
+        self.view.does(name, summary)
         await workflow.execute_activity(
-            Activity.WAIT_FOR_SERVER,
-            WaitForServerInput(operation, status),
+            name,
+            input,
             summary=summary,
             task_queue=waits_queue(workflow.info().task_queue),
             start_to_close_timeout=WAIT_SLICE,
@@ -169,18 +179,16 @@ class OperationWorkflow:
 
     async def settle(self, operation: OperationInput, _code: str) -> Left:
         """Let the cloud end what it is at, and see what then shows."""
-        seen = await self.insist(
-            Activity.SETTLE_SERVER,
-            operation,
-            "See how the server settles",
-            ServerStatus,
-            task_queue=waits_queue(workflow.info().task_queue),
-            limit=WAIT_SLICE,
-        )
+        seen = await self.look(Activity.SETTLE_SERVER, operation, "See how the server settles", ServerStatus)
         return Left(seen, intact=seen is ServerStatus.ACTIVE)
 
+    async def look(self, name: Activity, operation: OperationInput, summary: str, result: type[T]) -> T:
+        """See what a failure has left, for which waiting may be needed."""
+        queue = waits_queue(workflow.info().task_queue)
+        return await self.insist(name, operation, summary, result, task_queue=queue, limit=WAIT_SLICE)
+
     async def _end_badly(
-        self, operation: OperationInput, aftermath: Aftermath, arrives: ServerStatus | None, error: BaseException
+        self, operation: OperationInput, aftermath: Aftermath, arrives: Seen | None, error: BaseException
     ) -> bool:
         code, message = _reason(error)
         if code == SupersededError.code:
@@ -197,7 +205,7 @@ class OperationWorkflow:
             message = f"{message} After that: {detail}"
         if left.seen is not None and left.seen is arrives:
             return await self._finish(operation)
-        await self._fail(operation, code, message, intact=left.intact)
+        await self._fail(operation, code, message, left)
         return False
 
     async def _finish(self, operation: OperationInput) -> bool:
@@ -206,16 +214,20 @@ class OperationWorkflow:
         if operation.previous_status:
             last = TABLE[operation.action].steps[-1]
             self.view.ends(lifecycle.finish(operation.action, last, operation.previous_status))
+        else:
+            self.view.ends(None)
         return True
 
-    async def _fail(self, operation: OperationInput, code: str, message: str, *, intact: bool) -> None:
+    async def _fail(self, operation: OperationInput, code: str, message: str, left: Left) -> None:
         canceled = workflow.cancellation_reason() is not None
-        failure = FailOperationInput(operation, code, message, canceled=canceled, intact=intact)
+        failure = FailOperationInput(operation, code, message, canceled, left.intact, left.applied)
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
             heed_cancel()
             return
         if operation.previous_status:
-            self.view.ends(lifecycle.fail(operation.action, operation.previous_status, intact=intact))
+            self.view.ends(lifecycle.fail(operation.action, operation.previous_status, intact=left.intact))
+        else:
+            self.view.ends(None)
         heed_cancel()
         raise ApplicationError(message, type=code, non_retryable=True)
 

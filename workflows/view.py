@@ -6,7 +6,7 @@ from temporalio import workflow
 
 from domain import lifecycle, search_attributes
 from domain.lifecycle import Status, TaskState
-from domain.markdown import quoted
+from domain.markdown import quoted, title
 from domain.messages import ENTERS, Activity, FailedAttemptInput, OperationInput, StateResult
 
 UNTIL_CONFIRMED = "waits for confirm-resize or revert-resize"
@@ -27,7 +27,7 @@ class View:
 
     @property
     def state(self) -> StateResult:
-        """Status and task state of the VM."""
+        """Status and task state of the VM that is held."""
         return StateResult(self._status, self._task_state)
 
     def begins(self, operation: OperationInput) -> None:
@@ -51,8 +51,8 @@ class View:
             self._last_error = f"attempt {failure.attempt}: {failure.error}"
             self._show(self._doing, waits_for=search_attributes.RETRY)
 
-    def ends(self, status: Status) -> None:
-        """The operation has ended and left the VM in this status."""
+    def ends(self, status: Status | None) -> None:
+        """The operation has ended and left the VM it held, if it held one, in this status."""
         self._status, self._task_state, self._activity = status, None, None
         self._show("has ended")
 
@@ -79,15 +79,17 @@ class View:
         if operation is None:
             return ""
         until = f"{self._until:%Y-%m-%d %H:%M:%S} UTC, then it is confirmed" if self._until else "somebody decides"
+        resource_id = operation.resource_id
         again = ", again after a failed attempt" if self._waits_for == search_attributes.RETRY else ""
         lines = {
             "For": quoted(operation.actor),
-            "State": f"{self._status or 'unknown'}, {self._task_state or 'no task state'}",
+            **({"State": f"{self._status}, {self._task_state or 'no task state'}"} if self._status else {}),
             "Now": f"{self._doing}{again}",
             **({"Until": until} if self._doing == UNTIL_CONFIRMED else {}),
             "Last error": quoted(self._last_error) if self._last_error else "none",
-            "VM": f"`{operation.vm_id}`",
+            **({"VM": f"`{operation.vm_id}`"} if operation.vm_id else {}),
+            **({"Resource": f"`{resource_id}`"} if resource_id not in {None, operation.vm_id} else {}),
             "Operation": f"`{operation.operation_id}`",
         }
-        title = f"### {operation.action.word} VM {quoted(operation.vm_name)} {operation.about}".rstrip()
-        return "\n".join([title, "", *(f"- **{name}:** {text}" for name, text in lines.items())])
+        heading = f"### {title(operation.action.word, operation.vm_name, operation.about)}"
+        return "\n".join([heading, "", *(f"- **{name}:** {text}" for name, text in lines.items())])

@@ -21,6 +21,15 @@ VERBS = (
     "confirm_server_resize",
     "revert_server_resize",
     "delete_server",
+    "rebuild_server",
+    "create_server_interface",
+    "delete_server_interface",
+    "create_server_image",
+    "delete_image",
+    "create_volume",
+    "delete_volume",
+    "attach_volume",
+    "detach_volume",
 )
 
 
@@ -55,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     how_often = add.add_mutually_exclusive_group()
     how_often.add_argument("--times", type=_positive, default=1, help="how many calls fail (default 1)")
     how_often.add_argument("--always", action="store_true", help="every call fails until `clear`")
-    add.add_argument("--vm", type=UUID, help="only calls for this VM")
+    which = "only calls for this VM (of delete_image: snapshot, of create_volume and delete_volume: volume)"
+    add.add_argument("--vm", "--snapshot", "--volume", dest="vm", type=UUID, help=which)
     commands.add_parser("clear", help="forget every scripted fault")
     return parser
 

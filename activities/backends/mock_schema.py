@@ -3,7 +3,21 @@
 from enum import StrEnum
 from typing import Final
 
-from sqlalchemy import BigInteger, Column, DateTime, Index, Integer, MetaData, Table, Text, Uuid, func, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    Uuid,
+    func,
+    inspect,
+    text,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 SCHEMA: Final = "mock_cloud"
@@ -21,6 +35,9 @@ servers = Table(
     Column("ram_mb", Integer, nullable=False),
     Column("disk_gb", Integer, nullable=False),
     Column("image_id", Uuid, nullable=False),
+    Column(
+        "content", Text
+    ),  # what the guest wrote when it last booted: changes with every boot, comes back by a restore
     Column("status", Text, nullable=False),
     Column("fault", Text),
     Column("next_status", Text),  # what it turns into at `due_at`: time passes by data
@@ -36,6 +53,34 @@ ports = Table(
     Column("id", Uuid, primary_key=True, server_default=func.gen_random_uuid()),
     Column("vm_id", Uuid, nullable=False, index=True),
     Column("network_id", Uuid, nullable=False),
+    Column("ip_address", Text),
+    Column("mac_address", Text),
+    Index("uq_ports_ip_address", "network_id", "ip_address", unique=True),
+    Index("uq_ports_mac_address", "mac_address", unique=True),
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("vm_id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("content", Text),
+    Column("due_at", DateTime(timezone=True), nullable=False),  # until then it is being saved
+    Column("fault", Text),  # why it is in error then
+    comment="What snapshots are kept in.",
+)
+
+volumes = Table(
+    "volumes",
+    metadata,
+    Column("id", Uuid, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("size_gb", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("vm_id", Uuid),
+    Column("device", Text),
+    Index("uq_volumes_device", "vm_id", "device", unique=True),
 )
 
 migrations = Table(
@@ -80,7 +125,7 @@ faults = Table(
     Column("mode", Text, nullable=False),
     Column("times", Integer),
     Column("vm_id", Uuid),
-    comment="Scripted failures; `times` counts down, NULL is for ever; `vm_id` NULL is any VM.",
+    comment="Scripted failures; `times` counts down, NULL is for ever; `vm_id` (also a volume's id) NULL is any.",
 )
 
 
@@ -98,3 +143,17 @@ async def create_schema(tx: AsyncConnection) -> None:
     await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     await tx.run_sync(metadata.create_all)
+    await tx.run_sync(_complete)
+
+
+def _complete(connection: Connection) -> None:
+    """Give tables that an earlier version made what has come since."""
+    found = inspect(connection)
+    for table in metadata.sorted_tables:
+        present = {column["name"] for column in found.get_columns(table.name, SCHEMA)}
+        for column in table.columns:
+            if column.name not in present:
+                kind = column.type.compile(connection.dialect)
+                connection.execute(text(f"ALTER TABLE {table.fullname} ADD COLUMN {column.name} {kind}"))
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)

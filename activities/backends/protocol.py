@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from domain.messages import ServerStatus
+from domain.messages import ImageState, ServerStatus, VolumeState
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class ServerSpec:
 class Server:
     """A server as the cloud shows it; sizes as in ServerSpec.
 
-    `is_busy` says that the cloud still works on it (in Nova: it has a task state); `fault` why its status is ERROR.
+    `is_busy` says that the cloud still works on it (in Nova: it has a task state); `fault` why its status is ERROR;
+    `image_id` what it was built from last.
     """
 
     vm_id: UUID
@@ -48,6 +49,40 @@ class Server:
     disk_gb: int
     is_busy: bool = False
     fault: str | None = None
+    image_id: UUID | None = None
+
+    def has_size_of(self, spec: ServerSpec) -> bool:
+        """Whether it is as large as it should be."""
+        return (self.vcpus, self.ram_mb, self.disk_gb) == (spec.vcpus, spec.ram_mb, spec.disk_gb)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port to be made for an interface."""
+
+    id: UUID
+    network_id: UUID
+    ip_address: str
+    mac_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """What a snapshot is kept in, as the cloud shows it; `fault` says why it is in error."""
+
+    id: UUID
+    state: ImageState
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as the cloud shows it, and where it is attached."""
+
+    id: UUID
+    state: VolumeState
+    vm_id: UUID | None = None
+    device: str | None = None
 
 
 class BackendError(Exception):
@@ -74,8 +109,8 @@ class ComputeBackend(Protocol):
     async def select_host(self, token: Token, spec: ServerSpec) -> None:
         """Check that a host can hold the server; code `no_valid_host` where none can."""
 
-    async def create_ports(self, token: Token, vm_id: UUID, network_ids: Collection[UUID]) -> None:
-        """Make a port on each network for the VM."""
+    async def create_ports(self, token: Token, vm_id: UUID, wanted: Collection[Port]) -> None:
+        """Make ports for a VM that is to be built."""
 
     async def create_server(self, token: Token, spec: ServerSpec) -> None:
         """Begin to build the VM's server on its ports; it becomes ACTIVE or ERROR."""
@@ -102,8 +137,44 @@ class ComputeBackend(Protocol):
     async def revert_server_resize(self, token: Token, vm_id: UUID) -> None:
         """Begin to go back to the old size; the server becomes ACTIVE or SHUTOFF, whichever it was."""
 
+    async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
+        """Begin to make the server anew from the spec's image; it becomes ACTIVE or SHUTOFF, whichever it was."""
+
+    async def create_server_interface(self, token: Token, vm_id: UUID, port: Port) -> None:
+        """Make a port and plug it into the server."""
+
+    async def delete_server_interface(self, token: Token, vm_id: UUID, port_id: UUID) -> None:
+        """Take a port from the server and remove it; one that is not there is no error."""
+
+    async def list_ports(self, vm_id: UUID) -> Collection[UUID]:
+        """The ids of the VM's ports."""
+
+    async def create_server_image(self, token: Token, vm_id: UUID, image_id: UUID, name: str) -> None:
+        """Begin to save the server's disk as an image; it becomes active or error."""
+
+    async def delete_image(self, token: Token, image_id: UUID) -> None:
+        """Remove an image, however much of it there is; one that is not there is no error."""
+
+    async def list_images(self, image_ids: Collection[UUID]) -> Mapping[UUID, Image]:
+        """The images, by id; those that are gone are left out."""
+
+    async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> None:
+        """Begin to make a volume of `size_gb` GiB; it becomes available or error."""
+
+    async def delete_volume(self, token: Token, volume_id: UUID) -> None:
+        """Begin to delete a volume that is not attached; it becomes gone, and one that is not there is no error."""
+
+    async def attach_volume(self, token: Token, vm_id: UUID, volume_id: UUID, device: str) -> None:
+        """Begin to attach a volume to the server; it becomes in-use."""
+
+    async def detach_volume(self, token: Token, vm_id: UUID, volume_id: UUID) -> None:
+        """Begin to take a volume from the server; it becomes available, and one that is not there is no error."""
+
+    async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
+        """The volumes, by id; those that are gone are left out."""
+
     async def delete_server(self, token: Token, vm_id: UUID) -> None:
-        """Begin to delete the server and all that was made for the VM; it becomes GONE."""
+        """Begin to delete the server and its ports; it becomes GONE, and its volumes become available."""
 
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
         """The servers of these VMs, by VM; those that are gone are left out."""
@@ -112,4 +183,4 @@ class ComputeBackend(Protocol):
         """Refuse every later call for this operation but compensations; none in flight takes effect afterwards."""
 
     async def purge(self, vm_id: UUID) -> None:
-        """Remove whatever is tagged with the VM, at once; again is harmless."""
+        """Remove server and ports of the VM at once; again is harmless."""

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from fastapi import Response
 
-from api import openapi, schemas
+from api import bodies, openapi, schemas
 from api.deps import CurrentUser, Process
 from api.idempotency import OncePerKey
 from api.operations import resize_vm as submit_resize
@@ -26,27 +26,30 @@ _REBOOTS = {"SOFT": Action.REBOOT_SOFT, "HARD": Action.REBOOT_HARD}
 
 
 @action("/start")
-async def start_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: schemas.NoInput | None = None) -> Response:
+async def start_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NoInput | None = None) -> Response:
     """Switch a VM on."""
     return await once(lambda tx: submit(tx, caller, vm_id, Action.START), body)
 
 
 @action("/stop")
-async def stop_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: schemas.NoInput | None = None) -> Response:
+async def stop_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NoInput | None = None) -> Response:
     """Switch a VM off."""
     return await once(lambda tx: submit(tx, caller, vm_id, Action.STOP), body)
 
 
 @action("/reboot")
-async def reboot_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: schemas.Reboot | None = None) -> Response:
+async def reboot_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.Reboot | None = None) -> Response:
     """Restart a VM: SOFT through its guest, HARD by its power, which also works on one that is off or in ERROR."""
-    asked = body or schemas.Reboot()
+    asked = body or bodies.Reboot()
     return await once(lambda tx: submit(tx, caller, vm_id, _REBOOTS[asked.type], asked.model_dump()), asked)
 
 
-@accepting("/resize", openapi_extra=openapi.problems("invalid_transition", "unknown_reference", "same_flavor"))
+_REFUSALS_OF_RESIZE = ("invalid_transition", "attachment_in_progress", "unknown_reference", "same_flavor")
+
+
+@accepting("/resize", openapi_extra=openapi.problems(*_REFUSALS_OF_RESIZE))
 async def resize_vm(
-    caller: CurrentUser, process: Process, once: OncePerKey, vm_id: UUID, body: schemas.Resize
+    caller: CurrentUser, process: Process, once: OncePerKey, vm_id: UUID, body: bodies.Resize
 ) -> Response:
     """Give a VM another flavor, larger or smaller; then confirm or revert what has become of it.
 
@@ -59,7 +62,7 @@ async def resize_vm(
 
 @action("/confirm-resize")
 async def confirm_resize_of_vm(
-    caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: schemas.NoInput | None = None
+    caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NoInput | None = None
 ) -> Response:
     """Keep the new flavor of a VM in VERIFY_RESIZE, and give the old one up."""
     return await once(lambda tx: submit(tx, caller, vm_id, Action.CONFIRM_RESIZE), body)
@@ -67,7 +70,7 @@ async def confirm_resize_of_vm(
 
 @action("/revert-resize")
 async def revert_resize_of_vm(
-    caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: schemas.NoInput | None = None
+    caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NoInput | None = None
 ) -> Response:
     """Put a VM in VERIFY_RESIZE back to its old flavor."""
     return await once(lambda tx: submit(tx, caller, vm_id, Action.REVERT_RESIZE), body)

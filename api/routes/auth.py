@@ -8,7 +8,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import openapi, schemas, security
+from api import bodies, openapi, schemas, security
 from api.deps import CurrentUser, Process, State
 from api.errors import ProblemError
 from api.routes import router
@@ -29,7 +29,7 @@ _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in u
     response_model=schemas.User,
     openapi_extra=openapi.problems("username_taken", "email_taken"),
 )
-async def register(process: Process, body: schemas.Registration) -> User:
+async def register(process: Process, body: bodies.Registration) -> User:
     """Make an account; names and email addresses are taken whatever their case."""
     password_hash = await security.hash_password(body.password.get_secret_value())
     try:
@@ -43,7 +43,7 @@ async def register(process: Process, body: schemas.Registration) -> User:
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials"))
-async def login(process: Process, body: schemas.Credentials) -> schemas.TokenPair:
+async def login(process: Process, body: bodies.Credentials) -> schemas.TokenPair:
     """Get a pair of tokens for a username and password."""
     statement = select(User).where(func.lower(User.username) == func.lower(body.username))
     async with process.autocommit.connect() as connection:
@@ -57,7 +57,7 @@ async def login(process: Process, body: schemas.Credentials) -> schemas.TokenPai
 
 
 @routes.post("/refresh", openapi_extra=openapi.problems("invalid_token"))
-async def refresh(process: Process, body: schemas.RefreshRequest) -> schemas.TokenPair:
+async def refresh(process: Process, body: bodies.RefreshRequest) -> schemas.TokenPair:
     """Exchange a refresh token, which works once, for a new pair; using one again ends its login."""
     try:
         claims = security.verify(process.signing, "refresh", body.refresh_token.get_secret_value())

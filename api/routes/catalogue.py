@@ -1,24 +1,23 @@
 """Flavors, images and networks: what a VM can be made of; read only."""
 
-from typing import TypeVar
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 
 from api import schemas
 from api.deps import CurrentUser, Process
 from api.pages import Order, WantedPage
 from api.routes import router
-from domain import store
+from domain import addresses
 from domain.errors import NotFoundError
 from domain.models import Flavor, Image, Network
-
-M = TypeVar("M", Flavor, Image, Network)
 
 routes = router("", "Catalogue")
 
 _SMALLEST_FIRST = Order("size", (Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb, Flavor.name))
 _IMAGES_BY_NAME = Order("name", (Image.name,))
+_NETWORKS = select(Network, addresses.free_addresses.label("free_addresses"))
 _NETWORKS_BY_NAME = Order("name", (Network.name,))
 
 
@@ -29,9 +28,9 @@ async def list_flavors(_: CurrentUser, page: WantedPage) -> schemas.FlavorPage:
 
 
 @routes.get("/flavors/{flavor_id}", response_model=schemas.Flavor)
-async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Flavor:
+async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Any:
     """One flavor."""
-    return await _get(process, Flavor, flavor_id)
+    return await _get(process, select(Flavor).where(Flavor.id == flavor_id), "flavor", flavor_id)
 
 
 @routes.get("/images")
@@ -41,26 +40,26 @@ async def list_images(_: CurrentUser, page: WantedPage) -> schemas.ImagePage:
 
 
 @routes.get("/images/{image_id}", response_model=schemas.Image)
-async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Image:
+async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Any:
     """One image."""
-    return await _get(process, Image, image_id)
+    return await _get(process, select(Image).where(Image.id == image_id), "image", image_id)
 
 
 @routes.get("/networks")
 async def list_networks(_: CurrentUser, page: WantedPage) -> schemas.NetworkPage:
-    """The networks a VM can be attached to, by name."""
-    return await page.fetch(select(Network), _NETWORKS_BY_NAME, schemas.NetworkPage)
+    """The networks a VM can be attached to, by name, and how many addresses each has left."""
+    return await page.fetch(_NETWORKS, _NETWORKS_BY_NAME, schemas.NetworkPage)
 
 
 @routes.get("/networks/{network_id}", response_model=schemas.Network)
-async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Network:
+async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Any:
     """One network."""
-    return await _get(process, Network, network_id)
+    return await _get(process, _NETWORKS.where(Network.id == network_id), "network", network_id)
 
 
-async def _get(process: Process, model: type[M], id: UUID) -> M:
+async def _get(process: Process, statement: Select[*tuple[Any, ...]], name: str, id: UUID) -> Any:
     async with process.autocommit.connect() as connection:
-        row = await store.fetch_one(connection, select(model).where(model.id == id))
+        row = (await connection.execute(statement)).one_or_none()
     if row is None:
-        raise NotFoundError(model.__name__.lower(), id)
+        raise NotFoundError(name, id)
     return row

@@ -6,7 +6,7 @@ from uuid import UUID
 from fastapi import Query, Response
 from sqlalchemy import select, update
 
-from api import filters, openapi, operations, schemas
+from api import bodies, filters, openapi, operations, schemas
 from api.deps import CurrentUser, OwnedVM, Process, fetch_owned_vm
 from api.idempotency import OncePerKey
 from api.pages import Order, WantedPage
@@ -31,9 +31,9 @@ _ORDERS: dict[str, Order] = {
     status_code=202,
     response_model=schemas.VM,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("unknown_reference"),
+    openapi_extra=openapi.problems("unknown_reference", "no_free_address"),
 )
-async def create_vm(caller: CurrentUser, once: OncePerKey, body: schemas.NewVM) -> Response:
+async def create_vm(caller: CurrentUser, once: OncePerKey, body: bodies.NewVM) -> Response:
     """Have a VM made; poll it, or its operation, until it is ACTIVE or in ERROR."""
     return await once(lambda tx: operations.create_vm(tx, caller, body), body, one_statement=True)
 
@@ -43,16 +43,13 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     caller: CurrentUser,
     page: WantedPage,
     statuses: filters.Statuses = [],  # noqa: B006 - FastAPI copies it
-    name: Annotated[schemas.Text | None, Query(description="A part of the name, upper or lower case.")] = None,
+    name: Annotated[bodies.Text | None, Query(description="A part of the name, upper or lower case.")] = None,
     labels: filters.LabelFilter = [],  # noqa: B006
     sort: Annotated[Sort, Query(description="`-` sorts downwards; equals are sorted by id.")] = "-created_at",
 ) -> schemas.VMPage:
     """Your VMs, newest first; deleted ones only when asked for by status."""
-    statement = select(VM).where(VM.owner_id == caller.id)
-    if statuses:
-        statement = statement.where(VM.status.in_(filters.words(statuses)))
-    else:
-        statement = statement.where(VM.status != Status.DELETED)
+    wanted = filters.has_status(VM.status, statuses, without=Status.DELETED)
+    statement = select(VM).where(VM.owner_id == caller.id, wanted)
     if name:
         statement = statement.where(VM.name.icontains(name, autoescape=True))
     if labels:
@@ -67,7 +64,7 @@ async def get_vm(vm: OwnedVM) -> VM:
 
 
 @routes.patch("/{vm_id}", response_model=schemas.VM, openapi_extra=openapi.problems("invalid_transition"))
-async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: schemas.VMChanges) -> VM:
+async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: bodies.VMChanges) -> VM:
     """Change a VM's name or labels, whatever else is done to it."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select
@@ -14,15 +14,16 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.backends import mock_schema
 from activities.backends.mock import MockBackend
-from activities.backends.protocol import ServerSpec
+from activities.backends.protocol import Port, ServerSpec
 from activities.compute import ComputeActivities
+from domain.addresses import new_mac_address
 from domain.catalogue import FLAVORS
 from domain.settings import Settings
-from tests.rows import IMAGE_IDS
+from tests.rows import IMAGE_IDS, NETWORK_IDS
 
 LONG = 3600.0  # seconds: a delay that no test lives to see the end of
 LASTING = dict.fromkeys(
-    (f"mock_{verb}_delay" for verb in ("build", "start", "stop", "reboot", "resize", "delete")), LONG
+    (f"mock_{verb}_delay" for verb in ("build", "start", "stop", "reboot", "resize", "delete", "snapshot")), LONG
 )
 Do = Callable[..., Coroutine[Any, Any, Any]]
 
@@ -74,6 +75,12 @@ async def open_backend(settings: Settings, **values: object) -> MockBackend:
     backend = MockBackend(settings.model_copy(update=values))
     await backend.prepare()
     return backend
+
+
+def new_ports(count: int = 1) -> list[Port]:
+    """Ports with addresses of their own, each on another network."""
+    networks = list(NETWORK_IDS.values())[:count]
+    return [Port(uuid4(), id, f"ip-{uuid4()}", new_mac_address()) for id in networks]
 
 
 def spec(vm_id: UUID, flavor: str = "m1.small") -> ServerSpec:

@@ -16,12 +16,12 @@ from activities.backends.mock_schema import FaultMode, servers
 from activities.backends.protocol import BackendError, Token
 from activities.compute import ComputeActivities
 from activities.records import RecordActivities
-from domain import store
+from domain import records
 from domain.errors import SupersededError
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import Activity, FailOperationInput, OperationInput, ServerStatus
 from domain.settings import Settings
-from tests.activities.conftest import Do, count, server_row, spec
+from tests.activities.conftest import Do, count, new_ports, server_row, spec
 from tests.rows import NETWORK_IDS, add_held_vm, claim, read_operation, read_vm
 
 STEPS = {
@@ -60,8 +60,8 @@ async def prepared(engine: AsyncEngine, backend: MockBackend, step: TaskState, *
 
 async def _add_server(backend: MockBackend, engine: AsyncEngine, input: OperationInput) -> None:
     create = uuid4()
-    await backend.create_ports(Token(create, "networking"), input.vm_id, [NETWORK_IDS["private"]])
-    await backend.create_server(Token(create, "spawning"), spec(input.vm_id))
+    await backend.create_ports(Token(create, "networking"), input.vm, new_ports())
+    await backend.create_server(Token(create, "spawning"), spec(input.vm))
     async with engine.begin() as tx:
         settled = {"status": ServerStatus.ACTIVE, "next_status": None, "due_at": None}
         await tx.execute(update(servers).where(servers.c.vm_id == input.vm_id).values(settled))
@@ -69,7 +69,7 @@ async def _add_server(backend: MockBackend, engine: AsyncEngine, input: Operatio
 
 async def effects(engine: AsyncEngine, input: OperationInput) -> tuple[object, ...]:
     """All that the cloud has of the VM."""
-    return await server_row(engine, input.vm_id), await count(engine, "ports", input.vm_id)
+    return await server_row(engine, input.vm), await count(engine, "ports", input.vm)
 
 
 @each_step
@@ -90,7 +90,7 @@ async def test_a_step_that_runs_twice_has_its_effect_once(
     assert (once == before) is (step is TaskState.SCHEDULING)
     operation = await read_operation(engine, input.operation_id)
     assert (operation.status, operation.step) == (OperationStatus.RUNNING, step)
-    assert (operation.attempt, (await read_vm(engine, input.vm_id)).task_state) == (2, step)
+    assert (operation.attempt, (await read_vm(engine, input.vm)).task_state) == (2, step)
 
 
 @each_step
@@ -107,7 +107,7 @@ async def test_a_superseded_operation_is_stopped_before_any_effect(
     with pytest.raises(SupersededError):
         await do(activity_of(slow_compute, step), input)
     assert (await effects(engine, input), await read_operation(engine, input.operation_id)) == before
-    assert (await read_vm(engine, input.vm_id)).operation_id != input.operation_id or step is TaskState.DELETING
+    assert (await read_vm(engine, input.vm)).operation_id != input.operation_id or step is TaskState.DELETING
 
 
 @each_step
@@ -134,7 +134,7 @@ async def test_the_step_is_recorded_even_where_its_effect_fails(
     await add_fault(settings, "create_server", FaultMode.FAIL)
     with pytest.raises(BackendError):
         await do(compute.spawn_server, input)
-    assert (await read_vm(engine, input.vm_id)).task_state is TaskState.SPAWNING
+    assert (await read_vm(engine, input.vm)).task_state is TaskState.SPAWNING
     assert await count(engine, "servers") == 0
     await do(compute.spawn_server, input)
     assert await count(engine, "servers", input.vm_id) == 1
@@ -162,7 +162,7 @@ async def test_the_server_has_the_size_of_its_flavor(compute: ComputeActivities,
     await do(compute.spawn_server, input)
     async with engine.connect() as connection:
         row = (await connection.execute(servers.select())).one()
-    wanted = spec(input.vm_id, "m1.large")
+    wanted = spec(input.vm, "m1.large")
     assert (row.vcpus, row.ram_mb, row.disk_gb) == (wanted.vcpus, wanted.ram_mb, wanted.disk_gb)
 
 
@@ -173,7 +173,7 @@ async def test_delete_removes_the_server_and_its_ports(
     await do(compute.delete_server, input)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(due_at=servers.c.created_at))
-    assert await backend.list_servers([input.vm_id]) == {}
+    assert await backend.list_servers([input.vm]) == {}
     assert await effects(engine, input) == (None, 0)
 
 
@@ -209,8 +209,8 @@ async def test_the_ends_are_recorded_once(engine: AsyncEngine, do: Do) -> None:
     for _ in range(2):
         await do(records.finish_operation, stopped)
         await do(records.fail_operation, FailOperationInput(failed, "no_luck", "It went wrong."))
-        assert (await read_vm(engine, stopped.vm_id)).status is Status.SHUTOFF
-        assert (await read_vm(engine, failed.vm_id)).status is Status.ACTIVE
+        assert (await read_vm(engine, stopped.vm)).status is Status.SHUTOFF
+        assert (await read_vm(engine, failed.vm)).status is Status.ACTIVE
     with pytest.raises(SupersededError):
         await do(records.finish_operation, failed)
 
@@ -219,6 +219,6 @@ async def _supersede(engine: AsyncEngine, input: OperationInput) -> None:
     """A delete takes over; where a delete runs already, its end is recorded behind its back."""
     async with engine.begin() as tx:
         if input.action is Action.DELETE:
-            await store.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
+            await records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
         else:
-            await claim(tx, input.vm_id, Action.DELETE)
+            await claim(tx, input.vm, Action.DELETE)

@@ -15,11 +15,11 @@ from activities.backends.protocol import BackendError, Token
 from domain.catalogue import FLAVORS
 from domain.messages import ServerStatus
 from domain.settings import Settings
-from tests.activities.conftest import count, open_backend, spec
+from tests.activities.conftest import count, new_ports, open_backend, spec
 from tests.rows import NETWORK_IDS
 
 Call = Callable[[MockBackend, Token, UUID], Awaitable[None]]
-NETWORKS = [NETWORK_IDS["private"], NETWORK_IDS["backend"]]
+PORTS = 2  # of each server
 CHANGES: dict[str, tuple[Call, ServerStatus]] = {
     "start": (lambda cloud, token, vm_id: cloud.start_server(token, vm_id), ServerStatus.ACTIVE),
     "stop": (lambda cloud, token, vm_id: cloud.stop_server(token, vm_id), ServerStatus.SHUTOFF),
@@ -43,7 +43,7 @@ async def status_of(backend: MockBackend, vm_id: UUID) -> ServerStatus:
 async def build(backend: MockBackend, engine: AsyncEngine) -> UUID:
     """A server that is ACTIVE, with its ports."""
     vm_id = uuid4()
-    await backend.create_ports(token(), vm_id, NETWORKS)
+    await backend.create_ports(token(), vm_id, new_ports(PORTS))
     await backend.create_server(token(), spec(vm_id))
     await pass_time(engine, vm_id)
     assert await status_of(backend, vm_id) is ServerStatus.ACTIVE
@@ -121,9 +121,10 @@ async def test_the_same_token_makes_one_server_and_its_ports_once_even_at_once(
     backend: MockBackend, engine: AsyncEngine
 ) -> None:
     vm_id, plug, spawn = uuid4(), token("networking"), token("spawning")
-    await asyncio.gather(*(backend.create_ports(plug, vm_id, NETWORKS) for _ in range(5)))
+    wanted = new_ports(PORTS)
+    await asyncio.gather(*(backend.create_ports(plug, vm_id, wanted) for _ in range(5)))
     await asyncio.gather(*(backend.create_server(spawn, spec(vm_id)) for _ in range(5)))
-    assert await count(engine, "ports", vm_id) == len(NETWORKS)
+    assert await count(engine, "ports", vm_id) == PORTS
     assert await count(engine, "servers", vm_id) == 1
 
 
@@ -142,12 +143,12 @@ async def test_a_deleted_server_is_gone_with_its_ports_when_its_time_has_come(
     assert await status_of(slow_backend, vm_id) is ServerStatus.GONE
     assert await count(engine, "ports", vm_id) == 0
     assert await status_of(slow_backend, neighbour) is ServerStatus.ACTIVE
-    assert await count(engine, "ports", neighbour) == len(NETWORKS)
+    assert await count(engine, "ports", neighbour) == PORTS
 
 
 async def test_ports_without_a_server_are_deleted_too(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id = uuid4()
-    await backend.create_ports(token(), vm_id, NETWORKS)
+    await backend.create_ports(token(), vm_id, new_ports(PORTS))
     await backend.delete_server(token(), vm_id)
     assert await count(engine, "ports", vm_id) == 0
 
@@ -207,7 +208,7 @@ async def test_servers_that_end_while_workers_look_are_gone_for_good(
         for row in dying:
             due = soon + func.make_interval(0, 0, 0, 0, 0, 0, row.pop("offset"))
             await tx.execute(servers.insert().values(**row, due_at=due))
-        await tx.execute(ports.insert(), [{"vm_id": id, "network_id": NETWORKS[0]} for id in vm_ids])
+        await tx.execute(ports.insert(), [{"vm_id": id, "network_id": NETWORK_IDS["private"]} for id in vm_ids])
     others = [backend, *[await open_backend(settings) for _ in range(3)]]
 
     async def look(cloud: MockBackend) -> None:

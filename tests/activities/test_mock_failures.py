@@ -8,20 +8,19 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends import mock
+from activities.backends import mock_calls
 from activities.backends.faults import add_fault, clear_faults
 from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import FaultMode, servers
 from activities.backends.protocol import BackendError, Token
 from domain.messages import ServerStatus
 from domain.settings import Settings
-from tests.activities.conftest import count, open_backend, server_row, spec
-from tests.rows import NETWORK_IDS
+from tests.activities.conftest import count, new_ports, open_backend, server_row, spec
 
 Call = Callable[[MockBackend, Token, UUID], Coroutine[object, object, None]]
 VERBS: dict[str, Call] = {
     "select_host": lambda cloud, token, vm_id: cloud.select_host(token, spec(vm_id)),
-    "create_ports": lambda cloud, token, vm_id: cloud.create_ports(token, vm_id, [NETWORK_IDS["private"]]),
+    "create_ports": lambda cloud, token, vm_id: cloud.create_ports(token, vm_id, new_ports()),
     "create_server": lambda cloud, token, vm_id: cloud.create_server(token, spec(vm_id)),
     "start_server": lambda cloud, token, vm_id: cloud.start_server(token, vm_id),
     "stop_server": lambda cloud, token, vm_id: cloud.stop_server(token, vm_id),
@@ -240,5 +239,5 @@ async def test_a_transient_failure_comes_once_for_each_call(settings: Settings, 
 
 
 def test_transient_failures_come_at_the_rate() -> None:
-    drawn = [mock._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
+    drawn = [mock_calls._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.02)

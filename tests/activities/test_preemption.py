@@ -93,8 +93,8 @@ async def test_what_was_preempted_can_no_longer_touch_the_cloud(
     await do(preemption.preempt_operations, input)
     for operation in superseded:
         with pytest.raises(BackendError, match="revoked"):
-            await backend.create_ports(Token(operation.operation_id, "networking"), input.vm_id, [])
-    await backend.create_ports(Token(input.operation_id, "deleting"), input.vm_id, [])
+            await backend.create_ports(Token(operation.operation_id, "networking"), input.vm, [])
+    await backend.create_ports(Token(input.operation_id, "deleting"), input.vm, [])
 
 
 async def test_only_superseded_operations_of_the_vm_are_canceled(
@@ -172,7 +172,7 @@ async def test_it_is_the_receipt_of_the_delete(preemption: PreemptionActivities,
     operation = await read_operation(engine, input.operation_id)
     assert (operation.status, operation.step) == (OperationStatus.RUNNING, TaskState.DELETING)
     assert operation.started_at
-    assert (await read_vm(engine, input.vm_id)).task_state is TaskState.DELETING
+    assert (await read_vm(engine, input.vm)).task_state is TaskState.DELETING
 
 
 async def test_a_delete_that_no_longer_holds_its_vm_preempts_nothing(

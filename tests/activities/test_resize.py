@@ -13,7 +13,7 @@ from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import servers
 from activities.backends.protocol import BackendError, Token
 from activities.resize import CONFIRM_WINDOW_ACTOR, ResizeActivities
-from domain import store
+from domain import records, store
 from domain.errors import SupersededError
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import CheckFlavorInput, FailOperationInput, OperationInput, ServerStatus
@@ -35,7 +35,7 @@ async def settled(engine: AsyncEngine, backend: MockBackend, input: OperationInp
     async with engine.begin() as tx:
         due = {"due_at": servers.c.created_at}
         await tx.execute(update(servers).where(servers.c.due_at.is_not(None)).values(due))
-    server = (await backend.list_servers([input.vm_id]))[input.vm_id]
+    server = (await backend.list_servers([input.vm]))[input.vm]
     return server.status, server.ram_mb
 
 
@@ -44,10 +44,10 @@ async def begun(
 ) -> OperationInput:
     """A resize in its first step, of a server that is there."""
     input = await add_held_vm(engine, Action.RESIZE, previous=was, **values)
-    await backend.create_server(Token(uuid4(), "spawning"), spec(input.vm_id))
+    await backend.create_server(Token(uuid4(), "spawning"), spec(input.vm))
     await settled(engine, backend, input)
     if was is Status.SHUTOFF:
-        await backend.stop_server(Token(uuid4(), "powering_off"), input.vm_id)
+        await backend.stop_server(Token(uuid4(), "powering_off"), input.vm)
         await settled(engine, backend, input)
     return input
 
@@ -62,14 +62,14 @@ async def moved(
     await settled(engine, backend, input)
     await do(resize.finish_resize, input)
     async with engine.begin() as tx:
-        await store.finish(tx, input)
+        await records.finish(tx, input)
     return input
 
 
 async def decided(engine: AsyncEngine, resize: OperationInput, action: Action) -> OperationInput:
     """The operation that confirms or reverts, accepted."""
     async with engine.begin() as tx:
-        return store.input_of(await claim(tx, resize.vm_id, action), "test-vm")
+        return store.input_of(await claim(tx, resize.vm, action), "test-vm")
 
 
 def with_window(seconds: float) -> dict[str, Any]:
@@ -81,7 +81,7 @@ async def test_the_cloud_holds_both_sizes_until_it_is_decided(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
 ) -> None:
     input = await moved(engine, backend, do, resize)
-    vm = await read_vm(engine, input.vm_id)
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.task_state, vm.flavor_id, vm.confirm_by) == (Status.VERIFY_RESIZE, None, MEDIUM, None)
     assert await settled(engine, backend, input) == (ServerStatus.VERIFY_RESIZE, 4096)
     assert await count(engine, "migrations", input.vm_id) == 1
@@ -112,8 +112,8 @@ async def test_a_decision_ends_as_the_server_was_with_the_flavor_that_is_kept(  
     assert await settled(engine, backend, input) == (ServerStatus(str(was)), size)
     assert await count(engine, "migrations", input.vm_id) == 0
     async with engine.begin() as tx:
-        await store.finish(tx, input)
-    vm = await read_vm(engine, input.vm_id)
+        await records.finish(tx, input)
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.task_state, vm.flavor_id) == (was, None, flavor)
 
 
@@ -145,9 +145,9 @@ async def test_a_server_that_somebody_else_decided_on_is_found_out(
     input = await decided(engine, await moved(engine, backend, do, resize), action)
     other = Token(uuid4(), "by hand")
     if action is Action.CONFIRM_RESIZE:
-        await backend.revert_server_resize(other, input.vm_id)
+        await backend.revert_server_resize(other, input.vm)
     else:
-        await backend.confirm_server_resize(other, input.vm_id)
+        await backend.confirm_server_resize(other, input.vm)
     await settled(engine, backend, input)
     with pytest.raises(BackendError) as refusal:
         await do(resize.check_flavor, CheckFlavorInput(input))
@@ -171,8 +171,8 @@ async def test_a_decision_that_was_canceled_in_time_can_be_taken_again(
     moved_once = await moved(engine, backend, do, resize, was=Status.SHUTOFF)
     confirm = await decided(engine, moved_once, Action.CONFIRM_RESIZE)
     async with engine.begin() as tx:
-        await store.fail(tx, FailOperationInput(confirm, "canceled", "Canceled.", canceled=True, intact=True))
-    assert (await read_vm(engine, confirm.vm_id)).status is Status.VERIFY_RESIZE
+        await records.fail(tx, FailOperationInput(confirm, "canceled", "Canceled.", canceled=True, intact=True))
+    assert (await read_vm(engine, confirm.vm)).status is Status.VERIFY_RESIZE
     revert = await decided(engine, moved_once, Action.REVERT_RESIZE)
     assert revert.previous_status is Status.SHUTOFF
     await do(resize.revert_resize, revert)
@@ -193,8 +193,8 @@ async def test_undoing_puts_the_server_back_and_lets_nothing_come_after(
     with pytest.raises(BackendError, match="revoked"):
         await do(resize.resize_server, input)
     async with engine.begin() as tx:
-        await store.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, intact=True))
-    vm = await read_vm(engine, input.vm_id)
+        await records.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, intact=True))
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.flavor_id) == (Status.SHUTOFF, SMALL)
 
 
@@ -205,7 +205,7 @@ async def test_a_resize_that_a_delete_took_over_from_undoes_nothing(
     for step in (resize.prepare_resize, resize.resize_server):
         await do(step, input)
     async with engine.begin() as tx:
-        await claim(tx, input.vm_id, Action.DELETE)
+        await claim(tx, input.vm, Action.DELETE)
     with pytest.raises(SupersededError):
         await do(resize.undo_resize, input)
     assert await count(engine, "migrations", input.vm_id) == 1
@@ -237,7 +237,7 @@ async def test_dropping_the_window_leaves_the_rest(
 ) -> None:
     input = await moved(engine, backend, do, resize, input=with_window(3600))
     await do(resize.drop_confirm_window, input)
-    vm = await read_vm(engine, input.vm_id)
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.confirm_by, vm.operation_id) == (Status.VERIFY_RESIZE, None, input.operation_id)
     await decided(engine, input, Action.REVERT_RESIZE)
 
@@ -255,7 +255,7 @@ async def test_the_end_of_the_window_confirms_on_nobodys_behalf_and_once(
     assert (confirm.actor, confirm.owner_id) == (CONFIRM_WINDOW_ACTOR, resized.owner_id)
     assert (confirm.workflow_id, confirm.request_id) == (resized.workflow_id, resized.request_id)
     assert confirm.deliver_after > confirm.created_at
-    vm = await read_vm(engine, input.vm_id)
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.task_state) == (Status.VERIFY_RESIZE, TaskState.RESIZE_CONFIRMING)
     await do(resize.confirm_resize, claims[0])
 
@@ -266,9 +266,9 @@ async def test_the_end_of_the_window_comes_too_late_where_somebody_decided(
 ) -> None:
     input = await moved(engine, backend, do, resize, input=with_window(1))
     other = await decided(engine, input, action)
-    before = await read_vm(engine, input.vm_id)
+    before = await read_vm(engine, input.vm)
     assert (await do(resize.claim_confirm, input)).confirm is None
-    assert await read_vm(engine, input.vm_id) == before
+    assert await read_vm(engine, input.vm) == before
     assert (await read_operation(engine, other.operation_id)).status is OperationStatus.QUEUED
 
 

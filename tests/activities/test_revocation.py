@@ -11,11 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock import MockBackend
 from activities.backends.protocol import BackendError, Token
 from domain.settings import Settings
-from tests.activities.conftest import count, open_backend, server_row
+from tests.activities.conftest import count, new_ports, open_backend, server_row
 from tests.activities.test_mock_failures import VERBS, each_verb, refused, vm_for
-from tests.rows import NETWORK_IDS
-
-NETWORKS = [NETWORK_IDS["private"]]
 
 
 @contextlib.asynccontextmanager
@@ -63,7 +60,7 @@ async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
     for round in range(40):
         vm_id, operation_id = uuid4(), uuid4()
         calls = [
-            asyncio.create_task(backend.create_ports(Token(operation_id, f"step-{n}"), vm_id, NETWORKS))
+            asyncio.create_task(backend.create_ports(Token(operation_id, f"step-{n}"), vm_id, new_ports()))
             for n in range(5)
         ]
         if round % 2:
@@ -83,7 +80,7 @@ async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
 async def test_revoke_returns_only_after_a_call_in_flight(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
     async with nobody_writes(engine, "ports"):
-        call = asyncio.create_task(backend.create_ports(token, vm_id, NETWORKS))
+        call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
         await until_blocked(engine, 1)
         revoke = asyncio.create_task(backend.revoke(token.operation_id))
         await until_blocked(engine, 2)
@@ -99,7 +96,7 @@ async def test_a_call_that_meets_a_revocation_under_way_is_refused(backend: Mock
         async with nobody_writes(engine, "revocations"):
             revoke = asyncio.create_task(backend.revoke(token.operation_id))
             await until_blocked(engine, 1)
-            call = asyncio.create_task(backend.create_ports(token, vm_id, NETWORKS))
+            call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
             await until_blocked(engine, 2)
         await revoke
     await refused(call, "token_revoked")

@@ -14,7 +14,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import servers
 from activities.backends.protocol import BackendError, Server, Token
-from activities.waits import PATIENCE, ServerPoll, WaitActivities
+from activities.waits import PATIENCE, Poll, WaitActivities
 from domain.lifecycle import Action
 from domain.messages import OperationInput, ServerStatus, WaitForServerInput
 from domain.settings import Settings
@@ -91,7 +91,11 @@ async def test_a_hundred_waiters_share_each_look(cloud: RecordingBackend, engine
 
 
 async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
-    poll, vm_id, loop = ServerPoll(cloud), await add_server(cloud), asyncio.get_running_loop()
+    poll, vm_id, loop = (
+        Poll(cloud.list_servers, cloud.poll_interval),
+        await add_server(cloud),
+        asyncio.get_running_loop(),
+    )
     began = loop.time()
     for _ in range(4):
         await poll.look(vm_id)
@@ -102,7 +106,7 @@ async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
 async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
     cloud: RecordingBackend, engine: AsyncEngine
 ) -> None:
-    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     cloud.may_answer.clear()
     async with asyncio.timeout(5):
         early = asyncio.create_task(poll.look(vm_id))
@@ -119,14 +123,14 @@ async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
 
 
 async def test_nobody_looks_where_nobody_waits(cloud: RecordingBackend) -> None:
-    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     await poll.look(vm_id)
     await asyncio.sleep(3 * cloud.poll_interval)
     assert len(cloud.looks) == 1
 
 
 async def test_a_waiter_that_gives_up_disturbs_no_other(cloud: RecordingBackend) -> None:
-    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     leaving, staying = asyncio.create_task(poll.look(vm_id)), asyncio.create_task(poll.look(vm_id))
     await asyncio.sleep(0)
     leaving.cancel()
@@ -140,7 +144,7 @@ async def test_a_waiter_that_gives_up_disturbs_no_other(cloud: RecordingBackend)
 async def test_a_look_that_fails_fails_its_waiters_and_the_next_look_is_a_new_one(
     cloud: RecordingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
 
     async def fail(_: Collection[UUID]) -> Mapping[UUID, Server]:
         raise BackendError("unreachable", "The cloud does not answer.", retryable=True)
@@ -287,7 +291,7 @@ async def test_a_look_that_is_never_answered_is_given_up(
     cloud: RecordingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("activities.waits.LOOK_TIMEOUT", 0.05)
-    poll, vm_id = ServerPoll(cloud), await add_server(cloud)
+    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     cloud.may_answer.clear()
     with pytest.raises(BackendError) as refusal:
         await poll.look(vm_id)
@@ -301,15 +305,15 @@ async def test_settling_waits_for_what_is_under_way_and_refuses_what_would_come(
     cloud: RecordingBackend, engine: AsyncEngine, do: Do
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    await cloud.create_server(Token(uuid4(), "spawning"), spec(input.vm_id))
+    await cloud.create_server(Token(uuid4(), "spawning"), spec(input.vm))
     settling = asyncio.create_task(do(WaitActivities(engine, cloud).settle_server, input))
     async with asyncio.timeout(5):
         await cloud.looking.wait()
         assert not settling.done()
-        await turn(engine, [input.vm_id], ServerStatus.ACTIVE)
+        await turn(engine, [input.vm], ServerStatus.ACTIVE)
         assert await settling is ServerStatus.ACTIVE
     with pytest.raises(BackendError, match="revoked"):
-        await cloud.stop_server(Token(input.operation_id, "powering_off"), input.vm_id)
+        await cloud.stop_server(Token(input.operation_id, "powering_off"), input.vm)
 
 
 async def test_what_has_no_server_is_settled(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api import dispatcher
 from api.dispatcher import Dispatcher
-from domain import database, search_attributes, store
+from domain import database, outbox, search_attributes
 from domain.lifecycle import Action, OperationStatus
 from domain.messages import OperationInput
 from domain.models import VM, Operation
@@ -74,7 +74,7 @@ async def until(condition: Callable[[], Any]) -> None:
 async def until_delivered(engine: AsyncEngine, times: int) -> None:
     """Wait until the only operation was delivered that often."""
     async with asyncio.timeout(10):
-        while (await outbox(engine))[0].deliveries < times:  # noqa: ASYNC110 - the database has no event
+        while (await all_operations(engine))[0].deliveries < times:  # noqa: ASYNC110 - the database has no event
             await asyncio.sleep(0.01)
 
 
@@ -87,7 +87,7 @@ async def queue(engine: AsyncEngine, number: int) -> list[str]:
         return [(await add_operation(tx, vm, Action.CREATE, status=queued)).workflow_id for vm in vms]
 
 
-async def outbox(engine: AsyncEngine) -> list[Operation]:
+async def all_operations(engine: AsyncEngine) -> list[Operation]:
     """Every operation, as it is now."""
     async with engine.connect() as connection:
         return list((await connection.execute(select(Operation))).all())  # type: ignore[arg-type] # rows
@@ -108,7 +108,7 @@ async def test_each_operation_is_delivered_once_however_many_dispatchers_there_a
         await until(lambda: sum(len(client.started) for client in clients) >= 100)
     assert Counter(id for client in clients for id in client.started) == Counter(ids)
     assert all(0 < client.most_at_once <= dispatcher.BATCH for client in clients)
-    operations = await outbox(engine)
+    operations = await all_operations(engine)
     assert {operation.deliveries for operation in operations} == {1}
     assert {operation.status for operation in operations} == {OperationStatus.QUEUED}
 
@@ -132,7 +132,7 @@ async def test_while_temporal_is_away_operations_wait_and_one_line_says_so(
     async with dispatching(engine, client):
         await until(lambda: "nobody is there" in caplog.text)
         await asyncio.sleep(0.3)
-        assert {operation.deliveries for operation in await outbox(engine)} == {0}
+        assert {operation.deliveries for operation in await all_operations(engine)} == {0}
         client.error = None
         await make_due(engine)
         await until(lambda: len(client.started) >= 20)
@@ -205,7 +205,7 @@ async def test_a_delivery_without_a_receipt_is_repeated_and_one_with_it_is_not(e
     async with dispatching(engine, client):
         await until(lambda: len(client.started) == 3)
     assert client.started[2] == lost
-    assert {one.workflow_id: one.deliveries for one in await outbox(engine)} == {lost: 2, received: 1}
+    assert {one.workflow_id: one.deliveries for one in await all_operations(engine)} == {lost: 2, received: 1}
 
 
 async def test_a_superseded_operation_is_not_delivered(ada: Person, engine: AsyncEngine) -> None:
@@ -241,7 +241,7 @@ async def test_stopping_waits_for_what_is_in_flight_and_notes_it(engine: AsyncEn
     one.stop()
     release.set()
     await asyncio.wait_for(task, 5)
-    assert sorted(operation.deliveries for operation in await outbox(engine)) == [0, 1]
+    assert sorted(operation.deliveries for operation in await all_operations(engine)) == [0, 1]
 
 
 async def test_stopping_does_not_wait_for_a_database_that_is_away() -> None:
@@ -254,12 +254,12 @@ async def test_it_outlives_errors_that_nobody_expects(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = Recorder()
-    lease = store.lease_operations
-    monkeypatch.setattr(store, "lease_operations", None)
+    lease = outbox.lease_operations
+    monkeypatch.setattr(outbox, "lease_operations", None)
     async with dispatching(engine, client):
         await until(lambda: "Postgres is away" in caplog.text)
         await queue(engine, 1)
-        monkeypatch.setattr(store, "lease_operations", lease)
+        monkeypatch.setattr(outbox, "lease_operations", lease)
         await until(lambda: client.started)
 
 

@@ -130,7 +130,7 @@ def test_the_legal_states_are_the_specified_ones() -> None:
 
 
 def test_whatever_happens_leads_from_legal_states_to_legal_states_and_all_are_reached() -> None:
-    first = lifecycle.create()
+    first = lifecycle.claimed(Action.CREATE, Status.BUILDING)
     reached: set[tuple[Status, TaskState | None]] = set()
     waiting = [(first.status, first.task_state)]
     while waiting:

@@ -16,7 +16,7 @@ class Life(RuleBasedStateMachine):
 
     @initialize(was_built=st.booleans())
     def is_created(self, *, was_built: bool) -> None:
-        claim = lifecycle.create()
+        claim = lifecycle.claimed(Action.CREATE, Status.BUILDING)
         self.status: Status = claim.status
         self.task_state: TaskState | None = claim.task_state
         self.running: Action | None = Action.CREATE

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain import lifecycle, store
+from domain import lifecycle, records, store
 from domain.errors import IllegalStepError, InvalidTransitionError, SupersededError
 from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
 from domain.messages import OperationInput
@@ -20,7 +20,7 @@ from tests.rows import add_held_vm, add_operation, add_user, add_vm, claim, mess
 async def enter(engine: AsyncEngine, input: OperationInput, step: TaskState, attempt: int = 1) -> None:
     """Enter a step in a transaction of its own."""
     async with engine.begin() as tx:
-        await store.enter_step(tx, input, step, attempt)
+        await records.enter_step(tx, input, step, attempt)
 
 
 async def _set(engine: AsyncEngine, input: OperationInput, **values: Any) -> None:
@@ -96,7 +96,7 @@ async def test_the_steps_are_entered_in_order_and_each_may_be_entered_again(engi
             operation = await read_operation(engine, input.operation_id)
             assert (operation.status, operation.step, operation.attempt) == (OperationStatus.RUNNING, step, attempt)
             assert operation.progress == lifecycle.progress(action, step)
-            assert (await read_vm(engine, input.vm_id)).task_state is step
+            assert (await read_vm(engine, input.vm)).task_state is step
 
 
 async def test_the_first_step_entered_is_the_receipt_and_stays_it(engine: AsyncEngine) -> None:
@@ -112,7 +112,7 @@ async def test_the_first_step_entered_is_the_receipt_and_stays_it(engine: AsyncE
 async def test_entering_a_step_forgets_the_failed_attempt(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
-        await store.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
+        await records.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
     await enter(engine, input, TaskState.POWERING_OFF, 4)
     operation = await read_operation(engine, input.operation_id)
     assert (operation.attempt, operation.last_error, operation.next_retry_at) == (4, None, None)
@@ -158,7 +158,7 @@ async def test_an_operation_that_has_ended_is_fenced(engine: AsyncEngine, status
 async def test_a_delete_fences_what_ran(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
-        await claim(tx, input.vm_id, Action.DELETE)
+        await claim(tx, input.vm, Action.DELETE)
     await _is_fenced(engine, input, TaskState.POWERING_OFF)
     await _is_not_held(engine, input)
 
@@ -173,7 +173,8 @@ async def test_an_operation_nobody_knows_is_fenced(engine: AsyncEngine) -> None:
 async def test_hold_shows_what_is_held_and_locks_it(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
-        vm, operation = await store.check_holds(tx, input)
+        vm, operation = await records.check_holds(tx, input)
+        assert vm
         assert (vm.id, operation.id) == (input.vm_id, input.operation_id)
         async with engine.begin() as other:
             free = select(VM.id).where(VM.id == input.vm_id).with_for_update(skip_locked=True)
@@ -183,7 +184,7 @@ async def test_hold_shows_what_is_held_and_locks_it(engine: AsyncEngine) -> None
 async def test_a_failed_attempt_shows_with_the_time_of_the_next(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
-        await store.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
+        await records.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
         now: datetime = (await tx.execute(select(func.now()))).scalar_one()
     operation = await read_operation(engine, input.operation_id)
     assert (operation.attempt, operation.last_error) == (3, "No answer.")
@@ -200,7 +201,7 @@ async def test_a_failed_attempt_of_an_operation_that_moved_on_is_not_noted(
     await _set(engine, input, **stale)
     before = await read_operation(engine, input.operation_id)
     async with engine.begin() as tx:
-        await store.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
+        await records.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
     assert await read_operation(engine, input.operation_id) == before
 
 
@@ -208,13 +209,13 @@ async def _is_fenced(
     engine: AsyncEngine, input: OperationInput, step: TaskState, error: type[Exception] = SupersededError
 ) -> None:
     """Entering the step is refused and leaves no trace."""
-    before = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
+    before = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
     with pytest.raises(error):
         await enter(engine, input, step)
-    assert (await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)) == before
+    assert (await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)) == before
 
 
 async def _is_not_held(engine: AsyncEngine, input: OperationInput) -> None:
     async with engine.begin() as tx:
         with pytest.raises(SupersededError):
-            await store.check_holds(tx, input)
+            await records.check_holds(tx, input)

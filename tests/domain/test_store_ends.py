@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain import store
+from domain import records
 from domain.errors import IllegalStepError, SupersededError
 from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
 from domain.messages import FailOperationInput, OperationInput
@@ -24,9 +24,9 @@ async def end(engine: AsyncEngine, input: OperationInput, ending: str = "finish"
     """Record the end of an operation: `finish`, or `fail` with a reason."""
     async with engine.begin() as tx:
         if ending == "finish":
-            await store.finish(tx, input)
+            await records.finish(tx, input)
         else:
-            await store.fail(tx, FailOperationInput(input, "no_luck", "It went wrong.", **how))
+            await records.fail(tx, FailOperationInput(input, "no_luck", "It went wrong.", **how))
 
 
 async def test_finish_puts_the_vm_where_the_table_says(engine: AsyncEngine) -> None:
@@ -34,7 +34,7 @@ async def test_finish_puts_the_vm_where_the_table_says(engine: AsyncEngine) -> N
         input = await add_held_vm(engine, action, step=TABLE[action].steps[-1])
         previous = (await read_operation(engine, input.operation_id)).previous_status
         await end(engine, input)
-        vm, operation = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
+        vm, operation = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
         ends = SPECIFIED[action].ends
         assert (vm.status, vm.task_state, vm.fault) == (previous if ends == AS_BEFORE else ends, None, None)
         assert (operation.status, operation.progress, operation.error) == (OperationStatus.SUCCEEDED, 100, None)
@@ -48,7 +48,7 @@ async def test_fail_leaves_the_vm_as_the_table_says(engine: AsyncEngine, *, inta
         input = await add_held_vm(engine, action)
         previous = (await read_operation(engine, input.operation_id)).previous_status
         await end(engine, input, "fail", intact=intact)
-        vm, operation = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
+        vm, operation = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
         failure = SPECIFIED[action].failure
         keeps = failure == AS_BEFORE or (failure in {ERROR_UNLESS_INTACT, ERROR_OR_UNDECIDED} and intact)
         kept = Status.VERIFY_RESIZE if failure == ERROR_OR_UNDECIDED else previous
@@ -64,16 +64,16 @@ async def test_a_canceled_operation_ends_as_canceled(engine: AsyncEngine) -> Non
     input = await add_held_vm(engine, Action.START)
     await end(engine, input, "fail", canceled=True)
     assert (await read_operation(engine, input.operation_id)).status is OperationStatus.CANCELED
-    assert (await read_vm(engine, input.vm_id)).status is Status.SHUTOFF
+    assert (await read_vm(engine, input.vm)).status is Status.SHUTOFF
 
 
 @each_ending
 async def test_an_end_is_recorded_once(engine: AsyncEngine, ending: str) -> None:
     input = await add_held_vm(engine, Action.STOP)
     await end(engine, input, ending)
-    first = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
+    first = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
     await end(engine, input, ending)
-    assert (await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)) == first
+    assert (await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)) == first
 
 
 @pytest.mark.parametrize(("first", "then"), [("finish", "fail"), ("fail", "finish")])
@@ -88,17 +88,17 @@ async def test_the_end_of_an_old_operation_does_not_touch_the_next_one(engine: A
     input = await add_held_vm(engine, Action.STOP)
     await end(engine, input, ending)
     async with engine.begin() as tx:
-        await claim(tx, input.vm_id, Action.START if ending == "finish" else Action.STOP)
-    held = await read_vm(engine, input.vm_id)
+        await claim(tx, input.vm, Action.START if ending == "finish" else Action.STOP)
+    held = await read_vm(engine, input.vm)
     await end(engine, input, ending)
-    assert await read_vm(engine, input.vm_id) == held
+    assert await read_vm(engine, input.vm) == held
 
 
 @each_ending
 async def test_no_end_is_recorded_after_a_delete_took_over(engine: AsyncEngine, ending: str) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
-        await claim(tx, input.vm_id, Action.DELETE)
+        await claim(tx, input.vm, Action.DELETE)
     await _refuses_and_changes_nothing(engine, input, ending)
 
 
@@ -129,15 +129,15 @@ async def test_only_a_create_that_succeeds_launches_the_vm(engine: AsyncEngine) 
     failed = await add_held_vm(engine, Action.CREATE, step=TaskState.SPAWNING)
     await end(engine, built)
     await end(engine, failed, "fail")
-    assert (await read_vm(engine, built.vm_id)).launched_at
-    assert (await read_vm(engine, failed.vm_id)).launched_at is None
+    assert (await read_vm(engine, built.vm)).launched_at
+    assert (await read_vm(engine, failed.vm)).launched_at is None
 
 
 async def test_launched_at_stays_what_it_was(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    before = await read_vm(engine, input.vm_id)
+    before = await read_vm(engine, input.vm)
     await end(engine, input)
-    assert (await read_vm(engine, input.vm_id)).launched_at == before.launched_at
+    assert (await read_vm(engine, input.vm)).launched_at == before.launched_at
 
 
 async def _faulty_vm_claimed(engine: AsyncEngine, action: Action) -> OperationInput:
@@ -150,28 +150,28 @@ async def _faulty_vm_claimed(engine: AsyncEngine, action: Action) -> OperationIn
 async def test_a_stop_that_fails_leaves_the_fault_that_was_there(engine: AsyncEngine) -> None:
     input = await _faulty_vm_claimed(engine, Action.STOP)
     await end(engine, input, "fail")
-    vm = await read_vm(engine, input.vm_id)
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.fault) == (Status.ERROR, FAULT)
 
 
 async def test_a_stop_that_succeeds_clears_the_fault(engine: AsyncEngine) -> None:
     input = await _faulty_vm_claimed(engine, Action.STOP)
-    assert (await read_vm(engine, input.vm_id)).fault == FAULT
+    assert (await read_vm(engine, input.vm)).fault == FAULT
     await end(engine, input)
-    vm = await read_vm(engine, input.vm_id)
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.fault) == (Status.SHUTOFF, None)
 
 
 @pytest.mark.parametrize("action", [Action.REBOOT_HARD, Action.DELETE])
 async def test_leaving_error_clears_the_fault_at_once(engine: AsyncEngine, action: Action) -> None:
     input = await _faulty_vm_claimed(engine, action)
-    assert (await read_vm(engine, input.vm_id)).fault is None
+    assert (await read_vm(engine, input.vm)).fault is None
 
 
 async def test_a_failure_that_keeps_a_healthy_status_sets_no_fault(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP, previous=Status.ACTIVE)
     await end(engine, input, "fail")
-    vm = await read_vm(engine, input.vm_id)
+    vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.fault) == (Status.ACTIVE, None)
     assert (await read_operation(engine, input.operation_id)).error
 
@@ -180,9 +180,9 @@ async def _refuses_and_changes_nothing(
     engine: AsyncEngine, input: OperationInput, ending: str, error: type[Exception] = SupersededError
 ) -> None:
     before: tuple[VM, Operation] = (
-        await read_vm(engine, input.vm_id),
+        await read_vm(engine, input.vm),
         await read_operation(engine, input.operation_id),
     )
     with pytest.raises(error):
         await end(engine, input, ending)
-    assert (await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)) == before
+    assert (await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)) == before

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain import store
+from domain import outbox
 from domain.lifecycle import Action, OperationStatus
 from domain.models import Operation
 from tests.rows import add_operation, add_user, add_vm, read_operation
@@ -35,7 +35,7 @@ async def queue(engine: AsyncEngine, count: int, **values: Any) -> list[UUID]:
 async def lease(engine: AsyncEngine, limit: int = 100, seconds: float = 10.0) -> Sequence[UUID]:
     """Lease operations in a transaction of its own."""
     async with engine.begin() as tx:
-        return [operation.id for operation in await store.lease_operations(tx, limit, seconds)]
+        return [operation.id for operation in await outbox.lease_operations(tx, limit, seconds)]
 
 
 async def database_now(engine: AsyncEngine) -> datetime:
@@ -56,7 +56,7 @@ async def test_the_longest_waiting_come_first_up_to_the_limit(engine: AsyncEngin
 async def test_a_lease_gives_the_whole_operation(engine: AsyncEngine) -> None:
     (id,) = await queue(engine, 1)
     async with engine.begin() as tx:
-        (leased,) = await store.lease_operations(tx, 1, 10.0)
+        (leased,) = await outbox.lease_operations(tx, 1, 10.0)
     assert leased == await read_operation(engine, id)
     assert leased.action is Action.STOP
     assert leased.deliver_after - await database_now(engine) > timedelta(seconds=5)
@@ -72,7 +72,7 @@ async def test_a_lease_that_runs_out_is_given_to_the_next(engine: AsyncEngine) -
 async def test_a_lease_that_is_rolled_back_was_never_given(engine: AsyncEngine) -> None:
     ids = await queue(engine, 3)
     async with engine.connect() as connection:
-        assert len(await store.lease_operations(connection, 10, 60.0)) == 3
+        assert len(await outbox.lease_operations(connection, 10, 60.0)) == 3
         await connection.rollback()
     assert set(await lease(engine)) == set(ids)
 
@@ -80,9 +80,9 @@ async def test_a_lease_that_is_rolled_back_was_never_given(engine: AsyncEngine) 
 async def test_a_lessee_passes_over_what_another_is_taking(engine: AsyncEngine) -> None:
     ids = await queue(engine, 4)
     async with engine.begin() as first, engine.begin() as second:
-        mine = [operation.id for operation in await store.lease_operations(first, 2, 10.0)]
+        mine = [operation.id for operation in await outbox.lease_operations(first, 2, 10.0)]
         async with asyncio.timeout(5):
-            others = [operation.id for operation in await store.lease_operations(second, 10, 10.0)]
+            others = [operation.id for operation in await outbox.lease_operations(second, 10, 10.0)]
     assert set(mine) == set(ids[:2])
     assert set(others) == set(ids[2:])
 
@@ -117,8 +117,8 @@ async def test_an_undelivered_operation_comes_back_when_it_was_told_to(engine: A
     ids = await queue(engine, 3)
     await lease(engine, seconds=60.0)
     async with engine.begin() as tx:
-        await store.note_undelivered(tx, ids[:2], 0.0)
-        await store.note_undelivered(tx, ids[2:], 30.0)
+        await outbox.note_undelivered(tx, ids[:2], 0.0)
+        await outbox.note_undelivered(tx, ids[2:], 30.0)
     assert set(await lease(engine)) == set(ids[:2])
     later = await read_operation(engine, ids[2])
     assert later.deliver_after - await database_now(engine) > timedelta(seconds=20)
@@ -130,7 +130,7 @@ async def test_a_delivery_without_receipt_is_repeated_after_twice_as_long_each_t
     pauses = []
     for delivery in range(1, 10):
         async with engine.begin() as tx:
-            await store.note_delivered(tx, [id], 5.0)
+            await outbox.note_delivered(tx, [id], 5.0)
             now = (await tx.execute(select(func.now()))).scalar_one()
         operation = await read_operation(engine, id)
         assert operation.deliveries == delivery
@@ -141,8 +141,8 @@ async def test_a_delivery_without_receipt_is_repeated_after_twice_as_long_each_t
 async def test_each_operation_of_a_delivered_batch_has_its_own_pause(engine: AsyncEngine) -> None:
     again, fresh, other = await queue(engine, 3)
     async with engine.begin() as tx:
-        await store.note_delivered(tx, [again], 5.0)
-        await store.note_delivered(tx, [again, fresh], 5.0)
+        await outbox.note_delivered(tx, [again], 5.0)
+        await outbox.note_delivered(tx, [again, fresh], 5.0)
     deliveries = [(await read_operation(engine, id)).deliveries for id in (again, fresh, other)]
     assert deliveries == [2, 1, 0]
     assert await lease(engine) == [other]

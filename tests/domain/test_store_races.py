@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain import store
+from domain import outbox, records
 from domain.errors import InvalidTransitionError, SupersededError
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import FailOperationInput
@@ -56,11 +56,11 @@ async def _delete_meets_a_running_stop(engine: AsyncEngine) -> OperationStatus:
     input = await add_held_vm(engine, Action.STOP)
     deleted, finished, _ = await _race(
         engine,
-        calling(claim, input.vm_id, Action.DELETE),
-        calling(store.finish, input),
-        calling(store.enter_step, input, TaskState.POWERING_OFF, 2),
+        calling(claim, input.vm, Action.DELETE),
+        calling(records.finish, input),
+        calling(records.enter_step, input, TaskState.POWERING_OFF, 2),
     )
-    vm, stop = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
+    vm, stop = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
     assert deleted, "a delete is never refused"
     assert (vm.status, vm.task_state) == (Status.DELETING, TaskState.DELETING)
     assert vm.operation_id != stop.id
@@ -74,11 +74,11 @@ async def test_delete_against_a_build_that_goes_on_or_fails(engine: AsyncEngine)
         failure = FailOperationInput(input, "no_valid_host", "No host.")
         deleted, _, failed = await _race(
             engine,
-            calling(claim, input.vm_id, Action.DELETE),
-            calling(store.enter_step, input, TaskState.NETWORKING, 1),
-            calling(store.fail, failure),
+            calling(claim, input.vm, Action.DELETE),
+            calling(records.enter_step, input, TaskState.NETWORKING, 1),
+            calling(records.fail, failure),
         )
-        vm, create = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
+        vm, create = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
         assert deleted
         assert (vm.status, vm.task_state, vm.fault) == (Status.DELETING, TaskState.DELETING, None)
         assert create.status is (OperationStatus.FAILED if failed else OperationStatus.SUPERSEDED)
@@ -97,14 +97,14 @@ async def test_of_many_claims_one_wins(engine: AsyncEngine) -> None:
 
 async def test_of_many_deletes_one_wins(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    won = await _race(engine, *(calling(claim, input.vm_id, Action.DELETE) for _ in range(10)))
+    won = await _race(engine, *(calling(claim, input.vm, Action.DELETE) for _ in range(10)))
     assert won.count(True) == 1
 
 
 async def test_an_end_that_is_recorded_twice_at_once_is_recorded_once(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    assert all(await _race(engine, *([calling(store.finish, input)] * 5)))
-    assert (await read_vm(engine, input.vm_id)).status is Status.SHUTOFF
+    assert all(await _race(engine, *([calling(records.finish, input)] * 5)))
+    assert (await read_vm(engine, input.vm)).status is Status.SHUTOFF
 
 
 async def test_success_and_failure_at_once_leave_one_of_them(engine: AsyncEngine) -> None:
@@ -113,10 +113,10 @@ async def test_success_and_failure_at_once_leave_one_of_them(engine: AsyncEngine
         failure = FailOperationInput(input, "no_luck", "It went wrong.")
         won = await _race(
             engine,
-            calling(store.finish, input),
-            calling(store.fail, failure),
+            calling(records.finish, input),
+            calling(records.fail, failure),
         )
-        vm, operation = await read_vm(engine, input.vm_id), await read_operation(engine, input.operation_id)
+        vm, operation = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
         expected = (Status.SHUTOFF, "SUCCEEDED") if won[0] else (Status.ACTIVE, "FAILED")
         assert won.count(True) == 1
         assert (vm.status, operation.status) == expected
@@ -126,16 +126,16 @@ async def test_deliveries_in_batches_and_deletes_do_not_deadlock(engine: AsyncEn
     """A batch may hold several operations of one VM, all of which a delete of it supersedes."""
     vm_ids, ids = await _attaching(engine)
     deletes = [calling(claim, vm_id, Action.DELETE) for vm_id in vm_ids]
-    deliveries = [calling(store.note_delivered, random.sample(ids, len(ids)), 0.0) for _ in range(20)]
+    deliveries = [calling(outbox.note_delivered, random.sample(ids, len(ids)), 0.0) for _ in range(20)]
     assert all(await _race(engine, *deliveries, *deletes))
     assert {(await read_vm(engine, vm_id)).status for vm_id in vm_ids} == {Status.DELETING}
 
 
 async def test_deliveries_by_dispatchers_whose_leases_ran_out_do_not_deadlock(engine: AsyncEngine) -> None:
     _, ids = await _attaching(engine)
-    delivered = [calling(store.note_delivered, random.sample(ids, 20), 0.0) for _ in range(15)]
-    undelivered = [calling(store.note_undelivered, random.sample(ids, 20), 0.0) for _ in range(10)]
-    leases = [calling(store.lease_operations, 16, 0.0) for _ in range(10)]
+    delivered = [calling(outbox.note_delivered, random.sample(ids, 20), 0.0) for _ in range(15)]
+    undelivered = [calling(outbox.note_undelivered, random.sample(ids, 20), 0.0) for _ in range(10)]
+    leases = [calling(outbox.lease_operations, 16, 0.0) for _ in range(10)]
     assert all(await _race(engine, *delivered, *undelivered, *leases))
 
 

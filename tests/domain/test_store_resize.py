@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain import store
+from domain import outbox, records, store
 from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
 from domain.messages import FailOperationInput, OperationInput
 from domain.models import Operation
@@ -31,14 +31,14 @@ async def waiting(engine: AsyncEngine, window: int = WINDOW, was: Status = Statu
     """A resize that waits for a decision."""
     input = await moving(engine, window, was)
     async with engine.begin() as tx:
-        await store.finish(tx, input)
+        await records.finish(tx, input)
     return await read_operation(engine, input.operation_id)
 
 
 async def decided(engine: AsyncEngine, resize: Operation, action: Action) -> Operation:
     """The operation that decides, accepted."""
     async with engine.begin() as tx:
-        return await claim(tx, resize.vm_id, action)
+        return await claim(tx, resize.resource_id, action)
 
 
 async def shown(engine: AsyncEngine, vm_id: UUID) -> tuple[Any, ...]:
@@ -57,7 +57,7 @@ async def test_a_decision_goes_to_the_resize_with_its_previous_status_and_the_fl
     assert (decision.workflow_id, decision.previous_status) == (resize.workflow_id, was)
     assert decision.input == {"flavor_id": str(KEPT[action][0]), "flavor": KEPT[action][1]}
     assert (decision.status, decision.started_at) == (OperationStatus.QUEUED, None)
-    assert (await read_vm(engine, resize.vm_id)).operation_id == decision.id
+    assert (await read_vm(engine, resize.resource_id)).operation_id == decision.id
     assert await read_operation(engine, resize.id) == resize
 
 
@@ -74,7 +74,7 @@ async def test_what_decides_nothing_has_a_workflow_status_and_input_of_its_own(e
 async def test_a_delete_of_a_resize_that_waits_has_a_workflow_of_its_own(engine: AsyncEngine) -> None:
     resize = await waiting(engine)
     delete = await decided(engine, resize, Action.DELETE)
-    assert delete.workflow_id == store.own_workflow_id(Action.DELETE, resize.vm_id, delete.id)
+    assert delete.workflow_id == store.own_workflow_id(Action.DELETE, resize.resource_id, delete.id)
     assert (delete.previous_status, delete.input) == (Status.VERIFY_RESIZE, {})
 
 
@@ -83,14 +83,14 @@ async def test_an_accepted_operation_is_delivered_now_or_when_it_was_told_to(eng
     at_once = await decided(engine, await waiting(engine), Action.CONFIRM_RESIZE)
     assert at_once.deliver_after <= at_once.created_at
     async with engine.begin() as tx:
-        vm = await store.lock_vm(tx, resize.vm_id)
+        vm = await store.lock_vm(tx, resize.resource_id)
         assert vm
         asked = store.Asked(Action.CONFIRM_RESIZE, "test", "test-request")
         await store.accept(tx, vm, asked, deliver_in=30.0)
     later = await read_operation(engine, asked.id)
     assert timedelta(seconds=25) < later.deliver_after - later.created_at <= timedelta(seconds=30)
     async with engine.begin() as tx:
-        assert [one.id for one in await store.lease_operations(tx, 10, 10.0)] == [at_once.id]
+        assert [one.id for one in await outbox.lease_operations(tx, 10, 10.0)] == [at_once.id]
 
 
 @pytest.mark.parametrize("window", [0, 1, WINDOW, 31_536_000])
@@ -98,20 +98,20 @@ async def test_the_time_to_confirm_by_comes_with_the_end_of_the_resize_and_by_th
     engine: AsyncEngine, window: int
 ) -> None:
     input = await moving(engine, window)
-    assert await shown(engine, input.vm_id) == (Status.RESIZING, TaskState.RESIZE_FINISH, SMALL, None)
+    assert await shown(engine, input.vm) == (Status.RESIZING, TaskState.RESIZE_FINISH, SMALL, None)
     async with engine.begin() as tx:
-        await store.finish(tx, input)
+        await records.finish(tx, input)
         now: datetime = (await tx.execute(select(func.now()))).scalar_one()
     confirm_by = now + timedelta(seconds=window) if window else None
-    assert await shown(engine, input.vm_id) == (Status.VERIFY_RESIZE, None, MEDIUM, confirm_by)
+    assert await shown(engine, input.vm) == (Status.VERIFY_RESIZE, None, MEDIUM, confirm_by)
 
 
 async def test_an_end_that_is_recorded_again_does_not_extend_the_time(engine: AsyncEngine) -> None:
     resize = await waiting(engine)
-    before = await shown(engine, resize.vm_id)
+    before = await shown(engine, resize.resource_id)
     async with engine.begin() as tx:
-        await store.finish(tx, message(resize))
-    assert await shown(engine, resize.vm_id) == before
+        await records.finish(tx, message(resize))
+    assert await shown(engine, resize.resource_id) == before
 
 
 @pytest.mark.parametrize(("intact", "left"), [(True, Status.SHUTOFF), (False, Status.ERROR)])
@@ -120,21 +120,21 @@ async def test_a_resize_that_fails_keeps_its_flavor_and_waits_for_nobody(
 ) -> None:
     input = await moving(engine, was=Status.SHUTOFF)
     async with engine.begin() as tx:
-        await store.fail(tx, FailOperationInput(input, "no_luck", "It went wrong.", intact=intact))
-    assert await shown(engine, input.vm_id) == (left, None, SMALL, None)
+        await records.fail(tx, FailOperationInput(input, "no_luck", "It went wrong.", intact=intact))
+    assert await shown(engine, input.vm) == (left, None, SMALL, None)
 
 
 @each_decision
 async def test_whoever_decides_takes_the_time_to_confirm_by_away(engine: AsyncEngine, action: Action) -> None:
     resize = await waiting(engine)
     await decided(engine, resize, action)
-    assert await shown(engine, resize.vm_id) == (Status.VERIFY_RESIZE, TABLE[action].steps[0], MEDIUM, None)
+    assert await shown(engine, resize.resource_id) == (Status.VERIFY_RESIZE, TABLE[action].steps[0], MEDIUM, None)
 
 
 async def test_a_delete_takes_the_time_to_confirm_by_away(engine: AsyncEngine) -> None:
     resize = await waiting(engine)
     await decided(engine, resize, Action.DELETE)
-    assert await shown(engine, resize.vm_id) == (Status.DELETING, TaskState.DELETING, MEDIUM, None)
+    assert await shown(engine, resize.resource_id) == (Status.DELETING, TaskState.DELETING, MEDIUM, None)
 
 
 @on_or_off
@@ -144,9 +144,9 @@ async def test_a_decision_ends_where_the_resize_began_with_the_flavor_that_is_ke
 ) -> None:
     decision = await decided(engine, await waiting(engine, was=was), action)
     async with engine.begin() as tx:
-        await store.enter_step(tx, message(decision), TABLE[action].steps[0], 1)
-        await store.finish(tx, message(decision))
-    assert await shown(engine, decision.vm_id) == (was, None, KEPT[action][0], None)
+        await records.enter_step(tx, message(decision), TABLE[action].steps[0], 1)
+        await records.finish(tx, message(decision))
+    assert await shown(engine, decision.resource_id) == (was, None, KEPT[action][0], None)
 
 
 @each_decision
@@ -155,17 +155,17 @@ async def test_a_decision_that_fails_leaves_an_error_and_no_time_to_confirm_by(
 ) -> None:
     decision = await decided(engine, await waiting(engine), action)
     async with engine.begin() as tx:
-        await store.fail(tx, FailOperationInput(message(decision), "no_luck", "It went wrong."))
-    vm = await read_vm(engine, decision.vm_id)
+        await records.fail(tx, FailOperationInput(message(decision), "no_luck", "It went wrong."))
+    vm = await read_vm(engine, decision.resource_id)
     assert (vm.status, vm.task_state, vm.confirm_by) == (Status.ERROR, None, None)
 
 
 async def test_the_resize_that_waited_records_nothing_more_once_it_is_decided(engine: AsyncEngine) -> None:
     resize = await waiting(engine)
     await decided(engine, resize, Action.CONFIRM_RESIZE)
-    held = await read_vm(engine, resize.vm_id)
+    held = await read_vm(engine, resize.resource_id)
     async with engine.begin() as tx:
-        await store.finish(tx, message(resize))
-        await store.drop_confirm_window(tx, message(resize))
-        assert await store.read_confirm_window(tx, message(resize)) is None
-    assert await read_vm(engine, resize.vm_id) == held
+        await records.finish(tx, message(resize))
+        await records.drop_confirm_window(tx, message(resize))
+        assert await records.read_confirm_window(tx, message(resize)) is None
+    assert await read_vm(engine, resize.resource_id) == held

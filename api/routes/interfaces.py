@@ -1,0 +1,63 @@
+"""Interfaces of VMs: their places in networks."""
+
+from uuid import UUID
+
+from fastapi import Response
+from sqlalchemy import Select, select
+
+from api import bodies, openapi, resources, schemas
+from api.deps import CurrentUser, OwnedVM, Process
+from api.idempotency import OncePerKey
+from api.pages import Order, WantedPage
+from api.routes import router
+from domain import store
+from domain.errors import NotFoundError
+from domain.models import Interface
+
+routes = router("/vms/{vm_id}/interfaces", "Interfaces")
+
+_OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
+
+
+@routes.post(
+    "",
+    status_code=202,
+    response_model=schemas.Interface,
+    responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
+    openapi_extra=openapi.problems("invalid_transition", "no_free_address", "unknown_reference"),
+)
+async def attach_interface(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NewInterface) -> Response:
+    """Give a VM an address in a network; a VM may have several in one."""
+    return await once(lambda tx: resources.attach_interface(tx, caller, vm_id, body), body)
+
+
+@routes.get("")
+async def list_interfaces(page: WantedPage, vm: OwnedVM) -> schemas.InterfacePage:
+    """The interfaces of a VM, oldest first."""
+    return await page.fetch(_interfaces(vm.id), _OLDEST_FIRST, schemas.InterfacePage)
+
+
+@routes.get("/{interface_id}", response_model=schemas.Interface)
+async def get_interface(process: Process, vm: OwnedVM, interface_id: UUID) -> Interface:
+    """One interface."""
+    async with process.autocommit.connect() as connection:
+        interface = await store.fetch_one(connection, _interfaces(vm.id).where(Interface.id == interface_id))
+    if interface is None:
+        raise NotFoundError("interface", interface_id)
+    return interface
+
+
+@routes.delete(
+    "/{interface_id}",
+    status_code=204,
+    response_class=Response,
+    responses=openapi.headers(204, "Operation-Location"),
+    openapi_extra=openapi.problems("invalid_transition"),
+)
+async def detach_interface(caller: CurrentUser, once: OncePerKey, vm_id: UUID, interface_id: UUID) -> Response:
+    """Take an interface from a VM and give its addresses back; again, while that is done, changes nothing."""
+    return await once(lambda tx: resources.detach_interface(tx, caller, vm_id, interface_id))
+
+
+def _interfaces(vm_id: UUID) -> Select[Interface]:
+    return select(Interface).where(Interface.vm_id == vm_id)

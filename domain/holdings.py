@@ -1,0 +1,81 @@
+"""What operations hold beside a VM: they are changed as the lifecycle table says, one statement for all of them."""
+
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Delete, Update, case, delete, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.lifecycle import TABLE, Action, begin_change, change_of
+from domain.models import Attachment, Interface, Operation, Snapshot, Volume
+from domain.resources import Kind, VolumeStatus
+
+Holding = Snapshot | Volume | Attachment | Interface
+T = TypeVar("T", Snapshot, Volume, Attachment, Interface)
+
+_MODELS: Final[dict[Kind, type[Holding]]] = {
+    Kind.SNAPSHOT: Snapshot,
+    Kind.VOLUME: Volume,
+    Kind.ATTACHMENT: Attachment,
+    Kind.INTERFACE: Interface,
+}
+
+
+def kind_of(model: type[Holding]) -> Kind:
+    """What the lifecycle table calls the rows of a model."""
+    return next(kind for kind, one in _MODELS.items() if one is model)
+
+
+async def hold(tx: AsyncConnection, model: type[T], row: T, action: Action, operation_id: UUID) -> None:
+    """Let an operation take a locked row; InvalidTransitionError where the table refuses."""
+    status = begin_change(action, kind_of(model), row.status)
+    (key,) = model.__table__.primary_key
+    await tx.execute(_put(model, [key == getattr(row, key.name)], status=status, operation_id=operation_id))
+
+
+async def end(tx: AsyncConnection, operation: Operation, *, well: bool) -> None:
+    """Put what the operation holds where the table says once it has ended; what has no place there goes."""
+    changes = []
+    for change in TABLE[operation.action].changes:
+        model, status = _MODELS[change.kind], change.target if well else change.on_failure
+        held = [model.operation_id == operation.id, model.status == change.during]
+        if not issubclass(model, Volume):
+            held.append(model.vm_id == operation.vm_id)  # by which their rows are found
+        changes.append(delete(model).where(*held) if status is None else _put(model, held, status=status))
+    await _execute(tx, changes)
+
+
+async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> None:
+    """Let a delete of the VM hold all that is of the VM, whoever held it; finished snapshots stay as they are."""
+    of_vm = (Attachment.volume_id == Volume.id, Attachment.vm_id == vm_id)
+    tied = case(
+        (Attachment.delete_on_termination, VolumeStatus.DELETING.value),
+        else_=change_of(Action.DETACH_VOLUME, Kind.VOLUME).during.value,
+    )
+    left = change_of(Action.RESTORE, Kind.SNAPSHOT)
+    changes: list[Update] = [
+        _put(Volume, of_vm, status=tied, operation_id=operation_id),
+        _put(Snapshot, _snapshots(vm_id, left.during), status=left.on_failure),
+    ]
+    for kind in (Kind.SNAPSHOT, Kind.ATTACHMENT, Kind.INTERFACE):
+        change, model = change_of(Action.DELETE, kind), _MODELS[kind]
+        assert not issubclass(model, Volume)  # noqa: S101 - of those there are two changes
+        taken = (model.vm_id == vm_id, model.status.in_(change.sources))
+        changes.append(_put(model, taken, status=change.during, operation_id=operation_id))
+    await _execute(tx, changes)
+
+
+def _snapshots(vm_id: UUID, status: Any) -> tuple[ColumnElement[bool], ...]:
+    return (Snapshot.vm_id == vm_id, Snapshot.status == status)
+
+
+def _put(model: type[Holding], which: Iterable[ColumnElement[bool]], **values: Any) -> Update:
+    return update(model).where(*which).values(values)
+
+
+async def _execute(tx: AsyncConnection, changes: Iterable[Update | Delete]) -> None:
+    """All of them in one round trip."""
+    ctes = [change.returning(literal(1)).cte(f"change_{number}") for number, change in enumerate(changes)]
+    if ctes:
+        await tx.execute(select(literal(1)).add_cte(*ctes))
