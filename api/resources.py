@@ -91,11 +91,11 @@ async def attach_volume(tx: AsyncConnection, caller: Caller, vm_id: UUID, body: 
     volume = await _lock(tx, Volume, _volume(caller, body.volume_id), body.volume_id)
     store.begin(vm, Action.ATTACH_VOLUME)  # what the VM does not allow is said before what it has no more of
     device = await _free_device(tx, vm)
-    asked = _about(caller, Action.ATTACH_VOLUME, Kind.VOLUME, volume.id, name=volume.name, device=device)
+    place = {"device": device, "delete_on_termination": body.delete_on_termination}
+    asked = _about(caller, Action.ATTACH_VOLUME, Kind.VOLUME, volume.id, name=volume.name, **place)
     await store.accept(tx, vm, asked)
     await holdings.hold(tx, Volume, volume, asked.action, asked.id)
-    place = {"volume_id": volume.id, "vm_id": vm.id, "device": device}
-    attachment = await _new(tx, Attachment, asked, **place, delete_on_termination=body.delete_on_termination)
+    attachment = await _new(tx, Attachment, asked, volume_id=volume.id, vm_id=vm.id, **place)
     location = f"{PREFIX}/vms/{vm.id}/volumes/{volume.id}"
     return accepted(schemas.Attachment.model_validate(attachment), asked.id, Location=location)
 

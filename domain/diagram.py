@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from domain.lifecycle import TABLE, Action, OnFailure, Previous, Rule, Status
+from domain.resources import Change, Kind, VolumeStatus
 
 README = Path(__file__).parent.parent / "README.md"
 ON_FAILURE = {
@@ -49,9 +50,11 @@ def _arrows(action: Action, rule: Rule) -> Iterator[tuple[Status, Status, str]]:
 
 
 def action_table() -> str:
-    """The table's rows, as Markdown."""
+    """What actions do to VMs, as Markdown."""
     header = "| action | from | status while it runs | task states | ends | a failure leaves |"
-    return "\n".join([header, "|---|---|---|---|---|---|", *(_row(action, rule) for action, rule in TABLE.items())])
+    return "\n".join(
+        [header, "|---|---|---|---|---|---|", *(_row(action, rule) for action, rule in TABLE.items() if rule.of_vm)]
+    )
 
 
 def _row(action: Action, rule: Rule) -> str:
@@ -67,15 +70,39 @@ def _row(action: Action, rule: Rule) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def change_table() -> str:
+    """What actions do to what is not a VM, as Markdown."""
+    header = "| | action | from | while it runs | ends | a failure leaves |"
+    of_kinds = ((change.kind, action, change) for action, rule in TABLE.items() for change in rule.changes)
+    rows = [_change_row(*one) for one in sorted(of_kinds, key=lambda one: list(Kind).index(one[0]))]
+    return "\n".join([header, "|---|---|---|---|---|---|", *rows])
+
+
+def _change_row(kind: Kind, action: Action, change: Change) -> str:
+    with_vm = " of the VM, `delete_on_termination`" if change.target is VolumeStatus.DELETED else " of the VM"
+    cells = (
+        kind,
+        f"`{action}`" + (with_vm if action is Action.DELETE else ""),
+        ", ".join(change.sources) or "-",
+        change.during,
+        change.target or "gone",
+        change.on_failure or "gone",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
 def rendered(readme: str) -> str:
     """The README's text with the generated parts between their markers made anew."""
-    for name, part in (("diagram", state_diagram()), ("actions", action_table())):
+    for name, part in _PARTS.items():
         before, begin, rest = readme.partition(f"<!-- {name}: made by python -m domain.diagram -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not end:
             raise SystemExit(f"README.md has lost the markers of its {name}.")
-        readme = f"{before}{begin}{part}\n{end}{after}"
+        readme = f"{before}{begin}{part()}\n{end}{after}"
     return readme
+
+
+_PARTS = {"diagram": state_diagram, "actions": action_table, "changes": change_table}
 
 
 def main() -> int:

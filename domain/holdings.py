@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Delete, Update, case, delete, literal, select, update
+from sqlalchemy import ColumnElement, Delete, Update, and_, case, delete, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TABLE, Action, begin_change, change_of
 from domain.models import Attachment, Interface, Operation, Snapshot, Volume
-from domain.resources import Kind, VolumeStatus
+from domain.resources import AttachmentStatus, Kind, VolumeStatus
 
 Holding = Snapshot | Volume | Attachment | Interface
 T = TypeVar("T", Snapshot, Volume, Attachment, Interface)
@@ -47,12 +47,14 @@ async def end(tx: AsyncConnection, operation: Operation, *, well: bool) -> None:
 
 
 async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> None:
-    """Let a delete of the VM hold all that is of the VM, whoever held it; finished snapshots stay as they are."""
+    """Let a delete of the VM hold all that is of the VM, whoever held it; finished snapshots stay as they are.
+
+    A volume whose detach it takes over was asked to stay.
+    """
     of_vm = (Attachment.volume_id == Volume.id, Attachment.vm_id == vm_id)
-    tied = case(
-        (Attachment.delete_on_termination, VolumeStatus.DELETING.value),
-        else_=change_of(Action.DETACH_VOLUME, Kind.VOLUME).during.value,
-    )
+    detach = change_of(Action.DETACH_VOLUME, Kind.VOLUME).during
+    goes = and_(Attachment.delete_on_termination, Attachment.status != AttachmentStatus.DETACHING)
+    tied = case((goes, VolumeStatus.DELETING.value), else_=detach.value)
     left = change_of(Action.RESTORE, Kind.SNAPSHOT)
     changes: list[Update] = [
         _put(Volume, of_vm, status=tied, operation_id=operation_id),
@@ -62,7 +64,8 @@ async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> Non
         change, model = change_of(Action.DELETE, kind), _MODELS[kind]
         assert not issubclass(model, Volume)  # noqa: S101 - of those there are two changes
         taken = (model.vm_id == vm_id, model.status.in_(change.sources))
-        changes.append(_put(model, taken, status=change.during, operation_id=operation_id))
+        stays = {"delete_on_termination": goes} if model is Attachment else {}
+        changes.append(_put(model, taken, status=change.during, operation_id=operation_id, **stays))
     await _execute(tx, changes)
 
 

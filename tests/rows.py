@@ -1,4 +1,4 @@
-"""Rows for tests: a user, a VM in any state, an operation on it."""
+"""Rows for tests: a user, a VM in any state, an operation on it, and what a VM has beside itself."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,10 +8,12 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain import store
+from domain.addresses import new_mac_address
 from domain.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
 from domain.messages import OperationInput
-from domain.models import VM, Operation, User
+from domain.models import VM, Attachment, Interface, Operation, Snapshot, User, Volume
+from domain.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 
 FLAVOR_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in FLAVORS}
 IMAGE_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in IMAGES}
@@ -28,6 +30,19 @@ INPUTS: dict[Action, dict[str, Any]] = {
     },
     Action.CONFIRM_RESIZE: {"flavor_id": str(FLAVOR_IDS[_NEW]), "flavor": _NEW},
     Action.REVERT_RESIZE: {"flavor_id": str(FLAVOR_IDS[_OLD]), "flavor": _OLD},
+    Action.SNAPSHOT: {"name": "before"},
+    Action.RESTORE: {
+        "name": "before",
+        "flavor_id": str(FLAVOR_IDS[_OLD]),
+        "image_id": str(IMAGE_IDS["cirros-0.6.3"]),
+    },
+    Action.DELETE_SNAPSHOT: {"name": "before"},
+    Action.CREATE_VOLUME: {"name": "data", "size_gb": 10},
+    Action.DELETE_VOLUME: {"name": "data"},
+    Action.ATTACH_VOLUME: {"name": "data", "device": "/dev/vdb"},
+    Action.DETACH_VOLUME: {"name": "data", "device": "/dev/vdb"},
+    Action.ATTACH_INTERFACE: {"ip_address": "10.0.0.9", "network": "private"},
+    Action.DETACH_INTERFACE: {"ip_address": "10.0.0.9", "network": "private"},
 }
 OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
 
@@ -92,6 +107,73 @@ async def add_operation(
     if holds:
         await tx.execute(update(VM).where(VM.id == vm.id).values(operation_id=id))
     return operation
+
+
+async def add_snapshot(
+    tx: AsyncConnection, vm: VM, *, status: SnapshotStatus = SnapshotStatus.AVAILABLE, **values: Any
+) -> Snapshot:
+    """A snapshot of the VM in the given status, held by an operation that nobody knows."""
+    row = {
+        "owner_id": vm.owner_id,
+        "vm_id": vm.id,
+        "name": "before",
+        "status": status,
+        "size_gb": 20,
+        "flavor_id": vm.flavor_id,
+        "image_id": vm.image_id,
+        "operation_id": uuid4(),
+    }
+    return await store.insert_row(tx, Snapshot, **row | values)
+
+
+async def add_volume(
+    tx: AsyncConnection, user: User, *, status: VolumeStatus = VolumeStatus.AVAILABLE, **values: Any
+) -> Volume:
+    """A volume in the given status, held by an operation that nobody knows."""
+    row = {"owner_id": user.id, "name": "data", "size_gb": 10, "status": status, "operation_id": uuid4()}
+    return await store.insert_row(tx, Volume, **row | values)
+
+
+async def add_attachment(
+    tx: AsyncConnection,
+    vm: VM,
+    volume: Volume,
+    *,
+    status: AttachmentStatus = AttachmentStatus.ATTACHED,
+    device: str = "/dev/vdb",
+    **values: Any,
+) -> Attachment:
+    """The volume's place in the VM, in the given status; the volume's own is another matter."""
+    row = {
+        "vm_id": vm.id,
+        "volume_id": volume.id,
+        "status": status,
+        "device": device,
+        "delete_on_termination": False,
+        "operation_id": uuid4(),
+    }
+    return await store.insert_row(tx, Attachment, **row | values)
+
+
+async def add_interface(
+    tx: AsyncConnection,
+    vm: VM,
+    ip_address: str = "10.0.0.9",
+    *,
+    network: str = "private",
+    status: AttachmentStatus = AttachmentStatus.ATTACHED,
+    **values: Any,
+) -> Interface:
+    """The VM's place in a network, in the given status."""
+    row = {
+        "vm_id": vm.id,
+        "network_id": NETWORK_IDS[network],
+        "ip_address": ip_address,
+        "mac_address": new_mac_address(),
+        "status": status,
+        "operation_id": uuid4(),
+    }
+    return await store.insert_row(tx, Interface, **row | values)
 
 
 async def claim(tx: AsyncConnection, vm_id: UUID, action: Action) -> Operation:

@@ -22,7 +22,8 @@ from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import Activity, FailOperationInput, OperationInput, ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import Do, count, new_ports, server_row, spec
-from tests.rows import NETWORK_IDS, add_held_vm, claim, read_operation, read_vm
+from tests.activities.held import add_interface
+from tests.rows import add_held_vm, claim, read_operation, read_vm
 
 STEPS = {
     TaskState.SCHEDULING: (Action.CREATE, Activity.SCHEDULE_SERVER),
@@ -53,6 +54,8 @@ def activity_of(compute: ComputeActivities, step: TaskState) -> Callable[[Operat
 async def prepared(engine: AsyncEngine, backend: MockBackend, step: TaskState, **values: Any) -> OperationInput:
     """An operation that is about to do the step, on a VM whose server is there where the step needs one."""
     input = await add_held_vm(engine, STEPS[step][0], step=step, **values)
+    if step is TaskState.NETWORKING:
+        await add_interface(engine, input)
     if step not in MAKES_SERVER:
         await _add_server(backend, engine, input)
     return input
@@ -149,12 +152,15 @@ async def test_a_colossal_flavor_finds_no_host(compute: ComputeActivities, engin
 
 @pytest.mark.parametrize("networks", [[], ["private"], ["private", "backend", "edge"]])
 async def test_ports_are_made_on_the_networks_asked_for(
-    compute: ComputeActivities, engine: AsyncEngine, do: Do, networks: list[str]
+    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, do: Do, networks: list[str]
 ) -> None:
-    ids = [str(NETWORK_IDS[name]) for name in networks]
-    input = await add_held_vm(engine, Action.CREATE, input={"network_ids": ids})
+    input = await add_held_vm(engine, Action.CREATE)
+    neighbour = await add_held_vm(engine, Action.CREATE)
+    await add_interface(engine, neighbour)
+    ids = [await add_interface(engine, input, name) for name in networks]
     await do(compute.create_ports, input)
-    assert await count(engine, "ports", input.vm_id) == len(networks)
+    assert sorted(await backend.list_ports(input.vm)) == sorted(ids)
+    assert await count(engine, "ports") == len(networks)
 
 
 async def test_the_server_has_the_size_of_its_flavor(compute: ComputeActivities, engine: AsyncEngine, do: Do) -> None:
@@ -181,6 +187,7 @@ async def test_undoing_a_build_leaves_nothing_and_lets_nothing_come_after(
     compute: ComputeActivities, engine: AsyncEngine, do: Do
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE)
+    await add_interface(engine, input)
     for activity in (compute.schedule_server, compute.create_ports):
         await do(activity, input)
     for _ in range(2):
@@ -195,6 +202,7 @@ async def test_a_build_that_was_superseded_undoes_nothing(
     compute: ComputeActivities, engine: AsyncEngine, do: Do
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE)
+    await add_interface(engine, input)
     await do(compute.create_ports, input)
     await _supersede(engine, input)
     with pytest.raises(SupersededError):

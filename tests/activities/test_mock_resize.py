@@ -17,6 +17,7 @@ from activities.backends.protocol import Server, Token
 from domain.messages import ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import count, open_backend, server_row, spec
+from tests.activities.held import IMAGE_OF_BUILD
 from tests.activities.test_mock_cloud import CHANGES, Call, build, pass_time, status_of, token
 from tests.activities.test_mock_failures import refused
 
@@ -101,7 +102,14 @@ async def test_both_sizes_are_kept_until_it_is_decided(
     server = await shown(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (ServerStatus.RESIZE, True)
     await pass_time(engine, vm_id)
-    assert astuple(await shown(slow_backend, vm_id)) == (vm_id, ServerStatus.VERIFY_RESIZE, *MEDIUM, False, None)
+    assert astuple(await shown(slow_backend, vm_id)) == (
+        vm_id,
+        ServerStatus.VERIFY_RESIZE,
+        *MEDIUM,
+        False,
+        None,
+        IMAGE_OF_BUILD,
+    )
     assert await kept(engine, vm_id) == [(*SMALL, was)]
 
 
@@ -115,7 +123,7 @@ async def test_a_decision_leaves_one_size_and_the_server_as_it_was(
     server = await shown(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (DECISIONS[verb], True)
     await pass_time(engine, vm_id)
-    assert astuple(await shown(slow_backend, vm_id)) == (vm_id, was, *stays, False, None)
+    assert astuple(await shown(slow_backend, vm_id)) == (vm_id, was, *stays, False, None, IMAGE_OF_BUILD)
     assert await count(engine, "migrations") == 0
 
 
@@ -257,7 +265,7 @@ async def test_a_resize_that_failed_can_be_mended_by_a_reboot(
     assert await status_of(backend, vm_id) is ServerStatus.ERROR
     await backend.reboot_server(token(), vm_id, hard=True)
     await pass_time(engine, vm_id)
-    assert astuple(await shown(backend, vm_id)) == (vm_id, ServerStatus.ACTIVE, *SMALL, False, None)
+    assert astuple(await shown(backend, vm_id)) == (vm_id, ServerStatus.ACTIVE, *SMALL, False, None, IMAGE_OF_BUILD)
 
 
 @each_decision

@@ -13,6 +13,9 @@ from tests.api.conftest import Person, count, operations_of
 from tests.rows import add_operation, add_vm, read_operation, read_vm
 
 ACTIVE, SHUTOFF, ERROR = Status.ACTIVE, Status.SHUTOFF, Status.ERROR
+BESIDE = ["attach-volume", "detach-volume", "attach-interface", "detach-interface"]
+OF_SHUTOFF = ["start", "reboot", "resize", "snapshot", "restore", *BESIDE, "delete"]
+OF_ACTIVE = ["stop", "reboot", "resize", "snapshot", "restore", *BESIDE, "delete"]
 
 
 async def vm_of(ada: Person, engine: AsyncEngine, **state: Any) -> VM:
@@ -62,9 +65,9 @@ async def test_an_action_claims_the_vm(
 @pytest.mark.parametrize(
     ("word", "state", "allowed"),
     [
-        ("start", {"status": ACTIVE}, ["stop", "reboot", "resize", "delete"]),
-        ("stop", {"status": SHUTOFF}, ["start", "reboot", "resize", "delete"]),
-        ("reboot", {"status": SHUTOFF}, ["start", "reboot", "resize", "delete"]),
+        ("start", {"status": ACTIVE}, OF_ACTIVE),
+        ("stop", {"status": SHUTOFF}, OF_SHUTOFF),
+        ("reboot", {"status": SHUTOFF}, OF_SHUTOFF),
         ("reboot", {"status": ERROR}, ["stop", "reboot", "delete"]),
         ("stop", {"status": ERROR, "launched": False}, ["delete"]),
         ("stop", {"status": ACTIVE, "task_state": TaskState.POWERING_OFF}, ["delete"]),

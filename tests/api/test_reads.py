@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from operator import itemgetter
 from typing import Any
 
@@ -29,8 +30,9 @@ async def items(ada: Person, path: str) -> list[dict[str, Any]]:
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the catalogue as the API shows it."""
-    return row | {"id": str(row["id"])}
+    """A row of the catalogue as the API shows it; of a network, while nobody has an address in it."""
+    others = list(ip_network(row["cidr"]).hosts())[1:] if "cidr" in row else []
+    return row | {"id": str(row["id"])} | ({"free_addresses": len(others)} if others else {})
 
 
 async def test_flavors_come_smallest_first(ada: Person) -> None:
@@ -127,7 +129,7 @@ async def test_not_ready_until_temporal_knows_the_search_attributes(settings: Se
         checks = answer.json()["checks"]
         assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
         assert (checks["postgres"]["status"], checks["temporal"]["status"]) == ("ok", "unavailable")
-        assert "python -m migrations: VM, VMName, Owner, Action, WaitsFor" in checks["temporal"]["error"]
+        assert "python -m migrations: VM, VMName, Resource, Owner, Action, WaitsFor" in checks["temporal"]["error"]
         await register_search_attributes(namespace)
         assert (await client_of(app).get("/health/ready")).status_code == 200
 

@@ -44,7 +44,63 @@ SPECIFIED = {
     "attach-interface": _row("ACTIVE SHUTOFF", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
     "detach-interface": _row("ACTIVE SHUTOFF", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
     "delete": _row(_ANY, "DELETING", "deleting", "DELETED", "ERROR"),
+    "delete-snapshot": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
+    "create-volume": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
+    "delete-volume": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
 }
+OF_NO_VM = {"delete-snapshot", "create-volume", "delete-volume"}  # they neither need a VM at rest nor end with one
+NOT_WHILE_ATTACHING = {"resize", "snapshot", "restore"}
+
+RESOURCE_STATUSES = {
+    "snapshot": "CREATING AVAILABLE RESTORING DELETING DELETED ERROR".split(),
+    "volume": "CREATING AVAILABLE ATTACHING IN_USE DETACHING DELETING DELETED ERROR".split(),
+    "attachment": "ATTACHING ATTACHED DETACHING".split(),
+    "interface": "ATTACHING ATTACHED DETACHING".split(),
+}
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What an action does to a resource: from where (nowhere: it makes it), while it runs, after it; None: gone."""
+
+    sources: tuple[str, ...]
+    while_running: str
+    ends: str | None
+    failure: str | None
+
+
+def _turn(sources: str, while_running: str, ends: str | None, failure: str | None) -> Turn:
+    return Turn(tuple(sources.split()), while_running, ends, failure)
+
+
+TURNS = {
+    "create": {"interface": _turn("", "ATTACHING", "ATTACHED", None)},
+    "snapshot": {"snapshot": _turn("", "CREATING", "AVAILABLE", "ERROR")},
+    "restore": {"snapshot": _turn("AVAILABLE", "RESTORING", "AVAILABLE", "AVAILABLE")},
+    "attach-volume": {
+        "volume": _turn("AVAILABLE", "ATTACHING", "IN_USE", "AVAILABLE"),
+        "attachment": _turn("", "ATTACHING", "ATTACHED", None),
+    },
+    "detach-volume": {
+        "volume": _turn("IN_USE", "DETACHING", "AVAILABLE", "IN_USE"),
+        "attachment": _turn("ATTACHED", "DETACHING", None, "ATTACHED"),
+    },
+    "attach-interface": {"interface": _turn("", "ATTACHING", "ATTACHED", None)},
+    "detach-interface": {"interface": _turn("ATTACHED", "DETACHING", None, "ATTACHED")},
+    "delete-snapshot": {"snapshot": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR")},
+    "create-volume": {"volume": _turn("", "CREATING", "AVAILABLE", "ERROR")},
+    "delete-volume": {"volume": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR")},
+}
+
+# What a delete of the VM does to each resource of it, by kind and status; what is not here it leaves alone.
+_GOES, _IS_LET_GO = _turn("", "DETACHING", None, "ATTACHED"), _turn("", "DETACHING", "AVAILABLE", "IN_USE")
+TURNS_OF_VM_DELETE = {
+    ("snapshot", "CREATING"): _turn("", "DELETING", "DELETED", "ERROR"),
+    ("snapshot", "RESTORING"): _turn("", "AVAILABLE", "AVAILABLE", "AVAILABLE"),
+    **{("volume", status): _IS_LET_GO for status in ("ATTACHING", "IN_USE", "DETACHING")},
+    **{(kind, status): _GOES for kind in ("attachment", "interface") for status in RESOURCE_STATUSES[kind]},
+}
+DELETED_ON_TERMINATION = _turn("", "DELETING", "DELETED", "IN_USE")
 
 RESTING = {"ACTIVE", "SHUTOFF", "VERIFY_RESIZE", "ERROR", "DELETED"}
 TASK_STATES = list(dict.fromkeys(state for row in SPECIFIED.values() for state in row.task_states))
@@ -59,8 +115,10 @@ def specified_states() -> set[tuple[str, str | None]]:
     return states
 
 
-def specified_to_allow(action: str, status: str, task_state: str | None, *, launched: bool) -> bool:
+def specified_to_allow(
+    action: str, status: str, task_state: str | None, *, launched: bool, attaching: bool = False
+) -> bool:
     """Whether the specification lets the action begin: delete at any time, all else on a VM at rest that launched."""
-    if status not in SPECIFIED[action].sources:
+    if status not in SPECIFIED[action].sources or (attaching and action in NOT_WHILE_ATTACHING):
         return False
     return action == "delete" or (task_state is None and launched)

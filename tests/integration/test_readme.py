@@ -19,19 +19,21 @@ def test_the_walk_through_runs_as_written(stack: Stack) -> None:
     done = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    health, alice, active, resizing, confirming, stopping, refused, operations = answers
+    health, alice, active, interfaces, attached, resizing, confirming, restoring, stopping, refused, volume, trail = (
+        answers
+    )
     assert health["status"] == "ok"
     assert alice["username"] == "alice"
-    assert (active["status"], active["allowed_actions"]) == ("ACTIVE", ["stop", "reboot", "resize", "delete"])
+    assert active["status"] == "ACTIVE"
+    assert {"stop", "reboot", "resize", "snapshot", "attach-volume", "delete"} <= set(active["allowed_actions"])
+    assert [one["status"] for one in interfaces["items"]] == ["ATTACHED"]
+    assert (attached["device"], attached["status"]) == ("/dev/vdb", "ATTACHING")
     assert resizing["status"] == "RESIZING"
     assert (confirming["status"], confirming["task_state"]) == ("VERIFY_RESIZE", "resize_confirming")
-    assert stopping["task_state"] == "powering_off"
+    assert (restoring["status"], restoring["task_state"]) == ("ACTIVE", "restoring")
+    assert (stopping["task_state"], stopping["flavor_id"]) == ("powering_off", active["flavor_id"])
     assert (refused["code"], refused["allowed_actions"]) == ("invalid_transition", ["delete"])
     assert "HTTP/1.1 204" in done.stdout
-    assert [operation["action"] for operation in operations["items"]] == [
-        "delete",
-        "stop",
-        "confirm-resize",
-        "resize",
-        "create",
-    ]
+    assert (volume["status"], volume["vm_id"]) == ("AVAILABLE", None)
+    asked = ["delete", "stop", "restore", "confirm-resize", "resize", "snapshot", "attach-volume", "create"]
+    assert [operation["action"] for operation in trail["items"]] == asked

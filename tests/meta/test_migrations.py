@@ -93,7 +93,7 @@ async def test_it_adds_what_is_missing_to_what_is_there(
     there = {search_attributes.VM.name: keyword, search_attributes.OWNER.name: keyword, "Others": text}
     request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=there)
     await client.operator_service.add_search_attributes(request)
-    assert await missing_search_attributes(client) == ["VMName", "Action", "WaitsFor"]
+    assert await missing_search_attributes(client) == ["VMName", "Resource", "Action", "WaitsFor"]
     await main(monkeypatch, settings_of(database_url, client))
     assert await registered(client) == TYPES | {"Others": text}
 

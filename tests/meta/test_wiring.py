@@ -101,7 +101,10 @@ def test_what_only_waits_has_its_own_queue(settings: Settings, workers: list[Wor
     assert set(queues) == {settings.temporal_task_queue, waits_queue(settings.temporal_task_queue)}
     assert queues[waits_queue(settings.temporal_task_queue)] == {
         Activity.WAIT_FOR_SERVER.value,
+        Activity.WAIT_FOR_VOLUME.value,
+        Activity.WAIT_FOR_IMAGE.value,
         Activity.SETTLE_SERVER.value,
+        Activity.SETTLE_VOLUME.value,
     }
 
 

@@ -1,0 +1,164 @@
+"""What operations hold beside a VM: rows of it, what the cloud has for it, and all that the cloud has."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from activities.backends import mock_schema
+from activities.backends.mock import MockBackend
+from activities.backends.mock_schema import images, servers
+from activities.backends.protocol import Port, Token
+from domain import records, store
+from domain.addresses import new_mac_address
+from domain.lifecycle import TABLE, Action, Status
+from domain.messages import FailOperationInput, OperationInput, ServerStatus
+from domain.models import VM, Attachment, Interface, Snapshot, Volume
+from domain.resources import AttachmentStatus, Kind, ResourceStatus
+from tests.activities.conftest import spec
+from tests.rows import IMAGE_IDS, NETWORK_IDS, add_operation, add_user, add_vm, claim
+
+DEVICE = "/dev/vdb"
+KINDS = ("servers", "ports", "images", "volumes", "migrations")
+IMAGE_OF_BUILD = IMAGE_IDS["cirros-0.6.3"]
+Cloud = dict[str, list[tuple[object, ...]]]
+
+
+async def add_interface(engine: AsyncEngine, input: OperationInput, network: str = "private") -> UUID:
+    """An interface that the operation makes for its VM."""
+    async with engine.begin() as tx:
+        vm = (await tx.execute(select(VM).where(VM.id == input.vm_id))).one()
+        await _add(tx, Kind.INTERFACE, id := uuid4(), vm, network_id=NETWORK_IDS[network], **_by(input.operation_id))
+    return id
+
+
+def _by(operation_id: UUID, status: ResourceStatus = AttachmentStatus.ATTACHING) -> dict[str, Any]:
+    return {"operation_id": operation_id, "status": status}
+
+
+async def _add(tx: AsyncConnection, kind: Kind, id: UUID, vm: Any, **values: Any) -> None:
+    """A row of the kind; of an attachment, `id` is its volume's."""
+    named = {"id": id, "owner_id": vm.owner_id, "name": "data", "size_gb": 10}
+    row: dict[str, Any]
+    match kind:
+        case Kind.SNAPSHOT:
+            row = {**named, "vm_id": vm.id, "flavor_id": vm.flavor_id, "image_id": vm.image_id}
+            await store.insert_row(tx, Snapshot, **row | values)
+        case Kind.VOLUME:
+            await store.insert_row(tx, Volume, **named | values)
+        case Kind.ATTACHMENT:
+            row = {"volume_id": id, "vm_id": vm.id, "device": DEVICE, "delete_on_termination": False}
+            await store.insert_row(tx, Attachment, **row | values)
+        case _:
+            row = {"id": id, "vm_id": vm.id, "network_id": NETWORK_IDS["private"], "ip_address": f"ip-{id}"}
+            await store.insert_row(tx, Interface, **row | {"mac_address": new_mac_address()} | values)
+
+
+async def add_held(engine: AsyncEngine, action: Action, *, previous: Status = Status.ACTIVE) -> OperationInput:
+    """A running operation that holds a resource as the table says; what its workflow was given."""
+    rule, resource_id = TABLE[action], uuid4()
+    kind = rule.changes[0].kind
+    async with engine.begin() as tx:
+        is_attachment = rule.of_vm and not rule.steps
+        step = rule.steps[0] if rule.steps else None
+        vm = await add_vm(tx, await add_user(tx), status=previous, task_state=step, attaching=int(is_attachment))
+        about: dict[str, Any] = {"resource_type": kind, "resource_id": resource_id}
+        about |= {} if step else {"previous_status": None}
+        about |= {"vm_id": None} if kind is Kind.VOLUME and not rule.of_vm else {}
+        operation = await add_operation(tx, vm, action, holds=bool(step), **about)
+        for change in rule.changes:
+            await _add(tx, change.kind, resource_id, vm, **_by(operation.id, change.during))
+    return store.input_of(operation, vm.name)
+
+
+async def add_tied_volume(tx: AsyncConnection, vm: VM, device: str, *, delete_on_termination: bool = False) -> UUID:
+    """A volume that the VM has, in our tables."""
+    change = {change.kind: change for change in TABLE[Action.ATTACH_VOLUME].changes}
+    id, by = uuid4(), uuid4()
+    await _add(tx, Kind.VOLUME, id, vm, **_by(by, _there(change[Kind.VOLUME].target)))
+    place = {"device": device, "delete_on_termination": delete_on_termination}
+    await _add(tx, Kind.ATTACHMENT, id, vm, **_by(by, AttachmentStatus.ATTACHED), **place)
+    return id
+
+
+def _there(status: ResourceStatus | None) -> ResourceStatus:
+    assert status is not None
+    return status
+
+
+async def add_snapshot(tx: AsyncConnection, vm: VM, status: ResourceStatus) -> UUID:
+    """A snapshot of the VM, in our tables."""
+    await _add(tx, Kind.SNAPSHOT, id := uuid4(), vm, **_by(uuid4(), status))
+    return id
+
+
+async def add_server(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID, flavor: str = "m1.small") -> None:
+    """A server that is ACTIVE."""
+    await cloud.create_server(Token(uuid4(), "spawning"), spec(vm_id, flavor))
+    await be_due(engine, cloud, vm_id)
+
+
+async def be_due(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID) -> ServerStatus:
+    """Whatever the VM's server and its images wait for is over; what the server then shows."""
+    async with engine.begin() as tx:
+        begun = (servers.c.vm_id == vm_id, servers.c.due_at.is_not(None))
+        await tx.execute(update(servers).where(*begun).values(due_at=func.now()))
+        await tx.execute(update(images).where(images.c.vm_id == vm_id).values(due_at=func.now()))
+    server = (await cloud.list_servers([vm_id])).get(vm_id)
+    return server.status if server else ServerStatus.GONE
+
+
+async def ready(engine: AsyncEngine, cloud: MockBackend, action: Action, **values: Any) -> OperationInput:
+    """As `add_held`, with what the action needs in the cloud, where everything is at rest."""
+    input = await add_held(engine, action, **values)
+    vm_id = input.vm_id or uuid4()
+    await add_server(engine, cloud, vm_id)
+    if input.previous_status is Status.SHUTOFF:
+        await cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+    await _provide(cloud, action, vm_id, input.resource)
+    await be_due(engine, cloud, vm_id)
+    return input
+
+
+async def _provide(cloud: MockBackend, action: Action, vm_id: UUID, id: UUID) -> None:
+    token = Token(uuid4(), "provide")
+    if action in {Action.RESTORE, Action.DELETE_SNAPSHOT}:
+        await cloud.create_server_image(token, vm_id, id, "before")
+    if action in {Action.DELETE_VOLUME, Action.ATTACH_VOLUME, Action.DETACH_VOLUME}:
+        await cloud.create_volume(token, id, "data", 10)
+    if action is Action.DETACH_VOLUME:
+        await cloud.attach_volume(Token(uuid4(), "attach"), vm_id, id, DEVICE)
+    if action is Action.DETACH_INTERFACE:
+        await cloud.create_server_interface(token, vm_id, port(id))
+
+
+def port(id: UUID, ip_address: str = "10.0.0.9", mac_address: str = "fa:16:3e:00:00:09") -> Port:
+    """A port in the private network."""
+    return Port(id, NETWORK_IDS["private"], ip_address, mac_address)
+
+
+async def all_of(engine: AsyncEngine, *kinds: str) -> Cloud:
+    """All that the mock cloud has, or all of some kinds."""
+    tables = {kind: mock_schema.metadata.tables[f"{mock_schema.SCHEMA}.{kind}"] for kind in kinds or KINDS}
+    async with engine.connect() as connection:
+        return {
+            kind: sorted((tuple(row) for row in await connection.execute(select(table))), key=str)
+            for kind, table in tables.items()
+        }
+
+
+async def content_of(engine: AsyncEngine, vm_id: UUID) -> str | None:
+    """What the guest wrote to the disk of the VM's server."""
+    async with engine.connect() as connection:
+        content: str | None = await connection.scalar(select(servers.c.content).where(servers.c.vm_id == vm_id))
+    return content
+
+
+async def supersede(engine: AsyncEngine, input: OperationInput) -> None:
+    """A delete of the VM takes over; what no delete takes over from is ended behind its back."""
+    async with engine.begin() as tx:
+        if TABLE[input.action].of_vm:
+            await claim(tx, input.vm, Action.DELETE)
+        else:
+            await records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
