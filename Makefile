@@ -2,7 +2,7 @@
 PYTHON ?= python3
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test races check format lock clean
+.PHONY: up test races soak check format lock clean
 
 up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python local.py
@@ -10,8 +10,11 @@ up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 test: check  ## Check, then run every test and report coverage
 	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
-races: .venv/dev  ## Fifty of every race for the end of a resize, on the running stack (about four minutes)
-	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py
+races: .venv/dev  ## Fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
+	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
+
+soak: .venv/dev  ## Anything in any order, several at once, against a model (about ten minutes)
+	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_anything.py
 
 check: .venv/dev  ## Lint, formatting, types, import rules, generated documentation
 	.venv/bin/ruff check .

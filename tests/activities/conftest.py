@@ -45,6 +45,14 @@ async def slow_backend(settings: Settings) -> AsyncIterator[MockBackend]:
 
 
 @pytest.fixture
+async def unlucky(settings: Settings) -> AsyncIterator[MockBackend]:
+    """The same cloud, where every operation is doomed."""
+    backend = await open_backend(settings, mock_error_rate=1.0, **LASTING)
+    yield backend
+    await backend.close()
+
+
+@pytest.fixture
 def compute(engine: AsyncEngine, backend: MockBackend) -> ComputeActivities:
     """The steps, on the mock cloud."""
     return ComputeActivities(engine, backend)

@@ -11,13 +11,22 @@ from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import images, servers
 from activities.backends.protocol import Port, Token
 from domain import records, store
-from domain.addresses import new_mac_address
 from domain.lifecycle import TABLE, Action, Status
 from domain.messages import FailOperationInput, OperationInput, ServerStatus
-from domain.models import VM, Attachment, Interface, Snapshot, Volume
-from domain.resources import AttachmentStatus, Kind, ResourceStatus
+from domain.models import VM, Volume
+from domain.resources import AttachmentStatus, Change, Kind
 from tests.activities.conftest import spec
-from tests.rows import IMAGE_IDS, NETWORK_IDS, add_operation, add_user, add_vm, claim
+from tests.rows import (
+    IMAGE_IDS,
+    NETWORK_IDS,
+    add_attachment,
+    add_interface,
+    add_operation,
+    add_snapshot,
+    add_user,
+    add_vm,
+    claim,
+)
 
 DEVICE = "/dev/vdb"
 KINDS = ("servers", "ports", "images", "volumes", "migrations")
@@ -25,34 +34,31 @@ IMAGE_OF_BUILD = IMAGE_IDS["cirros-0.6.3"]
 Cloud = dict[str, list[tuple[object, ...]]]
 
 
-async def add_interface(engine: AsyncEngine, input: OperationInput, network: str = "private") -> UUID:
+async def add_port_to_be(engine: AsyncEngine, input: OperationInput, network: str = "private") -> UUID:
     """An interface that the operation makes for its VM."""
+    id = uuid4()
     async with engine.begin() as tx:
-        vm = (await tx.execute(select(VM).where(VM.id == input.vm_id))).one()
-        await _add(tx, Kind.INTERFACE, id := uuid4(), vm, network_id=NETWORK_IDS[network], **_by(input.operation_id))
+        vm = await store.lock_vm(tx, input.vm)
+        assert vm is not None
+        by: dict[str, Any] = {"status": AttachmentStatus.ATTACHING, "operation_id": input.operation_id}
+        await add_interface(tx, vm, f"ip-{id}", network=network, id=id, **by)
     return id
 
 
-def _by(operation_id: UUID, status: ResourceStatus = AttachmentStatus.ATTACHING) -> dict[str, Any]:
-    return {"operation_id": operation_id, "status": status}
-
-
-async def _add(tx: AsyncConnection, kind: Kind, id: UUID, vm: Any, **values: Any) -> None:
-    """A row of the kind; of an attachment, `id` is its volume's."""
-    named = {"id": id, "owner_id": vm.owner_id, "name": "data", "size_gb": 10}
-    row: dict[str, Any]
-    match kind:
+async def _add(tx: AsyncConnection, vm: VM, change: Change, id: UUID, operation_id: UUID) -> None:
+    """What the operation holds, as it is meanwhile; of an attachment, `id` is its volume's."""
+    held: dict[str, Any] = {"status": change.during, "operation_id": operation_id}
+    match change.kind:
         case Kind.SNAPSHOT:
-            row = {**named, "vm_id": vm.id, "flavor_id": vm.flavor_id, "image_id": vm.image_id}
-            await store.insert_row(tx, Snapshot, **row | values)
+            await add_snapshot(tx, vm, id=id, **held)
         case Kind.VOLUME:
-            await store.insert_row(tx, Volume, **named | values)
+            await store.insert_row(tx, Volume, id=id, owner_id=vm.owner_id, name="data", size_gb=10, **held)
         case Kind.ATTACHMENT:
-            row = {"volume_id": id, "vm_id": vm.id, "device": DEVICE, "delete_on_termination": False}
-            await store.insert_row(tx, Attachment, **row | values)
+            volume = await store.fetch_one(tx, select(Volume).where(Volume.id == id))
+            assert volume is not None
+            await add_attachment(tx, vm, volume, **held)
         case _:
-            row = {"id": id, "vm_id": vm.id, "network_id": NETWORK_IDS["private"], "ip_address": f"ip-{id}"}
-            await store.insert_row(tx, Interface, **row | {"mac_address": new_mac_address()} | values)
+            await add_interface(tx, vm, id=id, **held)
 
 
 async def add_held(engine: AsyncEngine, action: Action, *, previous: Status = Status.ACTIVE) -> OperationInput:
@@ -68,29 +74,8 @@ async def add_held(engine: AsyncEngine, action: Action, *, previous: Status = St
         about |= {"vm_id": None} if kind is Kind.VOLUME and not rule.of_vm else {}
         operation = await add_operation(tx, vm, action, holds=bool(step), **about)
         for change in rule.changes:
-            await _add(tx, change.kind, resource_id, vm, **_by(operation.id, change.during))
+            await _add(tx, vm, change, resource_id, operation.id)
     return store.input_of(operation, vm.name)
-
-
-async def add_tied_volume(tx: AsyncConnection, vm: VM, device: str, *, delete_on_termination: bool = False) -> UUID:
-    """A volume that the VM has, in our tables."""
-    change = {change.kind: change for change in TABLE[Action.ATTACH_VOLUME].changes}
-    id, by = uuid4(), uuid4()
-    await _add(tx, Kind.VOLUME, id, vm, **_by(by, _there(change[Kind.VOLUME].target)))
-    place = {"device": device, "delete_on_termination": delete_on_termination}
-    await _add(tx, Kind.ATTACHMENT, id, vm, **_by(by, AttachmentStatus.ATTACHED), **place)
-    return id
-
-
-def _there(status: ResourceStatus | None) -> ResourceStatus:
-    assert status is not None
-    return status
-
-
-async def add_snapshot(tx: AsyncConnection, vm: VM, status: ResourceStatus) -> UUID:
-    """A snapshot of the VM, in our tables."""
-    await _add(tx, Kind.SNAPSHOT, id := uuid4(), vm, **_by(uuid4(), status))
-    return id
 
 
 async def add_server(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID, flavor: str = "m1.small") -> None:

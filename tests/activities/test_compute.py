@@ -22,7 +22,7 @@ from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import Activity, FailOperationInput, OperationInput, ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import Do, count, new_ports, server_row, spec
-from tests.activities.held import add_interface
+from tests.activities.held import add_port_to_be
 from tests.rows import add_held_vm, claim, read_operation, read_vm
 
 STEPS = {
@@ -55,7 +55,7 @@ async def prepared(engine: AsyncEngine, backend: MockBackend, step: TaskState, *
     """An operation that is about to do the step, on a VM whose server is there where the step needs one."""
     input = await add_held_vm(engine, STEPS[step][0], step=step, **values)
     if step is TaskState.NETWORKING:
-        await add_interface(engine, input)
+        await add_port_to_be(engine, input)
     if step not in MAKES_SERVER:
         await _add_server(backend, engine, input)
     return input
@@ -156,8 +156,8 @@ async def test_ports_are_made_on_the_networks_asked_for(
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE)
     neighbour = await add_held_vm(engine, Action.CREATE)
-    await add_interface(engine, neighbour)
-    ids = [await add_interface(engine, input, name) for name in networks]
+    await add_port_to_be(engine, neighbour)
+    ids = [await add_port_to_be(engine, input, name) for name in networks]
     await do(compute.create_ports, input)
     assert sorted(await backend.list_ports(input.vm)) == sorted(ids)
     assert await count(engine, "ports") == len(networks)
@@ -187,7 +187,7 @@ async def test_undoing_a_build_leaves_nothing_and_lets_nothing_come_after(
     compute: ComputeActivities, engine: AsyncEngine, do: Do
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE)
-    await add_interface(engine, input)
+    await add_port_to_be(engine, input)
     for activity in (compute.schedule_server, compute.create_ports):
         await do(activity, input)
     for _ in range(2):
@@ -202,7 +202,7 @@ async def test_a_build_that_was_superseded_undoes_nothing(
     compute: ComputeActivities, engine: AsyncEngine, do: Do
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE)
-    await add_interface(engine, input)
+    await add_port_to_be(engine, input)
     await do(compute.create_ports, input)
     await _supersede(engine, input)
     with pytest.raises(SupersededError):

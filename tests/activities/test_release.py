@@ -1,0 +1,215 @@
+"""A delete frees the VM's volumes, deletes those that were to end with it, and removes half-made images."""
+
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.faults import add_fault
+from activities.backends.mock import MockBackend
+from activities.backends.mock_schema import FaultMode, volumes
+from activities.backends.protocol import BackendError, Token
+from activities.compute import ComputeActivities
+from domain import records, store
+from domain.errors import SupersededError
+from domain.lifecycle import Action, Status
+from domain.messages import FailOperationInput, OperationInput, ServerStatus, VolumeState
+from domain.models import VM
+from domain.resources import SnapshotStatus, VolumeStatus
+from domain.settings import Settings
+from tests.activities.conftest import Do
+from tests.activities.held import add_server, all_of, be_due
+from tests.rows import add_attachment, add_snapshot, add_user, add_vm, add_volume, claim, read_vm
+
+VOLUMES, IMAGES = 10, 2
+ENDING = {1, 4, 9}  # the volumes that are to end with their VM
+
+
+@dataclass(frozen=True)
+class Deleted:
+    """A delete whose server is on its way, and what the VM had, in the order of its devices."""
+
+    input: OperationInput
+    volumes: list[UUID]
+    images: list[UUID]
+
+    @property
+    def ending(self) -> set[UUID]:
+        """The volumes that are to end with the VM."""
+        return {id for number, id in enumerate(self.volumes) if number in ENDING}
+
+    @property
+    def staying(self) -> set[UUID]:
+        """The volumes that outlive the VM."""
+        return set(self.volumes) - self.ending
+
+
+@pytest.fixture
+def compute(engine: AsyncEngine, slow_backend: MockBackend) -> ComputeActivities:
+    """The steps, on a cloud where nothing that is begun comes to an end by itself."""
+    return ComputeActivities(engine, slow_backend)
+
+
+async def deleting(engine: AsyncEngine, cloud: MockBackend, volumes: int = VOLUMES, images: int = IMAGES) -> Deleted:
+    """A VM with volumes and half-made images that a delete takes over, all of it in the cloud too."""
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user)
+        ids = [(await add_volume(tx, user, status=VolumeStatus.IN_USE)) for _ in range(volumes)]
+        for number, volume in enumerate(ids):
+            place = {"device": f"/dev/vd{chr(98 + number)}", "delete_on_termination": number in ENDING}
+            await add_attachment(tx, vm, volume, **place)  # type: ignore[arg-type]
+        half = [(await add_snapshot(tx, vm, status=SnapshotStatus.CREATING)).id for _ in range(images)]
+        done = (await add_snapshot(tx, vm)).id
+    await add_server(engine, cloud, vm.id)
+    for image in [*half, done]:
+        await cloud.create_server_image(Token(uuid4(), "image"), vm.id, image, "before")
+    for number, volume in enumerate(ids):
+        await add_attached(cloud, vm.id, volume.id, f"/dev/vd{chr(98 + number)}")
+    return Deleted(await _delete(engine, vm.id), [volume.id for volume in ids], half)
+
+
+async def add_attached(cloud: MockBackend, vm_id: UUID, volume_id: UUID, device: str) -> None:
+    """A volume in the cloud that the VM has."""
+    await cloud.create_volume(Token(uuid4(), "make"), volume_id, "data", 10)
+    await cloud.attach_volume(Token(uuid4(), "attach"), vm_id, volume_id, device)
+
+
+async def _delete(engine: AsyncEngine, vm_id: UUID) -> OperationInput:
+    async with engine.begin() as tx:
+        return store.input_of(await claim(tx, vm_id, Action.DELETE), "test-vm")
+
+
+async def server_gone(engine: AsyncEngine, cloud: MockBackend, compute: ComputeActivities, do: Do) -> Deleted:
+    """As `deleting`, when its server is gone."""
+    deleted = await deleting(engine, cloud)
+    assert await do(compute.delete_server, deleted.input) is True
+    assert await be_due(engine, cloud, deleted.input.vm) is ServerStatus.GONE
+    return deleted
+
+
+async def is_released(cloud: MockBackend, deleted: Deleted) -> bool:
+    """Whether what is to end is gone, and what is to stay is free; how far it is otherwise does not matter."""
+    seen = await cloud.list_volumes(deleted.volumes)
+    free = {id for id, volume in seen.items() if (volume.state, volume.vm_id) == (VolumeState.AVAILABLE, None)}
+    return free == set(seen) == deleted.staying and not await cloud.list_images(deleted.images)
+
+
+async def test_what_ends_with_the_vm_is_removed_and_what_stays_is_free_however_often(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    deleted = await server_gone(engine, slow_backend, compute, do)
+    assert not await is_released(slow_backend, deleted)
+    await do(compute.release_resources, deleted.input)
+    assert await is_released(slow_backend, deleted)
+    once = await all_of(engine)
+    assert len(once["images"]) == 1, "a finished snapshot outlives its VM"
+    await do(compute.release_resources, deleted.input)
+    assert await all_of(engine) == once
+
+
+@pytest.mark.parametrize("mode", [FaultMode.FAIL, FaultMode.FAIL_AFTER_EFFECT])
+@pytest.mark.parametrize("verb", ["detach_volume", "delete_volume", "delete_image"])
+async def test_a_release_that_fails_in_the_middle_is_completed_by_the_next(  # noqa: PLR0913, PLR0917 - fixtures
+    compute: ComputeActivities,
+    slow_backend: MockBackend,
+    settings: Settings,
+    engine: AsyncEngine,
+    do: Do,
+    verb: str,
+    mode: FaultMode,
+) -> None:
+    deleted = await server_gone(engine, slow_backend, compute, do)
+    middle = {"detach_volume": None, "delete_volume": deleted.volumes[4], "delete_image": deleted.images[1]}
+    await add_fault(settings, verb, mode, vm_id=middle[verb])
+    with pytest.raises(BackendError) as failure:
+        await do(compute.release_resources, deleted.input)
+    assert failure.value.retryable
+    halfway = await is_released(slow_backend, deleted)
+    assert halfway is (verb == "delete_image" and mode is FaultMode.FAIL_AFTER_EFFECT)
+    await do(compute.release_resources, deleted.input)
+    assert await is_released(slow_backend, deleted)
+
+
+async def test_a_volume_that_the_cloud_has_not_freed_yet_is_waited_for_and_not_deleted(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    deleted = await server_gone(engine, slow_backend, compute, do)
+    await do(compute.release_resources, deleted.input)
+    slow = deleted.volumes[0]
+    still = {"state": VolumeState.DETACHING, "vm_id": deleted.input.vm, "device": "/dev/vdb"}
+    async with engine.begin() as tx:
+        await tx.execute(update(volumes).where(volumes.c.id == slow).values(still))
+    with pytest.raises(BackendError, match="still detaching") as failure:
+        await do(compute.release_resources, deleted.input)
+    assert (failure.value.code, failure.value.retryable) == ("volume_in_use", True)
+    assert (await slow_backend.list_volumes([slow]))[slow].state is VolumeState.DETACHING
+
+
+async def test_what_another_vm_has_is_let_be(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    neighbour = await deleting(engine, slow_backend, volumes=2, images=1)
+    deleted = await server_gone(engine, slow_backend, compute, do)
+    await do(compute.release_resources, deleted.input)
+    seen = await slow_backend.list_volumes(neighbour.volumes)
+    assert {volume.vm_id for volume in seen.values()} == {neighbour.input.vm_id}
+    assert set(seen) == set(neighbour.volumes)
+    assert set(await slow_backend.list_images(neighbour.images)) == set(neighbour.images)
+
+
+@pytest.mark.parametrize(
+    ("has_volumes", "has_images", "leaves"), [(0, 0, False), (1, 0, True), (0, 1, True), (10, 2, True)]
+)
+async def test_a_delete_says_whether_anything_is_to_be_released(  # noqa: PLR0913, PLR0917 - fixtures
+    compute: ComputeActivities,
+    slow_backend: MockBackend,
+    engine: AsyncEngine,
+    do: Do,
+    has_volumes: int,
+    has_images: int,
+    leaves: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """A finished snapshot, which the VM has in each case, is not released."""
+    deleted = await deleting(engine, slow_backend, has_volumes, has_images)
+    for _ in range(2):
+        assert await do(compute.delete_server, deleted.input) is leaves
+
+
+async def test_a_delete_that_ended_releases_nothing_and_the_next_one_does(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    deleted = await server_gone(engine, slow_backend, compute, do)
+    before = await all_of(engine)
+    async with engine.begin() as tx:
+        await records.fail(tx, FailOperationInput(deleted.input, "timed_out", "It did not succeed in time."))
+    with pytest.raises(SupersededError):
+        await do(compute.release_resources, deleted.input)
+    assert await all_of(engine) == before
+    again = await _delete(engine, deleted.input.vm)
+    assert await do(compute.delete_server, again) is True
+    await do(compute.release_resources, again)
+    seen = await slow_backend.list_volumes(deleted.volumes)
+    assert set(seen) == deleted.staying
+
+
+async def test_a_delete_that_failed_halfway_through_its_release_can_be_asked_for_again(
+    compute: ComputeActivities, slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, do: Do
+) -> None:
+    deleted = await server_gone(engine, slow_backend, compute, do)
+    await add_fault(settings, "delete_volume", FaultMode.REFUSE, vm_id=deleted.volumes[9])
+    with pytest.raises(BackendError) as refusal:
+        await do(compute.release_resources, deleted.input)
+    assert not refusal.value.retryable
+    async with engine.begin() as tx:
+        await records.fail(tx, FailOperationInput(deleted.input, refusal.value.code, str(refusal.value)))
+    assert (await read_vm(engine, deleted.input.vm)).status is Status.ERROR
+    again = await _delete(engine, deleted.input.vm)
+    await do(compute.delete_server, again)
+    await do(compute.release_resources, again)
+    assert set(await slow_backend.list_volumes(deleted.volumes)) == deleted.staying
+    async with engine.begin() as tx:
+        await records.finish(tx, again)
+        assert await store.fetch_all(tx, VM.__table__.select().where(VM.operation_id == again.operation_id))
