@@ -1,16 +1,16 @@
 """The steps of building, powering and deleting servers."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from uuid import UUID
 
 from sqlalchemy import select
 from temporalio import activity
 
-from activities.backends.protocol import Token
+from activities.backends.protocol import BackendError, Token
 from activities.steps import Entered, StepActivities, check_free, port_of
-from domain import database, store
-from domain.messages import Activity, OperationInput
-from domain.models import Attachment, Interface, Snapshot
+from domain import database, holdings, records, store
+from domain.messages import Activity, OperationInput, RemainsResult
+from domain.models import VM, Attachment, Flavor, Interface, Snapshot, Volume
 
 
 class ComputeActivities(StepActivities):
@@ -66,25 +66,63 @@ class ComputeActivities(StepActivities):
         """Begin to delete the server and everything made for the VM; whether RELEASE_RESOURCES is to follow."""
         entered = await self._enter(input, Activity.DELETE_SERVER)
         await self._backend.delete_server(entered.token, entered.vm.id)
-        volumes, images = await self._held(entered)
-        return bool(volumes or images)
+        attachments, snapshots = await self._held(entered)
+        return bool(attachments or snapshots)
 
     @activity.defn(name=Activity.RELEASE_RESOURCES)
     async def release_resources(self, input: OperationInput) -> None:
-        """See that the VM's volumes are free, or deleted where that was asked for, and half-made images are gone."""
-        entered = await self._enter(input, Activity.RELEASE_RESOURCES)
-        volumes, images = await self._held(entered)
-        for attachment in volumes:
-            await self._release(entered, attachment)
-        for image in images:
-            await self._backend.delete_image(_part(entered, image.id), image.id)
+        """See that the VM's volumes are free, or deleted where that was asked for, and half-made images are gone.
 
-    async def _release(self, entered: Entered, attachment: Attachment) -> None:
-        volume_id = attachment.volume_id
-        await self._backend.detach_volume(_part(entered, volume_id), entered.vm.id, volume_id)
-        await check_free(self._backend, entered.vm.id, volume_id)
-        if attachment.delete_on_termination:
-            await self._backend.delete_volume(_part(entered, volume_id, "delete"), volume_id)
+        What the cloud refuses to delete is left in ERROR, to be deleted by itself: it keeps no VM from being deleted.
+        """
+        entered = await self._enter(input, Activity.RELEASE_RESOURCES)
+        attachments, snapshots = await self._held(entered)
+        for one in attachments:
+            await self._backend.detach_volume(_part(entered, one.volume_id), entered.vm.id, one.volume_id)
+            await check_free(self._backend, entered.vm.id, one.volume_id)
+        for snapshot in snapshots:
+            deleting = self._backend.delete_image(_part(entered, snapshot.id), snapshot.id)
+            await self._unless_refused(entered, Snapshot, snapshot.id, deleting)
+        for volume_id in (one.volume_id for one in attachments if one.delete_on_termination):
+            deleting = self._backend.delete_volume(_part(entered, volume_id, "delete"), volume_id)
+            await self._unless_refused(entered, Volume, volume_id, deleting)
+
+    async def _unless_refused(
+        self, entered: Entered, model: type[Snapshot | Volume], id: UUID, deleting: Awaitable[None]
+    ) -> None:
+        try:
+            await deleting
+        except BackendError as error:
+            if error.retryable:
+                raise
+            async with self._engine.begin() as tx:
+                await holdings.give_up(tx, model, id, entered.operation.id)
+
+    @activity.defn(name=Activity.LIST_REMAINS)
+    async def list_remains(self, input: OperationInput) -> RemainsResult:
+        """What the cloud still has of the VM, whose delete has failed."""
+        async with self._engine.begin() as tx:
+            await records.check_holds(tx, input)
+            mine = select(Attachment.volume_id).where(Attachment.vm_id == input.vm)
+            volume_ids = (await tx.scalars(mine)).all()
+        volumes = (await self._backend.list_volumes(volume_ids)).values()
+        return RemainsResult(
+            tuple(await self._backend.list_ports(input.vm)),
+            tuple(volume.id for volume in volumes if volume.vm_id == input.vm),
+            tuple(volume.id for volume in volumes if volume.vm_id != input.vm),
+            await self._flavor_of_server(input.vm),
+        )
+
+    async def _flavor_of_server(self, vm_id: UUID) -> UUID | None:
+        """The flavor that the server has, be it the VM's or one that an operation was about to give it."""
+        server = (await self._backend.list_servers([vm_id])).get(vm_id)
+        if server is None:
+            return None
+        has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
+        of_vm = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
+        async with database.reads(self._engine).connect() as connection:
+            flavor_id: UUID | None = await connection.scalar(of_vm.limit(1))
+        return flavor_id
 
     async def _held(self, entered: Entered) -> tuple[Sequence[Attachment], Sequence[Snapshot]]:
         """What the operation holds of the VM beside the server."""

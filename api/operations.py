@@ -164,10 +164,12 @@ async def _resolve(tx: AsyncConnection, body: bodies.NewVM) -> tuple[UUID, dict[
 
 async def find_address(tx: AsyncConnection, network_id: UUID, name: str) -> str:
     """A free address of a network where that may be hard to find; NoFreeAddressError where there is none."""
-    address: str | None = await tx.scalar(select(addresses.surely_free).where(Network.id == network_id))
-    if address is None:
-        raise NoFreeAddressError(name)
-    return address
+    of_network = Network.id == network_id
+    if await tx.scalar(select(addresses.free_addresses).where(of_network)):  # which is cheaper than to look for one
+        address: str | None = await tx.scalar(select(addresses.surely_free).where(of_network))
+        if address is not None:
+            return address
+    raise NoFreeAddressError(name)
 
 
 def unknown_reference(field: str, id: UUID | None) -> FieldError:

@@ -14,7 +14,11 @@ RESERVED: Final = 3  # addresses of a network that no VM gets: its own, its gate
 
 _SIZE: Final = "2 ^ (32 - masklen(networks.cidr::inet))"
 _SOME: Final = f"SELECT 1 + floor(random() * ({_SIZE} - 2))::int AS place FROM generate_series(1, 16)"
-_EVERY: Final = f"SELECT place FROM generate_series(1, ({_SIZE} - 2)::int) AS place ORDER BY random()"
+_START: Final = f"SELECT 1 + floor(random() * ({_SIZE} - 2))::int AS start"
+_EVERY: Final = (
+    f"SELECT generate_series(start, ({_SIZE} - 2)::int) AS place FROM ({_START}) AS drawn "
+    f"UNION ALL SELECT generate_series(1, ({_SIZE} - 2)::int)"
+)
 
 
 def _free(places: str) -> ColumnElement[str | None]:
@@ -35,7 +39,7 @@ likely_free: Final = _free(_SOME)
 """A free address, by a few draws; NULL where the network is so full that they miss."""
 
 surely_free: Final = _free(_EVERY)
-"""A free address, by looking at all of them; NULL where the network has none left."""
+"""A free address, by looking at one after the other; NULL where the network has none left."""
 
 
 def new_mac_address() -> str:

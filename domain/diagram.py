@@ -86,7 +86,7 @@ def _change_row(kind: Kind, action: Action, change: Change) -> str:
         ", ".join(change.sources) or "-",
         change.during,
         change.target or "gone",
-        change.on_failure or "gone",
+        (change.on_failure or "gone") + (f"; {change.intact} if the cloud still has it" if change.intact else ""),
     )
     return f"| {' | '.join(cells)} |"
 

@@ -46,7 +46,7 @@ class AttachmentInProgressError(InvalidTransitionError):
     @staticmethod
     def _why(word: str, status: str, task_state: str | None, resource: str) -> str:
         del status, task_state
-        return f"Cannot {word} a {resource} to or from which something is being attached or detached; try again then"
+        return f"Cannot {word} a {resource} while something is being attached to it or detached from it"
 
 
 class NoFreeAddressError(ServiceError):

@@ -1,6 +1,6 @@
 """What operations hold beside a VM: they are changed as the lifecycle table says, one statement for all of them."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -8,8 +8,9 @@ from sqlalchemy import ColumnElement, Delete, Update, and_, case, delete, litera
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import TABLE, Action, begin_change, change_of
+from domain.messages import FailOperationInput, RemainsResult
 from domain.models import Attachment, Interface, Operation, Snapshot, Volume
-from domain.resources import AttachmentStatus, Kind, VolumeStatus
+from domain.resources import AttachmentStatus, Change, Kind, ResourceStatus, VolumeStatus
 
 Holding = Snapshot | Volume | Attachment | Interface
 T = TypeVar("T", Snapshot, Volume, Attachment, Interface)
@@ -34,16 +35,46 @@ async def hold(tx: AsyncConnection, model: type[T], row: T, action: Action, oper
     await tx.execute(_put(model, [key == getattr(row, key.name)], status=status, operation_id=operation_id))
 
 
-async def end(tx: AsyncConnection, operation: Operation, *, well: bool) -> None:
-    """Put what the operation holds where the table says once it has ended; what has no place there goes."""
+async def end_well(tx: AsyncConnection, operation: Operation) -> None:
+    """Put what the operation holds where the table says that it ends; what has no place there goes."""
+    await _end(tx, operation, lambda change: change.target)
+
+
+async def end_badly(tx: AsyncConnection, operation: Operation, failure: FailOperationInput) -> None:
+    """Put what the operation holds where the table says that a failure leaves it, or where it has been seen."""
+    if failure.remains is not None:
+        await _end_as_seen(tx, operation, failure.remains)
+    await _end(tx, operation, lambda change: (failure.intact and change.intact) or change.on_failure)
+
+
+async def _end(tx: AsyncConnection, operation: Operation, status_of: Callable[[Change], ResourceStatus | None]) -> None:
     changes = []
     for change in TABLE[operation.action].changes:
-        model, status = _MODELS[change.kind], change.target if well else change.on_failure
+        model, status = _MODELS[change.kind], status_of(change)
         held = [model.operation_id == operation.id, model.status == change.during]
         if not issubclass(model, Volume):
             held.append(model.vm_id == operation.vm_id)  # by which their rows are found
         changes.append(delete(model).where(*held) if status is None else _put(model, held, status=status))
     await _execute(tx, changes)
+
+
+async def _end_as_seen(tx: AsyncConnection, operation: Operation, seen: RemainsResult) -> None:
+    """Put what a failed delete of a VM holds, and the cloud no longer has, where the delete would have put it."""
+    of_vm = (Attachment.vm_id == operation.vm_id, Attachment.operation_id == operation.id)
+    left = case((Volume.id.in_(seen.free), VolumeStatus.AVAILABLE.value), else_=VolumeStatus.DELETED.value)
+    freed = (Volume.operation_id == operation.id, Volume.id.not_in(seen.attached))
+    unplugged = (Interface.vm_id == operation.vm_id, Interface.operation_id == operation.id)
+    changes: list[Update | Delete] = [
+        _put(Volume, freed, status=left),
+        delete(Attachment).where(*of_vm, Attachment.volume_id.not_in(seen.attached)),
+        delete(Interface).where(*unplugged, Interface.id.not_in(seen.ports)),
+    ]
+    await _execute(tx, changes)
+
+
+async def give_up(tx: AsyncConnection, model: type[Snapshot | Volume], id: UUID, operation_id: UUID) -> None:
+    """Let go of something that the cloud does not delete, so that it can be deleted by itself."""
+    await tx.execute(_put(model, (model.id == id, model.operation_id == operation_id), status="ERROR"))
 
 
 async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> None:

@@ -254,7 +254,7 @@ TABLE: dict[Action, Rule] = {
         preempts=True,
         needs_launch=False,
         changes=(
-            Change(Kind.SNAPSHOT, (_S.CREATING,), _S.DELETING, _S.DELETED, _S.ERROR),
+            Change(Kind.SNAPSHOT, (_S.CREATING, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR),
             Change(Kind.VOLUME, _TIED, _V.DETACHING, _V.AVAILABLE, _V.IN_USE),
             Change(Kind.VOLUME, _TIED, _V.DELETING, _V.DELETED, _V.IN_USE),  # delete_on_termination
             Change(Kind.ATTACHMENT, tuple(_A), _A.DETACHING, None, _A.ATTACHED),
@@ -262,11 +262,13 @@ TABLE: dict[Action, Rule] = {
         ),
     ),
     Action.DELETE_SNAPSHOT: _of_resource(
-        "DeleteSnapshot", Change(Kind.SNAPSHOT, (_S.AVAILABLE, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR)
+        "DeleteSnapshot",
+        Change(Kind.SNAPSHOT, (_S.AVAILABLE, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR, intact=_S.AVAILABLE),
     ),
     Action.CREATE_VOLUME: _of_resource("CreateVolume", Change(Kind.VOLUME, _NEW, _V.CREATING, _V.AVAILABLE, _V.ERROR)),
     Action.DELETE_VOLUME: _of_resource(
-        "DeleteVolume", Change(Kind.VOLUME, (_V.AVAILABLE, _V.ERROR), _V.DELETING, _V.DELETED, _V.ERROR)
+        "DeleteVolume",
+        Change(Kind.VOLUME, (_V.AVAILABLE, _V.ERROR), _V.DELETING, _V.DELETED, _V.ERROR, intact=_V.AVAILABLE),
     ),
 }
 
@@ -290,9 +292,8 @@ def is_allowed(
 ) -> bool:
     """Whether the table lets `action` begin on a VM in this state."""
     rule = TABLE[action]
-    idle = task_state is None or rule.preempts
-    calm = rule.beside_attachments or not attaching
-    return status in rule.sources and idle and calm and (launched or not rule.needs_launch)
+    idle = (task_state is None or rule.preempts) and (rule.beside_attachments or not attaching)
+    return status in rule.sources and idle and (launched or not rule.needs_launch)
 
 
 def allowed_actions(

@@ -40,6 +40,7 @@ class Activity(StrEnum):
     CREATE_INTERFACE = "create_interface"
     DELETE_INTERFACE = "delete_interface"
     PREEMPT_OPERATIONS = "preempt_operations"
+    LIST_REMAINS = "list_remains"
     LIST_OPEN_WORKFLOWS = "list_open_workflows"
     TERMINATE_WORKFLOWS = "terminate_workflows"
     DELETE_SERVER = "delete_server"
@@ -182,10 +183,24 @@ class WaitForVolumeInput:
 
 
 @dataclass(frozen=True)
+class RemainsResult:
+    """What the cloud still has of a VM whose delete failed: ports and attached volumes, and those that are free now.
+
+    `flavor_id` is the flavor that the server has, where it has one.
+    """
+
+    ports: tuple[UUID, ...] = ()
+    attached: tuple[UUID, ...] = ()
+    free: tuple[UUID, ...] = ()
+    flavor_id: UUID | None = None
+
+
+@dataclass(frozen=True)
 class FailOperationInput:
     """Why an operation ended without success; `intact` is what `lifecycle.fail` makes of it.
 
-    `applied` says that what it was to bring about has happened, though it did not end well.
+    `applied` says that what it was to bring about has happened, though it did not end well; `remains`, of a delete,
+    what the cloud still has.
     """
 
     operation: OperationInput
@@ -194,6 +209,7 @@ class FailOperationInput:
     canceled: bool = False
     intact: bool = False
     applied: bool = False
+    remains: RemainsResult | None = None
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
     _refuse_unless_held(vm, operation)
     ended = {"status": OperationStatus.SUCCEEDED, "progress": 100, "last_error": None}
     operation = await _update_operation(tx, input, **ended, next_retry_at=None, finished_at=func.now())
-    await holdings.end(tx, operation, well=True)
+    await holdings.end_well(tx, operation)
     if vm and operation.previous_status:
         status = lifecycle.finish(input.action, vm.task_state, operation.previous_status)
         values: dict[str, Any] = {"status": status, "task_state": None, "fault": None}
@@ -150,12 +150,16 @@ async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
     operation = await _update_operation(
         tx, input, status=ended, error=error, next_retry_at=None, finished_at=func.now()
     )
-    await holdings.end(tx, operation, well=False)
+    await holdings.end_badly(tx, operation, failure)
     if vm and operation.previous_status:
         status = lifecycle.fail(input.action, operation.previous_status, intact=failure.intact)
         fault = (vm.fault or error) if status is Status.ERROR else None
         values: dict[str, Any] = {"status": status, "task_state": None, "fault": fault}
-        await update_vm(tx, vm.id, values | (_brought_about(operation) if failure.applied else {}))
+        if failure.applied:
+            values |= _brought_about(operation)
+        if failure.remains and failure.remains.flavor_id:
+            values["flavor_id"] = failure.remains.flavor_id
+        await update_vm(tx, vm.id, values)
     elif vm:
         await _count_down(tx, vm, input.action)
 

@@ -57,6 +57,7 @@ class Change:
     """What an action does to a resource of one kind.
 
     Without `sources` the action makes it. `target` and `on_failure` are None where the resource's row is removed.
+    After a failure that is seen to have left it `intact`, it is there.
     """
 
     kind: Kind
@@ -64,3 +65,4 @@ class Change:
     during: ResourceStatus
     target: ResourceStatus | None
     on_failure: ResourceStatus | None
+    intact: ResourceStatus | None = None

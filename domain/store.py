@@ -1,7 +1,7 @@
 """Only the statements that carry a rule.
 
 Statements run on Core connections: a fetched row has its model's attributes and is read-only. Rows are locked in
-the order VM, operation, volume, attachment, address, so that nobody waits for anybody in a circle.
+the order VM, operation, snapshot, volume, attachment, address, so that nobody waits for anybody in a circle.
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,15 @@
 """The end of a VM, from whatever state it is in."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 from temporalio import workflow
 
-from domain.messages import Activity, OperationInput, ServerStatus, WorkflowsInput
-from workflows.steps import OperationWorkflow
+from domain.messages import Activity, OperationInput, RemainsResult, ServerStatus, WorkflowsInput
+from workflows.steps import Left, OperationWorkflow
 
 PATIENCE = timedelta(seconds=60)
+REMAINS = "list-remains"  # since there are volumes and interfaces
 LOOK_EVERY = timedelta(milliseconds=500)
 
 
@@ -18,12 +20,19 @@ class DeleteVM(OperationWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one delete operation."""
-        async with self.carrying_out(operation):
+        async with self.carrying_out(operation, aftermath=self._see_what_remains):
             await self._end_other_workflows(operation)
             leaves = await self.step(Activity.DELETE_SERVER, operation, "Delete the server", bool)
             await self.wait_for_server(operation, ServerStatus.GONE, "Wait for the server to be gone")
             if leaves:
                 await self.step(Activity.RELEASE_RESOURCES, operation, "Free its volumes, remove half-made images")
+
+    async def _see_what_remains(self, operation: OperationInput, code: str) -> Left:
+        left = await self.settle(operation, code)
+        if not workflow.patched(REMAINS):
+            return left
+        summary = "See what the cloud still has of the VM"
+        return replace(left, remains=await self.insist(Activity.LIST_REMAINS, operation, summary, RemainsResult))
 
     async def _end_other_workflows(self, operation: OperationInput) -> None:
         """Cancel what the delete took over from, and see it end before anything is removed."""

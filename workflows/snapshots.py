@@ -56,4 +56,5 @@ class DeleteSnapshot(OperationWorkflow):
 
     async def _look(self, operation: OperationInput, _code: str) -> Left:
         summary = "See whether the image is still there"
-        return Left(await self.insist(Activity.SETTLE_IMAGE, operation, summary, ImageState))
+        seen = await self.insist(Activity.SETTLE_IMAGE, operation, summary, ImageState)
+        return Left(seen, intact=seen is ImageState.ACTIVE)

@@ -24,6 +24,7 @@ from domain.messages import (
     ImageState,
     OperationInput,
     PortState,
+    RemainsResult,
     ServerStatus,
     StateResult,
     VolumeState,
@@ -52,12 +53,14 @@ HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
 class Left:
     """What a failure has left: how the server, volume or port shows itself, if that was seen, and what that means.
 
-    `lifecycle.fail` says what an `intact` server is; `applied` says that the operation did what it was asked.
+    `lifecycle.fail` says what an `intact` server is; `applied` says that the operation did what it was asked;
+    `remains`, of a delete, what the cloud still has.
     """
 
     seen: Seen | None = None
     intact: bool = False
     applied: bool = False
+    remains: RemainsResult | None = None
 
 
 @dataclass(slots=True)
@@ -177,6 +180,16 @@ class OperationWorkflow:
         answer: T = call.result()
         return answer
 
+    async def undo(self, name: Activity, operation: OperationInput, summary: str) -> bool:
+        """Have something undone; whether it is, as the cloud may refuse even that."""
+        try:
+            await self.insist(name, operation, summary, NoneType)
+        except ActivityError as refusal:
+            if _reason(refusal)[0] == SupersededError.code:
+                raise
+            return False
+        return True
+
     async def settle(self, operation: OperationInput, _code: str) -> Left:
         """Let the cloud end what it is at, and see what then shows."""
         seen = await self.look(Activity.SETTLE_SERVER, operation, "See how the server settles", ServerStatus)
@@ -220,7 +233,7 @@ class OperationWorkflow:
 
     async def _fail(self, operation: OperationInput, code: str, message: str, left: Left) -> None:
         canceled = workflow.cancellation_reason() is not None
-        failure = FailOperationInput(operation, code, message, canceled, left.intact, left.applied)
+        failure = FailOperationInput(operation, code, message, canceled, left.intact, left.applied, left.remains)
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
             heed_cancel()
             return

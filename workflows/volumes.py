@@ -16,7 +16,8 @@ class _OnVolume(OperationWorkflow):
 
     async def see_volume(self, operation: OperationInput, _code: str) -> Left:
         """Let the cloud end what it is at, and see what then shows."""
-        return Left(await self.look(Activity.SETTLE_VOLUME, operation, "See how the volume settles", VolumeState))
+        seen = await self.look(Activity.SETTLE_VOLUME, operation, "See how the volume settles", VolumeState)
+        return Left(seen, intact=seen is VolumeState.AVAILABLE)
 
 
 @workflow.defn
@@ -49,18 +50,19 @@ class DeleteVolume(_OnVolume):
 
 @workflow.defn
 class AttachVolume(_OnVolume):
-    """Attaches a volume to a VM's server; one that fails is free again."""
+    """Attaches a volume to a VM's server; one that fails is free again, unless the cloud refuses to let it go."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one attach-volume operation."""
-        async with self.carrying_out(operation, aftermath=self._undo):
+        async with self.carrying_out(operation, aftermath=self._undo, arrives=VolumeState.IN_USE):
             await self.step(Activity.ATTACH_VOLUME, operation, "Attach the volume")
             await self.wait_for_volume(operation, VolumeState.IN_USE)
 
-    async def _undo(self, operation: OperationInput, _code: str) -> Left:
-        await self.insist(Activity.UNDO_ATTACH, operation, "Take the volume from the server", NoneType)
-        return Left()
+    async def _undo(self, operation: OperationInput, code: str) -> Left:
+        if await self.undo(Activity.UNDO_ATTACH, operation, "Take the volume from the server"):
+            return Left()
+        return await self.see_volume(operation, code)
 
 
 @workflow.defn

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock_schema import FaultMode, calls, create_schema, faults, hiccups, revocations
@@ -51,8 +52,12 @@ class MockCalls:
             raise BackendError("mock_refused", f"The mock cloud refused {verb}.", retryable=False)
         if may_be_doomed and not token.compensates and self._is_doomed(token.operation_id):
             raise BackendError("mock_error", f"The mock cloud failed {verb} (MOCK_ERROR_RATE).", retryable=False)
-        async with self._engine.begin() as tx:
-            await _once(tx, token, effect)
+        try:
+            async with self._engine.begin() as tx:
+                await _once(tx, token, effect)
+        except IntegrityError:
+            message = f"The mock cloud refused {verb}: a device or an address is used already."
+            raise BackendError("mock_conflict", message, retryable=False) from None
         if fault is FaultMode.FAIL_AFTER_EFFECT:
             raise BackendError("mock_lost_answer", f"The mock cloud lost the answer to {verb}.", retryable=True)
 

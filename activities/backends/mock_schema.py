@@ -14,6 +14,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    delete,
     func,
     inspect,
     text,
@@ -35,9 +36,8 @@ servers = Table(
     Column("ram_mb", Integer, nullable=False),
     Column("disk_gb", Integer, nullable=False),
     Column("image_id", Uuid, nullable=False),
-    Column(
-        "content", Text
-    ),  # what the guest wrote when it last booted: changes with every boot, comes back by a restore
+    # What the guest wrote when it last booted: it changes with every boot, and a restore brings it back.
+    Column("content", Text),
     Column("status", Text, nullable=False),
     Column("fault", Text),
     Column("next_status", Text),  # what it turns into at `due_at`: time passes by data
@@ -147,7 +147,7 @@ async def create_schema(tx: AsyncConnection) -> None:
 
 
 def _complete(connection: Connection) -> None:
-    """Give tables that an earlier version made what has come since."""
+    """Give tables of an earlier version what has come since; its ports had no addresses, and are forgotten."""
     found = inspect(connection)
     for table in metadata.sorted_tables:
         present = {column["name"] for column in found.get_columns(table.name, SCHEMA)}
@@ -157,3 +157,4 @@ def _complete(connection: Connection) -> None:
                 connection.execute(text(f"ALTER TABLE {table.fullname} ADD COLUMN {column.name} {kind}"))
         for index in table.indexes:
             index.create(connection, checkfirst=True)
+    connection.execute(delete(ports).where(ports.c.ip_address.is_(None)))

@@ -35,13 +35,14 @@ INSERT INTO interfaces (vm_id, network_id, ip_address, mac_address, status, oper
 SELECT vm_id, network_id, host(set_masklen(cidr, 32) + place),
        regexp_replace('fa163e' || lpad(to_hex(row_number() OVER (ORDER BY network_id, place)), 6, '0'),
                       '(..)(?!$)', '\\1:', 'g'),
-       CASE status WHEN 'BUILDING' THEN 'ATTACHING' ELSE 'ATTACHED' END, operation_id, created_at
+       CASE status WHEN 'BUILDING' THEN 'ATTACHING' WHEN 'DELETING' THEN 'DETACHING' ELSE 'ATTACHED' END,
+       operation_id, created_at
 FROM placed WHERE place < 2 ^ (32 - masklen(cidr)) - 1
 """
 
 
 def upgrade() -> None:
-    """Apply the change; code from before it goes on working, and knows of nothing that is not a VM."""
+    """Apply the change; processes of before it are to be stopped first, as they would not move what is new on."""
     op.alter_column("operations", "vm_id", nullable=True)
     op.alter_column("operations", "previous_status", nullable=True)
     op.add_column("vms", sa.Column("attaching", sa.Integer(), server_default="0", nullable=False))

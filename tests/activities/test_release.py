@@ -16,7 +16,6 @@ from domain import records, store
 from domain.errors import SupersededError
 from domain.lifecycle import Action, Status
 from domain.messages import FailOperationInput, OperationInput, ServerStatus, VolumeState
-from domain.models import VM
 from domain.resources import SnapshotStatus, VolumeStatus
 from domain.settings import Settings
 from tests.activities.conftest import Do
@@ -212,4 +211,4 @@ async def test_a_delete_that_failed_halfway_through_its_release_can_be_asked_for
     assert set(await slow_backend.list_volumes(deleted.volumes)) == deleted.staying
     async with engine.begin() as tx:
         await records.finish(tx, again)
-        assert await store.fetch_all(tx, VM.__table__.select().where(VM.operation_id == again.operation_id))
+    assert (await read_vm(engine, again.vm)).status is Status.DELETED

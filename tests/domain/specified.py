@@ -51,26 +51,35 @@ SPECIFIED = {
 OF_NO_VM = {"delete-snapshot", "create-volume", "delete-volume"}  # they neither need a VM at rest nor end with one
 NOT_WHILE_ATTACHING = {"resize", "snapshot", "restore"}
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 RESOURCE_STATUSES = {
-    "snapshot": "CREATING AVAILABLE RESTORING DELETING DELETED ERROR".split(),
-    "volume": "CREATING AVAILABLE ATTACHING IN_USE DETACHING DELETING DELETED ERROR".split(),
-    "attachment": "ATTACHING ATTACHED DETACHING".split(),
-    "interface": "ATTACHING ATTACHED DETACHING".split(),
+    "snapshot": _words("CREATING AVAILABLE RESTORING DELETING DELETED ERROR"),
+    "volume": _words("CREATING AVAILABLE ATTACHING IN_USE DETACHING DELETING DELETED ERROR"),
+    "attachment": _words("ATTACHING ATTACHED DETACHING"),
+    "interface": _words("ATTACHING ATTACHED DETACHING"),
 }
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What an action does to a resource: from where (nowhere: it makes it), while it runs, after it; None: gone."""
+    """What an action does to a resource: from where (nowhere: it makes it), while it runs, after it; None: gone.
+
+    `intact` is what a failure leaves where the resource is seen to be as it was, if that is another than `failure`.
+    """
 
     sources: tuple[str, ...]
     while_running: str
     ends: str | None
     failure: str | None
+    intact: str | None = None
 
 
-def _turn(sources: str, while_running: str, ends: str | None, failure: str | None) -> Turn:
-    return Turn(tuple(sources.split()), while_running, ends, failure)
+def _turn(sources: str, while_running: str, ends: str | None, failure: str | None, intact: str | None = None) -> Turn:
+    return Turn(tuple(sources.split()), while_running, ends, failure, intact)
 
 
 TURNS = {
@@ -87,19 +96,20 @@ TURNS = {
     },
     "attach-interface": {"interface": _turn("", "ATTACHING", "ATTACHED", None)},
     "detach-interface": {"interface": _turn("ATTACHED", "DETACHING", None, "ATTACHED")},
-    "delete-snapshot": {"snapshot": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR")},
+    "delete-snapshot": {"snapshot": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
     "create-volume": {"volume": _turn("", "CREATING", "AVAILABLE", "ERROR")},
-    "delete-volume": {"volume": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR")},
+    "delete-volume": {"volume": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
 }
 
 # What a delete of the VM does to each resource of it, by kind and status; what is not here it leaves alone.
 _GOES, _IS_LET_GO = _turn("", "DETACHING", None, "ATTACHED"), _turn("", "DETACHING", "AVAILABLE", "IN_USE")
 TURNS_OF_VM_DELETE = {
-    ("snapshot", "CREATING"): _turn("", "DELETING", "DELETED", "ERROR"),
+    **{("snapshot", status): _turn("", "DELETING", "DELETED", "ERROR") for status in ("CREATING", "ERROR")},
     ("snapshot", "RESTORING"): _turn("", "AVAILABLE", "AVAILABLE", "AVAILABLE"),
     **{("volume", status): _IS_LET_GO for status in ("ATTACHING", "IN_USE", "DETACHING")},
     **{(kind, status): _GOES for kind in ("attachment", "interface") for status in RESOURCE_STATUSES[kind]},
 }
+# A volume that is to go with its VM; one whose detach was accepted before the delete was asked to stay.
 DELETED_ON_TERMINATION = _turn("", "DELETING", "DELETED", "IN_USE")
 
 RESTING = {"ACTIVE", "SHUTOFF", "VERIFY_RESIZE", "ERROR", "DELETED"}

@@ -61,7 +61,7 @@ async def test_an_address_that_is_found_is_free_and_legal(
     engine: AsyncEngine, network: tuple[IPv4Network, IPv4Address, list[IPv4Address]]
 ) -> None:
     cidr, gateway, taken = network
-    free = {str(host) for host in cidr.hosts()} - {str(gateway)} - {str(address) for address in taken}
+    free: set[str | None] = {str(host) for host in cidr.hosts() if host != gateway and host not in taken}
     found = select(addresses.likely_free, addresses.surely_free, addresses.free_addresses)
     async with engine.connect() as connection:
         id = await occupy(connection, cidr, gateway, taken)
@@ -125,10 +125,10 @@ async def test_only_a_taken_address_is_told_from_other_refusals(engine: AsyncEng
     async with engine.connect() as connection:
         vm = await add_vm(connection, await add_user(connection))
         one = await add_interface(connection, vm)
-        for taken in ({"ip_address": "10.0.0.10", "mac_address": one.mac_address}, {"ip_address": one.ip_address}):
+        for address, mac in ((one.ip_address, addresses.new_mac_address()), ("10.0.0.10", one.mac_address)):
             with pytest.raises(IntegrityError) as refusal:
                 async with connection.begin_nested():
-                    await add_interface(connection, vm, **taken)
+                    await add_interface(connection, vm, address, mac_address=mac)
             assert addresses.is_taken(refusal.value)
         with pytest.raises(IntegrityError) as other:
             async with connection.begin_nested():

@@ -62,13 +62,13 @@ def _allowed(kind: Kind, status: ResourceStatus) -> list[str]:
 @each_turn
 def test_a_change_ends_where_it_is_specified_to(action: Action, kind: Kind) -> None:
     change = change_of(action, kind)
-    assert Turn(change.sources, change.during, change.target, change.on_failure) == TURNS[action][kind]
+    assert Turn(change.sources, change.during, change.target, change.on_failure, change.intact) == TURNS[action][kind]
 
 
 def test_a_delete_of_the_vm_changes_what_it_is_specified_to() -> None:
     """But for a snapshot that is being restored, which it lets go rather than hold."""
     held = {
-        (change.kind, status): Turn((), change.during, change.target, change.on_failure)
+        (change.kind, status): Turn((), change.during, change.target, change.on_failure, change.intact)
         for change in TABLE[Action.DELETE].changes
         for status in change.sources
         if change.target is not VolumeStatus.DELETED
@@ -79,7 +79,7 @@ def test_a_delete_of_the_vm_changes_what_it_is_specified_to() -> None:
 
 def test_a_volume_that_goes_with_its_vm_is_deleted() -> None:
     (change,) = (change for change in TABLE[Action.DELETE].changes if change.target is VolumeStatus.DELETED)
-    assert Turn((), change.during, change.target, change.on_failure) == DELETED_ON_TERMINATION
+    assert Turn((), change.during, change.target, change.on_failure, change.intact) == DELETED_ON_TERMINATION
     assert {("volume", status) for status in change.sources} == {key for key in TURNS_OF_VM_DELETE if "volume" in key}
 
 
@@ -126,4 +126,5 @@ def test_what_has_to_wait_says_so_and_what_is_allowed_meanwhile(action: Action, 
     ]
     assert (error.status, error.task_state, error.allowed_actions) == (status, None, allowed)
     assert {"attach-volume", "detach-interface", "delete"} <= set(allowed)
-    assert str(error).startswith(f"Cannot {action} a VM to or from which something is being attached or detached")
+    assert f"Cannot {action} a VM" in str(error)
+    assert "something is being attached" in str(error)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Concatenate, ParamSpec
 from uuid import UUID
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain import outbox, records
@@ -15,7 +16,7 @@ from domain.messages import FailOperationInput
 from tests.rows import add_held_vm, add_user, add_vm, claim, read_operation, read_vm
 
 ROUNDS = 50
-REFUSALS = (SupersededError, InvalidTransitionError)
+REFUSALS = (SupersededError, InvalidTransitionError, IntegrityError)
 
 Runner = Callable[[AsyncConnection], Awaitable[object]]
 P = ParamSpec("P")
@@ -28,7 +29,7 @@ def calling(
     return lambda tx: function(tx, *args, **kwargs)
 
 
-async def _race(engine: AsyncEngine, *runners: Runner) -> list[bool]:
+async def race(engine: AsyncEngine, *runners: Runner) -> list[bool]:
     """Run each in a transaction of its own, all at once, in any order; which of them were not refused."""
 
     async def run(runner: Runner) -> bool:
@@ -54,7 +55,7 @@ async def test_delete_against_finish_and_the_next_step(engine: AsyncEngine) -> N
 
 async def _delete_meets_a_running_stop(engine: AsyncEngine) -> OperationStatus:
     input = await add_held_vm(engine, Action.STOP)
-    deleted, finished, _ = await _race(
+    deleted, finished, _ = await race(
         engine,
         calling(claim, input.vm, Action.DELETE),
         calling(records.finish, input),
@@ -72,7 +73,7 @@ async def test_delete_against_a_build_that_goes_on_or_fails(engine: AsyncEngine)
     for _ in range(ROUNDS):
         input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED)
         failure = FailOperationInput(input, "no_valid_host", "No host.")
-        deleted, _, failed = await _race(
+        deleted, _, failed = await race(
             engine,
             calling(claim, input.vm, Action.DELETE),
             calling(records.enter_step, input, TaskState.NETWORKING, 1),
@@ -89,7 +90,7 @@ async def test_of_many_claims_one_wins(engine: AsyncEngine) -> None:
         async with engine.begin() as tx:
             vm = await add_vm(tx, await add_user(tx))
         actions = [Action.STOP, Action.REBOOT_SOFT, Action.REBOOT_HARD, Action.STOP, Action.RESIZE]
-        won = await _race(engine, *(calling(claim, vm.id, action) for action in actions))
+        won = await race(engine, *(calling(claim, vm.id, action) for action in actions))
         assert won.count(True) == 1
         holder = await read_operation(engine, (await read_vm(engine, vm.id)).operation_id)
         assert holder.action is actions[won.index(True)]
@@ -97,13 +98,13 @@ async def test_of_many_claims_one_wins(engine: AsyncEngine) -> None:
 
 async def test_of_many_deletes_one_wins(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    won = await _race(engine, *(calling(claim, input.vm, Action.DELETE) for _ in range(10)))
+    won = await race(engine, *(calling(claim, input.vm, Action.DELETE) for _ in range(10)))
     assert won.count(True) == 1
 
 
 async def test_an_end_that_is_recorded_twice_at_once_is_recorded_once(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    assert all(await _race(engine, *([calling(records.finish, input)] * 5)))
+    assert all(await race(engine, *([calling(records.finish, input)] * 5)))
     assert (await read_vm(engine, input.vm)).status is Status.SHUTOFF
 
 
@@ -111,7 +112,7 @@ async def test_success_and_failure_at_once_leave_one_of_them(engine: AsyncEngine
     for _ in range(ROUNDS // 2):
         input = await add_held_vm(engine, Action.STOP, previous=Status.ACTIVE)
         failure = FailOperationInput(input, "no_luck", "It went wrong.")
-        won = await _race(
+        won = await race(
             engine,
             calling(records.finish, input),
             calling(records.fail, failure),
@@ -127,7 +128,7 @@ async def test_deliveries_in_batches_and_deletes_do_not_deadlock(engine: AsyncEn
     vm_ids, ids = await _attaching(engine)
     deletes = [calling(claim, vm_id, Action.DELETE) for vm_id in vm_ids]
     deliveries = [calling(outbox.note_delivered, random.sample(ids, len(ids)), 0.0) for _ in range(20)]
-    assert all(await _race(engine, *deliveries, *deletes))
+    assert all(await race(engine, *deliveries, *deletes))
     assert {(await read_vm(engine, vm_id)).status for vm_id in vm_ids} == {Status.DELETING}
 
 
@@ -136,7 +137,7 @@ async def test_deliveries_by_dispatchers_whose_leases_ran_out_do_not_deadlock(en
     delivered = [calling(outbox.note_delivered, random.sample(ids, 20), 0.0) for _ in range(15)]
     undelivered = [calling(outbox.note_undelivered, random.sample(ids, 20), 0.0) for _ in range(10)]
     leases = [calling(outbox.lease_operations, 16, 0.0) for _ in range(10)]
-    assert all(await _race(engine, *delivered, *undelivered, *leases))
+    assert all(await race(engine, *delivered, *undelivered, *leases))
 
 
 async def _attaching(engine: AsyncEngine) -> tuple[list[UUID], list[UUID]]:

@@ -27,6 +27,8 @@ DELAYS = {
     "MOCK_STOP_DELAY": "0.5",
     "MOCK_DELETE_DELAY": "0.3",
     "MOCK_RESIZE_DELAY": "1",
+    "MOCK_REBOOT_DELAY": "0.5",
+    "MOCK_SNAPSHOT_DELAY": "0.5",
 }
 
 

@@ -17,9 +17,35 @@ from temporalio.testing import WorkflowEnvironment
 import local
 from domain import search_attributes
 from domain.lifecycle import TABLE, Action
-from domain.messages import Activity, ClaimConfirmResult, FailedAttemptInput, ServerStatus
-from tests.workflows.world import HANG, World, decision, failed, refused
+from domain.messages import (
+    Activity,
+    ClaimConfirmResult,
+    FailedAttemptInput,
+    ImageState,
+    PortState,
+    ServerStatus,
+    VolumeState,
+)
+from tests.workflows.world import HANG, LEAVES, World, decision, failed, refused
 
+# Where an action fails, is superseded or canceled, if not while it waits for the server.
+BREAKS = {
+    Action.SNAPSHOT: Activity.WAIT_FOR_IMAGE,
+    Action.DELETE_SNAPSHOT: Activity.DELETE_IMAGE,
+    Action.CREATE_VOLUME: Activity.WAIT_FOR_VOLUME,
+    Action.DELETE_VOLUME: Activity.WAIT_FOR_VOLUME,
+    Action.ATTACH_VOLUME: Activity.WAIT_FOR_VOLUME,
+    Action.DETACH_VOLUME: Activity.WAIT_FOR_VOLUME,
+    Action.ATTACH_INTERFACE: Activity.CREATE_INTERFACE,
+    Action.DETACH_INTERFACE: Activity.DELETE_INTERFACE,
+}
+ARRIVES = {
+    Action.DELETE_SNAPSHOT: (Activity.SETTLE_IMAGE, ImageState.GONE),
+    Action.DELETE_VOLUME: (Activity.SETTLE_VOLUME, VolumeState.GONE),
+    Action.DETACH_VOLUME: (Activity.SETTLE_VOLUME, VolumeState.AVAILABLE),
+    Action.DETACH_INTERFACE: (Activity.SETTLE_INTERFACE, PortState.GONE),
+}
+RESTORED = True
 HISTORIES = Path(__file__).parent / "histories"
 OF_THIS_MACHINE = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstanceKey)": "(?:[^"\\]|\\.)*"')
 
@@ -27,22 +53,50 @@ OF_THIS_MACHINE = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstan
 async def endings(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
     """Run every workflow to each kind of end, the first effect failing where one must."""
     for action in (action for action, rule in TABLE.items() if rule.workflow):
+        point = BREAKS.get(action, Activity.WAIT_FOR_SERVER)
         yield f"{action}-succeeded", await well(world, action)
-        world.script(Activity.WAIT_FOR_SERVER, failed("mock_transient"), refused("server_error"))
+        world.script(point, failed("mock_transient"), refused("server_error"))
         yield f"{action}-failed", await world.start(action)
-        world.script(Activity.WAIT_FOR_SERVER, refused("superseded"))
+        world.script(point, refused("superseded"))
         yield f"{action}-superseded", await world.start(action)
-        world.reached[Activity.WAIT_FOR_SERVER].clear()
-        world.script(Activity.WAIT_FOR_SERVER, HANG)
-        canceled = await world.start(action)
-        await world.reached[Activity.WAIT_FOR_SERVER].wait()
-        await canceled.cancel()
-        yield f"{action}-canceled", canceled
+        yield f"{action}-canceled", await canceled(world, action)
     world.script(Activity.PREEMPT_OPERATIONS, ["create-a"])
     world.script(Activity.LIST_OPEN_WORKFLOWS, ["create-a"], [])
     yield f"{Action.DELETE}-preempting", await world.start(Action.DELETE)
     async for name, handle in endings_of_resize(world):
         yield f"{Action.RESIZE}-{name}", handle
+    async for name, handle in endings_of_resources(world):
+        yield name, handle
+
+
+async def canceled(world: World, action: Action) -> WorkflowHandle[Any, Any]:
+    """Start what is canceled when it has come to where others fail."""
+    point = BREAKS.get(action, Activity.WAIT_FOR_SERVER)
+    world.reached[point].clear()
+    world.script(point, HANG)
+    handle = await world.start(action)
+    await world.reached[point].wait()
+    await handle.cancel()
+    return handle
+
+
+async def endings_of_resources(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
+    """What else can become of operations on snapshots, volumes and interfaces, and of a delete that releases them."""
+    world.script(Activity.DELETE_SERVER, LEAVES)
+    yield f"{Action.DELETE}-releasing", await world.start(Action.DELETE)
+    world.script(Activity.DELETE_SERVER, LEAVES)
+    world.script(Activity.RELEASE_RESOURCES, refused("volume_conflict"))
+    yield f"{Action.DELETE}-release-failed", await world.start(Action.DELETE)
+    world.script(Activity.CHECK_FLAVOR, refused("resize_not_applied"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.ACTIVE)
+    world.script(Activity.IS_RESTORED, RESTORED)
+    yield f"{Action.RESTORE}-applied", await world.start(Action.RESTORE)
+    for action, (look, seen) in ARRIVES.items():
+        world.script(look, seen)
+        yield f"{action}-canceled-too-late", await canceled(world, action)
+    world.script(Activity.CREATE_SERVER_IMAGE, refused("mock_refused"))
+    world.script(Activity.UNDO_IMAGE, refused("forbidden"))
+    yield f"{Action.SNAPSHOT}-not-undone", await world.start(Action.SNAPSHOT)
 
 
 async def well(world: World, action: Action) -> WorkflowHandle[Any, Any]:

@@ -7,7 +7,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from domain.lifecycle import TABLE
 from domain.messages import OperationInput
-from tests.replay.record import HISTORIES
+from tests.replay.record import ARRIVES, HISTORIES
 from worker import WORKFLOWS, SignalInterceptor, sandbox
 from workflows.build import CreateVM
 
@@ -17,11 +17,16 @@ OF_RESIZE = (
     *("reverted", "confirmed-unasked", "reverted-at-the-last-moment", "decided-after-nonsense"),
     *("confirm-failed", "canceled-while-waiting", "put-back"),
 )
+OF_RESOURCES = {
+    *("delete-releasing", "delete-release-failed", "restore-applied", "snapshot-not-undone"),
+    *(f"{action}-canceled-too-late" for action in ARRIVES),
+}
 
 
 def test_every_ending_of_every_workflow_is_recorded() -> None:
     wanted = {f"{action}-{ending}" for action, rule in TABLE.items() if rule.workflow for ending in ENDINGS}
     wanted |= {f"resize-{ending}" for ending in OF_RESIZE}
+    wanted |= OF_RESOURCES
     assert wanted <= {path.stem for path in RECORDED}
 
 

@@ -23,6 +23,9 @@ ENTERS = {
     Activity.FINISH_RESIZE: TaskState.RESIZE_FINISH,
     Activity.CONFIRM_RESIZE: TaskState.RESIZE_CONFIRMING,
     Activity.REVERT_RESIZE: TaskState.RESIZE_REVERTING,
+    Activity.CREATE_SERVER_IMAGE: TaskState.IMAGE_SNAPSHOT,
+    Activity.UPLOAD_IMAGE: TaskState.IMAGE_UPLOADING,
+    Activity.REBUILD_SERVER: TaskState.RESTORING,
     Activity.PREEMPT_OPERATIONS: TaskState.DELETING,
     Activity.DELETE_SERVER: TaskState.DELETING,
 }
@@ -41,15 +44,47 @@ EFFECTS = {
     Action.CONFIRM_RESIZE: [Activity.CONFIRM_RESIZE, Activity.WAIT_FOR_SERVER, Activity.CHECK_FLAVOR],
     Action.REVERT_RESIZE: [Activity.REVERT_RESIZE, Activity.WAIT_FOR_SERVER, Activity.CHECK_FLAVOR],
     Action.DELETE: [Activity.PREEMPT_OPERATIONS, Activity.DELETE_SERVER, Activity.WAIT_FOR_SERVER],
+    Action.SNAPSHOT: [Activity.CREATE_SERVER_IMAGE, Activity.UPLOAD_IMAGE, Activity.WAIT_FOR_IMAGE],
+    Action.RESTORE: [Activity.REBUILD_SERVER, Activity.WAIT_FOR_SERVER, Activity.CHECK_FLAVOR],
+    Action.DELETE_SNAPSHOT: [Activity.DELETE_IMAGE],
+    Action.CREATE_VOLUME: [Activity.CREATE_VOLUME, Activity.WAIT_FOR_VOLUME],
+    Action.DELETE_VOLUME: [Activity.DELETE_VOLUME, Activity.WAIT_FOR_VOLUME],
+    Action.ATTACH_VOLUME: [Activity.ATTACH_VOLUME, Activity.WAIT_FOR_VOLUME],
+    Action.DETACH_VOLUME: [Activity.DETACH_VOLUME, Activity.WAIT_FOR_VOLUME],
+    Action.ATTACH_INTERFACE: [Activity.CREATE_INTERFACE],
+    Action.DETACH_INTERFACE: [Activity.DELETE_INTERFACE],
 }
-WAITED_FOR = {Action.STOP: "SHUTOFF", Action.DELETE: "GONE"}
+AFTERMATH = {
+    Action.CREATE: [Activity.UNDO_CREATE],
+    Action.SNAPSHOT: [Activity.UNDO_IMAGE],
+    Action.RESTORE: [Activity.SETTLE_SERVER, Activity.IS_RESTORED],
+    Action.DELETE_SNAPSHOT: [Activity.SETTLE_IMAGE],
+    Action.CREATE_VOLUME: [Activity.UNDO_VOLUME],
+    Action.DELETE_VOLUME: [Activity.SETTLE_VOLUME],
+    Action.ATTACH_VOLUME: [Activity.UNDO_ATTACH],
+    Action.DETACH_VOLUME: [Activity.SETTLE_VOLUME],
+    Action.ATTACH_INTERFACE: [Activity.UNDO_INTERFACE],
+    Action.DETACH_INTERFACE: [Activity.SETTLE_INTERFACE],
+}
+WAITED_FOR = {
+    Action.STOP: "SHUTOFF",
+    Action.DELETE: "GONE",
+    Action.CREATE_VOLUME: "available",
+    Action.DELETE_VOLUME: "gone",
+    Action.ATTACH_VOLUME: "in-use",
+    Action.DETACH_VOLUME: "available",
+}
+WAITS = {
+    *(Activity.WAIT_FOR_SERVER, Activity.WAIT_FOR_VOLUME, Activity.WAIT_FOR_IMAGE),
+    *(Activity.SETTLE_SERVER, Activity.SETTLE_VOLUME),
+}
 END_BY_THEMSELVES = [action for action in EFFECTS if action is not Action.RESIZE]
 POINTS = [(action, effect) for action, effects in EFFECTS.items() for effect in effects]
 
 
-def aftermath(action: Action) -> Activity:
+def aftermath(action: Action) -> list[Activity]:
     """What follows a failure before it is recorded."""
-    return Activity.UNDO_CREATE if action is Action.CREATE else Activity.SETTLE_SERVER
+    return AFTERMATH.get(action, [Activity.SETTLE_SERVER])
 
 
 async def failure_of(handle: WorkflowHandle[Any, Any]) -> BaseException | None:
@@ -69,7 +104,12 @@ async def test_a_good_end_goes_through_the_steps_of_the_table(world: World, acti
     assert world.called() == [*EFFECTS[action], Activity.FINISH_OPERATION]
     entered = list(dict.fromkeys(ENTERS[name] for name in world.called() if name in ENTERS))
     assert tuple(entered) == TABLE[action].steps
-    assert world.last_input(Activity.WAIT_FOR_SERVER)["status"] == WAITED_FOR.get(action, "ACTIVE")
+    for name, input in world.calls:
+        if name is Activity.WAIT_FOR_SERVER:
+            assert input["status"] == WAITED_FOR.get(action, "ACTIVE")
+        if name is Activity.WAIT_FOR_VOLUME:
+            assert input["state"] == WAITED_FOR[action]
+    assert {name for name, waited in world.waited.items() if waited} == WAITS & set(world.called())
 
 
 @pytest.mark.parametrize(("action", "point"), POINTS)
@@ -79,11 +119,12 @@ async def test_a_refusal_is_undone_and_recorded(world: World, action: Action, po
     assert isinstance(cause, ApplicationError)
     assert cause.type == "no_valid_host"
     upto = EFFECTS[action][: EFFECTS[action].index(point) + 1]
-    assert world.called() == [*upto, aftermath(action), Activity.FAIL_OPERATION]
+    assert world.called() == [*upto, *aftermath(action), Activity.FAIL_OPERATION]
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert (recorded["code"], recorded["message"]) == ("no_valid_host", "no_valid_host, for good")
     assert recorded["canceled"] is False
     assert recorded["intact"] is False
+    assert {name for name, waited in world.waited.items() if waited} == WAITS & set(world.called())
 
 
 @pytest.mark.parametrize(("action", "point"), POINTS)
@@ -101,7 +142,7 @@ async def test_a_cancel_in_the_web_ui_is_undone_and_recorded(world: World, actio
     await handle.cancel()
     assert isinstance(await failure_of(handle), CancelledError)
     upto = EFFECTS[action][: EFFECTS[action].index(point) + 1]
-    assert world.called() == [*upto, aftermath(action), Activity.FAIL_OPERATION]
+    assert world.called() == [*upto, *aftermath(action), Activity.FAIL_OPERATION]
     assert world.last_input(Activity.FAIL_OPERATION)["canceled"] is True
     assert world.last_input(Activity.FAIL_OPERATION)["code"] == "canceled"
 
@@ -157,7 +198,7 @@ async def test_a_cloud_that_refuses_to_be_tidied_does_not_keep_the_end_from_bein
     world: World, action: Action
 ) -> None:
     world.script(Activity.WAIT_FOR_SERVER, refused("server_error"))
-    world.script(aftermath(action), refused("forbidden"))
+    world.script(aftermath(action)[0], refused("forbidden"))
     await failure_of(await world.start(action))
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert recorded["code"] == "server_error"

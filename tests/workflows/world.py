@@ -22,19 +22,29 @@ from domain.messages import (
     Activity,
     ClaimConfirmResult,
     ConfirmWindowResult,
+    ImageState,
     OperationInput,
+    PortState,
     ServerStatus,
+    VolumeState,
     waits_queue,
 )
 from worker import WORKFLOWS, SignalInterceptor, sandbox
 
 HANG = object()
 SLOW = object()
+LEAVES = True  # what DELETE_SERVER answers where something of the VM is to be released
+WITHOUT_VM = {Action.CREATE_VOLUME, Action.DELETE_VOLUME}
 
 
 def decision(action: Action, previous: Status = Status.ACTIVE) -> OperationInput:
-    """An operation, as its workflow or signal is given it."""
-    return OperationInput(uuid4(), uuid4(), action, 0, previous, "web-1", "ada", "from a to b")
+    """An operation, as its workflow or signal is given it; what takes no VM returns to no status of one."""
+    rule = TABLE[action]
+    of = uuid4()
+    vm = (None, None, "") if action in WITHOUT_VM else (of, previous if rule.steps else None, "web-1")
+    is_about_vm = rule.changes == () or action in {Action.CREATE, Action.DELETE}
+    resource_id = of if is_about_vm else uuid4()
+    return OperationInput(uuid4(), vm[0], action, 0, vm[1], vm[2], "ada", "from a to b", resource_id)
 
 
 def refused(code: str) -> ApplicationError:
@@ -53,6 +63,8 @@ class World:
 
     environment: WorkflowEnvironment
     calls: list[tuple[Activity, dict[str, Any]]] = field(default_factory=list)
+    waited: dict[Activity, bool] = field(default_factory=dict)
+    """Whether an activity was asked for on the queue of waits."""
     reached: dict[Activity, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     _script: dict[Activity, list[object]] = field(default_factory=lambda: defaultdict(list))
     _queue: str = field(default_factory=lambda: uuid4().hex)
@@ -106,12 +118,13 @@ class World:
         """Start the workflow that serves an operation."""
         workflow = TABLE[operation.action].workflow
         assert workflow
-        id = f"{operation.action.word}-{operation.vm_id}-{operation.operation_id}"
+        id = f"{operation.action.word}-{operation.vm_id or operation.resource_id}-{operation.operation_id}"
         return await self.client.start_workflow(workflow, operation, id=id, task_queue=self._queue)
 
     @activity.defn(dynamic=True)
     async def _answer(self, args: Sequence[RawValue]) -> Any:
         name = Activity(activity.info().activity_type)
+        self.waited[name] = activity.info().task_queue == waits_queue(self._queue)
         self.calls.append((name, activity.payload_converter().from_payload(args[0].payload)))
         self.reached[name].set()
         outcome = self._script[name].pop(0) if self._script[name] else None
@@ -122,14 +135,19 @@ class World:
             await asyncio.sleep(0.05)
         if outcome is SLOW:
             await asyncio.sleep(0.5)
-            return None
+            return DEFAULTS.get(name)
         return outcome if outcome is not None else DEFAULTS.get(name)
 
 
 DEFAULTS: dict[Activity, object] = {
     Activity.PREEMPT_OPERATIONS: [],
     Activity.LIST_OPEN_WORKFLOWS: [],
+    Activity.DELETE_SERVER: False,
     Activity.SETTLE_SERVER: ServerStatus.ERROR,
+    Activity.SETTLE_VOLUME: VolumeState.ERROR,
+    Activity.SETTLE_IMAGE: ImageState.ACTIVE,
+    Activity.SETTLE_INTERFACE: PortState.ACTIVE,
+    Activity.IS_RESTORED: False,
     Activity.READ_CONFIRM_WINDOW: ConfirmWindowResult(None),
     Activity.CLAIM_CONFIRM: ClaimConfirmResult(None),
 }

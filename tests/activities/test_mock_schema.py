@@ -1,0 +1,99 @@
+"""The mock cloud outlives releases: what an earlier version made is completed, and what it holds stays."""
+
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.protocol import Token
+from domain.messages import ServerStatus
+from domain.settings import Settings
+from tests.activities.conftest import open_backend
+from tests.activities.held import DEVICE, IMAGE_OF_BUILD, be_due, content_of, port
+from tests.rows import NETWORK_IDS
+
+OLD_VM = uuid4()
+OLD = """
+CREATE SCHEMA mock_cloud;
+CREATE TABLE mock_cloud.servers (
+    vm_id UUID NOT NULL PRIMARY KEY, id UUID DEFAULT gen_random_uuid() NOT NULL, name TEXT NOT NULL,
+    vcpus INTEGER NOT NULL, ram_mb INTEGER NOT NULL, disk_gb INTEGER NOT NULL, image_id UUID NOT NULL,
+    status TEXT NOT NULL, fault TEXT, next_status TEXT, next_fault TEXT, due_at TIMESTAMP WITH TIME ZONE,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL
+);
+CREATE INDEX ix_servers_due_at ON mock_cloud.servers (due_at) WHERE due_at IS NOT NULL;
+CREATE TABLE mock_cloud.ports (
+    id UUID DEFAULT gen_random_uuid() NOT NULL PRIMARY KEY, vm_id UUID NOT NULL, network_id UUID NOT NULL
+);
+CREATE INDEX ix_mock_cloud_ports_vm_id ON mock_cloud.ports (vm_id);
+"""
+SERVER = "INSERT INTO mock_cloud.servers VALUES (:vm_id, :id, 'old', 1, 2048, 20, :image_id, 'ACTIVE')"
+PORT = "INSERT INTO mock_cloud.ports (vm_id, network_id) VALUES (:vm_id, :network_id)"
+SHAPE = """
+SELECT 'column' AS kind, table_name || '.' || column_name || ' ' || data_type AS what
+FROM information_schema.columns WHERE table_schema = 'mock_cloud'
+UNION SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'mock_cloud' ORDER BY 1, 2
+"""
+
+
+@pytest.fixture
+async def old_engine(engine: AsyncEngine) -> AsyncEngine:
+    """A database where the mock cloud is as the version before snapshots, volumes and interfaces made it."""
+    async with engine.begin() as tx:
+        for statement in OLD.split(";"):
+            if statement.strip():
+                await tx.execute(text(statement))
+    return engine
+
+
+async def shape(engine: AsyncEngine) -> set[tuple[str, str]]:
+    """Columns and indexes of the mock cloud's tables."""
+    async with engine.connect() as connection:
+        return {(row.kind, row.what) for row in await connection.execute(text(SHAPE))}
+
+
+async def add_old_server(engine: AsyncEngine) -> None:
+    """A server with two ports in one network, as the earlier version left them."""
+    async with engine.begin() as tx:
+        await tx.execute(text(SERVER), {"vm_id": OLD_VM, "id": uuid4(), "image_id": IMAGE_OF_BUILD})
+        for _ in range(2):
+            await tx.execute(text(PORT), {"vm_id": OLD_VM, "network_id": NETWORK_IDS["private"]})
+
+
+async def test_tables_of_an_earlier_version_become_as_new_ones(old_engine: AsyncEngine, settings: Settings) -> None:
+    for _ in range(2):
+        await (await open_backend(settings)).close()
+    completed = await shape(old_engine)
+    async with old_engine.begin() as tx:
+        await tx.execute(text("DROP SCHEMA mock_cloud CASCADE"))
+    await (await open_backend(settings)).close()
+    assert completed == await shape(old_engine)
+
+
+async def test_a_server_of_an_earlier_version_stays_and_does_what_new_ones_do(
+    old_engine: AsyncEngine, settings: Settings
+) -> None:
+    await add_old_server(old_engine)
+    cloud, volume_id = await open_backend(settings), uuid4()
+    server = (await cloud.list_servers([OLD_VM]))[OLD_VM]
+    assert (server.status, server.image_id, server.ram_mb) == (ServerStatus.ACTIVE, IMAGE_OF_BUILD, 2048)
+    assert len(await cloud.list_ports(OLD_VM)) == 2
+    assert await content_of(old_engine, OLD_VM) is None
+    await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))
+    await cloud.create_volume(Token(uuid4(), "make"), volume_id, "data", 10)
+    await cloud.attach_volume(Token(uuid4(), "attach"), OLD_VM, volume_id, DEVICE)
+    await cloud.reboot_server(Token(uuid4(), "reboot"), OLD_VM, hard=True)
+    assert await be_due(old_engine, cloud, OLD_VM) is ServerStatus.ACTIVE
+    assert await content_of(old_engine, OLD_VM) is not None
+    await cloud.close()
+
+
+async def test_the_completed_tables_keep_addresses_unique(old_engine: AsyncEngine, settings: Settings) -> None:
+    await add_old_server(old_engine)
+    cloud = await open_backend(settings)
+    await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))
+    with pytest.raises(IntegrityError, match="uq_ports_"):
+        await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))
+    await cloud.close()

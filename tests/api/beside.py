@@ -1,0 +1,105 @@
+"""What VMs have beside themselves, as rows of hers, and what answers about it have in common."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.models import VM, Attachment, Operation, Snapshot, Volume
+from domain.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from tests.api.conftest import Person, operations_of
+from tests.rows import add_attachment, add_snapshot, add_vm, add_volume, read_operation, read_vm
+
+VOLUME_OF = {
+    AttachmentStatus.ATTACHING: VolumeStatus.ATTACHING,
+    AttachmentStatus.ATTACHED: VolumeStatus.IN_USE,
+    AttachmentStatus.DETACHING: VolumeStatus.DETACHING,
+}
+
+
+async def vm_of(ada: Person, engine: AsyncEngine, **state: Any) -> VM:
+    """A VM of hers in this state."""
+    async with engine.begin() as tx:
+        return await add_vm(tx, ada.user, **state)
+
+
+async def volume_of(ada: Person, engine: AsyncEngine, **state: Any) -> Volume:
+    """A volume of hers in this state."""
+    async with engine.begin() as tx:
+        return await add_volume(tx, ada.user, **state)
+
+
+async def snapshot_of(
+    vm: VM, engine: AsyncEngine, status: SnapshotStatus = SnapshotStatus.AVAILABLE, **values: Any
+) -> Snapshot:
+    """A snapshot of the VM in this status."""
+    async with engine.begin() as tx:
+        return await add_snapshot(tx, vm, status=status, **values)
+
+
+async def attached_to(
+    vm: VM, ada: Person, engine: AsyncEngine, status: AttachmentStatus = AttachmentStatus.ATTACHED, **values: Any
+) -> tuple[Volume, Attachment]:
+    """A volume of hers in the VM, or on its way."""
+    async with engine.begin() as tx:
+        volume = await add_volume(tx, ada.user, status=VOLUME_OF[status])
+        return volume, await add_attachment(tx, vm, volume, status=status, **values)
+
+
+async def set_vm(engine: AsyncEngine, vm: VM, **values: Any) -> None:
+    """Change the VM's row behind everybody's back."""
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).where(VM.id == vm.id).values(**values))
+
+
+async def operation_of(ada: Person, engine: AsyncEngine, answer: httpx.Response) -> Operation:
+    """The operation that the answer tells her to follow; she can read it there."""
+    location = answer.headers["Operation-Location"]
+    read = await ada.http.get(f"http://api{location}")
+    assert read.status_code == 200, read.text
+    assert location == f"/api/v1/operations/{read.json()['id']}"
+    return await read_operation(engine, UUID(read.json()["id"]))
+
+
+async def check_made(ada: Person, engine: AsyncEngine, answer: httpx.Response, path: str) -> Operation:
+    """Check what every answer to a POST that makes something has; the operation that makes it."""
+    assert answer.status_code == 202, answer.text
+    assert answer.headers["Location"] == f"/api/v1{path}"
+    assert answer.headers["Retry-After"] == "1"
+    assert (await ada.http.get(path)).json() == answer.json()
+    operation = await operation_of(ada, engine, answer)
+    assert str(operation.id) == answer.json()["operation_id"]
+    return operation
+
+
+async def check_goes(ada: Person, engine: AsyncEngine, answer: httpx.Response) -> Operation:
+    """Check what every answer to a DELETE has; the operation that does it."""
+    assert (answer.status_code, answer.content) == (204, b""), answer.text
+    assert "Retry-After" not in answer.headers
+    return await operation_of(ada, engine, answer)
+
+
+async def check_refused_and_unchanged(
+    engine: AsyncEngine, vm: VM, answer: httpx.Response, code: str, **members: Any
+) -> dict[str, Any]:
+    """Check that the request was a conflict which left no trace at the VM; the problem."""
+    problem: dict[str, Any] = answer.json()
+    assert (answer.status_code, problem["code"]) == (409, code), answer.text
+    assert {name: problem[name] for name in members} == members
+    assert await read_vm(engine, vm.id) == vm
+    assert await operations_of(engine, vm.id) == []
+    return problem
+
+
+async def rows_of(engine: AsyncEngine, model: type[Any]) -> list[Any]:
+    """Every row of the table, oldest first."""
+    async with engine.connect() as connection:
+        oldest_first = select(model).order_by(model.created_at, *model.__table__.primary_key)
+        return list((await connection.execute(oldest_first)).all())
+
+
+def nobodys() -> str:
+    """An id that nothing has."""
+    return str(uuid4())

@@ -1,0 +1,202 @@
+"""Snapshots: taken, restored, deleted; and readable when their VM is gone."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.lifecycle import Action, OperationStatus, Status, TaskState
+from domain.models import Operation, Snapshot
+from domain.resources import SnapshotStatus
+from tests.api.beside import (
+    check_goes,
+    check_made,
+    check_refused_and_unchanged,
+    nobodys,
+    rows_of,
+    set_vm,
+    snapshot_of,
+    vm_of,
+)
+from tests.api.conftest import Person, count
+from tests.rows import FLAVOR_IDS, IMAGE_IDS, read_vm
+
+NAMED = {"name": "before"}
+FIELDS = {
+    *("id", "vm_id", "name", "status", "size_gb", "flavor_id", "image_id", "operation_id"),
+    *("created_at", "updated_at"),
+}
+each_rest = pytest.mark.parametrize("status", [Status.ACTIVE, Status.SHUTOFF])
+BUSY = [
+    {"status": Status.ERROR},
+    {"status": Status.VERIFY_RESIZE},
+    {"status": Status.ACTIVE, "task_state": TaskState.POWERING_OFF},
+    {"status": Status.ACTIVE, "launched": False},
+    {"status": Status.DELETED},
+]
+each_busy = pytest.mark.parametrize("state", BUSY, ids=["error", "undecided", "busy", "never-launched", "deleted"])
+
+
+@each_rest
+async def test_a_new_snapshot_is_of_what_the_vm_is_and_takes_the_vm(
+    ada: Person, engine: AsyncEngine, status: Status
+) -> None:
+    flavor, image = FLAVOR_IDS["m1.large"], IMAGE_IDS["debian-12"]
+    vm = await vm_of(ada, engine, status=status, flavor_id=flavor, image_id=image)
+    answer = await ada.http.post(f"/vms/{vm.id}/snapshots", json={"name": " before "})
+    made = answer.json()
+    operation = await check_made(ada, engine, answer, f"/vms/{vm.id}/snapshots/{made['id']}")
+    assert set(made) == FIELDS
+    shown = {"vm_id": str(vm.id), "status": "CREATING", "size_gb": 80, "flavor_id": str(flavor), "image_id": str(image)}
+    assert made | NAMED | shown == made
+    held = await read_vm(engine, vm.id)
+    assert (held.status, held.task_state, held.operation_id) == (status, TaskState.IMAGE_SNAPSHOT, operation.id)
+    assert (operation.action, operation.status) == (Action.SNAPSHOT, OperationStatus.QUEUED)
+    assert (operation.resource_type, str(operation.resource_id), operation.vm_id) == ("snapshot", made["id"], vm.id)
+    assert (operation.input, operation.previous_status) == (NAMED, status)
+
+
+@each_busy
+async def test_a_vm_that_is_not_at_rest_is_not_taken(ada: Person, engine: AsyncEngine, state: dict[str, Any]) -> None:
+    vm = await vm_of(ada, engine, **state)
+    allowed = (await ada.http.get(f"/vms/{vm.id}")).json()["allowed_actions"]
+    conflict = {"current_status": vm.status, "task_state": vm.task_state, "allowed_actions": allowed}
+    answer = await ada.http.post(f"/vms/{vm.id}/snapshots", json=NAMED)
+    await check_refused_and_unchanged(engine, vm, answer, "invalid_transition", **conflict)
+    assert await count(engine, Snapshot) == 0
+
+
+@each_rest
+async def test_a_restore_takes_vm_and_snapshot(ada: Person, engine: AsyncEngine, status: Status) -> None:
+    vm = await vm_of(ada, engine, status=status, flavor_id=FLAVOR_IDS["m1.large"])
+    snapshot = await snapshot_of(vm, engine, flavor_id=FLAVOR_IDS["m1.tiny"])
+    answer = await ada.http.post(f"/vms/{vm.id}/snapshots/{snapshot.id}/restore")
+    shown = answer.json()
+    assert (answer.status_code, answer.headers["Retry-After"]) == (202, "1")
+    assert "Location" not in answer.headers
+    assert answer.headers["Operation-Location"] == f"/api/v1/operations/{shown['operation_id']}"
+    assert (shown["id"], shown["status"], shown["task_state"]) == (str(vm.id), status, "restoring")
+    assert (shown["flavor_id"], shown["allowed_actions"]) == (str(vm.flavor_id), ["delete"])
+    restored = (await ada.http.get(f"/vms/{vm.id}/snapshots/{snapshot.id}")).json()
+    assert (restored["status"], restored["operation_id"]) == ("RESTORING", shown["operation_id"])
+    (operation,) = await rows_of(engine, Operation)
+    assert (operation.resource_type, operation.resource_id, operation.vm_id) == ("snapshot", snapshot.id, vm.id)
+    ids = {"flavor_id": str(snapshot.flavor_id), "image_id": str(snapshot.image_id)}
+    assert operation.input == NAMED | ids
+
+
+@each_busy
+async def test_a_vm_that_is_not_at_rest_is_not_restored(
+    ada: Person, engine: AsyncEngine, state: dict[str, Any]
+) -> None:
+    vm = await vm_of(ada, engine, **state)
+    snapshot = await snapshot_of(vm, engine)
+    answer = await ada.http.post(f"/vms/{vm.id}/snapshots/{snapshot.id}/restore")
+    conflict = {"current_status": vm.status, "task_state": vm.task_state}
+    await check_refused_and_unchanged(engine, vm, answer, "invalid_transition", **conflict)
+    assert await rows_of(engine, Snapshot) == [snapshot]
+
+
+@pytest.mark.parametrize("status", sorted(set(SnapshotStatus) - {SnapshotStatus.AVAILABLE}))
+async def test_only_a_snapshot_that_is_available_is_restored(
+    ada: Person, engine: AsyncEngine, status: SnapshotStatus
+) -> None:
+    vm = await vm_of(ada, engine)
+    snapshot = await snapshot_of(vm, engine, status)
+    answer = await ada.http.post(f"/vms/{vm.id}/snapshots/{snapshot.id}/restore", json={})
+    allowed = ["delete-snapshot"] if status is SnapshotStatus.ERROR else []
+    conflict = {"current_status": status, "task_state": None, "allowed_actions": allowed}
+    problem = await check_refused_and_unchanged(engine, vm, answer, "invalid_transition", **conflict)
+    assert "Cannot restore a snapshot" in problem["detail"]
+    assert await rows_of(engine, Snapshot) == [snapshot]
+
+
+@pytest.mark.parametrize("action", ["snapshot", "restore"])
+async def test_while_something_attaches_no_snapshot_is_taken_or_restored(
+    ada: Person, engine: AsyncEngine, action: str
+) -> None:
+    vm = await vm_of(ada, engine, attaching=1)
+    snapshot = await snapshot_of(vm, engine)
+    path = f"/vms/{vm.id}/snapshots" + (f"/{snapshot.id}/restore" if action == "restore" else "")
+    answer = await ada.http.post(path, json=NAMED if action == "snapshot" else None)
+    problem = await check_refused_and_unchanged(engine, vm, answer, "attachment_in_progress", current_status="ACTIVE")
+    assert "something is being attached" in problem["detail"]
+    assert not {"resize", "snapshot", "restore"} & set(problem["allowed_actions"])
+    assert await rows_of(engine, Snapshot) == [snapshot]
+
+
+@pytest.mark.parametrize("status", [SnapshotStatus.AVAILABLE, SnapshotStatus.ERROR])
+@pytest.mark.parametrize(
+    "state", [{}, {"task_state": TaskState.POWERING_OFF}, {"status": Status.DELETED}], ids=["idle", "busy", "gone"]
+)
+async def test_a_snapshot_is_deleted_whatever_its_vm_does(
+    ada: Person, engine: AsyncEngine, state: dict[str, Any], status: SnapshotStatus
+) -> None:
+    vm = await vm_of(ada, engine, **state)
+    snapshot = await snapshot_of(vm, engine, status)
+    path = f"/vms/{vm.id}/snapshots/{snapshot.id}"
+    operation = await check_goes(ada, engine, await ada.http.delete(path))
+    shown = (await ada.http.get(path)).json()
+    assert (shown["status"], shown["operation_id"]) == ("DELETING", str(operation.id))
+    assert (operation.action, operation.vm_id) == (Action.DELETE_SNAPSHOT, vm.id)
+    assert (operation.resource_type, operation.resource_id) == ("snapshot", snapshot.id)
+    assert operation.previous_status is None
+    assert await read_vm(engine, vm.id) == vm
+
+
+@pytest.mark.parametrize("status", [SnapshotStatus.CREATING, SnapshotStatus.RESTORING])
+async def test_a_snapshot_that_is_in_use_is_not_deleted(
+    ada: Person, engine: AsyncEngine, status: SnapshotStatus
+) -> None:
+    vm = await vm_of(ada, engine)
+    snapshot = await snapshot_of(vm, engine, status)
+    answer = await ada.http.delete(f"/vms/{vm.id}/snapshots/{snapshot.id}")
+    conflict: dict[str, Any] = {"current_status": status, "task_state": None, "allowed_actions": []}
+    await check_refused_and_unchanged(engine, vm, answer, "invalid_transition", **conflict)
+    assert await rows_of(engine, Snapshot) == [snapshot]
+
+
+async def test_deleting_a_snapshot_again_names_the_same_operation(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine)
+    snapshot = await snapshot_of(vm, engine)
+    path = f"/vms/{vm.id}/snapshots/{snapshot.id}"
+    answers = [await ada.http.delete(path) for _ in range(2)]
+    async with engine.begin() as tx:
+        await tx.exec_driver_sql("UPDATE snapshots SET status = 'DELETED'")
+    answers.append(await ada.http.delete(path))
+    assert {answer.status_code for answer in answers} == {204}
+    assert len({answer.headers["Operation-Location"] for answer in answers}) == 1
+    assert await count(engine, Operation) == 1
+
+
+async def test_a_delete_of_the_vm_takes_a_snapshot_that_is_being_taken(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine)
+    made = (await ada.http.post(f"/vms/{vm.id}/snapshots", json=NAMED)).json()
+    delete = await check_goes(ada, engine, await ada.http.delete(f"/vms/{vm.id}"))
+    path = f"/vms/{vm.id}/snapshots/{made['id']}"
+    shown = (await ada.http.get(path)).json()
+    assert (shown["status"], shown["operation_id"]) == ("DELETING", str(delete.id))
+    superseded = (await ada.http.get(f"/operations/{made['operation_id']}")).json()
+    assert superseded["status"] == "SUPERSEDED"
+    again = await ada.http.delete(path)
+    assert again.headers["Operation-Location"] == f"/api/v1/operations/{delete.id}"
+
+
+async def test_the_snapshots_of_a_deleted_vm_stay_readable(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine)
+    snapshot = await snapshot_of(vm, engine)
+    await set_vm(engine, vm, status=Status.DELETED)
+    listed = (await ada.http.get(f"/vms/{vm.id}/snapshots")).json()
+    assert [one["id"] for one in listed["items"]] == [str(snapshot.id)]
+    assert (await ada.http.get(f"/vms/{vm.id}/snapshots/{snapshot.id}")).json() == listed["items"][0]
+
+
+async def test_a_snapshot_is_found_under_its_own_vm_only(ada: Person, engine: AsyncEngine) -> None:
+    vm, other = await vm_of(ada, engine), await vm_of(ada, engine)
+    snapshot = await snapshot_of(vm, engine)
+    for id, where in ((snapshot.id, other.id), (nobodys(), vm.id), (snapshot.id, nobodys())):
+        path = f"/vms/{where}/snapshots/{id}"
+        answers = [await ada.http.get(path), await ada.http.delete(path), await ada.http.post(f"{path}/restore")]
+        assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(404, "not_found")] * 3
+    assert (await ada.http.get(f"/vms/{other.id}/snapshots")).json()["total"] == 0
+    assert await rows_of(engine, Snapshot) == [snapshot]

@@ -1,0 +1,110 @@
+"""Volumes: made, read and deleted, whether or not any VM is about."""
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.lifecycle import Action, OperationStatus
+from domain.models import Operation, Volume
+from domain.resources import VolumeStatus
+from tests.api.beside import attached_to, check_goes, check_made, nobodys, rows_of, vm_of, volume_of
+from tests.api.conftest import Person, count
+
+BODY = {"name": "data-1", "size_gb": 10}
+FIELDS = {*("id", "name", "size_gb", "status", "vm_id", "device", "operation_id", "created_at", "updated_at")}
+OPERATION = {"resource_type": "volume", "action": "create-volume", "status": "QUEUED", "vm_id": None, "step": None}
+
+
+async def test_a_new_volume_is_being_made_and_says_where_to_look(ada: Person, engine: AsyncEngine) -> None:
+    answer = await ada.http.post("/volumes", json=BODY, headers={"X-Request-Id": "the-request"})
+    made = answer.json()
+    operation = await check_made(ada, engine, answer, f"/volumes/{made['id']}")
+    assert set(made) == FIELDS
+    assert made | BODY | {"status": "CREATING", "vm_id": None, "device": None} == made
+    assert (operation.action, operation.status) == (Action.CREATE_VOLUME, OperationStatus.QUEUED)
+    assert (operation.owner_id, operation.actor, operation.request_id) == (ada.user.id, "ada", "the-request")
+    assert (operation.input, operation.previous_status) == (BODY, None)
+    assert operation.workflow_id == f"create-volume-{made['id']}-{operation.id}"
+
+
+async def test_an_operation_on_a_volume_is_about_no_vm(ada: Person, bob: Person) -> None:
+    made = (await ada.http.post("/volumes", json=BODY)).json()
+    shown = (await ada.http.get(f"/operations/{made['operation_id']}")).json()
+    assert shown | OPERATION | {"resource_id": made["id"]} == shown
+    listed = (await ada.http.get("/operations", params={"action": "create-volume"})).json()
+    assert listed["items"] == [shown]
+    assert (await bob.http.get("/operations")).json()["total"] == 0
+    assert (await bob.http.get(f"/operations/{made['operation_id']}")).status_code == 404
+
+
+async def test_the_smallest_and_the_biggest_volume(ada: Person) -> None:
+    for size in (1, 16_384):
+        answer = await ada.http.post("/volumes", json={"name": "ñ" * 255, "size_gb": size})
+        assert (answer.status_code, answer.json()["size_gb"], answer.json()["name"]) == (202, size, "ñ" * 255)
+
+
+async def test_a_volume_shows_the_vm_that_has_it(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine)
+    volume, _ = await attached_to(vm, ada, engine, device="/dev/vdf")
+    await volume_of(ada, engine, name="loose")
+    shown = (await ada.http.get(f"/volumes/{volume.id}")).json()
+    assert (shown["vm_id"], shown["device"], shown["status"]) == (str(vm.id), "/dev/vdf", "IN_USE")
+    listed = (await ada.http.get("/volumes")).json()["items"]
+    assert [(one["name"], one["vm_id"], one["device"]) for one in listed] == [
+        ("loose", None, None),
+        ("data", str(vm.id), "/dev/vdf"),
+    ]
+
+
+@pytest.mark.parametrize("status", [VolumeStatus.AVAILABLE, VolumeStatus.ERROR])
+async def test_a_volume_that_no_vm_has_is_deleted(ada: Person, engine: AsyncEngine, status: VolumeStatus) -> None:
+    volume = await volume_of(ada, engine, status=status)
+    operation = await check_goes(ada, engine, await ada.http.delete(f"/volumes/{volume.id}"))
+    shown = (await ada.http.get(f"/volumes/{volume.id}")).json()
+    assert (shown["status"], shown["operation_id"]) == ("DELETING", str(operation.id))
+    assert (operation.action, operation.resource_type) == (Action.DELETE_VOLUME, "volume")
+    assert (operation.resource_id, operation.vm_id, operation.input) == (volume.id, None, {"name": "data"})
+
+
+IN_THE_WAY = [VolumeStatus.CREATING, VolumeStatus.ATTACHING, VolumeStatus.IN_USE, VolumeStatus.DETACHING]
+
+
+@pytest.mark.parametrize("status", IN_THE_WAY)
+async def test_a_volume_that_something_happens_to_is_not_deleted(
+    ada: Person, engine: AsyncEngine, status: VolumeStatus
+) -> None:
+    volume = await volume_of(ada, engine, status=status)
+    answer = await ada.http.delete(f"/volumes/{volume.id}")
+    problem = answer.json()
+    allowed = ["detach-volume"] if status is VolumeStatus.IN_USE else []
+    assert (answer.status_code, problem["code"]) == (409, "invalid_transition")
+    assert (problem["current_status"], problem["task_state"], problem["allowed_actions"]) == (status, None, allowed)
+    assert "delete-volume a volume" in problem["detail"]
+    assert await rows_of(engine, Volume) == [volume]
+    assert await count(engine, Operation) == 0
+
+
+async def test_deleting_a_volume_again_names_the_same_operation(ada: Person, engine: AsyncEngine) -> None:
+    volume = await volume_of(ada, engine)
+    answers = [await ada.http.delete(f"/volumes/{volume.id}") for _ in range(2)]
+    async with engine.begin() as tx:
+        await tx.exec_driver_sql("UPDATE volumes SET status = 'DELETED'")
+    answers.append(await ada.http.delete(f"/volumes/{volume.id}"))
+    assert {answer.status_code for answer in answers} == {204}
+    assert len({answer.headers["Operation-Location"] for answer in answers}) == 1
+    assert await count(engine, Operation) == 1
+    assert (await ada.http.get(f"/volumes/{volume.id}")).json()["status"] == "DELETED"
+
+
+async def test_a_volume_that_goes_with_its_vm_names_the_operation_of_the_vm(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine)
+    volume, _ = await attached_to(vm, ada, engine, delete_on_termination=True)
+    gone = await ada.http.delete(f"/vms/{vm.id}")
+    assert (await ada.http.get(f"/volumes/{volume.id}")).json()["status"] == "DELETING"
+    again = await ada.http.delete(f"/volumes/{volume.id}")
+    assert (again.status_code, again.headers["Operation-Location"]) == (204, gone.headers["Operation-Location"])
+
+
+async def test_what_nobody_has_is_not_found(ada: Person) -> None:
+    path = f"/volumes/{nobodys()}"
+    for answer in (await ada.http.get(path), await ada.http.delete(path)):
+        assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
