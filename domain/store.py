@@ -31,13 +31,13 @@ _ABOUT: Final = {
     Action.REVERT_RESIZE: "back to {flavor}",
     Action.SNAPSHOT: "as {name}",
     Action.RESTORE: "from {name}",
-    Action.DELETE_SNAPSHOT: "{name}",
+    Action.DELETE_SNAPSHOT: "snapshot {name}",
     Action.CREATE_VOLUME: "{name} of {size_gb} GiB",
     Action.DELETE_VOLUME: "{name}",
-    Action.ATTACH_VOLUME: "{name} as {device}",
-    Action.DETACH_VOLUME: "{name} from {device}",
-    Action.ATTACH_INTERFACE: "{ip_address} in network {network}",
-    Action.DETACH_INTERFACE: "{ip_address} in network {network}",
+    Action.ATTACH_VOLUME: "volume {name} as {device}",
+    Action.DETACH_VOLUME: "volume {name} from {device}",
+    Action.ATTACH_INTERFACE: "address {ip_address} in network {network}",
+    Action.DETACH_INTERFACE: "address {ip_address} in network {network}",
 }
 
 

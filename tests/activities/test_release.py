@@ -1,26 +1,27 @@
 """A delete frees the VM's volumes, deletes those that were to end with it, and removes half-made images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.faults import add_fault
 from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode, volumes
+from activities.backends.mock_schema import FaultMode, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.compute import ComputeActivities
 from domain import records, store
 from domain.errors import SupersededError
 from domain.lifecycle import Action, Status
 from domain.messages import FailOperationInput, OperationInput, ServerStatus, VolumeState
+from domain.models import Snapshot, Volume
 from domain.resources import SnapshotStatus, VolumeStatus
 from domain.settings import Settings
-from tests.activities.conftest import Do
-from tests.activities.held import add_server, all_of, be_due
-from tests.rows import add_attachment, add_snapshot, add_user, add_vm, add_volume, claim, read_vm
+from tests.activities.conftest import Do, spec
+from tests.activities.held import add_server, all_of, be_due, port
+from tests.rows import FLAVOR_IDS, add_attachment, add_snapshot, add_user, add_vm, add_volume, claim, read_vm
 
 VOLUMES, IMAGES = 10, 2
 ENDING = {1, 4, 9}  # the volumes that are to end with their VM
@@ -126,8 +127,7 @@ async def test_a_release_that_fails_in_the_middle_is_completed_by_the_next(  # n
     with pytest.raises(BackendError) as failure:
         await do(compute.release_resources, deleted.input)
     assert failure.value.retryable
-    halfway = await is_released(slow_backend, deleted)
-    assert halfway is (verb == "delete_image" and mode is FaultMode.FAIL_AFTER_EFFECT)
+    assert not await is_released(slow_backend, deleted)
     await do(compute.release_resources, deleted.input)
     assert await is_released(slow_backend, deleted)
 
@@ -182,8 +182,7 @@ async def test_a_delete_that_ended_releases_nothing_and_the_next_one_does(
 ) -> None:
     deleted = await server_gone(engine, slow_backend, compute, do)
     before = await all_of(engine)
-    async with engine.begin() as tx:
-        await records.fail(tx, FailOperationInput(deleted.input, "timed_out", "It did not succeed in time."))
+    await supersede_delete(engine, deleted.input)
     with pytest.raises(SupersededError):
         await do(compute.release_resources, deleted.input)
     assert await all_of(engine) == before
@@ -194,21 +193,85 @@ async def test_a_delete_that_ended_releases_nothing_and_the_next_one_does(
     assert set(seen) == deleted.staying
 
 
-async def test_a_delete_that_failed_halfway_through_its_release_can_be_asked_for_again(
+async def test_what_the_cloud_refuses_to_delete_is_left_in_error_and_the_rest_released(
     compute: ComputeActivities, slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, do: Do
 ) -> None:
     deleted = await server_gone(engine, slow_backend, compute, do)
-    await add_fault(settings, "delete_volume", FaultMode.REFUSE, vm_id=deleted.volumes[9])
-    with pytest.raises(BackendError) as refusal:
-        await do(compute.release_resources, deleted.input)
-    assert not refusal.value.retryable
+    stuck, half = deleted.volumes[4], deleted.images[0]
+    await add_fault(settings, "delete_volume", FaultMode.REFUSE, vm_id=stuck)
+    await add_fault(settings, "delete_image", FaultMode.REFUSE, vm_id=half)
+    await do(compute.release_resources, deleted.input)
+    left = await slow_backend.list_volumes(deleted.volumes)
+    assert set(left) == deleted.staying | {stuck}
+    assert {volume.vm_id for volume in left.values()} == {None}
+    assert set(await slow_backend.list_images(deleted.images)) == {half}
     async with engine.begin() as tx:
-        await records.fail(tx, FailOperationInput(deleted.input, refusal.value.code, str(refusal.value)))
-    assert (await read_vm(engine, deleted.input.vm)).status is Status.ERROR
-    again = await _delete(engine, deleted.input.vm)
-    await do(compute.delete_server, again)
-    await do(compute.release_resources, again)
-    assert set(await slow_backend.list_volumes(deleted.volumes)) == deleted.staying
+        await records.finish(tx, deleted.input)
+        errors = [
+            *(await tx.scalars(select(Volume.id).where(Volume.status == VolumeStatus.ERROR))),
+            *(await tx.scalars(select(Snapshot.id).where(Snapshot.status == SnapshotStatus.ERROR))),
+        ]
+    assert errors == [stuck, half]
+    assert (await read_vm(engine, deleted.input.vm)).status is Status.DELETED
+
+
+async def add_port(cloud: MockBackend, vm_id: UUID) -> UUID:
+    """A port of the VM's server."""
+    await cloud.create_server_interface(Token(uuid4(), "plug"), vm_id, port(id := uuid4()))
+    return id
+
+
+async def test_a_failed_delete_sees_what_the_cloud_still_has(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    deleted = await deleting(engine, slow_backend)
+    port_id, freed, ended = await add_port(slow_backend, deleted.input.vm), deleted.volumes[0], deleted.volumes[1]
+    for id in (freed, ended):
+        await slow_backend.detach_volume(Token(uuid4(), "detach"), deleted.input.vm, id)
+    await slow_backend.delete_volume(Token(uuid4(), "delete"), ended)
+    for _ in range(2):
+        remains = await do(compute.list_remains, deleted.input)
+        assert (remains.ports, remains.free) == ((port_id,), (freed,))
+        assert sorted(remains.attached) == sorted(deleted.volumes[2:])
+        assert remains.flavor_id == (await read_vm(engine, deleted.input.vm)).flavor_id
+
+
+async def test_of_a_vm_whose_server_is_gone_only_its_free_volumes_remain(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    deleted = await server_gone(engine, slow_backend, compute, do)
+    remains = await do(compute.list_remains, deleted.input)
+    assert (remains.ports, remains.attached, remains.flavor_id) == ((), (), None)
+    assert sorted(remains.free) == sorted(deleted.volumes)
+
+
+@pytest.mark.parametrize(("size", "flavor"), [("m1.large", "m1.large"), (None, None)], ids=["another", "nobodys"])
+async def test_a_server_that_a_resize_left_at_another_size_is_seen_to_have_its_flavor(  # noqa: PLR0913, PLR0917
+    compute: ComputeActivities,
+    slow_backend: MockBackend,
+    engine: AsyncEngine,
+    do: Do,
+    size: str | None,
+    flavor: str | None,
+) -> None:
+    deleted = await deleting(engine, slow_backend, 0, 0)
+    has = spec(deleted.input.vm, size) if size else replace(spec(deleted.input.vm), vcpus=63)
     async with engine.begin() as tx:
-        await records.finish(tx, again)
-    assert (await read_vm(engine, again.vm)).status is Status.DELETED
+        await tx.execute(update(servers).values(vcpus=has.vcpus, ram_mb=has.ram_mb, disk_gb=has.disk_gb))
+    remains = await do(compute.list_remains, deleted.input)
+    assert remains.flavor_id == (FLAVOR_IDS[flavor] if flavor else None)
+
+
+async def test_a_delete_that_has_ended_sees_nothing(
+    compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    deleted = await deleting(engine, slow_backend, 1, 0)
+    await supersede_delete(engine, deleted.input)
+    with pytest.raises(SupersededError):
+        await do(compute.list_remains, deleted.input)
+
+
+async def supersede_delete(engine: AsyncEngine, input: OperationInput) -> None:
+    """End the delete behind its back."""
+    async with engine.begin() as tx:
+        await records.fail(tx, FailOperationInput(input, "timed_out", "It did not succeed in time."))

@@ -30,15 +30,20 @@ CHECKS = [
 async def known(user: User) -> dict[str, str]:
     """Ids that exist, by the name of the path parameter; without them every path would end in 404."""
     vm = await user.create("fuzzed")
-    flavor, image, network = [
-        (await user.request("GET", f"/{kind}")).json()["items"][0]["id"] for kind in ("flavors", "images", "networks")
-    ]
+    await user.until(vm["id"], "ACTIVE")
+    volume = await user.request("POST", "/volumes", json={"name": "fuzzed", "size_gb": 1})
+    snapshot = await user.request("POST", f"/vms/{vm['id']}/snapshots", json={"name": "fuzzed"})
+    lists = ("/flavors", "/images", "/networks", f"/vms/{vm['id']}/interfaces")
+    flavor, image, network, interface = [(await user.read(path))["items"][0]["id"] for path in lists]
     return {
         "vm_id": vm["id"],
         "operation_id": vm["operation_id"],
         "flavor_id": flavor,
         "image_id": image,
         "network_id": network,
+        "volume_id": volume.json()["id"],
+        "snapshot_id": snapshot.json()["id"],
+        "interface_id": interface,
     }
 
 

@@ -98,7 +98,8 @@ async def at(stack: Stack, user: User) -> AsyncIterator[Scene]:
 async def meet_faults(stack: Stack, cloud: Settings, *modes: FaultMode) -> dict[str, tuple[Scene, dict[str, Any]]]:
     """Ask for what each verb is for, at once, when what it needs is there; returns the operations that have ended."""
     async with contextlib.AsyncExitStack() as users:
-        scenes = {verb: await make_vm(await users.enter_async_context(log_in(stack))) for verb in VERBS}
+        logged_in = [await users.enter_async_context(log_in(stack)) for _ in VERBS]
+        scenes = dict(zip(VERBS, await asyncio.gather(*(make_vm(user) for user in logged_in)), strict=True))
         requests = await asyncio.gather(*(VERBS[verb](at) for verb, at in scenes.items()))
         for verb, at in scenes.items():
             target = await target_of(at, verb)
@@ -124,7 +125,6 @@ async def target_of(at: Scene, verb: str) -> UUID | None:
 
 async def check_both_sides(stack: Stack, scenes: list[Scene]) -> None:
     """Both sides tell the same story, also of VMs in ERROR, once they have been rebooted out of it."""
-    assert await differences(stack) == []
     for at in scenes:
         if (await at.user.read(f"/vms/{at.vm}"))["status"] == "ERROR":
             await at.user.act(at.vm, "reboot", type="HARD")

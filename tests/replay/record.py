@@ -45,6 +45,7 @@ ARRIVES = {
     Action.DETACH_VOLUME: (Activity.SETTLE_VOLUME, VolumeState.AVAILABLE),
     Action.DETACH_INTERFACE: (Activity.SETTLE_INTERFACE, PortState.GONE),
 }
+NOT_UNDONE = {Action.ATTACH_VOLUME: Activity.UNDO_ATTACH, Action.ATTACH_INTERFACE: Activity.UNDO_INTERFACE}
 RESTORED = True
 HISTORIES = Path(__file__).parent / "histories"
 OF_THIS_MACHINE = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstanceKey)": "(?:[^"\\]|\\.)*"')
@@ -97,6 +98,10 @@ async def endings_of_resources(world: World) -> AsyncIterator[tuple[str, Workflo
     world.script(Activity.CREATE_SERVER_IMAGE, refused("mock_refused"))
     world.script(Activity.UNDO_IMAGE, refused("forbidden"))
     yield f"{Action.SNAPSHOT}-not-undone", await world.start(Action.SNAPSHOT)
+    for action, undo in NOT_UNDONE.items():
+        world.script(BREAKS[action], refused("mock_refused"))
+        world.script(undo, refused("forbidden"))
+        yield f"{action}-not-undone", await world.start(action)
 
 
 async def well(world: World, action: Action) -> WorkflowHandle[Any, Any]:

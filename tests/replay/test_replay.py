@@ -7,7 +7,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from domain.lifecycle import TABLE
 from domain.messages import OperationInput
-from tests.replay.record import ARRIVES, HISTORIES
+from tests.replay.record import ARRIVES, HISTORIES, NOT_UNDONE
 from worker import WORKFLOWS, SignalInterceptor, sandbox
 from workflows.build import CreateVM
 
@@ -20,6 +20,7 @@ OF_RESIZE = (
 OF_RESOURCES = {
     *("delete-releasing", "delete-release-failed", "restore-applied", "snapshot-not-undone"),
     *(f"{action}-canceled-too-late" for action in ARRIVES),
+    *(f"{action}-not-undone" for action in NOT_UNDONE),
 }
 
 

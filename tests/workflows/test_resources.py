@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from temporalio.client import WorkflowHandle
@@ -9,11 +10,11 @@ from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
 from domain.lifecycle import Action, Status
-from domain.messages import Activity, ImageState, PortState, ServerStatus, VolumeState
+from domain.messages import Activity, ImageState, PortState, RemainsResult, ServerStatus, VolumeState
 from tests.workflows.test_stories import AFTERMATH, EFFECTS, POINTS, aftermath, failure_of
 from tests.workflows.world import DEFAULTS, HANG, LEAVES, SLOW, WITHOUT_VM, World, failed, refused
 
-NEW = [action for action in AFTERMATH if action is not Action.CREATE]
+NEW = [action for action in AFTERMATH if action not in {Action.CREATE, Action.DELETE}]
 NEW_POINTS = [(action, point) for action, point in POINTS if action in NEW]
 ARRIVED: dict[Action, StrEnum] = {
     Action.DELETE_SNAPSHOT: ImageState.GONE,
@@ -27,6 +28,15 @@ ELSEWHERE: list[tuple[Action, StrEnum]] = [
     *((Action.DETACH_VOLUME, state) for state in (VolumeState.IN_USE, VolumeState.DETACHING, VolumeState.GONE)),
     (Action.DETACH_INTERFACE, PortState.ACTIVE),
 ]
+NOT_UNDONE: dict[Action, tuple[Activity, StrEnum, list[StrEnum]]] = {
+    Action.ATTACH_VOLUME: (Activity.SETTLE_VOLUME, VolumeState.IN_USE, [VolumeState.AVAILABLE, VolumeState.GONE]),
+    Action.ATTACH_INTERFACE: (Activity.SETTLE_INTERFACE, PortState.ACTIVE, [PortState.GONE]),
+}
+SEEN = [(action, seen) for action, (_, there, elsewhere) in NOT_UNDONE.items() for seen in (there, *elsewhere)]
+INTACT = {
+    (Action.DELETE_SNAPSHOT, ImageState.ACTIVE),
+    (Action.DELETE_VOLUME, VolumeState.AVAILABLE),
+}
 each_new = pytest.mark.parametrize("action", NEW)
 each_point = pytest.mark.parametrize(("action", "point"), NEW_POINTS)
 RELEASING = [*EFFECTS[Action.DELETE], Activity.RELEASE_RESOURCES]
@@ -118,7 +128,7 @@ async def test_an_operation_canceled_by_a_delete_undoes_and_records_nothing(worl
     assert world.called() == [*EFFECTS[action], aftermath(action)[0]]
 
 
-@each_new
+@pytest.mark.parametrize("action", [action for action in NEW if action not in NOT_UNDONE])
 async def test_an_aftermath_that_is_refused_does_not_keep_the_end_from_being_recorded(
     world: World, action: Action
 ) -> None:
@@ -163,6 +173,54 @@ async def test_what_is_not_seen_to_have_been_done_is_a_failure(world: World, act
     world.script(aftermath(action)[0], seen)
     assert await code_of(await world.start(action)) == "mock_refused"
     assert world.called()[-2:] == [aftermath(action)[0], Activity.FAIL_OPERATION]
+    assert world.last_input(Activity.FAIL_OPERATION)["intact"] is ((action, seen) in INTACT)
+
+
+@pytest.mark.parametrize(("action", "seen"), SEEN)
+async def test_an_attach_that_the_cloud_refuses_to_undo_is_recorded_as_it_is_seen(
+    world: World, action: Action, seen: StrEnum
+) -> None:
+    undo, (look, there, _) = aftermath(action)[0], NOT_UNDONE[action]
+    world.script(EFFECTS[action][-1], refused("mock_refused"))
+    world.script(undo, refused("forbidden"))
+    world.script(look, seen)
+    handle = await world.start(action)
+    if seen is there:
+        await handle.result()
+    else:
+        assert await code_of(handle) == "mock_refused"
+    end = Activity.FINISH_OPERATION if seen is there else Activity.FAIL_OPERATION
+    assert world.called() == [*EFFECTS[action], undo, look, end]
+
+
+@pytest.mark.parametrize("action", NOT_UNDONE)
+async def test_an_attach_that_is_superseded_when_nobody_undid_it_records_nothing(world: World, action: Action) -> None:
+    world.script(EFFECTS[action][-1], refused("mock_refused"))
+    world.script(aftermath(action)[0], refused("forbidden"))
+    world.script(NOT_UNDONE[action][0], refused("superseded"))
+    await (await world.start(action)).result()
+    assert world.called()[-1] is NOT_UNDONE[action][0]
+
+
+@pytest.mark.parametrize("point", [Activity.DELETE_SERVER, Activity.WAIT_FOR_SERVER, Activity.RELEASE_RESOURCES])
+async def test_a_delete_that_fails_records_what_the_cloud_still_has(world: World, point: Activity) -> None:
+    remains = RemainsResult((uuid4(),), (uuid4(), uuid4()), (uuid4(),), uuid4())
+    if point is Activity.RELEASE_RESOURCES:
+        world.script(Activity.DELETE_SERVER, LEAVES)
+    world.script(point, refused("mock_refused"))
+    world.script(Activity.LIST_REMAINS, remains)
+    assert await code_of(await world.start(Action.DELETE)) == "mock_refused"
+    recorded = world.last_input(Activity.FAIL_OPERATION)["remains"]
+    assert recorded["flavor_id"] == str(remains.flavor_id)
+    for name in ("ports", "attached", "free"):
+        assert recorded[name] == [str(id) for id in getattr(remains, name)]
+
+
+async def test_a_delete_that_is_superseded_when_it_looks_what_remains_records_nothing(world: World) -> None:
+    world.script(Activity.DELETE_SERVER, refused("mock_refused"))
+    world.script(Activity.LIST_REMAINS, refused("superseded"))
+    await (await world.start(Action.DELETE)).result()
+    assert world.called()[-1] is Activity.LIST_REMAINS
 
 
 @pytest.mark.parametrize("point", EFFECTS[Action.RESTORE])
@@ -232,7 +290,7 @@ async def test_a_release_that_is_refused_fails_the_delete_though_no_server_is_le
     world.script(Activity.RELEASE_RESOURCES, refused("volume_conflict"))
     world.script(Activity.SETTLE_SERVER, ServerStatus.GONE)
     assert await code_of(await world.start(Action.DELETE)) == "volume_conflict"
-    assert world.called() == [*RELEASING, Activity.SETTLE_SERVER, Activity.FAIL_OPERATION]
+    assert world.called() == [*RELEASING, *aftermath(Action.DELETE), Activity.FAIL_OPERATION]
 
 
 async def test_a_release_that_is_superseded_ends_quietly(world: World) -> None:
@@ -248,7 +306,7 @@ async def test_a_delete_that_is_canceled_amid_its_release_may_be_asked_for_again
     world.script(Activity.RELEASE_RESOURCES, how)
     handle = await canceled_at(world, Action.DELETE, Activity.RELEASE_RESOURCES)
     assert isinstance(await failure_of(handle), CancelledError)
-    assert world.called() == [*RELEASING, Activity.SETTLE_SERVER, Activity.FAIL_OPERATION]
+    assert world.called() == [*RELEASING, *aftermath(Action.DELETE), Activity.FAIL_OPERATION]
     assert world.last_input(Activity.FAIL_OPERATION)["canceled"] is True
 
 

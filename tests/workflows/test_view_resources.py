@@ -42,7 +42,7 @@ AFTERWARDS = {
     Action.ATTACH_VOLUME: "Take the volume from the server",
     Action.DETACH_VOLUME: "See how the volume settles",
     Action.ATTACH_INTERFACE: "Take the port from the server",
-    Action.DETACH_INTERFACE: "See whether the port is still there",
+    Action.DETACH_INTERFACE: "See whether the port is there",
 }
 STATES = {
     A.CREATE_SERVER_IMAGE: "image_snapshot",
