@@ -13,14 +13,14 @@ from api.schemas import Problem
 from domain.settings import Settings
 
 DESCRIPTION = """
-Virtual machines on OpenStack: make them, switch them on and off, resize them, delete them.
+Virtual machines on OpenStack, with their snapshots, volumes and interfaces.
 
-**Operations.** What changes a VM is accepted at once (202, or 204 for a delete) and done in the background. The
-answer's `Operation-Location` names the operation to follow; the VM's `status` and `task_state` say the same in short.
+**Operations.** What changes the cloud is accepted at once (202, or 204 for a delete) and done in the background. The
+answer's `Operation-Location` names the operation to follow; `status`, and a VM's `task_state`, say the same in short.
 
 **Errors** are problems as in [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457): a stable `code` for programs, a
 `detail` for people, the `request_id` for support. Each of an invalid request's `errors` has the JSON pointer, parameter
-or header it is about. A refused action has the VM's `current_status`, `task_state` and `allowed_actions`.
+or header it is about. A refused action has the `current_status` of what refuses, `task_state` and `allowed_actions`.
 
 **Repeating.** A POST or DELETE with an `Idempotency-Key` may be sent again without fear: the first answer comes back,
 marked `Idempotency-Replayed`, and nothing is done twice.
@@ -32,6 +32,9 @@ TAGS = [
     {"name": "Health", "description": "For load balancers, and people in a hurry."},
     {"name": "Authentication", "description": "Accounts, and the tokens that everything else wants."},
     {"name": "VMs", "description": "Virtual machines, and what can be asked of them."},
+    {"name": "Snapshots", "description": "What a VM was, to go back to; they outlive it."},
+    {"name": "Volumes", "description": "Block devices, attached to one VM at a time."},
+    {"name": "Interfaces", "description": "A VM's addresses in networks."},
     {"name": "Operations", "description": "What was asked, how far it is, and why it failed."},
     {"name": "Catalogue", "description": "What a VM can be made of."},
 ]

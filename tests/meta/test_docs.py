@@ -61,6 +61,7 @@ def test_the_generated_parts_of_the_readme_are_there_and_current() -> None:
     readme = (ROOT / "README.md").read_text()
     assert diagram.state_diagram() in readme
     assert diagram.action_table() in readme
+    assert diagram.change_table() in readme
     assert diagram.rendered(readme) == readme
 
 
@@ -75,8 +76,11 @@ def test_every_status_and_action_is_drawn() -> None:
     for rule in TABLE.values():
         for word in [*rule.sources, rule.during, rule.target]:
             assert not isinstance(word, str) or word in diagram.state_diagram()
-    for action in TABLE:
-        assert f"`{action}`" in diagram.action_table()
+    for action, rule in TABLE.items():
+        assert f"`{action}`" in (diagram.action_table() if rule.of_vm else diagram.change_table())
+        for change in rule.changes:
+            rows = [row for row in diagram.change_table().splitlines() if f"| {change.kind} | `{action}`" in row]
+            assert any(f"| {change.during} |" in row for row in rows)
 
 
 def test_every_setting_is_explained() -> None:
