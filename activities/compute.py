@@ -27,7 +27,7 @@ class ComputeActivities(StepActivities):
         """Make the VM's ports on the networks that were asked for."""
         entered = await self._enter(input, Activity.CREATE_PORTS)
         async with database.reads(self._engine).connect() as connection:
-            mine = select(Interface).where(Interface.vm_id == entered.vm.id)
+            mine = select(Interface).where(Interface.vm_id == entered.vm.id).order_by(Interface.created_at)
             interfaces = await store.fetch_all(connection, mine)
         await self._backend.create_ports(entered.token, entered.vm.id, [port_of(one) for one in interfaces])
 

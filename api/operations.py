@@ -3,11 +3,12 @@
 The operation's row is the outbox: from there the dispatcher takes it to Temporal.
 """
 
+from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 from fastapi import Response
-from sqlalchemy import ARRAY, Text, Uuid, and_, any_, bindparam, func, insert, or_, select
+from sqlalchemy import ARRAY, Integer, Text, Uuid, and_, any_, bindparam, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import PREFIX, bodies, logs, schemas
@@ -30,7 +31,7 @@ _NEW_VM = insert(VM).values({name: bindparam(f"vm_{name}") for name in _VM_COLUM
 _NEW_OPERATION = insert(Operation).values({name: bindparam(f"operation_{name}") for name in _OPERATION_COLUMNS})
 _PLACES = ("network_id", "ip_address", "mac_address")
 _NEW_INTERFACES = insert(Interface).from_select(
-    [*_PLACES, "vm_id", "status", "operation_id"],
+    [*_PLACES, "vm_id", "status", "operation_id", "created_at"],
     select(
         *(
             func.unnest(bindparam(f"interface_{name}", type_=ARRAY(Interface.__table__.c[name].type)))
@@ -39,6 +40,8 @@ _NEW_INTERFACES = insert(Interface).from_select(
         bindparam("vm_id", type_=Uuid()),
         bindparam("interface_status", type_=Text()),
         bindparam("operation_id", type_=Uuid()),
+        # They are listed, and plugged in, in the order in which they were asked for, whatever that of the insert.
+        func.now() + func.unnest(bindparam("interface_position", type_=ARRAY(Integer))) * timedelta(microseconds=1),
     ),
 )
 _CREATE_VM = select(_NEW_VM.returning(VM).cte("vm")).add_cte(_NEW_OPERATION.cte("operation"))
@@ -57,13 +60,13 @@ _REFERENCES = select(
 
 async def create_vm(tx: AsyncConnection, caller: Caller, body: bodies.NewVM) -> Response:
     """Record a new VM, its place in each network, and the operation that makes it, in one statement."""
-    image_id, places = await _resolve(tx, body)
+    image_id, network_ids, places = await _resolve(tx, body)
     vm_id, operation_id, claim = uuid4(), uuid4(), lifecycle.claimed(Action.CREATE, Status.BUILDING)
     input = {
         "name": body.name,
         "flavor_id": str(body.flavor_id),
         "image_id": str(image_id),
-        "network_ids": [str(id) for id in places],
+        "network_ids": [str(id) for id in network_ids],
     }
     asked = asked_by(caller, Action.CREATE, input, id=operation_id)
     operation = store.operation_row(asked, caller.id, vm_id, claim.status)
@@ -84,6 +87,7 @@ async def create_vm(tx: AsyncConnection, caller: Caller, body: bodies.NewVM) -> 
         parameters |= {
             "interface_network_id": list(places),
             "interface_ip_address": list(places.values()),
+            "interface_position": [network_ids.index(id) for id in places],
             "interface_mac_address": [addresses.new_mac_address() for _ in places],
             "interface_status": lifecycle.change_of(Action.CREATE, Kind.INTERFACE).during.value,
         }
@@ -142,8 +146,8 @@ def asked_by(caller: Caller, action: Action, input: dict[str, Any] | None = None
     return store.Asked(action, caller.username, logs.request_id.get(), input or {}, **values)
 
 
-async def _resolve(tx: AsyncConnection, body: bodies.NewVM) -> tuple[UUID, dict[UUID, str]]:
-    """The image of a new VM and its address in each network, defaults filled in.
+async def _resolve(tx: AsyncConnection, body: bodies.NewVM) -> tuple[UUID, list[UUID], dict[UUID, str]]:
+    """The image and networks of a new VM, defaults filled in, and its address in each network.
 
     Ids that do not exist are errors of their fields; NoFreeAddressError where a network has none left.
     """
@@ -159,7 +163,7 @@ async def _resolve(tx: AsyncConnection, body: bodies.NewVM) -> tuple[UUID, dict[
         raise ProblemError("unknown_reference", "The body names what does not exist.", errors)
     # Everybody takes addresses in the same order of networks, so that nobody waits for anybody in a circle.
     places = {id: known[id][1] or await find_address(tx, id, known[id][0]) for id in sorted(network_ids)}
-    return found.image_id, places
+    return found.image_id, network_ids, places
 
 
 async def find_address(tx: AsyncConnection, network_id: UUID, name: str) -> str:

@@ -119,13 +119,13 @@ async def detach_volume(tx: AsyncConnection, caller: Caller, vm_id: UUID, volume
 async def attach_interface(tx: AsyncConnection, caller: Caller, vm_id: UUID, body: bodies.NewInterface) -> Response:
     """Give the VM an address in a network; somebody else may take it meanwhile (see `addresses`)."""
     vm = await lock_owned_vm(tx, caller, vm_id)
+    store.begin(vm, Action.ATTACH_INTERFACE)
     wanted = select(Network.name, addresses.likely_free).where(Network.id == body.network_id)
     network = (await tx.execute(wanted)).one_or_none()
     if network is None:
         error = unknown_reference("network_id", body.network_id)
         raise ProblemError("unknown_reference", "There is no such network.", [error])
     name, likely = network
-    store.begin(vm, Action.ATTACH_INTERFACE)
     address = likely or await find_address(tx, body.network_id, name)
     asked = _about(caller, Action.ATTACH_INTERFACE, Kind.INTERFACE, uuid4(), ip_address=address, network=name)
     await store.accept(tx, vm, asked)

@@ -119,7 +119,8 @@ async def accept(tx: AsyncConnection, vm: VM, asked: Asked, deliver_in: float = 
 
 async def accept_without_vm(tx: AsyncConnection, owner_id: UUID, asked: Asked, vm_id: UUID | None = None) -> None:
     """Write a new operation down that takes no VM, though it may be about something of one."""
-    await tx.execute(insert(Operation).values(operation_row(asked, owner_id, vm_id, None)))
+    row = operation_row(asked, owner_id, vm_id, None) | {"created_at": func.clock_timestamp()}
+    await tx.execute(insert(Operation).values(row))
 
 
 def operation_row(asked: Asked, owner_id: UUID, vm_id: UUID | None, previous_status: Status | None) -> dict[str, Any]:

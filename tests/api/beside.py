@@ -94,9 +94,10 @@ async def check_refused_and_unchanged(
 
 
 async def rows_of(engine: AsyncEngine, model: type[Any]) -> list[Any]:
-    """Every row of the table, oldest first."""
+    """Every row of the table, oldest first; without what the dispatcher writes to it all the time."""
+    columns = [column for column in model.__table__.c if column.name not in {"deliver_after", "deliveries"}]
     async with engine.connect() as connection:
-        oldest_first = select(model).order_by(model.created_at, *model.__table__.primary_key)
+        oldest_first = select(*columns).order_by(model.created_at, *model.__table__.primary_key)
         return list((await connection.execute(oldest_first)).all())
 
 

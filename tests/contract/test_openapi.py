@@ -27,12 +27,14 @@ CHECKS = [
 
 
 @pytest.fixture
-async def known(user: User) -> dict[str, str]:
+async def known(user: User, request: pytest.FixtureRequest) -> dict[str, str]:
     """Ids that exist, by the name of the path parameter; without them every path would end in 404."""
     vm = await user.create("fuzzed")
-    await user.until(vm["id"], "ACTIVE")
     volume = await user.request("POST", "/volumes", json={"name": "fuzzed", "size_gb": 1})
-    snapshot = await user.request("POST", f"/vms/{vm['id']}/snapshots", json={"name": "fuzzed"})
+    snapshot: dict[str, Any] = {"id": vm["id"]}  # an id that no snapshot has, where none is asked for
+    if any("{snapshot_id}" in node.name for node in request.node.listchain()):
+        await user.until(vm["id"], "ACTIVE")
+        snapshot = (await user.request("POST", f"/vms/{vm['id']}/snapshots", json={"name": "fuzzed"})).json()
     lists = ("/flavors", "/images", "/networks", f"/vms/{vm['id']}/interfaces")
     flavor, image, network, interface = [(await user.read(path))["items"][0]["id"] for path in lists]
     return {
@@ -42,7 +44,7 @@ async def known(user: User) -> dict[str, str]:
         "image_id": image,
         "network_id": network,
         "volume_id": volume.json()["id"],
-        "snapshot_id": snapshot.json()["id"],
+        "snapshot_id": snapshot["id"],
         "interface_id": interface,
     }
 
