@@ -1,5 +1,6 @@
 """What an operator reads of an operation on a snapshot, a volume or an interface."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -112,12 +113,12 @@ async def test_an_operation_on_the_vm_itself_names_it_once(world: World) -> None
 @each_new
 async def test_what_follows_a_failure_shows_with_its_reason(world: World, action: Action) -> None:
     world.script(EFFECTS[action][0], refused("mock_refused"))
-    world.script(aftermath(action)[0], HANG)
+    world.script(aftermath(action)[0], may_end := asyncio.Event())
     handle = await world.start(action)
-    await world.reached[aftermath(action)[0]].wait()
     details = await until_details(handle, f"**Now:** {AFTERWARDS[action]}")
     assert "**Last error:** `mock_refused, for good`" in details
-    await handle.terminate()
+    may_end.set()
+    await failure_of(handle)
 
 
 @each_new

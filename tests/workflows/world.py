@@ -96,7 +96,7 @@ class World:
         await self._stack.__aexit__(kind, error, trace)
 
     def script(self, name: Activity, *outcomes: object) -> None:
-        """What the next calls of an activity do: raise an error, HANG until cancelled, be SLOW, or return a value."""
+        """What the next calls of an activity do: raise, HANG until cancelled, be SLOW, wait for an event, or return."""
         self._script[name].extend(outcomes)
 
     def called(self) -> list[Activity]:
@@ -131,11 +131,12 @@ class World:
         outcome = self._script[name].pop(0) if self._script[name] else None
         if isinstance(outcome, ApplicationError):
             raise ApplicationError(outcome.message, type=outcome.type, non_retryable=outcome.non_retryable)
-        while outcome is HANG:
+        while outcome is HANG or (isinstance(outcome, asyncio.Event) and not outcome.is_set()):
             activity.heartbeat()
             await asyncio.sleep(0.05)
         if outcome is SLOW:
             await asyncio.sleep(0.5)
+        if outcome is SLOW or isinstance(outcome, asyncio.Event):
             return DEFAULTS.get(name)
         return outcome if outcome is not None else DEFAULTS.get(name)
 
