@@ -64,7 +64,7 @@ async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
     """The DATABASE_URL of a fresh database, migrated and seeded."""
     name = f"test_{uuid4().hex}"
     admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield local.postgres_url(postgres, name)
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
