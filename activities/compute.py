@@ -100,11 +100,15 @@ class ComputeActivities(StepActivities):
 
     @activity.defn(name=Activity.LIST_REMAINS)
     async def list_remains(self, input: OperationInput) -> RemainsResult:
-        """What the cloud still has of the VM, whose delete has failed."""
+        """Remove half-made images, and say what else the cloud still has of the VM, whose delete has failed."""
         async with self._engine.begin() as tx:
             await records.check_holds(tx, input)
             mine = select(Attachment.volume_id).where(Attachment.vm_id == input.vm)
             volume_ids = (await tx.scalars(mine)).all()
+            held = select(Snapshot.id).where(Snapshot.vm_id == input.vm, Snapshot.operation_id == input.operation_id)
+            image_ids = (await tx.scalars(held)).all()
+        for id in image_ids:
+            await self._remove_half_made(input, id)
         volumes = (await self._backend.list_volumes(volume_ids)).values()
         return RemainsResult(
             tuple(await self._backend.list_ports(input.vm)),
@@ -112,6 +116,15 @@ class ComputeActivities(StepActivities):
             tuple(volume.id for volume in volumes if volume.vm_id != input.vm),
             await self._flavor_of_server(input.vm),
         )
+
+    async def _remove_half_made(self, input: OperationInput, image_id: UUID) -> None:
+        """Where the cloud refuses, the snapshot is left in ERROR, to be deleted by itself."""
+        token = Token(input.operation_id, f"remove/{image_id}", compensates=True)
+        try:
+            await self._backend.delete_image(token, image_id)
+        except BackendError as error:
+            if error.retryable:
+                raise
 
     async def _flavor_of_server(self, vm_id: UUID) -> UUID | None:
         """The flavor that the server has, be it the VM's or one that an operation was about to give it."""

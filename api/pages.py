@@ -89,16 +89,17 @@ class Paging:
         if self.cursor is None:
             return _Start(self.page)
         match security.unseal(self.process.signing, self.cursor):
-            case [order.name, page, place]:
+            case [self.request.url.path, order.name, page, place]:
                 return _Start(page, order.place.validate_python(place))
-        detail = "This cursor is not from a list in this order; start again without it."
+        detail = "This cursor is not from this list in this order; start again without it."
         raise ProblemError(
             "invalid_cursor", detail, [FieldError(code="invalid_cursor", detail=detail, parameter="cursor")]
         )
 
     def _cursor(self, order: Order, page: int, last: Any) -> str:
         place = tuple(getattr(last, column.key) for column in order.columns)
-        return security.seal(self.process.signing, [order.name, page, order.place.dump_python(place, mode="json")])
+        sealed = [order.name, page, order.place.dump_python(place, mode="json")]
+        return security.seal(self.process.signing, [self.request.url.path, *sealed])
 
     def _links(self, page: Page[Any]) -> str:
         last = max(page.pages, 1)

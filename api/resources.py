@@ -88,7 +88,10 @@ async def delete_volume(tx: AsyncConnection, caller: Caller, volume_id: UUID) ->
 async def attach_volume(tx: AsyncConnection, caller: Caller, vm_id: UUID, body: bodies.NewAttachment) -> Response:
     """Let an attach take a free volume of the caller's and a free device of the VM."""
     vm = await lock_owned_vm(tx, caller, vm_id)
-    volume = await _lock(tx, Volume, _volume(caller, body.volume_id), body.volume_id)
+    volume = await store.fetch_one(tx, _volume(caller, body.volume_id).with_for_update())
+    if volume is None:
+        error = unknown_reference("volume_id", body.volume_id)
+        raise ProblemError("not_found", str(NotFoundError(Kind.VOLUME, body.volume_id)), [error])
     store.begin(vm, Action.ATTACH_VOLUME)  # what the VM does not allow is said before what it has no more of
     device = await _free_device(tx, vm)
     place = {"device": device, "delete_on_termination": body.delete_on_termination}

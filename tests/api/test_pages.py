@@ -154,6 +154,9 @@ async def test_a_cursor_fits_its_own_order_only_and_cannot_be_made_up(ada: Perso
     ):
         answer = await ada.http.get("/vms", params=parameters)
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor")
+    for path in ("/operations", "/volumes"):
+        answer = await ada.http.get(path, params={"cursor": cursor})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor")
 
 
 @pytest.mark.usefixtures("fleet")

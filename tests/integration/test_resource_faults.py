@@ -194,6 +194,10 @@ async def test_a_delete_that_is_refused_leaves_what_the_cloud_then_has(
     deleting = await at.ask("DELETE", f"/vms/{at.vm}")
     assert await at.ended(restoring, deleting) == ["SUPERSEDED", "FAILED"]
     await check_both_sides(stack, [at])
+    await add_fault(cloud, "delete_server", FaultMode.REFUSE)
+    taking, deleting = await (await take_snapshot(at))(), await at.ask("DELETE", f"/vms/{at.vm}")
+    assert await at.ended(taking, deleting) == ["SUPERSEDED", "FAILED"]
+    await check_both_sides(stack, [at])
     assert await at.ended(await at.ask("DELETE", f"/vms/{at.vm}")) == ["SUCCEEDED"]
 
 
