@@ -2,13 +2,16 @@
 PYTHON ?= python3
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test races soak check format lock clean
+.PHONY: up test coverage races soak check format lock clean
 
 up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python local.py
 
-test: check  ## Check, then run every test and report coverage
-	.venv/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
+test: check  ## Check, then run every test
+	.venv/bin/python -m pytest -n 3 --dist loadfile
+
+coverage: .venv/dev  ## Run every test and report which lines and branches they reach (half as long again)
+	.venv/bin/python -m pytest -n 3 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 races: .venv/dev  ## Fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
