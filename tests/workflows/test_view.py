@@ -71,7 +71,7 @@ async def test_a_resize_that_waits_says_for_what_and_until_when(world: World) ->
 
 async def test_a_resize_without_a_window_waits_for_somebody(world: World) -> None:
     handle = await waiting(world)
-    assert "**Until:** somebody decides" in await details_of(handle)
+    await until_details(handle, "**Until:** somebody decides")
     await ended(handle)
 
 
