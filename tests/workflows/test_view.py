@@ -97,6 +97,7 @@ async def test_what_waits_for_a_retry_no_longer_waits_when_it_goes_on(world: Wor
 
 async def test_an_attempt_that_is_told_of_too_late_is_no_news(world: World) -> None:
     handle = await waiting(world)
+    await until_details(handle, "waits for confirm-resize or revert-resize")
     await handle.signal("note_failed_attempt", FailedAttemptInput("resize_server", 1, "busy"))
     assert "**Last error:** none" in await details_of(handle)
     assert await waits_for(handle) == ["confirmation"]
