@@ -16,7 +16,7 @@ from tests.integration.anything import Step, World, check_end, lanes, until_all_
 from tests.integration.stack import Stack, log_in
 from tests.integration.truth import differences
 
-EXAMPLES = int(os.environ.get("SOAK", "3"))
+EXAMPLES = int(os.environ.get("SOAK", "2"))
 QUICK = {f"MOCK_{verb}_DELAY": "0.05" for verb in ("BUILD", "START", "STOP", "REBOOT", "RESIZE", "DELETE", "SNAPSHOT")}
 TRANSIENT = {"MOCK_TRANSIENT_RATE": "0.02"}
 
