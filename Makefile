@@ -10,13 +10,13 @@ up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 test: check  ## Check, then run every test
 	.venv/bin/python -m pytest -n 3 --dist loadfile
 
-coverage: .venv/dev  ## Run every test and report which lines and branches they reach (half as long again)
+coverage: .venv/dev  ## Run every test and report which lines and branches they reach (slower)
 	.venv/bin/python -m pytest -n 3 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 races: .venv/dev  ## Fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
 
-soak: .venv/dev  ## Anything in any order, several at once, against a model (about ten minutes)
+soak: .venv/dev  ## Anything in any order, several at once, against a model (about a quarter of an hour)
 	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_anything.py
 
 check: .venv/dev  ## Lint, formatting, types, import rules, generated documentation

@@ -82,13 +82,13 @@ class ComputeActivities(StepActivities):
             await check_free(self._backend, entered.vm.id, one.volume_id)
         for snapshot in snapshots:
             deleting = self._backend.delete_image(_part(entered, snapshot.id), snapshot.id)
-            await self._unless_refused(entered, Snapshot, snapshot.id, deleting)
+            await self._unless_refused(input, Snapshot, snapshot.id, deleting)
         for volume_id in (one.volume_id for one in attachments if one.delete_on_termination):
             deleting = self._backend.delete_volume(_part(entered, volume_id, "delete"), volume_id)
-            await self._unless_refused(entered, Volume, volume_id, deleting)
+            await self._unless_refused(input, Volume, volume_id, deleting)
 
     async def _unless_refused(
-        self, entered: Entered, model: type[Snapshot | Volume], id: UUID, deleting: Awaitable[None]
+        self, input: OperationInput, model: type[Snapshot | Volume], id: UUID, deleting: Awaitable[None]
     ) -> None:
         try:
             await deleting
@@ -96,10 +96,10 @@ class ComputeActivities(StepActivities):
             if error.retryable:
                 raise
             async with self._engine.begin() as tx:
-                await holdings.give_up(tx, model, id, entered.operation.id)
+                await holdings.give_up(tx, model, id, input.operation_id)
 
-    @activity.defn(name=Activity.LIST_REMAINS)
-    async def list_remains(self, input: OperationInput) -> RemainsResult:
+    @activity.defn(name=Activity.SETTLE_REMAINS)
+    async def settle_remains(self, input: OperationInput) -> RemainsResult:
         """Remove half-made images, and say what else the cloud still has of the VM, whose delete has failed."""
         async with self._engine.begin() as tx:
             await records.check_holds(tx, input)
@@ -108,7 +108,8 @@ class ComputeActivities(StepActivities):
             held = select(Snapshot.id).where(Snapshot.vm_id == input.vm, Snapshot.operation_id == input.operation_id)
             image_ids = (await tx.scalars(held)).all()
         for id in image_ids:
-            await self._remove_half_made(input, id)
+            token = Token(input.operation_id, f"remove/{id}", compensates=True)
+            await self._unless_refused(input, Snapshot, id, self._backend.delete_image(token, id))
         volumes = (await self._backend.list_volumes(volume_ids)).values()
         return RemainsResult(
             tuple(await self._backend.list_ports(input.vm)),
@@ -116,15 +117,6 @@ class ComputeActivities(StepActivities):
             tuple(volume.id for volume in volumes if volume.vm_id != input.vm),
             await self._flavor_of_server(input.vm),
         )
-
-    async def _remove_half_made(self, input: OperationInput, image_id: UUID) -> None:
-        """Where the cloud refuses, the snapshot is left in ERROR, to be deleted by itself."""
-        token = Token(input.operation_id, f"remove/{image_id}", compensates=True)
-        try:
-            await self._backend.delete_image(token, image_id)
-        except BackendError as error:
-            if error.retryable:
-                raise
 
     async def _flavor_of_server(self, vm_id: UUID) -> UUID | None:
         """The flavor that the server has, be it the VM's or one that an operation was about to give it."""

@@ -89,7 +89,7 @@ async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> Non
     left = change_of(Action.RESTORE, Kind.SNAPSHOT)
     changes: list[Update] = [
         _put(Volume, of_vm, status=tied, operation_id=operation_id),
-        _put(Snapshot, _snapshots(vm_id, left.during), status=left.on_failure),
+        _put(Snapshot, (Snapshot.vm_id == vm_id, Snapshot.status == left.during), status=left.on_failure),
     ]
     for kind in (Kind.SNAPSHOT, Kind.ATTACHMENT, Kind.INTERFACE):
         change, model = change_of(Action.DELETE, kind), _MODELS[kind]
@@ -98,10 +98,6 @@ async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> Non
         stays = {"delete_on_termination": goes} if model is Attachment else {}
         changes.append(_put(model, taken, status=change.during, operation_id=operation_id, **stays))
     await _execute(tx, changes)
-
-
-def _snapshots(vm_id: UUID, status: Any) -> tuple[ColumnElement[bool], ...]:
-    return (Snapshot.vm_id == vm_id, Snapshot.status == status)
 
 
 def _put(model: type[Holding], which: Iterable[ColumnElement[bool]], **values: Any) -> Update:

@@ -40,7 +40,7 @@ class Activity(StrEnum):
     CREATE_INTERFACE = "create_interface"
     DELETE_INTERFACE = "delete_interface"
     PREEMPT_OPERATIONS = "preempt_operations"
-    LIST_REMAINS = "list_remains"
+    SETTLE_REMAINS = "settle_remains"
     LIST_OPEN_WORKFLOWS = "list_open_workflows"
     TERMINATE_WORKFLOWS = "terminate_workflows"
     DELETE_SERVER = "delete_server"

@@ -31,8 +31,8 @@ class DeleteVM(OperationWorkflow):
         left = await self.settle(operation, code)
         if not workflow.patched(REMAINS):
             return left
-        summary = "See what the cloud still has of the VM"
-        return replace(left, remains=await self.insist(Activity.LIST_REMAINS, operation, summary, RemainsResult))
+        summary = "Remove half-made images, see what else the cloud still has"
+        return replace(left, remains=await self.insist(Activity.SETTLE_REMAINS, operation, summary, RemainsResult))
 
     async def _end_other_workflows(self, operation: OperationInput) -> None:
         """Cancel what the delete took over from, and see it end before anything is removed."""

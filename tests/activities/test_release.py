@@ -230,7 +230,7 @@ async def test_a_failed_delete_sees_what_the_cloud_still_has(
         await slow_backend.detach_volume(Token(uuid4(), "detach"), deleted.input.vm, id)
     await slow_backend.delete_volume(Token(uuid4(), "delete"), ended)
     for _ in range(2):
-        remains = await do(compute.list_remains, deleted.input)
+        remains = await do(compute.settle_remains, deleted.input)
         assert (remains.ports, remains.free) == ((port_id,), (freed,))
         assert sorted(remains.attached) == sorted(deleted.volumes[2:])
         assert remains.flavor_id == (await read_vm(engine, deleted.input.vm)).flavor_id
@@ -240,7 +240,7 @@ async def test_of_a_vm_whose_server_is_gone_only_its_free_volumes_remain(
     compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, do: Do
 ) -> None:
     deleted = await server_gone(engine, slow_backend, compute, do)
-    remains = await do(compute.list_remains, deleted.input)
+    remains = await do(compute.settle_remains, deleted.input)
     assert (remains.ports, remains.attached, remains.flavor_id) == ((), (), None)
     assert sorted(remains.free) == sorted(deleted.volumes)
 
@@ -258,7 +258,7 @@ async def test_a_server_that_a_resize_left_at_another_size_is_seen_to_have_its_f
     has = spec(deleted.input.vm, size) if size else replace(spec(deleted.input.vm), vcpus=63)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(vcpus=has.vcpus, ram_mb=has.ram_mb, disk_gb=has.disk_gb))
-    remains = await do(compute.list_remains, deleted.input)
+    remains = await do(compute.settle_remains, deleted.input)
     assert remains.flavor_id == (FLAVOR_IDS[flavor] if flavor else None)
 
 
@@ -268,7 +268,7 @@ async def test_a_delete_that_has_ended_sees_nothing(
     deleted = await deleting(engine, slow_backend, 1, 0)
     await supersede_delete(engine, deleted.input)
     with pytest.raises(SupersededError):
-        await do(compute.list_remains, deleted.input)
+        await do(compute.settle_remains, deleted.input)
 
 
 async def supersede_delete(engine: AsyncEngine, input: OperationInput) -> None:

@@ -208,7 +208,7 @@ async def test_a_delete_that_fails_records_what_the_cloud_still_has(world: World
     if point is Activity.RELEASE_RESOURCES:
         world.script(Activity.DELETE_SERVER, LEAVES)
     world.script(point, refused("mock_refused"))
-    world.script(Activity.LIST_REMAINS, remains)
+    world.script(Activity.SETTLE_REMAINS, remains)
     assert await code_of(await world.start(Action.DELETE)) == "mock_refused"
     recorded = world.last_input(Activity.FAIL_OPERATION)["remains"]
     assert recorded["flavor_id"] == str(remains.flavor_id)
@@ -218,9 +218,9 @@ async def test_a_delete_that_fails_records_what_the_cloud_still_has(world: World
 
 async def test_a_delete_that_is_superseded_when_it_looks_what_remains_records_nothing(world: World) -> None:
     world.script(Activity.DELETE_SERVER, refused("mock_refused"))
-    world.script(Activity.LIST_REMAINS, refused("superseded"))
+    world.script(Activity.SETTLE_REMAINS, refused("superseded"))
     await (await world.start(Action.DELETE)).result()
-    assert world.called()[-1] is Activity.LIST_REMAINS
+    assert world.called()[-1] is Activity.SETTLE_REMAINS
 
 
 @pytest.mark.parametrize("point", EFFECTS[Action.RESTORE])

@@ -65,7 +65,7 @@ AFTERMATH = {
     Action.DETACH_VOLUME: [Activity.SETTLE_VOLUME],
     Action.ATTACH_INTERFACE: [Activity.UNDO_INTERFACE],
     Action.DETACH_INTERFACE: [Activity.SETTLE_INTERFACE],
-    Action.DELETE: [Activity.SETTLE_SERVER, Activity.LIST_REMAINS],
+    Action.DELETE: [Activity.SETTLE_SERVER, Activity.SETTLE_REMAINS],
 }
 WAITED_FOR = {
     Action.STOP: "SHUTOFF",

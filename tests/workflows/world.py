@@ -149,7 +149,7 @@ DEFAULTS: dict[Activity, object] = {
     Activity.SETTLE_VOLUME: VolumeState.ERROR,
     Activity.SETTLE_IMAGE: ImageState.ERROR,
     Activity.SETTLE_INTERFACE: PortState.ACTIVE,
-    Activity.LIST_REMAINS: RemainsResult(),
+    Activity.SETTLE_REMAINS: RemainsResult(),
     Activity.IS_RESTORED: False,
     Activity.READ_CONFIRM_WINDOW: ConfirmWindowResult(None),
     Activity.CLAIM_CONFIRM: ClaimConfirmResult(None),
