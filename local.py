@@ -33,6 +33,7 @@ from domain.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parent
 RESTART_DELAY, PROBE_INTERVAL = 0.25, 0.05  # seconds
+STOPS = (signal.SIGINT, signal.SIGTERM)
 PRCTL, PR_SET_PDEATHSIG = getattr(ctypes.CDLL(None), "prctl", None), 1  # Linux
 # In a session of its own a program is out of reach of signals to our process group, such as Ctrl-C.
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
@@ -242,6 +243,7 @@ async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any] 
 
 
 def _die_with(supervisor: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     if PRCTL:
         PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
@@ -362,12 +364,11 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
 async def run(settings: Settings, data_dir: Path) -> None:
     """Keep the stack running until the first signal; further ones change nothing."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # closing the terminal ends nothing
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # No handler, which would go with the loop: one that came later, to whatever thread, would spoil the exit code.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     children: list[Child] = []
     starting = asyncio.create_task(start(settings, data_dir, children))
-    stopping = asyncio.create_task(stop.wait())
+    stopping = asyncio.create_task(asyncio.to_thread(signal.sigwait, STOPS))
     try:
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
@@ -379,8 +380,7 @@ async def run(settings: Settings, data_dir: Path) -> None:
         await asyncio.wait([starting])
         for child in reversed(children):
             await child.stop()
-        # The handlers go with the loop; a signal that comes after them must not spoil the exit code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)  # or the thread that waits for one would keep us, where none came
 
 
 def main() -> None:
