@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -106,6 +106,16 @@ class Stack:
         """Send a signal to one part: api, worker, temporal or postgres."""
         for pid in self.pids(part):
             _kill(pid, number)
+
+    @contextmanager
+    def unattended(self) -> Iterator[None]:
+        """Keep the supervisor from restarting what dies."""
+        assert self.supervisor
+        self.supervisor.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.supervisor.send_signal(signal.SIGCONT)
 
     def pids(self, part: str) -> list[int]:
         """The supervisor's children whose command line tells that they are this part; all for ''."""
