@@ -1,16 +1,13 @@
 """The steps of resizing servers, and who may end a resize."""
 
 from typing import Final
-from uuid import UUID, uuid5
+from uuid import UUID
 
-from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec, Token
 from activities.steps import Entered, StepActivities
-from domain import database, records, store
-from domain.lifecycle import Action, Status
+from domain import database, records, store, unasked
 from domain.messages import (
     Activity,
     CheckFlavorInput,
@@ -18,12 +15,9 @@ from domain.messages import (
     ConfirmWindowResult,
     OperationInput,
 )
-from domain.models import Operation
 
-CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins like this
 # Seconds before the outbox takes care of a confirm that its resize has claimed and carries out by itself.
 OUTBOX_AFTER: Final = 30.0
-_CONFIRM: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")  # any namespace of its own
 
 
 class ResizeActivities(StepActivities):
@@ -93,26 +87,12 @@ class ResizeActivities(StepActivities):
     @activity.defn(name=Activity.CLAIM_CONFIRM)
     async def claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
         """Let the end of the window confirm the resize, unless somebody was faster; again answers the same."""
-        confirm_id = uuid5(_CONFIRM, str(resize.operation_id))
         async with self._engine.begin() as tx:
-            vm = await store.lock_vm(tx, resize.vm)
-            if vm is not None and vm.operation_id == resize.operation_id and vm.status is Status.VERIFY_RESIZE:
-                request_id = (await _operation(tx, resize.operation_id)).request_id
-                asked = store.Asked(Action.CONFIRM_RESIZE, CONFIRM_WINDOW_ACTOR, request_id, id=confirm_id)
-                await store.accept(tx, vm, asked, deliver_in=OUTBOX_AFTER)
-            elif vm is None or vm.operation_id != confirm_id:
-                return ClaimConfirmResult(None)
-            confirm = await _operation(tx, confirm_id)
-        return ClaimConfirmResult(store.input_of(confirm, resize.vm_name))
+            confirm = await unasked.claim_confirm(tx, resize.vm, resize.operation_id, deliver_in=OUTBOX_AFTER)
+        return ClaimConfirmResult(store.input_of(confirm, resize.vm_name) if confirm else None)
 
     @activity.defn(name=Activity.DROP_CONFIRM_WINDOW)
     async def drop_confirm_window(self, input: OperationInput) -> None:
         """Promise no longer that the resize confirms itself; it can still be confirmed or reverted."""
         async with self._engine.begin() as tx:
             await records.drop_confirm_window(tx, input)
-
-
-async def _operation(tx: AsyncConnection, id: UUID) -> Operation:
-    operation = await store.fetch_one(tx, select(Operation).where(Operation.id == id))
-    assert operation is not None  # noqa: S101 - operations are never deleted
-    return operation

@@ -12,6 +12,7 @@ from api.dispatcher import Dispatcher
 from api.middleware import BodyLimit, RequestContext
 from api.routes import actions, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
 from api.security import Signing
+from api.watcher import Watcher
 from domain import database, temporal
 from domain.settings import Settings
 
@@ -56,13 +57,15 @@ async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]
     client = await temporal.connect(settings, patience=RPC_PATIENCE, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     delivering = asyncio.create_task(dispatcher.run())
-    tidying = asyncio.create_task(housekeeping.run(engine))
+    watcher = Watcher(engine, client, dispatcher)
+    beside = [asyncio.create_task(watcher.run()), asyncio.create_task(housekeeping.run(engine))]
     try:
-        yield State(settings, signing, engine, database.reads(engine), client, dispatcher)
+        yield State(settings, signing, engine, database.reads(engine), client, dispatcher, watcher)
     finally:
         dispatcher.stop()
-        tidying.cancel()
+        for task in beside:
+            task.cancel()
         await asyncio.wait([delivering], timeout=FAREWELL)
         delivering.cancel()
-        await asyncio.gather(delivering, tidying, return_exceptions=True)
+        await asyncio.gather(delivering, *beside, return_exceptions=True)
         await engine.dispose()

@@ -14,6 +14,7 @@ from api import security
 from api.dispatcher import Dispatcher
 from api.errors import ProblemError
 from api.security import Caller, InvalidTokenError, Signing
+from api.watcher import Watcher
 from domain.errors import NotFoundError
 from domain.models import VM
 from domain.settings import Settings
@@ -29,6 +30,7 @@ class State:
     autocommit: AsyncEngine
     temporal: Client
     dispatcher: Dispatcher
+    watcher: Watcher
 
 
 async def _state(request: Request) -> State:

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 BATCH = 16  # workflows that are being started at once: more would only queue in the Temporal server
 LEASE = 10.0  # seconds; a delivery that takes longer may be made twice, which unique ids make harmless
-RECEIPT = 30.0  # seconds a worker has for its first step before the operation is delivered again
+LOOK_IN = 30.0  # seconds until somebody looks whether the operation has a workflow that is open
 PAUSE = 1.0  # seconds between looks at the outbox, and between attempts while something is away
 RPC_TIMEOUT = timedelta(seconds=3)
 _LONGEST_NAME = 64  # characters of a VM's name that are shown with its workflows
@@ -87,7 +87,7 @@ class Dispatcher:
         undelivered = [id for id, error in self._outcomes.items() if error is not None]
         async with self._engine.begin() as tx:
             if delivered:
-                await outbox.note_delivered(tx, delivered, RECEIPT)
+                await outbox.note_delivered(tx, delivered, LOOK_IN)
             if undelivered:
                 await outbox.note_undelivered(tx, undelivered, PAUSE)
             leased = [] if self._stopped.is_set() else await self._lease(tx)
@@ -118,9 +118,8 @@ class Dispatcher:
 
     async def _deliver(self, one: Delivery) -> Exception | None:
         operation = one.operation
-        own = store.own_workflow_id(operation.action, operation.vm_id or operation.resource_id, operation.id)
         try:
-            if operation.workflow_id == own:
+            if operation.workflow_id == outbox.workflow_of(operation):
                 await self._start(one)
             elif not await self._signal(one):
                 await self._reroute(one)

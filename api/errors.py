@@ -31,6 +31,7 @@ STATUS_OF_CODE = {
     "attachment_in_progress": 409,
     "no_free_address": 409,
     "no_free_device": 409,
+    "too_late": 409,
     "username_taken": 409,
     "email_taken": 409,
     "idempotency_key_in_flight": 409,

@@ -8,16 +8,16 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 from fastapi import Response
-from sqlalchemy import ARRAY, Integer, Text, Uuid, and_, any_, bindparam, func, insert, or_, select
+from sqlalchemy import ARRAY, Integer, Text, Uuid, and_, any_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import PREFIX, bodies, logs, schemas
 from api.errors import RETRY_AFTER, ProblemError
 from api.schemas import FieldError
 from api.security import Caller
-from domain import addresses, lifecycle, store
-from domain.errors import NoFreeAddressError, NotFoundError
-from domain.lifecycle import Action, Status
+from domain import addresses, changes, lifecycle, store
+from domain.errors import NoFreeAddressError, NotFoundError, TooLateError
+from domain.lifecycle import OPEN_STATUSES, TABLE, Action, Status
 from domain.models import VM, Flavor, Image, Interface, Network, Operation
 from domain.resources import Kind
 
@@ -89,7 +89,7 @@ async def create_vm(tx: AsyncConnection, caller: Caller, body: bodies.NewVM) -> 
             "interface_ip_address": list(places.values()),
             "interface_position": [network_ids.index(id) for id in places],
             "interface_mac_address": [addresses.new_mac_address() for _ in places],
-            "interface_status": lifecycle.change_of(Action.CREATE, Kind.INTERFACE).during.value,
+            "interface_status": changes.change_of(Action.CREATE, Kind.INTERFACE).during.value,
         }
     vm = cast("VM", (await tx.execute(statement, parameters)).one())
     return accepted(schemas.VM.model_validate(vm), operation_id, Location=f"{PREFIX}/vms/{vm.id}")
@@ -131,6 +131,26 @@ async def delete_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> Respons
     if vm.status not in {Status.DELETING, Status.DELETED}:
         vm = await store.accept(tx, vm, asked_by(caller, Action.DELETE))
     return going(vm.operation_id)
+
+
+async def cancel(tx: AsyncConnection, caller: Caller, operation_id: UUID) -> None:
+    """Ask the caller's operation to end before its next step; again changes nothing.
+
+    TooLateError where it has ended, or has begun what cannot be undone.
+    """
+    mine = select(Operation).where(Operation.id == operation_id, Operation.owner_id == caller.id)
+    operation = await store.fetch_one(tx, mine.with_for_update())
+    if operation is None:
+        raise NotFoundError("operation", operation_id)
+    if operation.status not in OPEN_STATUSES:
+        raise TooLateError(f"The operation has ended: {operation.status}.")
+    if operation.cancel_requested_by:
+        return
+    if not TABLE[operation.action].may_be_canceled(begun=operation.started_at is not None):
+        what = "cannot be taken back" if TABLE[operation.action].preempts else "that has begun cannot be undone"
+        raise TooLateError(f"A {operation.action.word} {what}; wait for it to end.")
+    request = {"cancel_requested_at": func.now(), "cancel_requested_by": caller.username, "deliver_after": func.now()}
+    await tx.execute(update(Operation).where(Operation.id == operation_id).values(request))
 
 
 async def lock_owned_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> VM:

@@ -13,8 +13,9 @@ from api.errors import ProblemError
 from api.operations import accepted, accepted_vm, asked_by, find_address, going, lock_owned_vm, unknown_reference
 from api.security import Caller
 from domain import addresses, holdings, store
+from domain.changes import change_of
 from domain.errors import NoFreeDeviceError, NotFoundError
-from domain.lifecycle import Action, change_of
+from domain.lifecycle import Action
 from domain.models import VM, Attachment, Flavor, Interface, Network, Snapshot, Volume
 from domain.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 

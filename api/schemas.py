@@ -144,6 +144,8 @@ class Operation(Answer):
     last_error: str | None
     next_retry_at: datetime | None
     error: Fault | None
+    cancel_requested_at: datetime | None
+    cancel_requested_by: str | None
     request_id: str
     actor: str
     workflow_id: str

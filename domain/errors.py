@@ -67,6 +67,21 @@ class NoFreeDeviceError(ServiceError):
         super().__init__(f"A VM has at most {most} volumes; detach one.")
 
 
+class TooLateError(ServiceError):
+    """The operation is past its point of no return, or has ended."""
+
+    code = "too_late"
+
+
+class CanceledError(ServiceError):
+    """Somebody canceled the operation before it began its next step."""
+
+    code = "canceled"
+
+    def __init__(self, by: str) -> None:
+        super().__init__(f"{by} canceled the operation.")
+
+
 class IllegalStepError(ServiceError):
     """A workflow asked for a step the table does not have there: a bug, never a user's doing."""
 

@@ -7,7 +7,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Delete, Update, and_, case, delete, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.lifecycle import TABLE, Action, begin_change, change_of
+from domain.changes import begin_change, change_of
+from domain.lifecycle import TABLE, Action
 from domain.messages import FailOperationInput, RemainsResult
 from domain.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.resources import AttachmentStatus, Change, Kind, ResourceStatus, VolumeStatus

@@ -5,11 +5,11 @@ CHECK constraint, the README's diagram and the tests are derived from it. Pure: 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
 from domain.errors import AttachmentInProgressError, IllegalStepError, InvalidTransitionError
-from domain.resources import AttachmentStatus, Change, Kind, ResourceStatus, SnapshotStatus, VolumeStatus
+from domain.resources import AttachmentStatus, Change, Kind, SnapshotStatus, VolumeStatus
 
 
 class Status(StrEnum):
@@ -48,7 +48,7 @@ class TaskState(StrEnum):
 
 
 class Action(StrEnum):
-    """What can be asked; a row of the table each."""
+    """What can be asked; a row of the table each, but for the last."""
 
     CREATE = "create"
     START = "start"
@@ -68,6 +68,7 @@ class Action(StrEnum):
     DELETE_SNAPSHOT = "delete-snapshot"
     CREATE_VOLUME = "create-volume"
     DELETE_VOLUME = "delete-volume"
+    RESET_STATE = "reset-state"  # has no row: it writes down what an admin, or the cloud, has decided already
 
     @property
     def word(self) -> str:
@@ -120,7 +121,12 @@ class Rule:
     needs_launch: bool = True
     beside_attachments: bool = True  # whether it may begin while something is being attached or detached
     of_vm: bool = True  # whether it ends with its VM: a delete of the VM pre-empts it
+    undoable: bool = False  # whether it can be undone until its end, and so be canceled; others until they begin
     changes: tuple[Change, ...] = ()
+
+    def may_be_canceled(self, *, begun: bool) -> bool:
+        """Whether an operation that has not ended is before its point of no return."""
+        return self.undoable or not (begun or self.preempts)
 
 
 PREVIOUS = Previous.PREVIOUS
@@ -130,12 +136,15 @@ _NEW = ()
 _TIED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
 
 
-def _attachment(workflow: str, *changes: Change) -> Rule:
-    return Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS, workflow, changes=changes)
+_BESIDE = Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS, workflow="")
 
 
-def _of_resource(workflow: str, change: Change) -> Rule:
-    return Rule(frozenset(), PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS, workflow, of_vm=False, changes=(change,))
+def _attachment(workflow: str, *changes: Change, undoable: bool = False) -> Rule:
+    return replace(_BESIDE, workflow=workflow, changes=changes, undoable=undoable)
+
+
+def _of_resource(workflow: str, change: Change, *, undoable: bool = False) -> Rule:
+    return replace(_attachment(workflow, change, undoable=undoable), sources=frozenset(), of_vm=False)
 
 
 TABLE: dict[Action, Rule] = {
@@ -147,6 +156,7 @@ TABLE: dict[Action, Rule] = {
         on_failure=OnFailure.ERROR,
         workflow="CreateVM",
         needs_launch=False,
+        undoable=True,
         changes=(Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None),),
     ),
     Action.START: Rule(
@@ -189,6 +199,7 @@ TABLE: dict[Action, Rule] = {
         on_failure=OnFailure.PREVIOUS_IF_UNTOUCHED,
         workflow="ResizeVM",
         beside_attachments=False,
+        undoable=True,
     ),
     Action.CONFIRM_RESIZE: Rule(
         sources=frozenset({Status.VERIFY_RESIZE}),
@@ -216,6 +227,7 @@ TABLE: dict[Action, Rule] = {
         on_failure=OnFailure.PREVIOUS,
         workflow="CreateSnapshot",
         beside_attachments=False,
+        undoable=True,
         changes=(Change(Kind.SNAPSHOT, _NEW, _S.CREATING, _S.AVAILABLE, _S.ERROR),),
     ),
     Action.RESTORE: Rule(
@@ -232,6 +244,7 @@ TABLE: dict[Action, Rule] = {
         "AttachVolume",
         Change(Kind.VOLUME, (_V.AVAILABLE,), _V.ATTACHING, _V.IN_USE, _V.AVAILABLE),
         Change(Kind.ATTACHMENT, _NEW, _A.ATTACHING, _A.ATTACHED, None),
+        undoable=True,
     ),
     Action.DETACH_VOLUME: _attachment(
         "DetachVolume",
@@ -239,7 +252,7 @@ TABLE: dict[Action, Rule] = {
         Change(Kind.ATTACHMENT, (_A.ATTACHED,), _A.DETACHING, None, _A.ATTACHED),
     ),
     Action.ATTACH_INTERFACE: _attachment(
-        "AttachInterface", Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None)
+        "AttachInterface", Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None), undoable=True
     ),
     Action.DETACH_INTERFACE: _attachment(
         "DetachInterface", Change(Kind.INTERFACE, (_A.ATTACHED,), _A.DETACHING, None, _A.ATTACHED)
@@ -265,7 +278,9 @@ TABLE: dict[Action, Rule] = {
         "DeleteSnapshot",
         Change(Kind.SNAPSHOT, (_S.AVAILABLE, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR, intact=_S.AVAILABLE),
     ),
-    Action.CREATE_VOLUME: _of_resource("CreateVolume", Change(Kind.VOLUME, _NEW, _V.CREATING, _V.AVAILABLE, _V.ERROR)),
+    Action.CREATE_VOLUME: _of_resource(
+        "CreateVolume", Change(Kind.VOLUME, _NEW, _V.CREATING, _V.AVAILABLE, _V.ERROR), undoable=True
+    ),
     Action.DELETE_VOLUME: _of_resource(
         "DeleteVolume",
         Change(Kind.VOLUME, (_V.AVAILABLE, _V.ERROR), _V.DELETING, _V.DELETED, _V.ERROR, intact=_V.AVAILABLE),
@@ -319,22 +334,6 @@ def begin(
     raise refusal(action.word, status, task_state, allowed)
 
 
-def change_of(action: Action, kind: Kind) -> Change:
-    """What the action does to a resource of the kind; it has one such change."""
-    (change,) = (change for change in TABLE[action].changes if change.kind is kind)
-    return change
-
-
-def begin_change(action: Action, kind: Kind, status: ResourceStatus) -> ResourceStatus:
-    """The status that accepting `action` puts a resource in; InvalidTransitionError where the table refuses."""
-    change = change_of(action, kind)
-    if status in change.sources:
-        return change.during
-    others = ((one.word, change) for one, rule in TABLE.items() if not rule.preempts for change in rule.changes)
-    allowed = [word for word, change in others if change.kind is kind and status in change.sources]
-    raise InvalidTransitionError(action.word, status, None, allowed, resource=kind)
-
-
 def may_enter_from(action: Action, step: TaskState) -> tuple[TaskState, ...]:
     """The task states from which `step` may be entered: itself (a retry) and the one before it."""
     steps = TABLE[action].steps
@@ -381,18 +380,14 @@ def fail(action: Action, previous: Status, *, intact: bool) -> Status:
 
 def legal_states() -> frozenset[tuple[Status, TaskState | None]]:
     """Every pair of status and task state that a VM can be in."""
-    return frozenset(_running_states()) | {(status, None) for status in _resting_statuses()}
+    targets = {rule.target for rule in TABLE.values() if isinstance(rule.target, Status)} | {Status.ERROR}
+    return frozenset(_running_states()) | {(status, None) for status in targets}
 
 
 def _running_states() -> Iterator[tuple[Status, TaskState]]:
     for rule in TABLE.values():
         statuses = rule.sources if isinstance(rule.during, Previous) else {rule.during}
         yield from ((status, step) for status in statuses for step in rule.steps)
-
-
-def _resting_statuses() -> frozenset[Status]:
-    targets = {rule.target for rule in TABLE.values() if isinstance(rule.target, Status)}
-    return frozenset(targets | {Status.ERROR})
 
 
 def _status(of: Status | Previous, previous: Status) -> Status:

@@ -140,7 +140,8 @@ class OperationInput:
 
     `previous_status` is what "previous" means in the lifecycle table; without it the operation holds no VM, and without
     `vm_id` it is about none. `vm_name`, `actor` and `about` tell people which VM it is, who asked, and what else there
-    is to know. `resource_id` is what it is about: the VM, or a snapshot, volume or interface.
+    is to know. `resource_id` is what it is about: the VM, or a snapshot, volume or interface. With an `interruption`
+    its workflow closed too early, and all that is left to do is to end it badly, with that code.
     """
 
     operation_id: UUID
@@ -152,6 +153,7 @@ class OperationInput:
     actor: str = ""
     about: str = ""
     resource_id: UUID | None = None
+    interruption: str = ""
 
     @property
     def vm(self) -> UUID:

@@ -144,6 +144,7 @@ class VM(Base):
         CheckConstraint("confirm_by IS NULL OR status = 'VERIFY_RESIZE'", name="confirm_by"),
         CheckConstraint("attaching >= 0", name="attaching"),
         Index("ix_vms_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_vms_confirm_by", "confirm_by", postgresql_where=text("confirm_by IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -252,9 +253,10 @@ class Interface(Base):
 class Operation(Base):
     """What was asked, by whom, and how far it is; also the outbox the dispatcher delivers from.
 
-    `deliver_after` is the time of the next delivery attempt: now() when accepted, pushed forward by the lease
-    and again after each delivery, so that one that never gets its receipt (`started_at`) is delivered again.
-    `epoch` counts restarts of a lost workflow; only the present one may record anything.
+    `deliver_after` is the time of the next delivery attempt or, once delivered, of the next look at its workflow.
+    `deliveries` counts those that Temporal acknowledged; it is 0 again where one turned out to be lost.
+    `epoch` counts workflows that were lost or closed too early; only the present one may record anything.
+    `interruption` is the code that the operation ends with where its workflow closed without recording an end.
     `previous_status` is the status that "previous" means in the lifecycle table, where the operation holds a VM.
     """
 
@@ -266,8 +268,9 @@ class Operation(Base):
         Index(
             "ix_operations_outbox",
             "deliver_after",
-            postgresql_where=text("status = 'QUEUED' AND started_at IS NULL"),
+            postgresql_where=text("status = 'QUEUED'"),
         ),
+        Index("ix_operations_looks", "deliver_after", postgresql_where=text(f"status IN {_sql_list(OPEN_STATUSES)}")),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
         Index("ix_operations_vm_created", "vm_id", "created_at", "id"),
     )
@@ -290,6 +293,9 @@ class Operation(Base):
     last_error: Mapped[str | None]
     next_retry_at: Mapped[datetime | None]
     error: Mapped[dict[str, Any] | None]
+    interruption: Mapped[str | None]
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_requested_by: Mapped[str | None]
     request_id: Mapped[str]
     retry_of: Mapped[UUID | None] = mapped_column(ForeignKey("operations.id"))
     deliver_after: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -297,6 +303,28 @@ class Operation(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+
+
+class Finding(Base):
+    """Something that the cloud has otherwise than the database; `seen` is what it has, and what the database has.
+
+    It is acted upon, where it can be, once a second look has seen it too; `resolution` then says how.
+    """
+
+    __tablename__ = "findings"
+    __table_args__ = (
+        Index("uq_findings_open", "kind", "resource_id", unique=True, postgresql_where=text("resolved_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    kind: Mapped[str]
+    resource_type: Mapped[str]
+    resource_id: Mapped[UUID]
+    seen: Mapped[dict[str, Any]]
+    found_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    resolved_at: Mapped[datetime | None]
+    resolution: Mapped[str | None]
 
 
 class IdempotencyKey(Base):

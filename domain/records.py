@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, extract, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain import holdings, lifecycle
-from domain.errors import SupersededError
+from domain.errors import CanceledError, SupersededError
 from domain.lifecycle import OPEN_STATUSES, TABLE, Action, OperationStatus, Status, TaskState
 from domain.messages import FailOperationInput, OperationInput
 from domain.models import VM, Operation
@@ -21,7 +21,8 @@ async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState
     """Record that the operation is in `step`; the fence before every effect.
 
     SupersededError unless the operation is open, its epoch is this one, it holds its VM, and the VM is in the step
-    before or already in this one. The first step entered is the operation's receipt.
+    before or already in this one; CanceledError where somebody asked for that. The first step entered is the
+    operation's receipt.
     """
     statement = (
         update(VM)
@@ -36,18 +37,7 @@ async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState
     vm = await fetch_one(tx, statement)
     if vm is None:
         raise SupersededError(f"Operation {input.operation_id} may not enter {step}.")
-    operation = await _update_operation(
-        tx,
-        input,
-        status=OperationStatus.RUNNING,
-        started_at=func.coalesce(Operation.started_at, func.now()),
-        step=step,
-        progress=lifecycle.progress(input.action, step),
-        attempt=attempt,
-        last_error=None,
-        next_retry_at=None,
-    )
-    return vm, operation
+    return vm, await enter(tx, input, attempt, step=step, progress=lifecycle.progress(input.action, step))
 
 
 async def note_attempt(tx: AsyncConnection, input: OperationInput, attempt: int) -> None:
@@ -66,9 +56,9 @@ async def note_failed_attempt(
     )
 
 
-async def enter(tx: AsyncConnection, input: OperationInput, attempt: int) -> Operation:
-    """Record that an operation which takes no VM is under way; the fence before every effect, and its receipt."""
-    return await _update_operation(
+async def enter(tx: AsyncConnection, input: OperationInput, attempt: int, **values: Any) -> Operation:
+    """Record that an operation is under way, of itself where it takes no VM; the fence as above."""
+    operation = await _update_operation(
         tx,
         input,
         status=OperationStatus.RUNNING,
@@ -76,7 +66,11 @@ async def enter(tx: AsyncConnection, input: OperationInput, attempt: int) -> Ope
         attempt=attempt,
         last_error=None,
         next_retry_at=None,
+        **values,
     )
+    if operation.cancel_requested_by is not None:
+        raise CanceledError(operation.cancel_requested_by)
+    return operation
 
 
 async def check_holds(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:

@@ -142,9 +142,9 @@ def operation_row(asked: Asked, owner_id: UUID, vm_id: UUID | None, previous_sta
     }
 
 
-def own_workflow_id(action: Action, of: UUID, operation_id: UUID) -> str:
+def own_workflow_id(action: Action, of: UUID, operation_id: UUID, epoch: int = 0) -> str:
     """The id of a workflow that is started for one operation; `of` a VM, or of what else it is about."""
-    return f"{action.word}-{of}-{operation_id}"
+    return f"{action.word}-{of}-{operation_id}" + (f"-{epoch}" if epoch else "")
 
 
 def last_resize(vm_id: UUID) -> Select[Operation]:
@@ -177,6 +177,7 @@ def input_of(operation: Operation, vm_name: str | None) -> OperationInput:
         operation.actor,
         _about(operation),
         operation.resource_id,
+        operation.interruption or "",
     )
 
 

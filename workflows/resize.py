@@ -41,7 +41,8 @@ class _Resizing(OperationWorkflow):
         left = await self.settle(decision, code)
         if str(left.seen) == decision.previous_status:
             await self.insist(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK, NoneType)
-        return Left(left.seen, intact=code == "canceled" and left.seen is ServerStatus.VERIFY_RESIZE)
+        is_undecided = left.seen is ServerStatus.VERIFY_RESIZE
+        return Left(left.seen, intact=is_undecided and (code == "canceled" or bool(decision.interruption)))
 
 
 @workflow.defn
@@ -57,6 +58,7 @@ class ResizeVM(_Resizing):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out one resize operation, and the one that ends it."""
+        self._is_touched = bool(operation.interruption)  # nobody knows how far it had come
         async with self.carrying_out(operation, aftermath=self._put_back) as outcome:
             await self.step(Activity.PREPARE_RESIZE, operation, "Find a host for the new flavor")
             self._is_touched = True
@@ -94,7 +96,8 @@ class ResizeVM(_Resizing):
         is_as_it_was = str(left.seen) == operation.previous_status
         if is_as_it_was and self._is_touched:
             await self.insist(Activity.CHECK_FLAVOR, CheckFlavorInput(operation, previous=True), CHECK, NoneType)
-        return Left(left.seen, intact=is_as_it_was and (code in CODES_OF_NO_CHANGE or not self._is_touched))
+        has_not_failed = code in CODES_OF_NO_CHANGE or not self._is_touched or bool(operation.interruption)
+        return Left(left.seen, intact=is_as_it_was and has_not_failed)
 
     async def _see_it_decided(self, resize: OperationInput) -> None:
         summary = "Ask how long the resize waits to be confirmed"

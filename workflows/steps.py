@@ -14,7 +14,7 @@ from temporalio.exceptions import ActivityError, ApplicationError, RetryState, i
 from temporalio.workflow import ActivityCancellationType
 
 from domain import lifecycle
-from domain.errors import SupersededError
+from domain.errors import CanceledError, SupersededError
 from domain.lifecycle import TABLE
 from domain.messages import (
     Activity,
@@ -79,6 +79,7 @@ class OperationWorkflow:
 
     def __init__(self) -> None:
         self.view = View()
+        self._interruption = ""
 
     @workflow.query
     def state(self) -> StateResult:
@@ -102,10 +103,11 @@ class OperationWorkflow:
         nothing: whoever superseded it does.
         """
         outcome = Outcome()
+        self._interruption = operation.interruption
         self.view.begins(operation)
         try:
             yield outcome
-        except (ActivityError, asyncio.CancelledError) as error:
+        except (ActivityError, ApplicationError, asyncio.CancelledError) as error:
             outcome.succeeded = await self._end_badly(operation, aftermath or self.settle, arrives, error)
         else:
             outcome.succeeded = await self._finish(operation)
@@ -116,6 +118,9 @@ class OperationWorkflow:
     async def step(self, name: Activity, input: Message, summary: str, result: type[T]) -> T: ...
     async def step(self, name: Activity, input: Message, summary: str, result: type[Any] = NoneType) -> Any:
         """Do one step; tried until it succeeds, is refused for good, or HALF_AN_HOUR is over."""
+        if self._interruption:
+            message = "Its workflow ended without recording how; what it had begun was undone, or left to settle."
+            raise ApplicationError(message, type=self._interruption)
         self.view.does(name, summary)
         answer = await workflow.execute_activity(
             name,
@@ -232,7 +237,7 @@ class OperationWorkflow:
         return True
 
     async def _fail(self, operation: OperationInput, code: str, message: str, left: Left) -> None:
-        canceled = workflow.cancellation_reason() is not None
+        canceled = code == CanceledError.code or workflow.cancellation_reason() is not None
         failure = FailOperationInput(operation, code, message, canceled, left.intact, left.applied, left.remains)
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
             heed_cancel()
@@ -263,11 +268,13 @@ def heed_cancel() -> None:
 
 def _reason(error: BaseException) -> tuple[str, str]:
     """The code and the message of what ended an operation, or a part of it."""
+    if isinstance(error, ApplicationError):
+        return error.type or "internal_error", error.message
     if is_cancelled_exception(error) or not isinstance(error, ActivityError):
-        return "canceled", "The operation was canceled."
+        return CanceledError.code, "The operation was canceled."
     if isinstance(error.cause, ApplicationError) and error.retry_state is RetryState.NON_RETRYABLE_FAILURE:
         return error.cause.type or "internal_error", error.cause.message
     if workflow.cancellation_reason() is not None:
-        return "canceled", "The operation was canceled."
+        return CanceledError.code, "The operation was canceled."
     last = getattr(error.cause, "message", "no answer")
     return "retries_exhausted", f"A step did not succeed in half an hour of trying; last: {last}"

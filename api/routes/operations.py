@@ -3,10 +3,13 @@
 from typing import Any
 from uuid import UUID
 
+from fastapi import Response
 from sqlalchemy import Select, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import filters, schemas
+from api import bodies, filters, openapi, operations, schemas
 from api.deps import CurrentUser, OwnedVM, Process, State
+from api.idempotency import OncePerKey
 from api.pages import Order, WantedPage
 from api.routes import router
 from domain.errors import NotFoundError
@@ -55,6 +58,32 @@ async def list_vm_operations(
     """What was asked of one VM, newest first; also of a deleted one."""
     statement = _operations(process, caller.id).where(Operation.vm_id == vm.id)
     return await page.fetch(statement, _NEWEST_FIRST, schemas.OperationPage)
+
+
+@routes.post(
+    "/operations/{operation_id}/cancel",
+    status_code=202,
+    response_model=schemas.Operation,
+    responses=openapi.headers(202, "Operation-Location", "Retry-After"),
+    openapi_extra=openapi.problems("too_late"),
+)
+async def cancel_operation(
+    caller: CurrentUser, process: Process, once: OncePerKey, operation_id: UUID, body: bodies.NoInput | None = None
+) -> Response:
+    """End an operation before its point of no return, and undo what it has done.
+
+    Until it begins any but a delete can be canceled; later those that make something (a VM, a snapshot, a volume, an
+    attachment, an interface) and a resize. Follow it to its end: CANCELED, or what it became before.
+    """
+
+    async def work(tx: AsyncConnection) -> Response:
+        await operations.cancel(tx, caller, operation_id)
+        row = (await tx.execute(_operations(process, caller.id).where(Operation.id == operation_id))).one()
+        return operations.accepted(schemas.Operation.model_validate(row), operation_id)
+
+    answer = await once(work, body)
+    process.watcher.wake()
+    return answer
 
 
 def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:

@@ -5,8 +5,9 @@ from itertools import product
 import pytest
 
 from domain import lifecycle
+from domain.changes import begin_change, change_of
 from domain.errors import AttachmentInProgressError, InvalidTransitionError
-from domain.lifecycle import TABLE, Action, Status, TaskState, begin_change, change_of
+from domain.lifecycle import TABLE, Action, Status, TaskState
 from domain.resources import AttachmentStatus, Kind, ResourceStatus, SnapshotStatus, VolumeStatus
 from tests.domain.specified import (
     DELETED_ON_TERMINATION,

@@ -9,7 +9,7 @@ import pytest
 from tests.meta.files import ROOT, named, python_files
 
 HEAVY = {"sqlalchemy", "pydantic", "pydantic_settings", "fastapi", "starlette", "asyncpg", "httpx", "activities", "api"}
-PURE = ["domain.lifecycle", "domain.messages", "domain.errors", "domain.diagram"]
+PURE = ["domain.lifecycle", "domain.changes", "domain.messages", "domain.errors", "domain.diagram"]
 
 
 def loaded_by(modules: Sequence[str]) -> set[str]:
