@@ -26,6 +26,7 @@ from activities.compute import ComputeActivities
 from activities.interceptor import OperationInterceptor
 from activities.interfaces import InterfaceActivities
 from activities.preemption import PreemptionActivities
+from activities.reconcile import Reconciler
 from activities.records import RecordActivities
 from activities.resize import ResizeActivities
 from activities.snapshots import SnapshotActivities
@@ -124,7 +125,9 @@ async def run(settings: Settings) -> None:
     try:
         client = await _until_available(stopping, settings, backend)
         if client is not None:
+            reconciling = asyncio.create_task(Reconciler(engine, backend, client).run())
             await _work(make_workers(settings, client, engine, backend), stopping)
+            reconciling.cancel()
     finally:
         await backend.close()
         await engine.dispose()

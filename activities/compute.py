@@ -7,10 +7,10 @@ from sqlalchemy import select
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, Token
-from activities.steps import Entered, StepActivities, check_free, port_of
+from activities.steps import Entered, StepActivities, check_free, flavor_of, port_of
 from domain import database, holdings, records, store
 from domain.messages import Activity, OperationInput, RemainsResult
-from domain.models import VM, Attachment, Flavor, Interface, Snapshot, Volume
+from domain.models import Attachment, Interface, Snapshot, Volume
 
 
 class ComputeActivities(StepActivities):
@@ -119,15 +119,11 @@ class ComputeActivities(StepActivities):
         )
 
     async def _flavor_of_server(self, vm_id: UUID) -> UUID | None:
-        """The flavor that the server has, be it the VM's or one that an operation was about to give it."""
         server = (await self._backend.list_servers([vm_id])).get(vm_id)
         if server is None:
             return None
-        has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
-        of_vm = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
         async with database.reads(self._engine).connect() as connection:
-            flavor_id: UUID | None = await connection.scalar(of_vm.limit(1))
-        return flavor_id
+            return await flavor_of(connection, vm_id, server)
 
     async def _held(self, entered: Entered) -> tuple[Sequence[Attachment], Sequence[Snapshot]]:
         """What the operation holds of the VM beside the server."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
-from activities.backends.protocol import BackendError, ComputeBackend, Port, ServerSpec, Token
+from activities.backends.protocol import BackendError, ComputeBackend, Port, Server, ServerSpec, Token
 from domain import database, records, store
 from domain.messages import ENTERS, Activity, OperationInput
 from domain.models import VM, Flavor, Interface, Operation
@@ -66,6 +66,14 @@ def undoing(input: OperationInput, name: Activity) -> Token:
 def port_of(interface: Interface) -> Port:
     """The port of an interface, which it shares its id with."""
     return Port(interface.id, interface.network_id, interface.ip_address, interface.mac_address)
+
+
+async def flavor_of(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
+    """The flavor that a server has, be it the VM's or another; None where none is of its size."""
+    has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
+    of_vm = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
+    flavor_id: UUID | None = await connection.scalar(of_vm.limit(1))
+    return flavor_id
 
 
 async def check_free(backend: ComputeBackend, vm_id: UUID, volume_id: UUID) -> None:

@@ -1,14 +1,16 @@
 """What the service asks of itself, where time or the cloud has decided."""
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid5
 
-from sqlalchemy import select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain import store
-from domain.lifecycle import Action, Status
+from domain import holdings, store
+from domain.errors import SupersededError
+from domain.lifecycle import OPEN_STATUSES, Action, OperationStatus, Status
+from domain.messages import FailOperationInput
 from domain.models import VM, Operation
 
 CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins like this
@@ -41,3 +43,37 @@ async def _operation(tx: AsyncConnection, id: UUID) -> Operation:
     operation = await store.fetch_one(tx, select(Operation).where(Operation.id == id))
     assert operation is not None  # noqa: S101 - operations are never deleted
     return operation
+
+
+async def reset_state(
+    tx: AsyncConnection, vm: VM, status: Status, asked: store.Asked, fault: dict[str, Any] | None = None, **values: Any
+) -> VM:
+    """Put a locked VM into a status, whatever held it, and write down who did; `fault` goes with ERROR only.
+
+    An operation that held the VM ends as SUPERSEDED, and what else it held as the lifecycle table has it for a failure.
+    """
+    holder = await _operation(tx, vm.operation_id)
+    if holder.status in OPEN_STATUSES:
+        code, message = SupersededError.code, "The VM's state was reset."
+        ended: dict[str, Any] = {
+            "status": OperationStatus.SUPERSEDED,
+            "error": {"code": code, "message": message},
+            "next_retry_at": None,
+        }
+        await tx.execute(
+            update(Operation).where(Operation.id == holder.id).values(ended | {"finished_at": func.clock_timestamp()})
+        )
+        await holdings.end_badly(tx, holder, FailOperationInput(store.input_of(holder, vm.name), code, message))
+    await write_down(tx, asked, vm.owner_id, vm.id, vm.status)
+    reset = {"status": status, "task_state": None, "fault": fault, "confirm_by": None, "operation_id": asked.id}
+    return await store.update_vm(tx, vm.id, reset | values)
+
+
+async def write_down(
+    tx: AsyncConnection, asked: store.Asked, owner_id: UUID, vm_id: UUID | None, previous: Status | None = None
+) -> None:
+    """An operation that is done with being written down: no workflow carries it out."""
+    row = store.operation_row(asked, owner_id, vm_id, previous)
+    done = {"status": OperationStatus.SUCCEEDED, "progress": 100, "workflow_id": ""}
+    times = dict.fromkeys(("created_at", "started_at", "finished_at"), func.clock_timestamp())
+    await tx.execute(insert(Operation).values(row | done | times))

@@ -185,16 +185,17 @@ class MockServers(MockCalls):
 
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
         async with self._engine.begin() as tx:
-            await _let_time_pass(tx)
+            await let_time_pass(tx)
             rows = await tx.execute(select(servers).where(servers.c.vm_id.in_(vm_ids)))
-            return {row.vm_id: _server(row) for row in rows}
+            return {row.vm_id: server_of(row) for row in rows}
 
     async def purge(self, vm_id: UUID) -> None:
         async with self._engine.begin() as tx:
             await _remove(tx, [vm_id])
 
 
-async def _let_time_pass(tx: AsyncConnection) -> None:
+async def let_time_pass(tx: AsyncConnection) -> None:
+    """Let servers become what they are due to be."""
     due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
     rows = (await tx.execute(due.with_for_update(skip_locked=True))).all()
     gone = [row.vm_id for row in rows if row.next_status == ServerStatus.GONE]
@@ -217,7 +218,7 @@ async def _remove(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None:
 
 async def _living(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
     """The server's row, locked; refused where there is none, or not for long."""
-    await _let_time_pass(tx)
+    await let_time_pass(tx)
     server = (await tx.execute(select(servers).where(servers.c.vm_id == vm_id).with_for_update())).one_or_none()
     if server is None or server.status == ServerStatus.DELETING:
         raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
@@ -242,7 +243,8 @@ async def _take_migration(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
     return (await tx.execute(delete(migrations).where(migrations.c.vm_id == vm_id).returning(migrations))).one()
 
 
-def _server(row: Row[Any]) -> Server:
+def server_of(row: Row[Any]) -> Server:
+    """The server as a row of the mock cloud has it."""
     return Server(
         row.vm_id,
         ServerStatus(row.status),

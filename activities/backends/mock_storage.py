@@ -86,7 +86,7 @@ class MockStorage(MockCalls):
     async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
         async with self._engine.begin() as tx:
             rows = await tx.execute(select(volumes).where(volumes.c.id.in_(volume_ids)))
-            return {row.id: Volume(row.id, VolumeState(row.state), row.vm_id, row.device) for row in rows}
+            return {row.id: volume_of(row) for row in rows}
 
 
 async def _server_of(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
@@ -98,6 +98,11 @@ async def _server_of(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
 
 async def _volume(tx: AsyncConnection, volume_id: UUID) -> Row[Any] | None:
     return (await tx.execute(select(volumes).where(volumes.c.id == volume_id).with_for_update())).one_or_none()
+
+
+def volume_of(row: Row[Any]) -> Volume:
+    """The volume as a row of the mock cloud has it."""
+    return Volume(row.id, VolumeState(row.state), row.vm_id, row.device)
 
 
 def _conflict(volume: Row[Any]) -> BackendError:

@@ -85,6 +85,16 @@ class Volume:
     device: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All that the cloud has of ours: servers by VM, ports with their VMs, volumes, and the ids of images."""
+
+    servers: Mapping[UUID, Server]
+    ports: Mapping[UUID, UUID]
+    volumes: Mapping[UUID, Volume]
+    images: Collection[UUID]
+
+
 class BackendError(Exception):
     """The cloud refused or failed a call; `retryable` where the same call may succeed later."""
 
@@ -178,6 +188,9 @@ class ComputeBackend(Protocol):
 
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
         """The servers of these VMs, by VM; those that are gone are left out."""
+
+    async def inventory(self) -> Inventory:
+        """Everything that was made with these calls and is there, whoever remembers it."""
 
     async def revoke(self, operation_id: UUID) -> None:
         """Refuse every later call for this operation but compensations; none in flight takes effect afterwards."""

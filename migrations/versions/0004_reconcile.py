@@ -54,7 +54,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take the change back."""
+    """Take the change back, and with it what the code of before cannot read."""
+    op.execute("DELETE FROM operations WHERE action = 'reset-state'")
     op.drop_table("findings")
     op.drop_index("ix_vms_confirm_by", "vms")
     op.drop_index("ix_operations_looks", "operations")

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import servers
 from activities.backends.protocol import BackendError, Token
-from activities.resize import CONFIRM_WINDOW_ACTOR, ResizeActivities
-from domain import records, store
+from activities.resize import ResizeActivities
+from domain import records, store, unasked
 from domain.errors import SupersededError
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import CheckFlavorInput, FailOperationInput, OperationInput, ServerStatus
@@ -252,7 +252,7 @@ async def test_the_end_of_the_window_confirms_on_nobodys_behalf_and_once(
     assert claims[0].previous_status is Status.ACTIVE
     confirm = await read_operation(engine, claims[0].operation_id)
     resized = await read_operation(engine, input.operation_id)
-    assert (confirm.actor, confirm.owner_id) == (CONFIRM_WINDOW_ACTOR, resized.owner_id)
+    assert (confirm.actor, confirm.owner_id) == (unasked.CONFIRM_WINDOW_ACTOR, resized.owner_id)
     assert (confirm.workflow_id, confirm.request_id) == (resized.workflow_id, resized.request_id)
     assert confirm.deliver_after > confirm.created_at
     vm = await read_vm(engine, input.vm)

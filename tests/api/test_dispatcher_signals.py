@@ -154,13 +154,3 @@ async def test_a_signal_that_fails_is_sent_again_and_starts_nothing(engine: Asyn
         await until(lambda: client.signalled)
     assert client.started == []
     assert client.signalled[0][2].operation_id == decision.id
-
-
-async def test_a_signal_without_a_receipt_is_sent_again(engine: AsyncEngine) -> None:
-    _, decision = await decided(engine)
-    client = Waiting()
-    async with dispatching(engine, client):
-        await until(lambda: client.signalled)
-        await make_due(engine)
-        await until(lambda: len(client.signalled) == 2)
-    assert {input.operation_id for _, _, input in client.signalled} == {decision.id}

@@ -79,6 +79,8 @@ async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
         "last_error": "timed out",
         "next_retry_at": None,
         "error": fault,
+        "cancel_requested_at": None,
+        "cancel_requested_by": None,
         "request_id": "test-request",
         "actor": "test",
         "workflow_id": failed.workflow_id,

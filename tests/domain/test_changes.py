@@ -97,7 +97,7 @@ def test_exactly_these_actions_outlive_a_delete_of_the_vm() -> None:
     assert {action for action, rule in TABLE.items() if not rule.of_vm} == OF_NO_VM
 
 
-@pytest.mark.parametrize("action", Action)
+@pytest.mark.parametrize("action", TABLE)
 def test_while_something_attaches_an_action_begins_exactly_where_it_is_specified_to(action: Action) -> None:
     for status, task_state, launched in product(Status, [None, *TaskState], (True, False)):
         allowed = specified_to_allow(action, status, task_state, launched=launched, attaching=True)

@@ -21,15 +21,15 @@ from tests.domain.specified import (
 )
 
 EVERY_TASK_STATE = [None, *TaskState]
-each_action = pytest.mark.parametrize("action", Action)
+each_action = pytest.mark.parametrize("action", TABLE)
 each_status = pytest.mark.parametrize("status", Status)
 
 
 def test_the_words_are_the_specified_ones() -> None:
     assert [status.value for status in Status] == STATUSES
     assert {state.value for state in TaskState} == set(TASK_STATES)
-    assert [action.value for action in Action] == list(SPECIFIED)
-    assert list(TABLE) == list(Action)
+    assert [action.value for action in TABLE] == list(SPECIFIED)
+    assert list(Action) == [*TABLE, Action.RESET_STATE]
 
 
 @each_action

@@ -8,7 +8,7 @@ from domain import lifecycle
 from domain.errors import IllegalStepError, InvalidTransitionError
 from domain.lifecycle import TABLE, Action, Status, TaskState
 
-BEGINNING = sorted(set(Action) - {Action.CREATE})
+BEGINNING = sorted(TABLE.keys() - {Action.CREATE})
 
 
 class Life(RuleBasedStateMachine):

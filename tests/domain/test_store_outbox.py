@@ -1,4 +1,4 @@
-"""The outbox on real PostgreSQL: each operation is leased to one dispatcher, and delivered again until its receipt."""
+"""The outbox on real PostgreSQL: each operation is leased to one dispatcher, and then to one watcher at a time."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain import outbox
-from domain.lifecycle import Action, OperationStatus
+from domain import outbox, store
+from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.models import Operation
-from tests.rows import add_operation, add_user, add_vm, read_operation
+from tests.rows import add_operation, add_user, add_vm, read_operation, read_vm
 
 QUEUED = OperationStatus.QUEUED
 
@@ -36,6 +36,12 @@ async def lease(engine: AsyncEngine, limit: int = 100, seconds: float = 10.0) ->
     """Lease operations in a transaction of its own."""
     async with engine.begin() as tx:
         return [operation.id for operation in await outbox.lease_operations(tx, limit, seconds)]
+
+
+async def lease_all(engine: AsyncEngine) -> Sequence[Operation]:
+    """As `lease`, whole."""
+    async with engine.begin() as tx:
+        return await outbox.lease_operations(tx, 100, 10.0)
 
 
 async def database_now(engine: AsyncEngine) -> datetime:
@@ -106,13 +112,6 @@ async def test_only_queued_operations_want_delivery(engine: AsyncEngine) -> None
         assert await lease(engine) == []
 
 
-async def test_a_receipt_ends_delivery(engine: AsyncEngine) -> None:
-    (id,) = await queue(engine, 1)
-    async with engine.begin() as tx:
-        await tx.execute(update(Operation).where(Operation.id == id).values(started_at=func.now()))
-    assert await lease(engine) == []
-
-
 async def test_an_undelivered_operation_comes_back_when_it_was_told_to(engine: AsyncEngine) -> None:
     ids = await queue(engine, 3)
     await lease(engine, seconds=60.0)
@@ -125,17 +124,54 @@ async def test_an_undelivered_operation_comes_back_when_it_was_told_to(engine: A
     assert later.deliveries == 0
 
 
-async def test_a_delivery_without_receipt_is_repeated_after_twice_as_long_each_time(engine: AsyncEngine) -> None:
-    (id,) = await queue(engine, 1)
-    pauses = []
-    for delivery in range(1, 10):
+async def test_what_was_delivered_is_looked_at_later_and_again_and_again(engine: AsyncEngine) -> None:
+    delivered, _ = await queue(engine, 2)
+    async with engine.begin() as tx:
+        assert await outbox.lease_looks(tx, 10, 30.0) == []
+        await outbox.note_delivered(tx, [delivered], 5.0)
+        assert await outbox.lease_looks(tx, 10, 30.0) == []
+        await tx.execute(update(Operation).values(deliver_after=func.now()))
+    for _ in range(3):
         async with engine.begin() as tx:
-            await outbox.note_delivered(tx, [id], 5.0)
-            now = (await tx.execute(select(func.now()))).scalar_one()
-        operation = await read_operation(engine, id)
-        assert operation.deliveries == delivery
-        pauses.append((operation.deliver_after - now).total_seconds())
-    assert pauses == [5, 10, 20, 40, 80, 160, 320, 320, 320]
+            assert [one.id for one in await outbox.lease_looks(tx, 10, 0.0)] == [delivered]
+
+
+async def test_a_running_operation_is_looked_at_though_nobody_delivered_it(engine: AsyncEngine) -> None:
+    (id,) = await queue(engine, 1)
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).values(status=OperationStatus.RUNNING, started_at=func.now()))
+        assert [one.id for one in await outbox.lease_looks(tx, 10, 30.0)] == [id]
+        ended = {"status": OperationStatus.SUCCEEDED, "finished_at": func.now(), "deliver_after": func.now()}
+        await tx.execute(update(Operation).values(ended))
+        assert await outbox.lease_looks(tx, 10, 30.0) == []
+
+
+async def test_a_lost_operation_is_delivered_again_for_a_new_workflow_from_its_first_step_on(
+    engine: AsyncEngine,
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
+        lost = await add_operation(tx, vm, Action.CREATE, deliveries=1, started_at=func.now())
+    async with engine.begin() as tx:
+        assert await outbox.restart(tx, lost)
+    async with engine.begin() as tx:
+        assert not await outbox.restart(tx, lost), "another process was faster"
+    (again,) = await lease_all(engine)
+    assert (again.status, again.epoch, again.deliveries, again.interruption) == (QUEUED, 1, 0, None)
+    assert again.workflow_id == f"{lost.workflow_id}-1"
+    assert again.started_at == lost.started_at
+    assert (await read_vm(engine, vm.id)).task_state is TaskState.SCHEDULING
+
+
+async def test_an_interrupted_operation_keeps_its_step_and_says_why(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
+        ended = await add_operation(tx, vm, Action.CREATE, deliveries=1)
+    async with engine.begin() as tx:
+        assert await outbox.restart(tx, ended, "workflow_terminated")
+    (again,) = await lease_all(engine)
+    assert store.input_of(again, vm.name).interruption == again.interruption == "workflow_terminated"
+    assert (await read_vm(engine, vm.id)).task_state is TaskState.SPAWNING
 
 
 async def test_each_operation_of_a_delivered_batch_has_its_own_pause(engine: AsyncEngine) -> None:

@@ -48,7 +48,7 @@ async def add_old_vm(tx: AsyncConnection, networks: list[UUID], **state: Any) ->
 async def down_and_up(tx: AsyncConnection) -> list[Interface]:
     """Go back to before there were interfaces and forward again; those that there are then."""
     await move(tx, command.downgrade, "0002")
-    await move(tx, command.upgrade, "0003")
+    await move(tx, command.upgrade, "head")
     return list(await store.fetch_all(tx, select(Interface).order_by(Interface.created_at)))
 
 

@@ -1,0 +1,80 @@
+"""POST /operations/{id}/cancel: accepted before the point of no return, refused after it, and never by others."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain import records, store
+from domain.errors import CanceledError
+from domain.lifecycle import TABLE, Action, OperationStatus
+from domain.models import Operation
+from tests.api.conftest import Person
+from tests.rows import add_operation, add_vm, read_operation
+
+UNDOABLE = {"create", "resize", "snapshot", "attach-volume", "attach-interface", "create-volume"}
+QUEUED, RUNNING = OperationStatus.QUEUED, OperationStatus.RUNNING
+
+
+async def asked(ada: Person, engine: AsyncEngine, action: Action, **values: Any) -> Operation:
+    """An operation of ada's."""
+    async with engine.begin() as tx:
+        return await add_operation(tx, await add_vm(tx, ada.user), action, **values)
+
+
+@pytest.mark.parametrize("action", TABLE)
+@pytest.mark.parametrize("begun", [False, True])
+async def test_what_may_be_canceled_and_until_when(
+    ada: Person, engine: AsyncEngine, action: Action, *, begun: bool
+) -> None:
+    started = {"status": RUNNING, "started_at": func.now()} if begun else {"status": QUEUED}
+    operation = await asked(ada, engine, action, **started)
+    answer = await ada.http.post(f"/operations/{operation.id}/cancel")
+    after = await read_operation(engine, operation.id)
+    if action in UNDOABLE or (action is not Action.DELETE and not begun):
+        assert answer.status_code == 202, answer.text
+        assert answer.json()["cancel_requested_by"] == after.cancel_requested_by == "ada"
+        assert answer.headers["Operation-Location"] == f"/api/v1/operations/{operation.id}"
+        assert int(answer.headers["Retry-After"]) > 0
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (409, "too_late")
+        assert action.word in answer.json()["detail"]
+        assert (after.cancel_requested_by, after.cancel_requested_at) == (None, None)
+
+
+@pytest.mark.parametrize("status", [one for one in OperationStatus if one not in {QUEUED, RUNNING}])
+async def test_what_has_ended_cannot_be_canceled(ada: Person, engine: AsyncEngine, status: OperationStatus) -> None:
+    operation = await asked(ada, engine, Action.CREATE, status=status)
+    answer = await ada.http.post(f"/operations/{operation.id}/cancel")
+    assert (answer.status_code, answer.json()["code"]) == (409, "too_late")
+    assert status in answer.json()["detail"]
+
+
+async def test_canceling_twice_changes_nothing(ada: Person, engine: AsyncEngine) -> None:
+    operation = await asked(ada, engine, Action.CREATE)
+    first = await ada.http.post(f"/operations/{operation.id}/cancel", headers={"Idempotency-Key": "once"})
+    replayed = await ada.http.post(f"/operations/{operation.id}/cancel", headers={"Idempotency-Key": "once"})
+    again = await ada.http.post(f"/operations/{operation.id}/cancel")
+    assert replayed.headers["Idempotency-Replayed"] == "true"
+    assert first.json()["cancel_requested_at"] == again.json()["cancel_requested_at"]
+
+
+async def test_nobody_cancels_what_is_another_owners_or_unknown(ada: Person, bob: Person, engine: AsyncEngine) -> None:
+    operation = await asked(ada, engine, Action.CREATE)
+    assert (await bob.http.post(f"/operations/{operation.id}/cancel")).status_code == 404
+    assert (await ada.http.post(f"/operations/{uuid4()}/cancel")).status_code == 404
+    assert (await read_operation(engine, operation.id)).cancel_requested_by is None
+
+
+@pytest.mark.parametrize("action", [Action.STOP, Action.CREATE_VOLUME])
+async def test_what_was_canceled_takes_no_further_step(ada: Person, engine: AsyncEngine, action: Action) -> None:
+    """However slowly Temporal hears of it: nothing begins after the answer."""
+    operation = await asked(ada, engine, action, status=QUEUED)
+    assert (await ada.http.post(f"/operations/{operation.id}/cancel")).status_code == 202
+    input = store.input_of(await read_operation(engine, operation.id), "web-1")
+    with pytest.raises(CanceledError, match="ada"):
+        async with engine.begin() as tx:
+            await records.enter(tx, input, 1)
+    assert (await read_operation(engine, operation.id)).status is QUEUED
