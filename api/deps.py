@@ -61,7 +61,8 @@ async def _caller(
 
 async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
     """The caller, if an admin: their name, which no other account can have, is the one that the settings say."""
-    if caller.username.lower() != process.settings.admin_username.lower():
+    admin = process.settings.admin_username
+    if admin is None or caller.username.lower() != admin.lower():
         raise ProblemError("admin_only", "This is for admins; ADMIN_USERNAME names the first of them.")
     return caller
 

@@ -11,8 +11,9 @@ EXAMPLE = Path(__file__).parents[2] / ".env.example"
 LINES = EXAMPLE.read_text().splitlines()
 SETTING = re.compile(r"(?P<unset>#?)(?P<name>[A-Z][A-Z_]*)=(?P<value>.*)")
 
-# To `make up` or to the connection it makes a difference whether one of these is set at all.
+# To somebody it makes a difference whether one of these is set at all.
 UNSET = {
+    "admin_username",
     "database_url",
     "secret_key",
     "temporal_address",
