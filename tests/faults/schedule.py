@@ -63,6 +63,7 @@ WEIGHTS: Final = {
     Kind.CANCEL: 5,
     Kind.RESET: 5,
 }
+FAILING: Final = {Kind.TERMINATE, Kind.CANCEL, Kind.RESET}
 CLOUD_MODES: Final = (FaultMode.FAIL, FaultMode.FAIL_AFTER_EFFECT, FaultMode.FAIL_AFTER_EFFECT, FaultMode.REFUSE)
 CANCEL_OPERATION: Final = "cancel"  # what a client can ask beside the actions
 ASKED: Final = (*(action for action in ACTIONS for _ in range(1 if action in RARE else 3)), CANCEL_OPERATION)
@@ -90,6 +91,11 @@ class Schedule:
     seed: int
     lanes: list[list[Step]]
     faults: list[Fault]
+
+    @property
+    def may_fail(self) -> bool:
+        """Whether anything in it lets an operation fail."""
+        return any(fault.kind in FAILING or fault.mode == FaultMode.REFUSE for fault in self.faults)
 
 
 def make(seed: int, *, lanes: int = LANES, steps: int = STEPS) -> Schedule:

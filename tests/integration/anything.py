@@ -77,15 +77,15 @@ class World:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     @classmethod
-    async def begin(cls, database: Database, user: User) -> Self:
-        """Two VMs and two volumes, at rest."""
+    async def begin(cls, database: Database, user: User, number: int = 2) -> Self:
+        """So many VMs and volumes, at rest."""
         networks = [network["id"] for network in (await user.read("/networks"))["items"]]
         world = cls(database, user, (await user.flavors())[:3], networks)
-        for number in range(2):
-            await world.do(Step("create", number, number, 0))
-            await world.do(Step("create-volume", number, number, 0))
+        for which in range(number):
+            await world.do(Step("create", which, which, 0))
+            await world.do(Step("create-volume", which, which, 0))
         for vm_id in world.vms:
-            await user.until(vm_id, "ACTIVE")
+            await user.until(vm_id, "ACTIVE", "ERROR")
         return world
 
     async def walk(self, lane: list[Step]) -> None:
