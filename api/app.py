@@ -10,7 +10,7 @@ from api import PREFIX, VERSION, docs, errors, housekeeping, openapi
 from api.deps import State
 from api.dispatcher import Dispatcher
 from api.middleware import BodyLimit, RequestContext
-from api.routes import actions, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
+from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
 from api.security import Signing
 from api.watcher import Watcher
 from domain import database, temporal
@@ -42,7 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         exception_handlers=errors.HANDLERS,
     )
-    for module in (health, auth, vms, actions, snapshots, volumes, interfaces, operations, catalogue):
+    for module in (health, auth, vms, actions, snapshots, volumes, interfaces, operations, catalogue, admin):
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     openapi.install(app, settings)

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, St
 from pydantic_core import PydanticCustomError
 
 from domain.catalogue import FLAVORS, IMAGES, NETWORKS
+from domain.lifecycle import Status
 
 _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
 _EMAIL_PART = r"[^@\s\x00-\x1f\x7f-\x9f]+"
@@ -113,6 +114,12 @@ class Resize(Request):
     """The flavor that a VM is to have."""
 
     flavor_id: UUID = Field(examples=[FLAVORS[2]["id"]])
+
+
+class ResetState(Request):
+    """The status that a VM is to show."""
+
+    status: Literal[Status.ACTIVE, Status.SHUTOFF, Status.VERIFY_RESIZE, Status.ERROR]
 
 
 class NewSnapshot(Request):

@@ -59,6 +59,14 @@ async def _caller(
         raise ProblemError("invalid_token", str(error)) from None
 
 
+async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    """The caller, if an admin: their name, which no other account can have, is the one that the settings say."""
+    if caller.username.lower() != process.settings.admin_username.lower():
+        raise ProblemError("admin_only", "This is for admins; ADMIN_USERNAME names the first of them.")
+    return caller
+
+
+Admin = Annotated[Caller, Depends(_admin)]
 _OWNED_VM = select(VM).where(VM.id == bindparam("vm_id"), VM.owner_id == bindparam("owner_id"))
 CurrentUser = Annotated[Caller, Depends(_caller)]
 

@@ -36,6 +36,7 @@ TAGS = [
     {"name": "Volumes", "description": "Block devices, attached to one VM at a time."},
     {"name": "Interfaces", "description": "A VM's addresses in networks."},
     {"name": "Operations", "description": "What was asked, how far it is, and why it failed."},
+    {"name": "Administration", "description": "What needs a person's attention, and what to do about it."},
     {"name": "Catalogue", "description": "What a VM can be made of."},
 ]
 

@@ -9,6 +9,7 @@ from fastapi import Depends, Query, Request, Response
 from pydantic import TypeAdapter
 from sqlalchemy import Select, func, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.elements import KeyedColumnElement
 
 from api import security
 from api.deps import Process
@@ -26,7 +27,7 @@ class Order:
     """How a list is sorted: by columns that are never null and together unique, all in one direction."""
 
     name: str
-    columns: tuple[InstrumentedAttribute[Any], ...]
+    columns: tuple[InstrumentedAttribute[Any] | KeyedColumnElement[Any], ...]
     descending: bool = False
 
     @cached_property

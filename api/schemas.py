@@ -3,7 +3,7 @@
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
@@ -156,6 +156,23 @@ class Operation(Answer):
     finished_at: datetime | None
 
 
+class Attention(Answer):
+    """Something that a person should look at; `detail` is what is known of it, null where nothing is.
+
+    `kind` says what it is: an operation that gets nowhere, something in ERROR, or what the cloud has otherwise.
+    """
+
+    kind: str
+    resource_type: str
+    resource_id: UUID
+    vm_id: UUID | None
+    owner: str | None
+    operation_id: UUID | None
+    temporal_url: str | None
+    detail: dict[str, Any] | None
+    since: datetime
+
+
 class Flavor(Answer):
     """A size of VM: `ram_mb` in MiB, `disk_gb` in GiB."""
 
@@ -276,6 +293,10 @@ class InterfacePage(Page[Interface]):
 
 class OperationPage(Page[Operation]):
     """Operations."""
+
+
+class AttentionPage(Page[Attention]):
+    """What needs attention."""
 
 
 class FlavorPage(Page[Flavor]):

@@ -73,6 +73,12 @@ class TooLateError(ServiceError):
     code = "too_late"
 
 
+class NotRetryableError(ServiceError):
+    """The operation has not failed, or it made what is there no more to be made."""
+
+    code = "not_retryable"
+
+
 class CanceledError(ServiceError):
     """Somebody canceled the operation before it began its next step."""
 

@@ -48,6 +48,8 @@ class Settings(BaseSettings):
 
     resize_confirm_window: int = Field(default=0, ge=0, le=31_536_000)
 
+    admin_username: str = ""
+
     default_page_size: int = Field(default=20, ge=1, le=1000)
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)
 

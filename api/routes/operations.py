@@ -14,6 +14,7 @@ from api.pages import Order, WantedPage
 from api.routes import router
 from domain.errors import NotFoundError
 from domain.models import Operation
+from domain.settings import Settings
 
 routes = router("", "Operations")
 
@@ -88,7 +89,10 @@ async def cancel_operation(
 
 def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:
     """The owner's operations, each with its place in the Temporal Web UI."""
-    settings = process.settings
-    workflows = f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}/workflows/"
-    temporal_url = literal(workflows).concat(Operation.workflow_id).label("temporal_url")
+    temporal_url = literal(f"{workflows_url(process.settings)}/").concat(Operation.workflow_id).label("temporal_url")
     return select(Operation, temporal_url).where(Operation.owner_id == owner_id)
+
+
+def workflows_url(settings: Settings) -> str:
+    """Where the Temporal Web UI shows workflows."""
+    return f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}/workflows"

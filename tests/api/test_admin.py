@@ -1,0 +1,226 @@
+"""Admins see what needs attention, retry what failed on its owner's behalf, and reset states; nobody else does."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain import store
+from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
+from domain.models import VM, Finding, Operation
+from domain.resources import AttachmentStatus, VolumeStatus
+from domain.settings import Settings
+from tests.api.conftest import Person, operations_of, person, running
+from tests.rows import (
+    add_attachment,
+    add_interface,
+    add_operation,
+    add_snapshot,
+    add_vm,
+    add_volume,
+    read_operation,
+    read_vm,
+)
+
+FAILED = OperationStatus.FAILED
+
+
+@pytest.fixture
+async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application, whose admin is root, however they write that."""
+    async with running(settings.model_copy(update={"admin_username": "Root"})) as app:
+        yield app
+
+
+@pytest.fixture
+async def root(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Person:
+    """The admin."""
+    return await person(app, engine, settings, "root")
+
+
+REQUESTS = [
+    ("GET", "/admin/attention", None),
+    ("POST", f"/admin/operations/{uuid4()}/retry", None),
+    ("POST", f"/admin/vms/{uuid4()}/reset-state", {"status": "ACTIVE"}),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body"), REQUESTS, ids=["attention", "retry", "reset"])
+async def test_nobody_else_is_an_admin(ada: Person, root: Person, method: str, path: str, body: Any) -> None:
+    refusal = await ada.http.request(method, path, json=body)
+    assert (refusal.status_code, refusal.json()["code"]) == (403, "admin_only")
+    assert (await root.http.request(method, path, json=body)).status_code in {200, 404}
+
+
+async def test_without_an_admin_by_name_there_is_none(engine: AsyncEngine, settings: Settings) -> None:
+    async with running(settings) as app:
+        anybody = await person(app, engine, settings, "ada")
+        assert (await anybody.http.get("/admin/attention")).status_code == 403
+
+
+async def test_where_all_is_well_nothing_needs_attention(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        await add_operation(tx, vm, Action.STOP, status=FAILED)
+        await add_operation(tx, vm, Action.STOP, attempt=2)
+    assert (await root.http.get("/admin/attention")).json()["items"] == []
+
+
+async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    fault = {"code": "server_gone", "message": "Gone."}
+    async with engine.begin() as tx:
+        broken = await add_vm(tx, ada.user, status=Status.ERROR, fault=fault)
+        held = await add_operation(tx, broken, Action.STOP, status=FAILED)
+        volume = await add_volume(tx, ada.user, status=VolumeStatus.ERROR)
+        vm = await add_vm(tx, ada.user)
+        retrying = await add_operation(tx, vm, Action.STOP, attempt=9, last_error="no answer", holds=False)
+        old: dict[str, Any] = {"status": OperationStatus.QUEUED, "created_at": store.from_now(-90), "holds": False}
+        waiting = await add_operation(tx, vm, Action.ATTACH_VOLUME, **old)
+        ended: dict[str, Any] = {"status": FAILED, "interruption": "workflow_terminated", "holds": False}
+        interrupted = await add_operation(tx, vm, Action.STOP, **ended)
+        retried = await add_operation(tx, vm, Action.STOP, **ended)
+        await add_operation(tx, vm, Action.STOP, status=FAILED, retry_of=retried.id, holds=False)
+        seen = {"status": "ACTIVE", "server": "VERIFY_RESIZE"}
+        found = {"kind": "server_status", "resource_type": "vm", "resource_id": vm.id, "seen": seen}
+        await store.insert_row(tx, Finding, **found)
+        await store.insert_row(tx, Finding, **found | {"resolved_at": func.now(), "resolution": "over"})
+    page = (await root.http.get("/admin/attention")).json()
+    items = {item["kind"]: item for item in page["items"]}
+    assert page["total"] == len(items) == 6
+    assert page["items"][0]["kind"] == "operation_not_begun"
+    assert items["vm_in_error"]["detail"] == fault
+    assert items["vm_in_error"]["temporal_url"].endswith(f"/workflows/{held.workflow_id}")
+    assert items["volume_in_error"]["resource_id"] == str(volume.id)
+    assert items["server_status"]["detail"] == seen
+    assert items["operation_retrying"]["detail"]["last_error"] == "no answer"
+    by_kind = {kind: item["operation_id"] for kind, item in items.items()}
+    assert by_kind["operation_retrying"] == str(retrying.id)
+    assert by_kind["operation_not_begun"] == str(waiting.id)
+    assert by_kind["operation_interrupted"] == str(interrupted.id)
+    assert {item["owner"] for kind, item in items.items() if kind != "server_status"} == {"ada"}
+    pages = [(await root.http.get("/admin/attention", params={"page_size": 4})).json()]
+    pages.append((await root.http.get("/admin/attention", params={"cursor": pages[0]["next_cursor"]})).json())
+    assert [item for one in pages for item in one["items"]] == page["items"]
+
+
+async def failed(ada: Person, engine: AsyncEngine, action: Action) -> Operation:
+    """An operation of ada's that failed, and what it takes to ask for it again."""
+    rule = TABLE[action]
+    status = next(iter(sorted(rule.sources))) if rule.sources else Status.ACTIVE
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, status=status)
+        if action in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}:
+            await add_operation(tx, vm, Action.RESIZE, status=OperationStatus.SUCCEEDED)
+        resource_id = vm.id
+        input: dict[str, Any] = {}
+        match action:
+            case Action.ATTACH_VOLUME | Action.DELETE_VOLUME:
+                resource_id = (await add_volume(tx, ada.user)).id
+                input = {"delete_on_termination": True}
+            case Action.DETACH_VOLUME:
+                volume = await add_volume(tx, ada.user, status=VolumeStatus.IN_USE)
+                await add_attachment(tx, vm, volume)
+                resource_id = volume.id
+            case Action.ATTACH_INTERFACE:
+                input = {"network": "private"}
+            case Action.DETACH_INTERFACE:
+                resource_id = (await add_interface(tx, vm, status=AttachmentStatus.ATTACHED)).id
+            case Action.RESTORE | Action.DELETE_SNAPSHOT:
+                resource_id = (await add_snapshot(tx, vm)).id
+        about: dict[str, Any] = {"resource_id": resource_id} | ({"input": input} if input else {})
+        return await add_operation(tx, vm, action, status=FAILED, **about)
+
+
+@pytest.mark.parametrize("action", [one for one in TABLE if one not in {Action.CREATE, Action.CREATE_VOLUME}])
+async def test_what_failed_is_asked_again_on_its_owners_behalf(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action
+) -> None:
+    before = await failed(ada, engine, action)
+    answer = await root.http.post(f"/admin/operations/{before.id}/retry")
+    assert answer.status_code in {202, 204}, answer.text
+    new = await read_operation(engine, UUID(answer.headers["Operation-Location"].rpartition("/")[2]))
+    assert (new.action, new.retry_of, new.actor, new.owner_id) == (action, before.id, "root", ada.user.id)
+    assert new.status is OperationStatus.QUEUED
+    shown = (await ada.http.get(f"/operations/{new.id}")).json()
+    assert shown["retry_of"] == str(before.id)
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        (Action.CREATE, FAILED),
+        (Action.CREATE_VOLUME, FAILED),
+        (Action.STOP, OperationStatus.SUCCEEDED),
+        (Action.STOP, OperationStatus.RUNNING),
+        (Action.STOP, OperationStatus.SUPERSEDED),
+    ],
+)
+async def test_what_is_not_retried(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action, status: OperationStatus
+) -> None:
+    async with engine.begin() as tx:
+        operation = await add_operation(tx, await add_vm(tx, ada.user), action, status=status)
+    refusal = await root.http.post(f"/admin/operations/{operation.id}/retry")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
+
+
+async def test_the_table_decides_about_a_retry_too(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    operation = await failed(ada, engine, Action.STOP)
+    assert (await root.http.post(f"/admin/operations/{operation.id}/retry")).status_code == 202
+    refusal = await root.http.post(f"/admin/operations/{operation.id}/retry")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")
+
+
+@pytest.mark.parametrize("status", ["ACTIVE", "SHUTOFF", "ERROR"])
+async def test_a_state_is_reset_whatever_holds_the_vm_and_that_is_on_the_trail(
+    ada: Person, root: Person, engine: AsyncEngine, status: str
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, status=Status.REBOOTING, task_state=TaskState.REBOOTING)
+        holder = await add_operation(tx, vm, Action.REBOOT_SOFT, next_retry_at=func.now())
+    answer = await root.http.post(f"/admin/vms/{vm.id}/reset-state", json={"status": status})
+    assert answer.status_code == 202, answer.text
+    after = await read_vm(engine, vm.id)
+    assert (after.status, after.task_state) == (status, None)
+    assert (after.fault or {}).get("code") == ("state_reset" if status == "ERROR" else None)
+    assert (await read_operation(engine, holder.id)).status is OperationStatus.SUPERSEDED
+    listed = (await ada.http.get("/operations", params={"vm_id": str(vm.id), "action": "reset-state"})).json()["items"]
+    assert [(one["actor"], one["status"], one["progress"]) for one in listed] == [("root", "SUCCEEDED", 100)]
+    assert (await ada.http.post(f"/vms/{vm.id}/actions/reboot", json={"type": "HARD"})).status_code == 202
+
+
+async def test_a_vm_can_be_put_back_to_where_its_resize_waits(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, status=Status.ERROR)
+        await add_operation(tx, vm, Action.RESIZE, status=OperationStatus.SUCCEEDED)
+    assert (
+        await root.http.post(f"/admin/vms/{vm.id}/reset-state", json={"status": "VERIFY_RESIZE"})
+    ).status_code == 202
+    assert (await ada.http.post(f"/vms/{vm.id}/actions/confirm-resize")).status_code == 202
+    assert [one.action for one in await operations_of(engine, vm.id)][-1] is Action.CONFIRM_RESIZE
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({"status": Status.DELETED}, "ERROR"),
+        ({"status": Status.ERROR, "launched": False}, "ACTIVE"),
+        ({"status": Status.ERROR}, "VERIFY_RESIZE"),
+    ],
+)
+async def test_no_state_is_shown_that_cannot_be(
+    ada: Person, root: Person, engine: AsyncEngine, values: dict[str, Any], status: str
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, **values)
+        await add_operation(tx, vm, Action.STOP, status=FAILED)
+    refusal = await root.http.post(f"/admin/vms/{vm.id}/reset-state", json={"status": status})
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(VM.status)) is values["status"]
