@@ -55,7 +55,7 @@ MODES: Final = {
     Seam.ACTIVITY: (Mode.CRASHES, Mode.LOSES_ANSWER, Mode.LOSES_ANSWER, Mode.DIES_BEFORE, Mode.DIES_AFTER),
     Seam.RPC: (Mode.FAILS, Mode.LOSES_ANSWER, Mode.COMES_TWICE, Mode.COMES_LATE),
 }
-CALLS: Final = {Seam.CLOUD: 16, Seam.ACTIVITY: 40, Seam.RPC: 10}  # that a short schedule makes, about
+CALLS: Final = {Seam.CLOUD: 9, Seam.ACTIVITY: 24, Seam.RPC: 7}  # that a short schedule makes, about
 
 Plan = dict[tuple[Seam, int], Mode]
 
