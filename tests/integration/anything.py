@@ -9,14 +9,15 @@ import json
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import httpx
 from hypothesis import strategies as st
 
 from tests.domain.specified import SPECIFIED, STATUSES, specified_to_allow
-from tests.integration.stack import PATIENCE, Stack, User
+from tests.integration.stack import PATIENCE, User
+from tests.integration.truth import Database
 
 ACTIONS = (
     *("create", "delete", "start", "stop", "reboot-soft", "reboot-hard", "resize", "confirm-resize", "revert-resize"),
@@ -65,7 +66,7 @@ lanes = st.lists(st.lists(steps, min_size=12, max_size=30), min_size=4, max_size
 class World:
     """What one user has, as far as the answers told; deleted things stay in it, and are asked for again."""
 
-    stack: Stack
+    database: Database
     user: User
     flavors: list[str]
     networks: list[str]
@@ -76,15 +77,15 @@ class World:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
 
     @classmethod
-    async def begin(cls, stack: Stack, user: User) -> "World":
-        """Two VMs and two volumes, at rest."""
+    async def begin(cls, database: Database, user: User, number: int = 2) -> Self:
+        """So many VMs and volumes, at rest."""
         networks = [network["id"] for network in (await user.read("/networks"))["items"]]
-        world = cls(stack, user, (await user.flavors())[:3], networks)
-        for number in range(2):
-            await world.do(Step("create", number, number, 0))
-            await world.do(Step("create-volume", number, number, 0))
+        world = cls(database, user, (await user.flavors())[:3], networks)
+        for which in range(number):
+            await world.do(Step("create", which, which, 0))
+            await world.do(Step("create-volume", which, which, 0))
         for vm_id in world.vms:
-            await user.until(vm_id, "ACTIVE")
+            await user.until(vm_id, "ACTIVE", "ERROR")
         return world
 
     async def walk(self, lane: list[Step]) -> None:
@@ -113,7 +114,11 @@ class World:
         answer = await request(step)
         if answer is not None:
             self.answers[step.action, answer.status_code] += 1
-            judge(step, answer)
+            self.judge(step, answer)
+
+    def judge(self, step: Step, answer: httpx.Response) -> None:
+        """Whether this answer is right."""
+        judge(step, answer)
 
     async def _sensible(self, step: Step) -> Step:
         """What the VM allows instead, unless it is allowed or of no VM."""
@@ -313,16 +318,16 @@ async def until_all_has_ended(world: World) -> None:
 
 async def check_end(world: World) -> None:
     """All that is left is what the model expects."""
-    (user,) = await world.stack.sql("SELECT owner_id FROM vms WHERE id = $1", UUID(world.vms[0]))
+    (user,) = await world.database.sql("SELECT owner_id FROM vms WHERE id = $1", UUID(world.vms[0]))
     mine = user["owner_id"]
-    rows = await world.stack.sql("SELECT * FROM operations WHERE owner_id = $1 ORDER BY created_at", mine)
+    rows = await world.database.sql("SELECT * FROM operations WHERE owner_id = $1 ORDER BY created_at", mine)
     assert {row["status"] for row in rows} <= ENDED, [dict(row) for row in rows if row["status"] not in ENDED]
     model = Model()
     for row in rows:
         # Whether a volume goes with its VM is decided by what was accepted before, though the delete superseded it.
         if row["status"] == "SUCCEEDED" or row["action"] in {"attach-volume", "detach-volume"}:
             model.apply(row)
-    vms = await world.stack.sql(
+    vms = await world.database.sql(
         """SELECT id, status, flavor_id, task_state, attaching,
                    (SELECT count(*) FROM interfaces WHERE vm_id = vms.id) AS interfaces
             FROM vms WHERE owner_id = $1""",
@@ -333,7 +338,7 @@ async def check_end(world: World) -> None:
         expected.status = "DELETED" if vm["id"] not in model.vms else expected.status
         actual = (vm["status"], str(vm["flavor_id"]), vm["interfaces"], vm["task_state"], vm["attaching"])
         assert actual == (expected.status, expected.flavor, expected.interfaces, None, 0), dict(vm)
-    volumes = await world.stack.sql(
+    volumes = await world.database.sql(
         """SELECT volumes.id, volumes.status, attachments.vm_id, attachments.device FROM volumes
             LEFT JOIN attachments ON attachments.volume_id = volumes.id WHERE owner_id = $1""",
         mine,
@@ -342,5 +347,5 @@ async def check_end(world: World) -> None:
         place = model.attached.get(volume["id"])
         wanted = ("IN_USE", *place[:2]) if place else (model.volumes[volume["id"]], None, None)
         assert (volume["status"], volume["vm_id"], volume["device"]) == wanted, dict(volume)
-    for snapshot in await world.stack.sql("SELECT id, status FROM snapshots WHERE owner_id = $1", mine):
+    for snapshot in await world.database.sql("SELECT id, status FROM snapshots WHERE owner_id = $1", mine):
         assert snapshot["status"] == model.snapshots.get(snapshot["id"], "DELETED"), dict(snapshot)

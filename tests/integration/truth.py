@@ -1,10 +1,17 @@
 """Whether the database and the mock cloud tell the same story of everything, and no address or device is used twice."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from domain import lifecycle
 from domain.lifecycle import Status, TaskState
-from tests.integration.stack import Stack
+
+
+class Database(Protocol):
+    """Whatever can be asked what its database holds."""
+
+    async def sql(self, query: str, *arguments: object) -> list[Any]:
+        """The rows of a query."""
+
 
 VMS = """
 SELECT vms.id, vms.name, vms.status, vms.task_state, vms.attaching, servers.status AS server_status,
@@ -53,13 +60,13 @@ RESOURCES = {
 }
 
 
-async def differences(stack: Stack) -> list[str]:
+async def differences(database: Database) -> list[str]:
     """What the mock cloud has otherwise than the database says, where nothing is done and nothing is in ERROR."""
-    vms = await stack.sql(VMS)
+    vms = await database.sql(VMS)
     assert vms
     found = [f"{dict(row)}" for row in vms if not _agrees(row)]
     for what, query in RESOURCES.items():
-        found += [f"{what}: {dict(row)}" for row in await stack.sql(query)]
+        found += [f"{what}: {dict(row)}" for row in await database.sql(query)]
     return found
 
 

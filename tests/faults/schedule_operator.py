@@ -1,0 +1,54 @@
+"""An operator in the Temporal Web UI, who ends, cancels and resets workflows that run."""
+
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import Client
+
+from tests.faults.schedule import Fault, Kind
+from tests.integration.truth import Database
+
+PATIENCE = timedelta(seconds=2)
+RUN = """
+SELECT workflow_id FROM operations JOIN vms ON vms.operation_id = operations.id
+WHERE operations.owner_id = $1 AND operations.status = 'SUCCEEDED' AND vms.status = 'VERIFY_RESIZE'
+UNION ALL
+SELECT workflow_id FROM operations WHERE owner_id = $1 AND status IN ('QUEUED', 'RUNNING')
+ORDER BY workflow_id"""
+
+
+async def interfere(client: Client, database: Database, owner_id: UUID, fault: Fault) -> bool:
+    """Do it to one of the owner's open workflows; False where there is none."""
+    open_ones = [row["workflow_id"] for row in await database.sql(RUN, owner_id)]
+    if not open_ones:
+        return False
+    handle = client.get_workflow_handle(open_ones[fault.which % len(open_ones)])
+    match fault.kind:
+        case Kind.TERMINATE:
+            await handle.terminate("by mistake", rpc_timeout=PATIENCE)
+        case Kind.CANCEL:
+            await handle.cancel(rpc_timeout=PATIENCE)
+        case _:
+            await _reset(client, handle.id, to_first=fault.which % 2 == 0)
+    return True
+
+
+async def _reset(client: Client, workflow_id: str, *, to_first: bool) -> None:
+    ends = [
+        event.event_id
+        async for event in client.get_workflow_handle(workflow_id).fetch_history_events(rpc_timeout=PATIENCE)
+        if event.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    ]
+    if not ends:
+        return
+    request = ResetWorkflowExecutionRequest(
+        namespace=client.namespace,
+        workflow_execution=WorkflowExecution(workflow_id=workflow_id),
+        reason="by mistake",
+        workflow_task_finish_event_id=ends[0 if to_first else -1],
+        request_id=str(uuid4()),
+    )
+    await client.workflow_service.reset_workflow_execution(request, timeout=PATIENCE)
