@@ -16,7 +16,7 @@ from tests.integration.stack import User
 
 TIMEOUT = 2.0  # seconds until it takes an answer for lost
 PATIENCE = 90.0  # seconds
-IN_FLIGHT = "idempotency_key_in_flight"
+TRY_AGAIN = {"idempotency_key_in_flight", "database_unavailable", "not_ready", "overloaded", "too_many_requests"}
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,12 @@ class Client(User):
             self.attempts.lost += 1
             return None
         self.attempts.statuses[answer.status_code] += 1
-        if answer.status_code >= 500:
-            if answer.status_code != 503 or answer.json()["code"] not in {"database_unavailable", "not_ready"}:
-                self.attempts.unexpected.append(f"{method} {path}: {answer.status_code} {answer.text}")
-            return None
-        if answer.status_code == 409 and answer.json()["code"] == IN_FLIGHT:
-            return None
-        return answer
+        if answer.status_code not in {409, 429} and answer.status_code < 500:
+            return answer
+        code = answer.json()["code"]
+        if answer.status_code >= 500 and code not in TRY_AGAIN:
+            self.attempts.unexpected.append(f"{method} {path}: {answer.status_code} {answer.text}")
+        return answer if answer.status_code == 409 and code not in TRY_AGAIN else None
 
     async def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
         return await self.http.request(method, path, **options)

@@ -20,7 +20,7 @@ from activities.backends import load_backend
 from activities.reconcile import Reconciler
 from domain import database, temporal
 from domain.settings import Settings
-from tests.api.conftest import client_of, person, running
+from tests.api.conftest import person, running
 from tests.faults.client import Client
 from tests.faults.inprocess_seams import Seams
 from worker import make_workers

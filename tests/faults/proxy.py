@@ -8,7 +8,7 @@ CHUNK = 65536
 
 
 class Proxy:
-    """Stands before a server at a port or, where `target` is a path, at a Unix socket; connects to it anew each time."""
+    """Stands before a server at a port or, where `target` is a path, at a Unix socket, and connects to it for each."""
 
     def __init__(self, target: int | Path) -> None:
         self.target = target

@@ -101,7 +101,7 @@ class Cluster:
         for server in servers:
             self.parts[server.name] = server.start()
         for server in servers:
-            while not await local._succeeds(server.probe):
+            while not await local._succeeds(server.probe):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(local.PROBE_INTERVAL)
         socket = self._socket_dir / local.POSTGRES_SOCKET
         targets: dict[str, int | Path] = {
@@ -166,7 +166,8 @@ def _children(pid: int) -> list[int]:
 @asynccontextmanager
 async def running(data_dir: Path) -> AsyncIterator[Cluster]:
     """A cluster that keeps everything in a folder, between its start and its end."""
-    cluster = Cluster(data_dir, *free_ports(3))
+    temporal_port, ui_port, api_port = free_ports(3)
+    cluster = Cluster(data_dir, temporal_port, ui_port, api_port)
     try:
         await cluster.start()
         yield cluster

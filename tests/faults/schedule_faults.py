@@ -10,9 +10,9 @@ import asyncpg
 from temporalio.service import RPCError
 
 from activities.backends.mock_schema import FaultMode
-from tests.faults.schedule_operator import interfere
 from tests.faults.schedule import Fault, Kind
 from tests.faults.schedule_cluster import Cluster
+from tests.faults.schedule_operator import interfere
 
 _GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, RuntimeError, TimeoutError)
 

@@ -109,9 +109,9 @@ class LooseModel(Model):
             return False
         if row["status"] not in {vm.status, *self.or_else.get(row["id"], ())}:
             return False
-        is_sure = row["status"] != "ERROR" and row["id"] not in self.loose
+        is_sure = str(row["status"]) != "ERROR" and row["id"] not in self.loose
         has_flavor = row["id"] in self.any_flavor or str(row["flavor_id"]) == vm.flavor
-        return not is_sure or (has_flavor and row["interfaces"] == vm.interfaces)
+        return not is_sure or (has_flavor and int(row["interfaces"]) == vm.interfaces)
 
     def allows_volume(self, row: Any) -> bool:
         """Whether a volume's row may be what was left."""

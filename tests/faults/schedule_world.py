@@ -84,7 +84,7 @@ async def until_ended(database: Database, *owner_ids: UUID) -> None:
 
 
 async def complaints(database: Database, client: Client, owner_id: UUID, *, refused: bool) -> list[str]:
-    """What is wrong with what the client was answered, and what became of it; `refused` is whether anything may fail."""
+    """What is wrong with what the client was answered, and what became of it; `refused`: whether anything may fail."""
     rows = await database.sql(OPERATIONS, owner_id)
     promised = {asked.operation_id for asked in client.asked if asked.answer.status_code in {202, 204}}
     recorded = {str(row["id"]) for row in rows if not row["actor"].startswith("@")}

@@ -24,7 +24,7 @@ from domain.settings import Settings
 from tests.conftest import make_settings
 from tests.faults.inprocess import Inprocess, InprocessClient, log_in
 from tests.faults.inprocess_seams import Mode, Plan, Seams, make_plan
-from tests.faults.schedule import FAILING, Fault, Kind, seeds, step
+from tests.faults.schedule import FAILING, Fault, seeds, step
 from tests.faults.schedule_operator import interfere
 from tests.faults.schedule_report import Report
 from tests.faults.schedule_world import OPERATIONS, FaultyWorld, complaints, statuses, until_ended
