@@ -14,9 +14,11 @@ import asyncpg
 import httpx
 from fastapi import FastAPI
 from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 from temporalio.client import Client as TemporalClient
 
 from activities.backends import load_backend
+from activities.backends.protocol import ComputeBackend
 from activities.reconcile import Reconciler
 from domain import database, temporal
 from domain.settings import Settings
@@ -61,16 +63,15 @@ class Inprocess:
         return list(await self._pool.fetch(query, *arguments))
 
     async def replace_worker(self) -> None:
-        """Shut the older worker down; another takes its place."""
-        old = self._worker_stacks.pop(0)
+        """Shut the oldest worker down once another has taken its place."""
         await self._start_worker()
-        await old.aclose()
+        await self._worker_stacks.pop(0).aclose()
         self.done["a worker is replaced"] += 1
 
     async def replace_api(self) -> None:
-        """Shut the older API down, which gets no request any more; another takes its place."""
-        old = self.apis.pop(0)
+        """Shut the oldest API down, which gets no request any more, once another has taken its place."""
         await self._start_api()
+        old = self.apis.pop(0)
         await self._api_stacks.pop(id(old)).aclose()
         self.done["an API is replaced"] += 1
 
@@ -93,13 +94,22 @@ class Inprocess:
         stack.push_async_callback(engine.dispose)
         backend = load_backend(self.settings)
         stack.push_async_callback(backend.close)
-        await backend.prepare()
+        await _prepared(backend)
         client = await temporal.connect(self.settings, patience=10)  # two workers of a queue need two connections
         reconciling = asyncio.create_task(Reconciler(engine, backend, client).run())
         stack.callback(reconciling.cancel)
         for worker in make_workers(self.settings, client, engine, self.seams.around(backend)):
             await stack.enter_async_context(worker)
         self._worker_stacks.append(stack)
+
+
+async def _prepared(backend: ComputeBackend) -> None:
+    """As the worker does it: again until the database is there."""
+    while True:
+        try:
+            return await backend.prepare()
+        except (SQLAlchemyError, OSError):
+            await asyncio.sleep(0.1)
 
 
 class InprocessClient(Client):

@@ -117,7 +117,7 @@ class LooseModel(Model):
         """Whether a volume's row may be what was left."""
         place = self.attached.get(row["id"])
         if row["status"] in self.or_else.get(row["id"], ()):
-            return (row["status"] == "IN_USE") == (row["vm_id"] is not None)
+            return bool(row["status"] == "IN_USE") == (row["vm_id"] is not None)
         wanted = ("IN_USE", *place[:2]) if place else (self.volumes.get(row["id"]), None, None)
         return (row["status"], row["vm_id"], row["device"]) == wanted
 

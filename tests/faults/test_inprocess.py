@@ -4,6 +4,7 @@ A short slice runs with the tests; `make faults` runs a thousand. SEED=7 (or 1-4
 """
 
 import asyncio
+import contextlib
 import os
 import time
 import traceback
@@ -15,6 +16,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from temporalio.client import Client as TemporalClient
+from temporalio.service import RPCError
 
 import api.dispatcher
 import api.watcher
@@ -117,9 +119,10 @@ async def play(world: Inprocess, schedule: Short, client: InprocessClient, owner
 async def _interfere(world: Inprocess, owner_id: UUID, fault: Fault) -> None:
     await asyncio.sleep(fault.at)
     for _ in range(20):
-        if await interfere(world.operator, world, owner_id, fault):
-            world.done[f"an operator: {fault.kind}"] += 1
-            return
+        with contextlib.suppress(RPCError):  # it has no workflow yet, or no more
+            if await interfere(world.operator, world, owner_id, fault):
+                world.done[f"an operator: {fault.kind}"] += 1
+                return
         await asyncio.sleep(0.1)
 
 
@@ -158,4 +161,4 @@ async def test_schedules_of_faults_at_the_seams(world: Inprocess) -> None:
         print(f"seeds {at_once[0]}-{at_once[-1]}: {time.monotonic() - began:.1f} s")  # noqa: T201
     report.faults = world.seams.done + world.done
     print("\n".join(report.lines()))  # noqa: T201 - the figures
-    assert report.failures == {}
+    assert list(report.failures) == []
