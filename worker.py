@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 from collections.abc import Callable
 from datetime import timedelta
@@ -95,7 +96,10 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         activities=_activities(*on_cloud, preemption, records),
         workflow_runner=sandbox(),
         interceptors=[OperationInterceptor(engine, client), SignalInterceptor()],
-        max_concurrent_activities=MOST_CALLS,
+        max_concurrent_activities=int(os.environ["X_CALLS"]),
+        max_concurrent_workflow_tasks=int(os.environ["X_TASKS"]),
+        workflow_task_poller_behavior=__import__("temporalio.worker").worker.PollerBehaviorSimpleMaximum(int(os.environ["X_POLL"])),
+        nonsticky_to_sticky_poll_ratio=float(os.environ["X_RATIO"]),
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         max_heartbeat_throttle_interval=timedelta(seconds=1.5),
         graceful_shutdown_timeout=DRAIN,
