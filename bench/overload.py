@@ -1,9 +1,9 @@
 """What comes of more than can be done at once: `python -m bench.overload [HOW_MANY [PART...]]`, by default 10,000.
 
 Starts a stack of its own in a temporary folder. `crowd`: a fifth as many operations are asked for at once by twenty
-users, and some, one by one, by somebody who comes late; then as many by a single user. `flood`: one caller floods the API by HTTP while another works. `away`:
-the worker is killed, so many operations are accepted, and the worker comes back. Needs `wrk`. Exit code 1 says that
-something went wrong; the last lines say what.
+users, and some, one by one, by somebody who comes late; then a crowd of one user's. `flood`: one caller floods the
+API by HTTP while another works. `away`: the worker is killed, so many operations are accepted, and the worker comes
+back. Needs `wrk`. Exit code 1 says that something went wrong; the last lines say what.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,10 @@ SETTINGS = {f"MOCK_{verb}_DELAY": "0.2" for verb in ("BUILD", "STOP", "SNAPSHOT"
 USERS, CALLERS, LATE, FLOOD, SECONDS = 20, 32, 5, 300, 10  # callers at once, late operations, connections
 STALLED, TELL_EVERY, IN_THE_MIDDLE = 120.0, 30.0, 10.0  # seconds
 OPEN = "SELECT count(*) FROM operations WHERE finished_at IS NULL"
-IN_TEMPORAL = "SELECT count(*) FROM operations WHERE status = 'QUEUED' AND deliveries > 0"
+COUNTS = {
+    "delivered and not begun, at most": "SELECT count(*) FROM operations WHERE status = 'QUEUED' AND deliveries > 0",
+    "begun and not ended, at most": "SELECT count(*) FROM operations WHERE status = 'RUNNING'",
+}
 UNHAPPY = "SELECT count(*) FROM operations WHERE status NOT IN ('SUCCEEDED', 'QUEUED', 'RUNNING')"
 TOOK = """
 SELECT extract(epoch FROM finished_at - created_at)::float FROM operations WHERE request_id LIKE $1 ORDER BY 1
@@ -44,35 +46,37 @@ STATUS = re.compile(r" (?:GET|POST) \S+ (\d{3}) [\d.]+ms request_id=(?!bench)")
 Request = tuple[User, str, dict[str, Any]]
 
 
-@dataclass
-class Watch:
-    """The most that each part needed, and that Temporal had to begin, since it was made."""
+@asynccontextmanager
+async def watching(stack: Stack) -> AsyncIterator[dict[str, float]]:
+    """The most that each part has needed meanwhile, and that Temporal has had to begin."""
+    most: dict[str, float] = {}
 
-    stack: Stack
-    most: dict[str, float] = field(default_factory=dict)
-
-    async def look(self) -> None:
-        """Remember what is more than before."""
-        [[waiting]] = await self.stack.sql(IN_TEMPORAL)
-        now = {f"{part}, MB at most": memory(self.stack, part) for part in PARTS}
-        now["in Temporal and not begun, at most"] = waiting
-        self.most = {name: max(value, self.most.get(name, 0)) for name, value in now.items()}
-
-    async def until_all_have_ended(self) -> None:
-        """Wait for the end of every operation; TimeoutError where none ends any more."""
-        began = changed = told = time.monotonic()
-        before = -1
-        while open := (await self.stack.sql(OPEN))[0][0]:
-            await self.look()
-            at = time.monotonic()
-            if open != before:
-                before, changed = open, at
-            if at - told > TELL_EVERY:
-                told = at
-                print(f"{at - began:.0f} s: {open} open, {self.most}", file=sys.stderr, flush=True)
-            if at - changed > STALLED:
-                raise TimeoutError(f"{open} operations have been open for {STALLED:.0f} s")
+    async def look() -> None:
+        while True:
+            now = {f"{part}, MB at most": memory(stack, part) for part in PARTS}
+            now |= {name: (await stack.sql(query))[0][0] for name, query in COUNTS.items()}
+            most.update({name: max(value, most.get(name, 0)) for name, value in now.items()})
             await asyncio.sleep(1)
+
+    looking = asyncio.create_task(look())
+    yield most
+    looking.cancel()
+
+
+async def until_all_have_ended(stack: Stack) -> None:
+    """Wait for the end of every operation; TimeoutError where none ends any more."""
+    began = changed = told = time.monotonic()
+    before = -1
+    while open := (await stack.sql(OPEN))[0][0]:
+        at = time.monotonic()
+        if open != before:
+            before, changed = open, at
+        if at - told > TELL_EVERY:
+            told = at
+            print(f"{at - began:.0f} s: {open} open", file=sys.stderr, flush=True)
+        if at - changed > STALLED:
+            raise TimeoutError(f"{open} operations have been open for {STALLED:.0f} s")
+        await asyncio.sleep(1)
 
 
 @asynccontextmanager
@@ -131,24 +135,23 @@ async def took(stack: Stack, name: str) -> tuple[object, ...]:
 
 async def crowd(stack: Stack, count: int) -> None:
     """Many operations of many users at once, and somebody who comes late."""
-    watch = Watch(stack)
-    async with users(stack, USERS) as many, users(stack, 1) as [late]:
+    async with users(stack, USERS) as many, users(stack, 1) as [late], watching(stack) as most:
         late.poll_every = 0.2
         rows = [await one_by_one(stack, late, "late.alone")]
         asked = await requests_of(stack, many, count // 5)
         before = temporal_timeouts(stack)
         seconds = await ask(asked, "crowd")
         rows.append(await one_by_one(stack, late, "late.in.crowd"))
-        await watch.until_all_have_ended()
+        await until_all_have_ended(stack)
         rows.append(await took(stack, "crowd"))
-        alone = [(many[0], path, body) for user, path, body in asked if user is many[0] and path == "/vms"]
-        await ask(alone * 5, "one")
+        create = next((path, body) for _, path, body in asked if path == "/vms")
+        await ask([(many[0], *create)] * (len(asked) // 4), "one")
         rows.append(await one_by_one(stack, late, "late.beside.one"))
-        await watch.until_all_have_ended()
+        await until_all_have_ended(stack)
         rows.append(await took(stack, "one"))
     table("operations", "how many", "median s", "slowest s", rows=rows)
     timeouts = difference(before, temporal_timeouts(stack))
-    figures = {"accepted, in a second": len(asked) / seconds, **watch.most, **timeouts}
+    figures = {"accepted, in a second": len(asked) / seconds, **most, **timeouts}
     table(f"{len(asked)} at once", "", rows=figures.items())
 
 
@@ -219,23 +222,21 @@ async def row(stack: Stack, what: str, user: User) -> tuple[object, ...]:
 
 async def away(stack: Stack, count: int) -> None:
     """Accept many operations without a worker, and have them done when it is back."""
-    watch = Watch(stack)
-    async with users(stack, USERS) as many, users(stack, 1) as [late]:
+    async with users(stack, USERS) as many, users(stack, 1) as [late], watching(stack) as most:
         asked = await requests_of(stack, many, count)
         before, used = temporal_timeouts(stack), {part: cpu(stack, part) for part in PARTS}
         with stack.unattended():
             stack.kill("worker")
             seconds = await ask(asked, "away")
-            await watch.look()
             [[back]] = await stack.sql("SELECT now()")
         await asyncio.sleep(IN_THE_MIDDLE)
         rows = [await one_by_one(stack, late, "late.after")]
-        await watch.until_all_have_ended()
+        await until_all_have_ended(stack)
         rows.append(await took(stack, "away"))
         [[took_all]] = await stack.sql(SPAN, "away-%", back)
     table("operations", "how many", "median s", "slowest s", rows=rows)
     figures = {"accepted, in a second": len(asked) / seconds, "s from the worker's return to the last end": took_all}
-    figures |= {"ended, in a second": len(asked) / took_all} | watch.most
+    figures |= {"ended, in a second": len(asked) / took_all} | most
     figures |= difference(before, temporal_timeouts(stack))
     used["worker"] = 0.0  # this one is new
     figures |= {f"{part}, CPU ms each": 1000 * (cpu(stack, part) - used[part]) / len(asked) for part in PARTS}
@@ -251,7 +252,7 @@ async def run(stack: Stack, count: int, parts: Sequence[str]) -> list[str]:
                 await part(stack, count)
             except TimeoutError as error:
                 wrong.append(f"{name}: {error}")
-            await Watch(stack).until_all_have_ended()
+            await until_all_have_ended(stack)
     [[unhappy]] = await stack.sql(UNHAPPY)
     return [*wrong, f"{unhappy} operations did not succeed"] if unhappy else wrong
 

@@ -13,8 +13,7 @@ from sqlalchemy import Uuid as UuidType
 from domain.lifecycle import OperationStatus
 from domain.models import Operation
 
-import os
-MOST_TO_BEGIN = int(os.environ['X_WIN'])  # operations that Temporal has and no worker has begun; a worker begins one in some 50 ms
+MOST_TO_BEGIN = 100  # operations that Temporal has and no worker has begun; a worker begins one in some 50 ms
 # After that no worker is there, or something is wrong with its workflow, which must not keep all others waiting.
 NOT_BEGUN = timedelta(seconds=30)
 OWNERS = 32  # that are looked at for a turn, from a random one on
