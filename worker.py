@@ -14,6 +14,7 @@ from temporalio.client import Client
 from temporalio.worker import (
     HandleSignalInput,
     Interceptor,
+    PollerBehaviorSimpleMaximum,
     Worker,
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
@@ -56,6 +57,10 @@ RPC_PATIENCE = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
 DRAIN = timedelta(seconds=5)
 MOST_CALLS = 100
+MOST_TASKS = 20  # workflows that go on at once: they share one processor, so more would only wait in the worker
+# One of ten asks for workflows to begin, the others for those begun. With more of the first, begun ones pile up: each
+# step waits for those of all the others, and after 2 s is given to any worker, which replays the workflow for it.
+POLLERS, ONE_BEGINS = PollerBehaviorSimpleMaximum(10), 0.1
 MOST_WAITS = 5_000
 
 
@@ -95,6 +100,9 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         activities=_activities(*on_cloud, preemption, records),
         workflow_runner=sandbox(),
         interceptors=[OperationInterceptor(engine, client), SignalInterceptor()],
+        max_concurrent_workflow_tasks=MOST_TASKS,
+        workflow_task_poller_behavior=POLLERS,
+        nonsticky_to_sticky_poll_ratio=ONE_BEGINS,
         max_concurrent_activities=MOST_CALLS,
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
         max_heartbeat_throttle_interval=timedelta(seconds=1.5),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
@@ -9,7 +10,8 @@ from fastapi import FastAPI
 from api import PREFIX, VERSION, docs, errors, housekeeping, openapi
 from api.deps import State
 from api.dispatcher import Dispatcher
-from api.middleware import BodyLimit, RequestContext
+from api.gate import Gate
+from api.middleware import Admission, BodyLimit, RequestContext
 from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
 from api.security import Signing
 from api.watcher import Watcher
@@ -18,6 +20,9 @@ from domain.settings import Settings
 
 FAREWELL = 2.0  # seconds that deliveries in flight get at shutdown
 RPC_PATIENCE = 1.0  # seconds
+WAIT_PER_PLACE = 4  # requests that wait for each that has a connection: a fraction of a second of work
+# Each takes a quarter of a second of a processor, and all that wait have a place; the other requests need both, too.
+HASHES, WAIT_FOR_HASH = max(1, (os.cpu_count() or 1) // 2), 12
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -47,6 +52,8 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     openapi.install(app, settings)
     app.add_middleware(BodyLimit)
+    connections = settings.db_pool_size + settings.db_max_overflow
+    app.add_middleware(Admission, gate=Gate(connections, WAIT_PER_PLACE * connections), signing=signing)
     app.add_middleware(RequestContext, debug=settings.debug)
     return app
 
@@ -59,8 +66,9 @@ async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]
     delivering = asyncio.create_task(dispatcher.run())
     watcher = Watcher(engine, client, dispatcher)
     beside = [asyncio.create_task(watcher.run()), asyncio.create_task(housekeeping.run(engine))]
+    hashing = Gate(HASHES, WAIT_FOR_HASH)
     try:
-        yield State(settings, signing, engine, database.reads(engine), client, dispatcher, watcher)
+        yield State(settings, signing, engine, database.reads(engine), client, dispatcher, watcher, hashing)
     finally:
         dispatcher.stop()
         for task in beside:

@@ -13,6 +13,7 @@ from temporalio.client import Client
 from api import security
 from api.dispatcher import Dispatcher
 from api.errors import ProblemError
+from api.gate import Gate
 from api.security import Caller, InvalidTokenError, Signing
 from api.watcher import Watcher
 from domain.errors import NotFoundError
@@ -22,7 +23,10 @@ from domain.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the process holds for all requests; `autocommit` is the engine, without transactions."""
+    """What the process holds for all requests.
+
+    `autocommit` is the engine, without transactions; `hashing` is where passwords wait to be hashed.
+    """
 
     settings: Settings
     signing: Signing
@@ -31,6 +35,7 @@ class State:
     temporal: Client
     dispatcher: Dispatcher
     watcher: Watcher
+    hashing: Gate
 
 
 async def _state(request: Request) -> State:

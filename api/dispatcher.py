@@ -15,7 +15,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio.client import Client
-from temporalio.common import SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
@@ -161,6 +161,7 @@ class Dispatcher:
             search_attributes=_search_attributes(one),
             static_summary=f"{title(operation.action.word, input.vm_name, input.about)} for {quoted(operation.actor)}",
             static_details=_details(one),
+            priority=Priority(fairness_key=str(operation.owner_id)),  # of its activities as well
             rpc_timeout=RPC_TIMEOUT,
         )
 

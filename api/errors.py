@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from api import logs
+from api.gate import RefusedError
 from api.schemas import FieldError
 from domain.errors import InvalidTransitionError, ServiceError
 
@@ -44,7 +45,9 @@ STATUS_OF_CODE = {
     "same_flavor": 422,
     "invalid_cursor": 422,
     "idempotency_key_reused": 422,
+    "too_many_requests": 429,
     "internal_error": 500,
+    "overloaded": 503,
     "database_unavailable": 503,
     "not_ready": 503,
 }
@@ -55,6 +58,8 @@ HEADERS_OF_CODE = {
     "invalid_credentials": {"WWW-Authenticate": "Bearer"},
     "idempotency_key_in_flight": RETRY_AFTER,
     "unsupported_media_type": {"Accept": "application/json"},
+    "too_many_requests": RETRY_AFTER,
+    "overloaded": RETRY_AFTER,
     "database_unavailable": RETRY_AFTER,
     "not_ready": RETRY_AFTER,
 }
@@ -102,6 +107,17 @@ def problem(code: str, detail: str, path: str, **members: Any) -> Response:
 def body_too_large(path: str) -> Response:
     """The answer to a body of more than MAX_BODY bytes."""
     return problem("body_too_large", f"A body has at most {MAX_BODY} bytes.", path)
+
+
+def refusal(code: str, path: str) -> Response:
+    """The answer to who finds no place: `too_many_requests` of their own, or the service is `overloaded`."""
+    mine = "You have too many requests under way at once; wait for some to be answered, then try again."
+    detail = mine if code == "too_many_requests" else "More is asked at once than can be served; try again."
+    return problem(code, detail, path)
+
+
+async def _on_refused(request: Request, error: RefusedError) -> Response:
+    return refusal(error.code, request.url.path)
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
@@ -194,6 +210,7 @@ def _escape(step: str | int) -> str:
 
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     ProblemError: _on_problem,
+    RefusedError: _on_refused,
     ServiceError: _on_service_error,
     InvalidTransitionError: _on_invalid_transition,
     RequestValidationError: _on_invalid_request,

@@ -1,5 +1,7 @@
 """What every request gets, before and after its route: an id, a line in the log, a bounded body, a last resort."""
 
+import asyncio
+import contextlib
 import logging
 import re
 from time import perf_counter
@@ -9,9 +11,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import errors, logs
+from api import PREFIX, errors, logs
+from api.gate import Gate, RefusedError
+from api.security import InvalidTokenError, Signing, verify
 
 logger = logging.getLogger(__name__)
+
+# One caller's refusals take so many seconds: to refuse at once whoever asks again at once takes a whole processor.
+PACE = 0.5
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -79,6 +86,55 @@ class BodyLimit:
             await errors.body_too_large(scope["path"])(scope, receive, send)
         else:
             await self.app(scope, bounded_receive, send)
+
+
+class Admission:
+    """Let in as many requests as can be served, the rest in turn or not at all; who asks for health always may.
+
+    A place is given back when the answer begins: what is left to do then needs no database.
+    """
+
+    def __init__(self, app: ASGIApp, *, gate: Gate, signing: Signing) -> None:
+        self.app = app
+        self.gate = gate
+        self.signing = signing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"].startswith(f"{PREFIX}/health"):
+            await self.app(scope, receive, send)
+            return
+        with contextlib.ExitStack() as place:
+            caller = _caller(scope, self.signing)
+            try:
+                await self.gate.enter(caller)
+            except RefusedError as refused:
+                if refused.code == "too_many_requests":
+                    await asyncio.sleep(PACE)
+                await errors.refusal(refused.code, scope["path"])(scope, receive, send)
+                return
+            place.callback(self.gate.leave, caller)
+
+            async def leave_and_send(message: Message) -> None:
+                place.close()
+                await send(message)
+
+            await self.app(scope, receive, leave_and_send)
+
+
+def _caller(scope: Scope, signing: Signing) -> str:
+    """The user that the token names, or else the address that the request comes from."""
+    kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        with contextlib.suppress(InvalidTokenError):
+            return str(verify(signing, "access", token).caller.id)
+    return address_of(scope)
+
+
+def address_of(scope: Scope) -> str:
+    """Where a request comes from; all who come over one socket in the file system are one."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 def _request_id(scope: Scope) -> str:

@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from api.errors import MEDIA_TYPE, STATUS_OF_CODE
+from api import PREFIX
+from api.errors import HEADERS_OF_CODE, MEDIA_TYPE, RETRY_AFTER, STATUS_OF_CODE
 from api.schemas import Problem
 from domain.settings import Settings
 
@@ -21,6 +22,9 @@ answer's `Operation-Location` names the operation to follow; `status`, and a VM'
 **Errors** are problems as in [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457): a stable `code` for programs, a
 `detail` for people, the `request_id` for support. Each of an invalid request's `errors` has the JSON pointer, parameter
 or header it is about. A refused action has the `current_status` of what refuses, `task_state` and `allowed_actions`.
+
+**Too much.** 429 says that too many requests of yours are under way at once, 503 that everybody's are. Wait for
+`Retry-After` seconds, longer each time, and send the request again: a request that was refused so has done nothing.
 
 **Repeating.** A POST or DELETE with an `Idempotency-Key` may be sent again without fear: the first answer comes back,
 marked `Idempotency-Replayed`, and nothing is done twice.
@@ -123,6 +127,8 @@ def _implied(path: str, operation: dict[str, Any], parameters: dict[str, Any]) -
         yield "invalid_cursor"
     if "Idempotency-Key" in parameters:
         yield from ("idempotency_key_in_flight", "idempotency_key_reused")
+    if not path.startswith(f"{PREFIX}/health"):
+        yield from ("too_many_requests", "overloaded")
     yield from ("internal_error", "database_unavailable")
 
 
@@ -133,7 +139,7 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
     }
     if status == HTTPStatus.UNAUTHORIZED:
         _add_header(response, "WWW-Authenticate")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE or "idempotency_key_in_flight" in codes:
+    if RETRY_AFTER in [HEADERS_OF_CODE.get(code) for code in codes]:
         _add_header(response, "Retry-After")
     return response
 

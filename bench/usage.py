@@ -19,6 +19,7 @@ PARTS = ("api", "worker", "temporal", "postgres")
 MB = 1024 * 1024
 TICKS = os.sysconf("SC_CLK_TCK")
 CALLS = re.compile(r'^service_requests\{namespace="default",operation="(\w+)",service_name="frontend"\} (\S+)$')
+TIMEOUTS = re.compile(r"^((?:heartbeat|start_to_close|schedule_to_start)_timeout)\{.*\} (\S+)$", re.MULTILINE)
 # What an open workflow has in Temporal's database, besides what it is found by.
 TABLES = ("executions", "history_node", "activity_info_maps", "timer_info_maps", "timer_tasks", "visibility_tasks")
 COLOUR, NUMBER = re.compile(r"\x1b\[[0-9;]*m"), re.compile(r"\b[0-9a-f-]*[0-9][0-9a-f-]*\b")
@@ -49,6 +50,14 @@ def temporal_calls(stack: Stack) -> dict[str, float]:
     """How often each call has been made to the Temporal server in our namespace."""
     lines = httpx.get(_metrics_url(stack.pids("temporal")[0])).text.splitlines()
     return {found[1]: float(found[2]) for line in lines if (found := CALLS.match(line))}
+
+
+def temporal_timeouts(stack: Stack) -> dict[str, float]:
+    """How often Temporal gave up waiting for a worker, by what it waited for, a heartbeat for one."""
+    timeouts: Counter[str] = Counter()
+    for name, times in TIMEOUTS.findall(httpx.get(_metrics_url(stack.pids("temporal")[0])).text):
+        timeouts[name] += int(float(times))
+    return dict(timeouts)
 
 
 def temporal_file(stack: Stack) -> dict[str, float]:

@@ -254,7 +254,7 @@ class Operation(Base):
     """What was asked, by whom, and how far it is; also the outbox the dispatcher delivers from.
 
     `deliver_after` is the time of the next delivery attempt or, once delivered, of the next look at its workflow.
-    `deliveries` counts those that Temporal acknowledged; it is 0 again where one turned out to be lost.
+    `deliveries` counts those that Temporal acknowledged, the last at `delivered_at`; 0 again where one was lost.
     `epoch` counts workflows that were lost or closed too early; only the present one may record anything.
     `interruption` is the code that the operation ends with where its workflow closed without recording an end.
     `previous_status` is the status that "previous" means in the lifecycle table, where the operation holds a VM.
@@ -267,8 +267,15 @@ class Operation(Base):
         CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
         Index(
             "ix_operations_outbox",
+            "owner_id",
             "deliver_after",
-            postgresql_where=text("status = 'QUEUED'"),
+            "id",
+            postgresql_where=text("status = 'QUEUED' AND deliveries = 0"),
+        ),
+        Index(
+            "ix_operations_delivered",
+            "owner_id",
+            postgresql_where=text("status = 'QUEUED' AND deliveries > 0"),
         ),
         Index("ix_operations_looks", "deliver_after", postgresql_where=text(f"status IN {_sql_list(OPEN_STATUSES)}")),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
@@ -300,6 +307,7 @@ class Operation(Base):
     retry_of: Mapped[UUID | None] = mapped_column(ForeignKey("operations.id"))
     deliver_after: Mapped[datetime] = mapped_column(server_default=func.now())
     deliveries: Mapped[int] = mapped_column(server_default="0")
+    delivered_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]

@@ -7,32 +7,32 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select, update
+from sqlalchemy import CTE, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import OPEN_STATUSES, TABLE, OperationStatus
 from domain.models import Operation
 from domain.store import fetch_all, fetch_one, from_now, lock_vm, own_workflow_id, update_vm
+from domain.turns import next_in_turn
 
 
 async def lease_operations(tx: AsyncConnection, limit: int, lease: float) -> Sequence[Operation]:
-    """Take up to `limit` operations that want delivery, longest waiting first, for `lease` seconds.
+    """Take up to `limit` operations that want delivery, each owner's in turn (`turns`), for `lease` seconds.
 
     No two callers get the same one; a caller that dies loses its lease to the next.
     """
-    wanting = and_(Operation.status == OperationStatus.QUEUED, Operation.deliveries == 0)
-    return await _lease(tx, wanting, limit, lease)
+    return await _lease(tx, next_in_turn(limit), lease)
 
 
 async def lease_looks(tx: AsyncConnection, limit: int, pause: float) -> Sequence[Operation]:
     """Take up to `limit` operations whose workflows want a look; the next is due in `pause` seconds."""
     begun = or_(Operation.deliveries > 0, Operation.status == OperationStatus.RUNNING)
-    return await _lease(tx, and_(Operation.status.in_(OPEN_STATUSES), begun), limit, pause)
+    wanting = (Operation.status.in_(OPEN_STATUSES), begun, Operation.deliver_after <= func.now())
+    due = select(Operation.id).where(*wanting).order_by(Operation.deliver_after).limit(limit)
+    return await _lease(tx, due.with_for_update(skip_locked=True).cte("taken"), pause)
 
 
-async def _lease(tx: AsyncConnection, wanting: ColumnElement[bool], limit: int, seconds: float) -> Sequence[Operation]:
-    due = select(Operation.id).where(wanting, Operation.deliver_after <= func.now()).order_by(Operation.deliver_after)
-    taken = due.limit(limit).with_for_update(skip_locked=True).cte("taken")
+async def _lease(tx: AsyncConnection, taken: CTE, seconds: float) -> Sequence[Operation]:
     leased = update(Operation).where(Operation.id.in_(select(taken.c.id))).values(deliver_after=from_now(seconds))
     return await fetch_all(tx, leased.returning(Operation))
 
@@ -42,7 +42,7 @@ async def note_delivered(tx: AsyncConnection, operation_ids: Sequence[UUID], loo
     await tx.execute(
         update(Operation)
         .where(Operation.id.in_(_unlocked(operation_ids)))
-        .values(deliveries=Operation.deliveries + 1, deliver_after=from_now(look_in))
+        .values(deliveries=Operation.deliveries + 1, delivered_at=func.now(), deliver_after=from_now(look_in))
     )
 
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from fastapi import Response
+from fastapi import Request, Response
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api import bodies, openapi, schemas, security
 from api.deps import CurrentUser, Process, State
 from api.errors import ProblemError
+from api.middleware import address_of
 from api.routes import router
 from api.schemas import FieldError
 from api.security import Caller, InvalidTokenError
@@ -29,9 +30,10 @@ _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in u
     response_model=schemas.User,
     openapi_extra=openapi.problems("username_taken", "email_taken"),
 )
-async def register(process: Process, body: bodies.Registration) -> User:
+async def register(process: Process, request: Request, body: bodies.Registration) -> User:
     """Make an account; names and email addresses are taken whatever their case."""
-    password_hash = await security.hash_password(body.password.get_secret_value())
+    async with process.hashing.place(address_of(request.scope)):
+        password_hash = await security.hash_password(body.password.get_secret_value())
     try:
         async with process.autocommit.connect() as connection:
             return await store.insert_row(
@@ -43,13 +45,14 @@ async def register(process: Process, body: bodies.Registration) -> User:
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials"))
-async def login(process: Process, body: bodies.Credentials) -> schemas.TokenPair:
+async def login(process: Process, request: Request, body: bodies.Credentials) -> schemas.TokenPair:
     """Get a pair of tokens for a username and password."""
     statement = select(User).where(func.lower(User.username) == func.lower(body.username))
     async with process.autocommit.connect() as connection:
         user = await store.fetch_one(connection, statement)
     password_hash = user.password_hash if user else None
-    right = await security.verify_password(body.password.get_secret_value(), password_hash)
+    async with process.hashing.place(address_of(request.scope)):
+        right = await security.verify_password(body.password.get_secret_value(), password_hash)
     if user is None or not right:
         raise ProblemError("invalid_credentials", "The username or the password is wrong.")
     async with process.engine.begin() as tx:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain import outbox, store
+from domain import outbox, store, turns
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.models import Operation
 from tests.rows import add_operation, add_user, add_vm, read_operation, read_vm
@@ -57,6 +57,37 @@ async def test_the_longest_waiting_come_first_up_to_the_limit(engine: AsyncEngin
     assert set(await lease(engine, limit=2)) == set(ids[2:4])
     assert set(await lease(engine, limit=2)) == set(ids[4:])
     assert await lease(engine) == []
+
+
+async def test_owners_have_their_turns_however_many_one_of_them_has_waiting(engine: AsyncEngine) -> None:
+    crowd, few, one = await queue(engine, 50), await queue(engine, 3), await queue(engine, 1)
+    assert set(await lease(engine, limit=5)) == {*crowd[:2], *few[:2], *one}
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, [*crowd[:2], *few[:2], *one], 60.0)
+    late = await queue(engine, 2)
+    assert set(await lease(engine, limit=2)) == set(late), "the others have two in Temporal that are not begun"
+
+
+async def test_of_many_owners_none_waits_long(engine: AsyncEngine) -> None:
+    ids = [id for _ in range(turns.OWNERS + 8) for id in await queue(engine, 2)]
+    shares = [await lease(engine, limit=16) for _ in range(2 * len(ids) // 16)]
+    assert {id for share in shares for id in share} == set(ids)
+
+
+async def test_temporal_gets_no_more_than_workers_begin(engine: AsyncEngine) -> None:
+    ids = await queue(engine, turns.MOST_TO_BEGIN + 50)
+    delivered = ids[: turns.MOST_TO_BEGIN]
+    assert set(await lease(engine, limit=turns.MOST_TO_BEGIN + 20)) == set(delivered)
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, delivered, 60.0)
+    assert await lease(engine) == []
+    async with engine.begin() as tx:
+        begun = update(Operation).where(Operation.id.in_(delivered[:7])).values(status=OperationStatus.RUNNING)
+        await tx.execute(begun)
+    assert set(await lease(engine)) == set(ids[turns.MOST_TO_BEGIN :][:7])
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).values(delivered_at=func.now() - turns.NOT_BEGUN))
+    assert len(await lease(engine)) == 43, "something is wrong with the first, and the others do not wait for them"
 
 
 async def test_a_lease_gives_the_whole_operation(engine: AsyncEngine) -> None:
