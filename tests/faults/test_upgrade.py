@@ -15,11 +15,11 @@ import pytest
 
 import local
 from tests.faults import earlier
-from tests.faults.earlier import Work, accepted, made_by, operation_of, succeed
+from tests.faults.earlier import Work, accepted, active, made_by, operation_of, succeed
 from tests.integration.stack import Stack, User, log_in
 from tests.integration.truth import differences
 
-WINDOW = 25  # seconds; the resize that confirms itself waits while the code that began it is replaced
+WINDOW = 20  # seconds; the resize that confirms itself waits while the code that began it is replaced
 SETTINGS = {
     "MOCK_BUILD_DELAY": "1.5",
     "MOCK_START_DELAY": "1",
@@ -44,17 +44,19 @@ async def test_operations_begun_on_an_earlier_commit_end_on_this_one(stack: Stac
     async with log_in(stack) as old, contextlib.AsyncExitStack() as beside:
         refusals: list[str] = []
         note_refusals(old.http, refusals)
-        work = await Work.prepare(old)
-        confirmed, reverted = await asyncio.gather(*(resized(old, name) for name in ("confirmed", "reverted")))
+        vms = (resized(old, "confirmed"), resized(old, "reverted"), active(old, "hurried"))
+        work, confirmed, reverted, hurried = await asyncio.gather(Work.prepare(old), *vms)
         await migrate_while_serving(stack, old, work)
         assert refusals == []
 
-        other = earlier.api(stack.root, stack, old, RESIZE_CONFIRM_WINDOW=str(WINDOW))
-        pid, with_window = await beside.enter_async_context(other)
-        hurried = await resized(with_window, "hurried")
-        beside.enter_context(earlier.running(local.ROOT, "worker", stack))
+        with_window = earlier.api(stack.root, stack, old, RESIZE_CONFIRM_WINDOW=str(WINDOW))
+        pid, other = await beside.enter_async_context(with_window)
+        await other.act(hurried, "resize", flavor_id=work.flavors[1])
+        await other.until(hurried, "VERIFY_RESIZE")
+
         _, new = await beside.enter_async_context(earlier.api(local.ROOT, stack, old))
         note_refusals(new.http, refusals)
+        beside.enter_context(earlier.running(local.ROOT, "worker", stack))
         for _ in range(2):
             await succeed(new, await work.begin(old, new))
         assert (await old.read(f"/vms/{hurried}"))["status"] == "VERIFY_RESIZE"
@@ -102,7 +104,7 @@ async def migrate_while_serving(stack: Stack, old: User, work: Work) -> None:
         begun += [operation_of(created), operation_of(await accepted(old, "POST", "/volumes", name="v", size_gb=1))]
         assert (await old.read("/vms"))["total"] >= len(made)
         assert (await old.read("/operations"))["total"] >= len(begun)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.2)
     await migrating
     assert await schema(stack) > before
     await succeed(old, begun)
