@@ -113,12 +113,12 @@ class Work:
             ("POST", "/vms", create),
             ("DELETE", f"/vms/{self.passing}", {}),
         ]
-        interfaces, resize = f"/vms/{self.host}/interfaces", {"flavor_id": self.flavors[self.rounds // 2 % 2 + 1]}
+        interfaces = f"/vms/{self.host}/interfaces"
         if self.rounds % 2:
             return [
                 *always,
                 ("POST", f"/vms/{self.switched}/actions/stop", {}),
-                ("POST", f"/vms/{self.moved}/actions/resize", resize),
+                ("POST", f"/vms/{self.moved}/actions/resize", {"flavor_id": self.flavors[1]}),
                 ("POST", f"/vms/{self.host}/volumes", {"volume_id": self.volume}),
                 ("POST", f"/vms/{self.kept}/snapshots", {"name": "work"}),
                 ("POST", interfaces, {"network_id": self.network}),
@@ -127,7 +127,7 @@ class Work:
         return [
             *always,
             ("POST", f"/vms/{self.switched}/actions/start", {}),
-            ("POST", f"/vms/{self.moved}/actions/{'revert' if self.rounds % 4 else 'confirm'}-resize", {}),
+            ("POST", f"/vms/{self.moved}/actions/revert-resize", {}),
             ("DELETE", f"/vms/{self.host}/volumes/{self.volume}", {}),
             ("POST", f"/vms/{self.kept}/snapshots/{self.snapshot}/restore", {}),
             ("DELETE", f"{interfaces}/{self.interface}", {}),
