@@ -12,7 +12,8 @@ from typing import NoReturn
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
 from domain import catalogue, database, temporal
@@ -20,6 +21,8 @@ from domain.settings import Settings, load_settings
 
 PATIENCE = 10.0  # seconds until Temporal counts as away
 LOCK = 7_166_401_203  # any number that no other program takes a Postgres advisory lock on
+LOCK_TIMEOUT = "500ms"  # less than PostgreSQL's deadlock_timeout, so that no request is chosen to fail
+LOCK_NOT_AVAILABLE = "55P03"
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -31,15 +34,32 @@ def alembic_config(connection: Connection) -> Config:
 
 
 async def migrate(settings: Settings) -> None:
-    """Apply every missing migration and seed the catalogue, in one transaction."""
+    """Apply every missing migration and seed the catalogue, in one transaction.
+
+    Requests that are served meanwhile hold locks that it needs, and may come to need its own: it then lets go of all
+    that it has, and begins again.
+    """
     engine = database.create_engine(settings, command_timeout=None)
+    try:
+        while not await _migrated(engine):
+            pass
+    finally:
+        await engine.dispose()
+
+
+async def _migrated(engine: AsyncEngine) -> bool:
+    """Whether all is done; nothing is, where a lock could not be had in LOCK_TIMEOUT."""
     try:
         async with engine.begin() as tx:
             await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "head"))
             await catalogue.seed(tx)
-    finally:
-        await engine.dispose()
+    except DBAPIError as error:
+        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+            raise
+        return False
+    return True
 
 
 async def register(settings: Settings) -> None:

@@ -36,7 +36,7 @@ DELAYS = {
 class Stack:
     """The running stack; `pids` finds its parts by their command lines, as an operator would.
 
-    `settings` are read when it starts.
+    `settings` are read when it starts; `root` is the checkout whose code it runs.
     """
 
     data_dir: Path
@@ -45,6 +45,7 @@ class Stack:
     ui_port: int
     settings: dict[str, str] = field(default_factory=dict)
     supervisor: subprocess.Popen[str] | None = None
+    root: Path = local.ROOT
 
     @classmethod
     def at(cls, data_dir: Path, **settings: str) -> Self:
@@ -66,7 +67,7 @@ class Stack:
         }
         environment = os.environ | DELAYS | self.settings | {name: str(port) for name, port in ports.items()}
         self.supervisor = subprocess.Popen(
-            [sys.executable, str(local.ROOT / "local.py")],
+            [sys.executable, str(self.root / "local.py")],
             env=environment | {"DATA_DIR": str(self.data_dir)},
             stdout=subprocess.PIPE,
             text=True,

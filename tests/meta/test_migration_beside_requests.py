@@ -1,0 +1,31 @@
+"""Migrations while code of before serves: a migration and a request never wait for each other."""
+
+import asyncio
+
+from alembic import command
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.settings import Settings
+from migrations.__main__ import alembic_config, migrate
+from tests.rows import add_user, add_vm
+
+WAITING = """SELECT count(*) FROM pg_locks
+    WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+
+
+async def test_a_request_that_has_changed_a_vm_gets_to_its_operation(settings: Settings, engine: AsyncEngine) -> None:
+    """A migration that has the operations and wants the VMs lets go: in a deadlock one of the two would fail."""
+    async with engine.begin() as tx:
+        await add_vm(tx, await add_user(tx))
+        await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0003"))
+    async with engine.connect() as observer:
+        async with engine.begin() as request:
+            await request.execute(text("UPDATE vms SET name = 'claimed'"))
+            migrating = asyncio.create_task(migrate(settings))
+            while not await observer.scalar(text(WAITING)):  # noqa: ASYNC110 - the database sets no asyncio.Event
+                await asyncio.sleep(0.01)
+            await request.execute(text("SELECT count(*) FROM operations"))
+        await migrating
+        head = await observer.scalar(text("SELECT version_num FROM alembic_version"))
+    assert head > "0003"
