@@ -158,7 +158,8 @@ async def test_schedules_of_faults_at_the_seams(world: Inprocess) -> None:
         wrong = await differences(world)
         if wrong:
             report.failures[at_once[0]] = "\n".join([report.failures.get(at_once[0], ""), *wrong])
-        print(f"seeds {at_once[0]}-{at_once[-1]}: {time.monotonic() - began:.1f} s")  # noqa: T201
+        failed = [seed for seed in at_once if seed in report.failures]
+        print(f"seeds {at_once[0]}-{at_once[-1]}: {time.monotonic() - began:.1f} s, failed: {failed}")  # noqa: T201
     report.faults = world.seams.done + world.done
     print("\n".join(report.lines()))  # noqa: T201 - the figures
     assert list(report.failures) == []
