@@ -1,0 +1,247 @@
+"""Crashes of a stack's processes at failpoints: done in batches, and looked at when all is over."""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Final
+from uuid import UUID, uuid4, uuid5
+
+from temporalio.client import Client as TemporalClient
+
+from domain import unasked
+from domain.lifecycle import TABLE, Previous
+from tests.faults.client import Client, log_in
+from tests.faults.failpoints import EFFECTS, EXECUTED, UNASKED, Files
+from tests.faults.matrix import PATIENCE, Ask, Cell, Matrix, Scenario, Setting, Watch
+from tests.integration.stack import Stack
+from tests.integration.truth import differences
+
+ROOT: Final = Path(__file__).parents[2]
+USERS: Final = 4
+WINDOW: Final = 12  # seconds until a resize confirms itself; what is to confirm or revert one is asked long before
+VERBS: Final = ("BUILD", "START", "STOP", "REBOOT", "RESIZE", "DELETE", "SNAPSHOT")
+QUICK: Final = {f"MOCK_{verb}_DELAY": "0.05" for verb in VERBS}
+BY_CHANCE: Final = ("lease_looks", "deliver_again", "restart")  # what the watcher does, of what takes long
+NO_TOKEN: Final = {"revoke", "purge"}
+
+
+@dataclass
+class Run:
+    """A scenario that was run once, with the crash it was to have, if one."""
+
+    scenario: Scenario
+    point: str = ""
+    key: str = field(default_factory=lambda: f"crash-{uuid4().hex}")
+    operations: dict[str, UUID] = field(default_factory=dict)  # by the prefix of their points
+    ends: list[str] = field(default_factory=list)
+    seen: list[tuple[float, str]] = field(default_factory=list)
+    crashed_at: float | None = None
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def points(self) -> list[str]:
+        """The points it has passed."""
+        names = [what for _, what in self.seen if EXECUTED not in what.split()]
+        return list(dict.fromkeys(name for name in names if not any(chance in name for chance in BY_CHANCE)))
+
+    @property
+    def held_up(self) -> float | None:
+        """Seconds from the crash to the next thing that was done for it; None where all was done before."""
+        if self.crashed_at is None:
+            return None
+        after = [at for at, _ in self.seen if at > self.crashed_at]
+        return min(after) - self.crashed_at if after else None
+
+
+@dataclass
+class Theatre:
+    """A stack whose processes have failpoints, and users of it."""
+
+    stack: Stack
+    files: Files
+    clients: list[Client]
+    watch: Watch
+    temporal: TemporalClient
+    flavors: list[str]
+
+    async def play(self, cells: Sequence[Cell | Scenario]) -> list[Run]:
+        """Run a scenario each, all at once; its process dies at the cell's point, and comes back."""
+        runs = [Run(one.scenario, one.point) if isinstance(one, Cell) else Run(one) for one in cells]
+        at = [Setting(self.clients[number % USERS], self.watch, self.flavors) for number in range(len(runs))]
+        asks = await asyncio.gather(*(run.scenario.prepare(one) for run, one in zip(runs, at, strict=True)))
+        for run, ask in zip(runs, asks, strict=True):
+            await self._refuse(run.scenario, ask.target, sum(other.scenario == run.scenario for other in runs))
+            if run.point:
+                name, point = (run.key, run.point) if run.point[0] != UNASKED else (run.key + UNASKED, run.point[2:])
+                (self.files.armed / name).write_text(point)
+        await asyncio.gather(*(self._act(*one) for one in zip(runs, at, asks, strict=True)))
+        await self._until_quiet(runs)
+        await self.stack.sql("DELETE FROM mock_cloud.faults")
+        self._read(runs)
+        for run in runs:
+            run.wrong += await self._complaints(run)
+        return runs
+
+    async def _refuse(self, scenario: Scenario, target: UUID | None, alike: int) -> None:
+        assert scenario.is_alone is (bool(scenario.refuses) and target is None)
+        if scenario.is_alone and await self.stack.sql("SELECT FROM mock_cloud.faults"):
+            return
+        insert = "INSERT INTO mock_cloud.faults (verb, mode, times, vm_id) VALUES ($1, $2, $3, $4)"
+        for verb, modes in scenario.refuses:
+            for mode in modes:
+                times = None if mode is modes[-1] else 1 if target else alike
+                await self.stack.sql(insert, verb, mode, times, target)
+
+    async def _act(self, run: Run, at: Setting, ask: Ask) -> None:
+        operation_id, _ = await at.send(ask, run.key)
+        run.operations[""] = operation_id
+        run.ends.append(await self.watch.ended(operation_id))
+        if run.scenario.unasked:
+            confirm_id = uuid5(unasked._CONFIRM, str(operation_id))
+            run.operations[UNASKED] = confirm_id
+            run.ends.append(await self.watch.ended(confirm_id))
+
+    async def _until_quiet(self, runs: Sequence[Run]) -> None:
+        """Wait until no workflow is open, and what was to crash has, if it will."""
+        give_up_at = time.monotonic() + PATIENCE
+        while (open := (await self.temporal.count_workflows("ExecutionStatus = 'Running'")).count) or (
+            time.monotonic() < give_up_at - PATIENCE + 2 and not all(self._has_fired(run) for run in runs)
+        ):
+            assert time.monotonic() < give_up_at, f"{open} workflows are still open"
+            await asyncio.sleep(0.2)
+
+    def _has_fired(self, run: Run) -> bool:
+        return not run.point or any((self.files.fired / name).exists() for name in (run.key, run.key + UNASKED))
+
+    def _read(self, runs: Sequence[Run]) -> None:
+        """What the processes have noted."""
+        seen: dict[str, list[tuple[float, str]]] = defaultdict(list)
+        for line in self.files.trace.read_text().splitlines():
+            at, key, what = line.split(" ", 2)
+            prefix = f"{UNASKED} " if key.endswith(UNASKED) else ""
+            seen[key.removesuffix(UNASKED)].append((float(at), prefix + what))
+        deaths = [line.split() for line in self._deaths()]
+        for run in runs:
+            run.seen = seen[run.key]
+            for name in (run.key, run.key + UNASKED):
+                fired = self.files.fired / name
+                if fired.exists():
+                    pid, since = fired.read_text(), fired.stat().st_mtime
+                    run.crashed_at = min(float(at) for at, died in deaths if died == pid and float(at) > since - 0.1)
+
+    def _deaths(self) -> list[str]:
+        return self.files.deaths.read_text().splitlines() if self.files.deaths.exists() else []
+
+    @property
+    def deaths(self) -> int:
+        """How many processes have died."""
+        return len(self._deaths())
+
+    async def _complaints(self, run: Run) -> list[str]:
+        """What did not come out as it should."""
+        found = [] if set(run.ends) == {run.scenario.ends} else [f"ended {run.ends}"]
+        executed = Counter(what for _, what in run.seen if EXECUTED in what.split())
+        found += [f"{what} {times} times" for what, times in executed.items() if times > 1]
+        for prefix, id in run.operations.items():
+            found += await self._complaints_of_operation(run, prefix, id)
+        return found
+
+    async def _complaints_of_operation(self, run: Run, prefix: str, id: UUID) -> list[str]:
+        (row,) = await self.stack.sql(
+            "SELECT operations.*, vms.status AS vm_status, vms.task_state FROM operations"
+            " LEFT JOIN vms ON vms.id = operations.vm_id WHERE operations.id = $1",
+            id,
+        )
+        if row["status"] != "SUCCEEDED":
+            return []
+        found = []
+        target = TABLE[run.scenario.action].target
+        expected = row["previous_status"] if isinstance(target, Previous) else target
+        if (
+            row["previous_status"]
+            and not run.scenario.unasked
+            and (row["vm_status"], row["task_state"]) != (expected, None)
+        ):
+            found.append(f"the VM is {row['vm_status']}, {row['task_state']}")
+        calls = [call["step"] for call in await self.stack.sql(CALLS, id)]
+        if len(calls) != (wanted := _effects(run.points, prefix)):
+            found.append(f"{wanted} effects, but {calls}")
+        return found
+
+
+CALLS: Final = "SELECT step FROM mock_cloud.calls WHERE operation_id = $1"
+
+
+def _effects(points: list[str], prefix: str) -> int:
+    """How many effects with a token there are in what was passed."""
+    mine = [point.removeprefix(f"{prefix} ") for point in points if point.startswith(f"{UNASKED} ") is bool(prefix)]
+    return sum(len(words := one.split()) == 3 and words[1] in EFFECTS - NO_TOKEN and words[2] == "+" for one in mine)
+
+
+@asynccontextmanager
+async def playing(folder: Path) -> AsyncIterator[Theatre]:
+    """A stack with failpoints, from its start to its end."""
+    site = Path(__file__).with_name("site")
+    points = folder / "failpoints"
+    files = Files(points)
+    environment = {
+        "PYTHONPATH": f"{site}:{ROOT}",
+        "FAILPOINTS_FOLDER": str(points),
+        "RESIZE_CONFIRM_WINDOW": str(WINDOW),
+    }
+    stack = Stack.at(folder / "stack", **QUICK, **environment)
+    stack.start()
+    try:
+        async with AsyncExitStack() as users:
+            names = [f"crash-{number}" for number in range(USERS)]  # one by one, as passwords take long to hash
+            clients = [await users.enter_async_context(log_in(stack.url, name)) for name in names]
+            watch = Watch(stack)
+            watching = asyncio.create_task(watch.run())
+            flavors = await clients[0].flavors()
+            yield Theatre(stack, files, clients, watch, await stack.temporal(), flavors)
+            watching.cancel()
+    finally:
+        stack.stop()
+
+
+@dataclass
+class Report:
+    """What came of all batches."""
+
+    runs: list[Run] = field(default_factory=list)
+    again: int = 0
+    deaths: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """The figures."""
+        crashed = [run for run in self.runs if run.crashed_at]
+        held_up = sorted(found for run in crashed if (found := run.held_up) is not None)
+        points = {run.point for run in crashed}
+        operations = {run.scenario.action for run in crashed}
+        worst = max(crashed, key=lambda run: run.held_up or 0, default=None)
+        return [
+            f"{len(points)} failpoints, {len(operations)} operations: {len(crashed)} crashes of operations at them",
+            f"{self.deaths} processes died; {self.again} runs came to their point no more, and were run again",
+            f"from the crash to the operation going on: median {median(held_up):.1f} s, worst {held_up[-1]:.1f} s"
+            f" ({worst.scenario.name}, {worst.point}); {len(crashed) - len(held_up)} had been done before"
+            if held_up and worst
+            else "none was held up",
+        ]
+
+
+def traced(runs: Sequence[Run]) -> Matrix:
+    """The points that each scenario passes when nothing crashes."""
+    return {run.scenario.name: run.points for run in runs}
+
+
+async def complain(theatre: Theatre, runs: Sequence[Run]) -> list[str]:
+    """Everything that is wrong when a batch is over."""
+    found = [f"{run.scenario.name} @ {run.point}: {wrong}" for run in runs for wrong in run.wrong]
+    found += [what for client in theatre.clients for what in client.attempts.unexpected]
+    return found + await differences(theatre.stack)
