@@ -17,7 +17,8 @@ from domain import unasked
 from domain.lifecycle import TABLE, Previous
 from tests.faults.client import Client, log_in
 from tests.faults.failpoints import EFFECTS, EXECUTED, UNASKED, Files
-from tests.faults.matrix import PATIENCE, Ask, Cell, Matrix, Scenario, Setting, Watch
+from tests.faults.matrix import Cell, Matrix, Scenario
+from tests.faults.scenes import PATIENCE, Ask, Setting, Watch
 from tests.integration.stack import Stack
 from tests.integration.truth import differences
 
@@ -72,35 +73,39 @@ class Theatre:
     async def play(self, cells: Sequence[Cell | Scenario]) -> list[Run]:
         """Run a scenario each, all at once; its process dies at the cell's point, and comes back."""
         runs = [Run(one.scenario, one.point) if isinstance(one, Cell) else Run(one) for one in cells]
-        at = [Setting(self.clients[number % USERS], self.watch, self.flavors) for number in range(len(runs))]
+        at = [
+            Setting(self.clients[number % USERS], self.watch, self.temporal, self.flavors)
+            for number in range(len(runs))
+        ]
         asks = await asyncio.gather(*(run.scenario.prepare(one) for run, one in zip(runs, at, strict=True)))
-        for run, ask in zip(runs, asks, strict=True):
-            await self._refuse(run.scenario, ask.target, sum(other.scenario == run.scenario for other in runs))
+        for run, ask, one in zip(runs, asks, at, strict=True):
+            await self._refuse(run.scenario, ask.target, one, sum(other.scenario == run.scenario for other in runs))
             if run.point:
                 name, point = (run.key, run.point) if run.point[0] != UNASKED else (run.key + UNASKED, run.point[2:])
                 (self.files.armed / name).write_text(point)
         await asyncio.gather(*(self._act(*one) for one in zip(runs, at, asks, strict=True)))
         await self._until_quiet(runs)
         await self.stack.sql("DELETE FROM mock_cloud.faults")
+        await asyncio.gather(*(one.have("DELETE", f"/volumes/{one.left}") for one in at if one.left))
         self._read(runs)
         for run in runs:
             run.wrong += await self._complaints(run)
         return runs
 
-    async def _refuse(self, scenario: Scenario, target: UUID | None, alike: int) -> None:
-        assert scenario.is_alone is (bool(scenario.refuses) and target is None)
+    async def _refuse(self, scenario: Scenario, target: UUID | None, at: Setting, alike: int) -> None:
         if scenario.is_alone and await self.stack.sql("SELECT FROM mock_cloud.faults"):
             return
-        insert = "INSERT INTO mock_cloud.faults (verb, mode, times, vm_id) VALUES ($1, $2, $3, $4)"
+        about = None if scenario.is_alone else target
         for verb, modes in scenario.refuses:
             for mode in modes:
-                times = None if mode is modes[-1] else 1 if target else alike
-                await self.stack.sql(insert, verb, mode, times, target)
+                await at.fail(verb, mode, None if mode is modes[-1] else alike if scenario.is_alone else 1, about)
 
     async def _act(self, run: Run, at: Setting, ask: Ask) -> None:
         operation_id, _ = await at.send(ask, run.key)
         run.operations[""] = operation_id
         run.ends.append(await self.watch.ended(operation_id))
+        if run.scenario.canceled:
+            await self.temporal.get_workflow_handle(f"resize-{at.vm}-{operation_id}").cancel()
         if run.scenario.unasked:
             confirm_id = uuid5(unasked._CONFIRM, str(operation_id))
             run.operations[UNASKED] = confirm_id
@@ -144,8 +149,10 @@ class Theatre:
 
     async def _complaints(self, run: Run) -> list[str]:
         """What did not come out as it should."""
-        found = [] if set(run.ends) == {run.scenario.ends} else [f"ended {run.ends}"]
         executed = Counter(what for _, what in run.seen if EXECUTED in what.split())
+        # What was refused and cannot be undone has ended well, unless another crash came before its effect.
+        expected = run.scenario.ends if executed or not run.scenario.refuses else "FAILED"
+        found = [] if set(run.ends) == {expected} else [f"ended {run.ends}"]
         found += [f"{what} {times} times" for what, times in executed.items() if times > 1]
         for prefix, id in run.operations.items():
             found += await self._complaints_of_operation(run, prefix, id)

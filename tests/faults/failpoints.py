@@ -33,7 +33,7 @@ from activities.backends import mock_calls
 from activities.backends.mock import MockBackend
 from activities.backends.protocol import ComputeBackend, Token
 from api.idempotency import Once
-from domain import outbox, records, unasked
+from domain import holdings, outbox, records, unasked
 from domain.messages import FailOperationInput, OperationInput
 
 HOLD: Final = 0.3  # seconds for which a process stands at a point, so that others come to theirs, before it dies
@@ -105,7 +105,7 @@ def install() -> None:
     global files  # noqa: PLW0603 - there is one folder, known only here
     files = Files(Path(os.environ["FAILPOINTS_FOLDER"]))
     _patch(AsyncEngine, "begin", _begin)
-    for module in (records, outbox, unasked):
+    for module in (records, holdings, outbox, unasked):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
             if function.__module__ == module.__name__ and "tx" in inspect.signature(function).parameters:
                 _patch(module, name, _naming_transaction(name, function))

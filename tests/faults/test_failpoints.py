@@ -3,6 +3,7 @@
 A short slice runs with the tests; FAILPOINTS=all crashes at all of them; FAILPOINTS=record writes down which there are.
 """
 
+import ast
 import os
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -12,13 +13,14 @@ import pytest
 from domain.lifecycle import TABLE
 from domain.messages import Activity
 from tests.faults import matrix
-from tests.faults.crashes import Report, Theatre, complain, playing, traced
+from tests.faults.crashes import ROOT, Report, Theatre, complain, playing, traced
 from tests.faults.failpoints import EFFECTS
 from tests.faults.matrix import SCENARIOS, Cell, cells
+from tests.faults.scenes import delete_while_stuck
 
 WHICH = os.environ.get("FAILPOINTS", "some")
-SOME = 24
-AT_ONCE = 40
+SOME = 16
+AT_ONCE = 60
 TRIES = 4
 
 
@@ -45,20 +47,42 @@ def test_every_effect_has_failpoints() -> None:
     assert EFFECTS - words == set()
 
 
+def workflow_classes() -> Iterator[ast.ClassDef]:
+    """Every class that tells a story."""
+    for path in sorted((ROOT / "workflows").glob("*.py")):
+        yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef))
+
+
+def test_every_activity_of_every_workflow_has_failpoints() -> None:
+    recorded, workflows = matrix.recorded(), {rule.workflow for rule in TABLE.values()}
+    for told in workflow_classes():
+        named = {node.attr for node in ast.walk(told) if isinstance(node, ast.Attribute) and _is_activity(node)}
+        of = [one for one in SCENARIOS if TABLE[one.action].workflow == told.name or told.name not in workflows]
+        passed = {point.removeprefix("+ ").split()[0] for one in of for point in recorded[one.name]}
+        assert {Activity[name] for name in named} - passed == set(), told.name
+
+
+def _is_activity(node: ast.Attribute) -> bool:
+    return isinstance(node.value, ast.Name) and node.value.id == Activity.__name__ and node.attr in Activity.__members__
+
+
 def batches(wanted: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Those that crash one process at about the same time together; whose faults meet others are by themselves."""
-    alone = {cell.scenario.name if cell.scenario.is_alone else "" for cell in wanted}
-    for name in sorted(alone):
-        mine = [cell for cell in wanted if (cell.scenario.name if cell.scenario.is_alone else "") == name]
+    for name in sorted({_kept_apart(cell) for cell in wanted}):
+        mine = [cell for cell in wanted if _kept_apart(cell) == name]
         mine.sort(key=lambda cell: (not cell.in_api, cell.at))
         yield from (mine[start : start + AT_ONCE] for start in range(0, len(mine), AT_ONCE))
+
+
+def _kept_apart(cell: Cell) -> str:
+    return cell.scenario.name if cell.scenario.is_alone or cell.scenario.prepare is delete_while_stuck else ""
 
 
 async def test_crashes_at_some_points(theatre: Theatre) -> None:
     if WHICH != "some":
         return
-    every = [cell for cell in cells(matrix.recorded()) if not cell.scenario.is_alone]
-    await crash(theatre, every[:: len(every) // SOME])
+    quick = [one for one in cells(matrix.recorded()) if not (_kept_apart(one) or one.scenario.unasked)]
+    await crash(theatre, quick[:: len(quick) // SOME])
 
 
 async def test_crashes_at_every_point(theatre: Theatre) -> None:
