@@ -211,7 +211,8 @@ async def delete_while_saved(at: Setting) -> Ask:
     await at.fail("create_server_image", HANG, None, ask.target)
     saving = at.of_vm("POST", "/snapshots", name="s")
     await at.send(saving, f"before-{uuid4()}")
-    while not await at.watch.database.sql("SELECT FROM mock_cloud.images WHERE vm_id = $1", ask.target):  # noqa: ASYNC110
+    hangs = "SELECT FROM operations WHERE vm_id = $1 AND action = 'snapshot' AND attempt = 2"
+    while not await at.watch.database.sql(hangs, ask.target):  # noqa: ASYNC110 - a poll
         await asyncio.sleep(0.1)
     return ask
 
