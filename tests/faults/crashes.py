@@ -39,6 +39,7 @@ class Run:
     point: str = ""
     key: str = field(default_factory=lambda: f"crash-{uuid4().hex}")
     operations: dict[str, UUID] = field(default_factory=dict)  # by the prefix of their points
+    accepted: list[UUID] = field(default_factory=list)  # whatever transactions made of its request, also undone ones
     ends: list[str] = field(default_factory=list)
     seen: list[tuple[float, str]] = field(default_factory=list)
     crashed_at: float | None = None
@@ -136,9 +137,12 @@ class Theatre:
             at, key, what = line.split(" ", 2)
             prefix = f"{UNASKED} " if key.endswith(UNASKED) else ""
             seen[key.removesuffix(UNASKED)].append((float(at), prefix + what))
+        accepted: dict[str, list[UUID]] = defaultdict(list)
+        for path in self.files.keys.iterdir():
+            accepted[path.read_text().removesuffix(UNASKED)].append(UUID(path.name))
         deaths = [line.split() for line in self._deaths()]
         for run in runs:
-            run.seen = seen[run.key]
+            run.seen, run.accepted = seen[run.key], accepted[run.key]
             for name in (run.key, run.key + UNASKED):
                 fired = self.files.fired / name
                 if fired.exists():
@@ -160,6 +164,9 @@ class Theatre:
         expected = run.scenario.ends if executed or not run.scenario.refuses else "FAILED"
         found = [] if set(run.ends) == {expected} else [f"ended {run.ends}"]
         found += [f"{what} {times} times" for what, times in executed.items() if times > 1]
+        rows = await self.stack.sql("SELECT id FROM operations WHERE id = ANY($1)", run.accepted)
+        if {row["id"] for row in rows} != set(run.operations.values()):
+            found.append(f"operations {rows}, not {run.operations}")
         for prefix, id in run.operations.items():
             found += await self._complaints_of_operation(run, prefix, id)
         return found
@@ -229,22 +236,18 @@ class Report:
     runs: list[Run] = field(default_factory=list)
     again: int = 0
     deaths: int = 0
-    differences: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """The figures."""
         crashed = [run for run in self.runs if run.crashed_at]
-        held_up = sorted(found for run in crashed if (found := run.held_up) is not None)
-        points = {run.point for run in crashed}
-        operations = {run.scenario.action for run in crashed}
-        worst = max(crashed, key=lambda run: run.held_up or 0, default=None)
+        waited = sorted((run for run in crashed if run.held_up), key=lambda run: run.held_up or 0)
+        held_up, worst = [run.held_up or 0 for run in waited], waited[-1]
+        points, actions = {run.point for run in crashed}, {run.scenario.action for run in crashed}
         return [
-            f"{len(points)} failpoints, {len(operations)} operations: {len(crashed)} crashes of operations at them",
-            f"{self.deaths} processes died; {self.again} runs came to their point no more, and were run again",
+            f"{len(points)} failpoints x {len(actions)} operations: {len(crashed)} crashes of operations at them",
+            f"{self.deaths} processes died; {self.again} runs did not come to their point and were repeated",
             f"from the crash to the operation going on: median {median(held_up):.1f} s, worst {held_up[-1]:.1f} s"
-            f" ({worst.scenario.name}, {worst.point}); {len(crashed) - len(held_up)} had been done before"
-            if held_up and worst
-            else "none was held up",
+            f" ({worst.scenario.name}, {worst.point}); {len(crashed) - len(waited)} were done already",
         ]
 
 

@@ -75,7 +75,10 @@ def batches(wanted: Sequence[Cell]) -> Iterator[list[Cell]]:
 
 
 def _kept_apart(cell: Cell) -> str:
+    """What the cell may only be together with; a delivery that was heeded but not noted is not noted later, either."""
     scenario = cell.scenario
+    if cell.point.startswith("note_delivered") and not scenario.is_alone:
+        return cell.point
     is_slow = scenario.unasked or scenario.prepare is delete_while_stuck
     return scenario.name if scenario.is_alone or is_slow else ""
 
