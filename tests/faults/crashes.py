@@ -246,8 +246,8 @@ class Report:
         return [
             f"{len(points)} failpoints x {len(actions)} operations: {len(crashed)} crashes of operations at them",
             f"{self.deaths} processes died; {self.again} runs did not come to their point and were repeated",
-            f"from the crash to the operation going on: median {median(held_up):.1f} s, worst {held_up[-1]:.1f} s"
-            f" ({worst.scenario.name}, {worst.point}); {len(crashed) - len(waited)} were done already",
+            f"from the crash to the operation going on: median {median(held_up):.1f} s, worst {held_up[-1]:.1f} s",
+            f"the worst was {worst.scenario.name} at {worst.point}; {len(crashed) - len(waited)} were done already",
         ]
 
 
