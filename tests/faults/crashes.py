@@ -122,13 +122,20 @@ class Theatre:
         """Wait until no workflow is open, and what was to crash has, if it will."""
         give_up_at = time.monotonic() + PATIENCE
         while (open := (await self.temporal.count_workflows("ExecutionStatus = 'Running'")).count) or (
-            time.monotonic() < give_up_at - PATIENCE + 2 and not all(self._has_fired(run) for run in runs)
+            time.monotonic() < give_up_at - PATIENCE + 2 and not all(self._crashed_at(run) for run in runs if run.point)
         ):
             assert time.monotonic() < give_up_at, f"{open} workflows are still open"
             await asyncio.sleep(0.2)
 
-    def _has_fired(self, run: Run) -> bool:
-        return not run.point or any((self.files.fired / name).exists() for name in (run.key, run.key + UNASKED))
+    def _crashed_at(self, run: Run) -> float | None:
+        """When the process died that had stood at the run's point, in seconds since the epoch."""
+        fired = next(
+            (path for name in (run.key, run.key + UNASKED) if (path := self.files.fired / name).exists()), None
+        )
+        if fired is None:
+            return None
+        pid, since = fired.read_text(), fired.stat().st_mtime
+        return next((float(at) for at, died in self._deaths() if died == pid and float(at) > since - 0.1), None)
 
     def _read(self, runs: Sequence[Run]) -> None:
         """What the processes have noted."""
@@ -140,17 +147,14 @@ class Theatre:
         accepted: dict[str, list[UUID]] = defaultdict(list)
         for path in self.files.keys.iterdir():
             accepted[path.read_text().removesuffix(UNASKED)].append(UUID(path.name))
-        deaths = [line.split() for line in self._deaths()]
         for run in runs:
             run.seen, run.accepted = seen[run.key], accepted[run.key]
-            for name in (run.key, run.key + UNASKED):
-                fired = self.files.fired / name
-                if fired.exists():
-                    pid, since = fired.read_text(), fired.stat().st_mtime
-                    run.crashed_at = min(float(at) for at, died in deaths if died == pid and float(at) > since - 0.1)
+            run.crashed_at = self._crashed_at(run)
 
-    def _deaths(self) -> list[str]:
-        return self.files.deaths.read_text().splitlines() if self.files.deaths.exists() else []
+    def _deaths(self) -> list[list[str]]:
+        return (
+            [line.split() for line in self.files.deaths.read_text().splitlines()] if self.files.deaths.exists() else []
+        )
 
     @property
     def deaths(self) -> int:

@@ -36,7 +36,7 @@ from api.idempotency import Once
 from domain import holdings, outbox, records, unasked
 from domain.messages import FailOperationInput, OperationInput
 
-HOLD: Final = 0.3  # seconds for which a process stands at a point, so that others come to theirs, before it dies
+HOLD: Final = 1.0  # seconds for which a process stands at a point, so that others come to theirs, before it dies
 UNASKED: Final = "+"  # after a request's key: the operation that confirms its resize without being asked
 EXECUTED: Final = "executed"
 READS: Final = {"prepare", "close", "inventory", "list_servers", "list_ports", "list_images", "list_volumes"}
