@@ -19,8 +19,8 @@ races: .venv/dev  ## Fifty of every race for the end of a resize and of every pa
 soak: .venv/dev  ## Anything in any order, several at once, against a model (about a quarter of an hour)
 	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_anything.py
 
-faults: .venv/dev  ## A hundred schedules of faults on real processes, a thousand in one (SEED=7 or 1-9: those alone)
-	SCHEDULES=100 INPROCESS=1000 .venv/bin/python -m pytest -s tests/faults
+faults: .venv/dev  ## A hundred schedules of faults on real processes, a thousand in one process, every failpoint
+	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
 
 check: .venv/dev  ## Lint, formatting, types, import rules, generated documentation
 	.venv/bin/ruff check .

@@ -63,12 +63,6 @@ class Inprocess:
         """Ask the database."""
         return list(await self._pool.fetch(query, *arguments))
 
-    async def replace_worker(self) -> None:
-        """Shut the oldest worker down once another has taken its place."""
-        await self._start_worker()
-        await _closed(self._worker_stacks.pop(0))
-        self.done["a worker is replaced"] += 1
-
     async def replace_api(self) -> None:
         """Shut the oldest API down, which gets no request any more, once another has taken its place."""
         await self._start_api()
@@ -106,9 +100,7 @@ class Inprocess:
 
 async def _closed(stack: contextlib.AsyncExitStack) -> None:
     """Shut something down; a worker whose drain never ends, as now and then in one process, is left, as if killed."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(DRAINED):
-            await stack.aclose()
+    await asyncio.wait([asyncio.create_task(stack.aclose())], timeout=DRAINED)
 
 
 async def _prepared(backend: ComputeBackend) -> None:
