@@ -43,7 +43,7 @@ LOOKS = 3.0  # seconds: looks after operations, and at the cloud, come this ofte
 class Short:
     """A schedule of one client in one process, as a pure function of its seed.
 
-    `cut_database` are times at which connections to PostgreSQL are ended, and which; `replaces_api` is whether an API is.
+    `cut_database` are times at which connections to PostgreSQL are ended, and which; `replaces_api`: whether an API is.
     """
 
     seed: int
