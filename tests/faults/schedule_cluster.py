@@ -34,6 +34,7 @@ class Cluster:
     temporal_port: int
     ui_port: int
     api_port: int
+    delays: dict[str, str] = field(default_factory=lambda: QUICK)
     parts: dict[str, local.Child] = field(default_factory=dict)
     links: dict[str, Proxy] = field(default_factory=dict)
 
@@ -149,7 +150,7 @@ class Cluster:
     def _environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            **QUICK,
+            **self.delays,
             "DATABASE_URL": f"postgresql://postgres@127.0.0.1:{self.links['to-postgres'].port}/vmapi",
             "TEMPORAL_ADDRESS": f"127.0.0.1:{self.links['to-temporal'].port}",
             "API_PORT": str(self.api_port),
@@ -164,10 +165,10 @@ def _children(pid: int) -> list[int]:
 
 
 @asynccontextmanager
-async def running(data_dir: Path) -> AsyncIterator[Cluster]:
-    """A cluster that keeps everything in a folder, between its start and its end."""
+async def running(data_dir: Path, **delays: str) -> AsyncIterator[Cluster]:
+    """A cluster that keeps everything in a folder, between its start and its end; `delays` are settings."""
     temporal_port, ui_port, api_port = free_ports(3)
-    cluster = Cluster(data_dir, temporal_port, ui_port, api_port)
+    cluster = Cluster(data_dir, temporal_port, ui_port, api_port, QUICK | delays)
     try:
         await cluster.start()
         yield cluster

@@ -1,10 +1,15 @@
-"""An operator terminates workflows, a user cancels operations: all end, and nothing is left half done."""
+"""Workflows are terminated, operations canceled, the cloud changes: all ends, and nothing is left half done."""
 
 import asyncio
 from uuid import UUID
 
 from tests.integration.stack import Stack, User
 from tests.integration.truth import differences
+
+LEFT_OVER = """
+INSERT INTO mock_cloud.servers (vm_id, name, vcpus, ram_mb, disk_gb, image_id, status)
+SELECT $2, 'left over', vcpus, ram_mb, disk_gb, image_id, 'ACTIVE' FROM mock_cloud.servers WHERE vm_id = $1
+"""
 
 
 async def test_terminated_workflows_are_cleaned_up_after(stack: Stack, user: User) -> None:
@@ -48,3 +53,26 @@ async def test_a_build_that_is_canceled_is_undone_at_once(stack: Stack, user: Us
     assert (again.status_code, again.json()["code"]) == (409, "too_late")
     assert (await user.request("DELETE", f"/vms/{vm['id']}")).status_code == 204
     await user.until(vm["id"], "DELETED")
+
+
+async def test_the_database_follows_the_cloud(stack: Stack, user: User) -> None:
+    """Within a minute: a look is due every 15 s, and the second that sees the same acts."""
+    gone, off, deleted = [await user.create(name) for name in ("gone", "off", "deleted")]
+    for vm in (gone, off, deleted):
+        await user.until(vm["id"], "ACTIVE")
+    await user.request("DELETE", f"/vms/{deleted['id']}")
+    await user.until(deleted["id"], "DELETED")
+    ids = [UUID(vm["id"]) for vm in (gone, off, deleted)]
+    await stack.sql("DELETE FROM mock_cloud.servers WHERE vm_id = $1", ids[0])
+    await stack.sql("UPDATE mock_cloud.servers SET status = 'SHUTOFF' WHERE vm_id = $1", ids[1])
+    await stack.sql(LEFT_OVER, *ids[1:])
+    assert (await user.until(gone["id"], "ERROR"))["fault"]["code"] == "server_gone"
+    await user.until(off["id"], "SHUTOFF")
+    while await stack.sql("SELECT 1 FROM mock_cloud.servers WHERE vm_id = $1", ids[2]):  # noqa: ASYNC110 - in SQL
+        await asyncio.sleep(0.1)
+    for vm in (gone, off):
+        latest = (await user.read(f"/vms/{vm['id']}/operations?page_size=1"))["items"][0]
+        assert (latest["action"], latest["actor"], latest["status"]) == ("reset-state", "@reconcile", "SUCCEEDED")
+        await user.request("DELETE", f"/vms/{vm['id']}")
+        await user.until(vm["id"], "DELETED")
+    assert await differences(stack) == []
