@@ -59,9 +59,11 @@ DRAIN = timedelta(seconds=5)
 MOST_CALLS = 100
 MOST_TASKS = 20  # workflows that go on at once: they share one processor, so more would only wait in the worker
 # One of ten asks for workflows to begin, the others for those begun. With more of the first, begun ones pile up: each
-# step waits for those of all the others, and after 2 s is given to any worker, which replays the workflow for it.
+# step waits for those of all the others, and after 1 s is given to any worker, which replays the workflow for it.
 POLLERS, ONE_BEGINS = PollerBehaviorSimpleMaximum(10), 0.1
 MOST_WAITS = 5_000
+HEARTBEAT_EVERY = timedelta(seconds=1.5)  # half of its timeout
+CACHE_PATIENCE = timedelta(seconds=1)  # that a workflow waits for the worker that has it in its cache
 
 
 def sandbox() -> SandboxedWorkflowRunner:
@@ -104,8 +106,8 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         workflow_task_poller_behavior=POLLERS,
         nonsticky_to_sticky_poll_ratio=ONE_BEGINS,
         max_concurrent_activities=MOST_CALLS,
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=2),
-        max_heartbeat_throttle_interval=timedelta(seconds=1.5),
+        sticky_queue_schedule_to_start_timeout=CACHE_PATIENCE,
+        max_heartbeat_throttle_interval=HEARTBEAT_EVERY,
         graceful_shutdown_timeout=DRAIN,
     )
     waits = Worker(
@@ -114,7 +116,7 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         activities=_activities(waiting),
         interceptors=[OperationInterceptor(engine, client)],
         max_concurrent_activities=MOST_WAITS,
-        max_heartbeat_throttle_interval=timedelta(seconds=2.5),
+        max_heartbeat_throttle_interval=HEARTBEAT_EVERY,
     )
     return [steps, waits]
 

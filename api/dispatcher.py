@@ -31,6 +31,7 @@ LEASE = 10.0  # seconds; a delivery that takes longer may be made twice, which u
 LOOK_IN = 30.0  # seconds until somebody looks whether the operation has a workflow that is open
 PAUSE = 1.0  # seconds between looks at the outbox, and between attempts while something is away
 RPC_TIMEOUT = timedelta(seconds=3)
+TASK_TIMEOUT = timedelta(seconds=4)  # a task that a worker died with stands still for so long; one takes some 50 ms
 _LONGEST_NAME = 64  # characters of a VM's name that are shown with its workflows
 
 
@@ -162,6 +163,7 @@ class Dispatcher:
             static_summary=f"{title(operation.action.word, input.vm_name, input.about)} for {quoted(operation.actor)}",
             static_details=_details(one),
             priority=Priority(fairness_key=str(operation.owner_id)),  # of its activities as well
+            task_timeout=TASK_TIMEOUT,
             rpc_timeout=RPC_TIMEOUT,
         )
 

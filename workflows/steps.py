@@ -43,7 +43,6 @@ Seen = ServerStatus | VolumeState | ImageState | PortState
 CALL_LIMIT = timedelta(seconds=60)
 WAIT_SLICE = timedelta(minutes=5)
 HEARTBEAT = timedelta(seconds=3)
-WAIT_HEARTBEAT = timedelta(seconds=5)
 FOR_EVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 # Half an hour of trying. Attempts are counted and not time, so that hours without any worker fail nothing.
 HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
@@ -151,7 +150,7 @@ class OperationWorkflow:
             summary=summary,
             task_queue=waits_queue(workflow.info().task_queue),
             start_to_close_timeout=WAIT_SLICE,
-            heartbeat_timeout=WAIT_HEARTBEAT,
+            heartbeat_timeout=HEARTBEAT,
             retry_policy=FOR_EVER,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
