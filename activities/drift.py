@@ -3,12 +3,12 @@
 Only what rests in both readings is compared, so that nothing that is being done counts as a difference.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Row, Select, select
+from sqlalchemy import ARRAY, Row, Select, Uuid, any_, cast, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from activities.backends.protocol import ComputeBackend, Inventory, Server
@@ -143,11 +143,11 @@ def _orphans(now: Reading, cloud: Inventory) -> Iterator[Found]:
         yield Found(Drift.ORPHAN_IMAGE, Kind.SNAPSHOT, image_id)
 
 
-async def _deleted(connection: AsyncConnection, orphans: Iterable[Found]) -> dict[UUID, UUID]:
+async def _deleted(connection: AsyncConnection, orphans: Sequence[Found]) -> dict[UUID, UUID]:
     """Of those that the database has deleted, the operations that did."""
-    ids = [one.id for one in orphans]
+    ids = cast([one.id for one in orphans], ARRAY(Uuid))
     deleted: dict[UUID, UUID] = {}
-    for model in (VM, Volume, Snapshot) if ids else ():
-        statement = select(model.id, model.operation_id).where(model.id.in_(ids), model.status == "DELETED")
+    for model in (VM, Volume, Snapshot) if orphans else ():
+        statement = select(model.id, model.operation_id).where(model.id == any_(ids), model.status == "DELETED")
         deleted |= {row.id: row.operation_id for row in await connection.execute(statement)}
     return deleted

@@ -11,7 +11,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.backends.protocol import ComputeBackend
 from domain import records, store
-from domain.lifecycle import OperationStatus
+from domain.lifecycle import Action, OperationStatus
 from domain.messages import ENTERS, Activity, OperationInput, WorkflowsInput
 from domain.models import Operation
 
@@ -31,16 +31,17 @@ class PreemptionActivities:
         """Revoke what may still act on the VM, cancel what was superseded; returns the workflow ids still open.
 
         An operation that failed or was canceled may have left a call under way on a worker that stalled. A resize that
-        succeeded may still wait to be confirmed.
+        succeeded may still wait to be confirmed, also one of before, whose VM's state was reset.
         """
         async with self._engine.begin() as tx:
             await records.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
             of_vm = select(Operation).where(Operation.vm_id == input.vm_id)
             unfinished = await store.fetch_all(tx, of_vm.where(Operation.status.in_(UNFINISHED)))
-            resize = await store.fetch_all(tx, store.last_resize(input.vm))
+            resizes = (Operation.action == Action.RESIZE, Operation.status == OperationStatus.SUCCEEDED)
+            resized = await store.fetch_all(tx, of_vm.where(*resizes))
         await asyncio.gather(*(self._backend.revoke(operation.id) for operation in unfinished))
         superseded = [one for one in unfinished if one.status is OperationStatus.SUPERSEDED]
-        may_be_open = sorted({one.workflow_id for one in [*superseded, *resize]})
+        may_be_open = sorted({one.workflow_id for one in [*superseded, *resized]})
         await asyncio.gather(*(self._cancel(id) for id in may_be_open))
         return await self._still_open(may_be_open)
 

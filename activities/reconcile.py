@@ -18,7 +18,7 @@ from activities import drift
 from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.steps import flavor_of
 from domain import database, findings, store, unasked
-from domain.findings import Drift, Found
+from domain.findings import GONE, Drift, Found
 from domain.lifecycle import Action, Status
 from domain.messages import ServerStatus
 from domain.models import VM, Attachment, Interface, Snapshot, Volume
@@ -27,6 +27,8 @@ from domain.resources import Kind, SnapshotStatus, VolumeStatus
 logger = logging.getLogger(__name__)
 
 INTERVAL = 15.0  # seconds between looks; what is done about a difference is done after the second that sees it
+RIPE = 0.6  # of it lie between the looks: workers take turns in looking, and two may look one right after the other
+MOST_GONE = 50  # more at once are rather an answer of another project's, or of half a cloud
 ACTOR: Final = "@reconcile"  # no username begins like this
 _LOCK: Final = 7_166_401_205  # of the one worker that looks
 
@@ -66,7 +68,11 @@ class Reconciler:
         """Write down what differs now, and act on what differed in the look before as well."""
         found = await drift.find(self._engine, self._backend)
         async with self._engine.begin() as tx:
-            again = await findings.note(tx, found)
+            again = await findings.note(tx, found, RIPE * INTERVAL)
+        gone = sum(one.drift in GONE for one in found)
+        if gone > MOST_GONE:
+            logger.error("%d things are gone from the cloud at once: that is shown to admins and not believed", gone)
+            found = [one for one in found if one.drift not in GONE]
         for one in found:
             finding_id = again.get((one.drift, one.id))
             if finding_id is not None and one.held_by is not None:

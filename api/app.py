@@ -11,7 +11,8 @@ from api import PREFIX, VERSION, docs, errors, housekeeping, openapi
 from api.deps import State
 from api.dispatcher import Dispatcher
 from api.gate import Gate
-from api.middleware import Admission, BodyLimit, RequestContext
+from api.middleware import Admission, Body, RequestContext
+from api.readiness import Readiness
 from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
 from api.security import Signing
 from api.watcher import Watcher
@@ -20,6 +21,7 @@ from domain.settings import Settings
 
 FAREWELL = 2.0  # seconds that deliveries in flight get at shutdown
 RPC_PATIENCE = 1.0  # seconds
+RESERVED = 4  # connections: for deliveries, looks, housekeeping, and whether the process is ready
 WAIT_PER_PLACE = 4  # requests that wait for each that has a connection: a fraction of a second of work
 # Each takes a quarter of a second of a processor, and all that wait have a place; the other requests need both, too.
 HASHES, WAIT_FOR_HASH = max(1, (os.cpu_count() or 1) // 2), 12
@@ -51,9 +53,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     openapi.install(app, settings)
-    app.add_middleware(BodyLimit)
-    connections = settings.db_pool_size + settings.db_max_overflow
-    app.add_middleware(Admission, gate=Gate(connections, WAIT_PER_PLACE * connections), signing=signing)
+    places = max(1, settings.db_pool_size + settings.db_max_overflow - RESERVED)
+    app.add_middleware(Admission, gate=Gate(places, WAIT_PER_PLACE * places), signing=signing)
+    app.add_middleware(Body)
     app.add_middleware(RequestContext, debug=settings.debug)
     return app
 
@@ -68,7 +70,9 @@ async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]
     beside = [asyncio.create_task(watcher.run()), asyncio.create_task(housekeeping.run(engine))]
     hashing = Gate(HASHES, WAIT_FOR_HASH)
     try:
-        yield State(settings, signing, engine, database.reads(engine), client, dispatcher, watcher, hashing)
+        reads = database.reads(engine)
+        readiness = Readiness(reads, client)
+        yield State(settings, signing, engine, reads, client, dispatcher, watcher, hashing, readiness)
     finally:
         dispatcher.stop()
         for task in beside:

@@ -14,6 +14,7 @@ from api import security
 from api.dispatcher import Dispatcher
 from api.errors import ProblemError
 from api.gate import Gate
+from api.readiness import Readiness
 from api.security import Caller, InvalidTokenError, Signing
 from api.watcher import Watcher
 from domain.errors import NotFoundError
@@ -36,6 +37,7 @@ class State:
     dispatcher: Dispatcher
     watcher: Watcher
     hashing: Gate
+    readiness: Readiness
 
 
 async def _state(request: Request) -> State:

@@ -23,7 +23,7 @@ class Gate:
         self._places, self._share = places, max(1, places // 2)
         self._wait, self._wait_share = wait, max(1, wait // 2)
         self._inside: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # whose turn is next comes first
+        self._waiting: dict[str, deque[asyncio.Event]] = {}  # whose turn is next comes first
 
     @asynccontextmanager
     async def place(self, caller: str) -> AsyncIterator[None]:
@@ -54,7 +54,7 @@ class Gate:
         if following is not None:
             self._inside[following] += 1
             turns = self._waiting.pop(following)
-            turns.popleft().set_result(None)
+            turns.popleft().set()
             if turns:
                 self._waiting[following] = turns
 
@@ -62,19 +62,19 @@ class Gate:
         return self._inside.total() < self._places and self._inside[caller] < self._share
 
     async def _wait_for_turn(self, caller: str) -> None:
-        turn = asyncio.get_running_loop().create_future()
+        turn = asyncio.Event()
         self._waiting.setdefault(caller, deque()).append(turn)
         try:
             async with asyncio.timeout(PATIENCE):
-                await turn
+                await turn.wait()
         except BaseException as error:
             self._give_up(caller, turn)
             if isinstance(error, TimeoutError):
                 raise RefusedError("overloaded") from None
             raise
 
-    def _give_up(self, caller: str, turn: asyncio.Future[None]) -> None:
-        if not turn.cancelled():  # it came in the same moment
+    def _give_up(self, caller: str, turn: asyncio.Event) -> None:
+        if turn.is_set():  # it came in the same moment
             self.leave(caller)
             return
         turns = self._waiting[caller]

@@ -1,6 +1,5 @@
 """What every request gets, before and after its route: an id, a line in the log, a bounded body, a last resort."""
 
-import asyncio
 import contextlib
 import logging
 import re
@@ -8,7 +7,6 @@ from time import perf_counter
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import PREFIX, errors, logs
@@ -17,9 +15,7 @@ from api.security import InvalidTokenError, Signing, verify
 
 logger = logging.getLogger(__name__)
 
-# One caller's refusals take so many seconds: to refuse at once whoever asks again at once takes a whole processor.
-PACE = 0.5
-
+_ALWAYS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -60,32 +56,39 @@ class RequestContext:
             logger.info("%s %s %d %.1fms", scope["method"], path, status, 1000 * (perf_counter() - began))
 
 
-class BodyLimit:
-    """Refuse a body of more than errors.MAX_BODY bytes, as soon as it says so or turns out so."""
+class Body:
+    """Read the whole body before anything is held for its request, however slowly it comes.
+
+    One of more than errors.MAX_BODY bytes is refused, as soon as it says so or turns out so.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
+        """Serve one request; none where its sender goes away before its end."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        received = 0
-
-        async def bounded_receive() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > errors.MAX_BODY:
-                raise HTTPException(413)  # the one kind that FastAPI lets through while it reads a body
-            return message
-
         declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > errors.MAX_BODY:
+        is_too_large = declared.isdecimal() and int(declared) > errors.MAX_BODY
+        body, more = b"", not is_too_large
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message.get("body", b"")
+            is_too_large = len(body) > errors.MAX_BODY
+            more = message.get("more_body", False) and not is_too_large
+        if is_too_large:
             await errors.body_too_large(scope["path"])(scope, receive, send)
-        else:
-            await self.app(scope, bounded_receive, send)
+            return
+        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive_again() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, receive_again, send)
 
 
 class Admission:
@@ -101,7 +104,7 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"].startswith(f"{PREFIX}/health"):
+        if scope["type"] != "http" or scope["path"] in _ALWAYS:
             await self.app(scope, receive, send)
             return
         with contextlib.ExitStack() as place:
@@ -109,9 +112,8 @@ class Admission:
             try:
                 await self.gate.enter(caller)
             except RefusedError as refused:
-                if refused.code == "too_many_requests":
-                    await asyncio.sleep(PACE)
-                await errors.refusal(refused.code, scope["path"])(scope, receive, send)
+                refusal = await errors.refusal(refused.code, scope["path"])
+                await refusal(scope, receive, send)
                 return
             place.callback(self.gate.leave, caller)
 

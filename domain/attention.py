@@ -3,15 +3,16 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, Uuid, cast, func, literal, null, select, union_all
+from sqlalchemy import Select, Uuid, cast, func, literal, null, or_, select, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
 from domain.lifecycle import OPEN_STATUSES, OperationStatus
-from domain.models import VM, Finding, Operation, Snapshot, User, Volume
+from domain.models import UNBEGUN, UNDELIVERED, VM, Finding, Operation, Snapshot, User, Volume
 from domain.resources import Kind
 
 UNRECEIVED: Final = timedelta(minutes=1)  # from where on it is odd that no worker has begun an operation
+SLOW: Final = timedelta(hours=1)
 MANY_ATTEMPTS: Final = 5
 REMEMBERED: Final = timedelta(days=7)  # how long an interrupted operation that nobody retried is shown
 
@@ -45,6 +46,7 @@ def _operations(kind: str, *conditions: Any) -> Select[*tuple[Any, ...]]:
     return select(*what, Operation.id, detail, since).where(*conditions)
 
 
+_RUNNING = Operation.status == OperationStatus.RUNNING
 _OPEN = Operation.status.in_(OPEN_STATUSES)
 _ALL = union_all(
     _FINDINGS,
@@ -52,11 +54,8 @@ _ALL = union_all(
     _in_error(Volume, Kind.VOLUME, _NOBODY, _NOTHING),
     _in_error(Snapshot, Kind.SNAPSHOT, Snapshot.vm_id, _NOTHING),
     _operations("operation_retrying", _OPEN, Operation.attempt >= MANY_ATTEMPTS),
-    _operations(
-        "operation_not_begun",
-        Operation.status == OperationStatus.QUEUED,
-        Operation.created_at < func.now() - UNRECEIVED,
-    ),
+    _operations("operation_not_begun", UNBEGUN, Operation.delivered_at < func.now() - UNRECEIVED),
+    _operations("operation_slow", or_(UNDELIVERED, _RUNNING), Operation.created_at < func.now() - SLOW),
     _operations(
         "operation_interrupted",
         Operation.status == OperationStatus.FAILED,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -14,6 +15,7 @@ from domain.models import Finding
 from domain.resources import Kind
 from domain.store import fetch_all
 
+AT_ONCE: Final = 1_000  # rows in a statement, which has 32,767 parameters at most
 GONE_BY_ITSELF: Final = "The next look did not see it any more."
 
 
@@ -37,6 +39,9 @@ class Drift(StrEnum):
     ORPHAN_IMAGE = "orphan_image"
 
 
+GONE: Final = {Drift.SERVER_GONE, Drift.VOLUME_GONE, Drift.INTERFACE_GONE, Drift.IMAGE_GONE}
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """One difference: of what, and what was `seen` of it on both sides, as JSON.
@@ -51,15 +56,15 @@ class Found:
     held_by: UUID | None = None
 
 
-async def note(tx: AsyncConnection, found: Sequence[Found]) -> dict[tuple[str, UUID], UUID]:
-    """Write down what a look found; returns the ids of those that the look before had found just the same.
+async def note(tx: AsyncConnection, found: Sequence[Found], ripe: float) -> dict[tuple[str, UUID], UUID]:
+    """Write down what a look found; returns the ids of those that were found just the same `ripe` seconds ago.
 
     What was written down and is found no more is resolved.
     """
     rows = [{"kind": one.drift, "resource_type": one.kind, "resource_id": one.id, "seen": one.seen} for one in found]
     again = []
-    if rows:
-        new = insert(Finding).values(rows)
+    for start in range(0, len(rows), AT_ONCE):
+        new = insert(Finding).values(rows[start : start + AT_ONCE])
         since = case((Finding.seen == new.excluded.seen, Finding.found_at), else_=func.now())
         upsert = new.on_conflict_do_update(
             index_elements=["kind", "resource_id"],
@@ -67,7 +72,7 @@ async def note(tx: AsyncConnection, found: Sequence[Found]) -> dict[tuple[str, U
             set_={"seen": new.excluded.seen, "seen_at": func.now(), "found_at": since},
         )
         noted = await fetch_all(tx, upsert.returning(Finding))
-        again = [one for one in noted if one.found_at < one.seen_at]
+        again += [one for one in noted if one.found_at + timedelta(seconds=ripe) < one.seen_at]
     gone = update(Finding).where(Finding.resolved_at.is_(None), Finding.seen_at < func.now())
     await tx.execute(gone.values(resolved_at=func.now(), resolution=GONE_BY_ITSELF))
     return {(one.kind, one.resource_id): one.id for one in again}

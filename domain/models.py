@@ -250,6 +250,12 @@ class Interface(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
+# Which operations an index has, and so a statement must name in the same words: parameters tell the planner nothing.
+UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
+UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")
+LOOKED_AFTER = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
+
+
 class Operation(Base):
     """What was asked, by whom, and how far it is; also the outbox the dispatcher delivers from.
 
@@ -265,19 +271,9 @@ class Operation(Base):
         CheckConstraint(f"status IN {_sql_list(OperationStatus)}", name="status"),
         CheckConstraint(f"(finished_at IS NULL) = (status IN {_sql_list(OPEN_STATUSES)})", name="finished"),
         CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
-        Index(
-            "ix_operations_outbox",
-            "owner_id",
-            "deliver_after",
-            "id",
-            postgresql_where=text("status = 'QUEUED' AND deliveries = 0"),
-        ),
-        Index(
-            "ix_operations_delivered",
-            "owner_id",
-            postgresql_where=text("status = 'QUEUED' AND deliveries > 0"),
-        ),
-        Index("ix_operations_looks", "deliver_after", postgresql_where=text(f"status IN {_sql_list(OPEN_STATUSES)}")),
+        Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),
+        Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
+        Index("ix_operations_looks", "deliver_after", postgresql_where=LOOKED_AFTER),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
         Index("ix_operations_vm_created", "vm_id", "created_at", "id"),
     )

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import CTE, Select, func, or_, select, update
+from sqlalchemy import CTE, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.lifecycle import OPEN_STATUSES, TABLE, OperationStatus
-from domain.models import Operation
+from domain.models import LOOKED_AFTER, Operation
 from domain.store import fetch_all, fetch_one, from_now, lock_vm, own_workflow_id, update_vm
 from domain.turns import next_in_turn
 
@@ -26,10 +26,12 @@ async def lease_operations(tx: AsyncConnection, limit: int, lease: float) -> Seq
 
 async def lease_looks(tx: AsyncConnection, limit: int, pause: float) -> Sequence[Operation]:
     """Take up to `limit` operations whose workflows want a look; the next is due in `pause` seconds."""
-    begun = or_(Operation.deliveries > 0, Operation.status == OperationStatus.RUNNING)
-    wanting = (Operation.status.in_(OPEN_STATUSES), begun, Operation.deliver_after <= func.now())
-    due = select(Operation.id).where(*wanting).order_by(Operation.deliver_after).limit(limit)
-    return await _lease(tx, due.with_for_update(skip_locked=True).cte("taken"), pause)
+    due = (
+        select(Operation.id)
+        .where(LOOKED_AFTER, Operation.deliver_after <= func.now())
+        .order_by(Operation.deliver_after)
+    )
+    return await _lease(tx, due.limit(limit).with_for_update(skip_locked=True).cte("taken"), pause)
 
 
 async def _lease(tx: AsyncConnection, taken: CTE, seconds: float) -> Sequence[Operation]:

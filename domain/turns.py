@@ -10,17 +10,15 @@ from uuid import uuid4
 from sqlalchemy import CTE, ColumnElement, Select, bindparam, func, select, true
 from sqlalchemy import Uuid as UuidType
 
-from domain.lifecycle import OperationStatus
-from domain.models import Operation
+from domain.models import UNBEGUN, UNDELIVERED, Operation
 
 MOST_TO_BEGIN = 100  # operations that Temporal has and no worker has begun; a worker begins one in some 50 ms
-# After that no worker is there, or something is wrong with its workflow, which must not keep all others waiting.
-NOT_BEGUN = timedelta(seconds=30)
+# After that something may be wrong with its workflow, which must not keep all others waiting for ever.
+NOT_BEGUN = timedelta(minutes=10)
 OWNERS = 32  # that are looked at for a turn, from a random one on
 DEPTH = 4  # times as many as are wanted, for other processes take some in the same moment
 
-_WAITING = (Operation.status == OperationStatus.QUEUED, Operation.deliveries == 0)
-_DUE = (*_WAITING, Operation.deliver_after <= func.now())
+_DUE = (UNDELIVERED, Operation.deliver_after <= func.now())
 
 
 def next_in_turn(limit: int) -> CTE:
@@ -52,9 +50,8 @@ def next_in_turn(limit: int) -> CTE:
 def _in_temporal() -> CTE:
     """How many of whose operations were delivered lately and are not begun."""
     lately = Operation.delivered_at > func.now() - NOT_BEGUN
-    delivered = (Operation.status == OperationStatus.QUEUED, Operation.deliveries > 0, lately)
     number = func.count().label("number")
-    return select(Operation.owner_id, number).where(*delivered).group_by(Operation.owner_id).cte("has")
+    return select(Operation.owner_id, number).where(UNBEGUN, lately).group_by(Operation.owner_id).cte("has")
 
 
 def _owners() -> CTE:
@@ -64,6 +61,6 @@ def _owners() -> CTE:
 
 
 def _owner_after(id: ColumnElement[Any]) -> ColumnElement[Any]:
-    lowest: Select[Any] = select(Operation.owner_id).where(*_WAITING).order_by(Operation.owner_id).limit(1)
+    lowest: Select[Any] = select(Operation.owner_id).where(UNDELIVERED).order_by(Operation.owner_id).limit(1)
     following = lowest.where(Operation.owner_id > id).correlate_except(Operation)
     return func.coalesce(following.scalar_subquery(), lowest.scalar_subquery())

@@ -22,6 +22,7 @@ from domain.settings import Settings, load_settings
 PATIENCE = 10.0  # seconds until Temporal counts as away
 LOCK = 7_166_401_203  # any number that no other program takes a Postgres advisory lock on
 LOCK_TIMEOUT = "500ms"  # less than PostgreSQL's deadlock_timeout, so that no request is chosen to fail
+PAUSE = 1.0  # seconds in which requests have their way
 LOCK_NOT_AVAILABLE = "55P03"
 
 
@@ -42,7 +43,8 @@ async def migrate(settings: Settings) -> None:
     engine = database.create_engine(settings, command_timeout=None)
     try:
         while not await _migrated(engine):
-            pass
+            sys.stderr.write(f"requests hold what the migration needs; it begins again in {PAUSE:.0f} s\n")
+            await asyncio.sleep(PAUSE)
     finally:
         await engine.dispose()
 

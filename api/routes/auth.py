@@ -48,10 +48,10 @@ async def register(process: Process, request: Request, body: bodies.Registration
 async def login(process: Process, request: Request, body: bodies.Credentials) -> schemas.TokenPair:
     """Get a pair of tokens for a username and password."""
     statement = select(User).where(func.lower(User.username) == func.lower(body.username))
-    async with process.autocommit.connect() as connection:
-        user = await store.fetch_one(connection, statement)
-    password_hash = user.password_hash if user else None
     async with process.hashing.place(address_of(request.scope)):
+        async with process.autocommit.connect() as connection:
+            user = await store.fetch_one(connection, statement)
+        password_hash = user.password_hash if user else None
         right = await security.verify_password(body.password.get_secret_value(), password_hash)
     if user is None or not right:
         raise ProblemError("invalid_credentials", "The username or the password is wrong.")

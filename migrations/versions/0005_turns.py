@@ -1,4 +1,4 @@
-"""Operations are delivered in turn of their owners. Code of before goes on serving, by the index of the looks.
+"""Operations are delivered in turn of their owners. Code of before goes on serving: what it asks for is still indexed.
 
 Revision ID: 0005
 Revises: 0004
@@ -29,10 +29,24 @@ def upgrade() -> None:
         ["owner_id"],
         postgresql_where=sa.text("status = 'QUEUED' AND deliveries > 0"),
     )
+    op.drop_index("ix_operations_looks", "operations")
+    op.create_index(
+        "ix_operations_looks",
+        "operations",
+        ["deliver_after"],
+        postgresql_where=sa.text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)"),
+    )
 
 
 def downgrade() -> None:
     """Take the change back."""
+    op.drop_index("ix_operations_looks", "operations")
+    op.create_index(
+        "ix_operations_looks",
+        "operations",
+        ["deliver_after"],
+        postgresql_where=sa.text("status IN ('QUEUED', 'RUNNING')"),
+    )
     op.drop_index("ix_operations_delivered", "operations")
     op.drop_index("ix_operations_outbox", "operations")
     op.create_index(

@@ -1,14 +1,15 @@
 """The database follows the cloud, deleted things leave it, and what nobody knows is only shown; after a second look."""
 
+from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from activities import drift
+from activities import drift, reconcile
 from activities.backends.faults import add_fault
 from activities.backends.mock import MockBackend
 from activities.backends.mock_schema import FaultMode, images, ports, servers, volumes
@@ -60,8 +61,11 @@ def temporal_client() -> Canceling:
 
 
 @pytest.fixture
-def reconciler(engine: AsyncEngine, backend: MockBackend, temporal_client: Canceling) -> Reconciler:
-    """One that looks when it is told to."""
+def reconciler(
+    engine: AsyncEngine, backend: MockBackend, temporal_client: Canceling, monkeypatch: pytest.MonkeyPatch
+) -> Reconciler:
+    """One that looks when it is told to, however soon."""
+    monkeypatch.setattr(reconcile, "INTERVAL", 0.0)
     return Reconciler(engine, backend, cast("Client", temporal_client))
 
 
@@ -362,3 +366,49 @@ async def test_only_one_worker_looks_at_a_time(
     assert looked == ["first"]
     await other._look_alone()
     assert looked == ["first", "first"]
+
+
+async def test_two_looks_right_after_each_other_are_one(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where two workers take turns."""
+    vm = await at_rest(engine, backend)
+    await change(engine, servers, status=ServerStatus.SHUTOFF)
+    monkeypatch.setattr(reconcile, "INTERVAL", 15.0)
+    await reconciler.look()
+    await reconciler.look()
+    assert (await read_vm(engine, vm.id)).status is Status.ACTIVE
+    async with engine.begin() as tx:
+        await tx.execute(update(Finding).values(found_at=Finding.found_at - timedelta(seconds=15)))
+    await reconciler.look()
+    assert (await read_vm(engine, vm.id)).status is Status.SHUTOFF
+
+
+async def test_that_very_much_is_gone_is_not_believed(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vms = [await at_rest(engine, backend) for _ in range(3)]
+    await change(engine, servers, status=ServerStatus.SHUTOFF)
+    async with engine.begin() as tx:
+        await tx.execute(delete(servers).where(servers.c.vm_id != vms[0].id))
+    monkeypatch.setattr(reconcile, "MOST_GONE", 1)
+    for _ in range(3):
+        await reconciler.look()
+    shown = [(await read_vm(engine, vm.id)).status for vm in vms]
+    assert shown == [Status.SHUTOFF, Status.ACTIVE, Status.ACTIVE]
+    assert sorted(is_open for _, _, is_open in await findings(engine)) == [False, True, True]
+    monkeypatch.setattr(reconcile, "MOST_GONE", 2)
+    await reconciler.look()
+    shown = [(await read_vm(engine, vm.id)).status for vm in vms]
+    assert shown == [Status.SHUTOFF, Status.ERROR, Status.ERROR]
+
+
+@pytest.mark.usefixtures("backend")
+async def test_thousands_of_differences_are_written_down(engine: AsyncEngine, reconciler: Reconciler) -> None:
+    row = {"name": "nobody knows it", "size_gb": 1, "state": VolumeState.AVAILABLE}
+    async with engine.begin() as tx:
+        for _ in range(7):
+            await tx.execute(insert(volumes).values([{"id": uuid4(), **row} for _ in range(1000)]))
+    for _ in range(2):
+        await reconciler.look()
+    assert len(await findings(engine)) == 7000

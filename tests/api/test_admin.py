@@ -81,7 +81,10 @@ async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
         vm = await add_vm(tx, ada.user)
         retrying = await add_operation(tx, vm, Action.STOP, attempt=9, last_error="no answer", holds=False)
         old: dict[str, Any] = {"status": OperationStatus.QUEUED, "created_at": store.from_now(-90), "holds": False}
-        waiting = await add_operation(tx, vm, Action.ATTACH_VOLUME, **old)
+        delivered = old | {"deliveries": 1, "delivered_at": store.from_now(-80)}
+        waiting = await add_operation(tx, vm, Action.ATTACH_VOLUME, **delivered)
+        await add_operation(tx, vm, Action.ATTACH_VOLUME, **old)  # in the outbox, which may be long
+        slow = await add_operation(tx, vm, Action.STOP, holds=False, created_at=store.from_now(-3700))
         ended: dict[str, Any] = {"status": FAILED, "interruption": "workflow_terminated", "holds": False}
         interrupted = await add_operation(tx, vm, Action.STOP, **ended)
         retried = await add_operation(tx, vm, Action.STOP, **ended)
@@ -92,8 +95,8 @@ async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
         await store.insert_row(tx, Finding, **found | {"resolved_at": func.now(), "resolution": "over"})
     page = (await root.http.get("/admin/attention")).json()
     items = {item["kind"]: item for item in page["items"]}
-    assert page["total"] == len(items) == 6
-    assert page["items"][0]["kind"] == "operation_not_begun"
+    assert page["total"] == len(items) == 7
+    assert [item["kind"] for item in page["items"]][:2] == ["operation_slow", "operation_not_begun"]
     assert items["vm_in_error"]["detail"] == fault
     assert items["vm_in_error"]["temporal_url"].endswith(f"/workflows/{held.workflow_id}")
     assert items["volume_in_error"]["resource_id"] == str(volume.id)
@@ -101,6 +104,7 @@ async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
     assert items["operation_retrying"]["detail"]["last_error"] == "no answer"
     by_kind = {kind: item["operation_id"] for kind, item in items.items()}
     assert by_kind["operation_retrying"] == str(retrying.id)
+    assert by_kind["operation_slow"] == str(slow.id)
     assert by_kind["operation_not_begun"] == str(waiting.id)
     assert by_kind["operation_interrupted"] == str(interrupted.id)
     assert {item["owner"] for kind, item in items.items() if kind != "server_status"} == {"ada"}

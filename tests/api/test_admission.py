@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -11,7 +12,9 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import security
+from api import readiness, security
+from api.app import RESERVED
+from api.schemas import Check
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, person, running
 from tests.api.test_problems import check
@@ -21,8 +24,8 @@ LOGIN = {"username": "nobody", "password": "Correct-Horse-1"}
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Four connections: two requests of one caller are served at once, and eight of one wait."""
-    return settings.model_copy(update={"db_pool_size": 4, "db_max_overflow": 0})
+    """Four connections for requests: two of one caller are served at once, and eight of one wait."""
+    return settings.model_copy(update={"db_pool_size": 4 + RESERVED, "db_max_overflow": 0})
 
 
 @asynccontextmanager
@@ -93,9 +96,41 @@ async def test_logins_wait_for_each_other_a_few_at_a_time_and_the_rest_is_refuse
 
     monkeypatch.setattr(security, "verify_password", slowly)
     monkeypatch.setattr("api.app.HASHES", 1)
-    wide = settings.model_copy(update={"db_pool_size": 40})
+    wide = settings.model_copy(update={"db_pool_size": 60})
     async with running(wide) as app:
         logins = (client_of(app).post("/auth/login", json=LOGIN) for _ in range(20))
         answers = await asyncio.gather(*logins)
     assert most == 1
     assert Counter(answer.status_code for answer in answers) == {401: 7, 429: 13}
+
+
+async def test_a_body_that_never_comes_holds_no_place(ada: Person) -> None:
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    headers = {"Content-Type": "application/json"}
+    idle = [asyncio.create_task(ada.http.post("/vms", content=never(), headers=headers)) for _ in range(30)]
+    await asyncio.sleep(0.1)
+    assert (await ada.http.get("/vms")).status_code == 200
+    for one in idle:
+        one.cancel()
+    await asyncio.gather(*idle, return_exceptions=True)
+
+
+async def test_however_many_ask_whether_it_is_ready_one_connection_is_taken(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    check_one = readiness._check
+
+    async def counted(ask: Coroutine[Any, Any, None]) -> Check:
+        nonlocal looks
+        looks += 1
+        return await check_one(ask)
+
+    monkeypatch.setattr(readiness, "_check", counted)
+    async with client_of(app) as http:
+        answers = await asyncio.gather(*(http.get("/health/ready") for _ in range(20)))
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert looks == 2  # of PostgreSQL and of Temporal

@@ -1,6 +1,8 @@
 """The gate: so many inside, so many waiting, everybody in turn, and nobody with all of it."""
 
 import asyncio
+import contextlib
+from random import Random
 
 import pytest
 
@@ -75,6 +77,35 @@ async def test_whoever_gives_up_leaves_no_place_taken() -> None:
     await crowd.leave("ann")
     await crowd.come("bob", "eve")
     assert crowd.inside == ["ada", "ann", "bob"]
+
+
+async def test_a_place_for_somebody_who_has_just_given_up_goes_to_the_next() -> None:
+    crowd = Crowd(Gate(1, 12))
+    _, gives_up, *_ = await crowd.come("ada", "bob", "bob", "eve")
+    gives_up.cancel()
+    crowd.gate.leave("ada")  # before the other has noticed
+    await asyncio.gather(gives_up, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert crowd.inside == ["ada", "eve"]
+    await crowd.leave("eve", "bob")
+    await crowd.come("ann")
+    assert crowd.inside == ["ada", "eve", "bob", "ann"]
+
+
+async def test_after_any_crowd_all_places_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "PATIENCE", 0.002)
+    random, busy = Random(1), Gate(4, 12)
+
+    async def visit(caller: str) -> None:
+        with contextlib.suppress(RefusedError, TimeoutError):
+            async with asyncio.timeout(random.uniform(0, 0.004)), busy.place(caller):
+                await asyncio.sleep(random.uniform(0, 0.003))
+
+    for _ in range(100):
+        await asyncio.gather(*(visit(random.choice("abc")) for _ in range(12)))
+    crowd = Crowd(busy)
+    await crowd.come("ada", "ada", "bob", "bob", "eve")
+    assert crowd.inside == ["ada", "ada", "bob", "bob"]
 
 
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
