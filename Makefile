@@ -8,10 +8,10 @@ up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python local.py
 
 test: check  ## Check, then run every test
-	.venv/bin/python -m pytest -n 3 --dist loadfile
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 coverage: .venv/dev  ## Run every test and report which lines and branches they reach (slower)
-	.venv/bin/python -m pytest -n 3 --dist loadfile --cov --cov-report=term-missing:skip-covered
+	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 races: .venv/dev  ## Fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py

@@ -3,19 +3,22 @@
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.testing import ActivityEnvironment
 
+from activities import reconcile
 from activities.backends import mock_schema
 from activities.backends.mock import MockBackend
 from activities.backends.protocol import Port, ServerSpec
 from activities.compute import ComputeActivities
+from activities.reconcile import Reconciler
 from domain.addresses import new_mac_address
 from domain.catalogue import FLAVORS
 from domain.settings import Settings
@@ -113,3 +116,35 @@ async def server_row(engine: AsyncEngine, vm_id: UUID) -> tuple[object, ...] | N
     async with engine.connect() as connection:
         row = (await connection.execute(statement)).one_or_none()
     return tuple(row) if row else None
+
+
+class Canceling:
+    """A Temporal client that writes down what is canceled."""
+
+    def __init__(self) -> None:
+        self.canceled: list[str] = []
+
+    def get_workflow_handle(self, workflow_id: str) -> Any:
+        """Something that can be canceled."""
+        client = self
+
+        class Handle:
+            async def cancel(self) -> None:
+                client.canceled.append(workflow_id)
+
+        return Handle()
+
+
+@pytest.fixture
+def temporal_client() -> Canceling:
+    """What is canceled goes here."""
+    return Canceling()
+
+
+@pytest.fixture
+def reconciler(
+    engine: AsyncEngine, backend: MockBackend, temporal_client: Canceling, monkeypatch: pytest.MonkeyPatch
+) -> Reconciler:
+    """One that looks when it is told to, however soon."""
+    monkeypatch.setattr(reconcile, "INTERVAL", 0.0)
+    return Reconciler(engine, backend, cast("Client", temporal_client))

@@ -21,7 +21,7 @@ from domain.messages import ServerStatus, VolumeState
 from domain.models import VM, Attachment, Finding, Interface, Operation, Snapshot, Volume
 from domain.resources import SnapshotStatus, VolumeStatus
 from domain.settings import Settings
-from tests.activities.conftest import spec
+from tests.activities.conftest import Canceling, spec
 from tests.activities.held import add_server, be_due
 from tests.rows import (
     FLAVOR_IDS,
@@ -35,38 +35,6 @@ from tests.rows import (
     claim,
     read_vm,
 )
-
-
-class Canceling:
-    """A Temporal client that writes down what is canceled."""
-
-    def __init__(self) -> None:
-        self.canceled: list[str] = []
-
-    def get_workflow_handle(self, workflow_id: str) -> Any:
-        """Something that can be canceled."""
-        client = self
-
-        class Handle:
-            async def cancel(self) -> None:
-                client.canceled.append(workflow_id)
-
-        return Handle()
-
-
-@pytest.fixture
-def temporal_client() -> Canceling:
-    """What is canceled goes here."""
-    return Canceling()
-
-
-@pytest.fixture
-def reconciler(
-    engine: AsyncEngine, backend: MockBackend, temporal_client: Canceling, monkeypatch: pytest.MonkeyPatch
-) -> Reconciler:
-    """One that looks when it is told to, however soon."""
-    monkeypatch.setattr(reconcile, "INTERVAL", 0.0)
-    return Reconciler(engine, backend, cast("Client", temporal_client))
 
 
 async def at_rest(engine: AsyncEngine, backend: MockBackend, status: Status = Status.ACTIVE, **values: Any) -> VM:

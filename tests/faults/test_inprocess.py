@@ -34,7 +34,7 @@ from tests.faults.schedule_world import OPERATIONS, FaultyWorld, complaints, sta
 from tests.integration.anything import Step
 from tests.integration.truth import differences
 
-SCHEDULES = int(os.environ.get("INPROCESS", "20"))
+SCHEDULES = int(os.environ.get("INPROCESS", "12"))
 AT_ONCE = 40
 STEPS, SPAN = 4, 6.0
 # A request that is cut while SQLAlchemy prepares its new connection leaves that to the garbage collector.
