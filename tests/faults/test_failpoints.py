@@ -19,7 +19,7 @@ from tests.faults.matrix import SCENARIOS, Cell, cells
 from tests.faults.scenes import delete_while_stuck
 
 WHICH = os.environ.get("FAILPOINTS", "some")
-SOME = 16
+SOME = 12
 AT_ONCE = 60
 TRIES = 4
 

@@ -28,7 +28,7 @@ from tests.faults.schedule_world import (
 )
 from tests.integration.truth import differences
 
-SCHEDULES = int(os.environ.get("SCHEDULES", "2"))
+SCHEDULES = int(os.environ.get("SCHEDULES", "1"))
 
 
 @pytest.fixture(scope="module")
