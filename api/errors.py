@@ -1,6 +1,5 @@
 """Every error as an RFC 9457 problem: one table from code to HTTP status, one shape, one way to write it."""
 
-import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
@@ -65,7 +64,6 @@ HEADERS_OF_CODE = {
     "not_ready": RETRY_AFTER,
 }
 MAX_BODY = 64 * 1024  # bytes
-PACE = 0.5  # seconds: to refuse at once whoever asks again at once takes a whole processor
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_NAME = 64  # of a field in a pointer: it is the caller's own text
 
@@ -111,17 +109,15 @@ def body_too_large(path: str) -> Response:
     return problem("body_too_large", f"A body has at most {MAX_BODY} bytes.", path)
 
 
-async def refusal(code: str, path: str) -> Response:
-    """The answer to who finds no place: `too_many_requests` of their own, after a PACE, or `overloaded`."""
-    if code == "too_many_requests":
-        await asyncio.sleep(PACE)
+def refusal(code: str, path: str) -> Response:
+    """The answer to who finds no place: `too_many_requests` of their own, or the service is `overloaded`."""
     mine = "You have too many requests under way at once; wait for some to be answered, then try again."
     detail = mine if code == "too_many_requests" else "More is asked at once than can be served; try again."
     return problem(code, detail, path)
 
 
 async def _on_refused(request: Request, error: RefusedError) -> Response:
-    return await refusal(error.code, request.url.path)
+    return refusal(error.code, request.url.path)
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:

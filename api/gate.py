@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 PATIENCE = 5.0  # seconds that somebody waits for a place
+PACE = 0.5  # seconds: to refuse at once whoever asks again at once takes a whole processor
 
 
 class RefusedError(Exception):
@@ -27,7 +28,7 @@ class Gate:
 
     @asynccontextmanager
     async def place(self, caller: str) -> AsyncIterator[None]:
-        """Have a place; RefusedError, mostly at once, where there is none."""
+        """Have a place; RefusedError, mostly soon, where there is none."""
         await self.enter(caller)
         try:
             yield
@@ -40,6 +41,7 @@ class Gate:
             self._inside[caller] += 1
             return
         if len(self._waiting.get(caller, ())) >= self._wait_share:
+            await asyncio.sleep(PACE)
             raise RefusedError("too_many_requests")
         if sum(map(len, self._waiting.values())) >= self._wait:
             raise RefusedError("overloaded")

@@ -112,8 +112,7 @@ class Admission:
             try:
                 await self.gate.enter(caller)
             except RefusedError as refused:
-                refusal = await errors.refusal(refused.code, scope["path"])
-                await refusal(scope, receive, send)
+                await errors.refusal(refused.code, scope["path"])(scope, receive, send)
                 return
             place.callback(self.gate.leave, caller)
 

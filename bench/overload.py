@@ -7,7 +7,6 @@ back. Needs `wrk`. Exit code 1 says that something went wrong; the last lines sa
 """
 
 import asyncio
-import os
 import random
 import re
 import statistics
@@ -18,12 +17,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from bench.usage import PARTS, complaints, cpu, difference, memory, table, temporal_timeouts
+from bench.usage import PARTS, cpu, difference, memory, on_a_stack, table, temporal_timeouts
 from bench.waiting import IMAGE, OLD, SEED
 from tests.integration.stack import Stack, User, log_in
 
@@ -260,16 +258,7 @@ async def run(stack: Stack, count: int, parts: Sequence[str]) -> list[str]:
 def main() -> None:
     """Start the stack, measure, stop it."""
     count, *parts = sys.argv[1:] or ["10000"]
-    with tempfile.TemporaryDirectory() as folder:
-        stack = Stack.at(Path(folder), **SETTINGS)
-        stack.start()
-        try:
-            wrong = asyncio.run(run(stack, int(count), parts))
-            table("in the logs", "times", rows=complaints(stack))
-        finally:
-            stack.stop()
-    print("\n" + "\n".join(wrong or ["Nothing was wrong."]), flush=True)
-    os._exit(bool(wrong))  # the Temporal client may crash an interpreter that shuts down
+    on_a_stack(SETTINGS, lambda stack: run(stack, int(count), parts))
 
 
 if __name__ == "__main__":

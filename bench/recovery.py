@@ -6,7 +6,6 @@ that something went wrong; the last lines say what.
 """
 
 import asyncio
-import os
 import random
 import signal
 import statistics
@@ -19,7 +18,7 @@ from uuid import UUID
 
 from temporalio.api.history.v1 import HistoryEvent
 
-from bench.usage import table
+from bench.usage import end, table
 from tests.faults import schedule_cluster
 from tests.faults.client import Client, log_in
 from tests.faults.schedule_cluster import WORKERS, Cluster
@@ -154,8 +153,7 @@ def main() -> None:
     rounds = int(sys.argv[1]) if sys.argv[1:] else 20
     with tempfile.TemporaryDirectory() as folder:
         wrong = asyncio.run(run(Path(folder), rounds))
-    print("\n" + "\n".join(wrong or ["Nothing was wrong."]), flush=True)
-    os._exit(bool(wrong))  # the Temporal client may crash an interpreter that shuts down
+    end(wrong)
 
 
 if __name__ == "__main__":

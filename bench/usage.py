@@ -1,13 +1,16 @@
 """What a stack uses and holds, as Linux, Temporal and the logs tell it, and tables of it; `part` is one of PARTS."""
 
+import asyncio
 import os
 import re
 import sqlite3
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import closing
 from functools import cache
 from pathlib import Path
+from typing import Any, NoReturn
 
 import httpx
 
@@ -105,6 +108,25 @@ def compare(what: str, count: int, before: Figures, after: Figures, now: str = "
     told = {name: pair for name, pair in both.items() if any(pair) and not (len(set(pair)) == 1 and "rows of" in name)}
     rows = [(name, was, now, (now - was) / count) for name, (was, now) in told.items()]
     table(what, "0 waiting", f"{count} {now}", "each", rows=rows)
+
+
+def on_a_stack(settings: Mapping[str, str], measure: Callable[[Stack], Coroutine[Any, Any, list[str]]]) -> NoReturn:
+    """Measure a stack of its own in a temporary folder; `measure` returns what is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack.at(Path(folder), **settings)
+        stack.start()
+        try:
+            wrong = asyncio.run(measure(stack))
+            table("in the logs", "times", rows=complaints(stack))
+        finally:
+            stack.stop()
+    end(wrong)
+
+
+def end(wrong: Sequence[str]) -> NoReturn:
+    """Say what was wrong, last, and by the exit code."""
+    print("\n" + "\n".join(wrong or ["Nothing was wrong."]), flush=True)
+    os._exit(bool(wrong))  # the Temporal client may crash an interpreter that shuts down
 
 
 @cache

@@ -7,16 +7,13 @@ says that something went wrong; the last lines say what.
 """
 
 import asyncio
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -28,10 +25,10 @@ from bench.usage import (
     PARTS,
     Figures,
     compare,
-    complaints,
     cpu,
     difference,
     memory,
+    on_a_stack,
     table,
     temporal_calls,
     temporal_file,
@@ -280,16 +277,7 @@ async def run(stack: Stack, count: int) -> list[str]:
 
 def main() -> None:
     """Start the stack, measure, stop it."""
-    with tempfile.TemporaryDirectory() as folder:
-        stack = Stack.at(Path(folder), **SETTINGS)
-        stack.start()
-        try:
-            wrong = asyncio.run(run(stack, int((sys.argv[1:] or ["10000"])[0])))
-            table("in the logs", "times", rows=complaints(stack))
-        finally:
-            stack.stop()
-    print("\n" + "\n".join(wrong or ["Nothing was wrong."]), flush=True)
-    os._exit(bool(wrong))  # the Temporal client may crash an interpreter that shuts down
+    on_a_stack(SETTINGS, lambda stack: run(stack, int((sys.argv[1:] or ["10000"])[0])))
 
 
 if __name__ == "__main__":

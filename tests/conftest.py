@@ -1,6 +1,7 @@
 """Real parts for every layer: PostgreSQL from the wheel, the Temporal dev server, and a fresh database per test."""
 
 import secrets
+import shutil
 import subprocess
 import tempfile
 import time
@@ -20,6 +21,8 @@ from domain.settings import Settings
 from migrations.__main__ import migrate
 
 TEMPLATE = "template_vmapi"
+MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is private
+ROOM = 8 << 30  # bytes: for a server of each test process, whose log may grow to a gigabyte
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +39,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Path]:
     """The socket directory of a PostgreSQL server of this session's own."""
-    with tempfile.TemporaryDirectory(prefix="vmapi-test-") as folder:
+    with tempfile.TemporaryDirectory(prefix="vmapi-test-", dir=_roomy_memory()) as folder:
         data_dir = Path(folder)
         socket_dir = local.init_postgres(data_dir)
         command = [*local.postgres_command(data_dir, socket_dir), "-F"]
@@ -47,6 +50,11 @@ def postgres() -> Iterator[Path]:
         yield socket_dir
         server.terminate()
         server.wait()
+
+
+def _roomy_memory() -> Path | None:
+    """Where the system keeps files in memory, if there is room: some disks take long to make and delete many files."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM else None
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,12 @@ from api import gate
 from api.gate import Gate, RefusedError
 
 
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals need no time."""
+    monkeypatch.setattr(gate, "PACE", 0.0)
+
+
 class Crowd:
     """Callers who come to a gate one after the other; `inside` are those let in, in that order."""
 
@@ -21,7 +27,8 @@ class Crowd:
     async def come(self, *callers: str) -> list[asyncio.Task[None]]:
         """Each comes to the gate and stays there until let in or refused."""
         tasks = [asyncio.create_task(self._come(caller)) for caller in callers]
-        await asyncio.sleep(0)
+        for _ in range(2):  # let in, or refused after a pause
+            await asyncio.sleep(0)
         return tasks
 
     async def leave(self, *callers: str) -> None:
