@@ -11,6 +11,7 @@ from activities.backends.mock_schema import FaultMode
 from tests.integration.anything import ACTIONS, RARE, Step
 
 SPAN = 4.0  # seconds in which faults begin
+OUTAGE = 30.0  # seconds that a server is away, every other time
 LANES, STEPS = 3, 6
 
 
@@ -115,7 +116,9 @@ def _fault(random: Random) -> Fault:
     kind = random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     target = random.choice(TARGETS.get(kind, ("",)))
     mode = random.choice(CLOUD_MODES).value if kind is Kind.CLOUD else ""
-    return Fault(round(random.uniform(0, SPAN), 2), kind, target, _duration(random), random.randrange(8), mode)
+    at, lasts, which = round(random.uniform(0, SPAN), 2), _duration(random), random.randrange(8)
+    is_outage = kind is Kind.AWAY and target in SERVERS and which % 2 == 0
+    return Fault(at, kind, target, OUTAGE if is_outage else lasts, which, mode)
 
 
 def _duration(random: Random) -> float:
