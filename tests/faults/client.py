@@ -15,7 +15,6 @@ import httpx
 from tests.integration.stack import User
 
 TIMEOUT = 2.0  # seconds until it takes an answer for lost
-PATIENCE = 90.0  # seconds
 TRY_AGAIN = {"idempotency_key_in_flight", "database_unavailable", "not_ready", "overloaded", "too_many_requests"}
 
 
@@ -49,6 +48,8 @@ class Attempts:
 class Client(User):
     """A user's client; `asked` are its changes, of which each was answered."""
 
+    patience = 120.0  # seconds, as several faults of one step alone make pauses of a minute
+
     def __init__(self, http: httpx.AsyncClient, name: str) -> None:
         super().__init__(http)
         self.name = name
@@ -58,7 +59,7 @@ class Client(User):
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request until it is answered for good."""
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = time.monotonic() + self.patience
         while True:
             answer = await self._attempt(method, path, **options)
             if answer is not None:

@@ -16,6 +16,9 @@ from tests.integration.truth import Database
 
 PATIENCE = 120.0  # seconds until an operation that has not ended counts as stuck
 OPERATIONS = "SELECT *, xmin::text AS version FROM operations WHERE owner_id = $1 ORDER BY created_at"
+REMAINS = """
+SELECT * FROM operations
+WHERE owner_id = $1 AND action IN ('create-volume', 'snapshot') AND error->>'message' LIKE '%After that:%'"""
 
 
 class FaultyWorld(World):
@@ -101,6 +104,17 @@ async def complaints(database: Database, client: Client, owner_id: UUID, *, refu
         if same != (asked.answer.status_code, asked.answer.headers["Operation-Location"], asked.answer.content):
             found.append(f"another answer to {asked.method} {asked.path} {asked.key}: {again.status_code} {again.text}")
     return found
+
+
+async def delete_remains(database: Database, client: Client, owner_id: UUID) -> None:
+    """What a client does about things in ERROR that the cloud refused to remove again: their operations say so."""
+    for row in await database.sql(REMAINS, owner_id):
+        path = f"/vms/{row['vm_id']}/snapshots/{row['resource_id']}"
+        if row["action"] == "create-volume":
+            path = f"/volumes/{row['resource_id']}"
+        answer = await client.request("DELETE", path)
+        assert answer.status_code in {204, 404}, answer.text  # 404: it has been deleted before
+    await until_ended(database, owner_id)
 
 
 def _unreasoned(rows: list[Any], *, refused: bool) -> list[str]:

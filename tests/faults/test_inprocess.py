@@ -30,7 +30,14 @@ from tests.faults.inprocess_seams import Mode, Plan, Seams, make_plan
 from tests.faults.schedule import FAILING, Fault, seeds, step
 from tests.faults.schedule_operator import interfere
 from tests.faults.schedule_report import Report
-from tests.faults.schedule_world import OPERATIONS, FaultyWorld, complaints, statuses, until_ended
+from tests.faults.schedule_world import (
+    OPERATIONS,
+    FaultyWorld,
+    complaints,
+    delete_remains,
+    statuses,
+    until_ended,
+)
 from tests.integration.anything import Step
 from tests.integration.truth import differences
 
@@ -146,6 +153,7 @@ async def _one(world: Inprocess, schedule: Short, report: Report) -> None:
             for vm_id in things.vms:
                 await client.request("DELETE", f"/vms/{vm_id}")
             await until_ended(world, owner_id)
+            await delete_remains(world, client, owner_id)
         except Exception:  # noqa: BLE001 - the others are to be run all the same
             report.failures[schedule.seed] = traceback.format_exc()
             print(f"SEED={schedule.seed}: {report.failures[schedule.seed]}")  # noqa: T201

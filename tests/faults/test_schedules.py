@@ -21,6 +21,7 @@ from tests.faults.schedule_world import (
     OPERATIONS,
     FaultyWorld,
     complaints,
+    delete_remains,
     owner_of,
     statuses,
     until_ended,
@@ -77,7 +78,9 @@ async def _inflict(faults: Faults, schedule: Schedule, report: Report) -> None:
 
 async def _check(cluster: Cluster, client: Client, schedule: Schedule) -> None:
     owner_id = await owner_of(cluster, client)
-    wrong = await complaints(cluster, client, owner_id, refused=schedule.may_fail) + await differences(cluster)
+    wrong = await complaints(cluster, client, owner_id, refused=schedule.may_fail)
+    await delete_remains(cluster, client, owner_id)
+    wrong += await differences(cluster)
     assert wrong == [], "\n".join(wrong)
 
 

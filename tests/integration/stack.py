@@ -161,13 +161,15 @@ def free_ports(count: int) -> Iterator[int]:
 class User:
     """A registered user's client, patient as a real one: it tries again while the stack is being killed."""
 
+    patience = PATIENCE
+
     def __init__(self, http: httpx.AsyncClient, poll_every: float = 0.05) -> None:
         self.http = http
         self.poll_every = poll_every
 
     async def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """Send a request until it is answered with something other than a 5xx."""
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = time.monotonic() + self.patience
         while True:
             try:
                 response = await self.http.request(method, path, **options)
@@ -209,7 +211,7 @@ class User:
 
     async def until(self, vm_id: str, *statuses: str, task_state: str | None = None) -> dict[str, Any]:
         """Poll the VM until it rests in one of the statuses (or is in the task state)."""
-        give_up_at = time.monotonic() + PATIENCE
+        give_up_at = time.monotonic() + self.patience
         while True:
             vm: dict[str, Any] = (await self.request("GET", f"/vms/{vm_id}")).json()
             if vm["task_state"] == task_state and (not statuses or vm["status"] in statuses):
