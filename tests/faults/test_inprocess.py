@@ -42,7 +42,7 @@ from tests.integration.anything import Step
 from tests.integration.truth import differences
 
 SCHEDULES = int(os.environ.get("INPROCESS", "12"))
-AT_ONCE = 40
+AT_ONCE, PAUSE = 40, 0.2  # seconds between their beginnings: all in one second would be a test of the event loop
 STEPS, SPAN = 4, 6.0
 # A request that is cut while SQLAlchemy prepares its new connection leaves that to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed connection:ResourceWarning")
@@ -142,8 +142,9 @@ async def _after(at: float, fault: Any, which: int) -> None:
     await fault(which)
 
 
-async def _one(world: Inprocess, schedule: Short, report: Report) -> None:
+async def _one(world: Inprocess, schedule: Short, report: Report, after: float) -> None:
     async with log_in(world, f"seed-{schedule.seed}", schedule.cuts) as (client, owner_id):
+        await asyncio.sleep(after)
         world.seams.plans[client.name] = schedule.plan
         try:
             things = await play(world, schedule, client, owner_id)
@@ -167,7 +168,8 @@ async def test_schedules_of_faults_at_the_seams(world: Inprocess) -> None:
     wanted = seeds(SCHEDULES)
     for start in range(0, len(wanted), AT_ONCE):
         began, at_once = time.monotonic(), wanted[start : start + AT_ONCE]
-        await asyncio.gather(*(_one(world, make(seed), report) for seed in at_once))
+        begun = (_one(world, make(seed), report, number * PAUSE) for number, seed in enumerate(at_once))
+        await asyncio.gather(*begun)
         wrong = await differences(world)
         if wrong:
             report.failures[at_once[0]] = "\n".join([report.failures.get(at_once[0], ""), *wrong])
