@@ -168,6 +168,23 @@ async def test_an_attach_that_cannot_be_undone_is_recorded_as_done(at: Scene, cl
     assert (await at.user.read(f"/vms/{at.vm}/interfaces"))["total"] == 2
 
 
+async def test_what_cannot_be_undone_is_in_error_and_goes_when_its_owner_deletes_it(
+    stack: Stack, at: Scene, cloud: Settings
+) -> None:
+    for verb, undo in (("create_volume", "delete_volume"), ("create_server_image", "delete_image")):
+        await add_fault(cloud, verb, FaultMode.FAIL_AFTER_EFFECT)
+        await add_fault(cloud, verb, FaultMode.REFUSE)
+        await add_fault(cloud, undo, FaultMode.REFUSE)
+        answer = await (await VERBS[verb](at))()
+        assert await at.ended(answer) == ["FAILED"]
+        kind = "/volumes" if verb == "create_volume" else f"/vms/{at.vm}/snapshots"
+        path = f"{kind}/{answer.json()['id']}"
+        assert (await at.user.read(path))["status"] == "ERROR"
+        assert await differences(stack), "the cloud still has it"
+        assert await at.ended(await at.ask("DELETE", path)) == ["SUCCEEDED"]
+        assert await differences(stack) == []
+
+
 async def test_a_delete_that_is_refused_leaves_what_the_cloud_then_has(
     stack: Stack, at: Scene, cloud: Settings
 ) -> None:
