@@ -15,6 +15,7 @@ import httpx
 from tests.integration.stack import User
 
 TIMEOUT = 2.0  # seconds until it takes an answer for lost
+PATIENCE = 120.0  # seconds until something counts as stuck: several faults of one step alone make pauses of a minute
 TRY_AGAIN = {"idempotency_key_in_flight", "database_unavailable", "not_ready", "overloaded", "too_many_requests"}
 
 
@@ -48,7 +49,7 @@ class Attempts:
 class Client(User):
     """A user's client; `asked` are its changes, of which each was answered."""
 
-    patience = 120.0  # seconds, as several faults of one step alone make pauses of a minute
+    patience = PATIENCE
 
     def __init__(self, http: httpx.AsyncClient, name: str) -> None:
         super().__init__(http)

@@ -8,13 +8,12 @@ from uuid import UUID
 
 import httpx
 
-from tests.faults.client import Client
+from tests.faults.client import PATIENCE, Client
 from tests.faults.schedule import CANCEL_OPERATION
 from tests.faults.schedule_model import surprises
 from tests.integration.anything import Step, World
 from tests.integration.truth import Database
 
-PATIENCE = 120.0  # seconds until an operation that has not ended counts as stuck
 OPERATIONS = "SELECT *, xmin::text AS version FROM operations WHERE owner_id = $1 ORDER BY created_at"
 REMAINS = """
 SELECT * FROM operations
