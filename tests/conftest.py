@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ import local
 from domain import database, search_attributes
 from domain.settings import Settings
 from migrations.__main__ import migrate
+from tests import logs
 
 TEMPLATE = "template_vmapi"
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is private
@@ -34,6 +35,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what needs skipped time where no time is skipped."""
     if config.getoption("--temporal") == "dev":
         items[:] = [item for item in items if not item.get_closest_marker("skips_time")]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the processes of a test that fails have logged."""
+    report = yield
+    if report.failed:
+        report.sections.extend(logs.ends())
+    return report
 
 
 @pytest.fixture(scope="session")

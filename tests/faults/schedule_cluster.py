@@ -21,6 +21,7 @@ from domain.settings import Settings
 from tests.conftest import make_settings
 from tests.faults.proxy import Proxy
 from tests.integration.stack import free_ports
+from tests.logs import FOLDERS
 
 QUICK = {f"MOCK_{verb}_DELAY": "0.05" for verb in ("BUILD", "START", "STOP", "REBOOT", "RESIZE", "DELETE", "SNAPSHOT")}
 WORKERS = ("worker-1", "worker-2")
@@ -97,6 +98,7 @@ class Cluster:
         """Start everything and wait until it is ready."""
         logs = self.data_dir / "logs"
         logs.mkdir(parents=True)
+        FOLDERS.add(logs)
         self.data_dir.chmod(0o700)
         servers = list(self._servers(logs))
         for server in servers:
@@ -126,6 +128,7 @@ class Cluster:
             await part.stop()
         for link in self.links.values():
             await link.stop()
+        FOLDERS.discard(self.data_dir / "logs")
 
     def _servers(self, logs: Path) -> Iterator[local.Child]:
         settings = Settings(_env_file=None, temporal_port=self.temporal_port, temporal_ui_port=self.ui_port)

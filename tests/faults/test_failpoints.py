@@ -22,6 +22,7 @@ WHICH = os.environ.get("FAILPOINTS", "some")
 SOME = 12
 AT_ONCE = 60
 TRIES = 4
+pytestmark = pytest.mark.timeout(600 if WHICH == "some" else 3600)
 
 
 @pytest.fixture(scope="module")

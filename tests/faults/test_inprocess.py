@@ -44,8 +44,11 @@ from tests.integration.truth import differences
 SCHEDULES = int(os.environ.get("INPROCESS", "12"))
 AT_ONCE, PAUSE = 40, 0.2  # seconds between their beginnings: all in one second would be a test of the event loop
 STEPS, SPAN = 4, 6.0
-# A request that is cut while SQLAlchemy prepares its new connection leaves that to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed connection:ResourceWarning")
+pytestmark = [
+    pytest.mark.timeout(600 + 5 * SCHEDULES),
+    # A request that is cut while SQLAlchemy prepares its new connection leaves that to the garbage collector.
+    pytest.mark.filterwarnings("ignore:unclosed connection:ResourceWarning"),
+]
 LOOKS = 3.0  # seconds: looks after operations, and at the cloud, come this often here
 
 

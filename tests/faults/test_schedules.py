@@ -30,6 +30,7 @@ from tests.faults.schedule_world import (
 from tests.integration.truth import differences
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "1"))
+pytestmark = pytest.mark.timeout(600 + 60 * SCHEDULES)
 
 
 @pytest.fixture(scope="module")

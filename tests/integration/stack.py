@@ -1,7 +1,10 @@
 """A stack of real processes under the supervisor of `make up`, on ports and in a folder of its own."""
 
 import asyncio
+import contextlib
+import itertools
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,8 +22,10 @@ import httpx
 from temporalio.client import Client
 
 import local
+from tests import logs
 
 PATIENCE = 60.0  # seconds until a test gives up on the stack
+PORTS, SHARES = range(10_000, 32_768), 8  # Linux gives out those from 32768 up
 DELAYS = {
     "MOCK_BUILD_DELAY": "2",
     "MOCK_START_DELAY": "0.5",
@@ -70,10 +75,13 @@ class Stack:
             [sys.executable, str(self.root / "local.py")],
             env=environment | {"DATA_DIR": str(self.data_dir)},
             stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
         )
+        logs.FOLDERS.add(self.data_dir / "logs")
         assert self.supervisor.stdout
         for line in self.supervisor.stdout:
+            sys.stdout.write(line)
             if line.startswith("Ready"):
                 return
         raise AssertionError(f"the stack did not start: exit code {self.supervisor.wait()}")
@@ -102,6 +110,7 @@ class Stack:
         assert self.supervisor.stdout
         self.supervisor.stdout.close()
         self.supervisor = None
+        logs.FOLDERS.discard(self.data_dir / "logs")
 
     def kill(self, part: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to one part: api, worker, temporal or postgres."""
@@ -149,13 +158,20 @@ def _kill(pid: int, number: signal.Signals) -> None:
         return
 
 
-def free_ports(count: int) -> Iterator[int]:
-    """Ports that nothing listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    for listening in sockets:
-        yield listening.getsockname()[1]
-    for listening in sockets:
-        listening.close()
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing has now, and that nobody else takes while what is to listen on them starts or is killed.
+
+    Whoever connects, or asks for any port, gets one above these; each process of a test run has its own share of them.
+    """
+    share = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % SHARES
+    candidates = random.sample(PORTS[share::SHARES], len(PORTS) // SHARES)
+    return list(itertools.islice(filter(_is_free, candidates), count))
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+        return True
+    return False
 
 
 class User:

@@ -17,6 +17,7 @@ from tests.integration.stack import Stack, log_in
 from tests.integration.truth import differences
 
 EXAMPLES = int(os.environ.get("SOAK", "2"))
+pytestmark = pytest.mark.timeout(600 + 60 * EXAMPLES)
 QUICK = {f"MOCK_{verb}_DELAY": "0.05" for verb in ("BUILD", "START", "STOP", "REBOOT", "RESIZE", "DELETE", "SNAPSHOT")}
 TRANSIENT = {"MOCK_TRANSIENT_RATE": "0.02"}
 

@@ -18,6 +18,7 @@ from tests.integration.stack import Stack, User, log_in
 from tests.integration.truth import differences
 
 RACES = int(os.environ.get("RACES", "1"))
+pytestmark = pytest.mark.timeout(600 + 30 * RACES)
 AT_ONCE = 8
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "architecture.md"
 SMALL_NETWORK = "edge"  # a /28: 16 addresses, less its own, its gateway's and the broadcast address

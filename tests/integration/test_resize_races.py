@@ -28,6 +28,7 @@ from tests.integration.truth import differences
 
 MANY = 10
 RACES = int(os.environ.get("RACES", "2"))
+pytestmark = pytest.mark.timeout(600 + 30 * RACES)
 WINDOW = 6  # seconds
 AT_ONCE = 16  # VMs
 AROUND = (-0.3, 0.7)  # seconds from `confirm_by`, between which decisions meet the timer
