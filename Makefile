@@ -1,5 +1,7 @@
 # Needs Python 3.11 or newer and make, nothing else. Another Python: make PYTHON=python3.13 up
 PYTHON ?= python3
+# A process that dies ends the run: xdist can wait for ever for what a replaced one had left (pytest-xdist#1378).
+PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
 .PHONY: up test coverage races soak faults check format lock clean
@@ -8,10 +10,10 @@ up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python local.py
 
 test: check  ## Check, then run every test
-	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	.venv/bin/python -m pytest $(PARALLEL)
 
 coverage: .venv/dev  ## Run every test and report which lines and branches they reach (slower)
-	.venv/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+	.venv/bin/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
 races: .venv/dev  ## Fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
