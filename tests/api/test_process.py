@@ -5,7 +5,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from domain.settings import Settings
 from migrations.__main__ import migrate
 from tests.api.conftest import person, running
 from tests.conftest import make_settings
+from tests.integration.stack import free_ports
 from tests.rows import add_user
 
 
@@ -54,7 +54,7 @@ def test_an_application_without_a_secret_key_cannot_be_made() -> None:
 
 
 async def test_the_process_serves_logs_and_ends_when_it_is_told_to(settings: Settings) -> None:
-    port, secret = free_port(), secrets.token_urlsafe(48)
+    [port], secret = free_ports(1), secrets.token_urlsafe(48)
     environment = {"DATABASE_URL": settings.database_url, "SECRET_KEY": secret, "API_PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "api"), cwd=local.ROOT, env=os.environ | environment, stderr=subprocess.PIPE
@@ -75,14 +75,6 @@ async def test_the_process_serves_logs_and_ends_when_it_is_told_to(settings: Set
         await process.wait()
     assert "Traceback" not in rest
     assert secret not in rest
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Server:
