@@ -1,7 +1,4 @@
-"""The supervisor behind `make up`: PostgreSQL, Temporal, worker and API on one machine, kept running.
-
-It ends on SIGINT or SIGTERM only. Everything it keeps lies under DATA_DIR.
-"""
+"""The supervisor behind `make up`: runs PostgreSQL, Temporal, worker and API under DATA_DIR until SIGINT or SIGTERM."""
 
 import asyncio
 import contextlib
@@ -140,8 +137,10 @@ def _make_private(folder: Path) -> None:
 
 
 def _let_postgres_reach(*paths: Path) -> None:
+    fcntl.flock(lock := os.open("/etc", os.O_RDONLY), fcntl.LOCK_EX)  # useradd looks for the name before it locks
     if POSTGRES_USER not in (entry.pw_name for entry in pwd.getpwall()):
         subprocess.run(["/usr/sbin/useradd", "--system", "--user-group", POSTGRES_USER], check=True)
+    os.close(lock)
     user = pwd.getpwnam(POSTGRES_USER).pw_uid
     for folder in {folder for path in paths for folder in (path, *path.parents)}:
         if not folder.stat().st_mode & stat.S_IXOTH:

@@ -6,6 +6,7 @@ import signal
 import stat
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -110,6 +111,36 @@ def test_what_a_killed_server_left_running_does_not_keep_the_next_from_starting(
             finally:
                 server.kill()
     local.clear_after_crash(closed / "postgres", socket_dir)
+
+
+MAKE_USER = """
+import pathlib, pwd, sys, time, local
+local.POSTGRES_USER, go = sys.argv[1], pathlib.Path(sys.argv[2])
+print("ready", flush=True)
+while not go.exists(): pass
+local._let_postgres_reach()
+made = pwd.getpwnam(sys.argv[1])
+time.sleep(0.3)
+assert pwd.getpwnam(sys.argv[1]) == made
+print(made.pw_uid, made.pw_gid)
+"""
+
+
+@pytest.mark.skipif(not local.AS_ROOT, reason="only root can make users")
+def test_processes_that_start_at_once_make_one_user(tmp_path: Path) -> None:
+    name, go = f"vmapi-test-{os.getpid()}", tmp_path / "go"
+    command = [sys.executable, "-c", MAKE_USER, name, str(go)]
+    processes = [subprocess.Popen(command, cwd=local.ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    try:
+        for process in processes:
+            assert process.stdout
+            assert process.stdout.readline() == "ready\n"
+        go.touch()
+        made = {process.communicate()[0] for process in processes}
+        assert [process.returncode for process in processes] == [0, 0, 0]
+        assert len(made) == 1
+    finally:
+        subprocess.run(["/usr/sbin/userdel", name], check=True)
 
 
 def test_one_user_is_let_through_and_nobody_else(closed: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from activities.backends.protocol import ComputeBackend
 from tests.meta.files import LEFT_TO_DO, named, parsed, python_files
 
-LONGEST_FILE = 400
+TOO_LONG_A_FILE = 400  # lines
 LONGEST_FUNCTION = 50
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 OURS = [path for path in python_files() if not named(path).startswith(("tests/", "bench/"))]
@@ -18,7 +18,7 @@ each_file = pytest.mark.parametrize("path", python_files(), ids=named)
 
 @each_file
 def test_a_file_fits_one_reading(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+    assert len(path.read_text().splitlines()) < TOO_LONG_A_FILE
 
 
 @each_file
