@@ -26,7 +26,7 @@ class ComputeActivities(StepActivities):
     async def create_ports(self, input: OperationInput) -> None:
         """Make the VM's ports on the networks that were asked for."""
         entered = await self._enter(input, Activity.CREATE_PORTS)
-        async with database.reads(self._engine).connect() as connection:
+        async with database.autocommit(self._engine).connect() as connection:
             mine = select(Interface).where(Interface.vm_id == entered.vm.id).order_by(Interface.created_at)
             interfaces = await store.fetch_all(connection, mine)
         await self._backend.create_ports(entered.token, entered.vm.id, [port_of(one) for one in interfaces])
@@ -122,7 +122,7 @@ class ComputeActivities(StepActivities):
         server = (await self._backend.list_servers([vm_id])).get(vm_id)
         if server is None:
             return None
-        async with database.reads(self._engine).connect() as connection:
+        async with database.autocommit(self._engine).connect() as connection:
             return await flavor_of(connection, vm_id, server)
 
     async def _held(self, entered: Entered) -> tuple[Sequence[Attachment], Sequence[Snapshot]]:
@@ -130,7 +130,7 @@ class ComputeActivities(StepActivities):
         id, vm_id = entered.operation.id, entered.vm.id
         volumes = select(Attachment).where(Attachment.vm_id == vm_id, Attachment.operation_id == id)
         images = select(Snapshot).where(Snapshot.vm_id == vm_id, Snapshot.operation_id == id)
-        async with database.reads(self._engine).connect() as connection:
+        async with database.autocommit(self._engine).connect() as connection:
             return await store.fetch_all(connection, volumes), await store.fetch_all(connection, images)
 
     @activity.defn(name=Activity.UNDO_CREATE)

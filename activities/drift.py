@@ -47,7 +47,7 @@ async def find(engine: AsyncEngine, backend: ComputeBackend) -> list[Found]:
     cloud = await backend.inventory()
     now = await _read(engine)
     orphans = list(_orphans(now, cloud))
-    async with database.reads(engine).connect() as connection:
+    async with database.autocommit(engine).connect() as connection:
         deleted = await _deleted(connection, orphans)
     at_rest = Reading(
         {id: vm for id, vm in _same(before.vms, now.vms) if vm.task_state is None and vm.attaching == 0},
@@ -60,7 +60,7 @@ async def find(engine: AsyncEngine, backend: ComputeBackend) -> list[Found]:
 
 
 async def _read(engine: AsyncEngine) -> Reading:
-    async with database.reads(engine).connect() as connection:
+    async with database.autocommit(engine).connect() as connection:
         return Reading(
             await _by_id(connection, _VMS.where(VM.status != Status.DELETED)),
             await _by_id(connection, _VOLUMES.where(Volume.status != VolumeStatus.DELETED)),

@@ -16,7 +16,7 @@ class InterfaceActivities(StepActivities):
     async def create_interface(self, input: OperationInput) -> None:
         """Plug a port with the interface's addresses into the VM's server."""
         operation, token = await self._begin(input, Activity.CREATE_INTERFACE)
-        async with database.reads(self._engine).connect() as connection:
+        async with database.autocommit(self._engine).connect() as connection:
             mine = select(Interface).where(Interface.id == operation.resource_id)
             interface = await store.fetch_one(connection, mine)
         assert interface is not None  # noqa: S101 - its row goes only with the operation's end

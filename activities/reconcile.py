@@ -56,7 +56,7 @@ class Reconciler:
                 logger.warning("could not compare the cloud with the database: %s", error)
 
     async def _look_alone(self) -> None:
-        async with database.reads(self._engine).connect() as connection:
+        async with database.autocommit(self._engine).connect() as connection:
             if not await connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
                 return
             try:

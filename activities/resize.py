@@ -5,8 +5,8 @@ from uuid import UUID
 
 from temporalio import activity
 
-from activities.backends.protocol import BackendError, ServerSpec, Token
-from activities.steps import Entered, StepActivities
+from activities.backends.protocol import BackendError, ServerSpec
+from activities.steps import Entered, StepActivities, undoing
 from domain import database, records, store, unasked
 from domain.messages import (
     Activity,
@@ -72,8 +72,7 @@ class ResizeActivities(StepActivities):
     async def undo_resize(self, input: OperationInput) -> None:
         """Begin to take a failed resize back, after making sure that none of its calls can still take effect."""
         await self._revoke(input)
-        undo = Token(input.operation_id, Activity.UNDO_RESIZE, compensates=True)
-        await self._backend.revert_server_resize(undo, input.vm)
+        await self._backend.revert_server_resize(undoing(input, Activity.UNDO_RESIZE), input.vm)
 
     async def _new_spec(self, entered: Entered) -> ServerSpec:
         return await self._spec(entered.vm, UUID(entered.operation.input["flavor_id"]))
@@ -81,7 +80,7 @@ class ResizeActivities(StepActivities):
     @activity.defn(name=Activity.READ_CONFIRM_WINDOW)
     async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:
         """How long the resize waits before it confirms itself, by the database's clock."""
-        async with database.reads(self._engine).connect() as connection:
+        async with database.autocommit(self._engine).connect() as connection:
             return ConfirmWindowResult(await records.read_confirm_window(connection, input))
 
     @activity.defn(name=Activity.CLAIM_CONFIRM)

@@ -52,7 +52,7 @@ class StepActivities:
         return operation
 
     async def _spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
-        async with database.reads(self._engine).connect() as connection:
+        async with database.autocommit(self._engine).connect() as connection:
             flavor = await store.fetch_one(connection, select(Flavor).where(Flavor.id == flavor_id))
         assert flavor is not None  # noqa: S101 - a foreign key says so
         return ServerSpec(vm.id, vm.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, vm.image_id)

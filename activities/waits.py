@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Image, Server, Volume
-from domain import records
+from activities.steps import StepActivities
 from domain.messages import (
     Activity,
     ImageState,
@@ -57,12 +57,11 @@ class Poll(Generic[T]):
             ) from None
 
 
-class WaitActivities:
+class WaitActivities(StepActivities):
     """Activities that wait for the cloud; they heartbeat and can be cancelled at any time."""
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
-        self._engine = engine
-        self._backend = backend
+        super().__init__(engine, backend)
         self._servers = Poll(backend.list_servers, backend.poll_interval)
         self._volumes = Poll(backend.list_volumes, backend.poll_interval)
         self._images = Poll(backend.list_images, backend.poll_interval)
@@ -99,9 +98,7 @@ class WaitActivities:
 
         SupersededError where the operation no longer holds its VM. A server still busy after PATIENCE is taken as is.
         """
-        async with self._engine.begin() as tx:
-            await records.check_holds(tx, input)
-        await self._backend.revoke(input.operation_id)
+        await self._revoke(input)
         while (server := await self._servers.look(input.vm)) and server.is_busy and _waited() < PATIENCE:
             pass
         return server.status if server else ServerStatus.GONE
@@ -109,9 +106,7 @@ class WaitActivities:
     @activity.defn(name=Activity.SETTLE_VOLUME)
     async def settle_volume(self, input: OperationInput) -> VolumeState:
         """As SETTLE_SERVER, for a volume."""
-        async with self._engine.begin() as tx:
-            await records.check_holds(tx, input)
-        await self._backend.revoke(input.operation_id)
+        await self._revoke(input)
         while (volume := await self._volumes.look(input.resource)) and volume.state in UNDER_WAY:
             if _waited() > PATIENCE:
                 break

@@ -70,7 +70,7 @@ async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]
     beside = [asyncio.create_task(watcher.run()), asyncio.create_task(housekeeping.run(engine))]
     hashing = Gate(HASHES, WAIT_FOR_HASH)
     try:
-        reads = database.reads(engine)
+        reads = database.autocommit(engine)
         readiness = Readiness(reads, client)
         yield State(settings, signing, engine, reads, client, dispatcher, watcher, hashing, readiness)
     finally:

@@ -70,7 +70,7 @@ async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) 
     """The caller, if an admin: their name, which no other account can have, is the one that the settings say."""
     admin = process.settings.admin_username
     if admin is None or caller.username.lower() != admin.lower():
-        raise ProblemError("admin_only", "This is for admins; ADMIN_USERNAME names the first of them.")
+        raise ProblemError("admin_only", "This is for the admin, whose account ADMIN_USERNAME names.")
     return caller
 
 

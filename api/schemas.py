@@ -130,7 +130,10 @@ class Interface(Answer):
 
 
 class Operation(Answer):
-    """What was asked of a resource, by whom, how far it is, and why it failed."""
+    """What was asked of a resource, by whom, how far it is, and why it failed.
+
+    A reset-state has no workflow: its `workflow_id` is empty and its `temporal_url` null.
+    """
 
     id: UUID
     action: Annotated[str, BeforeValidator(attrgetter("word"))]
@@ -149,7 +152,7 @@ class Operation(Answer):
     request_id: str
     actor: str
     workflow_id: str
-    temporal_url: str
+    temporal_url: str | None
     retry_of: UUID | None
     created_at: datetime
     started_at: datetime | None

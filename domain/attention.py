@@ -75,7 +75,6 @@ _ALL = union_all(
 ATTENTION = select(_ALL, User.username.label("owner")).select_from(
     _ALL.outerjoin(User, User.id == _ALL.c.owner_id).outerjoin(Operation, Operation.id == _ALL.c.operation_id)
 )
-"""What needs attention, with its owner's name; WORKFLOW_ID is the workflow's of the operation concerned."""
+"""What needs attention, with its owner's name, joined with the operation concerned, if one is."""
 
 SINCE, RESOURCE_ID, KIND = _ALL.c.since, _ALL.c.resource_id, _ALL.c.kind
-WORKFLOW_ID: Final = func.nullif(Operation.workflow_id, "")

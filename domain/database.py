@@ -36,6 +36,6 @@ def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND
     )
 
 
-def reads(engine: AsyncEngine) -> AsyncEngine:
-    """The same pool without transactions, so that a read costs one round trip."""
+def autocommit(engine: AsyncEngine) -> AsyncEngine:
+    """The same pool without transactions, so that a statement costs one round trip."""
     return engine.execution_options(isolation_level="AUTOCOMMIT")

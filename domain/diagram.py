@@ -15,7 +15,7 @@ ON_FAILURE = {
     OnFailure.ERROR: "ERROR",
     OnFailure.PREVIOUS: "as before",
     OnFailure.PREVIOUS_IF_RUNNING: "as before if the server runs, else ERROR",
-    OnFailure.PREVIOUS_IF_UNTOUCHED: "as before if no host was found, else ERROR",
+    OnFailure.PREVIOUS_IF_UNTOUCHED: "as before if no host was found or it was canceled, else ERROR",
     OnFailure.UNDECIDED_IF_UNTOUCHED: "ERROR; to be decided again if canceled in time",
 }
 

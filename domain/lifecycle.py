@@ -102,7 +102,7 @@ class OnFailure(Enum):
     ERROR = auto()
     PREVIOUS = auto()
     PREVIOUS_IF_RUNNING = auto()  # ERROR unless the server is seen to run
-    PREVIOUS_IF_UNTOUCHED = auto()  # ERROR unless nothing was done to the server yet
+    PREVIOUS_IF_UNTOUCHED = auto()  # ERROR unless the server is as it was: no host was found, or it was canceled
     UNDECIDED_IF_UNTOUCHED = auto()  # ERROR unless nothing was done to the server yet: it waits to be decided again
 
 

@@ -95,7 +95,8 @@ async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UU
         "confirm_by": None,
     }
     if TABLE[action].preempts:
-        await _supersede(tx, vm.id, by=action)
+        message = f"A {action.word} of the VM took over."
+        await supersede(tx, message, Operation.vm_id == vm.id, Operation.action.in_(_OF_VM))
         await holdings.take_over(tx, vm.id, operation_id)
         values |= {"attaching": 0}
     return await update_vm(tx, vm.id, values)
@@ -187,18 +188,15 @@ def _about(operation: Operation) -> str:
     return _ABOUT.get(operation.action, "").format_map(operation.input | peoples)
 
 
-async def _supersede(tx: AsyncConnection, vm_id: UUID, by: Action) -> None:
-    error = {"code": SupersededError.code, "message": f"A {by.word} of the VM took over."}
-    await tx.execute(
-        update(Operation)
-        .where(Operation.vm_id == vm_id, Operation.status.in_(OPEN_STATUSES), Operation.action.in_(_OF_VM))
-        .values(
-            status=OperationStatus.SUPERSEDED,
-            error=error,
-            next_retry_at=None,
-            finished_at=func.clock_timestamp(),
-        )
-    )
+async def supersede(tx: AsyncConnection, message: str, *which: ColumnElement[bool]) -> None:
+    """End those of a locked VM's operations that are open, because of what the message says."""
+    values = {
+        "status": OperationStatus.SUPERSEDED,
+        "error": {"code": SupersededError.code, "message": message},
+        "next_retry_at": None,
+        "finished_at": func.clock_timestamp(),
+    }
+    await tx.execute(update(Operation).where(Operation.status.in_(OPEN_STATUSES), *which).values(values))
 
 
 async def insert_row(tx: AsyncConnection, model: type[T], **values: Any) -> T:

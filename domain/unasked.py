@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID, uuid5
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain import holdings, store
@@ -54,16 +54,10 @@ async def reset_state(
     """
     holder = await _operation(tx, vm.operation_id)
     if holder.status in OPEN_STATUSES:
-        code, message = SupersededError.code, "The VM's state was reset."
-        ended: dict[str, Any] = {
-            "status": OperationStatus.SUPERSEDED,
-            "error": {"code": code, "message": message},
-            "next_retry_at": None,
-        }
-        await tx.execute(
-            update(Operation).where(Operation.id == holder.id).values(ended | {"finished_at": func.clock_timestamp()})
-        )
-        await holdings.end_badly(tx, holder, FailOperationInput(store.input_of(holder, vm.name), code, message))
+        message = "The VM's state was reset."
+        await store.supersede(tx, message, Operation.id == holder.id)
+        failure = FailOperationInput(store.input_of(holder, vm.name), SupersededError.code, message)
+        await holdings.end_badly(tx, holder, failure)
     await write_down(tx, asked, vm.owner_id, vm.id, vm.status)
     reset = {"status": status, "task_state": None, "fault": fault, "confirm_by": None, "operation_id": asked.id}
     return await store.update_vm(tx, vm.id, reset | values)

@@ -1,8 +1,8 @@
 """What a cloud must be able to do, in openstacksdk's verbs.
 
 An activity may run twice, so every call that changes the cloud carries a token, and a second call with the same
-token changes nothing. Everything made for a VM is tagged with its id, so that it can be found and removed without
-any record of ours.
+token changes nothing; `purge` and `revoke`, which carry none, may be repeated. Everything made for a VM is tagged
+with its id, so that it can be found and removed without any record of ours.
 """
 
 from collections.abc import Collection, Mapping

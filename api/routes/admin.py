@@ -3,27 +3,34 @@
 from uuid import UUID
 
 from fastapi import Response
-from sqlalchemy import literal
 
 from api import admin, bodies, openapi, schemas
 from api.deps import Admin, Process
 from api.idempotency import OncePerKey
 from api.pages import Order, WantedPage
 from api.routes import router
-from api.routes.operations import workflows_url
+from api.routes.operations import temporal_url
 from domain import attention
 
 routes = router("/admin", "Administration")
 
+# Whatever refuses what is asked for again.
+_REFUSALS = (
+    "invalid_transition",
+    "attachment_in_progress",
+    "same_flavor",
+    "unknown_reference",
+    "no_free_device",
+    "no_free_address",
+)
 _OLDEST_FIRST = Order("since", (attention.SINCE, attention.KIND, attention.RESOURCE_ID))
 
 
 @routes.get("/attention", openapi_extra=openapi.problems("admin_only"))
 async def list_attention(_: Admin, process: Process, page: WantedPage) -> schemas.AttentionPage:
     """What a person should look at, of all owners, oldest first; empty where all is well."""
-    workflows = literal(f"{workflows_url(process.settings)}/")
-    temporal_url = workflows.concat(attention.WORKFLOW_ID).label("temporal_url")
-    return await page.fetch(attention.ATTENTION.add_columns(temporal_url), _OLDEST_FIRST, schemas.AttentionPage)
+    statement = attention.ATTENTION.add_columns(temporal_url(process.settings))
+    return await page.fetch(statement, _OLDEST_FIRST, schemas.AttentionPage)
 
 
 @routes.post(
@@ -31,7 +38,7 @@ async def list_attention(_: Admin, process: Process, page: WantedPage) -> schema
     status_code=202,
     response_model=None,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("admin_only", "not_retryable", "invalid_transition", "attachment_in_progress"),
+    openapi_extra=openapi.problems("admin_only", "not_retryable", *_REFUSALS),
 )
 async def retry_operation(
     caller: Admin, once: OncePerKey, operation_id: UUID, body: bodies.NoInput | None = None

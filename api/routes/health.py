@@ -23,7 +23,10 @@ async def live() -> schemas.Liveness:
 
 @routes.get("/ready", response_model=schemas.Readiness, openapi_extra=openapi.problems("not_ready"))
 async def ready(process: Process, request: Request) -> Response | schemas.Readiness:
-    """Whether the process can serve: Postgres and Temporal, each by name; send it no requests when not."""
+    """Whether PostgreSQL and Temporal answer, each by name in `checks`.
+
+    While Temporal alone is away, requests are accepted all the same, and carried out when it is back.
+    """
     checks = await process.readiness.checks()
     away = [name for name, check in checks.items() if check.status == "unavailable"]
     if not away:

@@ -4,7 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from fastapi import Response
-from sqlalchemy import Select, literal, select
+from sqlalchemy import Label, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import bodies, filters, openapi, operations, schemas
@@ -89,10 +89,10 @@ async def cancel_operation(
 
 def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:
     """The owner's operations, each with its place in the Temporal Web UI."""
-    temporal_url = literal(f"{workflows_url(process.settings)}/").concat(Operation.workflow_id).label("temporal_url")
-    return select(Operation, temporal_url).where(Operation.owner_id == owner_id)
+    return select(Operation, temporal_url(process.settings)).where(Operation.owner_id == owner_id)
 
 
-def workflows_url(settings: Settings) -> str:
-    """Where the Temporal Web UI shows workflows."""
-    return f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}/workflows"
+def temporal_url(settings: Settings) -> Label[str]:
+    """Where the Temporal Web UI shows an operation's workflow; NULL for an operation that has none (reset-state)."""
+    workflows = literal(f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}/workflows/")
+    return workflows.concat(func.nullif(Operation.workflow_id, "")).label("temporal_url")

@@ -196,6 +196,7 @@ async def test_a_state_is_reset_whatever_holds_the_vm_and_that_is_on_the_trail(
     assert (await read_operation(engine, holder.id)).status is OperationStatus.SUPERSEDED
     listed = (await ada.http.get("/operations", params={"vm_id": str(vm.id), "action": "reset-state"})).json()["items"]
     assert [(one["actor"], one["status"], one["progress"]) for one in listed] == [("root", "SUCCEEDED", 100)]
+    assert listed[0]["temporal_url"] is None  # nothing carried it out
     assert (await ada.http.post(f"/vms/{vm.id}/actions/reboot", json={"type": "HARD"})).status_code == 202
 
 

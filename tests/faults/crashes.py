@@ -53,8 +53,11 @@ class Run:
 
     @property
     def held_up(self) -> float | None:
-        """Seconds from the crash to the next thing that was done for it; None where all was done before."""
-        if self.crashed_at is None:
+        """Seconds from the crash to the next thing that was done for it; None where all was done before.
+
+        None, too, where what is next waits for the end of the resize's window.
+        """
+        if self.crashed_at is None or self.scenario.unasked:
             return None
         after = [at for at, _ in self.seen if at > self.crashed_at]
         return min(after) - self.crashed_at if after else None

@@ -79,6 +79,7 @@ class Work:
     host: str
     kept: str
     moved: str
+    rebooted: str
     passing: str  # deleted in the next round
     flavors: list[str]
     network: str
@@ -91,11 +92,13 @@ class Work:
     @classmethod
     async def prepare(cls, user: User) -> "Work":
         """Its VMs and its volume, at rest."""
-        switched, host, kept, moved, passing = await asyncio.gather(*(active(user, f"work-{of}") for of in range(5)))
+        making = (active(user, f"work-{of}") for of in range(6))
+        switched, host, kept, moved, rebooted, passing = await asyncio.gather(*making)
         volume = await accepted(user, "POST", "/volumes", name="work", size_gb=1)
         await succeed(user, [operation_of(volume)])
         network = (await user.read("/networks"))["items"][0]["id"]
-        return cls(switched, host, kept, moved, passing, await user.flavors(), network, made_by(volume))
+        vms = (switched, host, kept, moved, rebooted, passing)
+        return cls(*vms, await user.flavors(), network, made_by(volume))
 
     async def begin(self, *users: User) -> list[str]:
         """Ask for the next round, through these in turn; returns the operations, which are on their way."""
@@ -109,18 +112,20 @@ class Work:
 
     def _requests(self) -> list[tuple[str, str, dict[str, Any]]]:
         create = {"name": f"passing-{self.rounds}", "flavor_id": self.flavors[0]}
+        interfaces, snapshots = f"/vms/{self.host}/interfaces", f"/vms/{self.kept}/snapshots"
         always: list[tuple[str, str, dict[str, Any]]] = [
             ("POST", "/vms", create),
             ("DELETE", f"/vms/{self.passing}", {}),
+            ("POST", f"/vms/{self.rebooted}/actions/reboot", {"type": "SOFT" if self.rounds % 2 else "HARD"}),
         ]
-        interfaces = f"/vms/{self.host}/interfaces"
         if self.rounds % 2:
             return [
                 *always,
+                *([("DELETE", f"{snapshots}/{self.snapshot}", {})] if self.snapshot else []),
                 ("POST", f"/vms/{self.switched}/actions/stop", {}),
                 ("POST", f"/vms/{self.moved}/actions/resize", {"flavor_id": self.flavors[1]}),
                 ("POST", f"/vms/{self.host}/volumes", {"volume_id": self.volume}),
-                ("POST", f"/vms/{self.kept}/snapshots", {"name": "work"}),
+                ("POST", snapshots, {"name": "work"}),
                 ("POST", interfaces, {"network_id": self.network}),
                 ("POST", "/volumes", {"name": "spare", "size_gb": 1}),
             ]
@@ -129,7 +134,7 @@ class Work:
             ("POST", f"/vms/{self.switched}/actions/start", {}),
             ("POST", f"/vms/{self.moved}/actions/revert-resize", {}),
             ("DELETE", f"/vms/{self.host}/volumes/{self.volume}", {}),
-            ("POST", f"/vms/{self.kept}/snapshots/{self.snapshot}/restore", {}),
+            ("POST", f"{snapshots}/{self.snapshot}/restore", {}),
             ("DELETE", f"{interfaces}/{self.interface}", {}),
             ("DELETE", f"/volumes/{self.spare}", {}),
         ]

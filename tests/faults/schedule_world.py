@@ -12,7 +12,7 @@ from tests.faults.client import PATIENCE, Client
 from tests.faults.schedule import CANCEL_OPERATION
 from tests.faults.schedule_model import surprises
 from tests.integration.anything import Step, World
-from tests.integration.truth import Database
+from tests.integration.truth import LEFT_BY_BUILDS, Database
 
 OPERATIONS = "SELECT *, xmin::text AS version FROM operations WHERE owner_id = $1 ORDER BY created_at"
 REMAINS = """
@@ -94,6 +94,7 @@ async def complaints(database: Database, client: Client, owner_id: UUID, *, refu
     found += [f"lost: operation {id}" for id in promised - recorded]
     found += [f"never answered: operation {id}" for id in recorded - promised]
     found += [f"surprise: {what}" for what in await surprises(database, owner_id)]
+    found += [f"left by a failed build: {dict(row)}" for row in await database.sql(LEFT_BY_BUILDS)]
     found += _unreasoned(rows, refused=refused)
     for asked in client.asked:
         if asked.answer.status_code not in {202, 204}:

@@ -24,8 +24,17 @@ JOIN flavors ON flavors.id = vms.flavor_id
 LEFT JOIN mock_cloud.servers ON servers.vm_id = vms.id
 LEFT JOIN mock_cloud.migrations ON migrations.vm_id = vms.id
 """
-# What rests on one side and is missing, or is otherwise, on the other. Of VMs in ERROR nothing is promised.
+# At any time: what a build makes is gone before its end is recorded.
+LEFT_BY_BUILDS = """
+SELECT builds.id, builds.status, servers.vm_id AS server_of, ports.id AS port FROM operations AS builds
+LEFT JOIN mock_cloud.servers ON servers.vm_id = builds.vm_id
+LEFT JOIN mock_cloud.ports ON ports.vm_id = builds.vm_id
+WHERE builds.action = 'create' AND builds.status IN ('FAILED', 'CANCELED')
+  AND (servers.vm_id IS NOT NULL OR ports.id IS NOT NULL)"""
+# What rests on one side and is missing, or is otherwise, on the other. Of VMs in ERROR that had been built nothing is
+# promised.
 RESOURCES = {
+    "what a failed build has left": LEFT_BY_BUILDS,
     "interfaces that are not as their ports": """
         SELECT interfaces, ports FROM interfaces FULL JOIN mock_cloud.ports ON ports.id = interfaces.id
         LEFT JOIN vms ON vms.id = coalesce(interfaces.vm_id, ports.vm_id)
@@ -61,7 +70,7 @@ RESOURCES = {
 
 
 async def differences(database: Database) -> list[str]:
-    """What the mock cloud has otherwise than the database says, where nothing is done and nothing is in ERROR."""
+    """What the mock cloud has otherwise than the database says, where nothing is done."""
     vms = await database.sql(VMS)
     assert vms
     found = [f"{dict(row)}" for row in vms if not _agrees(row)]

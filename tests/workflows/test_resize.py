@@ -37,8 +37,8 @@ async def waiting(world: World, *, window: float | None = None, previous: Status
     """A resize that waits to be decided."""
     handle = await world.start(Action.RESIZE, previous, window)
     async with asyncio.timeout(10):
-        while await state_of(handle) != ("VERIFY_RESIZE", None):  # noqa: ASYNC110 - a server has no event
-            await asyncio.sleep(0.02)
+        await world.reached[Activity.READ_CONFIRM_WINDOW].wait()
+    assert await state_of(handle) == ("VERIFY_RESIZE", None)
     return handle
 
 
