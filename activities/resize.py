@@ -79,16 +79,19 @@ class ResizeActivities(StepActivities):
 
     @activity.defn(name=Activity.READ_CONFIRM_WINDOW)
     async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:
-        """How long the resize waits before it confirms itself, by the database's clock."""
+        """How long the resize waits before it confirms itself, by the database's clock, if it waits at all."""
         async with database.autocommit(self._engine).connect() as connection:
-            return ConfirmWindowResult(await records.read_confirm_window(connection, input))
+            seconds = await records.read_confirm_window(connection, input)
+            return ConfirmWindowResult(seconds, await unasked.is_decided(connection, input.vm, input.operation_id))
 
     @activity.defn(name=Activity.CLAIM_CONFIRM)
     async def claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
         """Let the end of the window confirm the resize, unless somebody was faster; again answers the same."""
         async with self._engine.begin() as tx:
             confirm = await unasked.claim_confirm(tx, resize.vm, resize.operation_id, deliver_in=OUTBOX_AFTER)
-        return ClaimConfirmResult(store.input_of(confirm, resize.vm_name) if confirm else None)
+            if confirm is None:
+                return ClaimConfirmResult(None, await unasked.is_decided(tx, resize.vm, resize.operation_id))
+        return ClaimConfirmResult(store.input_of(confirm, resize.vm_name))
 
     @activity.defn(name=Activity.DROP_CONFIRM_WINDOW)
     async def drop_confirm_window(self, input: OperationInput) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from fastapi import Response
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import bodies, resources
@@ -19,14 +19,15 @@ from domain.models import VM, Network, Operation
 
 Retry = Callable[[AsyncConnection, Caller, Operation], Awaitable[Response]]
 
+_MADE_HERE = text("operations.xmin = pg_current_xact_id()::xid")  # by this transaction
 _ENDED_BADLY = (OperationStatus.FAILED, OperationStatus.CANCELED)
 
 
-async def retry(tx: AsyncConnection, admin: Caller, operation_id: UUID) -> Response:
+async def retry(tx: AsyncConnection, admin: Caller, operation_id: UUID) -> UUID:
     """Ask once more for what an operation was to do, on its owner's behalf; a new operation, which names the old one.
 
     NotRetryableError where it has not failed, or made something: what it made is in ERROR, and is made anew by its
-    owner. InvalidTransitionError where the lifecycle table refuses.
+    owner; or where another does it already. InvalidTransitionError where the lifecycle table refuses.
     """
     operation = await store.fetch_one(tx, select(Operation).where(Operation.id == operation_id))
     if operation is None:
@@ -38,8 +39,10 @@ async def retry(tx: AsyncConnection, admin: Caller, operation_id: UUID) -> Respo
     on_behalf = Caller(operation.owner_id, admin.username, admin.session_id)
     answer = await _RETRIES[operation.action](tx, on_behalf, operation)
     new_id = UUID(answer.headers["Operation-Location"].rpartition("/")[2])
-    await tx.execute(update(Operation).where(Operation.id == new_id).values(retry_of=operation.id))
-    return answer
+    named = update(Operation).where(Operation.id == new_id, _MADE_HERE).values(retry_of=operation.id)
+    if not (await tx.execute(named)).rowcount:
+        raise NotRetryableError(f"That is done by operation {new_id} already.")
+    return new_id
 
 
 async def _submit(tx: AsyncConnection, caller: Caller, failed: Operation) -> Response:

@@ -149,8 +149,10 @@ async def cancel(tx: AsyncConnection, caller: Caller, operation_id: UUID) -> Non
     if not TABLE[operation.action].may_be_canceled(begun=operation.started_at is not None):
         what = "cannot be taken back" if TABLE[operation.action].preempts else "that has begun cannot be undone"
         raise TooLateError(f"A {operation.action.word} {what}; wait for it to end.")
-    request = {"cancel_requested_at": func.now(), "cancel_requested_by": caller.username, "deliver_after": func.now()}
-    await tx.execute(update(Operation).where(Operation.id == operation_id).values(request))
+    now_or_in_its_turn = func.least(Operation.deliver_after, func.now())
+    request = {"cancel_requested_at": func.now(), "cancel_requested_by": caller.username}
+    changed = update(Operation).where(Operation.id == operation_id)
+    await tx.execute(changed.values(request | {"deliver_after": now_or_in_its_turn}))
 
 
 async def lock_owned_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> VM:

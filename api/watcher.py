@@ -8,16 +8,18 @@ import asyncio
 import contextlib
 import logging
 from datetime import timedelta
+from typing import cast
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.dispatcher import LOOK_IN, PAUSE, Dispatcher
-from domain import outbox, unasked
+from domain import outbox, store, unasked
 from domain.errors import CanceledError
-from domain.lifecycle import OperationStatus
-from domain.models import Operation
+from domain.lifecycle import TABLE, OperationStatus
+from domain.models import VM, Operation
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,10 @@ class Watcher:
         status = await self._status(operation.workflow_id)
         if not own and operation.status is OperationStatus.QUEUED:
             await self._deliver_again(operation)  # the signal may be lost; heard twice it does nothing
+        elif status is WorkflowExecutionStatus.RUNNING and not own:
+            await self._remind(operation)
         elif status is WorkflowExecutionStatus.RUNNING:
-            if own and operation.cancel_requested_at:
+            if operation.cancel_requested_at:
                 await self._client.get_workflow_handle(operation.workflow_id).cancel(rpc_timeout=RPC_TIMEOUT)
         elif status is None or status is WorkflowExecutionStatus.COMPLETED:
             await self._restart(operation, None)
@@ -88,6 +92,14 @@ class Watcher:
                 return None
             raise
         return described.status
+
+    async def _remind(self, decision: Operation) -> None:
+        """Tell the resize of its decision, which it may have begun and forgotten since it was reset."""
+        async with self._engine.begin() as tx:
+            vm_name = await tx.scalar(select(VM.name).where(VM.id == decision.vm_id))
+        signal, input = TABLE[decision.action].signal, store.input_of(decision, vm_name)
+        handle = self._client.get_workflow_handle(decision.workflow_id)
+        await handle.signal(cast("str", signal), input, rpc_timeout=RPC_TIMEOUT)
 
     async def _deliver_again(self, operation: Operation) -> None:
         async with self._engine.begin() as tx:

@@ -157,7 +157,7 @@ TABLE: dict[Action, Rule] = {
         workflow="CreateVM",
         needs_launch=False,
         undoable=True,
-        changes=(Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None),),
+        changes=(Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None, intact=_A.ATTACHED),),
     ),
     Action.START: Rule(
         sources=frozenset({Status.SHUTOFF}),
@@ -357,13 +357,15 @@ def finish(action: Action, task_state: TaskState | None, previous: Status) -> St
     return _status(rule.target, previous)
 
 
-def fail(action: Action, previous: Status, *, intact: bool) -> Status:
-    """The status a failed action leaves.
+def fail(action: Action, previous: Status, *, intact: bool, begun: bool = True) -> Status:
+    """The status a failed action leaves; where its first step has not `begun`, the VM is as it was before.
 
     `intact` says, of a reboot, that the server is seen to run; of a resize, that it is as it was, since no host was
     found for it or somebody canceled in time; of a confirm or revert, that it was canceled in time.
     """
     rule = TABLE[action]
+    if not begun and rule.sources and not rule.preempts:
+        return _status(rule.during, previous) if rule.signal else previous
     match rule.on_failure:
         case OnFailure.PREVIOUS:
             return previous

@@ -232,16 +232,18 @@ class CheckFlavorInput:
 
 @dataclass(frozen=True)
 class ConfirmWindowResult:
-    """Seconds until a resize confirms itself; None where it never does."""
+    """Seconds until a resize confirms itself; None where it never does. `is_over`: nobody can decide it any more."""
 
     seconds: float | None
+    is_over: bool = False
 
 
 @dataclass(frozen=True)
 class ClaimConfirmResult:
-    """The operation that confirms; None where the VM is no longer the resize's, so that there is nothing to confirm."""
+    """The operation that confirms; None where somebody was faster. `is_over`: nobody can decide the resize any more."""
 
     confirm: OperationInput | None
+    is_over: bool = False
 
 
 @dataclass(frozen=True)

@@ -146,7 +146,8 @@ async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
     )
     await holdings.end_badly(tx, operation, failure)
     if vm and operation.previous_status:
-        status = lifecycle.fail(input.action, operation.previous_status, intact=failure.intact)
+        begun = operation.started_at is not None
+        status = lifecycle.fail(input.action, operation.previous_status, intact=failure.intact, begun=begun)
         fault = (vm.fault or error) if status is Status.ERROR else None
         values: dict[str, Any] = {"status": status, "task_state": None, "fault": fault}
         if failure.applied:

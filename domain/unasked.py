@@ -20,7 +20,7 @@ _CONFIRM: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")  # any namespace 
 async def claim_confirm(tx: AsyncConnection, vm_id: UUID, resize_id: UUID, deliver_in: float = 0.0) -> Operation | None:
     """Let the end of its window confirm a resize; the operation that does, or None where somebody was faster.
 
-    Again answers the same, whoever asks.
+    Again answers the same, whoever asks, until that operation has ended.
     """
     confirm_id = uuid5(_CONFIRM, str(resize_id))
     vm = await store.lock_vm(tx, vm_id)
@@ -30,7 +30,15 @@ async def claim_confirm(tx: AsyncConnection, vm_id: UUID, resize_id: UUID, deliv
         await store.accept(tx, vm, asked, deliver_in=deliver_in)
     elif vm is None or vm.operation_id != confirm_id:
         return None
-    return await _operation(tx, confirm_id)
+    confirm = await _operation(tx, confirm_id)
+    return confirm if confirm.status in OPEN_STATUSES else None
+
+
+async def is_decided(tx: AsyncConnection, vm_id: UUID, resize_id: UUID) -> bool:
+    """Whether nobody can confirm or revert the resize any more."""
+    status = await tx.scalar(select(VM.status).where(VM.id == vm_id))
+    last = await store.fetch_one(tx, store.last_resize(vm_id))
+    return status is not Status.VERIFY_RESIZE or last is None or last.id != resize_id
 
 
 async def overdue_resizes(tx: AsyncConnection, limit: int, by: float) -> Sequence[VM]:
@@ -50,13 +58,14 @@ async def reset_state(
 ) -> VM:
     """Put a locked VM into a status, whatever held it, and write down who did; `fault` goes with ERROR only.
 
-    An operation that held the VM ends as SUPERSEDED, and what else it held as the lifecycle table has it for a failure.
+    An operation that held the VM ends as SUPERSEDED, and what else it held as the lifecycle table has it for a failure
+    that leaves everything where it is, as nothing is undone in the cloud.
     """
     holder = await _operation(tx, vm.operation_id)
     if holder.status in OPEN_STATUSES:
         message = "The VM's state was reset."
         await store.supersede(tx, message, Operation.id == holder.id)
-        failure = FailOperationInput(store.input_of(holder, vm.name), SupersededError.code, message)
+        failure = FailOperationInput(store.input_of(holder, vm.name), SupersededError.code, message, intact=True)
         await holdings.end_badly(tx, holder, failure)
     await write_down(tx, asked, vm.owner_id, vm.id, vm.status)
     reset = {"status": status, "task_state": None, "fault": fault, "confirm_by": None, "operation_id": asked.id}

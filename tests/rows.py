@@ -205,7 +205,8 @@ async def add_held_vm(
         launched = action is not Action.CREATE
         at = step or rule.steps[0]
         vm = await add_vm(tx, user, status=during, task_state=at, launched=launched, flavor_id=FLAVOR_IDS[flavor])
-        operation = await add_operation(tx, vm, action, previous_status=was, **values)
+        begun = {"started_at": datetime.now(UTC)}
+        operation = await add_operation(tx, vm, action, previous_status=was, **begun | values)
     return message(operation)
 
 

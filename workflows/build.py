@@ -1,7 +1,5 @@
 """The making of a VM."""
 
-from types import NoneType
-
 from temporalio import workflow
 
 from domain.messages import Activity, OperationInput, ServerStatus
@@ -22,5 +20,5 @@ class CreateVM(OperationWorkflow):
             await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to be built")
 
     async def _undo(self, operation: OperationInput, _code: str) -> Left:
-        await self.insist(Activity.UNDO_CREATE, operation, "Undo what was made", NoneType)
-        return Left()
+        refusal = await self.undo(Activity.UNDO_CREATE, operation, "Undo what was made")
+        return Left(intact=bool(refusal), refusal=refusal)

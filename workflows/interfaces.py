@@ -1,5 +1,7 @@
 """Interfaces: a VM's places in networks, given and taken."""
 
+from dataclasses import replace
+
 from temporalio import workflow
 
 from domain.messages import Activity, OperationInput, PortState
@@ -24,9 +26,8 @@ class AttachInterface(_OnPort):
             await self.step(Activity.CREATE_INTERFACE, operation, "Plug the port in")
 
     async def _undo(self, operation: OperationInput, code: str) -> Left:
-        if await self.undo(Activity.UNDO_INTERFACE, operation, "Take the port from the server"):
-            return Left()
-        return await self.see_port(operation, code)
+        refusal = await self.undo(Activity.UNDO_INTERFACE, operation, "Take the port from the server")
+        return replace(await self.see_port(operation, code), refusal=refusal) if refusal else Left()
 
 
 @workflow.defn

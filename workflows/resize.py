@@ -52,6 +52,7 @@ class ResizeVM(_Resizing):
     def __init__(self) -> None:
         super().__init__()
         self._is_touched = False
+        self._is_over = False  # decided by others, where an operator has reset a workflow that was done
         self._decisions: deque[OperationInput] = deque()
         self._heard: set[UUID] = set()
 
@@ -103,13 +104,13 @@ class ResizeVM(_Resizing):
         summary = "Ask how long the resize waits to be confirmed"
         window = await self.insist(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)
         until = None if window.seconds is None else workflow.now() + timedelta(seconds=window.seconds)
-        decided = False
-        while not decided:
+        self._is_over = window.is_over
+        while not self._is_over:
             decision = await self._next_decision(resize, until)
             if decision is None:
                 until = None  # somebody was faster than the timer, and the signal is on its way
             else:
-                decided = await self.carry_out(decision)
+                self._is_over = await self.carry_out(decision)
 
     async def _next_decision(self, resize: OperationInput, until: datetime | None) -> OperationInput | None:
         self.view.awaits_decision(resize, until)
@@ -131,7 +132,9 @@ class ResizeVM(_Resizing):
 
     async def _confirm_unasked(self, resize: OperationInput) -> OperationInput | None:
         summary = "Confirm the resize, unless somebody decides right now"
-        return (await self.insist(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)).confirm
+        claimed = await self.insist(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)
+        self._is_over = claimed.is_over
+        return claimed.confirm
 
 
 @workflow.defn

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from types import NoneType
 from typing import Any, TypeVar, overload
 
@@ -15,7 +16,7 @@ from temporalio.workflow import ActivityCancellationType
 
 from domain import lifecycle
 from domain.errors import CanceledError, SupersededError
-from domain.lifecycle import TABLE
+from domain.lifecycle import TABLE, Status
 from domain.messages import (
     Activity,
     CheckFlavorInput,
@@ -46,6 +47,7 @@ HEARTBEAT = timedelta(seconds=3)
 FOR_EVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 # Half an hour of trying. Attempts are counted and not time, so that hours without any worker fail nothing.
 HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
+RETRIES_EXHAUSTED = "retries_exhausted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +55,14 @@ class Left:
     """What a failure has left: how the server, volume or port shows itself, if that was seen, and what that means.
 
     `lifecycle.fail` says what an `intact` server is; `applied` says that the operation did what it was asked;
-    `remains`, of a delete, what the cloud still has.
+    `remains`, of a delete, what the cloud still has; `refusal`, why the cloud did not undo what was done.
     """
 
     seen: Seen | None = None
     intact: bool = False
     applied: bool = False
     remains: RemainsResult | None = None
+    refusal: str = ""
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class OperationWorkflow:
     def __init__(self) -> None:
         self.view = View()
         self._interruption = ""
+        self._has_begun = False
 
     @workflow.query
     def state(self) -> StateResult:
@@ -103,6 +107,7 @@ class OperationWorkflow:
         """
         outcome = Outcome()
         self._interruption = operation.interruption
+        self._has_begun = False
         self.view.begins(operation)
         try:
             yield outcome
@@ -131,6 +136,7 @@ class OperationWorkflow:
             retry_policy=HALF_AN_HOUR,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
+        self._has_begun = True
         heed_cancel()
         return answer
 
@@ -184,15 +190,16 @@ class OperationWorkflow:
         answer: T = call.result()
         return answer
 
-    async def undo(self, name: Activity, operation: OperationInput, summary: str) -> bool:
-        """Have something undone; whether it is, as the cloud may refuse even that."""
+    async def undo(self, name: Activity, operation: OperationInput, summary: str) -> str:
+        """Have something undone; returns why it is not, where the cloud refuses even that."""
         try:
             await self.insist(name, operation, summary, NoneType)
         except ActivityError as refusal:
-            if _reason(refusal)[0] == SupersededError.code:
+            code, message = _reason(refusal)
+            if code == SupersededError.code:
                 raise
-            return False
-        return True
+            return message
+        return ""
 
     async def settle(self, operation: OperationInput, _code: str) -> Left:
         """Let the cloud end what it is at, and see what then shows."""
@@ -222,6 +229,7 @@ class OperationWorkflow:
             message = f"{message} After that: {detail}"
         if left.seen is not None and left.seen is arrives:
             return await self._finish(operation)
+        message += f" After that: {left.refusal}" if left.refusal else ""
         await self._fail(operation, code, message, left)
         return False
 
@@ -241,12 +249,18 @@ class OperationWorkflow:
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
             heed_cancel()
             return
-        if operation.previous_status:
-            self.view.ends(lifecycle.fail(operation.action, operation.previous_status, intact=left.intact))
-        else:
-            self.view.ends(None)
+        self.view.ends(self._left_by(operation, code, left))
         heed_cancel()
         raise ApplicationError(message, type=code, non_retryable=True)
+
+    def _left_by(self, operation: OperationInput, code: str, left: Left) -> Status | None:
+        """The status that a failure leaves; None where that depends on whether a step began, and nobody has said so."""
+        if operation.previous_status is None:
+            return None
+        has_begun = self._has_begun or code not in {CanceledError.code, RETRIES_EXHAUSTED, self._interruption}
+        fail = partial(lifecycle.fail, operation.action, operation.previous_status, intact=left.intact)
+        statuses = {fail(begun=True), fail(begun=has_begun)}
+        return statuses.pop() if len(statuses) == 1 else None
 
     async def _record(self, name: Activity, input: Message, summary: str) -> bool:
         """Whether the end was recorded; it is not where somebody superseded the operation."""
@@ -276,4 +290,4 @@ def _reason(error: BaseException) -> tuple[str, str]:
     if workflow.cancellation_reason() is not None:
         return CanceledError.code, "The operation was canceled."
     last = getattr(error.cause, "message", "no answer")
-    return "retries_exhausted", f"A step did not succeed in half an hour of trying; last: {last}"
+    return RETRIES_EXHAUSTED, f"A step did not succeed in half an hour of trying; last: {last}"

@@ -1,5 +1,6 @@
 """Volumes: made, deleted, attached to a VM and detached from it."""
 
+from dataclasses import replace
 from types import NoneType
 
 from temporalio import workflow
@@ -60,9 +61,8 @@ class AttachVolume(_OnVolume):
             await self.wait_for_volume(operation, VolumeState.IN_USE)
 
     async def _undo(self, operation: OperationInput, code: str) -> Left:
-        if await self.undo(Activity.UNDO_ATTACH, operation, "Take the volume from the server"):
-            return Left()
-        return await self.see_volume(operation, code)
+        refusal = await self.undo(Activity.UNDO_ATTACH, operation, "Take the volume from the server")
+        return replace(await self.see_volume(operation, code), refusal=refusal) if refusal else Left()
 
 
 @workflow.defn

@@ -3,13 +3,14 @@
 from uuid import UUID
 
 from fastapi import Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import admin, bodies, openapi, schemas
 from api.deps import Admin, Process
 from api.idempotency import OncePerKey
 from api.pages import Order, WantedPage
 from api.routes import router
-from api.routes.operations import temporal_url
+from api.routes.operations import accepted, temporal_url
 from domain import attention
 
 routes = router("/admin", "Administration")
@@ -36,18 +37,22 @@ async def list_attention(_: Admin, process: Process, page: WantedPage) -> schema
 @routes.post(
     "/operations/{operation_id}/retry",
     status_code=202,
-    response_model=None,
+    response_model=schemas.Operation,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("admin_only", "not_retryable", *_REFUSALS),
 )
 async def retry_operation(
-    caller: Admin, once: OncePerKey, operation_id: UUID, body: bodies.NoInput | None = None
+    caller: Admin, process: Process, once: OncePerKey, operation_id: UUID, body: bodies.NoInput | None = None
 ) -> Response:
     """Ask once more, on the owner's behalf, for what an operation was to do that has FAILED or was CANCELED.
 
     The new operation names the old one as `retry_of`. What makes a VM or a volume is not retried.
     """
-    return await once(lambda tx: admin.retry(tx, caller, operation_id), body)
+
+    async def work(tx: AsyncConnection) -> Response:
+        return await accepted(tx, process, await admin.retry(tx, caller, operation_id))
+
+    return await once(work, body)
 
 
 @routes.post(

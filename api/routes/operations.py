@@ -79,12 +79,18 @@ async def cancel_operation(
 
     async def work(tx: AsyncConnection) -> Response:
         await operations.cancel(tx, caller, operation_id)
-        row = (await tx.execute(_operations(process, caller.id).where(Operation.id == operation_id))).one()
-        return operations.accepted(schemas.Operation.model_validate(row), operation_id)
+        return await accepted(tx, process, operation_id)
 
     answer = await once(work, body)
     process.watcher.wake()
     return answer
+
+
+async def accepted(tx: AsyncConnection, process: State, operation_id: UUID) -> Response:
+    """The answer to what will be done about an operation, or by it."""
+    statement = select(Operation, temporal_url(process.settings)).where(Operation.id == operation_id)
+    row = (await tx.execute(statement)).one()
+    return operations.accepted(schemas.Operation.model_validate(row), operation_id)
 
 
 def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:

@@ -16,7 +16,14 @@ from activities.resize import ResizeActivities
 from domain import records, store, unasked
 from domain.errors import SupersededError
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.messages import CheckFlavorInput, FailOperationInput, OperationInput, ServerStatus
+from domain.messages import (
+    CheckFlavorInput,
+    ClaimConfirmResult,
+    ConfirmWindowResult,
+    FailOperationInput,
+    OperationInput,
+    ServerStatus,
+)
 from domain.models import VM
 from tests.activities.conftest import Do, count, spec
 from tests.rows import FLAVOR_IDS, INPUTS, add_held_vm, claim, read_operation, read_vm
@@ -258,6 +265,10 @@ async def test_the_end_of_the_window_confirms_on_nobodys_behalf_and_once(
     vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.task_state) == (Status.VERIFY_RESIZE, TaskState.RESIZE_CONFIRMING)
     await do(resize.confirm_resize, claims[0])
+    async with engine.begin() as tx:
+        await records.finish(tx, claims[0])
+    assert await do(resize.claim_confirm, input) == ClaimConfirmResult(None, is_over=True)
+    assert await do(resize.read_confirm_window, input) == ConfirmWindowResult(None, is_over=True)
 
 
 @pytest.mark.parametrize("action", [Action.CONFIRM_RESIZE, Action.REVERT_RESIZE, Action.DELETE])
@@ -267,7 +278,7 @@ async def test_the_end_of_the_window_comes_too_late_where_somebody_decided(
     input = await moved(engine, backend, do, resize, input=with_window(1))
     other = await decided(engine, input, action)
     before = await read_vm(engine, input.vm)
-    assert (await do(resize.claim_confirm, input)).confirm is None
+    assert await do(resize.claim_confirm, input) == ClaimConfirmResult(None, is_over=action is Action.DELETE)
     assert await read_vm(engine, input.vm) == before
     assert (await read_operation(engine, other.operation_id)).status is OperationStatus.QUEUED
 
@@ -278,6 +289,6 @@ async def test_an_older_resize_confirms_nothing(
     """An operator reset its workflow to a point before its end, and the VM has moved on to another resize."""
     input = await moved(engine, backend, do, resize)
     older = OperationInput(uuid4(), input.vm_id, Action.RESIZE)
-    assert (await do(resize.claim_confirm, older)).confirm is None
+    assert await do(resize.claim_confirm, older) == ClaimConfirmResult(None, is_over=True)
     await do(resize.drop_confirm_window, older)
-    assert (await do(resize.read_confirm_window, older)).seconds is None
+    assert await do(resize.read_confirm_window, older) == ConfirmWindowResult(None, is_over=True)

@@ -147,11 +147,12 @@ async def test_what_failed_is_asked_again_on_its_owners_behalf(
 ) -> None:
     before = await failed(ada, engine, action)
     answer = await root.http.post(f"/admin/operations/{before.id}/retry")
-    assert answer.status_code in {202, 204}, answer.text
+    assert answer.status_code == 202, answer.text
     new = await read_operation(engine, UUID(answer.headers["Operation-Location"].rpartition("/")[2]))
     assert (new.action, new.retry_of, new.actor, new.owner_id) == (action, before.id, "root", ada.user.id)
     assert new.status is OperationStatus.QUEUED
     shown = (await ada.http.get(f"/operations/{new.id}")).json()
+    assert answer.json() == shown
     assert shown["retry_of"] == str(before.id)
 
 
@@ -172,6 +173,24 @@ async def test_what_is_not_retried(
         operation = await add_operation(tx, await add_vm(tx, ada.user), action, status=status)
     refusal = await root.http.post(f"/admin/operations/{operation.id}/retry")
     assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
+
+
+@pytest.mark.parametrize("action", [Action.DELETE, Action.DELETE_VOLUME, Action.DETACH_VOLUME])
+async def test_what_somebody_has_asked_again_is_not_retried_and_keeps_its_trail(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action
+) -> None:
+    before = await failed(ada, engine, action)
+    paths = {
+        Action.DELETE: f"/vms/{before.vm_id}",
+        Action.DELETE_VOLUME: f"/volumes/{before.resource_id}",
+        Action.DETACH_VOLUME: f"/vms/{before.vm_id}/volumes/{before.resource_id}",
+    }
+    again = await ada.http.delete(paths[action])
+    refusal = await root.http.post(f"/admin/operations/{before.id}/retry")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
+    id = again.headers["Operation-Location"].rpartition("/")[2]
+    assert id in refusal.json()["detail"]
+    assert (await read_operation(engine, UUID(id))).retry_of is None
 
 
 async def test_the_table_decides_about_a_retry_too(ada: Person, root: Person, engine: AsyncEngine) -> None:
@@ -198,6 +217,19 @@ async def test_a_state_is_reset_whatever_holds_the_vm_and_that_is_on_the_trail(
     assert [(one["actor"], one["status"], one["progress"]) for one in listed] == [("root", "SUCCEEDED", 100)]
     assert listed[0]["temporal_url"] is None  # nothing carried it out
     assert (await ada.http.post(f"/vms/{vm.id}/actions/reboot", json={"type": "HARD"})).status_code == 202
+
+
+async def test_a_build_whose_vm_is_reset_keeps_its_address_as_its_port_may_be_there(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
+        build = await add_operation(tx, vm, Action.CREATE)
+        interface = await add_interface(tx, vm, status=AttachmentStatus.ATTACHING, operation_id=build.id)
+    assert (await root.http.post(f"/admin/vms/{vm.id}/reset-state", json={"status": "ERROR"})).status_code == 202
+    (kept,) = (await ada.http.get(f"/vms/{vm.id}/interfaces")).json()["items"]
+    assert (kept["id"], kept["status"]) == (str(interface.id), "ATTACHED")
+    assert (await ada.http.delete(f"/vms/{vm.id}")).status_code == 204
 
 
 async def test_a_vm_can_be_put_back_to_where_its_resize_waits(ada: Person, root: Person, engine: AsyncEngine) -> None:

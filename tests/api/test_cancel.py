@@ -4,15 +4,17 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api import operations
+from api.security import Caller
 from domain import records, store
 from domain.errors import CanceledError
 from domain.lifecycle import TABLE, Action, OperationStatus
 from domain.models import Operation
 from tests.api.conftest import Person
-from tests.rows import add_operation, add_vm, read_operation
+from tests.rows import add_operation, add_user, add_vm, read_operation
 
 UNDOABLE = {"create", "resize", "snapshot", "attach-volume", "attach-interface", "create-volume"}
 QUEUED, RUNNING = OperationStatus.QUEUED, OperationStatus.RUNNING
@@ -59,6 +61,19 @@ async def test_canceling_twice_changes_nothing(ada: Person, engine: AsyncEngine)
     again = await ada.http.post(f"/operations/{operation.id}/cancel")
     assert replayed.headers["Idempotency-Replayed"] == "true"
     assert first.json()["cancel_requested_at"] == again.json()["cancel_requested_at"]
+
+
+@pytest.mark.parametrize(("seconds", "keeps"), [(-60, True), (30, False)])
+async def test_what_waits_to_be_delivered_keeps_its_turn(engine: AsyncEngine, seconds: int, *, keeps: bool) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        due = store.from_now(seconds)
+        before = await add_operation(tx, await add_vm(tx, user), Action.CREATE, deliver_after=due)
+        await operations.cancel(tx, Caller(user.id, user.username, uuid4()), before.id)
+        after = await store.fetch_one(tx, select(Operation).where(Operation.id == before.id))
+        assert after is not None
+        assert (after.deliver_after == before.deliver_after) is keeps
+        assert after.deliver_after <= before.deliver_after
 
 
 async def test_nobody_cancels_what_is_another_owners_or_unknown(ada: Person, bob: Person, engine: AsyncEngine) -> None:

@@ -10,7 +10,9 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api.dispatcher import Dispatcher
 from api.watcher import Watcher
+from domain import store
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
+from domain.messages import OperationInput
 from domain.models import VM, Operation
 from domain.store import from_now
 from domain.unasked import CONFIRM_WINDOW_ACTOR
@@ -33,6 +35,7 @@ class Known:
         self.status: dict[str, WorkflowExecutionStatus | None] = {}
         self.looked_at: list[str] = []
         self.canceled: list[str] = []
+        self.signalled: list[tuple[str, str, OperationInput]] = []
         self.away = False
 
     def get_workflow_handle(self, workflow_id: str) -> Any:
@@ -51,6 +54,9 @@ class Known:
 
             async def cancel(self, **_options: Any) -> None:
                 client.canceled.append(workflow_id)
+
+            async def signal(self, name: str, input: OperationInput, **_options: Any) -> None:
+                client.signalled.append((workflow_id, name, input))
 
         return Handle()
 
@@ -169,6 +175,18 @@ async def test_a_signal_without_a_receipt_is_sent_again_to_whatever_is_there(
     again = await read_operation(engine, confirm.id)
     assert (again.status, again.epoch, again.deliveries) == (QUEUED, 0, 0)
     assert again.workflow_id == resize.workflow_id
+
+
+async def test_a_decision_under_way_is_told_to_its_resize_again_which_may_have_forgotten_it(
+    engine: AsyncEngine, watcher: Watcher, known: Known
+) -> None:
+    resize, confirm = await decision(engine, status=RUNNING)
+    known.status[resize.workflow_id] = OPEN
+    await watcher.look()
+    vm = await read_vm(engine, resize.resource_id)
+    assert known.signalled == [(resize.workflow_id, "confirm", store.input_of(confirm, vm.name))]
+    after = await read_operation(engine, confirm.id)
+    assert (after.status, after.epoch, after.workflow_id) == (RUNNING, 0, resize.workflow_id)
 
 
 async def test_a_decision_whose_resize_was_terminated_while_it_was_carried_out_gets_a_workflow_of_its_own(

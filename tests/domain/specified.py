@@ -83,7 +83,7 @@ def _turn(sources: str, while_running: str, ends: str | None, failure: str | Non
 
 
 TURNS = {
-    "create": {"interface": _turn("", "ATTACHING", "ATTACHED", None)},
+    "create": {"interface": _turn("", "ATTACHING", "ATTACHED", None, "ATTACHED")},
     "snapshot": {"snapshot": _turn("", "CREATING", "AVAILABLE", "ERROR")},
     "restore": {"snapshot": _turn("AVAILABLE", "RESTORING", "AVAILABLE", "AVAILABLE")},
     "attach-volume": {

@@ -120,6 +120,14 @@ def test_a_failure_leaves_what_is_specified(action: Action) -> None:
         assert lifecycle.fail(action, previous, intact=intact) == (kept if keeps else "ERROR")
 
 
+@each_action
+def test_a_failure_before_the_first_step_leaves_all_as_it_was(action: Action) -> None:
+    for previous, intact in product(Status, (True, False)):
+        was = "VERIFY_RESIZE" if action in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE} else previous
+        expected = "ERROR" if action in {Action.CREATE, Action.DELETE} else was
+        assert lifecycle.fail(action, previous, intact=intact, begun=False) == expected
+
+
 def test_a_vm_that_never_launched_allows_only_delete() -> None:
     for status, task_state in lifecycle.legal_states():
         allowed = lifecycle.allowed_actions(status, task_state, launched=False)

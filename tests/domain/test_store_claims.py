@@ -100,7 +100,7 @@ async def test_the_steps_are_entered_in_order_and_each_may_be_entered_again(engi
 
 
 async def test_the_first_step_entered_is_the_receipt_and_stays_it(engine: AsyncEngine) -> None:
-    input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED)
+    input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED, started_at=None)
     assert (await read_operation(engine, input.operation_id)).started_at is None
     await enter(engine, input, TaskState.SCHEDULING)
     receipt = (await read_operation(engine, input.operation_id)).started_at

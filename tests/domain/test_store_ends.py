@@ -60,6 +60,18 @@ async def test_fail_leaves_the_vm_as_the_table_says(engine: AsyncEngine, *, inta
         assert operation.next_retry_at is None
 
 
+@pytest.mark.parametrize("previous", [Status.ACTIVE, Status.SHUTOFF])
+@pytest.mark.parametrize("action", [Action.RESTORE, Action.REBOOT_HARD, Action.RESIZE, Action.REVERT_RESIZE])
+async def test_what_ends_before_its_first_step_leaves_the_vm_as_it_was(
+    engine: AsyncEngine, action: Action, previous: Status
+) -> None:
+    input = await add_held_vm(engine, action, previous=previous, status=OperationStatus.QUEUED, started_at=None)
+    await end(engine, input, "fail", canceled=True)
+    vm = await read_vm(engine, input.vm)
+    was = Status.VERIFY_RESIZE if action is Action.REVERT_RESIZE else previous
+    assert (vm.status, vm.task_state, vm.fault) == (was, None, None)
+
+
 async def test_a_canceled_operation_ends_as_canceled(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.START)
     await end(engine, input, "fail", canceled=True)

@@ -156,6 +156,7 @@ async def test_a_decision_that_fails_leaves_an_error_and_no_time_to_confirm_by(
 ) -> None:
     decision = await decided(engine, await waiting(engine), action)
     async with engine.begin() as tx:
+        await records.enter_step(tx, message(decision), TABLE[action].steps[0], attempt=1)
         await records.fail(tx, FailOperationInput(message(decision), "no_luck", "It went wrong."))
     vm = await read_vm(engine, decision.resource_id)
     assert (vm.status, vm.task_state, vm.confirm_by) == (Status.ERROR, None, None)

@@ -82,7 +82,7 @@ class LooseModel(Model):
                 self.or_else |= {volume: ANY_VOLUME for volume, place in self.attached.items() if place[0] == vm_id}
             case "snapshot":
                 self.snapshots[id] = "ERROR"
-            case _ if action not in ATTACHING:
+            case _ if action not in ATTACHING and row["started_at"] is not None:
                 self.or_else[vm_id] = {"ERROR", self.vms[vm_id].status}
                 if action in MOVES_FLAVOR:
                     self.any_flavor.add(vm_id)

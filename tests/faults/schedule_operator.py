@@ -4,7 +4,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 from temporalio.api.common.v1 import WorkflowExecution
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, ResetReapplyExcludeType
 from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 
@@ -32,11 +32,12 @@ async def interfere(client: Client, database: Database, owner_id: UUID, fault: F
         case Kind.CANCEL:
             await handle.cancel(rpc_timeout=PATIENCE)
         case _:
-            await _reset(client, handle.id, to_first=fault.which % 2 == 0)
+            await _reset(client, handle.id, to_first=fault.which % 2 == 0, forgets=fault.which % 4 > 1)
     return True
 
 
-async def _reset(client: Client, workflow_id: str, *, to_first: bool) -> None:
+async def _reset(client: Client, workflow_id: str, *, to_first: bool, forgets: bool) -> None:
+    """Set it back to its first task or its last; it `forgets` the signals that came since, or has them again."""
     ends = [
         event.event_id
         async for event in client.get_workflow_handle(workflow_id).fetch_history_events(rpc_timeout=PATIENCE)
@@ -50,5 +51,6 @@ async def _reset(client: Client, workflow_id: str, *, to_first: bool) -> None:
         reason="by mistake",
         workflow_task_finish_event_id=ends[0 if to_first else -1],
         request_id=str(uuid4()),
+        reset_reapply_exclude_types=[ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL] if forgets else [],
     )
     await client.workflow_service.reset_workflow_execution(request, timeout=PATIENCE)

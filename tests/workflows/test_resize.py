@@ -144,6 +144,17 @@ async def test_a_window_that_loses_against_a_person_leaves_it_to_the_signal(worl
     assert world.called() == [*MOVED, Activity.CLAIM_CONFIRM, *CARRIED_OUT[action]]
 
 
+async def test_a_workflow_that_was_reset_after_the_resize_was_decided_ends(world: World) -> None:
+    world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(None, is_over=True))
+    await (await world.start(Action.RESIZE, window=-5.0)).result()
+    assert world.called() == [*MOVED, Activity.CLAIM_CONFIRM]
+
+
+async def test_a_workflow_that_was_reset_to_before_it_waited_ends(world: World) -> None:
+    await (await world.start(Action.RESIZE, is_over=True)).result()
+    assert world.called() == MOVED
+
+
 async def test_a_window_that_is_over_confirms_at_once(world: World) -> None:
     """As after an outage that was longer than the window."""
     world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(decision(Action.CONFIRM_RESIZE)))

@@ -191,6 +191,8 @@ async def test_an_attach_that_the_cloud_refuses_to_undo_is_recorded_as_it_is_see
         assert await code_of(handle) == "mock_refused"
     end = Activity.FINISH_OPERATION if seen is there else Activity.FAIL_OPERATION
     assert world.called() == [*EFFECTS[action], undo, look, end]
+    if seen is not there:
+        assert world.last_input(Activity.FAIL_OPERATION)["message"].endswith("After that: forbidden, for good")
 
 
 @pytest.mark.parametrize("action", NOT_UNDONE)

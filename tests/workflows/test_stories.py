@@ -244,6 +244,15 @@ async def test_passing_failures_are_retried(world: World, action: Action) -> Non
     assert world.called() == [name for name in [*EFFECTS[action], Activity.FINISH_OPERATION] for _ in range(2)]
 
 
+async def test_a_build_that_the_cloud_does_not_undo_is_recorded_as_still_there(world: World) -> None:
+    world.script(Activity.SPAWN_SERVER, refused("mock_refused"))
+    world.script(Activity.UNDO_CREATE, refused("forbidden"))
+    await failure_of(await world.start(Action.CREATE))
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert (recorded["code"], recorded["intact"]) == ("mock_refused", True)
+    assert recorded["message"].endswith("After that: forbidden, for good")
+
+
 async def test_undoing_and_recording_are_retried_too(world: World) -> None:
     world.script(Activity.SPAWN_SERVER, refused("mock_refused"))
     world.script(Activity.UNDO_CREATE, *[failed("mock_transient")] * 3)

@@ -108,11 +108,11 @@ class World:
         return [input for called, input in self.calls if called is name][-1]
 
     async def start(
-        self, action: Action, previous: Status = Status.ACTIVE, window: float | None = None
+        self, action: Action, previous: Status = Status.ACTIVE, window: float | None = None, *, is_over: bool = False
     ) -> WorkflowHandle[Any, Any]:
-        """Start the workflow that serves an action; a resize confirms itself after `window` seconds."""
+        """Start the workflow that serves an action; a resize has its `window`, in seconds, or `is_over`."""
         if action is Action.RESIZE:
-            self._script[Activity.READ_CONFIRM_WINDOW] = [ConfirmWindowResult(window)]
+            self._script[Activity.READ_CONFIRM_WINDOW] = [ConfirmWindowResult(window, is_over)]
         return await self.start_with(decision(action, previous))
 
     async def start_with(self, operation: OperationInput) -> WorkflowHandle[Any, Any]:
