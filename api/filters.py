@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import Query
 from pydantic import StringConstraints
-from sqlalchemy import ColumnElement, and_, true
+from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
 from sqlalchemy.orm import InstrumentedAttribute
 
 from api.bodies import LABEL_KEY
@@ -72,10 +72,12 @@ def actions(given: list[str]) -> set[Action]:
 
 
 def has_labels(given: list[str]) -> ColumnElement[bool]:
-    """Whether a VM has every label asked for."""
-    return and_(true(), *(_has_label(*label.partition("=")) for label in words(given)))
-
-
-def _has_label(key: str, equals: str, value: str) -> ColumnElement[bool]:
+    """Whether a VM has every label asked for; one statement however many, as each that differs is compiled and kept."""
+    asked = [label.partition("=") for label in words(given)]
+    values = {(key, value) for key, equals, value in asked if equals}
+    wanted = dict(values)
+    if len(wanted) < len(values):
+        return false()  # a label has one value
+    keys = cast([key for key, equals, _ in asked if not equals], ARRAY(Text))
     labels: ColumnElement[dict[str, str]] = VM.labels.expression
-    return labels.contains({key: value}) if equals else labels.has_key(key)
+    return and_(labels.contains(wanted), labels.has_all(keys))

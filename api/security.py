@@ -115,7 +115,7 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
 
 def seal(signing: Signing, value: Any) -> str:
     """The JSON value as text that `unseal` recognises as ours."""
-    payload = json.dumps(value).encode()
+    payload = json.dumps(value, ensure_ascii=False).encode()  # an escape would be three times as long
     return base64.urlsafe_b64encode(_seal(signing, payload) + payload).decode()
 
 

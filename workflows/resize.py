@@ -21,6 +21,7 @@ from workflows.steps import Left, OperationWorkflow, heed_cancel
 
 CODES_OF_NO_CHANGE = ("no_valid_host", "canceled")
 AT_ONCE = timedelta(milliseconds=1)
+SEES_ITS_END = "resize-sees-its-end"  # the patch with which a workflow that was reset after its end, ends
 CHECK = "See that the server has the flavor it should have"
 
 
@@ -104,13 +105,13 @@ class ResizeVM(_Resizing):
         summary = "Ask how long the resize waits to be confirmed"
         window = await self.insist(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)
         until = None if window.seconds is None else workflow.now() + timedelta(seconds=window.seconds)
-        self._is_over = window.is_over
+        self._is_over = window.is_over and workflow.patched(SEES_ITS_END)
         while not self._is_over:
             decision = await self._next_decision(resize, until)
             if decision is None:
                 until = None  # somebody was faster than the timer, and the signal is on its way
             else:
-                self._is_over = await self.carry_out(decision)
+                self._is_over = await self.carry_out(decision) or await self._is_decided(resize)
 
     async def _next_decision(self, resize: OperationInput, until: datetime | None) -> OperationInput | None:
         self.view.awaits_decision(resize, until)
@@ -133,8 +134,15 @@ class ResizeVM(_Resizing):
     async def _confirm_unasked(self, resize: OperationInput) -> OperationInput | None:
         summary = "Confirm the resize, unless somebody decides right now"
         claimed = await self.insist(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)
-        self._is_over = claimed.is_over
+        self._is_over = claimed.is_over and workflow.patched(SEES_ITS_END)
         return claimed.confirm
+
+    async def _is_decided(self, resize: OperationInput) -> bool:
+        """Whether a decision did not hold the VM because others have decided already."""
+        if not workflow.patched(SEES_ITS_END):
+            return False
+        summary = "Ask whether the resize is still to be decided"
+        return (await self.insist(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)).is_over
 
 
 @workflow.defn

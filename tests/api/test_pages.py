@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import security
+from api import filters, security
 from domain.lifecycle import Action, OperationStatus, Status
 from domain.models import VM
 from domain.settings import Settings
@@ -140,6 +140,15 @@ async def test_a_cursor_neither_repeats_nor_skips_while_others_come_and_go(
     assert second["page"] == 2
 
 
+async def test_a_cursor_at_the_longest_name_there_can_be_is_accepted(ada: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        for first in ("\U0001f600", "\U0001f601"):
+            await add_vm(tx, ada.user, name=first + 254 * "\U0001f600")
+    page = (await ada.http.get("/vms", params={"sort": "name", "page_size": 1})).json()
+    rest = await ada.http.get("/vms", params={"sort": "name", "page_size": 1, "cursor": page["next_cursor"]})
+    assert (rest.status_code, len(rest.json()["items"])) == (200, 1)
+
+
 @pytest.mark.usefixtures("fleet")
 async def test_a_cursor_fits_its_own_order_only_and_cannot_be_made_up(ada: Person, settings: Settings) -> None:
     cursor = (await ada.http.get("/vms", params={"page_size": 2})).json()["next_cursor"]
@@ -193,6 +202,13 @@ async def test_filters_by_labels(ada: Person) -> None:
     assert await names(ada, labels="env=pro") == []
     assert await names(ada, labels="n=2,n=3") == []
     assert await names(ada, labels="absent") == []
+    assert await names(ada, labels="odd,absent") == []
+    assert set(await names(ada, labels="odd,n,env=prod")) == {"alpha"}
+
+
+async def test_however_many_labels_are_asked_for_the_statement_is_the_same() -> None:
+    few, many = (str(filters.has_labels([",".join(f"k{n}=v,l{n}" for n in range(count))])) for count in (1, 500))
+    assert few == many
 
 
 @pytest.mark.usefixtures("fleet")

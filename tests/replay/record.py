@@ -20,6 +20,7 @@ from domain.lifecycle import TABLE, Action
 from domain.messages import (
     Activity,
     ClaimConfirmResult,
+    ConfirmWindowResult,
     FailedAttemptInput,
     ImageState,
     PortState,
@@ -130,6 +131,14 @@ async def endings_of_resize(world: World) -> AsyncIterator[tuple[str, WorkflowHa
     await doubtful.signal("revert", decision(Action.REVERT_RESIZE))
     await doubtful.signal("confirm", decision(Action.CONFIRM_RESIZE))
     yield "decided-after-nonsense", doubtful
+    world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(None, is_over=True))
+    yield "decided-by-others", await world.start(Action.RESIZE, window=0.5)
+    yield "reset-when-decided", await world.start(Action.RESIZE, is_over=True)
+    world.script(Activity.REVERT_RESIZE, refused("superseded"))
+    fenced = await world.start(Action.RESIZE)
+    world.script(Activity.READ_CONFIRM_WINDOW, ConfirmWindowResult(None, is_over=True))
+    await fenced.signal("revert", decision(Action.REVERT_RESIZE))
+    yield "reset-and-told-again", fenced
     world.script(Activity.CONFIRM_RESIZE, refused("mock_refused"))
     yield "confirm-failed", await well(world, Action.RESIZE)
     world.reached[Activity.READ_CONFIRM_WINDOW].clear()

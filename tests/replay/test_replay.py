@@ -16,6 +16,7 @@ ENDINGS = ("succeeded", "failed", "superseded", "canceled")
 OF_RESIZE = (
     *("reverted", "confirmed-unasked", "reverted-at-the-last-moment", "decided-after-nonsense"),
     *("confirm-failed", "canceled-while-waiting", "put-back"),
+    *("decided-by-others", "reset-when-decided", "reset-and-told-again"),
 )
 OF_RESOURCES = {
     *("delete-releasing", "delete-release-failed", "restore-applied", "snapshot-not-undone"),

@@ -10,7 +10,7 @@ from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from domain.lifecycle import Action, Status
-from domain.messages import Activity, ClaimConfirmResult, OperationInput, ServerStatus
+from domain.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, OperationInput, ServerStatus
 from tests.workflows.test_stories import EFFECTS, failure_of
 from tests.workflows.world import HANG, World, decision, refused
 
@@ -92,7 +92,18 @@ async def test_a_decision_that_does_not_hold_the_vm_leaves_the_resize_waiting(wo
     await decide(handle, decision(action))
     await decide(handle, decided)
     await handle.result()
-    assert world.called() == [*MOVED, CARRIED_OUT[action][0], *CARRIED_OUT[action]]
+    assert world.called() == [*MOVED, CARRIED_OUT[action][0], Activity.READ_CONFIRM_WINDOW, *CARRIED_OUT[action]]
+
+
+@each_decision
+async def test_a_decision_that_comes_when_others_have_decided_ends_the_workflow(world: World, action: Action) -> None:
+    """An operator reset it to where it waited, and its signals came again."""
+    world.script(CARRIED_OUT[action][0], refused("superseded"))
+    handle = await waiting(world)
+    world.script(Activity.READ_CONFIRM_WINDOW, ConfirmWindowResult(None, is_over=True))
+    await decide(handle, decision(action))
+    await handle.result()
+    assert world.called() == [*MOVED, CARRIED_OUT[action][0], Activity.READ_CONFIRM_WINDOW]
 
 
 @pytest.mark.parametrize(
