@@ -71,6 +71,7 @@ _DATABASE_AWAY = (
     OSError,  # and with it TimeoutError: nothing but the database is called while a request is served
     PoolTimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a connection that was ended, before that has been noticed
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,

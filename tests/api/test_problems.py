@@ -3,8 +3,10 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -146,6 +148,20 @@ async def test_a_statement_that_the_database_refuses_is_a_bug_and_no_outage(ada:
     async with engine.begin() as tx:
         await tx.exec_driver_sql("DROP TABLE operations")
     check(await ada.http.get("/operations"), 500, "internal_error")
+
+
+async def test_a_connection_that_has_just_been_ended_is_an_outage_and_no_bug(
+    ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What asyncpg says where the server has ended a connection and the next statement comes before that is noticed."""
+
+    async def between_two_statements(*_arguments: Any, **_options: Any) -> None:
+        raise asyncpg.InternalClientError("cannot switch to state 12; another operation (2) is in progress")
+
+    monkeypatch.setattr(asyncpg.Connection, "prepare", between_two_statements)
+    answer = await ada.http.get("/operations")
+    check(answer, 503, "database_unavailable")
+    assert int(answer.headers["Retry-After"]) > 0
 
 
 async def test_the_log_has_a_line_for_each_request_and_no_secrets(
