@@ -3,6 +3,7 @@
 from typing import Final
 from uuid import UUID
 
+from sqlalchemy import select
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec
@@ -15,6 +16,7 @@ from domain.messages import (
     ConfirmWindowResult,
     OperationInput,
 )
+from domain.models import VM
 
 # Seconds before the outbox takes care of a confirm that its resize has claimed and carries out by itself.
 OUTBOX_AFTER: Final = 30.0
@@ -70,8 +72,18 @@ class ResizeActivities(StepActivities):
 
     @activity.defn(name=Activity.UNDO_RESIZE)
     async def undo_resize(self, input: OperationInput) -> None:
-        """Begin to take a failed resize back, after making sure that none of its calls can still take effect."""
-        await self._revoke(input)
+        """Begin to take a failed resize back, after making sure that none of its calls can still take effect.
+
+        A server that still has its size of before waits for the decision on an earlier resize, and is left alone.
+        """
+        operation = await self._revoke(input)
+        async with database.autocommit(self._engine).connect() as connection:
+            vm = await store.fetch_one(connection, select(VM).where(VM.id == input.vm_id))
+        assert vm is not None  # noqa: S101 - a resize has one
+        before = await self._spec(vm, UUID(operation.input["previous_flavor_id"]))
+        server = (await self._backend.list_servers([vm.id])).get(vm.id)
+        if server is not None and server.has_size_of(before):
+            return
         await self._backend.revert_server_resize(undoing(input, Activity.UNDO_RESIZE), input.vm)
 
     async def _new_spec(self, entered: Entered) -> ServerSpec:

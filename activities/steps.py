@@ -12,6 +12,8 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Port, Server, ServerSpec, Token
 from domain import database, records, store
+from domain.errors import NotBegunError
+from domain.lifecycle import TABLE
 from domain.messages import ENTERS, Activity, OperationInput
 from domain.models import VM, Flavor, Interface, Operation
 
@@ -45,9 +47,14 @@ class StepActivities:
         return operation, Token(input.operation_id, name)
 
     async def _revoke(self, input: OperationInput) -> Operation:
-        """See to it that no call of the operation takes effect any more; SupersededError unless it holds its VM."""
+        """See to it that no call of the operation takes effect any more.
+
+        SupersededError unless it holds its VM, NotBegunError where it made none, unless others had to make way for it.
+        """
         async with self._engine.begin() as tx:
             _, operation = await records.check_holds(tx, input)
+        if operation.started_at is None and not TABLE[operation.action].preempts:
+            raise NotBegunError("The operation ended before its first step.")
         await self._backend.revoke(input.operation_id)
         return operation
 

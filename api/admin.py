@@ -122,20 +122,31 @@ async def reset_state(tx: AsyncConnection, admin: Caller, vm_id: UUID, status: S
     vm = await store.lock_vm(tx, vm_id)
     if vm is None:
         raise NotFoundError("VM", vm_id)
-    if not await _can_be(tx, vm, status):
+    resize = await _undecided_resize(tx, vm) if status is Status.VERIFY_RESIZE else None
+    if not _can_be(vm, status, resize):
         launched = vm.launched_at is not None
         allowed = lifecycle.allowed_actions(vm.status, vm.task_state, launched=launched, attaching=vm.attaching > 0)
-        raise InvalidTransitionError(Action.RESET_STATE, vm.status, vm.task_state, allowed)
+        raise InvalidTransitionError(f"reset to {status}", vm.status, vm.task_state, allowed)
     asked = asked_by(admin, Action.RESET_STATE, {"status": status, "was": vm.status, "task_state": vm.task_state})
     message = f"{admin.username} put the VM into ERROR."
     fault = {"code": "state_reset", "message": message} if status is Status.ERROR else None
-    vm = await unasked.reset_state(tx, vm, status, asked, fault)
+    resized = {"flavor_id": UUID(resize.input["flavor_id"])} if resize else {}
+    vm = await unasked.reset_state(tx, vm, status, asked, fault, **resized)
     return asking.accepted_vm(vm)
 
 
-async def _can_be(tx: AsyncConnection, vm: VM, status: Status) -> bool:
+async def _undecided_resize(tx: AsyncConnection, vm: VM) -> Operation | None:
+    resize = await store.fetch_one(tx, store.last_resize(vm.id))
+    if resize is None:
+        return None
+    decisions = (Operation.vm_id == vm.id, Operation.action.in_((Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)))
+    since = (Operation.status == OperationStatus.SUCCEEDED, Operation.created_at > resize.created_at)
+    return None if await tx.scalar(select(Operation.id).where(*decisions, *since).limit(1)) else resize
+
+
+def _can_be(vm: VM, status: Status, undecided: Operation | None) -> bool:
     if vm.status is Status.DELETED:
         return False
     if status is Status.VERIFY_RESIZE:
-        return await store.fetch_one(tx, store.last_resize(vm.id)) is not None
+        return undecided is not None
     return status is Status.ERROR or vm.launched_at is not None

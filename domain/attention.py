@@ -14,9 +14,16 @@ from domain.resources import Kind
 UNRECEIVED: Final = timedelta(minutes=1)  # from where on it is odd that no worker has begun an operation
 SLOW: Final = timedelta(hours=1)
 MANY_ATTEMPTS: Final = 5
-REMEMBERED: Final = timedelta(days=7)  # how long an interrupted operation that nobody retried is shown
+REMEMBERED: Final = timedelta(days=7)  # how long an interrupted operation that nobody has asked for again is shown
 
-_retry = aliased(Operation)
+_later = aliased(Operation)
+_ABOUT: Final = ((VM, Operation.vm_id), (Volume, Operation.resource_id), (Snapshot, Operation.resource_id))
+_SINCE_ASKED_AGAIN: Final = (
+    _later.owner_id == Operation.owner_id,
+    _later.resource_id == Operation.resource_id,
+    _later.action == Operation.action,
+    _later.created_at > Operation.created_at,
+)
 _NOBODY: Final = cast(null(), Uuid)
 _NOTHING: Final = cast(null(), JSONB)
 
@@ -61,7 +68,8 @@ _ALL = union_all(
         Operation.status == OperationStatus.FAILED,
         Operation.interruption.is_not(None),
         Operation.finished_at > func.now() - REMEMBERED,
-        ~select(_retry.id).where(_retry.retry_of == Operation.id).exists(),
+        ~select(_later.id).where(*_SINCE_ASKED_AGAIN).exists(),
+        *(~select(model.id).where(id == model.id, model.status == "DELETED").exists() for model, id in _ABOUT),
     ),
     # Neither can be; a person is told all the same.
     _operations(

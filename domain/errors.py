@@ -88,6 +88,12 @@ class CanceledError(ServiceError):
         super().__init__(f"{by} canceled the operation.")
 
 
+class NotBegunError(ServiceError):
+    """The operation ended before its first step: there is nothing to undo, or to see."""
+
+    code = "not_begun"
+
+
 class IllegalStepError(ServiceError):
     """A workflow asked for a step the table does not have there: a bug, never a user's doing."""
 

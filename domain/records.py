@@ -148,7 +148,8 @@ async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
     if vm and operation.previous_status:
         begun = operation.started_at is not None
         status = lifecycle.fail(input.action, operation.previous_status, intact=failure.intact, begun=begun)
-        fault = (vm.fault or error) if status is Status.ERROR else None
+        was = None if begun else operation.input.get("previous_fault")
+        fault = (vm.fault or was or error) if status is Status.ERROR else None
         values: dict[str, Any] = {"status": status, "task_state": None, "fault": fault}
         if failure.applied:
             values |= _brought_about(operation)

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Select, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
@@ -110,6 +110,8 @@ async def accept(tx: AsyncConnection, vm: VM, asked: Asked, deliver_in: float = 
     """
     claimed = await claim_vm(tx, vm, asked.action, asked.id)
     row = operation_row(asked, vm.owner_id, vm.id, vm.status if TABLE[asked.action].steps else None)
+    if vm.fault and claimed.fault is None:
+        row["input"] = asked.input | {"previous_fault": vm.fault}
     if TABLE[asked.action].signal:
         row |= await _of_resize(tx, vm.id, asked.action)
     # The lock decides who is first, not whose transaction began first, so that now() would tell it wrongly.
@@ -149,10 +151,14 @@ def own_workflow_id(action: Action, of: UUID, operation_id: UUID, epoch: int = 0
 
 
 def last_resize(vm_id: UUID) -> Select[Operation]:
-    """The VM's latest resize that succeeded: the one that waits to be decided, where one does."""
+    """The VM's latest resize that succeeded, or that a reset of the VM cut off: the one that waits to be decided."""
     resizes = select(Operation).where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE)
-    latest = resizes.where(Operation.status == OperationStatus.SUCCEEDED).order_by(Operation.created_at.desc())
-    return latest.limit(1)
+    cut_off = (OperationStatus.RUNNING, OperationStatus.SUPERSEDED)
+    moved = or_(
+        Operation.status == OperationStatus.SUCCEEDED,
+        and_(Operation.status.in_(cut_off), Operation.started_at.is_not(None)),
+    )
+    return resizes.where(moved).order_by(Operation.created_at.desc()).limit(1)
 
 
 async def _of_resize(tx: AsyncConnection, vm_id: UUID, action: Action) -> dict[str, Any]:

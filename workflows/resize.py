@@ -95,7 +95,8 @@ class ResizeVM(_Resizing):
         if left.seen is ServerStatus.VERIFY_RESIZE:
             await self.insist(Activity.UNDO_RESIZE, operation, "Put the server back to its old flavor", NoneType)
             left = await self.settle(operation, code)
-        is_as_it_was = str(left.seen) == operation.previous_status
+        is_of_another = left.seen is ServerStatus.VERIFY_RESIZE and not self._is_touched
+        is_as_it_was = is_of_another or str(left.seen) == operation.previous_status
         if is_as_it_was and self._is_touched:
             await self.insist(Activity.CHECK_FLAVOR, CheckFlavorInput(operation, previous=True), CHECK, NoneType)
         has_not_failed = code in CODES_OF_NO_CHANGE or not self._is_touched or bool(operation.interruption)

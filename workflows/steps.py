@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import partial
 from types import NoneType
 from typing import Any, TypeVar, overload
 
@@ -15,8 +14,8 @@ from temporalio.exceptions import ActivityError, ApplicationError, RetryState, i
 from temporalio.workflow import ActivityCancellationType
 
 from domain import lifecycle
-from domain.errors import CanceledError, SupersededError
-from domain.lifecycle import TABLE, Status
+from domain.errors import CanceledError, NotBegunError, SupersededError
+from domain.lifecycle import TABLE
 from domain.messages import (
     Activity,
     CheckFlavorInput,
@@ -47,7 +46,6 @@ HEARTBEAT = timedelta(seconds=3)
 FOR_EVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 # Half an hour of trying. Attempts are counted and not time, so that hours without any worker fail nothing.
 HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
-RETRIES_EXHAUSTED = "retries_exhausted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +80,6 @@ class OperationWorkflow:
     def __init__(self) -> None:
         self.view = View()
         self._interruption = ""
-        self._has_begun = False
 
     @workflow.query
     def state(self) -> StateResult:
@@ -107,7 +104,6 @@ class OperationWorkflow:
         """
         outcome = Outcome()
         self._interruption = operation.interruption
-        self._has_begun = False
         self.view.begins(operation)
         try:
             yield outcome
@@ -136,7 +132,6 @@ class OperationWorkflow:
             retry_policy=HALF_AN_HOUR,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
-        self._has_begun = True
         heed_cancel()
         return answer
 
@@ -196,7 +191,7 @@ class OperationWorkflow:
             await self.insist(name, operation, summary, NoneType)
         except ActivityError as refusal:
             code, message = _reason(refusal)
-            if code == SupersededError.code:
+            if code in {SupersededError.code, NotBegunError.code}:
                 raise
             return message
         return ""
@@ -218,7 +213,7 @@ class OperationWorkflow:
         if code == SupersededError.code:
             return False
         self.view.fails(message)
-        left = Left()
+        has_begun = True
         try:
             left = await aftermath(operation, code)
         except ActivityError as refusal:
@@ -226,11 +221,13 @@ class OperationWorkflow:
             if why == SupersededError.code:
                 heed_cancel()
                 return False
-            message = f"{message} After that: {detail}"
+            has_begun = why != NotBegunError.code
+            left = Left(refusal=detail if has_begun else "")
         if left.seen is not None and left.seen is arrives:
             return await self._finish(operation)
-        message += f" After that: {left.refusal}" if left.refusal else ""
-        await self._fail(operation, code, message, left)
+        if left.refusal not in message:
+            message = f"{message} After that: {left.refusal}"
+        await self._fail(operation, code, message, left, has_begun=has_begun)
         return False
 
     async def _finish(self, operation: OperationInput) -> bool:
@@ -243,24 +240,19 @@ class OperationWorkflow:
             self.view.ends(None)
         return True
 
-    async def _fail(self, operation: OperationInput, code: str, message: str, left: Left) -> None:
+    async def _fail(self, operation: OperationInput, code: str, message: str, left: Left, *, has_begun: bool) -> None:
         canceled = code == CanceledError.code or workflow.cancellation_reason() is not None
         failure = FailOperationInput(operation, code, message, canceled, left.intact, left.applied, left.remains)
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
             heed_cancel()
             return
-        self.view.ends(self._left_by(operation, code, left))
+        if operation.previous_status:
+            was = operation.previous_status
+            self.view.ends(lifecycle.fail(operation.action, was, intact=left.intact, begun=has_begun))
+        else:
+            self.view.ends(None)
         heed_cancel()
         raise ApplicationError(message, type=code, non_retryable=True)
-
-    def _left_by(self, operation: OperationInput, code: str, left: Left) -> Status | None:
-        """The status that a failure leaves; None where that depends on whether a step began, and nobody has said so."""
-        if operation.previous_status is None:
-            return None
-        has_begun = self._has_begun or code not in {CanceledError.code, RETRIES_EXHAUSTED, self._interruption}
-        fail = partial(lifecycle.fail, operation.action, operation.previous_status, intact=left.intact)
-        statuses = {fail(begun=True), fail(begun=has_begun)}
-        return statuses.pop() if len(statuses) == 1 else None
 
     async def _record(self, name: Activity, input: Message, summary: str) -> bool:
         """Whether the end was recorded; it is not where somebody superseded the operation."""
@@ -290,4 +282,4 @@ def _reason(error: BaseException) -> tuple[str, str]:
     if workflow.cancellation_reason() is not None:
         return CanceledError.code, "The operation was canceled."
     last = getattr(error.cause, "message", "no answer")
-    return RETRIES_EXHAUSTED, f"A step did not succeed in half an hour of trying; last: {last}"
+    return "retries_exhausted", f"A step did not succeed in half an hour of trying; last: {last}"

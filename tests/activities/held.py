@@ -1,5 +1,6 @@
 """What operations hold beside a VM: rows of it, what the cloud has for it, and all that the cloud has."""
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -69,7 +70,7 @@ async def add_held(engine: AsyncEngine, action: Action, *, previous: Status = St
         is_attachment = rule.of_vm and not rule.steps
         step = rule.steps[0] if rule.steps else None
         vm = await add_vm(tx, await add_user(tx), status=previous, task_state=step, attaching=int(is_attachment))
-        about: dict[str, Any] = {"resource_type": kind, "resource_id": resource_id}
+        about: dict[str, Any] = {"resource_type": kind, "resource_id": resource_id, "started_at": datetime.now(UTC)}
         about |= {} if step else {"previous_status": None}
         about |= {"vm_id": None} if kind is Kind.VOLUME and not rule.of_vm else {}
         operation = await add_operation(tx, vm, action, holds=bool(step), **about)

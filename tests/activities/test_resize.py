@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, update
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock import MockBackend
@@ -26,7 +26,7 @@ from domain.messages import (
 )
 from domain.models import VM
 from tests.activities.conftest import Do, count, spec
-from tests.rows import FLAVOR_IDS, INPUTS, add_held_vm, claim, read_operation, read_vm
+from tests.rows import FLAVOR_IDS, INPUTS, add_held_vm, add_operation, claim, read_operation, read_vm
 
 SMALL, MEDIUM = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"]
 
@@ -184,6 +184,21 @@ async def test_a_decision_that_was_canceled_in_time_can_be_taken_again(
     assert revert.previous_status is Status.SHUTOFF
     await do(resize.revert_resize, revert)
     assert await settled(engine, backend, revert) == (ServerStatus.SHUTOFF, 2048)
+
+
+async def test_undoing_leaves_an_earlier_resize_alone_that_waits_to_be_decided(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+) -> None:
+    """An admin has put its VM into ACTIVE, and somebody asked for another size, which the cloud refuses."""
+    earlier = await moved(engine, backend, do, resize)
+    async with engine.begin() as tx:
+        vm = await store.fetch_one(tx, select(VM).where(VM.id == earlier.vm_id))
+        assert vm is not None
+        sizes = {"flavor_id": str(SMALL), "previous_flavor_id": str(MEDIUM)}
+        later = await add_operation(tx, vm, Action.RESIZE, input=INPUTS[Action.RESIZE] | sizes, started_at=func.now())
+    await do(resize.undo_resize, store.input_of(later, vm.name))
+    assert await settled(engine, backend, earlier) == (ServerStatus.VERIFY_RESIZE, 4096)
+    assert await count(engine, "migrations", earlier.vm_id) == 1
 
 
 async def test_undoing_puts_the_server_back_and_lets_nothing_come_after(

@@ -16,6 +16,7 @@ from domain.resources import AttachmentStatus, VolumeStatus
 from domain.settings import Settings
 from tests.api.conftest import Person, operations_of, person, running
 from tests.rows import (
+    INPUTS,
     add_attachment,
     add_interface,
     add_operation,
@@ -86,9 +87,13 @@ async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
         await add_operation(tx, vm, Action.ATTACH_VOLUME, **old)  # in the outbox, which may be long
         slow = await add_operation(tx, vm, Action.STOP, holds=False, created_at=store.from_now(-3700))
         ended: dict[str, Any] = {"status": FAILED, "interruption": "workflow_terminated", "holds": False}
-        interrupted = await add_operation(tx, vm, Action.STOP, **ended)
-        retried = await add_operation(tx, vm, Action.STOP, **ended)
-        await add_operation(tx, vm, Action.STOP, status=FAILED, retry_of=retried.id, holds=False)
+        interrupted = await add_operation(tx, vm, Action.START, **ended)
+        await add_operation(tx, vm, Action.STOP, **ended)
+        await add_operation(tx, vm, Action.STOP, status=FAILED, holds=False, created_at=store.from_now(1))
+        await add_operation(tx, await add_vm(tx, ada.user, status=Status.DELETED), Action.START, **ended)
+        gone = await add_volume(tx, ada.user, status=VolumeStatus.DELETED)
+        about_it: dict[str, Any] = {"resource_id": gone.id, "vm_id": None, "previous_status": None}
+        await add_operation(tx, vm, Action.CREATE_VOLUME, **ended | about_it)
         seen = {"status": "ACTIVE", "server": "VERIFY_RESIZE"}
         found = {"kind": "server_status", "resource_type": "vm", "resource_id": vm.id, "seen": seen}
         await store.insert_row(tx, Finding, **found)
@@ -241,6 +246,37 @@ async def test_a_vm_can_be_put_back_to_where_its_resize_waits(ada: Person, root:
     ).status_code == 202
     assert (await ada.http.post(f"/vms/{vm.id}/actions/confirm-resize")).status_code == 202
     assert [one.action for one in await operations_of(engine, vm.id)][-1] is Action.CONFIRM_RESIZE
+
+
+@pytest.mark.parametrize("was", [Status.RESIZING, Status.ERROR])
+async def test_a_resize_that_a_reset_cut_off_can_be_decided_where_the_cloud_has_done_it(
+    ada: Person, root: Person, engine: AsyncEngine, was: Status
+) -> None:
+    to = INPUTS[Action.RESIZE]["flavor_id"]
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, status=Status.RESIZING, task_state=TaskState.RESIZE_MIGRATING)
+        await add_operation(tx, vm, Action.RESIZE, previous_status=Status.ACTIVE, started_at=func.now())
+    assert str(vm.flavor_id) != to
+    path = f"/admin/vms/{vm.id}/reset-state"
+    if was is Status.ERROR:
+        assert (await root.http.post(path, json={"status": "ERROR"})).status_code == 202
+    assert (await root.http.post(path, json={"status": "VERIFY_RESIZE"})).json()["flavor_id"] == to
+    assert (await ada.http.post(f"/vms/{vm.id}/actions/revert-resize")).status_code == 202
+    revert = (await operations_of(engine, vm.id))[-1]
+    assert (revert.previous_status, revert.input["flavor_id"]) == (Status.ACTIVE, str(vm.flavor_id))
+
+
+async def test_a_resize_that_was_decided_is_not_to_be_decided_again(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        await add_operation(tx, vm, Action.RESIZE, status=OperationStatus.SUCCEEDED)
+        later = store.from_now(1)
+        await add_operation(tx, vm, Action.CONFIRM_RESIZE, status=OperationStatus.SUCCEEDED, created_at=later)
+    refusal = await root.http.post(f"/admin/vms/{vm.id}/reset-state", json={"status": "VERIFY_RESIZE"})
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")
+    assert "reset to VERIFY_RESIZE" in refusal.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,16 @@ async def test_what_ends_before_its_first_step_leaves_the_vm_as_it_was(
     assert (vm.status, vm.task_state, vm.fault) == (was, None, None)
 
 
+async def test_a_vm_in_error_that_was_not_rebooted_after_all_keeps_its_fault(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.ERROR, fault=FAULT)
+        reboot = message(await claim(tx, vm.id, Action.REBOOT_HARD))
+    assert (await read_vm(engine, vm.id)).fault is None
+    await end(engine, reboot, "fail", canceled=True)
+    after = await read_vm(engine, vm.id)
+    assert (after.status, after.fault) == (Status.ERROR, FAULT)
+
+
 async def test_a_canceled_operation_ends_as_canceled(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.START)
     await end(engine, input, "fail", canceled=True)

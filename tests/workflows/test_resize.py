@@ -299,8 +299,19 @@ async def test_a_server_that_somebody_else_decided_on_is_no_success(
     await failure_of(handle)
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert recorded["code"] == ("resize_not_applied" if on_arrival else "server_conflict")
-    assert recorded["message"].endswith("After that: resize_not_applied, for good")
+    found = "resize_not_applied, for good"
+    assert recorded["message"] == (found if on_arrival else f"server_conflict, for good After that: {found}")
     assert recorded["intact"] is False
+
+
+async def test_a_resize_that_did_not_begin_leaves_another_to_be_decided(world: World) -> None:
+    """As where an admin has put a VM into ACTIVE whose server waits for a decision."""
+    world.script(Activity.PREPARE_RESIZE, refused("no_valid_host"))
+    world.script(Activity.SETTLE_SERVER, *[ServerStatus.VERIFY_RESIZE] * 2)
+    handle = await world.start(Action.RESIZE)
+    await failure_of(handle)
+    assert world.last_input(Activity.FAIL_OPERATION)["intact"] is True
+    assert await state_of(handle) == ("ACTIVE", None)
 
 
 async def test_a_resize_that_found_no_host_but_left_another_size_is_no_no_change(world: World) -> None:

@@ -6,7 +6,7 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from domain.lifecycle import TABLE, Action, TaskState
+from domain.lifecycle import TABLE, Action, Status, TaskState
 from domain.messages import Activity, ServerStatus
 from tests.workflows.world import HANG, SLOW, World, failed, refused
 
@@ -242,6 +242,28 @@ async def test_passing_failures_are_retried(world: World, action: Action) -> Non
         world.script(name, failed("mock_transient"))
     await (await world.start(action)).result()
     assert world.called() == [name for name in [*EFFECTS[action], Activity.FINISH_OPERATION] for _ in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("action", "previous", "left"),
+    [
+        (Action.STOP, Status.ERROR, "ERROR"),
+        (Action.REBOOT_HARD, Status.SHUTOFF, "SHUTOFF"),
+        (Action.RESTORE, Status.ACTIVE, "ACTIVE"),
+        (Action.RESIZE, Status.ACTIVE, "ACTIVE"),
+        (Action.CREATE, Status.BUILDING, "ERROR"),
+    ],
+)
+async def test_what_had_not_begun_is_not_looked_at(world: World, action: Action, previous: Status, left: str) -> None:
+    """Though the server may be where it was to arrive."""
+    first = aftermath(action)[0]
+    world.script(EFFECTS[action][0], refused("canceled"))
+    world.script(first, refused("not_begun"))
+    handle = await world.start(action, previous)
+    assert isinstance(await failure_of(handle), ApplicationError)
+    assert world.called() == [EFFECTS[action][0], first, Activity.FAIL_OPERATION]
+    assert world.last_input(Activity.FAIL_OPERATION)["message"] == "canceled, for good"
+    assert (await handle.query("state"))["status"] == left
 
 
 async def test_a_build_that_the_cloud_does_not_undo_is_recorded_as_still_there(world: World) -> None:
