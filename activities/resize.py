@@ -80,9 +80,9 @@ class ResizeActivities(StepActivities):
         async with database.autocommit(self._engine).connect() as connection:
             vm = await store.fetch_one(connection, select(VM).where(VM.id == input.vm_id))
         assert vm is not None  # noqa: S101 - a resize has one
-        before = await self._spec(vm, UUID(operation.input["previous_flavor_id"]))
+        before, after = [await self._spec(vm, UUID(operation.input[f"{of}flavor_id"])) for of in ("previous_", "")]
         server = (await self._backend.list_servers([vm.id])).get(vm.id)
-        if server is not None and server.has_size_of(before):
+        if server is not None and server.has_size_of(before) and not server.has_size_of(after):
             return
         await self._backend.revert_server_resize(undoing(input, Activity.UNDO_RESIZE), input.vm)
 

@@ -52,10 +52,15 @@ class StepActivities:
         SupersededError unless it holds its VM, NotBegunError where it made none, unless others had to make way for it.
         """
         async with self._engine.begin() as tx:
-            _, operation = await records.check_holds(tx, input)
+            await records.check_holds(tx, input)
+        await self._backend.revoke(input.operation_id)
+        # Only now: a step may still begin until then, and have no effect from then on.
+        async with database.autocommit(self._engine).connect() as connection:
+            mine = select(Operation).where(Operation.id == input.operation_id)
+            operation = await store.fetch_one(connection, mine)
+        assert operation is not None  # noqa: S101 - operations are never deleted
         if operation.started_at is None and not TABLE[operation.action].preempts:
             raise NotBegunError("The operation ended before its first step.")
-        await self._backend.revoke(input.operation_id)
         return operation
 
     async def _spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:

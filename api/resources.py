@@ -59,7 +59,8 @@ async def delete_snapshot(tx: AsyncConnection, caller: Caller, vm_id: UUID, snap
     snapshot = await _lock(tx, Snapshot, _snapshot(vm, snapshot_id), snapshot_id)
     if snapshot.status in {SnapshotStatus.DELETING, SnapshotStatus.DELETED}:
         return going(snapshot.operation_id)
-    asked = _about(caller, Action.DELETE_SNAPSHOT, Kind.SNAPSHOT, snapshot.id, name=snapshot.name)
+    about = {"name": snapshot.name, "was": snapshot.status}
+    asked = _about(caller, Action.DELETE_SNAPSHOT, Kind.SNAPSHOT, snapshot.id, **about)
     await store.accept_without_vm(tx, caller.id, asked, vm.id)
     await holdings.hold(tx, Snapshot, snapshot, asked.action, asked.id)
     return going(asked.id)
@@ -80,7 +81,7 @@ async def delete_volume(tx: AsyncConnection, caller: Caller, volume_id: UUID) ->
     volume = await _lock(tx, Volume, _volume(caller, volume_id), volume_id)
     if volume.status in {VolumeStatus.DELETING, VolumeStatus.DELETED}:
         return going(volume.operation_id)
-    asked = _about(caller, Action.DELETE_VOLUME, Kind.VOLUME, volume.id, name=volume.name)
+    asked = _about(caller, Action.DELETE_VOLUME, Kind.VOLUME, volume.id, name=volume.name, was=volume.status)
     await store.accept_without_vm(tx, caller.id, asked)
     await holdings.hold(tx, Volume, volume, asked.action, asked.id)
     return going(asked.id)

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, Uuid, cast, func, literal, null, or_, select, union_all
+from sqlalchemy import Select, Uuid, and_, cast, func, literal, null, or_, select, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
@@ -18,11 +18,14 @@ REMEMBERED: Final = timedelta(days=7)  # how long an interrupted operation that 
 
 _later = aliased(Operation)
 _ABOUT: Final = ((VM, Operation.vm_id), (Volume, Operation.resource_id), (Snapshot, Operation.resource_id))
-_SINCE_ASKED_AGAIN: Final = (
-    _later.owner_id == Operation.owner_id,
-    _later.resource_id == Operation.resource_id,
-    _later.action == Operation.action,
-    _later.created_at > Operation.created_at,
+_ASKED_AGAIN: Final = or_(
+    _later.retry_of == Operation.id,
+    and_(
+        _later.owner_id == Operation.owner_id,
+        _later.resource_id == Operation.resource_id,
+        _later.action == Operation.action,
+        _later.created_at > Operation.created_at,
+    ),
 )
 _NOBODY: Final = cast(null(), Uuid)
 _NOTHING: Final = cast(null(), JSONB)
@@ -68,7 +71,7 @@ _ALL = union_all(
         Operation.status == OperationStatus.FAILED,
         Operation.interruption.is_not(None),
         Operation.finished_at > func.now() - REMEMBERED,
-        ~select(_later.id).where(*_SINCE_ASKED_AGAIN).exists(),
+        ~select(_later.id).where(_ASKED_AGAIN).exists(),
         *(~select(model.id).where(id == model.id, model.status == "DELETED").exists() for model, id in _ABOUT),
     ),
     # Neither can be; a person is told all the same.

@@ -41,11 +41,20 @@ async def end_well(tx: AsyncConnection, operation: Operation) -> None:
     await _end(tx, operation, lambda change: change.target)
 
 
-async def end_badly(tx: AsyncConnection, operation: Operation, failure: FailOperationInput) -> None:
-    """Put what the operation holds where the table says that a failure leaves it, or where it has been seen."""
+async def end_badly(
+    tx: AsyncConnection, operation: Operation, failure: FailOperationInput, *, begun: bool = True
+) -> None:
+    """Put what the operation holds where the table says that a failure leaves it, or where it has been seen.
+
+    Where it has not `begun`, what it was to delete is as it `was`.
+    """
     if failure.remains is not None:
         await _end_as_seen(tx, operation, failure.remains)
-    await _end(tx, operation, lambda change: (failure.intact and change.intact) or change.on_failure)
+    was = operation.input.get("was")
+    if was and not begun:
+        await _end(tx, operation, lambda _: was)
+    else:
+        await _end(tx, operation, lambda change: (failure.intact and change.intact) or change.on_failure)
 
 
 async def _end(tx: AsyncConnection, operation: Operation, status_of: Callable[[Change], ResourceStatus | None]) -> None:

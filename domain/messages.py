@@ -199,7 +199,7 @@ class RemainsResult:
 
 @dataclass(frozen=True)
 class FailOperationInput:
-    """Why an operation ended without success; `intact` is what `lifecycle.fail` makes of it.
+    """Why an operation ended without success; `intact` and `begun` are what `lifecycle.fail` makes of them.
 
     `applied` says that what it was to bring about has happened, though it did not end well; `remains`, of a delete,
     what the cloud still has.
@@ -212,6 +212,7 @@ class FailOperationInput:
     intact: bool = False
     applied: bool = False
     remains: RemainsResult | None = None
+    begun: bool = True
 
 
 @dataclass(frozen=True)

@@ -144,9 +144,9 @@ async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
     operation = await _update_operation(
         tx, input, status=ended, error=error, next_retry_at=None, finished_at=func.now()
     )
-    await holdings.end_badly(tx, operation, failure)
+    begun = failure.begun and operation.started_at is not None
+    await holdings.end_badly(tx, operation, failure, begun=begun)
     if vm and operation.previous_status:
-        begun = operation.started_at is not None
         status = lifecycle.fail(input.action, operation.previous_status, intact=failure.intact, begun=begun)
         was = None if begun else operation.input.get("previous_fault")
         fault = (vm.fault or was or error) if status is Status.ERROR else None

@@ -153,7 +153,7 @@ def own_workflow_id(action: Action, of: UUID, operation_id: UUID, epoch: int = 0
 def last_resize(vm_id: UUID) -> Select[Operation]:
     """The VM's latest resize that succeeded, or that a reset of the VM cut off: the one that waits to be decided."""
     resizes = select(Operation).where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE)
-    cut_off = (OperationStatus.RUNNING, OperationStatus.SUPERSEDED)
+    cut_off = (*OPEN_STATUSES, OperationStatus.SUPERSEDED)
     moved = or_(
         Operation.status == OperationStatus.SUCCEEDED,
         and_(Operation.status.in_(cut_off), Operation.started_at.is_not(None)),

@@ -46,6 +46,7 @@ HEARTBEAT = timedelta(seconds=3)
 FOR_EVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 # Half an hour of trying. Attempts are counted and not time, so that hours without any worker fail nothing.
 HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
+SEES_NOT_BEGUN = "sees-not-begun"  # the patch since which nothing is looked at where nothing was done
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class OperationWorkflow:
             await self.insist(name, operation, summary, NoneType)
         except ActivityError as refusal:
             code, message = _reason(refusal)
-            if code in {SupersededError.code, NotBegunError.code}:
+            if code == SupersededError.code or (code == NotBegunError.code and workflow.patched(SEES_NOT_BEGUN)):
                 raise
             return message
         return ""
@@ -242,7 +243,8 @@ class OperationWorkflow:
 
     async def _fail(self, operation: OperationInput, code: str, message: str, left: Left, *, has_begun: bool) -> None:
         canceled = code == CanceledError.code or workflow.cancellation_reason() is not None
-        failure = FailOperationInput(operation, code, message, canceled, left.intact, left.applied, left.remains)
+        seen = (left.intact, left.applied, left.remains)
+        failure = FailOperationInput(operation, code, message, canceled, *seen, begun=has_begun)
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
             heed_cancel()
             return

@@ -17,7 +17,7 @@ from activities.backends.protocol import BackendError, Token
 from activities.compute import ComputeActivities
 from activities.records import RecordActivities
 from domain import records
-from domain.errors import SupersededError
+from domain.errors import NotBegunError, SupersededError
 from domain.lifecycle import Action, OperationStatus, Status, TaskState
 from domain.messages import Activity, FailOperationInput, OperationInput, ServerStatus
 from domain.settings import Settings
@@ -196,6 +196,18 @@ async def test_undoing_a_build_leaves_nothing_and_lets_nothing_come_after(
     with pytest.raises(BackendError, match="revoked"):
         await do(compute.spawn_server, input)
     assert await effects(engine, input) == (None, 0)
+
+
+async def test_of_a_build_that_has_not_begun_nothing_is_undone_and_nothing_comes_after(
+    compute: ComputeActivities, engine: AsyncEngine, do: Do
+) -> None:
+    input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED, started_at=None)
+    with pytest.raises(NotBegunError):
+        await do(compute.undo_create, input)
+    await add_port_to_be(engine, input)
+    with pytest.raises(BackendError, match="revoked"):
+        await do(compute.create_ports, input)
+    assert await count(engine, "ports", input.vm_id) == 0
 
 
 async def test_a_build_that_was_superseded_undoes_nothing(

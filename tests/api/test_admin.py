@@ -91,6 +91,10 @@ async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
         await add_operation(tx, vm, Action.STOP, **ended)
         await add_operation(tx, vm, Action.STOP, status=FAILED, holds=False, created_at=store.from_now(1))
         await add_operation(tx, await add_vm(tx, ada.user, status=Status.DELETED), Action.START, **ended)
+        retried = await add_operation(tx, vm, Action.SNAPSHOT, **ended)
+        await add_operation(
+            tx, vm, Action.SNAPSHOT, status=FAILED, holds=False, retry_of=retried.id, resource_id=uuid4()
+        )
         gone = await add_volume(tx, ada.user, status=VolumeStatus.DELETED)
         about_it: dict[str, Any] = {"resource_id": gone.id, "vm_id": None, "previous_status": None}
         await add_operation(tx, vm, Action.CREATE_VOLUME, **ended | about_it)

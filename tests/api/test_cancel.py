@@ -1,7 +1,7 @@
 """POST /operations/{id}/cancel: accepted before the point of no return, refused after it, and never by others."""
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select
@@ -12,9 +12,11 @@ from api.security import Caller
 from domain import records, store
 from domain.errors import CanceledError
 from domain.lifecycle import TABLE, Action, OperationStatus
+from domain.messages import FailOperationInput
 from domain.models import Operation
+from domain.resources import SnapshotStatus, VolumeStatus
 from tests.api.conftest import Person
-from tests.rows import add_operation, add_user, add_vm, read_operation
+from tests.rows import add_operation, add_snapshot, add_user, add_vm, add_volume, read_operation
 
 UNDOABLE = {"create", "resize", "snapshot", "attach-volume", "attach-interface", "create-volume"}
 QUEUED, RUNNING = OperationStatus.QUEUED, OperationStatus.RUNNING
@@ -81,6 +83,25 @@ async def test_nobody_cancels_what_is_another_owners_or_unknown(ada: Person, bob
     assert (await bob.http.post(f"/operations/{operation.id}/cancel")).status_code == 404
     assert (await ada.http.post(f"/operations/{uuid4()}/cancel")).status_code == 404
     assert (await read_operation(engine, operation.id)).cancel_requested_by is None
+
+
+@pytest.mark.parametrize("kind", ["volumes", "snapshots"])
+@pytest.mark.parametrize("status", ["AVAILABLE", "ERROR"])
+async def test_what_was_not_deleted_after_all_is_as_it_was(
+    ada: Person, engine: AsyncEngine, kind: str, status: str
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        snapshot = await add_snapshot(tx, vm, status=SnapshotStatus(status))
+        volume = await add_volume(tx, ada.user, status=VolumeStatus(status))
+    path = f"/vms/{vm.id}/snapshots/{snapshot.id}" if kind == "snapshots" else f"/volumes/{volume.id}"
+    deleting = await ada.http.delete(path)
+    id = UUID(deleting.headers["Operation-Location"].rpartition("/")[2])
+    assert (await ada.http.post(f"/operations/{id}/cancel")).status_code == 202
+    input = store.input_of(await read_operation(engine, id), None)
+    async with engine.begin() as tx:
+        await records.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, begun=False))
+    assert (await ada.http.get(path)).json()["status"] == status
 
 
 @pytest.mark.parametrize("action", [Action.STOP, Action.CREATE_VOLUME])

@@ -69,6 +69,8 @@ class LooseModel(Model):
 
     def _failed(self, row: Any) -> None:
         action, vm_id, id = row["action"], row["vm_id"], row["resource_id"]
+        if row["started_at"] is None and action not in {"create", "create-volume", "snapshot", "delete"}:
+            return  # all is as it was
         match action:
             case "create":
                 self.vms[vm_id] = Expected("ERROR", json.loads(row["input"])["flavor_id"])
@@ -82,7 +84,7 @@ class LooseModel(Model):
                 self.or_else |= {volume: ANY_VOLUME for volume, place in self.attached.items() if place[0] == vm_id}
             case "snapshot":
                 self.snapshots[id] = "ERROR"
-            case _ if action not in ATTACHING and row["started_at"] is not None:
+            case _ if action not in ATTACHING:
                 self.or_else[vm_id] = {"ERROR", self.vms[vm_id].status}
                 if action in MOVES_FLAVOR:
                     self.any_flavor.add(vm_id)

@@ -205,9 +205,10 @@ async def test_a_delete_that_is_refused_leaves_what_the_cloud_then_has(
     assert (await at.user.read(f"/volumes/{stays}"))["status"] == "IN_USE"
     assert (await at.user.read(f"/volumes/{never_came}"))["status"] == "AVAILABLE"
     await check_both_sides(stack, [at])
-    restoring = await at.ask("POST", f"/vms/{at.vm}/snapshots/{restore_to}/restore")
-    await at.user.until(at.vm, task_state="restoring")
     await add_fault(cloud, "delete_server", FaultMode.REFUSE)
+    # So that the delete comes before the end of the restore.
+    await add_fault(cloud, "rebuild_server", FaultMode.FAIL_AFTER_EFFECT, times=3, vm_id=UUID(at.vm))
+    restoring = await at.ask("POST", f"/vms/{at.vm}/snapshots/{restore_to}/restore")
     deleting = await at.ask("DELETE", f"/vms/{at.vm}")
     assert await at.ended(restoring, deleting) == ["SUPERSEDED", "FAILED"]
     await check_both_sides(stack, [at])

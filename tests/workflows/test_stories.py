@@ -262,7 +262,8 @@ async def test_what_had_not_begun_is_not_looked_at(world: World, action: Action,
     handle = await world.start(action, previous)
     assert isinstance(await failure_of(handle), ApplicationError)
     assert world.called() == [EFFECTS[action][0], first, Activity.FAIL_OPERATION]
-    assert world.last_input(Activity.FAIL_OPERATION)["message"] == "canceled, for good"
+    recorded = world.last_input(Activity.FAIL_OPERATION)
+    assert (recorded["message"], recorded["begun"]) == ("canceled, for good", False)
     assert (await handle.query("state"))["status"] == left
 
 
