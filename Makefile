@@ -40,10 +40,12 @@ format: .venv/dev
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not: try make PYTHON=python3.13 up" >&2; exit 1; }
 	@echo "Preparing .venv (first run, about a minute)"
-	@umask 022 && $(PYTHON) -m venv --clear .venv && touch $@
+	@$(ALONE) 'test -e $@ || { $(PYTHON) -m venv --clear .venv && touch $@; }'
 
-# The umask lets the user PostgreSQL runs as under root read its own programs.
-INSTALL = umask 022 && .venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@
+# `make up` and `make test` may be begun at once. The umask lets the user PostgreSQL runs as under root read its programs.
+ALONE = $(PYTHON) -c 'import fcntl, os, subprocess as s, sys; os.umask(0o022); lock = open("Makefile"); \
+	fcntl.flock(lock, fcntl.LOCK_EX); sys.exit(s.call(["sh", "-c", sys.argv[1]]))'
+INSTALL = $(ALONE) '.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
 
 .venv/local: requirements-local.txt .venv/created
 	@$(INSTALL)
