@@ -248,11 +248,9 @@ class OperationWorkflow:
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
             heed_cancel()
             return
-        if operation.previous_status:
-            was = operation.previous_status
-            self.view.ends(lifecycle.fail(operation.action, was, intact=left.intact, begun=has_begun))
-        else:
-            self.view.ends(None)
+        was = operation.previous_status
+        status = lifecycle.fail(operation.action, was, intact=left.intact, begun=has_begun) if was else None
+        self.view.ends(status)
         heed_cancel()
         raise ApplicationError(message, type=code, non_retryable=True)
 
