@@ -29,7 +29,7 @@ check: .venv/dev  ## Lint, formatting, types, import rules, generated documentat
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict $(SOURCES)
 	.venv/bin/lint-imports
-	.venv/bin/python -m domain.diagram --check
+	.venv/bin/python -m domain.rules.diagram --check
 
 format: .venv/dev
 	.venv/bin/ruff check --fix .

@@ -27,14 +27,15 @@ from activities.compute import ComputeActivities
 from activities.interceptor import OperationInterceptor
 from activities.interfaces import InterfaceActivities
 from activities.preemption import PreemptionActivities
-from activities.reconcile import Reconciler
 from activities.records import RecordActivities
+from activities.recovery.reconciler import Reconciler
 from activities.resize import ResizeActivities
 from activities.snapshots import SnapshotActivities
 from activities.volumes import VolumeActivities
 from activities.waits import WaitActivities
-from domain import database, temporal
-from domain.messages import Activity, waits_queue
+from domain import temporal
+from domain.data import database
+from domain.rules.messages import Activity, waits_queue
 from domain.settings import Settings, load_settings
 from workflows.build import CreateVM
 from workflows.delete import DeleteVM

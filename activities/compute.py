@@ -8,9 +8,10 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, Token
 from activities.steps import Entered, StepActivities, check_free, flavor_of, port_of
-from domain import database, holdings, records, store
-from domain.messages import Activity, OperationInput, RemainsResult
-from domain.models import Attachment, Interface, Snapshot, Volume
+from domain.data import database, queries
+from domain.data.models import Attachment, Interface, Snapshot, Volume
+from domain.progress import resource_claims, step_records
+from domain.rules.messages import Activity, OperationInput, RemainsResult
 
 
 class ComputeActivities(StepActivities):
@@ -28,7 +29,7 @@ class ComputeActivities(StepActivities):
         entered = await self._enter(input, Activity.CREATE_PORTS)
         async with database.autocommit(self._engine).connect() as connection:
             mine = select(Interface).where(Interface.vm_id == entered.vm.id).order_by(Interface.created_at)
-            interfaces = await store.fetch_all(connection, mine)
+            interfaces = await queries.fetch_all(connection, mine)
         await self._backend.create_ports(entered.token, entered.vm.id, [port_of(one) for one in interfaces])
 
     @activity.defn(name=Activity.SPAWN_SERVER)
@@ -96,13 +97,13 @@ class ComputeActivities(StepActivities):
             if error.retryable:
                 raise
             async with self._engine.begin() as tx:
-                await holdings.give_up(tx, model, id, input.operation_id)
+                await resource_claims.give_up(tx, model, id, input.operation_id)
 
     @activity.defn(name=Activity.SETTLE_REMAINS)
     async def settle_remains(self, input: OperationInput) -> RemainsResult:
         """Remove half-made images, and say what else the cloud still has of the VM, whose delete has failed."""
         async with self._engine.begin() as tx:
-            await records.check_holds(tx, input)
+            await step_records.check_holds(tx, input)
             mine = select(Attachment.volume_id).where(Attachment.vm_id == input.vm)
             volume_ids = (await tx.scalars(mine)).all()
             held = select(Snapshot.id).where(Snapshot.vm_id == input.vm, Snapshot.operation_id == input.operation_id)
@@ -131,7 +132,7 @@ class ComputeActivities(StepActivities):
         volumes = select(Attachment).where(Attachment.vm_id == vm_id, Attachment.operation_id == id)
         images = select(Snapshot).where(Snapshot.vm_id == vm_id, Snapshot.operation_id == id)
         async with database.autocommit(self._engine).connect() as connection:
-            return await store.fetch_all(connection, volumes), await store.fetch_all(connection, images)
+            return await queries.fetch_all(connection, volumes), await queries.fetch_all(connection, images)
 
     @activity.defn(name=Activity.UNDO_CREATE)
     async def undo_create(self, input: OperationInput) -> None:

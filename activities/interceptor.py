@@ -15,9 +15,9 @@ from temporalio.service import RPCError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from activities.backends.protocol import BackendError
-from domain import records
-from domain.errors import ServiceError
-from domain.messages import FailedAttemptInput, OperationInput
+from domain.progress import step_records
+from domain.rules.errors import ServiceError
+from domain.rules.messages import FailedAttemptInput, OperationInput
 
 RPC_TIMEOUT = timedelta(seconds=2)
 
@@ -68,14 +68,14 @@ class _Inbound(ActivityInboundInterceptor):
     async def _note_again(self, input: ExecuteActivityInput) -> None:
         with contextlib.suppress(SQLAlchemyError, OSError):  # it is news for people; the activity says what is wrong
             async with self._engine.begin() as tx:
-                await records.note_attempt(tx, _operation(input), activity.info().attempt)
+                await step_records.note_attempt(tx, _operation(input), activity.info().attempt)
 
     async def _note(self, input: ExecuteActivityInput, error: str) -> None:
         operation = _operation(input)
         info = activity.info()
         try:
             async with self._engine.begin() as tx:
-                await records.note_failed_attempt(tx, operation, info.attempt, error, _retry_in(info))
+                await step_records.note_failed_attempt(tx, operation, info.attempt, error, _retry_in(info))
         except (SQLAlchemyError, OSError):
             logger.warning("Could not note the failed attempt of operation %s", operation.operation_id)
         if _is_news(info.attempt):

@@ -4,9 +4,10 @@ from sqlalchemy import select
 from temporalio import activity
 
 from activities.steps import StepActivities, port_of, undoing
-from domain import database, store
-from domain.messages import Activity, OperationInput, PortState
-from domain.models import Interface
+from domain.data import database, queries
+from domain.data.models import Interface
+from domain.rules.cloud import PortState
+from domain.rules.messages import Activity, OperationInput
 
 
 class InterfaceActivities(StepActivities):
@@ -18,7 +19,7 @@ class InterfaceActivities(StepActivities):
         operation, token = await self._begin(input, Activity.CREATE_INTERFACE)
         async with database.autocommit(self._engine).connect() as connection:
             mine = select(Interface).where(Interface.id == operation.resource_id)
-            interface = await store.fetch_one(connection, mine)
+            interface = await queries.fetch_one(connection, mine)
         assert interface is not None  # noqa: S101 - its row goes only with the operation's end
         await self._backend.create_server_interface(token, input.vm, port_of(interface))
 

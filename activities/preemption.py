@@ -10,10 +10,11 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.backends.protocol import ComputeBackend
-from domain import records, store
-from domain.lifecycle import Action, OperationStatus
-from domain.messages import ENTERS, Activity, OperationInput, WorkflowsInput
-from domain.models import Operation
+from domain.data import queries
+from domain.data.models import Operation
+from domain.progress import step_records
+from domain.rules.messages import ENTERS, Activity, OperationInput, WorkflowsInput
+from domain.rules.states import Action, OperationStatus
 
 UNFINISHED = (OperationStatus.SUPERSEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
 
@@ -34,11 +35,11 @@ class PreemptionActivities:
         succeeded may still wait to be confirmed, also one of before, whose VM's state was reset.
         """
         async with self._engine.begin() as tx:
-            await records.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
+            await step_records.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
             of_vm = select(Operation).where(Operation.vm_id == input.vm_id)
-            unfinished = await store.fetch_all(tx, of_vm.where(Operation.status.in_(UNFINISHED)))
+            unfinished = await queries.fetch_all(tx, of_vm.where(Operation.status.in_(UNFINISHED)))
             resizes = (Operation.action == Action.RESIZE, Operation.status == OperationStatus.SUCCEEDED)
-            resized = await store.fetch_all(tx, of_vm.where(*resizes))
+            resized = await queries.fetch_all(tx, of_vm.where(*resizes))
         await asyncio.gather(*(self._backend.revoke(operation.id) for operation in unfinished))
         superseded = [one for one in unfinished if one.status is OperationStatus.SUPERSEDED]
         may_be_open = sorted({one.workflow_id for one in [*superseded, *resized]})

@@ -3,8 +3,8 @@
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from domain import records
-from domain.messages import Activity, FailOperationInput, OperationInput
+from domain.progress import step_records
+from domain.rules.messages import Activity, FailOperationInput, OperationInput
 
 
 class RecordActivities:
@@ -17,10 +17,10 @@ class RecordActivities:
     async def finish_operation(self, input: OperationInput) -> None:
         """End the operation well; SupersededError where it no longer holds its VM."""
         async with self._engine.begin() as tx:
-            await records.finish(tx, input)
+            await step_records.finish(tx, input)
 
     @activity.defn(name=Activity.FAIL_OPERATION)
     async def fail_operation(self, input: FailOperationInput) -> None:
         """End the operation with its error; SupersededError where it no longer holds its VM."""
         async with self._engine.begin() as tx:
-            await records.fail(tx, input)
+            await step_records.fail(tx, input)

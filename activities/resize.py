@@ -8,15 +8,11 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec
 from activities.steps import Entered, StepActivities, undoing
-from domain import database, records, store, unasked
-from domain.messages import (
-    Activity,
-    CheckFlavorInput,
-    ClaimConfirmResult,
-    ConfirmWindowResult,
-    OperationInput,
-)
-from domain.models import VM
+from domain.commands import service
+from domain.data import database, queries
+from domain.data.models import VM
+from domain.progress import step_records, workflow_input
+from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
 
 # Seconds before the outbox takes care of a confirm that its resize has claimed and carries out by itself.
 OUTBOX_AFTER: Final = 30.0
@@ -59,7 +55,7 @@ class ResizeActivities(StepActivities):
     async def check_flavor(self, input: CheckFlavorInput) -> None:
         """See that the server has the flavor it should have; `resize_not_applied` where somebody else was at it."""
         async with self._engine.begin() as tx:
-            vm, operation = await records.check_holds(tx, input.operation)
+            vm, operation = await step_records.check_holds(tx, input.operation)
         assert vm is not None  # noqa: S101 - a resize has one
         kept = "previous_flavor_id" if input.previous else "flavor_id"
         await self._check(await self._spec(vm, UUID(operation.input[kept])))
@@ -78,7 +74,7 @@ class ResizeActivities(StepActivities):
         """
         operation = await self._revoke(input)
         async with database.autocommit(self._engine).connect() as connection:
-            vm = await store.fetch_one(connection, select(VM).where(VM.id == input.vm_id))
+            vm = await queries.fetch_one(connection, select(VM).where(VM.id == input.vm_id))
         assert vm is not None  # noqa: S101 - a resize has one
         before, after = [await self._spec(vm, UUID(operation.input[f"{of}flavor_id"])) for of in ("previous_", "")]
         server = (await self._backend.list_servers([vm.id])).get(vm.id)
@@ -93,20 +89,20 @@ class ResizeActivities(StepActivities):
     async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:
         """How long the resize waits before it confirms itself, by the database's clock, if it waits at all."""
         async with database.autocommit(self._engine).connect() as connection:
-            seconds = await records.read_confirm_window(connection, input)
-            return ConfirmWindowResult(seconds, await unasked.is_decided(connection, input.vm, input.operation_id))
+            seconds = await step_records.read_confirm_window(connection, input)
+            return ConfirmWindowResult(seconds, await service.is_decided(connection, input.vm, input.operation_id))
 
     @activity.defn(name=Activity.CLAIM_CONFIRM)
     async def claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
         """Let the end of the window confirm the resize, unless somebody was faster; again answers the same."""
         async with self._engine.begin() as tx:
-            confirm = await unasked.claim_confirm(tx, resize.vm, resize.operation_id, deliver_in=OUTBOX_AFTER)
+            confirm = await service.claim_confirm(tx, resize.vm, resize.operation_id, deliver_in=OUTBOX_AFTER)
             if confirm is None:
-                return ClaimConfirmResult(None, await unasked.is_decided(tx, resize.vm, resize.operation_id))
-        return ClaimConfirmResult(store.input_of(confirm, resize.vm_name))
+                return ClaimConfirmResult(None, await service.is_decided(tx, resize.vm, resize.operation_id))
+        return ClaimConfirmResult(workflow_input.input_of(confirm, resize.vm_name))
 
     @activity.defn(name=Activity.DROP_CONFIRM_WINDOW)
     async def drop_confirm_window(self, input: OperationInput) -> None:
         """Promise no longer that the resize confirms itself; it can still be confirmed or reverted."""
         async with self._engine.begin() as tx:
-            await records.drop_confirm_window(tx, input)
+            await step_records.drop_confirm_window(tx, input)

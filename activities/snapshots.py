@@ -7,9 +7,10 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec
 from activities.steps import StepActivities, undoing
-from domain import records
-from domain.messages import Activity, ImageState, OperationInput
-from domain.models import VM, Operation
+from domain.data.models import VM, Operation
+from domain.progress import step_records
+from domain.rules.cloud import ImageState
+from domain.rules.messages import Activity, OperationInput
 
 
 class SnapshotActivities(StepActivities):
@@ -58,7 +59,7 @@ class SnapshotActivities(StepActivities):
     async def is_restored(self, input: OperationInput) -> bool:
         """Whether the server is what it was when the snapshot was taken."""
         async with self._engine.begin() as tx:
-            vm, operation = await records.check_holds(tx, input)
+            vm, operation = await step_records.check_holds(tx, input)
         assert vm is not None  # noqa: S101 - a restore has one
         wanted = await self._restored(vm, operation)
         server = (await self._backend.list_servers([vm.id])).get(vm.id)

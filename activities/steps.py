@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Port, Server, ServerSpec, Token
-from domain import database, records, store
-from domain.errors import NotBegunError
-from domain.lifecycle import TABLE
-from domain.messages import ENTERS, Activity, OperationInput
-from domain.models import VM, Flavor, Interface, Operation
+from domain.data import database, queries
+from domain.data.models import VM, Flavor, Interface, Operation
+from domain.progress import step_records
+from domain.rules.errors import NotBegunError
+from domain.rules.messages import ENTERS, Activity, OperationInput
+from domain.rules.table import TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,13 @@ class StepActivities:
     async def _enter(self, input: OperationInput, name: Activity) -> Entered:
         step = ENTERS[name]
         async with self._engine.begin() as tx:
-            vm, operation = await records.enter_step(tx, input, step, activity.info().attempt)
+            vm, operation = await step_records.enter_step(tx, input, step, activity.info().attempt)
         return Entered(vm, operation, Token(input.operation_id, step))
 
     async def _begin(self, input: OperationInput, name: Activity) -> tuple[Operation, Token]:
         """As `_enter`, for an operation that takes no VM."""
         async with self._engine.begin() as tx:
-            operation = await records.enter(tx, input, activity.info().attempt)
+            operation = await step_records.enter(tx, input, activity.info().attempt)
         return operation, Token(input.operation_id, name)
 
     async def _revoke(self, input: OperationInput) -> Operation:
@@ -52,12 +53,12 @@ class StepActivities:
         SupersededError unless it holds its VM, NotBegunError where it made none, unless others had to make way for it.
         """
         async with self._engine.begin() as tx:
-            await records.check_holds(tx, input)
+            await step_records.check_holds(tx, input)
         await self._backend.revoke(input.operation_id)
         # Only now: a step may still begin until then, and have no effect from then on.
         async with database.autocommit(self._engine).connect() as connection:
             mine = select(Operation).where(Operation.id == input.operation_id)
-            operation = await store.fetch_one(connection, mine)
+            operation = await queries.fetch_one(connection, mine)
         assert operation is not None  # noqa: S101 - operations are never deleted
         if operation.started_at is None and not TABLE[operation.action].preempts:
             raise NotBegunError("The operation ended before its first step.")
@@ -65,7 +66,7 @@ class StepActivities:
 
     async def _spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         async with database.autocommit(self._engine).connect() as connection:
-            flavor = await store.fetch_one(connection, select(Flavor).where(Flavor.id == flavor_id))
+            flavor = await queries.fetch_one(connection, select(Flavor).where(Flavor.id == flavor_id))
         assert flavor is not None  # noqa: S101 - a foreign key says so
         return ServerSpec(vm.id, vm.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, vm.image_id)
 

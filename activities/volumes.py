@@ -3,7 +3,7 @@
 from temporalio import activity
 
 from activities.steps import StepActivities, check_free, undoing
-from domain.messages import Activity, OperationInput
+from domain.rules.messages import Activity, OperationInput
 
 
 class VolumeActivities(StepActivities):

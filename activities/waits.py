@@ -11,15 +11,8 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Image, Server, Volume
 from activities.steps import StepActivities
-from domain.messages import (
-    Activity,
-    ImageState,
-    OperationInput,
-    ServerStatus,
-    VolumeState,
-    WaitForServerInput,
-    WaitForVolumeInput,
-)
+from domain.rules.cloud import ImageState, ServerStatus, VolumeState
+from domain.rules.messages import Activity, OperationInput, WaitForServerInput, WaitForVolumeInput
 
 T = TypeVar("T")
 

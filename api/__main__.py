@@ -2,8 +2,8 @@
 
 import uvicorn
 
-from api import logs
 from api.app import create_app
+from api.web import logs
 from domain.settings import load_settings
 
 GRACE = 3  # seconds that requests in flight get at shutdown

@@ -11,11 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api import bodies, resources
 from api import operations as asking
 from api.operations import asked_by
-from api.security import Caller
-from domain import lifecycle, store, unasked
-from domain.errors import InvalidTransitionError, NotFoundError, NotRetryableError
-from domain.lifecycle import Action, OperationStatus, Status
-from domain.models import VM, Network, Operation
+from api.web.security import Caller
+from domain.commands import acceptance, service
+from domain.data import queries
+from domain.data.models import VM, Network, Operation
+from domain.rules import lifecycle
+from domain.rules.errors import InvalidTransitionError, NotFoundError, NotRetryableError
+from domain.rules.states import Action, OperationStatus, Status
 
 Retry = Callable[[AsyncConnection, Caller, Operation], Awaitable[Response]]
 
@@ -29,7 +31,7 @@ async def retry(tx: AsyncConnection, admin: Caller, operation_id: UUID) -> UUID:
     NotRetryableError where it has not failed, or made something: what it made is in ERROR, and is made anew by its
     owner; or where another does it already. InvalidTransitionError where the lifecycle table refuses.
     """
-    operation = await store.fetch_one(tx, select(Operation).where(Operation.id == operation_id))
+    operation = await queries.fetch_one(tx, select(Operation).where(Operation.id == operation_id))
     if operation is None:
         raise NotFoundError("operation", operation_id)
     if operation.status not in _ENDED_BADLY:
@@ -119,7 +121,7 @@ async def reset_state(tx: AsyncConnection, admin: Caller, vm_id: UUID, status: S
 
     InvalidTransitionError for what is deleted, has never run, or was never resized, where that is what the status says.
     """
-    vm = await store.lock_vm(tx, vm_id)
+    vm = await queries.lock_vm(tx, vm_id)
     if vm is None:
         raise NotFoundError("VM", vm_id)
     resize = await _undecided_resize(tx, vm) if status is Status.VERIFY_RESIZE else None
@@ -131,12 +133,12 @@ async def reset_state(tx: AsyncConnection, admin: Caller, vm_id: UUID, status: S
     message = f"{admin.username} put the VM into ERROR."
     fault = {"code": "state_reset", "message": message} if status is Status.ERROR else None
     resized = {"flavor_id": UUID(resize.input["flavor_id"])} if resize else {}
-    vm = await unasked.reset_state(tx, vm, status, asked, fault, **resized)
+    vm = await service.reset_state(tx, vm, status, asked, fault, **resized)
     return asking.accepted_vm(vm)
 
 
 async def _undecided_resize(tx: AsyncConnection, vm: VM) -> Operation | None:
-    resize = await store.fetch_one(tx, store.last_resize(vm.id))
+    resize = await queries.fetch_one(tx, acceptance.last_resize(vm.id))
     if resize is None:
         return None
     decisions = (Operation.vm_id == vm.id, Operation.action.in_((Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)))

@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from api import PREFIX, VERSION, docs, errors, housekeeping, openapi
-from api.deps import State
-from api.dispatcher import Dispatcher
-from api.gate import Gate
-from api.middleware import Admission, Body, RequestContext
-from api.readiness import Readiness
+from api import PREFIX, VERSION
+from api.background import housekeeping
+from api.background.dispatcher import Dispatcher
+from api.background.readiness import Readiness
+from api.background.workflow_recovery import WorkflowRecovery
 from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
-from api.security import Signing
-from api.watcher import Watcher
-from domain import database, temporal
+from api.web import docs, openapi, problems
+from api.web.admission import Slots
+from api.web.dependencies import State
+from api.web.middleware import Admission, Body, RequestContext
+from api.web.security import Signing
+from domain import temporal
+from domain.data import database
 from domain.settings import Settings
 
 FAREWELL = 2.0  # seconds that deliveries in flight get at shutdown
@@ -47,14 +50,14 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        exception_handlers=errors.HANDLERS,
+        exception_handlers=problems.HANDLERS,
     )
     for module in (health, auth, vms, actions, snapshots, volumes, interfaces, operations, catalogue, admin):
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     openapi.install(app, settings)
     places = max(1, settings.db_pool_size + settings.db_max_overflow - RESERVED)
-    app.add_middleware(Admission, gate=Gate(places, WAIT_PER_PLACE * places), signing=signing)
+    app.add_middleware(Admission, slots=Slots(places, WAIT_PER_PLACE * places), signing=signing)
     app.add_middleware(Body)
     app.add_middleware(RequestContext, debug=settings.debug)
     return app
@@ -66,13 +69,13 @@ async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]
     client = await temporal.connect(settings, patience=RPC_PATIENCE, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     delivering = asyncio.create_task(dispatcher.run())
-    watcher = Watcher(engine, client, dispatcher)
-    beside = [asyncio.create_task(watcher.run()), asyncio.create_task(housekeeping.run(engine))]
-    hashing = Gate(HASHES, WAIT_FOR_HASH)
+    recovery = WorkflowRecovery(engine, client, dispatcher)
+    beside = [asyncio.create_task(recovery.run()), asyncio.create_task(housekeeping.run(engine))]
+    hashing = Slots(HASHES, WAIT_FOR_HASH)
     try:
         reads = database.autocommit(engine)
         readiness = Readiness(reads, client)
-        yield State(settings, signing, engine, reads, client, dispatcher, watcher, hashing, readiness)
+        yield State(settings, signing, engine, reads, client, dispatcher, recovery, hashing, readiness)
     finally:
         dispatcher.stop()
         for task in beside:

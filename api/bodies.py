@@ -6,8 +6,8 @@ from uuid import UUID
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from domain.catalogue import FLAVORS, IMAGES, NETWORKS
-from domain.lifecycle import Status
+from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
+from domain.rules.states import Status
 
 _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
 _EMAIL_PART = r"[^@\s\x00-\x1f\x7f-\x9f]+"

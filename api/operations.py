@@ -11,15 +11,19 @@ from fastapi import Response
 from sqlalchemy import ARRAY, Integer, Text, Uuid, and_, any_, bindparam, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import PREFIX, bodies, logs, schemas
-from api.errors import RETRY_AFTER, ProblemError
+from api import PREFIX, bodies, schemas
 from api.schemas import FieldError
-from api.security import Caller
-from domain import addresses, changes, lifecycle, store
-from domain.errors import NoFreeAddressError, NotFoundError, TooLateError
-from domain.lifecycle import OPEN_STATUSES, TABLE, Action, Status
-from domain.models import VM, Flavor, Image, Interface, Network, Operation
-from domain.resources import Kind
+from api.web import logs
+from api.web.problems import RETRY_AFTER, ProblemError
+from api.web.security import Caller
+from domain.commands import acceptance
+from domain.data import addresses, queries
+from domain.data.models import VM, Flavor, Image, Interface, Network, Operation
+from domain.rules import lifecycle
+from domain.rules.errors import NoFreeAddressError, NotFoundError, TooLateError
+from domain.rules.resources import Kind
+from domain.rules.states import OPEN_STATUSES, Action, Status
+from domain.rules.table import TABLE
 
 # The statements of POST /vms, the busiest write, are built once: building them costs as much as running them.
 _VM_COLUMNS = ("id", "owner_id", "name", "status", "task_state", "flavor_id", "image_id", "labels", "operation_id")
@@ -69,7 +73,7 @@ async def create_vm(tx: AsyncConnection, caller: Caller, body: bodies.NewVM) -> 
         "network_ids": [str(id) for id in network_ids],
     }
     asked = asked_by(caller, Action.CREATE, input, id=operation_id)
-    operation = store.operation_row(asked, caller.id, vm_id, claim.status)
+    operation = acceptance.operation_row(asked, caller.id, vm_id, claim.status)
     parameters = {f"operation_{name}": value for name, value in operation.items()} | {
         "vm_id": vm_id,
         "vm_owner_id": caller.id,
@@ -89,7 +93,7 @@ async def create_vm(tx: AsyncConnection, caller: Caller, body: bodies.NewVM) -> 
             "interface_ip_address": list(places.values()),
             "interface_position": [network_ids.index(id) for id in places],
             "interface_mac_address": [addresses.new_mac_address() for _ in places],
-            "interface_status": changes.change_of(Action.CREATE, Kind.INTERFACE).during.value,
+            "interface_status": lifecycle.change_of(Action.CREATE, Kind.INTERFACE).during.value,
         }
     vm = cast("VM", (await tx.execute(statement, parameters)).one())
     return accepted(schemas.VM.model_validate(vm), operation_id, Location=f"{PREFIX}/vms/{vm.id}")
@@ -100,14 +104,14 @@ async def submit(
 ) -> Response:
     """Let a new operation take the caller's VM; InvalidTransitionError where the lifecycle table refuses."""
     vm = await lock_owned_vm(tx, caller, vm_id)
-    return accepted_vm(await store.accept(tx, vm, asked_by(caller, action, input)))
+    return accepted_vm(await acceptance.accept(tx, vm, asked_by(caller, action, input)))
 
 
 async def resize_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID, flavor_id: UUID, confirm_window: int) -> Response:
     """Let a resize take the caller's VM; it confirms itself after `confirm_window` seconds, where those are not 0."""
     vm = await lock_owned_vm(tx, caller, vm_id)
-    store.begin(vm, Action.RESIZE)  # what the VM does not allow is said before what is wrong with the flavor
-    flavors = await store.fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
+    acceptance.begin(vm, Action.RESIZE)  # what the VM does not allow is said before what is wrong with the flavor
+    flavors = await queries.fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
     names = {flavor.id: flavor.name for flavor in flavors}
     if flavor_id not in names:
         raise ProblemError("unknown_reference", "There is no such flavor.", [unknown_reference("flavor_id", flavor_id)])
@@ -122,14 +126,14 @@ async def resize_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID, flavor_id:
         "previous_flavor": names[vm.flavor_id],
         "confirm_window": confirm_window,
     }
-    return accepted_vm(await store.accept(tx, vm, asked_by(caller, Action.RESIZE, input)))
+    return accepted_vm(await acceptance.accept(tx, vm, asked_by(caller, Action.RESIZE, input)))
 
 
 async def delete_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> Response:
     """Let a delete take the caller's VM from whatever holds it; one that is going or gone keeps its operation."""
     vm = await lock_owned_vm(tx, caller, vm_id)
     if vm.status not in {Status.DELETING, Status.DELETED}:
-        vm = await store.accept(tx, vm, asked_by(caller, Action.DELETE))
+        vm = await acceptance.accept(tx, vm, asked_by(caller, Action.DELETE))
     return going(vm.operation_id)
 
 
@@ -139,7 +143,7 @@ async def cancel(tx: AsyncConnection, caller: Caller, operation_id: UUID) -> Non
     TooLateError where it has ended, or has begun what cannot be undone.
     """
     mine = select(Operation).where(Operation.id == operation_id, Operation.owner_id == caller.id)
-    operation = await store.fetch_one(tx, mine.with_for_update())
+    operation = await queries.fetch_one(tx, mine.with_for_update())
     if operation is None:
         raise NotFoundError("operation", operation_id)
     if operation.status not in OPEN_STATUSES:
@@ -157,15 +161,15 @@ async def cancel(tx: AsyncConnection, caller: Caller, operation_id: UUID) -> Non
 
 async def lock_owned_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID) -> VM:
     """The caller's VM, locked; NotFoundError where there is none, or it is another's."""
-    vm = await store.lock_vm(tx, vm_id)
+    vm = await queries.lock_vm(tx, vm_id)
     if vm is None or vm.owner_id != caller.id:
         raise NotFoundError("VM", vm_id)
     return vm
 
 
-def asked_by(caller: Caller, action: Action, input: dict[str, Any] | None = None, **values: Any) -> store.Asked:
+def asked_by(caller: Caller, action: Action, input: dict[str, Any] | None = None, **values: Any) -> acceptance.Asked:
     """What the caller asks in this request."""
-    return store.Asked(action, caller.username, logs.request_id.get(), input or {}, **values)
+    return acceptance.Asked(action, caller.username, logs.request_id.get(), input or {}, **values)
 
 
 async def _resolve(tx: AsyncConnection, body: bodies.NewVM) -> tuple[UUID, list[UUID], dict[UUID, str]]:

@@ -8,9 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
 
-from domain import lifecycle
-from domain.lifecycle import OperationStatus, Status, TaskState
-from domain.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from domain.rules import lifecycle
+from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from domain.rules.states import OperationStatus, Status, TaskState
 
 T = TypeVar("T")
 

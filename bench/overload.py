@@ -23,7 +23,7 @@ import httpx
 
 from bench.usage import PARTS, cpu, difference, memory, on_a_stack, table, temporal_timeouts
 from bench.waiting import IMAGE, OLD, SEED
-from tests.integration.stack import Stack, User, log_in
+from tests.support.stack import Stack, User, log_in
 
 SETTINGS = {f"MOCK_{verb}_DELAY": "0.2" for verb in ("BUILD", "STOP", "SNAPSHOT")} | {
     "ACCESS_TOKEN_EXPIRE_MINUTES": "1440"

@@ -23,7 +23,7 @@ from tests.faults import schedule_cluster
 from tests.faults.client import Client, log_in
 from tests.faults.schedule_cluster import WORKERS, Cluster
 from tests.faults.schedule_world import OPERATIONS, open_operations, owner_of, until_ended
-from tests.integration.truth import differences
+from tests.support.truth import differences
 
 DELAYS = {"MOCK_BUILD_DELAY": "4", "MOCK_STOP_DELAY": "2", "MOCK_START_DELAY": "2"}
 OLD_VMS, NEW_VMS = 10, 10

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import httpx
 
-from tests.integration.stack import Stack
+from tests.support.stack import Stack
 
 Figures = Mapping[str, float]
 

@@ -33,9 +33,9 @@ from bench.usage import (
     temporal_calls,
     temporal_file,
 )
-from domain.lifecycle import Action
-from tests.integration.stack import Stack, User, log_in
-from tests.rows import FLAVOR_IDS, IMAGE_IDS
+from domain.rules.states import Action
+from tests.support.rows import FLAVOR_IDS, IMAGE_IDS
+from tests.support.stack import Stack, User, log_in
 
 SETTINGS = {
     "RESIZE_CONFIRM_WINDOW": "604800",  # far beyond the end of the run

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
-from domain import catalogue, database, temporal
+from domain import temporal
+from domain.data import catalogue, database
 from domain.settings import Settings, load_settings
 
 PATIENCE = 10.0  # seconds until Temporal counts as away

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from domain.models import Base
+from domain.data.base import Base
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=Base.metadata)
 with context.begin_transaction():

@@ -16,10 +16,11 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 import local
-from domain import database, search_attributes
+from domain import search_attributes
+from domain.data import database
 from domain.settings import Settings
 from migrations.__main__ import migrate
-from tests import logs
+from tests.support import logs
 
 TEMPLATE = "template_vmapi"
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is private

@@ -2,7 +2,8 @@
 
 from temporalio import workflow
 
-from domain.messages import Activity, OperationInput, ServerStatus
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity, OperationInput
 from workflows.steps import Left, OperationWorkflow
 
 

@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from temporalio import workflow
 
-from domain.messages import Activity, OperationInput, RemainsResult, ServerStatus, WorkflowsInput
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity, OperationInput, RemainsResult, WorkflowsInput
 from workflows.steps import Left, OperationWorkflow
 
 PATIENCE = timedelta(seconds=60)

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from temporalio import workflow
 
-from domain.messages import Activity, OperationInput, PortState
+from domain.rules.cloud import PortState
+from domain.rules.messages import Activity, OperationInput
 from workflows.steps import Left, OperationWorkflow
 
 

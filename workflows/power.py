@@ -2,8 +2,9 @@
 
 from temporalio import workflow
 
-from domain.lifecycle import Action
-from domain.messages import Activity, OperationInput, ServerStatus
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity, OperationInput
+from domain.rules.states import Action
 from workflows.steps import OperationWorkflow
 
 

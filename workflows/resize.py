@@ -8,15 +8,10 @@ from uuid import UUID
 
 from temporalio import workflow
 
-from domain.lifecycle import TABLE, Action
-from domain.messages import (
-    Activity,
-    CheckFlavorInput,
-    ClaimConfirmResult,
-    ConfirmWindowResult,
-    OperationInput,
-    ServerStatus,
-)
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.states import Action
+from domain.rules.table import TABLE
 from workflows.steps import Left, OperationWorkflow, heed_cancel
 
 CODES_OF_NO_CHANGE = ("no_valid_host", "canceled")

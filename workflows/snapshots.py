@@ -4,7 +4,8 @@ from types import NoneType
 
 from temporalio import workflow
 
-from domain.messages import Activity, CheckFlavorInput, ImageState, OperationInput, ServerStatus
+from domain.rules.cloud import ImageState, ServerStatus
+from domain.rules.messages import Activity, CheckFlavorInput, OperationInput
 from workflows.steps import Left, OperationWorkflow
 
 

@@ -13,26 +13,23 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
 from temporalio.workflow import ActivityCancellationType
 
-from domain import lifecycle
-from domain.errors import CanceledError, NotBegunError, SupersededError
-from domain.lifecycle import TABLE
-from domain.messages import (
+from domain.rules import lifecycle
+from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
+from domain.rules.errors import CanceledError, NotBegunError, SupersededError
+from domain.rules.messages import (
     Activity,
     CheckFlavorInput,
     FailedAttemptInput,
     FailOperationInput,
-    ImageState,
     OperationInput,
-    PortState,
     RemainsResult,
-    ServerStatus,
     StateResult,
-    VolumeState,
     WaitForServerInput,
     WaitForVolumeInput,
     WorkflowsInput,
     waits_queue,
 )
+from domain.rules.table import TABLE
 from workflows.view import View
 
 T = TypeVar("T")

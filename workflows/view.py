@@ -4,10 +4,11 @@ from datetime import datetime
 
 from temporalio import workflow
 
-from domain import lifecycle, search_attributes
-from domain.lifecycle import Status, TaskState
-from domain.markdown import quoted, title
-from domain.messages import ENTERS, Activity, FailedAttemptInput, OperationInput, StateResult
+from domain import search_attributes
+from domain.rules import lifecycle
+from domain.rules.markdown import quoted, title
+from domain.rules.messages import ENTERS, Activity, FailedAttemptInput, OperationInput, StateResult
+from domain.rules.states import Status, TaskState
 
 UNTIL_CONFIRMED = "waits for confirm-resize or revert-resize"
 

@@ -5,7 +5,8 @@ from types import NoneType
 
 from temporalio import workflow
 
-from domain.messages import Activity, OperationInput, VolumeState, WaitForVolumeInput
+from domain.rules.cloud import VolumeState
+from domain.rules.messages import Activity, OperationInput, WaitForVolumeInput
 from workflows.steps import Left, OperationWorkflow
 
 

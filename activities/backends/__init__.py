@@ -1,6 +1,6 @@
 """The clouds that can be driven; the one the settings name is loaded by `load_backend`."""
 
-from activities.backends.mock import MockBackend
+from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import ComputeBackend
 from domain.settings import Settings
 

@@ -6,8 +6,8 @@ from uuid import UUID
 
 from sqlalchemy import Executable, delete, insert
 
-from activities.backends.mock_schema import FaultMode, create_schema, faults
-from domain.database import create_engine
+from activities.backends.mock.schema import FaultMode, create_schema, faults
+from domain.data.database import create_engine
 from domain.settings import Settings, load_settings
 
 VERBS = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from domain.messages import ImageState, ServerStatus, VolumeState
+from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 
 
 @dataclass(frozen=True, slots=True)

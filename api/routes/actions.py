@@ -5,13 +5,14 @@ from uuid import UUID
 
 from fastapi import Response
 
-from api import bodies, openapi, schemas
-from api.deps import CurrentUser, Process
-from api.idempotency import OncePerKey
+from api import bodies, schemas
 from api.operations import resize_vm as submit_resize
 from api.operations import submit
 from api.routes import router
-from domain.lifecycle import Action
+from api.web import openapi
+from api.web.dependencies import CurrentUser, Process
+from api.web.idempotency import OncePerKey
+from domain.rules.states import Action
 
 routes = router("/vms/{vm_id}/actions", "VMs")
 accepting = partial(

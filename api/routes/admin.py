@@ -5,13 +5,14 @@ from uuid import UUID
 from fastapi import Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import admin, bodies, openapi, schemas
-from api.deps import Admin, Process
-from api.idempotency import OncePerKey
-from api.pages import Order, WantedPage
+from api import admin, bodies, schemas
 from api.routes import router
 from api.routes.operations import accepted, temporal_url
-from domain import attention
+from api.web import openapi
+from api.web.dependencies import Admin, Process
+from api.web.idempotency import OncePerKey
+from api.web.pages import Order, WantedPage
+from domain.upkeep import attention
 
 routes = router("/admin", "Administration")
 

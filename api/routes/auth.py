@@ -8,15 +8,16 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import bodies, openapi, schemas, security
-from api.deps import CurrentUser, Process, State
-from api.errors import ProblemError
-from api.middleware import address_of
+from api import bodies, schemas
 from api.routes import router
 from api.schemas import FieldError
-from api.security import Caller, InvalidTokenError
-from domain import store
-from domain.models import RefreshToken, User
+from api.web import openapi, security
+from api.web.dependencies import CurrentUser, Process, State
+from api.web.middleware import address_of
+from api.web.problems import ProblemError
+from api.web.security import Caller, InvalidTokenError
+from domain.data import queries
+from domain.data.models import RefreshToken, User
 
 routes = router("/auth", "Authentication")
 
@@ -32,11 +33,11 @@ _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in u
 )
 async def register(process: Process, request: Request, body: bodies.Registration) -> User:
     """Make an account; names and email addresses are taken whatever their case."""
-    async with process.hashing.place(address_of(request.scope)):
+    async with process.hashing.hold(address_of(request.scope)):
         password_hash = await security.hash_password(body.password.get_secret_value())
     try:
         async with process.autocommit.connect() as connection:
-            return await store.insert_row(
+            return await queries.insert_row(
                 connection, User, username=body.username, email=body.email, password_hash=password_hash
             )
     except IntegrityError as error:
@@ -48,9 +49,9 @@ async def register(process: Process, request: Request, body: bodies.Registration
 async def login(process: Process, request: Request, body: bodies.Credentials) -> schemas.TokenPair:
     """Get a pair of tokens for a username and password."""
     statement = select(User).where(func.lower(User.username) == func.lower(body.username))
-    async with process.hashing.place(address_of(request.scope)):
+    async with process.hashing.hold(address_of(request.scope)):
         async with process.autocommit.connect() as connection:
-            user = await store.fetch_one(connection, statement)
+            user = await queries.fetch_one(connection, statement)
         password_hash = user.password_hash if user else None
         right = await security.verify_password(body.password.get_secret_value(), password_hash)
     if user is None or not right:
@@ -86,7 +87,7 @@ async def logout(caller: CurrentUser, process: Process) -> None:
 async def get_me(caller: CurrentUser, process: Process) -> User:
     """Your profile."""
     async with process.autocommit.connect() as connection:
-        user = await store.fetch_one(connection, select(User).where(User.id == caller.id))
+        user = await queries.fetch_one(connection, select(User).where(User.id == caller.id))
     if user is None:
         raise ProblemError("invalid_token", "This account does not exist any more.")
     return user

@@ -6,12 +6,12 @@ from uuid import UUID
 from sqlalchemy import Select, select
 
 from api import schemas
-from api.deps import CurrentUser, Process
-from api.pages import Order, WantedPage
 from api.routes import router
-from domain import addresses
-from domain.errors import NotFoundError
-from domain.models import Flavor, Image, Network
+from api.web.dependencies import CurrentUser, Process
+from api.web.pages import Order, WantedPage
+from domain.data import addresses
+from domain.data.models import Flavor, Image, Network
+from domain.rules.errors import NotFoundError
 
 routes = router("", "Catalogue")
 

@@ -2,9 +2,10 @@
 
 from fastapi import Request, Response
 
-from api import VERSION, errors, openapi, schemas
-from api.deps import Process
+from api import VERSION, schemas
 from api.routes import router
+from api.web import openapi, problems
+from api.web.dependencies import Process
 
 routes = router("/health", "Health")
 
@@ -33,4 +34,4 @@ async def ready(process: Process, request: Request) -> Response | schemas.Readin
         return schemas.Readiness(status="ready", checks=checks)
     members = {name: check.model_dump() for name, check in checks.items()}
     detail = f"Not ready: {', '.join(away)}; `checks` says why."
-    return errors.problem("not_ready", detail, request.url.path, checks=members)
+    return problems.problem("not_ready", detail, request.url.path, checks=members)

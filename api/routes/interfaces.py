@@ -5,14 +5,15 @@ from uuid import UUID
 from fastapi import Response
 from sqlalchemy import Select, select
 
-from api import bodies, openapi, resources, schemas
-from api.deps import CurrentUser, OwnedVM, Process
-from api.idempotency import OncePerKey
-from api.pages import Order, WantedPage
+from api import bodies, resources, schemas
 from api.routes import router
-from domain import store
-from domain.errors import NotFoundError
-from domain.models import Interface
+from api.web import openapi
+from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.idempotency import OncePerKey
+from api.web.pages import Order, WantedPage
+from domain.data import queries
+from domain.data.models import Interface
+from domain.rules.errors import NotFoundError
 
 routes = router("/vms/{vm_id}/interfaces", "Interfaces")
 
@@ -41,7 +42,7 @@ async def list_interfaces(page: WantedPage, vm: OwnedVM) -> schemas.InterfacePag
 async def get_interface(process: Process, vm: OwnedVM, interface_id: UUID) -> Interface:
     """One interface."""
     async with process.autocommit.connect() as connection:
-        interface = await store.fetch_one(connection, _interfaces(vm.id).where(Interface.id == interface_id))
+        interface = await queries.fetch_one(connection, _interfaces(vm.id).where(Interface.id == interface_id))
     if interface is None:
         raise NotFoundError("interface", interface_id)
     return interface

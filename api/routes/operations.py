@@ -7,13 +7,14 @@ from fastapi import Response
 from sqlalchemy import Label, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import bodies, filters, openapi, operations, schemas
-from api.deps import CurrentUser, OwnedVM, Process, State
-from api.idempotency import OncePerKey
-from api.pages import Order, WantedPage
+from api import bodies, operations, schemas
 from api.routes import router
-from domain.errors import NotFoundError
-from domain.models import Operation
+from api.web import filters, openapi
+from api.web.dependencies import CurrentUser, OwnedVM, Process, State
+from api.web.idempotency import OncePerKey
+from api.web.pages import Order, WantedPage
+from domain.data.models import Operation
+from domain.rules.errors import NotFoundError
 from domain.settings import Settings
 
 routes = router("", "Operations")
@@ -82,7 +83,7 @@ async def cancel_operation(
         return await accepted(tx, process, operation_id)
 
     answer = await once(work, body)
-    process.watcher.wake()
+    process.workflow_recovery.wake()
     return answer
 
 

@@ -5,15 +5,16 @@ from uuid import UUID
 from fastapi import Response
 from sqlalchemy import select
 
-from api import bodies, filters, openapi, resources, schemas
-from api.deps import CurrentUser, OwnedVM, Process
-from api.idempotency import OncePerKey
-from api.pages import Order, WantedPage
+from api import bodies, resources, schemas
 from api.routes import router
-from domain import store
-from domain.errors import NotFoundError
-from domain.models import Snapshot
-from domain.resources import SnapshotStatus
+from api.web import filters, openapi
+from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.idempotency import OncePerKey
+from api.web.pages import Order, WantedPage
+from domain.data import queries
+from domain.data.models import Snapshot
+from domain.rules.errors import NotFoundError
+from domain.rules.resources import SnapshotStatus
 
 routes = router("/vms/{vm_id}/snapshots", "Snapshots")
 
@@ -49,7 +50,7 @@ async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snap
     """One snapshot; it outlives its VM, and a deleted one stays readable here."""
     async with process.autocommit.connect() as connection:
         statement = select(Snapshot).where(Snapshot.id == snapshot_id, Snapshot.vm_id == vm.id)
-        snapshot = await store.fetch_one(connection, statement)
+        snapshot = await queries.fetch_one(connection, statement)
     if snapshot is None:
         raise NotFoundError("snapshot", snapshot_id)
     return snapshot

@@ -6,15 +6,16 @@ from uuid import UUID
 from fastapi import Query, Response
 from sqlalchemy import select, update
 
-from api import bodies, filters, openapi, operations, schemas
-from api.deps import CurrentUser, OwnedVM, Process, fetch_owned_vm
-from api.idempotency import OncePerKey
-from api.pages import Order, WantedPage
+from api import bodies, operations, schemas
 from api.routes import router
-from domain import store
-from domain.errors import InvalidTransitionError
-from domain.lifecycle import Status
-from domain.models import VM
+from api.web import filters, openapi
+from api.web.dependencies import CurrentUser, OwnedVM, Process, fetch_owned_vm
+from api.web.idempotency import OncePerKey
+from api.web.pages import Order, WantedPage
+from domain.data import queries
+from domain.data.models import VM
+from domain.rules.errors import InvalidTransitionError
+from domain.rules.states import Status
 
 routes = router("/vms", "VMs")
 
@@ -71,7 +72,7 @@ async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: bo
         return await fetch_owned_vm(process, caller, vm_id)
     mine = (VM.id == vm_id, VM.owner_id == caller.id, VM.status != Status.DELETED)
     async with process.autocommit.connect() as connection:
-        changed = await store.fetch_one(connection, update(VM).where(*mine).values(changes).returning(VM))
+        changed = await queries.fetch_one(connection, update(VM).where(*mine).values(changes).returning(VM))
     if changed is None:
         vm = await fetch_owned_vm(process, caller, vm_id)
         raise InvalidTransitionError("change", vm.status, vm.task_state, [])

@@ -6,15 +6,16 @@ from uuid import UUID
 from fastapi import Query, Response
 from sqlalchemy import Select, select
 
-from api import bodies, filters, openapi, resources, schemas
-from api.deps import CurrentUser, OwnedVM, Process
-from api.idempotency import OncePerKey
-from api.pages import Order, WantedPage
+from api import bodies, resources, schemas
 from api.routes import router
-from domain import store
-from domain.errors import NotFoundError
-from domain.models import Attachment, Volume
-from domain.resources import VolumeStatus
+from api.web import filters, openapi
+from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.idempotency import OncePerKey
+from api.web.pages import Order, WantedPage
+from domain.data import queries
+from domain.data.models import Attachment, Volume
+from domain.rules.errors import NotFoundError
+from domain.rules.resources import VolumeStatus
 
 routes = router("", "Volumes")
 
@@ -94,7 +95,7 @@ async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) ->
     """One volume's place in a VM."""
     async with process.autocommit.connect() as connection:
         statement = _attachments(vm.id).where(Attachment.volume_id == volume_id)
-        attachment = await store.fetch_one(connection, statement)
+        attachment = await queries.fetch_one(connection, statement)
     if attachment is None:
         raise NotFoundError("attachment", volume_id)
     return attachment

@@ -13,16 +13,16 @@ from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.testing import ActivityEnvironment
 
-from activities import reconcile
-from activities.backends import mock_schema
-from activities.backends.mock import MockBackend
+from activities.backends.mock import schema
+from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import Port, ServerSpec
 from activities.compute import ComputeActivities
-from activities.reconcile import Reconciler
-from domain.addresses import new_mac_address
-from domain.catalogue import FLAVORS
+from activities.recovery import reconciler as reconciling
+from activities.recovery.reconciler import Reconciler
+from domain.data.addresses import new_mac_address
+from domain.data.catalogue import FLAVORS
 from domain.settings import Settings
-from tests.rows import IMAGE_IDS, NETWORK_IDS
+from tests.support.rows import IMAGE_IDS, NETWORK_IDS
 
 LONG = 3600.0  # seconds: a delay that no test lives to see the end of
 LASTING = dict.fromkeys(
@@ -102,7 +102,7 @@ def spec(vm_id: UUID, flavor: str = "m1.small") -> ServerSpec:
 
 async def count(engine: AsyncEngine, table: str, vm_id: UUID | None = None) -> int:
     """How many rows the mock cloud has in one of its tables, of one VM or of all."""
-    rows = mock_schema.metadata.tables[f"{mock_schema.SCHEMA}.{table}"]
+    rows = schema.metadata.tables[f"{schema.SCHEMA}.{table}"]
     statement = select(func.count()).select_from(rows)
     if vm_id:
         statement = statement.where(rows.c.vm_id == vm_id)
@@ -112,7 +112,7 @@ async def count(engine: AsyncEngine, table: str, vm_id: UUID | None = None) -> i
 
 async def server_row(engine: AsyncEngine, vm_id: UUID) -> tuple[object, ...] | None:
     """All that the mock cloud knows of the VM's server, with what is to come; None where there is none."""
-    statement = select(mock_schema.servers).where(mock_schema.servers.c.vm_id == vm_id)
+    statement = select(schema.servers).where(schema.servers.c.vm_id == vm_id)
     async with engine.connect() as connection:
         row = (await connection.execute(statement)).one_or_none()
     return tuple(row) if row else None
@@ -146,5 +146,5 @@ def reconciler(
     engine: AsyncEngine, backend: MockBackend, temporal_client: Canceling, monkeypatch: pytest.MonkeyPatch
 ) -> Reconciler:
     """One that looks when it is told to, however soon."""
-    monkeypatch.setattr(reconcile, "INTERVAL", 0.0)
+    monkeypatch.setattr(reconciling, "INTERVAL", 0.0)
     return Reconciler(engine, backend, cast("Client", temporal_client))

@@ -7,17 +7,20 @@ from uuid import UUID, uuid4
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from activities.backends import mock_schema
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import images, servers
+from activities.backends.mock import schema
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import images, servers
 from activities.backends.protocol import Port, Token
-from domain import records, store
-from domain.lifecycle import TABLE, Action, Status
-from domain.messages import FailOperationInput, OperationInput, ServerStatus
-from domain.models import VM, Volume
-from domain.resources import AttachmentStatus, Change, Kind
+from domain.data import queries
+from domain.data.models import VM, Volume
+from domain.progress import step_records, workflow_input
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import FailOperationInput, OperationInput
+from domain.rules.resources import AttachmentStatus, Change, Kind
+from domain.rules.states import Action, Status
+from domain.rules.table import TABLE
 from tests.activities.conftest import spec
-from tests.rows import (
+from tests.support.rows import (
     IMAGE_IDS,
     NETWORK_IDS,
     add_attachment,
@@ -39,7 +42,7 @@ async def add_port_to_be(engine: AsyncEngine, input: OperationInput, network: st
     """An interface that the operation makes for its VM."""
     id = uuid4()
     async with engine.begin() as tx:
-        vm = await store.lock_vm(tx, input.vm)
+        vm = await queries.lock_vm(tx, input.vm)
         assert vm is not None
         by: dict[str, Any] = {"status": AttachmentStatus.ATTACHING, "operation_id": input.operation_id}
         await add_interface(tx, vm, f"ip-{id}", network=network, id=id, **by)
@@ -53,9 +56,9 @@ async def _add(tx: AsyncConnection, vm: VM, change: Change, id: UUID, operation_
         case Kind.SNAPSHOT:
             await add_snapshot(tx, vm, id=id, **held)
         case Kind.VOLUME:
-            await store.insert_row(tx, Volume, id=id, owner_id=vm.owner_id, name="data", size_gb=10, **held)
+            await queries.insert_row(tx, Volume, id=id, owner_id=vm.owner_id, name="data", size_gb=10, **held)
         case Kind.ATTACHMENT:
-            volume = await store.fetch_one(tx, select(Volume).where(Volume.id == id))
+            volume = await queries.fetch_one(tx, select(Volume).where(Volume.id == id))
             assert volume is not None
             await add_attachment(tx, vm, volume, **held)
         case _:
@@ -76,7 +79,7 @@ async def add_held(engine: AsyncEngine, action: Action, *, previous: Status = St
         operation = await add_operation(tx, vm, action, holds=bool(step), **about)
         for change in rule.changes:
             await _add(tx, vm, change, resource_id, operation.id)
-    return store.input_of(operation, vm.name)
+    return workflow_input.input_of(operation, vm.name)
 
 
 async def add_server(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID, flavor: str = "m1.small") -> None:
@@ -126,7 +129,7 @@ def port(id: UUID, ip_address: str = "10.0.0.9", mac_address: str = "fa:16:3e:00
 
 async def all_of(engine: AsyncEngine, *kinds: str) -> Cloud:
     """All that the mock cloud has, or all of some kinds."""
-    tables = {kind: mock_schema.metadata.tables[f"{mock_schema.SCHEMA}.{kind}"] for kind in kinds or KINDS}
+    tables = {kind: schema.metadata.tables[f"{schema.SCHEMA}.{kind}"] for kind in kinds or KINDS}
     async with engine.connect() as connection:
         return {
             kind: sorted((tuple(row) for row in await connection.execute(select(table))), key=str)
@@ -147,4 +150,4 @@ async def supersede(engine: AsyncEngine, input: OperationInput) -> None:
         if TABLE[input.action].of_vm:
             await claim(tx, input.vm, Action.DELETE)
         else:
-            await records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
+            await step_records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))

@@ -11,19 +11,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
 from activities.backends.faults import add_fault
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode, servers
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import FaultMode, servers
 from activities.backends.protocol import BackendError, Token
 from activities.compute import ComputeActivities
 from activities.records import RecordActivities
-from domain import records
-from domain.errors import NotBegunError, SupersededError
-from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.messages import Activity, FailOperationInput, OperationInput, ServerStatus
+from domain.progress import step_records
+from domain.rules.cloud import ServerStatus
+from domain.rules.errors import NotBegunError, SupersededError
+from domain.rules.messages import Activity, FailOperationInput, OperationInput
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from tests.activities.conftest import Do, count, new_ports, server_row, spec
 from tests.activities.held import add_port_to_be
-from tests.rows import add_held_vm, claim, read_operation, read_vm
+from tests.support.rows import add_held_vm, claim, read_operation, read_vm
 
 STEPS = {
     TaskState.SCHEDULING: (Action.CREATE, Activity.SCHEDULE_SERVER),
@@ -239,6 +240,6 @@ async def _supersede(engine: AsyncEngine, input: OperationInput) -> None:
     """A delete takes over; where a delete runs already, its end is recorded behind its back."""
     async with engine.begin() as tx:
         if input.action is Action.DELETE:
-            await records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
+            await step_records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
         else:
             await claim(tx, input.vm, Action.DELETE)

@@ -13,9 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends import faults
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode
-from activities.backends.mock_schema import faults as scripted
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import FaultMode
+from activities.backends.mock.schema import faults as scripted
 from activities.backends.protocol import ComputeBackend
 from domain.settings import Settings
 

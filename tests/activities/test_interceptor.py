@@ -19,17 +19,17 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities.backends.protocol import BackendError
 from activities.interceptor import OperationInterceptor
-from domain.errors import IllegalStepError, ServiceError, SupersededError
-from domain.lifecycle import Action
-from domain.messages import (
+from domain.rules.cloud import ServerStatus
+from domain.rules.errors import IllegalStepError, ServiceError, SupersededError
+from domain.rules.messages import (
     FailedAttemptInput,
     FailOperationInput,
     OperationInput,
-    ServerStatus,
     WaitForServerInput,
     WorkflowsInput,
 )
-from tests.rows import add_held_vm, read_operation
+from domain.rules.states import Action
+from tests.support.rows import add_held_vm, read_operation
 
 Body = Callable[[Any], Awaitable[object]]
 BUSY = BackendError("busy", "The cloud is busy.", retryable=True)

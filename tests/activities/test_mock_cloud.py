@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import ports, servers
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import ports, servers
 from activities.backends.protocol import BackendError, Token
-from domain.catalogue import FLAVORS
-from domain.messages import ServerStatus
+from domain.data.catalogue import FLAVORS
+from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import count, new_ports, open_backend, spec
-from tests.rows import NETWORK_IDS
+from tests.support.rows import NETWORK_IDS
 
 Call = Callable[[MockBackend, Token, UUID], Awaitable[None]]
 PORTS = 2  # of each server

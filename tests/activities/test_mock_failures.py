@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends import mock_calls
 from activities.backends.faults import add_fault, clear_faults
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode, servers
+from activities.backends.mock import calls
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import FaultMode, servers
 from activities.backends.protocol import BackendError, Token
-from domain.messages import ServerStatus
+from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import count, new_ports, open_backend, server_row, spec
 
@@ -239,5 +239,5 @@ async def test_a_transient_failure_comes_once_for_each_call(settings: Settings, 
 
 
 def test_transient_failures_come_at_the_rate() -> None:
-    drawn = [mock_calls._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
+    drawn = [calls._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.02)

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import migrations
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import migrations
 from activities.backends.protocol import Server, Token
-from domain.messages import ServerStatus
+from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import count, open_backend, server_row, spec
 from tests.activities.held import IMAGE_OF_BUILD

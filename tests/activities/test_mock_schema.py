@@ -7,12 +7,12 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.protocol import Token
-from domain.messages import ServerStatus
+from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.conftest import open_backend
 from tests.activities.held import DEVICE, IMAGE_OF_BUILD, be_due, content_of, port
 from tests.activities.test_mock_failures import refused
-from tests.rows import NETWORK_IDS
+from tests.support.rows import NETWORK_IDS
 
 OLD_VM = uuid4()
 OLD = """

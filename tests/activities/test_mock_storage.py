@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import images, servers
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import images, servers
 from activities.backends.protocol import Image, Port, Volume
-from domain.messages import ImageState, ServerStatus, VolumeState
+from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 from domain.settings import Settings
 from tests.activities.conftest import count, open_backend, spec
 from tests.activities.held import DEVICE, all_of, be_due, content_of, port

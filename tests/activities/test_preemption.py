@@ -9,14 +9,14 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from activities.backends.mock import MockBackend
+from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
 from activities.preemption import PreemptionActivities
-from domain.errors import SupersededError
-from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.messages import OperationInput, WorkflowsInput
+from domain.rules.errors import SupersededError
+from domain.rules.messages import OperationInput, WorkflowsInput
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.activities.conftest import Do, count
-from tests.rows import add_operation, add_user, add_vm, claim, message, read_operation, read_vm
+from tests.support.rows import add_operation, add_user, add_vm, claim, message, read_operation, read_vm
 
 SUCCEEDED = OperationStatus.SUCCEEDED
 

@@ -8,20 +8,21 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.faults import add_fault
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode, servers, volumes
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import FaultMode, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.compute import ComputeActivities
-from domain import records, store
-from domain.errors import SupersededError
-from domain.lifecycle import Action, Status
-from domain.messages import FailOperationInput, OperationInput, ServerStatus, VolumeState
-from domain.models import Snapshot, Volume
-from domain.resources import SnapshotStatus, VolumeStatus
+from domain.data.models import Snapshot, Volume
+from domain.progress import step_records, workflow_input
+from domain.rules.cloud import ServerStatus, VolumeState
+from domain.rules.errors import SupersededError
+from domain.rules.messages import FailOperationInput, OperationInput
+from domain.rules.resources import SnapshotStatus, VolumeStatus
+from domain.rules.states import Action, Status
 from domain.settings import Settings
 from tests.activities.conftest import Do, spec
 from tests.activities.held import add_server, all_of, be_due, port
-from tests.rows import FLAVOR_IDS, add_attachment, add_snapshot, add_user, add_vm, add_volume, claim, read_vm
+from tests.support.rows import FLAVOR_IDS, add_attachment, add_snapshot, add_user, add_vm, add_volume, claim, read_vm
 
 VOLUMES, IMAGES = 10, 2
 ENDING = {1, 4, 9}  # the volumes that are to end with their VM
@@ -79,7 +80,7 @@ async def add_attached(cloud: MockBackend, vm_id: UUID, volume_id: UUID, device:
 
 async def _delete(engine: AsyncEngine, vm_id: UUID) -> OperationInput:
     async with engine.begin() as tx:
-        return store.input_of(await claim(tx, vm_id, Action.DELETE), "test-vm")
+        return workflow_input.input_of(await claim(tx, vm_id, Action.DELETE), "test-vm")
 
 
 async def server_gone(engine: AsyncEngine, cloud: MockBackend, compute: ComputeActivities, do: Do) -> Deleted:
@@ -206,7 +207,7 @@ async def test_what_the_cloud_refuses_to_delete_is_left_in_error_and_the_rest_re
     assert {volume.vm_id for volume in left.values()} == {None}
     assert set(await slow_backend.list_images(deleted.images)) == {half}
     async with engine.begin() as tx:
-        await records.finish(tx, deleted.input)
+        await step_records.finish(tx, deleted.input)
         errors = [
             *(await tx.scalars(select(Volume.id).where(Volume.status == VolumeStatus.ERROR))),
             *(await tx.scalars(select(Snapshot.id).where(Snapshot.status == SnapshotStatus.ERROR))),
@@ -274,4 +275,4 @@ async def test_a_delete_that_has_ended_sees_nothing(
 async def supersede_delete(engine: AsyncEngine, input: OperationInput) -> None:
     """End the delete behind its back."""
     async with engine.begin() as tx:
-        await records.fail(tx, FailOperationInput(input, "timed_out", "It did not succeed in time."))
+        await step_records.fail(tx, FailOperationInput(input, "timed_out", "It did not succeed in time."))

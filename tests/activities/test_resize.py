@@ -9,24 +9,26 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import servers
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import servers
 from activities.backends.protocol import BackendError, Token
 from activities.resize import ResizeActivities
-from domain import records, store, unasked
-from domain.errors import SupersededError
-from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.messages import (
+from domain.commands import service
+from domain.data import queries
+from domain.data.models import VM
+from domain.progress import step_records, workflow_input
+from domain.rules.cloud import ServerStatus
+from domain.rules.errors import SupersededError
+from domain.rules.messages import (
     CheckFlavorInput,
     ClaimConfirmResult,
     ConfirmWindowResult,
     FailOperationInput,
     OperationInput,
-    ServerStatus,
 )
-from domain.models import VM
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.activities.conftest import Do, count, spec
-from tests.rows import FLAVOR_IDS, INPUTS, add_held_vm, add_operation, claim, read_operation, read_vm
+from tests.support.rows import FLAVOR_IDS, INPUTS, add_held_vm, add_operation, claim, read_operation, read_vm
 
 SMALL, MEDIUM = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"]
 
@@ -69,14 +71,14 @@ async def moved(
     await settled(engine, backend, input)
     await do(resize.finish_resize, input)
     async with engine.begin() as tx:
-        await records.finish(tx, input)
+        await step_records.finish(tx, input)
     return input
 
 
 async def decided(engine: AsyncEngine, resize: OperationInput, action: Action) -> OperationInput:
     """The operation that confirms or reverts, accepted."""
     async with engine.begin() as tx:
-        return store.input_of(await claim(tx, resize.vm, action), "test-vm")
+        return workflow_input.input_of(await claim(tx, resize.vm, action), "test-vm")
 
 
 def with_window(seconds: float) -> dict[str, Any]:
@@ -119,7 +121,7 @@ async def test_a_decision_ends_as_the_server_was_with_the_flavor_that_is_kept(  
     assert await settled(engine, backend, input) == (ServerStatus(str(was)), size)
     assert await count(engine, "migrations", input.vm_id) == 0
     async with engine.begin() as tx:
-        await records.finish(tx, input)
+        await step_records.finish(tx, input)
     vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.task_state, vm.flavor_id) == (was, None, flavor)
 
@@ -178,7 +180,7 @@ async def test_a_decision_that_was_canceled_in_time_can_be_taken_again(
     moved_once = await moved(engine, backend, do, resize, was=Status.SHUTOFF)
     confirm = await decided(engine, moved_once, Action.CONFIRM_RESIZE)
     async with engine.begin() as tx:
-        await records.fail(tx, FailOperationInput(confirm, "canceled", "Canceled.", canceled=True, intact=True))
+        await step_records.fail(tx, FailOperationInput(confirm, "canceled", "Canceled.", canceled=True, intact=True))
     assert (await read_vm(engine, confirm.vm)).status is Status.VERIFY_RESIZE
     revert = await decided(engine, moved_once, Action.REVERT_RESIZE)
     assert revert.previous_status is Status.SHUTOFF
@@ -192,11 +194,11 @@ async def test_undoing_leaves_an_earlier_resize_alone_that_waits_to_be_decided(
     """An admin has put its VM into ACTIVE, and somebody asked for another size, which the cloud refuses."""
     earlier = await moved(engine, backend, do, resize)
     async with engine.begin() as tx:
-        vm = await store.fetch_one(tx, select(VM).where(VM.id == earlier.vm_id))
+        vm = await queries.fetch_one(tx, select(VM).where(VM.id == earlier.vm_id))
         assert vm is not None
         sizes = {"flavor_id": str(SMALL), "previous_flavor_id": str(MEDIUM)}
         later = await add_operation(tx, vm, Action.RESIZE, input=INPUTS[Action.RESIZE] | sizes, started_at=func.now())
-    await do(resize.undo_resize, store.input_of(later, vm.name))
+    await do(resize.undo_resize, workflow_input.input_of(later, vm.name))
     assert await settled(engine, backend, earlier) == (ServerStatus.VERIFY_RESIZE, 4096)
     assert await count(engine, "migrations", earlier.vm_id) == 1
 
@@ -215,7 +217,7 @@ async def test_undoing_puts_the_server_back_and_lets_nothing_come_after(
     with pytest.raises(BackendError, match="revoked"):
         await do(resize.resize_server, input)
     async with engine.begin() as tx:
-        await records.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, intact=True))
+        await step_records.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, intact=True))
     vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.flavor_id) == (Status.SHUTOFF, SMALL)
 
@@ -274,14 +276,14 @@ async def test_the_end_of_the_window_confirms_on_nobodys_behalf_and_once(
     assert claims[0].previous_status is Status.ACTIVE
     confirm = await read_operation(engine, claims[0].operation_id)
     resized = await read_operation(engine, input.operation_id)
-    assert (confirm.actor, confirm.owner_id) == (unasked.CONFIRM_WINDOW_ACTOR, resized.owner_id)
+    assert (confirm.actor, confirm.owner_id) == (service.CONFIRM_WINDOW_ACTOR, resized.owner_id)
     assert (confirm.workflow_id, confirm.request_id) == (resized.workflow_id, resized.request_id)
     assert confirm.deliver_after > confirm.created_at
     vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.task_state) == (Status.VERIFY_RESIZE, TaskState.RESIZE_CONFIRMING)
     await do(resize.confirm_resize, claims[0])
     async with engine.begin() as tx:
-        await records.finish(tx, claims[0])
+        await step_records.finish(tx, claims[0])
     assert await do(resize.claim_confirm, input) == ClaimConfirmResult(None, is_over=True)
     assert await do(resize.read_confirm_window, input) == ConfirmWindowResult(None, is_over=True)
 

@@ -8,20 +8,20 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
 from activities.backends.faults import add_fault
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import FaultMode
 from activities.backends.protocol import BackendError
 from activities.interfaces import InterfaceActivities
 from activities.snapshots import SnapshotActivities
 from activities.steps import StepActivities
 from activities.volumes import VolumeActivities
-from domain.errors import SupersededError
-from domain.lifecycle import Action, OperationStatus, Status
-from domain.messages import ENTERS, Activity, OperationInput
+from domain.rules.errors import SupersededError
+from domain.rules.messages import ENTERS, Activity, OperationInput
+from domain.rules.states import Action, OperationStatus, Status
 from domain.settings import Settings
 from tests.activities.conftest import Do
 from tests.activities.held import add_held, all_of, ready, supersede
-from tests.rows import read_operation, read_vm
+from tests.support.rows import read_operation, read_vm
 
 Step = Callable[[OperationInput], Awaitable[None]]
 STEPS: dict[Activity, tuple[type[StepActivities], Action, str]] = {

@@ -8,14 +8,15 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.faults import add_fault
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import FaultMode, images, servers, volumes
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import FaultMode, images, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.snapshots import SnapshotActivities
 from activities.volumes import VolumeActivities
-from domain.errors import SupersededError
-from domain.lifecycle import Action, Status
-from domain.messages import Activity, ImageState, OperationInput, PortState, ServerStatus, VolumeState
+from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
+from domain.rules.errors import SupersededError
+from domain.rules.messages import Activity, OperationInput
+from domain.rules.states import Action, Status
 from domain.settings import Settings
 from tests.activities.conftest import Do, count, spec
 from tests.activities.held import add_held, add_server, all_of, be_due, content_of, port, ready, supersede

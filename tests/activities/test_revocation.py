@@ -8,7 +8,7 @@ from uuid import uuid4
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.mock import MockBackend
+from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
 from domain.settings import Settings
 from tests.activities.conftest import count, new_ports, open_backend, server_row

@@ -11,15 +11,16 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import servers
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import servers
 from activities.backends.protocol import BackendError, Server, Token
 from activities.waits import PATIENCE, Poll, WaitActivities
-from domain.lifecycle import Action
-from domain.messages import OperationInput, ServerStatus, WaitForServerInput
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import OperationInput, WaitForServerInput
+from domain.rules.states import Action
 from domain.settings import Settings
 from tests.activities.conftest import LASTING, Do, spec
-from tests.rows import add_held_vm
+from tests.support.rows import add_held_vm
 
 
 class RecordingBackend(MockBackend):

@@ -12,13 +12,14 @@ from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
-from activities.backends.mock import MockBackend
-from activities.backends.mock_schema import images, volumes
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import images, volumes
 from activities.backends.protocol import BackendError, Image, Token, Volume
 from activities.waits import PATIENCE, UNDER_WAY, WaitActivities
-from domain.errors import SupersededError
-from domain.lifecycle import Action
-from domain.messages import OperationInput, VolumeState, WaitForVolumeInput
+from domain.rules.cloud import VolumeState
+from domain.rules.errors import SupersededError
+from domain.rules.messages import OperationInput, WaitForVolumeInput
+from domain.rules.states import Action
 from domain.settings import Settings
 from tests.activities.conftest import LASTING, Do
 from tests.activities.held import add_held, ready, supersede

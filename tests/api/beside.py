@@ -7,10 +7,10 @@ import httpx
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.models import VM, Attachment, Operation, Snapshot, Volume
-from domain.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from domain.data.models import VM, Attachment, Operation, Snapshot, Volume
+from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from tests.api.conftest import Person, operations_of
-from tests.rows import add_attachment, add_snapshot, add_vm, add_volume, read_operation, read_vm
+from tests.support.rows import add_attachment, add_snapshot, add_vm, add_volume, read_operation, read_vm
 
 VOLUME_OF = {
     AttachmentStatus.ATTACHING: VolumeStatus.ATTACHING,

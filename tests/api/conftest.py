@@ -13,12 +13,12 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import security
 from api.app import create_app
-from api.security import Caller, Signing
-from domain.models import Operation, User
+from api.web import security
+from api.web.security import Caller, Signing
+from domain.data.models import Operation, User
 from domain.settings import Settings
-from tests.rows import FLAVOR_IDS, add_user
+from tests.support.rows import FLAVOR_IDS, add_user
 
 PASSWORD = "Correct-Horse-1"
 FLAVOR = str(FLAVOR_IDS["m1.small"])

@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.models import VM, Operation
+from domain.data.models import VM, Operation
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.api.conftest import Person, count, operations_of
-from tests.rows import add_operation, add_vm, read_operation, read_vm
+from tests.support.rows import add_operation, add_vm, read_operation, read_vm
 
 ACTIVE, SHUTOFF, ERROR = Status.ACTIVE, Status.SHUTOFF, Status.ERROR
 BESIDE = ["attach-volume", "detach-volume", "attach-interface", "detach-interface"]

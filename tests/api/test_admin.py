@@ -9,13 +9,14 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain import store
-from domain.lifecycle import TABLE, Action, OperationStatus, Status, TaskState
-from domain.models import VM, Finding, Operation
-from domain.resources import AttachmentStatus, VolumeStatus
+from domain.data import queries
+from domain.data.models import VM, Finding, Operation
+from domain.rules.resources import AttachmentStatus, VolumeStatus
+from domain.rules.states import Action, OperationStatus, Status, TaskState
+from domain.rules.table import TABLE
 from domain.settings import Settings
 from tests.api.conftest import Person, operations_of, person, running
-from tests.rows import (
+from tests.support.rows import (
     INPUTS,
     add_attachment,
     add_interface,
@@ -81,15 +82,15 @@ async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
         volume = await add_volume(tx, ada.user, status=VolumeStatus.ERROR)
         vm = await add_vm(tx, ada.user)
         retrying = await add_operation(tx, vm, Action.STOP, attempt=9, last_error="no answer", holds=False)
-        old: dict[str, Any] = {"status": OperationStatus.QUEUED, "created_at": store.from_now(-90), "holds": False}
-        delivered = old | {"deliveries": 1, "delivered_at": store.from_now(-80)}
+        old: dict[str, Any] = {"status": OperationStatus.QUEUED, "created_at": queries.from_now(-90), "holds": False}
+        delivered = old | {"deliveries": 1, "delivered_at": queries.from_now(-80)}
         waiting = await add_operation(tx, vm, Action.ATTACH_VOLUME, **delivered)
         await add_operation(tx, vm, Action.ATTACH_VOLUME, **old)  # in the outbox, which may be long
-        slow = await add_operation(tx, vm, Action.STOP, holds=False, created_at=store.from_now(-3700))
+        slow = await add_operation(tx, vm, Action.STOP, holds=False, created_at=queries.from_now(-3700))
         ended: dict[str, Any] = {"status": FAILED, "interruption": "workflow_terminated", "holds": False}
         interrupted = await add_operation(tx, vm, Action.START, **ended)
         await add_operation(tx, vm, Action.STOP, **ended)
-        await add_operation(tx, vm, Action.STOP, status=FAILED, holds=False, created_at=store.from_now(1))
+        await add_operation(tx, vm, Action.STOP, status=FAILED, holds=False, created_at=queries.from_now(1))
         await add_operation(tx, await add_vm(tx, ada.user, status=Status.DELETED), Action.START, **ended)
         retried = await add_operation(tx, vm, Action.SNAPSHOT, **ended)
         await add_operation(
@@ -100,8 +101,8 @@ async def test_what_needs_attention_is_listed_oldest_first_with_whose_it_is(
         await add_operation(tx, vm, Action.CREATE_VOLUME, **ended | about_it)
         seen = {"status": "ACTIVE", "server": "VERIFY_RESIZE"}
         found = {"kind": "server_status", "resource_type": "vm", "resource_id": vm.id, "seen": seen}
-        await store.insert_row(tx, Finding, **found)
-        await store.insert_row(tx, Finding, **found | {"resolved_at": func.now(), "resolution": "over"})
+        await queries.insert_row(tx, Finding, **found)
+        await queries.insert_row(tx, Finding, **found | {"resolved_at": func.now(), "resolution": "over"})
     page = (await root.http.get("/admin/attention")).json()
     items = {item["kind"]: item for item in page["items"]}
     assert page["total"] == len(items) == 7
@@ -276,7 +277,7 @@ async def test_a_resize_that_was_decided_is_not_to_be_decided_again(
     async with engine.begin() as tx:
         vm = await add_vm(tx, ada.user)
         await add_operation(tx, vm, Action.RESIZE, status=OperationStatus.SUCCEEDED)
-        later = store.from_now(1)
+        later = queries.from_now(1)
         await add_operation(tx, vm, Action.CONFIRM_RESIZE, status=OperationStatus.SUCCEEDED, created_at=later)
     refusal = await root.http.post(f"/admin/vms/{vm.id}/reset-state", json={"status": "VERIFY_RESIZE"})
     assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")

@@ -12,9 +12,10 @@ from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import readiness, security
 from api.app import RESERVED
+from api.background import readiness
 from api.schemas import Check
+from api.web import security
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, person, running
 from tests.api.test_problems import check

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.lifecycle import Action, Status, TaskState
-from domain.models import Attachment, Operation, Volume
-from domain.resources import AttachmentStatus, VolumeStatus
+from domain.data.models import Attachment, Operation, Volume
+from domain.rules.resources import AttachmentStatus, VolumeStatus
+from domain.rules.states import Action, Status, TaskState
 from tests.api.beside import (
     attached_to,
     check_goes,
@@ -20,7 +20,7 @@ from tests.api.beside import (
     volume_of,
 )
 from tests.api.conftest import Person, count, operations_of
-from tests.rows import read_vm
+from tests.support.rows import read_vm
 
 FIELDS = {*("volume_id", "vm_id", "device", "status", "delete_on_termination", "operation_id", "created_at")}
 DEVICES = [f"/dev/vd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"]

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import security
-from domain.models import RefreshToken
+from api.web import security
+from domain.data.models import RefreshToken
 from tests.api.conftest import PASSWORD, Person, count, pointers
 
 ACCOUNT = {"username": "grace", "email": "grace@navy.test", "password": PASSWORD}

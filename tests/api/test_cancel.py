@@ -8,15 +8,17 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api import operations
-from api.security import Caller
-from domain import records, store
-from domain.errors import CanceledError
-from domain.lifecycle import TABLE, Action, OperationStatus
-from domain.messages import FailOperationInput
-from domain.models import Operation
-from domain.resources import SnapshotStatus, VolumeStatus
+from api.web.security import Caller
+from domain.data import queries
+from domain.data.models import Operation
+from domain.progress import step_records, workflow_input
+from domain.rules.errors import CanceledError
+from domain.rules.messages import FailOperationInput
+from domain.rules.resources import SnapshotStatus, VolumeStatus
+from domain.rules.states import Action, OperationStatus
+from domain.rules.table import TABLE
 from tests.api.conftest import Person
-from tests.rows import add_operation, add_snapshot, add_user, add_vm, add_volume, read_operation
+from tests.support.rows import add_operation, add_snapshot, add_user, add_vm, add_volume, read_operation
 
 UNDOABLE = {"create", "resize", "snapshot", "attach-volume", "attach-interface", "create-volume"}
 QUEUED, RUNNING = OperationStatus.QUEUED, OperationStatus.RUNNING
@@ -69,10 +71,10 @@ async def test_canceling_twice_changes_nothing(ada: Person, engine: AsyncEngine)
 async def test_what_waits_to_be_delivered_keeps_its_turn(engine: AsyncEngine, seconds: int, *, keeps: bool) -> None:
     async with engine.begin() as tx:
         user = await add_user(tx)
-        due = store.from_now(seconds)
+        due = queries.from_now(seconds)
         before = await add_operation(tx, await add_vm(tx, user), Action.CREATE, deliver_after=due)
         await operations.cancel(tx, Caller(user.id, user.username, uuid4()), before.id)
-        after = await store.fetch_one(tx, select(Operation).where(Operation.id == before.id))
+        after = await queries.fetch_one(tx, select(Operation).where(Operation.id == before.id))
         assert after is not None
         assert (after.deliver_after == before.deliver_after) is keeps
         assert after.deliver_after <= before.deliver_after
@@ -98,9 +100,9 @@ async def test_what_was_not_deleted_after_all_is_as_it_was(
     deleting = await ada.http.delete(path)
     id = UUID(deleting.headers["Operation-Location"].rpartition("/")[2])
     assert (await ada.http.post(f"/operations/{id}/cancel")).status_code == 202
-    input = store.input_of(await read_operation(engine, id), None)
+    input = workflow_input.input_of(await read_operation(engine, id), None)
     async with engine.begin() as tx:
-        await records.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, begun=False))
+        await step_records.fail(tx, FailOperationInput(input, "canceled", "Canceled.", canceled=True, begun=False))
     assert (await ada.http.get(path)).json()["status"] == status
 
 
@@ -109,8 +111,8 @@ async def test_what_was_canceled_takes_no_further_step(ada: Person, engine: Asyn
     """However slowly Temporal hears of it: nothing begins after the answer."""
     operation = await asked(ada, engine, action, status=QUEUED)
     assert (await ada.http.post(f"/operations/{operation.id}/cancel")).status_code == 202
-    input = store.input_of(await read_operation(engine, operation.id), "web-1")
+    input = workflow_input.input_of(await read_operation(engine, operation.id), "web-1")
     with pytest.raises(CanceledError, match="ada"):
         async with engine.begin() as tx:
-            await records.enter(tx, input, 1)
+            await step_records.enter(tx, input, 1)
     assert (await read_operation(engine, operation.id)).status is QUEUED

@@ -7,10 +7,10 @@ from uuid import UUID, uuid4
 from sqlalchemy import delete, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.lifecycle import Action, OperationStatus, Status
-from domain.models import VM, Image, Network, Operation
+from domain.data.models import VM, Image, Network, Operation
+from domain.rules.states import Action, OperationStatus, Status
 from tests.api.conftest import FLAVOR, Person, count, operations_of, pointers
-from tests.rows import IMAGE_IDS, NETWORK_IDS
+from tests.support.rows import IMAGE_IDS, NETWORK_IDS
 
 FIELDS = {
     *("id", "name", "status", "task_state", "flavor_id", "image_id", "labels", "fault", "allowed_actions"),

@@ -15,15 +15,17 @@ from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from api import dispatcher
-from api.dispatcher import Dispatcher
-from domain import database, outbox, search_attributes
-from domain.lifecycle import Action, OperationStatus
-from domain.messages import OperationInput
-from domain.models import VM, Operation
+from api.background import dispatcher
+from api.background.dispatcher import Dispatcher
+from domain import search_attributes
+from domain.data import database
+from domain.data.models import VM, Operation
+from domain.progress import outbox
+from domain.rules.messages import OperationInput
+from domain.rules.states import Action, OperationStatus
 from tests.api.conftest import Person
 from tests.conftest import make_settings
-from tests.rows import add_operation, add_user, add_vm, claim
+from tests.support.rows import add_operation, add_user, add_vm, claim
 
 UNAVAILABLE = RPCError("nobody is there", RPCStatusCode.UNAVAILABLE, b"")
 
@@ -125,7 +127,7 @@ async def test_what_is_asked_for_is_delivered_at_once(ada: Person, engine: Async
 async def test_while_temporal_is_away_operations_wait_and_one_line_says_so(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "api.dispatcher")
+    caplog.set_level(logging.INFO, "api.background.dispatcher")
     client = Recorder()
     client.error = UNAVAILABLE
     ids = await queue(engine, 20)
@@ -137,7 +139,7 @@ async def test_while_temporal_is_away_operations_wait_and_one_line_says_so(
         await make_due(engine)
         await until(lambda: len(client.started) >= 20)
     assert Counter(client.started) == Counter(ids)
-    lines = [record.message for record in caplog.records if record.name == "api.dispatcher"]
+    lines = [record.message for record in caplog.records if record.name == "api.background.dispatcher"]
     assert lines == [
         "operations wait, Temporal is away: nobody is there",
         "Temporal is back, operations are delivered again",

@@ -8,12 +8,12 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError, RPCStatusCode
 
-from api import dispatcher
-from domain.lifecycle import Action, OperationStatus, Status
-from domain.messages import OperationInput
-from domain.models import Operation
+from api.background import dispatcher
+from domain.data.models import Operation
+from domain.rules.messages import OperationInput
+from domain.rules.states import Action, OperationStatus, Status
 from tests.api.test_dispatcher import Recorder, dispatching, make_due, until
-from tests.rows import add_operation, add_user, add_vm, claim, read_operation
+from tests.support.rows import add_operation, add_user, add_vm, claim, read_operation
 
 GONE = RPCError("workflow not found", RPCStatusCode.NOT_FOUND, b"")
 AWAY = RPCError("nobody is there", RPCStatusCode.UNAVAILABLE, b"")

@@ -9,11 +9,11 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.lifecycle import Status
-from domain.models import VM, IdempotencyKey, Operation
+from domain.data.models import VM, IdempotencyKey, Operation
+from domain.rules.states import Status
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, count, running
-from tests.rows import add_vm
+from tests.support.rows import add_vm
 
 BODY = {"name": "web-1", "flavor_id": FLAVOR, "labels": {"a": "1", "b": "2"}}
 KEY = {"Idempotency-Key": "the key"}

@@ -10,13 +10,13 @@ import pytest
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import filters, security
-from domain.lifecycle import Action, OperationStatus, Status
-from domain.models import VM
+from api.web import filters, security
+from domain.data.models import VM
+from domain.rules.states import Action, OperationStatus, Status
 from domain.settings import Settings
 from tests.api.conftest import Person, client_of, person, running, signing_of
 from tests.conftest import make_settings
-from tests.rows import add_operation, add_vm
+from tests.support.rows import add_operation, add_vm
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NAMES = ["delta", "alpha", "Charlie", "bravo", "echo", "alpha", "100%", "under_score", "back\\slash"]

@@ -2,7 +2,7 @@
 
 import bcrypt
 
-from api import security
+from api.web import security
 
 
 async def test_a_hash_costs_2_to_the_12_whether_the_user_exists_or_not() -> None:

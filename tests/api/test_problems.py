@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.errors import MAX_BODY, STATUS_OF_CODE
+from api.web.problems import MAX_BODY, STATUS_OF_CODE
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, pointers, running
 from tests.conftest import make_settings
@@ -171,7 +171,7 @@ async def test_the_log_has_a_line_for_each_request_and_no_secrets(
     await anyone.post("/auth/login", json={"username": "nobody", "password": "The-Password-1"})
     await ada.create("the-name")
     await ada.http.get("/vms%0Aforged?token=the-query")
-    lines = [record.getMessage() for record in caplog.records if record.name == "api.middleware"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "api.web.middleware"]
     assert [line.rsplit(" ", 1)[0] for line in lines] == [
         "POST /api/v1/auth/login 401",
         "POST /api/v1/vms 202",

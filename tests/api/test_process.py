@@ -19,16 +19,16 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import local
-from api import housekeeping
 from api.app import create_app
-from domain import database
-from domain.models import IdempotencyKey, RefreshToken
+from api.background import housekeeping
+from domain.data import database
+from domain.data.models import IdempotencyKey, RefreshToken
 from domain.settings import Settings
 from migrations.__main__ import migrate
 from tests.api.conftest import person, running
 from tests.conftest import make_settings
-from tests.integration.stack import free_ports
-from tests.rows import add_user
+from tests.support.rows import add_user
+from tests.support.stack import free_ports
 
 
 def test_without_a_secret_key_it_does_not_start(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ async def test_the_process_serves_logs_and_ends_when_it_is_told_to(settings: Set
         assert answer.status_code == 200
         assert "server" not in answer.headers
         logged = (await process.stderr.readline()).decode()
-        pattern = r"[\d-]+T[\d:.]+Z INFO api.middleware GET /api/v1/health 200 [\d.]+ms request_id=the-request\n"
+        pattern = r"[\d-]+T[\d:.]+Z INFO api.web.middleware GET /api/v1/health 200 [\d.]+ms request_id=the-request\n"
         assert re.fullmatch(pattern, logged)
         process.terminate()
         rest = (await process.stderr.read()).decode()
@@ -137,7 +137,7 @@ async def test_without_its_database_it_answers_503_and_goes_on_when_it_is_back(
                 await asyncio.sleep(0.05)
         await ada.create("after")
     await engine.dispose()
-    dispatching = [record.message for record in caplog.records if record.name == "api.dispatcher"]
+    dispatching = [record.message for record in caplog.records if record.name == "api.background.dispatcher"]
     assert sum("Postgres is away" in line for line in dispatching) == 1
 
 

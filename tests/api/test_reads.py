@@ -13,14 +13,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from api import VERSION
-from domain.catalogue import FLAVORS, IMAGES, NETWORKS
-from domain.lifecycle import Action, OperationStatus, TaskState
+from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
+from domain.rules.states import Action, OperationStatus, TaskState
 from domain.settings import Settings
 from domain.temporal import register_search_attributes
 from tests.api.conftest import Person, client_of, running
 from tests.conftest import make_settings
 from tests.meta.test_migrations import new_namespace, settings_of
-from tests.rows import add_operation, add_vm
+from tests.support.rows import add_operation, add_vm
 
 
 async def items(ada: Person, path: str) -> list[dict[str, Any]]:

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.models import VM, Operation
+from domain.data.models import VM, Operation
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.api.conftest import Person, operations_of, person, pointers, running
 from tests.conftest import make_settings
-from tests.rows import FLAVOR_IDS, add_operation, add_vm, read_operation, read_vm
+from tests.support.rows import FLAVOR_IDS, add_operation, add_vm, read_operation, read_vm
 
 SMALL, MEDIUM = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"]
 DECISIONS = {"confirm-resize": TaskState.RESIZE_CONFIRMING, "revert-resize": TaskState.RESIZE_REVERTING}

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.models import Operation, Snapshot
-from domain.resources import SnapshotStatus
+from domain.data.models import Operation, Snapshot
+from domain.rules.resources import SnapshotStatus
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.api.beside import (
     check_goes,
     check_made,
@@ -19,7 +19,7 @@ from tests.api.beside import (
     vm_of,
 )
 from tests.api.conftest import Person, count
-from tests.rows import FLAVOR_IDS, IMAGE_IDS, read_vm
+from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, read_vm
 
 NAMED = {"name": "before"}
 FIELDS = {

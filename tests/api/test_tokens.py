@@ -11,7 +11,7 @@ import httpx
 import jwt
 import pytest
 
-from api import security
+from api.web import security
 from domain.settings import Settings
 from tests.api.conftest import Person, signing_of
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tests.api.conftest import FLAVOR, Person, pointers
-from tests.rows import IMAGE_IDS, NETWORK_IDS
+from tests.support.rows import IMAGE_IDS, NETWORK_IDS
 
 JSON = {"Content-Type": "application/json"}
 NETWORK = str(NETWORK_IDS["private"])

@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.lifecycle import Action, OperationStatus
-from domain.models import Operation, Volume
-from domain.resources import VolumeStatus
+from domain.data.models import Operation, Volume
+from domain.rules.resources import VolumeStatus
+from domain.rules.states import Action, OperationStatus
 from tests.api.beside import attached_to, check_goes, check_made, nobodys, rows_of, vm_of, volume_of
 from tests.api.conftest import Person, count
 

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
 
 from api.app import create_app
 from tests.conftest import make_settings
-from tests.integration.stack import Stack, User
+from tests.support.stack import Stack, User
 
 CHECKS = [
     not_a_server_error,

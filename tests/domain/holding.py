@@ -6,13 +6,15 @@ from uuid import UUID, uuid4
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain import holdings, records, store
-from domain.lifecycle import Action, Status, TaskState
-from domain.messages import FailOperationInput, OperationInput
-from domain.models import VM, Attachment, Interface, Snapshot, User, Volume
-from domain.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
+from domain.commands import acceptance
+from domain.data import queries
+from domain.data.models import VM, Attachment, Interface, Snapshot, User, Volume
+from domain.progress import resource_claims, step_records
+from domain.rules.messages import FailOperationInput, OperationInput
+from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
+from domain.rules.states import Action, Status, TaskState
 from tests.domain.specified import OF_NO_VM, SPECIFIED, TURNS
-from tests.rows import (
+from tests.support.rows import (
     INPUTS,
     add_attachment,
     add_held_vm,
@@ -42,7 +44,7 @@ async def add_of(tx: AsyncConnection, vm: VM, user: User, kind: str, status: str
         case "interface":
             return await add_interface(tx, vm, status=AttachmentStatus(status), **values)
     loose = select(Volume).where(Volume.id.not_in(select(Attachment.volume_id)))
-    volume = await store.fetch_one(tx, loose)
+    volume = await queries.fetch_one(tx, loose)
     assert volume is not None
     return await add_attachment(tx, vm, volume, status=AttachmentStatus(status), **values)
 
@@ -52,7 +54,7 @@ async def ask(engine: AsyncEngine, action: Action) -> OperationInput:
     if action is Action.CREATE:
         input = await add_held_vm(engine, action)
         async with engine.begin() as tx:
-            built = await store.lock_vm(tx, input.vm)
+            built = await queries.lock_vm(tx, input.vm)
             assert built is not None
             await add_interface(tx, built, status=AttachmentStatus.ATTACHING, operation_id=input.operation_id)
         return input
@@ -71,14 +73,16 @@ async def accept(tx: AsyncConnection, vm: VM, user: User, action: Action, there:
     """Let the action take the VM, and what is there; what it makes is added."""
     kind = next(iter(TURNS[action]))
     about: UUID = there[kind].id if kind in there else uuid4()
-    asked = store.Asked(action, "test", "test-request", INPUTS[action], resource_type=Kind(kind), resource_id=about)
+    asked = acceptance.Asked(
+        action, "test", "test-request", INPUTS[action], resource_type=Kind(kind), resource_id=about
+    )
     vm_id = None if kind == "volume" and action in OF_NO_VM else vm.id
     if action in OF_NO_VM:
-        await store.accept_without_vm(tx, user.id, asked, vm_id)
+        await acceptance.accept_without_vm(tx, user.id, asked, vm_id)
     else:
-        await store.accept(tx, vm, asked)
+        await acceptance.accept(tx, vm, asked)
     for held, row in there.items():
-        await holdings.hold(tx, MODELS[held], row, action, asked.id)
+        await resource_claims.hold(tx, MODELS[held], row, action, asked.id)
     for made, turn in TURNS[action].items():
         if not turn.sources:
             await add_of(tx, vm, user, made, turn.while_running, operation_id=asked.id)
@@ -89,18 +93,18 @@ async def end(engine: AsyncEngine, input: OperationInput, *, well: bool) -> None
     """Record the operation's end."""
     async with engine.begin() as tx:
         if well:
-            await records.finish(tx, input)
+            await step_records.finish(tx, input)
         else:
-            await records.fail(tx, FailOperationInput(input, "no_luck", "It went wrong."))
+            await step_records.fail(tx, FailOperationInput(input, "no_luck", "It went wrong."))
 
 
 async def go_through(engine: AsyncEngine, input: OperationInput) -> None:
     """Enter every step of the operation; one that has none gets its receipt."""
     async with engine.begin() as tx:
         for step in SPECIFIED[input.action].task_states:
-            await records.enter_step(tx, input, TaskState(step), 1)
+            await step_records.enter_step(tx, input, TaskState(step), 1)
         if not SPECIFIED[input.action].task_states:
-            await records.enter(tx, input, 1)
+            await step_records.enter(tx, input, 1)
 
 
 def key_of(model: type[Any]) -> list[Any]:

@@ -11,10 +11,10 @@ from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain import addresses
-from domain.models import Interface, Network
-from domain.resources import AttachmentStatus
-from tests.rows import NETWORK_IDS, add_interface, add_user, add_vm
+from domain.data import addresses
+from domain.data.models import Interface, Network
+from domain.rules.resources import AttachmentStatus
+from tests.support.rows import NETWORK_IDS, add_interface, add_user, add_vm
 
 DRAWS = 5
 some = settings(

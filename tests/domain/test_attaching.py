@@ -8,15 +8,27 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain import holdings, store
-from domain.errors import AttachmentInProgressError, InvalidTransitionError, SupersededError
-from domain.lifecycle import Action, Status
-from domain.messages import OperationInput
-from domain.models import VM, Volume
-from domain.resources import AttachmentStatus, Kind, VolumeStatus
+from domain.commands import acceptance
+from domain.data import queries
+from domain.data.models import VM, Volume
+from domain.progress import resource_claims
+from domain.rules.errors import AttachmentInProgressError, InvalidTransitionError, SupersededError
+from domain.rules.messages import OperationInput
+from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
+from domain.rules.states import Action, Status
 from tests.domain.holding import all_vms, end, rows
-from tests.domain.test_store_races import calling, race
-from tests.rows import INPUTS, add_attachment, add_interface, add_user, add_vm, add_volume, claim, message, read_vm
+from tests.domain.test_claim_races import calling, race
+from tests.support.rows import (
+    INPUTS,
+    add_attachment,
+    add_interface,
+    add_user,
+    add_vm,
+    add_volume,
+    claim,
+    message,
+    read_vm,
+)
 
 BESIDE = [Action.ATTACH_VOLUME, Action.DETACH_VOLUME, Action.ATTACH_INTERFACE, Action.DETACH_INTERFACE]
 
@@ -97,14 +109,14 @@ async def test_what_has_to_wait_may_begin_when_the_last_attach_has_ended(engine:
 
 async def attach(tx: AsyncConnection, vm: VM, volume_id: object, device: str = "/dev/vdb") -> None:
     """Attach the volume as the API does: lock the VM, then the volume."""
-    locked = await store.lock_vm(tx, vm.id)
-    volume = await store.fetch_one(tx, select(Volume).where(Volume.id == volume_id).with_for_update())
+    locked = await queries.lock_vm(tx, vm.id)
+    volume = await queries.fetch_one(tx, select(Volume).where(Volume.id == volume_id).with_for_update())
     assert locked
     assert volume
-    about = store.Asked(Action.ATTACH_VOLUME, "test", "test-request", INPUTS[Action.ATTACH_VOLUME])
+    about = acceptance.Asked(Action.ATTACH_VOLUME, "test", "test-request", INPUTS[Action.ATTACH_VOLUME])
     asked = replace(about, resource_type=Kind.VOLUME, resource_id=volume.id)
-    await store.accept(tx, locked, asked)
-    await holdings.hold(tx, Volume, volume, asked.action, asked.id)
+    await acceptance.accept(tx, locked, asked)
+    await resource_claims.hold(tx, Volume, volume, asked.action, asked.id)
     await add_attachment(tx, vm, volume, status=AttachmentStatus.ATTACHING, device=device, operation_id=asked.id)
 
 
@@ -166,4 +178,4 @@ async def test_the_count_is_never_less_than_none(engine: AsyncEngine) -> None:
     vm = await new_vm(engine)
     with pytest.raises(IntegrityError, match="ck_vms_attaching"):
         async with engine.begin() as tx:
-            await store.update_vm(tx, vm.id, {"attaching": -1})
+            await queries.update_vm(tx, vm.id, {"attaching": -1})

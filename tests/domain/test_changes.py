@@ -4,11 +4,12 @@ from itertools import product
 
 import pytest
 
-from domain import lifecycle
-from domain.changes import begin_change, change_of
-from domain.errors import AttachmentInProgressError, InvalidTransitionError
-from domain.lifecycle import TABLE, Action, Status, TaskState
-from domain.resources import AttachmentStatus, Kind, ResourceStatus, SnapshotStatus, VolumeStatus
+from domain.rules import lifecycle
+from domain.rules.errors import AttachmentInProgressError, InvalidTransitionError
+from domain.rules.lifecycle import begin_change, change_of
+from domain.rules.resources import AttachmentStatus, Kind, ResourceStatus, SnapshotStatus, VolumeStatus
+from domain.rules.states import Action, Status, TaskState
+from domain.rules.table import TABLE
 from tests.domain.specified import (
     DELETED_ON_TERMINATION,
     NOT_WHILE_ATTACHING,

@@ -4,9 +4,10 @@ from itertools import product
 
 import pytest
 
-from domain import lifecycle
-from domain.errors import IllegalStepError, InvalidTransitionError
-from domain.lifecycle import TABLE, Action, Status, TaskState
+from domain.rules import lifecycle, table
+from domain.rules.errors import IllegalStepError, InvalidTransitionError
+from domain.rules.states import Action, Status, TaskState
+from domain.rules.table import TABLE
 from tests.domain.specified import (
     AS_BEFORE,
     ERROR_OR_UNDECIDED,
@@ -164,10 +165,10 @@ def _what_can_follow(status: Status, task_state: TaskState | None) -> list[tuple
         if lifecycle.is_allowed(action, status, task_state, launched=True):
             claim = lifecycle.begin(action, status, task_state, launched=True)
             after.append((claim.status, claim.task_state))
-        runs_here = task_state in rule.steps and rule.during in {status, lifecycle.PREVIOUS}
+        runs_here = task_state in rule.steps and rule.during in {status, table.PREVIOUS}
         if task_state is None or not runs_here:
             continue
-        if rule.during is lifecycle.PREVIOUS:
+        if rule.during is table.PREVIOUS:
             previous = rule.sources & {status}
         else:
             previous = rule.sources - {Status.VERIFY_RESIZE} or frozenset({Status.ACTIVE, Status.SHUTOFF})

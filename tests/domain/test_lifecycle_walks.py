@@ -4,9 +4,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from domain import lifecycle
-from domain.errors import IllegalStepError, InvalidTransitionError
-from domain.lifecycle import TABLE, Action, Status, TaskState
+from domain.rules import lifecycle
+from domain.rules.errors import IllegalStepError, InvalidTransitionError
+from domain.rules.states import Action, Status, TaskState
+from domain.rules.table import TABLE
 
 BEGINNING = sorted(TABLE.keys() - {Action.CREATE})
 

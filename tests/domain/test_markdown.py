@@ -2,7 +2,7 @@
 
 import pytest
 
-from domain.markdown import quoted
+from domain.rules.markdown import quoted
 
 
 @pytest.mark.parametrize(

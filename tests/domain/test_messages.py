@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from temporalio.converter import DataConverter
 
-from domain import messages
-from domain.lifecycle import Action
-from domain.messages import Activity, FailOperationInput, OperationInput, ServerStatus, WaitForServerInput
+from domain.rules import messages
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity, FailOperationInput, OperationInput, WaitForServerInput
+from domain.rules.states import Action
 
 MESSAGES = [kind for _, kind in inspect.getmembers(messages, dataclasses.is_dataclass) if isinstance(kind, type)]
 SECRETS = re.compile(r"password|passwd|secret|token|credential|api_?key|hash|authorization|cookie", re.IGNORECASE)

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import httpx
 
-from tests.integration.stack import User
+from tests.support.stack import User
 
 TIMEOUT = 2.0  # seconds until it takes an answer for lost
 PATIENCE = 120.0  # seconds until something counts as stuck: several faults of one step alone make pauses of a minute

@@ -13,14 +13,14 @@ from uuid import UUID, uuid4, uuid5
 
 from temporalio.client import Client as TemporalClient
 
-from domain import unasked
-from domain.lifecycle import TABLE, Previous
+from domain.commands import service
+from domain.rules.table import TABLE, Previous
 from tests.faults.client import Client, log_in
 from tests.faults.failpoints import EFFECTS, EXECUTED, UNASKED, Files
 from tests.faults.matrix import Cell, Matrix, Scenario
 from tests.faults.scenes import PATIENCE, Ask, Setting, Watch
-from tests.integration.stack import Stack
-from tests.integration.truth import differences
+from tests.support.stack import Stack
+from tests.support.truth import differences
 
 ROOT: Final = Path(__file__).parents[2]
 USERS: Final = 4
@@ -117,7 +117,7 @@ class Theatre:
         if run.scenario.canceled:
             await self.temporal.get_workflow_handle(f"resize-{at.vm}-{operation_id}").cancel()
         if run.scenario.unasked:
-            confirm_id = uuid5(unasked._CONFIRM, str(operation_id))
+            confirm_id = uuid5(service._CONFIRM, str(operation_id))
             run.operations[UNASKED] = confirm_id
             run.ends.append(await self.watch.ended(confirm_id))
 

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 import local
-from tests.integration.stack import PATIENCE, Stack, User, free_ports
+from tests.support.stack import PATIENCE, Stack, User, free_ports
 
 COMMIT = "62213dbc60627ef7bd9069cb312837c9532c6a53"
 

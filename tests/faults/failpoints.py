@@ -29,12 +29,13 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import ExecuteActivityInput
 
 from activities import interceptor
-from activities.backends import mock_calls
-from activities.backends.mock import MockBackend
+from activities.backends.mock import calls
+from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import ComputeBackend, Token
-from api.idempotency import Once
-from domain import holdings, outbox, records, unasked
-from domain.messages import FailOperationInput, OperationInput
+from api.web.idempotency import Once
+from domain.commands import service
+from domain.progress import outbox, resource_claims, step_records
+from domain.rules.messages import FailOperationInput, OperationInput
 
 HOLD: Final = 1.0  # seconds for which a process stands at a point, so that others come to theirs, before it dies
 UNASKED: Final = "+"  # after a request's key: the operation that confirms its resize without being asked
@@ -105,14 +106,14 @@ def install() -> None:
     global files  # noqa: PLW0603 - there is one folder, known only here
     files = Files(Path(os.environ["FAILPOINTS_FOLDER"]))
     _patch(AsyncEngine, "begin", _begin)
-    for module in (records, holdings, outbox, unasked):
+    for module in (step_records, resource_claims, outbox, service):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
             if function.__module__ == module.__name__ and "tx" in inspect.signature(function).parameters:
                 _patch(module, name, _naming_transaction(name, function))
     for name in EFFECTS:
         _patch(MockBackend, name, _inside(name, getattr(MockBackend, name)))
     _patch(MockBackend, "_take_fault", _inside("", MockBackend._take_fault))
-    _patch(mock_calls, "_once", _counting(mock_calls._once))
+    _patch(calls, "_once", _counting(calls._once))
     _patch(interceptor._Inbound, "execute_activity", _around_activity(interceptor._Inbound.execute_activity))
     _patch(Client, "start_workflow", _around_call("start_workflow", Client.start_workflow))
     _patch(WorkflowHandle, "signal", _around_call("signal", WorkflowHandle.signal))
@@ -165,7 +166,7 @@ def _naming_transaction(name: str, function: Callable[..., Awaitable[Any]]) -> C
             result = await function(*arguments, **options)
         finally:
             _naming.reset(inside)
-        if name == unasked.claim_confirm.__name__ and result is not None and (key := files.key_of(arguments[2])):
+        if name == service.claim_confirm.__name__ and result is not None and (key := files.key_of(arguments[2])):
             (files.keys / str(result.id)).write_text(key.removesuffix(UNASKED) + UNASKED)
         _does(name, [*_operations((*arguments, *options.values())), *_operations(result)])
         return result
@@ -213,7 +214,7 @@ def _inside(effect: str, function: Callable[..., Awaitable[Any]]) -> Callable[..
 def _counting(once: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """See which tokens' effects are truly executed."""
 
-    async def counting(tx: AsyncConnection, token: Token, effect: mock_calls.Effect) -> None:
+    async def counting(tx: AsyncConnection, token: Token, effect: calls.Effect) -> None:
         async def counted(tx: AsyncConnection) -> None:
             await effect(tx)
             transaction = _transaction.get()

@@ -19,8 +19,9 @@ from temporalio.client import Client as TemporalClient
 
 from activities.backends import load_backend
 from activities.backends.protocol import ComputeBackend
-from activities.reconcile import Reconciler
-from domain import database, temporal
+from activities.recovery.reconciler import Reconciler
+from domain import temporal
+from domain.data import database
 from domain.settings import Settings
 from tests.api.conftest import person, running
 from tests.faults.client import Client

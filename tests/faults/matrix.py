@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from activities.backends.mock_schema import FaultMode
-from domain.lifecycle import Action
+from activities.backends.mock.schema import FaultMode
+from domain.rules.states import Action
 from tests.faults import scenes
 from tests.faults.scenes import LOST, REFUSE, Prepare
 

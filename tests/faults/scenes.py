@@ -8,9 +8,9 @@ from uuid import UUID, uuid4
 
 from temporalio.client import Client as TemporalClient
 
-from activities.backends.mock_schema import FaultMode
+from activities.backends.mock.schema import FaultMode
 from tests.faults.client import Client
-from tests.integration.truth import Database
+from tests.support.truth import Database
 
 PATIENCE: Final = 120.0  # seconds
 LOST, REFUSE, HANG = FaultMode.FAIL_AFTER_EFFECT, FaultMode.REFUSE, FaultMode.NEVER_ANSWER

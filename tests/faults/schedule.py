@@ -7,7 +7,7 @@ from random import Random
 from typing import Final
 
 from activities.backends.faults import VERBS
-from activities.backends.mock_schema import FaultMode
+from activities.backends.mock.schema import FaultMode
 from tests.integration.anything import ACTIONS, RARE, Step
 
 SPAN = 4.0  # seconds in which faults begin

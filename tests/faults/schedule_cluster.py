@@ -20,8 +20,8 @@ import local
 from domain.settings import Settings
 from tests.conftest import make_settings
 from tests.faults.proxy import Proxy
-from tests.integration.stack import free_ports
-from tests.logs import FOLDERS
+from tests.support.logs import FOLDERS
+from tests.support.stack import free_ports
 
 QUICK = {f"MOCK_{verb}_DELAY": "0.05" for verb in ("BUILD", "START", "STOP", "REBOOT", "RESIZE", "DELETE", "SNAPSHOT")}
 WORKERS = ("worker-1", "worker-2")

@@ -9,7 +9,7 @@ from uuid import UUID
 import asyncpg
 from temporalio.service import RPCError
 
-from activities.backends.mock_schema import FaultMode
+from activities.backends.mock.schema import FaultMode
 from tests.faults.schedule import Fault, Kind
 from tests.faults.schedule_cluster import Cluster
 from tests.faults.schedule_operator import interfere

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from tests.integration.anything import Expected, Model
-from tests.integration.truth import Database
+from tests.support.truth import Database
 
 MOVES_FLAVOR = {"resize", "confirm-resize", "revert-resize", "restore"}
 DECIDES = {"confirm-resize", "revert-resize"}

@@ -9,7 +9,7 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 
 from tests.faults.schedule import Fault, Kind
-from tests.integration.truth import Database
+from tests.support.truth import Database
 
 PATIENCE = timedelta(seconds=2)
 RUN = """

@@ -12,7 +12,7 @@ from tests.faults.client import PATIENCE, Client
 from tests.faults.schedule import CANCEL_OPERATION
 from tests.faults.schedule_model import surprises
 from tests.integration.anything import Step, World
-from tests.integration.truth import LEFT_BY_BUILDS, Database
+from tests.support.truth import LEFT_BY_BUILDS, Database
 
 OPERATIONS = "SELECT *, xmin::text AS version FROM operations WHERE owner_id = $1 ORDER BY created_at"
 REMAINS = """

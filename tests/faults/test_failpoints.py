@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
-from domain.lifecycle import TABLE
-from domain.messages import Activity
+from domain.rules.messages import Activity
+from domain.rules.table import TABLE
 from tests.faults import matrix
 from tests.faults.crashes import ROOT, Report, Theatre, complain, playing, traced
 from tests.faults.failpoints import EFFECTS

@@ -19,9 +19,9 @@ import pytest
 from temporalio.client import Client as TemporalClient
 from temporalio.service import RPCError
 
-import api.dispatcher
-import api.watcher
-from activities import reconcile
+import api.background.dispatcher
+import api.background.workflow_recovery
+from activities.recovery import reconciler
 from domain import temporal as connections
 from domain.settings import Settings
 from tests.conftest import make_settings
@@ -30,16 +30,9 @@ from tests.faults.inprocess_seams import Mode, Plan, Seams, make_plan
 from tests.faults.schedule import FAILING, Fault, seeds, step
 from tests.faults.schedule_operator import interfere
 from tests.faults.schedule_report import Report
-from tests.faults.schedule_world import (
-    OPERATIONS,
-    FaultyWorld,
-    complaints,
-    delete_remains,
-    statuses,
-    until_ended,
-)
+from tests.faults.schedule_world import OPERATIONS, FaultyWorld, complaints, delete_remains, statuses, until_ended
 from tests.integration.anything import Step
-from tests.integration.truth import differences
+from tests.support.truth import differences
 
 SCHEDULES = int(os.environ.get("INPROCESS", "12"))
 AT_ONCE, PAUSE = 40, 0.2  # seconds between their beginnings: all in one second would be a test of the event loop
@@ -99,9 +92,9 @@ async def world(
         return TemporalClient(**client.config() | {"interceptors": [seams]})
 
     monkeypatch.setattr(connections, "connect", through_seams)
-    monkeypatch.setattr(api.dispatcher, "LOOK_IN", LOOKS)
-    monkeypatch.setattr(api.watcher, "LOOK_IN", LOOKS)
-    monkeypatch.setattr(reconcile, "INTERVAL", LOOKS)
+    monkeypatch.setattr(api.background.dispatcher, "LOOK_IN", LOOKS)
+    monkeypatch.setattr(api.background.workflow_recovery, "LOOK_IN", LOOKS)
+    monkeypatch.setattr(reconciler, "INTERVAL", LOOKS)
     address = temporal.service_client.config.target_host
     settings = make_settings(database_url, temporal_address=address, temporal_task_queue=f"faults-{uuid4().hex[:8]}")
     world = Inprocess(settings, await through_seams(settings, patience=5.0), seams)

@@ -27,7 +27,7 @@ from tests.faults.schedule_world import (
     until_ended,
     until_moving,
 )
-from tests.integration.truth import differences
+from tests.support.truth import differences
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "1"))
 pytestmark = pytest.mark.timeout(600 + 60 * SCHEDULES)

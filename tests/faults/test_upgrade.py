@@ -16,8 +16,8 @@ import pytest
 import local
 from tests.faults import earlier
 from tests.faults.earlier import Work, accepted, active, made_by, operation_of, succeed
-from tests.integration.stack import PATIENCE, Stack, User, log_in
-from tests.integration.truth import differences
+from tests.support.stack import PATIENCE, Stack, User, log_in
+from tests.support.truth import differences
 
 WINDOW = 20  # seconds; the resize that confirms itself waits while the code that began it is replaced
 SETTINGS = {

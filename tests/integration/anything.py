@@ -16,8 +16,8 @@ import httpx
 from hypothesis import strategies as st
 
 from tests.domain.specified import SPECIFIED, STATUSES, specified_to_allow
-from tests.integration.stack import PATIENCE, User
-from tests.integration.truth import Database
+from tests.support.stack import PATIENCE, User
+from tests.support.truth import Database
 
 ACTIONS = (
     *("create", "delete", "start", "stop", "reboot-soft", "reboot-hard", "resize", "confirm-resize", "revert-resize"),

@@ -8,7 +8,7 @@ import local
 from activities.backends.faults import clear_faults
 from domain.settings import Settings
 from tests.conftest import make_settings
-from tests.integration.stack import Stack, User, log_in
+from tests.support.stack import Stack, User, log_in
 
 
 @pytest.fixture(scope="session")

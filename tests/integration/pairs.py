@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from tests.integration.stack import User
+from tests.support.stack import User
 
 Request = Callable[[], Awaitable[httpx.Response]]
 

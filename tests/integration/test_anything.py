@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from tests.integration.anything import Step, World, check_end, lanes, until_all_has_ended
-from tests.integration.stack import Stack, log_in
-from tests.integration.truth import differences
+from tests.support.stack import Stack, log_in
+from tests.support.truth import differences
 
 EXAMPLES = int(os.environ.get("SOAK", "2"))
 pytestmark = pytest.mark.timeout(600 + 60 * EXAMPLES)

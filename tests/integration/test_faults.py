@@ -3,10 +3,10 @@
 from uuid import UUID
 
 from activities.backends.faults import add_fault
-from activities.backends.mock_schema import FaultMode
+from activities.backends.mock.schema import FaultMode
 from domain.settings import Settings
-from tests.integration.stack import Stack, User
 from tests.integration.test_kills import ports_of, servers_of
+from tests.support.stack import Stack, User
 
 
 async def test_a_flavor_that_no_host_holds_ends_in_error_with_nothing_left(stack: Stack, user: User) -> None:

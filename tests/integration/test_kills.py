@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tests.integration.stack import Stack, User
+from tests.support.stack import Stack, User
 
 PARTS = ("worker", "api", "temporal", "postgres")
 

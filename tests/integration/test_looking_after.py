@@ -3,8 +3,8 @@
 import asyncio
 from uuid import UUID
 
-from tests.integration.stack import Stack, User
-from tests.integration.truth import differences
+from tests.support.stack import Stack, User
+from tests.support.truth import differences
 
 LEFT_OVER = """
 INSERT INTO mock_cloud.servers (vm_id, name, vcpus, ram_mb, disk_gb, image_id, status)

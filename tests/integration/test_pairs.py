@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.pairs import PAIRS, Scene
-from tests.integration.stack import Stack, User, log_in
-from tests.integration.truth import differences
+from tests.support.stack import Stack, User, log_in
+from tests.support.truth import differences
 
 RACES = int(os.environ.get("RACES", "1"))
 pytestmark = pytest.mark.timeout(600 + 30 * RACES)

@@ -3,8 +3,8 @@
 import asyncio
 from collections import Counter
 
-from tests.integration.stack import Stack, User
 from tests.integration.test_kills import ports_of, servers_of
+from tests.support.stack import Stack, User
 
 
 async def test_of_twenty_stops_at_once_one_is_accepted(user: User) -> None:

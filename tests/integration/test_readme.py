@@ -5,7 +5,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.integration.stack import Stack
+from tests.support.stack import Stack
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 

@@ -8,12 +8,12 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.backends.faults import add_fault
-from activities.backends.mock_schema import FaultMode
-from domain.lifecycle import Action, Status
-from domain.messages import OperationInput
+from activities.backends.mock.schema import FaultMode
+from domain.rules.messages import OperationInput
+from domain.rules.states import Action, Status
 from domain.settings import Settings
-from tests.integration.stack import Stack, User
-from tests.integration.truth import differences
+from tests.support.stack import Stack, User
+from tests.support.truth import differences
 
 KILLS = [
     ("worker", "resize_migrating"),

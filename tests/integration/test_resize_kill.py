@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.stack import Stack, User, log_in
-from tests.integration.truth import differences
+from tests.support.stack import Stack, User, log_in
+from tests.support.truth import differences
 
 WINDOW = 20  # seconds; the resizes that confirm themselves wait through the kill
 

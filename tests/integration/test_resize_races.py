@@ -21,10 +21,10 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from domain.lifecycle import Action, Status
-from domain.messages import OperationInput
-from tests.integration.stack import Stack, User, log_in
-from tests.integration.truth import differences
+from domain.rules.messages import OperationInput
+from domain.rules.states import Action, Status
+from tests.support.stack import Stack, User, log_in
+from tests.support.truth import differences
 
 MANY = 10
 RACES = int(os.environ.get("RACES", "2"))

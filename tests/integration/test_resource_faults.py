@@ -9,11 +9,11 @@ from uuid import UUID
 import pytest
 
 from activities.backends.faults import add_fault
-from activities.backends.mock_schema import FaultMode
+from activities.backends.mock.schema import FaultMode
 from domain.settings import Settings
 from tests.integration.pairs import Request, Scene
-from tests.integration.stack import Stack, User, log_in
-from tests.integration.truth import differences
+from tests.support.stack import Stack, User, log_in
+from tests.support.truth import differences
 
 Prepare = Callable[[Scene], Awaitable[Request]]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import local
-from tests.integration.stack import Stack, free_ports
+from tests.support.stack import Stack, free_ports
 
 PARTS = ["api", "worker", "temporal", "postgres"]  # in the order in which they stop
 

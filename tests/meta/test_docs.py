@@ -6,8 +6,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from domain import diagram
-from domain.lifecycle import TABLE
+from domain.rules import diagram
+from domain.rules.table import TABLE
 from domain.settings import Settings
 from tests.meta.files import LEFT_TO_DO, ROOT, all_files, named
 

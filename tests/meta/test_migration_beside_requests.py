@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
-from tests.rows import add_user, add_vm
+from tests.support.rows import add_user, add_vm
 
 WAITING = """SELECT count(*) FROM pg_locks
     WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""

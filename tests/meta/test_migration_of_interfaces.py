@@ -11,13 +11,14 @@ from alembic.config import Config
 from sqlalchemy import Connection, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain import store
-from domain.lifecycle import Action, OperationStatus, Status, TaskState
-from domain.models import VM, Interface, Network, Operation
-from domain.resources import AttachmentStatus, Kind, VolumeStatus
+from domain.commands import acceptance
+from domain.data import queries
+from domain.data.models import VM, Interface, Network, Operation
+from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from migrations.__main__ import alembic_config
 from tests.meta.test_schema import differences
-from tests.rows import (
+from tests.support.rows import (
     NETWORK_IDS,
     add_attachment,
     add_operation,
@@ -49,7 +50,7 @@ async def down_and_up(tx: AsyncConnection) -> list[Interface]:
     """Go back to before there were interfaces and forward again; those that there are then."""
     await move(tx, command.downgrade, "0002")
     await move(tx, command.upgrade, "head")
-    return list(await store.fetch_all(tx, select(Interface).order_by(Interface.created_at)))
+    return list(await queries.fetch_all(tx, select(Interface).order_by(Interface.created_at)))
 
 
 async def test_a_vm_gets_an_interface_for_each_network_it_was_made_with(engine: AsyncEngine) -> None:
@@ -134,14 +135,16 @@ async def test_back_goes_all_that_is_no_vm_and_forward_again_nothing_is_missing(
         await add_attachment(tx, vm, volume, status=AttachmentStatus.ATTACHING)
         await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED, holds=False)
         attach = await claim(tx, vm.id, Action.ATTACH_VOLUME)
-        asked = store.Asked(Action.CREATE_VOLUME, "test", "request", resource_type=Kind.VOLUME, resource_id=volume.id)
-        await store.accept_without_vm(tx, user.id, asked)
+        asked = acceptance.Asked(
+            Action.CREATE_VOLUME, "test", "request", resource_type=Kind.VOLUME, resource_id=volume.id
+        )
+        await acceptance.accept_without_vm(tx, user.id, asked)
         snapshot = await add_operation(tx, vm, Action.SNAPSHOT, status=SUCCEEDED, holds=False)
         before = (await tx.execute(operations)).all()
         await down_and_up(tx)
         after = (await tx.execute(operations)).all()
         tables = [await tx.scalar(text(f"SELECT count(*) FROM {name}")) for name in TABLES]  # noqa: S608
-        kept = await store.lock_vm(tx, vm.id)
+        kept = await queries.lock_vm(tx, vm.id)
         missing = await tx.run_sync(_missing)
     gone = {attach.id, asked.id}
     assert after == [row for row in before if row.id not in gone]

@@ -18,8 +18,8 @@ from temporalio.client import Client
 
 import local
 from domain import search_attributes
-from domain.catalogue import FLAVORS
-from domain.models import Flavor
+from domain.data.catalogue import FLAVORS
+from domain.data.models import Flavor
 from domain.settings import Settings
 from domain.temporal import missing_search_attributes
 from migrations import __main__ as migrations

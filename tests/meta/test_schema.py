@@ -12,12 +12,14 @@ from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.catalogue import FLAVORS, IMAGES, NETWORKS, seed
-from domain.lifecycle import Action, OperationStatus, Status, TaskState, legal_states
-from domain.models import VM, Base, Flavor, Image, Network
+from domain.data.base import Base
+from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS, seed
+from domain.data.models import VM, Flavor, Image, Network
+from domain.rules.lifecycle import legal_states
+from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
-from tests.rows import add_operation, add_user, add_vm
+from tests.support.rows import add_operation, add_user, add_vm
 
 
 def differences(connection: Connection) -> list[object]:

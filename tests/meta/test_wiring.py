@@ -12,9 +12,10 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from activities.backends import load_backend
-from domain import database, messages
-from domain.lifecycle import TABLE
-from domain.messages import Activity, FailedAttemptInput, OperationInput, waits_queue
+from domain.data import database
+from domain.rules import messages
+from domain.rules.messages import Activity, FailedAttemptInput, OperationInput, waits_queue
+from domain.rules.table import TABLE
 from domain.settings import Settings
 from tests.conftest import make_settings
 from worker import make_workers

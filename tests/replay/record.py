@@ -16,17 +16,10 @@ from temporalio.testing import WorkflowEnvironment
 
 import local
 from domain import search_attributes
-from domain.lifecycle import TABLE, Action
-from domain.messages import (
-    Activity,
-    ClaimConfirmResult,
-    ConfirmWindowResult,
-    FailedAttemptInput,
-    ImageState,
-    PortState,
-    ServerStatus,
-    VolumeState,
-)
+from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
+from domain.rules.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, FailedAttemptInput
+from domain.rules.states import Action
+from domain.rules.table import TABLE
 from tests.workflows.world import HANG, LEAVES, World, decision, failed, refused
 
 # Where an action fails, is superseded or canceled, if not while it waits for the server.

@@ -5,8 +5,8 @@ from temporalio import workflow
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
-from domain.lifecycle import TABLE
-from domain.messages import OperationInput
+from domain.rules.messages import OperationInput
+from domain.rules.table import TABLE
 from tests.replay.record import ARRIVES, HISTORIES, NOT_UNDONE
 from worker import WORKFLOWS, SignalInterceptor, sandbox
 from workflows.build import CreateVM

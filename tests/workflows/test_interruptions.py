@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from domain.lifecycle import TABLE, Action, Status
-from domain.messages import Activity, ServerStatus
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity
+from domain.rules.states import Action, Status
+from domain.rules.table import TABLE
 from tests.workflows.test_stories import EFFECTS, aftermath, failure_of
 from tests.workflows.world import World, decision, refused
 

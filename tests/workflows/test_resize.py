@@ -9,8 +9,9 @@ import pytest
 from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from domain.lifecycle import Action, Status
-from domain.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, OperationInput, ServerStatus
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.states import Action, Status
 from tests.workflows.test_stories import EFFECTS, failure_of
 from tests.workflows.world import HANG, World, decision, refused
 

@@ -9,8 +9,9 @@ from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import WorkflowEnvironment
 
-from domain.lifecycle import Action, Status
-from domain.messages import Activity, ImageState, PortState, RemainsResult, ServerStatus, VolumeState
+from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
+from domain.rules.messages import Activity, RemainsResult
+from domain.rules.states import Action, Status
 from tests.workflows.test_stories import AFTERMATH, EFFECTS, POINTS, aftermath, failure_of
 from tests.workflows.world import DEFAULTS, HANG, LEAVES, SLOW, WITHOUT_VM, World, failed, refused
 

@@ -6,8 +6,10 @@ import pytest
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from domain.lifecycle import TABLE, Action, Status, TaskState
-from domain.messages import Activity, ServerStatus
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import Activity
+from domain.rules.states import Action, Status, TaskState
+from domain.rules.table import TABLE
 from tests.workflows.world import HANG, SLOW, World, failed, refused
 
 ENTERS = {

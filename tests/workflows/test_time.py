@@ -3,8 +3,8 @@
 import pytest
 from temporalio.exceptions import ApplicationError
 
-from domain.lifecycle import Action
-from domain.messages import Activity
+from domain.rules.messages import Activity
+from domain.rules.states import Action
 from tests.workflows.test_stories import failure_of
 from tests.workflows.world import World, failed
 

@@ -8,8 +8,8 @@ from temporalio.client import WorkflowHandle
 from temporalio.exceptions import ApplicationError
 
 from domain import search_attributes
-from domain.lifecycle import Action, Status
-from domain.messages import Activity, FailedAttemptInput, OperationInput
+from domain.rules.messages import Activity, FailedAttemptInput, OperationInput
+from domain.rules.states import Action, Status
 from tests.workflows.test_resize import waiting
 from tests.workflows.test_stories import failure_of
 from tests.workflows.world import HANG, SLOW, World, decision, failed

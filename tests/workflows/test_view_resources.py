@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from temporalio.client import WorkflowHandle
 
-from domain.lifecycle import Action, Status
-from domain.messages import Activity, FailedAttemptInput
+from domain.rules.messages import Activity, FailedAttemptInput
+from domain.rules.states import Action, Status
 from tests.workflows.test_resources import NEW
 from tests.workflows.test_stories import EFFECTS, aftermath, failure_of
 from tests.workflows.test_view import details_of, ended, until_details, waits_for

@@ -17,19 +17,17 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
-from domain.lifecycle import TABLE, Action, Status
-from domain.messages import (
+from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
+from domain.rules.messages import (
     Activity,
     ClaimConfirmResult,
     ConfirmWindowResult,
-    ImageState,
     OperationInput,
-    PortState,
     RemainsResult,
-    ServerStatus,
-    VolumeState,
     waits_queue,
 )
+from domain.rules.states import Action, Status
+from domain.rules.table import TABLE
 from worker import WORKFLOWS, SignalInterceptor, sandbox
 
 HANG = object()

@@ -1,0 +1,1 @@
+"""The cloud read against the database, and repairs."""

@@ -1,0 +1,1 @@
+"""Loops that every API process runs beside its requests."""

@@ -1,0 +1,92 @@
+"""What routes ask for by type: the process's state, the caller, the caller's VM."""
+
+from dataclasses import dataclass
+from typing import Annotated, cast
+from uuid import UUID
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import bindparam, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from api.background.dispatcher import Dispatcher
+from api.background.readiness import Readiness
+from api.background.workflow_recovery import WorkflowRecovery
+from api.web import security
+from api.web.admission import Slots
+from api.web.problems import ProblemError
+from api.web.security import Caller, InvalidTokenError, Signing
+from domain.data.models import VM
+from domain.rules.errors import NotFoundError
+from domain.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the process holds for all requests.
+
+    `autocommit` is the engine, without transactions; `hashing` is where passwords wait to be hashed.
+    """
+
+    settings: Settings
+    signing: Signing
+    engine: AsyncEngine
+    autocommit: AsyncEngine
+    temporal: Client
+    dispatcher: Dispatcher
+    workflow_recovery: WorkflowRecovery
+    hashing: Slots
+    readiness: Readiness
+
+
+async def _state(request: Request) -> State:
+    state: State = request.app.state.vmapi
+    return state
+
+
+Process = Annotated[State, Depends(_state)]
+_bearer = HTTPBearer(
+    scheme_name="bearer",
+    bearerFormat="JWT",
+    description="The access token that `POST /auth/login` gives.",
+    auto_error=False,
+)
+
+
+async def _caller(
+    process: Process, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    if credentials is None:
+        detail = "This needs an access token: Authorization: Bearer <token>."
+        raise ProblemError("unauthenticated", detail)
+    try:
+        return security.verify(process.signing, "access", credentials.credentials).caller
+    except InvalidTokenError as error:
+        raise ProblemError("invalid_token", str(error)) from None
+
+
+async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    """The caller, if an admin: their name, which no other account can have, is the one that the settings say."""
+    admin = process.settings.admin_username
+    if admin is None or caller.username.lower() != admin.lower():
+        raise ProblemError("admin_only", "This is for the admin, whose account ADMIN_USERNAME names.")
+    return caller
+
+
+Admin = Annotated[Caller, Depends(_admin)]
+_OWNED_VM = select(VM).where(VM.id == bindparam("vm_id"), VM.owner_id == bindparam("owner_id"))
+CurrentUser = Annotated[Caller, Depends(_caller)]
+
+
+async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
+    """The caller's VM; NotFoundError where there is none, or it is another's."""
+    async with process.autocommit.connect() as connection:
+        found = await connection.execute(_OWNED_VM, {"vm_id": vm_id, "owner_id": caller.id})
+    vm = cast("VM | None", found.one_or_none())
+    if vm is None:
+        raise NotFoundError("VM", vm_id)
+    return vm
+
+
+OwnedVM = Annotated[VM, Depends(fetch_owned_vm)]

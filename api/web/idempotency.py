@@ -1,0 +1,122 @@
+"""Idempotency keys: a request that is sent again with its key gets the first answer again, and nothing is done twice.
+
+Key, effect and answer commit in one transaction, and the lock on the key ends with it: a process that dies in
+between leaves nothing behind.
+"""
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from fastapi import Depends, Header, Request, Response
+from pydantic import BaseModel
+from sqlalchemy import Text, bindparam, func, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.web.dependencies import CurrentUser, Process
+from api.web.problems import ProblemError
+from domain.data import addresses
+from domain.data.models import IdempotencyKey
+
+Work = Callable[[AsyncConnection], Awaitable[Response]]
+"""What a request does in its transaction, and its answer; whatever it raises undoes it."""
+
+KeyHeader = Header(
+    alias="Idempotency-Key",
+    min_length=1,
+    max_length=255,
+    pattern=r"^[\x20-\x7e]+$",
+    description="Any text of your own. Sent again with the same key within 24 hours, the request gets its first answer "
+    "again and nothing is done twice.",
+    examples=["3f0c5a4e-create-web-1"],
+)
+
+_LOCK = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text()), 0)))
+_KEPT = select(IdempotencyKey).where(IdempotencyKey.scope == bindparam("scope"), IdempotencyKey.key == bindparam("key"))
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """Does a request's work in one transaction, and once only if it came with a key."""
+
+    process: Process
+    scope: str
+    key: str | None
+
+    async def __call__(self, work: Work, body: BaseModel | None = None, *, one_statement: bool = False) -> Response:
+        """The answer of the work, or of the first request with the same key.
+
+        Work that writes in `one_statement` is spared the round trips of a transaction where there is no key to keep.
+        Work that found an address taken is done again, with another.
+        """
+        while True:
+            try:
+                answer = await self._attempt(work, body, one_statement=one_statement)
+            except IntegrityError as error:
+                if not addresses.is_taken(error):
+                    raise
+            else:
+                self.process.dispatcher.wake()
+                return answer
+
+    async def _attempt(self, work: Work, body: BaseModel | None, *, one_statement: bool) -> Response:
+        engine = self.process.engine
+        if self.key is None:
+            async with engine.begin() if not one_statement else self.process.autocommit.connect() as tx:
+                return await work(tx)
+        async with engine.begin() as tx:
+            return await self._first_or_again(tx, work, _fingerprint(body))
+
+    async def _first_or_again(self, tx: AsyncConnection, work: Work, fingerprint: str) -> Response:
+        await self._lock(tx)
+        kept = await self._find(tx)
+        if kept is not None:
+            return _replay(kept, fingerprint)
+        answer = await work(tx)
+        await self._keep(tx, fingerprint, answer)
+        return answer
+
+    async def _lock(self, tx: AsyncConnection) -> None:
+        if not await tx.scalar(_LOCK, {"name": f"{self.scope} {self.key}"}):
+            detail = "The first request with this idempotency key is still being handled; try again."
+            raise ProblemError("idempotency_key_in_flight", detail)
+
+    async def _find(self, tx: AsyncConnection) -> IdempotencyKey | None:
+        found = await tx.execute(_KEPT, {"scope": self.scope, "key": self.key})
+        return cast("IdempotencyKey | None", found.one_or_none())
+
+    async def _keep(self, tx: AsyncConnection, fingerprint: str, answer: Response) -> None:
+        headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
+        row = {
+            "scope": self.scope,
+            "key": self.key,
+            "fingerprint": fingerprint,
+            "status_code": answer.status_code,
+            "headers": headers,
+            "body": bytes(answer.body).decode(),
+        }
+        await tx.execute(insert(IdempotencyKey), row)
+
+
+def _replay(kept: IdempotencyKey, fingerprint: str) -> Response:
+    if kept.fingerprint != fingerprint:
+        detail = "This idempotency key came with another body before; use a new key for a new request."
+        raise ProblemError("idempotency_key_reused", detail)
+    return Response(kept.body, kept.status_code, {**kept.headers, "Idempotency-Replayed": "true"})
+
+
+def _fingerprint(body: BaseModel | None) -> str:
+    payload = body.model_dump(mode="json") if body else {}
+    return hashlib.sha256(json.dumps(payload, sort_keys=True).encode()).hexdigest()
+
+
+async def _once(
+    process: Process, caller: CurrentUser, request: Request, key: Annotated[str | None, KeyHeader] = None
+) -> Once:
+    return Once(process, f"{caller.id} {request.method} {request.url.path}", key)
+
+
+OncePerKey = Annotated[Once, Depends(_once)]

@@ -1,0 +1,1 @@
+"""The tables, the connections to them, and what every installation starts with."""

@@ -1,0 +1,307 @@
+"""The tables, as typed SQLAlchemy rows.
+
+Statements run on Core connections (see queries.py), so a fetched row is read-only and has these attributes.
+"""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from domain.data.base import Base, sql_list
+from domain.rules.lifecycle import legal_states
+from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
+
+
+def _state_check() -> str:
+    pairs = (f"{status}/{task_state or ''}" for status, task_state in legal_states())
+    return f"status || '/' || coalesce(task_state, '') IN {sql_list(pairs)}"
+
+
+class User(Base):
+    """Who may call."""
+
+    __tablename__ = "users"
+    __table_args__ = (
+        Index("uq_users_username", text("lower(username)"), unique=True),
+        Index("uq_users_email", text("lower(email)"), unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    username: Mapped[str]
+    email: Mapped[str]
+    password_hash: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class RefreshToken(Base):
+    """A refresh token that was given out; `family_id` is the login it descends from."""
+
+    __tablename__ = "refresh_tokens"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    family_id: Mapped[UUID] = mapped_column(index=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    used_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
+class Flavor(Base):
+    """A size of VM: `ram_mb` in MiB, `disk_gb` in GiB."""
+
+    __tablename__ = "flavors"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    vcpus: Mapped[int]
+    ram_mb: Mapped[int]
+    disk_gb: Mapped[int]
+
+
+class Image(Base):
+    """What a VM boots from."""
+
+    __tablename__ = "images"
+    __table_args__ = (Index("uq_images_default", "is_default", unique=True, postgresql_where=text("is_default")),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    os_distro: Mapped[str]
+    os_version: Mapped[str]
+    size_gb: Mapped[int]
+    is_default: Mapped[bool]
+
+
+class Network(Base):
+    """A network VMs can be attached to."""
+
+    __tablename__ = "networks"
+    __table_args__ = (Index("uq_networks_default", "is_default", unique=True, postgresql_where=text("is_default")),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    cidr: Mapped[str]
+    gateway: Mapped[str]
+    is_default: Mapped[bool]
+
+
+class VM(Base):
+    """A virtual machine; `operation_id` names the operation that holds it, or held it last.
+
+    `attaching` counts the operations that are attaching something to it or detaching something from it.
+    """
+
+    __tablename__ = "vms"
+    __table_args__ = (
+        CheckConstraint(_state_check(), name="state"),
+        CheckConstraint("fault IS NULL OR status = 'ERROR'", name="fault"),
+        CheckConstraint("confirm_by IS NULL OR status = 'VERIFY_RESIZE'", name="confirm_by"),
+        CheckConstraint("attaching >= 0", name="attaching"),
+        Index("ix_vms_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_vms_confirm_by", "confirm_by", postgresql_where=text("confirm_by IS NOT NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    status: Mapped[Status]
+    task_state: Mapped[TaskState | None]
+    flavor_id: Mapped[UUID] = mapped_column(ForeignKey("flavors.id"))
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
+    labels: Mapped[dict[str, str]]
+    fault: Mapped[dict[str, Any] | None]
+    operation_id: Mapped[UUID]
+    attaching: Mapped[int] = mapped_column(server_default="0")
+    confirm_by: Mapped[datetime | None]
+    launched_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Snapshot(Base):
+    """What a VM was at one moment, to be restored: its disk as an image of the cloud, its flavor, its image.
+
+    `size_gb` in GiB; `operation_id` as of a VM.
+    """
+
+    __tablename__ = "snapshots"
+    __table_args__ = (
+        CheckConstraint(f"status IN {sql_list(SnapshotStatus)}", name="status"),
+        Index("ix_snapshots_vm_created", "vm_id", "created_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    name: Mapped[str]
+    status: Mapped[SnapshotStatus]
+    size_gb: Mapped[int]
+    flavor_id: Mapped[UUID] = mapped_column(ForeignKey("flavors.id"))
+    image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
+    operation_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Volume(Base):
+    """A block device that outlives VMs; `size_gb` in GiB, `operation_id` as of a VM."""
+
+    __tablename__ = "volumes"
+    __table_args__ = (
+        CheckConstraint(f"status IN {sql_list(VolumeStatus)}", name="status"),
+        Index("ix_volumes_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_volumes_operation", "operation_id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    size_gb: Mapped[int]
+    status: Mapped[VolumeStatus]
+    operation_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Attachment(Base):
+    """A volume's place in the one VM that has it; the row is gone when the volume is detached."""
+
+    __tablename__ = "attachments"
+    __table_args__ = (
+        CheckConstraint(f"status IN {sql_list(AttachmentStatus)}", name="status"),
+        Index("uq_attachments_device", "vm_id", "device", unique=True),
+    )
+
+    volume_id: Mapped[UUID] = mapped_column(ForeignKey("volumes.id"), primary_key=True)
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    device: Mapped[str]
+    status: Mapped[AttachmentStatus]
+    delete_on_termination: Mapped[bool]
+    operation_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+class Interface(Base):
+    """A VM's place in a network; with the row its addresses are given back."""
+
+    __tablename__ = "interfaces"
+    __table_args__ = (
+        CheckConstraint(f"status IN {sql_list(AttachmentStatus)}", name="status"),
+        Index("uq_interfaces_ip_address", "network_id", "ip_address", unique=True),
+        Index("uq_interfaces_mac_address", "mac_address", unique=True),
+        Index("ix_interfaces_vm_created", "vm_id", "created_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
+    vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
+    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
+    ip_address: Mapped[str]
+    mac_address: Mapped[str]
+    status: Mapped[AttachmentStatus]
+    operation_id: Mapped[UUID]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
+
+
+# Which operations an index has, and so a statement must name in the same words: parameters tell the planner nothing.
+UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
+
+
+UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")
+
+
+LOOKED_AFTER = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
+
+
+class Operation(Base):
+    """What was asked, by whom, and how far it is; also the outbox the dispatcher delivers from.
+
+    `deliver_after` is the time of the next delivery attempt or, once delivered, of the next look at its workflow.
+    `deliveries` counts those that Temporal acknowledged, the last at `delivered_at`; 0 again where one was lost.
+    `epoch` counts workflows that were lost or closed too early; only the present one may record anything.
+    `interruption` is the code that the operation ends with where its workflow closed without recording an end.
+    `previous_status` is the status that "previous" means in the lifecycle table, where the operation holds a VM.
+    """
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        CheckConstraint(f"status IN {sql_list(OperationStatus)}", name="status"),
+        CheckConstraint(f"(finished_at IS NULL) = (status IN {sql_list(OPEN_STATUSES)})", name="finished"),
+        CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
+        Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),
+        Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
+        Index("ix_operations_looks", "deliver_after", postgresql_where=LOOKED_AFTER),
+        Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_operations_vm_created", "vm_id", "created_at", "id"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    actor: Mapped[str]
+    action: Mapped[Action]
+    status: Mapped[OperationStatus] = mapped_column(server_default="QUEUED")
+    resource_type: Mapped[str]
+    resource_id: Mapped[UUID]
+    vm_id: Mapped[UUID | None] = mapped_column(ForeignKey("vms.id"))
+    input: Mapped[dict[str, Any]]
+    previous_status: Mapped[Status | None]
+    epoch: Mapped[int] = mapped_column(server_default="0")
+    workflow_id: Mapped[str]
+    step: Mapped[TaskState | None]
+    progress: Mapped[int] = mapped_column(server_default="0")
+    attempt: Mapped[int] = mapped_column(server_default="0")
+    last_error: Mapped[str | None]
+    next_retry_at: Mapped[datetime | None]
+    error: Mapped[dict[str, Any] | None]
+    interruption: Mapped[str | None]
+    cancel_requested_at: Mapped[datetime | None]
+    cancel_requested_by: Mapped[str | None]
+    request_id: Mapped[str]
+    retry_of: Mapped[UUID | None] = mapped_column(ForeignKey("operations.id"))
+    deliver_after: Mapped[datetime] = mapped_column(server_default=func.now())
+    deliveries: Mapped[int] = mapped_column(server_default="0")
+    delivered_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class Finding(Base):
+    """Something that the cloud has otherwise than the database; `seen` is what it has, and what the database has.
+
+    It is acted upon, where it can be, once a second look has seen it too; `resolution` then says how.
+    """
+
+    __tablename__ = "findings"
+    __table_args__ = (
+        Index("uq_findings_open", "kind", "resource_id", unique=True, postgresql_where=text("resolved_at IS NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    kind: Mapped[str]
+    resource_type: Mapped[str]
+    resource_id: Mapped[UUID]
+    seen: Mapped[dict[str, Any]]
+    found_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    resolved_at: Mapped[datetime | None]
+    resolution: Mapped[str | None]
+
+
+class IdempotencyKey(Base):
+    """The kept answer to a request that carried an Idempotency-Key; `scope` is user, method and path."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[str] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    status_code: Mapped[int]
+    headers: Mapped[dict[str, str]]
+    body: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

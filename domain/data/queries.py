@@ -1,0 +1,44 @@
+"""Reading and writing typed rows on Core connections: a fetched row has its model's attributes and is read-only."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.selectable import TypedReturnsRows
+
+from domain.data.models import VM
+
+T = TypeVar("T")
+
+
+async def fetch_one(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> T | None:
+    """The statement's only row, typed as its model; None where there is none."""
+    return cast("T | None", (await tx.execute(statement)).one_or_none())
+
+
+async def fetch_all(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> Sequence[T]:
+    """The statement's rows, typed as their model."""
+    return cast("Sequence[T]", (await tx.execute(statement)).all())
+
+
+async def lock_vm(tx: AsyncConnection, vm_id: UUID) -> VM | None:
+    """The VM's row, which stays as it is until the transaction ends."""
+    return await fetch_one(tx, select(VM).where(VM.id == vm_id).with_for_update())
+
+
+async def insert_row(tx: AsyncConnection, model: type[T], **values: Any) -> T:
+    """Insert one row and return it with what the database filled in."""
+    return cast("T", (await tx.execute(insert(model).values(**values).returning(model))).one())
+
+
+async def update_vm(tx: AsyncConnection, vm_id: UUID, values: dict[str, Any]) -> VM:
+    """Change a VM's row; returns what it is then."""
+    return cast("VM", (await tx.execute(update(VM).where(VM.id == vm_id).values(values).returning(VM))).one())
+
+
+def from_now(seconds: float) -> ColumnElement[datetime]:
+    """The database's time in so many seconds."""
+    return func.now() + timedelta(seconds=seconds)

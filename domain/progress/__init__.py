@@ -1,0 +1,1 @@
+"""What becomes of an accepted operation: its delivery, its steps, its end."""

@@ -1,0 +1,1 @@
+"""What is true of VMs and their resources. Pure: no clock, no I/O, no framework."""

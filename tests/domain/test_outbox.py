@@ -1,0 +1,215 @@
+"""The outbox on real PostgreSQL: each operation is leased to one dispatcher, and then to one watcher at a time."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.data.models import Operation
+from domain.progress import fair_queue, outbox, workflow_input
+from domain.rules.states import Action, OperationStatus, Status, TaskState
+from tests.support.rows import add_operation, add_user, add_vm, read_operation, read_vm
+
+QUEUED = OperationStatus.QUEUED
+
+
+async def queue(engine: AsyncEngine, count: int, **values: Any) -> list[UUID]:
+    """Operations that want delivery, the first of them waiting longest; what they are about is of no matter."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        model = await add_operation(tx, vm, Action.STOP, status=QUEUED, **values)
+        row = {name: getattr(model, name) for name in Operation.__table__.columns.keys() if name != "id"}  # noqa: SIM118
+        rows = [row | {"deliver_after": model.deliver_after + timedelta(milliseconds=n)} for n in range(1, count)]
+        ids = [model.id]
+        if rows:
+            added = insert(Operation).returning(Operation.id, sort_by_parameter_order=True)
+            ids += (await tx.scalars(added, rows)).all()
+        await tx.execute(update(Operation).values(deliver_after=Operation.deliver_after - timedelta(seconds=60)))
+    return ids
+
+
+async def lease(engine: AsyncEngine, limit: int = 100, seconds: float = 10.0) -> Sequence[UUID]:
+    """Lease operations in a transaction of its own."""
+    async with engine.begin() as tx:
+        return [operation.id for operation in await outbox.lease_operations(tx, limit, seconds)]
+
+
+async def lease_all(engine: AsyncEngine) -> Sequence[Operation]:
+    """As `lease`, whole."""
+    async with engine.begin() as tx:
+        return await outbox.lease_operations(tx, 100, 10.0)
+
+
+async def database_now(engine: AsyncEngine) -> datetime:
+    """The time of the clock that leases go by."""
+    async with engine.connect() as connection:
+        now: datetime = (await connection.execute(select(func.now()))).scalar_one()
+        return now
+
+
+async def test_the_longest_waiting_come_first_up_to_the_limit(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 5)
+    assert set(await lease(engine, limit=2)) == set(ids[:2])
+    assert set(await lease(engine, limit=2)) == set(ids[2:4])
+    assert set(await lease(engine, limit=2)) == set(ids[4:])
+    assert await lease(engine) == []
+
+
+async def test_owners_have_their_turns_however_many_one_of_them_has_waiting(engine: AsyncEngine) -> None:
+    crowd, few, one = await queue(engine, 50), await queue(engine, 3), await queue(engine, 1)
+    assert set(await lease(engine, limit=5)) == {*crowd[:2], *few[:2], *one}
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, [*crowd[:2], *few[:2], *one], 60.0)
+    late = await queue(engine, 2)
+    assert set(await lease(engine, limit=2)) == set(late), "the others have two in Temporal that are not begun"
+
+
+async def test_of_many_owners_none_waits_long(engine: AsyncEngine) -> None:
+    ids = [id for _ in range(fair_queue.OWNERS + 8) for id in await queue(engine, 2)]
+    shares = [await lease(engine, limit=16) for _ in range(2 * len(ids) // 16)]
+    assert {id for share in shares for id in share} == set(ids)
+
+
+async def test_temporal_gets_no_more_than_workers_begin(engine: AsyncEngine) -> None:
+    ids = await queue(engine, fair_queue.MOST_TO_BEGIN + 50)
+    delivered = ids[: fair_queue.MOST_TO_BEGIN]
+    assert set(await lease(engine, limit=fair_queue.MOST_TO_BEGIN + 20)) == set(delivered)
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, delivered, 60.0)
+    assert await lease(engine) == []
+    async with engine.begin() as tx:
+        begun = update(Operation).where(Operation.id.in_(delivered[:7])).values(status=OperationStatus.RUNNING)
+        await tx.execute(begun)
+    assert set(await lease(engine)) == set(ids[fair_queue.MOST_TO_BEGIN :][:7])
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).values(delivered_at=func.now() - fair_queue.NOT_BEGUN))
+    assert len(await lease(engine)) == 43, "something is wrong with the first, and the others do not wait for them"
+
+
+async def test_a_lease_gives_the_whole_operation(engine: AsyncEngine) -> None:
+    (id,) = await queue(engine, 1)
+    async with engine.begin() as tx:
+        (leased,) = await outbox.lease_operations(tx, 1, 10.0)
+    assert leased == await read_operation(engine, id)
+    assert leased.action is Action.STOP
+    assert leased.deliver_after - await database_now(engine) > timedelta(seconds=5)
+
+
+async def test_a_lease_that_runs_out_is_given_to_the_next(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 3)
+    assert await lease(engine, seconds=0.0)
+    assert set(await lease(engine, seconds=60.0)) == set(ids)
+    assert await lease(engine) == []
+
+
+async def test_a_lease_that_is_rolled_back_was_never_given(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 3)
+    async with engine.connect() as connection:
+        assert len(await outbox.lease_operations(connection, 10, 60.0)) == 3
+        await connection.rollback()
+    assert set(await lease(engine)) == set(ids)
+
+
+async def test_a_lessee_passes_over_what_another_is_taking(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 4)
+    async with engine.begin() as first, engine.begin() as second:
+        mine = [operation.id for operation in await outbox.lease_operations(first, 2, 10.0)]
+        async with asyncio.timeout(5):
+            others = [operation.id for operation in await outbox.lease_operations(second, 10, 10.0)]
+    assert set(mine) == set(ids[:2])
+    assert set(others) == set(ids[2:])
+
+
+async def test_twenty_lessees_share_fifty_operations(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 50)
+    shares = await asyncio.gather(*(lease(engine, limit=3) for _ in range(20)))
+    shares.append(await lease(engine))  # what was passed over because somebody held it for a moment
+    leased = [id for share in shares for id in share]
+    assert len(leased) == len(set(leased)) == 50
+    assert set(leased) == set(ids)
+
+
+async def test_only_queued_operations_want_delivery(engine: AsyncEngine) -> None:
+    (id,) = await queue(engine, 1)
+    for status in set(OperationStatus) - {QUEUED}:
+        finished_at = None if status is OperationStatus.RUNNING else func.now()
+        async with engine.begin() as tx:
+            changed = update(Operation).where(Operation.id == id)
+            await tx.execute(changed.values(status=status, finished_at=finished_at))
+        assert await lease(engine) == []
+
+
+async def test_an_undelivered_operation_comes_back_when_it_was_told_to(engine: AsyncEngine) -> None:
+    ids = await queue(engine, 3)
+    await lease(engine, seconds=60.0)
+    async with engine.begin() as tx:
+        await outbox.note_undelivered(tx, ids[:2], 0.0)
+        await outbox.note_undelivered(tx, ids[2:], 30.0)
+    assert set(await lease(engine)) == set(ids[:2])
+    later = await read_operation(engine, ids[2])
+    assert later.deliver_after - await database_now(engine) > timedelta(seconds=20)
+    assert later.deliveries == 0
+
+
+async def test_what_was_delivered_is_looked_at_later_and_again_and_again(engine: AsyncEngine) -> None:
+    delivered, _ = await queue(engine, 2)
+    async with engine.begin() as tx:
+        assert await outbox.lease_looks(tx, 10, 30.0) == []
+        await outbox.note_delivered(tx, [delivered], 5.0)
+        assert await outbox.lease_looks(tx, 10, 30.0) == []
+        await tx.execute(update(Operation).values(deliver_after=func.now()))
+    for _ in range(3):
+        async with engine.begin() as tx:
+            assert [one.id for one in await outbox.lease_looks(tx, 10, 0.0)] == [delivered]
+
+
+async def test_a_running_operation_is_looked_at_though_nobody_delivered_it(engine: AsyncEngine) -> None:
+    (id,) = await queue(engine, 1)
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).values(status=OperationStatus.RUNNING, started_at=func.now()))
+        assert [one.id for one in await outbox.lease_looks(tx, 10, 30.0)] == [id]
+        ended = {"status": OperationStatus.SUCCEEDED, "finished_at": func.now(), "deliver_after": func.now()}
+        await tx.execute(update(Operation).values(ended))
+        assert await outbox.lease_looks(tx, 10, 30.0) == []
+
+
+async def test_a_lost_operation_is_delivered_again_for_a_new_workflow_from_its_first_step_on(
+    engine: AsyncEngine,
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
+        lost = await add_operation(tx, vm, Action.CREATE, deliveries=1, started_at=func.now())
+    async with engine.begin() as tx:
+        assert await outbox.restart(tx, lost)
+    async with engine.begin() as tx:
+        assert not await outbox.restart(tx, lost), "another process was faster"
+    (again,) = await lease_all(engine)
+    assert (again.status, again.epoch, again.deliveries, again.interruption) == (QUEUED, 1, 0, None)
+    assert again.workflow_id == f"{lost.workflow_id}-1"
+    assert again.started_at == lost.started_at
+    assert (await read_vm(engine, vm.id)).task_state is TaskState.SCHEDULING
+
+
+async def test_an_interrupted_operation_keeps_its_step_and_says_why(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
+        ended = await add_operation(tx, vm, Action.CREATE, deliveries=1)
+    async with engine.begin() as tx:
+        assert await outbox.restart(tx, ended, "workflow_terminated")
+    (again,) = await lease_all(engine)
+    assert workflow_input.input_of(again, vm.name).interruption == again.interruption == "workflow_terminated"
+    assert (await read_vm(engine, vm.id)).task_state is TaskState.SPAWNING
+
+
+async def test_each_operation_of_a_delivered_batch_has_its_own_pause(engine: AsyncEngine) -> None:
+    again, fresh, other = await queue(engine, 3)
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, [again], 5.0)
+        await outbox.note_delivered(tx, [again, fresh], 5.0)
+    deliveries = [(await read_operation(engine, id)).deliveries for id in (again, fresh, other)]
+    assert deliveries == [2, 1, 0]
+    assert await lease(engine) == [other]

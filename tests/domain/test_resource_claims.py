@@ -1,0 +1,116 @@
+"""What operations hold beside a VM, on real PostgreSQL: taken when accepted, put where the table says when ended."""
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.data.models import Volume
+from domain.progress import resource_claims
+from domain.rules.errors import InvalidTransitionError, SupersededError
+from domain.rules.resources import VolumeStatus
+from domain.rules.states import Action, OperationStatus, Status
+from tests.domain.holding import all_vms, ask, end, go_through, rows, shown
+from tests.domain.specified import OF_NO_VM, SPECIFIED, TURNS
+from tests.support.rows import (
+    FLAVOR_IDS,
+    IMAGE_IDS,
+    add_snapshot,
+    add_user,
+    add_vm,
+    add_volume,
+    claim,
+    message,
+    read_operation,
+    read_vm,
+)
+
+WITH_TURNS = [Action(action) for action in TURNS]
+each_action = pytest.mark.parametrize("action", WITH_TURNS)
+each_ending = pytest.mark.parametrize("well", [True, False], ids=["finish", "fail"])
+LEAVE_THE_VM = [action for action in WITH_TURNS if not SPECIFIED[action].task_states]
+
+
+@each_action
+async def test_an_accepted_action_holds_what_it_is_about(engine: AsyncEngine, action: Action) -> None:
+    input = await ask(engine, action)
+    assert await shown(engine) == {kind: [turn.while_running] for kind, turn in TURNS[action].items()}
+    assert {row.operation_id for found in (await rows(engine)).values() for row in found} == {input.operation_id}
+
+
+@each_ending
+@each_action
+async def test_an_end_puts_what_was_held_where_it_is_specified_to(
+    engine: AsyncEngine, action: Action, *, well: bool
+) -> None:
+    input = await ask(engine, action)
+    await go_through(engine, input)
+    assert await shown(engine) == {kind: [turn.while_running] for kind, turn in TURNS[action].items()}
+    await end(engine, input, well=well)
+    ends = {kind: turn.ends if well else turn.failure for kind, turn in TURNS[action].items()}
+    assert await shown(engine) == {kind: [status] for kind, status in ends.items() if status}
+    operation = await read_operation(engine, input.operation_id)
+    assert operation.status is (OperationStatus.SUCCEEDED if well else OperationStatus.FAILED)
+
+
+@each_ending
+@each_action
+async def test_an_end_that_is_recorded_again_changes_nothing(
+    engine: AsyncEngine, action: Action, *, well: bool
+) -> None:
+    input = await ask(engine, action)
+    await go_through(engine, input)
+    await end(engine, input, well=well)
+    before = await rows(engine), await all_vms(engine), await read_operation(engine, input.operation_id)
+    await end(engine, input, well=well)
+    with pytest.raises(SupersededError):
+        await end(engine, input, well=not well)
+    assert (await rows(engine), await all_vms(engine), await read_operation(engine, input.operation_id)) == before
+
+
+@each_ending
+@pytest.mark.parametrize("action", LEAVE_THE_VM)
+async def test_an_action_without_steps_leaves_the_vm_as_it_is_from_first_to_last(
+    engine: AsyncEngine, action: Action, *, well: bool
+) -> None:
+    input = await ask(engine, action)
+    counted = 0 if action in OF_NO_VM else 1
+    assert await all_vms(engine) == [(Status.ACTIVE, None, counted)]
+    assert (await read_operation(engine, input.operation_id)).previous_status is None
+    await go_through(engine, input)
+    assert await all_vms(engine) == [(Status.ACTIVE, None, counted)]
+    await end(engine, input, well=well)
+    assert await all_vms(engine) == [(Status.ACTIVE, None, 0)]
+
+
+@each_ending
+@pytest.mark.parametrize("action", [action for action in LEAVE_THE_VM if "interface" not in TURNS[action]])
+async def test_two_that_do_the_same_at_once_end_each_for_itself(
+    engine: AsyncEngine, action: Action, *, well: bool
+) -> None:
+    first, second = await ask(engine, action), await ask(engine, action)
+    await end(engine, first, well=well)
+    held = {row.operation_id: row.status for found in (await rows(engine)).values() for row in found}
+    assert held[second.operation_id] == next(iter(TURNS[action].values())).while_running
+    await end(engine, second, well=not well)
+    turn = TURNS[action]
+    left = {kind: sorted(filter(None, (one.ends, one.failure))) for kind, one in turn.items()}
+    assert {kind: sorted(statuses) for kind, statuses in (await shown(engine)).items()} == left
+
+
+@pytest.mark.parametrize("status", sorted(set(VolumeStatus) - {VolumeStatus.AVAILABLE, VolumeStatus.ERROR}))
+async def test_what_may_not_be_held_stays_as_it_is(engine: AsyncEngine, status: VolumeStatus) -> None:
+    async with engine.begin() as tx:
+        volume = await add_volume(tx, await add_user(tx), status=status)
+        with pytest.raises(InvalidTransitionError):
+            await resource_claims.hold(tx, Volume, volume, Action.DELETE_VOLUME, volume.id)
+    assert (await rows(engine))["volume"] == [volume]
+
+
+async def test_a_restore_brings_back_flavor_and_image_of_the_snapshot(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user, flavor_id=FLAVOR_IDS["m1.large"], image_id=IMAGE_IDS["debian-12"])
+        await add_snapshot(tx, vm)
+        restore = await claim(tx, vm.id, Action.RESTORE)
+    await end(engine, message(restore), well=True)
+    put_back = await read_vm(engine, vm.id)
+    assert (put_back.flavor_id, put_back.image_id) == (FLAVOR_IDS["m1.small"], IMAGE_IDS["cirros-0.6.3"])
