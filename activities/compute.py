@@ -11,7 +11,7 @@ from activities.steps import Entered, StepActivities, check_free, flavor_of, por
 from domain.data import database, queries
 from domain.data.models import Attachment, Interface, Snapshot, Volume
 from domain.progress import resource_claims, step_records
-from domain.rules.messages import Activity, OperationInput, RemainsResult
+from domain.rules.messages import Activity, LeftoversResult, OperationInput
 
 
 class ComputeActivities(StepActivities):
@@ -97,10 +97,10 @@ class ComputeActivities(StepActivities):
             if error.retryable:
                 raise
             async with self._engine.begin() as tx:
-                await resource_claims.give_up(tx, model, id, input.operation_id)
+                await resource_claims.mark_undeletable(tx, model, id, input.operation_id)
 
     @activity.defn(name=Activity.SETTLE_REMAINS)
-    async def settle_remains(self, input: OperationInput) -> RemainsResult:
+    async def settle_remains(self, input: OperationInput) -> LeftoversResult:
         """Remove half-made images, and say what else the cloud still has of the VM, whose delete has failed."""
         async with self._engine.begin() as tx:
             await step_records.check_holds(tx, input)
@@ -112,7 +112,7 @@ class ComputeActivities(StepActivities):
             token = Token(input.operation_id, f"remove/{id}", compensates=True)
             await self._unless_refused(input, Snapshot, id, self._backend.delete_image(token, id))
         volumes = (await self._backend.list_volumes(volume_ids)).values()
-        return RemainsResult(
+        return LeftoversResult(
             tuple(await self._backend.list_ports(input.vm)),
             tuple(volume.id for volume in volumes if volume.vm_id == input.vm),
             tuple(volume.id for volume in volumes if volume.vm_id != input.vm),

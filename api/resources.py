@@ -51,7 +51,7 @@ async def restore_vm(tx: AsyncConnection, caller: Caller, vm_id: UUID, snapshot_
     held = {"flavor_id": str(snapshot.flavor_id), "image_id": str(snapshot.image_id)}
     asked = _about(caller, Action.RESTORE, Kind.SNAPSHOT, snapshot.id, name=snapshot.name, **held)
     vm = await acceptance.accept(tx, vm, asked)
-    await resource_claims.hold(tx, Snapshot, snapshot, asked.action, asked.id)
+    await resource_claims.claim(tx, Snapshot, snapshot, asked.action, asked.id)
     return accepted_vm(vm)
 
 
@@ -64,7 +64,7 @@ async def delete_snapshot(tx: AsyncConnection, caller: Caller, vm_id: UUID, snap
     about = {"name": snapshot.name, "was": snapshot.status}
     asked = _about(caller, Action.DELETE_SNAPSHOT, Kind.SNAPSHOT, snapshot.id, **about)
     await acceptance.accept_without_vm(tx, caller.id, asked, vm.id)
-    await resource_claims.hold(tx, Snapshot, snapshot, asked.action, asked.id)
+    await resource_claims.claim(tx, Snapshot, snapshot, asked.action, asked.id)
     return going(asked.id)
 
 
@@ -85,7 +85,7 @@ async def delete_volume(tx: AsyncConnection, caller: Caller, volume_id: UUID) ->
         return going(volume.operation_id)
     asked = _about(caller, Action.DELETE_VOLUME, Kind.VOLUME, volume.id, name=volume.name, was=volume.status)
     await acceptance.accept_without_vm(tx, caller.id, asked)
-    await resource_claims.hold(tx, Volume, volume, asked.action, asked.id)
+    await resource_claims.claim(tx, Volume, volume, asked.action, asked.id)
     return going(asked.id)
 
 
@@ -101,7 +101,7 @@ async def attach_volume(tx: AsyncConnection, caller: Caller, vm_id: UUID, body: 
     place = {"device": device, "delete_on_termination": body.delete_on_termination}
     asked = _about(caller, Action.ATTACH_VOLUME, Kind.VOLUME, volume.id, name=volume.name, **place)
     await acceptance.accept(tx, vm, asked)
-    await resource_claims.hold(tx, Volume, volume, asked.action, asked.id)
+    await resource_claims.claim(tx, Volume, volume, asked.action, asked.id)
     attachment = await _new(tx, Attachment, asked, volume_id=volume.id, vm_id=vm.id, **place)
     location = f"{PREFIX}/vms/{vm.id}/volumes/{volume.id}"
     return accepted(schemas.Attachment.model_validate(attachment), asked.id, Location=location)
@@ -118,8 +118,8 @@ async def detach_volume(tx: AsyncConnection, caller: Caller, vm_id: UUID, volume
     place = {"name": volume.name, "device": attachment.device}
     asked = _about(caller, Action.DETACH_VOLUME, Kind.VOLUME, volume.id, **place)
     await acceptance.accept(tx, vm, asked)
-    await resource_claims.hold(tx, Volume, volume, asked.action, asked.id)
-    await resource_claims.hold(tx, Attachment, attachment, asked.action, asked.id)
+    await resource_claims.claim(tx, Volume, volume, asked.action, asked.id)
+    await resource_claims.claim(tx, Attachment, attachment, asked.action, asked.id)
     return going(asked.id)
 
 
@@ -153,7 +153,7 @@ async def detach_interface(tx: AsyncConnection, caller: Caller, vm_id: UUID, int
     place = {"ip_address": interface.ip_address, "network": network}
     asked = _about(caller, Action.DETACH_INTERFACE, Kind.INTERFACE, interface.id, **place)
     await acceptance.accept(tx, vm, asked)
-    await resource_claims.hold(tx, Interface, interface, asked.action, asked.id)
+    await resource_claims.claim(tx, Interface, interface, asked.action, asked.id)
     return going(asked.id)
 
 

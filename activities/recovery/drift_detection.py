@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from activities.backends.protocol import ComputeBackend, Inventory, Server
 from domain.data import database
 from domain.data.models import VM, Attachment, Flavor, Interface, Snapshot, Volume
-from domain.rules.cloud import ServerStatus, VolumeState
+from domain.rules.cloud import ServerStatus, VolumeState, server_status_of
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Status
 from domain.upkeep.findings import Drift, Found
@@ -102,7 +102,7 @@ def _of_server(vm: Row[Any], server: Server | None) -> Drift | None:
         return Drift.SERVER_STATUS if server and server.status is not ServerStatus.ERROR else None
     if server is None:
         return Drift.SERVER_GONE
-    if str(server.status) == vm.status:
+    if server.status is server_status_of(vm.status):
         fits = (server.vcpus, server.ram_mb, server.disk_gb) == (vm.vcpus, vm.ram_mb, vm.disk_gb)
         return None if fits else Drift.SERVER_SIZE
     at_rest = Drift.RESIZE_DECIDED if vm.status is Status.VERIFY_RESIZE else Drift.POWER_STATE

@@ -20,9 +20,9 @@ from activities.steps import flavor_of
 from domain.commands import acceptance, service
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
-from domain.rules.cloud import ServerStatus
+from domain.rules.cloud import ServerStatus, vm_status_of
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
-from domain.rules.states import Action, Status
+from domain.rules.states import Action
 from domain.upkeep import findings
 from domain.upkeep.findings import GONE, Drift, Found
 
@@ -119,8 +119,7 @@ class Reconciler:
         return None
 
     async def _follow_server(self, found: Found) -> str | None:
-        seen = ServerStatus(found.seen["server"])
-        status = Status(seen.value) if seen in {ServerStatus.ACTIVE, ServerStatus.SHUTOFF} else Status.ERROR
+        status = vm_status_of(ServerStatus(found.seen["server"]))
         message = _FAULTS.get(found.drift)
         fault = {"code": found.drift.value, "message": message} if message else None
         server = (await self._backend.list_servers([found.id])).get(found.id)

@@ -10,10 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.commands import acceptance
 from domain.data import queries
 from domain.data.models import VM, Operation
-from domain.progress import resource_claims, workflow_input
-from domain.rules.errors import SupersededError
-from domain.rules.messages import FailOperationInput
+from domain.progress import resource_claims
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status
+from domain.rules.table import Residue
 
 CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins like this
 _CONFIRM: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")  # any namespace of its own
@@ -72,10 +71,7 @@ async def reset_state(
     if holder.status in OPEN_STATUSES:
         message = "The VM's state was reset."
         await acceptance.supersede(tx, message, Operation.id == holder.id)
-        failure = FailOperationInput(
-            workflow_input.input_of(holder, vm.name), SupersededError.code, message, intact=True
-        )
-        await resource_claims.end_badly(tx, holder, failure)
+        await resource_claims.settle_failure(tx, holder, Residue.STILL_THERE)
     await write_down(tx, asked, vm.owner_id, vm.id, vm.status)
     reset = {"status": status, "task_state": None, "fault": fault, "confirm_by": None, "operation_id": asked.id}
     return await queries.update_vm(tx, vm.id, reset | values)

@@ -23,7 +23,7 @@ from domain.rules.messages import (
     ClaimConfirmResult,
     ConfirmWindowResult,
     OperationInput,
-    RemainsResult,
+    LeftoversResult,
     waits_queue,
 )
 from domain.rules.states import Action, Status
@@ -147,7 +147,7 @@ DEFAULTS: dict[Activity, object] = {
     Activity.SETTLE_VOLUME: VolumeState.ERROR,
     Activity.SETTLE_IMAGE: ImageState.ERROR,
     Activity.SETTLE_INTERFACE: PortState.ACTIVE,
-    Activity.SETTLE_REMAINS: RemainsResult(),
+    Activity.SETTLE_REMAINS: LeftoversResult(),
     Activity.IS_RESTORED: False,
     Activity.READ_CONFIRM_WINDOW: ConfirmWindowResult(None),
     Activity.CLAIM_CONFIRM: ClaimConfirmResult(None),
