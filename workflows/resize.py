@@ -34,7 +34,7 @@ from domain.rules.states import Action
 from domain.rules.table import TABLE, Residue
 from workflows.steps import Aftermath, OperationWorkflow, raise_if_canceled
 
-# A move that fails with one of these codes has not damaged the server. If the server is unchanged, so is the VM's status.
+# A move that fails with one of these codes has done the server no harm. Whether it is unchanged is then checked.
 HARMLESS_CODES = ("no_valid_host", CanceledError.code)
 CHECK = "Check that the server has the right flavor"
 
