@@ -11,8 +11,8 @@
 What can go wrong while it waits:
 
 - A signal comes early, before the move has ended: it is queued.
-- A signal comes twice, since the dispatcher repeats it until the decision has begun: the second one is ignored.
-- A decision no longer holds the VM: nothing was done, and the workflow waits for the next one.
+- A signal comes twice, because the dispatcher repeats it until the decision begins: the second one is ignored.
+- A decision no longer holds the VM when its turn comes: it is dropped, and the workflow waits for the next one.
 - An operator resets the workflow to before a decision: if the resize has been decided, the workflow ends.
 - Somebody cancels the workflow: it clears the confirm window and ends. The VM can still be confirmed or reverted.
 - The workflow is gone when a decision arrives: the dispatcher starts FinishResizeVM to carry the decision out.
@@ -32,9 +32,11 @@ from domain.rules.errors import CanceledError
 from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
 from domain.rules.states import Action
 from domain.rules.table import TABLE, Residue
-from workflows.steps import Aftermath, OperationWorkflow, raise_if_canceled
+from workflows.errors import raise_if_canceled
+from workflows.steps import Aftermath, OperationWorkflow
 
-# A move that fails with one of these codes has done the server no harm. Whether it is unchanged is then checked.
+# After a failure with one of these codes, a VM with an unchanged server keeps its status. After any other failure it
+# becomes ERROR nevertheless, so that a person looks at it.
 HARMLESS_CODES = ("no_valid_host", CanceledError.code)
 CHECK = "Check that the server has the right flavor"
 
@@ -65,7 +67,7 @@ class ResizeVM(OperationWorkflow):
             await self._wait_until_decided(resize)
 
     async def _move(self, resize: OperationInput) -> bool:
-        """Move the server to the new flavor. Return whether the resize succeeded."""
+        """Step 1: move the server to the new flavor. Return whether that succeeded."""
         self._may_have_moved = bool(resize.interruption)  # an earlier workflow may have moved it
         async with self.carrying_out(resize, after_failure=self._put_back) as outcome:
             await self.step(Activity.PREPARE_RESIZE, resize, "Find a host for the new flavor")
@@ -76,7 +78,7 @@ class ResizeVM(OperationWorkflow):
         return outcome.succeeded
 
     async def _put_back(self, resize: OperationInput, code: str) -> Aftermath:
-        """Put the server back to its old flavor after a failed move, if it was moved."""
+        """Put the server back to its old flavor, if a failed move has moved it."""
         status = await self.observe_server(resize)
         if status is ServerStatus.VERIFY_RESIZE:
             await self.run_until_done(Activity.UNDO_RESIZE, resize, "Put the server back to its old flavor", NoneType)
@@ -85,6 +87,7 @@ class ResizeVM(OperationWorkflow):
         waits_for_earlier_resize = status is ServerStatus.VERIFY_RESIZE and not self._may_have_moved
         is_unchanged = waits_for_earlier_resize or vm_status_of(status) == resize.previous_status
         if is_unchanged and self._may_have_moved:
+            # The status alone does not tell: somebody may have confirmed the move in the cloud.
             await self.run_until_done(Activity.CHECK_FLAVOR, CheckFlavorInput(resize, previous=True), CHECK, NoneType)
         is_harmless = code in HARMLESS_CODES or not self._may_have_moved or bool(resize.interruption)
         return Aftermath(status, Residue.UNCHANGED if is_unchanged and is_harmless else Residue.UNKNOWN)
@@ -110,7 +113,7 @@ class ResizeVM(OperationWorkflow):
             self._decisions.append(decision)
 
     async def _wait_until_decided(self, resize: OperationInput) -> None:
-        """Wait for decisions, until one has been carried out or the resize turns out to be decided."""
+        """Steps 2 to 5: wait until a decision has been carried out, or the resize turns out to be decided."""
         summary = "Read how long the resize waits to be confirmed"
         window = await self.run_until_done(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)
         deadline = None if window.seconds is None else workflow.now() + timedelta(seconds=window.seconds)
@@ -126,7 +129,7 @@ class ResizeVM(OperationWorkflow):
                 is_decided = await carry_out(self, decision) or await self._is_decided(resize)
 
     async def _next_signaled(self, resize: OperationInput, deadline: datetime | None) -> OperationInput | None:
-        """Wait for the next decision that is signaled, and return it; None once the deadline has passed."""
+        """Wait for a signal and return its decision, or None once the deadline has passed."""
         self.view.decision_awaited(resize, deadline)
         timeout = max(deadline - workflow.now(), MINIMUM_TIMER) if deadline else None
         try:
@@ -145,12 +148,12 @@ class ResizeVM(OperationWorkflow):
         return self._decisions.popleft()
 
     async def _claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
-        """Claim a confirm in the database, because the confirm window has ended."""
+        """Claim a confirm in the database, as the confirm window has ended."""
         summary = "Confirm the resize, unless another decision is faster"
         return await self.run_until_done(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)
 
     async def _is_decided(self, resize: OperationInput) -> bool:
-        """Whether the resize has been decided by another workflow, as a decision did not hold the VM."""
+        """Whether a decision did not hold the VM because the resize is already decided."""
         if not workflow.patched(SEES_ITS_END):
             return False
         summary = "Check whether the resize is still to be decided"
@@ -158,9 +161,9 @@ class ResizeVM(OperationWorkflow):
 
 
 async def carry_out(flow: OperationWorkflow, decision: OperationInput) -> bool:
-    """Confirm or revert the resize. Return False if the decision does not hold the VM, so that nothing was done."""
+    """Step 5: confirm or revert. Return False if the decision no longer holds the VM: then nothing was done."""
     status = server_status_of(decision.previous)
-    after_failure = partial(_observe_decided, flow)
+    after_failure = partial(_observe_decision, flow)
     async with flow.carrying_out(decision, after_failure=after_failure, success_state=status) as outcome:
         if decision.action is Action.CONFIRM_RESIZE:
             await flow.step(Activity.CONFIRM_RESIZE, decision, "Confirm the resize")
@@ -171,11 +174,11 @@ async def carry_out(flow: OperationWorkflow, decision: OperationInput) -> bool:
     return outcome.succeeded
 
 
-async def _observe_decided(flow: OperationWorkflow, decision: OperationInput, code: str) -> Aftermath:
+async def _observe_decision(flow: OperationWorkflow, decision: OperationInput, code: str) -> Aftermath:
     """Check what a failed confirm or revert has left."""
     status = await flow.observe_server(decision)
     if vm_status_of(status) == decision.previous_status:
-        # The server shows what was asked for. Only its flavor tells whether it was this decision that took effect.
+        # The server is at rest. Only its flavor tells whether this decision took effect, or its opposite.
         await flow.run_until_done(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK, NoneType)
     is_undecided = status is ServerStatus.VERIFY_RESIZE
     may_decide_again = is_undecided and (code == CanceledError.code or bool(decision.interruption))

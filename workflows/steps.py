@@ -14,7 +14,7 @@ from typing import Any, TypeVar, overload
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityCancellationType
 
 from domain.rules import lifecycle
@@ -34,6 +34,7 @@ from domain.rules.messages import (
     waits_queue,
 )
 from domain.rules.table import TABLE, Residue
+from workflows.errors import raise_if_canceled, reason_of
 from workflows.view import View
 
 T = TypeVar("T")
@@ -75,7 +76,7 @@ class Outcome:
 
 
 AfterFailure = Callable[[OperationInput, str], Awaitable[Aftermath]]
-"""Undoes or observes what a failed operation has left. It gets the error's code and is not interrupted by cancels."""
+"""Undoes or observes what a failed operation has left, given its error's code. Cancels do not interrupt it."""
 
 
 class OperationWorkflow:
@@ -201,7 +202,7 @@ class OperationWorkflow:
         try:
             await self.run_until_done(name, operation, summary, NoneType)
         except ActivityError as error:
-            code, message = _reason(error)
+            code, message = reason_of(error)
             if code == SupersededError.code or (code == NotBegunError.code and workflow.patched(SEES_NOT_BEGUN)):
                 raise
             return message
@@ -229,14 +230,14 @@ class OperationWorkflow:
         error: BaseException,
     ) -> bool:
         """End an operation after a failure or a cancel. Return whether it counts as a success."""
-        code, message = _reason(error)
+        code, message = reason_of(error)
         if code == SupersededError.code:
             return False
         self.view.operation_failed(message)
         try:
             aftermath = await after_failure(operation, code)
         except ActivityError as refusal:
-            refusal_code, refusal_message = _reason(refusal)
+            refusal_code, refusal_message = reason_of(refusal)
             if refusal_code == SupersededError.code:
                 raise_if_canceled()
                 return False
@@ -277,31 +278,7 @@ class OperationWorkflow:
         try:
             await self.run_until_done(name, input, summary, NoneType)
         except ActivityError as error:
-            if _reason(error)[0] != SupersededError.code:
+            if reason_of(error)[0] != SupersededError.code:
                 raise
             return False
         return True
-
-
-def raise_if_canceled() -> None:
-    """Raise CancelledError if the workflow has been canceled.
-
-    Needed after every activity that is awaited with WAIT_CANCELLATION_COMPLETED. If such an activity succeeds just when
-    a cancel arrives, the SDK returns the result and raises nothing, and the cancel would be lost.
-    """
-    if workflow.cancellation_reason() is not None:
-        raise asyncio.CancelledError
-
-
-def _reason(error: BaseException) -> tuple[str, str]:
-    """Return the code and the message of an operation's error."""
-    if isinstance(error, ApplicationError):
-        return error.type or "internal_error", error.message
-    if is_cancelled_exception(error) or not isinstance(error, ActivityError):
-        return CanceledError.code, "The operation was canceled."
-    if isinstance(error.cause, ApplicationError) and error.retry_state is RetryState.NON_RETRYABLE_FAILURE:
-        return error.cause.type or "internal_error", error.cause.message
-    if workflow.cancellation_reason() is not None:
-        return CanceledError.code, "The operation was canceled."
-    last = getattr(error.cause, "message", "no answer")
-    return "retries_exhausted", f"A step did not succeed in half an hour of attempts. Last error: {last}"

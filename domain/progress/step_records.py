@@ -4,8 +4,8 @@ Every write is fenced, because Temporal may run an activity twice, late, or on a
 written for an operation that is open, has the workflow's epoch and still holds its VM. An activity records its step
 before it calls the cloud, so an operation that was superseded is stopped before it changes anything.
 
-Locks are taken in the order VM, operation, then the other resources. Everyone who writes an operation of a VM locks the
-VM's row first, so an end and a delete of the VM cannot wait for each other.
+Ends lock the VM's row, then the operation's, then the other resources'. A delete that supersedes the VM's operations
+locks in the same order; in another order the two could wait for each other.
 """
 
 from typing import Any

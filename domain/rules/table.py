@@ -1,9 +1,9 @@
 """The lifecycle table: one row for each action on a VM or on a resource of a VM. It decides every transition.
 
-The table also drives running workflows, which read it again at every replay: `sources` decides which signals a ResizeVM
-accepts, `steps[-1]` and `on_failure` give the status that a workflow shows at its end. So a change of a row changes
-workflows that are open during an upgrade: run tests/replay. The CHECK constraint of `vms` and the README's table are
-generated from here too.
+The table also drives running workflows, which read it again at every replay. `sources` decides which signals a ResizeVM
+accepts; `steps[-1]` and `on_failure` give the status that a workflow shows at its end. So a changed row also changes
+workflows that are open during an upgrade: run tests/replay. The CHECK constraint of `vms` and the README's tables come
+from here too.
 """
 
 from dataclasses import dataclass, replace
@@ -40,7 +40,7 @@ class Residue(StrEnum):
 class Failure:
     """The status that a failed action leaves a VM in. It depends on the residue; `otherwise` covers all other cases."""
 
-    otherwise: Status | Previous = Status.ERROR
+    otherwise: Status | Previous
     if_not_begun: Status | Previous = PREVIOUS
     if_unchanged: Status | Previous | None = None
     if_running: Status | Previous | None = None
@@ -60,7 +60,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row of the table. A rule without `steps` does not hold the VM; the VM only counts the operation."""
+    """One row of the table. A rule without `steps` does not hold the VM: it runs beside other operations."""
 
     sources: frozenset[Status]
     during: Status | Previous
@@ -84,7 +84,7 @@ class Rule:
 _ON_OR_OFF = frozenset({Status.ACTIVE, Status.SHUTOFF})
 _S, _V, _A = SnapshotStatus, VolumeStatus, AttachmentStatus
 _NEW = ()
-_TIED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
+_ATTACHED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
 
 _LEAVES_PREVIOUS = Failure(PREVIOUS)
 _STAYS_UNDECIDED = Failure(Status.ERROR, if_not_begun=Status.VERIFY_RESIZE, if_unchanged=Status.VERIFY_RESIZE)
@@ -220,8 +220,8 @@ TABLE: dict[Action, Rule] = {
         needs_launch=False,
         changes=(
             Change(Kind.SNAPSHOT, (_S.CREATING, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR),
-            Change(Kind.VOLUME, _TIED, _V.DETACHING, _V.AVAILABLE, _V.IN_USE),
-            Change(Kind.VOLUME, _TIED, _V.DELETING, _V.DELETED, _V.IN_USE),  # delete_on_termination
+            Change(Kind.VOLUME, _ATTACHED, _V.DETACHING, _V.AVAILABLE, _V.IN_USE),
+            Change(Kind.VOLUME, _ATTACHED, _V.DELETING, _V.DELETED, _V.IN_USE),  # delete_on_termination
             Change(Kind.ATTACHMENT, tuple(_A), _A.DETACHING, None, _A.ATTACHED),
             Change(Kind.INTERFACE, tuple(_A), _A.DETACHING, None, _A.ATTACHED),
         ),
