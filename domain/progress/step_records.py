@@ -187,9 +187,10 @@ async def _load(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, 
 
 
 def _refuse_unless_held(vm: VM | None, operation: Operation) -> None:
-    is_held = vm is None or operation.previous_status is None or vm.operation_id == operation.id
-    if operation.status not in OPEN_STATUSES or not is_held:
-        raise SupersededError(f"Operation {operation.id} is {operation.status}.")
+    if operation.status not in OPEN_STATUSES:
+        raise SupersededError(f"Operation {operation.id} has ended as {operation.status}.")
+    if vm is not None and operation.previous_status is not None and vm.operation_id != operation.id:
+        raise SupersededError(f"Operation {operation.id} no longer holds its VM.")
 
 
 def _is_current(input: OperationInput) -> tuple[ColumnElement[bool], ...]:

@@ -26,7 +26,8 @@ from tests.support.rows import (
     read_operation,
 )
 
-TIED = {"ATTACHING": "ATTACHING", "ATTACHED": "IN_USE", "DETACHING": "DETACHING"}  # attachment: its volume
+# The status of an attachment, and that of its volume.
+ATTACHED_STATUSES = {"ATTACHING": "ATTACHING", "ATTACHED": "IN_USE", "DETACHING": "DETACHING"}
 each_ending = pytest.mark.parametrize("well", [True, False], ids=["finish", "fail"])
 Shown = dict[tuple[str, UUID], str]
 
@@ -35,12 +36,13 @@ async def add_everything(tx: AsyncConnection, vm: VM, user: User, subnet: int) -
     """Add resources of every kind in every status to the VM, volumes with and without delete_on_termination."""
     for status in SnapshotStatus:
         await add_snapshot(tx, vm, status=status)
-    for number, (tied, of_volume) in enumerate(TIED.items()):
-        for goes in (False, True):
+    for number, (of_attachment, of_volume) in enumerate(ATTACHED_STATUSES.items()):
+        for is_deleted in (False, True):
             volume = await add_volume(tx, user, status=VolumeStatus(of_volume))
-            place: dict[str, Any] = {"device": f"/dev/vd{'bcdefg'[2 * number + goes]}", "delete_on_termination": goes}
-            await add_attachment(tx, vm, volume, status=AttachmentStatus(tied), **place)
-        await add_interface(tx, vm, f"10.0.{subnet}.{number + 9}", status=AttachmentStatus(tied))
+            device = f"/dev/vd{'bcdefg'[2 * number + is_deleted]}"
+            place: dict[str, Any] = {"device": device, "delete_on_termination": is_deleted}
+            await add_attachment(tx, vm, volume, status=AttachmentStatus(of_attachment), **place)
+        await add_interface(tx, vm, f"10.0.{subnet}.{number + 9}", status=AttachmentStatus(of_attachment))
 
 
 async def vm_with_everything(engine: AsyncEngine) -> tuple[VM, VM]:
@@ -50,7 +52,7 @@ async def vm_with_everything(engine: AsyncEngine) -> tuple[VM, VM]:
         vm, neighbour = await add_vm(tx, user, attaching=5), await add_vm(tx, user, attaching=5)
         await add_everything(tx, vm, user, 1)
         await add_everything(tx, neighbour, user, 2)
-        for status in set(VolumeStatus) - set(TIED.values()):
+        for status in set(VolumeStatus) - set(ATTACHED_STATUSES.values()):
             await add_volume(tx, user, status=status)
     return vm, neighbour
 
@@ -74,7 +76,7 @@ async def keys_of(engine: AsyncEngine, vm: VM, *, terminated: bool | None = None
     found = await rows(engine)
     attached = {row.volume_id: is_deleted_with_vm(row) for row in found["attachment"] if row.vm_id == vm.id}
     if terminated is not None:
-        return {id for id, goes in attached.items() if goes is terminated}
+        return {id for id, is_deleted in attached.items() if is_deleted is terminated}
     return set(attached) | {row.id for kind in ("snapshot", "interface") for row in found[kind] if row.vm_id == vm.id}
 
 
@@ -82,21 +84,18 @@ def expected(before: Shown, of_vm: set[UUID], terminated: set[UUID], stage: str)
     """Return the specified statuses at a stage: `while_running`, `ends` or `failure`."""
     after: Shown = {}
     for (kind, id), status in before.items():
-        expected = CHANGES_BY_VM_DELETE.get((kind, status)) if id in of_vm else None
-        expected = DELETED_ON_TERMINATION if expected and kind == "volume" and id in terminated else expected
-        becomes = getattr(expected, stage) if expected else status
-        if becomes:
-            after[kind, id] = becomes
+        change = CHANGES_BY_VM_DELETE.get((kind, status)) if id in of_vm else None
+        change = DELETED_ON_TERMINATION if change and kind == "volume" and id in terminated else change
+        new_status = getattr(change, stage) if change else status
+        if new_status:
+            after[kind, id] = new_status
     return after
 
 
 async def test_a_delete_claims_all_resources_of_its_vm_and_no_others(engine: AsyncEngine) -> None:
     vm, _ = await vm_with_everything(engine)
-    before, of_vm, terminated = (
-        by_key(await rows(engine)),
-        await keys_of(engine, vm),
-        await keys_of(engine, vm, terminated=True),
-    )
+    before, of_vm = by_key(await rows(engine)), await keys_of(engine, vm)
+    terminated = await keys_of(engine, vm, terminated=True)
     async with engine.begin() as tx:
         delete = await claim(tx, vm.id, Action.DELETE)
     after = await rows(engine)
