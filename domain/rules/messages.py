@@ -152,8 +152,8 @@ class WaitForVolumeInput:
 class LeftoversResult:
     """What the cloud still has of a VM whose delete failed.
 
-    `ports` are its interfaces' ports, `attached` its volumes, `free` volumes that it no longer has. `flavor_id` is the
-    flavor of its server, if there is one.
+    `ports` still exist, `attached` volumes are still attached, `free` volumes exist but are no longer attached.
+    `flavor_id` is the flavor of its server, if there still is one.
     """
 
     ports: tuple[UUID, ...] = ()
@@ -207,7 +207,7 @@ class FailOperationInput:
 
     @property
     def observed_residue(self) -> Residue:
-        """The residue; in a message of an older version, the one its flags stand for."""
+        """The residue. A message of an older version has none: its flags are translated."""
         if self.residue is not None:
             return self.residue
         if not self.begun:
@@ -215,12 +215,12 @@ class FailOperationInput:
         if self.applied:
             return Residue.APPLIED
         if self.intact:
-            return _INTACT.get(self.operation.action, Residue.STILL_THERE)
+            return _MEANING_OF_INTACT.get(self.operation.action, Residue.STILL_THERE)
         return Residue.UNKNOWN
 
 
-# What `intact` meant, by action. For all others it meant that the resource was still there, or it had no effect.
-_INTACT: Final = {
+# The meaning of `intact` by action. For others it meant that the resource was still there, or it had no effect.
+_MEANING_OF_INTACT: Final = {
     Action.REBOOT_SOFT: Residue.RUNNING,
     Action.REBOOT_HARD: Residue.RUNNING,
     Action.RESIZE: Residue.UNCHANGED,

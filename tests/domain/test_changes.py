@@ -69,16 +69,13 @@ def _allowed(kind: Kind, status: ResourceStatus) -> list[str]:
 @each_change
 def test_a_change_ends_as_specified(action: Action, kind: Kind) -> None:
     change = change_of(action, kind)
-    assert (
-        ChangeRow(change.sources, change.during, change.target, change.on_failure, change.if_still_there)
-        == CHANGES[action][kind]
-    )
+    assert row_of(change, change.sources) == CHANGES[action][kind]
 
 
 def test_a_delete_of_the_vm_changes_its_resources_as_specified() -> None:
     """The table does not list a snapshot that is being restored: the delete releases it."""
     held = {
-        (change.kind, status): ChangeRow((), change.during, change.target, change.on_failure, change.if_still_there)
+        (change.kind, status): row_of(change)
         for change in TABLE[Action.DELETE].changes
         for status in change.sources
         if change.target is not VolumeStatus.DELETED
