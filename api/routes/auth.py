@@ -12,7 +12,7 @@ from api import bodies, schemas
 from api.routes import router
 from api.schemas import FieldError
 from api.web import openapi, security
-from api.web.dependencies import CurrentUser, Process, State
+from api.web.dependencies import CurrentUser, Process, ProcessState
 from api.web.middleware import address_of
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError
@@ -93,7 +93,7 @@ async def get_me(caller: CurrentUser, process: Process) -> User:
     return user
 
 
-async def _give_pair(tx: AsyncConnection, process: State, caller: Caller) -> schemas.TokenPair:
+async def _give_pair(tx: AsyncConnection, process: ProcessState, caller: Caller) -> schemas.TokenPair:
     settings = process.settings
     access_life = timedelta(minutes=settings.access_token_expire_minutes)
     refresh_life = timedelta(days=settings.refresh_token_expire_days)

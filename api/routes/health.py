@@ -1,5 +1,7 @@
 """Whether the process lives, and whether what it needs does."""
 
+from dataclasses import asdict
+
 from fastapi import Request, Response
 
 from api import VERSION, schemas
@@ -28,7 +30,7 @@ async def ready(process: Process, request: Request) -> Response | schemas.Readin
 
     While Temporal alone is away, requests are accepted all the same, and carried out when it is back.
     """
-    checks = await process.readiness.checks()
+    checks = {name: schemas.Check(**asdict(check)) for name, check in (await process.readiness.checks()).items()}
     away = [name for name, check in checks.items() if check.status == "unavailable"]
     if not away:
         return schemas.Readiness(status="ready", checks=checks)

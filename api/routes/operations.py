@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api import bodies, operations, schemas
 from api.routes import router
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process, State
+from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.data.models import Operation
@@ -87,14 +87,14 @@ async def cancel_operation(
     return answer
 
 
-async def accepted(tx: AsyncConnection, process: State, operation_id: UUID) -> Response:
+async def accepted(tx: AsyncConnection, process: ProcessState, operation_id: UUID) -> Response:
     """The answer to what will be done about an operation, or by it."""
     statement = select(Operation, temporal_url(process.settings)).where(Operation.id == operation_id)
     row = (await tx.execute(statement)).one()
     return operations.accepted(schemas.Operation.model_validate(row), operation_id)
 
 
-def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:
+def _operations(process: ProcessState, owner_id: UUID) -> Select[*tuple[Any, ...]]:
     """The owner's operations, each with its place in the Temporal Web UI."""
     return select(Operation, temporal_url(process.settings)).where(Operation.owner_id == owner_id)
 
