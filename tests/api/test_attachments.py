@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import Attachment, Operation, Volume
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, Status, TaskState
-from tests.api.beside import (
+from tests.api.conftest import Person, count, operations_of
+from tests.api.vm_resources import (
     attached_to,
     check_goes,
     check_made,
@@ -19,7 +20,6 @@ from tests.api.beside import (
     vm_of,
     volume_of,
 )
-from tests.api.conftest import Person, count, operations_of
 from tests.support.rows import read_vm
 
 FIELDS = {*("volume_id", "vm_id", "device", "status", "delete_on_termination", "operation_id", "created_at")}

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Attachment, IdempotencyKey, Interface, Operation, Snapshot, Volume
 from domain.rules.resources import SnapshotStatus, VolumeStatus
-from tests.api.beside import attached_to, nobodys, rows_of, snapshot_of, vm_of, volume_of
 from tests.api.conftest import Person, count, pointers
 from tests.api.test_idempotency import KEY, same
+from tests.api.vm_resources import attached_to, nobodys, rows_of, snapshot_of, vm_of, volume_of
 from tests.support.rows import NETWORK_IDS, add_interface, add_snapshot, add_volume, read_vm
 
 NETWORK, OTHER_NETWORK = str(NETWORK_IDS["private"]), str(NETWORK_IDS["edge"])

@@ -14,8 +14,8 @@ from domain.data.catalogue import NETWORKS
 from domain.data.models import VM, IdempotencyKey, Interface, Operation
 from domain.rules.resources import AttachmentStatus
 from domain.rules.states import Action, Status, TaskState
-from tests.api.beside import check_goes, check_made, check_refused_and_unchanged, nobodys, rows_of, set_vm, vm_of
 from tests.api.conftest import FLAVOR, Person, count, operations_of, pointers
+from tests.api.vm_resources import check_goes, check_made, check_refused_and_unchanged, nobodys, rows_of, set_vm, vm_of
 from tests.support.rows import NETWORK_IDS, add_interface, add_vm, read_vm
 
 FIELDS = {*("id", "vm_id", "network_id", "ip_address", "mac_address", "status", "operation_id", "created_at")}

@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import Operation, Snapshot
 from domain.rules.resources import SnapshotStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
-from tests.api.beside import (
+from tests.api.conftest import Person, count
+from tests.api.vm_resources import (
     check_goes,
     check_made,
     check_refused_and_unchanged,
@@ -18,7 +19,6 @@ from tests.api.beside import (
     snapshot_of,
     vm_of,
 )
-from tests.api.conftest import Person, count
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, read_vm
 
 NAMED = {"name": "before"}

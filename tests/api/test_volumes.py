@@ -6,8 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import Operation, Volume
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus
-from tests.api.beside import attached_to, check_goes, check_made, nobodys, rows_of, vm_of, volume_of
 from tests.api.conftest import Person, count
+from tests.api.vm_resources import attached_to, check_goes, check_made, nobodys, rows_of, vm_of, volume_of
 
 BODY = {"name": "data-1", "size_gb": 10}
 FIELDS = {*("id", "name", "size_gb", "status", "vm_id", "device", "operation_id", "created_at", "updated_at")}
