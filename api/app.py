@@ -65,10 +65,11 @@ def create_app(settings: Settings) -> FastAPI:
 def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None:
     """Wrap the routes in RequestContext, BufferedBody and Admission, in this order from the outside.
 
-    RequestContext is outermost: also a refused request gets an id, a log line and a problem. BufferedBody comes before
-    Admission: a client that sends its body slowly must not hold a slot meanwhile.
+    RequestContext is outermost, so that refused requests get an id, a log line and a problem, too. BufferedBody comes
+    before Admission, so that a client that sends its body slowly holds no slot meanwhile.
     """
-    # A request holds at most one connection, so with a slot for each connection no request waits for the pool.
+    # A request uses one connection at a time. With one slot for each connection, requests wait in the fair queue of the
+    # slots and not in the pool, which would serve them in the order of their arrival.
     slots = max(1, settings.db_pool_size + settings.db_max_overflow - RESERVED_CONNECTIONS)
     # Each middleware that is added wraps those before it, so the innermost comes first.
     app.add_middleware(Admission, slots=Slots(slots, QUEUE_PER_SLOT * slots), signing=signing)
@@ -78,7 +79,7 @@ def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None
 
 @contextlib.asynccontextmanager
 async def _running_process(settings: Settings, signing: Signing) -> AsyncIterator[ProcessState]:
-    """Run the background tasks; what they and all requests share is the process state."""
+    """Run the background tasks, and yield the state that they share with all requests."""
     engine = database.create_engine(settings)
     client = await temporal.connect(settings, patience=RPC_RETRY_LIMIT, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 SLOT_TIMEOUT = 5.0  # seconds that a caller waits for a slot
-# A caller that fills its share of the queue often retries at once, and refusing it again would take a whole processor.
+# Delays the refusal of a caller that has filled its share of the queue. Such a caller often retries at once, and to
+# refuse it again and again without a delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
 
 
