@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import openapi, security
-from api.web.dependencies import CurrentUser, Process, State
+from api.web.dependencies import CurrentUser, Process, ProcessState
 from api.web.middleware import address_of
 from api.web.models import FieldError
 from api.web.problems import ProblemError
@@ -92,7 +92,7 @@ async def get_me(caller: CurrentUser, process: Process) -> User:
     return user
 
 
-async def _give_pair(tx: AsyncConnection, process: State, caller: Caller) -> answers.TokenPair:
+async def _give_pair(tx: AsyncConnection, process: ProcessState, caller: Caller) -> answers.TokenPair:
     settings = process.settings
     access_life = timedelta(minutes=settings.access_token_expire_minutes)
     refresh_life = timedelta(days=settings.refresh_token_expire_days)

@@ -1,11 +1,14 @@
 """Liveness of the process, and readiness of PostgreSQL and Temporal."""
 
+from dataclasses import asdict
+
 from fastapi import Request, Response
 
 from api import VERSION
 from api.routes import answers, router
 from api.web import openapi, problems
 from api.web.dependencies import Process
+from api.web.models import Check
 
 routes = router("/health", "Health")
 
@@ -28,7 +31,7 @@ async def ready(process: Process, request: Request) -> Response | answers.Readin
 
     While only Temporal is away, the service still accepts requests. It carries them out when Temporal is back.
     """
-    checks = await process.readiness.checks()
+    checks = {name: Check(**asdict(check)) for name, check in (await process.readiness.checks()).items()}
     away = [name for name, check in checks.items() if check.status == "unavailable"]
     if not away:
         return answers.Readiness(status="ready", checks=checks)

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.accepted import accepted
-from api.web.dependencies import CurrentUser, OwnedVM, Process, Requested, State
+from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState, Requested
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands.acceptance import Accepted
@@ -86,7 +86,7 @@ async def cancel_operation(
     return answer
 
 
-async def answer_with(tx: AsyncConnection, process: State, command: Awaitable[Accepted[Operation]]) -> Response:
+async def answer_with(tx: AsyncConnection, process: ProcessState, command: Awaitable[Accepted[Operation]]) -> Response:
     """Run the command and answer 202 with the operation and its link into the Temporal Web UI."""
 
     async def with_link() -> Accepted[Any]:
@@ -97,7 +97,7 @@ async def answer_with(tx: AsyncConnection, process: State, command: Awaitable[Ac
     return await accepted(with_link(), answers.Operation)
 
 
-def _operations(process: State, owner_id: UUID) -> Select[*tuple[Any, ...]]:
+def _operations(process: ProcessState, owner_id: UUID) -> Select[*tuple[Any, ...]]:
     """The owner's operations, each with its link into the Temporal Web UI."""
     return select(Operation, temporal_url(process.settings)).where(Operation.owner_id == owner_id)
 

@@ -1,4 +1,4 @@
-"""What routes ask for by type: the process's state, the caller, the caller's VM."""
+"""Dependencies of the routes: the state of the process, the caller, the caller's VM."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -24,10 +24,11 @@ from domain.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What the process holds for all requests.
+class ProcessState:
+    """What all requests of the process share.
 
-    `autocommit` is the engine, without transactions; `hashing` is where passwords wait to be hashed.
+    `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
+    hashed concurrently.
     """
 
     settings: Settings
@@ -41,17 +42,17 @@ class State:
     readiness: Readiness
 
 
-async def _state(request: Request) -> State:
-    state: State = request.app.state.vmapi
+async def _process_state(request: Request) -> ProcessState:
+    state: ProcessState = request.app.state.vmapi
     return state
 
 
-Process = Annotated[State, Depends(_state)]
+Process = Annotated[ProcessState, Depends(_process_state)]
 _bearer = HTTPBearer(
     scheme_name="bearer",
     bearerFormat="JWT",
-    description="The access token that `POST /auth/login` gives.",
-    auto_error=False,
+    description="The access token from `POST /auth/login`.",
+    auto_error=False,  # FastAPI's own error is not a problem document
 )
 
 
@@ -59,7 +60,7 @@ async def _caller(
     process: Process, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
     if credentials is None:
-        detail = "This needs an access token: Authorization: Bearer <token>."
+        detail = "Send an access token in the header: Authorization: Bearer <token>."
         raise ProblemError("unauthenticated", detail)
     try:
         return security.verify(process.signing, "access", credentials.credentials).caller
@@ -68,10 +69,11 @@ async def _caller(
 
 
 async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-    """The caller, if an admin: their name, which no other account can have, is the one that the settings say."""
+    """The caller, if the caller is the admin; ProblemError if not."""
+    # Usernames are unique whatever their case, so no other account matches.
     admin = process.settings.admin_username
     if admin is None or caller.username.lower() != admin.lower():
-        raise ProblemError("admin_only", "This is for the admin, whose account ADMIN_USERNAME names.")
+        raise ProblemError("admin_only", "Only the admin may do this. ADMIN_USERNAME names the account.")
     return caller
 
 
@@ -81,7 +83,7 @@ CurrentUser = Annotated[Caller, Depends(_caller)]
 
 
 async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
-    """The caller's VM; NotFoundError where there is none, or it is another's."""
+    """The caller's VM; NotFoundError if it does not exist or has another owner."""
     async with process.autocommit.connect() as connection:
         found = await connection.execute(_OWNED_VM, {"vm_id": vm_id, "owner_id": caller.id})
     vm = cast("VM | None", found.one_or_none())

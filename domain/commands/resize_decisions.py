@@ -3,7 +3,7 @@
 A resize that succeeded leaves its VM in VERIFY_RESIZE and its workflow open. A decision is an operation of its own. It
 claims the VM like any other, so that of a confirm, a revert, the window's end and a delete at the same moment one wins.
 Its row holds the id of the *resize's* workflow: the dispatcher signals that workflow instead of starting one (see
-api/background/resize_decisions.py for the delivery and workflows/resize.py for what the workflow does with it).
+api/background/decision_delivery.py for the delivery and workflows/resize.py for what the workflow does with it).
 """
 
 from collections.abc import Sequence
