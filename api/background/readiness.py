@@ -8,7 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from api import schemas
+from api.web import models as schemas
 from domain import temporal
 
 PATIENCE = 2.0  # seconds

@@ -16,7 +16,7 @@ from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.background.dispatcher import LOOK_IN, PAUSE, Dispatcher
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.data.models import VM, Operation
 from domain.progress import outbox, workflow_input
 from domain.rules.errors import CanceledError
@@ -59,12 +59,12 @@ class WorkflowRecovery:
         """Look at those operations whose time has come, and confirm what has waited too long for that."""
         async with self._engine.begin() as tx:
             leased = await outbox.lease_looks(tx, LOOKS, LOOK_IN)
-            overdue = await service.overdue_resizes(tx, LOOKS, OVERDUE)
+            overdue = await resize_decisions.overdue_resizes(tx, LOOKS, OVERDUE)
         outcomes = await asyncio.gather(*(self._look_at(one) for one in leased), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
         for vm in overdue:
             async with self._engine.begin() as tx:
-                await service.claim_confirm(tx, vm.id, vm.operation_id)
+                await resize_decisions.confirm_by_window(tx, vm.id, vm.operation_id)
         if errors:
             raise errors[0]
 

@@ -8,7 +8,7 @@ from pydantic import StringConstraints
 from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
 from sqlalchemy.orm import InstrumentedAttribute
 
-from api.bodies import LABEL_KEY
+from api.web.fields import LABEL_KEY
 from domain.data.models import VM
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api import PREFIX
-from api.schemas import Problem
+from api.web.models import Problem
 from api.web.problems import HEADERS_OF_CODE, MEDIA_TYPE, RETRY_AFTER, STATUS_OF_CODE
 from domain.settings import Settings
 

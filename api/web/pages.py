@@ -11,9 +11,9 @@ from sqlalchemy import Select, func, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from api.schemas import FieldError, Page
 from api.web import security
 from api.web.dependencies import Process
+from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
 
 P = TypeVar("P", bound=Page[Any])

@@ -14,8 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import RESERVED
 from api.background import readiness
-from api.schemas import Check
 from api.web import security
+from api.web.models import Check
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, person, running
 from tests.api.test_problems import check

@@ -138,7 +138,7 @@ async def test_an_interface_on_its_way_is_not_detached(ada: Person, engine: Asyn
     answer = await ada.http.delete(f"/vms/{vm.id}/interfaces/{interface.id}")
     conflict: dict[str, Any] = {"current_status": "ATTACHING", "task_state": None, "allowed_actions": []}
     problem = await check_refused_and_unchanged(engine, vm, answer, "invalid_transition", **conflict)
-    assert "Cannot detach-interface an interface" in problem["detail"]
+    assert "Cannot detach an interface" in problem["detail"]
 
 
 async def test_what_a_vm_does_not_have_is_not_found_and_an_unknown_network_is_pointed_at(

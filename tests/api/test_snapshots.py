@@ -120,7 +120,7 @@ async def test_while_something_attaches_no_snapshot_is_taken_or_restored(
     path = f"/vms/{vm.id}/snapshots" + (f"/{snapshot.id}/restore" if action == "restore" else "")
     answer = await ada.http.post(path, json=NAMED if action == "snapshot" else None)
     problem = await check_refused_and_unchanged(engine, vm, answer, "attachment_in_progress", current_status="ACTIVE")
-    assert "something is being attached" in problem["detail"]
+    assert "while a volume or an interface is being attached" in problem["detail"]
     assert not {"resize", "snapshot", "restore"} & set(problem["allowed_actions"])
     assert await rows_of(engine, Snapshot) == [snapshot]
 

@@ -79,7 +79,7 @@ async def test_a_volume_that_something_happens_to_is_not_deleted(
     allowed = ["detach-volume"] if status is VolumeStatus.IN_USE else []
     assert (answer.status_code, problem["code"]) == (409, "invalid_transition")
     assert (problem["current_status"], problem["task_state"], problem["allowed_actions"]) == (status, None, allowed)
-    assert "delete-volume a volume" in problem["detail"]
+    assert "Cannot delete a volume" in problem["detail"]
     assert await rows_of(engine, Volume) == [volume]
     assert await count(engine, Operation) == 0
 

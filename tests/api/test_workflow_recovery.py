@@ -10,7 +10,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from api.background.dispatcher import Dispatcher
 from api.background.workflow_recovery import WorkflowRecovery
-from domain.commands.service import CONFIRM_WINDOW_ACTOR
+from domain.commands.resize_decisions import CONFIRM_WINDOW_ACTOR
 from domain.data.models import VM, Operation
 from domain.data.queries import from_now
 from domain.progress import workflow_input

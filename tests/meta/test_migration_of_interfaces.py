@@ -27,6 +27,7 @@ from tests.support.rows import (
     add_vm,
     add_volume,
     claim,
+    new_operation,
 )
 
 SUCCEEDED = OperationStatus.SUCCEEDED
@@ -135,9 +136,7 @@ async def test_back_goes_all_that_is_no_vm_and_forward_again_nothing_is_missing(
         await add_attachment(tx, vm, volume, status=AttachmentStatus.ATTACHING)
         await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED, holds=False)
         attach = await claim(tx, vm.id, Action.ATTACH_VOLUME)
-        asked = acceptance.Asked(
-            Action.CREATE_VOLUME, "test", "request", resource_type=Kind.VOLUME, resource_id=volume.id
-        )
+        asked = new_operation(Action.CREATE_VOLUME, resource_type=Kind.VOLUME, resource_id=volume.id)
         await acceptance.accept_without_vm(tx, user.id, asked)
         snapshot = await add_operation(tx, vm, Action.SNAPSHOT, status=SUCCEEDED, holds=False)
         before = (await tx.execute(operations)).all()
