@@ -1,4 +1,4 @@
-"""Operations that claim resources beside their VM: accepted as the API does it, carried through, and the rows read."""
+"""Operations that hold more than a VM, accepted as the API accepts them; and what all rows then show."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -35,7 +35,7 @@ Rows = dict[str, list[Any]]
 
 
 async def add_of(tx: AsyncConnection, vm: VM, user: User, kind: str, status: str, **values: Any) -> Any:
-    """Add a resource of this kind with this status; an attachment is added for the only volume that has none."""
+    """A resource of the kind in the status; an attachment is one of the only volume that has none."""
     match kind:
         case "snapshot":
             return await add_snapshot(tx, vm, status=SnapshotStatus(status), **values)
@@ -50,45 +50,45 @@ async def add_of(tx: AsyncConnection, vm: VM, user: User, kind: str, status: str
 
 
 async def ask(engine: AsyncEngine, action: Action) -> OperationInput:
-    """Accept the action on a new VM that is ACTIVE and on the resources it needs; return the input of its workflow."""
+    """Let the action take a VM that is ACTIVE, where it needs one, and what it is about; what its workflow is given."""
     if action is Action.CREATE:
         input = await add_held_vm(engine, action)
         async with engine.begin() as tx:
-            vm = await queries.lock_vm(tx, input.vm)
-            assert vm is not None
-            await add_interface(tx, vm, status=AttachmentStatus.ATTACHING, operation_id=input.operation_id)
+            built = await queries.lock_vm(tx, input.vm)
+            assert built is not None
+            await add_interface(tx, built, status=AttachmentStatus.ATTACHING, operation_id=input.operation_id)
         return input
     async with engine.begin() as tx:
         user = await add_user(tx)
         vm = await add_vm(tx, user)
-        resources = {
+        there = {
             kind: await add_of(tx, vm, user, kind, turn.sources[0])
             for kind, turn in TURNS[action].items()
             if turn.sources
         }
-        return await accept(tx, vm, user, action, resources)
+        return await accept(tx, vm, user, action, there)
 
 
-async def accept(tx: AsyncConnection, vm: VM, user: User, action: Action, resources: dict[str, Any]) -> OperationInput:
-    """Accept the action on the VM and claim these resources, by kind; add the resources that the action makes."""
+async def accept(tx: AsyncConnection, vm: VM, user: User, action: Action, there: dict[str, Any]) -> OperationInput:
+    """Let the action take the VM, and what is there; what it makes is added."""
     kind = next(iter(TURNS[action]))
-    resource_id: UUID = resources[kind].id if kind in resources else uuid4()
-    new = new_operation(action, resource_type=Kind(kind), resource_id=resource_id)
+    about: UUID = there[kind].id if kind in there else uuid4()
+    asked = new_operation(action, resource_type=Kind(kind), resource_id=about)
     vm_id = None if kind == "volume" and action in OF_NO_VM else vm.id
     if action in OF_NO_VM:
-        await acceptance.accept_without_vm(tx, user.id, new, vm_id)
+        await acceptance.accept_without_vm(tx, user.id, asked, vm_id)
     else:
-        await acceptance.accept(tx, vm, new)
-    for claimed, row in resources.items():
-        await resource_claims.hold(tx, MODELS[claimed], row, action, new.id)
+        await acceptance.accept(tx, vm, asked)
+    for held, row in there.items():
+        await resource_claims.hold(tx, MODELS[held], row, action, asked.id)
     for made, turn in TURNS[action].items():
         if not turn.sources:
-            await add_of(tx, vm, user, made, turn.while_running, operation_id=new.id)
-    return OperationInput(new.id, vm_id, action, resource_id=resource_id)
+            await add_of(tx, vm, user, made, turn.while_running, operation_id=asked.id)
+    return OperationInput(asked.id, vm_id, action, resource_id=about)
 
 
 async def end(engine: AsyncEngine, input: OperationInput, *, well: bool) -> None:
-    """Record that the operation succeeded, or that it failed."""
+    """Record the operation's end."""
     async with engine.begin() as tx:
         if well:
             await step_records.finish(tx, input)
@@ -97,7 +97,7 @@ async def end(engine: AsyncEngine, input: OperationInput, *, well: bool) -> None
 
 
 async def go_through(engine: AsyncEngine, input: OperationInput) -> None:
-    """Enter every step of the operation; where it has none, only record that it has begun."""
+    """Enter every step of the operation; one that has none gets its receipt."""
     async with engine.begin() as tx:
         for step in SPECIFIED[input.action].task_states:
             await step_records.enter_step(tx, input, TaskState(step), 1)
@@ -106,12 +106,12 @@ async def go_through(engine: AsyncEngine, input: OperationInput) -> None:
 
 
 def key_of(model: type[Any]) -> list[Any]:
-    """The primary key, to sort rows that were created in the same transaction."""
+    """The columns that tell rows of the same moment apart."""
     return list(model.__table__.primary_key)
 
 
 async def rows(engine: AsyncEngine) -> Rows:
-    """The rows of all resources other than VMs, by kind, oldest first."""
+    """Every row that is no VM, by kind, oldest first."""
     async with engine.connect() as connection:
         return {
             kind: list((await connection.execute(select(model).order_by(model.created_at, *key_of(model)))).all())
@@ -120,12 +120,12 @@ async def rows(engine: AsyncEngine) -> Rows:
 
 
 async def shown(engine: AsyncEngine) -> dict[str, list[str]]:
-    """The statuses of all resources other than VMs, by kind, oldest first; kinds without rows are left out."""
+    """The statuses of every row that is no VM, by kind, oldest first; kinds without rows are left out."""
     return {kind: [row.status.value for row in found] for kind, found in (await rows(engine)).items() if found}
 
 
 async def all_vms(engine: AsyncEngine) -> list[tuple[Status, TaskState | None, int]]:
     """Status, task state and `attaching` of every VM."""
     async with engine.connect() as connection:
-        states = await connection.execute(select(VM.status, VM.task_state, VM.attaching))
-        return [(status, task_state, attaching) for status, task_state, attaching in states]
+        found = await connection.execute(select(VM.status, VM.task_state, VM.attaching))
+        return [(status, task_state, attaching) for status, task_state, attaching in found]

@@ -25,7 +25,7 @@ from tests.support.rows import (
 FAILED = OperationStatus.FAILED
 
 
-async def failed_operation(ada: Person, engine: AsyncEngine, action: Action) -> Operation:
+async def failed_operation(ada: Person, engine: AsyncEngine, action: Action, **values: Any) -> Operation:
     """A failed operation of ada, with the VM and the resources that a retry needs."""
     rule = TABLE[action]
     status = next(iter(sorted(rule.sources))) if rule.sources else Status.ACTIVE
@@ -47,7 +47,7 @@ async def failed_operation(ada: Person, engine: AsyncEngine, action: Action) -> 
                 resource_id = (await add_interface(tx, vm, status=AttachmentStatus.ATTACHED)).id
             case Action.RESTORE | Action.DELETE_SNAPSHOT:
                 resource_id = (await add_snapshot(tx, vm)).id
-        values: dict[str, Any] = {"resource_id": resource_id} | ({"input": input} if input else {})
+        values = {"resource_id": resource_id} | ({"input": input} if input else {}) | values
         return await add_operation(tx, vm, action, status=FAILED, **values)
 
 
@@ -109,3 +109,23 @@ async def test_the_lifecycle_table_decides_about_a_retry_too(ada: Person, root: 
     assert (await root.http.post(f"/admin/operations/{operation.id}/retry")).status_code == 202
     refusal = await root.http.post(f"/admin/operations/{operation.id}/retry")
     assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")
+
+
+@pytest.mark.parametrize(
+    ("action", "input"),
+    [
+        (Action.REBOOT_HARD, INPUTS[Action.REBOOT_HARD]),
+        (Action.RESIZE, INPUTS[Action.RESIZE] | {"confirm_window": 7200}),
+        (Action.SNAPSHOT, {"name": "nightly"}),
+        (Action.RESTORE, INPUTS[Action.RESTORE]),
+        (Action.ATTACH_VOLUME, INPUTS[Action.ATTACH_VOLUME] | {"delete_on_termination": True}),
+    ],
+    ids=["reboot", "resize", "snapshot", "restore", "attach-volume"],
+)
+async def test_a_retry_has_the_parameters_of_the_failed_operation(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action, input: dict[str, Any]
+) -> None:
+    failed = await failed_operation(ada, engine, action, input=input)
+    answer = await root.http.post(f"/admin/operations/{failed.id}/retry")
+    assert answer.status_code == 202, answer.text
+    assert (await read_operation(engine, UUID(answer.json()["id"]))).input == input
