@@ -149,7 +149,7 @@ class Dispatcher:
     async def _reroute(self, one: Delivery) -> None:
         """Start a workflow for the operation alone; its row names it first, for a delete to find."""
         async with self._engine.begin() as tx:
-            rerouted = await outbox.reroute(tx, one.operation)
+            rerouted = await outbox.give_own_workflow(tx, one.operation)
         if rerouted is not None:
             await self._start(replace(one, operation=rerouted))
 

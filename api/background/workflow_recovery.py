@@ -58,7 +58,7 @@ class WorkflowRecovery:
     async def look(self) -> None:
         """Look at those operations whose time has come, and confirm what has waited too long for that."""
         async with self._engine.begin() as tx:
-            leased = await outbox.lease_looks(tx, LOOKS, LOOK_IN)
+            leased = await outbox.lease_checks(tx, LOOKS, LOOK_IN)
             overdue = await service.overdue_resizes(tx, LOOKS, OVERDUE)
         outcomes = await asyncio.gather(*(self._look_at(one) for one in leased), return_exceptions=True)
         errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]

@@ -27,7 +27,7 @@ USERS: Final = 4
 WINDOW: Final = 45  # seconds until a resize confirms itself; what is to confirm or revert one is asked long before
 VERBS: Final = ("BUILD", "START", "STOP", "REBOOT", "RESIZE", "DELETE", "SNAPSHOT")
 QUICK: Final = {f"MOCK_{verb}_DELAY": "0.05" for verb in VERBS}
-BY_CHANCE: Final = ("lease_looks", "deliver_again", "restart")  # what the watcher does, of what takes long
+BY_CHANCE: Final = ("lease_checks", "deliver_again", "restart")  # what the watcher does, of what takes long
 NO_TOKEN: Final = {"revoke", "purge"}
 
 
