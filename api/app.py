@@ -66,7 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]:
     engine = database.create_engine(settings)
-    client = await temporal.connect(settings, patience=RPC_PATIENCE, lazy=True)
+    client = await temporal.connect(settings, retry_for=RPC_PATIENCE, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     delivering = asyncio.create_task(dispatcher.run())
     recovery = WorkflowRecovery(engine, client, dispatcher)

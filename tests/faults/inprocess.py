@@ -91,7 +91,7 @@ class Inprocess:
         backend = load_backend(self.settings)
         stack.push_async_callback(backend.close)
         await _prepared(backend)
-        client = await temporal.connect(self.settings, patience=10)  # two workers of a queue need two connections
+        client = await temporal.connect(self.settings, retry_for=10)  # two workers of a queue need two connections
         reconciling = asyncio.create_task(Reconciler(engine, backend, client).run())
         stack.callback(reconciling.cancel)
         for worker in make_workers(self.settings, client, engine, self.seams.around(backend)):

@@ -97,7 +97,7 @@ async def world(
     monkeypatch.setattr(reconciler, "INTERVAL", LOOKS)
     address = temporal.service_client.config.target_host
     settings = make_settings(database_url, temporal_address=address, temporal_task_queue=f"faults-{uuid4().hex[:8]}")
-    world = Inprocess(settings, await through_seams(settings, patience=5.0), seams)
+    world = Inprocess(settings, await through_seams(settings, retry_for=5.0), seams)
     try:
         await world.start()
         yield world
