@@ -13,7 +13,7 @@ from uuid import UUID, uuid4, uuid5
 
 from temporalio.client import Client as TemporalClient
 
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.rules.table import TABLE, Previous
 from tests.faults.client import Client, log_in
 from tests.faults.failpoints import EFFECTS, EXECUTED, UNASKED, Files
@@ -117,7 +117,7 @@ class Theatre:
         if run.scenario.canceled:
             await self.temporal.get_workflow_handle(f"resize-{at.vm}-{operation_id}").cancel()
         if run.scenario.unasked:
-            confirm_id = uuid5(service._CONFIRM, str(operation_id))
+            confirm_id = uuid5(resize_decisions._CONFIRM_NAMESPACE, str(operation_id))
             run.operations[UNASKED] = confirm_id
             run.ends.append(await self.watch.ended(confirm_id))
 

@@ -33,7 +33,7 @@ from activities.backends.mock import calls
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import ComputeBackend, Token
 from api.web.idempotency import Once
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.progress import outbox, resource_claims, step_records
 from domain.rules.messages import FailOperationInput, OperationInput
 
@@ -106,7 +106,7 @@ def install() -> None:
     global files  # noqa: PLW0603 - there is one folder, known only here
     files = Files(Path(os.environ["FAILPOINTS_FOLDER"]))
     _patch(AsyncEngine, "begin", _begin)
-    for module in (step_records, resource_claims, outbox, service):
+    for module in (step_records, resource_claims, outbox, resize_decisions):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
             if function.__module__ == module.__name__ and "tx" in inspect.signature(function).parameters:
                 _patch(module, name, _naming_transaction(name, function))
@@ -166,7 +166,11 @@ def _naming_transaction(name: str, function: Callable[..., Awaitable[Any]]) -> C
             result = await function(*arguments, **options)
         finally:
             _naming.reset(inside)
-        if name == service.claim_confirm.__name__ and result is not None and (key := files.key_of(arguments[2])):
+        if (
+            name == resize_decisions.confirm_by_window.__name__
+            and result is not None
+            and (key := files.key_of(arguments[2]))
+        ):
             (files.keys / str(result.id)).write_text(key.removesuffix(UNASKED) + UNASKED)
         _does(name, [*_operations((*arguments, *options.values())), *_operations(result)])
         return result

@@ -92,8 +92,8 @@ async def world(
         return TemporalClient(**client.config() | {"interceptors": [seams]})
 
     monkeypatch.setattr(connections, "connect", through_seams)
-    monkeypatch.setattr(api.background.dispatcher, "LOOK_IN", LOOKS)
-    monkeypatch.setattr(api.background.workflow_recovery, "LOOK_IN", LOOKS)
+    monkeypatch.setattr(api.background.dispatcher, "CHECK_AFTER", LOOKS)
+    monkeypatch.setattr(api.background.workflow_recovery, "CHECK_AFTER", LOOKS)
     monkeypatch.setattr(reconciler, "INTERVAL", LOOKS)
     address = temporal.service_client.config.target_host
     settings = make_settings(database_url, temporal_address=address, temporal_task_queue=f"faults-{uuid4().hex[:8]}")

@@ -27,6 +27,7 @@ from tests.support.rows import (
     add_vm,
     add_volume,
     claim,
+    new_operation,
 )
 
 SUCCEEDED = OperationStatus.SUCCEEDED
@@ -135,9 +136,7 @@ async def test_a_downgrade_deletes_all_resources_but_vms_and_can_be_upgraded_aga
         await add_attachment(tx, vm, volume, status=AttachmentStatus.ATTACHING)
         await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED, holds=False)
         attach = await claim(tx, vm.id, Action.ATTACH_VOLUME)
-        create = acceptance.Asked(
-            Action.CREATE_VOLUME, "test", "request", resource_type=Kind.VOLUME, resource_id=volume.id
-        )
+        create = new_operation(Action.CREATE_VOLUME, resource_type=Kind.VOLUME, resource_id=volume.id)
         await acceptance.accept_without_vm(tx, user.id, create)
         snapshot = await add_operation(tx, vm, Action.SNAPSHOT, status=SUCCEEDED, holds=False)
         before = (await tx.execute(operations)).all()
