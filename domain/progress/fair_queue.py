@@ -10,10 +10,10 @@ from uuid import uuid4
 from sqlalchemy import CTE, BigInteger, Interval, Uuid, bindparam, text
 
 MAX_UNBEGUN: Final = 100  # delivered operations that no worker has begun; a worker begins one in about 50 ms
-# A workflow that has not begun by then may be broken. It no longer counts, or a hundred of them would stop the queue.
+# After that time an unbegun operation no longer counts: its workflow may be broken, and 100 such would stop the queue.
 COUNTED_FOR: Final = timedelta(minutes=10)
 OWNERS: Final = 32  # considered in one statement
-SPARE: Final = 4  # candidates for each operation that is wanted: other processes lock some of them at the same moment
+SPARE: Final = 4  # candidates per requested operation, as other processes lock some of them at the same moment
 
 # The conditions on `status` and `deliveries` repeat the texts of the partial indexes (UNDELIVERED and UNBEGUN in
 # domain/data/models.py). They are literals because the planner cannot prove an index's condition from a parameter.
@@ -59,14 +59,14 @@ candidates AS (
         oldest.deliver_after AS due_since,
         coalesce(unbegun.number, 0)
             + row_number() OVER (PARTITION BY owner.id ORDER BY oldest.deliver_after) AS rank
-    FROM (SELECT id FROM owners LIMIT :owners) AS owner
+    FROM (SELECT id FROM owners LIMIT :owner_limit) AS owner
     CROSS JOIN LATERAL (
         SELECT id, deliver_after FROM operations
         WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now() AND owner_id = owner.id
-        ORDER BY deliver_after LIMIT :candidates
+        ORDER BY deliver_after LIMIT :candidate_limit
     ) AS oldest
     LEFT JOIN unbegun ON unbegun.owner_id = owner.id
-    ORDER BY rank, due_since LIMIT :candidates
+    ORDER BY rank, due_since LIMIT :candidate_limit
 )
 
 -- 4. The first of them that no other process has locked, as many as may still go to Temporal.
@@ -82,8 +82,8 @@ FOR UPDATE OF operations SKIP LOCKED
 """).bindparams(
     bindparam("start", type_=Uuid()),
     bindparam("counted_for", COUNTED_FOR, Interval()),
-    bindparam("owners", OWNERS, BigInteger()),
-    bindparam("candidates", type_=BigInteger()),
+    bindparam("owner_limit", OWNERS, BigInteger()),
+    bindparam("candidate_limit", type_=BigInteger()),
     bindparam("wanted", type_=BigInteger()),
     bindparam("max_unbegun", MAX_UNBEGUN, BigInteger()),
 )
@@ -91,6 +91,6 @@ FOR UPDATE OF operations SKIP LOCKED
 
 def next_operations(limit: int) -> CTE:
     """Lock up to `limit` operations that are due for delivery; a CTE of their ids."""
-    # A random start gives every owner the same chance, where more than OWNERS of them wait.
-    chosen = _NEXT_OPERATIONS.bindparams(start=uuid4(), wanted=limit, candidates=SPARE * limit)
+    # A random start gives every owner the same chance if more than OWNERS of them wait.
+    chosen = _NEXT_OPERATIONS.bindparams(start=uuid4(), wanted=limit, candidate_limit=SPARE * limit)
     return chosen.columns(id=Uuid).cte("chosen")

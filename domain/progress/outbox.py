@@ -26,7 +26,7 @@ async def lease_operations(tx: AsyncConnection, limit: int, seconds: float) -> S
 
 
 async def lease_checks(tx: AsyncConnection, limit: int, seconds: float) -> Sequence[Operation]:
-    """Lease up to `limit` operations whose workflows are due for a check; the next is due in `seconds`."""
+    """Lease up to `limit` operations whose workflows are due for a check; they are due again in `seconds`."""
     due = (
         select(Operation.id)
         .where(IN_TEMPORAL, Operation.deliver_after <= func.now())
@@ -62,7 +62,7 @@ async def note_undelivered(tx: AsyncConnection, operation_ids: Sequence[UUID], r
 
 def _lock_available(operation_ids: Sequence[UUID]) -> Select[UUID]:
     """Lock the operations that no other transaction has locked; a query for their ids."""
-    # To wait for locks on several rows could deadlock with another process that holds some of them. A row that is
+    # Waiting for locks on several rows could deadlock with another process that holds some of them. A row that is
     # skipped is due again when its lease ends, and a second delivery is harmless because workflow ids are unique.
     available = select(Operation.id).where(Operation.id.in_(operation_ids)).with_for_update(skip_locked=True)
     locked = available.cte("locked")
