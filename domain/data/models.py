@@ -212,10 +212,10 @@ class Operation(Base):
     """An accepted request, its requester and its progress; also the outbox that the dispatcher delivers from.
 
     `deliver_after` is the time of the next delivery attempt or, once delivered, of the next check of its workflow.
-    `deliveries` counts those that Temporal acknowledged, the last at `delivered_at`; it is reset to 0 if one was lost.
+    `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`; 0 again if one was lost.
     `epoch` counts the workflows that were lost or closed too early; only the current one may record anything.
     `interruption` is the code that the operation ends with if its workflow closed without recording an end.
-    `previous_status` is the VM's status before the operation, which the lifecycle table calls "previous".
+    `previous_status` is the status that "previous" means in the lifecycle table; NULL if the operation holds no VM.
     """
 
     __tablename__ = "operations"
@@ -264,7 +264,7 @@ class Operation(Base):
 class Finding(Base):
     """A difference between the cloud and the database; `seen` holds both sides.
 
-    It is repaired, if it can be, after a second poll has found it too; `resolution` then says how.
+    It is repaired, if it can be, after a second comparison has found it too; `resolution` then says how.
     """
 
     __tablename__ = "findings"
