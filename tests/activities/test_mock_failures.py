@@ -239,5 +239,5 @@ async def test_a_transient_failure_comes_once_for_each_call(settings: Settings, 
 
 
 def test_transient_failures_come_at_the_rate() -> None:
-    drawn = [calls._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
+    drawn = [calls._is_hit(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.02)

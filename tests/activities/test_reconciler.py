@@ -75,8 +75,8 @@ async def change(engine: AsyncEngine, table: Any, **values: Any) -> None:
 
 async def test_what_agrees_is_left_alone(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler) -> None:
     await at_rest(engine, backend)
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     assert await findings(engine) == []
 
 
@@ -85,11 +85,11 @@ async def test_a_first_look_does_nothing_and_what_the_second_does_not_see_is_ove
 ) -> None:
     vm = await at_rest(engine, backend)
     await change(engine, servers, status=ServerStatus.SHUTOFF)
-    await reconciler.look()
+    await reconciler.reconcile()
     assert await findings(engine) == [(Drift.POWER_STATE, vm.id, True)]
     assert (await read_vm(engine, vm.id)).status is Status.ACTIVE
     await change(engine, servers, status=ServerStatus.ACTIVE)
-    await reconciler.look()
+    await reconciler.reconcile()
     assert await findings(engine) == [(Drift.POWER_STATE, vm.id, False)]
     assert [row.resolution for row in await rows_of(engine, Finding)] == [GONE_BY_ITSELF]
     assert await resets(engine) == []
@@ -116,8 +116,8 @@ async def test_a_vm_follows_its_server_and_that_is_written_down(  # noqa: PLR091
 ) -> None:
     vm = await at_rest(engine, backend, status)
     await change(engine, servers, **({"status": server} if server else {}))
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     after = await read_vm(engine, vm.id)
     assert (after.status, after.task_state) == (becomes, None)
     assert (after.fault or {}).get("code") == (kind if becomes is Status.ERROR else None)
@@ -125,7 +125,7 @@ async def test_a_vm_follows_its_server_and_that_is_written_down(  # noqa: PLR091
     assert (reset.status, reset.actor, reset.vm_id, reset.id) == ("SUCCEEDED", ACTOR, vm.id, after.operation_id)
     assert (reset.input["status"], reset.input["because"]) == (becomes, kind)
     assert await findings(engine) == [(kind, vm.id, False)]
-    await reconciler.look()
+    await reconciler.reconcile()
     assert len(await resets(engine)) == 1
 
 
@@ -137,8 +137,8 @@ async def test_a_resize_that_was_decided_in_the_cloud_is_decided(
         vm = await add_vm(tx, await add_user(tx), status=Status.VERIFY_RESIZE, flavor_id=FLAVOR_IDS["m1.medium"])
         resize = await add_operation(tx, vm, Action.RESIZE, status=OperationStatus.SUCCEEDED)
     await add_server(engine, backend, vm.id, size)
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     after = await read_vm(engine, vm.id)
     assert (after.status, after.flavor_id, after.confirm_by) == (Status.ACTIVE, FLAVOR_IDS[size], None)
     assert temporal_client.canceled == [resize.workflow_id]
@@ -163,7 +163,7 @@ async def test_what_a_person_must_decide_is_only_shown(  # noqa: PLR0913, PLR091
     vm = await at_rest(engine, backend, status)
     await change(engine, servers, **values)
     for _ in range(3):
-        await reconciler.look()
+        await reconciler.reconcile()
     assert await findings(engine) == [(kind, vm.id, True)]
     assert await read_vm(engine, vm.id) == vm
 
@@ -179,7 +179,7 @@ async def test_what_is_being_done_is_no_difference(
     await change(engine, servers, status=ServerStatus.SHUTOFF)
     busy = await at_rest(engine, backend)
     await slow_backend.stop_server(Token(uuid4(), "powering_off"), busy.id)
-    await reconciler.look()
+    await reconciler.reconcile()
     assert await findings(engine) == []
 
 
@@ -188,16 +188,16 @@ async def test_what_was_asked_between_two_looks_is_not_overruled(
 ) -> None:
     vm = await at_rest(engine, backend)
     await change(engine, servers, status=ServerStatus.SHUTOFF)
-    await reconciler.look()
-    seen = await drift_detection.find(engine, backend)
+    await reconciler.reconcile()
+    seen = await drift_detection.find_drift(engine, backend)
 
     async def as_before(*_: object) -> object:
         async with engine.begin() as tx:
             await claim(tx, vm.id, Action.REBOOT_HARD)
         return seen
 
-    monkeypatch.setattr(drift_detection, "find", as_before)
-    await reconciler.look()
+    monkeypatch.setattr(drift_detection, "find_drift", as_before)
+    await reconciler.reconcile()
     after = await read_vm(engine, vm.id)
     assert (after.status, after.task_state) == (Status.REBOOTING, TaskState.REBOOTING_HARD)
     assert await resets(engine) == []
@@ -214,9 +214,9 @@ async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_are
     unknown = uuid4()
     await backend.create_server(Token(uuid4(), "spawning"), spec(unknown))
     await be_due(engine, backend, unknown)
-    await reconciler.look()
+    await reconciler.reconcile()
     assert len((await backend.inventory()).servers) == 2
-    await reconciler.look()
+    await reconciler.reconcile()
     left = await backend.inventory()
     assert (set(left.servers), left.ports) == ({unknown}, {})
     assert set(await findings(engine)) == {
@@ -239,8 +239,8 @@ async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_are_shown
         await backend.create_volume(Token(uuid4(), "make"), id, "data", 1)
     for id in (snapshot.id, unknown):
         await backend.create_server_image(Token(uuid4(), "make"), vm.id, id, "before")
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     left = await backend.inventory()
     assert (set(left.volumes), set(left.images)) == ({unknown}, {unknown})
     still_open = {(kind, id) for kind, id, is_open in await findings(engine) if is_open}
@@ -254,10 +254,10 @@ async def test_what_the_cloud_refuses_to_remove_is_tried_at_every_look(
         volume = await add_volume(tx, await add_user(tx), status=VolumeStatus.DELETED)
     await backend.create_volume(Token(uuid4(), "make"), volume.id, "data", 1)
     await add_fault(settings, "delete_volume", FaultMode.REFUSE)
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     assert await findings(engine) == [(Drift.ORPHAN_VOLUME, volume.id, True)]
-    await reconciler.look()
+    await reconciler.reconcile()
     assert await findings(engine) == [(Drift.ORPHAN_VOLUME, volume.id, False)]
 
 
@@ -288,8 +288,8 @@ async def test_a_volume_follows_the_clouds(  # noqa: PLR0913, PLR0917
         await backend.create_volume(Token(uuid4(), "make"), volume.id, "data", 1)
         if state is VolumeState.IN_USE:
             await change(engine, volumes, state=state, vm_id=vm.id, device="/dev/vdb")
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     (after,) = await rows_of(engine, Volume)
     assert after.status is becomes
     assert await rows_of(engine, Attachment) == []
@@ -307,8 +307,8 @@ async def test_an_interface_and_a_snapshot_that_are_gone_in_the_cloud_are_gone(
         interface = await add_interface(tx, vm)
         snapshot = await add_snapshot(tx, vm)
     await change(engine, images)
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     assert await rows_of(engine, Interface) == []
     assert [row.status for row in await rows_of(engine, Snapshot)] == [SnapshotStatus.ERROR]
     assert {(one.resource_type, one.resource_id) for one in await resets(engine)} == {
@@ -327,13 +327,13 @@ async def test_only_one_worker_looks_at_a_time(
 
     async def nested() -> None:
         looked.append("first")
-        await other._look_alone()
+        await other._reconcile_unless_locked()
 
-    reconciler.look = nested  # type: ignore[method-assign]
-    other.look = nested  # type: ignore[method-assign]
-    await reconciler._look_alone()
+    reconciler.reconcile = nested  # type: ignore[method-assign]
+    other.reconcile = nested  # type: ignore[method-assign]
+    await reconciler._reconcile_unless_locked()
     assert looked == ["first"]
-    await other._look_alone()
+    await other._reconcile_unless_locked()
     assert looked == ["first", "first"]
 
 
@@ -344,12 +344,12 @@ async def test_two_looks_right_after_each_other_are_one(
     vm = await at_rest(engine, backend)
     await change(engine, servers, status=ServerStatus.SHUTOFF)
     monkeypatch.setattr(reconciling, "INTERVAL", 15.0)
-    await reconciler.look()
-    await reconciler.look()
+    await reconciler.reconcile()
+    await reconciler.reconcile()
     assert (await read_vm(engine, vm.id)).status is Status.ACTIVE
     async with engine.begin() as tx:
         await tx.execute(update(Finding).values(found_at=Finding.found_at - timedelta(seconds=15)))
-    await reconciler.look()
+    await reconciler.reconcile()
     assert (await read_vm(engine, vm.id)).status is Status.SHUTOFF
 
 
@@ -360,14 +360,14 @@ async def test_that_very_much_is_gone_is_not_believed(
     await change(engine, servers, status=ServerStatus.SHUTOFF)
     async with engine.begin() as tx:
         await tx.execute(delete(servers).where(servers.c.vm_id != vms[0].id))
-    monkeypatch.setattr(reconciling, "MOST_GONE", 1)
+    monkeypatch.setattr(reconciling, "MAX_GONE", 1)
     for _ in range(3):
-        await reconciler.look()
+        await reconciler.reconcile()
     shown = [(await read_vm(engine, vm.id)).status for vm in vms]
     assert shown == [Status.SHUTOFF, Status.ACTIVE, Status.ACTIVE]
     assert sorted(is_open for _, _, is_open in await findings(engine)) == [False, True, True]
-    monkeypatch.setattr(reconciling, "MOST_GONE", 2)
-    await reconciler.look()
+    monkeypatch.setattr(reconciling, "MAX_GONE", 2)
+    await reconciler.reconcile()
     shown = [(await read_vm(engine, vm.id)).status for vm in vms]
     assert shown == [Status.SHUTOFF, Status.ERROR, Status.ERROR]
 
@@ -379,5 +379,5 @@ async def test_thousands_of_differences_are_written_down(engine: AsyncEngine, re
         for _ in range(7):
             await tx.execute(insert(volumes).values([{"id": uuid4(), **row} for _ in range(1000)]))
     for _ in range(2):
-        await reconciler.look()
+        await reconciler.reconcile()
     assert len(await findings(engine)) == 7000

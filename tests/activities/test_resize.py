@@ -168,7 +168,7 @@ async def test_a_server_that_is_back_at_its_flavor_is_seen_to_be(
 ) -> None:
     input = await begun(engine, backend)
     await do(resize.check_flavor, CheckFlavorInput(input, previous=True))
-    with pytest.raises(BackendError, match="size of the flavor"):
+    with pytest.raises(BackendError, match="size of the expected flavor"):
         await do(resize.check_flavor, CheckFlavorInput(input))
     with pytest.raises(SupersededError):
         await do(resize.check_flavor, CheckFlavorInput(replace(input, operation_id=uuid4())))

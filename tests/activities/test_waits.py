@@ -14,7 +14,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
 from activities.backends.protocol import BackendError, Server, Token
-from activities.waits import PATIENCE, Poll, WaitActivities
+from activities.waits import WAIT_LIMIT, Poll, WaitActivities
 from domain.rules.cloud import ServerStatus
 from domain.rules.messages import OperationInput, WaitForServerInput
 from domain.rules.states import Action
@@ -99,7 +99,7 @@ async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
     )
     began = loop.time()
     for _ in range(4):
-        await poll.look(vm_id)
+        await poll.next_result(vm_id)
     assert loop.time() - began >= 4 * cloud.poll_interval - 0.01
     assert cloud.looks == [{vm_id}] * 4
 
@@ -110,10 +110,10 @@ async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
     poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     cloud.may_answer.clear()
     async with asyncio.timeout(5):
-        early = asyncio.create_task(poll.look(vm_id))
+        early = asyncio.create_task(poll.next_result(vm_id))
         await cloud.looking.wait()
         await turn(engine, [vm_id], ServerStatus.ACTIVE)
-        late = asyncio.create_task(poll.look(vm_id))
+        late = asyncio.create_task(poll.next_result(vm_id))
         await asyncio.sleep(0)
         cloud.may_answer.set()
         before, after = await early, await late
@@ -125,14 +125,14 @@ async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
 
 async def test_nobody_looks_where_nobody_waits(cloud: RecordingBackend) -> None:
     poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
-    await poll.look(vm_id)
+    await poll.next_result(vm_id)
     await asyncio.sleep(3 * cloud.poll_interval)
     assert len(cloud.looks) == 1
 
 
 async def test_a_waiter_that_gives_up_disturbs_no_other(cloud: RecordingBackend) -> None:
     poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
-    leaving, staying = asyncio.create_task(poll.look(vm_id)), asyncio.create_task(poll.look(vm_id))
+    leaving, staying = asyncio.create_task(poll.next_result(vm_id)), asyncio.create_task(poll.next_result(vm_id))
     await asyncio.sleep(0)
     leaving.cancel()
     server = await staying
@@ -151,10 +151,10 @@ async def test_a_look_that_fails_fails_its_waiters_and_the_next_look_is_a_new_on
         return await cloud.list_servers(vm_ids)
 
     poll, fails = Poll(look_at, cloud.poll_interval), True
-    results = await asyncio.gather(*(poll.look(vm_id) for _ in range(3)), return_exceptions=True)
+    results = await asyncio.gather(*(poll.next_result(vm_id) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [BackendError] * 3
     fails = False
-    assert await poll.look(vm_id)
+    assert await poll.next_result(vm_id)
 
 
 @pytest.mark.parametrize("status", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
@@ -279,7 +279,7 @@ async def test_a_wait_that_is_too_long_ends_for_good_but_not_before_a_look(
     cloud: RecordingBackend, engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     waits, vm_id = WaitActivities(engine, cloud), await add_server(cloud)
-    long_ago = datetime.now(UTC) - PATIENCE - timedelta(seconds=1)
+    long_ago = datetime.now(UTC) - WAIT_LIMIT - timedelta(seconds=1)
     environment.info = replace(environment.info, scheduled_time=long_ago)
     with pytest.raises(BackendError, match="within 30 minutes") as refusal:
         await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
@@ -291,15 +291,15 @@ async def test_a_wait_that_is_too_long_ends_for_good_but_not_before_a_look(
 async def test_a_look_that_is_never_answered_is_given_up(
     cloud: RecordingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("activities.waits.LOOK_TIMEOUT", 0.05)
+    monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
     poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     cloud.may_answer.clear()
     with pytest.raises(BackendError) as refusal:
-        await poll.look(vm_id)
+        await poll.next_result(vm_id)
     assert (refusal.value.code, refusal.value.retryable) == ("no_answer", True)
     monkeypatch.undo()
     cloud.may_answer.set()
-    assert await poll.look(vm_id)
+    assert await poll.next_result(vm_id)
 
 
 async def test_settling_waits_for_what_is_under_way_and_refuses_what_would_come(

@@ -15,7 +15,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, volumes
 from activities.backends.protocol import BackendError, Image, Token, Volume
-from activities.waits import PATIENCE, UNDER_WAY, WaitActivities
+from activities.waits import WAIT_LIMIT, TRANSITIONAL, WaitActivities
 from domain.rules.cloud import VolumeState
 from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput, WaitForVolumeInput
@@ -107,7 +107,7 @@ async def ended_for_good(call: Any, code: str, *, retryable: bool = False) -> st
 
 
 @pytest.mark.parametrize("wanted", WANTED)
-@pytest.mark.parametrize("meanwhile", sorted(UNDER_WAY))
+@pytest.mark.parametrize("meanwhile", sorted(TRANSITIONAL))
 async def test_a_volume_that_is_under_way_is_waited_for(  # noqa: PLR0913, PLR0917 - fixtures
     waits: WaitActivities,
     cloud: LookedAt,
@@ -188,7 +188,7 @@ async def _saving(engine: AsyncEngine, cloud: MockBackend) -> OperationInput:
 
 def late(environment: ActivityEnvironment) -> None:
     """Whatever the activity waits for, it has been waiting for too long."""
-    long_ago = datetime.now(UTC) - PATIENCE - timedelta(seconds=1)
+    long_ago = datetime.now(UTC) - WAIT_LIMIT - timedelta(seconds=1)
     environment.info = replace(environment.info, scheduled_time=long_ago)
 
 
@@ -217,7 +217,7 @@ async def test_an_image_that_takes_too_long_ends_the_wait_but_not_before_a_look(
 async def test_a_look_at_volumes_or_images_that_is_never_answered_is_tried_again(
     waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, do: Do, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("activities.waits.LOOK_TIMEOUT", 0.05)
+    monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
     volume, image = await add_volume(engine, cloud, VolumeState.IN_USE), await _saving(engine, cloud)
     await save(engine)
     wanted = WaitForVolumeInput(volume, VolumeState.IN_USE)
@@ -230,7 +230,7 @@ async def test_a_look_at_volumes_or_images_that_is_never_answered_is_tried_again
     await do(waits.wait_for_image, image)
 
 
-@pytest.mark.parametrize("meanwhile", sorted(UNDER_WAY))
+@pytest.mark.parametrize("meanwhile", sorted(TRANSITIONAL))
 @pytest.mark.parametrize("then", [*WANTED, VolumeState.ERROR])
 async def test_settling_lets_a_volume_end_what_it_is_at_and_refuses_what_would_come(  # noqa: PLR0913, PLR0917
     waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, do: Do, meanwhile: VolumeState, then: VolumeState
