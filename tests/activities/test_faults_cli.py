@@ -66,7 +66,7 @@ async def test_faults_are_added_and_cleared(
         ["add", "stop_server", "fail", "--times", "-1"],
     ],
 )
-async def test_a_wrong_command_says_how_to_do_it(
+async def test_a_wrong_command_prints_the_usage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: Settings, arguments: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -75,7 +75,9 @@ async def test_a_wrong_command_says_how_to_do_it(
     assert "usage: python -m activities.backends.faults" in capsys.readouterr().err
 
 
-async def test_it_runs_as_a_module_before_any_worker_did(settings: Settings, engine: AsyncEngine) -> None:
+async def test_the_command_runs_as_a_module_before_any_worker_has_started(
+    settings: Settings, engine: AsyncEngine
+) -> None:
     environment = os.environ | {"DATABASE_URL": settings.database_url}
     command = [sys.executable, "-m", "activities.backends.faults", "add", "stop_server", "fail-after-effect"]
     done = await asyncio.to_thread(
@@ -85,12 +87,12 @@ async def test_it_runs_as_a_module_before_any_worker_did(settings: Settings, eng
     assert await listed(engine) == [("stop_server", "fail-after-effect", 1, None)]
 
 
-def test_every_verb_that_changes_the_cloud_can_be_made_to_fail() -> None:
+def test_every_verb_that_changes_the_cloud_can_have_a_fault() -> None:
     verbs = inspect.getmembers(ComputeBackend, inspect.isfunction)
     changing = {name for name, verb in verbs if "token" in inspect.signature(verb).parameters}
     assert set(faults.VERBS) == changing
     assert changing <= set(dir(MockBackend))
 
 
-def test_every_way_to_fail_has_a_word() -> None:
+def test_the_fault_modes_have_these_names() -> None:
     assert {mode.value for mode in FaultMode} == {"fail", "refuse", "fail-after-effect", "never-answer"}

@@ -110,7 +110,7 @@ async def failure(
     return told.value
 
 
-async def test_an_answer_goes_through(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+async def test_the_result_of_an_activity_is_passed_on(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
     input = await add_held_vm(engine, Action.STOP)
 
     async def body(message: object) -> object:
@@ -120,7 +120,7 @@ async def test_an_answer_goes_through(engine: AsyncEngine, environment: Activity
 
 
 @pytest.mark.parametrize("error", [SupersededError("Too late."), IllegalStepError("No such step.")])
-async def test_a_refusal_of_ours_is_final_and_has_its_code(
+async def test_a_service_error_is_not_retryable_and_keeps_its_code(
     engine: AsyncEngine, environment: ActivityEnvironment, error: ServiceError
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -131,14 +131,14 @@ async def test_a_refusal_of_ours_is_final_and_has_its_code(
 
 
 @pytest.mark.parametrize("error", [BUSY, REFUSED])
-async def test_an_error_of_the_cloud_has_its_code_and_is_retried_where_that_may_help(
+async def test_a_backend_error_keeps_its_code_and_whether_it_is_retryable(
     engine: AsyncEngine, environment: ActivityEnvironment, error: BackendError
 ) -> None:
     told = await failure(engine, environment, error, await add_held_vm(engine, Action.STOP))
     assert (told.type, told.message, told.non_retryable) == (error.code, str(error), not error.retryable)
 
 
-async def test_a_failed_attempt_shows_on_its_operation_with_the_time_of_the_next(
+async def test_a_failed_attempt_is_recorded_with_the_time_of_the_next_one(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -153,7 +153,7 @@ async def test_a_failed_attempt_shows_on_its_operation_with_the_time_of_the_next
         assert before <= operation.next_retry_at - timedelta(seconds=pause) <= after
 
 
-async def test_the_workflow_is_told_of_failed_attempts_ever_more_seldom(
+async def test_only_attempts_that_are_powers_of_two_are_signaled_to_the_workflow(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input, listener = await add_held_vm(engine, Action.STOP), Listener()
@@ -166,7 +166,7 @@ async def test_the_workflow_is_told_of_failed_attempts_ever_more_seldom(
     assert told == [FailedAttemptInput(info.activity_type, n, "The cloud is busy.") for n in (1, 2, 4, 8, 16, 32)]
 
 
-async def test_a_workflow_that_cannot_be_told_changes_nothing(
+async def test_a_workflow_that_cannot_be_signaled_does_not_change_the_error(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input, listener = await add_held_vm(engine, Action.STOP), Listener()
@@ -176,19 +176,23 @@ async def test_a_workflow_that_cannot_be_told_changes_nothing(
     assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
 
 
-async def test_a_final_failure_is_not_told_as_an_attempt(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+async def test_a_failure_that_is_not_retryable_is_not_signaled(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
     listener = Listener()
     await failure(engine, environment, REFUSED, await add_held_vm(engine, Action.STOP), listener)
     assert listener.told == []
 
 
-async def test_a_final_failure_promises_no_retry(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+async def test_a_failure_that_is_not_retryable_records_no_next_attempt(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
     input = await add_held_vm(engine, Action.STOP)
     await failure(engine, environment, REFUSED, input)
     assert (await read_operation(engine, input.operation_id)).next_retry_at is None
 
 
-async def test_an_activity_that_is_not_retried_by_policy_can_fail_too(
+async def test_a_failure_is_recorded_without_a_retry_policy_too(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     environment.info = replace(environment.info, retry_policy=None)
@@ -197,7 +201,9 @@ async def test_an_activity_that_is_not_retried_by_policy_can_fail_too(
     assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
 
 
-async def test_a_very_late_attempt_has_its_longest_pause(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+async def test_the_pause_of_a_very_late_attempt_does_not_overflow(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
     """A step that is retried for ever reaches attempts for which the doubling alone would overflow."""
     policy = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
     environment.info = replace(environment.info, attempt=2_000, retry_policy=policy)
@@ -214,7 +220,7 @@ async def test_a_very_late_attempt_has_its_longest_pause(engine: AsyncEngine, en
         lambda operation: WorkflowsInput(operation, ("a-workflow",)),
     ],
 )
-async def test_every_message_leads_to_its_operation(
+async def test_the_operation_is_found_in_every_message(
     engine: AsyncEngine, environment: ActivityEnvironment, wrap: Callable[[OperationInput], object]
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -222,7 +228,7 @@ async def test_every_message_leads_to_its_operation(
     assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
 
 
-async def test_a_bug_is_retried_and_shows_without_its_inner_words(
+async def test_an_unexpected_error_is_retryable_and_shows_only_its_type(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -237,7 +243,7 @@ async def test_a_bug_is_retried_and_shows_without_its_inner_words(
     assert operation.last_error == "Internal error: ZeroDivisionError"
 
 
-async def test_a_database_that_is_away_does_not_hide_the_error(
+async def test_the_error_is_reported_even_if_the_database_is_down(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -246,7 +252,9 @@ async def test_a_database_that_is_away_does_not_hide_the_error(
     await away.dispose()
 
 
-async def test_a_running_activity_beats_until_it_ends(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+async def test_heartbeats_are_sent_until_the_activity_ends(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
     beats: list[None] = []
     third = asyncio.Event()
 
@@ -268,7 +276,7 @@ async def test_a_running_activity_beats_until_it_ends(engine: AsyncEngine, envir
 
 
 @pytest.mark.parametrize(("late", "beats"), [(timedelta(0), 0), (timedelta(hours=1), 1)])
-async def test_a_short_activity_beats_only_where_its_worker_was_slow_to_begin(
+async def test_a_short_activity_sends_a_heartbeat_only_if_it_began_late(
     engine: AsyncEngine, environment: ActivityEnvironment, late: timedelta, beats: int
 ) -> None:
     """Each beat is a call to Temporal, and most activities end before the first is due."""
@@ -300,7 +308,7 @@ async def _canceled(engine: AsyncEngine, environment: ActivityEnvironment, why: 
         await call
 
 
-async def test_the_end_of_a_worker_costs_an_attempt_and_cancels_nothing(
+async def test_a_worker_shutdown_is_a_retryable_error_and_not_a_cancel(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     with pytest.raises(ApplicationError) as told:
@@ -316,14 +324,14 @@ async def test_the_end_of_a_worker_costs_an_attempt_and_cancels_nothing(
         ActivityCancellationDetails(timed_out=True),
     ],
 )
-async def test_a_cancel_from_the_server_stays_a_cancel(
+async def test_a_cancel_from_the_server_is_passed_on_as_a_cancel(
     engine: AsyncEngine, environment: ActivityEnvironment, why: ActivityCancellationDetails
 ) -> None:
     with pytest.raises(asyncio.CancelledError):
         await _canceled(engine, environment, why)
 
 
-async def test_an_attempt_that_is_under_way_is_shown_and_waits_for_no_retry(engine: AsyncEngine) -> None:
+async def test_a_new_attempt_is_recorded_and_has_no_retry_time(engine: AsyncEngine) -> None:
     """Also where the activity itself records nothing, as a wait."""
     input = await add_held_vm(engine, Action.STOP)
     environment = ActivityEnvironment()

@@ -15,7 +15,8 @@ from activities.preemption import PreemptionActivities
 from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput, WorkflowsInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
-from tests.activities.conftest import Do, count
+from tests.activities.cloud import count_rows
+from tests.activities.conftest import Run
 from tests.support.rows import add_operation, add_user, add_vm, claim, message, read_operation, read_vm
 
 SUCCEEDED = OperationStatus.SUCCEEDED
@@ -58,39 +59,39 @@ async def deleting(engine: AsyncEngine, *workflow_ids: str) -> tuple[OperationIn
         return message(await claim(tx, vm.id, Action.DELETE)), [message(operation) for operation in held]
 
 
-async def test_open_workflows_are_canceled_and_named_the_missing_and_closed_are_done(
-    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+async def test_open_workflows_are_canceled_and_returned_without_missing_and_closed_ones(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, run: Run
 ) -> None:
     running, closed = await start(temporal), await start_and_close(temporal)
     missing = f"never-started-{uuid4()}"
     input, _ = await deleting(engine, running.id, closed.id, missing)
-    canceled = await do(preemption.preempt_operations, input)
+    canceled = await run(preemption.preempt_operations, input)
     assert running.id in canceled
     assert missing not in canceled
     # A server may accept to cancel a closed workflow, so that only a look tells.
-    assert await do(preemption.list_open_workflows, WorkflowsInput(input, tuple(canceled))) == [running.id]
+    assert await run(preemption.list_open_workflows, WorkflowsInput(input, tuple(canceled))) == [running.id]
     assert await cancel_requests(running) == 1
     assert await cancel_requests(closed) == 0
     await running.terminate()
 
 
-async def test_preempting_again_is_harmless(
-    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+async def test_preempting_may_be_repeated(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, run: Run
 ) -> None:
     running = await start(temporal)
     input, _ = await deleting(engine, running.id)
     for _ in range(2):
-        assert await do(preemption.preempt_operations, input) == [running.id]
+        assert await run(preemption.preempt_operations, input) == [running.id]
     assert await cancel_requests(running) >= 1
     await running.terminate()
-    await do(preemption.preempt_operations, input)
+    await run(preemption.preempt_operations, input)
 
 
-async def test_what_was_preempted_can_no_longer_touch_the_cloud(
-    preemption: PreemptionActivities, engine: AsyncEngine, backend: MockBackend, do: Do
+async def test_calls_of_superseded_operations_are_refused(
+    preemption: PreemptionActivities, engine: AsyncEngine, backend: MockBackend, run: Run
 ) -> None:
     input, superseded = await deleting(engine, "missing-1", "missing-2")
-    await do(preemption.preempt_operations, input)
+    await run(preemption.preempt_operations, input)
     for operation in superseded:
         with pytest.raises(BackendError, match="revoked"):
             await backend.create_ports(Token(operation.operation_id, "networking"), input.vm, [])
@@ -98,7 +99,7 @@ async def test_what_was_preempted_can_no_longer_touch_the_cloud(
 
 
 async def test_only_superseded_operations_of_the_vm_are_canceled(
-    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, run: Run
 ) -> None:
     over, neighbours = await start(temporal), await start(temporal)
     async with engine.begin() as tx:
@@ -107,28 +108,28 @@ async def test_only_superseded_operations_of_the_vm_are_canceled(
         await add_operation(tx, vm, Action.STOP, status=OperationStatus.FAILED, workflow_id=over.id)
         await add_operation(tx, neighbour, Action.STOP, workflow_id=neighbours.id)
         delete = await claim(tx, vm.id, Action.DELETE)
-    assert await do(preemption.preempt_operations, message(delete)) == []
+    assert await run(preemption.preempt_operations, message(delete)) == []
     assert await cancel_requests(over) == await cancel_requests(neighbours) == 0
     for handle in (over, neighbours):
         await handle.terminate()
 
 
-async def test_the_workflow_of_a_resize_that_waits_is_canceled_too(
-    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+async def test_the_workflow_of_a_resize_that_awaits_its_decision_is_canceled(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, run: Run
 ) -> None:
     waiting = await start(temporal)
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.VERIFY_RESIZE)
         resize = await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED, workflow_id=waiting.id)
         delete = await claim(tx, vm.id, Action.DELETE)
-    assert await do(preemption.preempt_operations, message(delete)) == [waiting.id]
+    assert await run(preemption.preempt_operations, message(delete)) == [waiting.id]
     assert await cancel_requests(waiting) == 1
     assert (await read_operation(engine, resize.id)).status is SUCCEEDED
     await waiting.terminate()
 
 
-async def test_a_decision_and_its_resize_are_canceled_as_the_one_workflow_they_are(
-    preemption: PreemptionActivities, engine: AsyncEngine, backend: MockBackend, temporal: Client, do: Do
+async def test_a_decision_and_its_resize_share_one_workflow_that_is_canceled_once(
+    preemption: PreemptionActivities, engine: AsyncEngine, backend: MockBackend, temporal: Client, run: Run
 ) -> None:
     waiting = await start(temporal)
     async with engine.begin() as tx:
@@ -136,15 +137,15 @@ async def test_a_decision_and_its_resize_are_canceled_as_the_one_workflow_they_a
         await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED, workflow_id=waiting.id)
         confirm = await claim(tx, vm.id, Action.CONFIRM_RESIZE)
         delete = await claim(tx, vm.id, Action.DELETE)
-    assert await do(preemption.preempt_operations, message(delete)) == [waiting.id]
+    assert await run(preemption.preempt_operations, message(delete)) == [waiting.id]
     assert await cancel_requests(waiting) == 1
     with pytest.raises(BackendError, match="revoked"):
         await backend.confirm_server_resize(Token(confirm.id, "resize_confirming"), vm.id)
     await waiting.terminate()
 
 
-async def test_of_what_succeeded_only_the_resizes_of_the_vm_may_still_wait(
-    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+async def test_of_succeeded_operations_only_the_resizes_of_the_vm_are_canceled(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, run: Run
 ) -> None:
     earlier, later, stopped, neighbours = [await start(temporal) for _ in range(4)]
     async with engine.begin() as tx:
@@ -160,50 +161,52 @@ async def test_of_what_succeeded_only_the_resizes_of_the_vm_may_still_wait(
             asked = vm.created_at + timedelta(minutes=minute)
             await add_operation(tx, of, action, status=SUCCEEDED, workflow_id=handle.id, created_at=asked)
         delete = await claim(tx, vm.id, Action.DELETE)
-    assert await do(preemption.preempt_operations, message(delete)) == sorted([earlier.id, later.id])
+    assert await run(preemption.preempt_operations, message(delete)) == sorted([earlier.id, later.id])
     assert [await cancel_requests(one) for one in (earlier, later, stopped, neighbours)] == [1, 1, 0, 0]
     for handle in (earlier, later, stopped, neighbours):
         await handle.terminate()
 
 
-async def test_it_is_the_receipt_of_the_delete(preemption: PreemptionActivities, engine: AsyncEngine, do: Do) -> None:
+async def test_preempting_records_the_first_step_of_the_delete(
+    preemption: PreemptionActivities, engine: AsyncEngine, run: Run
+) -> None:
     input, _ = await deleting(engine)
-    await do(preemption.preempt_operations, input)
+    await run(preemption.preempt_operations, input)
     operation = await read_operation(engine, input.operation_id)
     assert (operation.status, operation.step) == (OperationStatus.RUNNING, TaskState.DELETING)
     assert operation.started_at
     assert (await read_vm(engine, input.vm)).task_state is TaskState.DELETING
 
 
-async def test_a_delete_that_no_longer_holds_its_vm_preempts_nothing(
-    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+async def test_a_delete_of_another_epoch_preempts_nothing(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, run: Run
 ) -> None:
     running = await start(temporal)
     input, _ = await deleting(engine, running.id)
     stranger = OperationInput(input.operation_id, input.vm_id, input.action, epoch=1)
     with pytest.raises(SupersededError):
-        await do(preemption.preempt_operations, stranger)
+        await run(preemption.preempt_operations, stranger)
     assert await cancel_requests(running) == 0
-    assert await count(engine, "revocations") == 0
+    assert await count_rows(engine, "revocations") == 0
     await running.terminate()
 
 
-async def test_those_still_open_are_listed_and_terminated(
-    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, do: Do
+async def test_open_workflows_are_listed_and_terminated(
+    preemption: PreemptionActivities, engine: AsyncEngine, temporal: Client, run: Run
 ) -> None:
     first, second, closed = await start(temporal), await start(temporal), await start_and_close(temporal)
     input, _ = await deleting(engine)
     asked = WorkflowsInput(input, (first.id, closed.id, f"never-started-{uuid4()}", second.id))
-    assert await do(preemption.list_open_workflows, asked) == [first.id, second.id]
+    assert await run(preemption.list_open_workflows, asked) == [first.id, second.id]
     for _ in range(2):
-        await do(preemption.terminate_workflows, asked)
-        assert await do(preemption.list_open_workflows, asked) == []
+        await run(preemption.terminate_workflows, asked)
+        assert await run(preemption.list_open_workflows, asked) == []
     assert not await is_open(first)
     assert not await is_open(second)
 
 
-async def test_any_other_answer_of_the_server_is_an_error_not_an_end(
-    preemption: PreemptionActivities, engine: AsyncEngine, do: Do
+async def test_an_error_other_than_not_found_is_raised(
+    preemption: PreemptionActivities, engine: AsyncEngine, run: Run
 ) -> None:
     """Taken for "missing", it would let the delete go on beside what it should have ended."""
     refused = ""  # not an id to the server
@@ -215,5 +218,5 @@ async def test_any_other_answer_of_the_server_is_an_error_not_an_end(
         (preemption.terminate_workflows, asked),
     ):
         with pytest.raises(RPCError) as refusal:
-            await do(activity, argument)
+            await run(activity, argument)
         assert refusal.value.status is RPCStatusCode.INVALID_ARGUMENT

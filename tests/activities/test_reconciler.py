@@ -14,7 +14,7 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode, images, ports, servers, volumes
 from activities.backends.protocol import Token
 from activities.recovery import drift_detection
-from activities.recovery import reconciler as reconciling
+from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import ACTOR, Reconciler
 from domain.data.models import VM, Attachment, Finding, Interface, Operation, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
@@ -22,8 +22,8 @@ from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from domain.upkeep.findings import GONE_BY_ITSELF, Drift
-from tests.activities.conftest import Canceling, spec
-from tests.activities.held import add_server, be_due
+from tests.activities.cloud import add_server, complete_changes, server_spec
+from tests.activities.conftest import CancelRecorder
 from tests.support.rows import (
     FLAVOR_IDS,
     add_attachment,
@@ -38,7 +38,7 @@ from tests.support.rows import (
 )
 
 
-async def at_rest(engine: AsyncEngine, backend: MockBackend, status: Status = Status.ACTIVE, **values: Any) -> VM:
+async def add_idle_vm(engine: AsyncEngine, backend: MockBackend, status: Status = Status.ACTIVE, **values: Any) -> VM:
     """A VM whose server is ACTIVE; whatever the VM shows."""
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=status, **values)
@@ -73,17 +73,19 @@ async def change(engine: AsyncEngine, table: Any, **values: Any) -> None:
         await tx.execute(update(table).values(values) if values else delete(table))
 
 
-async def test_what_agrees_is_left_alone(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler) -> None:
-    await at_rest(engine, backend)
+async def test_no_finding_where_cloud_and_database_agree(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    await add_idle_vm(engine, backend)
     await reconciler.reconcile()
     await reconciler.reconcile()
     assert await findings(engine) == []
 
 
-async def test_a_first_look_does_nothing_and_what_the_second_does_not_see_is_over(
+async def test_a_finding_seen_once_is_not_repaired_and_is_resolved_when_it_disappears(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    vm = await at_rest(engine, backend)
+    vm = await add_idle_vm(engine, backend)
     await change(engine, servers, status=ServerStatus.SHUTOFF)
     await reconciler.reconcile()
     assert await findings(engine) == [(Drift.POWER_STATE, vm.id, True)]
@@ -105,7 +107,7 @@ async def test_a_first_look_does_nothing_and_what_the_second_does_not_see_is_ove
         (Status.VERIFY_RESIZE, None, Drift.SERVER_GONE, Status.ERROR),
     ],
 )
-async def test_a_vm_follows_its_server_and_that_is_written_down(  # noqa: PLR0913, PLR0917 - a row of the table each
+async def test_the_vm_adopts_the_status_of_its_server_and_an_operation_records_it(  # noqa: PLR0913, PLR0917 - a row of the table each
     engine: AsyncEngine,
     backend: MockBackend,
     reconciler: Reconciler,
@@ -114,7 +116,7 @@ async def test_a_vm_follows_its_server_and_that_is_written_down(  # noqa: PLR091
     kind: Drift,
     becomes: Status,
 ) -> None:
-    vm = await at_rest(engine, backend, status)
+    vm = await add_idle_vm(engine, backend, status)
     await change(engine, servers, **({"status": server} if server else {}))
     await reconciler.reconcile()
     await reconciler.reconcile()
@@ -130,8 +132,8 @@ async def test_a_vm_follows_its_server_and_that_is_written_down(  # noqa: PLR091
 
 
 @pytest.mark.parametrize("size", ["m1.small", "m1.medium"])
-async def test_a_resize_that_was_decided_in_the_cloud_is_decided(
-    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, temporal_client: Canceling, size: str
+async def test_a_resize_that_was_decided_in_the_cloud_is_adopted(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, temporal_client: CancelRecorder, size: str
 ) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.VERIFY_RESIZE, flavor_id=FLAVOR_IDS["m1.medium"])
@@ -152,7 +154,7 @@ async def test_a_resize_that_was_decided_in_the_cloud_is_decided(
         (Status.ERROR, {"status": ServerStatus.VERIFY_RESIZE}, Drift.SERVER_STATUS),
     ],
 )
-async def test_what_a_person_must_decide_is_only_shown(  # noqa: PLR0913, PLR0917
+async def test_findings_that_need_a_decision_are_only_reported(  # noqa: PLR0913, PLR0917
     engine: AsyncEngine,
     backend: MockBackend,
     reconciler: Reconciler,
@@ -160,7 +162,7 @@ async def test_what_a_person_must_decide_is_only_shown(  # noqa: PLR0913, PLR091
     values: dict[str, Any],
     kind: Drift,
 ) -> None:
-    vm = await at_rest(engine, backend, status)
+    vm = await add_idle_vm(engine, backend, status)
     await change(engine, servers, **values)
     for _ in range(3):
         await reconciler.reconcile()
@@ -168,25 +170,25 @@ async def test_what_a_person_must_decide_is_only_shown(  # noqa: PLR0913, PLR091
     assert await read_vm(engine, vm.id) == vm
 
 
-async def test_what_is_being_done_is_no_difference(
+async def test_vms_and_servers_that_are_being_changed_give_no_finding(
     engine: AsyncEngine, backend: MockBackend, slow_backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    stopping, attaching, building = [await at_rest(engine, backend) for _ in range(3)]
+    stopping, attaching, building = [await add_idle_vm(engine, backend) for _ in range(3)]
     async with engine.begin() as tx:
         await claim(tx, stopping.id, Action.STOP)
         await tx.execute(update(VM).where(VM.id == attaching.id).values(attaching=1))
         await tx.execute(update(VM).where(VM.id == building.id).values(status="BUILDING", task_state="spawning"))
     await change(engine, servers, status=ServerStatus.SHUTOFF)
-    busy = await at_rest(engine, backend)
+    busy = await add_idle_vm(engine, backend)
     await slow_backend.stop_server(Token(uuid4(), "powering_off"), busy.id)
     await reconciler.reconcile()
     assert await findings(engine) == []
 
 
-async def test_what_was_asked_between_two_looks_is_not_overruled(
+async def test_an_action_requested_after_the_comparison_prevents_the_repair(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vm = await at_rest(engine, backend)
+    vm = await add_idle_vm(engine, backend)
     await change(engine, servers, status=ServerStatus.SHUTOFF)
     await reconciler.reconcile()
     seen = await drift_detection.find_drift(engine, backend)
@@ -203,17 +205,17 @@ async def test_what_was_asked_between_two_looks_is_not_overruled(
     assert await resets(engine) == []
 
 
-async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_are_shown(
+async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_reported(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    deleted, lonely = [await at_rest(engine, backend, Status.DELETED) for _ in range(2)]
+    deleted, lonely = [await add_idle_vm(engine, backend, Status.DELETED) for _ in range(2)]
     async with engine.begin() as tx:
         await tx.execute(delete(servers).where(servers.c.vm_id == lonely.id))
         row = {"network_id": uuid4(), "ip_address": "10.0.0.9", "mac_address": "fa:16:3e:00:00:09"}
         await tx.execute(ports.insert().values(vm_id=lonely.id, **row))
     unknown = uuid4()
-    await backend.create_server(Token(uuid4(), "spawning"), spec(unknown))
-    await be_due(engine, backend, unknown)
+    await backend.create_server(Token(uuid4(), "spawning"), server_spec(unknown))
+    await complete_changes(engine, backend, unknown)
     await reconciler.reconcile()
     assert len((await backend.inventory()).servers) == 2
     await reconciler.reconcile()
@@ -226,10 +228,10 @@ async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_are
     }
 
 
-async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_are_shown(
+async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_reported(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    vm = await at_rest(engine, backend)
+    vm = await add_idle_vm(engine, backend)
     async with engine.begin() as tx:
         user = await add_user(tx)
         volume = await add_volume(tx, user, status=VolumeStatus.DELETED)
@@ -247,7 +249,7 @@ async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_are_shown
     assert still_open == {(Drift.ORPHAN_VOLUME, unknown), (Drift.ORPHAN_IMAGE, unknown)}
 
 
-async def test_what_the_cloud_refuses_to_remove_is_tried_at_every_look(
+async def test_an_orphan_that_the_cloud_refuses_to_remove_is_tried_again(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, settings: Settings
 ) -> None:
     async with engine.begin() as tx:
@@ -270,7 +272,7 @@ async def test_what_the_cloud_refuses_to_remove_is_tried_at_every_look(
         (VolumeStatus.AVAILABLE, VolumeState.IN_USE, Drift.VOLUME_ELSEWHERE, VolumeStatus.AVAILABLE),
     ],
 )
-async def test_a_volume_follows_the_clouds(  # noqa: PLR0913, PLR0917
+async def test_a_volume_adopts_its_state_in_the_cloud(  # noqa: PLR0913, PLR0917
     engine: AsyncEngine,
     backend: MockBackend,
     reconciler: Reconciler,
@@ -279,7 +281,7 @@ async def test_a_volume_follows_the_clouds(  # noqa: PLR0913, PLR0917
     kind: Drift,
     becomes: VolumeStatus,
 ) -> None:
-    vm = await at_rest(engine, backend)
+    vm = await add_idle_vm(engine, backend)
     async with engine.begin() as tx:
         volume = await add_volume(tx, await add_user(tx), status=status)
         if status is VolumeStatus.IN_USE:
@@ -299,10 +301,10 @@ async def test_a_volume_follows_the_clouds(  # noqa: PLR0913, PLR0917
     assert written == ([] if kind is Drift.VOLUME_ELSEWHERE else [("volume", volume.id, held_by)])
 
 
-async def test_an_interface_and_a_snapshot_that_are_gone_in_the_cloud_are_gone(
+async def test_an_interface_and_a_snapshot_adopt_that_they_are_gone(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    vm = await at_rest(engine, backend)
+    vm = await add_idle_vm(engine, backend)
     async with engine.begin() as tx:
         interface = await add_interface(tx, vm)
         snapshot = await add_snapshot(tx, vm)
@@ -317,12 +319,12 @@ async def test_an_interface_and_a_snapshot_that_are_gone_in_the_cloud_are_gone(
     }
 
 
-async def test_only_one_worker_looks_at_a_time(
+async def test_only_one_worker_reconciles_at_a_time(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    await at_rest(engine, backend)
+    await add_idle_vm(engine, backend)
     await change(engine, servers, status=ServerStatus.SHUTOFF)
-    other = Reconciler(engine, backend, cast("Client", Canceling()))
+    other = Reconciler(engine, backend, cast("Client", CancelRecorder()))
     looked = []
 
     async def nested() -> None:
@@ -337,13 +339,13 @@ async def test_only_one_worker_looks_at_a_time(
     assert looked == ["first", "first"]
 
 
-async def test_two_looks_right_after_each_other_are_one(
+async def test_two_comparisons_close_together_count_as_one(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where two workers take turns."""
-    vm = await at_rest(engine, backend)
+    vm = await add_idle_vm(engine, backend)
     await change(engine, servers, status=ServerStatus.SHUTOFF)
-    monkeypatch.setattr(reconciling, "INTERVAL", 15.0)
+    monkeypatch.setattr(reconciler_module, "INTERVAL", 15.0)
     await reconciler.reconcile()
     await reconciler.reconcile()
     assert (await read_vm(engine, vm.id)).status is Status.ACTIVE
@@ -353,27 +355,27 @@ async def test_two_looks_right_after_each_other_are_one(
     assert (await read_vm(engine, vm.id)).status is Status.SHUTOFF
 
 
-async def test_that_very_much_is_gone_is_not_believed(
+async def test_too_many_resources_gone_at_once_are_reported_but_not_adopted(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    vms = [await at_rest(engine, backend) for _ in range(3)]
+    vms = [await add_idle_vm(engine, backend) for _ in range(3)]
     await change(engine, servers, status=ServerStatus.SHUTOFF)
     async with engine.begin() as tx:
         await tx.execute(delete(servers).where(servers.c.vm_id != vms[0].id))
-    monkeypatch.setattr(reconciling, "MAX_GONE", 1)
+    monkeypatch.setattr(reconciler_module, "MAX_GONE", 1)
     for _ in range(3):
         await reconciler.reconcile()
     shown = [(await read_vm(engine, vm.id)).status for vm in vms]
     assert shown == [Status.SHUTOFF, Status.ACTIVE, Status.ACTIVE]
     assert sorted(is_open for _, _, is_open in await findings(engine)) == [False, True, True]
-    monkeypatch.setattr(reconciling, "MAX_GONE", 2)
+    monkeypatch.setattr(reconciler_module, "MAX_GONE", 2)
     await reconciler.reconcile()
     shown = [(await read_vm(engine, vm.id)).status for vm in vms]
     assert shown == [Status.SHUTOFF, Status.ERROR, Status.ERROR]
 
 
 @pytest.mark.usefixtures("backend")
-async def test_thousands_of_differences_are_written_down(engine: AsyncEngine, reconciler: Reconciler) -> None:
+async def test_thousands_of_findings_are_recorded(engine: AsyncEngine, reconciler: Reconciler) -> None:
     row = {"name": "nobody knows it", "size_gb": 1, "state": VolumeState.AVAILABLE}
     async with engine.begin() as tx:
         for _ in range(7):

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
 from domain.settings import Settings
-from tests.activities.conftest import count, new_ports, open_backend, server_row
+from tests.activities.cloud import count_rows, new_ports, open_backend, server_row
 from tests.activities.test_mock_failures import VERBS, each_verb, refused, vm_for
 
 
@@ -34,17 +34,19 @@ async def until_blocked(engine: AsyncEngine, wanted: int) -> None:
 
 
 @each_verb
-async def test_a_revoked_token_is_refused(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
+async def test_calls_of_a_revoked_operation_are_refused(
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
+) -> None:
     vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
     await slow_backend.revoke(token.operation_id)
     before = await server_row(engine, vm_id)
     await refused(VERBS[verb](slow_backend, token, vm_id), "token_revoked")
     await refused(VERBS[verb](slow_backend, Token(token.operation_id, "another"), vm_id), "token_revoked")
     assert await server_row(engine, vm_id) == before
-    assert await count(engine, "ports") == 0
+    assert await count_rows(engine, "ports") == 0
 
 
-async def test_revoking_concerns_one_operation_and_again_is_harmless(backend: MockBackend, settings: Settings) -> None:
+async def test_revoking_affects_one_operation_and_may_be_repeated(backend: MockBackend, settings: Settings) -> None:
     revoked, other_worker = uuid4(), await open_backend(settings)
     await backend.revoke(revoked)
     await backend.revoke(revoked)
@@ -53,7 +55,7 @@ async def test_revoking_concerns_one_operation_and_again_is_harmless(backend: Mo
     await other_worker.close()
 
 
-async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
+async def test_no_running_call_takes_effect_after_revoke_has_returned(
     backend: MockBackend, engine: AsyncEngine
 ) -> None:
     taken = 0
@@ -68,16 +70,16 @@ async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
         for _ in range(round):
             await asyncio.sleep(0)  # a little later in each round
         await backend.revoke(operation_id)
-        at_return = await count(engine, "ports", vm_id)
+        at_return = await count_rows(engine, "ports", vm_id)
         for call in calls:
             with contextlib.suppress(BackendError):
                 await call
-        assert await count(engine, "ports", vm_id) == at_return
+        assert await count_rows(engine, "ports", vm_id) == at_return
         taken += at_return
     assert 0 < taken < 40 * 5, "some calls came before the revocation, some after it"
 
 
-async def test_revoke_returns_only_after_a_call_in_flight(backend: MockBackend, engine: AsyncEngine) -> None:
+async def test_revoke_waits_for_a_running_call(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
     async with nobody_writes(engine, "ports"):
         call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
@@ -86,11 +88,11 @@ async def test_revoke_returns_only_after_a_call_in_flight(backend: MockBackend, 
         await until_blocked(engine, 2)
         assert not revoke.done()
     await revoke
-    assert await count(engine, "ports", vm_id) == 1
+    assert await count_rows(engine, "ports", vm_id) == 1
     await call
 
 
-async def test_a_call_that_meets_a_revocation_under_way_is_refused(backend: MockBackend, engine: AsyncEngine) -> None:
+async def test_a_call_waits_for_a_running_revocation_and_is_refused(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
     async with nobody_writes(engine, "ports"):
         async with nobody_writes(engine, "revocations"):
@@ -100,4 +102,4 @@ async def test_a_call_that_meets_a_revocation_under_way_is_refused(backend: Mock
             await until_blocked(engine, 2)
         await revoke
     await refused(call, "token_revoked")
-    assert await count(engine, "ports", vm_id) == 0
+    assert await count_rows(engine, "ports", vm_id) == 0

@@ -19,7 +19,8 @@ from domain.rules.cloud import ServerStatus
 from domain.rules.messages import OperationInput, WaitForServerInput
 from domain.rules.states import Action
 from domain.settings import Settings
-from tests.activities.conftest import LASTING, Do, spec
+from tests.activities.cloud import ENDLESS_DELAYS, server_spec
+from tests.activities.conftest import Run
 from tests.support.rows import add_held_vm
 
 
@@ -46,7 +47,7 @@ class RecordingBackend(MockBackend):
 @pytest.fixture
 async def cloud(settings: Settings) -> AsyncIterator[RecordingBackend]:
     """A recording cloud where nothing that is begun comes to an end by itself."""
-    backend = RecordingBackend(settings.model_copy(update=LASTING))
+    backend = RecordingBackend(settings.model_copy(update=ENDLESS_DELAYS))
     await backend.prepare()
     yield backend
     await backend.close()
@@ -55,7 +56,7 @@ async def cloud(settings: Settings) -> AsyncIterator[RecordingBackend]:
 async def add_server(cloud: MockBackend) -> UUID:
     """A server that is being built."""
     vm_id = uuid4()
-    await cloud.create_server(Token(uuid4(), "spawning"), spec(vm_id))
+    await cloud.create_server(Token(uuid4(), "spawning"), server_spec(vm_id))
     return vm_id
 
 
@@ -78,10 +79,10 @@ async def looks(cloud: RecordingBackend, number: int) -> None:
         cloud.looking.clear()
 
 
-async def test_a_hundred_waiters_share_each_look(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
+async def test_a_hundred_waiters_share_each_poll(cloud: RecordingBackend, engine: AsyncEngine, run: Run) -> None:
     waits, vm_ids = WaitActivities(engine, cloud), [await add_server(cloud) for _ in range(100)]
     asked = [waiting_for(vm_id, ServerStatus.ACTIVE) for vm_id in vm_ids]
-    tasks = [asyncio.create_task(do(waits.wait_for_server, wait)) for wait in asked]
+    tasks = [asyncio.create_task(run(waits.wait_for_server, wait)) for wait in asked]
     async with asyncio.timeout(20):
         await looks(cloud, 3)
         await turn(engine, vm_ids, ServerStatus.ACTIVE)
@@ -91,7 +92,7 @@ async def test_a_hundred_waiters_share_each_look(cloud: RecordingBackend, engine
     assert 3 <= by_then <= len(cloud.looks) <= by_then + 2
 
 
-async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
+async def test_polls_are_an_interval_apart(cloud: RecordingBackend) -> None:
     poll, vm_id, loop = (
         Poll(cloud.list_servers, cloud.poll_interval),
         await add_server(cloud),
@@ -104,7 +105,7 @@ async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
     assert cloud.looks == [{vm_id}] * 4
 
 
-async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
+async def test_a_waiter_never_gets_the_result_of_a_poll_that_began_before_it(
     cloud: RecordingBackend, engine: AsyncEngine
 ) -> None:
     poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
@@ -123,14 +124,14 @@ async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
     assert cloud.looks == [{vm_id}, {vm_id}]
 
 
-async def test_nobody_looks_where_nobody_waits(cloud: RecordingBackend) -> None:
+async def test_there_is_no_poll_without_a_waiter(cloud: RecordingBackend) -> None:
     poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     await poll.next_result(vm_id)
     await asyncio.sleep(3 * cloud.poll_interval)
     assert len(cloud.looks) == 1
 
 
-async def test_a_waiter_that_gives_up_disturbs_no_other(cloud: RecordingBackend) -> None:
+async def test_a_waiter_that_is_cancelled_does_not_cancel_the_poll_of_others(cloud: RecordingBackend) -> None:
     poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
     leaving, staying = asyncio.create_task(poll.next_result(vm_id)), asyncio.create_task(poll.next_result(vm_id))
     await asyncio.sleep(0)
@@ -142,7 +143,7 @@ async def test_a_waiter_that_gives_up_disturbs_no_other(cloud: RecordingBackend)
         await leaving
 
 
-async def test_a_look_that_fails_fails_its_waiters_and_the_next_look_is_a_new_one(cloud: RecordingBackend) -> None:
+async def test_a_poll_that_fails_fails_its_waiters_and_not_later_ones(cloud: RecordingBackend) -> None:
     vm_id = await add_server(cloud)
 
     async def look_at(vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
@@ -158,11 +159,11 @@ async def test_a_look_that_fails_fails_its_waiters_and_the_next_look_is_a_new_on
 
 
 @pytest.mark.parametrize("status", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
-async def test_a_wait_ends_when_the_server_is_there(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus
+async def test_a_wait_ends_when_the_server_has_the_status(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run, status: ServerStatus
 ) -> None:
     vm_id = await add_server(cloud)
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, status)))
+    wait = asyncio.create_task(run(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, status)))
     async with asyncio.timeout(5):
         await cloud.looking.wait()
         assert not wait.done()
@@ -170,11 +171,13 @@ async def test_a_wait_ends_when_the_server_is_there(
         await wait
 
 
-async def test_a_wait_for_the_end_of_a_server_ends_when_it_is_gone(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_a_wait_for_a_delete_ends_when_the_server_is_gone(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run
 ) -> None:
     vm_id = await add_server(cloud)
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.GONE)))
+    wait = asyncio.create_task(
+        run(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.GONE))
+    )
     async with asyncio.timeout(5):
         await cloud.looking.wait()
         assert not wait.done()
@@ -182,42 +185,40 @@ async def test_a_wait_for_the_end_of_a_server_ends_when_it_is_gone(
         await wait
 
 
-async def test_a_server_that_was_built_while_nobody_looked_is_there(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_a_wait_finds_a_server_that_was_built_before_the_first_poll(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run
 ) -> None:
     vm_id = await add_server(cloud)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(due_at=func.now()))
-    await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+    await run(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
 
 
 @pytest.mark.parametrize(("fault", "said"), [("No memory left.", "No memory left."), (None, "ERROR")])
-async def test_a_server_in_error_ends_the_wait_for_good(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, fault: str | None, said: str
+async def test_a_wait_fails_if_the_server_is_in_error(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run, fault: str | None, said: str
 ) -> None:
     vm_id = await add_server(cloud)
     await turn(engine, [vm_id], ServerStatus.ERROR, fault)
     with pytest.raises(BackendError, match=said) as refusal:
-        await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+        await run(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("server_error", False)
 
 
-async def test_a_server_that_is_gone_ends_the_wait_for_good(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
-) -> None:
+async def test_a_wait_fails_if_the_server_is_gone(cloud: RecordingBackend, engine: AsyncEngine, run: Run) -> None:
     with pytest.raises(BackendError) as refusal:
-        await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(uuid4(), ServerStatus.ACTIVE))
+        await run(WaitActivities(engine, cloud).wait_for_server, waiting_for(uuid4(), ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("server_gone", False)
 
 
-async def test_a_server_in_error_that_the_cloud_still_works_on_may_yet_get_there(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_a_wait_continues_if_the_server_is_in_error_but_busy(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run
 ) -> None:
     vm_id = await add_server(cloud)
     await turn(engine, [vm_id], ServerStatus.ERROR)
     await cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
     waits = WaitActivities(engine, cloud)
-    wait = asyncio.create_task(do(waits.wait_for_server, waiting_for(vm_id, ServerStatus.SHUTOFF)))
+    wait = asyncio.create_task(run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.SHUTOFF)))
     async with asyncio.timeout(5):
         await cloud.looking.wait()
         await turn(engine, [vm_id], ServerStatus.SHUTOFF)
@@ -225,14 +226,14 @@ async def test_a_server_in_error_that_the_cloud_still_works_on_may_yet_get_there
 
 
 @pytest.mark.parametrize("status", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
-async def test_a_server_at_rest_that_should_have_moved_has_found_no_host(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus
+async def test_a_wait_for_a_resize_fails_if_the_server_is_idle_at_its_old_size(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run, status: ServerStatus
 ) -> None:
     vm_id = await add_server(cloud)
     await turn(engine, [vm_id], status)
     with pytest.raises(BackendError) as refusal:
         async with asyncio.timeout(5):
-            await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.VERIFY_RESIZE))
+            await run(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.VERIFY_RESIZE))
     assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
 
 
@@ -246,13 +247,13 @@ async def test_a_server_at_rest_that_should_have_moved_has_found_no_host(
         (ServerStatus.REVERT_RESIZE, ServerStatus.SHUTOFF),
     ],
 )
-async def test_a_server_that_the_cloud_still_resizes_is_waited_for(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus, wanted: ServerStatus
+async def test_a_wait_for_a_resize_continues_while_the_server_is_busy(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run, status: ServerStatus, wanted: ServerStatus
 ) -> None:
     vm_id = await add_server(cloud)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(status=status))  # still due, and therefore busy
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
+    wait = asyncio.create_task(run(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
     async with asyncio.timeout(5):
         await looks(cloud, 3)
         assert not wait.done()
@@ -261,12 +262,12 @@ async def test_a_server_that_the_cloud_still_resizes_is_waited_for(
 
 
 @pytest.mark.parametrize("wanted", [ServerStatus.SHUTOFF, ServerStatus.GONE])
-async def test_only_a_resize_finds_no_host_where_the_server_is_at_rest(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, wanted: ServerStatus
+async def test_other_waits_continue_while_the_server_is_idle(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run, wanted: ServerStatus
 ) -> None:
     vm_id = await add_server(cloud)
     await turn(engine, [vm_id], ServerStatus.ACTIVE)
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
+    wait = asyncio.create_task(run(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
     async with asyncio.timeout(5):
         await looks(cloud, 3)
         assert not wait.done()
@@ -275,7 +276,7 @@ async def test_only_a_resize_finds_no_host_where_the_server_is_at_rest(
             await wait
 
 
-async def test_a_wait_that_is_too_long_ends_for_good_but_not_before_a_look(
+async def test_an_overdue_wait_fails_only_after_a_poll(
     cloud: RecordingBackend, engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     waits, vm_id = WaitActivities(engine, cloud), await add_server(cloud)
@@ -288,7 +289,7 @@ async def test_a_wait_that_is_too_long_ends_for_good_but_not_before_a_look(
     await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
 
 
-async def test_a_look_that_is_never_answered_is_given_up(
+async def test_a_poll_that_is_not_answered_fails_and_is_retryable(
     cloud: RecordingBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
@@ -302,12 +303,12 @@ async def test_a_look_that_is_never_answered_is_given_up(
     assert await poll.next_result(vm_id)
 
 
-async def test_settling_waits_for_what_is_under_way_and_refuses_what_would_come(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_settling_waits_until_the_server_is_idle_and_refuses_later_calls(
+    cloud: RecordingBackend, engine: AsyncEngine, run: Run
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    await cloud.create_server(Token(uuid4(), "spawning"), spec(input.vm))
-    settling = asyncio.create_task(do(WaitActivities(engine, cloud).settle_server, input))
+    await cloud.create_server(Token(uuid4(), "spawning"), server_spec(input.vm))
+    settling = asyncio.create_task(run(WaitActivities(engine, cloud).settle_server, input))
     async with asyncio.timeout(5):
         await cloud.looking.wait()
         assert not settling.done()
@@ -317,12 +318,12 @@ async def test_settling_waits_for_what_is_under_way_and_refuses_what_would_come(
         await cloud.stop_server(Token(input.operation_id, "powering_off"), input.vm)
 
 
-async def test_what_has_no_server_is_settled(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
+async def test_settling_a_missing_server_returns_gone(cloud: RecordingBackend, engine: AsyncEngine, run: Run) -> None:
     input = await add_held_vm(engine, Action.DELETE)
-    assert await do(WaitActivities(engine, cloud).settle_server, input) is ServerStatus.GONE
+    assert await run(WaitActivities(engine, cloud).settle_server, input) is ServerStatus.GONE
 
 
-async def test_a_server_that_is_being_deleted_takes_no_other_turn(cloud: RecordingBackend) -> None:
+async def test_a_server_that_is_being_deleted_cannot_be_stopped(cloud: RecordingBackend) -> None:
     vm_id = await add_server(cloud)
     await cloud.delete_server(Token(uuid4(), "deleting"), vm_id)
     with pytest.raises(BackendError) as refusal:

@@ -15,14 +15,15 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, volumes
 from activities.backends.protocol import BackendError, Image, Token, Volume
-from activities.waits import WAIT_LIMIT, TRANSITIONAL, WaitActivities
+from activities.waits import TRANSITIONAL, WAIT_LIMIT, WaitActivities
 from domain.rules.cloud import VolumeState
 from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput, WaitForVolumeInput
 from domain.rules.states import Action
 from domain.settings import Settings
-from tests.activities.conftest import LASTING, Do
-from tests.activities.held import add_held, ready, supersede
+from tests.activities.cloud import ENDLESS_DELAYS
+from tests.activities.conftest import Run
+from tests.activities.operations import add_claiming_operation, prepare_operation, supersede
 
 WANTED = (VolumeState.AVAILABLE, VolumeState.IN_USE, VolumeState.GONE)  # what is ever waited for
 
@@ -54,7 +55,7 @@ class LookedAt(MockBackend):
 @pytest.fixture
 async def cloud(settings: Settings) -> AsyncIterator[LookedAt]:
     """A cloud where nothing that is begun comes to an end by itself."""
-    backend = LookedAt(settings.model_copy(update=LASTING))
+    backend = LookedAt(settings.model_copy(update=ENDLESS_DELAYS))
     await backend.prepare()
     yield backend
     await backend.close()
@@ -108,16 +109,16 @@ async def ended_for_good(call: Any, code: str, *, retryable: bool = False) -> st
 
 @pytest.mark.parametrize("wanted", WANTED)
 @pytest.mark.parametrize("meanwhile", sorted(TRANSITIONAL))
-async def test_a_volume_that_is_under_way_is_waited_for(  # noqa: PLR0913, PLR0917 - fixtures
+async def test_a_wait_continues_while_the_volume_is_transitional(  # noqa: PLR0913, PLR0917 - fixtures
     waits: WaitActivities,
     cloud: LookedAt,
     engine: AsyncEngine,
-    do: Do,
+    run: Run,
     wanted: VolumeState,
     meanwhile: VolumeState,
 ) -> None:
     input = await add_volume(engine, cloud, meanwhile)
-    wait = asyncio.create_task(do(waits.wait_for_volume, WaitForVolumeInput(input, wanted)))
+    wait = asyncio.create_task(run(waits.wait_for_volume, WaitForVolumeInput(input, wanted)))
     async with asyncio.timeout(5):
         await looks(cloud)
         assert not wait.done()
@@ -139,24 +140,24 @@ async def test_a_volume_that_is_under_way_is_waited_for(  # noqa: PLR0913, PLR09
         (VolumeState.IN_USE, VolumeState.GONE, "volume_unchanged"),
     ],
 )
-async def test_a_volume_that_will_not_get_there_ends_the_wait_for_good(  # noqa: PLR0913, PLR0917 - fixtures
+async def test_a_wait_fails_if_the_volume_will_not_reach_the_state(  # noqa: PLR0913, PLR0917 - fixtures
     waits: WaitActivities,
     cloud: LookedAt,
     engine: AsyncEngine,
-    do: Do,
+    run: Run,
     seen: VolumeState,
     wanted: VolumeState,
     code: str,
 ) -> None:
     input = await add_volume(engine, cloud, seen)
-    await ended_for_good(do(waits.wait_for_volume, WaitForVolumeInput(input, wanted)), code)
+    await ended_for_good(run(waits.wait_for_volume, WaitForVolumeInput(input, wanted)), code)
 
 
-async def test_an_image_is_waited_for_until_it_is_saved(
-    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, do: Do
+async def test_a_wait_for_an_image_ends_when_it_is_saved(
+    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, run: Run
 ) -> None:
     input = await _saving(engine, cloud)
-    wait = asyncio.create_task(do(waits.wait_for_image, input))
+    wait = asyncio.create_task(run(waits.wait_for_image, input))
     async with asyncio.timeout(5):
         await looks(cloud)
         assert not wait.done()
@@ -165,23 +166,23 @@ async def test_an_image_is_waited_for_until_it_is_saved(
 
 
 @pytest.mark.parametrize("fault", ["No space left.", ""])
-async def test_an_image_in_error_ends_the_wait_for_good(
-    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, do: Do, fault: str
+async def test_a_wait_fails_if_the_image_is_in_error(
+    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, run: Run, fault: str
 ) -> None:
     input = await _saving(engine, cloud)
     await save(engine, "No space left.")
-    said = await ended_for_good(do(waits.wait_for_image, input), "image_error")
+    said = await ended_for_good(run(waits.wait_for_image, input), "image_error")
     assert fault in said
 
 
-async def test_an_image_that_is_gone_ends_the_wait_for_good(waits: WaitActivities, engine: AsyncEngine, do: Do) -> None:
-    input = await add_held(engine, Action.SNAPSHOT)
-    await ended_for_good(do(waits.wait_for_image, input), "image_gone")
+async def test_a_wait_fails_if_the_image_is_gone(waits: WaitActivities, engine: AsyncEngine, run: Run) -> None:
+    input = await add_claiming_operation(engine, Action.SNAPSHOT)
+    await ended_for_good(run(waits.wait_for_image, input), "image_gone")
 
 
 async def _saving(engine: AsyncEngine, cloud: MockBackend) -> OperationInput:
     """A snapshot whose image is being saved."""
-    input = await ready(engine, cloud, Action.SNAPSHOT)
+    input = await prepare_operation(engine, cloud, Action.SNAPSHOT)
     await cloud.create_server_image(Token(input.operation_id, "image"), input.vm, input.resource, "before")
     return input
 
@@ -192,7 +193,7 @@ def late(environment: ActivityEnvironment) -> None:
     environment.info = replace(environment.info, scheduled_time=long_ago)
 
 
-async def test_a_volume_that_takes_too_long_ends_the_wait_but_not_before_a_look(
+async def test_an_overdue_wait_for_a_volume_fails_only_after_a_poll(
     waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = WaitForVolumeInput(await add_volume(engine, cloud, VolumeState.ATTACHING), VolumeState.IN_USE)
@@ -203,7 +204,7 @@ async def test_a_volume_that_takes_too_long_ends_the_wait_but_not_before_a_look(
     await environment.run(waits.wait_for_volume, input)
 
 
-async def test_an_image_that_takes_too_long_ends_the_wait_but_not_before_a_look(
+async def test_an_overdue_wait_for_an_image_fails_only_after_a_poll(
     waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await _saving(engine, cloud)
@@ -214,30 +215,30 @@ async def test_an_image_that_takes_too_long_ends_the_wait_but_not_before_a_look(
     await environment.run(waits.wait_for_image, input)
 
 
-async def test_a_look_at_volumes_or_images_that_is_never_answered_is_tried_again(
-    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, do: Do, monkeypatch: pytest.MonkeyPatch
+async def test_a_poll_of_volumes_or_images_that_is_not_answered_is_retryable(
+    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
     volume, image = await add_volume(engine, cloud, VolumeState.IN_USE), await _saving(engine, cloud)
     await save(engine)
     wanted = WaitForVolumeInput(volume, VolumeState.IN_USE)
     cloud.may_answer.clear()
-    await ended_for_good(do(waits.wait_for_volume, wanted), "no_answer", retryable=True)
-    await ended_for_good(do(waits.wait_for_image, image), "no_answer", retryable=True)
+    await ended_for_good(run(waits.wait_for_volume, wanted), "no_answer", retryable=True)
+    await ended_for_good(run(waits.wait_for_image, image), "no_answer", retryable=True)
     monkeypatch.undo()
     cloud.may_answer.set()
-    await do(waits.wait_for_volume, wanted)
-    await do(waits.wait_for_image, image)
+    await run(waits.wait_for_volume, wanted)
+    await run(waits.wait_for_image, image)
 
 
 @pytest.mark.parametrize("meanwhile", sorted(TRANSITIONAL))
 @pytest.mark.parametrize("then", [*WANTED, VolumeState.ERROR])
-async def test_settling_lets_a_volume_end_what_it_is_at_and_refuses_what_would_come(  # noqa: PLR0913, PLR0917
-    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, do: Do, meanwhile: VolumeState, then: VolumeState
+async def test_settling_waits_until_the_volume_is_stable_and_refuses_later_calls(  # noqa: PLR0913, PLR0917
+    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, run: Run, meanwhile: VolumeState, then: VolumeState
 ) -> None:
-    input = await ready(engine, cloud, Action.DETACH_VOLUME)
+    input = await prepare_operation(engine, cloud, Action.DETACH_VOLUME)
     await turn(engine, meanwhile)
-    settling = asyncio.create_task(do(waits.settle_volume, input))
+    settling = asyncio.create_task(run(waits.settle_volume, input))
     async with asyncio.timeout(5):
         await looks(cloud)
         assert not settling.done()
@@ -247,10 +248,10 @@ async def test_settling_lets_a_volume_end_what_it_is_at_and_refuses_what_would_c
         await cloud.detach_volume(Token(input.operation_id, "detach_volume"), input.vm, input.resource)
 
 
-async def test_a_volume_that_does_not_settle_is_taken_as_it_is(
+async def test_settling_an_overdue_volume_returns_its_present_state(
     waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
-    input = await ready(engine, cloud, Action.DELETE_VOLUME)
+    input = await prepare_operation(engine, cloud, Action.DELETE_VOLUME)
     await turn(engine, VolumeState.DELETING)
     late(environment)
     async with asyncio.timeout(5):
@@ -258,11 +259,11 @@ async def test_a_volume_that_does_not_settle_is_taken_as_it_is(
 
 
 @pytest.mark.parametrize("action", [Action.DETACH_VOLUME, Action.DELETE_VOLUME])
-async def test_a_volume_of_an_operation_that_was_superseded_is_not_settled(
-    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, do: Do, action: Action
+async def test_the_volume_of_a_superseded_operation_is_not_settled(
+    waits: WaitActivities, cloud: LookedAt, engine: AsyncEngine, run: Run, action: Action
 ) -> None:
-    input = await ready(engine, cloud, action)
+    input = await prepare_operation(engine, cloud, action)
     await supersede(engine, input)
     with pytest.raises(SupersededError):
-        await do(waits.settle_volume, input)
+        await run(waits.settle_volume, input)
     assert not cloud.looked.is_set()
