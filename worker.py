@@ -54,6 +54,7 @@ WORKFLOWS = [
     *(AttachInterface, DetachInterface),
 ]
 STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActivities, InterfaceActivities]
+
 RPC_RETRY_LIMIT = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
 DRAIN_TIMEOUT = timedelta(seconds=5)  # for running steps to end after SIGTERM
@@ -133,6 +134,7 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         activities=_activities(WaitActivities(engine, backend)),
         interceptors=[OperationInterceptor(engine, client)],
         max_concurrent_activities=MAX_CONCURRENT_WAITS,
+        # No graceful shutdown: a wait that is interrupted loses nothing, and its next attempt continues it.
         max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
     )
     return [steps_worker, waits_worker]

@@ -7,7 +7,7 @@ operation is working on, are left to the next comparison.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -55,8 +55,8 @@ async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> list[Found
     orphans = list(_orphans(after, inventory))
     async with database.autocommit(engine).connect() as connection:
         deleted_by = await _deleting_operations(connection, orphans)
-    known_orphans = [Found(one.drift, one.kind, one.id, one.seen, deleted_by.get(one.id)) for one in orphans]
-    return [*_differences(_stable_rows(before, after), inventory), *known_orphans]
+    orphans = [replace(orphan, held_by=deleted_by.get(orphan.id)) for orphan in orphans]
+    return [*_differences(_stable_rows(before, after), inventory), *orphans]
 
 
 async def _read_database(engine: AsyncEngine) -> DatabaseReading:

@@ -76,17 +76,18 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Record all present differences, and repair those that an earlier comparison has seen too."""
-        found = await drift_detection.find_drift(self._engine, self._backend)
+        differences = await drift_detection.find_drift(self._engine, self._backend)
         async with self._engine.begin() as tx:
-            confirmed = await findings.note(tx, found, CONFIRM_AFTER_INTERVALS * INTERVAL)
-        gone = sum(one.drift in GONE for one in found)
+            confirmed = await findings.note(tx, differences, CONFIRM_AFTER_INTERVALS * INTERVAL)
+        gone = sum(found.drift in GONE for found in differences)
         if gone > MAX_GONE:
             logger.error("%d resources are gone from the cloud at once; they are reported, not marked as gone", gone)
-            found = [one for one in found if one.drift not in GONE]
-        for one in found:
-            finding_id = confirmed.get((one.drift, one.id))
-            if finding_id is not None and one.held_by is not None:
-                await self._repair(one, finding_id, one.held_by)
+            differences = [found for found in differences if found.drift not in GONE]
+        for found in differences:
+            finding_id = confirmed.get((found.drift, found.id))
+            # Without an operation that held it, nothing proves that the resource belongs to this service.
+            if finding_id is not None and found.held_by is not None:
+                await self._repair(found, finding_id, found.held_by)
 
     async def _repair(self, found: Found, finding_id: UUID, held_by: UUID) -> None:
         try:

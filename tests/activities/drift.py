@@ -10,12 +10,7 @@ from activities.backends.mock.backend import MockBackend
 from domain.data.models import VM, Finding, Operation
 from domain.rules.states import Action, OperationStatus, Status
 from tests.activities.cloud import add_server
-from tests.support.rows import (
-    add_operation,
-    add_user,
-    add_vm,
-    read_vm,
-)
+from tests.support.rows import add_operation, add_user, add_vm, read_vm
 
 
 async def add_idle_vm(engine: AsyncEngine, backend: MockBackend, status: Status = Status.ACTIVE, **values: Any) -> VM:

@@ -12,9 +12,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities.backends.protocol import BackendError
 from activities.interceptor import OperationInterceptor
-from domain.rules.messages import (
-    FailedAttemptInput,
-)
+from domain.rules.messages import FailedAttemptInput
 
 Body = Callable[[Any], Awaitable[object]]
 BUSY = BackendError("busy", "The cloud is busy.", retryable=True)

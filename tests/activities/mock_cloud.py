@@ -1,4 +1,4 @@
-"""Helpers for tests of the mock cloud itself: calls with fresh tokens, and servers, images and volumes to call them on."""
+"""Helpers for tests of the mock cloud itself: calls with new tokens, and servers, images and volumes to call on."""
 
 from collections.abc import Awaitable, Callable, Coroutine
 from uuid import UUID, uuid4

@@ -17,15 +17,7 @@ from domain.rules.resources import AttachmentStatus, Change, Kind
 from domain.rules.states import Action, Status
 from domain.rules.table import TABLE
 from tests.activities.cloud import DEVICE, add_server, complete_changes, port
-from tests.support.rows import (
-    add_attachment,
-    add_interface,
-    add_operation,
-    add_snapshot,
-    add_user,
-    add_vm,
-    claim,
-)
+from tests.support.rows import add_attachment, add_interface, add_operation, add_snapshot, add_user, add_vm, claim
 
 
 async def add_pending_interface(engine: AsyncEngine, input: OperationInput, network: str = "private") -> UUID:

@@ -12,9 +12,7 @@ from activities.backends.protocol import Token
 from activities.resize import ResizeActivities
 from domain.progress import step_records, workflow_input
 from domain.rules.cloud import ServerStatus
-from domain.rules.messages import (
-    OperationInput,
-)
+from domain.rules.messages import OperationInput
 from domain.rules.states import Action, Status
 from tests.activities.cloud import server_spec
 from tests.activities.conftest import Run

@@ -1,4 +1,4 @@
-"""The steps: each records itself first and has its effect once, however often it runs, unless it is fenced."""
+"""The steps on servers: each is recorded first, takes effect once, and has no effect after it was superseded."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -38,27 +38,29 @@ STEPS = {
     TaskState.DELETING: (Action.DELETE, Activity.DELETE_SERVER),
 }
 each_step = pytest.mark.parametrize("step", STEPS)
-MAKES_SERVER = {TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.SPAWNING}
+NEEDS_NO_SERVER = {TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.SPAWNING}
 
 
 @pytest.fixture
 def slow_compute(engine: AsyncEngine, slow_backend: MockBackend) -> ComputeActivities:
-    """The steps, on a cloud where nothing that is begun comes to an end."""
+    """The steps on servers, on a cloud where no change completes by itself."""
     return ComputeActivities(engine, slow_backend)
 
 
 def activity_of(compute: ComputeActivities, step: TaskState) -> Callable[[OperationInput], Awaitable[None]]:
-    """The activity that does the step."""
+    """Return the activity that carries out the step."""
     activity: Callable[[OperationInput], Awaitable[None]] = getattr(compute, STEPS[step][1])
     return activity
 
 
-async def prepared(engine: AsyncEngine, backend: MockBackend, step: TaskState, **values: Any) -> OperationInput:
-    """An operation that is about to do the step, on a VM whose server is there where the step needs one."""
+async def add_operation_before(
+    engine: AsyncEngine, backend: MockBackend, step: TaskState, **values: Any
+) -> OperationInput:
+    """Add an operation before the step, with a server in the cloud if the step needs one."""
     input = await add_held_vm(engine, STEPS[step][0], step=step, **values)
     if step is TaskState.NETWORKING:
         await add_pending_interface(engine, input)
-    if step not in MAKES_SERVER:
+    if step not in NEEDS_NO_SERVER:
         await _add_server(backend, engine, input)
     return input
 
@@ -72,8 +74,8 @@ async def _add_server(backend: MockBackend, engine: AsyncEngine, input: Operatio
         await tx.execute(update(servers).where(servers.c.vm_id == input.vm_id).values(settled))
 
 
-async def effects(engine: AsyncEngine, input: OperationInput) -> tuple[object, ...]:
-    """All that the cloud has of the VM."""
+async def cloud_of(engine: AsyncEngine, input: OperationInput) -> tuple[object, ...]:
+    """Return what the cloud has of the VM."""
     return await server_row(engine, input.vm), await count_rows(engine, "ports", input.vm)
 
 
@@ -85,13 +87,13 @@ async def test_a_step_that_runs_twice_takes_effect_once(
     environment: ActivityEnvironment,
     step: TaskState,
 ) -> None:
-    input = await prepared(engine, slow_backend, step, status=OperationStatus.QUEUED)
-    before = await effects(engine, input)
+    input = await add_operation_before(engine, slow_backend, step, status=OperationStatus.QUEUED)
+    before = await cloud_of(engine, input)
     await environment.run(activity_of(slow_compute, step), input)
-    once = await effects(engine, input)
+    once = await cloud_of(engine, input)
     environment.info = replace(environment.info, attempt=2)
     await environment.run(activity_of(slow_compute, step), input)
-    assert await effects(engine, input) == once
+    assert await cloud_of(engine, input) == once
     assert (once == before) is (step is TaskState.SCHEDULING)
     operation = await read_operation(engine, input.operation_id)
     assert (operation.status, operation.step) == (OperationStatus.RUNNING, step)
@@ -106,12 +108,12 @@ async def test_a_step_of_a_superseded_operation_has_no_effect(
     run: Run,
     step: TaskState,
 ) -> None:
-    input = await prepared(engine, slow_backend, step)
+    input = await add_operation_before(engine, slow_backend, step)
     await _supersede(engine, input)
-    before = await effects(engine, input), await read_operation(engine, input.operation_id)
+    before = await cloud_of(engine, input), await read_operation(engine, input.operation_id)
     with pytest.raises(SupersededError):
         await run(activity_of(slow_compute, step), input)
-    assert (await effects(engine, input), await read_operation(engine, input.operation_id)) == before
+    assert (await cloud_of(engine, input), await read_operation(engine, input.operation_id)) == before
     assert (await read_vm(engine, input.vm)).operation_id != input.operation_id or step is TaskState.DELETING
 
 
@@ -123,13 +125,13 @@ async def test_a_step_of_another_epoch_has_no_effect(
     run: Run,
     step: TaskState,
 ) -> None:
-    input = await prepared(engine, slow_backend, step, epoch=1)
-    before = await effects(engine, input)
+    input = await add_operation_before(engine, slow_backend, step, epoch=1)
+    before = await cloud_of(engine, input)
     with pytest.raises(SupersededError):
         await run(
             activity_of(slow_compute, step), OperationInput(input.operation_id, input.vm_id, input.action, epoch=0)
         )
-    assert await effects(engine, input) == before
+    assert await cloud_of(engine, input) == before
 
 
 async def test_a_step_is_recorded_even_if_its_call_fails(
@@ -179,12 +181,12 @@ async def test_the_server_has_the_size_of_its_flavor(compute: ComputeActivities,
 async def test_delete_removes_the_server_and_its_ports(
     compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input = await prepared(engine, backend, TaskState.DELETING)
+    input = await add_operation_before(engine, backend, TaskState.DELETING)
     await run(compute.delete_server, input)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(due_at=servers.c.created_at))
     assert await backend.list_servers([input.vm]) == {}
-    assert await effects(engine, input) == (None, 0)
+    assert await cloud_of(engine, input) == (None, 0)
 
 
 async def test_undoing_a_build_removes_everything_and_refuses_its_later_calls(
@@ -196,10 +198,10 @@ async def test_undoing_a_build_removes_everything_and_refuses_its_later_calls(
         await run(activity, input)
     for _ in range(2):
         await run(compute.undo_create, input)
-        assert await effects(engine, input) == (None, 0)
+        assert await cloud_of(engine, input) == (None, 0)
     with pytest.raises(BackendError, match="revoked"):
         await run(compute.spawn_server, input)
-    assert await effects(engine, input) == (None, 0)
+    assert await cloud_of(engine, input) == (None, 0)
 
 
 async def test_undoing_a_build_without_any_step_fails_with_not_begun_and_refuses_later_calls(
@@ -238,7 +240,7 @@ async def test_finishing_and_failing_an_operation_twice_is_recorded_once(engine:
 
 
 async def _supersede(engine: AsyncEngine, input: OperationInput) -> None:
-    """A delete takes over; where a delete runs already, its end is recorded behind its back."""
+    """Let a delete supersede the operation; a delete itself is ended without its workflow's knowledge."""
     async with engine.begin() as tx:
         if input.action is Action.DELETE:
             await step_records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))

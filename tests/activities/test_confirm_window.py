@@ -12,11 +12,7 @@ from activities.resize import ResizeActivities
 from domain.commands import service
 from domain.data.models import VM
 from domain.progress import step_records
-from domain.rules.messages import (
-    ClaimConfirmResult,
-    ConfirmWindowResult,
-    OperationInput,
-)
+from domain.rules.messages import ClaimConfirmResult, ConfirmWindowResult, OperationInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.activities.conftest import Run
 from tests.activities.resizes import accept_decision, add_verified_resize, with_window

@@ -1,7 +1,7 @@
-"""The mock cloud fails on demand: scripted faults, and luck that is drawn once."""
+"""The mock cloud fails on demand: by scripted faults, and by rates that hit the same operations every time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from uuid import UUID, uuid4
 
 import pytest
@@ -16,8 +16,8 @@ from activities.backends.protocol import BackendError, Token
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.cloud import count_rows, new_ports, open_backend, server_row, server_spec
+from tests.activities.mock_cloud import Call, refused
 
-Call = Callable[[MockBackend, Token, UUID], Coroutine[object, object, None]]
 VERBS: dict[str, Call] = {
     "select_host": lambda cloud, token, vm_id: cloud.select_host(token, server_spec(vm_id)),
     "create_ports": lambda cloud, token, vm_id: cloud.create_ports(token, vm_id, new_ports()),
@@ -32,8 +32,8 @@ VERBS: dict[str, Call] = {
 }
 each_verb = pytest.mark.parametrize("verb", VERBS)
 DECISIONS = ("confirm_server_resize", "revert_server_resize")
-LATER = {"start_server", "stop_server", "reboot_server", "delete_server"}  # verbs for a server that is there
-RESIZES = ("resize_server", *DECISIONS)  # verbs for a server that is at rest
+ON_ANY_SERVER = {"start_server", "stop_server", "reboot_server", "delete_server"}
+RESIZES = ("resize_server", *DECISIONS)  # these need an idle server
 ERRORS = {
     FaultMode.FAIL: ("mock_transient", True),
     FaultMode.REFUSE: ("mock_refused", False),
@@ -41,40 +41,33 @@ ERRORS = {
 }
 
 
-async def refused(call: Awaitable[object], code: str, *, retryable: bool = False) -> None:
-    """The call fails with this error."""
-    with pytest.raises(BackendError) as refusal:
-        await call
-    assert (refusal.value.code, refusal.value.retryable) == (code, retryable)
-
-
 async def vm_for(backend: MockBackend, verb: str) -> UUID:
-    """A VM that has a server where the verb needs one, as the verb needs it."""
+    """Return a VM, with a server in the status that the verb needs."""
     vm_id = uuid4()
-    if verb in LATER or verb in RESIZES:
+    if verb in ON_ANY_SERVER or verb in RESIZES:
         await backend.create_server(Token(uuid4(), "spawning"), server_spec(vm_id))
     if verb in RESIZES:
-        await pass_time(backend, vm_id)
+        await complete_change(backend, vm_id)
     if verb in DECISIONS:
         await VERBS["resize_server"](backend, Token(uuid4(), "resize_migrating"), vm_id)
-        await pass_time(backend, vm_id)
+        await complete_change(backend, vm_id)
     return vm_id
 
 
-async def pass_time(backend: MockBackend, vm_id: UUID) -> None:
-    """Whatever the VM's server is waiting for is over."""
+async def complete_change(backend: MockBackend, vm_id: UUID) -> None:
+    """Complete the change of the VM's server."""
     async with backend._engine.begin() as tx:
         await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(due_at=func.now()))
     await backend.list_servers([vm_id])
 
 
 async def cloud_of(engine: AsyncEngine, vm_id: UUID) -> tuple[object, int]:
-    """All that the cloud knows of the VM's server, and whether it could go back to an old size."""
+    """Return the row of the VM's server, and how many old sizes the cloud keeps of it."""
     return await server_row(engine, vm_id), await count_rows(engine, "migrations", vm_id)
 
 
-async def hangs(engine: AsyncEngine, call: Coroutine[object, object, object]) -> None:
-    """The call takes the only fault there is, is not answered, and can be cancelled."""
+async def check_hangs(engine: AsyncEngine, call: Coroutine[object, object, object]) -> None:
+    """Check that the call uses the only fault, is not answered, and can be cancelled."""
     task = asyncio.create_task(call)
     async with asyncio.timeout(5):
         while await count_rows(engine, "faults"):
@@ -130,10 +123,10 @@ async def test_a_call_whose_answer_is_lost_takes_effect_once(
 ) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
     await add_fault(settings, "create_ports", FaultMode.FAIL_AFTER_EFFECT)
-    plug = VERBS["create_ports"]
-    await refused(plug(backend, token, vm_id), "mock_lost_answer", retryable=True)
+    create_ports = VERBS["create_ports"]
+    await refused(create_ports(backend, token, vm_id), "mock_lost_answer", retryable=True)
     assert await count_rows(engine, "ports", vm_id) == 1
-    await plug(backend, token, vm_id)
+    await create_ports(backend, token, vm_id)
     assert await count_rows(engine, "ports", vm_id) == 1
 
 
@@ -142,7 +135,7 @@ async def test_a_call_that_is_never_answered_has_no_effect_and_can_be_cancelled(
 ) -> None:
     token, server = Token(uuid4(), "spawning"), server_spec(uuid4())
     await add_fault(settings, "create_server", FaultMode.NEVER_ANSWER)
-    await hangs(engine, backend.create_server(token, server))
+    await check_hangs(engine, backend.create_server(token, server))
     assert await count_rows(engine, "servers") == 0
     await backend.create_server(token, server)
 
@@ -156,7 +149,7 @@ async def test_a_resize_call_that_failed_succeeds_when_it_is_repeated(
     before = await cloud_of(engine, vm_id)
     await add_fault(settings, verb, mode)
     if mode is FaultMode.NEVER_ANSWER:
-        await hangs(engine, VERBS[verb](slow_backend, token, vm_id))
+        await check_hangs(engine, VERBS[verb](slow_backend, token, vm_id))
     else:
         code, retryable = ERRORS[mode]
         await refused(VERBS[verb](slow_backend, token, vm_id), code, retryable=retryable)
@@ -204,7 +197,7 @@ async def test_a_doomed_build_ends_in_error_even_if_it_is_repeated(settings: Set
     await backend.close()
 
 
-@pytest.mark.parametrize("verb", sorted(LATER))
+@pytest.mark.parametrize("verb", sorted(ON_ANY_SERVER))
 async def test_calls_of_a_doomed_operation_always_fail_without_effect(
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, verb: str
 ) -> None:
@@ -219,10 +212,10 @@ async def test_calls_of_a_doomed_operation_always_fail_without_effect(
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
 def test_the_error_rate_dooms_the_same_operations_in_every_worker(settings: Settings, rate: float) -> None:
-    one, another = (MockBackend(settings.model_copy(update={"mock_error_rate": rate})) for _ in range(2))
+    first_worker, second_worker = (MockBackend(settings.model_copy(update={"mock_error_rate": rate})) for _ in range(2))
     ids = [UUID(int=n, version=4) for n in range(10_000)]
-    doomed = [one._is_doomed(id) for id in ids]
-    assert doomed == [another._is_doomed(id) for id in ids]
+    doomed = [first_worker._is_doomed(id) for id in ids]
+    assert doomed == [second_worker._is_doomed(id) for id in ids]
     assert sum(doomed) / len(ids) == pytest.approx(rate, abs=0.02)
 
 

@@ -13,27 +13,29 @@ from activities.backends.mock.schema import images, servers
 from activities.backends.protocol import Image
 from domain.rules.cloud import ImageState, ServerStatus
 from domain.settings import Settings
-from tests.activities.cloud import (
-    complete_changes,
-    disk_content,
-    open_backend,
-    server_spec,
+from tests.activities.cloud import complete_changes, disk_content, open_backend, server_spec
+from tests.activities.mock_cloud import (
+    POWER_CHANGES,
+    Call,
+    add_idle_server,
+    add_image,
+    each_power_change,
+    on_or_off,
+    refused_without_effect,
+    token,
 )
-from tests.activities.storage import add_idle_server, add_image, refused_without_effect
-from tests.activities.test_mock_cloud import CHANGES, Call, each_change, token
 
 SNAPSHOT_DELAY = timedelta(seconds=17)
 BOOTS = {"start", "reboot", "hard reboot"}
-on_or_off = pytest.mark.parametrize("previous", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
-REBUILT = {"vcpus": 2, "ram_mb": 4096, "disk_gb": 40}  # as m1.medium
+MEDIUM = {"vcpus": 2, "ram_mb": 4096, "disk_gb": 40}
 
 
-@pytest.mark.parametrize("verb", CHANGES)
+@pytest.mark.parametrize("verb", POWER_CHANGES)
 async def test_only_a_boot_changes_the_disk(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
     vm_id, neighbour = await add_idle_server(slow_backend, engine), await add_idle_server(slow_backend, engine)
     content = {id: await disk_content(engine, id) for id in (vm_id, neighbour)}
     assert len({None, *content.values()}) == 3
-    call, _ = CHANGES[verb]
+    call, _ = POWER_CHANGES[verb]
     await call(slow_backend, token(), vm_id)
     await complete_changes(engine, slow_backend, vm_id)
     assert (await disk_content(engine, vm_id) != content[vm_id]) is (verb in BOOTS)
@@ -57,7 +59,7 @@ async def test_a_restore_brings_back_disk_image_and_size_and_keeps_the_power_sta
     assert await complete_changes(engine, slow_backend, vm_id) is previous
     after = (await slow_backend.list_servers([vm_id]))[vm_id]
     assert (await disk_content(engine, vm_id), after.image_id) == (content, image_id)
-    assert {name: getattr(after, name) for name in REBUILT} == REBUILT
+    assert {name: getattr(after, name) for name in MEDIUM} == MEDIUM
 
 
 async def test_an_image_holds_the_disk_as_it_was_when_the_save_began(
@@ -132,9 +134,9 @@ async def test_a_doomed_restore_ends_in_error_with_the_old_disk_and_a_reboot_rep
     assert await complete_changes(engine, slow_backend, vm_id) is ServerStatus.ACTIVE
 
 
-@each_change
+@each_power_change
 async def test_power_changes_are_refused_during_a_restore(
-    slow_backend: MockBackend, engine: AsyncEngine, call: Call, then: ServerStatus
+    slow_backend: MockBackend, engine: AsyncEngine, call: Call, target: ServerStatus
 ) -> None:
     vm_id = await add_idle_server(slow_backend, engine)
     image_id = await add_image(slow_backend, engine, vm_id)
@@ -142,11 +144,11 @@ async def test_power_changes_are_refused_during_a_restore(
     await refused_without_effect(engine, call(slow_backend, token(), vm_id), "server_conflict")
     assert await complete_changes(engine, slow_backend, vm_id) is ServerStatus.ACTIVE
     await call(slow_backend, token(), vm_id)
-    assert await complete_changes(engine, slow_backend, vm_id) is then
+    assert await complete_changes(engine, slow_backend, vm_id) is target
 
 
 async def test_a_busy_server_cannot_be_restored(slow_backend: MockBackend, engine: AsyncEngine) -> None:
-    for call, _ in CHANGES.values():
+    for call, _ in POWER_CHANGES.values():
         vm_id = await add_idle_server(slow_backend, engine)
         spec = replace(server_spec(vm_id), image_id=await add_image(slow_backend, engine, vm_id))
         await call(slow_backend, token(), vm_id)

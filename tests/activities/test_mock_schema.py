@@ -1,4 +1,4 @@
-"""The mock cloud outlives releases: what an earlier version made is completed, and what it holds stays."""
+"""The mock cloud survives upgrades: tables of an earlier version are upgraded, and their servers are kept."""
 
 from uuid import uuid4
 
@@ -10,7 +10,7 @@ from activities.backends.protocol import Token
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.cloud import BUILD_IMAGE_ID, DEVICE, complete_changes, disk_content, open_backend, port
-from tests.activities.test_mock_failures import refused
+from tests.activities.mock_cloud import refused
 from tests.support.rows import NETWORK_IDS
 
 OLD_VM = uuid4()
@@ -39,7 +39,7 @@ UNION SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'mock_cloud' O
 
 @pytest.fixture
 async def old_engine(engine: AsyncEngine) -> AsyncEngine:
-    """A database where the mock cloud is as the version before snapshots, volumes and interfaces made it."""
+    """A database with the mock cloud of the version before snapshots, volumes and interfaces."""
     async with engine.begin() as tx:
         for statement in OLD.split(";"):
             if statement.strip():
@@ -48,13 +48,13 @@ async def old_engine(engine: AsyncEngine) -> AsyncEngine:
 
 
 async def shape(engine: AsyncEngine) -> set[tuple[str, str]]:
-    """Columns and indexes of the mock cloud's tables."""
+    """Return the columns and indexes of the mock cloud's tables."""
     async with engine.connect() as connection:
         return {(row.kind, row.what) for row in await connection.execute(text(SHAPE))}
 
 
 async def add_old_server(engine: AsyncEngine) -> None:
-    """A server with two ports in one network, as the earlier version left them."""
+    """Add a server with two ports in one network, as the earlier version stored them."""
     async with engine.begin() as tx:
         await tx.execute(text(SERVER), {"vm_id": OLD_VM, "id": uuid4(), "image_id": BUILD_IMAGE_ID})
         for _ in range(2):

@@ -11,15 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import Port, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
-from tests.activities.cloud import (
-    DEVICE,
-    complete_changes,
-    count_rows,
-    port,
-    server_spec,
+from tests.activities.cloud import DEVICE, complete_changes, count_rows, port, server_spec
+from tests.activities.mock_cloud import (
+    add_idle_server,
+    add_image,
+    add_volume,
+    list_volume,
+    refused_without_effect,
+    status_of,
+    token,
 )
-from tests.activities.storage import add_idle_server, add_image, add_volume, list_volume, refused_without_effect
-from tests.activities.test_mock_cloud import status_of, token
 
 
 async def test_a_volume_is_created_attached_detached_and_deleted_at_once(

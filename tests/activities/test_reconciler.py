@@ -21,10 +21,7 @@ from domain.rules.states import Action, Status, TaskState
 from domain.upkeep.findings import GONE_BY_ITSELF, Drift
 from tests.activities.conftest import CancelRecorder
 from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
-from tests.support.rows import (
-    claim,
-    read_vm,
-)
+from tests.support.rows import claim, read_vm
 
 
 async def test_no_finding_where_cloud_and_database_agree(
@@ -72,14 +69,14 @@ async def test_an_action_requested_after_the_comparison_prevents_the_repair(
     vm = await add_idle_vm(engine, backend)
     await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
     await reconciler.reconcile()
-    seen = await drift_detection.find_drift(engine, backend)
+    found = await drift_detection.find_drift(engine, backend)
 
-    async def as_before(*_: object) -> object:
+    async def find_and_reboot(*_: object) -> object:
         async with engine.begin() as tx:
             await claim(tx, vm.id, Action.REBOOT_HARD)
-        return seen
+        return found
 
-    monkeypatch.setattr(drift_detection, "find_drift", as_before)
+    monkeypatch.setattr(drift_detection, "find_drift", find_and_reboot)
     await reconciler.reconcile()
     after = await read_vm(engine, vm.id)
     assert (after.status, after.task_state) == (Status.REBOOTING, TaskState.REBOOTING_HARD)
@@ -92,24 +89,24 @@ async def test_only_one_worker_reconciles_at_a_time(
     await add_idle_vm(engine, backend)
     await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
     other = Reconciler(engine, backend, cast("Client", CancelRecorder()))
-    looked = []
+    reconciled = []
 
     async def nested() -> None:
-        looked.append("first")
+        reconciled.append("first")
         await other._reconcile_unless_locked()
 
     reconciler.reconcile = nested  # type: ignore[method-assign]
     other.reconcile = nested  # type: ignore[method-assign]
     await reconciler._reconcile_unless_locked()
-    assert looked == ["first"]
+    assert reconciled == ["first"]
     await other._reconcile_unless_locked()
-    assert looked == ["first", "first"]
+    assert reconciled == ["first", "first"]
 
 
 async def test_two_comparisons_close_together_count_as_one(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As where two workers take turns."""
+    """Two workers that take turns may compare within a second."""
     vm = await add_idle_vm(engine, backend)
     await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
     monkeypatch.setattr(reconciler_module, "INTERVAL", 15.0)
@@ -143,7 +140,7 @@ async def test_too_many_resources_gone_at_once_are_reported_but_not_adopted(
 
 @pytest.mark.usefixtures("backend")
 async def test_thousands_of_findings_are_recorded(engine: AsyncEngine, reconciler: Reconciler) -> None:
-    row = {"name": "nobody knows it", "size_gb": 1, "state": VolumeState.AVAILABLE}
+    row = {"name": "unknown", "size_gb": 1, "state": VolumeState.AVAILABLE}
     async with engine.begin() as tx:
         for _ in range(7):
             await tx.execute(insert(volumes).values([{"id": uuid4(), **row} for _ in range(1000)]))

@@ -110,11 +110,11 @@ async def test_findings_that_need_a_decision_are_only_reported(  # noqa: PLR0913
 async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_reported(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    deleted, lonely = [await add_idle_vm(engine, backend, Status.DELETED) for _ in range(2)]
+    deleted, without_server = [await add_idle_vm(engine, backend, Status.DELETED) for _ in range(2)]
     async with engine.begin() as tx:
-        await tx.execute(delete(servers).where(servers.c.vm_id == lonely.id))
+        await tx.execute(delete(servers).where(servers.c.vm_id == without_server.id))
         row = {"network_id": uuid4(), "ip_address": "10.0.0.9", "mac_address": "fa:16:3e:00:00:09"}
-        await tx.execute(ports.insert().values(vm_id=lonely.id, **row))
+        await tx.execute(ports.insert().values(vm_id=without_server.id, **row))
     unknown = uuid4()
     await backend.create_server(Token(uuid4(), "spawning"), server_spec(unknown))
     await complete_changes(engine, backend, unknown)
@@ -125,7 +125,7 @@ async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_rep
     assert (set(left.servers), left.ports) == ({unknown}, {})
     assert set(await recorded_findings(engine)) == {
         (Drift.ORPHAN_SERVER, deleted.id, False),
-        (Drift.ORPHAN_PORT, lonely.id, False),
+        (Drift.ORPHAN_PORT, without_server.id, False),
         (Drift.ORPHAN_SERVER, unknown, True),
     }
 
@@ -198,9 +198,12 @@ async def test_a_volume_adopts_its_state_in_the_cloud(  # noqa: PLR0913, PLR0917
     assert after.status is becomes
     assert await all_rows(engine, Attachment) == []
     assert await recorded_findings(engine) == [(kind, volume.id, kind is Drift.VOLUME_ELSEWHERE)]
-    written = [(one.resource_type, one.resource_id, one.vm_id) for one in await recorded_repairs(engine)]
+    repairs = [
+        (operation.resource_type, operation.resource_id, operation.vm_id)
+        for operation in await recorded_repairs(engine)
+    ]
     held_by = vm.id if status is VolumeStatus.IN_USE else None
-    assert written == ([] if kind is Drift.VOLUME_ELSEWHERE else [("volume", volume.id, held_by)])
+    assert repairs == ([] if kind is Drift.VOLUME_ELSEWHERE else [("volume", volume.id, held_by)])
 
 
 async def test_an_interface_and_a_snapshot_adopt_that_they_are_gone(
@@ -215,7 +218,7 @@ async def test_an_interface_and_a_snapshot_adopt_that_they_are_gone(
     await reconciler.reconcile()
     assert await all_rows(engine, Interface) == []
     assert [row.status for row in await all_rows(engine, Snapshot)] == [SnapshotStatus.ERROR]
-    assert {(one.resource_type, one.resource_id) for one in await recorded_repairs(engine)} == {
+    assert {(operation.resource_type, operation.resource_id) for operation in await recorded_repairs(engine)} == {
         ("interface", interface.id),
         ("snapshot", snapshot.id),
     }

@@ -15,10 +15,7 @@ from domain.data.models import VM
 from domain.progress import step_records, workflow_input
 from domain.rules.cloud import ServerStatus
 from domain.rules.errors import SupersededError
-from domain.rules.messages import (
-    CheckFlavorInput,
-    FailOperationInput,
-)
+from domain.rules.messages import CheckFlavorInput, FailOperationInput
 from domain.rules.states import Action, Status, TaskState
 from tests.activities.cloud import count_rows
 from tests.activities.conftest import Run

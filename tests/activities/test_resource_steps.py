@@ -1,4 +1,4 @@
-"""The steps on snapshots, volumes and interfaces: one effect however often they run, none once they are fenced."""
+"""The steps on snapshots, volumes and interfaces: they take effect once, and not after they were superseded."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -37,11 +37,11 @@ STEPS: dict[Activity, tuple[type[StepActivities], Action, str]] = {
     Activity.DELETE_INTERFACE: (InterfaceActivities, Action.DETACH_INTERFACE, "delete_server_interface"),
 }
 each_step = pytest.mark.parametrize("name", STEPS)
-ERROR_AT_THE_END = {Activity.CREATE_SERVER_IMAGE, Activity.REBUILD_SERVER}  # which the cloud only begins
+FAILS_LATER = {Activity.CREATE_SERVER_IMAGE, Activity.REBUILD_SERVER}  # the call succeeds, the change fails later
 
 
 def step_of(name: Activity, engine: AsyncEngine, cloud: MockBackend) -> Step:
-    """The activity of that name."""
+    """Return the activity with that name."""
     activity: Step = getattr(STEPS[name][0](engine, cloud), name)
     return activity
 
@@ -130,7 +130,7 @@ async def test_a_step_of_a_doomed_operation_always_fails_or_ends_in_error(
     input = await prepare_operation(engine, slow_backend, STEPS[name][1])
     before = await cloud_contents(engine)
     step = step_of(name, engine, doomed_backend)
-    if name in ERROR_AT_THE_END:
+    if name in FAILS_LATER:
         await run(step, input)
         assert await cloud_contents(engine) != before
         return

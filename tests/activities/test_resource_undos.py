@@ -1,4 +1,4 @@
-"""What follows the failure of an operation on a snapshot, volume or interface: undone, or looked at, and refused."""
+"""After an operation on a snapshot, volume or interface has failed, it is revoked, and undone or settled."""
 
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
@@ -43,32 +43,34 @@ SETTLES = {
 }
 each_undo = pytest.mark.parametrize("name", UNDOS)
 each_end = pytest.mark.parametrize("name", [*UNDOS, *SETTLES])
-happened_or_not = pytest.mark.parametrize("happened", [True, False], ids=["done", "not done"])
+done_or_not = pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
 
 
-def of(name: Activity, engine: AsyncEngine, cloud: MockBackend) -> Callable[[OperationInput], Awaitable[object]]:
-    """What follows a failure, by its name."""
+def cleanup_of(
+    name: Activity, engine: AsyncEngine, cloud: MockBackend
+) -> Callable[[OperationInput], Awaitable[object]]:
+    """Return the activity that undoes or settles, by its name."""
     did = UNDOS[name][0] if name in UNDOS else SETTLES[name][0]
     activity: Callable[[OperationInput], Awaitable[object]] = getattr(STEPS[did][0](engine, cloud), name)
     return activity
 
 
-def effect_before(name: Activity) -> Activity:
-    """The step that failed, or was followed by something that did."""
+def step_before(name: Activity) -> Activity:
+    """Return the step before the undo or settle activity."""
     return UNDOS[name][0] if name in UNDOS else SETTLES[name][0]
 
 
-async def begun(engine: AsyncEngine, cloud: MockBackend, name: Activity) -> OperationInput:
-    """An operation before its step."""
-    return await prepare_operation(engine, cloud, STEPS[effect_before(name)][1])
+async def add_operation_before(engine: AsyncEngine, cloud: MockBackend, name: Activity) -> OperationInput:
+    """Add an operation before its step."""
+    return await prepare_operation(engine, cloud, STEPS[step_before(name)][1])
 
 
 def _other_token(input: OperationInput) -> Token:
     return Token(input.operation_id, "another")
 
 
-async def _boot_anew(engine: AsyncEngine, cloud: MockBackend, input: OperationInput) -> str | None:
-    """What the disk held before the server was booted and wrote to it; it is then as it was."""
+async def _reboot(engine: AsyncEngine, cloud: MockBackend, input: OperationInput) -> str | None:
+    """Boot the server, which changes its disk, restore its power state, and return the disk's earlier content."""
     saved = await disk_content(engine, input.vm)
     await cloud.reboot_server(Token(uuid4(), "reboot"), input.vm, hard=True)
     await complete_changes(engine, cloud, input.vm)
@@ -80,19 +82,19 @@ async def _boot_anew(engine: AsyncEngine, cloud: MockBackend, input: OperationIn
 
 
 @each_undo
-@happened_or_not
+@done_or_not
 async def test_undoing_removes_the_effect_and_refuses_later_calls(
-    slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity, *, happened: bool
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity, *, is_done: bool
 ) -> None:
-    input = await begun(engine, slow_backend, name)
+    input = await add_operation_before(engine, slow_backend, name)
     before, step = await cloud_contents(engine), step_of(UNDOS[name][0], engine, slow_backend)
-    if happened:
+    if is_done:
         await run(step, input)
         assert await cloud_contents(engine) != before
     for _ in range(2):
-        await run(of(name, engine, slow_backend), input)
+        await run(cleanup_of(name, engine, slow_backend), input)
         assert await cloud_contents(engine) == before
-    if not happened:
+    if not is_done:
         with pytest.raises(BackendError, match="revoked"):
             await run(step, input)
     assert await cloud_contents(engine) == before
@@ -102,10 +104,10 @@ async def test_undoing_removes_the_effect_and_refuses_later_calls(
 async def test_undoing_a_doomed_operation_succeeds(
     slow_backend: MockBackend, doomed_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity
 ) -> None:
-    input = await begun(engine, slow_backend, name)
+    input = await add_operation_before(engine, slow_backend, name)
     before = await cloud_contents(engine)
     await run(step_of(UNDOS[name][0], engine, slow_backend), input)
-    await run(of(name, engine, doomed_backend), input)
+    await run(cleanup_of(name, engine, doomed_backend), input)
     assert await cloud_contents(engine) == before
 
 
@@ -114,15 +116,15 @@ async def test_undoing_a_doomed_operation_succeeds(
 async def test_undoing_that_failed_succeeds_when_it_is_repeated(  # noqa: PLR0913, PLR0917
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, run: Run, name: Activity, mode: FaultMode
 ) -> None:
-    input = await begun(engine, slow_backend, name)
+    input = await add_operation_before(engine, slow_backend, name)
     before = await cloud_contents(engine)
     await run(step_of(UNDOS[name][0], engine, slow_backend), input)
     await add_fault(settings, UNDOS[name][1], mode)
     with pytest.raises(BackendError) as failure:
-        await run(of(name, engine, slow_backend), input)
+        await run(cleanup_of(name, engine, slow_backend), input)
     assert failure.value.retryable
     assert (await cloud_contents(engine) == before) is (mode is FaultMode.FAIL_AFTER_EFFECT)
-    await run(of(name, engine, slow_backend), input)
+    await run(cleanup_of(name, engine, slow_backend), input)
     assert await cloud_contents(engine) == before
 
 
@@ -130,29 +132,29 @@ async def test_undoing_that_failed_succeeds_when_it_is_repeated(  # noqa: PLR091
 async def test_a_superseded_operation_is_neither_undone_nor_settled(
     slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity
 ) -> None:
-    input = await begun(engine, slow_backend, name)
-    await run(step_of(effect_before(name), engine, slow_backend), input)
+    input = await add_operation_before(engine, slow_backend, name)
+    await run(step_of(step_before(name), engine, slow_backend), input)
     await supersede(engine, input)
     before = await cloud_contents(engine)
     with pytest.raises(SupersededError):
-        await run(of(name, engine, slow_backend), input)
+        await run(cleanup_of(name, engine, slow_backend), input)
     assert await cloud_contents(engine) == before
     assert await count_rows(engine, "revocations") == 0
 
 
 @pytest.mark.parametrize("name", SETTLES)
-@happened_or_not
+@done_or_not
 async def test_settling_refuses_later_calls_and_returns_the_state(
-    slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity, *, happened: bool
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity, *, is_done: bool
 ) -> None:
-    _, there, gone = SETTLES[name]
-    input = await begun(engine, slow_backend, name)
-    step = step_of(effect_before(name), engine, slow_backend)
-    if happened:
+    _, state_before, state_after = SETTLES[name]
+    input = await add_operation_before(engine, slow_backend, name)
+    step = step_of(step_before(name), engine, slow_backend)
+    if is_done:
         await run(step, input)
     before = await cloud_contents(engine)
     for _ in range(2):
-        assert await run(of(name, engine, slow_backend), input) is (gone if happened else there)
+        assert await run(cleanup_of(name, engine, slow_backend), input) is (state_after if is_done else state_before)
     with pytest.raises(BackendError, match="revoked"):
         await slow_backend.delete_image(_other_token(input), input.resource)
     assert await cloud_contents(engine) == before
@@ -164,7 +166,7 @@ async def test_a_port_of_another_vm_is_neither_listed_nor_deleted(
     input, other = await add_claiming_operation(engine, Action.DETACH_INTERFACE), uuid4()
     await slow_backend.create_ports(_other_token(input), other, [port(input.resource)])
     await run(step_of(Activity.DELETE_INTERFACE, engine, slow_backend), input)
-    assert await run(of(Activity.SETTLE_INTERFACE, engine, slow_backend), input) is PortState.GONE
+    assert await run(cleanup_of(Activity.SETTLE_INTERFACE, engine, slow_backend), input) is PortState.GONE
     assert await slow_backend.list_ports(other) == [input.resource]
 
 
@@ -177,19 +179,19 @@ async def test_settling_returns_the_state_of_an_image_that_is_left(
     input = await prepare_operation(engine, slow_backend, Action.DELETE_SNAPSHOT)
     async with engine.begin() as tx:
         await tx.execute(update(images).values(name="before", **values))
-    assert await run(of(Activity.SETTLE_IMAGE, engine, slow_backend), input) is state
+    assert await run(cleanup_of(Activity.SETTLE_IMAGE, engine, slow_backend), input) is state
 
 
 async def test_undoing_an_attach_is_repeated_until_the_volume_is_released(
     slow_backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    """A cloud detaches in its own time: who records the failure at once would promise a volume that is not free."""
+    """If the failure were recorded earlier, the API would show a volume as available that is not."""
     undo = VolumeActivities(engine, slow_backend).undo_attach
     input = await prepare_operation(engine, slow_backend, Action.ATTACH_VOLUME)
     await run(undo, input)
-    still = {"state": VolumeState.DETACHING, "vm_id": input.vm, "device": "/dev/vdb"}
+    values = {"state": VolumeState.DETACHING, "vm_id": input.vm, "device": "/dev/vdb"}
     async with engine.begin() as tx:
-        await tx.execute(update(volumes).values(still))
+        await tx.execute(update(volumes).values(values))
     with pytest.raises(BackendError, match="still detaching") as failure:
         await run(undo, input)
     assert (failure.value.code, failure.value.retryable) == ("volume_in_use", True)
@@ -205,7 +207,7 @@ async def test_a_server_is_restored_once_it_was_rebuilt_from_the_snapshot(
     snapshots = SnapshotActivities(engine, slow_backend)
     input = await prepare_operation(engine, slow_backend, Action.RESTORE, previous=previous)
     assert await run(snapshots.is_restored, input) is False
-    saved = await _boot_anew(engine, slow_backend, input)
+    saved = await _reboot(engine, slow_backend, input)
     await run(snapshots.rebuild_server, input)
     assert await complete_changes(engine, slow_backend, input.vm) is ServerStatus(str(previous))
     assert await run(snapshots.is_restored, input) is True

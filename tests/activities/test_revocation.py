@@ -1,4 +1,4 @@
-"""Revocation: once it has returned, no call of the operation takes effect, not even one that was in flight."""
+"""Once a revocation has returned, no call of the operation takes effect, not even one that was running."""
 
 import asyncio
 import contextlib
@@ -12,19 +12,20 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
 from domain.settings import Settings
 from tests.activities.cloud import count_rows, new_ports, open_backend, server_row
-from tests.activities.test_mock_failures import VERBS, each_verb, refused, vm_for
+from tests.activities.mock_cloud import refused
+from tests.activities.test_mock_failures import VERBS, each_verb, vm_for
 
 
 @contextlib.asynccontextmanager
-async def nobody_writes(engine: AsyncEngine, table: str) -> AsyncIterator[None]:
-    """Whoever wants to write the mock cloud's table waits until this ends."""
+async def block_writes(engine: AsyncEngine, table: str) -> AsyncIterator[None]:
+    """Block all writes to a table of the mock cloud until this ends."""
     async with engine.begin() as tx:
         await tx.execute(text(f"LOCK TABLE mock_cloud.{table} IN SHARE MODE"))
         yield
 
 
-async def until_blocked(engine: AsyncEngine, wanted: int) -> None:
-    """Return once so many transactions of this database wait for a lock."""
+async def wait_until_blocked(engine: AsyncEngine, wanted: int) -> None:
+    """Return once that many transactions of this database wait for a lock."""
     blocked = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
@@ -58,7 +59,7 @@ async def test_revoking_affects_one_operation_and_may_be_repeated(backend: MockB
 async def test_no_running_call_takes_effect_after_revoke_has_returned(
     backend: MockBackend, engine: AsyncEngine
 ) -> None:
-    taken = 0
+    effects = 0
     for round in range(40):
         vm_id, operation_id = uuid4(), uuid4()
         calls = [
@@ -68,24 +69,24 @@ async def test_no_running_call_takes_effect_after_revoke_has_returned(
         if round % 2:
             await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         for _ in range(round):
-            await asyncio.sleep(0)  # a little later in each round
+            await asyncio.sleep(0)  # a little longer in each round
         await backend.revoke(operation_id)
         at_return = await count_rows(engine, "ports", vm_id)
         for call in calls:
             with contextlib.suppress(BackendError):
                 await call
         assert await count_rows(engine, "ports", vm_id) == at_return
-        taken += at_return
-    assert 0 < taken < 40 * 5, "some calls came before the revocation, some after it"
+        effects += at_return
+    assert 0 < effects < 40 * 5, "some calls came before the revocation, some after it"
 
 
 async def test_revoke_waits_for_a_running_call(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
-    async with nobody_writes(engine, "ports"):
+    async with block_writes(engine, "ports"):
         call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
-        await until_blocked(engine, 1)
+        await wait_until_blocked(engine, 1)
         revoke = asyncio.create_task(backend.revoke(token.operation_id))
-        await until_blocked(engine, 2)
+        await wait_until_blocked(engine, 2)
         assert not revoke.done()
     await revoke
     assert await count_rows(engine, "ports", vm_id) == 1
@@ -94,12 +95,12 @@ async def test_revoke_waits_for_a_running_call(backend: MockBackend, engine: Asy
 
 async def test_a_call_waits_for_a_running_revocation_and_is_refused(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
-    async with nobody_writes(engine, "ports"):
-        async with nobody_writes(engine, "revocations"):
+    async with block_writes(engine, "ports"):
+        async with block_writes(engine, "revocations"):
             revoke = asyncio.create_task(backend.revoke(token.operation_id))
-            await until_blocked(engine, 1)
+            await wait_until_blocked(engine, 1)
             call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
-            await until_blocked(engine, 2)
+            await wait_until_blocked(engine, 2)
         await revoke
     await refused(call, "token_revoked")
     assert await count_rows(engine, "ports", vm_id) == 0

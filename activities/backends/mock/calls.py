@@ -1,4 +1,4 @@
-"""How a call to the mock cloud is made: it may fail, by script or by chance, and takes effect once for each token."""
+"""Every call to the mock cloud: it may fail, by a scripted fault or by chance, and takes effect once per token."""
 
 import asyncio
 import hashlib

@@ -196,7 +196,7 @@ class MockServers(MockCalls):
 
 
 async def apply_due_changes(tx: AsyncConnection) -> None:
-    """Apply to servers the changes that are due: time passes when somebody reads, so that no process has to wait."""
+    """Complete the changes of servers that are due. Readers do this, so that no process has to wait for the time."""
     due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
     # SKIP LOCKED, because every list call of every worker does this. A server that is skipped is changed by the
     # transaction that holds it, or by the next reader. Waiting for it would slow down every list call, and two readers
