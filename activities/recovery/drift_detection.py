@@ -25,7 +25,7 @@ from domain.upkeep.findings import Drift, Found
 Rows = Mapping[UUID, Row[Any]]
 
 # Every query reads `operation_id`. Each operation writes its own id into the rows that it claims, so a row that an
-# operation changed and changed back differs between the two readings all the same.
+# operation changed and changed back still differs between the two readings.
 _VMS = select(
     *(VM.id, VM.status, VM.task_state, VM.attaching, VM.operation_id, Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb)
 ).join(Flavor, Flavor.id == VM.flavor_id)
@@ -128,7 +128,7 @@ def _server_drift(vm: Row[Any], server: Server | None) -> Drift | None:
 
 
 def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
-    """Return how the two statuses, which differ, came about."""
+    """Return the kind of drift between two statuses that differ."""
     match server_status:
         case ServerStatus.ACTIVE | ServerStatus.SHUTOFF:
             return Drift.RESIZE_DECIDED if status is Status.VERIFY_RESIZE else Drift.POWER_STATE

@@ -55,12 +55,12 @@ class Reconciler:
         self._client = client
 
     async def run(self) -> None:
-        """Reconcile every INTERVAL until cancelled, unless another worker is at it."""
+        """Reconcile every INTERVAL until cancelled, unless another worker is doing so."""
         while True:
             await asyncio.sleep(INTERVAL)
             try:
                 await self._reconcile_unless_locked()
-            except Exception as error:  # noqa: BLE001 - the loop must survive whatever it is
+            except Exception as error:  # noqa: BLE001 - the loop must survive every error
                 logger.warning("Could not compare the cloud with the database: %s", error)
 
     async def _reconcile_unless_locked(self) -> None:
@@ -118,8 +118,8 @@ class Reconciler:
     async def _adopt(self, found: Found) -> str | None:
         """Change the database to match the cloud; return what was done, None where it is left to people.
 
-        Every row is changed only if the operation that held it during the comparison still does. Otherwise somebody has
-        requested something since, which takes precedence.
+        A row is changed only if the operation that held it during the comparison still holds it. If not, a newer request
+        has claimed the row and takes precedence.
         """
         match found.drift:
             case Drift.SERVER_GONE | Drift.SERVER_ERROR | Drift.POWER_STATE | Drift.RESIZE_DECIDED:
@@ -155,7 +155,7 @@ class Reconciler:
         """Cancel the workflow that still waits for the decision on a resize that was decided in the cloud."""
         try:
             await self._client.get_workflow_handle(workflow_id).cancel()
-        except RPCError as error:  # harmless: the workflow keeps waiting for a signal that nobody can send any more
+        except RPCError as error:  # harmless: the workflow keeps waiting for a signal that never comes
             logger.warning("Could not cancel the workflow %s: %s", workflow_id, error)
 
     async def _adopt_volume(self, found: Found) -> str | None:

@@ -5,60 +5,24 @@ from collections.abc import Coroutine
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.faults import add_fault, clear_faults
 from activities.backends.mock import calls
 from activities.backends.mock.backend import MockBackend
-from activities.backends.mock.schema import FaultMode, servers
+from activities.backends.mock.schema import FaultMode
 from activities.backends.protocol import BackendError, Token
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
-from tests.activities.cloud import count_rows, new_ports, open_backend, server_row, server_spec
-from tests.activities.mock_cloud import Call, refused
+from tests.activities.cloud import count_rows, open_backend, server_row, server_spec
+from tests.activities.mock_cloud import refused
+from tests.activities.verbs import ON_ANY_SERVER, RESIZES, VERBS, each_verb, vm_for
 
-VERBS: dict[str, Call] = {
-    "select_host": lambda cloud, token, vm_id: cloud.select_host(token, server_spec(vm_id)),
-    "create_ports": lambda cloud, token, vm_id: cloud.create_ports(token, vm_id, new_ports()),
-    "create_server": lambda cloud, token, vm_id: cloud.create_server(token, server_spec(vm_id)),
-    "start_server": lambda cloud, token, vm_id: cloud.start_server(token, vm_id),
-    "stop_server": lambda cloud, token, vm_id: cloud.stop_server(token, vm_id),
-    "reboot_server": lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=False),
-    "resize_server": lambda cloud, token, vm_id: cloud.resize_server(token, server_spec(vm_id, "m1.medium")),
-    "confirm_server_resize": lambda cloud, token, vm_id: cloud.confirm_server_resize(token, vm_id),
-    "revert_server_resize": lambda cloud, token, vm_id: cloud.revert_server_resize(token, vm_id),
-    "delete_server": lambda cloud, token, vm_id: cloud.delete_server(token, vm_id),
-}
-each_verb = pytest.mark.parametrize("verb", VERBS)
-DECISIONS = ("confirm_server_resize", "revert_server_resize")
-ON_ANY_SERVER = {"start_server", "stop_server", "reboot_server", "delete_server"}
-RESIZES = ("resize_server", *DECISIONS)  # these need an idle server
 ERRORS = {
     FaultMode.FAIL: ("mock_transient", True),
     FaultMode.REFUSE: ("mock_refused", False),
     FaultMode.FAIL_AFTER_EFFECT: ("mock_lost_answer", True),
 }
-
-
-async def vm_for(backend: MockBackend, verb: str) -> UUID:
-    """Return a VM, with a server in the status that the verb needs."""
-    vm_id = uuid4()
-    if verb in ON_ANY_SERVER or verb in RESIZES:
-        await backend.create_server(Token(uuid4(), "spawning"), server_spec(vm_id))
-    if verb in RESIZES:
-        await complete_change(backend, vm_id)
-    if verb in DECISIONS:
-        await VERBS["resize_server"](backend, Token(uuid4(), "resize_migrating"), vm_id)
-        await complete_change(backend, vm_id)
-    return vm_id
-
-
-async def complete_change(backend: MockBackend, vm_id: UUID) -> None:
-    """Complete the change of the VM's server."""
-    async with backend._engine.begin() as tx:
-        await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(due_at=func.now()))
-    await backend.list_servers([vm_id])
 
 
 async def cloud_of(engine: AsyncEngine, vm_id: UUID) -> tuple[object, int]:

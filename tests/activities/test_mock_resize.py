@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import migrations
-from activities.backends.protocol import Server, Token
+from activities.backends.protocol import Server
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.cloud import BUILD_IMAGE_ID, count_rows, open_backend, server_row, server_spec
@@ -22,7 +22,6 @@ from tests.activities.mock_cloud import (
     add_idle_server,
     make_due,
     on_or_off,
-    refused,
     refused_without_effect,
     status_of,
     token,
@@ -297,14 +296,3 @@ async def test_a_doomed_decision_ends_in_error_at_the_new_size_and_a_reboot_repa
     await backend.reboot_server(token(), vm_id, hard=True)
     await make_due(engine, vm_id)
     assert await status_of(backend, vm_id) is ServerStatus.ACTIVE
-
-
-async def test_a_compensating_call_is_accepted_after_the_revocation(backend: MockBackend, engine: AsyncEngine) -> None:
-    vm_id, operation_id = await add_idle_server(backend, engine), uuid4()
-    await RESIZES["resize"](backend, Token(operation_id, "resize_migrating"), vm_id)
-    await make_due(engine, vm_id)
-    await backend.revoke(operation_id)
-    await refused(backend.revert_server_resize(Token(operation_id, "undo"), vm_id), "token_revoked")
-    await backend.revert_server_resize(Token(operation_id, "undo", compensates=True), vm_id)
-    await make_due(engine, vm_id)
-    assert await size(backend, vm_id) == SMALL

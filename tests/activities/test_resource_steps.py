@@ -1,6 +1,5 @@
 """The steps on snapshots, volumes and interfaces: they take effect once, and not after they were superseded."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -11,39 +10,19 @@ from activities.backends.faults import add_fault
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode
 from activities.backends.protocol import BackendError
-from activities.interfaces import InterfaceActivities
 from activities.snapshots import SnapshotActivities
-from activities.steps import StepActivities
-from activities.volumes import VolumeActivities
 from domain.rules.errors import SupersededError
-from domain.rules.messages import ENTERS, Activity, OperationInput
+from domain.rules.messages import ENTERS, Activity
 from domain.rules.states import Action, OperationStatus, Status
 from domain.settings import Settings
 from tests.activities.cloud import cloud_contents
 from tests.activities.conftest import Run
 from tests.activities.operations import add_claiming_operation, prepare_operation, supersede
+from tests.activities.steps import STEPS, step_of
 from tests.support.rows import read_operation, read_vm
 
-Step = Callable[[OperationInput], Awaitable[None]]
-STEPS: dict[Activity, tuple[type[StepActivities], Action, str]] = {
-    Activity.CREATE_SERVER_IMAGE: (SnapshotActivities, Action.SNAPSHOT, "create_server_image"),
-    Activity.REBUILD_SERVER: (SnapshotActivities, Action.RESTORE, "rebuild_server"),
-    Activity.DELETE_IMAGE: (SnapshotActivities, Action.DELETE_SNAPSHOT, "delete_image"),
-    Activity.CREATE_VOLUME: (VolumeActivities, Action.CREATE_VOLUME, "create_volume"),
-    Activity.DELETE_VOLUME: (VolumeActivities, Action.DELETE_VOLUME, "delete_volume"),
-    Activity.ATTACH_VOLUME: (VolumeActivities, Action.ATTACH_VOLUME, "attach_volume"),
-    Activity.DETACH_VOLUME: (VolumeActivities, Action.DETACH_VOLUME, "detach_volume"),
-    Activity.CREATE_INTERFACE: (InterfaceActivities, Action.ATTACH_INTERFACE, "create_server_interface"),
-    Activity.DELETE_INTERFACE: (InterfaceActivities, Action.DETACH_INTERFACE, "delete_server_interface"),
-}
 each_step = pytest.mark.parametrize("name", STEPS)
 FAILS_LATER = {Activity.CREATE_SERVER_IMAGE, Activity.REBUILD_SERVER}  # the call succeeds, the change fails later
-
-
-def step_of(name: Activity, engine: AsyncEngine, cloud: MockBackend) -> Step:
-    """Return the activity with that name."""
-    activity: Step = getattr(STEPS[name][0](engine, cloud), name)
-    return activity
 
 
 @each_step

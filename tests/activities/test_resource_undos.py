@@ -29,7 +29,7 @@ from tests.activities.cloud import (
 )
 from tests.activities.conftest import Run
 from tests.activities.operations import add_claiming_operation, prepare_operation, supersede
-from tests.activities.test_resource_steps import STEPS, step_of
+from tests.activities.steps import STEPS, step_of
 
 UNDOS = {
     Activity.UNDO_IMAGE: (Activity.CREATE_SERVER_IMAGE, "delete_image"),

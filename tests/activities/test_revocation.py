@@ -11,9 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
 from domain.settings import Settings
-from tests.activities.cloud import count_rows, new_ports, open_backend, server_row
-from tests.activities.mock_cloud import refused
-from tests.activities.test_mock_failures import VERBS, each_verb, vm_for
+from tests.activities.cloud import complete_changes, count_rows, new_ports, open_backend, server_row, server_spec
+from tests.activities.mock_cloud import add_idle_server, refused
+from tests.activities.verbs import VERBS, each_verb, vm_for
 
 
 @contextlib.asynccontextmanager
@@ -104,3 +104,14 @@ async def test_a_call_waits_for_a_running_revocation_and_is_refused(backend: Moc
         await revoke
     await refused(call, "token_revoked")
     assert await count_rows(engine, "ports", vm_id) == 0
+
+
+async def test_a_compensating_call_is_accepted_after_the_revocation(backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id, operation_id = await add_idle_server(backend, engine), uuid4()
+    await backend.resize_server(Token(operation_id, "resize_migrating"), server_spec(vm_id, "m1.medium"))
+    await complete_changes(engine, backend, vm_id)
+    await backend.revoke(operation_id)
+    await refused(backend.revert_server_resize(Token(operation_id, "undo"), vm_id), "token_revoked")
+    await backend.revert_server_resize(Token(operation_id, "undo", compensates=True), vm_id)
+    await complete_changes(engine, backend, vm_id)
+    assert (await backend.list_servers([vm_id]))[vm_id].has_size_of(server_spec(vm_id))
