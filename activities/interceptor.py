@@ -111,7 +111,7 @@ def _is_power_of_two(attempt: int) -> bool:
 
 
 async def _send_heartbeats(info: activity.Info) -> None:
-    """Send heartbeats until cancelled, several within the heartbeat timeout."""
+    """Send heartbeats until canceled, several within the heartbeat timeout."""
     if info.heartbeat_timeout is None:
         return
     pause = info.heartbeat_timeout.total_seconds() / HEARTBEATS_PER_TIMEOUT

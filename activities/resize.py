@@ -56,8 +56,8 @@ class ResizeActivities(StepActivities):
     async def check_flavor(self, input: CheckFlavorInput) -> None:
         """Check that the server has the expected flavor; `resize_not_applied` where it does not.
 
-        The status does not show it: it is the same after a confirm and after a revert, and an administrator of the cloud
-        may have chosen the other one.
+        The status does not show it. It is the same after a confirm and after a revert, and an administrator of the
+        cloud may have chosen the other one.
         """
         vm, operation = await self._check_holds_vm(input.operation)
         expected = "previous_flavor_id" if input.previous else "flavor_id"

@@ -43,7 +43,7 @@ class Poll(Generic[T]):
         if self._next is None:
             self._next = asyncio.create_task(self._list())
         self._requested.add(id)
-        # Shielded, because the task is shared: one waiter that is cancelled must not cancel it for the others.
+        # Shielded, because the task is shared: one waiter that is canceled must not cancel it for the others.
         return (await asyncio.shield(self._next)).get(id)
 
     async def _list(self) -> Mapping[UUID, T]:
@@ -59,7 +59,7 @@ class Poll(Generic[T]):
 
 
 class WaitActivities(StepActivities):
-    """Activities that wait for the cloud; they send heartbeats and can be cancelled at any time."""
+    """Activities that wait for the cloud; they send heartbeats and can be canceled at any time."""
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         super().__init__(engine, backend)

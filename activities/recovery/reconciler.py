@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 15.0  # seconds between two comparisons
 # A finding is repaired only if a later comparison sees it unchanged. Clouds are eventually consistent, and a single
-# wrong answer must not cost a VM. Workers take turns, and two of them may compare within a second, which is as good as
-# once. So the two comparisons must lie at least this part of INTERVAL apart.
+# wrong answer must not cost a VM. Workers take turns, and two of them may compare within a second, which proves no more
+# than one comparison. So the two must lie at least this part of INTERVAL apart.
 CONFIRM_AFTER_INTERVALS = 0.6
 # If more resources than this are gone at once, the answer is probably wrong: credentials of another project, or a cloud
 # that is partly down. The findings are shown to admins, but nothing is marked as gone.
@@ -55,7 +55,7 @@ class Reconciler:
         self._client = client
 
     async def run(self) -> None:
-        """Reconcile every INTERVAL until cancelled, unless another worker is doing so."""
+        """Reconcile every INTERVAL until canceled, unless another worker is doing so."""
         while True:
             await asyncio.sleep(INTERVAL)
             try:
@@ -116,10 +116,10 @@ class Reconciler:
         return "It was removed from the cloud, because it had been deleted."
 
     async def _adopt(self, found: Found) -> str | None:
-        """Change the database to match the cloud; return what was done, None where it is left to people.
+        """Change the database to match the cloud; return what was done, None where nothing was changed.
 
-        A row is changed only if the operation that held it during the comparison still holds it. If not, a newer request
-        has claimed the row and takes precedence.
+        A row is changed only if the operation that held it during the comparison still holds it. If not, a newer
+        request has claimed the row and takes precedence. Other kinds of drift need a person's decision.
         """
         match found.drift:
             case Drift.SERVER_GONE | Drift.SERVER_ERROR | Drift.POWER_STATE | Drift.RESIZE_DECIDED:
@@ -137,6 +137,7 @@ class Reconciler:
         status = Status(seen.value) if seen in {ServerStatus.ACTIVE, ServerStatus.SHUTOFF} else Status.ERROR
         message = _FAULT_MESSAGES.get(found.drift)
         fault = {"code": found.drift.value, "message": message} if message else None
+        # Before the transaction, so that no lock is held while the cloud answers.
         server = (await self._backend.list_servers([found.id])).get(found.id)
         async with self._engine.begin() as tx:
             vm = await queries.lock_vm(tx, found.id)

@@ -31,7 +31,7 @@ async def cloud_of(engine: AsyncEngine, vm_id: UUID) -> tuple[object, int]:
 
 
 async def check_hangs(engine: AsyncEngine, call: Coroutine[object, object, object]) -> None:
-    """Check that the call uses the only fault, is not answered, and can be cancelled."""
+    """Check that the call uses the only fault, is not answered, and can be canceled."""
     task = asyncio.create_task(call)
     async with asyncio.timeout(5):
         while await count_rows(engine, "faults"):
@@ -94,7 +94,7 @@ async def test_a_call_whose_answer_is_lost_takes_effect_once(
     assert await count_rows(engine, "ports", vm_id) == 1
 
 
-async def test_a_call_that_is_never_answered_has_no_effect_and_can_be_cancelled(
+async def test_a_call_that_is_never_answered_has_no_effect_and_can_be_canceled(
     backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
     token, server = Token(uuid4(), "spawning"), server_spec(uuid4())

@@ -69,16 +69,16 @@ async def test_there_is_no_poll_without_a_waiter(polled_cloud: PolledCloud) -> N
     assert len(polled_cloud.polls) == 1
 
 
-async def test_a_waiter_that_is_cancelled_does_not_cancel_the_poll_of_others(polled_cloud: PolledCloud) -> None:
+async def test_a_waiter_that_is_canceled_does_not_cancel_the_poll_of_others(polled_cloud: PolledCloud) -> None:
     poll, vm_id = await server_poll(polled_cloud)
-    cancelled, other = asyncio.create_task(poll.next_result(vm_id)), asyncio.create_task(poll.next_result(vm_id))
+    canceled, other = asyncio.create_task(poll.next_result(vm_id)), asyncio.create_task(poll.next_result(vm_id))
     await asyncio.sleep(0)
-    cancelled.cancel()
+    canceled.cancel()
     server = await other
     assert server
     assert server.status is ServerStatus.BUILD
     with pytest.raises(asyncio.CancelledError):
-        await cancelled
+        await canceled
 
 
 async def test_a_poll_that_fails_fails_its_waiters_and_not_later_ones(polled_cloud: PolledCloud) -> None:
