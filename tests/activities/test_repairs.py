@@ -121,8 +121,8 @@ async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_rep
     await reconciler.reconcile()
     assert len((await backend.inventory()).servers) == 2
     await reconciler.reconcile()
-    left = await backend.inventory()
-    assert (set(left.servers), left.ports) == ({unknown}, {})
+    inventory = await backend.inventory()
+    assert (set(inventory.servers), inventory.ports) == ({unknown}, {})
     assert set(await recorded_findings(engine)) == {
         (Drift.ORPHAN_SERVER, deleted.id, False),
         (Drift.ORPHAN_PORT, without_server.id, False),
@@ -145,8 +145,8 @@ async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_reported(
         await backend.create_server_image(Token(uuid4(), "make"), vm.id, id, "before")
     await reconciler.reconcile()
     await reconciler.reconcile()
-    left = await backend.inventory()
-    assert (set(left.volumes), set(left.images)) == ({unknown}, {unknown})
+    inventory = await backend.inventory()
+    assert (set(inventory.volumes), set(inventory.images)) == ({unknown}, {unknown})
     still_open = {(kind, id) for kind, id, is_open in await recorded_findings(engine) if is_open}
     assert still_open == {(Drift.ORPHAN_VOLUME, unknown), (Drift.ORPHAN_IMAGE, unknown)}
 
