@@ -113,7 +113,7 @@ def install() -> None:
     for name in EFFECTS:
         _patch(MockBackend, name, _inside(name, getattr(MockBackend, name)))
     _patch(MockBackend, "_take_fault", _inside("", MockBackend._take_fault))
-    _patch(calls, "_once", _counting(calls._once))
+    _patch(calls, "_apply_once", _counting(calls._apply_once))
     _patch(interceptor._Inbound, "execute_activity", _around_activity(interceptor._Inbound.execute_activity))
     _patch(Client, "start_workflow", _around_call("start_workflow", Client.start_workflow))
     _patch(WorkflowHandle, "signal", _around_call("signal", WorkflowHandle.signal))
