@@ -11,7 +11,7 @@ from activities.steps import RecordedStep, StepActivities, check_detached, find_
 from domain.data import database, queries
 from domain.data.models import Attachment, Interface, Snapshot, Volume
 from domain.progress import resource_claims, step_records
-from domain.rules.messages import Activity, OperationInput, RemainsResult
+from domain.rules.messages import Activity, LeftoversResult, OperationInput
 
 
 class ComputeActivities(StepActivities):
@@ -101,10 +101,10 @@ class ComputeActivities(StepActivities):
             if error.retryable:
                 raise
             async with self._engine.begin() as tx:
-                await resource_claims.give_up(tx, model, id, input.operation_id)
+                await resource_claims.mark_undeletable(tx, model, id, input.operation_id)
 
     @activity.defn(name=Activity.SETTLE_REMAINS)
-    async def settle_remains(self, input: OperationInput) -> RemainsResult:
+    async def settle_remains(self, input: OperationInput) -> LeftoversResult:
         """After a failed delete, delete the VM's unfinished images and return what else the cloud still has of it."""
         async with self._engine.begin() as tx:
             await step_records.check_holds(tx, input)
@@ -119,7 +119,7 @@ class ComputeActivities(StepActivities):
             token = Token(input.operation_id, f"remove/{id}", compensates=True)
             await self._delete_or_mark(input, Snapshot, id, self._backend.delete_image(token, id))
         volumes = (await self._backend.list_volumes(volume_ids)).values()
-        return RemainsResult(
+        return LeftoversResult(
             ports=tuple(await self._backend.list_ports(input.vm)),
             attached=tuple(volume.id for volume in volumes if volume.vm_id == input.vm),
             free=tuple(volume.id for volume in volumes if volume.vm_id != input.vm),

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from activities.backends.protocol import ComputeBackend, Inventory, Server
 from domain.data import database
 from domain.data.models import VM, Attachment, Flavor, Interface, Snapshot, Volume
-from domain.rules.cloud import ServerStatus, VolumeState
+from domain.rules.cloud import ServerStatus, VolumeState, server_status_of
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Status
 from domain.upkeep.findings import Difference, Drift
@@ -121,7 +121,7 @@ def _server_drift(vm: Row[Any], server: Server | None) -> Drift | None:
         return Drift.SERVER_STATUS if server and server.status is not ServerStatus.ERROR else None
     if server is None:
         return Drift.SERVER_GONE
-    if str(server.status) == vm.status:
+    if server.status is server_status_of(vm.status):
         has_size = (server.vcpus, server.ram_mb, server.disk_gb) == (vm.vcpus, vm.ram_mb, vm.disk_gb)
         return None if has_size else Drift.SERVER_SIZE
     return _status_drift(vm.status, server.status)

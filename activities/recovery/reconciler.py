@@ -24,9 +24,9 @@ from domain.commands.resize_decisions import undecided_resize
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import ResetState
-from domain.rules.cloud import ServerStatus
+from domain.rules.cloud import ServerStatus, vm_status_of
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
-from domain.rules.states import Action, Status
+from domain.rules.states import Action
 from domain.upkeep import findings
 from domain.upkeep.findings import GONE, Difference, Drift
 
@@ -136,8 +136,7 @@ class Reconciler:
         return None
 
     async def _adopt_server(self, found: Difference) -> str | None:
-        seen = ServerStatus(found.seen["server"])
-        status = Status(seen.value) if seen in {ServerStatus.ACTIVE, ServerStatus.SHUTOFF} else Status.ERROR
+        status = vm_status_of(ServerStatus(found.seen["server"]))
         message = _FAULT_MESSAGES.get(found.drift)
         fault = {"code": found.drift.value, "message": message} if message else None
         # Before the transaction, so that no lock is held while the cloud answers.
