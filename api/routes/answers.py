@@ -1,4 +1,4 @@
-"""The bodies that clients get; each reads its fields from a row."""
+"""The bodies of answers; each reads its fields from a row."""
 
 from datetime import datetime
 from functools import cache
@@ -24,7 +24,7 @@ class User(Answer):
 
 
 class TokenPair(Answer):
-    """What a login gives; `expires_in` is the access token's life in seconds."""
+    """The tokens of a login; `expires_in` is the lifetime of the access token in seconds."""
 
     access_token: str
     refresh_token: str
@@ -40,7 +40,7 @@ class Fault(Answer):
 
 
 class VM(Answer):
-    """A virtual machine; `task_state` says what is being done to it, `operation_id` by which operation."""
+    """A virtual machine; `task_state` is the step that `operation_id` is carrying out, null if the VM is at rest."""
 
     id: UUID
     name: str
@@ -69,7 +69,7 @@ def _allowed(status: Status, task_state: TaskState | None, launched: bool, attac
 
 
 class Snapshot(Answer):
-    """What a VM was at one moment; `size_gb` in GiB, `flavor_id` and `image_id` what a restore brings back."""
+    """The disk of a VM at one moment; `size_gb` in GiB. A restore also brings `flavor_id` and `image_id` back."""
 
     id: UUID
     vm_id: UUID
@@ -98,7 +98,7 @@ class Volume(Answer):
 
 
 class Attachment(Answer):
-    """A volume's place in a VM."""
+    """The attachment of a volume to a VM."""
 
     volume_id: UUID
     vm_id: UUID
@@ -110,7 +110,7 @@ class Attachment(Answer):
 
 
 class Interface(Answer):
-    """A VM's place in a network."""
+    """The interface of a VM in a network."""
 
     id: UUID
     vm_id: UUID
@@ -123,7 +123,7 @@ class Interface(Answer):
 
 
 class Operation(Answer):
-    """What was asked of a resource, by whom, how far it is, and why it failed.
+    """A request to do something with a resource: who made it, its progress, and why it failed.
 
     A reset-state has no workflow: its `workflow_id` is empty and its `temporal_url` null.
     """
@@ -153,9 +153,10 @@ class Operation(Answer):
 
 
 class Attention(Answer):
-    """Something that a person should look at; `detail` is what is known of it, null where nothing is.
+    """Something that needs a person's attention.
 
-    `kind` says what it is: an operation that gets nowhere, something in ERROR, or what the cloud has otherwise.
+    `kind` says what it is: an operation that makes no progress, a resource in ERROR, or a difference between the cloud
+    and the database. `detail` is what is known about it; it may be null.
     """
 
     kind: str
@@ -180,7 +181,7 @@ class Flavor(Answer):
 
 
 class Image(Answer):
-    """What a VM boots from; `size_gb` in GiB."""
+    """An image from which VMs boot; `size_gb` in GiB."""
 
     id: UUID
     name: str
@@ -191,7 +192,7 @@ class Image(Answer):
 
 
 class Network(Answer):
-    """A network a VM can be attached to; `free_addresses` are those that no interface has."""
+    """A network to which VMs can be attached; `free_addresses` is the number of addresses that no interface has."""
 
     id: UUID
     name: str
@@ -202,7 +203,7 @@ class Network(Answer):
 
 
 class Health(Answer):
-    """That the service is up."""
+    """The service is up."""
 
     status: Literal["ok"]
     name: str
@@ -210,7 +211,7 @@ class Health(Answer):
 
 
 class Liveness(Answer):
-    """That the process answers."""
+    """The process answers."""
 
     status: Literal["alive"]
 

@@ -71,6 +71,7 @@ async def refresh(process: Process, body: requests.RefreshRequest) -> answers.To
         if await _use(tx, claims.token_id):
             return await _give_pair(tx, process, claims.caller)
         await _revoke(tx, claims.caller.session_id)
+    # Raised outside the transaction, so that the revocation is committed.
     raise ProblemError("invalid_token", "The refresh token was used before or revoked; log in again.")
 
 

@@ -1,6 +1,6 @@
-"""How a new operation is accepted: it claims its VM and is written down, in the caller's transaction.
+"""Accept a new operation: it claims its VM and is recorded, in the caller's transaction. Every command ends here.
 
-The operation's row is the outbox: the dispatcher takes it from there to Temporal. Every command ends here.
+The operation's row is the outbox: after the commit, the dispatcher delivers it from there to Temporal.
 """
 
 from dataclasses import dataclass, field
@@ -50,9 +50,9 @@ class Accepted(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class NewOperation:
-    """An operation that is about to be written down: what is asked, by whom, in which request.
+    """An operation that is not recorded yet: the action, its parameters, who requested it, and in which request.
 
-    It is about the VM that it claims, or about the resource that `resource_id` names.
+    It concerns the VM that it claims, unless `resource_id` names a snapshot, volume or interface.
     """
 
     action: Action
@@ -76,7 +76,10 @@ def requested(requester: Requester, action: Action, parameters: Parameters, **va
 
 
 async def lock_owned_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> VM:
-    """Lock the requester's VM and return it; NotFoundError where there is none or it is another user's."""
+    """Lock the requester's VM and return it; NotFoundError where there is none or it is another user's.
+
+    Commands on a VM begin with this lock, so that two commands on the same VM run one after the other.
+    """
     vm = await lock_vm(tx, vm_id)
     if vm is None or vm.owner_id != requester.user_id:
         raise NotFoundError("VM", vm_id)
@@ -97,14 +100,15 @@ async def accept(
     deliver_in: float = 0.0,
     waiting: Operation | None = None,
 ) -> VM:
-    """Let a new operation claim a locked VM, write it down, and return the VM as it is then.
+    """Let a new operation claim a locked VM, record it, and return the claimed VM.
 
-    The dispatcher delivers it after `deliver_in` seconds: it starts a workflow for it or, where an operation is
-    `waiting` for it (a resize for its confirm or revert), signals the workflow of that operation. "Previous" then means
-    the status before that operation. InvalidTransitionError where the lifecycle table refuses.
+    The dispatcher delivers it after `deliver_in` seconds by starting a workflow. For a confirm or revert, its resize is
+    `waiting`: the dispatcher signals the workflow of the resize, and `previous_status` is the one before the resize.
+    InvalidTransitionError where the lifecycle table refuses.
     """
     claimed = await claim_vm(tx, vm, new.action, new.id)
     row = operation_row(new, vm.owner_id, vm.id, vm.status if TABLE[new.action].steps else None)
+    # The claim has cleared the VM's fault. It comes back if the operation ends before it begins.
     if vm.fault and claimed.fault is None:
         row["input"] |= to_json(NO_PARAMETERS, Control(previous_fault=vm.fault))
     if waiting is not None:
@@ -114,14 +118,14 @@ async def accept(
 
 
 async def accept_without_vm(tx: AsyncConnection, owner_id: UUID, new: NewOperation, vm_id: UUID | None = None) -> None:
-    """Write down a new operation that claims no VM; `vm_id` where it is about a resource of that VM."""
+    """Record a new operation that claims no VM; `vm_id` where it concerns a resource of that VM."""
     await _insert(tx, operation_row(new, owner_id, vm_id, None))
 
 
 async def record_done(
     tx: AsyncConnection, new: NewOperation, owner_id: UUID, vm_id: UUID | None, previous: Status | None = None
 ) -> None:
-    """Write down an operation that is done already (a reset-state): it SUCCEEDED, and no workflow carries it out."""
+    """Record an operation that is done already (a reset-state): it SUCCEEDED, and no workflow carries it out."""
     done = {"status": OperationStatus.SUCCEEDED, "progress": 100, "workflow_id": ""}
     times = dict.fromkeys(("started_at", "finished_at"), func.clock_timestamp())
     await _insert(tx, operation_row(new, owner_id, vm_id, previous) | done | times)
@@ -141,13 +145,13 @@ async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UU
         "task_state": claim.task_state,
         "operation_id": operation_id,
         "fault": vm.fault if claim.status is Status.ERROR else None,
-        "confirm_by": None,
+        "confirm_by": None,  # a decision or a delete ends the confirm window
     }
     if TABLE[action].preempts:
         message = f"A {action.word} of the VM superseded the operation."
         await supersede(tx, message, Operation.vm_id == vm.id, Operation.action.in_(_OF_VM))
         await resource_claims.take_over(tx, vm.id, operation_id)
-        values |= {"attaching": 0}
+        values |= {"attaching": 0}  # superseded attaches and detaches will not count themselves down
     return await update_vm(tx, vm.id, values)
 
 
@@ -167,7 +171,7 @@ def operation_row(
 ) -> dict[str, Any]:
     """The columns of a new operation's row."""
     resource_id = new.resource_id or vm_id
-    assert resource_id is not None  # noqa: S101 - an operation is about a VM or names another resource
+    assert resource_id is not None  # noqa: S101 - an operation concerns a VM or names another resource
     return {
         "id": new.id,
         "owner_id": owner_id,

@@ -19,6 +19,8 @@ async def cancel_operation(tx: AsyncConnection, requester: Requester, operation_
     TooLateError where it has ended, or has begun something that cannot be undone. The fence of every step reads the
     request; the workflow recovery cancels a workflow that is waiting.
     """
+    # The row's lock orders this request and the update of a step that begins: either that step finds the request, or
+    # `has_begun` sees the step.
     mine = select(Operation).where(Operation.id == operation_id, Operation.owner_id == requester.user_id)
     operation = await fetch_one(tx, mine.with_for_update())
     if operation is None:

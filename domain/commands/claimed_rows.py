@@ -1,6 +1,7 @@
 """What the commands on snapshots, volumes and interfaces share: locking a row, and inserting a new one.
 
-Locks are taken in the order VM, snapshot, volume, attachment: every command locks the VM first.
+They lock the VM first, if they concern one, then the snapshot or volume, then the attachment or interface. Two requests
+that took the same locks in different orders could deadlock.
 """
 
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ M = TypeVar("M", Snapshot, Volume, Attachment, Interface)
 
 
 def about(kind: Kind, resource_id: UUID) -> dict[str, Any]:
-    """The fields of a new operation that say which snapshot, volume or interface it is about."""
+    """The fields of a new operation that name the snapshot, volume or interface it concerns."""
     return {"resource_type": kind, "resource_id": resource_id}
 
 
@@ -34,6 +35,6 @@ async def lock_row(tx: AsyncConnection, model: type[M], statement: Select[M], id
 
 
 async def insert_claimed(tx: AsyncConnection, model: type[M], new: NewOperation, **values: Any) -> M:
-    """Insert the resource that the operation makes, in the status that the lifecycle table gives it meanwhile."""
+    """Insert the resource that the operation creates, with the status that it has while the operation runs."""
     status = change_of(new.action, kind_of(model)).during
     return await insert_row(tx, model, status=status, operation_id=new.id, **values)

@@ -1,7 +1,8 @@
-"""POST /vms, the busiest write: the VM, its place in each network and its operation, in one statement.
+"""POST /vms, the busiest write: one statement inserts the VM, its interface in each network, and its operation.
 
-The statements are built once, when the module loads: building them costs as much as running them. Their columns come
-from the functions that fill them (`_vm_row`, `operation_row`, `_interface_rows`), so the two cannot differ.
+One statement is atomic by itself. It needs no transaction around it, which saves two round trips for each request.
+It is built once, when the module loads, because building it costs as much as running it. Its columns come from the
+functions that fill them (`_vm_row`, `operation_row`, `_interface_rows`), so the two cannot differ.
 """
 
 from collections.abc import Iterable
@@ -39,8 +40,8 @@ class NewVM:
 async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Accepted[VM]:
     """Record a new VM, an interface in each network, and the operation that builds it.
 
-    UnknownReferenceError for ids that do not exist, NoFreeAddressError where a network is full. IntegrityError where
-    another request took one of the addresses at the same moment: call again (see `addresses`).
+    UnknownReferenceError for ids that do not exist, NoFreeAddressError where a network is full. Finding a free address
+    locks nothing. If another request inserts it first, the unique index raises IntegrityError: call again.
     """
     image_id, network_ids, places = await _resolve(tx, new)
     vm_id = uuid4()
@@ -110,6 +111,7 @@ _NEW_INTERFACES = insert(Interface).from_select(
         func.now() + func.unnest(bindparam("interface_position", type_=ARRAY(Integer))) * timedelta(microseconds=1),
     ),
 )
+# PostgreSQL checks foreign keys at the end of the statement, so the inserts may run in any order.
 _NEW_VM = _insert(VM, "vm", _VM_COLUMNS).returning(VM).cte("vm")
 _CREATE_VM = select(_NEW_VM).add_cte(_insert(Operation, "operation", _OPERATION_COLUMNS).cte("operation"))
 _CREATE_VM_WITH_INTERFACES = _CREATE_VM.add_cte(_NEW_INTERFACES.cte("interfaces"))
@@ -136,6 +138,7 @@ async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], d
     unknown = [unknown_id(field, id) for field, (id, is_known) in exists.items() if not is_known]
     if unknown:
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)
-    # Every request takes addresses in the same order of networks: otherwise two requests could deadlock.
+    # Sorted, because an insert waits for another transaction that inserts the same address. Two requests that inserted
+    # into the same networks in different orders could wait for each other.
     places = {id: networks[id][1] or await find_address(tx, id, networks[id][0]) for id in sorted(network_ids)}
     return found.image_id, network_ids, places

@@ -20,11 +20,11 @@ async def attach_interface(
 ) -> Accepted[Interface]:
     """Give the requester's VM an address in a network.
 
-    NoFreeAddressError where the network is full. IntegrityError where another request took the address at the same
-    moment: call again (see `addresses`).
+    NoFreeAddressError where the network is full. Finding a free address locks nothing. If another request inserts it
+    first, the unique index raises IntegrityError: call again in a new transaction.
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
-    check_allowed(vm, Action.ATTACH_INTERFACE)
+    check_allowed(vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
     network = (
         await tx.execute(select(Network.name, addresses.likely_free).where(Network.id == network_id))
     ).one_or_none()
@@ -48,7 +48,7 @@ async def attach_interface(
 async def detach_interface(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, interface_id: UUID
 ) -> Accepted[Interface]:
-    """Detach an interface from the requester's VM; one that is DETACHING keeps its operation."""
+    """Detach an interface from the requester's VM; if it is DETACHING already, return that operation."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     of_vm = select(Interface).where(Interface.id == interface_id, Interface.vm_id == vm.id)
     interface = await lock_row(tx, Interface, of_vm, interface_id)

@@ -1,4 +1,4 @@
-"""Put a VM into another status at once, as Nova's os-resetState: by an admin, or because the cloud has changed."""
+"""Put a VM into another status at once, like Nova's os-resetState: by an admin, or because the cloud has changed."""
 
 from typing import Any, Final
 from uuid import UUID
@@ -44,8 +44,9 @@ async def reset_vm_by_admin(tx: AsyncConnection, admin: Requester, vm_id: UUID, 
 async def reset_state(
     tx: AsyncConnection, vm: VM, status: Status, new: NewOperation, fault: dict[str, Any] | None = None, **values: Any
 ) -> VM:
-    """Put a locked VM into a status, record the operation that did, and return the VM; `fault` goes with ERROR only.
+    """Put a locked VM into a status, record the reset as an operation, and return the VM.
 
+    `fault` goes with ERROR only; `values` are further columns of the VM.
     An open operation that held the VM ends as SUPERSEDED. Nothing is undone in the cloud, so the other resources it
     held get the status that the lifecycle table gives them when a failure leaves everything where it is.
     """

@@ -1,7 +1,7 @@
 """How a resize is decided: confirmed or reverted by a person, or confirmed by the end of its window.
 
 A resize that succeeded leaves its VM in VERIFY_RESIZE and its workflow open. A decision is an operation of its own. It
-claims the VM like any other, so that of a confirm, a revert, the window's end and a delete at the same moment one wins.
+claims the VM like any other operation, so only one of concurrent confirms, reverts and window ends is accepted.
 Its row holds the id of the *resize's* workflow: the dispatcher signals that workflow instead of starting one (see
 api/background/decision_delivery.py for the delivery and workflows/resize.py for what the workflow does with it).
 """
@@ -37,8 +37,8 @@ async def confirm_by_window(
 ) -> Operation | None:
     """Let the end of its window confirm a resize; return the confirm, or None where somebody decided first.
 
-    A second call returns the same operation, whoever calls, until that operation has ended: its id follows from the
-    id of the resize. The waiting workflow and the workflow recovery may both call.
+    The waiting workflow and the workflow recovery may both call, and each may repeat its call. The operation's id
+    follows from the id of the resize, so that every call returns the same operation until that operation has ended.
     """
     confirm_id = uuid5(_CONFIRM_NAMESPACE, str(resize_id))
     vm = await lock_vm(tx, vm_id)

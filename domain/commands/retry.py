@@ -1,4 +1,4 @@
-"""Ask once more for what a failed operation was to do, on its owner's behalf: for admins."""
+"""An admin repeats a failed operation on its owner's behalf."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -64,6 +64,7 @@ async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Oper
 
 
 async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
+    # Its parameters name the network, whose name is unique. The interface's row was deleted when the attach failed.
     name = parameters_of(failed, Interface).network
     network_id = (await tx.scalars(select(Network.id).where(Network.name == name))).one()
     return await attach_interface(tx, requester, _vm(failed), network_id)
@@ -89,4 +90,4 @@ _RETRIES: Final[dict[Action, Retry]] = {
     Action.DETACH_INTERFACE: lambda tx, who, failed: detach_interface(tx, who, _vm(failed), failed.resource_id),
     Action.DELETE_VOLUME: lambda tx, who, failed: delete_volume(tx, who, failed.resource_id),
 }
-"""How each action is asked for again; a missing action makes a resource that its owner must create anew."""
+"""The command that repeats each action. Creates are missing: their owner deletes the resource and creates a new one."""

@@ -44,7 +44,7 @@ async def restore_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, sna
 async def delete_snapshot(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, snapshot_id: UUID
 ) -> Accepted[Snapshot]:
-    """Delete a snapshot, whatever its VM does; one that is DELETING or DELETED keeps its operation."""
+    """Delete a snapshot in any state of its VM; if it is DELETING or DELETED already, return that operation."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     snapshot = await lock_row(tx, Snapshot, _snapshot(vm, snapshot_id), snapshot_id)
     if snapshot.status in {SnapshotStatus.DELETING, SnapshotStatus.DELETED}:

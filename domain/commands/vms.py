@@ -1,4 +1,4 @@
-"""What can be asked of a VM that exists: power, resize, delete, new name or labels."""
+"""Commands on a VM that exists: power, resize, delete, change of name or labels."""
 
 from typing import Any
 from uuid import UUID
@@ -33,7 +33,7 @@ async def reboot_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, *, h
 async def resize_vm(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, flavor_id: UUID, confirm_window: int
 ) -> Accepted[VM]:
-    """Give the requester's VM another flavor; it confirms itself after `confirm_window` seconds, 0 is never."""
+    """Resize the requester's VM; the resize confirms itself `confirm_window` seconds after its end, or never if 0."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     check_allowed(vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
     flavors = await fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
@@ -49,7 +49,7 @@ async def resize_vm(
 
 
 async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Accepted[VM]:
-    """Delete the requester's VM, whatever holds it; a VM that is DELETING or DELETED keeps its operation."""
+    """Delete the requester's VM, whatever holds it; if it is DELETING or DELETED already, return that operation."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     if vm.status in {Status.DELETING, Status.DELETED}:
         return Accepted(vm, vm.operation_id, is_new=False)
@@ -58,7 +58,7 @@ async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> A
 
 
 async def change_vm(tx: AsyncConnection, owner_id: UUID, vm_id: UUID, changes: dict[str, Any]) -> VM | None:
-    """Set the name or the labels of the owner's VM, whatever else is done to it; None where it is gone or DELETED."""
+    """Set the name or labels of the owner's VM, whatever holds it; None where there is no such VM or it is DELETED."""
     mine = (VM.id == vm_id, VM.owner_id == owner_id, VM.status != Status.DELETED)
     return await fetch_one(tx, update(VM).where(*mine).values(changes).returning(VM))
 

@@ -29,7 +29,7 @@ DEVICES: Final = tuple(f"/dev/vd{letter}" for letter in ascii_lowercase[1:])  # 
 
 
 async def create_volume(tx: AsyncConnection, requester: Requester, name: str, size_gb: int) -> Accepted[Volume]:
-    """Make a volume of `size_gb` GiB."""
+    """Create a volume of `size_gb` GiB."""
     new = requested(requester, Action.CREATE_VOLUME, CreateVolume(name, size_gb), **about(Kind.VOLUME, uuid4()))
     await accept_without_vm(tx, requester.user_id, new)
     values = {"id": new.resource_id, "owner_id": requester.user_id, "name": name, "size_gb": size_gb}
@@ -37,7 +37,7 @@ async def create_volume(tx: AsyncConnection, requester: Requester, name: str, si
 
 
 async def delete_volume(tx: AsyncConnection, requester: Requester, volume_id: UUID) -> Accepted[Volume]:
-    """Delete a volume that is not attached; one that is DELETING or DELETED keeps its operation."""
+    """Delete a volume that is not attached; if it is DELETING or DELETED already, return that operation."""
     volume = await lock_row(tx, Volume, _volume(requester, volume_id), volume_id)
     if volume.status in {VolumeStatus.DELETING, VolumeStatus.DELETED}:
         return Accepted(volume, volume.operation_id, is_new=False)
@@ -51,7 +51,7 @@ async def delete_volume(tx: AsyncConnection, requester: Requester, volume_id: UU
 async def attach_volume(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, volume_id: UUID, *, delete_on_termination: bool
 ) -> Accepted[Attachment]:
-    """Attach an available volume of the requester's to their VM, as the VM's first free device."""
+    """Attach an available volume of the requester to their VM, as the VM's first free device."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     volume = await fetch_one(tx, _volume(requester, volume_id).with_for_update())
     if volume is None:
@@ -69,7 +69,7 @@ async def attach_volume(
 async def detach_volume(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, volume_id: UUID
 ) -> Accepted[Attachment]:
-    """Detach a volume from the requester's VM; one that is DETACHING keeps its operation."""
+    """Detach a volume from the requester's VM; if it is DETACHING already, return that operation."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     volume = await lock_row(tx, Volume, _volume(requester, volume_id), volume_id)
     in_vm = select(Attachment).where(Attachment.volume_id == volume_id, Attachment.vm_id == vm.id)
@@ -89,6 +89,7 @@ def _volume(requester: Requester, id: UUID) -> Select[Volume]:
 
 
 async def _free_device(tx: AsyncConnection, vm: VM) -> str:
+    # The VM is locked, so no other attach can choose the same device meanwhile.
     taken = (await tx.scalars(select(Attachment.device).where(Attachment.vm_id == vm.id))).all()
     free = [device for device in DEVICES if device not in taken]
     if not free:

@@ -1,4 +1,4 @@
-"""What operations were asked to do, in a typed shape for each action. `operations.input` keeps it as JSON.
+"""The parameters of operations, in a typed shape for each action. `operations.input` stores them as JSON.
 
 The column is one flat JSON object: the parameters that the requester chose, and beside them what the service needs to
 carry the operation out (`Control`). It stays flat so that the version before and this one can read each other's rows.
@@ -18,7 +18,7 @@ from domain.rules.states import Action
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What an action was asked to do. Actions without parameters use this class itself."""
+    """The parameters of an action. Actions without parameters use this class itself."""
 
     def describe(self) -> str:
         """The parameters in a few words, as Markdown for people in the Temporal Web UI; may be empty."""
@@ -114,7 +114,7 @@ class DeleteSnapshot(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class CreateVolume(Parameters):
-    """The volume to make: `size_gb` in GiB."""
+    """The volume to create: `size_gb` in GiB."""
 
     name: str
     size_gb: int
@@ -193,7 +193,7 @@ class Control:
 
     `confirm_window`: of a resize, the seconds after which it confirms itself; 0 is never.
     `previous_fault`: the VM's fault before the operation cleared it; it comes back if the operation never begins.
-    `was`: the status of the snapshot or volume before its delete; it comes back likewise.
+    `was`: the status of the snapshot or volume before its delete; it comes back if the delete never begins.
     """
 
     confirm_window: int | None = None

@@ -41,7 +41,7 @@ _VERBS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class FieldIssue:
-    """A field of the request's body that is wrong: its path in the body, such as `network_ids/0`, and why."""
+    """An invalid field of the request's body: its path in the body, such as `network_ids/0`, and why it is invalid."""
 
     field: str
     code: str
@@ -91,7 +91,7 @@ class SameFlavorError(ServiceError):
 
 
 class InvalidTransitionError(ServiceError):
-    """The lifecycle table refuses the action in the present state of the VM, or of another `resource`."""
+    """The lifecycle table refuses the action in the current state of the VM, or of another `resource`."""
 
     code = "invalid_transition"
 
@@ -112,7 +112,7 @@ class InvalidTransitionError(ServiceError):
 
 
 class AttachmentInProgressError(InvalidTransitionError):
-    """The action has to wait until no volume or interface is being attached to the VM or detached from it."""
+    """The action must wait until no volume or interface is being attached to the VM or detached from it."""
 
     code = "attachment_in_progress"
 
@@ -153,7 +153,7 @@ class NotRetryableError(ServiceError):
 
 
 class CanceledError(ServiceError):
-    """Somebody canceled the operation before its next step."""
+    """The operation was canceled before its next step."""
 
     code = "canceled"
 
@@ -168,7 +168,7 @@ class NotBegunError(ServiceError):
 
 
 class IllegalStepError(ServiceError):
-    """A workflow asked for a step that the table does not have there. This is a bug, never a user's mistake."""
+    """A workflow entered a step that the table does not allow there. This is a bug, never a user's mistake."""
 
     code = "illegal_step"
 

@@ -18,7 +18,7 @@ from api.background.readiness import Check
 from api.web import security
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, person, running
-from tests.api.test_problems import check
+from tests.api.test_problems import check_problem
 
 LOGIN = {"username": "nobody", "password": "Correct-Horse-1"}
 
@@ -49,7 +49,7 @@ async def test_a_flood_of_one_caller_is_refused_while_another_caller_is_served(
     async with locked_vms(engine):
         flood = asyncio.create_task(create_vms(ada, 30))
         await asyncio.sleep(0.1)
-        check(await ada.http.get("/flavors"), 429, "too_many_requests")
+        check_problem(await ada.http.get("/flavors"), 429, "too_many_requests")
         assert (await bob.http.get("/vms")).status_code == 200
     answers = await flood
     assert Counter(answer.status_code for answer in answers) == {202: 10, 429: 20}
@@ -65,7 +65,7 @@ async def test_an_overloaded_service_refuses_new_callers_but_answers_health_chec
     async with locked_vms(engine):
         floods = [asyncio.create_task(create_vms(caller, 8)) for caller in callers]
         await asyncio.sleep(0.1)
-        check(await latecomer.http.get("/vms"), 503, "overloaded")
+        check_problem(await latecomer.http.get("/vms"), 503, "overloaded")
         assert (await anyone.get("/health/live")).status_code == 200
     answers = [answer for answers in await asyncio.gather(*floods) for answer in answers]
     assert Counter(answer.status_code for answer in answers) == {202: 20, 503: 4}
@@ -77,8 +77,8 @@ async def test_requests_without_a_valid_token_share_the_slots_of_their_address(
     async with locked_vms(engine):
         flood = asyncio.create_task(create_vms(ada, 30))
         await asyncio.sleep(0.1)
-        check(await anyone.get("/vms"), 401, "unauthenticated")
-        check(await anyone.get("/vms", headers={"Authorization": "Bearer x"}), 401, "invalid_token")
+        check_problem(await anyone.get("/vms"), 401, "unauthenticated")
+        check_problem(await anyone.get("/vms", headers={"Authorization": "Bearer x"}), 401, "invalid_token")
     await flood
 
 

@@ -1,4 +1,4 @@
-"""The texts of refusals: plain sentences that say what is going on and what is allowed."""
+"""The texts of refusals say why the action is refused and which actions are allowed."""
 
 import pytest
 
@@ -35,12 +35,12 @@ from domain.rules.states import TaskState
         ),
     ],
 )
-def test_a_refusal_is_a_plain_sentence(error: InvalidTransitionError, text: str) -> None:
+def test_the_text_of_a_refusal(error: InvalidTransitionError, text: str) -> None:
     assert str(error) == text
 
 
 @pytest.mark.parametrize("task_state", TaskState)
-def test_every_task_state_has_plain_words(task_state: TaskState) -> None:
+def test_every_task_state_is_described_in_words(task_state: TaskState) -> None:
     text = str(InvalidTransitionError("stop", "ACTIVE", task_state, []))
     assert text.startswith("The VM is busy ")
     assert task_state.value not in text or "_" not in task_state.value

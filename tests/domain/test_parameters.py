@@ -1,4 +1,4 @@
-"""The typed shapes of `operations.input`."""
+"""The typed shapes of `operations.input`, and their JSON."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def test_parameters_and_control_are_read_back_from_one_flat_object(action: Actio
     assert control_of(stored) == control
 
 
-def test_a_resize_is_stored_as_the_version_before_reads_it() -> None:
+def test_the_json_of_a_resize_is_flat_as_the_version_before_reads_it() -> None:
     small, medium = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"]
     resize = parameters.Resize(medium, "m1.medium", small, "m1.small")
     assert to_json(resize, Control(confirm_window=0)) == {
@@ -40,7 +40,7 @@ def test_a_resize_is_stored_as_the_version_before_reads_it() -> None:
     }
 
 
-def test_absent_control_data_is_not_stored() -> None:
+def test_control_values_that_are_not_set_are_not_stored() -> None:
     assert to_json(parameters.DeleteVolume("data"), NO_CONTROL) == {"name": "data"}
 
 
