@@ -19,7 +19,7 @@ races: .venv/dev  ## Fifty of every race for the end of a resize and of every pa
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
 
 soak: .venv/dev  ## Anything in any order, several at once, against a model (about a quarter of an hour)
-	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_anything.py
+	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_random_requests.py
 
 faults: .venv/dev  ## A hundred schedules of faults on real processes, a thousand in one process, every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
