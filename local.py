@@ -121,7 +121,7 @@ def _before_exec(supervisor: int) -> None:
     """Runs in the child after it changed its user: that change would clear PR_SET_PDEATHSIG."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a child inherits the mask that `run` sets
     if PRCTL:
-        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # sent when our thread ends: children are started in the main thread
     # A supervisor that died before the call above sends no signal any more.
     if os.getppid() != supervisor:
         os._exit(1)

@@ -84,7 +84,7 @@ async def until_all_ended(stack: Stack) -> None:
 
 @asynccontextmanager
 async def users(stack: Stack, number: int) -> AsyncIterator[list[User]]:
-    """Register and log in so many users."""
+    """Register and log in this number of users."""
     async with AsyncExitStack() as clients:
         logged_in = [await clients.enter_async_context(log_in(stack)) for _ in range(number)]
         for user in logged_in:

@@ -98,7 +98,7 @@ class Bench:
             self.errors.append(f"{name}: {actual}, not {expected}")
 
     async def send(self, vm_ids: Iterable[UUID], action: Action, concurrent: int, body: object = None) -> None:
-        """Request an action of every VM, so many at a time."""
+        """Request an action of every VM; `concurrent` requests run at a time."""
         remaining = iter(vm_ids)
 
         async def send_some() -> None:
@@ -157,7 +157,7 @@ class Bench:
         return used | {f"Temporal: {name}": times for name, times in temporal_calls(self.stack).items()}
 
     async def used_while_idle(self, seconds: float) -> Figures:
-        """What the stack uses in so many seconds without requests."""
+        """What the stack uses during these seconds without requests."""
         before = await self.used()
         await asyncio.sleep(seconds)
         return difference(before, await self.used())

@@ -55,7 +55,7 @@ schema = schemathesis.openapi.from_dict(create_app(make_settings("postgresql://u
 
 @schema.parametrize()
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_every_answer_is_documented_and_no_5xx(
+def test_every_answer_is_documented_and_not_a_5xx(
     case: schemathesis.Case[Any], stack: Stack, user: User, known_ids: dict[str, str]
 ) -> None:
     if case.path_parameters and len(case.headers or {}) % 2 == 0:

@@ -20,7 +20,6 @@ from temporalio.client import Client
 import local
 from domain.settings import Settings
 from migrations import embedded_postgres
-from tests.conftest import make_settings
 from tests.faults.proxy import Proxy
 from tests.support.logs import FOLDERS
 from tests.support.stack import QUICK_CLOUD, free_ports
@@ -45,10 +44,6 @@ class Cluster:
     def url(self) -> str:
         """The address of the API, behind its proxy."""
         return f"http://127.0.0.1:{self.links['client-api'].port}/api/v1"
-
-    def settings(self) -> Settings:
-        """Settings with the address of the database, without the proxy."""
-        return make_settings(embedded_postgres.database_url(self._socket_dir))
 
     async def sql(self, query: str, *arguments: object) -> list[Any]:
         """The rows of a query, without the proxy."""

@@ -154,7 +154,7 @@ async def run_and_check(stack: InProcessStack, schedule: ShortSchedule, report: 
                 await user.request("DELETE", f"/vms/{vm_id}")
             await until_ended(stack, owner_id)
             await delete_leftovers(stack, user, owner_id)
-        except Exception:  # noqa: BLE001 - the others are to be run all the same
+        except Exception:  # noqa: BLE001 - a failure must not stop the others
             report.failures[schedule.seed] = traceback.format_exc()
             print(f"SEED={schedule.seed}: {report.failures[schedule.seed]}")  # noqa: T201
         report.schedules += 1

@@ -103,7 +103,7 @@ async def test_schedules_of_faults(cluster: Cluster) -> None:
         started_at = time.monotonic()
         try:
             await run(cluster, make(seed), report)
-        except Exception:  # noqa: BLE001 - the others are to be run all the same
+        except Exception:  # noqa: BLE001 - a failure must not stop the others
             report.failures[seed] = traceback.format_exc()
         report.schedules += 1
         print(f"seed {seed}: {time.monotonic() - started_at:.1f} s{' FAILED' if seed in report.failures else ''}")  # noqa: T201

@@ -47,7 +47,7 @@ async def test_a_refused_delete_of_a_build_ends_in_error_and_the_next_delete_suc
     assert (await servers_of(stack, vm["id"]), await ports_of(stack, vm["id"])) == ([], 0)
 
 
-async def test_a_refused_stop_leaves_the_vm_as_it_was(stack: Stack, user: User, cloud: Settings) -> None:
+async def test_a_refused_stop_leaves_the_vm_unchanged(stack: Stack, user: User, cloud: Settings) -> None:
     vm = await user.create("keeps-running")
     await user.until(vm["id"], "ACTIVE")
     await add_fault(cloud, "stop_server", FaultMode.REFUSE, vm_id=UUID(vm["id"]))

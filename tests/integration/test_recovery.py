@@ -75,7 +75,7 @@ async def test_the_database_follows_the_cloud(stack: Stack, user: User) -> None:
     await stack.sql(ORPHAN, *ids[1:])
     assert (await user.until(missing["id"], "ERROR"))["fault"]["code"] == "server_gone"
     await user.until(off["id"], "SHUTOFF")
-    await poll(lambda: servers_of(stack, str(ids[2])), lambda servers: servers == [])
+    await poll(lambda: servers_of(stack, str(ids[2])), lambda servers: servers == [], deadline=120)
     for vm in (missing, off):
         latest = (await user.read(f"/vms/{vm['id']}/operations?page_size=1"))["items"][0]
         assert (latest["action"], latest["actor"], latest["status"]) == ("reset-state", "@reconcile", "SUCCEEDED")

@@ -22,7 +22,7 @@ def separate_stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 async def create_resized(user: User, count: int, name: str) -> list[str]:
-    """Create so many VMs with a resize that waits for confirmation; returns their ids."""
+    """Create VMs with a resize that waits for confirmation; returns their ids."""
     small, large = (await user.flavors())[:2]
     vms = [(await user.create(f"{name}-{number}"))["id"] for number in range(count)]
     for vm_id in vms:

@@ -76,7 +76,7 @@ class Walker:
 
     @classmethod
     async def begin(cls, database: Database, user: User, number: int = 2) -> Self:
-        """Create so many VMs and volumes and wait until the VMs are built."""
+        """Create this number of VMs and volumes, and wait until the VMs are built."""
         networks = [network["id"] for network in (await user.read("/networks"))["items"]]
         walker = cls(database, user, (await user.flavors())[:3], networks)
         for which in range(number):

@@ -90,7 +90,8 @@ class User:
 
     async def until_nothing_open(self) -> None:
         """Wait until none of the user's operations is queued or running."""
-        await poll(lambda: self.read("/operations?status=QUEUED,RUNNING"), lambda page: page["total"] == 0)
+        path = "/operations?status=QUEUED,RUNNING"
+        await poll(lambda: self.read(path), lambda page: page["total"] == 0, deadline=self.deadline)
 
 
 def operation_path(answer: httpx.Response) -> str:
