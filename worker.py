@@ -157,7 +157,7 @@ async def _until_available(stopping: asyncio.Event, settings: Settings, backend:
     while not stopping.is_set():
         try:
             await backend.prepare()
-            return await temporal.connect(settings, patience=RPC_PATIENCE)
+            return await temporal.connect(settings, retry_for=RPC_PATIENCE)
         except (OSError, RuntimeError, SQLAlchemyError) as error:
             logger.warning("Waiting for PostgreSQL and Temporal: %s", error)
             with contextlib.suppress(TimeoutError):

@@ -8,7 +8,7 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec
 from activities.steps import Entered, StepActivities, undoing
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.data import database, queries
 from domain.data.models import VM
 from domain.progress import step_records, workflow_input
@@ -90,15 +90,21 @@ class ResizeActivities(StepActivities):
         """How long the resize waits before it confirms itself, by the database's clock, if it waits at all."""
         async with database.autocommit(self._engine).connect() as connection:
             seconds = await step_records.read_confirm_window(connection, input)
-            return ConfirmWindowResult(seconds, await service.is_decided(connection, input.vm, input.operation_id))
+            return ConfirmWindowResult(
+                seconds, not await resize_decisions.can_be_decided(connection, input.vm, input.operation_id)
+            )
 
     @activity.defn(name=Activity.CLAIM_CONFIRM)
     async def claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
         """Let the end of the window confirm the resize, unless somebody was faster; again answers the same."""
         async with self._engine.begin() as tx:
-            confirm = await service.claim_confirm(tx, resize.vm, resize.operation_id, deliver_in=OUTBOX_AFTER)
+            confirm = await resize_decisions.confirm_by_window(
+                tx, resize.vm, resize.operation_id, deliver_in=OUTBOX_AFTER
+            )
             if confirm is None:
-                return ClaimConfirmResult(None, await service.is_decided(tx, resize.vm, resize.operation_id))
+                return ClaimConfirmResult(
+                    None, not await resize_decisions.can_be_decided(tx, resize.vm, resize.operation_id)
+                )
         return ClaimConfirmResult(workflow_input.input_of(confirm, resize.vm_name))
 
     @activity.defn(name=Activity.DROP_CONFIRM_WINDOW)

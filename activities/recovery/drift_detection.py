@@ -17,7 +17,7 @@ from domain.data.models import VM, Attachment, Flavor, Interface, Snapshot, Volu
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Status
-from domain.upkeep.findings import Drift, Found
+from domain.upkeep.findings import Difference, Drift
 
 Rows = Mapping[UUID, Row[Any]]
 
@@ -41,7 +41,7 @@ class Reading:
     snapshots: Rows = field(default_factory=dict)
 
 
-async def find(engine: AsyncEngine, backend: ComputeBackend) -> list[Found]:
+async def find(engine: AsyncEngine, backend: ComputeBackend) -> list[Difference]:
     """Every difference there is now; BackendError where the cloud does not answer."""
     before = await _read(engine)
     cloud = await backend.inventory()
@@ -55,7 +55,7 @@ async def find(engine: AsyncEngine, backend: ComputeBackend) -> list[Found]:
         dict(_same(before.interfaces, now.interfaces)),
         dict(_same(before.snapshots, now.snapshots)),
     )
-    known = [Found(one.drift, one.kind, one.id, one.seen, deleted.get(one.id)) for one in orphans]
+    known = [Difference(one.drift, one.kind, one.id, one.seen, deleted.get(one.id)) for one in orphans]
     return [*_drifts(at_rest, cloud), *known]
 
 
@@ -77,22 +77,22 @@ def _same(before: Rows, now: Rows) -> Iterator[tuple[UUID, Row[Any]]]:
     return ((id, row) for id, row in now.items() if before.get(id) == row)
 
 
-def _drifts(at_rest: Reading, cloud: Inventory) -> Iterator[Found]:
+def _drifts(at_rest: Reading, cloud: Inventory) -> Iterator[Difference]:
     for vm in at_rest.vms.values():
         server = cloud.servers.get(vm.id)
         drift = _of_server(vm, server)
         if drift:
             seen = {"status": vm.status, "server": server.status if server else ServerStatus.GONE}
-            yield Found(drift, Kind.VM, vm.id, seen, vm.operation_id)
+            yield Difference(drift, Kind.VM, vm.id, seen, vm.operation_id)
     for volume in at_rest.volumes.values():
         yield from _of_volume(volume, cloud)
     for one in at_rest.interfaces.values():
         if one.status is AttachmentStatus.ATTACHED and one.vm_id in at_rest.vms and one.id not in cloud.ports:
-            yield Found(Drift.INTERFACE_GONE, Kind.INTERFACE, one.id, {"vm_id": str(one.vm_id)}, one.operation_id)
+            yield Difference(Drift.INTERFACE_GONE, Kind.INTERFACE, one.id, {"vm_id": str(one.vm_id)}, one.operation_id)
     for snapshot in at_rest.snapshots.values():
         if snapshot.status is SnapshotStatus.AVAILABLE and snapshot.id not in cloud.images:
             of_vm = {"vm_id": str(snapshot.vm_id)}
-            yield Found(Drift.IMAGE_GONE, Kind.SNAPSHOT, snapshot.id, of_vm, snapshot.operation_id)
+            yield Difference(Drift.IMAGE_GONE, Kind.SNAPSHOT, snapshot.id, of_vm, snapshot.operation_id)
 
 
 def _of_server(vm: Row[Any], server: Server | None) -> Drift | None:
@@ -110,7 +110,7 @@ def _of_server(vm: Row[Any], server: Server | None) -> Drift | None:
     return drifts.get(server.status, Drift.SERVER_STATUS)
 
 
-def _of_volume(volume: Row[Any], cloud: Inventory) -> Iterator[Found]:
+def _of_volume(volume: Row[Any], cloud: Inventory) -> Iterator[Difference]:
     if volume.status not in {VolumeStatus.AVAILABLE, VolumeStatus.IN_USE}:
         return
     there = cloud.volumes.get(volume.id)
@@ -124,26 +124,26 @@ def _of_volume(volume: Row[Any], cloud: Inventory) -> Iterator[Found]:
     seen = {"status": volume.status, "cloud": there.state if there else VolumeState.GONE}
     places = {"vm_id": volume.vm_id, "cloud_vm_id": there.vm_id if there else None}
     seen |= {name: str(id) for name, id in places.items() if id}
-    yield Found(drift, Kind.VOLUME, volume.id, seen, volume.operation_id)
+    yield Difference(drift, Kind.VOLUME, volume.id, seen, volume.operation_id)
 
 
-def _orphans(now: Reading, cloud: Inventory) -> Iterator[Found]:
+def _orphans(now: Reading, cloud: Inventory) -> Iterator[Difference]:
     """What the cloud has of what the database has deleted, or has never known."""
     for vm_id in cloud.servers.keys() - now.vms.keys():
-        yield Found(Drift.ORPHAN_SERVER, Kind.VM, vm_id, {"server": cloud.servers[vm_id].status})
+        yield Difference(Drift.ORPHAN_SERVER, Kind.VM, vm_id, {"server": cloud.servers[vm_id].status})
     lonely = cloud.ports.keys() - now.interfaces.keys()
     for port_id, vm in ((id, now.vms.get(cloud.ports[id])) for id in lonely):
         if vm and vm.task_state is None and vm.attaching == 0:
-            yield Found(Drift.ORPHAN_PORT, Kind.INTERFACE, port_id, {"vm_id": str(vm.id)})
+            yield Difference(Drift.ORPHAN_PORT, Kind.INTERFACE, port_id, {"vm_id": str(vm.id)})
     for vm_id in {cloud.ports[id] for id in lonely} - now.vms.keys() - cloud.servers.keys():
-        yield Found(Drift.ORPHAN_PORT, Kind.VM, vm_id)
+        yield Difference(Drift.ORPHAN_PORT, Kind.VM, vm_id)
     for volume_id in cloud.volumes.keys() - now.volumes.keys():
-        yield Found(Drift.ORPHAN_VOLUME, Kind.VOLUME, volume_id, {"cloud": cloud.volumes[volume_id].state})
+        yield Difference(Drift.ORPHAN_VOLUME, Kind.VOLUME, volume_id, {"cloud": cloud.volumes[volume_id].state})
     for image_id in cloud.images - now.snapshots.keys():
-        yield Found(Drift.ORPHAN_IMAGE, Kind.SNAPSHOT, image_id)
+        yield Difference(Drift.ORPHAN_IMAGE, Kind.SNAPSHOT, image_id)
 
 
-async def _deleted(connection: AsyncConnection, orphans: Sequence[Found]) -> dict[UUID, UUID]:
+async def _deleted(connection: AsyncConnection, orphans: Sequence[Difference]) -> dict[UUID, UUID]:
     """Of those that the database has deleted, the operations that did."""
     ids = cast([one.id for one in orphans], ARRAY(Uuid))
     deleted: dict[UUID, UUID] = {}

@@ -7,7 +7,7 @@ has deleted is removed from the cloud. What it has never known may be anybody's,
 import asyncio
 import logging
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -17,14 +17,17 @@ from temporalio.service import RPCError
 from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.recovery import drift_detection
 from activities.steps import flavor_of
-from domain.commands import acceptance, service
+from domain.commands import acceptance
+from domain.commands.reset_state import reset_state
+from domain.commands.resize_decisions import undecided_resize
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
+from domain.data.parameters import ResetState
 from domain.rules.cloud import ServerStatus
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.upkeep import findings
-from domain.upkeep.findings import GONE, Drift, Found
+from domain.upkeep.findings import GONE, Difference, Drift
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +73,7 @@ class Reconciler:
         """Write down what differs now, and act on what differed in the look before as well."""
         found = await drift_detection.find(self._engine, self._backend)
         async with self._engine.begin() as tx:
-            again = await findings.note(tx, found, RIPE * INTERVAL)
+            again = await findings.record(tx, found, RIPE * INTERVAL)
         gone = sum(one.drift in GONE for one in found)
         if gone > MOST_GONE:
             logger.error("%d things are gone from the cloud at once: that is shown to admins and not believed", gone)
@@ -80,7 +83,7 @@ class Reconciler:
             if finding_id is not None and one.held_by is not None:
                 await self._repair(one, finding_id, one.held_by)
 
-    async def _repair(self, found: Found, finding_id: UUID, held_by: UUID) -> None:
+    async def _repair(self, found: Difference, finding_id: UUID, held_by: UUID) -> None:
         try:
             how = await self._remove(found, held_by) or await self._follow(found)
         except BackendError as error:
@@ -91,7 +94,7 @@ class Reconciler:
             async with self._engine.begin() as tx:
                 await findings.resolve(tx, finding_id, how)
 
-    async def _remove(self, found: Found, held_by: UUID) -> str | None:
+    async def _remove(self, found: Difference, held_by: UUID) -> str | None:
         """Remove from the cloud what the database has deleted."""
         token = Token(held_by, f"reconcile/{found.id}", compensates=True)
         match found.drift, found.kind:
@@ -105,7 +108,7 @@ class Reconciler:
                 return None
         return "It was removed from the cloud, as it had been deleted."
 
-    async def _follow(self, found: Found) -> str | None:
+    async def _follow(self, found: Difference) -> str | None:
         """Have the database follow the cloud, unless something was asked meanwhile."""
         match found.drift:
             case Drift.SERVER_GONE | Drift.SERVER_ERROR | Drift.POWER_STATE | Drift.RESIZE_DECIDED:
@@ -118,7 +121,7 @@ class Reconciler:
                 return await self._follow_image(found)
         return None
 
-    async def _follow_server(self, found: Found) -> str | None:
+    async def _follow_server(self, found: Difference) -> str | None:
         seen = ServerStatus(found.seen["server"])
         status = Status(seen.value) if seen in {ServerStatus.ACTIVE, ServerStatus.SHUTOFF} else Status.ERROR
         message = _FAULTS.get(found.drift)
@@ -131,8 +134,8 @@ class Reconciler:
             decided = found.drift is Drift.RESIZE_DECIDED
             flavor_id = (await flavor_of(tx, vm.id, server) if decided and server else None) or vm.flavor_id
             asked = _asked(found, status)
-            await service.reset_state(tx, vm, status, asked, fault, flavor_id=flavor_id)
-            resize = await queries.fetch_one(tx, acceptance.last_resize(vm.id)) if decided else None
+            await reset_state(tx, vm, status, asked, fault, flavor_id=flavor_id)
+            resize = await undecided_resize(tx, vm.id) if decided else None
         if resize is not None:
             await self._let_go(resize.workflow_id)
         return f"The VM became {status}, as the cloud has it."
@@ -144,30 +147,31 @@ class Reconciler:
         except RPCError as error:  # it waits on, and disturbs nobody
             logger.warning("could not cancel %s: %s", workflow_id, error)
 
-    async def _follow_volume(self, found: Found) -> str | None:
-        asked = _asked(found, VolumeStatus.ERROR if found.drift is Drift.VOLUME_GONE else VolumeStatus.AVAILABLE)
+    async def _follow_volume(self, found: Difference) -> str | None:
+        status = VolumeStatus.ERROR if found.drift is Drift.VOLUME_GONE else VolumeStatus.AVAILABLE
+        asked = _asked(found, status)
         async with self._engine.begin() as tx:
             vm = await _lock_vm(tx, found)
             held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
-            changed = held.values(status=asked.input["status"], operation_id=asked.id)
+            changed = held.values(status=status, operation_id=asked.id)
             volume = await queries.fetch_one(tx, changed.returning(Volume))
             if volume is None:
                 return None
             await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
-            await service.write_down(tx, asked, volume.owner_id, vm.id if vm else None)
+            await acceptance.record_done(tx, asked, volume.owner_id, vm.id if vm else None)
         return f"The volume became {volume.status}, as the cloud has it."
 
-    async def _follow_interface(self, found: Found) -> str | None:
+    async def _follow_interface(self, found: Difference) -> str | None:
         asked = _asked(found, "gone")
         async with self._engine.begin() as tx:
             vm = await _lock_vm(tx, found)
             held = (Interface.id == found.id, Interface.operation_id == found.held_by)
             if vm is None or not (await tx.execute(delete(Interface).where(*held))).rowcount:
                 return None
-            await service.write_down(tx, asked, vm.owner_id, vm.id)
+            await acceptance.record_done(tx, asked, vm.owner_id, vm.id)
         return "The interface was detached, as the cloud has it, and its addresses were given back."
 
-    async def _follow_image(self, found: Found) -> str | None:
+    async def _follow_image(self, found: Difference) -> str | None:
         asked = _asked(found, SnapshotStatus.ERROR)
         async with self._engine.begin() as tx:
             vm = await _lock_vm(tx, found)
@@ -175,18 +179,18 @@ class Reconciler:
             changed = held.values(status=SnapshotStatus.ERROR, operation_id=asked.id)
             if vm is None or not (await tx.execute(changed)).rowcount:
                 return None
-            await service.write_down(tx, asked, vm.owner_id, vm.id)
+            await acceptance.record_done(tx, asked, vm.owner_id, vm.id)
         return "The snapshot became ERROR, as the cloud no longer has its image."
 
 
-async def _lock_vm(tx: AsyncConnection, found: Found) -> VM | None:
+async def _lock_vm(tx: AsyncConnection, found: Difference) -> VM | None:
     """The VM that it is of, if it is of one, which is locked before what it has."""
     vm_id = found.seen.get("vm_id")
     return await queries.lock_vm(tx, UUID(vm_id)) if vm_id else None
 
 
-def _asked(found: Found, status: str) -> acceptance.Asked:
-    input = found.seen | {"status": status, "because": found.drift.value}
-    return acceptance.Asked(
-        Action.RESET_STATE, ACTOR, "reconcile", input, uuid4(), resource_type=found.kind, resource_id=found.id
+def _asked(found: Difference, status: str) -> acceptance.NewOperation:
+    reset = ResetState(status, because=found.drift.value, seen=found.seen)
+    return acceptance.NewOperation(
+        Action.RESET_STATE, ACTOR, "reconcile", reset, resource_type=found.kind, resource_id=found.id
     )

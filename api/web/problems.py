@@ -14,9 +14,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api.schemas import FieldError
 from api.web import logs
 from api.web.admission import NoSlotError
+from api.web.models import FieldError
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,8 @@ async def _on_problem(request: Request, error: ProblemError) -> Response:
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
-    return problem(error.code, str(error), request.url.path)
+    fields = [FieldError(code=one.code, detail=one.detail, pointer=f"#/{one.field}") for one in error.fields]
+    return problem(error.code, str(error), request.url.path, **_members(fields))
 
 
 async def _on_invalid_transition(request: Request, error: InvalidTransitionError) -> Response:

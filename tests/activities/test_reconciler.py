@@ -21,7 +21,7 @@ from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
-from domain.upkeep.findings import GONE_BY_ITSELF, Drift
+from domain.upkeep.findings import NO_LONGER_FOUND, Drift
 from tests.activities.conftest import Canceling, spec
 from tests.activities.held import add_server, be_due
 from tests.support.rows import (
@@ -91,7 +91,7 @@ async def test_a_first_look_does_nothing_and_what_the_second_does_not_see_is_ove
     await change(engine, servers, status=ServerStatus.ACTIVE)
     await reconciler.look()
     assert await findings(engine) == [(Drift.POWER_STATE, vm.id, False)]
-    assert [row.resolution for row in await rows_of(engine, Finding)] == [GONE_BY_ITSELF]
+    assert [row.resolution for row in await rows_of(engine, Finding)] == [NO_LONGER_FOUND]
     assert await resets(engine) == []
 
 

@@ -13,7 +13,7 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
 from activities.backends.protocol import BackendError, Token
 from activities.resize import ResizeActivities
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.data import queries
 from domain.data.models import VM
 from domain.progress import step_records, workflow_input
@@ -276,7 +276,7 @@ async def test_the_end_of_the_window_confirms_on_nobodys_behalf_and_once(
     assert claims[0].previous_status is Status.ACTIVE
     confirm = await read_operation(engine, claims[0].operation_id)
     resized = await read_operation(engine, input.operation_id)
-    assert (confirm.actor, confirm.owner_id) == (service.CONFIRM_WINDOW_ACTOR, resized.owner_id)
+    assert (confirm.actor, confirm.owner_id) == (resize_decisions.CONFIRM_WINDOW_ACTOR, resized.owner_id)
     assert (confirm.workflow_id, confirm.request_id) == (resized.workflow_id, resized.request_id)
     assert confirm.deliver_after > confirm.created_at
     vm = await read_vm(engine, input.vm)

@@ -136,13 +136,11 @@ async def failed(ada: Person, engine: AsyncEngine, action: Action) -> Operation:
         match action:
             case Action.ATTACH_VOLUME | Action.DELETE_VOLUME:
                 resource_id = (await add_volume(tx, ada.user)).id
-                input = {"delete_on_termination": True}
+                input = INPUTS[action] | {"delete_on_termination": True}
             case Action.DETACH_VOLUME:
                 volume = await add_volume(tx, ada.user, status=VolumeStatus.IN_USE)
                 await add_attachment(tx, vm, volume)
                 resource_id = volume.id
-            case Action.ATTACH_INTERFACE:
-                input = {"network": "private"}
             case Action.DETACH_INTERFACE:
                 resource_id = (await add_interface(tx, vm, status=AttachmentStatus.ATTACHED)).id
             case Action.RESTORE | Action.DELETE_SNAPSHOT:

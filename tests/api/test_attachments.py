@@ -9,17 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import Attachment, Operation, Volume
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, Status, TaskState
-from tests.api.beside import (
+from tests.api.conftest import Person, count, operations_of
+from tests.api.vm_resources import (
     attached_to,
-    check_goes,
-    check_made,
+    check_create_answer,
+    check_delete_answer,
     check_refused_and_unchanged,
-    nobodys,
     rows_of,
+    unknown_id,
     vm_of,
     volume_of,
 )
-from tests.api.conftest import Person, count, operations_of
 from tests.support.rows import read_vm
 
 FIELDS = {*("volume_id", "vm_id", "device", "status", "delete_on_termination", "operation_id", "created_at")}
@@ -35,7 +35,7 @@ async def test_a_volume_is_attached_and_the_vm_stays_as_it_is(
     vm, volume = await vm_of(ada, engine, status=status), await volume_of(ada, engine)
     body = {"volume_id": str(volume.id)} | more
     answer = await ada.http.post(f"/vms/{vm.id}/volumes", json=body)
-    operation = await check_made(ada, engine, answer, f"/vms/{vm.id}/volumes/{volume.id}")
+    operation = await check_create_answer(ada, engine, answer, f"/vms/{vm.id}/volumes/{volume.id}")
     made = answer.json()
     assert set(made) == FIELDS
     shown = {"volume_id": str(volume.id), "vm_id": str(vm.id), "device": "/dev/vdb", "status": "ATTACHING"}
@@ -55,7 +55,7 @@ async def test_what_a_vm_allows_while_something_attaches(ada: Person, engine: As
     await ada.http.post(f"/vms/{vm.id}/volumes", json={"volume_id": str(volume.id)})
     assert set(before) - set(AT_REST) == {"resize", "snapshot", "restore"}
     assert (await ada.http.get(f"/vms/{vm.id}")).json()["allowed_actions"] == AT_REST
-    resize = await ada.http.post(f"/vms/{vm.id}/actions/resize", json={"flavor_id": nobodys()})
+    resize = await ada.http.post(f"/vms/{vm.id}/actions/resize", json={"flavor_id": unknown_id()})
     problem = resize.json()
     assert (resize.status_code, problem["code"], problem["current_status"]) == (409, "attachment_in_progress", "ACTIVE")
     assert (problem["allowed_actions"], problem["task_state"]) == (AT_REST, None)
@@ -127,7 +127,7 @@ async def test_a_volume_is_detached_once_however_often_it_is_asked(ada: Person, 
     volume, _ = await attached_to(vm, ada, engine, device="/dev/vdc")
     path = f"/vms/{vm.id}/volumes/{volume.id}"
     first = await ada.http.delete(path)
-    operation = await check_goes(ada, engine, first)
+    operation = await check_delete_answer(ada, engine, first)
     again = await ada.http.delete(path)
     assert (again.status_code, again.headers["Operation-Location"]) == (204, first.headers["Operation-Location"])
     assert [one.id for one in await operations_of(engine, vm.id)] == [operation.id]
@@ -159,12 +159,12 @@ async def test_detaching_from_a_vm_that_goes_names_the_delete(ada: Person, engin
 async def test_what_a_vm_does_not_have_is_not_found(ada: Person, engine: AsyncEngine) -> None:
     vm, other, loose = await vm_of(ada, engine), await vm_of(ada, engine), await volume_of(ada, engine)
     held, _ = await attached_to(vm, ada, engine)
-    for where, id in ((other.id, held.id), (vm.id, loose.id), (vm.id, nobodys()), (nobodys(), held.id)):
+    for where, id in ((other.id, held.id), (vm.id, loose.id), (vm.id, unknown_id()), (unknown_id(), held.id)):
         path = f"/vms/{where}/volumes/{id}"
         answers = [await ada.http.get(path), await ada.http.delete(path)]
         assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(404, "not_found")] * 2
-    unknown = await ada.http.post(f"/vms/{vm.id}/volumes", json={"volume_id": nobodys()})
-    nowhere = await ada.http.post(f"/vms/{nobodys()}/volumes", json={"volume_id": str(loose.id)})
+    unknown = await ada.http.post(f"/vms/{vm.id}/volumes", json={"volume_id": unknown_id()})
+    nowhere = await ada.http.post(f"/vms/{unknown_id()}/volumes", json={"volume_id": str(loose.id)})
     assert (unknown.status_code, nowhere.status_code) == (404, 404)
     assert await count(engine, Operation) == 0
 

@@ -18,7 +18,7 @@ LOGIN = {"username": "grace", "password": PASSWORD}
 @pytest.fixture(autouse=True)
 def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash as little as bcrypt allows; test_passwords.py looks at the real cost."""
-    monkeypatch.setattr(security, "_COST", 4)
+    monkeypatch.setattr(security, "_BCRYPT_COST", 4)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Attachment, IdempotencyKey, Interface, Operation, Snapshot, Volume
 from domain.rules.resources import SnapshotStatus, VolumeStatus
-from tests.api.beside import attached_to, nobodys, rows_of, snapshot_of, vm_of, volume_of
 from tests.api.conftest import Person, count, pointers
 from tests.api.test_idempotency import KEY, same
+from tests.api.vm_resources import attached_to, rows_of, snapshot_of, unknown_id, vm_of, volume_of
 from tests.support.rows import NETWORK_IDS, add_interface, add_snapshot, add_volume, read_vm
 
 NETWORK, OTHER_NETWORK = str(NETWORK_IDS["private"]), str(NETWORK_IDS["edge"])
@@ -63,7 +63,7 @@ async def state(engine: AsyncEngine) -> list[list[Any]]:
 
 async def test_another_owners_is_not_there_at_all(ada: Person, bob: Person, engine: AsyncEngine) -> None:
     hers = await everything(ada, engine)
-    nothing = {name: nobodys() for name in hers}
+    nothing = {name: unknown_id() for name in hers}
     before, vm = await state(engine), await read_vm(engine, UUID(hers["vm"]))
     for call in CALLS:
         told = []
@@ -126,7 +126,7 @@ async def test_a_refusal_is_not_kept(ada: Person, engine: AsyncEngine) -> None:
     assert (await ada.http.post(path, json=body, headers=KEY)).status_code == 202
 
 
-VOLUME, ATTACHMENT = {"name": "x", "size_gb": 1}, {"volume_id": nobodys()}
+VOLUME, ATTACHMENT = {"name": "x", "size_gb": 1}, {"volume_id": unknown_id()}
 WRONG: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     *(("/volumes", VOLUME, {"size_gb": size}, "#/size_gb") for size in (0, -1, 16_385, 1.0, 1.5, "1", True, None, [1])),
     ("/volumes", VOLUME, {"size_gb": 10**400}, "#/size_gb"),

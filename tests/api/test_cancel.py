@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api import operations
-from api.web.security import Caller
+from domain.commands.acceptance import Requester
+from domain.commands.cancel import cancel_operation
 from domain.data import queries
 from domain.data.models import Operation
 from domain.progress import step_records, workflow_input
@@ -73,7 +73,7 @@ async def test_what_waits_to_be_delivered_keeps_its_turn(engine: AsyncEngine, se
         user = await add_user(tx)
         due = queries.from_now(seconds)
         before = await add_operation(tx, await add_vm(tx, user), Action.CREATE, deliver_after=due)
-        await operations.cancel(tx, Caller(user.id, user.username, uuid4()), before.id)
+        await cancel_operation(tx, Requester(user.id, user.username, "test-request"), before.id)
         after = await queries.fetch_one(tx, select(Operation).where(Operation.id == before.id))
         assert after is not None
         assert (after.deliver_after == before.deliver_after) is keeps

@@ -14,8 +14,16 @@ from domain.data.catalogue import NETWORKS
 from domain.data.models import VM, IdempotencyKey, Interface, Operation
 from domain.rules.resources import AttachmentStatus
 from domain.rules.states import Action, Status, TaskState
-from tests.api.beside import check_goes, check_made, check_refused_and_unchanged, nobodys, rows_of, set_vm, vm_of
 from tests.api.conftest import FLAVOR, Person, count, operations_of, pointers
+from tests.api.vm_resources import (
+    check_create_answer,
+    check_delete_answer,
+    check_refused_and_unchanged,
+    rows_of,
+    set_vm,
+    unknown_id,
+    vm_of,
+)
 from tests.support.rows import NETWORK_IDS, add_interface, add_vm, read_vm
 
 FIELDS = {*("id", "vm_id", "network_id", "ip_address", "mac_address", "status", "operation_id", "created_at")}
@@ -67,7 +75,7 @@ async def test_an_interface_gets_its_addresses_at_once_and_the_vm_stays_as_it_is
     vm = await vm_of(ada, engine, status=status)
     answer = await attach(ada, vm)
     made = answer.json()
-    operation = await check_made(ada, engine, answer, f"/vms/{vm.id}/interfaces/{made['id']}")
+    operation = await check_create_answer(ada, engine, answer, f"/vms/{vm.id}/interfaces/{made['id']}")
     assert set(made) == FIELDS
     assert made | {"vm_id": str(vm.id), "network_id": EDGE, "status": "ATTACHING"} == made
     assert is_legal(made)
@@ -121,7 +129,7 @@ async def test_an_interface_is_detached_once_however_often_it_is_asked(ada: Pers
         interface = await add_interface(tx, vm, "10.2.0.7", network="edge")
     path = f"/vms/{vm.id}/interfaces/{interface.id}"
     first = await ada.http.delete(path)
-    operation = await check_goes(ada, engine, first)
+    operation = await check_delete_answer(ada, engine, first)
     again = await ada.http.delete(path)
     assert (again.status_code, again.headers["Operation-Location"]) == (204, first.headers["Operation-Location"])
     assert [one.id for one in await operations_of(engine, vm.id)] == [operation.id]
@@ -138,7 +146,7 @@ async def test_an_interface_on_its_way_is_not_detached(ada: Person, engine: Asyn
     answer = await ada.http.delete(f"/vms/{vm.id}/interfaces/{interface.id}")
     conflict: dict[str, Any] = {"current_status": "ATTACHING", "task_state": None, "allowed_actions": []}
     problem = await check_refused_and_unchanged(engine, vm, answer, "invalid_transition", **conflict)
-    assert "Cannot detach-interface an interface" in problem["detail"]
+    assert "Cannot detach an interface" in problem["detail"]
 
 
 async def test_what_a_vm_does_not_have_is_not_found_and_an_unknown_network_is_pointed_at(
@@ -147,11 +155,11 @@ async def test_what_a_vm_does_not_have_is_not_found_and_an_unknown_network_is_po
     vm, other = await vm_of(ada, engine), await vm_of(ada, engine)
     async with engine.begin() as tx:
         interface = await add_interface(tx, vm)
-    for where, id in ((other.id, interface.id), (vm.id, nobodys()), (nobodys(), interface.id)):
+    for where, id in ((other.id, interface.id), (vm.id, unknown_id()), (unknown_id(), interface.id)):
         path = f"/vms/{where}/interfaces/{id}"
         answers = [await ada.http.get(path), await ada.http.delete(path)]
         assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(404, "not_found")] * 2
-    unknown = await attach(ada, vm, nobodys())
+    unknown = await attach(ada, vm, unknown_id())
     assert (unknown.status_code, unknown.json()["code"]) == (422, "unknown_reference")
     assert pointers(unknown.json()) == {"#/network_id"}
     assert await count(engine, Operation) == 0

@@ -8,17 +8,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import Operation, Snapshot
 from domain.rules.resources import SnapshotStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
-from tests.api.beside import (
-    check_goes,
-    check_made,
+from tests.api.conftest import Person, count
+from tests.api.vm_resources import (
+    check_create_answer,
+    check_delete_answer,
     check_refused_and_unchanged,
-    nobodys,
     rows_of,
     set_vm,
     snapshot_of,
+    unknown_id,
     vm_of,
 )
-from tests.api.conftest import Person, count
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, read_vm
 
 NAMED = {"name": "before"}
@@ -45,7 +45,7 @@ async def test_a_new_snapshot_is_of_what_the_vm_is_and_takes_the_vm(
     vm = await vm_of(ada, engine, status=status, flavor_id=flavor, image_id=image)
     answer = await ada.http.post(f"/vms/{vm.id}/snapshots", json={"name": " before "})
     made = answer.json()
-    operation = await check_made(ada, engine, answer, f"/vms/{vm.id}/snapshots/{made['id']}")
+    operation = await check_create_answer(ada, engine, answer, f"/vms/{vm.id}/snapshots/{made['id']}")
     assert set(made) == FIELDS
     shown = {"vm_id": str(vm.id), "status": "CREATING", "size_gb": 80, "flavor_id": str(flavor), "image_id": str(image)}
     assert made | NAMED | shown == made
@@ -120,7 +120,7 @@ async def test_while_something_attaches_no_snapshot_is_taken_or_restored(
     path = f"/vms/{vm.id}/snapshots" + (f"/{snapshot.id}/restore" if action == "restore" else "")
     answer = await ada.http.post(path, json=NAMED if action == "snapshot" else None)
     problem = await check_refused_and_unchanged(engine, vm, answer, "attachment_in_progress", current_status="ACTIVE")
-    assert "something is being attached" in problem["detail"]
+    assert "while a volume or an interface is being attached" in problem["detail"]
     assert not {"resize", "snapshot", "restore"} & set(problem["allowed_actions"])
     assert await rows_of(engine, Snapshot) == [snapshot]
 
@@ -135,7 +135,7 @@ async def test_a_snapshot_is_deleted_whatever_its_vm_does(
     vm = await vm_of(ada, engine, **state)
     snapshot = await snapshot_of(vm, engine, status)
     path = f"/vms/{vm.id}/snapshots/{snapshot.id}"
-    operation = await check_goes(ada, engine, await ada.http.delete(path))
+    operation = await check_delete_answer(ada, engine, await ada.http.delete(path))
     shown = (await ada.http.get(path)).json()
     assert (shown["status"], shown["operation_id"]) == ("DELETING", str(operation.id))
     assert (operation.action, operation.vm_id) == (Action.DELETE_SNAPSHOT, vm.id)
@@ -172,7 +172,7 @@ async def test_deleting_a_snapshot_again_names_the_same_operation(ada: Person, e
 async def test_a_delete_of_the_vm_takes_a_snapshot_that_is_being_taken(ada: Person, engine: AsyncEngine) -> None:
     vm = await vm_of(ada, engine)
     made = (await ada.http.post(f"/vms/{vm.id}/snapshots", json=NAMED)).json()
-    delete = await check_goes(ada, engine, await ada.http.delete(f"/vms/{vm.id}"))
+    delete = await check_delete_answer(ada, engine, await ada.http.delete(f"/vms/{vm.id}"))
     path = f"/vms/{vm.id}/snapshots/{made['id']}"
     shown = (await ada.http.get(path)).json()
     assert (shown["status"], shown["operation_id"]) == ("DELETING", str(delete.id))
@@ -194,7 +194,7 @@ async def test_the_snapshots_of_a_deleted_vm_stay_readable(ada: Person, engine: 
 async def test_a_snapshot_is_found_under_its_own_vm_only(ada: Person, engine: AsyncEngine) -> None:
     vm, other = await vm_of(ada, engine), await vm_of(ada, engine)
     snapshot = await snapshot_of(vm, engine)
-    for id, where in ((snapshot.id, other.id), (nobodys(), vm.id), (snapshot.id, nobodys())):
+    for id, where in ((snapshot.id, other.id), (unknown_id(), vm.id), (snapshot.id, unknown_id())):
         path = f"/vms/{where}/snapshots/{id}"
         answers = [await ada.http.get(path), await ada.http.delete(path), await ada.http.post(f"{path}/restore")]
         assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(404, "not_found")] * 3

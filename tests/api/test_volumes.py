@@ -6,8 +6,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import Operation, Volume
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus
-from tests.api.beside import attached_to, check_goes, check_made, nobodys, rows_of, vm_of, volume_of
 from tests.api.conftest import Person, count
+from tests.api.vm_resources import (
+    attached_to,
+    check_create_answer,
+    check_delete_answer,
+    rows_of,
+    unknown_id,
+    vm_of,
+    volume_of,
+)
 
 BODY = {"name": "data-1", "size_gb": 10}
 FIELDS = {*("id", "name", "size_gb", "status", "vm_id", "device", "operation_id", "created_at", "updated_at")}
@@ -17,7 +25,7 @@ OPERATION = {"resource_type": "volume", "action": "create-volume", "status": "QU
 async def test_a_new_volume_is_being_made_and_says_where_to_look(ada: Person, engine: AsyncEngine) -> None:
     answer = await ada.http.post("/volumes", json=BODY, headers={"X-Request-Id": "the-request"})
     made = answer.json()
-    operation = await check_made(ada, engine, answer, f"/volumes/{made['id']}")
+    operation = await check_create_answer(ada, engine, answer, f"/volumes/{made['id']}")
     assert set(made) == FIELDS
     assert made | BODY | {"status": "CREATING", "vm_id": None, "device": None} == made
     assert (operation.action, operation.status) == (Action.CREATE_VOLUME, OperationStatus.QUEUED)
@@ -58,7 +66,7 @@ async def test_a_volume_shows_the_vm_that_has_it(ada: Person, engine: AsyncEngin
 @pytest.mark.parametrize("status", [VolumeStatus.AVAILABLE, VolumeStatus.ERROR])
 async def test_a_volume_that_no_vm_has_is_deleted(ada: Person, engine: AsyncEngine, status: VolumeStatus) -> None:
     volume = await volume_of(ada, engine, status=status)
-    operation = await check_goes(ada, engine, await ada.http.delete(f"/volumes/{volume.id}"))
+    operation = await check_delete_answer(ada, engine, await ada.http.delete(f"/volumes/{volume.id}"))
     shown = (await ada.http.get(f"/volumes/{volume.id}")).json()
     assert (shown["status"], shown["operation_id"]) == ("DELETING", str(operation.id))
     assert (operation.action, operation.resource_type) == (Action.DELETE_VOLUME, "volume")
@@ -79,7 +87,7 @@ async def test_a_volume_that_something_happens_to_is_not_deleted(
     allowed = ["detach-volume"] if status is VolumeStatus.IN_USE else []
     assert (answer.status_code, problem["code"]) == (409, "invalid_transition")
     assert (problem["current_status"], problem["task_state"], problem["allowed_actions"]) == (status, None, allowed)
-    assert "delete-volume a volume" in problem["detail"]
+    assert "Cannot delete a volume" in problem["detail"]
     assert await rows_of(engine, Volume) == [volume]
     assert await count(engine, Operation) == 0
 
@@ -106,6 +114,6 @@ async def test_a_volume_that_goes_with_its_vm_names_the_operation_of_the_vm(ada:
 
 
 async def test_what_nobody_has_is_not_found(ada: Person) -> None:
-    path = f"/volumes/{nobodys()}"
+    path = f"/volumes/{unknown_id()}"
     for answer in (await ada.http.get(path), await ada.http.delete(path)):
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

@@ -15,7 +15,6 @@ from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, Volum
 from domain.rules.states import Action, Status, TaskState
 from tests.domain.specified import OF_NO_VM, SPECIFIED, TURNS
 from tests.support.rows import (
-    INPUTS,
     add_attachment,
     add_held_vm,
     add_interface,
@@ -23,6 +22,7 @@ from tests.support.rows import (
     add_user,
     add_vm,
     add_volume,
+    new_operation,
 )
 
 MODELS: dict[str, type[Any]] = {
@@ -73,9 +73,7 @@ async def accept(tx: AsyncConnection, vm: VM, user: User, action: Action, there:
     """Let the action take the VM, and what is there; what it makes is added."""
     kind = next(iter(TURNS[action]))
     about: UUID = there[kind].id if kind in there else uuid4()
-    asked = acceptance.Asked(
-        action, "test", "test-request", INPUTS[action], resource_type=Kind(kind), resource_id=about
-    )
+    asked = new_operation(action, resource_type=Kind(kind), resource_id=about)
     vm_id = None if kind == "volume" and action in OF_NO_VM else vm.id
     if action in OF_NO_VM:
         await acceptance.accept_without_vm(tx, user.id, asked, vm_id)

@@ -1,7 +1,6 @@
 """The count of what is being attached to a VM: right at every moment, and 0 when all has ended."""
 
 import random
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import select
@@ -19,7 +18,6 @@ from domain.rules.states import Action, Status
 from tests.domain.holding import all_vms, end, rows
 from tests.domain.test_claim_races import calling, race
 from tests.support.rows import (
-    INPUTS,
     add_attachment,
     add_interface,
     add_user,
@@ -27,6 +25,7 @@ from tests.support.rows import (
     add_volume,
     claim,
     message,
+    new_operation,
     read_vm,
 )
 
@@ -113,8 +112,7 @@ async def attach(tx: AsyncConnection, vm: VM, volume_id: object, device: str = "
     volume = await queries.fetch_one(tx, select(Volume).where(Volume.id == volume_id).with_for_update())
     assert locked
     assert volume
-    about = acceptance.Asked(Action.ATTACH_VOLUME, "test", "test-request", INPUTS[Action.ATTACH_VOLUME])
-    asked = replace(about, resource_type=Kind.VOLUME, resource_id=volume.id)
+    asked = new_operation(Action.ATTACH_VOLUME, resource_type=Kind.VOLUME, resource_id=volume.id)
     await acceptance.accept(tx, locked, asked)
     await resource_claims.hold(tx, Volume, volume, asked.action, asked.id)
     await add_attachment(tx, vm, volume, status=AttachmentStatus.ATTACHING, device=device, operation_id=asked.id)

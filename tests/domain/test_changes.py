@@ -53,7 +53,7 @@ def test_a_change_begins_exactly_where_it_is_specified_to(action: Action, kind: 
         error = refusal.value
         assert (error.code, error.status, error.task_state) == ("invalid_transition", status, None)
         assert error.allowed_actions == _allowed(kind, status)
-        assert f"Cannot {action.word} a" in str(error)
+        assert str(error).startswith(f"Cannot {action.word.partition('-')[0]} a")
         assert f" {kind} in status {status}; allowed now: " in str(error)
 
 
@@ -128,5 +128,5 @@ def test_what_has_to_wait_says_so_and_what_is_allowed_meanwhile(action: Action, 
     ]
     assert (error.status, error.task_state, error.allowed_actions) == (status, None, allowed)
     assert {"attach-volume", "detach-interface", "delete"} <= set(allowed)
-    assert f"Cannot {action} a VM" in str(error)
-    assert "something is being attached" in str(error)
+    assert str(error).startswith("Cannot ")
+    assert "while a volume or an interface is being attached" in str(error)

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.commands import acceptance
-from domain.data import queries
+from domain.commands import resize_decisions
 from domain.data.models import Operation
 from domain.progress import outbox, step_records
 from domain.rules import messages
@@ -98,11 +97,8 @@ async def test_an_accepted_operation_is_delivered_now_or_when_it_was_told_to(eng
     at_once = await decided(engine, await waiting(engine), Action.CONFIRM_RESIZE)
     assert at_once.deliver_after <= at_once.created_at
     async with engine.begin() as tx:
-        vm = await queries.lock_vm(tx, resize.resource_id)
-        assert vm
-        asked = acceptance.Asked(Action.CONFIRM_RESIZE, "test", "test-request")
-        await acceptance.accept(tx, vm, asked, deliver_in=30.0)
-    later = await read_operation(engine, asked.id)
+        later = await resize_decisions.confirm_by_window(tx, resize.resource_id, resize.id, deliver_in=30.0)
+    assert later
     assert timedelta(seconds=25) < later.deliver_after - later.created_at <= timedelta(seconds=30)
     async with engine.begin() as tx:
         assert [one.id for one in await outbox.lease_operations(tx, 10, 10.0)] == [at_once.id]

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4, uuid5
 
 from temporalio.client import Client as TemporalClient
 
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.rules.table import TABLE, Previous
 from tests.faults.failpoints import AUTO_CONFIRM, EFFECTS, EXECUTED, Files
 from tests.faults.matrix import Cell, Matrix, Scenario
@@ -27,7 +27,7 @@ USERS: Final = 4
 # Seconds until a resize is confirmed automatically: the scenarios that confirm or revert it do so long before.
 CONFIRM_WINDOW: Final = 45
 # Points that the workflow recovery passes only if an operation takes long, which depends on chance.
-BY_CHANCE: Final = ("lease_looks", "deliver_again", "restart")
+BY_CHANCE: Final = ("lease_checks", "deliver_again", "restart")
 EFFECTS_WITHOUT_TOKEN: Final = {"revoke", "purge"}
 GRACE: Final = 2.0  # seconds that a crash has to happen after all workflows have closed
 CALLS: Final = "SELECT step FROM mock_cloud.calls WHERE operation_id = $1"
@@ -128,7 +128,7 @@ class CrashStack:
         if run.scenario.canceled:
             await self.temporal.get_workflow_handle(f"resize-{setup.vm}-{operation_id}").cancel()
         if run.scenario.auto_confirm:
-            confirm_id = uuid5(service._CONFIRM, str(operation_id))
+            confirm_id = uuid5(resize_decisions._CONFIRM_NAMESPACE, str(operation_id))
             run.operations[AUTO_CONFIRM] = confirm_id
             run.ends.append(await self.watcher.end_of(confirm_id))
 

@@ -34,7 +34,7 @@ from activities.backends.mock import calls
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import ComputeBackend, Token
 from api.web.idempotency import Once
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.progress import outbox, resource_claims, step_records
 from domain.rules.messages import FailOperationInput, OperationInput
 
@@ -112,7 +112,7 @@ def install() -> None:
     global files  # noqa: PLW0603 - its folder is known only when the process has started
     files = Files(Path(os.environ["FAILPOINTS_FOLDER"]))
     _patch(AsyncEngine, "begin", _begin)
-    for module in (step_records, resource_claims, outbox, service):
+    for module in (step_records, resource_claims, outbox, resize_decisions):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
             if function.__module__ == module.__name__ and "tx" in inspect.signature(function).parameters:
                 _patch(module, name, _naming_its_transaction(name, function))
@@ -174,7 +174,8 @@ def _naming_its_transaction(name: str, function: AsyncFunction) -> AsyncFunction
             result = await function(*arguments, **options)
         finally:
             _is_inside_named.reset(outer)
-        if name == service.claim_confirm.__name__ and result is not None and (key := files.key_of(arguments[2])):
+        is_confirm = name == resize_decisions.confirm_by_window.__name__ and result is not None
+        if is_confirm and (key := files.key_of(arguments[2])):
             (files.keys / str(result.id)).write_text(key.removesuffix(AUTO_CONFIRM) + AUTO_CONFIRM)
         _add_places(name, [*_operation_ids((*arguments, *options.values())), *_operation_ids(result)])
         return result

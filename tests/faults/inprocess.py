@@ -92,7 +92,7 @@ class InProcessStack:
         stack.push_async_callback(backend.close)
         await _prepare(backend)
         # A connection of its own for each worker: the SDK allows one worker of a task queue for each connection.
-        client = await temporal.connect(self.settings, patience=10)
+        client = await temporal.connect(self.settings, retry_for=10)
         reconciling = asyncio.create_task(Reconciler(engine, backend, client).run())
         stack.callback(reconciling.cancel)
         for worker in make_workers(self.settings, client, engine, self.seams.around(backend)):

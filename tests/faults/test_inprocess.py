@@ -96,12 +96,12 @@ async def stack(
         return TemporalClient(**client.config() | {"interceptors": [seams]})
 
     monkeypatch.setattr(connections, "connect", through_seams)
-    monkeypatch.setattr(api.background.dispatcher, "LOOK_IN", CHECK_INTERVAL)
-    monkeypatch.setattr(api.background.workflow_recovery, "LOOK_IN", CHECK_INTERVAL)
+    monkeypatch.setattr(api.background.dispatcher, "CHECK_AFTER", CHECK_INTERVAL)
+    monkeypatch.setattr(api.background.workflow_recovery, "CHECK_AFTER", CHECK_INTERVAL)
     monkeypatch.setattr(reconciler, "INTERVAL", CHECK_INTERVAL)
     address = temporal.service_client.config.target_host
     settings = make_settings(database_url, temporal_address=address, temporal_task_queue=f"faults-{uuid4().hex[:8]}")
-    stack = InProcessStack(settings, await through_seams(settings, patience=5.0), seams)
+    stack = InProcessStack(settings, await through_seams(settings, retry_for=5.0), seams)
     try:
         await stack.start()
         yield stack

@@ -8,10 +8,13 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.commands import acceptance
-from domain.data import queries
+from domain.commands.acceptance import NewOperation, Requester
+from domain.commands.resize_decisions import decide_resize
+from domain.data import parameters, queries
 from domain.data.addresses import new_mac_address
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.data.models import VM, Attachment, Interface, Operation, Snapshot, User, Volume
+from domain.data.parameters import NO_CONTROL, NO_PARAMETERS, Control, Parameters, to_json
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
@@ -21,31 +24,30 @@ FLAVOR_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in FLAVORS}
 IMAGE_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in IMAGES}
 NETWORK_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in NETWORKS}
 _NEW, _OLD = "m1.medium", "m1.small"
-INPUTS: dict[Action, dict[str, Any]] = {
-    Action.CREATE: {"network_ids": [str(NETWORK_IDS["private"])]},
-    Action.RESIZE: {
-        "flavor_id": str(FLAVOR_IDS[_NEW]),
-        "flavor": _NEW,
-        "previous_flavor_id": str(FLAVOR_IDS[_OLD]),
-        "previous_flavor": _OLD,
-        "confirm_window": 0,
-    },
-    Action.CONFIRM_RESIZE: {"flavor_id": str(FLAVOR_IDS[_NEW]), "flavor": _NEW},
-    Action.REVERT_RESIZE: {"flavor_id": str(FLAVOR_IDS[_OLD]), "flavor": _OLD},
-    Action.SNAPSHOT: {"name": "before"},
-    Action.RESTORE: {
-        "name": "before",
-        "flavor_id": str(FLAVOR_IDS[_OLD]),
-        "image_id": str(IMAGE_IDS["cirros-0.6.3"]),
-    },
-    Action.DELETE_SNAPSHOT: {"name": "before"},
-    Action.CREATE_VOLUME: {"name": "data", "size_gb": 10},
-    Action.DELETE_VOLUME: {"name": "data"},
-    Action.ATTACH_VOLUME: {"name": "data", "device": "/dev/vdb"},
-    Action.DETACH_VOLUME: {"name": "data", "device": "/dev/vdb"},
-    Action.ATTACH_INTERFACE: {"ip_address": "10.0.0.9", "network": "private"},
-    Action.DETACH_INTERFACE: {"ip_address": "10.0.0.9", "network": "private"},
+PARAMETERS: dict[Action, Parameters] = {
+    Action.CREATE: parameters.CreateVM(
+        "test-vm", FLAVOR_IDS[_OLD], IMAGE_IDS["cirros-0.6.3"], [NETWORK_IDS["private"]]
+    ),
+    Action.REBOOT_SOFT: parameters.Reboot("SOFT"),
+    Action.REBOOT_HARD: parameters.Reboot("HARD"),
+    Action.RESIZE: parameters.Resize(FLAVOR_IDS[_NEW], _NEW, FLAVOR_IDS[_OLD], _OLD),
+    Action.CONFIRM_RESIZE: parameters.ConfirmResize(FLAVOR_IDS[_NEW], _NEW),
+    Action.REVERT_RESIZE: parameters.RevertResize(FLAVOR_IDS[_OLD], _OLD),
+    Action.SNAPSHOT: parameters.TakeSnapshot("before"),
+    Action.RESTORE: parameters.Restore("before", FLAVOR_IDS[_OLD], IMAGE_IDS["cirros-0.6.3"]),
+    Action.DELETE_SNAPSHOT: parameters.DeleteSnapshot("before"),
+    Action.CREATE_VOLUME: parameters.CreateVolume("data", 10),
+    Action.DELETE_VOLUME: parameters.DeleteVolume("data"),
+    Action.ATTACH_VOLUME: parameters.AttachVolume("data", "/dev/vdb"),
+    Action.DETACH_VOLUME: parameters.DetachVolume("data", "/dev/vdb"),
+    Action.ATTACH_INTERFACE: parameters.Interface("10.0.0.9", "private"),
+    Action.DETACH_INTERFACE: parameters.Interface("10.0.0.9", "private"),
 }
+INPUTS: dict[Action, dict[str, Any]] = {
+    action: to_json(of_action, Control(confirm_window=0) if action is Action.RESIZE else NO_CONTROL)
+    for action, of_action in PARAMETERS.items()
+}
+"""What `operations.input` holds for each action."""
 OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
 
 
@@ -178,15 +180,25 @@ async def add_interface(
     return await queries.insert_row(tx, Interface, **row | values)
 
 
+def new_operation(action: Action, **values: Any) -> NewOperation:
+    """An operation that is about to be accepted, with parameters that suit its action."""
+    control = Control(confirm_window=0) if action is Action.RESIZE else NO_CONTROL
+    wanted = PARAMETERS.get(action, NO_PARAMETERS)
+    return NewOperation(action, "test", "test-request", wanted, control, **values)
+
+
 async def claim(tx: AsyncConnection, vm_id: UUID, action: Action) -> Operation:
     """Accept an action as the API does: lock the VM, check the table, update the VM, insert the operation."""
     vm = await queries.lock_vm(tx, vm_id)
     assert vm is not None
-    asked = acceptance.Asked(action, "test", "test-request", INPUTS.get(action, {}))
-    await acceptance.accept(tx, vm, asked)
-    operation = await queries.fetch_one(tx, select(Operation).where(Operation.id == asked.id))
-    assert operation is not None
-    return operation
+    if action in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}:
+        requester = Requester(vm.owner_id, "test", "test-request")
+        operation_id = (await decide_resize(tx, requester, vm_id, action)).operation_id
+    else:
+        new = new_operation(action)
+        await acceptance.accept(tx, vm, new)
+        operation_id = new.id
+    return await queries.get_operation(tx, operation_id)
 
 
 async def add_held_vm(

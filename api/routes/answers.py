@@ -1,24 +1,17 @@
-"""What clients get, built from rows."""
+"""The bodies that clients get; each reads its fields from a row."""
 
 from datetime import datetime
 from functools import cache
 from operator import attrgetter
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, computed_field
+from pydantic import BeforeValidator, Field, computed_field
 
+from api.web.models import Answer, Check, Page
 from domain.rules import lifecycle
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OperationStatus, Status, TaskState
-
-T = TypeVar("T")
-
-
-class Answer(BaseModel):
-    """A body that a client gets."""
-
-    model_config = ConfigDict(from_attributes=True)
 
 
 class User(Answer):
@@ -222,56 +215,11 @@ class Liveness(Answer):
     status: Literal["alive"]
 
 
-class Check(Answer):
-    """Whether something the service needs can be reached."""
-
-    status: Literal["ok", "unavailable"]
-    error: str | None = None
-
-
 class Readiness(Answer):
     """Whether everything the service needs can be reached."""
 
     status: Literal["ready"]
     checks: dict[str, Check]
-
-
-class FieldError(Answer):
-    """One thing that is wrong with a request; exactly one of the last three says where."""
-
-    code: str
-    detail: str
-    pointer: str | None = Field(default=None, examples=["#/name"])
-    parameter: str | None = None
-    header: str | None = None
-
-
-class Problem(Answer):
-    """An error (RFC 9457). The last five members come only with the problems they belong to."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    code: str
-    request_id: str
-    errors: list[FieldError] = []
-    current_status: Status | SnapshotStatus | VolumeStatus | AttachmentStatus | None = None
-    task_state: TaskState | None = None
-    allowed_actions: list[str] = []
-    checks: dict[str, Check] = {}
-
-
-class Page(Answer, Generic[T]):
-    """A part of a list; `next_cursor` leads to the part after it, null at the end."""
-
-    items: list[T]
-    total: int
-    page: int
-    page_size: int
-    pages: int
-    next_cursor: str | None
 
 
 class VMPage(Page[VM]):

@@ -1,65 +1,24 @@
-"""What clients send. Nothing is known that is not here."""
+"""The bodies that clients send. Unknown fields are rejected."""
 
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_core import PydanticCustomError
 
+from api.web.fields import Email, Labels, Name, NewPassword, Text, Username
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.rules.states import Status
-
-_PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
-_EMAIL_PART = r"[^@\s\x00-\x1f\x7f-\x9f]+"
-LABEL_KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
 
 
 def _unique(ids: list[UUID] | None) -> list[UUID] | None:
     if ids and len(set(ids)) < len(ids):
-        raise PydanticCustomError("repeated_items", "Each may be named once")
+        raise PydanticCustomError("repeated_items", "Each id may appear once")
     return ids
 
 
-def _strong(password: SecretStr) -> SecretStr:
-    text = password.get_secret_value()
-    if not (any(map(str.isupper, text)) and any(map(str.islower, text)) and any(map(str.isdigit, text))):
-        message = "A password needs an upper case letter, a lower case letter and a digit"
-        raise PydanticCustomError("password_too_weak", message)
-    return password
-
-
-Name = Annotated[
-    str,
-    StringConstraints(
-        strip_whitespace=True,
-        min_length=1,
-        max_length=255,
-        pattern=rf"^{_PRINTABLE}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTABLE}*$",
-    ),
-]
-Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
-Labels = Annotated[
-    dict[
-        Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")],
-        Text,
-    ],
-    Field(max_length=64, json_schema_extra={"additionalProperties": False}),
-]
-Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]
-Email = Annotated[str, StringConstraints(max_length=254, pattern=rf"^{_EMAIL_PART}@{_EMAIL_PART}$")]
-NewPassword = Annotated[
-    SecretStr,
-    Field(
-        min_length=8,
-        max_length=256,
-        json_schema_extra={"pattern": r"^(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])"},
-    ),
-    AfterValidator(_strong),
-]
-
-
 class Request(BaseModel):
-    """A body that a client sends."""
+    """The base of every body."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -73,7 +32,7 @@ class Registration(Request):
 
 
 class Credentials(Request):
-    """Who is calling."""
+    """A username and its password."""
 
     username: Text = Field(examples=["ada"])
     password: SecretStr = Field(max_length=256, examples=["Correct-horse-1"])
@@ -86,7 +45,7 @@ class RefreshRequest(Request):
 
 
 class NewVM(Request):
-    """A VM to be made; without `image_id` or `network_ids` it gets the default ones, with `[]` no network."""
+    """The VM to create. Without `image_id` or `network_ids` it gets the defaults; `[]` means no network."""
 
     name: Name = Field(examples=["web-1"])
     flavor_id: UUID = Field(examples=[FLAVORS[1]["id"]])
@@ -98,7 +57,7 @@ class NewVM(Request):
 
 
 class VMChanges(Request):
-    """New values for what is given; `labels` replaces all labels."""
+    """The fields to change; `labels` replaces all labels."""
 
     name: Name = Field(default_factory=str, examples=["web-2"])
     labels: Labels = Field(default_factory=dict, examples=[{"env": "test"}])
@@ -111,42 +70,42 @@ class Reboot(Request):
 
 
 class Resize(Request):
-    """The flavor that a VM is to have."""
+    """The new flavor of the VM."""
 
     flavor_id: UUID = Field(examples=[FLAVORS[2]["id"]])
 
 
 class ResetState(Request):
-    """The status that a VM is to show."""
+    """The new status of the VM."""
 
     status: Literal[Status.ACTIVE, Status.SHUTOFF, Status.VERIFY_RESIZE, Status.ERROR]
 
 
 class NewSnapshot(Request):
-    """A snapshot to be taken."""
+    """The snapshot to take."""
 
     name: Name = Field(examples=["before-upgrade"])
 
 
 class NewVolume(Request):
-    """A volume to be made; `size_gb` in GiB."""
+    """The volume to create; `size_gb` in GiB."""
 
     name: Name = Field(examples=["data-1"])
     size_gb: int = Field(ge=1, le=16_384, strict=True, examples=[10])
 
 
 class NewAttachment(Request):
-    """A volume to be attached; with `delete_on_termination` it is deleted with the VM."""
+    """The volume to attach; with `delete_on_termination` it is deleted together with the VM."""
 
     volume_id: UUID
     delete_on_termination: bool = Field(default=False, strict=True)
 
 
 class NewInterface(Request):
-    """A network that a VM is to have an address in."""
+    """The network in which the VM gets an address."""
 
     network_id: UUID = Field(examples=[NETWORKS[0]["id"]])
 
 
 class NoInput(Request):
-    """An action that needs nothing."""
+    """The empty body of an action that needs no input."""
