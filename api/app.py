@@ -81,7 +81,7 @@ def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None
 async def _running_process(settings: Settings, signing: Signing) -> AsyncIterator[ProcessState]:
     """Run the background tasks, and yield the state that they share with all requests."""
     engine = database.create_engine(settings)
-    client = await temporal.connect(settings, patience=RPC_RETRY_LIMIT, lazy=True)
+    client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     recovery = WorkflowRecovery(engine, client, dispatcher)
     delivering = asyncio.create_task(dispatcher.run())

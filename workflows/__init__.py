@@ -1,1 +1,1 @@
-"""The operations as deterministic stories in straight lines."""
+"""The Temporal workflows: one for each kind of operation."""

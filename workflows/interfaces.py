@@ -1,4 +1,4 @@
-"""Interfaces: a VM's places in networks, given and taken."""
+"""Attach and detach network interfaces."""
 
 from dataclasses import replace
 
@@ -6,37 +6,37 @@ from temporalio import workflow
 
 from domain.rules.cloud import PortState
 from domain.rules.messages import Activity, OperationInput
-from workflows.steps import Left, OperationWorkflow
+from workflows.steps import Aftermath, OperationWorkflow
 
 
-class _OnPort(OperationWorkflow):
-    async def see_port(self, operation: OperationInput, _code: str) -> Left:
-        """See whether the port is there."""
-        summary = "See whether the port is there"
-        return Left(await self.insist(Activity.SETTLE_INTERFACE, operation, summary, PortState))
-
-
-@workflow.defn
-class AttachInterface(_OnPort):
-    """Plugs a port into a VM's server; one that fails is removed, unless the cloud refuses that."""
-
-    @workflow.run
-    async def run(self, operation: OperationInput) -> None:
-        """Carry out one attach-interface operation."""
-        async with self.carrying_out(operation, aftermath=self._undo, arrives=PortState.ACTIVE):
-            await self.step(Activity.CREATE_INTERFACE, operation, "Plug the port in")
-
-    async def _undo(self, operation: OperationInput, code: str) -> Left:
-        refusal = await self.undo(Activity.UNDO_INTERFACE, operation, "Take the port from the server")
-        return replace(await self.see_port(operation, code), refusal=refusal) if refusal else Left()
+class _InterfaceWorkflow(OperationWorkflow):
+    async def observe_port(self, operation: OperationInput, _code: str) -> Aftermath:
+        """Check whether the cloud has the port."""
+        summary = "Check whether the port is there"
+        return Aftermath(await self.run_until_done(Activity.SETTLE_INTERFACE, operation, summary, PortState))
 
 
 @workflow.defn
-class DetachInterface(_OnPort):
-    """Takes a port from a VM's server, and with it its addresses; one that fails stays."""
+class AttachInterface(_InterfaceWorkflow):
+    """Attaches a port to a VM's server. After a failure the port is removed, unless the cloud refuses that."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one detach-interface operation."""
-        async with self.carrying_out(operation, aftermath=self.see_port, arrives=PortState.GONE):
-            await self.step(Activity.DELETE_INTERFACE, operation, "Take the port from the server")
+        """Carry out an attach-interface operation."""
+        async with self.carrying_out(operation, after_failure=self._undo, success_state=PortState.ACTIVE):
+            await self.step(Activity.CREATE_INTERFACE, operation, "Attach the port")
+
+    async def _undo(self, operation: OperationInput, code: str) -> Aftermath:
+        error = await self.undo(Activity.UNDO_INTERFACE, operation, "Detach the port")
+        return replace(await self.observe_port(operation, code), undo_error=error) if error else Aftermath()
+
+
+@workflow.defn
+class DetachInterface(_InterfaceWorkflow):
+    """Detaches a port, and its address, from a VM's server. After a failure it stays attached."""
+
+    @workflow.run
+    async def run(self, operation: OperationInput) -> None:
+        """Carry out a detach-interface operation."""
+        async with self.carrying_out(operation, after_failure=self.observe_port, success_state=PortState.GONE):
+            await self.step(Activity.DELETE_INTERFACE, operation, "Detach the port")

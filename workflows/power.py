@@ -1,4 +1,4 @@
-"""Power: start, stop, reboot."""
+"""Start, stop and reboot a VM."""
 
 from temporalio import workflow
 
@@ -14,8 +14,8 @@ class StartVM(OperationWorkflow):
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one start operation."""
-        async with self.carrying_out(operation, arrives=ServerStatus.ACTIVE):
+        """Carry out a start operation."""
+        async with self.carrying_out(operation, success_state=ServerStatus.ACTIVE):
             await self.step(Activity.START_SERVER, operation, "Power the server on")
             await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")
 
@@ -26,22 +26,22 @@ class StopVM(OperationWorkflow):
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one stop operation."""
-        async with self.carrying_out(operation, arrives=ServerStatus.SHUTOFF):
+        """Carry out a stop operation."""
+        async with self.carrying_out(operation, success_state=ServerStatus.SHUTOFF):
             await self.step(Activity.STOP_SERVER, operation, "Shut the server down")
             await self.wait_for_server(operation, ServerStatus.SHUTOFF, "Wait for the server to be off")
 
 
 @workflow.defn
 class RebootVM(OperationWorkflow):
-    """Reboots a VM's server, as its guest would (SOFT) or by its power (HARD)."""
+    """Reboots a VM's server: SOFT asks the guest to reboot, HARD cycles the power."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one reboot operation."""
+        """Carry out a reboot operation."""
         async with self.carrying_out(operation):
             if operation.action is Action.REBOOT_HARD:
-                await self.step(Activity.REBOOT_SERVER_HARD, operation, "Reboot the server by its power")
+                await self.step(Activity.REBOOT_SERVER_HARD, operation, "Power-cycle the server")
             else:
                 await self.step(Activity.REBOOT_SERVER, operation, "Reboot the server")
             await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")

@@ -1,151 +1,195 @@
-"""Another flavor for a VM: moved, then confirmed or reverted by a person, or confirmed by time."""
+"""Resize a VM: move its server to another flavor, wait for a decision, carry the decision out.
+
+1. ResizeVM moves the server. If that fails, it puts the server back and ends.
+2. If the move succeeds, the VM shows VERIFY_RESIZE. The workflow waits for a decision, for days if necessary.
+3. A person confirms or reverts. The decision is an operation of its own: the API accepts it in the database, and the
+   dispatcher delivers it to this workflow by a signal. Races are settled in the database: one decision holds the VM.
+4. If the confirm window ends first, the workflow claims a confirm in the database. If another decision already holds
+   the VM, the workflow gets no confirm and waits for the signal of that decision.
+5. The workflow carries out the decision and ends.
+
+What can go wrong while it waits:
+
+- A signal comes early, before the move has ended: it is queued.
+- A signal comes twice, because the dispatcher repeats it until the decision begins: the second one is ignored.
+- A decision no longer holds the VM when its turn comes: it is dropped, and the workflow waits for the next one.
+- An operator resets the workflow to before a decision: if the resize has been decided, the workflow ends.
+- Somebody cancels the workflow: it clears the confirm window and ends. The VM can still be confirmed or reverted.
+- The workflow is gone when a decision arrives: the dispatcher starts FinishResizeVM to carry the decision out.
+"""
 
 import asyncio
 from collections import deque
 from datetime import datetime, timedelta
+from functools import partial
 from types import NoneType
 from uuid import UUID
 
 from temporalio import workflow
 
-from domain.rules.cloud import ServerStatus
+from domain.rules.cloud import ServerStatus, server_status_of, vm_status_of
+from domain.rules.errors import CanceledError
 from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
 from domain.rules.states import Action
-from domain.rules.table import TABLE
-from workflows.steps import Left, OperationWorkflow, heed_cancel
+from domain.rules.table import TABLE, Residue
+from workflows.errors import raise_if_canceled
+from workflows.steps import Aftermath, OperationWorkflow
 
-CODES_OF_NO_CHANGE = ("no_valid_host", "canceled")
-AT_ONCE = timedelta(milliseconds=1)
-SEES_ITS_END = "resize-sees-its-end"  # the patch with which a workflow that was reset after its end, ends
-CHECK = "See that the server has the flavor it should have"
+# After a failure with one of these codes, a VM with an unchanged server keeps its status. After any other failure it
+# becomes ERROR nevertheless, so that a person looks at it.
+HARMLESS_CODES = ("no_valid_host", CanceledError.code)
+CHECK = "Check that the server has the right flavor"
 
+# A deadline may already have passed. With a timeout of zero, asyncio would not even look for a decision that is already
+# queued. With the shortest timer it does.
+MINIMUM_TIMER = timedelta(milliseconds=1)
 
-class _Resizing(OperationWorkflow):
-    async def carry_out(self, decision: OperationInput) -> bool:
-        """Confirm or revert; False where the decision does not hold the VM, and nothing was done."""
-        back_to = ServerStatus(str(decision.previous_status))
-        async with self.carrying_out(decision, aftermath=self._see_what_was_decided, arrives=back_to) as outcome:
-            if decision.action is Action.CONFIRM_RESIZE:
-                await self.step(Activity.CONFIRM_RESIZE, decision, "Confirm the resize")
-            else:
-                await self.step(Activity.REVERT_RESIZE, decision, "Revert the resize")
-            await self.wait_for_server(decision, back_to, f"Wait for the server to be {back_to}")
-            await self.step(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK)
-        return outcome.succeeded
-
-    async def _see_what_was_decided(self, decision: OperationInput, code: str) -> Left:
-        left = await self.settle(decision, code)
-        if str(left.seen) == decision.previous_status:
-            await self.insist(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK, NoneType)
-        is_undecided = left.seen is ServerStatus.VERIFY_RESIZE
-        return Left(left.seen, intact=is_undecided and (code == "canceled" or bool(decision.interruption)))
+# Since this patch, a workflow that was reset to before a decision learns from the database that the resize is decided,
+# and ends. The id may go, by way of `workflow.deprecate_patch`, once no resize that started before it is open or can be
+# reset.
+SEES_ITS_END = "resize-sees-its-end"
 
 
 @workflow.defn
-class ResizeVM(_Resizing):
-    """Moves a VM's server to another flavor and waits, for days if need be, to be told that it may stay."""
+class ResizeVM(OperationWorkflow):
+    """Moves a VM's server to another flavor, waits for a decision, and carries it out."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._is_touched = False
-        self._is_over = False  # decided by others, where an operator has reset a workflow that was done
+        self._may_have_moved = False
         self._decisions: deque[OperationInput] = deque()
-        self._heard: set[UUID] = set()
+        self._known_decisions: set[UUID] = set()
 
     @workflow.run
-    async def run(self, operation: OperationInput) -> None:
-        """Carry out one resize operation, and the one that ends it."""
-        self._is_touched = bool(operation.interruption)  # nobody knows how far it had come
-        async with self.carrying_out(operation, aftermath=self._put_back) as outcome:
-            await self.step(Activity.PREPARE_RESIZE, operation, "Find a host for the new flavor")
-            self._is_touched = True
-            await self.step(Activity.RESIZE_SERVER, operation, "Move the server to the new flavor")
-            await self.wait_for_server(operation, ServerStatus.VERIFY_RESIZE, "Wait for the server to be moved")
-            await self.step(Activity.FINISH_RESIZE, operation, "See that the server has its new size")
-        if outcome.succeeded:
-            await self._see_it_decided(operation)
+    async def run(self, resize: OperationInput) -> None:
+        """Carry out a resize operation, and then the decision on it."""
+        if await self._move(resize):
+            await self._wait_until_decided(resize)
+
+    async def _move(self, resize: OperationInput) -> bool:
+        """Step 1: move the server to the new flavor. Return whether that succeeded."""
+        self._may_have_moved = bool(resize.interruption)  # an earlier workflow may have moved it
+        async with self.carrying_out(resize, after_failure=self._put_back) as outcome:
+            await self.step(Activity.PREPARE_RESIZE, resize, "Find a host for the new flavor")
+            self._may_have_moved = True
+            await self.step(Activity.RESIZE_SERVER, resize, "Move the server to the new flavor")
+            await self.wait_for_server(resize, ServerStatus.VERIFY_RESIZE, "Wait for the server to be moved")
+            await self.step(Activity.FINISH_RESIZE, resize, "Check that the server has its new size")
+        return outcome.succeeded
+
+    async def _put_back(self, resize: OperationInput, code: str) -> Aftermath:
+        """Put the server back to its old flavor, if a failed move has moved it."""
+        status = await self.observe_server(resize)
+        if status is ServerStatus.VERIFY_RESIZE:
+            await self.run_until_done(Activity.UNDO_RESIZE, resize, "Put the server back to its old flavor", NoneType)
+            status = await self.observe_server(resize)
+        # If this resize did not move a server that waits for a decision, an earlier resize did.
+        waits_for_earlier_resize = status is ServerStatus.VERIFY_RESIZE and not self._may_have_moved
+        is_unchanged = waits_for_earlier_resize or vm_status_of(status) == resize.previous_status
+        if is_unchanged and self._may_have_moved:
+            # The status alone does not tell: somebody may have confirmed the move in the cloud.
+            await self.run_until_done(Activity.CHECK_FLAVOR, CheckFlavorInput(resize, previous=True), CHECK, NoneType)
+        is_harmless = code in HARMLESS_CODES or not self._may_have_moved or bool(resize.interruption)
+        return Aftermath(status, Residue.UNCHANGED if is_unchanged and is_harmless else Residue.UNKNOWN)
 
     @workflow.signal
     def confirm(self, decision: OperationInput | None = None) -> None:
-        """The operation that confirms the resize; it may come early, late, or more than once."""
-        self._hear(decision, Action.CONFIRM_RESIZE)
+        """Queue the operation that confirms the resize. It may come early, late, or more than once."""
+        self._queue(decision, Action.CONFIRM_RESIZE)
 
     @workflow.signal
     def revert(self, decision: OperationInput | None = None) -> None:
-        """The operation that reverts the resize; it may come early, late, or more than once."""
-        self._hear(decision, Action.REVERT_RESIZE)
+        """Queue the operation that reverts the resize. It may come early, late, or more than once."""
+        self._queue(decision, Action.REVERT_RESIZE)
 
-    def _hear(self, decision: OperationInput | None, action: Action) -> None:
-        """Take a decision down; what a person sends by hand, perhaps without any input, is none."""
+    def _queue(self, decision: OperationInput | None, action: Action) -> None:
+        """Queue a decision once, and ignore any other payload: people can send signals by hand."""
         if not isinstance(decision, OperationInput) or decision.action is not action:
             return
-        if decision.operation_id in self._heard:
+        if decision.operation_id in self._known_decisions:
             return
         if decision.previous_status in TABLE[Action.RESIZE].sources:
-            self._heard.add(decision.operation_id)
+            self._known_decisions.add(decision.operation_id)
             self._decisions.append(decision)
 
-    async def _put_back(self, operation: OperationInput, code: str) -> Left:
-        left = await self.settle(operation, code)
-        if left.seen is ServerStatus.VERIFY_RESIZE:
-            await self.insist(Activity.UNDO_RESIZE, operation, "Put the server back to its old flavor", NoneType)
-            left = await self.settle(operation, code)
-        is_of_another = left.seen is ServerStatus.VERIFY_RESIZE and not self._is_touched
-        is_as_it_was = is_of_another or str(left.seen) == operation.previous_status
-        if is_as_it_was and self._is_touched:
-            await self.insist(Activity.CHECK_FLAVOR, CheckFlavorInput(operation, previous=True), CHECK, NoneType)
-        has_not_failed = code in CODES_OF_NO_CHANGE or not self._is_touched or bool(operation.interruption)
-        return Left(left.seen, intact=is_as_it_was and has_not_failed)
-
-    async def _see_it_decided(self, resize: OperationInput) -> None:
-        summary = "Ask how long the resize waits to be confirmed"
-        window = await self.insist(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)
-        until = None if window.seconds is None else workflow.now() + timedelta(seconds=window.seconds)
-        self._is_over = window.is_over and workflow.patched(SEES_ITS_END)
-        while not self._is_over:
-            decision = await self._next_decision(resize, until)
+    async def _wait_until_decided(self, resize: OperationInput) -> None:
+        """Steps 2 to 5: wait until a decision has been carried out, or the resize turns out to be decided."""
+        summary = "Read how long the resize waits to be confirmed"
+        window = await self.run_until_done(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)
+        deadline = None if window.seconds is None else workflow.now() + timedelta(seconds=window.seconds)
+        is_decided = window.is_over and workflow.patched(SEES_ITS_END)
+        while not is_decided:
+            decision = await self._next_signaled(resize, deadline)
             if decision is None:
-                until = None  # somebody was faster than the timer, and the signal is on its way
+                claim = await self._claim_confirm(resize)
+                decision, is_decided = claim.confirm, claim.is_over and workflow.patched(SEES_ITS_END)
+            if decision is None:
+                deadline = None  # another decision was faster than the timer, and its signal is on its way
             else:
-                self._is_over = await self.carry_out(decision) or await self._is_decided(resize)
+                is_decided = await carry_out(self, decision) or await self._is_decided(resize)
 
-    async def _next_decision(self, resize: OperationInput, until: datetime | None) -> OperationInput | None:
-        self.view.awaits_decision(resize, until)
-        left = max(until - workflow.now(), AT_ONCE) if until else None
+    async def _next_signaled(self, resize: OperationInput, deadline: datetime | None) -> OperationInput | None:
+        """Wait for a signal and return its decision, or None once the deadline has passed."""
+        self.view.decision_awaited(resize, deadline)
+        timeout = max(deadline - workflow.now(), MINIMUM_TIMER) if deadline else None
         try:
-            heed_cancel()
+            raise_if_canceled()
             await workflow.wait_condition(
                 lambda: bool(self._decisions),
-                timeout=left,
-                timeout_summary="Until the resize is confirmed without being asked",
+                timeout=timeout,
+                timeout_summary="Until the resize confirms itself",
             )
         except TimeoutError:
-            return await self._confirm_unasked(resize)
+            return None
         except asyncio.CancelledError:
-            summary = "Take the time to confirm by off the VM, which can still be confirmed or reverted"
-            await self.insist(Activity.DROP_CONFIRM_WINDOW, resize, summary, NoneType)
+            summary = "Clear the confirm window; the VM can still be confirmed or reverted"
+            await self.run_until_done(Activity.DROP_CONFIRM_WINDOW, resize, summary, NoneType)
             raise
         return self._decisions.popleft()
 
-    async def _confirm_unasked(self, resize: OperationInput) -> OperationInput | None:
-        summary = "Confirm the resize, unless somebody decides right now"
-        claimed = await self.insist(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)
-        self._is_over = claimed.is_over and workflow.patched(SEES_ITS_END)
-        return claimed.confirm
+    async def _claim_confirm(self, resize: OperationInput) -> ClaimConfirmResult:
+        """Claim a confirm in the database, as the confirm window has ended."""
+        summary = "Confirm the resize, unless another decision is faster"
+        return await self.run_until_done(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)
 
     async def _is_decided(self, resize: OperationInput) -> bool:
-        """Whether a decision did not hold the VM because others have decided already."""
+        """Whether a decision did not hold the VM because the resize is already decided."""
         if not workflow.patched(SEES_ITS_END):
             return False
-        summary = "Ask whether the resize is still to be decided"
-        return (await self.insist(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)).is_over
+        summary = "Check whether the resize is still to be decided"
+        return (await self.run_until_done(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)).is_over
+
+
+async def carry_out(flow: OperationWorkflow, decision: OperationInput) -> bool:
+    """Step 5: confirm or revert. Return False if the decision no longer holds the VM: then nothing was done."""
+    status = server_status_of(decision.previous)
+    after_failure = partial(_observe_decision, flow)
+    async with flow.carrying_out(decision, after_failure=after_failure, success_state=status) as outcome:
+        if decision.action is Action.CONFIRM_RESIZE:
+            await flow.step(Activity.CONFIRM_RESIZE, decision, "Confirm the resize")
+        else:
+            await flow.step(Activity.REVERT_RESIZE, decision, "Revert the resize")
+        await flow.wait_for_server(decision, status, f"Wait for the server to be {status}")
+        await flow.step(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK)
+    return outcome.succeeded
+
+
+async def _observe_decision(flow: OperationWorkflow, decision: OperationInput, code: str) -> Aftermath:
+    """Check what a failed confirm or revert has left."""
+    status = await flow.observe_server(decision)
+    if vm_status_of(status) == decision.previous_status:
+        # The server is at rest. Only its flavor tells whether this decision took effect, or its opposite.
+        await flow.run_until_done(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK, NoneType)
+    is_undecided = status is ServerStatus.VERIFY_RESIZE
+    may_decide_again = is_undecided and (code == CanceledError.code or bool(decision.interruption))
+    return Aftermath(status, Residue.UNCHANGED if may_decide_again else Residue.UNKNOWN)
 
 
 @workflow.defn
-class FinishResizeVM(_Resizing):
-    """Confirms or reverts a resize whose own workflow is gone."""
+class FinishResizeVM(OperationWorkflow):
+    """Confirms or reverts a resize whose ResizeVM is gone."""
 
     @workflow.run
     async def run(self, decision: OperationInput) -> None:
-        """Carry out one confirm or revert operation."""
-        await self.carry_out(decision)
+        """Carry out a confirm or revert operation."""
+        await carry_out(self, decision)

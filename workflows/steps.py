@@ -1,4 +1,8 @@
-"""What every operation's story is told with: steps, waits, one way to end badly, and what an operator sees."""
+"""The base of all workflows: steps, waits, and one way to record a success or a failure.
+
+The order of activities, timers and `workflow.patched` calls is part of the histories of running workflows. A change
+here must keep that order or be behind a new patch id. tests/replay checks this.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +14,7 @@ from typing import Any, TypeVar, overload
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ActivityError, ApplicationError, RetryState, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityCancellationType
 
 from domain.rules import lifecycle
@@ -21,44 +25,47 @@ from domain.rules.messages import (
     CheckFlavorInput,
     FailedAttemptInput,
     FailOperationInput,
+    LeftoversResult,
     OperationInput,
-    RemainsResult,
     StateResult,
     WaitForServerInput,
     WaitForVolumeInput,
     WorkflowsInput,
     waits_queue,
 )
-from domain.rules.table import TABLE
+from domain.rules.table import TABLE, Residue
+from workflows.errors import raise_if_canceled, reason_of
 from workflows.view import View
 
 T = TypeVar("T")
-Message = OperationInput | FailOperationInput | WorkflowsInput | CheckFlavorInput
-Wait = OperationInput | WaitForServerInput | WaitForVolumeInput
-Seen = ServerStatus | VolumeState | ImageState | PortState
+Input = OperationInput | FailOperationInput | WorkflowsInput | CheckFlavorInput
+WaitInput = OperationInput | WaitForServerInput | WaitForVolumeInput
+CloudState = ServerStatus | VolumeState | ImageState | PortState
 
 CALL_LIMIT = timedelta(seconds=60)
-WAIT_SLICE = timedelta(minutes=5)
+WAIT_SLICE = timedelta(minutes=5)  # an activity that waits for longer is started again
 HEARTBEAT = timedelta(seconds=3)
-FOR_EVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
-# Half an hour of trying. Attempts are counted and not time, so that hours without any worker fail nothing.
-HALF_AN_HOUR = replace(FOR_EVER, maximum_attempts=63)
-SEES_NOT_BEGUN = "sees-not-begun"  # the patch since which nothing is looked at where nothing was done
+FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
+# Half an hour of attempts. They are counted, so that hours without any worker fail no operation.
+HALF_AN_HOUR = replace(FOREVER, maximum_attempts=63)
+
+# Since this patch, a failure whose undo finds that no step had begun is recorded as NOT_BEGUN. Workflows that started
+# before it treat that answer as a refused undo. The id may go, by way of `workflow.deprecate_patch`, once no workflow
+# that started before it is open or can be reset, that is, once the namespace's retention has passed.
+SEES_NOT_BEGUN = "sees-not-begun"
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """What a failure has left: how the server, volume or port shows itself, if that was seen, and what that means.
+class Aftermath:
+    """What was found after a failure: the state in the cloud, if observed, and the residue it amounts to.
 
-    `lifecycle.fail` says what an `intact` server is; `applied` says that the operation did what it was asked;
-    `remains`, of a delete, what the cloud still has; `refusal`, why the cloud did not undo what was done.
+    `leftovers` is what the cloud still has after a failed delete. `undo_error` says why an undo was refused.
     """
 
-    seen: Seen | None = None
-    intact: bool = False
-    applied: bool = False
-    remains: RemainsResult | None = None
-    refusal: str = ""
+    observed: CloudState | None = None
+    residue: Residue = Residue.UNKNOWN
+    leftovers: LeftoversResult | None = None
+    undo_error: str = ""
 
 
 @dataclass(slots=True)
@@ -68,12 +75,12 @@ class Outcome:
     succeeded: bool = False
 
 
-Aftermath = Callable[[OperationInput, str], Awaitable[Left]]
-"""What follows the failure of an operation, told its code; whatever cancels come meanwhile."""
+AfterFailure = Callable[[OperationInput, str], Awaitable[Aftermath]]
+"""Undoes or observes what a failed operation has left, given its error's code. Cancels do not interrupt it."""
 
 
 class OperationWorkflow:
-    """A workflow that carries out operations on one VM or another resource, usually one."""
+    """A workflow that carries out an operation on a VM or another resource."""
 
     def __init__(self) -> None:
         self.view = View()
@@ -81,45 +88,50 @@ class OperationWorkflow:
 
     @workflow.query
     def state(self) -> StateResult:
-        """What the VM shows as far as this workflow knows."""
+        """Return the VM's status and task state as this workflow knows them."""
         return self.view.state
 
     @workflow.signal
     def note_failed_attempt(self, failure: FailedAttemptInput | None = None) -> None:
-        """Show why an attempt failed; it is news from an activity to people and changes nothing."""
-        if isinstance(failure, FailedAttemptInput):  # anything comes where a person sends the signal by hand
-            self.view.failed(failure)
+        """Show why an attempt of an activity failed. It changes nothing else."""
+        if isinstance(failure, FailedAttemptInput):  # people can send any payload by hand
+            self.view.attempt_failed(failure)
 
     @asynccontextmanager
     async def carrying_out(
-        self, operation: OperationInput, *, aftermath: Aftermath | None = None, arrives: Seen | None = None
+        self,
+        operation: OperationInput,
+        *,
+        after_failure: AfterFailure | None = None,
+        success_state: CloudState | None = None,
     ) -> AsyncIterator[Outcome]:
-        """Record how the body ended: well, or, after a failure or a cancel, badly.
+        """Carry out the operation in the body, then record its success or failure.
 
-        `aftermath` removes what was made; without it the server is left to settle. The operation has ended well after
-        all if what it is about is seen where it `arrives`. An operation that was superseded undoes and records
-        nothing: whoever superseded it does.
+        After a failure or a cancel, `after_failure` undoes or observes what is left; by default it observes the server.
+        If the cloud then shows the `success_state`, the operation still counts as a success. A superseded operation
+        undoes and records nothing, because the operation that superseded it does.
         """
         outcome = Outcome()
         self._interruption = operation.interruption
-        self.view.begins(operation)
+        self.view.operation_started(operation)
         try:
             yield outcome
         except (ActivityError, ApplicationError, asyncio.CancelledError) as error:
-            outcome.succeeded = await self._end_badly(operation, aftermath or self.settle, arrives, error)
+            after_failure = after_failure or self.observe_after_failure
+            outcome.succeeded = await self._end_failed(operation, after_failure, success_state, error)
         else:
-            outcome.succeeded = await self._finish(operation)
+            outcome.succeeded = await self._record_success(operation)
 
     @overload
-    async def step(self, name: Activity, input: Message, summary: str) -> None: ...
+    async def step(self, name: Activity, input: Input, summary: str) -> None: ...
     @overload
-    async def step(self, name: Activity, input: Message, summary: str, result: type[T]) -> T: ...
-    async def step(self, name: Activity, input: Message, summary: str, result: type[Any] = NoneType) -> Any:
-        """Do one step; tried until it succeeds, is refused for good, or HALF_AN_HOUR is over."""
+    async def step(self, name: Activity, input: Input, summary: str, result: type[T]) -> T: ...
+    async def step(self, name: Activity, input: Input, summary: str, result: type[Any] = NoneType) -> Any:
+        """Do one step. It is retried until it succeeds, fails for good, or HALF_AN_HOUR is over."""
         if self._interruption:
-            message = "Its workflow ended without recording how; what it had begun was undone, or left to settle."
+            message = "Its workflow ended without a record. Its changes were undone, or left as the cloud has them."
             raise ApplicationError(message, type=self._interruption)
-        self.view.does(name, summary)
+        self.view.activity_started(name, summary)
         answer = await workflow.execute_activity(
             name,
             input,
@@ -130,19 +142,19 @@ class OperationWorkflow:
             retry_policy=HALF_AN_HOUR,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
-        heed_cancel()
+        raise_if_canceled()
         return answer
 
     async def wait_for_server(self, operation: OperationInput, status: ServerStatus, summary: str) -> None:
         """Wait until the cloud shows the server in `status`."""
         await self.wait(Activity.WAIT_FOR_SERVER, WaitForServerInput(operation, status), summary)
 
-    async def wait(self, name: Activity, input: Wait, summary: str) -> None:
-        """Wait for the cloud, on the queue where waiting starves nobody.
+    async def wait(self, name: Activity, input: WaitInput, summary: str) -> None:
+        """Wait for the cloud, on the task queue of waits.
 
-        How long is too long the activity decides, after a look: what got there while nobody looked has arrived.
+        The activity decides when to give up, after a last poll: so an hour without workers fails nothing by itself.
         """
-        self.view.does(name, summary)
+        self.view.activity_started(name, summary)
         await workflow.execute_activity(
             name,
             input,
@@ -150,24 +162,24 @@ class OperationWorkflow:
             task_queue=waits_queue(workflow.info().task_queue),
             start_to_close_timeout=WAIT_SLICE,
             heartbeat_timeout=HEARTBEAT,
-            retry_policy=FOR_EVER,
+            retry_policy=FOREVER,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
-        heed_cancel()
+        raise_if_canceled()
 
-    async def insist(  # noqa: PLR0913 - an activity's own options
+    async def run_until_done(  # noqa: PLR0913 - an activity's own options
         self,
         name: Activity,
-        input: Message,
+        input: Input,
         summary: str,
         result: type[T],
         *,
         task_queue: str | None = None,
         limit: timedelta = CALL_LIMIT,
     ) -> T:
-        """Have something recorded, undone or answered, whatever cancels come meanwhile; tried until it is refused."""
-        self.view.does(name, summary)
-        call = workflow.start_activity(
+        """Run an activity to its end, whatever cancels arrive. It is retried until it succeeds or fails for good."""
+        self.view.activity_started(name, summary)
+        activity = workflow.start_activity(
             name,
             input,
             result_type=result,
@@ -175,108 +187,98 @@ class OperationWorkflow:
             task_queue=task_queue,
             start_to_close_timeout=limit,
             heartbeat_timeout=HEARTBEAT,
-            retry_policy=FOR_EVER,
+            retry_policy=FOREVER,
         )
-        while not call.done():
+        # A cancel interrupts the await, but the shield keeps it from the activity. Each further cancel interrupts the
+        # await again, hence the loop. Without it a record or an undo would be abandoned halfway.
+        while not activity.done():
             with suppress(asyncio.CancelledError):
-                await asyncio.shield(call)
-        answer: T = call.result()
+                await asyncio.shield(activity)
+        answer: T = activity.result()
         return answer
 
     async def undo(self, name: Activity, operation: OperationInput, summary: str) -> str:
-        """Have something undone; returns why it is not, where the cloud refuses even that."""
+        """Undo something. Return the error's message if the cloud refuses, else an empty string."""
         try:
-            await self.insist(name, operation, summary, NoneType)
-        except ActivityError as refusal:
-            code, message = _reason(refusal)
+            await self.run_until_done(name, operation, summary, NoneType)
+        except ActivityError as error:
+            code, message = reason_of(error)
             if code == SupersededError.code or (code == NotBegunError.code and workflow.patched(SEES_NOT_BEGUN)):
                 raise
             return message
         return ""
 
-    async def settle(self, operation: OperationInput, _code: str) -> Left:
-        """Let the cloud end what it is at, and see what then shows."""
-        seen = await self.look(Activity.SETTLE_SERVER, operation, "See how the server settles", ServerStatus)
-        return Left(seen, intact=seen is ServerStatus.ACTIVE)
+    async def observe_server(self, operation: OperationInput) -> ServerStatus:
+        """Wait until the cloud has finished with the server, and return the server's status."""
+        return await self.observe(Activity.SETTLE_SERVER, operation, "Wait until the server is at rest", ServerStatus)
 
-    async def look(self, name: Activity, operation: OperationInput, summary: str, result: type[T]) -> T:
-        """See what a failure has left, for which waiting may be needed."""
+    async def observe(self, name: Activity, operation: OperationInput, summary: str, result: type[T]) -> T:
+        """Observe a resource after a failure, on the task queue of waits."""
         queue = waits_queue(workflow.info().task_queue)
-        return await self.insist(name, operation, summary, result, task_queue=queue, limit=WAIT_SLICE)
+        return await self.run_until_done(name, operation, summary, result, task_queue=queue, limit=WAIT_SLICE)
 
-    async def _end_badly(
-        self, operation: OperationInput, aftermath: Aftermath, arrives: Seen | None, error: BaseException
+    async def observe_after_failure(self, operation: OperationInput, _code: str) -> Aftermath:
+        """Observe the server: the default after a failure, if there is nothing to undo."""
+        status = await self.observe_server(operation)
+        return Aftermath(status, Residue.RUNNING if status is ServerStatus.ACTIVE else Residue.UNKNOWN)
+
+    async def _end_failed(
+        self,
+        operation: OperationInput,
+        after_failure: AfterFailure,
+        success_state: CloudState | None,
+        error: BaseException,
     ) -> bool:
-        code, message = _reason(error)
+        """End an operation after a failure or a cancel. Return whether it counts as a success."""
+        code, message = reason_of(error)
         if code == SupersededError.code:
             return False
-        self.view.fails(message)
-        has_begun = True
+        self.view.operation_failed(message)
         try:
-            left = await aftermath(operation, code)
+            aftermath = await after_failure(operation, code)
         except ActivityError as refusal:
-            why, detail = _reason(refusal)
-            if why == SupersededError.code:
-                heed_cancel()
+            refusal_code, refusal_message = reason_of(refusal)
+            if refusal_code == SupersededError.code:
+                raise_if_canceled()
                 return False
-            has_begun = why != NotBegunError.code
-            left = Left(refusal=detail if has_begun else "")
-        if left.seen is not None and left.seen is arrives:
-            return await self._finish(operation)
-        if left.refusal not in message:
-            message = f"{message} After that: {left.refusal}"
-        await self._fail(operation, code, message, left, has_begun=has_begun)
+            is_not_begun = refusal_code == NotBegunError.code
+            aftermath = Aftermath(residue=Residue.NOT_BEGUN) if is_not_begun else Aftermath(undo_error=refusal_message)
+        if aftermath.observed is not None and aftermath.observed is success_state:
+            return await self._record_success(operation)
+        if aftermath.undo_error not in message:
+            message = f"{message} After that: {aftermath.undo_error}"
+        await self._record_failure(operation, code, message, aftermath)
         return False
 
-    async def _finish(self, operation: OperationInput) -> bool:
+    async def _record_success(self, operation: OperationInput) -> bool:
         if not await self._record(Activity.FINISH_OPERATION, operation, "Record the success"):
             return False
         if operation.previous_status:
             last = TABLE[operation.action].steps[-1]
-            self.view.ends(lifecycle.finish(operation.action, last, operation.previous_status))
+            self.view.operation_ended(lifecycle.finish(operation.action, last, operation.previous_status))
         else:
-            self.view.ends(None)
+            self.view.operation_ended(None)
         return True
 
-    async def _fail(self, operation: OperationInput, code: str, message: str, left: Left, *, has_begun: bool) -> None:
+    async def _record_failure(self, operation: OperationInput, code: str, message: str, aftermath: Aftermath) -> None:
+        """Record the failure and fail the workflow with it."""
         canceled = code == CanceledError.code or workflow.cancellation_reason() is not None
-        seen = (left.intact, left.applied, left.remains)
-        failure = FailOperationInput(operation, code, message, canceled, *seen, begun=has_begun)
+        residue, leftovers = aftermath.residue, aftermath.leftovers
+        failure = FailOperationInput.of(operation, code, message, residue, canceled=canceled, leftovers=leftovers)
         if not await self._record(Activity.FAIL_OPERATION, failure, "Record the failure"):
-            heed_cancel()
+            raise_if_canceled()
             return
-        was = operation.previous_status
-        status = lifecycle.fail(operation.action, was, intact=left.intact, begun=has_begun) if was else None
-        self.view.ends(status)
-        heed_cancel()
+        previous = operation.previous_status
+        self.view.operation_ended(lifecycle.fail(operation.action, previous, residue) if previous else None)
+        raise_if_canceled()
         raise ApplicationError(message, type=code, non_retryable=True)
 
-    async def _record(self, name: Activity, input: Message, summary: str) -> bool:
-        """Whether the end was recorded; it is not where somebody superseded the operation."""
+    async def _record(self, name: Activity, input: Input, summary: str) -> bool:
+        """Record the end of an operation. Return False if the operation was superseded before."""
         try:
-            await self.insist(name, input, summary, NoneType)
-        except ActivityError as refusal:
-            if _reason(refusal)[0] != SupersededError.code:
+            await self.run_until_done(name, input, summary, NoneType)
+        except ActivityError as error:
+            if reason_of(error)[0] != SupersededError.code:
                 raise
             return False
         return True
-
-
-def heed_cancel() -> None:
-    """End here if a cancel has come; the success of an activity swallows one that comes just before it."""
-    if workflow.cancellation_reason() is not None:
-        raise asyncio.CancelledError
-
-
-def _reason(error: BaseException) -> tuple[str, str]:
-    """The code and the message of what ended an operation, or a part of it."""
-    if isinstance(error, ApplicationError):
-        return error.type or "internal_error", error.message
-    if is_cancelled_exception(error) or not isinstance(error, ActivityError):
-        return CanceledError.code, "The operation was canceled."
-    if isinstance(error.cause, ApplicationError) and error.retry_state is RetryState.NON_RETRYABLE_FAILURE:
-        return error.cause.type or "internal_error", error.cause.message
-    if workflow.cancellation_reason() is not None:
-        return CanceledError.code, "The operation was canceled."
-    last = getattr(error.cause, "message", "no answer")
-    return "retries_exhausted", f"A step did not succeed in half an hour of trying; last: {last}"

@@ -1,4 +1,4 @@
-"""Volumes: made, deleted, attached to a VM and detached from it."""
+"""Create, delete, attach and detach volumes."""
 
 from dataclasses import replace
 from types import NoneType
@@ -7,72 +7,74 @@ from temporalio import workflow
 
 from domain.rules.cloud import VolumeState
 from domain.rules.messages import Activity, OperationInput, WaitForVolumeInput
-from workflows.steps import Left, OperationWorkflow
+from domain.rules.table import Residue
+from workflows.steps import Aftermath, OperationWorkflow
 
 
-class _OnVolume(OperationWorkflow):
+class _VolumeWorkflow(OperationWorkflow):
     async def wait_for_volume(self, operation: OperationInput, state: VolumeState) -> None:
         """Wait until the cloud shows the volume in `state`."""
         input = WaitForVolumeInput(operation, state)
         await self.wait(Activity.WAIT_FOR_VOLUME, input, f"Wait for the volume to be {state}")
 
-    async def see_volume(self, operation: OperationInput, _code: str) -> Left:
-        """Let the cloud end what it is at, and see what then shows."""
-        seen = await self.look(Activity.SETTLE_VOLUME, operation, "See how the volume settles", VolumeState)
-        return Left(seen, intact=seen is VolumeState.AVAILABLE)
+    async def observe_volume(self, operation: OperationInput, _code: str) -> Aftermath:
+        """Wait until the cloud has finished with the volume, and observe its state."""
+        summary = "Wait until the volume is at rest"
+        state = await self.observe(Activity.SETTLE_VOLUME, operation, summary, VolumeState)
+        return Aftermath(state, Residue.STILL_THERE if state is VolumeState.AVAILABLE else Residue.UNKNOWN)
 
 
 @workflow.defn
-class CreateVolume(_OnVolume):
-    """Makes a volume; one that fails is removed from the cloud."""
+class CreateVolume(_VolumeWorkflow):
+    """Creates a volume. After a failure it is removed from the cloud."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one create-volume operation."""
-        async with self.carrying_out(operation, aftermath=self._undo):
-            await self.step(Activity.CREATE_VOLUME, operation, "Make the volume")
+        """Carry out a create-volume operation."""
+        async with self.carrying_out(operation, after_failure=self._undo):
+            await self.step(Activity.CREATE_VOLUME, operation, "Create the volume")
             await self.wait_for_volume(operation, VolumeState.AVAILABLE)
 
-    async def _undo(self, operation: OperationInput, _code: str) -> Left:
-        await self.insist(Activity.UNDO_VOLUME, operation, "Remove the half-made volume", NoneType)
-        return Left()
+    async def _undo(self, operation: OperationInput, _code: str) -> Aftermath:
+        await self.run_until_done(Activity.UNDO_VOLUME, operation, "Remove the unfinished volume", NoneType)
+        return Aftermath()
 
 
 @workflow.defn
-class DeleteVolume(_OnVolume):
+class DeleteVolume(_VolumeWorkflow):
     """Deletes a volume."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one delete-volume operation."""
-        async with self.carrying_out(operation, aftermath=self.see_volume, arrives=VolumeState.GONE):
+        """Carry out a delete-volume operation."""
+        async with self.carrying_out(operation, after_failure=self.observe_volume, success_state=VolumeState.GONE):
             await self.step(Activity.DELETE_VOLUME, operation, "Delete the volume")
             await self.wait_for_volume(operation, VolumeState.GONE)
 
 
 @workflow.defn
-class AttachVolume(_OnVolume):
-    """Attaches a volume to a VM's server; one that fails is free again, unless the cloud refuses to let it go."""
+class AttachVolume(_VolumeWorkflow):
+    """Attaches a volume to a VM's server. After a failure it is detached, unless the cloud refuses that."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one attach-volume operation."""
-        async with self.carrying_out(operation, aftermath=self._undo, arrives=VolumeState.IN_USE):
+        """Carry out an attach-volume operation."""
+        async with self.carrying_out(operation, after_failure=self._undo, success_state=VolumeState.IN_USE):
             await self.step(Activity.ATTACH_VOLUME, operation, "Attach the volume")
             await self.wait_for_volume(operation, VolumeState.IN_USE)
 
-    async def _undo(self, operation: OperationInput, code: str) -> Left:
-        refusal = await self.undo(Activity.UNDO_ATTACH, operation, "Take the volume from the server")
-        return replace(await self.see_volume(operation, code), refusal=refusal) if refusal else Left()
+    async def _undo(self, operation: OperationInput, code: str) -> Aftermath:
+        error = await self.undo(Activity.UNDO_ATTACH, operation, "Detach the volume")
+        return replace(await self.observe_volume(operation, code), undo_error=error) if error else Aftermath()
 
 
 @workflow.defn
-class DetachVolume(_OnVolume):
-    """Detaches a volume from a VM's server; one that fails stays attached."""
+class DetachVolume(_VolumeWorkflow):
+    """Detaches a volume from a VM's server. After a failure it stays attached."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Carry out one detach-volume operation."""
-        async with self.carrying_out(operation, aftermath=self.see_volume, arrives=VolumeState.AVAILABLE):
+        """Carry out a detach-volume operation."""
+        async with self.carrying_out(operation, after_failure=self.observe_volume, success_state=VolumeState.AVAILABLE):
             await self.step(Activity.DETACH_VOLUME, operation, "Detach the volume")
             await self.wait_for_volume(operation, VolumeState.AVAILABLE)

@@ -56,7 +56,7 @@ class WorkflowRecovery:
     async def check(self) -> None:
         """Check the operations that are due, and confirm the resizes that are overdue."""
         async with self._engine.begin() as tx:
-            due = await outbox.lease_looks(tx, BATCH, CHECK_AFTER)
+            due = await outbox.lease_checks(tx, BATCH, CHECK_AFTER)
             overdue = await resize_decisions.overdue_resizes(tx, BATCH, OVERDUE)
         outcomes = await asyncio.gather(*(self._check(operation) for operation in due), return_exceptions=True)
         for vm in overdue:

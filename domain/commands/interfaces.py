@@ -58,7 +58,7 @@ async def detach_interface(
     place = parameters.Interface(interface.ip_address, network or "")
     new = requested(requester, Action.DETACH_INTERFACE, place, **about(Kind.INTERFACE, interface.id))
     await accept(tx, vm, new)
-    await resource_claims.hold(tx, Interface, interface, new.action, new.id)
+    await resource_claims.claim(tx, Interface, interface, new.action, new.id)
     return Accepted(interface, new.id)
 
 

@@ -12,11 +12,10 @@ from domain.data.models import VM, Operation
 from domain.data.parameters import Resize, parameters_of
 from domain.data.queries import get_operation, lock_vm, update_vm
 from domain.progress import resource_claims
-from domain.progress.workflow_input import input_of
 from domain.rules import lifecycle
-from domain.rules.errors import InvalidTransitionError, NotFoundError, SupersededError
-from domain.rules.messages import FailOperationInput
+from domain.rules.errors import InvalidTransitionError, NotFoundError
 from domain.rules.states import OPEN_STATUSES, Action, Status
+from domain.rules.table import Residue
 
 FAULT_CODE: Final = "state_reset"
 
@@ -55,8 +54,7 @@ async def reset_state(
     if holder.status in OPEN_STATUSES:
         message = "The VM's state was reset."
         await supersede(tx, message, Operation.id == holder.id)
-        failure = FailOperationInput(input_of(holder, vm.name), SupersededError.code, message, intact=True)
-        await resource_claims.end_badly(tx, holder, failure)
+        await resource_claims.settle_failure(tx, holder, Residue.STILL_THERE)
     await record_done(tx, new, vm.owner_id, vm.id, vm.status)
     state = {"status": status, "task_state": None, "fault": fault, "confirm_by": None, "operation_id": new.id}
     return await update_vm(tx, vm.id, state | values)

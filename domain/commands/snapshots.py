@@ -37,7 +37,7 @@ async def restore_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, sna
     parameters = Restore(snapshot.name, snapshot.flavor_id, snapshot.image_id)
     new = requested(requester, Action.RESTORE, parameters, **about(Kind.SNAPSHOT, snapshot.id))
     vm = await accept(tx, vm, new)
-    await resource_claims.hold(tx, Snapshot, snapshot, new.action, new.id)
+    await resource_claims.claim(tx, Snapshot, snapshot, new.action, new.id)
     return Accepted(vm, new.id)
 
 
@@ -52,7 +52,7 @@ async def delete_snapshot(
     parameters, control = DeleteSnapshot(snapshot.name), Control(was=snapshot.status)
     new = requested(requester, Action.DELETE_SNAPSHOT, parameters, control=control, **about(Kind.SNAPSHOT, snapshot.id))
     await accept_without_vm(tx, requester.user_id, new, vm.id)
-    await resource_claims.hold(tx, Snapshot, snapshot, new.action, new.id)
+    await resource_claims.claim(tx, Snapshot, snapshot, new.action, new.id)
     return Accepted(snapshot, new.id)
 
 

@@ -44,7 +44,7 @@ async def delete_volume(tx: AsyncConnection, requester: Requester, volume_id: UU
     parameters, control = DeleteVolume(volume.name), Control(was=volume.status)
     new = requested(requester, Action.DELETE_VOLUME, parameters, control=control, **about(Kind.VOLUME, volume.id))
     await accept_without_vm(tx, requester.user_id, new)
-    await resource_claims.hold(tx, Volume, volume, new.action, new.id)
+    await resource_claims.claim(tx, Volume, volume, new.action, new.id)
     return Accepted(volume, new.id)
 
 
@@ -61,7 +61,7 @@ async def attach_volume(
     parameters = AttachVolume(volume.name, device, delete_on_termination)
     new = requested(requester, Action.ATTACH_VOLUME, parameters, **about(Kind.VOLUME, volume.id))
     await accept(tx, vm, new)
-    await resource_claims.hold(tx, Volume, volume, new.action, new.id)
+    await resource_claims.claim(tx, Volume, volume, new.action, new.id)
     values = {"vm_id": vm.id, "device": device, "delete_on_termination": delete_on_termination}
     return Accepted(await insert_claimed(tx, Attachment, new, volume_id=volume.id, **values), new.id)
 
@@ -79,8 +79,8 @@ async def detach_volume(
     parameters = DetachVolume(volume.name, attachment.device)
     new = requested(requester, Action.DETACH_VOLUME, parameters, **about(Kind.VOLUME, volume.id))
     await accept(tx, vm, new)
-    await resource_claims.hold(tx, Volume, volume, new.action, new.id)
-    await resource_claims.hold(tx, Attachment, attachment, new.action, new.id)
+    await resource_claims.claim(tx, Volume, volume, new.action, new.id)
+    await resource_claims.claim(tx, Attachment, attachment, new.action, new.id)
     return Accepted(attachment, new.id)
 
 

@@ -1,4 +1,9 @@
-"""What operations hold beside a VM: they are changed as the lifecycle table says, one statement for all of them."""
+"""The claims of operations on resources beside the VM: snapshots, volumes, attachments and interfaces.
+
+A row's `operation_id` names the operation that holds it. Operations claim rows when they are accepted and settle them
+when they end, as the lifecycle table says. Callers lock rows in the order VM, operation, snapshot, volume, attachment,
+interface, so that two transactions never wait for each other.
+"""
 
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
@@ -9,15 +14,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.rules.lifecycle import begin_change, change_of
-from domain.rules.messages import FailOperationInput, RemainsResult
+from domain.rules.messages import LeftoversResult
 from domain.rules.resources import AttachmentStatus, Change, Kind, ResourceStatus, VolumeStatus
 from domain.rules.states import Action
-from domain.rules.table import TABLE
+from domain.rules.table import TABLE, Residue
 
-Holding = Snapshot | Volume | Attachment | Interface
+Resource = Snapshot | Volume | Attachment | Interface
 T = TypeVar("T", Snapshot, Volume, Attachment, Interface)
 
-_MODELS: Final[dict[Kind, type[Holding]]] = {
+_MODELS: Final[dict[Kind, type[Resource]]] = {
     Kind.SNAPSHOT: Snapshot,
     Kind.VOLUME: Volume,
     Kind.ATTACHMENT: Attachment,
@@ -25,98 +30,114 @@ _MODELS: Final[dict[Kind, type[Holding]]] = {
 }
 
 
-def kind_of(model: type[Holding]) -> Kind:
-    """What the lifecycle table calls the rows of a model."""
-    return next(kind for kind, one in _MODELS.items() if one is model)
+def kind_of(model: type[Resource]) -> Kind:
+    """Return the kind of a model's rows."""
+    return next(kind for kind, candidate in _MODELS.items() if candidate is model)
 
 
-async def hold(tx: AsyncConnection, model: type[T], row: T, action: Action, operation_id: UUID) -> None:
-    """Let an operation take a locked row; InvalidTransitionError where the table refuses."""
+async def claim(tx: AsyncConnection, model: type[T], row: T, action: Action, operation_id: UUID) -> None:
+    """Let an operation claim a locked row. InvalidTransitionError if the lifecycle table refuses."""
     status = begin_change(action, kind_of(model), row.status)
     (key,) = model.__table__.primary_key
-    await tx.execute(_put(model, [key == getattr(row, key.name)], status=status, operation_id=operation_id))
+    await tx.execute(_update(model, [key == getattr(row, key.name)], status=status, operation_id=operation_id))
 
 
-async def end_well(tx: AsyncConnection, operation: Operation) -> None:
-    """Put what the operation holds where the table says that it ends; what has no place there goes."""
-    await _end(tx, operation, lambda change: change.target)
+async def settle_success(tx: AsyncConnection, operation: Operation) -> None:
+    """Put the rows that the operation holds into the table's `target`, and delete those without one."""
+    await _settle(tx, operation, lambda change: change.target)
 
 
-async def end_badly(
-    tx: AsyncConnection, operation: Operation, failure: FailOperationInput, *, begun: bool = True
+async def settle_failure(
+    tx: AsyncConnection, operation: Operation, residue: Residue, leftovers: LeftoversResult | None = None
 ) -> None:
-    """Put what the operation holds where the table says that a failure leaves it, or where it has been seen.
+    """Put the rows that the operation holds into the table's status for this residue, and delete those without one.
 
-    Where it has not `begun`, what it was to delete is as it `was`.
+    `leftovers` is what the cloud still has after a failed delete of a VM.
     """
-    if failure.remains is not None:
-        await _end_as_seen(tx, operation, failure.remains)
-    was = operation.input.get("was")
-    if was and not begun:
-        await _end(tx, operation, lambda _: was)
+    if leftovers is not None:
+        await _settle_by_leftovers(tx, operation, leftovers)
+    has_begun = operation.started_at is not None and residue is not Residue.NOT_BEGUN
+    # Kept by deletes of snapshots and volumes: they may begin from two statuses, so the table cannot know which.
+    previous = operation.input.get("was")
+    if previous and not has_begun:
+        await _settle(tx, operation, lambda _: previous)
+    elif residue is Residue.STILL_THERE:
+        await _settle(tx, operation, lambda change: change.if_still_there or change.on_failure)
     else:
-        await _end(tx, operation, lambda change: (failure.intact and change.intact) or change.on_failure)
+        await _settle(tx, operation, lambda change: change.on_failure)
 
 
-async def _end(tx: AsyncConnection, operation: Operation, status_of: Callable[[Change], ResourceStatus | None]) -> None:
-    changes = []
+async def _settle(
+    tx: AsyncConnection, operation: Operation, status_of: Callable[[Change], ResourceStatus | None]
+) -> None:
+    statements = []
     for change in TABLE[operation.action].changes:
         model, status = _MODELS[change.kind], status_of(change)
         held = [model.operation_id == operation.id, model.status == change.during]
         if not issubclass(model, Volume):
-            held.append(model.vm_id == operation.vm_id)  # by which their rows are found
-        changes.append(delete(model).where(*held) if status is None else _put(model, held, status=status))
-    await _execute(tx, changes)
+            held.append(model.vm_id == operation.vm_id)  # these have an index on vm_id, volumes on operation_id
+        statements.append(delete(model).where(*held) if status is None else _update(model, held, status=status))
+    await _execute(tx, statements)
 
 
-async def _end_as_seen(tx: AsyncConnection, operation: Operation, seen: RemainsResult) -> None:
-    """Put what a failed delete of a VM holds, and the cloud no longer has, where the delete would have put it."""
-    of_vm = (Attachment.vm_id == operation.vm_id, Attachment.operation_id == operation.id)
-    left = case((Volume.id.in_(seen.free), VolumeStatus.AVAILABLE.value), else_=VolumeStatus.DELETED.value)
-    freed = (Volume.operation_id == operation.id, Volume.id.not_in(seen.attached))
-    unplugged = (Interface.vm_id == operation.vm_id, Interface.operation_id == operation.id)
-    changes: list[Update | Delete] = [
-        _put(Volume, freed, status=left),
-        delete(Attachment).where(*of_vm, Attachment.volume_id.not_in(seen.attached)),
-        delete(Interface).where(*unplugged, Interface.id.not_in(seen.ports)),
+async def _settle_by_leftovers(tx: AsyncConnection, operation: Operation, leftovers: LeftoversResult) -> None:
+    """Settle, as after a success, the rows of a failed delete whose resources the cloud no longer has.
+
+    The rest of its rows, which keep their status here, are then settled as after a failure.
+    """
+    of_attachments = (Attachment.vm_id == operation.vm_id, Attachment.operation_id == operation.id)
+    of_interfaces = (Interface.vm_id == operation.vm_id, Interface.operation_id == operation.id)
+    detached = (Volume.operation_id == operation.id, Volume.id.not_in(leftovers.attached))
+    status = case((Volume.id.in_(leftovers.free), VolumeStatus.AVAILABLE.value), else_=VolumeStatus.DELETED.value)
+    statements: list[Update | Delete] = [
+        _update(Volume, detached, status=status),
+        delete(Attachment).where(*of_attachments, Attachment.volume_id.not_in(leftovers.attached)),
+        delete(Interface).where(*of_interfaces, Interface.id.not_in(leftovers.ports)),
     ]
-    await _execute(tx, changes)
+    await _execute(tx, statements)
 
 
-async def give_up(tx: AsyncConnection, model: type[Snapshot | Volume], id: UUID, operation_id: UUID) -> None:
-    """Let go of something that the cloud does not delete, so that it can be deleted by itself."""
-    await tx.execute(_put(model, (model.id == id, model.operation_id == operation_id), status="ERROR"))
+async def mark_undeletable(tx: AsyncConnection, model: type[Snapshot | Volume], id: UUID, operation_id: UUID) -> None:
+    """Put a row that the cloud refuses to delete into ERROR, so that its owner can delete it alone."""
+    await tx.execute(_update(model, (model.id == id, model.operation_id == operation_id), status="ERROR"))
 
 
 async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> None:
-    """Let a delete of the VM hold all that is of the VM, whoever held it; finished snapshots stay as they are.
+    """Let a delete of the VM claim the VM's resources, whichever operations hold them.
 
-    A volume whose detach it takes over was asked to stay.
+    Finished snapshots keep their status: they outlive the VM. So does a volume that is being detached, even with
+    `delete_on_termination`, because its owner asked for the detach before the delete.
     """
     of_vm = (Attachment.volume_id == Volume.id, Attachment.vm_id == vm_id)
-    detach = change_of(Action.DETACH_VOLUME, Kind.VOLUME).during
-    goes = and_(Attachment.delete_on_termination, Attachment.status != AttachmentStatus.DETACHING)
-    tied = case((goes, VolumeStatus.DELETING.value), else_=detach.value)
-    left = change_of(Action.RESTORE, Kind.SNAPSHOT)
-    changes: list[Update] = [
-        _put(Volume, of_vm, status=tied, operation_id=operation_id),
-        _put(Snapshot, (Snapshot.vm_id == vm_id, Snapshot.status == left.during), status=left.on_failure),
+    goes_with_vm = and_(Attachment.delete_on_termination, Attachment.status != AttachmentStatus.DETACHING)
+    detaching = change_of(Action.DETACH_VOLUME, Kind.VOLUME).during
+    volume_status = case((goes_with_vm, VolumeStatus.DELETING.value), else_=detaching.value)
+    restore = change_of(Action.RESTORE, Kind.SNAPSHOT)
+    statements: list[Update] = [
+        _update(Volume, of_vm, status=volume_status, operation_id=operation_id),
+        _update(Snapshot, (Snapshot.vm_id == vm_id, Snapshot.status == restore.during), status=restore.on_failure),
     ]
     for kind in (Kind.SNAPSHOT, Kind.ATTACHMENT, Kind.INTERFACE):
         change, model = change_of(Action.DELETE, kind), _MODELS[kind]
-        assert not issubclass(model, Volume)  # noqa: S101 - of those there are two changes
-        taken = (model.vm_id == vm_id, model.status.in_(change.sources))
-        stays = {"delete_on_termination": goes} if model is Attachment else {}
-        changes.append(_put(model, taken, status=change.during, operation_id=operation_id, **stays))
-    await _execute(tx, changes)
+        assert not issubclass(model, Volume)  # noqa: S101 - for the type checker: volumes are updated above
+        held = (model.vm_id == vm_id, model.status.in_(change.sources))
+        # If this delete fails, the attachment becomes ATTACHED again. A second delete could then no longer see that
+        # the volume was being detached, so the row keeps the decision.
+        values = {"delete_on_termination": goes_with_vm} if model is Attachment else {}
+        statements.append(_update(model, held, status=change.during, operation_id=operation_id, **values))
+    await _execute(tx, statements)
 
 
-def _put(model: type[Holding], which: Iterable[ColumnElement[bool]], **values: Any) -> Update:
+def _update(model: type[Resource], which: Iterable[ColumnElement[bool]], **values: Any) -> Update:
     return update(model).where(*which).values(values)
 
 
-async def _execute(tx: AsyncConnection, changes: Iterable[Update | Delete]) -> None:
-    """All of them in one round trip."""
-    ctes = [change.returning(literal(1)).cte(f"change_{number}") for number, change in enumerate(changes)]
+async def _execute(tx: AsyncConnection, statements: Iterable[Update | Delete]) -> None:
+    """Execute all statements in one round trip.
+
+    Each becomes a CTE of one SELECT. All of them see the database as it was before the first (one snapshot), so no
+    statement may rely on another's effect, and no two may change the same row: PostgreSQL would apply only one of them.
+    """
+    ctes = [statement.returning(literal(1)).cte(f"change_{number}") for number, statement in enumerate(statements)]
     if ctes:
         await tx.execute(select(literal(1)).add_cte(*ctes))

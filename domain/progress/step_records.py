@@ -1,6 +1,11 @@
-"""What workflows record of the operations they carry out: each step, each failed attempt, the end.
+"""The records of an operation's progress: its steps, its failed attempts, its end.
 
-All of it is fenced: nothing is written for an operation that has ended, is of another epoch, or has lost its VM.
+Every write is fenced, because Temporal may run an activity twice, late, or on a worker that stalled. A record is only
+written for an operation that is open, has the workflow's epoch and still holds its VM. An activity records its step
+before it calls the cloud, so an operation that was superseded is stopped before it changes anything.
+
+Ends lock the VM's row, then the operation's, then the other resources'. A delete that supersedes the VM's operations
+locks in the same order; in another order the two could wait for each other.
 """
 
 from typing import Any
@@ -16,16 +21,18 @@ from domain.rules import lifecycle
 from domain.rules.errors import CanceledError, SupersededError
 from domain.rules.messages import FailOperationInput, OperationInput
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
-from domain.rules.table import TABLE
+from domain.rules.table import TABLE, Residue
 
 
 async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState, attempt: int) -> tuple[VM, Operation]:
-    """Record that the operation is in `step`; the fence before every effect.
+    """Record that the operation enters `step`, before it calls the cloud.
 
-    SupersededError unless the operation is open, its epoch is this one, it holds its VM, and the VM is in the step
-    before or already in this one; CanceledError where somebody asked for that. The first step entered is the
-    operation's receipt.
+    Raises SupersededError if the operation may not go on: it has ended, has another epoch, no longer holds its VM, or
+    the VM is neither in the step before nor in this one. Raises CanceledError if its cancel was requested. The first
+    step also records that a worker has received the operation (`started_at`).
     """
+    # The conditions are in the UPDATE itself: it locks the VM's row and checks them on its newest version, so no other
+    # transaction can supersede the operation between the check and the write.
     statement = (
         update(VM)
         .where(
@@ -38,28 +45,28 @@ async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState
     )
     vm = await fetch_one(tx, statement)
     if vm is None:
-        raise SupersededError(f"Operation {input.operation_id} may not enter {step}.")
+        raise SupersededError(f"Operation {input.operation_id} may not enter step {step}.")
     return vm, await enter(tx, input, attempt, step=step, progress=lifecycle.progress(input.action, step))
 
 
 async def note_attempt(tx: AsyncConnection, input: OperationInput, attempt: int) -> None:
-    """Show on the operation that this attempt is under way."""
-    await tx.execute(update(Operation).where(*_still_open(input)).values(attempt=attempt, next_retry_at=None))
+    """Record that an attempt has begun, for people who read the operation."""
+    await tx.execute(update(Operation).where(*_is_current(input)).values(attempt=attempt, next_retry_at=None))
 
 
 async def note_failed_attempt(
     tx: AsyncConnection, input: OperationInput, attempt: int, error: str, retry_in: float
 ) -> None:
-    """Show on the operation why its attempt failed and that the next comes in `retry_in` seconds."""
+    """Record why an attempt failed and that the next one begins in `retry_in` seconds."""
     await tx.execute(
         update(Operation)
-        .where(*_still_open(input))
+        .where(*_is_current(input))
         .values(attempt=attempt, last_error=error, next_retry_at=from_now(retry_in))
     )
 
 
 async def enter(tx: AsyncConnection, input: OperationInput, attempt: int, **values: Any) -> Operation:
-    """Record that an operation is under way, of itself where it takes no VM; the fence as above."""
+    """Record that the operation is running. This is the fence of operations that do not hold a VM."""
     operation = await _update_operation(
         tx,
         input,
@@ -76,37 +83,37 @@ async def enter(tx: AsyncConnection, input: OperationInput, attempt: int, **valu
 
 
 async def check_holds(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:
-    """SupersededError unless the operation is open, of this epoch, and holds its VM, if it has one; that is locked."""
+    """Lock and return the VM, if it has one, and the operation. SupersededError if the operation may not go on."""
     vm, operation = await _load(tx, input)
     _refuse_unless_held(vm, operation)
     return vm, operation
 
 
 async def finish(tx: AsyncConnection, input: OperationInput) -> None:
-    """End the operation well and put what it holds where the table says; once, however often it is asked."""
+    """Record the success of the operation and settle everything it holds. A repeated call changes nothing."""
     vm, operation = await _load(tx, input)
     if operation.status is OperationStatus.SUCCEEDED:
         return
     _refuse_unless_held(vm, operation)
-    ended = {"status": OperationStatus.SUCCEEDED, "progress": 100, "last_error": None}
-    operation = await _update_operation(tx, input, **ended, next_retry_at=None, finished_at=func.now())
-    await resource_claims.end_well(tx, operation)
+    success = {"status": OperationStatus.SUCCEEDED, "progress": 100, "last_error": None}
+    operation = await _update_operation(tx, input, **success, next_retry_at=None, finished_at=func.now())
+    await resource_claims.settle_success(tx, operation)
     if vm and operation.previous_status:
         status = lifecycle.finish(input.action, vm.task_state, operation.previous_status)
         values: dict[str, Any] = {"status": status, "task_state": None, "fault": None}
-        await update_vm(tx, vm.id, values | _brought_about(operation))
+        await update_vm(tx, vm.id, values | _result(operation))
     elif vm:
         await _count_down(tx, vm, input.action)
 
 
 async def _count_down(tx: AsyncConnection, vm: VM, action: Action) -> None:
-    """What was attached to the VM, or detached from it, is so no longer."""
+    """Count one attach or detach less on the VM."""
     if TABLE[action].of_vm:
         await update_vm(tx, vm.id, {"attaching": VM.attaching - 1})
 
 
-def _brought_about(operation: Operation) -> dict[str, Any]:
-    """What a VM shows beyond its state once the operation has succeeded."""
+def _result(operation: Operation) -> dict[str, Any]:
+    """Return the columns of the VM, beside its state, that the operation changes when it succeeds."""
     match operation.action:
         case Action.CREATE:
             return {"launched_at": func.now()}
@@ -122,51 +129,60 @@ def _brought_about(operation: Operation) -> dict[str, Any]:
 
 
 async def read_confirm_window(tx: AsyncConnection, resize: OperationInput) -> float | None:
-    """Seconds until the resize confirms itself; None where it never does, or no longer waits for it."""
-    left = extract("epoch", VM.confirm_by - func.now())
-    seconds = await tx.scalar(select(left).where(VM.id == resize.vm_id, VM.operation_id == resize.operation_id))
+    """Return the seconds until the resize confirms itself; None if it never does, or no longer waits."""
+    remaining = extract("epoch", VM.confirm_by - func.now())
+    seconds = await tx.scalar(select(remaining).where(VM.id == resize.vm_id, VM.operation_id == resize.operation_id))
     return float(seconds) if seconds is not None else None
 
 
 async def drop_confirm_window(tx: AsyncConnection, resize: OperationInput) -> None:
-    """Let the resize wait for a person only, where it still waits."""
-    waits = (VM.id == resize.vm_id, VM.operation_id == resize.operation_id, VM.confirm_by.is_not(None))
-    await tx.execute(update(VM).where(*waits).values(confirm_by=None))
+    """Let the resize wait for a person without limit, if it still waits."""
+    is_waiting = (VM.id == resize.vm_id, VM.operation_id == resize.operation_id, VM.confirm_by.is_not(None))
+    await tx.execute(update(VM).where(*is_waiting).values(confirm_by=None))
 
 
 async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
-    """End the operation with an error and leave what it holds as the table says; once, however often it is asked."""
+    """Record the failure of the operation and settle everything it holds. A repeated call changes nothing."""
     input = failure.operation
-    ended = OperationStatus.CANCELED if failure.canceled else OperationStatus.FAILED
+    status = OperationStatus.CANCELED if failure.canceled else OperationStatus.FAILED
     vm, operation = await _load(tx, input)
-    if operation.status is ended:
+    if operation.status is status:
         return
     _refuse_unless_held(vm, operation)
     error = {"code": failure.code, "message": failure.message}
     operation = await _update_operation(
-        tx, input, status=ended, error=error, next_retry_at=None, finished_at=func.now()
+        tx, input, status=status, error=error, next_retry_at=None, finished_at=func.now()
     )
-    begun = failure.begun and operation.started_at is not None
-    await resource_claims.end_badly(tx, operation, failure, begun=begun)
+    await resource_claims.settle_failure(tx, operation, failure.observed_residue, failure.remains)
     if vm and operation.previous_status:
-        status = lifecycle.fail(input.action, operation.previous_status, intact=failure.intact, begun=begun)
-        was = None if begun else operation.input.get("previous_fault")
-        fault = (vm.fault or was or error) if status is Status.ERROR else None
-        values: dict[str, Any] = {"status": status, "task_state": None, "fault": fault}
-        if failure.applied:
-            values |= _brought_about(operation)
-        if failure.remains and failure.remains.flavor_id:
-            values["flavor_id"] = failure.remains.flavor_id
-        await update_vm(tx, vm.id, values)
+        await update_vm(tx, vm.id, _vm_after_failure(vm, operation, failure))
     elif vm:
         await _count_down(tx, vm, input.action)
+
+
+def _vm_after_failure(vm: VM, operation: Operation, failure: FailOperationInput) -> dict[str, Any]:
+    """Return the columns of the VM after a failure of the operation that held it."""
+    assert operation.previous_status is not None  # noqa: S101 - every operation that holds a VM has one
+    residue = failure.observed_residue
+    # Workflows of older versions never report NOT_BEGUN, nor does a delete. `started_at` shows it in every case.
+    has_begun = operation.started_at is not None and residue is not Residue.NOT_BEGUN
+    status = lifecycle.fail(operation.action, operation.previous_status, residue if has_begun else Residue.NOT_BEGUN)
+    error = {"code": failure.code, "message": failure.message}
+    previous_fault = None if has_begun else operation.input.get("previous_fault")
+    fault = (vm.fault or previous_fault or error) if status is Status.ERROR else None
+    values: dict[str, Any] = {"status": status, "task_state": None, "fault": fault}
+    if residue is Residue.APPLIED:
+        values |= _result(operation)
+    if failure.remains and failure.remains.flavor_id:
+        values["flavor_id"] = failure.remains.flavor_id
+    return values
 
 
 async def _load(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:
     vm = await lock_vm(tx, input.vm_id) if input.vm_id else None
     operation = await fetch_one(tx, select(Operation).where(Operation.id == input.operation_id))
     if operation is None or operation.epoch != input.epoch:
-        raise SupersededError(f"Operation {input.operation_id} is not this workflow's to record.")
+        raise SupersededError(f"Operation {input.operation_id} belongs to another workflow.")
     return vm, operation
 
 
@@ -176,7 +192,7 @@ def _refuse_unless_held(vm: VM | None, operation: Operation) -> None:
         raise SupersededError(f"Operation {operation.id} is {operation.status}.")
 
 
-def _still_open(input: OperationInput) -> tuple[ColumnElement[bool], ...]:
+def _is_current(input: OperationInput) -> tuple[ColumnElement[bool], ...]:
     return (
         Operation.id == input.operation_id,
         Operation.epoch == input.epoch,
@@ -185,8 +201,8 @@ def _still_open(input: OperationInput) -> tuple[ColumnElement[bool], ...]:
 
 
 async def _update_operation(tx: AsyncConnection, input: OperationInput, **values: Any) -> Operation:
-    changed = update(Operation).where(*_still_open(input)).values(values).returning(Operation)
-    operation = await fetch_one(tx, changed)
+    statement = update(Operation).where(*_is_current(input)).values(values).returning(Operation)
+    operation = await fetch_one(tx, statement)
     if operation is None:
         raise SupersededError(f"Operation {input.operation_id} has ended.")
     return operation

@@ -1,10 +1,15 @@
-"""What a cloud says of servers, volumes, images and ports, in the words of Nova, Cinder, Glance and Neutron."""
+"""The statuses of servers, volumes, images and ports in the cloud, in the words of Nova, Cinder, Glance and Neutron.
+
+This is also the only place that converts between the status of a VM and the status of its server.
+"""
 
 from enum import StrEnum
 
+from domain.rules.states import Status
+
 
 class ServerStatus(StrEnum):
-    """What a backend says of a server, in Nova's words; GONE is a server it does not have."""
+    """The status of a server, in Nova's words. GONE means that the cloud has no such server."""
 
     BUILD = "BUILD"
     ACTIVE = "ACTIVE"
@@ -20,7 +25,7 @@ class ServerStatus(StrEnum):
 
 
 class VolumeState(StrEnum):
-    """What a backend says of a volume, in Cinder's words; GONE is a volume it does not have."""
+    """The state of a volume, in Cinder's words. GONE means that the cloud has no such volume."""
 
     CREATING = "creating"
     AVAILABLE = "available"
@@ -33,7 +38,7 @@ class VolumeState(StrEnum):
 
 
 class ImageState(StrEnum):
-    """What a backend says of an image that a snapshot is kept in, in Glance's words; GONE is one it does not have."""
+    """The state of a snapshot's image, in Glance's words. GONE means that the cloud has no such image."""
 
     QUEUED = "queued"
     SAVING = "saving"
@@ -43,7 +48,35 @@ class ImageState(StrEnum):
 
 
 class PortState(StrEnum):
-    """Whether a backend has an interface's port, in Neutron's word for it."""
+    """The state of an interface's port, in Neutron's word. GONE means that the cloud has no such port."""
 
     ACTIVE = "ACTIVE"
     GONE = "GONE"
+
+
+_SERVER_AT_REST = {
+    Status.ACTIVE: ServerStatus.ACTIVE,
+    Status.SHUTOFF: ServerStatus.SHUTOFF,
+    Status.VERIFY_RESIZE: ServerStatus.VERIFY_RESIZE,
+    Status.ERROR: ServerStatus.ERROR,
+    Status.DELETED: ServerStatus.GONE,
+}
+
+
+def server_status_of(status: Status) -> ServerStatus:
+    """Return the status that the server of an idle VM should have. VMs in other statuses are never idle."""
+    return _SERVER_AT_REST[status]
+
+
+def vm_status_of(server: ServerStatus) -> Status:
+    """Return the status of an idle VM whose server is found in this status.
+
+    Only ACTIVE and SHUTOFF are healthy here: a VM is never put into VERIFY_RESIZE because its server is.
+    """
+    match server:
+        case ServerStatus.ACTIVE:
+            return Status.ACTIVE
+        case ServerStatus.SHUTOFF:
+            return Status.SHUTOFF
+        case _:
+            return Status.ERROR

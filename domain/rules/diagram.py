@@ -9,15 +9,16 @@ from pathlib import Path
 
 from domain.rules.resources import Change, Kind, VolumeStatus
 from domain.rules.states import Action, Status
-from domain.rules.table import TABLE, OnFailure, Previous, Rule
+from domain.rules.table import PREVIOUS, TABLE, Failure, Previous, Rule
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "states.md"
 ON_FAILURE = {
-    OnFailure.ERROR: "ERROR",
-    OnFailure.PREVIOUS: "as before",
-    OnFailure.PREVIOUS_IF_RUNNING: "as before if the server runs, else ERROR",
-    OnFailure.PREVIOUS_IF_UNTOUCHED: "as before if no host was found or it was canceled, else ERROR",
-    OnFailure.UNDECIDED_IF_UNTOUCHED: "VERIFY_RESIZE if canceled before the cloud did anything, else ERROR",
+    Failure(Status.ERROR): "ERROR",
+    Failure(Status.ERROR, if_not_begun=Status.ERROR): "ERROR",
+    Failure(PREVIOUS): "as before",
+    Failure(Status.ERROR, if_running=PREVIOUS): "as before if the server runs, else ERROR",
+    Failure(Status.ERROR, if_unchanged=PREVIOUS): "as before if no host was found or it was canceled, else ERROR",
+    TABLE[Action.CONFIRM_RESIZE].on_failure: "VERIFY_RESIZE if canceled before the cloud did anything, else ERROR",
 }
 
 
@@ -49,7 +50,7 @@ def _arrows(action: Action, rule: Rule) -> Iterator[tuple[Status, Status, str]]:
     restored = (Status.ACTIVE, Status.SHUTOFF)
     ends = restored if isinstance(rule.target, Previous) else (rule.target,)
     yield from ((rule.during, end, action.word if waits else "done") for end in ends)
-    if rule.on_failure is not OnFailure.PREVIOUS:
+    if rule.on_failure.otherwise is not PREVIOUS:
         yield rule.during, Status.ERROR, "failed"
 
 
@@ -83,6 +84,7 @@ def change_table() -> str:
 
 
 def _change_row(action: Action, change: Change) -> str:
+    still_there = f"; {change.if_still_there} if the cloud still has it" if change.if_still_there else ""
     of_vm = " of the VM, `delete_on_termination`" if change.target is VolumeStatus.DELETED else " of the VM"
     cells = (
         change.kind,
@@ -90,7 +92,7 @@ def _change_row(action: Action, change: Change) -> str:
         ", ".join(change.sources) or "-",
         change.during,
         change.target or "gone",
-        (change.on_failure or "gone") + (f"; {change.intact} if the cloud still has it" if change.intact else ""),
+        (change.on_failure or "gone") + still_there,
     )
     return f"| {' | '.join(cells)} |"
 

@@ -1,16 +1,18 @@
-"""What the API, the workflows and the activities say to each other through Temporal: names and payloads.
+"""The messages that API, workflows and activities exchange through Temporal: activity names and payloads.
 
-Payloads are frozen dataclasses of identifiers and plain values, in seconds where they hold time. They are kept in
-workflow histories, so they carry no secret, and fields are only ever added, with a default.
+Payloads are frozen dataclasses of identifiers and plain values; times are in seconds. Temporal keeps them in workflow
+histories, so they hold no secret. Running workflows and workers of the previous version read them, so fields are only
+added, with a default, and never renamed.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Final, Self
 from uuid import UUID
 
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.states import Action, Status, TaskState
+from domain.rules.table import Residue
 
 
 class Activity(StrEnum):
@@ -66,6 +68,8 @@ class Activity(StrEnum):
     FAIL_OPERATION = "fail_operation"
 
 
+# The task state that an activity records before it does anything, if it is a step of the lifecycle table. The workflow
+# view reads it while it replays, so a change here changes what running workflows show.
 ENTERS: Final = {
     Activity.SCHEDULE_SERVER: TaskState.SCHEDULING,
     Activity.CREATE_PORTS: TaskState.NETWORKING,
@@ -88,17 +92,14 @@ ENTERS: Final = {
 }
 
 
-"""The task state that an activity records before it does anything, where it is a step of the lifecycle table."""
-
-
 @dataclass(frozen=True)
 class OperationInput:
-    """The operation a workflow carries out; every fenced activity gets it whole.
+    """The operation that a workflow carries out. Workflows and fenced activities get all of it.
 
-    `previous_status` is what "previous" means in the lifecycle table; without it the operation holds no VM, and without
-    `vm_id` it is about none. `vm_name`, `actor` and `about` tell people which VM it is, who asked, and what else there
-    is to know. `resource_id` is what it is about: the VM, or a snapshot, volume or interface. With an `interruption`
-    its workflow closed too early, and all that is left to do is to end it badly, with that code.
+    `previous_status` is "previous" in the lifecycle table; an operation that does not hold a VM has none. `vm_id` is
+    None for an operation on a volume alone. `resource_id` is the VM, snapshot, volume or interface it acts on.
+    `vm_name`, `actor` and `about` are shown to people. With an `interruption`, an earlier workflow closed too early:
+    this one only cleans up and records the failure, with the interruption as its code.
     """
 
     operation_id: UUID
@@ -114,20 +115,26 @@ class OperationInput:
 
     @property
     def vm(self) -> UUID:
-        """The VM it is about, of an operation that has one."""
+        """The id of its VM, for an operation that has one."""
         assert self.vm_id is not None  # noqa: S101 - only volumes are made and deleted without
         return self.vm_id
 
     @property
     def resource(self) -> UUID:
-        """The snapshot, volume or interface it is about."""
-        assert self.resource_id is not None  # noqa: S101 - only operations of before there were any have none
+        """The id of the snapshot, volume or interface it acts on."""
+        assert self.resource_id is not None  # noqa: S101 - only operations on VMs by the first version have none
         return self.resource_id
+
+    @property
+    def previous(self) -> Status:
+        """The status before it, for an operation that holds its VM."""
+        assert self.previous_status is not None  # noqa: S101 - the API sets it whenever it claims a VM
+        return self.previous_status
 
 
 @dataclass(frozen=True)
 class WaitForServerInput:
-    """Wait until the backend shows the operation's server in `status`."""
+    """Wait until the operation's server has the status."""
 
     operation: OperationInput
     status: ServerStatus
@@ -135,17 +142,18 @@ class WaitForServerInput:
 
 @dataclass(frozen=True)
 class WaitForVolumeInput:
-    """Wait until the backend shows the operation's volume in `state`."""
+    """Wait until the operation's volume has the state."""
 
     operation: OperationInput
     state: VolumeState
 
 
 @dataclass(frozen=True)
-class RemainsResult:
-    """What the cloud still has of a VM whose delete failed: ports and attached volumes, and those that are free now.
+class LeftoversResult:
+    """What the cloud still has of a VM whose delete failed.
 
-    `flavor_id` is the flavor that the server has, where it has one.
+    `ports` are its interfaces' ports, `attached` its volumes, `free` volumes that it no longer has. `flavor_id` is the
+    flavor of its server, if there is one.
     """
 
     ports: tuple[UUID, ...] = ()
@@ -156,10 +164,11 @@ class RemainsResult:
 
 @dataclass(frozen=True)
 class FailOperationInput:
-    """Why an operation ended without success; `intact` and `begun` are what `lifecycle.fail` makes of them.
+    """Why an operation failed and what it has left. Made by `of`; read by `observed_residue`.
 
-    `applied` says that what it was to bring about has happened, though it did not end well; `remains`, of a delete,
-    what the cloud still has.
+    `intact`, `applied` and `begun` say the same as `residue`, to workers of versions that do not know it. They may go,
+    with their tests, once no such worker runs and no workflow started by one is open or can still be reset.
+    `remains` is what the cloud still has after the delete of a VM.
     """
 
     operation: OperationInput
@@ -168,13 +177,61 @@ class FailOperationInput:
     canceled: bool = False
     intact: bool = False
     applied: bool = False
-    remains: RemainsResult | None = None
+    remains: LeftoversResult | None = None
     begun: bool = True
+    residue: Residue | None = None
+
+    @classmethod
+    def of(  # noqa: PLR0913 - the fields that callers should set
+        cls,
+        operation: OperationInput,
+        code: str,
+        message: str,
+        residue: Residue,
+        *,
+        canceled: bool = False,
+        leftovers: LeftoversResult | None = None,
+    ) -> Self:
+        """Make a message that workers of older versions understand too."""
+        return cls(
+            operation,
+            code,
+            message,
+            canceled,
+            intact=residue in {Residue.UNCHANGED, Residue.RUNNING, Residue.STILL_THERE},
+            applied=residue is Residue.APPLIED,
+            remains=leftovers,
+            begun=residue is not Residue.NOT_BEGUN,
+            residue=residue,
+        )
+
+    @property
+    def observed_residue(self) -> Residue:
+        """The residue; in a message of an older version, the one its flags stand for."""
+        if self.residue is not None:
+            return self.residue
+        if not self.begun:
+            return Residue.NOT_BEGUN
+        if self.applied:
+            return Residue.APPLIED
+        if self.intact:
+            return _INTACT.get(self.operation.action, Residue.STILL_THERE)
+        return Residue.UNKNOWN
+
+
+# What `intact` meant, by action. For all others it meant that the resource was still there, or it had no effect.
+_INTACT: Final = {
+    Action.REBOOT_SOFT: Residue.RUNNING,
+    Action.REBOOT_HARD: Residue.RUNNING,
+    Action.RESIZE: Residue.UNCHANGED,
+    Action.CONFIRM_RESIZE: Residue.UNCHANGED,
+    Action.REVERT_RESIZE: Residue.UNCHANGED,
+}
 
 
 @dataclass(frozen=True)
 class WorkflowsInput:
-    """Workflows that a delete has pre-empted, by id."""
+    """The ids of workflows that a delete has superseded."""
 
     operation: OperationInput
     workflow_ids: tuple[str, ...]
@@ -182,7 +239,7 @@ class WorkflowsInput:
 
 @dataclass(frozen=True)
 class CheckFlavorInput:
-    """See that the server has the flavor that `operation` is to bring about, or the `previous` one."""
+    """Check that the server has the flavor that the operation asks for, or with `previous` the one before it."""
 
     operation: OperationInput
     previous: bool = False
@@ -190,7 +247,7 @@ class CheckFlavorInput:
 
 @dataclass(frozen=True)
 class ConfirmWindowResult:
-    """Seconds until a resize confirms itself; None where it never does. `is_over`: nobody can decide it any more."""
+    """Seconds until a resize confirms itself, or None if it never does. `is_over`: it can no longer be decided."""
 
     seconds: float | None
     is_over: bool = False
@@ -198,7 +255,7 @@ class ConfirmWindowResult:
 
 @dataclass(frozen=True)
 class ClaimConfirmResult:
-    """The operation that confirms; None where somebody was faster. `is_over`: nobody can decide the resize any more."""
+    """The operation that confirms, or None if another decision was faster. `is_over` as in ConfirmWindowResult."""
 
     confirm: OperationInput | None
     is_over: bool = False
@@ -206,7 +263,7 @@ class ClaimConfirmResult:
 
 @dataclass(frozen=True)
 class FailedAttemptInput:
-    """An activity's attempt that failed and will be followed by another; signalled to its workflow, for people."""
+    """A failed attempt of an activity that will be retried. Signaled to its workflow, to show it to people."""
 
     activity: str
     attempt: int
@@ -215,17 +272,17 @@ class FailedAttemptInput:
 
 @dataclass(frozen=True)
 class StateResult:
-    """The answer to the query `state`: what the VM shows as far as its workflow knows."""
+    """The answer to the query `state`: the VM's status and task state as its workflow knows them."""
 
     status: Status | None
     task_state: TaskState | None
 
 
 def waits_queue(task_queue: str) -> str:
-    """The task queue of the activities that only wait, so that many of them starve nobody else."""
+    """Return the task queue for activities that only wait. On a queue of their own they do not block the others."""
     return f"{task_queue}-waits"
 
 
-def own_workflow_id(action: Action, of: UUID, operation_id: UUID, epoch: int = 0) -> str:
-    """The id of a workflow that is started for one operation; `of` a VM, or of what else it is about."""
-    return f"{action.word}-{of}-{operation_id}" + (f"-{epoch}" if epoch else "")
+def own_workflow_id(action: Action, resource_id: UUID, operation_id: UUID, epoch: int = 0) -> str:
+    """Return the id of the workflow that is started for an operation on a VM or another resource."""
+    return f"{action.word}-{resource_id}-{operation_id}" + (f"-{epoch}" if epoch else "")

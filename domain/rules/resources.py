@@ -1,6 +1,6 @@
-"""What a VM has beside itself: snapshots, volumes, attachments of volumes, interfaces; their statuses and changes.
+"""The resources beside VMs: snapshots, volumes, attachments of volumes, interfaces. Their statuses and changes.
 
-The lifecycle table says, for each action, which of these changes it makes. Pure, as the table.
+The lifecycle table lists, for each action, the changes it makes to them.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What an operation can be about, as its `resource_type` says it."""
+    """A kind of resource, as in an operation's `resource_type`."""
 
     VM = "vm"
     SNAPSHOT = "snapshot"
@@ -42,7 +42,7 @@ class VolumeStatus(StrEnum):
 
 
 class AttachmentStatus(StrEnum):
-    """The state of what ties a volume or a network to a VM; what is not tied has no row."""
+    """The state of an attachment or an interface. When it is detached, its row is deleted."""
 
     ATTACHING = "ATTACHING"
     ATTACHED = "ATTACHED"
@@ -56,8 +56,8 @@ ResourceStatus = SnapshotStatus | VolumeStatus | AttachmentStatus
 class Change:
     """What an action does to a resource of one kind.
 
-    Without `sources` the action makes it. `target` and `on_failure` are None where the resource's row is removed.
-    After a failure that is seen to have left it `intact`, it is there.
+    No `sources` means that the action creates it. A `target` or `on_failure` of None means that its row is deleted.
+    `if_still_there` is its status after a failure with Residue.STILL_THERE, if that differs from `on_failure`.
     """
 
     kind: Kind
@@ -65,4 +65,4 @@ class Change:
     during: ResourceStatus
     target: ResourceStatus | None
     on_failure: ResourceStatus | None
-    intact: ResourceStatus | None = None
+    if_still_there: ResourceStatus | None = None

@@ -1,10 +1,10 @@
-"""The words for a VM's life: statuses, task states, actions. They are Nova's where Nova has one."""
+"""The statuses and task states of VMs, in Nova's words where it has them; actions; the statuses of operations."""
 
 from enum import StrEnum
 
 
 class Status(StrEnum):
-    """The stable state of a VM, as clients see it."""
+    """The status of a VM, as clients see it."""
 
     BUILDING = "BUILDING"
     ACTIVE = "ACTIVE"
@@ -18,7 +18,7 @@ class Status(StrEnum):
 
 
 class TaskState(StrEnum):
-    """What is being done to a VM right now; a VM nothing is done to has none."""
+    """The step that a VM's operation is in. An idle VM has no task state."""
 
     SCHEDULING = "scheduling"
     NETWORKING = "networking"
@@ -39,7 +39,7 @@ class TaskState(StrEnum):
 
 
 class Action(StrEnum):
-    """What can be asked; a row of the table each, but for the last."""
+    """An action of an operation. Each has a row in the lifecycle table, except RESET_STATE."""
 
     CREATE = "create"
     START = "start"
@@ -59,16 +59,16 @@ class Action(StrEnum):
     DELETE_SNAPSHOT = "delete-snapshot"
     CREATE_VOLUME = "create-volume"
     DELETE_VOLUME = "delete-volume"
-    RESET_STATE = "reset-state"  # has no row: it writes down what an admin, or the cloud, has decided already
+    RESET_STATE = "reset-state"  # no row, no workflow: it records what an admin, or the cloud, has already decided
 
     @property
     def word(self) -> str:
-        """The action as paths, answers and workflow ids say it: both reboots are `reboot`."""
+        """The action's name in paths, answers and workflow ids, where both reboots are `reboot`."""
         return "reboot" if self in {Action.REBOOT_SOFT, Action.REBOOT_HARD} else self.value
 
 
 class OperationStatus(StrEnum):
-    """How far an operation is: what was asked, as opposed to the VM it was asked of."""
+    """The status of an operation."""
 
     QUEUED = "QUEUED"
     RUNNING = "RUNNING"

@@ -1,67 +1,94 @@
-"""THE table: one row for each action on a VM or on a resource of one. It decides every transition."""
+"""The lifecycle table: one row for each action on a VM or on a resource of a VM. It decides every transition.
+
+The table also drives running workflows, which read it again at every replay. `sources` decides which signals a ResizeVM
+accepts; `steps[-1]` and `on_failure` give the status that a workflow shows at its end. So a changed row also changes
+workflows that are open during an upgrade: run tests/replay. The CHECK constraint of `vms` and the README's tables come
+from here too.
+"""
 
 from dataclasses import dataclass, replace
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 
 from domain.rules.resources import AttachmentStatus, Change, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status, TaskState
 
 
 class Previous(Enum):
-    """The status before the action; for confirm and revert, the one before the resize."""
+    """The status before the action; for confirm and revert, the status before the resize."""
 
     PREVIOUS = auto()
-
-
-class OnFailure(Enum):
-    """What a failed action leaves behind."""
-
-    ERROR = auto()
-    PREVIOUS = auto()
-    PREVIOUS_IF_RUNNING = auto()  # ERROR unless the server is seen to run
-    PREVIOUS_IF_UNTOUCHED = auto()  # ERROR unless the server is as it was: no host was found, or it was canceled
-    UNDECIDED_IF_UNTOUCHED = auto()  # ERROR unless nothing was done to the server yet: it waits to be decided again
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One row of the table: who may, what it looks like while it runs, where it ends. Without `steps` no VM is held."""
-
-    sources: frozenset[Status]
-    during: Status | Previous
-    steps: tuple[TaskState, ...]
-    target: Status | Previous
-    on_failure: OnFailure
-    workflow: str
-    signal: str | None = None  # to the workflow that waits for the action; `workflow` is started where it is gone
-    preempts: bool = False
-    needs_launch: bool = True
-    beside_attachments: bool = True  # whether it may begin while something is being attached or detached
-    of_vm: bool = True  # whether it ends with its VM: a delete of the VM pre-empts it
-    undoable: bool = False  # whether it can be undone until its end, and so be canceled; others until they begin
-    changes: tuple[Change, ...] = ()
-
-    def may_be_canceled(self, *, begun: bool) -> bool:
-        """Whether an operation that has not ended is before its point of no return."""
-        return self.undoable or not (begun or self.preempts)
 
 
 PREVIOUS = Previous.PREVIOUS
 
 
+class Residue(StrEnum):
+    """What a failed operation has left in the cloud, as its workflow observed it.
+
+    The values are kept in workflow histories: add new ones, never rename one.
+    """
+
+    NOT_BEGUN = "not_begun"  # no step ran: nothing changed
+    UNCHANGED = "unchanged"  # a resize, confirm or revert left the server as it was
+    RUNNING = "running"  # the server runs
+    STILL_THERE = "still_there"  # the cloud still has what should be gone: an image, a volume, ports of a failed create
+    APPLIED = "applied"  # the requested change is in place, although the operation failed
+    UNKNOWN = "unknown"  # none of the above is known
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The status that a failed action leaves a VM in. It depends on the residue; `otherwise` covers all other cases."""
+
+    otherwise: Status | Previous
+    if_not_begun: Status | Previous = PREVIOUS
+    if_unchanged: Status | Previous | None = None
+    if_running: Status | Previous | None = None
+
+    def status(self, residue: Residue) -> Status | Previous:
+        """Return the table's entry for the residue."""
+        match residue:
+            case Residue.NOT_BEGUN:
+                return self.if_not_begun
+            case Residue.UNCHANGED:
+                return self.if_unchanged or self.otherwise
+            case Residue.RUNNING:
+                return self.if_running or self.otherwise
+            case _:
+                return self.otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row of the table. A rule without `steps` does not hold the VM: it runs beside other operations."""
+
+    sources: frozenset[Status]
+    during: Status | Previous
+    steps: tuple[TaskState, ...]
+    target: Status | Previous
+    on_failure: Failure
+    workflow: str
+    signal: str | None = None  # to the waiting ResizeVM; where that is gone, `workflow` is started instead
+    preempts: bool = False
+    needs_launch: bool = True
+    beside_attachments: bool = True  # it may begin while a volume or interface is being attached or detached
+    of_vm: bool = True  # a delete of the VM supersedes it
+    undoable: bool = False  # it can be undone, and so be canceled, until it ends; others only until they begin
+    changes: tuple[Change, ...] = ()
+
+    def may_be_canceled(self, *, begun: bool) -> bool:
+        """Whether an open operation can still be canceled."""
+        return self.undoable or not (begun or self.preempts)
+
+
 _ON_OR_OFF = frozenset({Status.ACTIVE, Status.SHUTOFF})
-
-
 _S, _V, _A = SnapshotStatus, VolumeStatus, AttachmentStatus
-
-
 _NEW = ()
+_ATTACHED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
 
-
-_TIED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
-
-
-_BESIDE = Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, OnFailure.PREVIOUS, workflow="")
+_LEAVES_PREVIOUS = Failure(PREVIOUS)
+_STAYS_UNDECIDED = Failure(Status.ERROR, if_not_begun=Status.VERIFY_RESIZE, if_unchanged=Status.VERIFY_RESIZE)
+_BESIDE = Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, _LEAVES_PREVIOUS, workflow="")
 
 
 def _attachment(workflow: str, *changes: Change, undoable: bool = False) -> Rule:
@@ -78,18 +105,18 @@ TABLE: dict[Action, Rule] = {
         during=Status.BUILDING,
         steps=(TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.SPAWNING),
         target=Status.ACTIVE,
-        on_failure=OnFailure.ERROR,
+        on_failure=Failure(Status.ERROR, if_not_begun=Status.ERROR),
         workflow="CreateVM",
         needs_launch=False,
         undoable=True,
-        changes=(Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None, intact=_A.ATTACHED),),
+        changes=(Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None, if_still_there=_A.ATTACHED),),
     ),
     Action.START: Rule(
         sources=frozenset({Status.SHUTOFF}),
         during=PREVIOUS,
         steps=(TaskState.POWERING_ON,),
         target=Status.ACTIVE,
-        on_failure=OnFailure.PREVIOUS,
+        on_failure=_LEAVES_PREVIOUS,
         workflow="StartVM",
     ),
     Action.STOP: Rule(
@@ -97,7 +124,7 @@ TABLE: dict[Action, Rule] = {
         during=PREVIOUS,
         steps=(TaskState.POWERING_OFF,),
         target=Status.SHUTOFF,
-        on_failure=OnFailure.PREVIOUS,
+        on_failure=_LEAVES_PREVIOUS,
         workflow="StopVM",
     ),
     Action.REBOOT_SOFT: Rule(
@@ -105,7 +132,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.REBOOTING,
         steps=(TaskState.REBOOTING,),
         target=Status.ACTIVE,
-        on_failure=OnFailure.PREVIOUS_IF_RUNNING,
+        on_failure=Failure(Status.ERROR, if_running=PREVIOUS),
         workflow="RebootVM",
     ),
     Action.REBOOT_HARD: Rule(
@@ -113,7 +140,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.REBOOTING,
         steps=(TaskState.REBOOTING_HARD,),
         target=Status.ACTIVE,
-        on_failure=OnFailure.PREVIOUS_IF_RUNNING,
+        on_failure=Failure(Status.ERROR, if_running=PREVIOUS),
         workflow="RebootVM",
     ),
     Action.RESIZE: Rule(
@@ -121,7 +148,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.RESIZING,
         steps=(TaskState.RESIZE_PREP, TaskState.RESIZE_MIGRATING, TaskState.RESIZE_FINISH),
         target=Status.VERIFY_RESIZE,
-        on_failure=OnFailure.PREVIOUS_IF_UNTOUCHED,
+        on_failure=Failure(Status.ERROR, if_unchanged=PREVIOUS),
         workflow="ResizeVM",
         beside_attachments=False,
         undoable=True,
@@ -131,7 +158,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.VERIFY_RESIZE,
         steps=(TaskState.RESIZE_CONFIRMING,),
         target=PREVIOUS,
-        on_failure=OnFailure.UNDECIDED_IF_UNTOUCHED,
+        on_failure=_STAYS_UNDECIDED,
         workflow="FinishResizeVM",
         signal="confirm",
     ),
@@ -140,7 +167,7 @@ TABLE: dict[Action, Rule] = {
         during=Status.VERIFY_RESIZE,
         steps=(TaskState.RESIZE_REVERTING,),
         target=PREVIOUS,
-        on_failure=OnFailure.UNDECIDED_IF_UNTOUCHED,
+        on_failure=_STAYS_UNDECIDED,
         workflow="FinishResizeVM",
         signal="revert",
     ),
@@ -149,7 +176,7 @@ TABLE: dict[Action, Rule] = {
         during=PREVIOUS,
         steps=(TaskState.IMAGE_SNAPSHOT, TaskState.IMAGE_UPLOADING),
         target=PREVIOUS,
-        on_failure=OnFailure.PREVIOUS,
+        on_failure=_LEAVES_PREVIOUS,
         workflow="CreateSnapshot",
         beside_attachments=False,
         undoable=True,
@@ -160,7 +187,7 @@ TABLE: dict[Action, Rule] = {
         during=PREVIOUS,
         steps=(TaskState.RESTORING,),
         target=PREVIOUS,
-        on_failure=OnFailure.ERROR,
+        on_failure=Failure(Status.ERROR),
         workflow="RestoreVM",
         beside_attachments=False,
         changes=(Change(Kind.SNAPSHOT, (_S.AVAILABLE,), _S.RESTORING, _S.AVAILABLE, _S.AVAILABLE),),
@@ -187,27 +214,27 @@ TABLE: dict[Action, Rule] = {
         during=Status.DELETING,
         steps=(TaskState.DELETING,),
         target=Status.DELETED,
-        on_failure=OnFailure.ERROR,
+        on_failure=Failure(Status.ERROR, if_not_begun=Status.ERROR),
         workflow="DeleteVM",
         preempts=True,
         needs_launch=False,
         changes=(
             Change(Kind.SNAPSHOT, (_S.CREATING, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR),
-            Change(Kind.VOLUME, _TIED, _V.DETACHING, _V.AVAILABLE, _V.IN_USE),
-            Change(Kind.VOLUME, _TIED, _V.DELETING, _V.DELETED, _V.IN_USE),  # delete_on_termination
+            Change(Kind.VOLUME, _ATTACHED, _V.DETACHING, _V.AVAILABLE, _V.IN_USE),
+            Change(Kind.VOLUME, _ATTACHED, _V.DELETING, _V.DELETED, _V.IN_USE),  # delete_on_termination
             Change(Kind.ATTACHMENT, tuple(_A), _A.DETACHING, None, _A.ATTACHED),
             Change(Kind.INTERFACE, tuple(_A), _A.DETACHING, None, _A.ATTACHED),
         ),
     ),
     Action.DELETE_SNAPSHOT: _of_resource(
         "DeleteSnapshot",
-        Change(Kind.SNAPSHOT, (_S.AVAILABLE, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR, intact=_S.AVAILABLE),
+        Change(Kind.SNAPSHOT, (_S.AVAILABLE, _S.ERROR), _S.DELETING, _S.DELETED, _S.ERROR, if_still_there=_S.AVAILABLE),
     ),
     Action.CREATE_VOLUME: _of_resource(
         "CreateVolume", Change(Kind.VOLUME, _NEW, _V.CREATING, _V.AVAILABLE, _V.ERROR), undoable=True
     ),
     Action.DELETE_VOLUME: _of_resource(
         "DeleteVolume",
-        Change(Kind.VOLUME, (_V.AVAILABLE, _V.ERROR), _V.DELETING, _V.DELETED, _V.ERROR, intact=_V.AVAILABLE),
+        Change(Kind.VOLUME, (_V.AVAILABLE, _V.ERROR), _V.DELETING, _V.DELETED, _V.ERROR, if_still_there=_V.AVAILABLE),
     ),
 }

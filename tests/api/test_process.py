@@ -24,6 +24,7 @@ from api.background import housekeeping
 from domain.data import database
 from domain.data.models import IdempotencyKey, RefreshToken
 from domain.settings import Settings
+from migrations import embedded_postgres
 from migrations.__main__ import migrate
 from tests.api.conftest import person, running
 from tests.conftest import make_settings
@@ -82,12 +83,12 @@ class Server:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.socket_dir = local.init_postgres(data_dir)
+        self.socket_dir = embedded_postgres.init_cluster(data_dir)
         self.start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = local.postgres_command(self.data_dir, self.socket_dir)
-        return subprocess.Popen(command, **local.POSTGRES_OPTIONS, stderr=subprocess.DEVNULL)
+        command = embedded_postgres.server_command(self.data_dir, self.socket_dir)
+        return subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
         """Kill it without a shutdown, as in a power failure."""
@@ -97,7 +98,7 @@ class Server:
     def start(self) -> None:
         """Start it, again and again until the locks of the killed one are gone."""
         self.process = self._start()
-        ready = [str(local.POSTGRES_BIN / "pg_isready"), "-q", "-h", str(self.socket_dir)]
+        ready = embedded_postgres.ready_command(self.socket_dir)
         while subprocess.run(ready, check=False, timeout=30).returncode:
             if self.process.poll() is not None:
                 self.process = self._start()
@@ -115,7 +116,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 async def test_requests_get_503_while_the_database_is_unavailable_and_succeed_after_that(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = make_settings(local.postgres_url(server.socket_dir), temporal_address="127.0.0.1:1")
+    settings = make_settings(embedded_postgres.database_url(server.socket_dir), temporal_address="127.0.0.1:1")
     await migrate(settings)
     engine = database.create_engine(settings)
     async with running(settings) as app:

@@ -1,18 +1,19 @@
-"""The table of states as the specification has it, written down a second time and independently of domain.lifecycle."""
+"""The specification of the lifecycle table: a second copy, written independently of domain/rules."""
 
 from dataclasses import dataclass
 
 UNCHANGED = "unchanged"
 AS_BEFORE = "as before"
-ERROR_OR_UNDECIDED = "ERROR, or VERIFY_RESIZE where it was canceled before anything was done"
-ERROR_UNLESS_INTACT = "ERROR, or as before where the server is as it was"
+ERROR_UNLESS_RUNNING = "ERROR, or as before if the server runs"
+ERROR_UNLESS_UNCHANGED = "ERROR, or as before if the server is unchanged"
+ERROR_UNLESS_UNDECIDED = "ERROR, or VERIFY_RESIZE if the server is unchanged"
 
 STATUSES = ["BUILDING", "ACTIVE", "SHUTOFF", "REBOOTING", "RESIZING", "VERIFY_RESIZE", "ERROR", "DELETING", "DELETED"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: from where, the status while it runs, the task states in order, where it ends, what failure leaves."""
+    """One row: allowed statuses, status while it runs, task states in order, status after success, after failure."""
 
     sources: tuple[str, ...]
     while_running: str
@@ -26,17 +27,17 @@ def _row(sources: str, while_running: str, task_states: str, ends: str, failure:
 
 
 _RESIZE = "resize_prep resize_migrating resize_finish"
-_ANY = "BUILDING ACTIVE SHUTOFF REBOOTING RESIZING VERIFY_RESIZE ERROR"  # from DELETING and DELETED it is a repeat
+_ANY = "BUILDING ACTIVE SHUTOFF REBOOTING RESIZING VERIFY_RESIZE ERROR"  # in DELETING or DELETED a delete is a repeat
 
 SPECIFIED = {
     "create": _row("", "BUILDING", "scheduling networking spawning", "ACTIVE", "ERROR"),
     "start": _row("SHUTOFF", UNCHANGED, "powering_on", "ACTIVE", AS_BEFORE),
     "stop": _row("ACTIVE ERROR", UNCHANGED, "powering_off", "SHUTOFF", AS_BEFORE),
-    "reboot-soft": _row("ACTIVE", "REBOOTING", "rebooting", "ACTIVE", ERROR_UNLESS_INTACT),
-    "reboot-hard": _row("ACTIVE SHUTOFF ERROR", "REBOOTING", "rebooting_hard", "ACTIVE", ERROR_UNLESS_INTACT),
-    "resize": _row("ACTIVE SHUTOFF", "RESIZING", _RESIZE, "VERIFY_RESIZE", ERROR_UNLESS_INTACT),
-    "confirm-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_confirming", AS_BEFORE, ERROR_OR_UNDECIDED),
-    "revert-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_reverting", AS_BEFORE, ERROR_OR_UNDECIDED),
+    "reboot-soft": _row("ACTIVE", "REBOOTING", "rebooting", "ACTIVE", ERROR_UNLESS_RUNNING),
+    "reboot-hard": _row("ACTIVE SHUTOFF ERROR", "REBOOTING", "rebooting_hard", "ACTIVE", ERROR_UNLESS_RUNNING),
+    "resize": _row("ACTIVE SHUTOFF", "RESIZING", _RESIZE, "VERIFY_RESIZE", ERROR_UNLESS_UNCHANGED),
+    "confirm-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_confirming", AS_BEFORE, ERROR_UNLESS_UNDECIDED),
+    "revert-resize": _row("VERIFY_RESIZE", "VERIFY_RESIZE", "resize_reverting", AS_BEFORE, ERROR_UNLESS_UNDECIDED),
     "snapshot": _row("ACTIVE SHUTOFF", UNCHANGED, "image_snapshot image_uploading", AS_BEFORE, AS_BEFORE),
     "restore": _row("ACTIVE SHUTOFF", UNCHANGED, "restoring", AS_BEFORE, "ERROR"),
     "attach-volume": _row("ACTIVE SHUTOFF", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
@@ -48,7 +49,7 @@ SPECIFIED = {
     "create-volume": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
     "delete-volume": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
 }
-OF_NO_VM = {"delete-snapshot", "create-volume", "delete-volume"}  # they neither need a VM at rest nor end with one
+OF_NO_VM = {"delete-snapshot", "create-volume", "delete-volume"}  # they need no idle VM and outlive their VM
 NOT_WHILE_ATTACHING = {"resize", "snapshot", "restore"}
 
 
@@ -65,52 +66,54 @@ RESOURCE_STATUSES = {
 
 
 @dataclass(frozen=True)
-class Turn:
-    """What an action does to a resource: from where (nowhere: it makes it), while it runs, after it; None: gone.
+class ChangeRow:
+    """A change of a resource: allowed statuses (none: it is created), statuses during and after it (None: it is gone).
 
-    `intact` is what a failure leaves where the resource is seen to be as it was, if that is another than `failure`.
+    `still_there` is its status after a failure if the cloud still has it and that differs from `failure`.
     """
 
     sources: tuple[str, ...]
     while_running: str
     ends: str | None
     failure: str | None
-    intact: str | None = None
+    still_there: str | None = None
 
 
-def _turn(sources: str, while_running: str, ends: str | None, failure: str | None, intact: str | None = None) -> Turn:
-    return Turn(tuple(sources.split()), while_running, ends, failure, intact)
+def _change(
+    sources: str, while_running: str, ends: str | None, failure: str | None, still_there: str | None = None
+) -> ChangeRow:
+    return ChangeRow(tuple(sources.split()), while_running, ends, failure, still_there)
 
 
-TURNS = {
-    "create": {"interface": _turn("", "ATTACHING", "ATTACHED", None, "ATTACHED")},
-    "snapshot": {"snapshot": _turn("", "CREATING", "AVAILABLE", "ERROR")},
-    "restore": {"snapshot": _turn("AVAILABLE", "RESTORING", "AVAILABLE", "AVAILABLE")},
+CHANGES = {
+    "create": {"interface": _change("", "ATTACHING", "ATTACHED", None, "ATTACHED")},
+    "snapshot": {"snapshot": _change("", "CREATING", "AVAILABLE", "ERROR")},
+    "restore": {"snapshot": _change("AVAILABLE", "RESTORING", "AVAILABLE", "AVAILABLE")},
     "attach-volume": {
-        "volume": _turn("AVAILABLE", "ATTACHING", "IN_USE", "AVAILABLE"),
-        "attachment": _turn("", "ATTACHING", "ATTACHED", None),
+        "volume": _change("AVAILABLE", "ATTACHING", "IN_USE", "AVAILABLE"),
+        "attachment": _change("", "ATTACHING", "ATTACHED", None),
     },
     "detach-volume": {
-        "volume": _turn("IN_USE", "DETACHING", "AVAILABLE", "IN_USE"),
-        "attachment": _turn("ATTACHED", "DETACHING", None, "ATTACHED"),
+        "volume": _change("IN_USE", "DETACHING", "AVAILABLE", "IN_USE"),
+        "attachment": _change("ATTACHED", "DETACHING", None, "ATTACHED"),
     },
-    "attach-interface": {"interface": _turn("", "ATTACHING", "ATTACHED", None)},
-    "detach-interface": {"interface": _turn("ATTACHED", "DETACHING", None, "ATTACHED")},
-    "delete-snapshot": {"snapshot": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
-    "create-volume": {"volume": _turn("", "CREATING", "AVAILABLE", "ERROR")},
-    "delete-volume": {"volume": _turn("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
+    "attach-interface": {"interface": _change("", "ATTACHING", "ATTACHED", None)},
+    "detach-interface": {"interface": _change("ATTACHED", "DETACHING", None, "ATTACHED")},
+    "delete-snapshot": {"snapshot": _change("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
+    "create-volume": {"volume": _change("", "CREATING", "AVAILABLE", "ERROR")},
+    "delete-volume": {"volume": _change("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
 }
 
-# What a delete of the VM does to each resource of it, by kind and status; what is not here it leaves alone.
-_GOES, _IS_LET_GO = _turn("", "DETACHING", None, "ATTACHED"), _turn("", "DETACHING", "AVAILABLE", "IN_USE")
-TURNS_OF_VM_DELETE = {
-    **{("snapshot", status): _turn("", "DELETING", "DELETED", "ERROR") for status in ("CREATING", "ERROR")},
-    ("snapshot", "RESTORING"): _turn("", "AVAILABLE", "AVAILABLE", "AVAILABLE"),
-    **{("volume", status): _IS_LET_GO for status in ("ATTACHING", "IN_USE", "DETACHING")},
-    **{(kind, status): _GOES for kind in ("attachment", "interface") for status in RESOURCE_STATUSES[kind]},
+# What a delete of the VM does to its resources, by kind and status. It does not touch any others.
+_DETACHED, _FREED = _change("", "DETACHING", None, "ATTACHED"), _change("", "DETACHING", "AVAILABLE", "IN_USE")
+CHANGES_BY_VM_DELETE = {
+    **{("snapshot", status): _change("", "DELETING", "DELETED", "ERROR") for status in ("CREATING", "ERROR")},
+    ("snapshot", "RESTORING"): _change("", "AVAILABLE", "AVAILABLE", "AVAILABLE"),
+    **{("volume", status): _FREED for status in ("ATTACHING", "IN_USE", "DETACHING")},
+    **{(kind, status): _DETACHED for kind in ("attachment", "interface") for status in RESOURCE_STATUSES[kind]},
 }
-# A volume that is to go with its VM; one whose detach was accepted before the delete was asked to stay.
-DELETED_ON_TERMINATION = _turn("", "DELETING", "DELETED", "IN_USE")
+# A volume with delete_on_termination, unless its detach was accepted before the delete.
+DELETED_ON_TERMINATION = _change("", "DELETING", "DELETED", "IN_USE")
 
 RESTING = {"ACTIVE", "SHUTOFF", "VERIFY_RESIZE", "ERROR", "DELETED"}
 TASK_STATES = list(dict.fromkeys(state for row in SPECIFIED.values() for state in row.task_states))
@@ -128,7 +131,24 @@ def specified_states() -> set[tuple[str, str | None]]:
 def specified_to_allow(
     action: str, status: str, task_state: str | None, *, launched: bool, attaching: bool = False
 ) -> bool:
-    """Whether the specification lets the action begin: delete at any time, all else on a VM at rest that launched."""
+    """Whether the action may begin by the specification: delete at any time, others on an idle VM that has launched."""
     if status not in SPECIFIED[action].sources or (attaching and action in NOT_WHILE_ATTACHING):
         return False
     return action == "delete" or (task_state is None and launched)
+
+
+def specified_failure(action: str, previous: str, residue: str) -> str:
+    """Return the VM's status after a failure, by the specification."""
+    failure = SPECIFIED[action].failure
+    if residue == "not_begun" and action not in {"create", "delete"}:
+        return "VERIFY_RESIZE" if failure == ERROR_UNLESS_UNDECIDED else previous
+    match failure, residue:
+        case (_, _) if failure == AS_BEFORE:
+            return previous
+        case (_, "unchanged") if failure == ERROR_UNLESS_UNDECIDED:
+            return "VERIFY_RESIZE"
+        case (_, "unchanged") if failure == ERROR_UNLESS_UNCHANGED:
+            return previous
+        case (_, "running") if failure == ERROR_UNLESS_RUNNING:
+            return "ACTIVE" if previous == "SHUTOFF" else previous  # a HARD reboot has powered the server on
+    return "ERROR"

@@ -15,7 +15,7 @@ from domain.rules.errors import AttachmentInProgressError, InvalidTransitionErro
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
 from domain.rules.states import Action, Status
-from tests.domain.holding import all_vms, end, rows
+from tests.domain.claims import all_vms, end, rows
 from tests.domain.test_claim_races import calling, race
 from tests.support.rows import (
     add_attachment,
@@ -122,7 +122,7 @@ async def attach(tx: AsyncConnection, vm: VM, volume_id: object, device: str = "
     assert volume
     new = new_operation(Action.ATTACH_VOLUME, resource_type=Kind.VOLUME, resource_id=volume.id)
     await acceptance.accept(tx, locked, new)
-    await resource_claims.hold(tx, Volume, volume, new.action, new.id)
+    await resource_claims.claim(tx, Volume, volume, new.action, new.id)
     await add_attachment(tx, vm, volume, status=AttachmentStatus.ATTACHING, device=device, operation_id=new.id)
 
 

@@ -1,4 +1,4 @@
-"""The lifecycle table against the specification: every action, status, task state, launched or never launched."""
+"""The lifecycle table against the specification, for every action, status and task state, launched or not."""
 
 from itertools import product
 
@@ -7,16 +7,15 @@ import pytest
 from domain.rules import lifecycle, table
 from domain.rules.errors import IllegalStepError, InvalidTransitionError
 from domain.rules.states import Action, Status, TaskState
-from domain.rules.table import TABLE
+from domain.rules.table import TABLE, Residue
 from tests.domain.specified import (
     AS_BEFORE,
-    ERROR_OR_UNDECIDED,
-    ERROR_UNLESS_INTACT,
     OF_NO_VM,
     SPECIFIED,
     STATUSES,
     TASK_STATES,
     UNCHANGED,
+    specified_failure,
     specified_states,
     specified_to_allow,
 )
@@ -26,7 +25,7 @@ each_action = pytest.mark.parametrize("action", TABLE)
 each_status = pytest.mark.parametrize("status", Status)
 
 
-def test_the_words_are_the_specified_ones() -> None:
+def test_statuses_task_states_and_actions_are_as_specified() -> None:
     assert [status.value for status in Status] == STATUSES
     assert {state.value for state in TaskState} == set(TASK_STATES)
     assert [action.value for action in TABLE] == list(SPECIFIED)
@@ -35,13 +34,13 @@ def test_the_words_are_the_specified_ones() -> None:
 
 @each_action
 @each_status
-def test_an_action_begins_exactly_where_it_is_specified_to(action: Action, status: Status) -> None:
+def test_an_action_begins_exactly_in_the_specified_states(action: Action, status: Status) -> None:
     for task_state, launched in product(EVERY_TASK_STATE, (True, False)):
         allowed = specified_to_allow(action, status, task_state, launched=launched)
         assert lifecycle.is_allowed(action, status, task_state, launched=launched) is allowed
         if allowed:
             claim = lifecycle.begin(action, status, task_state, launched=launched)
-            assert (claim.status, claim.task_state) == _shown_at_first(action, status)
+            assert (claim.status, claim.task_state) == _state_once_accepted(action, status)
         else:
             with pytest.raises(InvalidTransitionError):
                 lifecycle.begin(action, status, task_state, launched=launched)
@@ -49,7 +48,7 @@ def test_an_action_begins_exactly_where_it_is_specified_to(action: Action, statu
 
 @each_action
 @each_status
-def test_a_refusal_says_where_the_vm_is_and_what_it_allows(action: Action, status: Status) -> None:
+def test_a_refusal_names_the_state_of_the_vm_and_the_allowed_actions(action: Action, status: Status) -> None:
     for task_state, launched in product(EVERY_TASK_STATE, (True, False)):
         if specified_to_allow(action, status, task_state, launched=launched):
             continue
@@ -66,7 +65,7 @@ def test_a_refusal_says_where_the_vm_is_and_what_it_allows(action: Action, statu
 
 
 @each_status
-def test_allowed_actions_are_the_words_of_what_may_begin_and_is_served(status: Status) -> None:
+def test_allowed_actions_are_the_words_of_all_actions_that_may_begin(status: Status) -> None:
     for task_state, launched in product(EVERY_TASK_STATE, (True, False)):
         expected = [
             "reboot" if action.startswith("reboot") else action
@@ -77,7 +76,7 @@ def test_allowed_actions_are_the_words_of_what_may_begin_and_is_served(status: S
         assert actual == list(dict.fromkeys(expected))
 
 
-def test_every_served_action_is_offered_somewhere() -> None:
+def test_every_action_with_a_workflow_is_allowed_in_some_status() -> None:
     offered = {word for status in Status for word in lifecycle.allowed_actions(status, None, launched=True)}
     served = {action.word for action, rule in TABLE.items() if rule.workflow}
     assert offered == served - {"create"} - OF_NO_VM
@@ -88,20 +87,20 @@ def test_a_step_is_entered_from_the_one_before_it_or_from_itself(action: Action)
     steps = [TaskState(state) for state in SPECIFIED[action].task_states]
     for before, step in zip([None, *steps], steps, strict=False):
         assert set(lifecycle.may_enter_from(action, step)) == {before, step} - {None}
-    for stranger in set(TaskState) - set(steps):
+    for other in set(TaskState) - set(steps):
         with pytest.raises(IllegalStepError):
-            lifecycle.may_enter_from(action, stranger)
+            lifecycle.may_enter_from(action, other)
 
 
 @each_action
-def test_progress_grows_with_every_step_and_is_complete_only_at_the_end(action: Action) -> None:
+def test_progress_grows_with_every_step_and_stays_below_100(action: Action) -> None:
     percents = [lifecycle.progress(action, TaskState(state)) for state in SPECIFIED[action].task_states]
     assert percents == sorted(set(percents))
     assert all(0 <= percent < 100 for percent in percents)
 
 
 @each_action
-def test_an_action_finishes_where_it_is_specified_to_and_only_after_its_last_step(action: Action) -> None:
+def test_an_action_finishes_in_the_specified_status_and_only_after_its_last_step(action: Action) -> None:
     row = SPECIFIED[action]
     for task_state, previous in product(EVERY_TASK_STATE, Status):
         if not row.task_states or task_state == row.task_states[-1]:
@@ -113,22 +112,15 @@ def test_an_action_finishes_where_it_is_specified_to_and_only_after_its_last_ste
 
 
 @each_action
-def test_a_failure_leaves_what_is_specified(action: Action) -> None:
-    failure = SPECIFIED[action].failure
-    for previous, intact in product(Status, (True, False)):
-        keeps = failure == AS_BEFORE or (failure in {ERROR_UNLESS_INTACT, ERROR_OR_UNDECIDED} and intact)
-        # "As before" cannot be SHUTOFF where a failed reboot has left the server running.
-        kept = "ACTIVE" if action.word == "reboot" and previous is Status.SHUTOFF else previous
-        kept = "VERIFY_RESIZE" if failure == ERROR_OR_UNDECIDED else kept
-        assert lifecycle.fail(action, previous, intact=intact) == (kept if keeps else "ERROR")
+def test_a_failure_leaves_the_specified_status(action: Action) -> None:
+    for previous, residue in product(Status, Residue):
+        assert lifecycle.fail(action, previous, residue) == specified_failure(action, previous, residue)
 
 
-@each_action
-def test_a_failure_before_the_first_step_leaves_all_as_it_was(action: Action) -> None:
-    for previous, intact in product(Status, (True, False)):
-        was = "VERIFY_RESIZE" if action in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE} else previous
-        expected = "ERROR" if action in {Action.CREATE, Action.DELETE} else was
-        assert lifecycle.fail(action, previous, intact=intact, begun=False) == expected
+@pytest.mark.parametrize("residue", Residue)
+def test_only_a_server_that_is_found_running_makes_a_failed_reboot_active(residue: Residue) -> None:
+    expected = {Residue.RUNNING: Status.ACTIVE, Residue.NOT_BEGUN: Status.SHUTOFF}
+    assert lifecycle.fail(Action.REBOOT_HARD, Status.SHUTOFF, residue) is expected.get(residue, Status.ERROR)
 
 
 def test_a_vm_that_never_launched_allows_only_delete() -> None:
@@ -141,27 +133,27 @@ def test_the_legal_states_are_the_specified_ones() -> None:
     assert lifecycle.legal_states() == specified_states()
 
 
-def test_whatever_happens_leads_from_legal_states_to_legal_states_and_all_are_reached() -> None:
+def test_the_legal_states_are_exactly_the_reachable_ones() -> None:
     first = lifecycle.claimed(Action.CREATE, Status.BUILDING)
     reached: set[tuple[Status, TaskState | None]] = set()
-    waiting = [(first.status, first.task_state)]
-    while waiting:
-        state = waiting.pop()
+    to_visit = [(first.status, first.task_state)]
+    while to_visit:
+        state = to_visit.pop()
         if state not in reached:
             reached.add(state)
-            waiting += _what_can_follow(*state)
+            to_visit += _states_after(*state)
     assert reached == lifecycle.legal_states()
 
 
-def _shown_at_first(action: Action, status: Status) -> tuple[str, str | None]:
-    """Status and task state from the moment the action is accepted, by the specification."""
+def _state_once_accepted(action: Action, status: Status) -> tuple[str, str | None]:
+    """Return the status and task state once the action is accepted, by the specification."""
     row = SPECIFIED[action]
     shown = status if row.while_running == UNCHANGED else row.while_running
     return shown, row.task_states[0] if row.task_states else None
 
 
-def _what_can_follow(status: Status, task_state: TaskState | None) -> list[tuple[Status, TaskState | None]]:
-    """Every state that an accepted, advanced, finished or failed action can turn this one into."""
+def _states_after(status: Status, task_state: TaskState | None) -> list[tuple[Status, TaskState | None]]:
+    """Return every state that can follow when an action is accepted, advances, finishes or fails."""
     after: list[tuple[Status, TaskState | None]] = []
     for action, rule in TABLE.items():
         if lifecycle.is_allowed(action, status, task_state, launched=True):
@@ -175,8 +167,7 @@ def _what_can_follow(status: Status, task_state: TaskState | None) -> list[tuple
         else:
             previous = rule.sources - {Status.VERIFY_RESIZE} or frozenset({Status.ACTIVE, Status.SHUTOFF})
         after += [(status, step) for step in rule.steps if task_state in lifecycle.may_enter_from(action, step)]
-        endings = product(previous, (False,) if rule.preempts else (True, False))
-        after += [(lifecycle.fail(action, was, intact=intact), None) for was, intact in endings]
+        after += [(lifecycle.fail(action, status, residue), None) for status, residue in product(previous, Residue)]
         if task_state is rule.steps[-1]:
-            after += [(lifecycle.finish(action, task_state, was), None) for was in previous]
+            after += [(lifecycle.finish(action, task_state, status), None) for status in previous]
     return after

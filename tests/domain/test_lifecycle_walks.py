@@ -1,4 +1,4 @@
-"""Random lives of a VM: whatever is asked, and however it ends, the table's promises hold."""
+"""Random lives of a VM: after any sequence of actions, steps and ends, the table's invariants hold."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -7,7 +7,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from domain.rules import lifecycle
 from domain.rules.errors import IllegalStepError, InvalidTransitionError
 from domain.rules.states import Action, Status, TaskState
-from domain.rules.table import TABLE
+from domain.rules.table import TABLE, Residue
 
 BEGINNING = sorted(TABLE.keys() - {Action.CREATE})
 
@@ -28,7 +28,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(action=st.sampled_from(BEGINNING))
     def is_asked(self, action: Action) -> None:
-        """Something is asked of the VM, whatever runs: it is refused without a trace, or takes the VM."""
+        """An action is asked for while anything may run: it is refused and changes nothing, or it claims the VM."""
         before = (self.status, self.task_state)
         try:
             claim = lifecycle.begin(action, *before, launched=self.launched)
@@ -36,7 +36,7 @@ class Life(RuleBasedStateMachine):
             assert not lifecycle.is_allowed(action, *before, launched=self.launched)
             return
         if not TABLE[action].steps:
-            assert (claim.status, claim.task_state) == before  # guarded on the attachment, not on the VM
+            assert (claim.status, claim.task_state) == before  # it claims the attachment, not the VM
             return
         if action not in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}:
             self.previous = self.status
@@ -45,7 +45,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def enters(self, data: st.DataObject) -> None:
-        """The workflow says it is in some step of its own: the fence lets in only the present one and the next."""
+        """The workflow enters any of its steps: only the present step and the next one are accepted."""
         assert self.running
         assert self.task_state
         steps = TABLE[self.running].steps
@@ -57,7 +57,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule()
     def finishes(self) -> None:
-        """The workflow says it is done: only true in the last step."""
+        """The workflow records a success: this is legal only in the last step."""
         assert self.running
         last = TABLE[self.running].steps[-1]
         try:
@@ -70,10 +70,10 @@ class Life(RuleBasedStateMachine):
         self.status, self.task_state, self.running = status, None, None
 
     @precondition(lambda self: self.running)
-    @rule(intact=st.booleans())
-    def fails(self, *, intact: bool) -> None:
+    @rule(residue=st.sampled_from(Residue))
+    def fails(self, residue: Residue) -> None:
         assert self.running
-        self.status = lifecycle.fail(self.running, self.previous, intact=intact)
+        self.status = lifecycle.fail(self.running, self.previous, residue)
         self.task_state = self.running = None
 
     @invariant()
@@ -81,7 +81,7 @@ class Life(RuleBasedStateMachine):
         assert (self.status, self.task_state) in lifecycle.legal_states()
 
     @invariant()
-    def offers_exactly_what_would_be_accepted_and_is_served(self) -> None:
+    def allows_exactly_the_actions_that_would_be_accepted(self) -> None:
         accepted = set()
         for action, row in TABLE.items():
             try:
@@ -97,10 +97,10 @@ class Life(RuleBasedStateMachine):
             assert set(lifecycle.allowed_actions(self.status, self.task_state, launched=False)) <= {"delete"}
 
     @invariant()
-    def can_be_deleted_until_it_is(self) -> None:
+    def can_be_deleted_unless_it_is_deleted_already(self) -> None:
         deletable = lifecycle.is_allowed(Action.DELETE, self.status, self.task_state, launched=self.launched)
         assert deletable is (self.status not in {Status.DELETING, Status.DELETED})
 
 
 Life.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None, database=None)
-test_a_vm_lives_by_the_table = Life.TestCase
+test_the_invariants_hold_in_every_random_life = Life.TestCase

@@ -1,4 +1,4 @@
-"""Names that users choose stay names where operators read them."""
+"""Names that users choose cannot break the Markdown that operators read."""
 
 import pytest
 
@@ -16,5 +16,5 @@ from domain.rules.markdown import quoted
         ("дом-1 \U0001f600", "`дом-1 \U0001f600`"),
     ],
 )
-def test_a_name_is_quoted_on_one_line_in_its_own_order(name: str, shown: str) -> None:
+def test_a_name_is_quoted_on_one_line_in_reading_order(name: str, shown: str) -> None:
     assert quoted(name) == shown

@@ -1,4 +1,4 @@
-"""The messages: they travel through Temporal unharmed, never change, and carry no secret."""
+"""Messages pass through Temporal unchanged, stay readable for other versions, and hold no secret."""
 
 import dataclasses
 import inspect
@@ -19,7 +19,7 @@ from domain.rules.states import Action
 MESSAGES = [kind for _, kind in inspect.getmembers(messages, dataclasses.is_dataclass) if isinstance(kind, type)]
 SECRETS = re.compile(r"password|passwd|secret|token|credential|api_?key|hash|authorization|cookie", re.IGNORECASE)
 each_message = pytest.mark.parametrize("kind", MESSAGES)
-st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))  # NaN is not even itself
+st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))  # NaN does not equal itself
 ID = UUID("00000000-0000-4000-8000-000000000001")
 
 
@@ -35,7 +35,7 @@ def test_a_message_arrives_as_it_was_sent(kind: type[Any], data: st.DataObject) 
     assert hash(arrived) == hash(sent)
 
 
-def test_words_arrive_as_members_of_their_enumerations() -> None:
+def test_strings_arrive_as_members_of_their_enums() -> None:
     sent = WaitForServerInput(OperationInput(ID, ID, Action.REBOOT_HARD), ServerStatus.ACTIVE)
     converter = DataConverter.default.payload_converter
     (arrived,) = converter.from_payloads(converter.to_payloads([sent]), [WaitForServerInput])
@@ -44,7 +44,7 @@ def test_words_arrive_as_members_of_their_enumerations() -> None:
     assert isinstance(arrived.operation.vm_id, UUID)
 
 
-def test_a_message_from_an_older_history_is_still_understood() -> None:
+def test_a_message_from_an_older_history_can_be_read() -> None:
     ids = f'"operation_id": "{ID}", "vm_id": "{ID}", "action": "stop"'
     converter = DataConverter.default.payload_converter
     old = converter.to_payloads([None])[0]
@@ -55,24 +55,24 @@ def test_a_message_from_an_older_history_is_still_understood() -> None:
 
 
 @each_message
-def test_a_message_is_frozen_and_carries_no_secret(kind: type[Any]) -> None:
+def test_a_message_is_frozen_and_holds_no_secret(kind: type[Any]) -> None:
     assert kind.__dataclass_params__.frozen
     assert [field.name for field in dataclasses.fields(kind) if SECRETS.search(field.name)] == []
 
 
 @each_message
-def test_a_message_has_a_name_that_says_which_way_it_goes(kind: type[Any]) -> None:
+def test_a_message_is_named_input_or_result(kind: type[Any]) -> None:
     assert kind.__name__.endswith(("Input", "Result"))
     assert kind.__doc__
 
 
-def test_activities_have_names_of_a_verb_and_a_noun_each_its_own() -> None:
+def test_activities_have_distinct_names_of_a_verb_and_a_noun() -> None:
     assert len({activity.value for activity in Activity}) == len(list(Activity))
     for activity in Activity:
         assert activity.value == activity.name.lower()
         assert re.fullmatch(r"[a-z]+(_[a-z]+)+", activity.value)
 
 
-def test_the_waits_have_a_queue_of_their_own() -> None:
+def test_waits_have_a_task_queue_of_their_own() -> None:
     assert messages.waits_queue("vm-lifecycle") not in {"vm-lifecycle", ""}
     assert messages.waits_queue("a") != messages.waits_queue("b")

@@ -1,4 +1,4 @@
-"""What operations hold beside a VM, on real PostgreSQL: taken when accepted, put where the table says when ended."""
+"""Resource claims on real PostgreSQL: operations claim rows when accepted and settle them when they end."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -8,8 +8,8 @@ from domain.progress import resource_claims
 from domain.rules.errors import InvalidTransitionError, SupersededError
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
-from tests.domain.holding import all_vms, ask, end, go_through, rows, shown
-from tests.domain.specified import OF_NO_VM, SPECIFIED, TURNS
+from tests.domain.claims import all_vms, ask, end, go_through, rows, shown
+from tests.domain.specified import CHANGES, OF_NO_VM, SPECIFIED
 from tests.support.rows import (
     FLAVOR_IDS,
     IMAGE_IDS,
@@ -23,29 +23,27 @@ from tests.support.rows import (
     read_vm,
 )
 
-WITH_TURNS = [Action(action) for action in TURNS]
-each_action = pytest.mark.parametrize("action", WITH_TURNS)
+WITH_CHANGES = [Action(action) for action in CHANGES]
+each_action = pytest.mark.parametrize("action", WITH_CHANGES)
 each_ending = pytest.mark.parametrize("well", [True, False], ids=["finish", "fail"])
-LEAVE_THE_VM = [action for action in WITH_TURNS if not SPECIFIED[action].task_states]
+WITHOUT_STEPS = [action for action in WITH_CHANGES if not SPECIFIED[action].task_states]
 
 
 @each_action
-async def test_an_accepted_action_holds_what_it_is_about(engine: AsyncEngine, action: Action) -> None:
+async def test_an_accepted_action_claims_its_resources(engine: AsyncEngine, action: Action) -> None:
     input = await ask(engine, action)
-    assert await shown(engine) == {kind: [turn.while_running] for kind, turn in TURNS[action].items()}
+    assert await shown(engine) == {kind: [expected.while_running] for kind, expected in CHANGES[action].items()}
     assert {row.operation_id for found in (await rows(engine)).values() for row in found} == {input.operation_id}
 
 
 @each_ending
 @each_action
-async def test_an_end_puts_what_was_held_where_it_is_specified_to(
-    engine: AsyncEngine, action: Action, *, well: bool
-) -> None:
+async def test_an_end_settles_the_claims_as_specified(engine: AsyncEngine, action: Action, *, well: bool) -> None:
     input = await ask(engine, action)
     await go_through(engine, input)
-    assert await shown(engine) == {kind: [turn.while_running] for kind, turn in TURNS[action].items()}
+    assert await shown(engine) == {kind: [expected.while_running] for kind, expected in CHANGES[action].items()}
     await end(engine, input, well=well)
-    ends = {kind: turn.ends if well else turn.failure for kind, turn in TURNS[action].items()}
+    ends = {kind: expected.ends if well else expected.failure for kind, expected in CHANGES[action].items()}
     assert await shown(engine) == {kind: [status] for kind, status in ends.items() if status}
     operation = await read_operation(engine, input.operation_id)
     assert operation.status is (OperationStatus.SUCCEEDED if well else OperationStatus.FAILED)
@@ -53,9 +51,7 @@ async def test_an_end_puts_what_was_held_where_it_is_specified_to(
 
 @each_ending
 @each_action
-async def test_an_end_that_is_recorded_again_changes_nothing(
-    engine: AsyncEngine, action: Action, *, well: bool
-) -> None:
+async def test_recording_an_end_again_changes_nothing(engine: AsyncEngine, action: Action, *, well: bool) -> None:
     input = await ask(engine, action)
     await go_through(engine, input)
     await end(engine, input, well=well)
@@ -67,8 +63,8 @@ async def test_an_end_that_is_recorded_again_changes_nothing(
 
 
 @each_ending
-@pytest.mark.parametrize("action", LEAVE_THE_VM)
-async def test_an_action_without_steps_leaves_the_vm_as_it_is_from_first_to_last(
+@pytest.mark.parametrize("action", WITHOUT_STEPS)
+async def test_an_action_without_steps_never_changes_the_state_of_the_vm(
     engine: AsyncEngine, action: Action, *, well: bool
 ) -> None:
     input = await ask(engine, action)
@@ -82,30 +78,30 @@ async def test_an_action_without_steps_leaves_the_vm_as_it_is_from_first_to_last
 
 
 @each_ending
-@pytest.mark.parametrize("action", [action for action in LEAVE_THE_VM if "interface" not in TURNS[action]])
-async def test_two_that_do_the_same_at_once_end_each_for_itself(
+@pytest.mark.parametrize("action", [action for action in WITHOUT_STEPS if "interface" not in CHANGES[action]])
+async def test_two_operations_of_the_same_action_settle_only_their_own_claims(
     engine: AsyncEngine, action: Action, *, well: bool
 ) -> None:
     first, second = await ask(engine, action), await ask(engine, action)
     await end(engine, first, well=well)
     held = {row.operation_id: row.status for found in (await rows(engine)).values() for row in found}
-    assert held[second.operation_id] == next(iter(TURNS[action].values())).while_running
+    assert held[second.operation_id] == next(iter(CHANGES[action].values())).while_running
     await end(engine, second, well=not well)
-    turn = TURNS[action]
-    left = {kind: sorted(filter(None, (one.ends, one.failure))) for kind, one in turn.items()}
+    expected = CHANGES[action]
+    left = {kind: sorted(filter(None, (row.ends, row.failure))) for kind, row in expected.items()}
     assert {kind: sorted(statuses) for kind, statuses in (await shown(engine)).items()} == left
 
 
 @pytest.mark.parametrize("status", sorted(set(VolumeStatus) - {VolumeStatus.AVAILABLE, VolumeStatus.ERROR}))
-async def test_what_may_not_be_held_stays_as_it_is(engine: AsyncEngine, status: VolumeStatus) -> None:
+async def test_a_refused_claim_changes_nothing(engine: AsyncEngine, status: VolumeStatus) -> None:
     async with engine.begin() as tx:
         volume = await add_volume(tx, await add_user(tx), status=status)
         with pytest.raises(InvalidTransitionError):
-            await resource_claims.hold(tx, Volume, volume, Action.DELETE_VOLUME, volume.id)
+            await resource_claims.claim(tx, Volume, volume, Action.DELETE_VOLUME, volume.id)
     assert (await rows(engine))["volume"] == [volume]
 
 
-async def test_a_restore_brings_back_flavor_and_image_of_the_snapshot(engine: AsyncEngine) -> None:
+async def test_a_restore_sets_the_flavor_and_image_of_the_snapshot(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         user = await add_user(tx)
         vm = await add_vm(tx, user, flavor_id=FLAVOR_IDS["m1.large"], image_id=IMAGE_IDS["debian-12"])

@@ -1,4 +1,4 @@
-"""A delete of a VM takes over all that is of the VM, whoever held it, and nothing else."""
+"""A delete of a VM takes over all resources of the VM, whichever operations hold them, and no others."""
 
 from typing import Any
 from uuid import UUID
@@ -12,8 +12,8 @@ from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
-from tests.domain.holding import Rows, accept, all_vms, ask, end, rows
-from tests.domain.specified import DELETED_ON_TERMINATION, TURNS, TURNS_OF_VM_DELETE
+from tests.domain.claims import Rows, accept, all_vms, ask, end, rows
+from tests.domain.specified import CHANGES, CHANGES_BY_VM_DELETE, DELETED_ON_TERMINATION
 from tests.support.rows import (
     add_attachment,
     add_interface,
@@ -31,8 +31,8 @@ each_ending = pytest.mark.parametrize("well", [True, False], ids=["finish", "fai
 Shown = dict[tuple[str, UUID], str]
 
 
-async def surround(tx: AsyncConnection, vm: VM, user: User, subnet: int) -> None:
-    """Give the VM one of everything in every status: snapshots, volumes of both kinds, interfaces."""
+async def add_everything(tx: AsyncConnection, vm: VM, user: User, subnet: int) -> None:
+    """Add resources of every kind in every status to the VM, volumes with and without delete_on_termination."""
     for status in SnapshotStatus:
         await add_snapshot(tx, vm, status=status)
     for number, (tied, of_volume) in enumerate(TIED.items()):
@@ -43,20 +43,20 @@ async def surround(tx: AsyncConnection, vm: VM, user: User, subnet: int) -> None
         await add_interface(tx, vm, f"10.0.{subnet}.{number + 9}", status=AttachmentStatus(tied))
 
 
-async def surrounded(engine: AsyncEngine) -> tuple[VM, VM]:
-    """A VM that has everything, and its neighbour, of the same owner, that has the same."""
+async def vm_with_everything(engine: AsyncEngine) -> tuple[VM, VM]:
+    """Return a VM that has every kind of resource, and another VM of the same owner with the same resources."""
     async with engine.begin() as tx:
         user = await add_user(tx)
         vm, neighbour = await add_vm(tx, user, attaching=5), await add_vm(tx, user, attaching=5)
-        await surround(tx, vm, user, 1)
-        await surround(tx, neighbour, user, 2)
+        await add_everything(tx, vm, user, 1)
+        await add_everything(tx, neighbour, user, 2)
         for status in set(VolumeStatus) - set(TIED.values()):
             await add_volume(tx, user, status=status)
     return vm, neighbour
 
 
 def by_key(found: Rows) -> Shown:
-    """The status of every row, by its kind and key."""
+    """Return the status of every row by its kind and key."""
     return {
         (kind, row.volume_id if kind == "attachment" else row.id): row.status.value
         for kind, of_kind in found.items()
@@ -64,35 +64,35 @@ def by_key(found: Rows) -> Shown:
     }
 
 
-def goes_with_it(attachment: Attachment) -> bool:
-    """Whether the volume is deleted with the VM: one whose detach was accepted before is not."""
+def is_deleted_with_vm(attachment: Attachment) -> bool:
+    """Whether the volume is deleted with the VM. It is not if its detach was accepted before."""
     return attachment.delete_on_termination and attachment.status is not AttachmentStatus.DETACHING
 
 
 async def keys_of(engine: AsyncEngine, vm: VM, *, terminated: bool | None = None) -> set[UUID]:
-    """The keys of all that is the VM's; or of only its volumes that go with it, or that do not."""
+    """Return the keys of the VM's resources, or only of its volumes that are deleted with it, or that are not."""
     found = await rows(engine)
-    attached = {row.volume_id: goes_with_it(row) for row in found["attachment"] if row.vm_id == vm.id}
+    attached = {row.volume_id: is_deleted_with_vm(row) for row in found["attachment"] if row.vm_id == vm.id}
     if terminated is not None:
         return {id for id, goes in attached.items() if goes is terminated}
     return set(attached) | {row.id for kind in ("snapshot", "interface") for row in found[kind] if row.vm_id == vm.id}
 
 
-def expected(before: Shown, mine: set[UUID], terminated: set[UUID], stage: str) -> Shown:
-    """What is specified to be there, `while_running`, where it `ends` or after its `failure`."""
+def expected(before: Shown, of_vm: set[UUID], terminated: set[UUID], stage: str) -> Shown:
+    """Return the specified statuses at a stage: `while_running`, `ends` or `failure`."""
     after: Shown = {}
     for (kind, id), status in before.items():
-        turn = TURNS_OF_VM_DELETE.get((kind, status)) if id in mine else None
-        turn = DELETED_ON_TERMINATION if turn and kind == "volume" and id in terminated else turn
-        becomes = getattr(turn, stage) if turn else status
+        expected = CHANGES_BY_VM_DELETE.get((kind, status)) if id in of_vm else None
+        expected = DELETED_ON_TERMINATION if expected and kind == "volume" and id in terminated else expected
+        becomes = getattr(expected, stage) if expected else status
         if becomes:
             after[kind, id] = becomes
     return after
 
 
-async def test_a_delete_holds_all_that_is_of_its_vm_and_nothing_else(engine: AsyncEngine) -> None:
-    vm, _ = await surrounded(engine)
-    before, mine, terminated = (
+async def test_a_delete_claims_all_resources_of_its_vm_and_no_others(engine: AsyncEngine) -> None:
+    vm, _ = await vm_with_everything(engine)
+    before, of_vm, terminated = (
         by_key(await rows(engine)),
         await keys_of(engine, vm),
         await keys_of(engine, vm, terminated=True),
@@ -100,32 +100,32 @@ async def test_a_delete_holds_all_that_is_of_its_vm_and_nothing_else(engine: Asy
     async with engine.begin() as tx:
         delete = await claim(tx, vm.id, Action.DELETE)
     after = await rows(engine)
-    assert by_key(after) == expected(before, mine, terminated, "while_running")
+    assert by_key(after) == expected(before, of_vm, terminated, "while_running")
     held = {
         row.volume_id if kind == "attachment" else row.id
         for kind in after
         for row in after[kind]
         if row.operation_id == delete.id
     }
-    untouched = {id for (kind, id), status in before.items() if (kind, status) not in TURNS_OF_VM_DELETE}
-    let_go = {id for (kind, id), status in before.items() if status == "RESTORING"}
-    assert held == mine - untouched - let_go
+    untouched = {id for (kind, id), status in before.items() if (kind, status) not in CHANGES_BY_VM_DELETE}
+    released = {id for (kind, id), status in before.items() if status == "RESTORING"}
+    assert held == of_vm - untouched - released
 
 
 @each_ending
-async def test_the_end_of_a_delete_puts_all_where_it_is_specified_to(engine: AsyncEngine, *, well: bool) -> None:
-    vm, _ = await surrounded(engine)
-    before, mine = by_key(await rows(engine)), await keys_of(engine, vm)
+async def test_the_end_of_a_delete_settles_all_claims_as_specified(engine: AsyncEngine, *, well: bool) -> None:
+    vm, _ = await vm_with_everything(engine)
+    before, of_vm = by_key(await rows(engine)), await keys_of(engine, vm)
     terminated = await keys_of(engine, vm, terminated=True)
     async with engine.begin() as tx:
         delete = message(await claim(tx, vm.id, Action.DELETE))
     for _ in range(2):
         await end(engine, delete, well=well)
-        assert by_key(await rows(engine)) == expected(before, mine, terminated, "ends" if well else "failure")
+        assert by_key(await rows(engine)) == expected(before, of_vm, terminated, "ends" if well else "failure")
 
 
-async def test_a_delete_that_failed_can_be_asked_again_and_then_takes_all_with_it(engine: AsyncEngine) -> None:
-    vm, neighbour = await surrounded(engine)
+async def test_a_failed_delete_can_be_repeated_and_then_removes_everything(engine: AsyncEngine) -> None:
+    vm, neighbour = await vm_with_everything(engine)
     kept, gone = [await keys_of(engine, vm, terminated=goes) for goes in (False, True)]
     others = await keys_of(engine, neighbour)
     for well in (False, True):
@@ -138,7 +138,7 @@ async def test_a_delete_that_failed_can_be_asked_again_and_then_takes_all_with_i
     assert {id for kind, id in left if kind in {"attachment", "interface"}} <= others
 
 
-async def test_what_is_detached_by_a_delete_may_be_attached_elsewhere(engine: AsyncEngine) -> None:
+async def test_a_volume_that_a_delete_detached_can_be_attached_to_another_vm(engine: AsyncEngine) -> None:
     attach = await ask(engine, Action.ATTACH_VOLUME)
     async with engine.begin() as tx:
         delete = message(await claim(tx, attach.vm, Action.DELETE))
@@ -151,8 +151,8 @@ async def test_what_is_detached_by_a_delete_may_be_attached_elsewhere(engine: As
 
 
 @each_ending
-@pytest.mark.parametrize("action", [Action(one) for one in TURNS if one not in {"create-volume", "delete-volume"}])
-async def test_what_ran_ends_with_the_vm_but_for_a_delete_of_a_snapshot(
+@pytest.mark.parametrize("action", [Action(one) for one in CHANGES if one not in {"create-volume", "delete-volume"}])
+async def test_a_delete_supersedes_every_operation_except_a_delete_of_a_snapshot(
     engine: AsyncEngine, action: Action, *, well: bool
 ) -> None:
     input = await ask(engine, action)
@@ -171,10 +171,10 @@ async def test_what_ran_ends_with_the_vm_but_for_a_delete_of_a_snapshot(
 
 
 @each_ending
-async def test_a_snapshot_whose_own_delete_ends_first_or_last_is_nobody_elses(
+async def test_a_delete_of_the_vm_leaves_a_snapshot_alone_that_is_being_deleted(
     engine: AsyncEngine, *, well: bool
 ) -> None:
-    """The delete of the VM neither takes it nor ends it."""
+    """It neither claims the snapshot nor supersedes its delete."""
     going = await ask(engine, Action.DELETE_SNAPSHOT)
     async with engine.begin() as tx:
         delete = message(await claim(tx, going.vm, Action.DELETE))
@@ -187,7 +187,7 @@ async def test_a_snapshot_whose_own_delete_ends_first_or_last_is_nobody_elses(
     assert await all_vms(engine) == [(Status.DELETED, None, 0)]
 
 
-async def test_whether_a_volume_goes_with_its_vm_is_decided_when_the_vm_goes(engine: AsyncEngine) -> None:
+async def test_delete_on_termination_is_read_when_the_vm_is_deleted(engine: AsyncEngine) -> None:
     attach = await ask(engine, Action.ATTACH_VOLUME)
     async with engine.begin() as tx:
         await tx.execute(update(Attachment).values(delete_on_termination=True))
@@ -199,7 +199,7 @@ async def test_whether_a_volume_goes_with_its_vm_is_decided_when_the_vm_goes(eng
         assert (await connection.execute(select(VM.status))).all() == [(Status.DELETED,)]
 
 
-async def test_a_volume_whose_detach_was_accepted_stays_though_the_delete_is_asked_twice(engine: AsyncEngine) -> None:
+async def test_a_volume_that_is_being_detached_outlives_even_a_repeated_delete(engine: AsyncEngine) -> None:
     detach = await ask(engine, Action.DETACH_VOLUME)
     async with engine.begin() as tx:
         await tx.execute(update(Attachment).values(delete_on_termination=True))

@@ -1,6 +1,4 @@
-"""The ends of operations on real PostgreSQL: recorded once, by whoever still holds the VM, as the table says."""
-
-from typing import Any
+"""The ends of operations on real PostgreSQL: recorded once, by the holder of the VM, as the table says."""
 
 import pytest
 from sqlalchemy import update
@@ -11,8 +9,8 @@ from domain.progress import step_records
 from domain.rules.errors import IllegalStepError, SupersededError
 from domain.rules.messages import FailOperationInput, OperationInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
-from domain.rules.table import TABLE
-from tests.domain.specified import AS_BEFORE, ERROR_OR_UNDECIDED, ERROR_UNLESS_INTACT, SPECIFIED
+from domain.rules.table import TABLE, Residue
+from tests.domain.specified import AS_BEFORE, SPECIFIED, specified_failure
 from tests.support.rows import add_held_vm, add_operation, add_user, add_vm, claim, message, read_operation, read_vm
 
 WITH_STEPS = [action for action, rule in TABLE.items() if rule.steps]
@@ -21,16 +19,24 @@ ENDINGS = ["finish", "fail"]
 each_ending = pytest.mark.parametrize("ending", ENDINGS)
 
 
-async def end(engine: AsyncEngine, input: OperationInput, ending: str = "finish", **how: Any) -> None:
-    """Record the end of an operation: `finish`, or `fail` with a reason."""
+async def end(
+    engine: AsyncEngine,
+    input: OperationInput,
+    ending: str = "finish",
+    *,
+    residue: Residue = Residue.UNKNOWN,
+    canceled: bool = False,
+) -> None:
+    """Record the end of an operation: `finish` or `fail`."""
     async with engine.begin() as tx:
         if ending == "finish":
             await step_records.finish(tx, input)
         else:
-            await step_records.fail(tx, FailOperationInput(input, "no_luck", "It went wrong.", **how))
+            failure = FailOperationInput.of(input, "no_luck", "It went wrong.", residue, canceled=canceled)
+            await step_records.fail(tx, failure)
 
 
-async def test_finish_puts_the_vm_where_the_table_says(engine: AsyncEngine) -> None:
+async def test_finish_puts_the_vm_into_the_specified_status(engine: AsyncEngine) -> None:
     for action in WITH_STEPS:
         input = await add_held_vm(engine, action, step=TABLE[action].steps[-1])
         previous = (await read_operation(engine, input.operation_id)).previous_status
@@ -42,20 +48,18 @@ async def test_finish_puts_the_vm_where_the_table_says(engine: AsyncEngine) -> N
         assert operation.finished_at
 
 
-@pytest.mark.parametrize("intact", [True, False])
-async def test_fail_leaves_the_vm_as_the_table_says(engine: AsyncEngine, *, intact: bool) -> None:
+@pytest.mark.parametrize("residue", Residue)
+async def test_fail_puts_the_vm_into_the_specified_status(engine: AsyncEngine, residue: Residue) -> None:
     error = {"code": "no_luck", "message": "It went wrong."}
     for action in WITH_STEPS:
         input = await add_held_vm(engine, action)
         previous = (await read_operation(engine, input.operation_id)).previous_status
-        await end(engine, input, "fail", intact=intact)
+        assert previous
+        await end(engine, input, "fail", residue=residue)
         vm, operation = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
-        failure = SPECIFIED[action].failure
-        keeps = failure == AS_BEFORE or (failure in {ERROR_UNLESS_INTACT, ERROR_OR_UNDECIDED} and intact)
-        kept = Status.VERIFY_RESIZE if failure == ERROR_OR_UNDECIDED else previous
-        expected = kept if keeps else Status.ERROR
+        expected = specified_failure(action, previous, residue)
         assert (vm.status, vm.task_state) == (expected, None)
-        assert vm.fault == (error if expected is Status.ERROR else None)
+        assert vm.fault == (error if expected == Status.ERROR else None)
         assert (operation.status, operation.error) == (OperationStatus.FAILED, error)
         assert operation.finished_at
         assert operation.next_retry_at is None
@@ -63,17 +67,17 @@ async def test_fail_leaves_the_vm_as_the_table_says(engine: AsyncEngine, *, inta
 
 @pytest.mark.parametrize("previous", [Status.ACTIVE, Status.SHUTOFF])
 @pytest.mark.parametrize("action", [Action.RESTORE, Action.REBOOT_HARD, Action.RESIZE, Action.REVERT_RESIZE])
-async def test_what_ends_before_its_first_step_leaves_the_vm_as_it_was(
+async def test_an_operation_that_ends_before_its_first_step_leaves_the_vm_as_it_was(
     engine: AsyncEngine, action: Action, previous: Status
 ) -> None:
     input = await add_held_vm(engine, action, previous=previous, status=OperationStatus.QUEUED, started_at=None)
     await end(engine, input, "fail", canceled=True)
     vm = await read_vm(engine, input.vm)
-    was = Status.VERIFY_RESIZE if action is Action.REVERT_RESIZE else previous
-    assert (vm.status, vm.task_state, vm.fault) == (was, None, None)
+    expected = Status.VERIFY_RESIZE if action is Action.REVERT_RESIZE else previous
+    assert (vm.status, vm.task_state, vm.fault) == (expected, None, None)
 
 
-async def test_a_vm_in_error_that_was_not_rebooted_after_all_keeps_its_fault(engine: AsyncEngine) -> None:
+async def test_a_reboot_that_has_not_begun_keeps_the_fault_of_the_vm(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.ERROR, fault=FAULT)
         reboot = message(await claim(tx, vm.id, Action.REBOOT_HARD))
@@ -99,11 +103,11 @@ async def test_an_end_is_recorded_once(engine: AsyncEngine, ending: str) -> None
     assert (await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)) == first
 
 
-@pytest.mark.parametrize(("first", "then"), [("finish", "fail"), ("fail", "finish")])
-async def test_an_end_is_not_changed_into_another(engine: AsyncEngine, first: str, then: str) -> None:
+@pytest.mark.parametrize(("first", "second"), [("finish", "fail"), ("fail", "finish")])
+async def test_an_end_is_never_changed(engine: AsyncEngine, first: str, second: str) -> None:
     input = await add_held_vm(engine, Action.STOP)
     await end(engine, input, first)
-    await _refuses_and_changes_nothing(engine, input, then)
+    await _refuses_and_changes_nothing(engine, input, second)
 
 
 @each_ending
@@ -118,7 +122,7 @@ async def test_the_end_of_an_old_operation_does_not_touch_the_next_one(engine: A
 
 
 @each_ending
-async def test_no_end_is_recorded_after_a_delete_took_over(engine: AsyncEngine, ending: str) -> None:
+async def test_no_end_is_recorded_after_a_delete_has_superseded_the_operation(engine: AsyncEngine, ending: str) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
         await claim(tx, input.vm, Action.DELETE)
@@ -126,7 +130,7 @@ async def test_no_end_is_recorded_after_a_delete_took_over(engine: AsyncEngine, 
 
 
 @each_ending
-async def test_only_the_present_epoch_may_record_an_end(engine: AsyncEngine, ending: str) -> None:
+async def test_only_the_current_epoch_may_record_an_end(engine: AsyncEngine, ending: str) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
         await tx.execute(update(Operation).where(Operation.id == input.operation_id).values(epoch=1))
@@ -156,7 +160,7 @@ async def test_only_a_create_that_succeeds_launches_the_vm(engine: AsyncEngine) 
     assert (await read_vm(engine, failed.vm)).launched_at is None
 
 
-async def test_launched_at_stays_what_it_was(engine: AsyncEngine) -> None:
+async def test_launched_at_is_set_once(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     before = await read_vm(engine, input.vm)
     await end(engine, input)
@@ -164,20 +168,20 @@ async def test_launched_at_stays_what_it_was(engine: AsyncEngine) -> None:
 
 
 async def _faulty_vm_claimed(engine: AsyncEngine, action: Action) -> OperationInput:
-    """A VM in ERROR, with a fault, on which the action has been accepted."""
+    """Accept the action on a VM in ERROR that has a fault."""
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.ERROR, fault=FAULT)
         return message(await claim(tx, vm.id, action))
 
 
-async def test_a_stop_that_fails_leaves_the_fault_that_was_there(engine: AsyncEngine) -> None:
+async def test_a_failed_stop_keeps_the_previous_fault(engine: AsyncEngine) -> None:
     input = await _faulty_vm_claimed(engine, Action.STOP)
     await end(engine, input, "fail")
     vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.fault) == (Status.ERROR, FAULT)
 
 
-async def test_a_stop_that_succeeds_clears_the_fault(engine: AsyncEngine) -> None:
+async def test_a_successful_stop_clears_the_fault(engine: AsyncEngine) -> None:
     input = await _faulty_vm_claimed(engine, Action.STOP)
     assert (await read_vm(engine, input.vm)).fault == FAULT
     await end(engine, input)

@@ -9,7 +9,7 @@ import pytest
 from domain.rules import diagram
 from domain.rules.table import TABLE
 from domain.settings import Settings
-from tests.meta.files import LEFT_TO_DO, ROOT, all_files, named
+from tests.meta.files import ROOT, UNFINISHED, all_files, repo_path
 
 DOCUMENTS = [path for path in all_files() if path.suffix == ".md"]
 LINK = re.compile(r"(?<!\\)\]\(\s*<?([^)\s>]+)>?[^)]*\)|(?:src|href)=\"([^\"]+)\"|^\[[^\]]+\]:\s*(\S+)", re.MULTILINE)
@@ -21,7 +21,7 @@ MODULE = re.compile(r"(?<![\w./<{-])(?:[\w-]+/)*[\w-]+\.py\b")
 REQUIRED = ["README.md", "LICENSE", "CHANGELOG.md", "docs/architecture.md", "docs/api.md", "docs/states.md"]
 MOST_WORDS_OF_README = 1_200
 README = ROOT / "README.md"
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=named)
+each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=repo_path)
 
 
 def heading_anchors(text: str) -> set[str]:
@@ -117,15 +117,15 @@ def _text(path: Path) -> str:
 
 
 def test_no_file_has_a_path_of_the_machine_it_was_written_on() -> None:
-    found = {named(path): MACHINES.findall(_text(path)) for path in all_files()}
+    found = {repo_path(path): MACHINES.findall(_text(path)) for path in all_files()}
     assert {name: paths for name, paths in found.items() if paths} == {}
 
 
 def test_no_file_names_a_package_registry() -> None:
-    found = {named(path): HOSTS.findall(_text(path)) for path in all_files()}
+    found = {repo_path(path): HOSTS.findall(_text(path)) for path in all_files()}
     assert {name: hosts for name, hosts in found.items() if hosts} == {}
 
 
 def test_no_document_has_a_note_of_unfinished_work() -> None:
-    found = {named(path): LEFT_TO_DO.findall(path.read_text()) for path in DOCUMENTS}
+    found = {repo_path(path): UNFINISHED.findall(path.read_text()) for path in DOCUMENTS}
     assert {name: notes for name, notes in found.items() if notes} == {}

@@ -1,1 +1,1 @@
-"""Histories recorded from released workflows, replayed against the present code."""
+"""Histories recorded from released workflows, replayed with the current code."""

@@ -1,6 +1,6 @@
-"""Record a history of every ending of every workflow: `python -m tests.replay.record`.
+"""Record a history of every end of every workflow: `python -m tests.replay.record`.
 
-Histories that a release has produced are never rewritten: a file that exists is left alone.
+Histories of released workflows are never rewritten: existing files are kept.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
 from domain.rules.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, FailedAttemptInput
 from domain.rules.states import Action
 from domain.rules.table import TABLE
-from tests.workflows.world import HANG, LEAVES, World, decision, failed, refused
+from tests.workflows.world import HANG, HAS_RESOURCES, World, failed, new_operation, refused
 
-# Where an action fails, is superseded or canceled, if not while it waits for the server.
+# The activity at which an action fails, is superseded or is canceled, if not the wait for the server.
 BREAKS = {
     Action.SNAPSHOT: Activity.WAIT_FOR_IMAGE,
     Action.DELETE_SNAPSHOT: Activity.DELETE_IMAGE,
@@ -33,7 +33,7 @@ BREAKS = {
     Action.ATTACH_INTERFACE: Activity.CREATE_INTERFACE,
     Action.DETACH_INTERFACE: Activity.DELETE_INTERFACE,
 }
-ARRIVES = {
+SUCCESS = {
     Action.DELETE_SNAPSHOT: (Activity.SETTLE_IMAGE, ImageState.GONE),
     Action.DELETE_VOLUME: (Activity.SETTLE_VOLUME, VolumeState.GONE),
     Action.DETACH_VOLUME: (Activity.SETTLE_VOLUME, VolumeState.AVAILABLE),
@@ -42,14 +42,14 @@ ARRIVES = {
 NOT_UNDONE = {Action.ATTACH_VOLUME: Activity.UNDO_ATTACH, Action.ATTACH_INTERFACE: Activity.UNDO_INTERFACE}
 RESTORED = True
 HISTORIES = Path(__file__).parent / "histories"
-OF_THIS_MACHINE = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstanceKey)": "(?:[^"\\]|\\.)*"')
+MACHINE_SPECIFIC = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstanceKey)": "(?:[^"\\]|\\.)*"')
 
 
 async def endings(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
-    """Run every workflow to each kind of end, the first effect failing where one must."""
+    """Run every workflow to each kind of end."""
     for action in (action for action, rule in TABLE.items() if rule.workflow):
         point = BREAKS.get(action, Activity.WAIT_FOR_SERVER)
-        yield f"{action}-succeeded", await well(world, action)
+        yield f"{action}-succeeded", await succeeding(world, action)
         world.script(point, failed("mock_transient"), refused("server_error"))
         yield f"{action}-failed", await world.start(action)
         world.script(point, refused("superseded"))
@@ -65,7 +65,7 @@ async def endings(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, 
 
 
 async def canceled(world: World, action: Action) -> WorkflowHandle[Any, Any]:
-    """Start what is canceled when it has come to where others fail."""
+    """Start an operation and cancel it at the activity where others fail."""
     point = BREAKS.get(action, Activity.WAIT_FOR_SERVER)
     world.reached[point].clear()
     world.script(point, HANG)
@@ -76,18 +76,18 @@ async def canceled(world: World, action: Action) -> WorkflowHandle[Any, Any]:
 
 
 async def endings_of_resources(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
-    """What else can become of operations on snapshots, volumes and interfaces, and of a delete that releases them."""
-    world.script(Activity.DELETE_SERVER, LEAVES)
+    """Run operations on resources, and deletes that release resources, to further ends."""
+    world.script(Activity.DELETE_SERVER, HAS_RESOURCES)
     yield f"{Action.DELETE}-releasing", await world.start(Action.DELETE)
-    world.script(Activity.DELETE_SERVER, LEAVES)
+    world.script(Activity.DELETE_SERVER, HAS_RESOURCES)
     world.script(Activity.RELEASE_RESOURCES, refused("volume_conflict"))
     yield f"{Action.DELETE}-release-failed", await world.start(Action.DELETE)
     world.script(Activity.CHECK_FLAVOR, refused("resize_not_applied"))
     world.script(Activity.SETTLE_SERVER, ServerStatus.ACTIVE)
     world.script(Activity.IS_RESTORED, RESTORED)
     yield f"{Action.RESTORE}-applied", await world.start(Action.RESTORE)
-    for action, (look, seen) in ARRIVES.items():
-        world.script(look, seen)
+    for action, (check, state) in SUCCESS.items():
+        world.script(check, state)
         yield f"{action}-canceled-too-late", await canceled(world, action)
     world.script(Activity.CREATE_SERVER_IMAGE, refused("mock_refused"))
     world.script(Activity.UNDO_IMAGE, refused("forbidden"))
@@ -98,64 +98,64 @@ async def endings_of_resources(world: World) -> AsyncIterator[tuple[str, Workflo
         yield f"{action}-not-undone", await world.start(action)
 
 
-async def well(world: World, action: Action) -> WorkflowHandle[Any, Any]:
-    """Start what ends well; a resize only when it is decided."""
+async def succeeding(world: World, action: Action) -> WorkflowHandle[Any, Any]:
+    """Start an operation that succeeds. A resize is confirmed, too."""
     handle = await world.start(action)
     if action is Action.RESIZE:
-        await handle.signal("confirm", decision(Action.CONFIRM_RESIZE))
+        await handle.signal("confirm", new_operation(Action.CONFIRM_RESIZE))
     return handle
 
 
 async def endings_of_resize(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
-    """What else can become of a resize, once it waits and before."""
+    """Run resizes to further ends, before and while they wait."""
     reverted = await world.start(Action.RESIZE)
     await reverted.signal("note_failed_attempt", FailedAttemptInput("prepare_resize", 1, "busy"))
-    await reverted.signal("revert", decision(Action.REVERT_RESIZE))
+    await reverted.signal("revert", new_operation(Action.REVERT_RESIZE))
     yield "reverted", reverted
-    world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(decision(Action.CONFIRM_RESIZE)))
+    world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(new_operation(Action.CONFIRM_RESIZE)))
     yield "confirmed-unasked", await world.start(Action.RESIZE, window=0.5)
     world.reached[Activity.CLAIM_CONFIRM].clear()
     late = await world.start(Action.RESIZE, window=0.5)
     await world.reached[Activity.CLAIM_CONFIRM].wait()
-    await late.signal("revert", decision(Action.REVERT_RESIZE))
+    await late.signal("revert", new_operation(Action.REVERT_RESIZE))
     yield "reverted-at-the-last-moment", late
     world.script(Activity.REVERT_RESIZE, refused("superseded"))
-    doubtful = await world.start(Action.RESIZE)
-    await doubtful.signal("revert", decision(Action.REVERT_RESIZE))
-    await doubtful.signal("confirm", decision(Action.CONFIRM_RESIZE))
-    yield "decided-after-nonsense", doubtful
+    two_decisions = await world.start(Action.RESIZE)
+    await two_decisions.signal("revert", new_operation(Action.REVERT_RESIZE))
+    await two_decisions.signal("confirm", new_operation(Action.CONFIRM_RESIZE))
+    yield "decided-after-nonsense", two_decisions
     world.script(Activity.CLAIM_CONFIRM, ClaimConfirmResult(None, is_over=True))
     yield "decided-by-others", await world.start(Action.RESIZE, window=0.5)
     yield "reset-when-decided", await world.start(Action.RESIZE, is_over=True)
     world.script(Activity.REVERT_RESIZE, refused("superseded"))
-    fenced = await world.start(Action.RESIZE)
+    reset = await world.start(Action.RESIZE)
     world.script(Activity.READ_CONFIRM_WINDOW, ConfirmWindowResult(None, is_over=True))
-    await fenced.signal("revert", decision(Action.REVERT_RESIZE))
-    yield "reset-and-told-again", fenced
+    await reset.signal("revert", new_operation(Action.REVERT_RESIZE))
+    yield "reset-and-told-again", reset
     world.script(Activity.CONFIRM_RESIZE, refused("mock_refused"))
-    yield "confirm-failed", await well(world, Action.RESIZE)
+    yield "confirm-failed", await succeeding(world, Action.RESIZE)
     world.reached[Activity.READ_CONFIRM_WINDOW].clear()
-    left = await world.start(Action.RESIZE, window=60.0)
+    waiting = await world.start(Action.RESIZE, window=60.0)
     await world.reached[Activity.READ_CONFIRM_WINDOW].wait()
-    await left.cancel()
-    yield "canceled-while-waiting", left
+    await waiting.cancel()
+    yield "canceled-while-waiting", waiting
     world.script(Activity.FINISH_RESIZE, refused("resize_not_applied"))
     world.script(Activity.SETTLE_SERVER, ServerStatus.VERIFY_RESIZE, ServerStatus.ACTIVE)
     yield "put-back", await world.start(Action.RESIZE)
 
 
 async def save(name: str, handle: WorkflowHandle[Any, Any]) -> None:
-    """Write the workflow's history once it has ended, without what is of this machine only."""
+    """Write the workflow's history once it has ended, without anything specific to this machine."""
     with contextlib.suppress(WorkflowFailureError):
         await handle.result()
     path = HISTORIES / f"{name}.json"
     if not path.exists():
         history = json.dumps(json.loads((await handle.fetch_history()).to_json()), indent=1)
-        path.write_text(OF_THIS_MACHINE.sub(r'"\1": ""', history) + "\n")
+        path.write_text(MACHINE_SPECIFIC.sub(r'"\1": ""', history) + "\n")
 
 
 async def main() -> None:
-    """Record on the dev server, as the histories of production come from a real one."""
+    """Record on the dev server: its histories are like those of a production server."""
     HISTORIES.mkdir(exist_ok=True)
     async with (
         await WorkflowEnvironment.start_local(

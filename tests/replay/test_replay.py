@@ -1,4 +1,4 @@
-"""Every recorded history replays: a change of a workflow that old executions cannot follow fails here."""
+"""Every recorded history replays. A change of a workflow that running executions cannot follow fails here."""
 
 import pytest
 from temporalio import workflow
@@ -7,7 +7,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from domain.rules.messages import OperationInput
 from domain.rules.table import TABLE
-from tests.replay.record import ARRIVES, HISTORIES, NOT_UNDONE
+from tests.replay.record import HISTORIES, NOT_UNDONE, SUCCESS
 from worker import WORKFLOWS, SignalInterceptor, sandbox
 from workflows.build import CreateVM
 
@@ -20,16 +20,16 @@ OF_RESIZE = (
 )
 OF_RESOURCES = {
     *("delete-releasing", "delete-release-failed", "restore-applied", "snapshot-not-undone"),
-    *(f"{action}-canceled-too-late" for action in ARRIVES),
+    *(f"{action}-canceled-too-late" for action in SUCCESS),
     *(f"{action}-not-undone" for action in NOT_UNDONE),
 }
 
 
-def test_every_ending_of_every_workflow_is_recorded() -> None:
-    wanted = {f"{action}-{ending}" for action, rule in TABLE.items() if rule.workflow for ending in ENDINGS}
-    wanted |= {f"resize-{ending}" for ending in OF_RESIZE}
-    wanted |= OF_RESOURCES
-    assert wanted <= {path.stem for path in RECORDED}
+def test_every_end_of_every_workflow_is_recorded() -> None:
+    expected = {f"{action}-{ending}" for action, rule in TABLE.items() if rule.workflow for ending in ENDINGS}
+    expected |= {f"resize-{ending}" for ending in OF_RESIZE}
+    expected |= OF_RESOURCES
+    assert expected <= {path.stem for path in RECORDED}
 
 
 @pytest.mark.parametrize("name", [path.stem for path in RECORDED])
@@ -49,9 +49,9 @@ async def test_a_changed_workflow_does_not_replay() -> None:
 
 @workflow.defn(name=CreateVM.__name__)
 class ChangedCreateVM:
-    """What somebody might make of CreateVM without thinking of those that run."""
+    """CreateVM with a change that breaks running executions."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
-        """Sleep where the recorded one looked for a host."""
+        """Sleep where the recorded workflow scheduled the server."""
         await workflow.sleep(operation.epoch + 1)

@@ -1,4 +1,4 @@
-"""Rows for tests: a user, a VM in any state, an operation on it, and what a VM has beside itself."""
+"""Rows for tests: users, VMs in any state, operations, and a VM's snapshots, volumes and interfaces."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -52,7 +52,7 @@ OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
 
 
 async def add_user(tx: AsyncConnection, username: str | None = None) -> User:
-    """A user; nobody can log in as one, for want of a real password hash."""
+    """Add a user. The password hash is not a real one, so a login with it fails."""
     name = username or f"user-{uuid4().hex[:12]}"
     return await queries.insert_row(tx, User, username=name, email=f"{name}@example.com", password_hash="none")
 
@@ -66,7 +66,7 @@ async def add_vm(
     launched: bool = True,
     **values: Any,
 ) -> VM:
-    """A VM in the given state, held by an operation that nobody knows."""
+    """Add a VM in the given state. Its `operation_id` names no existing operation."""
     row = {
         "owner_id": user.id,
         "name": "test-vm",
@@ -90,7 +90,7 @@ async def add_operation(
     holds: bool = True,
     **values: Any,
 ) -> Operation:
-    """An operation on the VM, which it holds unless told otherwise."""
+    """Add an operation on the VM; unless `holds` is false, the VM's `operation_id` becomes this one."""
     id = values.pop("id", uuid4())
     row = {
         "id": id,
@@ -116,7 +116,7 @@ async def add_operation(
 async def add_snapshot(
     tx: AsyncConnection, vm: VM, *, status: SnapshotStatus = SnapshotStatus.AVAILABLE, **values: Any
 ) -> Snapshot:
-    """A snapshot of the VM in the given status, held by an operation that nobody knows."""
+    """Add a snapshot of the VM. Its `operation_id` names no existing operation."""
     row = {
         "owner_id": vm.owner_id,
         "vm_id": vm.id,
@@ -133,7 +133,7 @@ async def add_snapshot(
 async def add_volume(
     tx: AsyncConnection, user: User, *, status: VolumeStatus = VolumeStatus.AVAILABLE, **values: Any
 ) -> Volume:
-    """A volume in the given status, held by an operation that nobody knows."""
+    """Add a volume. Its `operation_id` names no existing operation."""
     row = {"owner_id": user.id, "name": "data", "size_gb": 10, "status": status, "operation_id": uuid4()}
     return await queries.insert_row(tx, Volume, **row | values)
 
@@ -147,7 +147,7 @@ async def add_attachment(
     device: str = "/dev/vdb",
     **values: Any,
 ) -> Attachment:
-    """The volume's place in the VM, in the given status; the volume's own is another matter."""
+    """Add an attachment of the volume to the VM; the status of the volume itself does not change."""
     row = {
         "vm_id": vm.id,
         "volume_id": volume.id,
@@ -168,7 +168,7 @@ async def add_interface(
     status: AttachmentStatus = AttachmentStatus.ATTACHED,
     **values: Any,
 ) -> Interface:
-    """The VM's place in a network, in the given status."""
+    """Add a network interface of the VM."""
     row = {
         "vm_id": vm.id,
         "network_id": NETWORK_IDS[network],
@@ -188,7 +188,7 @@ def new_operation(action: Action, **values: Any) -> NewOperation:
 
 
 async def claim(tx: AsyncConnection, vm_id: UUID, action: Action) -> Operation:
-    """Accept an action as the API does: lock the VM, ask the table, claim the VM, write the operation down."""
+    """Accept an action as the API does: lock the VM, check the table, update the VM, insert the operation."""
     vm = await queries.lock_vm(tx, vm_id)
     assert vm is not None
     if action in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}:
@@ -210,27 +210,28 @@ async def add_held_vm(
     flavor: str = "m1.small",
     **values: Any,
 ) -> OperationInput:
-    """A VM that a running operation holds, at `step` (the table's first by default); what its workflow was given."""
+    """Add a VM with a running operation at `step` (by default the first one); return the input of its workflow."""
     rule = TABLE[action]
-    was = previous or (min(rule.sources) if rule.sources else Status.BUILDING)
-    during = rule.during if isinstance(rule.during, Status) else was
+    previous_status = previous or (min(rule.sources) if rule.sources else Status.BUILDING)
+    status = rule.during if isinstance(rule.during, Status) else previous_status
     async with engine.begin() as tx:
         user = await add_user(tx)
         launched = action is not Action.CREATE
-        at = step or rule.steps[0]
-        vm = await add_vm(tx, user, status=during, task_state=at, launched=launched, flavor_id=FLAVOR_IDS[flavor])
-        begun = {"started_at": datetime.now(UTC)}
-        operation = await add_operation(tx, vm, action, previous_status=was, **begun | values)
+        task_state = step or rule.steps[0]
+        flavor_id = FLAVOR_IDS[flavor]
+        vm = await add_vm(tx, user, status=status, task_state=task_state, launched=launched, flavor_id=flavor_id)
+        defaults = {"started_at": datetime.now(UTC)}
+        operation = await add_operation(tx, vm, action, previous_status=previous_status, **defaults | values)
     return message(operation)
 
 
 def message(operation: Operation) -> OperationInput:
-    """What the operation's workflow is given."""
+    """The input of the operation's workflow."""
     return OperationInput(operation.id, operation.vm_id, operation.action, operation.epoch)
 
 
 async def read_vm(engine: AsyncEngine, id: UUID) -> VM:
-    """The VM's row as it is now."""
+    """The current row of the VM."""
     async with engine.connect() as connection:
         vm = await queries.fetch_one(connection, select(VM).where(VM.id == id))
     assert vm is not None
@@ -238,7 +239,7 @@ async def read_vm(engine: AsyncEngine, id: UUID) -> VM:
 
 
 async def read_operation(engine: AsyncEngine, id: UUID) -> Operation:
-    """The operation's row as it is now."""
+    """The current row of the operation."""
     async with engine.connect() as connection:
         operation = await queries.fetch_one(connection, select(Operation).where(Operation.id == id))
     assert operation is not None

@@ -1,1 +1,1 @@
-"""Workflows against scripted activities, on the time-skipping server or the dev server."""
+"""Workflows with scripted activities, on the time-skipping server or the dev server."""

@@ -1,4 +1,4 @@
-"""A scripted world on the server that `--temporal` names."""
+"""A scripted world on the Temporal server that `--temporal` selects."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +17,7 @@ KINDS = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for k
 
 @pytest.fixture(scope="session")
 async def time_skipping_environment() -> AsyncIterator[WorkflowEnvironment]:
-    """The time-skipping server."""
+    """Start the time-skipping server."""
     server = str(Path(local.TEMPORAL).with_name("temporal-test-server"))
     async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=server) as environment:
         await environment.client.operator_service.add_search_attributes(
@@ -28,7 +28,7 @@ async def time_skipping_environment() -> AsyncIterator[WorkflowEnvironment]:
 
 @pytest.fixture(scope="session")
 def workflow_environment(request: pytest.FixtureRequest) -> WorkflowEnvironment:
-    """The server that workflow tests run on; not a coroutine, as it picks between two that are."""
+    """Return the server that workflow tests run on. Not a coroutine, because it selects one of two that are."""
     dev = request.config.getoption("--temporal") == "dev"
     environment: WorkflowEnvironment = request.getfixturevalue(
         "temporal_environment" if dev else "time_skipping_environment"
@@ -38,6 +38,6 @@ def workflow_environment(request: pytest.FixtureRequest) -> WorkflowEnvironment:
 
 @pytest.fixture
 async def world(workflow_environment: WorkflowEnvironment) -> AsyncIterator[World]:
-    """Every activity, recorded and scripted, with workers of all workflows."""
+    """Run workers of all workflows, with every activity scripted and recorded."""
     async with World(workflow_environment) as world:
         yield world

@@ -1,36 +1,36 @@
-"""What takes long: on the time-skipping server it takes no time, on the dev server it is left out."""
+"""Workflows that take long. They need the time-skipping server; on the dev server they are skipped."""
 
 import pytest
 from temporalio.exceptions import ApplicationError
 
 from domain.rules.messages import Activity
 from domain.rules.states import Action
-from tests.workflows.test_stories import failure_of
+from tests.workflows.stories import failure_of
 from tests.workflows.world import World, failed
 
 pytestmark = pytest.mark.skips_time
 
 
-async def test_a_step_that_never_succeeds_is_given_up_after_half_an_hour(world: World) -> None:
+async def test_a_step_that_never_succeeds_fails_after_half_an_hour(world: World) -> None:
     world.script(Activity.STOP_SERVER, *[failed("mock_transient")] * 1000)
     cause = await failure_of(await world.start(Action.STOP))
     assert isinstance(cause, ApplicationError)
     assert cause.type == "retries_exhausted"
-    assert cause.message.endswith("last: mock_transient, for now")
+    assert cause.message.endswith("Last error: mock_transient, for now")
     assert world.called()[-1] is Activity.FAIL_OPERATION
     assert world.called().count(Activity.STOP_SERVER) == 63  # 1, 2, 4, 8, 16, then 30 s apart
 
 
-async def test_a_delete_waits_for_what_it_canceled(world: World) -> None:
+async def test_a_delete_waits_for_the_workflows_it_canceled(world: World) -> None:
     world.script(Activity.PREEMPT_OPERATIONS, ["create-a", "reboot-b"])
     world.script(Activity.LIST_OPEN_WORKFLOWS, ["create-a", "reboot-b"], ["reboot-b"], [])
     await (await world.start(Action.DELETE)).result()
-    looks = [input["workflow_ids"] for name, input in world.calls if name is Activity.LIST_OPEN_WORKFLOWS]
-    assert looks == [["create-a", "reboot-b"], ["create-a", "reboot-b"], ["reboot-b"]]
+    checks = [input["workflow_ids"] for name, input in world.calls if name is Activity.LIST_OPEN_WORKFLOWS]
+    assert checks == [["create-a", "reboot-b"], ["create-a", "reboot-b"], ["reboot-b"]]
     assert Activity.TERMINATE_WORKFLOWS not in world.called()
 
 
-async def test_a_delete_terminates_after_a_minute_what_does_not_heed_its_cancel(world: World) -> None:
+async def test_a_delete_terminates_workflows_that_ignore_their_cancel_for_a_minute(world: World) -> None:
     world.script(Activity.PREEMPT_OPERATIONS, ["create-a"])
     world.script(Activity.LIST_OPEN_WORKFLOWS, *[["create-a"]] * 1000)
     await (await world.start(Action.DELETE)).result()

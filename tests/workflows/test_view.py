@@ -1,4 +1,4 @@
-"""What an operator reads of a workflow without knowing its code."""
+"""The view of a workflow in the Temporal Web UI: its current details and the search attribute WaitsFor."""
 
 import asyncio
 from typing import Any
@@ -10,25 +10,25 @@ from temporalio.exceptions import ApplicationError
 from domain import search_attributes
 from domain.rules.messages import Activity, FailedAttemptInput, OperationInput
 from domain.rules.states import Action, Status
-from tests.workflows.test_resize import waiting
-from tests.workflows.test_stories import failure_of
-from tests.workflows.world import HANG, SLOW, World, decision, failed
+from tests.workflows.resizing import waiting
+from tests.workflows.stories import failure_of
+from tests.workflows.world import HANG, SLOW, World, failed, new_operation
 
 
 async def details_of(handle: WorkflowHandle[Any, Any]) -> str:
-    """The current details, as the Web UI asks for them."""
+    """Return the current details, as the Web UI queries them."""
     metadata: WorkflowMetadata = await handle.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
     return metadata.current_details
 
 
-async def ended(handle: WorkflowHandle[Any, Any]) -> None:
-    """Let the workflow end in its own way: time is not skipped while one has been cut off."""
+async def cancel(handle: WorkflowHandle[Any, Any]) -> None:
+    """Cancel the workflow and wait for its end: the time-skipping server skips no time while one is open."""
     await handle.cancel()
     await failure_of(handle)
 
 
 async def waits_for(handle: WorkflowHandle[Any, Any]) -> list[str | None]:
-    """Every value that the search attribute WaitsFor has had."""
+    """Return all values that the search attribute WaitsFor has had."""
     name, values = search_attributes.WAITS_FOR.name, []
     async for event in handle.fetch_history_events():
         attributes = event.upsert_workflow_search_attributes_event_attributes.search_attributes.indexed_fields
@@ -37,15 +37,15 @@ async def waits_for(handle: WorkflowHandle[Any, Any]) -> list[str | None]:
     return [None if value in {"", "null", "[]"} else value for value in values]
 
 
-async def until_details(handle: WorkflowHandle[Any, Any], words: str) -> str:
-    """The current details once they have these words."""
+async def until_details(handle: WorkflowHandle[Any, Any], text: str) -> str:
+    """Wait until the current details contain the text, and return them."""
     async with asyncio.timeout(10):
-        while words not in (details := await details_of(handle)):  # noqa: ASYNC110 - a server has no event
+        while text not in (details := await details_of(handle)):  # noqa: ASYNC110 - the server offers no event
             await asyncio.sleep(0.02)
     return details
 
 
-async def test_a_step_shows_what_is_done_to_which_vm_for_whom(world: World) -> None:
+async def test_a_step_shows_the_operation_the_vm_and_the_requester(world: World) -> None:
     world.script(Activity.RESIZE_SERVER, HANG)
     handle = await world.start(Action.RESIZE)
     details = await until_details(handle, "Move the server to the new flavor")
@@ -54,38 +54,38 @@ async def test_a_step_shows_what_is_done_to_which_vm_for_whom(world: World) -> N
     assert "**State:** RESIZING, resize_migrating" in details
     assert "**Last error:** none" in details
     assert handle.id.split("-", 1)[1][:36] in details
-    await ended(handle)
+    await cancel(handle)
 
 
-async def test_a_resize_that_waits_says_for_what_and_until_when(world: World) -> None:
+async def test_a_waiting_resize_shows_what_it_waits_for_and_its_deadline(world: World) -> None:
     handle = await waiting(world, window=86_400)
     details = await until_details(handle, "waits for confirm-resize or revert-resize")
     assert "**State:** VERIFY_RESIZE, no task state" in details
     assert "UTC, then it is confirmed" in details
-    await handle.signal("revert", decision(Action.REVERT_RESIZE))
+    await handle.signal("revert", new_operation(Action.REVERT_RESIZE))
     await handle.result()
     assert "### revert-resize VM `web-1`" in await details_of(handle)
     assert "has ended" in await details_of(handle)
     assert await waits_for(handle) == ["confirmation", None]
 
 
-async def test_a_resize_without_a_window_waits_for_somebody(world: World) -> None:
+async def test_a_resize_without_a_window_shows_no_deadline(world: World) -> None:
     handle = await waiting(world)
     await until_details(handle, "**Until:** somebody decides")
-    await ended(handle)
+    await cancel(handle)
 
 
-async def test_a_failed_attempt_shows_until_the_step_is_over(world: World) -> None:
+async def test_a_failed_attempt_is_shown(world: World) -> None:
     world.script(Activity.STOP_SERVER, HANG)
     handle = await world.start(Action.STOP)
     await world.reached[Activity.STOP_SERVER].wait()
     await handle.signal("note_failed_attempt", FailedAttemptInput("stop_server", 2, "no `answer`"))
     assert "**Last error:** `attempt 2: no 'answer'`" in await until_details(handle, "attempt 2")
     assert await waits_for(handle) == ["retry"]
-    await ended(handle)
+    await cancel(handle)
 
 
-async def test_what_waits_for_a_retry_no_longer_waits_when_it_goes_on(world: World) -> None:
+async def test_waits_for_is_cleared_once_a_retry_succeeds(world: World) -> None:
     world.script(Activity.STOP_SERVER, SLOW)
     world.script(Activity.WAIT_FOR_SERVER, failed("busy"))
     handle = await world.start(Action.STOP)
@@ -95,16 +95,16 @@ async def test_what_waits_for_a_retry_no_longer_waits_when_it_goes_on(world: Wor
     assert await waits_for(handle) == ["retry", None]
 
 
-async def test_an_attempt_that_is_told_of_too_late_is_no_news(world: World) -> None:
+async def test_a_failed_attempt_of_an_earlier_activity_is_not_shown(world: World) -> None:
     handle = await waiting(world)
     await until_details(handle, "waits for confirm-resize or revert-resize")
     await handle.signal("note_failed_attempt", FailedAttemptInput("resize_server", 1, "busy"))
     assert "**Last error:** none" in await details_of(handle)
     assert await waits_for(handle) == ["confirmation"]
-    await ended(handle)
+    await cancel(handle)
 
 
-async def test_why_an_operation_failed_stays_to_be_read(world: World) -> None:
+async def test_the_error_of_a_failed_operation_stays_visible(world: World) -> None:
     world.script(Activity.START_SERVER, ApplicationError("broken", type="broken", non_retryable=True))
     handle = await world.start(Action.START, Status.SHUTOFF)
     await failure_of(handle)
@@ -113,9 +113,9 @@ async def test_why_an_operation_failed_stays_to_be_read(world: World) -> None:
     assert "**State:** SHUTOFF, no task state" in details
 
 
-async def test_a_workflow_that_an_older_release_started_shows_what_it_can(world: World) -> None:
+async def test_a_workflow_started_by_an_older_version_is_shown_without_a_status(world: World) -> None:
     world.script(Activity.STOP_SERVER, SLOW)
-    old = decision(Action.STOP)
+    old = new_operation(Action.STOP)
     handle = await world.start_with(OperationInput(old.operation_id, old.vm_id, old.action))
     assert "**State:**" not in await until_details(handle, "Shut the server down")
     state = await handle.query("state")

@@ -1,4 +1,4 @@
-"""The outside world of a workflow: every activity, recorded and scripted."""
+"""The world outside a workflow: every activity, scripted and recorded."""
 
 import asyncio
 from collections import defaultdict
@@ -22,8 +22,8 @@ from domain.rules.messages import (
     Activity,
     ClaimConfirmResult,
     ConfirmWindowResult,
+    LeftoversResult,
     OperationInput,
-    RemainsResult,
     waits_queue,
 )
 from domain.rules.states import Action, Status
@@ -32,38 +32,38 @@ from worker import WORKFLOWS, SignalInterceptor, sandbox
 
 HANG = object()
 SLOW = object()
-LEAVES = True  # what DELETE_SERVER answers where something of the VM is to be released
+HAS_RESOURCES = True  # the answer of DELETE_SERVER if the VM has resources to release
 WITHOUT_VM = {Action.CREATE_VOLUME, Action.DELETE_VOLUME}
 
 
-def decision(action: Action, previous: Status = Status.ACTIVE) -> OperationInput:
-    """An operation, as its workflow or signal is given it; what takes no VM returns to no status of one."""
+def new_operation(action: Action, previous: Status = Status.ACTIVE) -> OperationInput:
+    """Return an operation as its workflow or signal gets it."""
     rule = TABLE[action]
-    of = uuid4()
-    vm = (None, None, "") if action in WITHOUT_VM else (of, previous if rule.steps else None, "web-1")
-    is_about_vm = rule.changes == () or action in {Action.CREATE, Action.DELETE}
-    resource_id = of if is_about_vm else uuid4()
+    id = uuid4()
+    vm = (None, None, "") if action in WITHOUT_VM else (id, previous if rule.steps else None, "web-1")
+    is_on_vm = rule.changes == () or action in {Action.CREATE, Action.DELETE}
+    resource_id = id if is_on_vm else uuid4()
     return OperationInput(uuid4(), vm[0], action, 0, vm[1], vm[2], "ada", "from a to b", resource_id)
 
 
 def refused(code: str) -> ApplicationError:
-    """An activity's final no."""
+    """Return an error of an activity that is not retried."""
     return ApplicationError(f"{code}, for good", type=code, non_retryable=True)
 
 
 def failed(code: str) -> ApplicationError:
-    """An activity's failure that a retry may mend."""
+    """Return an error of an activity that is retried."""
     return ApplicationError(f"{code}, for now", type=code)
 
 
 @dataclass
 class World:
-    """Answers activities as scripted, else with success; remembers what was called with what."""
+    """Answers activities as scripted, or else with a success, and records their names and inputs."""
 
     environment: WorkflowEnvironment
     calls: list[tuple[Activity, dict[str, Any]]] = field(default_factory=list)
     waited: dict[Activity, bool] = field(default_factory=dict)
-    """Whether an activity was asked for on the queue of waits."""
+    """Whether an activity ran on the task queue of waits."""
     reached: dict[Activity, asyncio.Event] = field(default_factory=lambda: defaultdict(asyncio.Event))
     _script: dict[Activity, list[object]] = field(default_factory=lambda: defaultdict(list))
     _queue: str = field(default_factory=lambda: uuid4().hex)
@@ -71,7 +71,7 @@ class World:
 
     @property
     def client(self) -> Client:
-        """A client of the server."""
+        """A client of the Temporal server."""
         return self.environment.client
 
     async def __aenter__(self) -> Self:
@@ -94,27 +94,27 @@ class World:
         await self._stack.__aexit__(kind, error, trace)
 
     def script(self, name: Activity, *outcomes: object) -> None:
-        """What the next calls of an activity do: raise, HANG until cancelled, be SLOW, wait for an event, or return."""
+        """Set the outcomes of an activity's next calls: an error, HANG until canceled, SLOW, an event, or a result."""
         self._script[name].extend(outcomes)
 
     def called(self) -> list[Activity]:
-        """The activities in the order of their calls, retries included."""
+        """Return the activities in the order of their calls, retries included."""
         return [name for name, _ in self.calls]
 
     def last_input(self, name: Activity) -> dict[str, Any]:
-        """What the last call of an activity was given."""
-        return [input for called, input in self.calls if called is name][-1]
+        """Return the input of an activity's last call."""
+        return [input for activity, input in self.calls if activity is name][-1]
 
     async def start(
         self, action: Action, previous: Status = Status.ACTIVE, window: float | None = None, *, is_over: bool = False
     ) -> WorkflowHandle[Any, Any]:
-        """Start the workflow that serves an action; a resize has its `window`, in seconds, or `is_over`."""
+        """Start the workflow of an action. `window` (in seconds) and `is_over` describe a resize's confirm window."""
         if action is Action.RESIZE:
             self._script[Activity.READ_CONFIRM_WINDOW] = [ConfirmWindowResult(window, is_over)]
-        return await self.start_with(decision(action, previous))
+        return await self.start_with(new_operation(action, previous))
 
     async def start_with(self, operation: OperationInput) -> WorkflowHandle[Any, Any]:
-        """Start the workflow that serves an operation."""
+        """Start the workflow of an operation."""
         workflow = TABLE[operation.action].workflow
         assert workflow
         id = f"{operation.action.word}-{operation.vm_id or operation.resource_id}-{operation.operation_id}"
@@ -147,7 +147,7 @@ DEFAULTS: dict[Activity, object] = {
     Activity.SETTLE_VOLUME: VolumeState.ERROR,
     Activity.SETTLE_IMAGE: ImageState.ERROR,
     Activity.SETTLE_INTERFACE: PortState.ACTIVE,
-    Activity.SETTLE_REMAINS: RemainsResult(),
+    Activity.SETTLE_REMAINS: LeftoversResult(),
     Activity.IS_RESTORED: False,
     Activity.READ_CONFIRM_WINDOW: ConfirmWindowResult(None),
     Activity.CLAIM_CONFIRM: ClaimConfirmResult(None),

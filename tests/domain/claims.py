@@ -1,4 +1,4 @@
-"""Operations that hold more than a VM, accepted as the API accepts them; and what all rows then show."""
+"""Helpers for operations that claim resources: accept them as the API does, end them, and read all rows."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,7 +13,7 @@ from domain.progress import resource_claims, step_records
 from domain.rules.messages import FailOperationInput, OperationInput
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status, TaskState
-from tests.domain.specified import OF_NO_VM, SPECIFIED, TURNS
+from tests.domain.specified import CHANGES, OF_NO_VM, SPECIFIED
 from tests.support.rows import (
     add_attachment,
     add_held_vm,
@@ -35,7 +35,7 @@ Rows = dict[str, list[Any]]
 
 
 async def add_of(tx: AsyncConnection, vm: VM, user: User, kind: str, status: str, **values: Any) -> Any:
-    """A resource of the kind in the status; an attachment is one of the only volume that has none."""
+    """Add a resource of the kind in the status. An attachment is added to the only volume without one."""
     match kind:
         case "snapshot":
             return await add_snapshot(tx, vm, status=SnapshotStatus(status), **values)
@@ -43,14 +43,14 @@ async def add_of(tx: AsyncConnection, vm: VM, user: User, kind: str, status: str
             return await add_volume(tx, user, status=VolumeStatus(status), **values)
         case "interface":
             return await add_interface(tx, vm, status=AttachmentStatus(status), **values)
-    loose = select(Volume).where(Volume.id.not_in(select(Attachment.volume_id)))
-    volume = await queries.fetch_one(tx, loose)
+    unattached = select(Volume).where(Volume.id.not_in(select(Attachment.volume_id)))
+    volume = await queries.fetch_one(tx, unattached)
     assert volume is not None
     return await add_attachment(tx, vm, volume, status=AttachmentStatus(status), **values)
 
 
 async def ask(engine: AsyncEngine, action: Action) -> OperationInput:
-    """Let the action take a VM that is ACTIVE, where it needs one, and what it is about; what its workflow is given."""
+    """Accept the action on an ACTIVE VM and the resources it needs. Return the input of its workflow."""
     if action is Action.CREATE:
         input = await add_held_vm(engine, action)
         async with engine.begin() as tx:
@@ -61,34 +61,34 @@ async def ask(engine: AsyncEngine, action: Action) -> OperationInput:
     async with engine.begin() as tx:
         user = await add_user(tx)
         vm = await add_vm(tx, user)
-        there = {
-            kind: await add_of(tx, vm, user, kind, turn.sources[0])
-            for kind, turn in TURNS[action].items()
-            if turn.sources
+        existing = {
+            kind: await add_of(tx, vm, user, kind, expected.sources[0])
+            for kind, expected in CHANGES[action].items()
+            if expected.sources
         }
-        return await accept(tx, vm, user, action, there)
+        return await accept(tx, vm, user, action, existing)
 
 
-async def accept(tx: AsyncConnection, vm: VM, user: User, action: Action, there: dict[str, Any]) -> OperationInput:
-    """Let the action take the VM, and what is there; what it makes is added."""
-    kind = next(iter(TURNS[action]))
-    about: UUID = there[kind].id if kind in there else uuid4()
-    asked = new_operation(action, resource_type=Kind(kind), resource_id=about)
+async def accept(tx: AsyncConnection, vm: VM, user: User, action: Action, existing: dict[str, Any]) -> OperationInput:
+    """Accept the action on the VM and the `existing` resources, and add those that it creates."""
+    kind = next(iter(CHANGES[action]))
+    resource_id: UUID = existing[kind].id if kind in existing else uuid4()
+    asked = new_operation(action, resource_type=Kind(kind), resource_id=resource_id)
     vm_id = None if kind == "volume" and action in OF_NO_VM else vm.id
     if action in OF_NO_VM:
         await acceptance.accept_without_vm(tx, user.id, asked, vm_id)
     else:
         await acceptance.accept(tx, vm, asked)
-    for held, row in there.items():
-        await resource_claims.hold(tx, MODELS[held], row, action, asked.id)
-    for made, turn in TURNS[action].items():
-        if not turn.sources:
-            await add_of(tx, vm, user, made, turn.while_running, operation_id=asked.id)
-    return OperationInput(asked.id, vm_id, action, resource_id=about)
+    for kind, row in existing.items():
+        await resource_claims.claim(tx, MODELS[kind], row, action, asked.id)
+    for kind, expected in CHANGES[action].items():
+        if not expected.sources:
+            await add_of(tx, vm, user, kind, expected.while_running, operation_id=asked.id)
+    return OperationInput(asked.id, vm_id, action, resource_id=resource_id)
 
 
 async def end(engine: AsyncEngine, input: OperationInput, *, well: bool) -> None:
-    """Record the operation's end."""
+    """Record the end of the operation: a success if it ended `well`, else a failure."""
     async with engine.begin() as tx:
         if well:
             await step_records.finish(tx, input)
@@ -97,7 +97,7 @@ async def end(engine: AsyncEngine, input: OperationInput, *, well: bool) -> None
 
 
 async def go_through(engine: AsyncEngine, input: OperationInput) -> None:
-    """Enter every step of the operation; one that has none gets its receipt."""
+    """Enter every step of the operation. One without steps is recorded as received."""
     async with engine.begin() as tx:
         for step in SPECIFIED[input.action].task_states:
             await step_records.enter_step(tx, input, TaskState(step), 1)
@@ -106,12 +106,12 @@ async def go_through(engine: AsyncEngine, input: OperationInput) -> None:
 
 
 def key_of(model: type[Any]) -> list[Any]:
-    """The columns that tell rows of the same moment apart."""
+    """Return the primary key, which orders rows with the same creation time."""
     return list(model.__table__.primary_key)
 
 
 async def rows(engine: AsyncEngine) -> Rows:
-    """Every row that is no VM, by kind, oldest first."""
+    """Return all rows of resources by kind, oldest first."""
     async with engine.connect() as connection:
         return {
             kind: list((await connection.execute(select(model).order_by(model.created_at, *key_of(model)))).all())
@@ -120,12 +120,12 @@ async def rows(engine: AsyncEngine) -> Rows:
 
 
 async def shown(engine: AsyncEngine) -> dict[str, list[str]]:
-    """The statuses of every row that is no VM, by kind, oldest first; kinds without rows are left out."""
+    """Return the statuses of all resources by kind, oldest first. Kinds without rows are left out."""
     return {kind: [row.status.value for row in found] for kind, found in (await rows(engine)).items() if found}
 
 
 async def all_vms(engine: AsyncEngine) -> list[tuple[Status, TaskState | None, int]]:
-    """Status, task state and `attaching` of every VM."""
+    """Return status, task state and `attaching` of every VM."""
     async with engine.connect() as connection:
         found = await connection.execute(select(VM.status, VM.task_state, VM.attaching))
         return [(status, task_state, attaching) for status, task_state, attaching in found]
