@@ -21,7 +21,7 @@ FAULT_CODE: Final = "state_reset"
 
 
 async def reset_vm_by_admin(tx: AsyncConnection, admin: Requester, vm_id: UUID, status: Status) -> Accepted[VM]:
-    """Put any user's VM into a status, whatever holds it; an operation of its own says who did.
+    """Put any user's VM into a status, whatever holds it, and record the reset as an operation of the admin.
 
     InvalidTransitionError where the VM is DELETED, was never launched, or has no undecided resize for VERIFY_RESIZE.
     """
