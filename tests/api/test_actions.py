@@ -94,7 +94,7 @@ async def test_only_one_of_twenty_concurrent_stops_is_accepted(ada: Person, engi
     assert len(await operations_of(engine, vm.id)) == 1
 
 
-async def test_concurrent_deletes_and_stops_leave_one_open_operation_a_delete(ada: Person, engine: AsyncEngine) -> None:
+async def test_after_concurrent_deletes_and_stops_only_one_delete_is_open(ada: Person, engine: AsyncEngine) -> None:
     vm = await vm_of(ada, engine)
     stops = [ada.http.post(f"/vms/{vm.id}/actions/stop") for _ in range(5)]
     deletes = [ada.http.delete(f"/vms/{vm.id}") for _ in range(5)]

@@ -102,7 +102,7 @@ async def test_only_one_of_many_concurrent_deletes_claims_the_vm(engine: AsyncEn
     assert accepted.count(True) == 1
 
 
-async def test_concurrent_records_of_the_same_success_all_return_normally(engine: AsyncEngine) -> None:
+async def test_a_success_may_be_recorded_several_times_concurrently(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     assert all(await race(engine, *([calling(step_records.finish, input)] * 5)))
     assert (await read_vm(engine, input.vm)).status is Status.SHUTOFF
