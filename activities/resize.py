@@ -1,7 +1,6 @@
 """The steps that resize servers, and the activities around the window in which a resize can be confirmed."""
 
 from typing import Final
-from uuid import UUID
 
 from sqlalchemy import select
 from temporalio import activity
@@ -11,6 +10,7 @@ from activities.steps import RecordedStep, StepActivities, undo_token
 from domain.commands import resize_decisions
 from domain.data import database
 from domain.data.models import VM
+from domain.data.parameters import Resize, parameters_of, target_flavor
 from domain.progress import step_records, workflow_input
 from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
 
@@ -60,8 +60,8 @@ class ResizeActivities(StepActivities):
         cloud may have chosen the other one.
         """
         vm, operation = await self._check_holds_vm(input.operation)
-        expected = "previous_flavor_id" if input.previous else "flavor_id"
-        await self._check_size(await self._server_spec(vm, UUID(operation.input[expected])))
+        flavor_id = parameters_of(operation, Resize).previous_flavor_id if input.previous else target_flavor(operation)
+        await self._check_size(await self._server_spec(vm, flavor_id))
 
     async def _check_size(self, spec: ServerSpec) -> None:
         server = (await self._backend.list_servers([spec.vm_id])).get(spec.vm_id)
@@ -74,8 +74,9 @@ class ResizeActivities(StepActivities):
         """Revoke the operation, then begin to return the server to its old size."""
         operation = await self._revoke(input)
         vm = await self._fetch(select(VM).where(VM.id == input.vm_id))
-        old = await self._server_spec(vm, UUID(operation.input["previous_flavor_id"]))
-        new = await self._server_spec(vm, UUID(operation.input["flavor_id"]))
+        flavors = parameters_of(operation, Resize)
+        old = await self._server_spec(vm, flavors.previous_flavor_id)
+        new = await self._server_spec(vm, flavors.flavor_id)
         server = (await self._backend.list_servers([vm.id])).get(vm.id)
         # A server that still has its old size was not resized by this operation. If it is in VERIFY_RESIZE, an earlier
         # resize awaits its decision, and a revert would undo that one.
@@ -84,7 +85,7 @@ class ResizeActivities(StepActivities):
         await self._backend.revert_server_resize(undo_token(input, Activity.UNDO_RESIZE), input.vm)
 
     async def _new_spec(self, step: RecordedStep) -> ServerSpec:
-        return await self._server_spec(step.vm, UUID(step.operation.input["flavor_id"]))
+        return await self._server_spec(step.vm, parameters_of(step.operation, Resize).flavor_id)
 
     @activity.defn(name=Activity.READ_CONFIRM_WINDOW)
     async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:

@@ -1,13 +1,13 @@
 """The steps that create, restore and delete snapshots, and their undo steps."""
 
 from dataclasses import replace
-from uuid import UUID
 
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, ServerSpec
 from activities.steps import StepActivities, undo_token
 from domain.data.models import VM, Operation
+from domain.data.parameters import Restore, TakeSnapshot, parameters_of
 from domain.rules.cloud import ImageState
 from domain.rules.messages import Activity, OperationInput
 
@@ -19,7 +19,7 @@ class SnapshotActivities(StepActivities):
     async def create_server_image(self, input: OperationInput) -> None:
         """Begin to save the server's disk as an image."""
         step = await self._record_step(input, Activity.CREATE_SERVER_IMAGE)
-        snapshot_id, name = step.operation.resource_id, step.operation.input["name"]
+        snapshot_id, name = step.operation.resource_id, parameters_of(step.operation, TakeSnapshot).name
         await self._backend.create_server_image(step.token, step.vm.id, snapshot_id, name)
 
     @activity.defn(name=Activity.UPLOAD_IMAGE)
@@ -64,5 +64,5 @@ class SnapshotActivities(StepActivities):
         return server is not None and server.image_id == spec.image_id and server.has_size_of(spec)
 
     async def _snapshot_spec(self, vm: VM, operation: Operation) -> ServerSpec:
-        spec = await self._server_spec(vm, UUID(operation.input["flavor_id"]))
+        spec = await self._server_spec(vm, parameters_of(operation, Restore).flavor_id)
         return replace(spec, image_id=operation.resource_id)

@@ -69,7 +69,7 @@ class StepActivities:
         # Read `started_at` only now. A first step may still record itself until the revocation is in place. Read before
         # it, `started_at` could be None although a call has taken effect, and that effect would never be undone.
         operation = await self._fetch(select(Operation).where(Operation.id == input.operation_id))
-        if operation.started_at is None and not TABLE[operation.action].preempts:
+        if not queries.has_begun(operation) and not TABLE[operation.action].preempts:
             raise NotBegunError("The operation ended before its first step.")
         return operation
 

@@ -3,6 +3,7 @@
 from temporalio import activity
 
 from activities.steps import StepActivities, check_detached, undo_token
+from domain.data.parameters import AttachVolume, CreateVolume, parameters_of
 from domain.rules.messages import Activity, OperationInput
 
 
@@ -13,8 +14,8 @@ class VolumeActivities(StepActivities):
     async def create_volume(self, input: OperationInput) -> None:
         """Begin to create the volume."""
         operation, token = await self._record_running(input, Activity.CREATE_VOLUME)
-        request = operation.input
-        await self._backend.create_volume(token, operation.resource_id, request["name"], request["size_gb"])
+        request = parameters_of(operation, CreateVolume)
+        await self._backend.create_volume(token, operation.resource_id, request.name, request.size_gb)
 
     @activity.defn(name=Activity.UNDO_VOLUME)
     async def undo_volume(self, input: OperationInput) -> None:
@@ -32,7 +33,8 @@ class VolumeActivities(StepActivities):
     async def attach_volume(self, input: OperationInput) -> None:
         """Begin to attach the volume to the VM's server, as the device that the API chose."""
         operation, token = await self._record_running(input, Activity.ATTACH_VOLUME)
-        await self._backend.attach_volume(token, input.vm, operation.resource_id, operation.input["device"])
+        device = parameters_of(operation, AttachVolume).device
+        await self._backend.attach_volume(token, input.vm, operation.resource_id, device)
 
     @activity.defn(name=Activity.UNDO_ATTACH)
     async def undo_attach(self, input: OperationInput) -> None:

@@ -35,8 +35,8 @@ from domain.rules.table import TABLE, Residue
 from workflows.errors import raise_if_canceled
 from workflows.steps import Aftermath, OperationWorkflow
 
-# After a failure with one of these codes, a VM with an unchanged server keeps its status. After any other failure it
-# becomes ERROR nevertheless, so that a person looks at it.
+# After a failure with one of these codes, the VM keeps its status if the server is unchanged. After any other failure
+# it becomes ERROR even then, so that a person looks at it.
 HARMLESS_CODES = ("no_valid_host", CanceledError.code)
 CHECK = "Check that the server has the right flavor"
 

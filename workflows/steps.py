@@ -57,7 +57,7 @@ SEES_NOT_BEGUN = "sees-not-begun"
 
 @dataclass(frozen=True, slots=True)
 class Aftermath:
-    """What was found after a failure: the state in the cloud, if observed, and the residue it amounts to.
+    """What was found after a failure: the state in the cloud, if it was observed, and what that means as a residue.
 
     `leftovers` is what the cloud still has after a failed delete. `undo_error` says why an undo was refused.
     """
@@ -152,7 +152,8 @@ class OperationWorkflow:
     async def wait(self, name: Activity, input: WaitInput, summary: str) -> None:
         """Wait for the cloud, on the task queue of waits.
 
-        The activity decides when to give up, after a last poll: so an hour without workers fails nothing by itself.
+        The activity itself gives up after a time limit, and polls once more before that. So if no worker runs for an
+        hour, and the cloud is done meanwhile, the wait still succeeds.
         """
         self.view.activity_started(name, summary)
         await workflow.execute_activity(
@@ -177,7 +178,7 @@ class OperationWorkflow:
         task_queue: str | None = None,
         limit: timedelta = CALL_LIMIT,
     ) -> T:
-        """Run an activity to its end, whatever cancels arrive. It is retried until it succeeds or fails for good."""
+        """Run an activity, with retries, until it succeeds or fails for good, even if the workflow is canceled."""
         self.view.activity_started(name, summary)
         activity = workflow.start_activity(
             name,
@@ -189,8 +190,8 @@ class OperationWorkflow:
             heartbeat_timeout=HEARTBEAT,
             retry_policy=FOREVER,
         )
-        # A cancel interrupts the await, but the shield keeps it from the activity. Each further cancel interrupts the
-        # await again, hence the loop. Without it a record or an undo would be abandoned halfway.
+        # A cancel of the workflow interrupts the await, but the shield keeps it from the activity. A later cancel would
+        # interrupt the next await, hence the loop. Without both, a record or an undo would be abandoned halfway.
         while not activity.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(activity)

@@ -1,8 +1,8 @@
 """What the Temporal Web UI shows of a workflow: its current details and the search attribute WaitsFor.
 
 The view drives running workflows. An upsert of a search attribute is a workflow command, and commands must come in the
-same order at every replay. So a change of when, or with which values, the view upserts must be behind a patch id. The
-current details are no command: their text may change.
+same order at every replay. So a change of when the view upserts must be behind a patch id. The current details are not
+a command: their text may change.
 """
 
 from datetime import datetime

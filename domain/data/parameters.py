@@ -245,6 +245,14 @@ def parameters_of(operation: Operation, shape: type[P]) -> P:
     return parameters
 
 
+def target_flavor(operation: Operation) -> UUID:
+    """The flavor that the VM has once the operation has succeeded: of a resize, a confirm, a revert or a restore."""
+    shape = SHAPES[operation.action]
+    parameters = parameters_of(operation, shape)
+    assert isinstance(parameters, Resize | ConfirmResize | Restore)  # noqa: S101 - others change no flavor
+    return parameters.flavor_id
+
+
 def control_of(operation: Operation) -> Control:
     """What the service needs to carry the operation out."""
     control: Control = _ADAPTERS[Control].validate_python(operation.input)
