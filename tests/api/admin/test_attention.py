@@ -4,16 +4,17 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import func
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.data import queries
-from domain.data.models import Finding
+from domain.data.models import VM, Finding, User
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from tests.api.conftest import Person
 from tests.support.rows import add_operation, add_vm, add_volume
 
 FAILED = OperationStatus.FAILED
+INTERRUPTED: dict[str, Any] = {"status": FAILED, "interruption": "workflow_terminated", "holds": False}
 
 
 async def test_failed_and_running_operations_need_no_attention_while_their_vm_is_well(
@@ -24,6 +25,22 @@ async def test_failed_and_running_operations_need_no_attention_while_their_vm_is
         await add_operation(tx, vm, Action.STOP, status=FAILED)
         await add_operation(tx, vm, Action.STOP, attempt=2)
     assert (await root.http.get("/admin/attention")).json()["items"] == []
+
+
+async def add_settled_interruptions(tx: AsyncConnection, user: User, vm: VM) -> None:
+    """Add interrupted operations that need no attention any more, one for each reason."""
+    # The same action was requested later.
+    await add_operation(tx, vm, Action.STOP, **INTERRUPTED)
+    await add_operation(tx, vm, Action.STOP, status=FAILED, holds=False, created_at=queries.from_now(1))
+    # The VM is deleted.
+    await add_operation(tx, await add_vm(tx, user, status=Status.DELETED), Action.START, **INTERRUPTED)
+    # The operation was retried.
+    retried = await add_operation(tx, vm, Action.SNAPSHOT, **INTERRUPTED)
+    await add_operation(tx, vm, Action.SNAPSHOT, status=FAILED, holds=False, retry_of=retried.id, resource_id=uuid4())
+    # The volume is deleted.
+    deleted = await add_volume(tx, user, status=VolumeStatus.DELETED)
+    of_volume: dict[str, Any] = {"resource_id": deleted.id, "vm_id": None, "previous_status": None}
+    await add_operation(tx, vm, Action.CREATE_VOLUME, **INTERRUPTED | of_volume)
 
 
 async def test_what_needs_attention_is_listed_oldest_first_with_its_owner(
@@ -42,20 +59,8 @@ async def test_what_needs_attention_is_listed_oldest_first_with_its_owner(
         # This one was not delivered yet. It needs no attention: the outbox may be long.
         await add_operation(tx, vm, Action.ATTACH_VOLUME, **old)
         slow = await add_operation(tx, vm, Action.STOP, holds=False, created_at=queries.from_now(-3700))
-        ended: dict[str, Any] = {"status": FAILED, "interruption": "workflow_terminated", "holds": False}
-        interrupted = await add_operation(tx, vm, Action.START, **ended)
-        # The interrupted operations below need no attention: the same action was requested later, the VM or the
-        # volume is deleted, or the operation was retried.
-        await add_operation(tx, vm, Action.STOP, **ended)
-        await add_operation(tx, vm, Action.STOP, status=FAILED, holds=False, created_at=queries.from_now(1))
-        await add_operation(tx, await add_vm(tx, ada.user, status=Status.DELETED), Action.START, **ended)
-        retried = await add_operation(tx, vm, Action.SNAPSHOT, **ended)
-        await add_operation(
-            tx, vm, Action.SNAPSHOT, status=FAILED, holds=False, retry_of=retried.id, resource_id=uuid4()
-        )
-        deleted = await add_volume(tx, ada.user, status=VolumeStatus.DELETED)
-        of_volume: dict[str, Any] = {"resource_id": deleted.id, "vm_id": None, "previous_status": None}
-        await add_operation(tx, vm, Action.CREATE_VOLUME, **ended | of_volume)
+        interrupted = await add_operation(tx, vm, Action.START, **INTERRUPTED)
+        await add_settled_interruptions(tx, ada.user, vm)
         seen = {"status": "ACTIVE", "server": "VERIFY_RESIZE"}
         finding = {"kind": "server_status", "resource_type": "vm", "resource_id": vm.id, "seen": seen}
         await queries.insert_row(tx, Finding, **finding)
