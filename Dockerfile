@@ -17,7 +17,7 @@ COPY activities activities
 COPY workflows workflows
 COPY migrations migrations
 COPY api api
-# The user cannot write here, so without this every start would compile everything anew.
+# The user cannot write here. Without this, every start would compile all modules anew.
 RUN python -m compileall -q .
 USER 10001
 EXPOSE 8000

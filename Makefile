@@ -1,6 +1,6 @@
-# Needs Python 3.11 or newer and make, nothing else. Another Python: make PYTHON=python3.13 up
+# Needs only make and Python 3.11 or newer. To choose a Python: make PYTHON=python3.13 up
 PYTHON ?= python3
-# A process that dies ends the run: xdist can wait for ever for what a replaced one had left (pytest-xdist#1378).
+# A test process that dies ends the run. If it were replaced, xdist could wait for ever for its tests (pytest-xdist#1378).
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
@@ -15,34 +15,35 @@ test: check  ## Check, then run every test
 coverage: .venv/dev  ## Run every test and report which lines and branches they reach (slower)
 	.venv/bin/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
-races: .venv/dev  ## Fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
+races: .venv/dev  ## Run fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
 
-soak: .venv/dev  ## Anything in any order, several at once, against a model (about a quarter of an hour)
-	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_anything.py
+soak: .venv/dev  ## Run random requests in any order, compared with a model (about a quarter of an hour)
+	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_random_requests.py
 
-faults: .venv/dev  ## A hundred schedules of faults on real processes, a thousand in one process, every failpoint
+faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
 
-check: .venv/dev  ## Lint, formatting, types, import rules, generated documentation
+check: .venv/dev  ## Check lint, formatting, types, import rules and generated documentation
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict $(SOURCES)
 	.venv/bin/lint-imports
 	.venv/bin/python -m domain.rules.diagram --check
 
-format: .venv/dev
+format: .venv/dev  ## Fix lint and formatting
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-# A stamp is touched only after its install has ended well, so an interrupted one is repeated.
+# Each target below is a stamp file, touched only after a successful install: an interrupted install is repeated.
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		{ echo "Python 3.11 or newer is needed and '$(PYTHON)' is not: try make PYTHON=python3.13 up" >&2; exit 1; }
 	@echo "Preparing .venv (first run, about a minute)"
 	@$(ALONE) 'test -e $@ || { $(PYTHON) -m venv --clear .venv && touch $@; }'
 
-# `make up` and `make test` may be begun at once. The umask lets the user PostgreSQL runs as under root read its programs.
+# `make up` and `make test` may start at the same time, so a lock on this file lets only one of them prepare .venv.
+# Under root, PostgreSQL runs as another user; the umask lets that user read its programs.
 ALONE = $(PYTHON) -c 'import fcntl, os, subprocess as s, sys; os.umask(0o022); lock = open("Makefile"); \
 	fcntl.flock(lock, fcntl.LOCK_EX); sys.exit(s.call(["sh", "-c", sys.argv[1]]))'
 INSTALL = $(ALONE) '.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
@@ -53,12 +54,12 @@ INSTALL = $(ALONE) '.venv/bin/python -m pip install -qq --disable-pip-version-ch
 .venv/dev: requirements-dev.txt .venv/local
 	@$(INSTALL)
 
-# Versions already in a lock are kept: make lock LOCK_FLAGS=--upgrade renews them.
-# The largest set is resolved first and constrains the others, so that all three agree.
+# Versions in the lock files are kept; make lock LOCK_FLAGS=--upgrade renews them.
+# The largest set is resolved first and constrains the others, so that all three files agree.
 COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock" $(LOCK_FLAGS)
 
-lock:
+lock:  ## Write the lock files anew
 	@venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && \
 	$(PYTHON) -m venv "$$venv" && "$$venv/bin/python" -m pip install -qq --disable-pip-version-check uv && \
 	$(COMPILE) --extra local --extra dev --output-file requirements-dev.txt && \
@@ -66,5 +67,5 @@ lock:
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt
 
-clean:  ## Remove the environment and the caches; .data (databases, logins, logs) stays
+clean:  ## Remove the environment and the caches, but not .data (databases, logins, logs)
 	rm -rf .venv .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

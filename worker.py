@@ -1,4 +1,4 @@
-"""The worker process: `python -m worker`. Runs workflows and activities until SIGTERM, in any number of replicas."""
+"""The worker process, `python -m worker`: it runs workflows and activities until SIGTERM. Any number may run."""
 
 import asyncio
 import contextlib
@@ -54,32 +54,46 @@ WORKFLOWS = [
     *(AttachInterface, DetachInterface),
 ]
 STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActivities, InterfaceActivities]
-RPC_PATIENCE = 10.0  # seconds
+
+RPC_RETRY_LIMIT = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
-DRAIN = timedelta(seconds=5)
-MOST_CALLS = 100
-MOST_TASKS = 20  # workflows that go on at once: they share one processor, so more would only wait in the worker
-# One of ten asks for workflows to begin, the others for those begun. With more of the first, begun ones pile up: each
-# step waits for those of all the others, and after 1 s is given to any worker, which replays the workflow for it.
-POLLERS, ONE_BEGINS = PollerBehaviorSimpleMaximum(10), 0.1
-MOST_WAITS = 5_000
-HEARTBEAT_EVERY = timedelta(seconds=1.5)  # half of its timeout
-CACHE_PATIENCE = timedelta(seconds=1)  # that a workflow waits for the worker that has it in its cache
+DRAIN_TIMEOUT = timedelta(seconds=5)  # for running steps to end after SIGTERM
+MAX_CONCURRENT_ACTIVITIES = 100
+MAX_CONCURRENT_WAITS = 5_000  # each costs a coroutine and its heartbeats; the polls are shared
+# All workflow tasks of a worker share one processor. More at once would only wait for each other inside the worker,
+# instead of going to a worker that has time.
+MAX_CONCURRENT_WORKFLOW_TASKS = 20
+# One of the ten pollers asks for new workflows, the others for those that this worker has in its cache. With more
+# pollers for new ones, a worker under load accepts more workflows than it can continue. Their tasks then miss
+# STICKY_TIMEOUT, and other workers must replay them.
+WORKFLOW_POLLERS = PollerBehaviorSimpleMaximum(10)
+NEW_WORKFLOW_POLLER_RATIO = 0.1
+# How long a workflow task waits for the worker that has its workflow cached, before any worker may take it and replay
+# the history. Short, so that workflows continue soon after a worker has died.
+STICKY_TIMEOUT = timedelta(seconds=1)
+# The SDK sends at most one heartbeat in this time, and a cancel reaches an activity only in the answer to a heartbeat.
+# Half of the heartbeat timeout of 3 seconds, so that one lost heartbeat does not count as a lost worker.
+HEARTBEAT_THROTTLE = timedelta(seconds=1.5)
 
 
 def sandbox() -> SandboxedWorkflowRunner:
-    """Keeps workflows deterministic; `domain` is pure where they reach it, and need not be loaded anew for each."""
+    """Return the runner that keeps workflows deterministic.
+
+    `domain` is passed through: the modules that workflows import from it are pure, and loading them again for every
+    workflow would be slow.
+    """
     return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("domain"))
 
 
 class SignalInterceptor(Interceptor):
-    """Passes over signals with more arguments than any handler takes; whether one makes sense its handler says.
+    """Drops signals with more arguments than any handler takes, as a person may send them by hand.
 
-    A handler that raises fails its workflow's task, again and again, until somebody terminates the workflow.
+    The call of the handler would raise, and Temporal would retry the workflow task until the workflow is terminated.
+    The handlers themselves ignore an argument of the wrong type.
     """
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
-        """What is put before every workflow."""
+        """Return the class that receives the signals of every workflow first."""
         del input
         return _Inbound
 
@@ -91,43 +105,48 @@ class _Inbound(WorkflowInboundInterceptor):
 
 
 def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backend: ComputeBackend) -> list[Worker]:
-    """The worker of workflows and steps, and the worker of waits, on their task queues."""
-    on_cloud = [kind(engine, backend) for kind in STEPS]
-    records = RecordActivities(engine)
-    waiting = WaitActivities(engine, backend)
+    """Return the worker of workflows and steps, and the worker of waits, each on its own task queue.
+
+    Waits take minutes and there may be thousands of them. On the queue of the steps they would take all its slots, and
+    a step, which takes milliseconds, could not start.
+    """
+    steps = [kind(engine, backend) for kind in STEPS]
     preemption = PreemptionActivities(engine, backend, client)
-    steps = Worker(
+    records = RecordActivities(engine)
+    steps_worker = Worker(
         client,
         task_queue=settings.temporal_task_queue,
         workflows=WORKFLOWS,
-        activities=_activities(*on_cloud, preemption, records),
+        activities=_activities(*steps, preemption, records),
         workflow_runner=sandbox(),
         interceptors=[OperationInterceptor(engine, client), SignalInterceptor()],
-        max_concurrent_workflow_tasks=MOST_TASKS,
-        workflow_task_poller_behavior=POLLERS,
-        nonsticky_to_sticky_poll_ratio=ONE_BEGINS,
-        max_concurrent_activities=MOST_CALLS,
-        sticky_queue_schedule_to_start_timeout=CACHE_PATIENCE,
-        max_heartbeat_throttle_interval=HEARTBEAT_EVERY,
-        graceful_shutdown_timeout=DRAIN,
+        max_concurrent_workflow_tasks=MAX_CONCURRENT_WORKFLOW_TASKS,
+        workflow_task_poller_behavior=WORKFLOW_POLLERS,
+        nonsticky_to_sticky_poll_ratio=NEW_WORKFLOW_POLLER_RATIO,
+        max_concurrent_activities=MAX_CONCURRENT_ACTIVITIES,
+        sticky_queue_schedule_to_start_timeout=STICKY_TIMEOUT,
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        graceful_shutdown_timeout=DRAIN_TIMEOUT,
     )
-    waits = Worker(
+    waits_worker = Worker(
         client,
         task_queue=waits_queue(settings.temporal_task_queue),
-        activities=_activities(waiting),
+        activities=_activities(WaitActivities(engine, backend)),
         interceptors=[OperationInterceptor(engine, client)],
-        max_concurrent_activities=MOST_WAITS,
-        max_heartbeat_throttle_interval=HEARTBEAT_EVERY,
+        max_concurrent_activities=MAX_CONCURRENT_WAITS,
+        # No graceful shutdown: a wait that is interrupted loses nothing, and its next attempt continues it.
+        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
     )
-    return [steps, waits]
+    return [steps_worker, waits_worker]
 
 
-def _activities(*holders: object) -> list[Callable[..., Any]]:
-    return [getattr(holder, name) for holder in holders for name in Activity if hasattr(holder, name)]
+def _activities(*instances: object) -> list[Callable[..., Any]]:
+    """Return the methods of the instances that are activities; each is named as its Activity."""
+    return [getattr(instance, name) for instance in instances for name in Activity if hasattr(instance, name)]
 
 
 async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then drain: steps end, waits go to another worker or the next start."""
+    """Work until SIGTERM or SIGINT, then drain: steps may end, waits are left to other workers or the next start."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -136,9 +155,9 @@ async def run(settings: Settings) -> None:
     try:
         client = await _until_available(stopping, settings, backend)
         if client is not None:
-            reconciling = asyncio.create_task(Reconciler(engine, backend, client).run())
+            reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
             await _work(make_workers(settings, client, engine, backend), stopping)
-            reconciling.cancel()
+            reconciler.cancel()
     finally:
         await backend.close()
         await engine.dispose()
@@ -154,10 +173,11 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
 
 
 async def _until_available(stopping: asyncio.Event, settings: Settings, backend: ComputeBackend) -> Client | None:
+    """Return a client once PostgreSQL and Temporal can be reached; None where the worker is stopped before."""
     while not stopping.is_set():
         try:
             await backend.prepare()
-            return await temporal.connect(settings, patience=RPC_PATIENCE)
+            return await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT)
         except (OSError, RuntimeError, SQLAlchemyError) as error:
             logger.warning("Waiting for PostgreSQL and Temporal: %s", error)
             with contextlib.suppress(TimeoutError):

@@ -1,1 +1,1 @@
-"""Everything with a side effect: what workflows have done to the database and to the cloud."""
+"""Everything with a side effect: the activities that workflows call to change the database and the cloud."""

@@ -1,4 +1,4 @@
-"""What holds for every activity: it heartbeats, its errors have codes, and a failed attempt shows on its operation."""
+"""What is common to all activities: heartbeats, error codes, and failed attempts that show on their operation."""
 
 import asyncio
 import contextlib
@@ -20,6 +20,8 @@ from domain.rules.errors import ServiceError
 from domain.rules.messages import FailedAttemptInput, OperationInput
 
 RPC_TIMEOUT = timedelta(seconds=2)
+HEARTBEATS_PER_TIMEOUT = 4  # so that an activity counts as lost only after several missed heartbeats
+MAX_DOUBLINGS = 32  # of the pause between attempts: far above any maximum interval, and the power cannot overflow
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class OperationInterceptor(Interceptor):
         self._client = client
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:
-        """Put this between the worker and the activity."""
+        """Return a wrapper around the activity."""
         return _Inbound(next, self._engine, self._client)
 
 
@@ -43,10 +45,10 @@ class _Inbound(ActivityInboundInterceptor):
         self._client = client
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        heart = asyncio.create_task(_beat(activity.info()))
+        heartbeats = asyncio.create_task(_send_heartbeats(activity.info()))
         try:
             if activity.info().attempt > 1:
-                await self._note_again(input)
+                await self._record_attempt(input)
             return await super().execute_activity(input)
         except asyncio.CancelledError:
             _raise_unless_shutdown()
@@ -54,35 +56,38 @@ class _Inbound(ActivityInboundInterceptor):
             raise ApplicationError(str(error), type=error.code, non_retryable=True) from error
         except BackendError as error:
             if error.retryable:
-                await self._note(input, str(error))
+                await self._record_failure(input, str(error))
             raise ApplicationError(str(error), type=error.code, non_retryable=not error.retryable) from error
         except Exception as error:
-            # Its own text may hold statements, addresses or values that are no business of the user's.
+            # Users see this message, so it names only the type: the text may hold statements, addresses or values.
             message = f"Internal error: {type(error).__name__}"
             logger.exception("An activity failed")
-            await self._note(input, message)
+            await self._record_failure(input, message)
             raise ApplicationError(message, type="internal_error") from None
         finally:
-            heart.cancel()
+            heartbeats.cancel()
 
-    async def _note_again(self, input: ExecuteActivityInput) -> None:
-        with contextlib.suppress(SQLAlchemyError, OSError):  # it is news for people; the activity says what is wrong
+    async def _record_attempt(self, input: ExecuteActivityInput) -> None:
+        # Only information for users. If the database is down, the activity itself reports it.
+        with contextlib.suppress(SQLAlchemyError, OSError):
             async with self._engine.begin() as tx:
                 await step_records.note_attempt(tx, _operation(input), activity.info().attempt)
 
-    async def _note(self, input: ExecuteActivityInput, error: str) -> None:
+    async def _record_failure(self, input: ExecuteActivityInput, error: str) -> None:
+        """Show the failed attempt on its operation and, now and then, in its workflow."""
         operation = _operation(input)
         info = activity.info()
         try:
             async with self._engine.begin() as tx:
-                await step_records.note_failed_attempt(tx, operation, info.attempt, error, _retry_in(info))
+                pause = _seconds_to_next_attempt(info)
+                await step_records.note_failed_attempt(tx, operation, info.attempt, error, pause)
         except (SQLAlchemyError, OSError):
-            logger.warning("Could not note the failed attempt of operation %s", operation.operation_id)
-        if _is_news(info.attempt):
-            await self._tell_workflow(info, error)
+            logger.warning("Could not record the failed attempt of operation %s", operation.operation_id)
+        if _is_power_of_two(info.attempt):
+            await self._signal_workflow(info, error)
 
-    async def _tell_workflow(self, info: activity.Info, error: str) -> None:
-        """Let the workflow show it; it learns of attempts from nobody else."""
+    async def _signal_workflow(self, info: activity.Info, error: str) -> None:
+        """Tell the workflow, so that its details show the failed attempt; a workflow cannot see attempts itself."""
         failure = FailedAttemptInput(info.activity_type, info.attempt, error)
         handle = self._client.get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
         with contextlib.suppress(RPCError):
@@ -90,23 +95,30 @@ class _Inbound(ActivityInboundInterceptor):
 
 
 def _operation(input: ExecuteActivityInput) -> OperationInput:
+    """Return the operation from the activity's message, which is the operation or has it as a field."""
     message = input.args[0]
     operation: OperationInput = getattr(message, "operation", message)
     return operation
 
 
-def _is_news(attempt: int) -> bool:
-    """Attempts 1, 2, 4, 8 ...: when a whole cloud is away, telling of each would be a load of its own."""
+def _is_power_of_two(attempt: int) -> bool:
+    """Return whether to signal this attempt: 1, 2, 4, 8 ...
+
+    Every signal adds to the workflow's history and costs a workflow task. While the whole cloud is down, a signal for
+    each attempt of each operation would be a load of its own.
+    """
     return attempt & (attempt - 1) == 0
 
 
-async def _beat(info: activity.Info) -> None:
+async def _send_heartbeats(info: activity.Info) -> None:
+    """Send heartbeats until canceled, several within the heartbeat timeout."""
     if info.heartbeat_timeout is None:
         return
-    pause = info.heartbeat_timeout.total_seconds() / 4
-    # Most activities end before their first beat is due. It is due at once where this worker was slow to begin.
-    waited = (datetime.now(UTC) - info.started_time).total_seconds()
-    await asyncio.sleep(min(max(pause - waited, 0), pause))
+    pause = info.heartbeat_timeout.total_seconds() / HEARTBEATS_PER_TIMEOUT
+    # Most activities end before the first heartbeat is due, which saves a call to Temporal for each of them. The pause
+    # counts from the start that Temporal knows of, because this worker may have begun the activity late.
+    elapsed = (datetime.now(UTC) - info.started_time).total_seconds()
+    await asyncio.sleep(min(max(pause - elapsed, 0), pause))
     while True:
         activity.heartbeat()
         await asyncio.sleep(pause)
@@ -115,15 +127,17 @@ async def _beat(info: activity.Info) -> None:
 def _raise_unless_shutdown() -> NoReturn:
     details = activity.cancellation_details()
     if details and details.worker_shutdown:
-        # Left alone it would count as cancelled, and the workflow would take that for a user's wish.
+        # The SDK cancels activities when their worker shuts down. Reported as a cancel, the workflow would take it for
+        # a user's cancel and undo the operation. A retryable error lets another worker continue.
         raise ApplicationError("The worker is shutting down.", type="worker_shutdown") from None
     raise asyncio.CancelledError
 
 
-def _retry_in(info: activity.Info) -> float:
+def _seconds_to_next_attempt(info: activity.Info) -> float:
+    """Return the pause before the next attempt, as Temporal computes it from the retry policy."""
     policy = info.retry_policy
     if policy is None:
         return 0.0
-    doublings = min(info.attempt - 1, 32)  # beyond, the pause is capped long since and the power would overflow
+    doublings = min(info.attempt - 1, MAX_DOUBLINGS)
     pause = policy.initial_interval.total_seconds() * policy.backoff_coefficient**doublings
     return min(pause, policy.maximum_interval.total_seconds()) if policy.maximum_interval else pause

@@ -1,4 +1,4 @@
-"""The ends of operations: state, fault and result, in one transaction each."""
+"""The activities that end an operation: VM state, fault and result are written in one transaction."""
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
@@ -15,12 +15,12 @@ class RecordActivities:
 
     @activity.defn(name=Activity.FINISH_OPERATION)
     async def finish_operation(self, input: OperationInput) -> None:
-        """End the operation well; SupersededError where it no longer holds its VM."""
+        """Record that the operation succeeded; SupersededError where it no longer holds its VM."""
         async with self._engine.begin() as tx:
             await step_records.finish(tx, input)
 
     @activity.defn(name=Activity.FAIL_OPERATION)
     async def fail_operation(self, input: FailOperationInput) -> None:
-        """End the operation with its error; SupersededError where it no longer holds its VM."""
+        """Record why the operation failed; SupersededError where it no longer holds its VM."""
         async with self._engine.begin() as tx:
             await step_records.fail(tx, input)

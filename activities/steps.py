@@ -1,13 +1,18 @@
-"""What every step begins with: it records itself, and only then has the cloud do something.
+"""The base of every step: the step is recorded first, and only then is the cloud called.
 
-Recording the step is the fence: an operation that lost its VM is stopped there, before any effect.
+The record is the fence. It is written only while the operation is open and holds its VM, so an operation that was
+superseded stops here. The record commits before the call for two reasons: no lock is held while the cloud answers, and
+after a crash the database never lags behind the cloud. A step that is recorded but was not carried out is simply
+carried out again; the token of the call keeps it from happening twice.
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.selectable import TypedReturnsRows
 from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Port, Server, ServerSpec, Token
@@ -18,10 +23,12 @@ from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
 from domain.rules.table import TABLE
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
-class Entered:
-    """A step that has been recorded: the rows as they are now, and the token of the step's effect."""
+class RecordedStep:
+    """A step that has been recorded: the rows after the record, and the token for the step's call to the cloud."""
 
     vm: VM
     operation: Operation
@@ -29,68 +36,88 @@ class Entered:
 
 
 class StepActivities:
-    """Activities that change the cloud; each may run twice and does its work once."""
+    """Base of the activities that change the cloud; each may run twice and has its effect once."""
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         self._engine = engine
         self._backend = backend
 
-    async def _enter(self, input: OperationInput, name: Activity) -> Entered:
+    async def _record_step(self, input: OperationInput, name: Activity) -> RecordedStep:
+        """Record that the operation's VM is in this step; SupersededError where the operation no longer holds it."""
         step = ENTERS[name]
         async with self._engine.begin() as tx:
             vm, operation = await step_records.enter_step(tx, input, step, activity.info().attempt)
-        return Entered(vm, operation, Token(input.operation_id, step))
+        return RecordedStep(vm, operation, Token(input.operation_id, step))
 
-    async def _begin(self, input: OperationInput, name: Activity) -> tuple[Operation, Token]:
-        """As `_enter`, for an operation that takes no VM."""
+    async def _record_running(self, input: OperationInput, name: Activity) -> tuple[Operation, Token]:
+        """Record that the operation is running; for operations that do not hold a VM and so have no step."""
         async with self._engine.begin() as tx:
             operation = await step_records.enter(tx, input, activity.info().attempt)
         return operation, Token(input.operation_id, name)
 
     async def _revoke(self, input: OperationInput) -> Operation:
-        """See to it that no call of the operation takes effect any more.
+        """Make sure that none of the operation's calls takes effect from now on, and return the operation.
 
-        SupersededError unless it holds its VM, NotBegunError where it made none, unless others had to make way for it.
+        SupersededError unless the operation is open and holds what it claimed. NotBegunError where no step was ever
+        recorded, so that there is nothing to undo; a delete is the exception, as it has superseded other operations.
         """
         async with self._engine.begin() as tx:
             await step_records.check_holds(tx, input)
+        # Revoke before undoing anything: a call that is still running on a worker that lost contact would otherwise
+        # create anew what the undo has just removed.
         await self._backend.revoke(input.operation_id)
-        # Only now: a step may still begin until then, and have no effect from then on.
-        async with database.autocommit(self._engine).connect() as connection:
-            mine = select(Operation).where(Operation.id == input.operation_id)
-            operation = await queries.fetch_one(connection, mine)
-        assert operation is not None  # noqa: S101 - operations are never deleted
-        if operation.started_at is None and not TABLE[operation.action].preempts:
+        # Read `started_at` only now. A first step may still record itself until the revocation is in place. Read before
+        # it, `started_at` could be None although a call has taken effect, and that effect would never be undone.
+        operation = await self._fetch(select(Operation).where(Operation.id == input.operation_id))
+        if not queries.has_begun(operation) and not TABLE[operation.action].preempts:
             raise NotBegunError("The operation ended before its first step.")
         return operation
 
-    async def _spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
+    async def _check_holds_vm(self, input: OperationInput) -> tuple[VM, Operation]:
+        """Return the VM and the operation that holds it; SupersededError where it no longer does."""
+        async with self._engine.begin() as tx:
+            vm, operation = await step_records.check_holds(tx, input)
+        assert vm is not None  # noqa: S101 - called only for operations that hold a VM
+        return vm, operation
+
+    async def _fetch(self, statement: TypedReturnsRows[T]) -> T:
+        """Return the only row of a query that is known to find one."""
         async with database.autocommit(self._engine).connect() as connection:
-            flavor = await queries.fetch_one(connection, select(Flavor).where(Flavor.id == flavor_id))
-        assert flavor is not None  # noqa: S101 - a foreign key says so
+            row = await queries.fetch_one(connection, statement)
+        assert row is not None  # noqa: S101 - the row is referenced by a row that was read before, or is never deleted
+        return row
+
+    async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
+        """Return the spec of the VM's server with the size of this flavor."""
+        flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
         return ServerSpec(vm.id, vm.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, vm.image_id)
 
 
-def undoing(input: OperationInput, name: Activity) -> Token:
-    """The token of a call that undoes what the operation did, though the operation is revoked."""
+def undo_token(input: OperationInput, name: Activity) -> Token:
+    """Return the token of a call that undoes the operation.
+
+    Undoing begins with revoking the operation, which refuses its tokens; one that compensates is still accepted.
+    """
     return Token(input.operation_id, name, compensates=True)
 
 
 def port_of(interface: Interface) -> Port:
-    """The port of an interface, which it shares its id with."""
+    """Return the port of an interface; both have the same id."""
     return Port(interface.id, interface.network_id, interface.ip_address, interface.mac_address)
 
 
-async def flavor_of(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
-    """The flavor that a server has, be it the VM's or another; None where none is of its size."""
+async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
+    """Return the flavor with the server's size, preferring the VM's own; None where no flavor has that size."""
     has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
-    of_vm = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
-    flavor_id: UUID | None = await connection.scalar(of_vm.limit(1))
+    # False sorts before true, so the VM's own flavor comes first.
+    matches = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
+    flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
 
 
-async def check_free(backend: ComputeBackend, vm_id: UUID, volume_id: UUID) -> None:
-    """BackendError, for another try, while the cloud has not yet freed the volume from the VM."""
+async def check_detached(backend: ComputeBackend, vm_id: UUID, volume_id: UUID) -> None:
+    """Raise a retryable BackendError while the cloud still shows the volume at the VM."""
     volume = (await backend.list_volumes([volume_id])).get(volume_id)
     if volume is not None and volume.vm_id == vm_id:
-        raise BackendError("volume_in_use", f"The volume is still {volume.state}.", retryable=True)
+        message = f"The cloud has not released the volume yet; it is still {volume.state}."
+        raise BackendError("volume_in_use", message, retryable=True)

@@ -1,49 +1,55 @@
-"""The steps on volumes and their attachments, and the undoing of what is half done."""
+"""The steps on volumes and their attachments, and their undo steps."""
 
 from temporalio import activity
 
-from activities.steps import StepActivities, check_free, undoing
+from activities.steps import StepActivities, check_detached, undo_token
+from domain.data.parameters import AttachVolume, CreateVolume, parameters_of
 from domain.rules.messages import Activity, OperationInput
 
 
 class VolumeActivities(StepActivities):
-    """Steps on volumes."""
+    """Steps on volumes and attachments."""
 
     @activity.defn(name=Activity.CREATE_VOLUME)
     async def create_volume(self, input: OperationInput) -> None:
-        """Begin to make the volume."""
-        operation, token = await self._begin(input, Activity.CREATE_VOLUME)
-        asked = operation.input
-        await self._backend.create_volume(token, operation.resource_id, asked["name"], asked["size_gb"])
+        """Begin to create the volume."""
+        operation, token = await self._record_running(input, Activity.CREATE_VOLUME)
+        request = parameters_of(operation, CreateVolume)
+        await self._backend.create_volume(token, operation.resource_id, request.name, request.size_gb)
 
     @activity.defn(name=Activity.UNDO_VOLUME)
     async def undo_volume(self, input: OperationInput) -> None:
-        """Remove a half-made volume, after making sure that none of the operation's calls can still take effect."""
+        """Revoke the operation, then remove the volume it may have begun to create."""
         operation = await self._revoke(input)
-        await self._backend.delete_volume(undoing(input, Activity.UNDO_VOLUME), operation.resource_id)
+        await self._backend.delete_volume(undo_token(input, Activity.UNDO_VOLUME), operation.resource_id)
 
     @activity.defn(name=Activity.DELETE_VOLUME)
     async def delete_volume(self, input: OperationInput) -> None:
         """Begin to delete the volume."""
-        operation, token = await self._begin(input, Activity.DELETE_VOLUME)
+        operation, token = await self._record_running(input, Activity.DELETE_VOLUME)
         await self._backend.delete_volume(token, operation.resource_id)
 
     @activity.defn(name=Activity.ATTACH_VOLUME)
     async def attach_volume(self, input: OperationInput) -> None:
-        """Begin to attach the volume to the VM's server, as the device that it was promised."""
-        operation, token = await self._begin(input, Activity.ATTACH_VOLUME)
-        await self._backend.attach_volume(token, input.vm, operation.resource_id, operation.input["device"])
+        """Begin to attach the volume to the VM's server, as the device that the API chose."""
+        operation, token = await self._record_running(input, Activity.ATTACH_VOLUME)
+        device = parameters_of(operation, AttachVolume).device
+        await self._backend.attach_volume(token, input.vm, operation.resource_id, device)
 
     @activity.defn(name=Activity.UNDO_ATTACH)
     async def undo_attach(self, input: OperationInput) -> None:
-        """Take the volume from the VM's server, whether or not it got there, and see that it is free."""
+        """Revoke the operation, then detach the volume from the VM's server, attached or not.
+
+        The activity is retried until the cloud shows the volume as released. The failure is recorded afterwards, and
+        from then on the API promises that the volume is available.
+        """
         operation = await self._revoke(input)
-        token = undoing(input, Activity.UNDO_ATTACH)
+        token = undo_token(input, Activity.UNDO_ATTACH)
         await self._backend.detach_volume(token, input.vm, operation.resource_id)
-        await check_free(self._backend, input.vm, operation.resource_id)
+        await check_detached(self._backend, input.vm, operation.resource_id)
 
     @activity.defn(name=Activity.DETACH_VOLUME)
     async def detach_volume(self, input: OperationInput) -> None:
-        """Begin to take the volume from the VM's server."""
-        operation, token = await self._begin(input, Activity.DETACH_VOLUME)
+        """Begin to detach the volume from the VM's server."""
+        operation, token = await self._record_running(input, Activity.DETACH_VOLUME)
         await self._backend.detach_volume(token, input.vm, operation.resource_id)

@@ -1,4 +1,8 @@
-"""Waiting for the cloud: one activity per operation, one list call per worker however many wait."""
+"""Waiting for the cloud: one activity per operation, but one list call per worker for all of them.
+
+A thousand builds in progress are a thousand waiting activities. If each polled the cloud, the polls would be the
+cloud's main load. So all waiters of a worker share one poll per kind of resource and interval.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -16,42 +20,46 @@ from domain.rules.messages import Activity, OperationInput, WaitForServerInput, 
 
 T = TypeVar("T")
 
-LOOK_TIMEOUT = 10.0  # seconds
-PATIENCE = timedelta(minutes=30)
-UNDER_WAY = {VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.DELETING}
-AS_BEFORE = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}  # what a resize begins with
+POLL_TIMEOUT = 10.0  # seconds
+WAIT_LIMIT = timedelta(minutes=30)
+TRANSITIONAL = {VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.DELETING}
+RESIZE_STARTS_FROM = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}
 
 
 class Poll(Generic[T]):
-    """Answers every waiter of this worker from the same look at the cloud's servers, volumes or images."""
+    """Answers all waiters of this worker with one list call per interval, of servers, volumes or images."""
 
-    def __init__(self, look_at: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, T]]], interval: float) -> None:
-        self._look_at = look_at
+    def __init__(self, list_items: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, T]]], interval: float) -> None:
+        self._list_items = list_items
         self._interval = interval
-        self._asked: set[UUID] = set()
+        self._requested: set[UUID] = set()
         self._next: asyncio.Task[Mapping[UUID, T]] | None = None
 
-    async def look(self, id: UUID) -> T | None:
-        """What a look that has yet to begin will see; None where it is gone."""
+    async def next_result(self, id: UUID) -> T | None:
+        """Return the item as the next list call shows it; None where the cloud does not have it.
+
+        The list call always begins after this call, so the answer is never older than the question.
+        """
         if self._next is None:
             self._next = asyncio.create_task(self._list())
-        self._asked.add(id)
+        self._requested.add(id)
+        # Shielded, because the task is shared: one waiter that is canceled must not cancel it for the others.
         return (await asyncio.shield(self._next)).get(id)
 
     async def _list(self) -> Mapping[UUID, T]:
         await asyncio.sleep(self._interval)
-        asked, self._asked, self._next = self._asked, set(), None
+        # From here on a new waiter belongs to the next list call: this one is about to begin without its id.
+        requested, self._requested, self._next = self._requested, set(), None
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT):
-                return await self._look_at(asked)
+            async with asyncio.timeout(POLL_TIMEOUT):
+                return await self._list_items(requested)
         except TimeoutError:
-            raise BackendError(
-                "no_answer", "The cloud does not answer a look at what it has.", retryable=True
-            ) from None
+            message = f"The cloud did not answer within {POLL_TIMEOUT:g} seconds."
+            raise BackendError("no_answer", message, retryable=True) from None
 
 
 class WaitActivities(StepActivities):
-    """Activities that wait for the cloud; they heartbeat and can be cancelled at any time."""
+    """Activities that wait for the cloud; they send heartbeats and can be canceled at any time."""
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         super().__init__(engine, backend)
@@ -61,91 +69,108 @@ class WaitActivities(StepActivities):
 
     @activity.defn(name=Activity.WAIT_FOR_SERVER)
     async def wait_for_server(self, input: WaitForServerInput) -> None:
-        """Return once the server is in the status.
+        """Return once the server has the status.
 
-        `server_error`, `server_gone` or, of a resize, `no_valid_host` where it will not get there, `timed_out` where a
-        look after PATIENCE finds it still under way.
+        Fails for good with `server_error`, `server_gone` or, for a resize, `no_valid_host` where the server will not
+        get there, and with `timed_out` after WAIT_LIMIT.
         """
-        while not _arrived(await self._servers.look(input.operation.vm), input.status):
-            _be_patient(f"The server did not become {input.status}")
+        while not _server_reached(await self._servers.next_result(input.operation.vm), input.status):
+            _raise_if_overdue(f"The server did not become {input.status}")
 
     @activity.defn(name=Activity.WAIT_FOR_VOLUME)
     async def wait_for_volume(self, input: WaitForVolumeInput) -> None:
-        """Return once the volume is in the state.
+        """Return once the volume has the state.
 
-        `volume_error`, `volume_gone` or, where it is back in the state before, `volume_unchanged` if it will not get
-        there; `timed_out` as for a server.
+        Fails for good with `volume_error`, `volume_gone` or `volume_unchanged` where the volume will not get there, and
+        with `timed_out` after WAIT_LIMIT.
         """
-        while not _is_there(await self._volumes.look(input.operation.resource), input.state):
-            _be_patient(f"The volume did not become {input.state}")
+        while not _volume_reached(await self._volumes.next_result(input.operation.resource), input.state):
+            _raise_if_overdue(f"The volume did not become {input.state}")
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
     async def wait_for_image(self, input: OperationInput) -> None:
-        """Return once the snapshot's image is saved; `image_error` or `image_gone` where it will not be."""
-        while not _is_saved(await self._images.look(input.resource)):
-            _be_patient("The image was not saved")
+        """Return once the snapshot's image is saved.
+
+        Fails for good with `image_error` or `image_gone` where it will not be, and with `timed_out` after WAIT_LIMIT.
+        """
+        while not _image_saved(await self._images.next_result(input.resource)):
+            _raise_if_overdue("The image was not saved")
 
     @activity.defn(name=Activity.SETTLE_SERVER)
     async def settle_server(self, input: OperationInput) -> ServerStatus:
-        """Refuse the operation's further calls, let the cloud end what it is at, and return what then shows.
+        """Revoke the operation, wait until the cloud is done with the server, and return the server's status.
 
-        SupersededError where the operation no longer holds its VM. A server still busy after PATIENCE is taken as is.
+        A server that is still busy after WAIT_LIMIT is returned as it is. SupersededError where the operation no longer
+        holds its VM.
         """
         await self._revoke(input)
-        while (server := await self._servers.look(input.vm)) and server.is_busy and _waited() < PATIENCE:
-            pass
+        server = await self._servers.next_result(input.vm)
+        while server and server.is_busy and _waited() < WAIT_LIMIT:
+            server = await self._servers.next_result(input.vm)
         return server.status if server else ServerStatus.GONE
 
     @activity.defn(name=Activity.SETTLE_VOLUME)
     async def settle_volume(self, input: OperationInput) -> VolumeState:
-        """As SETTLE_SERVER, for a volume."""
+        """Do the same as SETTLE_SERVER for a volume."""
         await self._revoke(input)
-        while (volume := await self._volumes.look(input.resource)) and volume.state in UNDER_WAY:
-            if _waited() > PATIENCE:
-                break
+        volume = await self._volumes.next_result(input.resource)
+        while volume and volume.state in TRANSITIONAL and _waited() < WAIT_LIMIT:
+            volume = await self._volumes.next_result(input.resource)
         return volume.state if volume else VolumeState.GONE
 
 
-def _be_patient(what: str) -> None:
-    if _waited() > PATIENCE:
-        raise BackendError("timed_out", f"{what} within {PATIENCE.seconds // 60} minutes.", retryable=False)
+def _raise_if_overdue(problem: str) -> None:
+    # Called only after a poll: a resource that got there while no worker was running counts as success, however late.
+    if _waited() > WAIT_LIMIT:
+        message = f"{problem} within {WAIT_LIMIT.seconds // 60} minutes."
+        raise BackendError("timed_out", message, retryable=False)
 
 
 def _waited() -> timedelta:
+    """Return the time since the activity was scheduled, all its attempts included."""
     return datetime.now(UTC) - activity.info().scheduled_time
 
 
-def _arrived(server: Server | None, wanted: ServerStatus) -> bool:
+def _server_reached(server: Server | None, target: ServerStatus) -> bool:
+    """Return whether the server has the target status; BackendError where it will never have it."""
     status = server.status if server else ServerStatus.GONE
-    if status is wanted:
+    if status is target:
         return True
-    if wanted is ServerStatus.VERIFY_RESIZE and server and status in AS_BEFORE and not server.is_busy:
-        # How Nova tells that its scheduler found no host: the server is as it was, without any fault.
-        message = "No valid host was found: the cloud left the server at its flavor."
+    if target is ServerStatus.VERIFY_RESIZE and server and status in RESIZE_STARTS_FROM and not server.is_busy:
+        # Nova reports no fault when its scheduler finds no host for a resize: it leaves the server as it was.
+        message = "No valid host was found for the new flavor; the server keeps its old one."
         raise BackendError("no_valid_host", message, retryable=False)
     if status is ServerStatus.GONE:
         raise BackendError("server_gone", "The cloud no longer has the server.", retryable=False)
+    # A server in ERROR that is busy may still leave it: a reboot or a stop can repair it.
     if server and status is ServerStatus.ERROR and not server.is_busy:
-        raise BackendError("server_error", server.fault or "The cloud shows the server in ERROR.", retryable=False)
+        message = server.fault or "The cloud reports the server in status ERROR."
+        raise BackendError("server_error", message, retryable=False)
     return False
 
 
-def _is_there(volume: Volume | None, wanted: VolumeState) -> bool:
+def _volume_reached(volume: Volume | None, target: VolumeState) -> bool:
+    """Return whether the volume has the target state; BackendError where it will never have it."""
     state = volume.state if volume else VolumeState.GONE
-    if state is wanted:
+    if state is target:
         return True
-    if state in UNDER_WAY:
+    if state in TRANSITIONAL:
         return False
     if state is VolumeState.GONE:
         raise BackendError("volume_gone", "The cloud no longer has the volume.", retryable=False)
     if state is VolumeState.ERROR:
-        raise BackendError("volume_error", "The cloud shows the volume in error.", retryable=False)
-    raise BackendError("volume_unchanged", f"The cloud left the volume {state}.", retryable=False)
+        raise BackendError("volume_error", "The cloud reports the volume in state error.", retryable=False)
+    # Cinder reports no fault when it gives up on a volume: it returns the volume to its previous state.
+    raise BackendError(
+        "volume_unchanged", f"The volume did not become {target}: the cloud left it {state}.", retryable=False
+    )
 
 
-def _is_saved(image: Image | None) -> bool:
+def _image_saved(image: Image | None) -> bool:
+    """Return whether the image is complete; BackendError where it never will be."""
     if image is None:
         raise BackendError("image_gone", "The cloud no longer has the image.", retryable=False)
     if image.state is ImageState.ERROR:
-        raise BackendError("image_error", image.fault or "The cloud shows the image in error.", retryable=False)
+        message = image.fault or "The cloud reports the image in state error."
+        raise BackendError("image_error", message, retryable=False)
     return image.state is ImageState.ACTIVE

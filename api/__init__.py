@@ -1,4 +1,4 @@
-"""HTTP: authentication, validation, pages, problems; what is asked of a VM is recorded here and done by the workers."""
+"""The HTTP API: it validates and records requests; the workers carry them out."""
 
 VERSION = "0.1.0"
 PREFIX = "/api/v1"

@@ -6,7 +6,7 @@ from api.app import create_app
 from api.web import logs
 from domain.settings import load_settings
 
-GRACE = 3  # seconds that requests in flight get at shutdown
+REQUEST_GRACE = 3  # seconds that requests in progress may take at shutdown
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=REQUEST_GRACE,
     )
 
 

@@ -1,4 +1,4 @@
-"""The application: its parts put together, and what lives as long as it does."""
+"""Puts the application together: routes, middlewares, and the background tasks that run as long as the process."""
 
 import asyncio
 import contextlib
@@ -15,31 +15,33 @@ from api.background.workflow_recovery import WorkflowRecovery
 from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
 from api.web import docs, openapi, problems
 from api.web.admission import Slots
-from api.web.dependencies import State
-from api.web.middleware import Admission, Body, RequestContext
+from api.web.dependencies import ProcessState
+from api.web.middleware import Admission, BufferedBody, RequestContext
 from api.web.security import Signing
 from domain import temporal
 from domain.data import database
 from domain.settings import Settings
 
-FAREWELL = 2.0  # seconds that deliveries in flight get at shutdown
-RPC_PATIENCE = 1.0  # seconds
-RESERVED = 4  # connections: for deliveries, looks, housekeeping, and whether the process is ready
-WAIT_PER_PLACE = 4  # requests that wait for each that has a connection: a fraction of a second of work
-# Each takes a quarter of a second of a processor, and all that wait have a place; the other requests need both, too.
-HASHES, WAIT_FOR_HASH = max(1, (os.cpu_count() or 1) // 2), 12
+DELIVERY_GRACE = 2.0  # seconds that deliveries in progress may take at shutdown
+RPC_RETRY_LIMIT = 1.0  # seconds
+# Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping and readiness.
+RESERVED_CONNECTIONS = 4
+QUEUE_PER_SLOT = 4  # requests that wait for each slot; they take a fraction of a second of work
+# A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
+HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
+HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The API for these settings; SystemExit where they have no secret key."""
+    """The API for these settings; SystemExit if they have no secret key."""
     if settings.secret_key is None:
-        how = """python -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(48))' >> .env"""
-        raise SystemExit(f"SECRET_KEY is not set; make one with: {how}")
+        command = """python -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(48))' >> .env"""
+        raise SystemExit(f"SECRET_KEY is not set; make one with: {command}")
     signing = Signing(settings.secret_key.get_secret_value(), settings.algorithm)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _process(settings, signing) as app.state.vmapi:
+        async with _running_process(settings, signing) as app.state.vmapi:
             yield
 
     app = FastAPI(
@@ -56,31 +58,47 @@ def create_app(settings: Settings) -> FastAPI:
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     openapi.install(app, settings)
-    places = max(1, settings.db_pool_size + settings.db_max_overflow - RESERVED)
-    app.add_middleware(Admission, slots=Slots(places, WAIT_PER_PLACE * places), signing=signing)
-    app.add_middleware(Body)
-    app.add_middleware(RequestContext, debug=settings.debug)
+    _add_middlewares(app, settings, signing)
     return app
 
 
+def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None:
+    """Wrap the routes in RequestContext, BufferedBody and Admission, in this order from the outside.
+
+    RequestContext is outermost, so that refused requests get an id, a log line and a problem, too. BufferedBody comes
+    before Admission, so that a client that sends its body slowly holds no slot meanwhile.
+    """
+    # A request uses one connection at a time. With one slot for each connection, requests wait in the fair queue of the
+    # slots and not in the pool, which would serve them in the order of their arrival.
+    slots = max(1, settings.db_pool_size + settings.db_max_overflow - RESERVED_CONNECTIONS)
+    # Each middleware that is added wraps those before it, so the innermost comes first.
+    app.add_middleware(Admission, slots=Slots(slots, QUEUE_PER_SLOT * slots), signing=signing)
+    app.add_middleware(BufferedBody)
+    app.add_middleware(RequestContext, debug=settings.debug)
+
+
 @contextlib.asynccontextmanager
-async def _process(settings: Settings, signing: Signing) -> AsyncIterator[State]:
+async def _running_process(settings: Settings, signing: Signing) -> AsyncIterator[ProcessState]:
+    """Run the background tasks, and yield the state that they share with all requests."""
     engine = database.create_engine(settings)
-    client = await temporal.connect(settings, patience=RPC_PATIENCE, lazy=True)
+    client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
-    delivering = asyncio.create_task(dispatcher.run())
     recovery = WorkflowRecovery(engine, client, dispatcher)
-    beside = [asyncio.create_task(recovery.run()), asyncio.create_task(housekeeping.run(engine))]
-    hashing = Slots(HASHES, WAIT_FOR_HASH)
+    delivering = asyncio.create_task(dispatcher.run())
+    others = [asyncio.create_task(recovery.run()), asyncio.create_task(housekeeping.run(engine))]
+    hashing = Slots(HASHING_SLOTS, HASHING_QUEUE)
     try:
-        reads = database.autocommit(engine)
-        readiness = Readiness(reads, client)
-        yield State(settings, signing, engine, reads, client, dispatcher, recovery, hashing, readiness)
+        autocommit = database.autocommit(engine)
+        readiness = Readiness(autocommit, client)
+        yield ProcessState(settings, signing, engine, autocommit, client, dispatcher, recovery, hashing, readiness)
     finally:
+        # The server has answered or cut all requests by now. Workflows that are being started get a moment to be
+        # recorded; if they are not, another process delivers them again when their leases expire. The other tasks can
+        # stop anywhere, as each of their transactions is complete in itself. The pool closes last: all tasks use it.
         dispatcher.stop()
-        for task in beside:
+        for task in others:
             task.cancel()
-        await asyncio.wait([delivering], timeout=FAREWELL)
+        await asyncio.wait([delivering], timeout=DELIVERY_GRACE)
         delivering.cancel()
-        await asyncio.gather(delivering, *beside, return_exceptions=True)
+        await asyncio.gather(delivering, *others, return_exceptions=True)
         await engine.dispose()

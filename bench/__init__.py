@@ -1,1 +1,1 @@
-"""Measurements: as ratios within one run, since machines differ. None of them is a test."""
+"""Benchmarks. Machines differ, so compare figures of one run with each other, not with those of another machine."""

@@ -1,6 +1,6 @@
-"""The least a FastAPI service on this machine can do: the floor that `bench.http` measures the API against.
+"""A minimal FastAPI service, the floor with which `bench.http` compares the API: no API here can be faster.
 
-`python -m bench.floor PORT` serves a constant, one SELECT and one INSERT with commit, on a bare asyncpg pool.
+`python -m bench.floor PORT` serves a constant, one SELECT and one INSERT with commit, on a plain asyncpg pool.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from domain.settings import load_settings
 
 
 class Row(BaseModel):
-    """An answer as small as it gets."""
+    """A small answer."""
 
     id: UUID
     name: str
@@ -25,7 +25,7 @@ class Row(BaseModel):
 
 @contextlib.asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """A pool, and a table with one row."""
+    """Open a pool and create a table with one row."""
     url = load_settings().database_url.replace("postgresql+asyncpg", "postgresql")
     async with asyncpg.create_pool(url, min_size=10, max_size=30) as app.state.pool:
         await app.state.pool.execute("CREATE TABLE IF NOT EXISTS bench_floor (id uuid PRIMARY KEY, name text)")
@@ -40,20 +40,20 @@ app = FastAPI(lifespan=lifespan)
 
 @app.get("/constant")
 async def constant() -> Row:
-    """No database at all."""
+    """Answer without the database."""
     return Row(id=app.state.id, name="one")
 
 
 @app.get("/select")
 async def select() -> Row:
-    """One round trip."""
+    """Answer with one row that is read."""
     row = await app.state.pool.fetchrow("SELECT id, name FROM bench_floor WHERE id = $1", app.state.id)
     return Row(id=row["id"], name=row["name"])
 
 
 @app.post("/insert")
 async def insert(body: Row) -> Row:
-    """One row, one commit."""
+    """Insert one row and commit."""
     await app.state.pool.execute("INSERT INTO bench_floor VALUES ($1, $2)", uuid4(), body.name)
     return body
 

@@ -1,7 +1,7 @@
-"""Requests per second of one API process beside the floor: `DATABASE_URL=... python -m bench.http API_URL`.
+"""Requests per second of one API process, compared with the floor: `DATABASE_URL=... python -m bench.http API_URL`.
 
-Needs `wrk` and a running API; the floor is started here on the same database and measured in turn, so that what counts
-is the ratio. Build delays and the worker go on as they are: for quiet figures run the API without a worker.
+Needs `wrk` and a running API. The floor is started here on the same database, and both are measured alternately: the
+ratio is the result. A running worker takes processor time from the API, so run the API without one.
 """
 
 import json
@@ -21,16 +21,16 @@ FLOOR_PORT = 19_999
 
 
 def call(url: str, body: dict[str, Any] | None = None, token: str | None = None) -> Any:
-    """Send one request with JSON in and out."""
+    """Send one request with a JSON body; returns the body of the answer."""
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310 - the caller's own URL
+    request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310 - the URL comes from the command line
     with urllib.request.urlopen(request) as answer:  # noqa: S310
         return json.load(answer)
 
 
 def wrk(url: str, token: str = "", body: dict[str, Any] | None = None) -> tuple[float, str, int]:
-    """Requests per second, 99th percentile, and answers that were not 2xx, of a GET or of a POST with a body."""
+    """Measure a GET, or a POST if there is a body; returns requests per second, 99th percentile, non-2xx answers."""
     script = 'wrk.headers["Content-Type"] = "application/json"\n'
     script += f'wrk.headers["Authorization"] = "Bearer {token}"\n'
     if body is not None:
@@ -41,15 +41,15 @@ def wrk(url: str, token: str = "", body: dict[str, Any] | None = None) -> tuple[
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", "-s", lua.name, url]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    slow = re.search(r"99%\s+(\S+)", out)
+    p99 = re.search(r"99%\s+(\S+)", out)
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    if not rate or not slow:
-        raise SystemExit(f"wrk said:\n{out}")
-    return float(rate[1]), slow[1], int(bad[1]) if bad else 0
+    if not rate or not p99:
+        raise SystemExit(f"unexpected output of wrk:\n{out}")
+    return float(rate[1]), p99[1], int(bad[1]) if bad else 0
 
 
 def prepare(api: str) -> tuple[str, str, str]:
-    """Register a user with twenty VMs; returns a token, a flavor's id and a VM's id."""
+    """Register a user and create twenty VMs; returns a token, the id of a flavor and the id of a VM."""
     name = f"bench-{uuid4().hex[:12]}"
     login = {"username": name, "password": "Correct-Horse-1"}
     call(f"{api}/auth/register", login | {"email": f"{name}@example.com"})
@@ -60,7 +60,7 @@ def prepare(api: str) -> tuple[str, str, str]:
 
 
 def measure(api: str, floor: str) -> None:
-    """Print one line per request kind: ours, the floor's, and the ratio."""
+    """Print a row for each kind of request: the API's rate, the floor's rate and their ratio."""
     token, flavor, vm = prepare(api)
     new = {"name": "bench", "flavor_id": flavor}
     row = {"id": str(uuid4()), "name": "one"}
@@ -73,10 +73,10 @@ def measure(api: str, floor: str) -> None:
     print(
         "| request | floor | API req/s | p99 | floor req/s | p99 | ratio | not 2xx |\n|---|---|---|---|---|---|---|---|"
     )
-    for name, ours, least in kinds:
-        rate, slow, bad = wrk(*ours)
-        floor_rate, floor_slow, _ = wrk(*least)
-        print(f"| {name} | {rate:.0f} | {slow} | {floor_rate:.0f} | {floor_slow} | {rate / floor_rate:.2f} | {bad} |")
+    for name, api_request, floor_request in kinds:
+        rate, p99, bad = wrk(*api_request)
+        floor_rate, floor_p99, _ = wrk(*floor_request)
+        print(f"| {name} | {rate:.0f} | {p99} | {floor_rate:.0f} | {floor_p99} | {rate / floor_rate:.2f} | {bad} |")
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""What comes of more than can be done at once: `python -m bench.overload [HOW_MANY [PART...]]`, by default 10,000.
+"""A stack under overload: `python -m bench.overload [COUNT [PART...]]`, by default 10,000 operations and all parts.
 
-Starts a stack of its own in a temporary folder. `crowd`: a fifth as many operations are asked for at once by twenty
-users, and some, one by one, by somebody who comes late; then a crowd of one user's. `flood`: one caller floods the
-API by HTTP while another works. `away`: the worker is killed, so many operations are accepted, and the worker comes
-back. Needs `wrk`. Exit code 1 says that something went wrong; the last lines say what.
+Starts a stack in a temporary folder. `crowd`: twenty users request COUNT/5 operations at once, while one more user
+requests a few, one after the other; then a single user is the crowd. `flood`: one user floods the API with HTTP
+requests while another works. `outage`: COUNT operations are accepted while there is no worker. Needs `wrk`. On errors
+the exit code is 1 and the last lines list them.
 """
 
 import asyncio
@@ -21,65 +21,70 @@ from typing import Any
 
 import httpx
 
-from bench.usage import PARTS, cpu, difference, memory, on_a_stack, table, temporal_timeouts
+from bench.usage import PARTS, cpu, difference, memory, run_on_a_stack, table, temporal_timeouts
 from bench.waiting import IMAGE, OLD, SEED
-from tests.support.stack import Stack, User, log_in
+from tests.support.stack import Stack
+from tests.support.users import User, log_in
 
 SETTINGS = {f"MOCK_{verb}_DELAY": "0.2" for verb in ("BUILD", "STOP", "SNAPSHOT")} | {
     "ACCESS_TOKEN_EXPIRE_MINUTES": "1440"
 }
-USERS, CALLERS, LATE, FLOOD, SECONDS = 20, 32, 5, 300, 10  # callers at once, late operations, connections
-STALLED, TELL_EVERY, IN_THE_MIDDLE = 120.0, 30.0, 10.0  # seconds
+USERS = 20
+CONCURRENT = 32  # requests
+LATE_OPERATIONS = 5
+FLOOD_CONNECTIONS = 300
+FLOOD_SECONDS = 10
+STALLED, REPORT_INTERVAL, RETURN_DELAY = 120.0, 30.0, 10.0  # seconds
 OPEN = "SELECT count(*) FROM operations WHERE finished_at IS NULL"
 COUNTS = {
-    "delivered and not begun, at most": "SELECT count(*) FROM operations WHERE status = 'QUEUED' AND deliveries > 0",
-    "begun and not ended, at most": "SELECT count(*) FROM operations WHERE status = 'RUNNING'",
+    "delivered and not started, at most": "SELECT count(*) FROM operations WHERE status = 'QUEUED' AND deliveries > 0",
+    "started and not ended, at most": "SELECT count(*) FROM operations WHERE status = 'RUNNING'",
 }
-UNHAPPY = "SELECT count(*) FROM operations WHERE status NOT IN ('SUCCEEDED', 'QUEUED', 'RUNNING')"
-TOOK = """
+NOT_SUCCEEDED = "SELECT count(*) FROM operations WHERE status NOT IN ('SUCCEEDED', 'QUEUED', 'RUNNING')"
+DURATIONS = """
 SELECT extract(epoch FROM finished_at - created_at)::float FROM operations WHERE request_id LIKE $1 ORDER BY 1
 """
-SPAN = "SELECT extract(epoch FROM max(finished_at) - $2)::float FROM operations WHERE request_id LIKE $1"
+TIME_TO_LAST_END = "SELECT extract(epoch FROM max(finished_at) - $2)::float FROM operations WHERE request_id LIKE $1"
 STATUS = re.compile(r" (?:GET|POST) \S+ (\d{3}) [\d.]+ms request_id=(?!bench)")
 Request = tuple[User, str, dict[str, Any]]
 
 
 @asynccontextmanager
-async def watching(stack: Stack) -> AsyncIterator[dict[str, float]]:
-    """The most that each part has needed meanwhile, and that Temporal has had to begin."""
+async def maxima(stack: Stack) -> AsyncIterator[dict[str, float]]:
+    """Collect the maximum memory of each part, and the maximum number of waiting operations, while this is open."""
     most: dict[str, float] = {}
 
-    async def look() -> None:
+    async def sample() -> None:
         while True:
             now = {f"{part}, MB at most": memory(stack, part) for part in PARTS}
             now |= {name: (await stack.sql(query))[0][0] for name, query in COUNTS.items()}
             most.update({name: max(value, most.get(name, 0)) for name, value in now.items()})
             await asyncio.sleep(1)
 
-    looking = asyncio.create_task(look())
+    sampling = asyncio.create_task(sample())
     yield most
-    looking.cancel()
+    sampling.cancel()
 
 
-async def until_all_have_ended(stack: Stack) -> None:
-    """Wait for the end of every operation; TimeoutError where none ends any more."""
-    began = changed = told = time.monotonic()
+async def until_all_ended(stack: Stack) -> None:
+    """Wait until every operation has ended; TimeoutError if none ends for a while."""
+    started_at = changed_at = reported_at = time.monotonic()
     before = -1
     while open := (await stack.sql(OPEN))[0][0]:
-        at = time.monotonic()
+        now = time.monotonic()
         if open != before:
-            before, changed = open, at
-        if at - told > TELL_EVERY:
-            told = at
-            print(f"{at - began:.0f} s: {open} open", file=sys.stderr, flush=True)
-        if at - changed > STALLED:
-            raise TimeoutError(f"{open} operations have been open for {STALLED:.0f} s")
+            before, changed_at = open, now
+        if now - reported_at > REPORT_INTERVAL:
+            reported_at = now
+            print(f"{now - started_at:.0f} s: {open} open", file=sys.stderr, flush=True)
+        if now - changed_at > STALLED:
+            raise TimeoutError(f"{open} operations are open and none has ended for {STALLED:.0f} s")
         await asyncio.sleep(1)
 
 
 @asynccontextmanager
 async def users(stack: Stack, number: int) -> AsyncIterator[list[User]]:
-    """So many new users, each with some ACTIVE VMs."""
+    """Register and log in this number of users."""
     async with AsyncExitStack() as clients:
         logged_in = [await clients.enter_async_context(log_in(stack)) for _ in range(number)]
         for user in logged_in:
@@ -87,89 +92,89 @@ async def users(stack: Stack, number: int) -> AsyncIterator[list[User]]:
         yield logged_in
 
 
-async def requests_of(stack: Stack, crowd: Sequence[User], count: int) -> list[Request]:
-    """What is asked of the API: eight creates to a volume and a stop, by all users, in a random order."""
+async def make_requests(stack: Stack, crowd: Sequence[User], count: int) -> list[Request]:
+    """Requests of all users in random order: eight creates of a VM to one of a volume and one stop."""
     each = count // len(crowd)
     await stack.sql(SEED, OLD, IMAGE, min(each // 10, 100))
     create = {"name": "vm", "flavor_id": (await crowd[0].flavors())[0]}
-    asked: list[Request] = []
+    requests: list[Request] = []
     for user in crowd:
         vms = (await user.read("/vms?page_size=100&status=ACTIVE"))["items"][: each // 10]
         own: list[Request] = [(user, f"/vms/{vm['id']}/actions/stop", {}) for vm in vms]
         own += [(user, "/volumes", {"name": "data", "size_gb": 1})] * (each // 10)
-        asked += own + [(user, "/vms", create)] * (each - len(own))
-    random.shuffle(asked)
-    return asked
+        requests += own + [(user, "/vms", create)] * (each - len(own))
+    random.shuffle(requests)
+    return requests
 
 
-async def ask(requests: Sequence[Request], name: str) -> float:
-    """Ask for all, by many callers at a time; seconds until all are accepted."""
-    left = iter(enumerate(requests))
+async def send(requests: Sequence[Request], name: str) -> float:
+    """Send all requests, many at a time; returns the seconds until all are accepted."""
+    remaining = iter(enumerate(requests))
 
-    async def call() -> None:
-        for number, (user, path, body) in left:
+    async def send_some() -> None:
+        for number, (user, path, body) in remaining:
             answer = await user.request("POST", path, json=body, headers={"X-Request-Id": f"{name}-{number}"})
             if answer.status_code != HTTPStatus.ACCEPTED:
                 raise RuntimeError(answer.text)
 
-    began = time.monotonic()
-    await asyncio.gather(*(call() for _ in range(CALLERS)))
-    return time.monotonic() - began
+    started_at = time.monotonic()
+    await asyncio.gather(*(send_some() for _ in range(CONCURRENT)))
+    return time.monotonic() - started_at
 
 
 async def one_by_one(stack: Stack, user: User, name: str) -> tuple[object, ...]:
-    """Some creates of one user, each when the one before has ended, and how long they took."""
-    for number in range(LATE):
+    """Create a few VMs of one user, each after the end of the one before; returns the row of their durations."""
+    for number in range(LATE_OPERATIONS):
         vm = await user.create("late", **{"X-Request-Id": f"{name}-{number}"})
         await user.until(vm["id"], "ACTIVE")
-    return await took(stack, name)
+    return await durations(stack, name)
 
 
-async def took(stack: Stack, name: str) -> tuple[object, ...]:
-    """Seconds from an operation's acceptance to its end, by the database's clock: how many, median, most."""
-    seconds = [row[0] for row in await stack.sql(TOOK, f"{name}-%")]
+async def durations(stack: Stack, name: str) -> tuple[object, ...]:
+    """A row of seconds from acceptance to end, by the database's clock: name, count, median, maximum."""
+    seconds = [row[0] for row in await stack.sql(DURATIONS, f"{name}-%")]
     return name, len(seconds), statistics.median(seconds), max(seconds)
 
 
 async def crowd(stack: Stack, count: int) -> None:
-    """Many operations of many users at once, and somebody who comes late."""
-    async with users(stack, USERS) as many, users(stack, 1) as [late], watching(stack) as most:
+    """Many operations of many users at once, and a few of a user who comes later."""
+    async with users(stack, USERS) as many, users(stack, 1) as [late], maxima(stack) as most:
         late.poll_every = 0.2
         rows = [await one_by_one(stack, late, "late.alone")]
-        asked = await requests_of(stack, many, count // 5)
+        requests = await make_requests(stack, many, count // 5)
         before = temporal_timeouts(stack)
-        seconds = await ask(asked, "crowd")
+        seconds = await send(requests, "crowd")
         rows.append(await one_by_one(stack, late, "late.in.crowd"))
-        await until_all_have_ended(stack)
-        rows.append(await took(stack, "crowd"))
-        create = next((path, body) for _, path, body in asked if path == "/vms")
-        await ask([(many[0], *create)] * (len(asked) // 4), "one")
+        await until_all_ended(stack)
+        rows.append(await durations(stack, "crowd"))
+        create = next((path, body) for _, path, body in requests if path == "/vms")
+        await send([(many[0], *create)] * (len(requests) // 4), "one")
         rows.append(await one_by_one(stack, late, "late.beside.one"))
-        await until_all_have_ended(stack)
-        rows.append(await took(stack, "one"))
-    table("operations", "how many", "median s", "slowest s", rows=rows)
+        await until_all_ended(stack)
+        rows.append(await durations(stack, "one"))
+    table("operations", "count", "median s", "slowest s", rows=rows)
     timeouts = difference(before, temporal_timeouts(stack))
-    figures = {"accepted, in a second": len(asked) / seconds, **most, **timeouts}
-    table(f"{len(asked)} at once", "", rows=figures.items())
+    figures = {"accepted per second": len(requests) / seconds, **most, **timeouts}
+    table(f"{len(requests)} at once", "", rows=figures.items())
 
 
 async def work(user: User) -> tuple[list[float], Counter[int]]:
-    """A caller who reads and creates, one thing after the other: how long each took, and what was answered."""
+    """Read and create, one request after the other; returns the sorted durations and the status codes."""
     seconds, answers = [], Counter[int]()
-    until = time.monotonic() + SECONDS
-    while time.monotonic() < until:
+    ends_at = time.monotonic() + FLOOD_SECONDS
+    while time.monotonic() < ends_at:
         for method, path, body in [("GET", "/vms", None), ("POST", "/volumes", {"name": "data", "size_gb": 1})]:
-            began = time.monotonic()
+            sent_at = time.monotonic()
             answer = await user.http.request(method, path, json=body, headers={"X-Request-Id": "bench"})
-            seconds.append(time.monotonic() - began)
+            seconds.append(time.monotonic() - sent_at)
             answers[answer.status_code] += 1
             await asyncio.sleep(0.02)
     return sorted(seconds), answers
 
 
 @contextmanager
-def answered(stack: Stack) -> Iterator[Counter[str]]:
-    """Count the answers by the API's own log, but for those to requests of the bench."""
+def count_answers(stack: Stack) -> Iterator[Counter[str]]:
+    """Count the answers in the API's log, without those to the measured user."""
     log = stack.data_dir / "logs" / "api.log"
     before, answers = log.stat().st_size, Counter[str]()
     yield answers
@@ -180,12 +185,12 @@ def answered(stack: Stack) -> Iterator[Counter[str]]:
 
 @asynccontextmanager
 async def wrk(url: str, connections: int, token: str, body: str = "") -> AsyncIterator[None]:
-    """Call as often as it goes, whatever is answered."""
+    """Send requests as fast as possible, whatever the answers are."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
         headers = f'wrk.headers["Authorization"] = "{token}"\nwrk.headers["Content-Type"] = "application/json"\n'
         lua.write(headers + (f'wrk.method = "POST"\nwrk.body = [[{body}]]\n' if body else ""))
         lua.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS + 2}s", "-s", lua.name, url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{FLOOD_SECONDS + 2}s", "-s", lua.name, url]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.DEVNULL)
         await asyncio.sleep(1)
         yield
@@ -193,72 +198,72 @@ async def wrk(url: str, connections: int, token: str, body: str = "") -> AsyncIt
 
 
 async def flood(stack: Stack, _count: int) -> None:
-    """One caller asks far too much, and another works."""
-    async with users(stack, 2) as [rude, user]:
+    """One user sends far too many requests while another works."""
+    async with users(stack, 2) as [flooding, user]:
         create = '{"name": "data", "size_gb": 1}'
         login = '{"username": "nobody", "password": "Wrong-Horse-1"}'
-        token = rude.http.headers["Authorization"]
-        rows = [(await row(stack, "nobody else", user))]
-        for what, path, connections, who, body in [
-            (f"{FLOOD} connections that read", "/vms", FLOOD, token, ""),
-            (f"{FLOOD} connections that create", "/volumes", FLOOD, token, create),
+        token = flooding.http.headers["Authorization"]
+        rows = [await row(stack, "no flood", user)]
+        for name, path, connections, authorization, body in [
+            (f"{FLOOD_CONNECTIONS} connections that read", "/vms", FLOOD_CONNECTIONS, token, ""),
+            (f"{FLOOD_CONNECTIONS} connections that create", "/volumes", FLOOD_CONNECTIONS, token, create),
             ("64 connections that log in", "/auth/login", 64, "", login),
         ]:
-            async with wrk(stack.url + path, connections, who, body):
-                rows.append(await row(stack, what, user))
-    table("another caller", "requests", "median ms", "99th percentile ms", "answers", "the flood's answers", rows=rows)
+            async with wrk(stack.url + path, connections, authorization, body):
+                rows.append(await row(stack, name, user))
+    table("the other user", "requests", "median ms", "99th percentile ms", "answers", "answers to the flood", rows=rows)
 
 
-async def row(stack: Stack, what: str, user: User) -> tuple[object, ...]:
-    """How long the caller's requests take."""
-    with answered(stack) as others:
+async def row(stack: Stack, name: str, user: User) -> tuple[object, ...]:
+    """A row with the durations of the working user's requests, and the answers to both users."""
+    with count_answers(stack) as others:
         seconds, own = await work(user)
-    slow = seconds[int(0.99 * len(seconds))]
-    told = [", ".join(f"{status}: {number}" for status, number in sorted(one.items())) for one in (own, others)]
-    return what, len(seconds), 1000 * statistics.median(seconds), 1000 * slow, *told
+    percentile = seconds[int(0.99 * len(seconds))]
+    counts = [", ".join(f"{status}: {number}" for status, number in sorted(each.items())) for each in (own, others)]
+    return name, len(seconds), 1000 * statistics.median(seconds), 1000 * percentile, *counts
 
 
-async def away(stack: Stack, count: int) -> None:
-    """Accept many operations without a worker, and have them done when it is back."""
-    async with users(stack, USERS) as many, users(stack, 1) as [late], watching(stack) as most:
-        asked = await requests_of(stack, many, count)
-        before, used = temporal_timeouts(stack), {part: cpu(stack, part) for part in PARTS}
-        with stack.unattended():
+async def outage(stack: Stack, count: int) -> None:
+    """Accept many operations while there is no worker; they run when it is back."""
+    async with users(stack, USERS) as many, users(stack, 1) as [late], maxima(stack) as most:
+        requests = await make_requests(stack, many, count)
+        before, cpu_before = temporal_timeouts(stack), {part: cpu(stack, part) for part in PARTS}
+        with stack.without_restarts():
             stack.kill("worker")
-            seconds = await ask(asked, "away")
-            [[back]] = await stack.sql("SELECT now()")
-        await asyncio.sleep(IN_THE_MIDDLE)
+            seconds = await send(requests, "outage")
+            [[returned_at]] = await stack.sql("SELECT now()")
+        await asyncio.sleep(RETURN_DELAY)
         rows = [await one_by_one(stack, late, "late.after")]
-        await until_all_have_ended(stack)
-        rows.append(await took(stack, "away"))
-        [[took_all]] = await stack.sql(SPAN, "away-%", back)
-    table("operations", "how many", "median s", "slowest s", rows=rows)
-    figures = {"accepted, in a second": len(asked) / seconds, "s from the worker's return to the last end": took_all}
-    figures |= {"ended, in a second": len(asked) / took_all} | most
+        await until_all_ended(stack)
+        rows.append(await durations(stack, "outage"))
+        [[duration]] = await stack.sql(TIME_TO_LAST_END, "outage-%", returned_at)
+    table("operations", "count", "median s", "slowest s", rows=rows)
+    figures = {"accepted per second": len(requests) / seconds, "s from the worker's return to the last end": duration}
+    figures |= {"ended per second": len(requests) / duration} | most
     figures |= difference(before, temporal_timeouts(stack))
-    used["worker"] = 0.0  # this one is new
-    figures |= {f"{part}, CPU ms each": 1000 * (cpu(stack, part) - used[part]) / len(asked) for part in PARTS}
-    table(f"{len(asked)} without a worker", "", rows=figures.items())
+    cpu_before["worker"] = 0.0  # it is a new process
+    figures |= {f"{part}, CPU ms each": 1000 * (cpu(stack, part) - cpu_before[part]) / len(requests) for part in PARTS}
+    table(f"{len(requests)} without a worker", "", rows=figures.items())
 
 
 async def run(stack: Stack, count: int, parts: Sequence[str]) -> list[str]:
-    """Measure; returns what is wrong."""
-    wrong = []
-    for name, part in {"crowd": crowd, "flood": flood, "away": away}.items():
+    """Run the parts; returns errors."""
+    errors = []
+    for name, part in {"crowd": crowd, "flood": flood, "outage": outage}.items():
         if name in parts or not parts:
             try:
                 await part(stack, count)
             except TimeoutError as error:
-                wrong.append(f"{name}: {error}")
-            await until_all_have_ended(stack)
-    [[unhappy]] = await stack.sql(UNHAPPY)
-    return [*wrong, f"{unhappy} operations did not succeed"] if unhappy else wrong
+                errors.append(f"{name}: {error}")
+            await until_all_ended(stack)
+    [[failures]] = await stack.sql(NOT_SUCCEEDED)
+    return [*errors, f"{failures} operations did not succeed"] if failures else errors
 
 
 def main() -> None:
-    """Start the stack, measure, stop it."""
+    """Start a stack, measure it and stop it."""
     count, *parts = sys.argv[1:] or ["10000"]
-    on_a_stack(SETTINGS, lambda stack: run(stack, int(count), parts))
+    run_on_a_stack(SETTINGS, lambda stack: run(stack, int(count), parts))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""What a stack uses and holds, as Linux, Temporal and the logs tell it, and tables of it; `part` is one of PARTS."""
+"""The resources that a stack uses, according to Linux, Temporal and the logs, and tables of them.
+
+A `part` is one of PARTS.
+"""
 
 import asyncio
 import os
@@ -23,14 +26,14 @@ MB = 1024 * 1024
 TICKS = os.sysconf("SC_CLK_TCK")
 CALLS = re.compile(r'^service_requests\{namespace="default",operation="(\w+)",service_name="frontend"\} (\S+)$')
 TIMEOUTS = re.compile(r"^((?:heartbeat|start_to_close|schedule_to_start)_timeout)\{.*\} (\S+)$", re.MULTILINE)
-# What an open workflow has in Temporal's database, besides what it is found by.
+# The tables in which an open workflow has rows, except those of the search.
 TABLES = ("executions", "history_node", "activity_info_maps", "timer_info_maps", "timer_tasks", "visibility_tasks")
 COLOUR, NUMBER = re.compile(r"\x1b\[[0-9;]*m"), re.compile(r"\b[0-9a-f-]*[0-9][0-9a-f-]*\b")
 COMPLAINT = re.compile(r"\b(?:WARN|ERROR|Traceback).*")
 
 
 def cpu(stack: Stack, part: str) -> float:
-    """Seconds of processor time of a part and its children, among them those that have ended."""
+    """Seconds of processor time of a part and its children, including those that have ended."""
     ticks = 0
     for pid in stack.pids(part):
         ticks += _ticks(pid, slice(11, 15)) + sum(_ticks(child, slice(11, 13)) for child in _children(pid))
@@ -38,7 +41,7 @@ def cpu(stack: Stack, part: str) -> float:
 
 
 def memory(stack: Stack, part: str, field: str = "Pss") -> float:
-    """MB of a part and its children; Pss counts once what they share, VmHWM is the most that each has had."""
+    """MB of memory of a part and its children; Pss counts shared memory once, VmHWM is the maximum of each process."""
     file = "smaps_rollup" if field == "Pss" else "status"
     found = [
         number
@@ -50,13 +53,13 @@ def memory(stack: Stack, part: str, field: str = "Pss") -> float:
 
 
 def temporal_calls(stack: Stack) -> dict[str, float]:
-    """How often each call has been made to the Temporal server in our namespace."""
+    """The number of calls to the Temporal server, by method, in our namespace."""
     lines = httpx.get(_metrics_url(stack.pids("temporal")[0])).text.splitlines()
     return {found[1]: float(found[2]) for line in lines if (found := CALLS.match(line))}
 
 
 def temporal_timeouts(stack: Stack) -> dict[str, float]:
-    """How often Temporal gave up waiting for a worker, by what it waited for, a heartbeat for one."""
+    """The number of timeouts of activities in Temporal, by kind, for example heartbeat_timeout."""
     timeouts: Counter[str] = Counter()
     for name, times in TIMEOUTS.findall(httpx.get(_metrics_url(stack.pids("temporal")[0])).text):
         timeouts[name] += int(float(times))
@@ -64,19 +67,19 @@ def temporal_timeouts(stack: Stack) -> dict[str, float]:
 
 
 def temporal_file(stack: Stack) -> dict[str, float]:
-    """Size of Temporal's database, the rows that an open workflow has there, and the size of all histories."""
+    """The size of Temporal's database and of all histories, and the rows of open workflows."""
     files = [stack.data_dir / name for name in ("temporal.db", "temporal.db-wal")]
-    held = {f"{file.name}, MB": file.stat().st_size / MB for file in files}
+    figures = {f"{file.name}, MB": file.stat().st_size / MB for file in files}
     with closing(sqlite3.connect(f"file:{files[0]}?mode=ro", uri=True)) as connection:
         for table in TABLES:
             [rows] = connection.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608
-            held[f"rows of temporal.db {table}"] = rows
+            figures[f"rows of temporal.db {table}"] = rows
         [size] = connection.execute("SELECT sum(length(data)) FROM history_node").fetchone()
-    return held | {"histories in temporal.db, MB": size / MB}
+    return figures | {"histories in temporal.db, MB": size / MB}
 
 
-def complaints(stack: Stack) -> Sequence[tuple[str, int]]:
-    """What the processes have warned of most, and how often; colours, ids and numbers are left out."""
+def log_complaints(stack: Stack) -> Sequence[tuple[str, int]]:
+    """The most frequent warnings and errors in the logs with their counts, without colours, ids and numbers."""
     logs = {
         log.stem: COLOUR.sub("", log.read_text(errors="replace")) for log in (stack.data_dir / "logs").glob("*.log")
     }
@@ -85,12 +88,12 @@ def complaints(stack: Stack) -> Sequence[tuple[str, int]]:
 
 
 def difference(before: Figures, after: Figures) -> Figures:
-    """By how much each figure has grown."""
+    """The growth of each figure."""
     return {name: value - before.get(name, 0) for name, value in after.items()}
 
 
 def table(*columns: str, rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; numbers with as many digits as tell something."""
+    """Print a table with numbers of three significant digits."""
     print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for row in rows:
         print(f"| {' | '.join(_readable(cell) for cell in row)} |", flush=True)
@@ -102,46 +105,47 @@ def _readable(cell: object) -> str:
     return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.3g}"  # noqa: PLR2004
 
 
-def compare(what: str, count: int, before: Figures, after: Figures, now: str = "waiting") -> None:
-    """Print two sets of figures beside each other, and what each resize adds; no 0s, no rows that stay as they are."""
+def compare(title: str, count: int, before: Figures, after: Figures, state: str = "waiting") -> None:
+    """Print two sets of figures and the difference for each resize; rows that are 0 or do not change are left out."""
     both = {name: (before.get(name, 0), after.get(name, 0)) for name in {**before, **after}}
-    told = {name: pair for name, pair in both.items() if any(pair) and not (len(set(pair)) == 1 and "rows of" in name)}
-    rows = [(name, was, now, (now - was) / count) for name, (was, now) in told.items()]
-    table(what, "0 waiting", f"{count} {now}", "each", rows=rows)
+    shown = {name: pair for name, pair in both.items() if any(pair) and not (len(set(pair)) == 1 and "rows of" in name)}
+    rows = [(name, old, new, (new - old) / count) for name, (old, new) in shown.items()]
+    table(title, "0 waiting", f"{count} {state}", "each", rows=rows)
 
 
-def on_a_stack(settings: Mapping[str, str], measure: Callable[[Stack], Coroutine[Any, Any, list[str]]]) -> NoReturn:
-    """Measure a stack of its own in a temporary folder; `measure` returns what is wrong."""
+def run_on_a_stack(settings: Mapping[str, str], measure: Callable[[Stack], Coroutine[Any, Any, list[str]]]) -> NoReturn:
+    """Start a stack in a temporary folder, measure it, and exit; `measure` returns errors."""
     with tempfile.TemporaryDirectory() as folder:
         stack = Stack.at(Path(folder), **settings)
         stack.start()
         try:
-            wrong = asyncio.run(measure(stack))
-            table("in the logs", "times", rows=complaints(stack))
+            errors = asyncio.run(measure(stack))
+            table("in the logs", "times", rows=log_complaints(stack))
         finally:
             stack.stop()
-    end(wrong)
+    exit_with(errors)
 
 
-def end(wrong: Sequence[str]) -> NoReturn:
-    """Say what was wrong, last, and by the exit code."""
-    print("\n" + "\n".join(wrong or ["Nothing was wrong."]), flush=True)
-    os._exit(bool(wrong))  # the Temporal client may crash an interpreter that shuts down
+def exit_with(errors: Sequence[str]) -> NoReturn:
+    """Print the errors and exit, with code 1 if there are any."""
+    print("\n" + "\n".join(errors or ["No errors."]), flush=True)
+    os._exit(bool(errors))  # the Temporal client may crash an interpreter that shuts down normally
 
 
 @cache
 def _metrics_url(pid: int) -> str:
-    """One of the ports that the server listens on, chosen by itself, shows its metrics."""
+    """The address of the server's metrics: it chooses the port itself, so each port on which it listens is tried."""
     inodes = {str(file.readlink()).strip("socket:[]") for file in Path(f"/proc/{pid}/fd").iterdir()}
     sockets = [line.split() for line in _read(pid, "net/tcp").splitlines()[1:]]
-    for port in [int(one[1].split(":")[1], 16) for one in sockets if one[3] == "0A" and one[9] in inodes]:
+    # The columns of /proc/net/tcp: 1 is address:port, 3 the state (0A: listening), 9 the inode.
+    for port in [int(row[1].split(":")[1], 16) for row in sockets if row[3] == "0A" and row[9] in inodes]:
         url = f"http://127.0.0.1:{port}/metrics"
         try:
             if "service_requests{" in httpx.get(url, timeout=2).text:
                 return url
         except httpx.TransportError:
             continue
-    raise LookupError("the Temporal server shows no metrics")
+    raise LookupError("the Temporal server serves no metrics")
 
 
 def _ticks(pid: int, fields: slice) -> int:
@@ -153,7 +157,7 @@ def _children(pid: int) -> list[int]:
 
 
 def _read(pid: int, file: str) -> str:
-    """A file of a process; nothing of one that has just ended."""
+    """A file of a process in /proc; empty if the process has just ended."""
     try:
         return Path(f"/proc/{pid}/{file}").read_text()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,9 +1,9 @@
-"""What resizes cost that wait to be confirmed: `python -m bench.waiting [HOW_MANY]`, by default ten thousand.
+"""The cost of resizes that wait for confirmation: `python -m bench.waiting [COUNT]`, by default ten thousand.
 
-Starts a stack of its own in a temporary folder, writes ACTIVE VMs into its database, resizes all of them through the
-API, and compares the idle stack before and after. Then it confirms some: of those that wait the longest, of the latest,
-and more after the worker and after Temporal were killed. Ten thousand take about 25 minutes on two cores. Exit code 1
-says that something went wrong; the last lines say what.
+Starts a stack in a temporary folder, inserts ACTIVE VMs into its database, resizes all of them through the API, and
+compares the idle stack before and after. Then it confirms some: the oldest, the newest, and more after the worker and
+after Temporal were killed. Ten thousand take about 25 minutes on two cores. On errors the exit code is 1 and the last
+lines list them.
 """
 
 import asyncio
@@ -28,23 +28,25 @@ from bench.usage import (
     cpu,
     difference,
     memory,
-    on_a_stack,
+    run_on_a_stack,
     table,
     temporal_calls,
     temporal_file,
 )
 from domain.rules.states import Action
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS
-from tests.support.stack import Stack, User, log_in
+from tests.support.stack import Stack
+from tests.support.users import User, log_in
 
 SETTINGS = {
-    "RESIZE_CONFIRM_WINDOW": "604800",  # far beyond the end of the run
+    "RESIZE_CONFIRM_WINDOW": "604800",  # seconds: a week, so no resize is confirmed automatically
     "MOCK_RESIZE_DELAY": "0.5",
     "ACCESS_TOKEN_EXPIRE_MINUTES": "1440",
 }
 OLD, NEW, IMAGE = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"], IMAGE_IDS["cirros-0.6.3"]
-CALLERS, MOST_CONFIRMS, SINGLES, SAMPLE = 16, 100, 10, 100
-SETTLE, IDLE, AFTER_KILL, STALLED, TELL_EVERY = 60.0, 60.0, 15.0, 300.0, 30.0  # seconds
+CONCURRENT = 16  # requests
+MAX_CONFIRMS, SINGLE_CONFIRMS, SAMPLE = 100, 10, 100
+SETTLE, IDLE, AFTER_KILL, STALLED, REPORT_INTERVAL = 60.0, 60.0, 15.0, 300.0, 30.0  # seconds
 OPEN = "WorkflowType = 'ResizeVM' AND ExecutionStatus = 'Running'"
 WAITING = f"{OPEN} AND WaitsFor = 'confirmation'"
 WORK = ("Temporal: RespondWorkflowTaskCompleted", "Temporal: RespondActivityTaskCompleted")
@@ -68,7 +70,7 @@ WITH vm AS (
 ) SELECT id FROM vm
 """
 BY_AGE = "SELECT vm_id, workflow_id FROM operations WHERE action = 'resize' ORDER BY finished_at"
-TO_VERIFY = "SELECT count(*) FROM vms WHERE status = 'VERIFY_RESIZE' AND task_state IS NULL"
+IN_VERIFY_RESIZE = "SELECT count(*) FROM vms WHERE status = 'VERIFY_RESIZE' AND task_state IS NULL"
 DELIVERIES = "SELECT sum(deliveries), max(deliveries), max(attempt) FROM operations WHERE action = 'resize'"
 CONFIRMED = """
 SELECT extract(epoch FROM finished_at - created_at)::float FROM operations
@@ -83,85 +85,85 @@ AND vm_id NOT IN (SELECT vm_id FROM mock_cloud.migrations)
 
 @dataclass
 class Bench:
-    """The stack that is measured, a user and an operator of it, and what was found wrong."""
+    """The measured stack, its user, a client of its Temporal server, and the errors so far."""
 
     stack: Stack
     user: User
     temporal: Client
-    wrong: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
-    def check(self, what: str, seen: object, wanted: object) -> None:
-        """Remember what is not as it must be."""
-        if seen != wanted:
-            self.wrong.append(f"{what}: {seen}, not {wanted}")
+    def check(self, name: str, actual: object, expected: object) -> None:
+        """Record an error if a value is not as expected."""
+        if actual != expected:
+            self.errors.append(f"{name}: {actual}, not {expected}")
 
-    async def ask(self, vm_ids: Iterable[UUID], action: Action, callers: int, body: object = None) -> None:
-        """Ask an action of every VM, by so many callers at a time."""
-        left = iter(vm_ids)
+    async def send(self, vm_ids: Iterable[UUID], action: Action, concurrent: int, body: object = None) -> None:
+        """Request an action of every VM; `concurrent` requests run at a time."""
+        remaining = iter(vm_ids)
 
-        async def call() -> None:
-            for vm_id in left:
+        async def send_some() -> None:
+            for vm_id in remaining:
                 answer = await self.user.request("POST", f"/vms/{vm_id}/actions/{action.word}", json=body)
                 self.check(f"answer to {action.word}", answer.status_code, 202)
 
-        await asyncio.gather(*(call() for _ in range(callers)))
+        await asyncio.gather(*(send_some() for _ in range(concurrent)))
 
-    async def shown(self, vm_id: UUID) -> tuple[str, str]:
-        """Status and flavor of a VM in the API."""
+    async def state_of(self, vm_id: UUID) -> tuple[str, str]:
+        """Status and flavor of a VM, according to the API."""
         vm = (await self.user.request("GET", f"/vms/{vm_id}")).json()
         return vm["status"], vm["flavor_id"]
 
-    async def number(self, query: str, *arguments: object) -> int:
-        """What a query of PostgreSQL counts."""
+    async def count(self, query: str, *arguments: object) -> int:
+        """The number that a query returns."""
         return int((await self.stack.sql(query, *arguments))[0][0])
 
-    async def workflows(self, query: str) -> int:
-        """How many workflows there are, by Temporal's visibility store."""
+    async def count_workflows(self, query: str) -> int:
+        """The number of workflows that match a query of Temporal's visibility store."""
         return (await self.temporal.count_workflows(query)).count
 
-    async def until(self, what: str, wanted: int, reached: Callable[[], Awaitable[int]]) -> float:
-        """Seconds until a number is reached; it must change now and then."""
-        began = changed = told = time.monotonic()
+    async def until(self, name: str, expected: int, read: Callable[[], Awaitable[int]]) -> float:
+        """Wait until a number is reached; returns the seconds. TimeoutError if it does not change for a while."""
+        started_at = changed_at = reported_at = time.monotonic()
         before = -1
-        while (now := await reached()) != wanted:
-            at = time.monotonic()
-            if now != before:
-                before, changed = now, at
-            if at - told > TELL_EVERY:
-                told = at
+        while (number := await read()) != expected:
+            now = time.monotonic()
+            if number != before:
+                before, changed_at = number, now
+            if now - reported_at > REPORT_INTERVAL:
+                reported_at = now
                 worker = memory(self.stack, "worker")
-                print(f"{at - began:.0f} s: {what} {now}, worker {worker:.0f} MB", file=sys.stderr, flush=True)
-            if at - changed > STALLED:
-                raise TimeoutError(f"{what}: {now} for {STALLED:.0f} s, not {wanted}")
+                print(f"{now - started_at:.0f} s: {name} {number}, worker {worker:.0f} MB", file=sys.stderr, flush=True)
+            if now - changed_at > STALLED:
+                raise TimeoutError(f"{name}: {number} for {STALLED:.0f} s, not {expected}")
             await asyncio.sleep(1)
-        return time.monotonic() - began
+        return time.monotonic() - started_at
 
-    async def holds(self) -> Figures:
-        """What the stack holds: memory, disk, rows, workflows."""
-        held = {f"{part}, MB of memory": memory(self.stack, part) for part in PARTS}
-        held |= {f"{part}, MB at most": memory(self.stack, part, "VmHWM") for part in PARTS[:-1]}
-        held["database vmapi, MB"] = await self.number("SELECT pg_database_size('vmapi')") / MB
+    async def held(self) -> Figures:
+        """What the stack holds now: memory, disk, rows, workflows."""
+        figures = {f"{part}, MB of memory": memory(self.stack, part) for part in PARTS}
+        figures |= {f"{part}, MB at most": memory(self.stack, part, "VmHWM") for part in PARTS[:-1]}
+        figures["database vmapi, MB"] = await self.count("SELECT pg_database_size('vmapi')") / MB
         for [name] in await self.stack.sql(TABLES):
-            held[f"rows of {name}"] = await self.number(f"SELECT count(*) FROM {name}")  # noqa: S608
-        held |= temporal_file(self.stack)
-        held["open ResizeVM workflows"] = await self.workflows(OPEN)
-        return held | {"of them waiting for confirmation": await self.workflows(WAITING)}
+            figures[f"rows of {name}"] = await self.count(f"SELECT count(*) FROM {name}")  # noqa: S608
+        figures |= temporal_file(self.stack)
+        figures["open ResizeVM workflows"] = await self.count_workflows(OPEN)
+        return figures | {"of them waiting for confirmation": await self.count_workflows(WAITING)}
 
     async def used(self) -> Figures:
-        """What the stack has used since it began: processor time, transactions, calls to Temporal."""
+        """What the stack has used since its start: processor time, transactions, calls to Temporal."""
         used = {f"{part}, CPU s": cpu(self.stack, part) for part in PARTS}
         [row] = await self.stack.sql("SELECT xact_commit, xact_rollback FROM pg_stat_database WHERE datname = 'vmapi'")
         used |= {"PostgreSQL: transactions": row["xact_commit"], "PostgreSQL: rollbacks": row["xact_rollback"]}
         return used | {f"Temporal: {name}": times for name, times in temporal_calls(self.stack).items()}
 
-    async def uses(self, seconds: float) -> Figures:
-        """What the stack uses in so many seconds in which nobody asks anything of it."""
+    async def used_while_idle(self, seconds: float) -> Figures:
+        """What the stack uses during these seconds without requests."""
         before = await self.used()
         await asyncio.sleep(seconds)
         return difference(before, await self.used())
 
     async def histories(self, workflow_ids: Sequence[str]) -> Sequence[tuple[str, float]]:
-        """What the average history consists of."""
+        """The average history: its size, and the number of its events by type."""
         handles = [self.temporal.get_workflow_handle(id) for id in workflow_ids]
         infos = [(await handle.describe()).raw_description.workflow_execution_info for handle in handles]
         histories = [await handle.fetch_history() for handle in handles]
@@ -172,112 +174,116 @@ class Bench:
 
 
 async def resize(bench: Bench, vm_ids: Sequence[UUID]) -> None:
-    """Resize all VMs and say how long it takes and what it costs."""
-    count, before, began = len(vm_ids), await bench.used(), time.monotonic()
-    await bench.ask(vm_ids, Action.RESIZE, CALLERS, {"flavor_id": str(NEW)})
-    accepted = time.monotonic() - began
-    await bench.until("in VERIFY_RESIZE", count, partial(bench.number, TO_VERIFY))
-    arrived = time.monotonic() - began
-    await bench.until("waiting workflows", count, partial(bench.workflows, WAITING))
+    """Resize all VMs and print the durations and costs."""
+    count, before, started_at = len(vm_ids), await bench.used(), time.monotonic()
+    await bench.send(vm_ids, Action.RESIZE, CONCURRENT, {"flavor_id": str(NEW)})
+    accepted = time.monotonic() - started_at
+    await bench.until("in VERIFY_RESIZE", count, partial(bench.count, IN_VERIFY_RESIZE))
+    arrived = time.monotonic() - started_at
+    await bench.until("waiting workflows", count, partial(bench.count_workflows, WAITING))
     costs = difference(before, await bench.used())
     times = {"s until all are accepted": accepted, "s until all are in VERIFY_RESIZE": arrived}
-    times["s until all workflows wait"] = time.monotonic() - began
+    times["s until all workflows wait"] = time.monotonic() - started_at
     [[deliveries, most, attempts]] = await bench.stack.sql(DELIVERIES)
-    times |= {"deliveries": deliveries, "deliveries of one at most": most, "attempts of a step at most": attempts}
+    times |= {
+        "deliveries": deliveries,
+        "deliveries of one operation, at most": most,
+        "attempts of a step, at most": attempts,
+    }
     rows = [(name, value, value / count) for name, value in {**times, **costs}.items() if value]
     table(f"to resize {count}", "all", "each", rows=rows)
 
 
-async def confirm(bench: Bench, what: str, vm_ids: Sequence[UUID], callers: int = CALLERS) -> tuple[object, ...]:
-    """Confirm some; how long each took from the request to its end, by the database's clock, and what it cost."""
+async def confirm(bench: Bench, name: str, vm_ids: Sequence[UUID], concurrent: int = CONCURRENT) -> tuple[object, ...]:
+    """Confirm some resizes; returns a row of durations, by the database's clock, and of costs."""
 
     async def confirmed() -> int:
         return len(await bench.stack.sql(CONFIRMED, vm_ids))
 
     before = await bench.used()
-    await bench.ask(vm_ids, Action.CONFIRM_RESIZE, callers)
-    await bench.until(f"confirmed, {what}", len(vm_ids), confirmed)
+    await bench.send(vm_ids, Action.CONFIRM_RESIZE, concurrent)
+    await bench.until(f"confirmed, {name}", len(vm_ids), confirmed)
     costs = difference(before, await bench.used())
-    bench.check(f"confirmed, {what}", {await bench.shown(id) for id in vm_ids}, {("ACTIVE", str(NEW))})
-    bench.check(f"in the cloud, {what}", await bench.number(IN_CLOUD, vm_ids, NEW), len(vm_ids))
+    bench.check(f"confirmed, {name}", {await bench.state_of(id) for id in vm_ids}, {("ACTIVE", str(NEW))})
+    bench.check(f"in the cloud, {name}", await bench.count(IN_CLOUD, vm_ids, NEW), len(vm_ids))
     seconds = [row[0] for row in await bench.stack.sql(CONFIRMED, vm_ids)]
     each = [costs[f"{part}, CPU s"] / len(vm_ids) * 1000 for part in ("worker", "temporal")]
-    return what, len(vm_ids), callers, statistics.median(seconds), max(seconds), *each
+    return name, len(vm_ids), concurrent, statistics.median(seconds), max(seconds), *each
 
 
 async def kill(bench: Bench, part: str, waiting: int) -> tuple[object, ...]:
-    """Kill a part; no workflow may notice. Returns what the new one holds and does."""
-    old, began = bench.stack.pids(part), time.monotonic()
+    """Kill a part, which must cause no work for the waiting workflows; returns a row of what the new process uses."""
+    old, killed_at = bench.stack.pids(part), time.monotonic()
     bench.stack.kill(part)
 
     async def new() -> int:
         return len(set(bench.stack.pids(part)) - set(old))
 
     await bench.until(f"new processes, {part}", 1, new)
-    await bench.until(f"workflows waiting, {part} killed", waiting, partial(bench.workflows, WAITING))
-    seconds, used = time.monotonic() - began, await bench.uses(AFTER_KILL)
+    await bench.until(f"workflows waiting, {part} killed", waiting, partial(bench.count_workflows, WAITING))
+    seconds, used = time.monotonic() - killed_at, await bench.used_while_idle(AFTER_KILL)
     tasks = sum(used.get(name, 0) for name in WORK)
     bench.check(f"tasks, {part} killed", tasks, 0)
-    bench.check(f"VMs in VERIFY_RESIZE, {part} killed", await bench.number(TO_VERIFY), waiting)
-    bench.check(f"workflows waiting, {part} killed", await bench.workflows(WAITING), waiting)
+    bench.check(f"VMs in VERIFY_RESIZE, {part} killed", await bench.count(IN_VERIFY_RESIZE), waiting)
+    bench.check(f"workflows waiting, {part} killed", await bench.count_workflows(WAITING), waiting)
     return part, seconds, tasks, used[f"{part}, CPU s"], memory(bench.stack, part)
 
 
 async def decide(bench: Bench, vm_ids: list[UUID]) -> None:
-    """Confirm some of the VMs, which come oldest first, before and after the worker and Temporal are killed."""
-    some = min(MOST_CONFIRMS, len(vm_ids) // 5)
+    """Confirm some resizes, before and after the worker and Temporal are killed; `vm_ids` are sorted by age."""
+    some = min(MAX_CONFIRMS, len(vm_ids) // 5)
     rest, half = vm_ids[some:-some], some // 2
     rows = [
-        await confirm(bench, "the oldest, one after the other", vm_ids[:SINGLES], callers=1),
-        await confirm(bench, "the next oldest at once", vm_ids[SINGLES:some]),
-        await confirm(bench, "the latest at once", vm_ids[-some:]),
+        await confirm(bench, "the oldest, one after the other", vm_ids[:SINGLE_CONFIRMS], concurrent=1),
+        await confirm(bench, "the next oldest at once", vm_ids[SINGLE_CONFIRMS:some]),
+        await confirm(bench, "the newest at once", vm_ids[-some:]),
     ]
     kills = [await kill(bench, "worker", len(rest))]
     rows.append(await confirm(bench, "after the worker was killed", rest[:half] + rest[-half:]))
     rest = rest[half:-half]
     kills.append(await kill(bench, "temporal", len(rest)))
     rows.append(await confirm(bench, "after Temporal was killed", rest[:some]))
-    await bench.until("open workflows", len(rest) - some, partial(bench.workflows, OPEN))
-    columns = ("confirmed", "how many", "callers", "median s", "max s", "worker, CPU ms each", "temporal, CPU ms each")
+    await bench.until("open workflows", len(rest) - some, partial(bench.count_workflows, OPEN))
+    columns = ("confirmed", "count", "concurrent", "median s", "max s", "worker, CPU ms each", "temporal, CPU ms each")
     table(*columns, rows=rows)
-    table("killed", "s until it works again", f"tasks in {AFTER_KILL:.0f} s", "CPU s", "MB of memory", rows=kills)
+    table("killed", "s until it is back", f"tasks in {AFTER_KILL:.0f} s", "CPU s", "MB of memory", rows=kills)
 
 
 async def measure(bench: Bench, count: int) -> None:
-    """Tell the whole story."""
+    """Run all measurements."""
     vm_ids = [row[0] for row in await bench.stack.sql(SEED, OLD, IMAGE, count)]
     await bench.stack.sql("ANALYZE")
     await asyncio.sleep(SETTLE)
-    held, idle = await bench.holds(), await bench.uses(IDLE)
+    held, idle = await bench.held(), await bench.used_while_idle(IDLE)
     await resize(bench, vm_ids)
     await asyncio.sleep(SETTLE)
-    compare("the stack holds", count, held, await bench.holds())
-    waiting = await bench.uses(IDLE)
-    compare(f"{IDLE:.0f} s of idleness", count, idle, waiting)
+    compare("the stack holds", count, held, await bench.held())
+    waiting = await bench.used_while_idle(IDLE)
+    compare(f"{IDLE:.0f} s without requests", count, idle, waiting)
     for name in WORK:
-        bench.check(f"{name} in idleness", waiting.get(name, 0), 0)
+        bench.check(f"{name} without requests", waiting.get(name, 0), 0)
     by_age = await bench.stack.sql(BY_AGE)
     some = [row["workflow_id"] for row in by_age[:: max(count // SAMPLE, 1)]]
-    table("average history of one that waits", "", rows=await bench.histories(some))
+    table("average history of a waiting resize", "", rows=await bench.histories(some))
     await decide(bench, [row["vm_id"] for row in by_age])
-    compare("the stack holds in the end", count, held, await bench.holds(), "resized, some confirmed")
+    compare("the stack holds at the end", count, held, await bench.held(), "resized, some confirmed")
 
 
 async def run(stack: Stack, count: int) -> list[str]:
-    """Measure as a new user; returns what is wrong."""
+    """Measure as a new user; returns errors."""
     async with log_in(stack) as user:
-        user.http.timeout = httpx.Timeout(60)  # a second try of a resize would be refused
+        user.http.timeout = httpx.Timeout(60)  # a resize that is sent a second time would be refused
         bench = Bench(stack, user, await stack.temporal())
         try:
             await measure(bench, count)
         except TimeoutError as error:
-            bench.wrong.append(str(error))
-    return bench.wrong
+            bench.errors.append(str(error))
+    return bench.errors
 
 
 def main() -> None:
-    """Start the stack, measure, stop it."""
-    on_a_stack(SETTINGS, lambda stack: run(stack, int((sys.argv[1:] or ["10000"])[0])))
+    """Start a stack, measure it and stop it."""
+    run_on_a_stack(SETTINGS, lambda stack: run(stack, int((sys.argv[1:] or ["10000"])[0])))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""By what operators find workflows in Temporal.
+"""The search attributes by which operators find workflows in Temporal.
 
-`python -m migrations` registers them; without that, Temporal starts no workflow.
+`python -m migrations` registers them. Temporal refuses to start a workflow with an attribute that is not registered.
 """
 
 from typing import Final
 
 from temporalio.common import SearchAttributeKey
 
-VM: Final = SearchAttributeKey.for_keyword("VM")  # its id
-VM_NAME: Final = SearchAttributeKey.for_keyword("VMName")  # when the operation was asked for
-RESOURCE: Final = SearchAttributeKey.for_keyword("Resource")  # id of the VM, snapshot, volume or interface
+VM: Final = SearchAttributeKey.for_keyword("VM")  # the VM's id
+VM_NAME: Final = SearchAttributeKey.for_keyword("VMName")  # at the time of the request
+RESOURCE: Final = SearchAttributeKey.for_keyword("Resource")  # the id of the VM, snapshot, volume or interface
 OWNER: Final = SearchAttributeKey.for_keyword("Owner")  # username
-ACTION: Final = SearchAttributeKey.for_keyword("Action")  # the lifecycle table's word
-WAITS_FOR: Final = SearchAttributeKey.for_keyword("WaitsFor")  # CONFIRMATION or RETRY; unset otherwise
+ACTION: Final = SearchAttributeKey.for_keyword("Action")  # as in the lifecycle table
+WAITS_FOR: Final = SearchAttributeKey.for_keyword("WaitsFor")  # CONFIRMATION, RETRY, or unset
 
 ALL: Final = (VM, VM_NAME, RESOURCE, OWNER, ACTION, WAITS_FOR)
 
 CONFIRMATION: Final = "confirmation"
-RETRY: Final = "retry"  # an attempt of the present step has failed
+RETRY: Final = "retry"  # an attempt of the current step has failed

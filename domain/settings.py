@@ -1,4 +1,4 @@
-"""The environment, read once and validated: the one home of every setting and its default."""
+"""All settings with their defaults, read from the environment once and validated."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - the value that is refused
+PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -17,7 +17,7 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 
 class Settings(BaseSettings):
-    """Every setting, from the environment or `.env`; delays are in seconds, rates are probabilities."""
+    """All settings; the environment overrides `.env`. Delays are in seconds, rates are probabilities."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
 
@@ -70,81 +70,83 @@ class Settings(BaseSettings):
 
     @field_validator("log_level", mode="before")
     @classmethod
-    def _any_case(cls, value: object) -> object:
+    def _to_upper_case(cls, value: object) -> object:
         return value.upper() if isinstance(value, str) else value
 
     @field_validator("database_url")
     @classmethod
-    def _asyncpg(cls, value: str) -> str:
+    def _use_asyncpg(cls, value: str) -> str:
         scheme, separator, rest = value.partition("://")
         if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
-            raise ValueError("must be a postgresql:// address")
+            raise ValueError("must begin with postgresql://")
         try:
             make_url(f"postgresql+asyncpg://{rest}")
         except (ArgumentError, ValueError):
-            raise ValueError("must be like postgresql://user:password@host:5432/database") from None
+            # Without the cause, whose text may repeat the password.
+            raise ValueError("must have the form postgresql://user:password@host:5432/database") from None
         return f"postgresql+asyncpg://{rest}"
 
     @field_validator("temporal_address")
     @classmethod
-    def _host_and_port(cls, value: str) -> str:
+    def _check_host_and_port(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal():
-            raise ValueError("must be host:port")
+            raise ValueError("must have the form host:port")
         return value
 
     @field_validator("secret_key")
     @classmethod
-    def _strong(cls, value: SecretStr | None) -> SecretStr | None:
+    def _check_strength(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
             return None
         secret = value.get_secret_value()
         if secret == PLACEHOLDER_SECRET:
-            raise ValueError("is the published placeholder; set a secret of your own")
+            raise ValueError("is the published placeholder; set your own secret")
         if len(secret.encode()) < MINIMUM_SECRET_BYTES:
             raise ValueError(f"must have at least {MINIMUM_SECRET_BYTES} bytes")
         return value
 
     @field_validator("algorithm")
     @classmethod
-    def _matches_secret(cls, value: str, info: ValidationInfo) -> str:
-        secret, wanted = info.data.get("secret_key"), int(value.removeprefix("HS")) // 8
-        if secret is not None and len(secret.get_secret_value().encode()) < wanted:
-            raise ValueError(f"needs a SECRET_KEY of at least {wanted} bytes")
+    def _check_secret_length(cls, value: str, info: ValidationInfo) -> str:
+        secret, minimum = info.data.get("secret_key"), int(value.removeprefix("HS")) // 8
+        if secret is not None and len(secret.get_secret_value().encode()) < minimum:
+            raise ValueError(f"needs a SECRET_KEY of at least {minimum} bytes")
         return value
 
     @field_validator("max_page_size")
     @classmethod
-    def _at_least_the_default(cls, value: int, info: ValidationInfo) -> int:
+    def _check_default_page_size(cls, value: int, info: ValidationInfo) -> int:
         if value < info.data.get("default_page_size", value):
             raise ValueError("must not be less than DEFAULT_PAGE_SIZE")
         return value
 
     @field_validator("temporal_tls_server_ca", "temporal_tls_client_cert", "temporal_tls_client_key")
     @classmethod
-    def _readable(cls, value: Path | None) -> Path | None:
+    def _check_pem_file(cls, value: Path | None) -> Path | None:
         if value is not None and not (value.is_file() and b"-----BEGIN " in value.read_bytes()):
             raise ValueError(f"{value} is not a file in PEM format")
         return value
 
     @field_validator("temporal_tls_client_key")
     @classmethod
-    def _with_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        if "temporal_tls_client_cert" in info.data and (value is None) != (
-            info.data["temporal_tls_client_cert"] is None
-        ):
-            raise ValueError("goes with TEMPORAL_TLS_CLIENT_CERT: set both or neither")
+    def _check_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        # A certificate that failed its own validation is absent here, and has an error message already.
+        certificate = info.data.get("temporal_tls_client_cert", value)
+        if (value is None) != (certificate is None):
+            raise ValueError("belongs to TEMPORAL_TLS_CLIENT_CERT: set both or neither")
         return value
 
     @model_validator(mode="after")
-    def _names_the_cluster(self) -> Self:
+    def _check_api_key(self) -> Self:
         if self.temporal_api_key and "temporal_address" not in self.model_fields_set:
-            raise ValueError("TEMPORAL_API_KEY is for a server of TEMPORAL_ADDRESS, which is not set")
+            # The default address is a local server, which should not be sent the key of another one.
+            raise ValueError("TEMPORAL_API_KEY needs TEMPORAL_ADDRESS, which is not set")
         return self
 
 
 def load_settings() -> Settings:
-    """Read the environment; a wrong value ends the process with one clear line on stderr and exit code 1."""
+    """Read the settings; a wrong value ends the process with one line on stderr and exit code 1."""
     try:
         return Settings()
     except ValidationError as error:

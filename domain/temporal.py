@@ -1,4 +1,4 @@
-"""The connection to Temporal, the same for all processes, and what has to be registered there."""
+"""Connections to Temporal, and the registration of search attributes there."""
 
 from datetime import timedelta
 from typing import Final
@@ -12,47 +12,45 @@ from domain import search_attributes
 from domain.settings import Settings
 
 RPC_TIMEOUT = timedelta(seconds=2)
-_WANTED: Final = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
+_TYPES: Final = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
 
 
-async def connect(settings: Settings, *, patience: float, lazy: bool = False) -> Client:
-    """A client of the namespace; each of its calls gives up after `patience` seconds of retries."""
+async def connect(settings: Settings, *, retry_for: float, lazy: bool = False) -> Client:
+    """Connect to the namespace; the client retries each failed call for `retry_for` seconds."""
     key = settings.temporal_api_key
     return await Client.connect(
         settings.temporal_address,
         namespace=settings.temporal_namespace,
         api_key=key.get_secret_value() if key else None,
         tls=_tls(settings),
-        retry_config=RetryConfig(max_elapsed_time_millis=int(patience * 1000)),
+        retry_config=RetryConfig(max_elapsed_time_millis=int(retry_for * 1000)),
         lazy=lazy,
     )
 
 
 async def missing_search_attributes(client: Client) -> list[str]:
-    """The names of those search attributes that the namespace does not know yet; it starts no workflow without them.
-
-    ValueError where it knows one as another type.
-    """
+    """The names of the search attributes that the namespace does not know yet; ValueError if one has another type."""
     request = ListSearchAttributesRequest(namespace=client.namespace)
     known = (await client.operator_service.list_search_attributes(request, timeout=RPC_TIMEOUT)).custom_attributes
-    for name, kind in _WANTED.items():
-        if known.get(name, kind) != kind:
-            was = IndexedValueType.Name(known[name])
-            raise ValueError(f"search attribute {name} exists as {was}, not {IndexedValueType.Name(kind)}")
-    return [name for name in _WANTED if name not in known]
+    for name, expected in _TYPES.items():
+        actual = known.get(name, expected)
+        if actual != expected:
+            type_name = IndexedValueType.Name
+            raise ValueError(f"search attribute {name} exists as {type_name(actual)}, not {type_name(expected)}")
+    return [name for name in _TYPES if name not in known]
 
 
 async def register_search_attributes(client: Client) -> None:
-    """Have the namespace know every search attribute; again is harmless. ValueError as above."""
+    """Register the search attributes that are missing in the namespace; ValueError if one has another type."""
     missing = await missing_search_attributes(client)
     if not missing:
         return
-    wanted = {name: _WANTED[name] for name in missing}
-    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=wanted)
+    types = {name: _TYPES[name] for name in missing}
+    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=types)
     try:
         await client.operator_service.add_search_attributes(request)
     except RPCError as error:
-        if error.status is not RPCStatusCode.ALREADY_EXISTS:  # by another migration at the same time
+        if error.status is not RPCStatusCode.ALREADY_EXISTS:  # another process registers them at the same time
             raise
 
 

@@ -1,1 +1,1 @@
-"""The schema's history and the command that brings a database up to date: `python -m migrations`."""
+"""The history of the schema, and the command that applies it: `python -m migrations`."""

@@ -1,6 +1,6 @@
-"""Bring everything up to date: schema, catalogue, then Temporal's search attributes.
+"""Bring everything up to date: the schema, the catalogue, then Temporal's search attributes.
 
-Safe to run at any time, by any number at once.
+Any number of processes may run it at once, at any time.
 """
 
 import asyncio
@@ -20,15 +20,16 @@ from domain import temporal
 from domain.data import catalogue, database
 from domain.settings import Settings, load_settings
 
-PATIENCE = 10.0  # seconds until Temporal counts as away
-LOCK = 7_166_401_203  # any number that no other program takes a Postgres advisory lock on
-LOCK_TIMEOUT = "500ms"  # less than PostgreSQL's deadlock_timeout, so that no request is chosen to fail
-PAUSE = 1.0  # seconds in which requests have their way
-LOCK_NOT_AVAILABLE = "55P03"
+TEMPORAL_RETRY_FOR = 10.0  # seconds
+ADVISORY_LOCK = 7_166_401_203  # an arbitrary number that no other program uses for an advisory lock
+# Less than PostgreSQL's deadlock_timeout of 1 s: the migration gives up first, so PostgreSQL never aborts a request.
+LOCK_TIMEOUT = "500ms"
+PAUSE = 1.0  # seconds in which requests that wait for the migration's locks can finish
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's error code
 
 
 def alembic_config(connection: Connection) -> Config:
-    """Alembic's configuration for one open connection."""
+    """Return Alembic's configuration for one open connection."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
@@ -36,25 +37,26 @@ def alembic_config(connection: Connection) -> Config:
 
 
 async def migrate(settings: Settings) -> None:
-    """Apply every missing migration and seed the catalogue, in one transaction.
+    """Apply the missing migrations and seed the catalogue, in one transaction.
 
-    Requests that are served meanwhile hold locks that it needs, and may come to need its own: it then lets go of all
-    that it has, and begins again.
+    Requests hold locks that the migration needs, and they may wait for locks that it holds. If it cannot get a lock
+    in time it rolls back, which releases all its locks, and starts again after a pause.
     """
     engine = database.create_engine(settings, command_timeout=None)
     try:
-        while not await _migrated(engine):
-            sys.stderr.write(f"requests hold what the migration needs; it begins again in {PAUSE:.0f} s\n")
+        while not await _try_to_migrate(engine):
+            sys.stderr.write(f"Requests hold locks that the migration needs; it starts again in {PAUSE:.0f} s.\n")
             await asyncio.sleep(PAUSE)
     finally:
         await engine.dispose()
 
 
-async def _migrated(engine: AsyncEngine) -> bool:
-    """Whether all is done; nothing is, where a lock could not be had in LOCK_TIMEOUT."""
+async def _try_to_migrate(engine: AsyncEngine) -> bool:
+    """Migrate and return True; change nothing and return False if a lock was not available within LOCK_TIMEOUT."""
     try:
         async with engine.begin() as tx:
-            await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+            # Taken before the timeout is set: other migration processes wait here until this one has finished.
+            await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
             await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "head"))
             await catalogue.seed(tx)
@@ -66,12 +68,12 @@ async def _migrated(engine: AsyncEngine) -> bool:
 
 
 async def register(settings: Settings) -> None:
-    """Have the Temporal namespace know the search attributes that workflows are started with."""
-    await temporal.register_search_attributes(await temporal.connect(settings, patience=PATIENCE))
+    """Register the search attributes of the workflows in the Temporal namespace."""
+    await temporal.register_search_attributes(await temporal.connect(settings, retry_for=TEMPORAL_RETRY_FOR))
 
 
 def main() -> None:
-    """Run the process; where a server cannot be had, it ends with one clear line."""
+    """Run the process; it ends with one clear line if a server cannot be used."""
     settings = load_settings()
     try:
         asyncio.run(migrate(settings))
@@ -92,7 +94,7 @@ def _run() -> NoReturn:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # A Temporal client can abort the interpreter's own way out: https://github.com/temporalio/sdk-python/issues/300
+    # An ordinary exit can abort in a thread of the Temporal client: https://github.com/temporalio/sdk-python/issues/300
     os._exit(code)
 
 

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations on the connection that the caller hands over."""
+"""Alembic's entry point; it runs the migrations on the connection that the caller passes in."""
 
 from alembic import context
 

@@ -1,10 +1,9 @@
-"""Real parts for every layer: PostgreSQL from the wheel, the Temporal dev server, and a fresh database per test."""
+"""Fixtures for every suite: a PostgreSQL server, a fresh database for each test, and the Temporal dev server."""
 
 import secrets
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -19,62 +18,63 @@ import local
 from domain import search_attributes
 from domain.data import database
 from domain.settings import Settings
+from migrations import embedded_postgres
 from migrations.__main__ import migrate
 from tests.support import logs
+from tests.support.waiting import block_until
 
 TEMPLATE = "template_vmapi"
-MEMORY = Path("/dev/shm")  # noqa: S108 - the folder made in it is private
-ROOM = 8 << 30  # bytes: for a server of each test process, whose log may grow to a gigabyte
+MEMORY = Path("/dev/shm")  # noqa: S108 - the folder created in it is private
+MEMORY_NEEDED = 8 << 30  # bytes: each test process has a server, and its write-ahead log may grow to a gigabyte
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let workflow tests be run on the server that production resembles more."""
+    """Add the option that runs the workflow tests on the dev server, which is closer to production."""
     parser.addoption("--temporal", choices=["skipping", "dev"], default="skipping", help="server of workflow tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what needs skipped time where no time is skipped."""
+    """Leave out the tests that need the time-skipping server if it is not used."""
     if config.getoption("--temporal") == "dev":
         items[:] = [item for item in items if not item.get_closest_marker("skips_time")]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what the processes of a test that fails have logged."""
+    """Show the logs of the running processes with a test that fails."""
     report = yield
     if report.failed:
-        report.sections.extend(logs.ends())
+        report.sections.extend(logs.tails())
     return report
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Path]:
-    """The socket directory of a PostgreSQL server of this session's own."""
-    with tempfile.TemporaryDirectory(prefix="vmapi-test-", dir=_roomy_memory()) as folder:
+    """The socket directory of this session's PostgreSQL server."""
+    with tempfile.TemporaryDirectory(prefix="vmapi-test-", dir=_memory_folder()) as folder:
         data_dir = Path(folder)
-        socket_dir = local.init_postgres(data_dir)
-        command = [*local.postgres_command(data_dir, socket_dir), "-F"]
-        server = subprocess.Popen(command, **local.POSTGRES_OPTIONS, stderr=subprocess.DEVNULL)
-        ready = [str(local.POSTGRES_BIN / "pg_isready"), "-q", "-h", str(socket_dir)]
-        while subprocess.run(ready, check=False).returncode:
-            time.sleep(0.05)
+        socket_dir = embedded_postgres.init_cluster(data_dir)
+        command = [*embedded_postgres.server_command(data_dir, socket_dir), "-F"]  # -F: no fsync
+        server = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
+        ready = embedded_postgres.ready_command(socket_dir)
+        block_until(lambda: subprocess.run(ready, check=False).returncode == 0)
         yield socket_dir
         server.terminate()
         server.wait()
 
 
-def _roomy_memory() -> Path | None:
-    """Where the system keeps files in memory, if there is room: some disks take long to make and delete many files."""
-    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM else None
+def _memory_folder() -> Path | None:
+    """The folder of files in memory if it has enough space: some disks are slow to create and delete many files."""
+    return MEMORY if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED else None
 
 
 @pytest.fixture(scope="session")
 async def template(postgres: Path) -> str:
-    """The name of a migrated and seeded database to copy."""
+    """The name of a migrated and seeded database that `database_url` copies: that is faster than migrating again."""
     admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
     await admin.execute(f"CREATE DATABASE {TEMPLATE}")
     await admin.close()
-    await migrate(make_settings(local.postgres_url(postgres, TEMPLATE)))
+    await migrate(make_settings(embedded_postgres.database_url(postgres, TEMPLATE)))
     return TEMPLATE
 
 
@@ -84,13 +84,13 @@ async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid4().hex}"
     admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
-    yield local.postgres_url(postgres, name)
+    yield embedded_postgres.database_url(postgres, name)
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
 
 
 def make_settings(database_url: str, **values: object) -> Settings:
-    """Settings of a test: nothing from the environment's `.env`, and a mock cloud that is quick."""
+    """Settings with a fast mock cloud; the `.env` file is not read."""
     quick = {
         f"mock_{verb}_delay": 0.05 for verb in ("build", "start", "stop", "reboot", "resize", "delete", "snapshot")
     }
@@ -100,13 +100,13 @@ def make_settings(database_url: str, **values: object) -> Settings:
 
 @pytest.fixture
 def settings(database_url: str) -> Settings:
-    """Settings on a fresh database; no Temporal server is promised at their address."""
+    """Settings with a fresh database. No Temporal server listens at their address."""
     return make_settings(database_url, temporal_address="127.0.0.1:1")
 
 
 @pytest.fixture
 async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """A pool on the fresh database."""
+    """A connection pool of the fresh database."""
     engine = database.create_engine(settings)
     yield engine
     await engine.dispose()
@@ -114,7 +114,7 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture(scope="session")
 async def temporal_environment() -> AsyncIterator[WorkflowEnvironment]:
-    """The tuned Temporal dev server, its state in memory."""
+    """The Temporal dev server, tuned as in `make up`, with its state in memory."""
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=local.TEMPORAL,
         dev_server_log_level="error",

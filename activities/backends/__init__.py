@@ -1,4 +1,4 @@
-"""The clouds that can be driven; the one the settings name is loaded by `load_backend`."""
+"""The clouds that the service can drive; settings choose one of them."""
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import ComputeBackend
@@ -6,7 +6,7 @@ from domain.settings import Settings
 
 
 def load_backend(settings: Settings) -> ComputeBackend:
-    """The backend that COMPUTE_BACKEND names."""
+    """Return the backend that COMPUTE_BACKEND names."""
     match settings.compute_backend:
         case "mock":
             return MockBackend(settings)

@@ -36,12 +36,12 @@ VERBS = (
 async def add_fault(
     settings: Settings, verb: str, mode: FaultMode, *, times: int | None = 1, vm_id: UUID | None = None
 ) -> None:
-    """Make the next `times` calls of `verb` (None: every one) fail, for one VM or for any."""
+    """Make the next `times` calls of `verb` fail (all of them where it is None), for one VM or for all."""
     await _run(settings, insert(faults).values(verb=verb, mode=mode, times=times, vm_id=vm_id))
 
 
 async def clear_faults(settings: Settings) -> None:
-    """Forget every scripted fault."""
+    """Delete all scripted faults."""
     await _run(settings, delete(faults))
 
 
@@ -60,13 +60,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("add", help="script a fault")
     add.add_argument("verb", choices=VERBS)
-    add.add_argument("mode", choices=[mode.value for mode in FaultMode], type=str)
+    add.add_argument("mode", choices=[mode.value for mode in FaultMode])
     how_often = add.add_mutually_exclusive_group()
     how_often.add_argument("--times", type=_positive, default=1, help="how many calls fail (default 1)")
     how_often.add_argument("--always", action="store_true", help="every call fails until `clear`")
-    which = "only calls for this VM (of delete_image: snapshot, of create_volume and delete_volume: volume)"
-    add.add_argument("--vm", "--snapshot", "--volume", dest="vm", type=UUID, help=which)
-    commands.add_parser("clear", help="forget every scripted fault")
+    target = "only calls for this VM (delete_image: this snapshot; create_volume, delete_volume: this volume)"
+    add.add_argument("--vm", "--snapshot", "--volume", dest="vm", type=UUID, help=target)
+    commands.add_parser("clear", help="delete all scripted faults")
     return parser
 
 

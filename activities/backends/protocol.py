@@ -1,8 +1,10 @@
-"""What a cloud must be able to do, in openstacksdk's verbs.
+"""The interface that a cloud must implement. Its verbs are those of openstacksdk.
 
-An activity may run twice, so every call that changes the cloud carries a token, and a second call with the same
-token changes nothing; `purge` and `revoke`, which carry none, may be repeated. Everything made for a VM is tagged
-with its id, so that it can be found and removed without any record of ours.
+An activity may run twice. So every call that changes the cloud carries a token, and a second call with the same token
+changes nothing. `purge` and `revoke` carry no token, because repeating them is harmless. Everything that is created for
+a VM is tagged with the VM's id, so that it can be found and removed even if the database has lost track of it.
+
+"Begin to" means that the call returns before the change is complete; the lists show when it is.
 """
 
 from collections.abc import Collection, Mapping
@@ -15,7 +17,11 @@ from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Makes a call idempotent, and refusable once its operation is revoked, unless it `compensates` the operation."""
+    """Identifies one call of an operation: it takes effect once, and never after the operation was revoked.
+
+    A token that `compensates` is still accepted after the revocation. The calls that undo an operation carry such
+    tokens, because undoing begins with the revocation.
+    """
 
     operation_id: UUID
     step: str
@@ -24,7 +30,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """The server to be made for a VM: `ram_mb` in MiB, `disk_gb` in GiB."""
+    """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB."""
 
     vm_id: UUID
     name: str
@@ -36,10 +42,10 @@ class ServerSpec:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server as the cloud shows it; sizes as in ServerSpec.
+    """A server as the cloud shows it; units as in ServerSpec.
 
-    `is_busy` says that the cloud still works on it (in Nova: it has a task state); `fault` why its status is ERROR;
-    `image_id` what it was built from last.
+    `is_busy`: the cloud is still working on it (in Nova: it has a task state). `fault`: why its status is ERROR.
+    `image_id`: the image from which it was built or rebuilt last.
     """
 
     vm_id: UUID
@@ -52,13 +58,13 @@ class Server:
     image_id: UUID | None = None
 
     def has_size_of(self, spec: ServerSpec) -> bool:
-        """Whether it is as large as it should be."""
+        """Return whether the server has the size of the spec."""
         return (self.vcpus, self.ram_mb, self.disk_gb) == (spec.vcpus, spec.ram_mb, spec.disk_gb)
 
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """A port to be made for an interface."""
+    """The port that an interface should have; both have the same id."""
 
     id: UUID
     network_id: UUID
@@ -68,7 +74,7 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What a snapshot is kept in, as the cloud shows it; `fault` says why it is in error."""
+    """The image of a snapshot as the cloud shows it; `fault` says why its state is error."""
 
     id: UUID
     state: ImageState
@@ -77,7 +83,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as the cloud shows it, and where it is attached."""
+    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached."""
 
     id: UUID
     state: VolumeState
@@ -87,7 +93,7 @@ class Volume:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All that the cloud has of ours: servers by VM, ports with their VMs, volumes, and the ids of images."""
+    """Everything this service has in the cloud: servers by VM, the VM of each port, volumes, and the ids of images."""
 
     servers: Mapping[UUID, Server]
     ports: Mapping[UUID, UUID]
@@ -96,7 +102,10 @@ class Inventory:
 
 
 class BackendError(Exception):
-    """The cloud refused or failed a call; `retryable` where the same call may succeed later."""
+    """The cloud refused a call, or failed to carry it out; `retryable` means that the same call may succeed later.
+
+    Programs read the `code`. Users read the message, so it must be plain.
+    """
 
     def __init__(self, code: str, message: str, *, retryable: bool) -> None:
         super().__init__(message)
@@ -105,22 +114,22 @@ class BackendError(Exception):
 
 
 class ComputeBackend(Protocol):
-    """A cloud. Every method raises BackendError; none waits for a server to change state."""
+    """A cloud. Every method may raise BackendError; none waits until a change is complete."""
 
     poll_interval: float
-    """Seconds between two looks at servers that are being waited for."""
+    """Seconds between two list calls while a worker waits for changes."""
 
     async def prepare(self) -> None:
-        """Make ready for use; called once by every worker that starts."""
+        """Get ready for use; every worker calls this once when it starts."""
 
     async def close(self) -> None:
-        """Give connections back."""
+        """Close all connections."""
 
     async def select_host(self, token: Token, spec: ServerSpec) -> None:
-        """Check that a host can hold the server; code `no_valid_host` where none can."""
+        """Check that a host has room for the server; BackendError `no_valid_host` where none has."""
 
     async def create_ports(self, token: Token, vm_id: UUID, wanted: Collection[Port]) -> None:
-        """Make ports for a VM that is to be built."""
+        """Create the ports of a VM whose server does not exist yet."""
 
     async def create_server(self, token: Token, spec: ServerSpec) -> None:
         """Begin to build the VM's server on its ports; it becomes ACTIVE or ERROR."""
@@ -135,65 +144,68 @@ class ComputeBackend(Protocol):
         """Begin to reboot the server; it becomes ACTIVE."""
 
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
-        """Begin to give the server another size; it becomes VERIFY_RESIZE.
+        """Begin to give the server the spec's size; it becomes VERIFY_RESIZE.
 
-        Where no host is found it may show itself as it was, ACTIVE or SHUTOFF. The cloud holds the old size beside the
-        new one until the resize is confirmed or reverted.
+        Where no host has room, the server may return to its status before, ACTIVE or SHUTOFF, without a fault. The
+        cloud reserves the old size beside the new one until the resize is confirmed or reverted.
         """
 
     async def confirm_server_resize(self, token: Token, vm_id: UUID) -> None:
-        """Begin to give up the old size; the server becomes ACTIVE or SHUTOFF, whichever it was."""
+        """Begin to release the old size; the server becomes ACTIVE or SHUTOFF, as it was before the resize."""
 
     async def revert_server_resize(self, token: Token, vm_id: UUID) -> None:
-        """Begin to go back to the old size; the server becomes ACTIVE or SHUTOFF, whichever it was."""
+        """Begin to return to the old size; the server becomes ACTIVE or SHUTOFF, as it was before the resize."""
 
     async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
-        """Begin to make the server anew from the spec's image; it becomes ACTIVE or SHUTOFF, whichever it was."""
+        """Begin to replace the server's disk by the spec's image; it becomes ACTIVE or SHUTOFF, as it was before."""
 
     async def create_server_interface(self, token: Token, vm_id: UUID, port: Port) -> None:
-        """Make a port and plug it into the server."""
+        """Create a port and plug it into the server."""
 
     async def delete_server_interface(self, token: Token, vm_id: UUID, port_id: UUID) -> None:
-        """Take a port from the server and remove it; one that is not there is no error."""
+        """Unplug a port from the server and delete it; no error where it does not exist."""
 
     async def list_ports(self, vm_id: UUID) -> Collection[UUID]:
-        """The ids of the VM's ports."""
+        """Return the ids of the VM's ports."""
 
     async def create_server_image(self, token: Token, vm_id: UUID, image_id: UUID, name: str) -> None:
         """Begin to save the server's disk as an image; it becomes active or error."""
 
     async def delete_image(self, token: Token, image_id: UUID) -> None:
-        """Remove an image, however much of it there is; one that is not there is no error."""
+        """Delete an image, saved or not; no error where it does not exist."""
 
     async def list_images(self, image_ids: Collection[UUID]) -> Mapping[UUID, Image]:
-        """The images, by id; those that are gone are left out."""
+        """Return the images by id, without those that do not exist."""
 
     async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> None:
-        """Begin to make a volume of `size_gb` GiB; it becomes available or error."""
+        """Begin to create a volume of `size_gb` GiB; it becomes available or error."""
 
     async def delete_volume(self, token: Token, volume_id: UUID) -> None:
-        """Begin to delete a volume that is not attached; it becomes gone, and one that is not there is no error."""
+        """Begin to delete a volume that is not attached; no error where it does not exist."""
 
     async def attach_volume(self, token: Token, vm_id: UUID, volume_id: UUID, device: str) -> None:
         """Begin to attach a volume to the server; it becomes in-use."""
 
     async def detach_volume(self, token: Token, vm_id: UUID, volume_id: UUID) -> None:
-        """Begin to take a volume from the server; it becomes available, and one that is not there is no error."""
+        """Begin to detach a volume from the server; it becomes available. No error where it is not attached to it."""
 
     async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
-        """The volumes, by id; those that are gone are left out."""
+        """Return the volumes by id, without those that do not exist."""
 
     async def delete_server(self, token: Token, vm_id: UUID) -> None:
-        """Begin to delete the server and its ports; it becomes GONE, and its volumes become available."""
+        """Begin to delete the server and its ports; its volumes become available. No error where it does not exist."""
 
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
-        """The servers of these VMs, by VM; those that are gone are left out."""
+        """Return the servers of these VMs by VM, without those that do not exist."""
 
     async def inventory(self) -> Inventory:
-        """Everything that was made with these calls and is there, whoever remembers it."""
+        """Return everything that this service has in the cloud, known to its database or not."""
 
     async def revoke(self, operation_id: UUID) -> None:
-        """Refuse every later call for this operation but compensations; none in flight takes effect afterwards."""
+        """Refuse the operation's calls from now on, except those that compensate.
+
+        Once this has returned, no call of the operation takes effect any more, not even one that is still running.
+        """
 
     async def purge(self, vm_id: UUID) -> None:
-        """Remove server and ports of the VM at once; again is harmless."""
+        """Remove the VM's server and ports at once."""

@@ -1,1 +1,1 @@
-"""The cloud read against the database, and repairs."""
+"""Comparing the cloud with the database, and repairing the differences."""

@@ -1,13 +1,14 @@
-"""Reconciles the database with the cloud, in every worker: what differs is repaired, or shown to the admins.
+"""Repairs the differences between the cloud and the database, or reports them to admins. Runs in every worker.
 
-The cloud is right about what there is: the database follows it, and writes that down as an operation. What the database
-has deleted is removed from the cloud. What it has never known may be anybody's, and is only shown.
+Where they differ, the cloud is right about what exists: the database is changed to match it, and an operation records
+the change. What the database has deleted is removed from the cloud. What the database has never known may belong to
+somebody else, so it is only reported.
 """
 
 import asyncio
 import logging
 from typing import Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -16,32 +17,40 @@ from temporalio.service import RPCError
 
 from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.recovery import drift_detection
-from activities.steps import flavor_of
-from domain.commands import acceptance, service
+from activities.steps import find_flavor
+from domain.commands import acceptance
+from domain.commands.reset_state import reset_state
+from domain.commands.resize_decisions import undecided_resize
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
+from domain.data.parameters import ResetState
 from domain.rules.cloud import ServerStatus, vm_status_of
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action
 from domain.upkeep import findings
-from domain.upkeep.findings import GONE, Drift, Found
+from domain.upkeep.findings import GONE, Difference, Drift
 
 logger = logging.getLogger(__name__)
 
-INTERVAL = 15.0  # seconds between looks; what is done about a difference is done after the second that sees it
-RIPE = 0.6  # of it lie between the looks: workers take turns in looking, and two may look one right after the other
-MOST_GONE = 50  # more at once are rather an answer of another project's, or of half a cloud
-ACTOR: Final = "@reconcile"  # no username begins like this
-_LOCK: Final = 7_166_401_205  # of the one worker that looks
+INTERVAL = 15.0  # seconds between two comparisons
+# A finding is repaired only if a later comparison sees it unchanged. Clouds are eventually consistent, and a single
+# wrong answer must not cost a VM. Workers take turns, and two of them may compare within a second, which proves no more
+# than one comparison. So the two must lie at least this part of INTERVAL apart.
+CONFIRM_AFTER_INTERVALS = 0.6
+# If more resources than this are gone at once, the answer is probably wrong: credentials of another project, or a cloud
+# that is partly down. The findings are shown to admins, but nothing is marked as gone.
+MAX_GONE = 50
+ACTOR: Final = "@reconcile"  # usernames do not begin with @
+_LOCK: Final = 7_166_401_205  # of the advisory lock: one worker compares at a time
 
-_FAULTS: Final = {
-    Drift.SERVER_GONE: "The cloud no longer has the server, and nobody had asked to delete it.",
-    Drift.SERVER_ERROR: "The cloud shows the server in ERROR, though nothing was asked of it.",
+_FAULT_MESSAGES: Final = {
+    Drift.SERVER_GONE: "The server disappeared from the cloud, although no delete was requested.",
+    Drift.SERVER_ERROR: "The cloud reports the server in status ERROR, although no operation was running.",
 }
 
 
 class Reconciler:
-    """Looks from `run` until cancelled; nothing that goes wrong ends it in between."""
+    """Compares and repairs periodically; an error ends one comparison, never the loop."""
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend, client: Client) -> None:
         self._engine = engine
@@ -49,50 +58,54 @@ class Reconciler:
         self._client = client
 
     async def run(self) -> None:
-        """Look every INTERVAL, unless another worker does."""
+        """Reconcile every INTERVAL until canceled, unless another worker is doing so."""
         while True:
             await asyncio.sleep(INTERVAL)
             try:
-                await self._look_alone()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the next look is due all the same
-                logger.warning("could not compare the cloud with the database: %s", error)
+                await self._reconcile_unless_locked()
+            except Exception as error:  # noqa: BLE001 - the loop must survive every error
+                logger.warning("Could not compare the cloud with the database: %s", error)
 
-    async def _look_alone(self) -> None:
+    async def _reconcile_unless_locked(self) -> None:
+        # A lock of the session, not of a transaction: a comparison may take long, and an open transaction would keep
+        # PostgreSQL from cleaning up. It is released even when the worker dies, as the connection ends with it.
         async with database.autocommit(self._engine).connect() as connection:
             if not await connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
                 return
             try:
-                await self.look()
+                await self.reconcile()
             finally:
                 await connection.execute(select(func.pg_advisory_unlock(_LOCK)))
 
-    async def look(self) -> None:
-        """Write down what differs now, and act on what differed in the look before as well."""
-        found = await drift_detection.find(self._engine, self._backend)
+    async def reconcile(self) -> None:
+        """Record all present differences, and repair those that an earlier comparison has seen too."""
+        differences = await drift_detection.find_drift(self._engine, self._backend)
         async with self._engine.begin() as tx:
-            again = await findings.note(tx, found, RIPE * INTERVAL)
-        gone = sum(one.drift in GONE for one in found)
-        if gone > MOST_GONE:
-            logger.error("%d things are gone from the cloud at once: that is shown to admins and not believed", gone)
-            found = [one for one in found if one.drift not in GONE]
-        for one in found:
-            finding_id = again.get((one.drift, one.id))
-            if finding_id is not None and one.held_by is not None:
-                await self._repair(one, finding_id, one.held_by)
+            confirmed = await findings.record(tx, differences, CONFIRM_AFTER_INTERVALS * INTERVAL)
+        gone = sum(found.drift in GONE for found in differences)
+        if gone > MAX_GONE:
+            logger.error("%d resources are gone from the cloud at once; they are reported, not marked as gone", gone)
+            differences = [found for found in differences if found.drift not in GONE]
+        for found in differences:
+            finding_id = confirmed.get((found.drift, found.id))
+            # Without an operation that held it, nothing proves that the resource belongs to this service.
+            if finding_id is not None and found.held_by is not None:
+                await self._repair(found, finding_id, found.held_by)
 
-    async def _repair(self, found: Found, finding_id: UUID, held_by: UUID) -> None:
+    async def _repair(self, found: Difference, finding_id: UUID, held_by: UUID) -> None:
         try:
-            how = await self._remove(found, held_by) or await self._follow(found)
+            resolution = await self._remove_orphan(found, held_by) or await self._adopt(found)
         except BackendError as error:
-            logger.warning("%s %s is %s and stays: %s", found.kind, found.id, found.drift, error)
+            logger.warning("%s %s still has the finding %s: %s", found.kind, found.id, found.drift, error)
             return
-        if how:
-            logger.warning("%s %s was %s: %s", found.kind, found.id, found.drift, how)
+        if resolution:
+            logger.warning("%s %s had the finding %s: %s", found.kind, found.id, found.drift, resolution)
             async with self._engine.begin() as tx:
-                await findings.resolve(tx, finding_id, how)
+                await findings.resolve(tx, finding_id, resolution)
 
-    async def _remove(self, found: Found, held_by: UUID) -> str | None:
-        """Remove from the cloud what the database has deleted."""
+    async def _remove_orphan(self, found: Difference, held_by: UUID) -> str | None:
+        """Remove from the cloud what the database has deleted; return what was done, None where it is no orphan."""
+        # The operation that deleted it may be revoked, so the token must compensate.
         token = Token(held_by, f"reconcile/{found.id}", compensates=True)
         match found.drift, found.kind:
             case ((Drift.ORPHAN_SERVER | Drift.ORPHAN_PORT), Kind.VM):
@@ -103,89 +116,101 @@ class Reconciler:
                 await self._backend.delete_image(token, found.id)
             case _:
                 return None
-        return "It was removed from the cloud, as it had been deleted."
+        return "It was removed from the cloud, because it had been deleted."
 
-    async def _follow(self, found: Found) -> str | None:
-        """Have the database follow the cloud, unless something was asked meanwhile."""
+    async def _adopt(self, found: Difference) -> str | None:
+        """Change the database to match the cloud; return what was done, None where nothing was changed.
+
+        A row is changed only if the operation that held it during the comparison still holds it. If not, a newer
+        request has claimed the row and takes precedence. Other kinds of drift need a person's decision.
+        """
         match found.drift:
             case Drift.SERVER_GONE | Drift.SERVER_ERROR | Drift.POWER_STATE | Drift.RESIZE_DECIDED:
-                return await self._follow_server(found)
+                return await self._adopt_server(found)
             case Drift.VOLUME_GONE | Drift.VOLUME_DETACHED:
-                return await self._follow_volume(found)
+                return await self._adopt_volume(found)
             case Drift.INTERFACE_GONE:
-                return await self._follow_interface(found)
+                return await self._adopt_interface(found)
             case Drift.IMAGE_GONE:
-                return await self._follow_image(found)
+                return await self._adopt_image(found)
         return None
 
-    async def _follow_server(self, found: Found) -> str | None:
+    async def _adopt_server(self, found: Difference) -> str | None:
         status = vm_status_of(ServerStatus(found.seen["server"]))
-        message = _FAULTS.get(found.drift)
+        message = _FAULT_MESSAGES.get(found.drift)
         fault = {"code": found.drift.value, "message": message} if message else None
+        # Before the transaction, so that no lock is held while the cloud answers.
         server = (await self._backend.list_servers([found.id])).get(found.id)
         async with self._engine.begin() as tx:
             vm = await queries.lock_vm(tx, found.id)
             if vm is None or vm.operation_id != found.held_by or vm.task_state is not None or vm.attaching:
                 return None
             decided = found.drift is Drift.RESIZE_DECIDED
-            flavor_id = (await flavor_of(tx, vm.id, server) if decided and server else None) or vm.flavor_id
-            asked = _asked(found, status)
-            await service.reset_state(tx, vm, status, asked, fault, flavor_id=flavor_id)
-            resize = await queries.fetch_one(tx, acceptance.last_resize(vm.id)) if decided else None
+            flavor_id = (await find_flavor(tx, vm.id, server) if decided and server else None) or vm.flavor_id
+            reset = _reset_operation(found, status)
+            await reset_state(tx, vm, status, reset, fault, flavor_id=flavor_id)
+            resize = await undecided_resize(tx, vm.id) if decided else None
         if resize is not None:
-            await self._let_go(resize.workflow_id)
-        return f"The VM became {status}, as the cloud has it."
+            await self._cancel_workflow(resize.workflow_id)
+        return f"The VM became {status}, to match the cloud."
 
-    async def _let_go(self, workflow_id: str) -> None:
-        """Cancel the workflow of a resize that waits to be decided, and was."""
+    async def _cancel_workflow(self, workflow_id: str) -> None:
+        """Cancel the workflow that still waits for the decision on a resize that was decided in the cloud."""
         try:
             await self._client.get_workflow_handle(workflow_id).cancel()
-        except RPCError as error:  # it waits on, and disturbs nobody
-            logger.warning("could not cancel %s: %s", workflow_id, error)
+        except RPCError as error:  # harmless: the workflow keeps waiting for a signal that never comes
+            logger.warning("Could not cancel the workflow %s: %s", workflow_id, error)
 
-    async def _follow_volume(self, found: Found) -> str | None:
-        asked = _asked(found, VolumeStatus.ERROR if found.drift is Drift.VOLUME_GONE else VolumeStatus.AVAILABLE)
+    async def _adopt_volume(self, found: Difference) -> str | None:
+        status = VolumeStatus.ERROR if found.drift is Drift.VOLUME_GONE else VolumeStatus.AVAILABLE
+        reset = _reset_operation(found, status)
         async with self._engine.begin() as tx:
-            vm = await _lock_vm(tx, found)
+            vm = await _lock_vm_of(tx, found)
             held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
-            changed = held.values(status=asked.input["status"], operation_id=asked.id)
+            changed = held.values(status=status, operation_id=reset.id)
             volume = await queries.fetch_one(tx, changed.returning(Volume))
             if volume is None:
                 return None
+            # After the volume, as everywhere: VM, volume, attachment, address.
             await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
-            await service.write_down(tx, asked, volume.owner_id, vm.id if vm else None)
-        return f"The volume became {volume.status}, as the cloud has it."
+            await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
+        return f"The volume became {volume.status}, to match the cloud."
 
-    async def _follow_interface(self, found: Found) -> str | None:
-        asked = _asked(found, "gone")
+    async def _adopt_interface(self, found: Difference) -> str | None:
+        reset = _reset_operation(found, "gone")
         async with self._engine.begin() as tx:
-            vm = await _lock_vm(tx, found)
+            vm = await _lock_vm_of(tx, found)
             held = (Interface.id == found.id, Interface.operation_id == found.held_by)
             if vm is None or not (await tx.execute(delete(Interface).where(*held))).rowcount:
                 return None
-            await service.write_down(tx, asked, vm.owner_id, vm.id)
-        return "The interface was detached, as the cloud has it, and its addresses were given back."
+            await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
+        return "The interface was detached and its addresses were released, to match the cloud."
 
-    async def _follow_image(self, found: Found) -> str | None:
-        asked = _asked(found, SnapshotStatus.ERROR)
+    async def _adopt_image(self, found: Difference) -> str | None:
+        reset = _reset_operation(found, SnapshotStatus.ERROR)
         async with self._engine.begin() as tx:
-            vm = await _lock_vm(tx, found)
+            vm = await _lock_vm_of(tx, found)
             held = update(Snapshot).where(Snapshot.id == found.id, Snapshot.operation_id == found.held_by)
-            changed = held.values(status=SnapshotStatus.ERROR, operation_id=asked.id)
+            changed = held.values(status=SnapshotStatus.ERROR, operation_id=reset.id)
             if vm is None or not (await tx.execute(changed)).rowcount:
                 return None
-            await service.write_down(tx, asked, vm.owner_id, vm.id)
-        return "The snapshot became ERROR, as the cloud no longer has its image."
+            await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
+        return "The snapshot became ERROR, because the cloud no longer has its image."
 
 
-async def _lock_vm(tx: AsyncConnection, found: Found) -> VM | None:
-    """The VM that it is of, if it is of one, which is locked before what it has."""
+async def _lock_vm_of(tx: AsyncConnection, found: Difference) -> VM | None:
+    """Lock the VM that the resource belongs to and return it; None where it belongs to none.
+
+    Every transaction locks the VM before its volumes, attachments and interfaces. One that locked a volume first could
+    deadlock with a delete of the VM, which takes over all of them.
+    """
     vm_id = found.seen.get("vm_id")
     return await queries.lock_vm(tx, UUID(vm_id)) if vm_id else None
 
 
-def _asked(found: Found, status: str) -> acceptance.Asked:
-    input = found.seen | {"status": status, "because": found.drift.value}
-    return acceptance.Asked(
-        Action.RESET_STATE, ACTOR, "reconcile", input, uuid4(), resource_type=found.kind, resource_id=found.id
+def _reset_operation(found: Difference, status: str) -> acceptance.NewOperation:
+    """The operation that records the repair."""
+    reset = ResetState(status, because=found.drift.value, seen=found.seen)
+    return acceptance.NewOperation(
+        Action.RESET_STATE, ACTOR, "reconcile", reset, resource_type=found.kind, resource_id=found.id
     )

@@ -1,1 +1,1 @@
-"""Loops that every API process runs beside its requests."""
+"""Loops that run in every API process, next to its requests."""

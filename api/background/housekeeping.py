@@ -1,4 +1,4 @@
-"""Forgets what has served its time: answers kept for idempotency keys, and refresh tokens."""
+"""Deletes expired rows: stored answers of idempotency keys, and refresh tokens."""
 
 import asyncio
 import logging
@@ -12,21 +12,22 @@ from domain.data.models import IdempotencyKey, RefreshToken
 logger = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
-KEPT = timedelta(hours=48)  # twice what clients are promised
+IDEMPOTENCY_KEY_LIFETIME = timedelta(hours=48)  # twice what the API promises
 
 
 async def run(engine: AsyncEngine) -> None:
-    """Tidy up now and every hour."""
+    """Delete expired rows now and every hour."""
     while True:
         try:
-            await tidy(engine)
+            await delete_expired(engine)
         except Exception as error:  # noqa: BLE001 - the next hour tries again
             logger.warning("housekeeping failed: %s", error)
         await asyncio.sleep(INTERVAL)
 
 
-async def tidy(engine: AsyncEngine) -> None:
-    """Delete idempotency keys of two days ago and refresh tokens that have expired."""
+async def delete_expired(engine: AsyncEngine) -> None:
+    """Delete old idempotency keys, and refresh tokens that have expired."""
     async with engine.begin() as tx:
-        await tx.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < func.now() - KEPT))
+        is_old = IdempotencyKey.created_at < func.now() - IDEMPOTENCY_KEY_LIFETIME
+        await tx.execute(delete(IdempotencyKey).where(is_old))
         await tx.execute(delete(RefreshToken).where(RefreshToken.expires_at < func.now()))

@@ -1,55 +1,67 @@
-"""Whether what the process needs serves it: Postgres and Temporal."""
+"""Checks whether the services that the API process needs are available: Postgres and Temporal."""
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
-from api import schemas
 from domain import temporal
 
-PATIENCE = 2.0  # seconds
+CHECK_TIMEOUT = 2.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Whether a service is available, and the error if it is not."""
+
+    status: Literal["ok", "unavailable"]
+    error: str | None = None
 
 
 class Readiness:
-    """One look at a time, so that however many ask take one connection; who asks meanwhile gets what it sees."""
+    """Runs the checks, at most once at a time.
+
+    Callers that come during a run share its result, so that any number of probes takes one connection.
+    """
 
     def __init__(self, autocommit: AsyncEngine, client: Client) -> None:
         self._autocommit = autocommit
         self._client = client
-        self._look: asyncio.Task[dict[str, schemas.Check]] | None = None
+        self._run: asyncio.Task[dict[str, Check]] | None = None
 
-    async def checks(self) -> dict[str, schemas.Check]:
-        """How each is, by name."""
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._look_at_all())
-        return await asyncio.shield(self._look)
+    async def checks(self) -> dict[str, Check]:
+        """The result of each check, by the name of the service."""
+        if self._run is None or self._run.done():
+            self._run = asyncio.create_task(self._check_all())
+        return await asyncio.shield(self._run)  # a caller that goes away must not cancel the run of the others
 
-    async def _look_at_all(self) -> dict[str, schemas.Check]:
-        asked = {"postgres": self._ask_postgres(), "temporal": self._ask_temporal()}
-        return dict(zip(asked, await asyncio.gather(*map(_check, asked.values())), strict=True))
+    async def _check_all(self) -> dict[str, Check]:
+        probes = {"postgres": self._probe_postgres(), "temporal": self._probe_temporal()}
+        return dict(zip(probes, await asyncio.gather(*map(_check, probes.values())), strict=True))
 
-    async def _ask_postgres(self) -> None:
+    async def _probe_postgres(self) -> None:
         async with self._autocommit.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
-    async def _ask_temporal(self) -> None:
+    async def _probe_temporal(self) -> None:
+        # Temporal refuses to start any workflow with a search attribute that is not registered.
         missing = await temporal.missing_search_attributes(self._client)
         if missing:
             raise ValueError(f"search attributes are missing, run python -m migrations: {', '.join(missing)}")
 
 
-async def _check(ask: Coroutine[Any, Any, None]) -> schemas.Check:
-    asking = asyncio.create_task(ask)
-    done, _ = await asyncio.wait([asking], timeout=PATIENCE)
+async def _check(probe: Coroutine[Any, Any, None]) -> Check:
+    task = asyncio.create_task(probe)
+    done, _ = await asyncio.wait([task], timeout=CHECK_TIMEOUT)
     if not done:
-        asking.cancel()  # without waiting for it: giving up a hung connection takes seconds more
-        return schemas.Check(status="unavailable", error=f"no answer in {PATIENCE} s")
-    error = asking.exception()
+        task.cancel()  # not awaited: closing a hung connection takes more seconds
+        return Check("unavailable", f"no answer in {CHECK_TIMEOUT} s")
+    error = task.exception()
     if error is None:
-        return schemas.Check(status="ok")
-    what = str(error) if isinstance(error, ValueError) else type(error).__name__
-    return schemas.Check(status="unavailable", error=what)
+        return Check("ok")
+    # Only our own messages are shown to clients; those of drivers may name hosts and users.
+    return Check("unavailable", str(error) if isinstance(error, ValueError) else type(error).__name__)

@@ -1,118 +1,121 @@
-"""Looks after operations that were delivered: each has a workflow that is open, until it has ended.
+"""Recovers operations whose workflows Temporal has lost or that closed too early.
 
-A workflow is looked up by the id that its operation has, never in Temporal's index of them, which lags behind. Several
-processes share the looks by leases, as they share deliveries.
+Every delivered operation is checked each CHECK_AFTER seconds until it has ended. A check describes the workflow by the
+id in the operation's row. It never searches Temporal's visibility index, which lags behind. The API processes share the
+checks by leases, as they share deliveries.
 """
 
 import asyncio
 import contextlib
 import logging
-from datetime import timedelta
-from typing import cast
 
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
-from api.background.dispatcher import LOOK_IN, PAUSE, Dispatcher
-from domain.commands import service
-from domain.data.models import VM, Operation
-from domain.progress import outbox, workflow_input
+from api.background import decision_delivery
+from api.background.dispatcher import CHECK_AFTER, PAUSE, Dispatcher
+from api.background.workflow_start import RPC_TIMEOUT
+from domain.commands import resize_decisions
+from domain.data.models import Operation
+from domain.progress import outbox
 from domain.rules.errors import CanceledError
 from domain.rules.states import OperationStatus
-from domain.rules.table import TABLE
 
 logger = logging.getLogger(__name__)
 
-LOOKS = 50  # in a turn, of which there is one a second: what a crowd of operations may cost
-OVERDUE = 30.0  # seconds after which somebody else confirms a resize that should have confirmed itself
-RPC_TIMEOUT = timedelta(seconds=3)
+BATCH = 50  # checks in a round, once a second: limits the load that many open operations make
+OVERDUE = 30.0  # seconds after `confirm_by`; a resize that is not confirmed by then is confirmed here
 
 
 class WorkflowRecovery:
-    """Looks from `run` until cancelled; nothing that goes wrong ends it in between."""
+    """Checks delivered operations from `run` until canceled; no error ends it in between."""
 
     def __init__(self, engine: AsyncEngine, client: Client, dispatcher: Dispatcher) -> None:
         self._engine = engine
         self._client = client
         self._dispatcher = dispatcher
-        self._news = asyncio.Event()
+        self._woken = asyncio.Event()
 
     def wake(self) -> None:
-        """Look now."""
-        self._news.set()
+        """Check now."""
+        self._woken.set()
 
     async def run(self) -> None:
-        """Look once a second."""
+        """Check once a second."""
         while True:
-            self._news.clear()
+            self._woken.clear()
             try:
-                await self.look()
-            except Exception as error:  # noqa: BLE001 - whatever it was, the next look is due all the same
-                logger.warning("could not look after operations: %s", error)
+                await self.check()
+            except Exception as error:  # noqa: BLE001 - no error may end the checks for good
+                logger.warning("could not check the workflows of operations: %s", error)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):
-                    await self._news.wait()
+                    await self._woken.wait()
 
-    async def look(self) -> None:
-        """Look at those operations whose time has come, and confirm what has waited too long for that."""
+    async def check(self) -> None:
+        """Check the operations that are due, and confirm the resizes that are overdue."""
         async with self._engine.begin() as tx:
-            leased = await outbox.lease_looks(tx, LOOKS, LOOK_IN)
-            overdue = await service.overdue_resizes(tx, LOOKS, OVERDUE)
-        outcomes = await asyncio.gather(*(self._look_at(one) for one in leased), return_exceptions=True)
-        errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+            due = await outbox.lease_checks(tx, BATCH, CHECK_AFTER)
+            overdue = await resize_decisions.overdue_resizes(tx, BATCH, OVERDUE)
+        outcomes = await asyncio.gather(*(self._check(operation) for operation in due), return_exceptions=True)
         for vm in overdue:
             async with self._engine.begin() as tx:
-                await service.claim_confirm(tx, vm.id, vm.operation_id)
-        if errors:
-            raise errors[0]
+                await resize_decisions.confirm_by_window(tx, vm.id, vm.operation_id)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
-    async def _look_at(self, operation: Operation) -> None:
-        own = operation.workflow_id == outbox.workflow_of(operation)
-        status = await self._status(operation.workflow_id)
-        if not own and operation.status is OperationStatus.QUEUED:
-            await self._deliver_again(operation)  # the signal may be lost; heard twice it does nothing
-        elif status is WorkflowExecutionStatus.RUNNING and not own:
-            await self._remind(operation)
-        elif status is WorkflowExecutionStatus.RUNNING:
-            if operation.cancel_requested_at:
-                await self._client.get_workflow_handle(operation.workflow_id).cancel(rpc_timeout=RPC_TIMEOUT)
-        elif status is None or status is WorkflowExecutionStatus.COMPLETED:
-            await self._restart(operation, None)
-        elif status is WorkflowExecutionStatus.CANCELED:
-            await self._restart(operation, CanceledError.code)
-        else:
-            await self._restart(operation, f"workflow_{status.name.lower()}")
+    async def _check(self, operation: Operation) -> None:
+        """Do what the state of the operation and the state of its workflow require."""
+        for_waiting = decision_delivery.is_for_waiting_workflow(operation)
+        workflow_status = await self._status(operation.workflow_id)
+        match for_waiting, operation.status, workflow_status:
+            case True, OperationStatus.QUEUED, _:
+                # The signal may be lost. The delivery finds out itself whether the workflow is still there.
+                await self._deliver_decision_again(operation)
+            case True, _, WorkflowExecutionStatus.RUNNING:
+                # The resize has begun the decision, but may have forgotten it in a reset since then.
+                await decision_delivery.signal_again(self._engine, self._client, operation)
+            case False, _, WorkflowExecutionStatus.RUNNING:
+                # The workflow is at work. A cancel is requested from Temporal in every check until the operation has
+                # ended: one request may fail or be lost, and more than one is harmless.
+                await self._cancel_if_requested(operation)
+            case _, _, None | WorkflowExecutionStatus.COMPLETED:
+                # Temporal has lost the workflow, or the database has lost how it ended, for example in a restore from
+                # a backup. Nobody stopped the operation, so a new workflow carries it out.
+                await self._restart(operation, None)
+            case _, _, WorkflowExecutionStatus.CANCELED:
+                # The workflow was canceled before it could undo its work, so a new workflow does that.
+                await self._restart(operation, CanceledError.code)
+            case _, _, closed:
+                # An operator terminated the workflow, or it failed through a bug. Carrying the operation out again
+                # would ignore the operator or repeat the bug, so a new workflow only undoes what was done.
+                await self._restart(operation, f"workflow_{closed.name.lower()}")
 
     async def _status(self, workflow_id: str) -> WorkflowExecutionStatus | None:
-        """How the workflow stands; None where there is no such workflow."""
+        """The status of the workflow, or None if Temporal does not know it."""
         try:
-            described = await self._client.get_workflow_handle(workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
+            description = await self._client.get_workflow_handle(workflow_id).describe(rpc_timeout=RPC_TIMEOUT)
         except RPCError as error:
             if error.status is RPCStatusCode.NOT_FOUND:
                 return None
             raise
-        return described.status
+        return description.status
 
-    async def _remind(self, decision: Operation) -> None:
-        """Tell the resize of its decision, which it may have begun and forgotten since it was reset."""
-        async with self._engine.begin() as tx:
-            vm_name = await tx.scalar(select(VM.name).where(VM.id == decision.vm_id))
-        signal, input = TABLE[decision.action].signal, workflow_input.input_of(decision, vm_name)
-        handle = self._client.get_workflow_handle(decision.workflow_id)
-        await handle.signal(cast("str", signal), input, rpc_timeout=RPC_TIMEOUT)
-
-    async def _deliver_again(self, operation: Operation) -> None:
-        async with self._engine.begin() as tx:
-            await outbox.deliver_again(tx, operation)
+    async def _deliver_decision_again(self, decision: Operation) -> None:
+        await decision_delivery.deliver_again(self._engine, decision)
         self._dispatcher.wake()
 
+    async def _cancel_if_requested(self, operation: Operation) -> None:
+        if operation.cancel_requested_at:
+            await self._client.get_workflow_handle(operation.workflow_id).cancel(rpc_timeout=RPC_TIMEOUT)
+
     async def _restart(self, operation: Operation, interruption: str | None) -> None:
-        """Its workflow is closed, or gone, and the operation is still open after that was seen."""
+        """Have a new workflow finish the operation, unless the operation has ended since the check."""
         async with self._engine.begin() as tx:
             restarted = await outbox.restart(tx, operation, interruption)
         if restarted:
-            what = interruption or "lost"
-            logger.warning("operation %s: workflow %s is %s", operation.id, operation.workflow_id, what)
+            reason = interruption or "lost"
+            logger.warning("operation %s: workflow %s is %s", operation.id, operation.workflow_id, reason)
             self._dispatcher.wake()

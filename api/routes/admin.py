@@ -1,22 +1,23 @@
-"""For admins: what needs attention, and what can be done about it."""
+"""For admins: what needs attention, and what they can do about it."""
 
 from uuid import UUID
 
 from fastapi import Response
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import admin, bodies, schemas
-from api.routes import router
-from api.routes.operations import accepted, temporal_url
+from api.routes import answers, requests, router
+from api.routes.operations import answer_with, temporal_url
 from api.web import openapi
-from api.web.dependencies import Admin, Process
+from api.web.accepted import accepted
+from api.web.dependencies import Admin, AdminRequested, Process
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from domain.commands.reset_state import reset_vm_by_admin
+from domain.commands.retry import retry_operation as retry
 from domain.upkeep import attention
 
 routes = router("/admin", "Administration")
 
-# Whatever refuses what is asked for again.
+# A retry can be refused for every reason for which the first request can be.
 _REFUSALS = (
     "invalid_transition",
     "attachment_in_progress",
@@ -29,43 +30,45 @@ _OLDEST_FIRST = Order("since", (attention.SINCE, attention.KIND, attention.RESOU
 
 
 @routes.get("/attention", openapi_extra=openapi.problems("admin_only"))
-async def list_attention(_: Admin, process: Process, page: WantedPage) -> schemas.AttentionPage:
-    """What a person should look at, of all owners, oldest first; empty where all is well."""
+async def list_attention(_: Admin, process: Process, page: WantedPage) -> answers.AttentionPage:
+    """Everything that needs a person's attention, of all owners, oldest first."""
     statement = attention.ATTENTION.add_columns(temporal_url(process.settings))
-    return await page.fetch(statement, _OLDEST_FIRST, schemas.AttentionPage)
+    return await page.fetch(statement, _OLDEST_FIRST, answers.AttentionPage)
 
 
 @routes.post(
     "/operations/{operation_id}/retry",
     status_code=202,
-    response_model=schemas.Operation,
+    response_model=answers.Operation,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("admin_only", "not_retryable", *_REFUSALS),
 )
 async def retry_operation(
-    caller: Admin, process: Process, once: OncePerKey, operation_id: UUID, body: bodies.NoInput | None = None
+    requester: AdminRequested,
+    process: Process,
+    once: OncePerKey,
+    operation_id: UUID,
+    body: requests.NoInput | None = None,
 ) -> Response:
-    """Ask once more, on the owner's behalf, for what an operation was to do that has FAILED or was CANCELED.
+    """Repeat an operation that FAILED or was CANCELED, on its owner's behalf.
 
-    The new operation names the old one as `retry_of`. What makes a VM or a volume is not retried.
+    The new operation names the old one in `retry_of`. An operation that creates a VM or a volume cannot be retried.
     """
-
-    async def work(tx: AsyncConnection) -> Response:
-        return await accepted(tx, process, await admin.retry(tx, caller, operation_id))
-
-    return await once(work, body)
+    return await once(lambda tx: answer_with(tx, process, retry(tx, requester, operation_id)), body)
 
 
 @routes.post(
     "/vms/{vm_id}/reset-state",
     status_code=202,
-    response_model=schemas.VM,
+    response_model=answers.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("admin_only", "invalid_transition"),
 )
-async def reset_vm_state(caller: Admin, once: OncePerKey, vm_id: UUID, body: bodies.ResetState) -> Response:
-    """Have a VM show another status at once, and let nothing hold it; the cloud is not touched.
+async def reset_vm_state(
+    requester: AdminRequested, once: OncePerKey, vm_id: UUID, body: requests.ResetState
+) -> Response:
+    """Set the status of a VM at once, whatever holds the VM. The cloud is not touched.
 
-    An operation that held the VM is SUPERSEDED. That you did this is an operation too.
+    An operation that held the VM ends as SUPERSEDED. The reset is an operation of its own and names you as its actor.
     """
-    return await once(lambda tx: admin.reset_state(tx, caller, vm_id, body.status), body)
+    return await once(lambda tx: accepted(reset_vm_by_admin(tx, requester, vm_id, body.status), answers.VM), body)

@@ -1,4 +1,4 @@
-"""Registration, login, and the rotation of refresh tokens."""
+"""Registration, login and the rotation of refresh tokens."""
 
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -8,12 +8,11 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import bodies, schemas
-from api.routes import router
-from api.schemas import FieldError
+from api.routes import answers, requests, router
 from api.web import openapi, security
-from api.web.dependencies import CurrentUser, Process, State
+from api.web.dependencies import CurrentUser, Process, ProcessState
 from api.web.middleware import address_of
+from api.web.models import FieldError
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError
 from domain.data import queries
@@ -28,11 +27,11 @@ _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in u
 @routes.post(
     "/register",
     status_code=201,
-    response_model=schemas.User,
+    response_model=answers.User,
     openapi_extra=openapi.problems("username_taken", "email_taken"),
 )
-async def register(process: Process, request: Request, body: bodies.Registration) -> User:
-    """Make an account; names and email addresses are taken whatever their case."""
+async def register(process: Process, request: Request, body: requests.Registration) -> User:
+    """Create an account. Usernames and e-mail addresses are unique, ignoring case."""
     async with process.hashing.hold(address_of(request.scope)):
         password_hash = await security.hash_password(body.password.get_secret_value())
     try:
@@ -46,7 +45,7 @@ async def register(process: Process, request: Request, body: bodies.Registration
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials"))
-async def login(process: Process, request: Request, body: bodies.Credentials) -> schemas.TokenPair:
+async def login(process: Process, request: Request, body: requests.Credentials) -> answers.TokenPair:
     """Get a pair of tokens for a username and password."""
     statement = select(User).where(func.lower(User.username) == func.lower(body.username))
     async with process.hashing.hold(address_of(request.scope)):
@@ -61,8 +60,8 @@ async def login(process: Process, request: Request, body: bodies.Credentials) ->
 
 
 @routes.post("/refresh", openapi_extra=openapi.problems("invalid_token"))
-async def refresh(process: Process, body: bodies.RefreshRequest) -> schemas.TokenPair:
-    """Exchange a refresh token, which works once, for a new pair; using one again ends its login."""
+async def refresh(process: Process, body: requests.RefreshRequest) -> answers.TokenPair:
+    """Exchange a refresh token for a new pair. A token works once; using it again ends its login."""
     try:
         claims = security.verify(process.signing, "refresh", body.refresh_token.get_secret_value())
     except InvalidTokenError as error:
@@ -72,28 +71,29 @@ async def refresh(process: Process, body: bodies.RefreshRequest) -> schemas.Toke
         if await _use(tx, claims.token_id):
             return await _give_pair(tx, process, claims.caller)
         await _revoke(tx, claims.caller.session_id)
+    # Raised outside the transaction, so that the revocation is committed.
     raise ProblemError("invalid_token", "The refresh token was used before or revoked; log in again.")
 
 
 @routes.post("/logout", status_code=204, response_class=Response)
 async def logout(caller: CurrentUser, process: Process) -> None:
-    """End this login: its refresh tokens stop working; the access token does when it expires."""
+    """End this login. Its refresh tokens stop working at once, its access token when it expires."""
     async with process.engine.begin() as tx:
         await _lock_session(tx, caller.session_id)
         await _revoke(tx, caller.session_id)
 
 
-@routes.get("/me", response_model=schemas.User)
+@routes.get("/me", response_model=answers.User)
 async def get_me(caller: CurrentUser, process: Process) -> User:
     """Your profile."""
     async with process.autocommit.connect() as connection:
         user = await queries.fetch_one(connection, select(User).where(User.id == caller.id))
     if user is None:
-        raise ProblemError("invalid_token", "This account does not exist any more.")
+        raise ProblemError("invalid_token", "This account no longer exists.")
     return user
 
 
-async def _give_pair(tx: AsyncConnection, process: State, caller: Caller) -> schemas.TokenPair:
+async def _give_pair(tx: AsyncConnection, process: ProcessState, caller: Caller) -> answers.TokenPair:
     settings = process.settings
     access_life = timedelta(minutes=settings.access_token_expire_minutes)
     refresh_life = timedelta(days=settings.refresh_token_expire_days)
@@ -103,7 +103,7 @@ async def _give_pair(tx: AsyncConnection, process: State, caller: Caller) -> sch
             id=token_id, family_id=caller.session_id, user_id=caller.id, expires_at=func.now() + refresh_life
         )
     )
-    return schemas.TokenPair(
+    return answers.TokenPair(
         access_token=security.sign(process.signing, "access", caller, uuid4(), access_life),
         refresh_token=security.sign(process.signing, "refresh", caller, token_id, refresh_life),
         expires_in=int(access_life.total_seconds()),
@@ -111,7 +111,7 @@ async def _give_pair(tx: AsyncConnection, process: State, caller: Caller) -> sch
 
 
 async def _lock_session(tx: AsyncConnection, session_id: UUID) -> None:
-    """One at a time: no token is added to a login while it is being revoked."""
+    """Serialise refresh and logout of one login, so that no new token is added while the login is being revoked."""
     await tx.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(str(session_id), 0))))
 
 

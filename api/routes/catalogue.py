@@ -1,12 +1,11 @@
-"""Flavors, images and networks: what a VM can be made of; read only."""
+"""Flavors, images and networks; read-only."""
 
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Select, select
 
-from api import schemas
-from api.routes import router
+from api.routes import answers, router
 from api.web.dependencies import CurrentUser, Process
 from api.web.pages import Order, WantedPage
 from domain.data import addresses
@@ -22,36 +21,36 @@ _NETWORKS_BY_NAME = Order("name", (Network.name,))
 
 
 @routes.get("/flavors")
-async def list_flavors(_: CurrentUser, page: WantedPage) -> schemas.FlavorPage:
+async def list_flavors(_: CurrentUser, page: WantedPage) -> answers.FlavorPage:
     """The sizes a VM can have, smallest first."""
-    return await page.fetch(select(Flavor), _SMALLEST_FIRST, schemas.FlavorPage)
+    return await page.fetch(select(Flavor), _SMALLEST_FIRST, answers.FlavorPage)
 
 
-@routes.get("/flavors/{flavor_id}", response_model=schemas.Flavor)
+@routes.get("/flavors/{flavor_id}", response_model=answers.Flavor)
 async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Any:
     """One flavor."""
     return await _get(process, select(Flavor).where(Flavor.id == flavor_id), "flavor", flavor_id)
 
 
 @routes.get("/images")
-async def list_images(_: CurrentUser, page: WantedPage) -> schemas.ImagePage:
+async def list_images(_: CurrentUser, page: WantedPage) -> answers.ImagePage:
     """The images a VM can boot from, by name."""
-    return await page.fetch(select(Image), _IMAGES_BY_NAME, schemas.ImagePage)
+    return await page.fetch(select(Image), _IMAGES_BY_NAME, answers.ImagePage)
 
 
-@routes.get("/images/{image_id}", response_model=schemas.Image)
+@routes.get("/images/{image_id}", response_model=answers.Image)
 async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Any:
     """One image."""
     return await _get(process, select(Image).where(Image.id == image_id), "image", image_id)
 
 
 @routes.get("/networks")
-async def list_networks(_: CurrentUser, page: WantedPage) -> schemas.NetworkPage:
-    """The networks a VM can be attached to, by name, and how many addresses each has left."""
-    return await page.fetch(_NETWORKS, _NETWORKS_BY_NAME, schemas.NetworkPage)
+async def list_networks(_: CurrentUser, page: WantedPage) -> answers.NetworkPage:
+    """The networks a VM can be attached to, by name, each with its number of free addresses."""
+    return await page.fetch(_NETWORKS, _NETWORKS_BY_NAME, answers.NetworkPage)
 
 
-@routes.get("/networks/{network_id}", response_model=schemas.Network)
+@routes.get("/networks/{network_id}", response_model=answers.Network)
 async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Any:
     """One network."""
     return await _get(process, _NETWORKS.where(Network.id == network_id), "network", network_id)

@@ -1,16 +1,17 @@
-"""Interfaces of VMs: their places in networks."""
+"""The interfaces of VMs in networks."""
 
 from uuid import UUID
 
 from fastapi import Response
 from sqlalchemy import Select, select
 
-from api import bodies, resources, schemas
-from api.routes import router
+from api.routes import answers, requests, router
 from api.web import openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.accepted import accepted, accepted_delete
+from api.web.dependencies import OwnedVM, Process, Requested
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from domain.commands import interfaces
 from domain.data import queries
 from domain.data.models import Interface
 from domain.rules.errors import NotFoundError
@@ -23,22 +24,31 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
 @routes.post(
     "",
     status_code=202,
-    response_model=schemas.Interface,
+    response_model=answers.Interface,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_address", "unknown_reference"),
 )
-async def attach_interface(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NewInterface) -> Response:
-    """Give a VM an address in a network; a VM may have several in one."""
-    return await once(lambda tx: resources.attach_interface(tx, caller, vm_id, body), body)
+async def attach_interface(
+    requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NewInterface
+) -> Response:
+    """Give a VM an address in a network. A VM may have several in one network."""
+    return await once(
+        lambda tx: accepted(
+            interfaces.attach_interface(tx, requester, vm_id, body.network_id),
+            answers.Interface,
+            "/vms/{vm_id}/interfaces/{id}",
+        ),
+        body,
+    )
 
 
 @routes.get("")
-async def list_interfaces(page: WantedPage, vm: OwnedVM) -> schemas.InterfacePage:
+async def list_interfaces(page: WantedPage, vm: OwnedVM) -> answers.InterfacePage:
     """The interfaces of a VM, oldest first."""
-    return await page.fetch(_interfaces(vm.id), _OLDEST_FIRST, schemas.InterfacePage)
+    return await page.fetch(_interfaces(vm.id), _OLDEST_FIRST, answers.InterfacePage)
 
 
-@routes.get("/{interface_id}", response_model=schemas.Interface)
+@routes.get("/{interface_id}", response_model=answers.Interface)
 async def get_interface(process: Process, vm: OwnedVM, interface_id: UUID) -> Interface:
     """One interface."""
     async with process.autocommit.connect() as connection:
@@ -55,9 +65,9 @@ async def get_interface(process: Process, vm: OwnedVM, interface_id: UUID) -> In
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def detach_interface(caller: CurrentUser, once: OncePerKey, vm_id: UUID, interface_id: UUID) -> Response:
-    """Take an interface from a VM and give its addresses back; again, while that is done, changes nothing."""
-    return await once(lambda tx: resources.detach_interface(tx, caller, vm_id, interface_id))
+async def detach_interface(requester: Requested, once: OncePerKey, vm_id: UUID, interface_id: UUID) -> Response:
+    """Detach an interface from a VM and give its address back. A second detach changes nothing."""
+    return await once(lambda tx: accepted_delete(interfaces.detach_interface(tx, requester, vm_id, interface_id)))
 
 
 def _interfaces(vm_id: UUID) -> Select[Interface]:

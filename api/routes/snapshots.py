@@ -5,12 +5,13 @@ from uuid import UUID
 from fastapi import Response
 from sqlalchemy import select
 
-from api import bodies, resources, schemas
-from api.routes import router
+from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.accepted import accepted, accepted_delete
+from api.web.dependencies import OwnedVM, Process, Requested
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from domain.commands import snapshots
 from domain.data import queries
 from domain.data.models import Snapshot
 from domain.rules.errors import NotFoundError
@@ -24,13 +25,20 @@ _NEWEST_FIRST = Order("-created_at", (Snapshot.created_at, Snapshot.id), descend
 @routes.post(
     "",
     status_code=202,
-    response_model=schemas.Snapshot,
+    response_model=answers.Snapshot,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress"),
 )
-async def create_snapshot(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NewSnapshot) -> Response:
-    """Keep what a VM is now: its disk, its flavor, the image it was made from."""
-    return await once(lambda tx: resources.create_snapshot(tx, caller, vm_id, body), body)
+async def create_snapshot(requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NewSnapshot) -> Response:
+    """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
+    return await once(
+        lambda tx: accepted(
+            snapshots.create_snapshot(tx, requester, vm_id, body.name),
+            answers.Snapshot,
+            "/vms/{vm_id}/snapshots/{id}",
+        ),
+        body,
+    )
 
 
 @routes.get("")
@@ -38,16 +46,16 @@ async def list_snapshots(
     page: WantedPage,
     vm: OwnedVM,
     statuses: filters.SnapshotStatuses = [],  # noqa: B006 - FastAPI copies it
-) -> schemas.SnapshotPage:
-    """The snapshots of a VM, also of a deleted one, newest first; deleted ones only when asked for by status."""
+) -> answers.SnapshotPage:
+    """The snapshots of a VM, also of a DELETED VM, newest first. DELETED ones only if you filter by that status."""
     statement = select(Snapshot).where(Snapshot.vm_id == vm.id)
     wanted = filters.has_status(Snapshot.status, statuses, without=SnapshotStatus.DELETED)
-    return await page.fetch(statement.where(wanted), _NEWEST_FIRST, schemas.SnapshotPage)
+    return await page.fetch(statement.where(wanted), _NEWEST_FIRST, answers.SnapshotPage)
 
 
-@routes.get("/{snapshot_id}", response_model=schemas.Snapshot)
+@routes.get("/{snapshot_id}", response_model=answers.Snapshot)
 async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snapshot:
-    """One snapshot; it outlives its VM, and a deleted one stays readable here."""
+    """One snapshot. It outlives its VM, and a DELETED snapshot stays readable."""
     async with process.autocommit.connect() as connection:
         statement = select(Snapshot).where(Snapshot.id == snapshot_id, Snapshot.vm_id == vm.id)
         snapshot = await queries.fetch_one(connection, statement)
@@ -63,20 +71,20 @@ async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snap
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def delete_snapshot(caller: CurrentUser, once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
-    """Delete a snapshot, unless it is being taken or restored; doing so twice changes nothing."""
-    return await once(lambda tx: resources.delete_snapshot(tx, caller, vm_id, snapshot_id))
+async def delete_snapshot(requester: Requested, once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
+    """Delete a snapshot that is not being taken or restored. A second delete changes nothing."""
+    return await once(lambda tx: accepted_delete(snapshots.delete_snapshot(tx, requester, vm_id, snapshot_id)))
 
 
 @routes.post(
     "/{snapshot_id}/restore",
     status_code=202,
-    response_model=schemas.VM,
+    response_model=answers.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress"),
 )
 async def restore_vm(
-    caller: CurrentUser, once: OncePerKey, vm_id: UUID, snapshot_id: UUID, body: bodies.NoInput | None = None
+    requester: Requested, once: OncePerKey, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None
 ) -> Response:
-    """Put a VM's disk and flavor back to a snapshot; volumes and interfaces stay, and what is off stays off."""
-    return await once(lambda tx: resources.restore_vm(tx, caller, vm_id, snapshot_id), body)
+    """Put a VM's disk and flavor back to a snapshot. Volumes and interfaces stay, and a VM that is off stays off."""
+    return await once(lambda tx: accepted(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body)

@@ -1,18 +1,23 @@
 """Virtual machines."""
 
+from collections.abc import Awaitable
 from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Query, Response
-from sqlalchemy import select, update
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import bodies, operations, schemas
-from api.routes import router
+from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process, fetch_owned_vm
+from api.web.accepted import accepted, accepted_delete
+from api.web.dependencies import CurrentUser, OwnedVM, Process, Requested, fetch_owned_vm
+from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
-from domain.data import queries
+from domain.commands import create_vm as commands
+from domain.commands import vms
+from domain.commands.create_vm import NewVM
 from domain.data.models import VM
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.states import Status
@@ -30,13 +35,18 @@ _ORDERS: dict[str, Order] = {
 @routes.post(
     "",
     status_code=202,
-    response_model=schemas.VM,
+    response_model=answers.VM,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("unknown_reference", "no_free_address"),
 )
-async def create_vm(caller: CurrentUser, once: OncePerKey, body: bodies.NewVM) -> Response:
-    """Have a VM made; poll it, or its operation, until it is ACTIVE or in ERROR."""
-    return await once(lambda tx: operations.create_vm(tx, caller, body), body, one_statement=True)
+async def create_vm(requester: Requested, once: OncePerKey, body: requests.NewVM) -> Response:
+    """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""
+    new = NewVM(body.name, body.flavor_id, body.image_id, body.network_ids, body.labels)
+
+    def create(tx: AsyncConnection) -> Awaitable[Response]:
+        return accepted(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")
+
+    return await once(create, body, one_statement=True)
 
 
 @routes.get("")
@@ -44,35 +54,36 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     caller: CurrentUser,
     page: WantedPage,
     statuses: filters.Statuses = [],  # noqa: B006 - FastAPI copies it
-    name: Annotated[bodies.Text | None, Query(description="A part of the name, upper or lower case.")] = None,
+    name: Annotated[Text | None, Query(description="Part of the name, in upper or lower case.")] = None,
     labels: filters.LabelFilter = [],  # noqa: B006
-    sort: Annotated[Sort, Query(description="`-` sorts downwards; equals are sorted by id.")] = "-created_at",
-) -> schemas.VMPage:
-    """Your VMs, newest first; deleted ones only when asked for by status."""
+    sort: Annotated[
+        Sort, Query(description="`-` sorts in descending order. VMs with equal values are sorted by id.")
+    ] = "-created_at",
+) -> answers.VMPage:
+    """Your VMs, newest first. DELETED ones only if you filter by that status."""
     wanted = filters.has_status(VM.status, statuses, without=Status.DELETED)
     statement = select(VM).where(VM.owner_id == caller.id, wanted)
     if name:
         statement = statement.where(VM.name.icontains(name, autoescape=True))
     if labels:
         statement = statement.where(filters.has_labels(labels))
-    return await page.fetch(statement, _ORDERS[sort], schemas.VMPage)
+    return await page.fetch(statement, _ORDERS[sort], answers.VMPage)
 
 
-@routes.get("/{vm_id}", response_model=schemas.VM)
+@routes.get("/{vm_id}", response_model=answers.VM)
 async def get_vm(vm: OwnedVM) -> VM:
-    """One VM; a deleted one stays readable here."""
+    """One VM. A DELETED VM stays readable."""
     return vm
 
 
-@routes.patch("/{vm_id}", response_model=schemas.VM, openapi_extra=openapi.problems("invalid_transition"))
-async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: bodies.VMChanges) -> VM:
-    """Change a VM's name or labels, whatever else is done to it."""
+@routes.patch("/{vm_id}", response_model=answers.VM, openapi_extra=openapi.problems("invalid_transition"))
+async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: requests.VMChanges) -> VM:
+    """Change a VM's name or labels, whatever operation holds it."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
         return await fetch_owned_vm(process, caller, vm_id)
-    mine = (VM.id == vm_id, VM.owner_id == caller.id, VM.status != Status.DELETED)
     async with process.autocommit.connect() as connection:
-        changed = await queries.fetch_one(connection, update(VM).where(*mine).values(changes).returning(VM))
+        changed = await vms.change_vm(connection, caller.id, vm_id, changes)
     if changed is None:
         vm = await fetch_owned_vm(process, caller, vm_id)
         raise InvalidTransitionError("change", vm.status, vm.task_state, [])
@@ -82,6 +93,6 @@ async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: bo
 @routes.delete(
     "/{vm_id}", status_code=204, response_class=Response, responses=openapi.headers(204, "Operation-Location")
 )
-async def delete_vm(caller: CurrentUser, once: OncePerKey, vm_id: UUID) -> Response:
-    """Delete a VM in any state, taking it from whatever is being done to it; doing so twice changes nothing."""
-    return await once(lambda tx: operations.delete_vm(tx, caller, vm_id))
+async def delete_vm(requester: Requested, once: OncePerKey, vm_id: UUID) -> Response:
+    """Delete a VM in any state. The delete supersedes whatever operation holds it. A second delete changes nothing."""
+    return await once(lambda tx: accepted_delete(vms.delete_vm(tx, requester, vm_id)))

@@ -1,17 +1,21 @@
-"""Volumes, and their attachments to VMs."""
+"""Volumes and their attachments to VMs."""
 
+from collections.abc import Awaitable
 from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Query, Response
 from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api import bodies, resources, schemas
-from api.routes import router
+from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.accepted import accepted, accepted_delete
+from api.web.dependencies import CurrentUser, OwnedVM, Process, Requested
+from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from domain.commands import volumes
 from domain.data import queries
 from domain.data.models import Attachment, Volume
 from domain.rules.errors import NotFoundError
@@ -27,12 +31,17 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 @routes.post(
     "/volumes",
     status_code=202,
-    response_model=schemas.Volume,
+    response_model=answers.Volume,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
 )
-async def create_volume(caller: CurrentUser, once: OncePerKey, body: bodies.NewVolume) -> Response:
-    """Have a volume made; poll it, or its operation, until it is AVAILABLE or in ERROR."""
-    return await once(lambda tx: resources.create_volume(tx, caller, body), body)
+async def create_volume(requester: Requested, once: OncePerKey, body: requests.NewVolume) -> Response:
+    """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
+    return await once(
+        lambda tx: accepted(
+            volumes.create_volume(tx, requester, body.name, body.size_gb), answers.Volume, "/volumes/{id}"
+        ),
+        body,
+    )
 
 
 @routes.get("/volumes")
@@ -40,19 +49,19 @@ async def list_volumes(
     caller: CurrentUser,
     page: WantedPage,
     statuses: filters.VolumeStatuses = [],  # noqa: B006 - FastAPI copies it
-    name: Annotated[bodies.Text | None, Query(description="A part of the name, upper or lower case.")] = None,
-) -> schemas.VolumePage:
-    """Your volumes, newest first; deleted ones only when asked for by status."""
+    name: Annotated[Text | None, Query(description="Part of the name, in upper or lower case.")] = None,
+) -> answers.VolumePage:
+    """Your volumes, newest first. DELETED ones only if you filter by that status."""
     wanted = filters.has_status(Volume.status, statuses, without=VolumeStatus.DELETED)
     statement = _volumes(caller.id).where(wanted)
     if name:
         statement = statement.where(Volume.name.icontains(name, autoescape=True))
-    return await page.fetch(statement, _NEWEST_FIRST, schemas.VolumePage)
+    return await page.fetch(statement, _NEWEST_FIRST, answers.VolumePage)
 
 
-@routes.get("/volumes/{volume_id}", response_model=schemas.Volume)
+@routes.get("/volumes/{volume_id}", response_model=answers.Volume)
 async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> Any:
-    """One volume, and where it is attached; a deleted one stays readable here."""
+    """One volume and its attachment. A DELETED volume stays readable."""
     async with process.autocommit.connect() as connection:
         volume = (await connection.execute(_volumes(caller.id).where(Volume.id == volume_id))).one_or_none()
     if volume is None:
@@ -67,32 +76,38 @@ async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> 
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def delete_volume(caller: CurrentUser, once: OncePerKey, volume_id: UUID) -> Response:
-    """Delete a volume that is not attached; doing so twice changes nothing."""
-    return await once(lambda tx: resources.delete_volume(tx, caller, volume_id))
+async def delete_volume(requester: Requested, once: OncePerKey, volume_id: UUID) -> Response:
+    """Delete a volume that is not attached. A second delete changes nothing."""
+    return await once(lambda tx: accepted_delete(volumes.delete_volume(tx, requester, volume_id)))
 
 
 @routes.post(
     "/vms/{vm_id}/volumes",
     status_code=202,
-    response_model=schemas.Attachment,
+    response_model=answers.Attachment,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
 )
-async def attach_volume(caller: CurrentUser, once: OncePerKey, vm_id: UUID, body: bodies.NewAttachment) -> Response:
-    """Attach a volume that is AVAILABLE; the VM gets it as `device`."""
-    return await once(lambda tx: resources.attach_volume(tx, caller, vm_id, body), body)
+async def attach_volume(requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
+    """Attach a volume that is AVAILABLE. `device` says where the VM has it."""
+    together = body.delete_on_termination
+
+    def attach(tx: AsyncConnection) -> Awaitable[Response]:
+        command = volumes.attach_volume(tx, requester, vm_id, body.volume_id, delete_on_termination=together)
+        return accepted(command, answers.Attachment, "/vms/{vm_id}/volumes/{volume_id}")
+
+    return await once(attach, body)
 
 
 @routes.get("/vms/{vm_id}/volumes")
-async def list_attached_volumes(page: WantedPage, vm: OwnedVM) -> schemas.AttachmentPage:
-    """The volumes that a VM has, by device."""
-    return await page.fetch(_attachments(vm.id), _BY_DEVICE, schemas.AttachmentPage)
+async def list_attached_volumes(page: WantedPage, vm: OwnedVM) -> answers.AttachmentPage:
+    """The volumes attached to a VM, by device."""
+    return await page.fetch(_attachments(vm.id), _BY_DEVICE, answers.AttachmentPage)
 
 
-@routes.get(_ONE_ATTACHED, response_model=schemas.Attachment)
+@routes.get(_ONE_ATTACHED, response_model=answers.Attachment)
 async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) -> Attachment:
-    """One volume's place in a VM."""
+    """One attached volume."""
     async with process.autocommit.connect() as connection:
         statement = _attachments(vm.id).where(Attachment.volume_id == volume_id)
         attachment = await queries.fetch_one(connection, statement)
@@ -108,13 +123,13 @@ async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) ->
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def detach_volume(caller: CurrentUser, once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
-    """Detach a volume from a VM; again, while it is being detached, changes nothing."""
-    return await once(lambda tx: resources.detach_volume(tx, caller, vm_id, volume_id))
+async def detach_volume(requester: Requested, once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
+    """Detach a volume from a VM. A second detach changes nothing."""
+    return await once(lambda tx: accepted_delete(volumes.detach_volume(tx, requester, vm_id, volume_id)))
 
 
 def _volumes(owner_id: UUID) -> Select[*tuple[Any, ...]]:
-    """The owner's volumes, each with the VM that has it."""
+    """The owner's volumes, each with its attachment."""
     statement = select(Volume, Attachment.vm_id, Attachment.device)
     return statement.outerjoin(Attachment, Attachment.volume_id == Volume.id).where(Volume.owner_id == owner_id)
 

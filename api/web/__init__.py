@@ -1,1 +1,1 @@
-"""What every route shares: problems, middleware, admission, idempotency, pages, filters, security."""
+"""Parts that all routes share: problems, middlewares, admission, idempotency, pages, filters, security, OpenAPI."""

@@ -1,16 +1,18 @@
-"""Who may come in when more ask than can be served: so many at once, so many waiting, everybody in turn."""
+"""Limits how many requests are served concurrently, and how many wait, with a fair share for each caller."""
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-PATIENCE = 5.0  # seconds that somebody waits for a place
-PACE = 0.5  # seconds: to refuse at once whoever asks again at once takes a whole processor
+SLOT_TIMEOUT = 5.0  # seconds that a caller waits for a slot
+# Delays the refusal of a caller that has filled its share of the queue. Such a caller often retries at once, and to
+# refuse it again and again without a delay would keep a whole processor busy.
+REFUSAL_DELAY = 0.5  # seconds
 
 
 class NoSlotError(Exception):
-    """No place; `code` says whether there is none for this caller, or for nobody."""
+    """No slot is free; `code` says whether the caller has used up its share, or the service is overloaded."""
 
     def __init__(self, code: str) -> None:
         super().__init__(code)
@@ -18,17 +20,22 @@ class NoSlotError(Exception):
 
 
 class Slots:
-    """So many `places`, and so many more that `wait` for one; each caller may have half of either."""
+    """At most `limit` slots are held, and at most `queue_limit` callers wait for one.
 
-    def __init__(self, places: int, wait: int) -> None:
-        self._places, self._share = places, max(1, places // 2)
-        self._wait, self._wait_share = wait, max(1, wait // 2)
-        self._inside: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Event]] = {}  # whose turn is next comes first
+    A caller may hold half of the slots and fill half of the queue, so that one caller's flood leaves room for others.
+    Free slots go round-robin to the callers that wait.
+    """
+
+    def __init__(self, limit: int, queue_limit: int) -> None:
+        self._limit, self._caller_limit = limit, max(1, limit // 2)
+        self._queue_limit, self._caller_queue_limit = queue_limit, max(1, queue_limit // 2)
+        self._held: Counter[str] = Counter()
+        # The callers that wait, each with its requests, oldest first. The first caller in the dict is served next.
+        self._waiting: dict[str, deque[asyncio.Event]] = {}
 
     @asynccontextmanager
     async def hold(self, caller: str) -> AsyncIterator[None]:
-        """Have a place; NoSlotError, mostly soon, where there is none."""
+        """Hold a slot; NoSlotError as for `acquire`."""
         await self.acquire(caller)
         try:
             yield
@@ -36,50 +43,57 @@ class Slots:
             self.release(caller)
 
     async def acquire(self, caller: str) -> None:
-        """Take a place, to be given back by `leave`; NoSlotError as above."""
-        if self._has_place(caller):
-            self._inside[caller] += 1
+        """Take a slot, to be given back by `release`; NoSlotError if the queue is full or the wait takes too long."""
+        if self._has_slot(caller):
+            self._held[caller] += 1
             return
-        if len(self._waiting.get(caller, ())) >= self._wait_share:
-            await asyncio.sleep(PACE)
+        if len(self._waiting.get(caller, ())) >= self._caller_queue_limit:
+            await asyncio.sleep(REFUSAL_DELAY)
             raise NoSlotError("too_many_requests")
-        if sum(map(len, self._waiting.values())) >= self._wait:
+        if sum(map(len, self._waiting.values())) >= self._queue_limit:
             raise NoSlotError("overloaded")
-        await self._wait_for_turn(caller)
+        await self._wait(caller)
 
     def release(self, caller: str) -> None:
-        """Give a place back, to whoever's turn it is."""
-        self._inside[caller] -= 1
-        if not self._inside[caller]:
-            del self._inside[caller]
-        following = next((one for one in self._waiting if self._has_place(one)), None)
+        """Give a slot back, to the next caller that waits and may have one."""
+        self._held[caller] -= 1
+        if not self._held[caller]:
+            del self._held[caller]
+        following = next((waiting for waiting in self._waiting if self._has_slot(waiting)), None)
         if following is not None:
-            self._inside[following] += 1
-            turns = self._waiting.pop(following)
-            turns.popleft().set()
-            if turns:
-                self._waiting[following] = turns
+            self._grant(following)
 
-    def _has_place(self, caller: str) -> bool:
-        return self._inside.total() < self._places and self._inside[caller] < self._share
+    def _has_slot(self, caller: str) -> bool:
+        return self._held.total() < self._limit and self._held[caller] < self._caller_limit
 
-    async def _wait_for_turn(self, caller: str) -> None:
-        turn = asyncio.Event()
-        self._waiting.setdefault(caller, deque()).append(turn)
+    def _grant(self, caller: str) -> None:
+        """Give a slot to the caller's oldest request, and put the caller at the end of the line."""
+        # Counted here and not when the request resumes: until then another request could take the slot.
+        self._held[caller] += 1
+        queue = self._waiting.pop(caller)
+        queue.popleft().set()
+        if queue:
+            self._waiting[caller] = queue
+
+    async def _wait(self, caller: str) -> None:
+        granted = asyncio.Event()
+        self._waiting.setdefault(caller, deque()).append(granted)
         try:
-            async with asyncio.timeout(PATIENCE):
-                await turn.wait()
-        except BaseException as error:
-            self._give_up(caller, turn)
+            async with asyncio.timeout(SLOT_TIMEOUT):
+                await granted.wait()
+        except BaseException as error:  # a timeout, or a cancel because the client went away
+            self._give_up(caller, granted)
             if isinstance(error, TimeoutError):
                 raise NoSlotError("overloaded") from None
             raise
 
-    def _give_up(self, caller: str, turn: asyncio.Event) -> None:
-        if turn.is_set():  # it came in the same moment
+    def _give_up(self, caller: str, granted: asyncio.Event) -> None:
+        # The slot may have been granted after the timeout or cancel, but before this request resumed. It is counted as
+        # held then, and nobody else would ever release it.
+        if granted.is_set():
             self.release(caller)
             return
-        turns = self._waiting[caller]
-        turns.remove(turn)
-        if not turns:
+        queue = self._waiting[caller]
+        queue.remove(granted)
+        if not queue:
             del self._waiting[caller]

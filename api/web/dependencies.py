@@ -1,4 +1,4 @@
-"""What routes ask for by type: the process's state, the caller, the caller's VM."""
+"""Dependencies of the routes: the state of the process, the caller, the caller's VM."""
 
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -13,20 +13,22 @@ from temporalio.client import Client
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
-from api.web import security
+from api.web import logs, security
 from api.web.admission import Slots
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError, Signing
+from domain.commands.acceptance import Requester
 from domain.data.models import VM
 from domain.rules.errors import NotFoundError
 from domain.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """What the process holds for all requests.
+class ProcessState:
+    """What all requests of the process share.
 
-    `autocommit` is the engine, without transactions; `hashing` is where passwords wait to be hashed.
+    `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
+    hashed concurrently.
     """
 
     settings: Settings
@@ -40,17 +42,17 @@ class State:
     readiness: Readiness
 
 
-async def _state(request: Request) -> State:
-    state: State = request.app.state.vmapi
+async def _process_state(request: Request) -> ProcessState:
+    state: ProcessState = request.app.state.vmapi
     return state
 
 
-Process = Annotated[State, Depends(_state)]
+Process = Annotated[ProcessState, Depends(_process_state)]
 _bearer = HTTPBearer(
     scheme_name="bearer",
     bearerFormat="JWT",
-    description="The access token that `POST /auth/login` gives.",
-    auto_error=False,
+    description="The access token from `POST /auth/login`.",
+    auto_error=False,  # FastAPI's own error is not a problem document
 )
 
 
@@ -58,7 +60,7 @@ async def _caller(
     process: Process, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
     if credentials is None:
-        detail = "This needs an access token: Authorization: Bearer <token>."
+        detail = "Send an access token in the header: Authorization: Bearer <token>."
         raise ProblemError("unauthenticated", detail)
     try:
         return security.verify(process.signing, "access", credentials.credentials).caller
@@ -67,10 +69,11 @@ async def _caller(
 
 
 async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-    """The caller, if an admin: their name, which no other account can have, is the one that the settings say."""
+    """The caller, if the caller is the admin; ProblemError if not."""
+    # Usernames are unique whatever their case, so no other account matches.
     admin = process.settings.admin_username
     if admin is None or caller.username.lower() != admin.lower():
-        raise ProblemError("admin_only", "This is for the admin, whose account ADMIN_USERNAME names.")
+        raise ProblemError("admin_only", "Only the admin may do this. ADMIN_USERNAME names the account.")
     return caller
 
 
@@ -80,7 +83,7 @@ CurrentUser = Annotated[Caller, Depends(_caller)]
 
 
 async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
-    """The caller's VM; NotFoundError where there is none, or it is another's."""
+    """The caller's VM; NotFoundError if it does not exist or has another owner."""
     async with process.autocommit.connect() as connection:
         found = await connection.execute(_OWNED_VM, {"vm_id": vm_id, "owner_id": caller.id})
     vm = cast("VM | None", found.one_or_none())
@@ -90,3 +93,17 @@ async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> 
 
 
 OwnedVM = Annotated[VM, Depends(fetch_owned_vm)]
+
+
+async def _requester(caller: CurrentUser) -> Requester:
+    return Requester(caller.id, caller.username, logs.request_id.get())
+
+
+async def _admin_requester(admin: Admin) -> Requester:
+    return Requester(admin.id, admin.username, logs.request_id.get())
+
+
+Requested = Annotated[Requester, Depends(_requester)]
+"""Who makes the request, for commands: the caller and the request's id."""
+AdminRequested = Annotated[Requester, Depends(_admin_requester)]
+"""The same, where only an admin may."""

@@ -1,4 +1,4 @@
-"""The interactive documentation, from files of our own: it must render without the internet."""
+"""Swagger UI, served from an installed package, so that it works without internet access."""
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html

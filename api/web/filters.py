@@ -1,4 +1,4 @@
-"""Query parameters that narrow a list: words of a vocabulary, and labels."""
+"""Query parameters that filter a list: enumerated words, and labels."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -8,17 +8,18 @@ from pydantic import StringConstraints
 from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
 from sqlalchemy.orm import InstrumentedAttribute
 
-from api.bodies import LABEL_KEY
+from api.web.fields import LABEL_KEY
 from domain.data.models import VM
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 
 _LABEL = rf"{LABEL_KEY}(=[^,\x00-\x1f\x7f-\x9f]{{0,255}})?"
-_SEVERAL = "One or several, comma separated or repeated"
+_SEVERAL = "One or more values, separated by commas or in repeated parameters."
+_STATUS = f"{_SEVERAL} Without this parameter, DELETED is left out."
 
 
-def _list_of(one: str) -> StringConstraints:
-    return StringConstraints(pattern=f"^{one}(,{one})*$")
+def _list_of(item: str) -> StringConstraints:
+    return StringConstraints(pattern=f"^{item}(,{item})*$")
 
 
 def _any_of(words: Iterable[str]) -> StringConstraints:
@@ -26,58 +27,57 @@ def _any_of(words: Iterable[str]) -> StringConstraints:
 
 
 Statuses = Annotated[
-    list[Annotated[str, _any_of(Status)]],
-    Query(alias="status", description=f"{_SEVERAL}; DELETED only comes when it is asked for.", examples=[["ACTIVE"]]),
+    list[Annotated[str, _any_of(Status)]], Query(alias="status", description=_STATUS, examples=[["ACTIVE"]])
 ]
 SnapshotStatuses = Annotated[
-    list[Annotated[str, _any_of(SnapshotStatus)]],
-    Query(alias="status", description=f"{_SEVERAL}; DELETED only comes when it is asked for.", examples=[["ERROR"]]),
+    list[Annotated[str, _any_of(SnapshotStatus)]], Query(alias="status", description=_STATUS, examples=[["ERROR"]])
 ]
 VolumeStatuses = Annotated[
-    list[Annotated[str, _any_of(VolumeStatus)]],
-    Query(alias="status", description=f"{_SEVERAL}; DELETED only comes when it is asked for.", examples=[["IN_USE"]]),
+    list[Annotated[str, _any_of(VolumeStatus)]], Query(alias="status", description=_STATUS, examples=[["IN_USE"]])
 ]
 OperationStatuses = Annotated[
     list[Annotated[str, _any_of(OperationStatus)]],
-    Query(alias="status", description=f"{_SEVERAL}.", examples=[["QUEUED,RUNNING"]]),
+    Query(alias="status", description=_SEVERAL, examples=[["QUEUED,RUNNING"]]),
 ]
 ActionWords = Annotated[
     list[Annotated[str, _any_of(action.word for action in Action)]],
-    Query(alias="action", description=f"{_SEVERAL}.", examples=[["create"]]),
+    Query(alias="action", description=_SEVERAL, examples=[["create"]]),
 ]
 LabelFilter = Annotated[
     list[Annotated[str, _list_of(_LABEL)]],
     Query(
-        description="`key=value` for VMs with that label, `key` for VMs with any value of it; several, comma separated "
-        "or repeated, all have to hold.",
+        description="`key=value` selects VMs with that label, `key` VMs with any value of it. Several filters, "
+        "separated by commas or in repeated parameters, must all match.",
         examples=[["env=prod,tier"]],
     ),
 ]
 
 
-def words(given: list[str]) -> set[str]:
-    """The words of a parameter that may be repeated and hold several each."""
-    return {word for several in given for word in several.split(",")}
+def words(values: list[str]) -> set[str]:
+    """The words of a parameter that may be repeated and may hold several words each time."""
+    return {word for value in values for word in value.split(",")}
 
 
-def has_status(column: InstrumentedAttribute[Any], given: list[str], *, without: str) -> ColumnElement[bool]:
-    """Whether something is in one of the statuses asked for; `without` one of them where none is asked for."""
-    return column.in_(words(given)) if given else column != without
+def has_status(column: InstrumentedAttribute[Any], values: list[str], *, without: str) -> ColumnElement[bool]:
+    """Whether a row has one of the requested statuses; if none is requested, whether its status is not `without`."""
+    return column.in_(words(values)) if values else column != without
 
 
-def actions(given: list[str]) -> set[Action]:
-    """The actions that paths and answers call by the given words."""
-    asked = words(given)
-    return {action for action in Action if action.word in asked}
+def actions(values: list[str]) -> set[Action]:
+    """The actions whose words are given; one word may mean several actions."""
+    requested = words(values)
+    return {action for action in Action if action.word in requested}
 
 
-def has_labels(given: list[str]) -> ColumnElement[bool]:
-    """Whether a VM has every label asked for; one statement however many, as each that differs is compiled and kept."""
-    asked = [label.partition("=") for label in words(given)]
-    values = {(key, value) for key, equals, value in asked if equals}
-    wanted = dict(values)
-    if len(wanted) < len(values):
-        return false()  # a label has one value
-    keys = cast([key for key, equals, _ in asked if not equals], ARRAY(Text))
+def has_labels(values: list[str]) -> ColumnElement[bool]:
+    """Whether a VM has every requested label."""
+    # The filters go into two parameters of one statement. A condition for each would be a new statement for each
+    # number of labels, and SQLAlchemy and asyncpg would compile and cache every one.
+    filters = [label.partition("=") for label in words(values)]
+    pairs = {(key, value) for key, equals, value in filters if equals}
+    value_of = dict(pairs)
+    if len(value_of) < len(pairs):
+        return false()  # two values of one key are requested, but a label has one
+    keys = cast([key for key, equals, _ in filters if not equals], ARRAY(Text))
     labels: ColumnElement[dict[str, str]] = VM.labels.expression
-    return and_(labels.contains(wanted), labels.has_all(keys))
+    return and_(labels.contains(value_of), labels.has_all(keys))

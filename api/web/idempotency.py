@@ -1,7 +1,7 @@
-"""Idempotency keys: a request that is sent again with its key gets the first answer again, and nothing is done twice.
+"""Idempotency keys: a repeated request with the same key gets the first answer again, and nothing is done twice.
 
-Key, effect and answer commit in one transaction, and the lock on the key ends with it: a process that dies in
-between leaves nothing behind.
+The command's rows, the key and the answer commit in one transaction. An advisory lock on the key, which ends with that
+transaction, keeps out a concurrent request with the same key. A process that dies in between leaves nothing behind.
 """
 
 import hashlib
@@ -22,44 +22,46 @@ from domain.data import addresses
 from domain.data.models import IdempotencyKey
 
 Work = Callable[[AsyncConnection], Awaitable[Response]]
-"""What a request does in its transaction, and its answer; whatever it raises undoes it."""
+"""Runs a command in the transaction and returns the answer. An exception rolls the transaction back."""
 
 KeyHeader = Header(
     alias="Idempotency-Key",
     min_length=1,
     max_length=255,
     pattern=r"^[\x20-\x7e]+$",
-    description="Any text of your own. Sent again with the same key within 24 hours, the request gets its first answer "
-    "again and nothing is done twice.",
+    description="Any text that you choose. For 24 hours, a repeated request with the same key gets the first answer "
+    "again, and nothing is done twice.",
     examples=["3f0c5a4e-create-web-1"],
 )
 
+# It does not wait for the lock: a request that waits would keep a connection of the pool from others.
 _LOCK = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text()), 0)))
 _KEPT = select(IdempotencyKey).where(IdempotencyKey.scope == bindparam("scope"), IdempotencyKey.key == bindparam("key"))
 
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """Does a request's work in one transaction, and once only if it came with a key."""
+    """Runs the work of a request in one transaction; with an idempotency key, only once."""
 
     process: Process
     scope: str
     key: str | None
 
     async def __call__(self, work: Work, body: BaseModel | None = None, *, one_statement: bool = False) -> Response:
-        """The answer of the work, or of the first request with the same key.
+        """Return the answer of the work, or of the first request with the same key.
 
-        Work that writes in `one_statement` is spared the round trips of a transaction where there is no key to keep.
-        Work that found an address taken is done again, with another.
+        Work that writes in `one_statement` needs no transaction if there is no key to store.
         """
         while True:
             try:
                 answer = await self._attempt(work, body, one_statement=one_statement)
             except IntegrityError as error:
+                # Another request took the address that the work chose. The transaction is lost, so the work begins
+                # again in a new one and chooses another address, or finds that the network is full.
                 if not addresses.is_taken(error):
                     raise
             else:
-                self.process.dispatcher.wake()
+                self.process.dispatcher.wake()  # after the commit, so that the dispatcher sees the operation
                 return answer
 
     async def _attempt(self, work: Work, body: BaseModel | None, *, one_statement: bool) -> Response:
@@ -103,7 +105,7 @@ class Once:
 
 def _replay(kept: IdempotencyKey, fingerprint: str) -> Response:
     if kept.fingerprint != fingerprint:
-        detail = "This idempotency key came with another body before; use a new key for a new request."
+        detail = "This idempotency key was used with another body. Use a new key for a new request."
         raise ProblemError("idempotency_key_reused", detail)
     return Response(kept.body, kept.status_code, {**kept.headers, "Idempotency-Replayed": "true"})
 

@@ -1,4 +1,4 @@
-"""One line per event on standard error, with its request's id; never a secret, a token or a body."""
+"""Logs one line per event to standard error, with the id of the request; never a secret, a token or a body."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ class _RequestId(logging.Filter):
 
 
 def configure(level: str) -> None:
-    """Send every log record of the process to standard error at `level` and above."""
+    """Send the log records of the process at `level` and above to standard error."""
     formatter = logging.Formatter(
         "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s request_id=%(request_id)s",
         datefmt="%Y-%m-%dT%H:%M:%S",

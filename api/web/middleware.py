@@ -1,4 +1,4 @@
-"""What every request gets, before and after its route: an id, a line in the log, a bounded body, a last resort."""
+"""Middlewares around every route: request id, log line, error answer, buffered body, admission."""
 
 import contextlib
 import logging
@@ -16,12 +16,12 @@ from api.web.security import InvalidTokenError, Signing, verify
 
 logger = logging.getLogger(__name__)
 
-_ALWAYS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # anything else could forge lines in the log
 
 
 class RequestContext:
-    """Give the request its id, echo it on the answer, log one line, and turn a bug into a problem."""
+    """Give the request an id, return the id with the answer, log one line, and turn an exception into a problem."""
 
     def __init__(self, app: ASGIApp, *, debug: bool) -> None:
         self.app = app
@@ -32,7 +32,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began = perf_counter()
+        started_at = perf_counter()
         status = 0
         request_id = _request_id(scope)
         logs.request_id.set(request_id)
@@ -49,25 +49,25 @@ class RequestContext:
         except Exception as error:
             logger.exception("unhandled error")
             if status:
-                raise
-            detail = repr(error) if self.debug else "The request failed; its id finds the reason in the log."
+                raise  # the answer has started, so the server can only cut the connection
+            detail = repr(error) if self.debug else "Internal error. The log has the reason under this request id."
             await problems.problem("internal_error", detail, scope["path"])(scope, receive, send_with_id)
         finally:
             path = scope["raw_path"].decode("latin-1")
-            logger.info("%s %s %d %.1fms", scope["method"], path, status, 1000 * (perf_counter() - began))
+            logger.info("%s %s %d %.1fms", scope["method"], path, status, 1000 * (perf_counter() - started_at))
 
 
-class Body:
-    """Read the whole body before anything is held for its request, however slowly it comes.
+class BufferedBody:
+    """Read the whole body before the request goes on, and refuse one of more than problems.MAX_BODY bytes.
 
-    One of more than problems.MAX_BODY bytes is refused, as soon as it says so or turns out so.
+    Admission comes after this, so that a client that sends its body slowly, or never, holds no slot meanwhile.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; none where its sender goes away before its end."""
+        """Serve one request, unless the client disconnects before the end of its body."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -79,23 +79,24 @@ class Body:
             if message["type"] == "http.disconnect":
                 return
             body += message.get("body", b"")
-            is_too_large = len(body) > problems.MAX_BODY
+            is_too_large = len(body) > problems.MAX_BODY  # Content-Length may be absent
             more = message.get("more_body", False) and not is_too_large
         if is_too_large:
             await problems.body_too_large(scope["path"])(scope, receive, send)
             return
-        whole: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
-        async def receive_again() -> Message:
-            return whole.pop() if whole else await receive()
+        async def receive_buffered() -> Message:
+            return buffered.pop() if buffered else await receive()
 
-        await self.app(scope, receive_again, send)
+        await self.app(scope, receive_buffered, send)
 
 
 class Admission:
-    """Let in as many requests as can be served, the rest in turn or not at all; who asks for health always may.
+    """Let a request pass when it gets a slot, and refuse it otherwise; health checks need no slot.
 
-    A place is given back when the answer begins: what is left to do then needs no database.
+    The slot is released when the answer starts. No route uses the database after that, and a client that reads its
+    answer slowly would otherwise hold the slot as long as it likes.
     """
 
     def __init__(self, app: ASGIApp, *, slots: Slots, signing: Signing) -> None:
@@ -105,27 +106,27 @@ class Admission:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in _ALWAYS:
+        if scope["type"] != "http" or scope["path"] in _HEALTH_PATHS:
             await self.app(scope, receive, send)
             return
-        with contextlib.ExitStack() as place:
+        with contextlib.ExitStack() as slot:
             caller = _caller(scope, self.signing)
             try:
                 await self.slots.acquire(caller)
-            except NoSlotError as refused:
-                await problems.refusal(refused.code, scope["path"])(scope, receive, send)
+            except NoSlotError as error:
+                await problems.refusal(error.code, scope["path"])(scope, receive, send)
                 return
-            place.callback(self.slots.release, caller)
+            slot.callback(self.slots.release, caller)
 
-            async def leave_and_send(message: Message) -> None:
-                place.close()
+            async def release_and_send(message: Message) -> None:
+                slot.close()  # releases the slot the first time and does nothing after that
                 await send(message)
 
-            await self.app(scope, receive, leave_and_send)
+            await self.app(scope, receive, release_and_send)
 
 
 def _caller(scope: Scope, signing: Signing) -> str:
-    """The user that the token names, or else the address that the request comes from."""
+    """The id of the user whose valid token the request carries, or else the address that it comes from."""
     kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         with contextlib.suppress(InvalidTokenError):
@@ -134,11 +135,11 @@ def _caller(scope: Scope, signing: Signing) -> str:
 
 
 def address_of(scope: Scope) -> str:
-    """Where a request comes from; all who come over one socket in the file system are one."""
+    """The address of the request's client; one empty address for all clients of a Unix socket."""
     client = scope.get("client")
     return client[0] if client else ""
 
 
 def _request_id(scope: Scope) -> str:
-    sent = Headers(scope=scope).get("x-request-id", "")
-    return sent if _REQUEST_ID.fullmatch(sent) else str(uuid4())
+    received = Headers(scope=scope).get("x-request-id", "")
+    return received if _REQUEST_ID.fullmatch(received) else str(uuid4())

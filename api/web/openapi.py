@@ -1,4 +1,4 @@
-"""The OpenAPI description: what FastAPI finds out by itself, and the problems and headers that it cannot know."""
+"""The OpenAPI description: FastAPI's own, completed with the problems and headers that FastAPI cannot know."""
 
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -9,74 +9,76 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from api import PREFIX
-from api.schemas import Problem
+from api.web.models import Problem
 from api.web.problems import HEADERS_OF_CODE, MEDIA_TYPE, RETRY_AFTER, STATUS_OF_CODE
 from domain.settings import Settings
 
 DESCRIPTION = """
 Virtual machines on OpenStack, with their snapshots, volumes and interfaces.
 
-**Operations.** What changes the cloud is accepted at once (202, or 204 for a delete) and done in the background. The
-answer's `Operation-Location` names the operation to follow; `status`, and a VM's `task_state`, say the same in short.
+**Operations.** A request that changes the cloud is accepted at once (202, or 204 for a delete) and carried out in the
+background. The header `Operation-Location` of the answer is the path of its operation, which reports the progress. The
+`status` of a resource and the `task_state` of a VM report it in short.
 
-**Errors** are problems as in [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457): a stable `code` for programs, a
-`detail` for people, the `request_id` for support. Each of an invalid request's `errors` has the JSON pointer, parameter
-or header it is about. A refused action has the `current_status` of what refuses, `task_state` and `allowed_actions`.
+**Errors** are problem documents ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). A problem has a stable `code` for
+programs, a `detail` for people, and the `request_id` for support. The `errors` of an invalid request each name a JSON
+pointer, a parameter or a header. If a resource's state does not allow an action, the problem has the resource's
+`current_status` and `task_state` and the `allowed_actions`.
 
-**Too much.** 429 says that too many requests of yours are under way at once, 503 that everybody's are. Wait for
-`Retry-After` seconds, longer each time, and send the request again: a request that was refused so has done nothing.
+**Overload.** 429 means that you have too many requests in progress. 503 means that all clients together have. A request
+refused in this way has changed nothing. Send it again after `Retry-After` seconds, and wait longer after each refusal.
 
-**Repeating.** A POST or DELETE with an `Idempotency-Key` may be sent again without fear: the first answer comes back,
-marked `Idempotency-Replayed`, and nothing is done twice.
+**Repeated requests.** You can safely send a POST or DELETE again if it has an `Idempotency-Key`. The service returns
+the first answer with the header `Idempotency-Replayed`, and does nothing twice.
 
-**Pages.** Follow `Link: rel="next"`, or pass `next_cursor` as `cursor`: unlike counting `page` up, this neither skips
-nor repeats an item when others come and go.
+**Pages.** Follow `Link: rel="next"`, or pass `next_cursor` as `cursor`. Unlike page numbers, cursors neither skip nor
+repeat items when other items are added or removed.
 """
 TAGS = [
-    {"name": "Health", "description": "For load balancers, and people in a hurry."},
-    {"name": "Authentication", "description": "Accounts, and the tokens that everything else wants."},
-    {"name": "VMs", "description": "Virtual machines, and what can be asked of them."},
-    {"name": "Snapshots", "description": "What a VM was, to go back to; they outlive it."},
-    {"name": "Volumes", "description": "Block devices, attached to one VM at a time."},
-    {"name": "Interfaces", "description": "A VM's addresses in networks."},
-    {"name": "Operations", "description": "What was asked, how far it is, and why it failed."},
-    {"name": "Administration", "description": "What needs a person's attention, and what to do about it."},
-    {"name": "Catalogue", "description": "What a VM can be made of."},
+    {"name": "Health", "description": "Checks for load balancers and monitoring."},
+    {"name": "Authentication", "description": "Accounts, and the tokens that all other requests need."},
+    {"name": "VMs", "description": "Virtual machines and their actions."},
+    {"name": "Snapshots", "description": "Images of a VM, to restore it from. A snapshot outlives its VM."},
+    {"name": "Volumes", "description": "Block devices. A volume is attached to at most one VM."},
+    {"name": "Interfaces", "description": "The connections of a VM to networks, with their addresses."},
+    {"name": "Operations", "description": "Requested changes, their progress, and why they failed."},
+    {"name": "Administration", "description": "For the admin: problems that need a person, and ways to solve them."},
+    {"name": "Catalogue", "description": "Flavors, images and networks for VMs."},
 ]
 
-_PROBLEMS = "x-problem-codes"
-_FASTAPIS_OWN = {"HTTPValidationError", "ValidationError"}  # problems take their place
+_PROBLEM_CODES = "x-problem-codes"
+_FASTAPI_ERRORS = {"HTTPValidationError", "ValidationError"}  # the service answers with problems instead
 _TEXT = {"type": "string"}
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "X-Request-Id": ("The id that the request came with, or was given.", _TEXT),
-    "Location": ("Path of what was made.", _TEXT),
-    "Operation-Location": ("Path of the operation to follow.", _TEXT),
-    "Retry-After": ("Seconds until it makes sense to look, or try, again.", {"type": "integer"}),
-    "Idempotency-Replayed": ("On an answer that an earlier request with the same key got first.", {"const": "true"}),
-    "Link": ("The first, previous, next and last page (RFC 8288).", _TEXT),
+    "X-Request-Id": ("The id of the request: the one it was sent with, or a new one.", _TEXT),
+    "Location": ("The path of the new resource.", _TEXT),
+    "Operation-Location": ("The path of the operation that carries the request out.", _TEXT),
+    "Retry-After": ("Seconds to wait before the next request for progress, or the next attempt.", {"type": "integer"}),
+    "Idempotency-Replayed": ("Marks the stored answer of an earlier request with the same key.", {"const": "true"}),
+    "Link": ("Links to the first, previous, next and last page (RFC 8288).", _TEXT),
     "WWW-Authenticate": ("How to authenticate (RFC 6750).", _TEXT),
 }
 
 
 def problems(*codes: str) -> dict[str, Any]:
-    """A route's `openapi_extra`: the problems it answers with beyond those its parameters and body imply."""
-    return {_PROBLEMS: list(codes)}
+    """The `openapi_extra` of a route: its problem codes, except those that `_implied_codes` finds."""
+    return {_PROBLEM_CODES: list(codes)}
 
 
 def headers(status: int, *names: str) -> dict[int | str, dict[str, Any]]:
-    """A route's `responses`: the headers of its answer with `status`."""
+    """The `responses` of a route: the headers of its answer with this status."""
     return {status: {"headers": {name: _reference("headers", name) for name in names}}}
 
 
 def install(app: FastAPI, settings: Settings) -> None:
-    """Let the app describe itself completely."""
+    """Make the app serve the completed description."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:
             app.openapi_schema = _describe(app, settings)
         return app.openapi_schema
 
-    app.openapi = describe  # type: ignore[method-assign] # FastAPI's documented way
+    app.openapi = describe  # type: ignore[method-assign] # FastAPI documents this way to replace it
 
 
 def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     components = description["components"]
     _, extra = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
     schemas = components["schemas"] | extra["$defs"]
-    components["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in _FASTAPIS_OWN}
+    components["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in _FASTAPI_ERRORS}
     components["headers"] = {name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()}
     for path, item in description["paths"].items():
         for operation in item.values():
@@ -95,18 +97,19 @@ def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
 
 
 def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
-    operation["summary"] = operation["summary"].replace("Vm", "VM")
+    operation["summary"] = operation["summary"].replace("Vm", "VM")  # FastAPI makes it from the function's name
     responses: dict[str, Any] = operation["responses"]
     parameters = {parameter["name"]: parameter for parameter in operation.get("parameters", [])}
-    succeeds = next(iter(responses.values()))
+    success = next(iter(responses.values()))
     if "page_size" in parameters:
+        # These are settings, which the declaration of the parameter cannot know.
         bounds = {"type": "integer", "minimum": 1, "maximum": settings.max_page_size}
         parameters["page_size"]["schema"] = {**bounds, "default": settings.default_page_size}
-        _add_header(succeeds, "Link")
+        _add_header(success, "Link")
     if "Idempotency-Key" in parameters:
-        _add_header(succeeds, "Idempotency-Replayed")
-    codes = dict.fromkeys([*operation.get(_PROBLEMS, []), *_implied(path, operation, parameters)])
-    operation[_PROBLEMS] = list(codes)
+        _add_header(success, "Idempotency-Replayed")
+    codes = dict.fromkeys([*operation.get(_PROBLEM_CODES, []), *_implied_codes(path, operation, parameters)])
+    operation[_PROBLEM_CODES] = list(codes)
     for status in {STATUS_OF_CODE[code] for code in codes}:
         responses[str(status)] = _problem(status, [code for code in codes if STATUS_OF_CODE[code] == status])
     operation["responses"] = dict(sorted(responses.items()))
@@ -114,7 +117,8 @@ def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
         _add_header(response, "X-Request-Id")
 
 
-def _implied(path: str, operation: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
+def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
+    """The problem codes that follow from the path, parameters, body and security of an operation."""
     if "security" in operation:
         yield from ("unauthenticated", "invalid_token")
     if "{" in path:

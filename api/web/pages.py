@@ -1,4 +1,4 @@
-"""Lists as pages: numbered for people, by cursor for programs that read far; one round trip each."""
+"""Lists as pages, by number for people or by cursor for programs; each page takes one database query."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +11,9 @@ from sqlalchemy import Select, func, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from api.schemas import FieldError, Page
 from api.web import security
 from api.web.dependencies import Process
+from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
 
 P = TypeVar("P", bound=Page[Any])
@@ -24,22 +24,25 @@ MAX_PAGE = 1_000_000
 
 @dataclass(frozen=True)
 class Order:
-    """How a list is sorted: by columns that are never null and together unique, all in one direction."""
+    """How a list is sorted: by columns that are never null and together unique, all in one direction.
+
+    PostgreSQL can then compare whole positions as tuples, and no two rows share a position.
+    """
 
     name: str
     columns: tuple[InstrumentedAttribute[Any] | KeyedColumnElement[Any], ...]
     descending: bool = False
 
     @cached_property
-    def place(self) -> TypeAdapter[tuple[Any, ...]]:
-        """Reads and writes the values of these columns in a row, its place in the list."""
+    def position(self) -> TypeAdapter[tuple[Any, ...]]:
+        """Converts a row's position, its values in these columns, from and to JSON."""
         types = tuple(column.type.python_type for column in self.columns)
-        return TypeAdapter(tuple[types])  # type: ignore[valid-type] # known at run time only
+        return TypeAdapter(tuple[types])  # type: ignore[valid-type] # only known at run time
 
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where a page begins: its number and, with a cursor, the place of the row before it."""
+    """Where a page begins: its number and, with a cursor, the position of the row before it."""
 
     page: int
     after: tuple[Any, ...] | None = None
@@ -47,7 +50,7 @@ class _Start:
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """The page that the request asks for."""
+    """The requested page."""
 
     process: Process
     request: Request
@@ -57,12 +60,13 @@ class Paging:
     cursor: str | None
 
     async def fetch(self, statement: Rows, order: Order, shape: type[P]) -> P:
-        """That page of the statement's rows; sets the answer's Link header."""
+        """Fetch the requested page of the statement's rows, and set the Link header of the answer."""
         start = self._start(order)
         total = statement.with_only_columns(func.count(), maintain_column_froms=True)
-        wanted = self._slice(statement.add_columns(total.scalar_subquery().label("total")), order, start)
+        # The total is a column of every row, which saves a second query unless the page is empty.
+        page_rows = self._slice(statement.add_columns(total.scalar_subquery().label("total")), order, start)
         async with self.process.autocommit.connect() as connection:
-            rows = (await connection.execute(wanted)).all()
+            rows = (await connection.execute(page_rows)).all()
             count = rows[0].total if rows else await connection.scalar(total) or 0
         items = rows[: self.page_size]
         page = shape.model_validate(
@@ -79,28 +83,32 @@ class Paging:
         return page
 
     def _slice(self, statement: Rows, order: Order, start: _Start) -> Rows:
-        by = [column.desc() if order.descending else column for column in order.columns]
-        limited = statement.order_by(*by).limit(self.page_size + 1)  # the one more shows that there is a next page
+        columns = [column.desc() if order.descending else column for column in order.columns]
+        limited = statement.order_by(*columns).limit(self.page_size + 1)  # one more row tells whether a page follows
         if start.after is None:
             return limited.offset((start.page - 1) * self.page_size)
-        place = tuple_(*order.columns)
-        return limited.where(place < start.after if order.descending else place > start.after)
+        position = tuple_(*order.columns)
+        return limited.where(position < start.after if order.descending else position > start.after)
 
     def _start(self, order: Order) -> _Start:
         if self.cursor is None:
             return _Start(self.page)
         match security.unseal(self.process.signing, self.cursor):
-            case [self.request.url.path, order.name, page, place]:
-                return _Start(page, order.place.validate_python(place))
-        detail = "This cursor is not from this list in this order; start again without it."
+            case [self.request.url.path, order.name, page, position]:
+                return _Start(page, order.position.validate_python(position))
+        detail = "The cursor is not from this list in this order. Start again without a cursor."
         raise ProblemError(
             "invalid_cursor", detail, [FieldError(code="invalid_cursor", detail=detail, parameter="cursor")]
         )
 
     def _cursor(self, order: Order, page: int, last: Any) -> str:
-        place = tuple(getattr(last, column.key) for column in order.columns)
-        sealed = [order.name, page, order.place.dump_python(place, mode="json")]
-        return security.seal(self.process.signing, [self.request.url.path, *sealed])
+        """The cursor of the page after the row `last`.
+
+        It names the list and the order, because a position means nothing in another. It is sealed, so that clients can
+        only pass positions that came from here, and these always have the types of the order's columns.
+        """
+        position = order.position.dump_python(tuple(getattr(last, column.key) for column in order.columns), mode="json")
+        return security.seal(self.process.signing, [self.request.url.path, order.name, page, position])
 
     def _links(self, page: Page[Any]) -> str:
         last = max(page.pages, 1)
@@ -109,23 +117,23 @@ class Paging:
             targets["prev"] = {"page": min(page.page - 1, last)}
         if page.next_cursor:
             targets["next"] = {"page": page.page + 1, "cursor": page.next_cursor}
-        return ", ".join(f'<{self._url(place)}>; rel="{rel}"' for rel, place in targets.items())
+        return ", ".join(f'<{self._url(target)}>; rel="{rel}"' for rel, target in targets.items())
 
-    def _url(self, place: dict[str, Any]) -> str:
-        asked = self.request.query_params.multi_items()
-        kept = [(name, value) for name, value in asked if name not in {"page", "cursor"}]
-        return f"{self.request.url.path}?{urlencode([*kept, *place.items()])}"
+    def _url(self, target: dict[str, Any]) -> str:
+        parameters = self.request.query_params.multi_items()
+        kept = [(name, value) for name, value in parameters if name not in {"page", "cursor"}]
+        return f"{self.request.url.path}?{urlencode([*kept, *target.items()])}"
 
 
-async def _paging(  # noqa: PLR0913, PLR0917 - what FastAPI fills in
+async def _paging(  # noqa: PLR0913, PLR0917 - FastAPI passes every parameter
     process: Process,
     request: Request,
     response: Response,
-    page: Annotated[int, Query(ge=1, le=MAX_PAGE, description="From 1.")] = 1,
-    page_size: Annotated[int | None, Query(ge=1, description="How many items a page has.")] = None,
+    page: Annotated[int, Query(ge=1, le=MAX_PAGE, description="The number of the page, from 1.")] = 1,
+    page_size: Annotated[int | None, Query(ge=1, description="The number of items in a page.")] = None,
     cursor: Annotated[
         str | None,
-        Query(max_length=4096, description="`next_cursor` of the page before; takes the place of `page`."),
+        Query(max_length=4096, description="`next_cursor` of the previous page. If given, `page` is ignored."),
     ] = None,
 ) -> Paging:
     settings = process.settings

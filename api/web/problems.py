@@ -1,4 +1,4 @@
-"""Every error as an RFC 9457 problem: one table from code to HTTP status, one shape, one way to write it."""
+"""Answers every error as a problem (RFC 9457): the HTTP status of each code, and a handler for each exception."""
 
 import json
 import logging
@@ -14,9 +14,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api.schemas import FieldError
 from api.web import logs
 from api.web.admission import NoSlotError
+from api.web.models import FieldError
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -65,13 +65,13 @@ HEADERS_OF_CODE = {
 }
 MAX_BODY = 64 * 1024  # bytes
 MEDIA_TYPE = "application/problem+json"
-_LONGEST_NAME = 64  # of a field in a pointer: it is the caller's own text
+_LONGEST_NAME = 64  # characters of a field's name in a pointer; the caller may send a name of any length
 
 _DATABASE_AWAY = (
-    OSError,  # and with it TimeoutError: nothing but the database is called while a request is served
+    OSError,  # includes TimeoutError; requests call nothing over the network but the database
     PoolTimeoutError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # a connection that was ended, before that has been noticed
+    asyncpg.InternalClientError,  # the server has closed the connection and asyncpg has not noticed yet
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -81,7 +81,7 @@ _DATABASE_AWAY = (
 
 
 class ProblemError(Exception):
-    """An answer other than success that HTTP's side of the service decides on."""
+    """An error that the API itself finds, not a command; it is answered as a problem."""
 
     def __init__(self, code: str, detail: str, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(detail)
@@ -90,7 +90,7 @@ class ProblemError(Exception):
 
 
 def problem(code: str, detail: str, path: str, **members: Any) -> Response:
-    """The answer for a code of the table; `members` are further top-level members."""
+    """The answer for a code of STATUS_OF_CODE; `members` are further members of the problem."""
     status = STATUS_OF_CODE[code]
     body = {
         "type": f"urn:openstack-vm-api:{code}",
@@ -111,9 +111,10 @@ def body_too_large(path: str) -> Response:
 
 
 def refusal(code: str, path: str) -> Response:
-    """The answer to who finds no place: `too_many_requests` of their own, or the service is `overloaded`."""
-    mine = "You have too many requests under way at once; wait for some to be answered, then try again."
-    detail = mine if code == "too_many_requests" else "More is asked at once than can be served; try again."
+    """The answer to a request that gets no slot: its caller has `too_many_requests`, or the service is `overloaded`."""
+    detail = "The service has too many requests at the moment. Try again."
+    if code == "too_many_requests":
+        detail = "You have too many requests open at once. Wait until some are answered, then try again."
     return problem(code, detail, path)
 
 
@@ -126,7 +127,8 @@ async def _on_problem(request: Request, error: ProblemError) -> Response:
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
-    return problem(error.code, str(error), request.url.path)
+    fields = [FieldError(code=one.code, detail=one.detail, pointer=f"#/{one.field}") for one in error.fields]
+    return problem(error.code, str(error), request.url.path, **_members(fields))
 
 
 async def _on_invalid_transition(request: Request, error: InvalidTransitionError) -> Response:
@@ -144,7 +146,7 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
     found = error.errors()
     if any(one["type"] == "json_invalid" for one in found):
         return problem("malformed_body", "The body is not JSON.", request.url.path)
-    if isinstance(error.body, bytes):
+    if isinstance(error.body, bytes):  # FastAPI decodes a body only if its Content-Type is JSON
         detail = "Send the body as JSON, with the header Content-Type: application/json."
         return problem("unsupported_media_type", detail, request.url.path)
     errors = [_field_error(one["loc"], one["type"], one["msg"]) for one in found]
@@ -162,12 +164,14 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
             answer = problem("method_not_allowed", f"The methods of this path are: {allow}.", path)
             answer.headers["Allow"] = allow
             return answer
+    # What is left is FastAPI's 400: it could not parse the body, for example because it is nested too deeply.
     return problem("malformed_body", "The body is not JSON.", path)
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
     if isinstance(error, IntegrityError) and "_owner_id" in str(error.orig):
-        return problem("invalid_token", "The token outlived its account.", request.url.path)
+        # The foreign key to the owner failed: the account was deleted, but its token has not expired.
+        return problem("invalid_token", "This account no longer exists.", request.url.path)
     if not _is_away(error):
         raise error
     detail = "The database cannot be reached right now; try again."
@@ -194,7 +198,8 @@ def _members(errors: Sequence[FieldError]) -> dict[str, Any]:
 def _field_error(loc: Sequence[str | int], code: str, detail: str) -> FieldError:
     where, *rest = loc
     if where == "body":
-        steps = [_escape(step) for step in rest if step != "[key]"]  # pydantic's mark of what is wrong with a key
+        # pydantic adds "[key]" where the key itself is invalid.
+        steps = [_escape(step) for step in rest if step != "[key]"]
         return FieldError(code=code, detail=detail, pointer="/".join(["#", *steps]))
     if where == "header":
         return FieldError(code=code, detail=detail, header=str(rest[0]))

@@ -1,4 +1,4 @@
-"""Passwords, tokens and cursors: bcrypt for the first, signatures with the secret key for the others."""
+"""Hashes passwords with bcrypt; signs tokens and cursors with the secret key."""
 
 import asyncio
 import base64
@@ -19,15 +19,16 @@ ISSUER = "openstack-vm-api"
 TokenType = Literal["access", "refresh"]
 
 _CLAIMS = ["iss", "type", "jti", "sub", "username", "sid", "exp"]
-_COST = 12
-# Nobody's: checking it makes an unknown user's login take as long as a known one's.
-_NOBODY = "$2b$12$kl5D8HOrRAmz13ChIWzmjexOzVAdP1p3nbLB6ap5S.0lQ5EKxk3bC"
-_SEAL_SIZE = 16  # bytes
+_BCRYPT_COST = 12
+# The hash of a password that opens no account. Checking it makes the login of an unknown user take as long as that of a
+# known one, so that the time does not tell which usernames exist.
+_DUMMY_HASH = "$2b$12$kl5D8HOrRAmz13ChIWzmjexOzVAdP1p3nbLB6ap5S.0lQ5EKxk3bC"
+_SIGNATURE_SIZE = 16  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """What tokens and cursors are signed with."""
+    """The key and algorithm that tokens are signed with; cursors use the key only."""
 
     secret: str = field(repr=False)
     algorithm: str
@@ -35,7 +36,7 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling, as a token says; `session_id` is the login it comes from, a family of refresh tokens."""
+    """The user that a token names; `session_id` is the login that the token comes from, its refresh token family."""
 
     id: UUID
     username: str
@@ -44,7 +45,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a genuine token says; `expires_at` in seconds since 1970."""
+    """The content of a token with a valid signature; `expires_at` in seconds since 1970."""
 
     token_id: UUID
     caller: Caller
@@ -52,22 +53,22 @@ class Claims:
 
 
 class InvalidTokenError(Exception):
-    """Not a token of ours, not of the wanted type, or no longer valid."""
+    """The token has no valid signature, has the wrong type, or has expired."""
 
 
 async def hash_password(password: str) -> str:
-    """A salted hash of a password of any length; takes a quarter of a second, in a thread."""
-    return (await asyncio.to_thread(bcrypt.hashpw, _digest(password), bcrypt.gensalt(_COST))).decode()
+    """A salted hash of a password of any length; takes a quarter of a second of a thread."""
+    return (await asyncio.to_thread(bcrypt.hashpw, _digest(password), bcrypt.gensalt(_BCRYPT_COST))).decode()
 
 
 async def verify_password(password: str, password_hash: str | None) -> bool:
-    """Whether the password is the one that was hashed; without a hash False, just as slowly."""
-    right = await asyncio.to_thread(bcrypt.checkpw, _digest(password), (password_hash or _NOBODY).encode())
-    return right and password_hash is not None
+    """Whether the password has this hash; False if there is no hash, after the same time."""
+    matches = await asyncio.to_thread(bcrypt.checkpw, _digest(password), (password_hash or _DUMMY_HASH).encode())
+    return matches and password_hash is not None
 
 
 def _digest(password: str) -> bytes:
-    # bcrypt reads 72 bytes and stops at a NUL; these are 44 without one.
+    # bcrypt ignores what follows the first 72 bytes or a NUL. This digest has 44 bytes and no NUL.
     return base64.b64encode(hashlib.sha256(password.encode()).digest())
 
 
@@ -88,14 +89,17 @@ def sign(signing: Signing, type: TokenType, caller: Caller, token_id: UUID, life
 
 
 def verify(signing: Signing, type: TokenType, token: str) -> Claims:
-    """What the token says; InvalidTokenError unless it is ours, of `type`, and has not expired."""
+    """The content of the token; InvalidTokenError if its signature or type is wrong or it has expired."""
     claims = _decode(signing, type, token)
+    # Checked here and not in _decode, whose results are cached: a token that was valid then may have expired since.
     if claims.expires_at <= time.time():
         raise InvalidTokenError("The token has expired.")
     return claims
 
 
-@lru_cache(maxsize=4096)  # a client sends the same token with every request, and its signature stays as good as it was
+# Cached because a client sends the same token with every request, and whether its signature is valid never changes.
+# Errors are not cached, so forged tokens cannot push out valid ones.
+@lru_cache(maxsize=4096)
 def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
     try:
         claims = jwt.decode(
@@ -108,26 +112,27 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
     except jwt.InvalidTokenError:
         raise InvalidTokenError("The token is not valid.") from None
     if claims["type"] != type:
-        raise InvalidTokenError(f"This needs a token of type {type}.")
+        raise InvalidTokenError(f"The token is not of type {type}.")
     caller = Caller(UUID(claims["sub"]), claims["username"], UUID(claims["sid"]))
     return Claims(UUID(claims["jti"]), caller, claims["exp"])
 
 
 def seal(signing: Signing, value: Any) -> str:
-    """The JSON value as text that `unseal` recognises as ours."""
-    payload = json.dumps(value, ensure_ascii=False).encode()  # an escape would be three times as long
-    return base64.urlsafe_b64encode(_seal(signing, payload) + payload).decode()
+    """The JSON value with a signature, as text; clients can read the value but not change it."""
+    payload = json.dumps(value, ensure_ascii=False).encode()  # escapes would make non-ASCII names longer
+    return base64.urlsafe_b64encode(_signature(signing, payload) + payload).decode()
 
 
 def unseal(signing: Signing, text: str) -> Any:
-    """The value that was sealed; None where the text is not from `seal`."""
+    """The value that `seal` was given; None if the text is not from `seal`."""
     try:
         content = base64.urlsafe_b64decode(text)
     except ValueError:
         return None
-    payload = content[_SEAL_SIZE:]
-    return json.loads(payload) if hmac.compare_digest(content[:_SEAL_SIZE], _seal(signing, payload)) else None
+    signature, payload = content[:_SIGNATURE_SIZE], content[_SIGNATURE_SIZE:]
+    return json.loads(payload) if hmac.compare_digest(signature, _signature(signing, payload)) else None
 
 
-def _seal(signing: Signing, payload: bytes) -> bytes:
-    return hmac.digest(signing.secret.encode(), b"seal" + payload, "sha256")[:_SEAL_SIZE]
+def _signature(signing: Signing, payload: bytes) -> bytes:
+    # The prefix keeps these signatures apart from those of tokens, which the same key signs.
+    return hmac.digest(signing.secret.encode(), b"seal" + payload, "sha256")[:_SIGNATURE_SIZE]

@@ -1,1 +1,1 @@
-"""Everything that can be asked or decided: the one home of every writer of `operations`. It knows no HTTP."""
+"""Commands: everything that users, admins or the service can request. Only they add operations. They know no HTTP."""

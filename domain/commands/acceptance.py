@@ -1,59 +1,143 @@
-"""Only the statements that carry a rule.
+"""Accept a new operation: it claims its VM and is recorded, in the caller's transaction. Every command ends here.
 
-Statements run on Core connections: a fetched row has its model's attributes and is read-only. Rows are locked in
-the order VM, operation, snapshot, volume, attachment, address, so that nobody waits for anybody in a circle.
+The operation's row is the outbox: after the commit, the dispatcher delivers it from there to Temporal.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Select, and_, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, func, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Operation
-from domain.data.queries import fetch_one, from_now, update_vm
+from domain.data.parameters import NO_CONTROL, NO_PARAMETERS, Control, Parameters, to_json
+from domain.data.queries import from_now, lock_vm, update_vm
 from domain.progress import resource_claims
 from domain.rules import lifecycle
-from domain.rules.errors import SupersededError
+from domain.rules.errors import NotFoundError, SupersededError
 from domain.rules.lifecycle import Claim
 from domain.rules.messages import own_workflow_id
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status
 from domain.rules.table import TABLE
 
+R = TypeVar("R")
+
 _OF_VM: Final = [action for action, rule in TABLE.items() if rule.of_vm]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A new operation: what is asked, by whom, in which request; `input` is kept with it.
+class Requester:
+    """Who makes a request: the user's id and name, and the id of the request."""
 
-    What it is about is the VM, or else the resource with `resource_id`.
+    user_id: UUID
+    username: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted(Generic[R]):
+    """What a command did: the resource's row as it is now, and the operation to follow.
+
+    `is_new` is False where an earlier request made that operation, such as the second delete of a VM.
+    """
+
+    resource: R
+    operation_id: UUID
+    is_new: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NewOperation:
+    """An operation that is not recorded yet: the action, its parameters, who requested it, and in which request.
+
+    It concerns the VM that it claims, unless `resource_id` names a snapshot, volume or interface.
     """
 
     action: Action
     actor: str
     request_id: str
-    input: dict[str, Any] = field(default_factory=dict)
-    id: UUID = field(default_factory=uuid4)
+    parameters: Parameters
+    control: Control = NO_CONTROL
     resource_type: Kind = Kind.VM
     resource_id: UUID | None = None
+    id: UUID = field(default_factory=uuid4)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """The value of its column `input`."""
+        return to_json(self.parameters, self.control)
 
 
-def begin(vm: VM, action: Action) -> Claim:
-    """What the VM shows once the action is accepted; InvalidTransitionError where the lifecycle table refuses."""
+def requested(requester: Requester, action: Action, parameters: Parameters, **values: Any) -> NewOperation:
+    """The operation for a user's request."""
+    return NewOperation(action, requester.username, requester.request_id, parameters, **values)
+
+
+async def lock_owned_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> VM:
+    """Lock the requester's VM and return it; NotFoundError where there is none or it is another user's.
+
+    Commands on a VM begin with this lock, so that two commands on the same VM run one after the other.
+    """
+    vm = await lock_vm(tx, vm_id)
+    if vm is None or vm.owner_id != requester.user_id:
+        raise NotFoundError("VM", vm_id)
+    return vm
+
+
+def check_allowed(vm: VM, action: Action) -> Claim:
+    """Return what the VM shows once the action is accepted; InvalidTransitionError where the table refuses it."""
     launched, attaching = vm.launched_at is not None, vm.attaching > 0
     return lifecycle.begin(action, vm.status, vm.task_state, launched=launched, attaching=attaching)
 
 
-async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UUID) -> VM:
-    """Let an operation take a locked VM; InvalidTransitionError where the table refuses.
+async def accept(
+    tx: AsyncConnection,
+    vm: VM,
+    new: NewOperation,
+    *,
+    deliver_in: float = 0.0,
+    waiting: Operation | None = None,
+) -> VM:
+    """Let a new operation claim a locked VM, record it, and return the claimed VM.
 
-    An action that pre-empts closes every open operation of the VM as SUPERSEDED and takes over what they hold. One
-    that leaves the VM as it is is only counted.
+    The dispatcher delivers it after `deliver_in` seconds by starting a workflow. For a confirm or revert, its resize is
+    `waiting`: the dispatcher signals the workflow of the resize, and `previous_status` is the one before the resize.
+    InvalidTransitionError where the lifecycle table refuses.
     """
-    claim = begin(vm, action)
+    claimed = await claim_vm(tx, vm, new.action, new.id)
+    row = operation_row(new, vm.owner_id, vm.id, vm.status if TABLE[new.action].steps else None)
+    # The claim has cleared the VM's fault. It comes back if the operation ends before it begins.
+    if vm.fault and claimed.fault is None:
+        row["input"] |= to_json(NO_PARAMETERS, Control(previous_fault=vm.fault))
+    if waiting is not None:
+        row |= {"previous_status": waiting.previous_status, "workflow_id": waiting.workflow_id}
+    await _insert(tx, row | {"deliver_after": from_now(deliver_in)})
+    return claimed
+
+
+async def accept_without_vm(tx: AsyncConnection, owner_id: UUID, new: NewOperation, vm_id: UUID | None = None) -> None:
+    """Record a new operation that claims no VM; `vm_id` where it concerns a resource of that VM."""
+    await _insert(tx, operation_row(new, owner_id, vm_id, None))
+
+
+async def record_done(
+    tx: AsyncConnection, new: NewOperation, owner_id: UUID, vm_id: UUID | None, previous: Status | None = None
+) -> None:
+    """Record an operation that is done already (a reset-state): it SUCCEEDED, and no workflow carries it out."""
+    done = {"status": OperationStatus.SUCCEEDED, "progress": 100, "workflow_id": ""}
+    times = dict.fromkeys(("started_at", "finished_at"), func.clock_timestamp())
+    await _insert(tx, operation_row(new, owner_id, vm_id, previous) | done | times)
+
+
+async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UUID) -> VM:
+    """Let an operation claim a locked VM and return the VM; InvalidTransitionError where the table refuses.
+
+    An action without steps (attach, detach) leaves the VM as it is and is only counted in `attaching`. An action that
+    pre-empts ends every open operation of the VM as SUPERSEDED and takes over the resources they hold.
+    """
+    claim = check_allowed(vm, action)
     if not TABLE[action].steps:
         return await update_vm(tx, vm.id, {"attaching": VM.attaching + 1})
     values: dict[str, Any] = {
@@ -61,83 +145,18 @@ async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UU
         "task_state": claim.task_state,
         "operation_id": operation_id,
         "fault": vm.fault if claim.status is Status.ERROR else None,
-        "confirm_by": None,
+        "confirm_by": None,  # a decision or a delete ends the confirm window
     }
     if TABLE[action].preempts:
-        message = f"A {action.word} of the VM took over."
+        message = f"A {action.word} of the VM superseded the operation."
         await supersede(tx, message, Operation.vm_id == vm.id, Operation.action.in_(_OF_VM))
         await resource_claims.take_over(tx, vm.id, operation_id)
-        values |= {"attaching": 0}
+        values |= {"attaching": 0}  # superseded attaches and detaches will not count themselves down
     return await update_vm(tx, vm.id, values)
 
 
-async def accept(tx: AsyncConnection, vm: VM, asked: Asked, deliver_in: float = 0.0) -> VM:
-    """Let a new operation take a locked VM and write it down; it is delivered after `deliver_in` seconds.
-
-    What ends a resize goes to the workflow of the resize, and returns to the status before that.
-    InvalidTransitionError where the table refuses.
-    """
-    claimed = await claim_vm(tx, vm, asked.action, asked.id)
-    row = operation_row(asked, vm.owner_id, vm.id, vm.status if TABLE[asked.action].steps else None)
-    if vm.fault and claimed.fault is None:
-        row["input"] = asked.input | {"previous_fault": vm.fault}
-    if TABLE[asked.action].signal:
-        row |= await _of_resize(tx, vm.id, asked.action)
-    # The lock decides who is first, not whose transaction began first, so that now() would tell it wrongly.
-    row |= {"created_at": func.clock_timestamp(), "deliver_after": from_now(deliver_in)}
-    await tx.execute(insert(Operation).values(row))
-    return claimed
-
-
-async def accept_without_vm(tx: AsyncConnection, owner_id: UUID, asked: Asked, vm_id: UUID | None = None) -> None:
-    """Write a new operation down that takes no VM, though it may be about something of one."""
-    row = operation_row(asked, owner_id, vm_id, None) | {"created_at": func.clock_timestamp()}
-    await tx.execute(insert(Operation).values(row))
-
-
-def operation_row(asked: Asked, owner_id: UUID, vm_id: UUID | None, previous_status: Status | None) -> dict[str, Any]:
-    """The columns of a new operation."""
-    resource_id = asked.resource_id or vm_id
-    assert resource_id is not None  # noqa: S101 - it is about a VM, or names something else
-    return {
-        "id": asked.id,
-        "owner_id": owner_id,
-        "actor": asked.actor,
-        "action": asked.action,
-        "resource_type": asked.resource_type,
-        "resource_id": resource_id,
-        "vm_id": vm_id,
-        "input": asked.input,
-        "previous_status": previous_status,
-        "workflow_id": own_workflow_id(asked.action, vm_id or resource_id, asked.id),
-        "request_id": asked.request_id,
-    }
-
-
-def last_resize(vm_id: UUID) -> Select[Operation]:
-    """The VM's latest resize that succeeded, or that a reset of the VM cut off: the one that waits to be decided."""
-    resizes = select(Operation).where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE)
-    cut_off = (*OPEN_STATUSES, OperationStatus.SUPERSEDED)
-    moved = or_(
-        Operation.status == OperationStatus.SUCCEEDED,
-        and_(Operation.status.in_(cut_off), Operation.started_at.is_not(None)),
-    )
-    return resizes.where(moved).order_by(Operation.created_at.desc()).limit(1)
-
-
-async def _of_resize(tx: AsyncConnection, vm_id: UUID, action: Action) -> dict[str, Any]:
-    resize = await fetch_one(tx, last_resize(vm_id))
-    assert resize is not None  # noqa: S101 - only a resize leaves a VM in VERIFY_RESIZE
-    kept = "previous_flavor" if action is Action.REVERT_RESIZE else "flavor"
-    return {
-        "previous_status": resize.previous_status,
-        "workflow_id": resize.workflow_id,
-        "input": {"flavor_id": resize.input[f"{kept}_id"], "flavor": resize.input[kept]},
-    }
-
-
 async def supersede(tx: AsyncConnection, message: str, *which: ColumnElement[bool]) -> None:
-    """End those of a locked VM's operations that are open, because of what the message says."""
+    """End those open operations of a locked VM that meet the conditions as SUPERSEDED; the message says why."""
     values = {
         "status": OperationStatus.SUPERSEDED,
         "error": {"code": SupersededError.code, "message": message},
@@ -145,3 +164,30 @@ async def supersede(tx: AsyncConnection, message: str, *which: ColumnElement[boo
         "finished_at": func.clock_timestamp(),
     }
     await tx.execute(update(Operation).where(Operation.status.in_(OPEN_STATUSES), *which).values(values))
+
+
+def operation_row(
+    new: NewOperation, owner_id: UUID, vm_id: UUID | None, previous_status: Status | None
+) -> dict[str, Any]:
+    """The columns of a new operation's row."""
+    resource_id = new.resource_id or vm_id
+    assert resource_id is not None  # noqa: S101 - an operation concerns a VM or names another resource
+    return {
+        "id": new.id,
+        "owner_id": owner_id,
+        "actor": new.actor,
+        "action": new.action,
+        "resource_type": new.resource_type,
+        "resource_id": resource_id,
+        "vm_id": vm_id,
+        "input": new.input,
+        "previous_status": previous_status,
+        "workflow_id": own_workflow_id(new.action, vm_id or resource_id, new.id),
+        "request_id": new.request_id,
+    }
+
+
+async def _insert(tx: AsyncConnection, row: dict[str, Any]) -> None:
+    # clock_timestamp(), not now(): now() is when the transaction began, and the one that began first may have waited
+    # for the VM's lock behind another. The order of a VM's operations is the order in which they got that lock.
+    await tx.execute(insert(Operation).values(row | {"created_at": func.clock_timestamp()}))

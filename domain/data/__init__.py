@@ -1,1 +1,1 @@
-"""The tables, the connections to them, and what every installation starts with."""
+"""The tables, the connections to the database, queries that many modules share, and the catalogue."""

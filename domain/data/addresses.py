@@ -1,7 +1,8 @@
-"""Addresses of networks: how many are free, which one is, and what to do when two want the same.
+"""Addresses of networks: how many are free, and which one a new interface gets.
 
-The table of interfaces is unique in them, so that the database decides who has an address. One that is chosen here
-was free a moment ago; who finds it taken (`is_taken`) chooses again. All is SQL on a row of `networks`.
+An address is chosen without a lock, so another request may insert it first. The unique indexes of `interfaces` decide
+who gets it; the other request sees `is_taken` and is run again (ADR 020). The SQL below belongs into the select list
+of a query on `networks`.
 """
 
 import secrets
@@ -10,36 +11,49 @@ from typing import Final
 from sqlalchemy import ColumnElement, Integer, Text, literal_column
 from sqlalchemy.exc import IntegrityError
 
-RESERVED: Final = 3  # addresses of a network that no VM gets: its own, its gateway's, its broadcast address
+RESERVED: Final = 3  # addresses that no VM gets: of the network itself, of its gateway, and for broadcasts
 
-_SIZE: Final = "2 ^ (32 - masklen(networks.cidr::inet))"
-_SOME: Final = f"SELECT 1 + floor(random() * ({_SIZE} - 2))::int AS place FROM generate_series(1, 16)"
-_START: Final = f"SELECT 1 + floor(random() * ({_SIZE} - 2))::int AS start"
-_EVERY: Final = (
-    f"SELECT generate_series(start, ({_SIZE} - 2)::int) AS place FROM ({_START}) AS drawn "
-    f"UNION ALL SELECT generate_series(1, ({_SIZE} - 2)::int)"
-)
-
-
-def _free(places: str) -> ColumnElement[str | None]:
-    address = "host(set_masklen(networks.cidr::inet, 32) + place)"
-    mine = f"interfaces.network_id = networks.id AND interfaces.ip_address = {address}"
-    taken = f"SELECT FROM interfaces WHERE {mine}"
-    free = f"{address} <> networks.gateway AND NOT EXISTS ({taken})"
-    return literal_column(f"(SELECT {address} FROM ({places}) AS places WHERE {free} LIMIT 1)", Text())
-
+# Hosts are numbered from 1; the network itself would be 0, and the number after the last is the broadcast address.
+_LAST_HOST: Final = "(2 ^ (32 - masklen(networks.cidr::inet)) - 2)::int"
+_RANDOM_HOST: Final = f"1 + floor(random() * {_LAST_HOST})::int"
 
 free_addresses: Final = literal_column(
-    f"({_SIZE} - {RESERVED} - (SELECT count(*) FROM interfaces WHERE interfaces.network_id = networks.id))::int",
+    f"""(
+        2 ^ (32 - masklen(networks.cidr::inet)) - {RESERVED}
+        - (SELECT count(*) FROM interfaces WHERE interfaces.network_id = networks.id)
+    )::int""",
     Integer(),
 )
-"""How many addresses the network has left."""
+"""The number of free addresses."""
 
-likely_free: Final = _free(_SOME)
-"""A free address, by a few draws; NULL where the network is so full that they miss."""
 
-surely_free: Final = _free(_EVERY)
-"""A free address, by looking at one after the other; NULL where the network has none left."""
+def _first_free(hosts: str) -> ColumnElement[str | None]:
+    """The address of the first free host among `hosts`, a query that returns numbers; NULL if none is free."""
+    address = "host(set_masklen(networks.cidr::inet, 32) + hosts.number)"
+    return literal_column(
+        f"""(
+            SELECT {address}
+            FROM ({hosts}) AS hosts
+            WHERE {address} <> networks.gateway
+              AND NOT EXISTS (
+                SELECT FROM interfaces
+                WHERE interfaces.network_id = networks.id AND interfaces.ip_address = {address}
+              )
+            LIMIT 1
+        )""",
+        Text(),
+    )
+
+
+likely_free: Final = _first_free(f"SELECT {_RANDOM_HOST} AS number FROM generate_series(1, 16)")
+"""A free address out of 16 random ones; NULL if all of them are taken, as may happen in a nearly full network."""
+
+surely_free: Final = _first_free(f"""
+    SELECT generate_series(start, {_LAST_HOST}) AS number FROM (SELECT {_RANDOM_HOST} AS start) AS drawn
+    UNION ALL
+    SELECT generate_series(1, {_LAST_HOST})
+""")
+"""The first free address from a random one upwards, then from the lowest; NULL if the network is full."""
 
 
 def new_mac_address() -> str:
@@ -48,5 +62,5 @@ def new_mac_address() -> str:
 
 
 def is_taken(error: IntegrityError) -> bool:
-    """Whether the write failed because somebody else has been given the address."""
+    """Whether an insert failed because another interface got the address first."""
     return "uq_interfaces_" in str(error.orig)

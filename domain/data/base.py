@@ -1,13 +1,13 @@
-"""What all tables share: the naming of constraints and the column types of our enums."""
+"""What all tables share: names of constraints, column types of the enums, timestamps."""
 
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import DateTime, Enum, MetaData, Text
+from sqlalchemy import DateTime, Enum, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
@@ -18,7 +18,8 @@ def sql_list(values: Iterable[str]) -> str:
     return f"({', '.join(repr(str(value)) for value in sorted(values))})"
 
 
-def _words(enum: type[StrEnum]) -> Enum:
+def _enum(enum: type[StrEnum]) -> Enum:
+    # Text, whose values a CHECK constraint limits: PostgreSQL cannot remove a value from a native enum type.
     return Enum(
         enum,
         native_enum=False,
@@ -29,7 +30,7 @@ def _words(enum: type[StrEnum]) -> Enum:
 
 
 class Base(DeclarativeBase):
-    """All tables of the service; every constraint has a name that migrations can refer to."""
+    """The base of all tables; every constraint gets a name that migrations can refer to."""
 
     metadata = MetaData(
         naming_convention={
@@ -45,11 +46,18 @@ class Base(DeclarativeBase):
         str: Text,
         dict[str, Any]: JSONB(none_as_null=True),
         dict[str, str]: JSONB,
-        Action: _words(Action),
-        Status: _words(Status),
-        TaskState: _words(TaskState),
-        OperationStatus: _words(OperationStatus),
-        SnapshotStatus: _words(SnapshotStatus),
-        VolumeStatus: _words(VolumeStatus),
-        AttachmentStatus: _words(AttachmentStatus),
+        Action: _enum(Action),
+        Status: _enum(Status),
+        TaskState: _enum(TaskState),
+        OperationStatus: _enum(OperationStatus),
+        SnapshotStatus: _enum(SnapshotStatus),
+        VolumeStatus: _enum(VolumeStatus),
+        AttachmentStatus: _enum(AttachmentStatus),
     }
+
+
+class Timestamps:
+    """The last two columns of a table: when a row was created, and when it last changed."""
+
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=1)
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now(), sort_order=1)

@@ -1,4 +1,7 @@
-"""The flavors, images and networks every installation starts with; ids are derived from names, so they never change."""
+"""The flavors, images and networks that every installation starts with.
+
+Their ids are derived from their names, so they are the same in every installation.
+"""
 
 from typing import Any
 from uuid import UUID, uuid5
@@ -22,7 +25,9 @@ FLAVORS = [
     _row("flavor", "m1.medium", vcpus=2, ram_mb=4096, disk_gb=40),
     _row("flavor", "m1.large", vcpus=4, ram_mb=8192, disk_gb=80),
     _row("flavor", "m1.xlarge", vcpus=8, ram_mb=16384, disk_gb=160),
-    _row("flavor", "m1.colossal", vcpus=512, ram_mb=4_194_304, disk_gb=65_536),  # no host of the mock cloud holds it
+    _row(
+        "flavor", "m1.colossal", vcpus=512, ram_mb=4_194_304, disk_gb=65_536
+    ),  # too large for any host of the mock cloud
 ]
 IMAGES = [
     _row("image", "cirros-0.6.3", os_distro="cirros", os_version="0.6.3", size_gb=1, is_default=True),
@@ -37,7 +42,7 @@ NETWORKS = [
 
 
 async def seed(tx: AsyncConnection) -> None:
-    """Bring the catalogue's rows to what is written here; others are left alone."""
+    """Insert or update the rows of the catalogue; other rows stay as they are."""
     models: list[tuple[type[Base], list[dict[str, Any]]]] = [
         (Flavor, FLAVORS),
         (Image, IMAGES),

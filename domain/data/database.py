@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, the same for the service and for the mock cloud."""
+"""Connection pools for PostgreSQL, which the service and the mock cloud use alike."""
 
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -8,9 +8,10 @@ CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 15.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
 
-# A process that is frozen or cut off in the middle of a transaction must not keep its locks for long.
 SERVER_SETTINGS = {
-    "jit": "off",
+    "jit": "off",  # to compile a statement takes longer than to run one of ours
+    # A process that is frozen or cut off in the middle of a transaction holds row locks that others wait for. The
+    # server ends its transaction after this time, or closes its connection when the keepalives are not answered.
     "idle_in_transaction_session_timeout": "10s",
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
@@ -19,10 +20,11 @@ SERVER_SETTINGS = {
 
 
 def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND_TIMEOUT) -> AsyncEngine:
-    """The pool of connections of one process; a statement may take `command_timeout` seconds."""
+    """Create the connection pool of a process; a statement may take `command_timeout` seconds."""
     return create_async_engine(
         settings.database_url,
-        # An overflow connection is closed after each use, and opening one costs more than most requests: keep all.
+        # SQLAlchemy closes an overflow connection after each use, and to open one costs more than most requests. So the
+        # pool keeps as many connections as the two settings allow together.
         pool_size=settings.db_pool_size + settings.db_max_overflow,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
@@ -37,5 +39,8 @@ def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND
 
 
 def autocommit(engine: AsyncEngine) -> AsyncEngine:
-    """The same pool without transactions, so that a statement costs one round trip."""
+    """Return the same pool in autocommit mode, for single statements.
+
+    A transaction takes two more round trips, for BEGIN and COMMIT or ROLLBACK.
+    """
     return engine.execution_options(isolation_level="AUTOCOMMIT")

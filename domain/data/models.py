@@ -1,6 +1,9 @@
 """The tables, as typed SQLAlchemy rows.
 
-Statements run on Core connections (see queries.py), so a fetched row is read-only and has these attributes.
+Statements run on Core connections (see queries.py): a fetched row has these attributes and is read-only.
+
+Lock order: a transaction that locks several rows locks the VM first, then the operation, snapshots, volumes,
+attachments, and addresses (interfaces) last. Two transactions that lock in different orders can deadlock.
 """
 
 from datetime import datetime
@@ -10,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, sql_list
+from domain.data.base import Base, Timestamps, sql_list
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -22,7 +25,7 @@ def _state_check() -> str:
 
 
 class User(Base):
-    """Who may call."""
+    """An account that may call the API."""
 
     __tablename__ = "users"
     __table_args__ = (
@@ -38,7 +41,7 @@ class User(Base):
 
 
 class RefreshToken(Base):
-    """A refresh token that was given out; `family_id` is the login it descends from."""
+    """A refresh token that was issued; `family_id` identifies the login it descends from."""
 
     __tablename__ = "refresh_tokens"
 
@@ -51,7 +54,7 @@ class RefreshToken(Base):
 
 
 class Flavor(Base):
-    """A size of VM: `ram_mb` in MiB, `disk_gb` in GiB."""
+    """A size of VM; `ram_mb` is in MiB, `disk_gb` in GiB."""
 
     __tablename__ = "flavors"
 
@@ -63,7 +66,7 @@ class Flavor(Base):
 
 
 class Image(Base):
-    """What a VM boots from."""
+    """A disk image that VMs boot from."""
 
     __tablename__ = "images"
     __table_args__ = (Index("uq_images_default", "is_default", unique=True, postgresql_where=text("is_default")),)
@@ -77,7 +80,7 @@ class Image(Base):
 
 
 class Network(Base):
-    """A network VMs can be attached to."""
+    """A network that VMs can be attached to."""
 
     __tablename__ = "networks"
     __table_args__ = (Index("uq_networks_default", "is_default", unique=True, postgresql_where=text("is_default")),)
@@ -89,10 +92,10 @@ class Network(Base):
     is_default: Mapped[bool]
 
 
-class VM(Base):
-    """A virtual machine; `operation_id` names the operation that holds it, or held it last.
+class VM(Timestamps, Base):
+    """A virtual machine; `operation_id` is the operation that holds it, or held it last.
 
-    `attaching` counts the operations that are attaching something to it or detaching something from it.
+    `attaching` counts the operations that are attaching a volume or an interface to it or detaching one from it.
     """
 
     __tablename__ = "vms"
@@ -118,14 +121,12 @@ class VM(Base):
     attaching: Mapped[int] = mapped_column(server_default="0")
     confirm_by: Mapped[datetime | None]
     launched_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
-class Snapshot(Base):
-    """What a VM was at one moment, to be restored: its disk as an image of the cloud, its flavor, its image.
+class Snapshot(Timestamps, Base):
+    """A saved state of a VM that can be restored: its disk as an image in the cloud, its flavor and its image.
 
-    `size_gb` in GiB; `operation_id` as of a VM.
+    `size_gb` is in GiB; `operation_id` has the same meaning as in a VM.
     """
 
     __tablename__ = "snapshots"
@@ -143,12 +144,10 @@ class Snapshot(Base):
     flavor_id: Mapped[UUID] = mapped_column(ForeignKey("flavors.id"))
     image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id"))
     operation_id: Mapped[UUID]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
-class Volume(Base):
-    """A block device that outlives VMs; `size_gb` in GiB, `operation_id` as of a VM."""
+class Volume(Timestamps, Base):
+    """A block device that outlives VMs; `size_gb` is in GiB, `operation_id` has the same meaning as in a VM."""
 
     __tablename__ = "volumes"
     __table_args__ = (
@@ -163,12 +162,10 @@ class Volume(Base):
     size_gb: Mapped[int]
     status: Mapped[VolumeStatus]
     operation_id: Mapped[UUID]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
-class Attachment(Base):
-    """A volume's place in the one VM that has it; the row is gone when the volume is detached."""
+class Attachment(Timestamps, Base):
+    """The link between a volume and the one VM it is attached to; a detach deletes the row."""
 
     __tablename__ = "attachments"
     __table_args__ = (
@@ -182,12 +179,10 @@ class Attachment(Base):
     status: Mapped[AttachmentStatus]
     delete_on_termination: Mapped[bool]
     operation_id: Mapped[UUID]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
-class Interface(Base):
-    """A VM's place in a network; with the row its addresses are given back."""
+class Interface(Timestamps, Base):
+    """A VM's port in a network; deleting the row frees its addresses."""
 
     __tablename__ = "interfaces"
     __table_args__ = (
@@ -204,28 +199,23 @@ class Interface(Base):
     mac_address: Mapped[str]
     status: Mapped[AttachmentStatus]
     operation_id: Mapped[UUID]
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
 
 
-# Which operations an index has, and so a statement must name in the same words: parameters tell the planner nothing.
+# The conditions of the partial indexes of `operations`. A query uses such an index only where it repeats the condition
+# in literal words: the planner cannot prove that `status = $1` implies `status = 'QUEUED'`.
 UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
-
-
-UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")
-
-
-LOOKED_AFTER = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
+UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the operation, but no worker has begun it
+IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
 
 
 class Operation(Base):
-    """What was asked, by whom, and how far it is; also the outbox the dispatcher delivers from.
+    """An accepted request, its requester and its progress; also the outbox that the dispatcher delivers from.
 
-    `deliver_after` is the time of the next delivery attempt or, once delivered, of the next look at its workflow.
-    `deliveries` counts those that Temporal acknowledged, the last at `delivered_at`; 0 again where one was lost.
-    `epoch` counts workflows that were lost or closed too early; only the present one may record anything.
-    `interruption` is the code that the operation ends with where its workflow closed without recording an end.
-    `previous_status` is the status that "previous" means in the lifecycle table, where the operation holds a VM.
+    `deliver_after` is the time of the next delivery attempt or, once delivered, of the next check of its workflow.
+    `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`; 0 again if one was lost.
+    `epoch` counts the workflows that were lost or closed too early; only the current one may record anything.
+    `interruption` is the code that the operation ends with if its workflow closed without recording an end.
+    `previous_status` is the status that "previous" means in the lifecycle table; NULL if the operation holds no VM.
     """
 
     __tablename__ = "operations"
@@ -235,7 +225,7 @@ class Operation(Base):
         CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
         Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
-        Index("ix_operations_looks", "deliver_after", postgresql_where=LOOKED_AFTER),
+        Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
         Index("ix_operations_vm_created", "vm_id", "created_at", "id"),
     )
@@ -272,9 +262,9 @@ class Operation(Base):
 
 
 class Finding(Base):
-    """Something that the cloud has otherwise than the database; `seen` is what it has, and what the database has.
+    """A difference between the cloud and the database; `seen` holds both sides.
 
-    It is acted upon, where it can be, once a second look has seen it too; `resolution` then says how.
+    It is repaired, if it can be, after a second comparison has found it too; `resolution` then says how.
     """
 
     __tablename__ = "findings"
@@ -294,7 +284,7 @@ class Finding(Base):
 
 
 class IdempotencyKey(Base):
-    """The kept answer to a request that carried an Idempotency-Key; `scope` is user, method and path."""
+    """The stored response to a request with an Idempotency-Key; `scope` is user, method and path."""
 
     __tablename__ = "idempotency_keys"
 

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
-from domain.data.models import VM
+from domain.data.models import VM, Operation
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ async def fetch_all(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> Sequ
 
 
 async def lock_vm(tx: AsyncConnection, vm_id: UUID) -> VM | None:
-    """The VM's row, which stays as it is until the transaction ends."""
+    """Lock the VM's row until the transaction ends and return it; None where there is no such VM."""
     return await fetch_one(tx, select(VM).where(VM.id == vm_id).with_for_update())
 
 
@@ -35,10 +35,24 @@ async def insert_row(tx: AsyncConnection, model: type[T], **values: Any) -> T:
 
 
 async def update_vm(tx: AsyncConnection, vm_id: UUID, values: dict[str, Any]) -> VM:
-    """Change a VM's row; returns what it is then."""
+    """Change a VM's row and return it."""
     return cast("VM", (await tx.execute(update(VM).where(VM.id == vm_id).values(values).returning(VM))).one())
 
 
 def from_now(seconds: float) -> ColumnElement[datetime]:
-    """The database's time in so many seconds."""
+    """The database's time in `seconds` from now."""
     return func.now() + timedelta(seconds=seconds)
+
+
+HAS_BEGUN: Final = Operation.started_at.is_not(None)
+"""Whether an operation has begun, as an SQL condition: its first step was recorded, so the cloud may have changed."""
+
+
+def has_begun(operation: Operation) -> bool:
+    """Whether the operation has begun: its first step was recorded, so the cloud may have changed."""
+    return operation.started_at is not None
+
+
+async def get_operation(tx: AsyncConnection, operation_id: UUID) -> Operation:
+    """The operation that is known to exist: operations are never deleted."""
+    return cast("Operation", (await tx.execute(select(Operation).where(Operation.id == operation_id))).one())

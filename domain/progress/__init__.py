@@ -1,1 +1,1 @@
-"""What becomes of an accepted operation: its delivery, its steps, its end."""
+"""The progress of an accepted operation: its delivery, its steps, its end."""

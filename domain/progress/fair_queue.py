@@ -1,66 +1,96 @@
-"""Whose accepted operation goes to Temporal next: everybody's in turn, and only as many as workers begin.
+"""Which accepted operations go to Temporal next: round-robin by owner, and only as many as the workers can begin.
 
-The outbox is the one queue that may grow long, for it is on disk and fair. In Temporal few operations wait to be begun.
+The outbox is the one queue that may grow long: it is on disk, and it is fair. Temporal gets few operations at a time.
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import CTE, ColumnElement, Select, bindparam, func, select, true
-from sqlalchemy import Uuid as UuidType
+from sqlalchemy import CTE, BigInteger, Interval, Uuid, bindparam, text
 
-from domain.data.models import UNBEGUN, UNDELIVERED, Operation
+MAX_UNBEGUN: Final = 100  # delivered operations that no worker has begun; a worker begins one in about 50 ms
+# After that time an unbegun operation no longer counts: its workflow may be broken, and 100 such would stop the queue.
+COUNTED_FOR: Final = timedelta(minutes=10)
+OWNERS: Final = 32  # considered in one statement
+SPARE: Final = 4  # candidates per requested operation, as other processes lock some of them at the same moment
 
-MOST_TO_BEGIN = 100  # operations that Temporal has and no worker has begun; a worker begins one in some 50 ms
-# After that something may be wrong with its workflow, which must not keep all others waiting for ever.
-NOT_BEGUN = timedelta(minutes=10)
-OWNERS = 32  # that are looked at for a turn, from a random one on
-DEPTH = 4  # times as many as are wanted, for other processes take some in the same moment
-
-_DUE = (UNDELIVERED, Operation.deliver_after <= func.now())
-
-
-def next_in_turn(limit: int) -> CTE:
-    """The ids of up to `limit` operations that want delivery, locked; nobody's second comes before another's first.
-
-    What Temporal has of an owner counts as had. Of one owner's, the longest waiting come first.
-    """
-    has = _in_temporal()
-    owners = select(_owners().c.id).limit(OWNERS).subquery("some")
-    oldest = select(Operation.id, Operation.deliver_after).where(*_DUE, Operation.owner_id == owners.c.id)
-    own = oldest.order_by(Operation.deliver_after).limit(DEPTH * limit).lateral("own")
-    place = func.row_number().over(partition_by=owners.c.id, order_by=own.c.deliver_after)
-    turn = (func.coalesce(has.c.number, 0) + place).label("turn")
-    of_all = owners.join(own, true()).outerjoin(has, has.c.owner_id == owners.c.id)
-    turns = select(own.c.id, turn, own.c.deliver_after).select_from(of_all).subquery("turns")
-    first = select(turns).order_by(turns.c.turn, turns.c.deliver_after).limit(DEPTH * limit).subquery("first")
-    room = MOST_TO_BEGIN - func.coalesce(select(func.sum(has.c.number)).scalar_subquery(), 0)
-    return (
-        select(Operation.id)
-        .join(first, first.c.id == Operation.id)
-        .where(*_DUE)
-        .order_by(first.c.turn, first.c.deliver_after)
-        .limit(func.greatest(0, func.least(limit, room)))
-        .with_for_update(skip_locked=True, of=Operation)
-        .cte("taken")
+# The conditions on `status` and `deliveries` repeat the texts of the partial indexes (UNDELIVERED and UNBEGUN in
+# domain/data/models.py). They are literals because the planner cannot prove an index's condition from a parameter.
+_NEXT_OPERATIONS: Final = text("""
+-- 1. The owners with undelivered operations, by id: from a random id upwards, then again from the lowest. Each is found
+--    by one step in ix_operations_outbox, however many operations the owner has; SELECT DISTINCT would read them all.
+--    UNION drops an owner that was found before, which ends the recursion after one round.
+WITH RECURSIVE owners (id) AS (
+    SELECT coalesce(
+        (SELECT owner_id FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0 AND owner_id > :start
+         ORDER BY owner_id LIMIT 1),
+        (SELECT owner_id FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0
+         ORDER BY owner_id LIMIT 1)
     )
+    UNION
+    SELECT coalesce(
+        (SELECT owner_id FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0 AND owner_id > owners.id
+         ORDER BY owner_id LIMIT 1),
+        (SELECT owner_id FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0
+         ORDER BY owner_id LIMIT 1)
+    )
+    FROM owners
+    WHERE owners.id IS NOT NULL
+),
+
+-- 2. How many operations of each owner are in Temporal but not begun (ix_operations_delivered).
+unbegun AS (
+    SELECT owner_id, count(*) AS number
+    FROM operations
+    WHERE status = 'QUEUED' AND deliveries > 0 AND delivered_at > now() - :counted_for
+    GROUP BY owner_id
+),
+
+-- 3. The oldest due operations of each of these owners. An operation's rank is its place among the operations of its
+--    owner, after the unbegun ones: no owner's second operation comes before another owner's first.
+candidates AS (
+    SELECT
+        oldest.id,
+        oldest.deliver_after AS due_since,
+        coalesce(unbegun.number, 0)
+            + row_number() OVER (PARTITION BY owner.id ORDER BY oldest.deliver_after) AS rank
+    FROM (SELECT id FROM owners LIMIT :owner_limit) AS owner
+    CROSS JOIN LATERAL (
+        SELECT id, deliver_after FROM operations
+        WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now() AND owner_id = owner.id
+        ORDER BY deliver_after LIMIT :candidate_limit
+    ) AS oldest
+    LEFT JOIN unbegun ON unbegun.owner_id = owner.id
+    ORDER BY rank, due_since LIMIT :candidate_limit
+)
+
+-- 4. The first of them that no other process has locked, as many as may still go to Temporal.
+--    The candidates were read without locks, so another process may lease one before this statement locks it.
+--    PostgreSQL checks the conditions below again on the newest version of a row it locks. Without them, both get it.
+SELECT operations.id
+FROM operations
+JOIN candidates ON candidates.id = operations.id
+WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now()
+ORDER BY candidates.rank, candidates.due_since
+LIMIT greatest(0, least(:wanted, :max_unbegun - (SELECT coalesce(sum(number), 0) FROM unbegun)))
+FOR UPDATE OF operations SKIP LOCKED
+""").bindparams(
+    bindparam("start", type_=Uuid()),
+    bindparam("counted_for", COUNTED_FOR, Interval()),
+    bindparam("owner_limit", OWNERS, BigInteger()),
+    bindparam("candidate_limit", type_=BigInteger()),
+    bindparam("wanted", type_=BigInteger()),
+    bindparam("max_unbegun", MAX_UNBEGUN, BigInteger()),
+)
 
 
-def _in_temporal() -> CTE:
-    """How many of whose operations were delivered lately and are not begun."""
-    lately = Operation.delivered_at > func.now() - NOT_BEGUN
-    number = func.count().label("number")
-    return select(Operation.owner_id, number).where(UNBEGUN, lately).group_by(Operation.owner_id).cte("has")
-
-
-def _owners() -> CTE:
-    """Who has operations waiting, by id, from a random one on and round; each is found by one step in the index."""
-    first = select(_owner_after(bindparam("start", uuid4(), UuidType())).label("id")).cte("owners", recursive=True)
-    return first.union(select(_owner_after(first.c.id)).where(first.c.id.is_not(None)))
-
-
-def _owner_after(id: ColumnElement[Any]) -> ColumnElement[Any]:
-    lowest: Select[Any] = select(Operation.owner_id).where(UNDELIVERED).order_by(Operation.owner_id).limit(1)
-    following = lowest.where(Operation.owner_id > id).correlate_except(Operation)
-    return func.coalesce(following.scalar_subquery(), lowest.scalar_subquery())
+def next_operations(limit: int) -> CTE:
+    """Lock up to `limit` operations that are due for delivery; a CTE of their ids."""
+    # A random start gives every owner the same chance if more than OWNERS of them wait.
+    chosen = _NEXT_OPERATIONS.bindparams(start=uuid4(), wanted=limit, candidate_limit=SPARE * limit)
+    return chosen.columns(id=Uuid).cte("chosen")

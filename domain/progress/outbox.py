@@ -1,6 +1,8 @@
-"""The statements by which accepted operations are taken to Temporal, and looked after there.
+"""The statements that deliver accepted operations to Temporal, and that choose whose workflow is checked there.
 
-The operation's row is the outbox: `deliver_after` is the time of its next delivery or, once delivered, next look.
+An operation's row is its own outbox entry. One column, `deliver_after`, says when the row is due: for its delivery or,
+once delivered, for a check of its workflow. A lease, a retry and a delivery all move it forward, so that a process that
+dies leaves nothing to clean up: its rows are due again when the time has come (ADR 005).
 """
 
 from collections.abc import Sequence
@@ -10,74 +12,86 @@ from uuid import UUID
 from sqlalchemy import CTE, Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.data.models import LOOKED_AFTER, Operation
+from domain.data.models import IN_TEMPORAL, Operation
 from domain.data.queries import fetch_all, fetch_one, from_now, lock_vm, update_vm
-from domain.progress.fair_queue import next_in_turn
+from domain.progress.fair_queue import next_operations
 from domain.rules.messages import own_workflow_id
 from domain.rules.states import OPEN_STATUSES, OperationStatus
 from domain.rules.table import TABLE
 
 
-async def lease_operations(tx: AsyncConnection, limit: int, lease: float) -> Sequence[Operation]:
-    """Take up to `limit` operations that want delivery, each owner's in turn (`turns`), for `lease` seconds.
-
-    No two callers get the same one; a caller that dies loses its lease to the next.
-    """
-    return await _lease(tx, next_in_turn(limit), lease)
+async def lease_operations(tx: AsyncConnection, limit: int, seconds: float) -> Sequence[Operation]:
+    """Lease up to `limit` operations for delivery, round-robin by owner; no two callers get the same one."""
+    return await _lease(tx, next_operations(limit), seconds)
 
 
-async def lease_looks(tx: AsyncConnection, limit: int, pause: float) -> Sequence[Operation]:
-    """Take up to `limit` operations whose workflows want a look; the next is due in `pause` seconds."""
+async def lease_checks(tx: AsyncConnection, limit: int, seconds: float) -> Sequence[Operation]:
+    """Lease up to `limit` operations whose workflows are due for a check; they are due again in `seconds`."""
     due = (
         select(Operation.id)
-        .where(LOOKED_AFTER, Operation.deliver_after <= func.now())
+        .where(IN_TEMPORAL, Operation.deliver_after <= func.now())
         .order_by(Operation.deliver_after)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
     )
-    return await _lease(tx, due.limit(limit).with_for_update(skip_locked=True).cte("taken"), pause)
+    return await _lease(tx, due.cte("due"), seconds)
 
 
-async def _lease(tx: AsyncConnection, taken: CTE, seconds: float) -> Sequence[Operation]:
-    leased = update(Operation).where(Operation.id.in_(select(taken.c.id))).values(deliver_after=from_now(seconds))
+async def _lease(tx: AsyncConnection, ids: CTE, seconds: float) -> Sequence[Operation]:
+    leased = update(Operation).where(Operation.id.in_(select(ids.c.id))).values(deliver_after=from_now(seconds))
     return await fetch_all(tx, leased.returning(Operation))
 
 
-async def note_delivered(tx: AsyncConnection, operation_ids: Sequence[UUID], look_in: float) -> None:
-    """Count a delivery; whether it was heeded is looked at in `look_in` seconds."""
+async def note_delivered(tx: AsyncConnection, operation_ids: Sequence[UUID], check_in: float) -> None:
+    """Count a delivery of each operation; its workflow is checked in `check_in` seconds."""
     await tx.execute(
         update(Operation)
-        .where(Operation.id.in_(_unlocked(operation_ids)))
-        .values(deliveries=Operation.deliveries + 1, delivered_at=func.now(), deliver_after=from_now(look_in))
+        .where(Operation.id.in_(_lock_available(operation_ids)))
+        .values(deliveries=Operation.deliveries + 1, delivered_at=func.now(), deliver_after=from_now(check_in))
     )
 
 
 async def note_undelivered(tx: AsyncConnection, operation_ids: Sequence[UUID], retry_in: float) -> None:
-    """Give a lease back, for the next attempt in `retry_in` seconds."""
+    """Give back the lease of each operation; its next delivery is due in `retry_in` seconds."""
     await tx.execute(
-        update(Operation).where(Operation.id.in_(_unlocked(operation_ids))).values(deliver_after=from_now(retry_in))
+        update(Operation)
+        .where(Operation.id.in_(_lock_available(operation_ids)))
+        .values(deliver_after=from_now(retry_in))
     )
 
 
-async def reroute(tx: AsyncConnection, operation: Operation) -> Operation | None:
-    """Give an operation whose receipt has not come a workflow of its own; None where it needs none any more."""
-    wanting = (Operation.id == operation.id, Operation.status == OperationStatus.QUEUED)
-    rerouted = update(Operation).where(*wanting).values(workflow_id=workflow_of(operation)).returning(Operation)
-    return await fetch_one(tx, rerouted)
+def _lock_available(operation_ids: Sequence[UUID]) -> Select[UUID]:
+    """Lock the operations that no other transaction has locked; a query for their ids."""
+    # Waiting for locks on several rows could deadlock with another process that holds some of them. A row that is
+    # skipped is due again when its lease ends, and a second delivery is harmless because workflow ids are unique.
+    available = select(Operation.id).where(Operation.id.in_(operation_ids)).with_for_update(skip_locked=True)
+    locked = available.cte("locked")
+    return select(locked.c.id)
+
+
+async def give_own_workflow(tx: AsyncConnection, operation: Operation) -> Operation | None:
+    """Name a workflow of its own for an operation that was to be signalled; None if it is no longer queued."""
+    queued = (Operation.id == operation.id, Operation.status == OperationStatus.QUEUED)
+    changed = update(Operation).where(*queued).values(workflow_id=workflow_of(operation))
+    return await fetch_one(tx, changed.returning(Operation))
 
 
 async def deliver_again(tx: AsyncConnection, operation: Operation) -> None:
-    """Deliver an operation whose delivery may have been lost, unless its receipt has come meanwhile."""
-    wanting = (Operation.id == operation.id, Operation.status == OperationStatus.QUEUED)
-    await tx.execute(update(Operation).where(*wanting).values(deliveries=0, deliver_after=func.now()))
+    """Make an operation due for delivery again, unless a worker has begun it meanwhile."""
+    queued = (Operation.id == operation.id, Operation.status == OperationStatus.QUEUED)
+    await tx.execute(update(Operation).where(*queued).values(deliveries=0, deliver_after=func.now()))
 
 
 async def restart(tx: AsyncConnection, operation: Operation, interruption: str | None = None) -> bool:
-    """Have a new workflow carry out an operation whose own is gone, from its first step on; whether it needs one.
+    """Queue an open operation for a new workflow, as its own is gone; False if it needs none any more.
 
-    What is done already is not done again, as the cloud knows its tokens. With an `interruption` the new workflow only
-    undoes, or sees, what the operation has done, and ends it with that code.
+    The new workflow runs all steps; the cloud recognizes the tokens of those that are done. With an `interruption` it
+    runs none: it undoes what the operation did, or observes what became of it, and ends it with that code.
     """
+    # The VM comes first in the lock order (see domain/data/models.py), although it is written last.
     vm = await lock_vm(tx, operation.vm_id) if operation.vm_id else None
-    same = (Operation.id == operation.id, Operation.epoch == operation.epoch, Operation.status.in_(OPEN_STATUSES))
+    # The old epoch makes sure that only one process restarts the operation.
+    unchanged = (Operation.id == operation.id, Operation.epoch == operation.epoch, Operation.status.in_(OPEN_STATUSES))
     values: dict[str, Any] = {
         "status": OperationStatus.QUEUED,
         "epoch": operation.epoch + 1,
@@ -86,21 +100,16 @@ async def restart(tx: AsyncConnection, operation: Operation, interruption: str |
         "deliveries": 0,
         "deliver_after": func.now(),
     }
-    if await fetch_one(tx, update(Operation).where(*same).values(values).returning(Operation)) is None:
+    if await fetch_one(tx, update(Operation).where(*unchanged).values(values).returning(Operation)) is None:
         return False
     steps = TABLE[operation.action].steps
     if steps and not interruption and vm is not None and vm.operation_id == operation.id:
+        # A step is recorded only after the one before it, so the new workflow needs the first task state.
         await update_vm(tx, vm.id, {"task_state": steps[0]})
     return True
 
 
 def workflow_of(operation: Operation, epoch: int | None = None) -> str:
-    """The id of the workflow that is started for the operation alone, if one is."""
-    of = operation.vm_id or operation.resource_id
-    return own_workflow_id(operation.action, of, operation.id, operation.epoch if epoch is None else epoch)
-
-
-def _unlocked(operation_ids: Sequence[UUID]) -> Select[UUID]:
-    """Those that nobody else is writing to: waiting for several rows could deadlock, and a lease ends by itself."""
-    chosen = select(Operation.id).where(Operation.id.in_(operation_ids)).with_for_update(skip_locked=True).cte("chosen")
-    return select(chosen.c.id)
+    """The id of the operation's own workflow; an operation that signals another workflow has that one's id instead."""
+    resource_id = operation.vm_id or operation.resource_id
+    return own_workflow_id(operation.action, resource_id, operation.id, operation.epoch if epoch is None else epoch)

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Delete, Update, and_, case, delete, litera
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
+from domain.data.parameters import control_of
 from domain.rules.lifecycle import begin_change, change_of
 from domain.rules.messages import LeftoversResult
 from domain.rules.resources import AttachmentStatus, Change, Kind, ResourceStatus, VolumeStatus
@@ -56,11 +57,10 @@ async def settle_failure(
     """
     if leftovers is not None:
         await _settle_by_leftovers(tx, operation, leftovers)
-    has_begun = operation.started_at is not None and residue is not Residue.NOT_BEGUN
     # Kept by deletes of snapshots and volumes: they may begin from two statuses, so the table cannot know which.
-    previous = operation.input.get("was")
-    if previous and not has_begun:
-        await _settle(tx, operation, lambda _: previous)
+    previous = control_of(operation).was if residue is Residue.NOT_BEGUN else None
+    if previous:
+        await _settle(tx, operation, lambda change: type(change.during)(previous))
     elif residue is Residue.STILL_THERE:
         await _settle(tx, operation, lambda change: change.if_still_there or change.on_failure)
     else:

@@ -9,13 +9,13 @@ locks in the same order; in another order the two could wait for each other.
 """
 
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import ColumnElement, extract, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Operation
-from domain.data.queries import fetch_one, from_now, lock_vm, update_vm
+from domain.data.parameters import Resize, Restore, RevertResize, control_of, parameters_of
+from domain.data.queries import fetch_one, from_now, has_begun, lock_vm, update_vm
 from domain.progress import resource_claims
 from domain.rules import lifecycle
 from domain.rules.errors import CanceledError, SupersededError
@@ -118,13 +118,14 @@ def _result(operation: Operation) -> dict[str, Any]:
         case Action.CREATE:
             return {"launched_at": func.now()}
         case Action.RESIZE:
-            window = operation.input["confirm_window"]
+            window = control_of(operation).confirm_window
             confirm_by = from_now(window) if window else None
-            return {"flavor_id": UUID(operation.input["flavor_id"]), "confirm_by": confirm_by}
+            return {"flavor_id": parameters_of(operation, Resize).flavor_id, "confirm_by": confirm_by}
         case Action.REVERT_RESIZE:
-            return {"flavor_id": UUID(operation.input["flavor_id"])}
+            return {"flavor_id": parameters_of(operation, RevertResize).flavor_id}
         case Action.RESTORE:
-            return {name: UUID(operation.input[name]) for name in ("flavor_id", "image_id")}
+            snapshot = parameters_of(operation, Restore)
+            return {"flavor_id": snapshot.flavor_id, "image_id": snapshot.image_id}
     return {}
 
 
@@ -153,22 +154,21 @@ async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
     operation = await _update_operation(
         tx, input, status=status, error=error, next_retry_at=None, finished_at=func.now()
     )
-    await resource_claims.settle_failure(tx, operation, failure.observed_residue, failure.remains)
+    # Workflows of older versions never report NOT_BEGUN, nor does a delete. `started_at` shows it in every case.
+    residue = failure.observed_residue if has_begun(operation) else Residue.NOT_BEGUN
+    await resource_claims.settle_failure(tx, operation, residue, failure.remains)
     if vm and operation.previous_status:
-        await update_vm(tx, vm.id, _vm_after_failure(vm, operation, failure))
+        await update_vm(tx, vm.id, _vm_after_failure(vm, operation, failure, residue))
     elif vm:
         await _count_down(tx, vm, input.action)
 
 
-def _vm_after_failure(vm: VM, operation: Operation, failure: FailOperationInput) -> dict[str, Any]:
+def _vm_after_failure(vm: VM, operation: Operation, failure: FailOperationInput, residue: Residue) -> dict[str, Any]:
     """Return the columns of the VM after a failure of the operation that held it."""
     assert operation.previous_status is not None  # noqa: S101 - every operation that holds a VM has one
-    residue = failure.observed_residue
-    # Workflows of older versions never report NOT_BEGUN, nor does a delete. `started_at` shows it in every case.
-    has_begun = operation.started_at is not None and residue is not Residue.NOT_BEGUN
-    status = lifecycle.fail(operation.action, operation.previous_status, residue if has_begun else Residue.NOT_BEGUN)
+    status = lifecycle.fail(operation.action, operation.previous_status, residue)
     error = {"code": failure.code, "message": failure.message}
-    previous_fault = None if has_begun else operation.input.get("previous_fault")
+    previous_fault = control_of(operation).previous_fault if residue is Residue.NOT_BEGUN else None
     fault = (vm.fault or previous_fault or error) if status is Status.ERROR else None
     values: dict[str, Any] = {"status": status, "task_state": None, "fault": fault}
     if residue is Residue.APPLIED:

@@ -1,6 +1,6 @@
-"""The lifecycle table as a picture and as Markdown.
+"""Write the lifecycle table into docs/states.md, as a state diagram and as Markdown tables.
 
-`python -m domain.rules.diagram` writes both into README.md; with `--check` it exits with 1 where README.md differs.
+`python -m domain.rules.diagram` updates the file. With `--check` it only compares, and exits with 1 if they differ.
 """
 
 import sys
@@ -11,31 +11,34 @@ from domain.rules.resources import Change, Kind, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.rules.table import PREVIOUS, TABLE, Failure, Previous, Rule
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "states.md"
 ON_FAILURE = {
     Failure(Status.ERROR): "ERROR",
     Failure(Status.ERROR, if_not_begun=Status.ERROR): "ERROR",
     Failure(PREVIOUS): "as before",
     Failure(Status.ERROR, if_running=PREVIOUS): "as before if the server runs, else ERROR",
     Failure(Status.ERROR, if_unchanged=PREVIOUS): "as before if no host was found or it was canceled, else ERROR",
-    TABLE[Action.CONFIRM_RESIZE].on_failure: "ERROR; to be decided again if canceled in time",
+    TABLE[Action.CONFIRM_RESIZE].on_failure: "VERIFY_RESIZE if canceled before the cloud did anything, else ERROR",
 }
 
 
 def state_diagram() -> str:
-    """The statuses and what leads from one to the next, as Mermaid source."""
+    """Return the statuses and the transitions between them, as Mermaid source."""
     arrows: dict[tuple[str, str], list[str]] = {("[*]", Status.BUILDING): ["create"]}
     for action, rule in TABLE.items():
         for source, target, word in _arrows(action, rule):
             words = arrows.setdefault((source, target), [])
             words.extend([word] if word not in words else [])
     body = [f"    {source} --> {target}: {', '.join(words)}" for (source, target), words in arrows.items()]
-    note = "    note right of DELETING: delete is allowed in every status and pre-empts whatever runs"
+    note = "    note right of DELETING: delete is allowed in every status and supersedes any running operation"
     return "\n".join(["```mermaid", "stateDiagram-v2", *body, note, "    DELETED --> [*]", "```"])
 
 
 def _arrows(action: Action, rule: Rule) -> Iterator[tuple[Status, Status, str]]:
-    """From where, to where, and why; those of delete's beginning, which come from everywhere, are left to a note."""
+    """Yield an action's transitions: from which status, to which, and the label.
+
+    A delete can begin in every status. One note in the diagram says so, instead of an arrow for each.
+    """
     sources = sorted(rule.sources)
     if isinstance(rule.during, Previous):
         if isinstance(rule.target, Status):
@@ -52,15 +55,15 @@ def _arrows(action: Action, rule: Rule) -> Iterator[tuple[Status, Status, str]]:
 
 
 def action_table() -> str:
-    """What actions do to VMs, as Markdown."""
-    header = "| action | from | status while it runs | task states | ends | a failure leaves |"
+    """Return what each action does to its VM, as a Markdown table."""
+    header = "| action | from | status while it runs | task states | ends in | after a failure |"
     return "\n".join(
         [header, "|---|---|---|---|---|---|", *(_row(action, rule) for action, rule in TABLE.items() if rule.of_vm)]
     )
 
 
 def _row(action: Action, rule: Rule) -> str:
-    everywhere = "any status, whatever runs"
+    everywhere = "any status and task state"
     cells = (
         f"`{action}`",
         everywhere if rule.preempts else ", ".join(sorted(rule.sources)) or "-",
@@ -73,19 +76,19 @@ def _row(action: Action, rule: Rule) -> str:
 
 
 def change_table() -> str:
-    """What actions do to what is not a VM, as Markdown."""
-    header = "| | action | from | while it runs | ends | a failure leaves |"
-    of_kinds = ((change.kind, action, change) for action, rule in TABLE.items() for change in rule.changes)
-    rows = [_change_row(*one) for one in sorted(of_kinds, key=lambda one: list(Kind).index(one[0]))]
+    """Return what each action does to snapshots, volumes, attachments and interfaces, as a Markdown table."""
+    header = "| resource | action | from | while it runs | ends in | after a failure |"
+    changes = [(action, change) for action, rule in TABLE.items() for change in rule.changes]
+    rows = [_change_row(action, change) for kind in Kind for action, change in changes if change.kind is kind]
     return "\n".join([header, "|---|---|---|---|---|---|", *rows])
 
 
-def _change_row(kind: Kind, action: Action, change: Change) -> str:
+def _change_row(action: Action, change: Change) -> str:
     still_there = f"; {change.if_still_there} if the cloud still has it" if change.if_still_there else ""
-    with_vm = " of the VM, `delete_on_termination`" if change.target is VolumeStatus.DELETED else " of the VM"
+    of_vm = " of the VM, `delete_on_termination`" if change.target is VolumeStatus.DELETED else " of the VM"
     cells = (
-        kind,
-        f"`{action}`" + (with_vm if action is Action.DELETE else ""),
+        change.kind,
+        f"`{action}`" + (of_vm if action is Action.DELETE else ""),
         ", ".join(change.sources) or "-",
         change.during,
         change.target or "gone",
@@ -94,29 +97,29 @@ def _change_row(kind: Kind, action: Action, change: Change) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def rendered(readme: str) -> str:
-    """The README's text with the generated parts between their markers made anew."""
+def rendered(text: str) -> str:
+    """Return the document's text with its generated parts, which stand between markers, made anew."""
     for name, part in _PARTS.items():
-        before, begin, rest = readme.partition(f"<!-- {name}: made by python -m domain.rules.diagram -->\n")
+        before, begin, rest = text.partition(f"<!-- {name}: generated by python -m domain.rules.diagram -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
         if not end:
-            raise SystemExit(f"README.md has lost the markers of its {name}.")
-        readme = f"{before}{begin}{part()}\n{end}{after}"
-    return readme
+            raise SystemExit(f"{DOCUMENT.name} lacks the markers around its {name}.")
+        text = f"{before}{begin}{part()}\n{end}{after}"
+    return text
 
 
 _PARTS = {"diagram": state_diagram, "actions": action_table, "changes": change_table}
 
 
 def main() -> int:
-    """Write README.md's generated parts, or compare them; returns the exit code."""
-    present = README.read_text()
-    wanted = rendered(present)
+    """Write the generated parts of docs/states.md, or compare them, and return the exit code."""
+    present = DOCUMENT.read_text()
+    current = rendered(present)
     if "--check" in sys.argv[1:]:
-        if present != wanted:
-            sys.stderr.write("README.md differs from the lifecycle table: run `python -m domain.rules.diagram`.\n")
-        return int(present != wanted)
-    README.write_text(wanted)
+        if present != current:
+            sys.stderr.write("docs/states.md differs from the lifecycle table: run `python -m domain.rules.diagram`.\n")
+        return int(present != current)
+    DOCUMENT.write_text(current)
     return 0
 
 

@@ -1,110 +1,192 @@
-"""Errors with a stable snake_case code; what HTTP makes of them is the API's business."""
+"""The errors of the service, each with a stable snake_case code. The API turns them into HTTP answers."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from domain.rules.states import TaskState
+
+_DOING: Final[dict[str, str]] = {
+    TaskState.SCHEDULING: "being built",
+    TaskState.NETWORKING: "being built",
+    TaskState.SPAWNING: "being built",
+    TaskState.POWERING_ON: "starting",
+    TaskState.POWERING_OFF: "stopping",
+    TaskState.REBOOTING: "rebooting",
+    TaskState.REBOOTING_HARD: "rebooting",
+    TaskState.RESIZE_PREP: "being resized",
+    TaskState.RESIZE_MIGRATING: "being resized",
+    TaskState.RESIZE_FINISH: "being resized",
+    TaskState.RESIZE_CONFIRMING: "confirming its resize",
+    TaskState.RESIZE_REVERTING: "reverting its resize",
+    TaskState.IMAGE_SNAPSHOT: "taking a snapshot",
+    TaskState.IMAGE_UPLOADING: "taking a snapshot",
+    TaskState.RESTORING: "being restored from a snapshot",
+    TaskState.DELETING: "being deleted",
+}
+"""What a VM is busy with, by task state."""
+
+_VERBS: Final = {
+    "resize": "resize",
+    "confirm-resize": "confirm the resize of",
+    "revert-resize": "revert the resize of",
+    "snapshot": "take a snapshot of",
+    "attach-volume": "attach a volume to",
+    "detach-volume": "detach a volume from",
+    "attach-interface": "attach an interface to",
+    "detach-interface": "detach an interface from",
+}
+"""An action as part of a sentence that ends in "a VM"; actions that are missing here are verbs themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldIssue:
+    """An invalid field of the request's body: its path in the body, such as `network_ids/0`, and why it is invalid."""
+
+    field: str
+    code: str
+    detail: str
 
 
 class ServiceError(Exception):
-    """An outcome a caller can act on; the message is for a person, `code` for a program."""
+    """An outcome that the caller can act on. The message is for people, `code` for programs.
+
+    `fields` names the fields of the request that caused it, where some did.
+    """
 
     code: ClassVar[str]
+    fields: Sequence[FieldIssue] = ()
 
 
 class NotFoundError(ServiceError):
-    """No such resource, or another owner's."""
+    """The resource does not exist, or another user owns it. `field` is the field of the body that names it, if any."""
 
     code = "not_found"
 
-    def __init__(self, resource: str, id: object) -> None:
+    def __init__(self, resource: str, id: object, field: str | None = None) -> None:
         super().__init__(f"There is no {resource} {id}.")
+        if field is not None:
+            self.fields = [unknown_id(field, id)]
+
+
+class UnknownReferenceError(ServiceError):
+    """The body refers to something that does not exist."""
+
+    code = "unknown_reference"
+
+    def __init__(self, message: str, fields: Sequence[FieldIssue]) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class SameFlavorError(ServiceError):
+    """A resize to the flavor that the VM has already."""
+
+    code = "same_flavor"
+
+    def __init__(self, flavor: str) -> None:
+        message = f"The VM has this flavor already: {flavor}."
+        super().__init__(message)
+        self.fields = [FieldIssue("flavor_id", self.code, message)]
 
 
 class InvalidTransitionError(ServiceError):
-    """The lifecycle table refuses the action in the present state of the VM, or of another `resource`."""
+    """The lifecycle table refuses the action in the current state of the VM, or of another `resource`."""
 
     code = "invalid_transition"
 
     def __init__(
         self, word: str, status: str, task_state: str | None, allowed_actions: list[str], resource: str = "VM"
     ) -> None:
-        super().__init__(f"{self._why(word, status, task_state, resource)}; allowed now: {_list(allowed_actions)}.")
+        allowed = ", ".join(allowed_actions) or "nothing"
+        super().__init__(f"{self._reason(word, status, task_state, resource)}; allowed now: {allowed}.")
         self.status = status
         self.task_state = task_state
         self.allowed_actions = allowed_actions
 
     @staticmethod
-    def _why(word: str, status: str, task_state: str | None, resource: str) -> str:
-        doing = f" while it is {task_state}" if task_state else ""
-        article = "an" if resource[0] in "aeiou" else "a"
-        return f"Cannot {word} {article} {resource} in status {status}{doing}"
+    def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:
+        if task_state:
+            return f"The {resource} is busy {_DOING[task_state]}"
+        return f"Cannot {_phrase(word, resource)} in status {status}"
 
 
 class AttachmentInProgressError(InvalidTransitionError):
-    """The lifecycle table refuses the action while a volume or interface is being attached or detached."""
+    """The action must wait until no volume or interface is being attached to the VM or detached from it."""
 
     code = "attachment_in_progress"
 
     @staticmethod
-    def _why(word: str, status: str, task_state: str | None, resource: str) -> str:
+    def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:
         del status, task_state
-        return f"Cannot {word} a {resource} while something is being attached to it or detached from it"
+        return f"Cannot {_phrase(word, resource)} while a volume or an interface is being attached or detached"
 
 
 class NoFreeAddressError(ServiceError):
-    """Every address of the network is given out."""
+    """The network has no free address."""
 
     code = "no_free_address"
 
     def __init__(self, network: str) -> None:
-        super().__init__(f"Network {network} has no free address; detach an interface from it, or name another.")
+        super().__init__(f"Network {network} has no free address. Detach an interface from it or use another network.")
 
 
 class NoFreeDeviceError(ServiceError):
-    """The VM has as many volumes as it can have."""
+    """The VM has the highest possible number of volumes."""
 
     code = "no_free_device"
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"A VM has at most {most} volumes; detach one.")
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"A VM has at most {limit} volumes. Detach one first.")
 
 
 class TooLateError(ServiceError):
-    """The operation is past its point of no return, or has ended."""
+    """The operation cannot be canceled: it has ended or is past its point of no return."""
 
     code = "too_late"
 
 
 class NotRetryableError(ServiceError):
-    """The operation has not failed, or it made what is there no more to be made."""
+    """The operation cannot be retried: it has not failed, or its resource must be created anew."""
 
     code = "not_retryable"
 
 
 class CanceledError(ServiceError):
-    """Somebody canceled the operation before it began its next step."""
+    """The operation was canceled before its next step."""
 
     code = "canceled"
 
-    def __init__(self, by: str) -> None:
-        super().__init__(f"{by} canceled the operation.")
+    def __init__(self, actor: str) -> None:
+        super().__init__(f"{actor} canceled the operation.")
 
 
 class NotBegunError(ServiceError):
-    """The operation ended before its first step: there is nothing to undo, or to see."""
+    """The operation ended before its first step. There is nothing to undo or to observe."""
 
     code = "not_begun"
 
 
 class IllegalStepError(ServiceError):
-    """A workflow asked for a step the table does not have there: a bug, never a user's doing."""
+    """A workflow entered a step that the table does not allow there. This is a bug, never a user's mistake."""
 
     code = "illegal_step"
 
 
 class SupersededError(ServiceError):
-    """The operation no longer holds its VM: it ended, or a delete took over."""
+    """The operation no longer holds its VM: it has ended, or a delete took the VM over."""
 
     code = "superseded"
 
 
-def _list(words: list[str]) -> str:
-    return ", ".join(words) or "nothing"
+def _phrase(word: str, resource: str) -> str:
+    """The action on the resource in plain words, such as "take a snapshot of a VM"."""
+    # "attach-volume" is refused by the VM ("attach a volume to a VM") or by the volume ("attach a volume").
+    verb = _VERBS.get(word, word) if resource == "VM" else word.partition("-")[0]
+    return f"{verb} {'an' if resource[0] in 'aeiou' else 'a'} {resource}"
+
+
+def unknown_id(field: str, id: object | None) -> FieldIssue:
+    """A field whose id does not exist; `id` is None where the field was absent and there is no default."""
+    detail = f"There is no such id: {id}." if id else f"There is no default: set {field}."
+    return FieldIssue(field, UnknownReferenceError.code, detail)

@@ -1,1 +1,1 @@
-"""What keeps the service healthy: findings of the drift detection, and what needs a person's attention."""
+"""Upkeep of the service: recorded differences from the cloud, and the list of what needs a person's attention."""

@@ -1,9 +1,9 @@
-"""What needs a person's attention, in one list: differences from the cloud, errors, operations that get nowhere."""
+"""The list of what needs a person's attention: open findings, resources in ERROR, operations that make no progress."""
 
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Select, Uuid, and_, cast, func, literal, null, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, Uuid, and_, cast, func, literal, null, or_, select, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
@@ -11,70 +11,85 @@ from domain.data.models import UNBEGUN, UNDELIVERED, VM, Finding, Operation, Sna
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, OperationStatus
 
-UNRECEIVED: Final = timedelta(minutes=1)  # from where on it is odd that no worker has begun an operation
-SLOW: Final = timedelta(hours=1)
+NOT_BEGUN_AFTER: Final = timedelta(minutes=1)  # a worker begins a delivered operation within seconds
+SLOW_AFTER: Final = timedelta(hours=1)
 MANY_ATTEMPTS: Final = 5
-REMEMBERED: Final = timedelta(days=7)  # how long an interrupted operation that nobody has asked for again is shown
+INTERRUPTED_SHOWN_FOR: Final = timedelta(days=7)
 
-_later = aliased(Operation)
-_ABOUT: Final = ((VM, Operation.vm_id), (Volume, Operation.resource_id), (Snapshot, Operation.resource_id))
-_ASKED_AGAIN: Final = or_(
-    _later.retry_of == Operation.id,
-    and_(
-        _later.owner_id == Operation.owner_id,
-        _later.resource_id == Operation.resource_id,
-        _later.action == Operation.action,
-        _later.created_at > Operation.created_at,
-    ),
+_NO_ID: Final = cast(null(), Uuid)
+_NO_DETAIL: Final = cast(null(), JSONB)
+_RUNNING: Final = Operation.status == OperationStatus.RUNNING
+_OPEN: Final = Operation.status.in_(OPEN_STATUSES)
+
+_newer = aliased(Operation)
+_REQUESTED_AGAIN: Final = (
+    select(_newer.id)
+    .where(
+        or_(
+            _newer.retry_of == Operation.id,
+            and_(
+                _newer.owner_id == Operation.owner_id,
+                _newer.resource_id == Operation.resource_id,
+                _newer.action == Operation.action,
+                _newer.created_at > Operation.created_at,
+            ),
+        )
+    )
+    .exists()
 )
-_NOBODY: Final = cast(null(), Uuid)
-_NOTHING: Final = cast(null(), JSONB)
 
-# Columns: kind, resource_type, resource_id, vm_id, owner_id, operation_id, detail, since.
-_FINDINGS = select(
+
+def _is_deleted(model: type[VM | Volume | Snapshot], id: Any) -> ColumnElement[bool]:
+    return select(model.id).where(model.id == id, model.status == "DELETED").exists()
+
+
+# The members of a UNION have the same columns in the same order:
+# kind, resource_type, resource_id, vm_id, owner_id, operation_id, detail, since. The first member names them.
+_OPEN_FINDINGS: Final = select(
     Finding.kind,
     Finding.resource_type,
     Finding.resource_id,
     cast(Finding.seen["vm_id"].astext, Uuid).label("vm_id"),
-    _NOBODY.label("owner_id"),
-    _NOBODY.label("operation_id"),
+    _NO_ID.label("owner_id"),
+    _NO_ID.label("operation_id"),
     Finding.seen.label("detail"),
     Finding.found_at.label("since"),
 ).where(Finding.resolved_at.is_(None))
 
 
 def _in_error(model: type[VM | Volume | Snapshot], kind: Kind, vm_id: Any, detail: Any) -> Select[*tuple[Any, ...]]:
-    what = (literal(f"{kind}_in_error"), literal(kind.value), model.id, vm_id)
-    return select(*what, model.owner_id, model.operation_id, detail, model.updated_at).where(model.status == "ERROR")
+    resource = (literal(f"{kind}_in_error"), literal(kind.value), model.id, vm_id, model.owner_id)
+    return select(*resource, model.operation_id, detail, model.updated_at).where(model.status == "ERROR")
 
 
 def _operations(kind: str, *conditions: Any) -> Select[*tuple[Any, ...]]:
-    what = (literal(kind), Operation.resource_type, Operation.resource_id, Operation.vm_id, Operation.owner_id)
-    error = func.jsonb_build_object("last_error", Operation.last_error, "attempt", Operation.attempt)
-    detail = func.coalesce(Operation.error, error)
+    resource = (Operation.resource_type, Operation.resource_id, Operation.vm_id, Operation.owner_id)
+    last_attempt = func.jsonb_build_object("last_error", Operation.last_error, "attempt", Operation.attempt)
+    detail = func.coalesce(Operation.error, last_attempt)
     since = func.coalesce(Operation.finished_at, Operation.created_at)
-    return select(*what, Operation.id, detail, since).where(*conditions)
+    return select(literal(kind), *resource, Operation.id, detail, since).where(*conditions)
 
 
-_RUNNING = Operation.status == OperationStatus.RUNNING
-_OPEN = Operation.status.in_(OPEN_STATUSES)
-_ALL = union_all(
-    _FINDINGS,
+_ITEMS: Final = union_all(
+    _OPEN_FINDINGS,
     _in_error(VM, Kind.VM, VM.id, VM.fault),
-    _in_error(Volume, Kind.VOLUME, _NOBODY, _NOTHING),
-    _in_error(Snapshot, Kind.SNAPSHOT, Snapshot.vm_id, _NOTHING),
+    _in_error(Volume, Kind.VOLUME, _NO_ID, _NO_DETAIL),
+    _in_error(Snapshot, Kind.SNAPSHOT, Snapshot.vm_id, _NO_DETAIL),
     _operations("operation_retrying", _OPEN, Operation.attempt >= MANY_ATTEMPTS),
-    _operations("operation_not_begun", UNBEGUN, Operation.delivered_at < func.now() - UNRECEIVED),
-    _operations("operation_slow", or_(UNDELIVERED, _RUNNING), Operation.created_at < func.now() - SLOW),
+    # UNBEGUN and UNDELIVERED are the literal conditions of partial indexes, which keep these two lists cheap.
+    _operations("operation_not_begun", UNBEGUN, Operation.delivered_at < func.now() - NOT_BEGUN_AFTER),
+    _operations("operation_slow", or_(UNDELIVERED, _RUNNING), Operation.created_at < func.now() - SLOW_AFTER),
     _operations(
         "operation_interrupted",
         Operation.status == OperationStatus.FAILED,
         Operation.interruption.is_not(None),
-        Operation.finished_at > func.now() - REMEMBERED,
-        ~select(_later.id).where(_ASKED_AGAIN).exists(),
-        *(~select(model.id).where(id == model.id, model.status == "DELETED").exists() for model, id in _ABOUT),
+        Operation.finished_at > func.now() - INTERRUPTED_SHOWN_FOR,
+        ~_REQUESTED_AGAIN,
+        ~_is_deleted(VM, Operation.vm_id),
+        ~_is_deleted(Volume, Operation.resource_id),
+        ~_is_deleted(Snapshot, Operation.resource_id),
     ),
-    # Neither can be; a person is told all the same.
+    # The lifecycle does not allow this. If a bug causes it, nothing moves the VM on, so a person must know of it.
     _operations(
         "vm_held_by_nobody",
         Operation.id == VM.operation_id,
@@ -83,9 +98,9 @@ _ALL = union_all(
     ),
 ).subquery("attention")
 
-ATTENTION = select(_ALL, User.username.label("owner")).select_from(
-    _ALL.outerjoin(User, User.id == _ALL.c.owner_id).outerjoin(Operation, Operation.id == _ALL.c.operation_id)
+ATTENTION: Final = select(_ITEMS, User.username.label("owner")).select_from(
+    _ITEMS.outerjoin(User, User.id == _ITEMS.c.owner_id).outerjoin(Operation, Operation.id == _ITEMS.c.operation_id)
 )
-"""What needs attention, with its owner's name, joined with the operation concerned, if one is."""
+"""All items, each with its owner's name, joined with its operation if it has one."""
 
-SINCE, RESOURCE_ID, KIND = _ALL.c.since, _ALL.c.resource_id, _ALL.c.kind
+SINCE, RESOURCE_ID, KIND = _ITEMS.c.since, _ITEMS.c.resource_id, _ITEMS.c.kind

@@ -1,4 +1,4 @@
-"""What the cloud has otherwise than the database: written down, and looked at again before anything is done."""
+"""Findings: differences between the cloud and the database, recorded before anything is done about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,20 +7,21 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import case, func, select, text, update
+from sqlalchemy import case, func, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from domain.data.models import Finding
 from domain.data.queries import fetch_all
 from domain.rules.resources import Kind
 
-AT_ONCE: Final = 1_000  # rows in a statement, which has 32,767 parameters at most
-GONE_BY_ITSELF: Final = "The next look did not see it any more."
+ROWS_PER_STATEMENT: Final = 1_000  # a statement has at most 32,767 parameters, and a row takes five of them
+NO_LONGER_FOUND: Final = "The next comparison no longer found the difference."
 
 
 class Drift(StrEnum):
-    """How the cloud and the database can differ."""
+    """The kinds of differences between the cloud and the database."""
 
     SERVER_GONE = "server_gone"
     SERVER_ERROR = "server_error"
@@ -43,10 +44,10 @@ GONE: Final = {Drift.SERVER_GONE, Drift.VOLUME_GONE, Drift.INTERFACE_GONE, Drift
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One difference: of what, and what was `seen` of it on both sides, as JSON.
+class Difference:
+    """One difference: its kind, the resource, and what was `seen` of it on both sides, as JSON.
 
-    `held_by` is the operation that held it last, where the database knows it.
+    `held_by` is the operation that last held the resource, or None if the database does not know the resource.
     """
 
     drift: Drift
@@ -56,33 +57,46 @@ class Found:
     held_by: UUID | None = None
 
 
-async def note(tx: AsyncConnection, found: Sequence[Found], ripe: float) -> dict[tuple[str, UUID], UUID]:
-    """Write down what a look found; returns the ids of those that were found just the same `ripe` seconds ago.
+async def record(
+    tx: AsyncConnection, differences: Sequence[Difference], confirm_after: float
+) -> dict[tuple[str, UUID], UUID]:
+    """Record all differences that exist now, and resolve the findings that no longer do.
 
-    What was written down and is found no more is resolved.
+    Returns the ids of the confirmed findings by kind and resource: those that were found unchanged for more than
+    `confirm_after` seconds.
     """
-    rows = [{"kind": one.drift, "resource_type": one.kind, "resource_id": one.id, "seen": one.seen} for one in found]
-    again = []
-    for start in range(0, len(rows), AT_ONCE):
-        new = insert(Finding).values(rows[start : start + AT_ONCE])
-        since = case((Finding.seen == new.excluded.seen, Finding.found_at), else_=func.now())
-        upsert = new.on_conflict_do_update(
-            index_elements=["kind", "resource_id"],
-            index_where=text("resolved_at IS NULL"),
-            set_={"seen": new.excluded.seen, "seen_at": func.now(), "found_at": since},
-        )
-        noted = await fetch_all(tx, upsert.returning(Finding))
-        again += [one for one in noted if one.found_at + timedelta(seconds=ripe) < one.seen_at]
-    gone = update(Finding).where(Finding.resolved_at.is_(None), Finding.seen_at < func.now())
-    await tx.execute(gone.values(resolved_at=func.now(), resolution=GONE_BY_ITSELF))
-    return {(one.kind, one.resource_id): one.id for one in again}
+    rows = [
+        {
+            "kind": difference.drift,
+            "resource_type": difference.kind,
+            "resource_id": difference.id,
+            "seen": difference.seen,
+        }
+        for difference in differences
+    ]
+    recorded: list[Finding] = []
+    for start in range(0, len(rows), ROWS_PER_STATEMENT):
+        recorded += await fetch_all(tx, _upsert(rows[start : start + ROWS_PER_STATEMENT]))
+    # now() is the time of the transaction's start, so every finding that was just recorded has `seen_at` = now(). This
+    # statement must come after the upserts, or it would resolve findings that still exist.
+    outdated = update(Finding).where(Finding.resolved_at.is_(None), Finding.seen_at < func.now())
+    await tx.execute(outdated.values(resolved_at=func.now(), resolution=NO_LONGER_FOUND))
+    pause = timedelta(seconds=confirm_after)
+    return {(row.kind, row.resource_id): row.id for row in recorded if row.found_at + pause < row.seen_at}
 
 
-async def resolve(tx: AsyncConnection, finding_id: UUID, how: str) -> None:
-    """Write down what was done about a finding."""
-    await tx.execute(update(Finding).where(Finding.id == finding_id).values(resolved_at=func.now(), resolution=how))
+def _upsert(rows: list[dict[str, Any]]) -> ReturningInsert[Finding]:
+    new = insert(Finding).values(rows)
+    # A difference that has changed must be confirmed anew.
+    found_at = case((Finding.seen == new.excluded.seen, Finding.found_at), else_=func.now())
+    return new.on_conflict_do_update(
+        index_elements=["kind", "resource_id"],
+        index_where=text("resolved_at IS NULL"),  # the words of the partial index uq_findings_open
+        set_={"seen": new.excluded.seen, "seen_at": func.now(), "found_at": found_at},
+    ).returning(Finding)
 
 
-async def is_open(tx: AsyncConnection, finding_id: UUID) -> bool:
-    """Whether nothing was done about it yet."""
-    return await tx.scalar(select(Finding.resolved_at.is_(None)).where(Finding.id == finding_id)) is True
+async def resolve(tx: AsyncConnection, finding_id: UUID, resolution: str) -> None:
+    """Close a finding with a sentence that says what was done about it."""
+    values = {"resolved_at": func.now(), "resolution": resolution}
+    await tx.execute(update(Finding).where(Finding.id == finding_id).values(values))

@@ -197,7 +197,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take the change back."""
+    """Revert the change."""
     op.drop_index("ix_operations_vm_created", table_name="operations")
     op.drop_index("ix_operations_owner_created", table_name="operations")
     op.drop_index(

@@ -1,4 +1,4 @@
-"""A time to confirm by is there only while a resize waits for it.
+"""Only a VM whose resize waits for a confirm may have `confirm_by`.
 
 Revision ID: 0002
 Revises: 0001
@@ -13,10 +13,10 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Apply the change; no code before it has ever set the column."""
+    """Apply the change; earlier code never set the column, so no row breaks the constraint."""
     op.create_check_constraint(op.f("ck_vms_confirm_by"), "vms", "confirm_by IS NULL OR status = 'VERIFY_RESIZE'")
 
 
 def downgrade() -> None:
-    """Take the change back."""
+    """Revert the change."""
     op.drop_constraint(op.f("ck_vms_confirm_by"), "vms", type_="check")

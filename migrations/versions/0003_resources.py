@@ -1,6 +1,6 @@
-"""Snapshots, volumes and their attachments, interfaces; operations that are about no VM.
+"""Add snapshots, volumes, attachments and interfaces, and operations without a VM.
 
-VMs that are there already get an interface, with addresses, for each network that they were created with.
+Existing VMs get an interface with addresses for each network that they were created with.
 
 Revision ID: 0003
 Revises: 0002
@@ -18,7 +18,8 @@ SNAPSHOT = "('AVAILABLE', 'CREATING', 'DELETED', 'DELETING', 'ERROR', 'RESTORING
 VOLUME = "('ATTACHING', 'AVAILABLE', 'CREATING', 'DELETED', 'DELETING', 'DETACHING', 'ERROR', 'IN_USE')"
 ATTACHMENT = "('ATTACHED', 'ATTACHING', 'DETACHING')"
 
-# The n-th address of a network that is not its gateway, to the n-th of its VMs while there are any.
+# The n-th VM of a network, by age, gets the n-th address that is not the gateway's. VMs beyond the last address of a
+# network get no interface there.
 INTERFACES_OF_OLD_VMS = """
 WITH created AS (
     SELECT vms.id AS vm_id, vms.status, vms.operation_id, vms.created_at,
@@ -42,7 +43,7 @@ FROM placed WHERE place < 2 ^ (32 - masklen(cidr)) - 1
 
 
 def upgrade() -> None:
-    """Apply the change; processes of before it are to be stopped first, as they would not move what is new on."""
+    """Apply the change; stop processes of earlier versions first, as they cannot run the new operations."""
     op.alter_column("operations", "vm_id", nullable=True)
     op.alter_column("operations", "previous_status", nullable=True)
     op.add_column("vms", sa.Column("attaching", sa.Integer(), server_default="0", nullable=False))
@@ -57,7 +58,7 @@ def upgrade() -> None:
         sa.Column("size_gb", sa.Integer(), nullable=False),
         sa.Column("flavor_id", sa.Uuid(), nullable=False),
         sa.Column("image_id", sa.Uuid(), nullable=False),
-        *_held(),
+        *_common_columns(),
         sa.CheckConstraint(f"status IN {SNAPSHOT}", name=op.f("ck_snapshots_status")),
         sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_snapshots_owner_id")),
         sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_snapshots_vm_id")),
@@ -73,7 +74,7 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("size_gb", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(32), nullable=False),
-        *_held(),
+        *_common_columns(),
         sa.CheckConstraint(f"status IN {VOLUME}", name=op.f("ck_volumes_status")),
         sa.ForeignKeyConstraint(["owner_id"], ["users.id"], name=op.f("fk_volumes_owner_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_volumes")),
@@ -87,7 +88,7 @@ def upgrade() -> None:
         sa.Column("device", sa.Text(), nullable=False),
         sa.Column("status", sa.String(32), nullable=False),
         sa.Column("delete_on_termination", sa.Boolean(), nullable=False),
-        *_held(),
+        *_common_columns(),
         sa.CheckConstraint(f"status IN {ATTACHMENT}", name=op.f("ck_attachments_status")),
         sa.ForeignKeyConstraint(["volume_id"], ["volumes.id"], name=op.f("fk_attachments_volume_id")),
         sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_attachments_vm_id")),
@@ -102,7 +103,7 @@ def upgrade() -> None:
         sa.Column("ip_address", sa.Text(), nullable=False),
         sa.Column("mac_address", sa.Text(), nullable=False),
         sa.Column("status", sa.String(32), nullable=False),
-        *_held(),
+        *_common_columns(),
         sa.CheckConstraint(f"status IN {ATTACHMENT}", name=op.f("ck_interfaces_status")),
         sa.ForeignKeyConstraint(["vm_id"], ["vms.id"], name=op.f("fk_interfaces_vm_id")),
         sa.ForeignKeyConstraint(["network_id"], ["networks.id"], name=op.f("fk_interfaces_network_id")),
@@ -114,7 +115,7 @@ def upgrade() -> None:
     op.execute(INTERFACES_OF_OLD_VMS)
 
 
-def _held() -> list[sa.Column[object]]:
+def _common_columns() -> list[sa.Column[object]]:
     return [
         sa.Column("operation_id", sa.Uuid(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
@@ -123,7 +124,7 @@ def _held() -> list[sa.Column[object]]:
 
 
 def downgrade() -> None:
-    """Take the change back, and with it all that is no VM; the code before it could not read it."""
+    """Revert the change and delete all resources but VMs, with their operations: earlier code cannot read them."""
     op.drop_table("interfaces")
     op.drop_table("attachments")
     op.drop_table("volumes")

@@ -1,4 +1,4 @@
-"""What cancel and reconcile write down. Code of before goes on serving: everything new is absent or empty to it.
+"""Add columns for cancel, and findings. Earlier code keeps working beside it: it does not use what is new.
 
 Revision ID: 0004
 Revises: 0003
@@ -19,7 +19,7 @@ def upgrade() -> None:
     op.add_column("operations", sa.Column("interruption", sa.Text(), nullable=True))
     op.add_column("operations", sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("operations", sa.Column("cancel_requested_by", sa.Text(), nullable=True))
-    # An operation that is delivered again keeps the time when it was begun first.
+    # An operation that is delivered again keeps its `started_at`, so the index must not depend on it any more.
     op.drop_index("ix_operations_outbox", "operations")
     op.create_index(
         "ix_operations_outbox", "operations", ["deliver_after"], postgresql_where=sa.text("status = 'QUEUED'")
@@ -54,7 +54,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take the change back, and with it what the code of before cannot read."""
+    """Revert the change and delete the operations that earlier code cannot read."""
     op.execute("DELETE FROM operations WHERE action = 'reset-state'")
     op.drop_table("findings")
     op.drop_index("ix_vms_confirm_by", "vms")

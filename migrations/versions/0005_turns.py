@@ -1,4 +1,4 @@
-"""Operations are delivered in turn of their owners. Code of before goes on serving: what it asks for is still indexed.
+"""Index the outbox by owner. Earlier code keeps working beside it: the indexes still serve its queries.
 
 Revision ID: 0005
 Revises: 0004
@@ -39,7 +39,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take the change back."""
+    """Revert the change."""
     op.drop_index("ix_operations_looks", "operations")
     op.create_index(
         "ix_operations_looks",

@@ -1,1 +1,1 @@
-"""The activities on real PostgreSQL and the real mock cloud."""
+"""Tests of the activities, on a real PostgreSQL and the mock cloud."""

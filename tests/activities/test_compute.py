@@ -1,4 +1,4 @@
-"""The steps: each records itself first and has its effect once, however often it runs, unless it is fenced."""
+"""The steps on servers: each is recorded first, takes effect once, and has no effect after it was superseded."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,8 +22,9 @@ from domain.rules.errors import NotBegunError, SupersededError
 from domain.rules.messages import Activity, FailOperationInput, OperationInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
-from tests.activities.conftest import Do, count, new_ports, server_row, spec
-from tests.activities.held import add_port_to_be
+from tests.activities.cloud import count_rows, new_ports, server_row, server_spec
+from tests.activities.conftest import Run
+from tests.activities.operations import add_pending_interface
 from tests.support.rows import add_held_vm, claim, read_operation, read_vm
 
 STEPS = {
@@ -37,27 +38,29 @@ STEPS = {
     TaskState.DELETING: (Action.DELETE, Activity.DELETE_SERVER),
 }
 each_step = pytest.mark.parametrize("step", STEPS)
-MAKES_SERVER = {TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.SPAWNING}
+NEEDS_NO_SERVER = {TaskState.SCHEDULING, TaskState.NETWORKING, TaskState.SPAWNING}
 
 
 @pytest.fixture
 def slow_compute(engine: AsyncEngine, slow_backend: MockBackend) -> ComputeActivities:
-    """The steps, on a cloud where nothing that is begun comes to an end."""
+    """The steps on servers, on a cloud where no change completes by itself."""
     return ComputeActivities(engine, slow_backend)
 
 
 def activity_of(compute: ComputeActivities, step: TaskState) -> Callable[[OperationInput], Awaitable[None]]:
-    """The activity that does the step."""
+    """Return the activity that carries out the step."""
     activity: Callable[[OperationInput], Awaitable[None]] = getattr(compute, STEPS[step][1])
     return activity
 
 
-async def prepared(engine: AsyncEngine, backend: MockBackend, step: TaskState, **values: Any) -> OperationInput:
-    """An operation that is about to do the step, on a VM whose server is there where the step needs one."""
+async def add_operation_before(
+    engine: AsyncEngine, backend: MockBackend, step: TaskState, **values: Any
+) -> OperationInput:
+    """Add an operation before the step, with a server in the cloud if the step needs one."""
     input = await add_held_vm(engine, STEPS[step][0], step=step, **values)
     if step is TaskState.NETWORKING:
-        await add_port_to_be(engine, input)
-    if step not in MAKES_SERVER:
+        await add_pending_interface(engine, input)
+    if step not in NEEDS_NO_SERVER:
         await _add_server(backend, engine, input)
     return input
 
@@ -65,32 +68,32 @@ async def prepared(engine: AsyncEngine, backend: MockBackend, step: TaskState, *
 async def _add_server(backend: MockBackend, engine: AsyncEngine, input: OperationInput) -> None:
     create = uuid4()
     await backend.create_ports(Token(create, "networking"), input.vm, new_ports())
-    await backend.create_server(Token(create, "spawning"), spec(input.vm))
+    await backend.create_server(Token(create, "spawning"), server_spec(input.vm))
     async with engine.begin() as tx:
         settled = {"status": ServerStatus.ACTIVE, "next_status": None, "due_at": None}
         await tx.execute(update(servers).where(servers.c.vm_id == input.vm_id).values(settled))
 
 
-async def effects(engine: AsyncEngine, input: OperationInput) -> tuple[object, ...]:
-    """All that the cloud has of the VM."""
-    return await server_row(engine, input.vm), await count(engine, "ports", input.vm)
+async def cloud_of(engine: AsyncEngine, input: OperationInput) -> tuple[object, ...]:
+    """Return what the cloud has of the VM."""
+    return await server_row(engine, input.vm), await count_rows(engine, "ports", input.vm)
 
 
 @each_step
-async def test_a_step_that_runs_twice_has_its_effect_once(
+async def test_a_step_that_runs_twice_takes_effect_once(
     slow_compute: ComputeActivities,
     slow_backend: MockBackend,
     engine: AsyncEngine,
     environment: ActivityEnvironment,
     step: TaskState,
 ) -> None:
-    input = await prepared(engine, slow_backend, step, status=OperationStatus.QUEUED)
-    before = await effects(engine, input)
+    input = await add_operation_before(engine, slow_backend, step, status=OperationStatus.QUEUED)
+    before = await cloud_of(engine, input)
     await environment.run(activity_of(slow_compute, step), input)
-    once = await effects(engine, input)
+    once = await cloud_of(engine, input)
     environment.info = replace(environment.info, attempt=2)
     await environment.run(activity_of(slow_compute, step), input)
-    assert await effects(engine, input) == once
+    assert await cloud_of(engine, input) == once
     assert (once == before) is (step is TaskState.SCHEDULING)
     operation = await read_operation(engine, input.operation_id)
     assert (operation.status, operation.step) == (OperationStatus.RUNNING, step)
@@ -98,146 +101,146 @@ async def test_a_step_that_runs_twice_has_its_effect_once(
 
 
 @each_step
-async def test_a_superseded_operation_is_stopped_before_any_effect(
+async def test_a_step_of_a_superseded_operation_has_no_effect(
     slow_compute: ComputeActivities,
     slow_backend: MockBackend,
     engine: AsyncEngine,
-    do: Do,
+    run: Run,
     step: TaskState,
 ) -> None:
-    input = await prepared(engine, slow_backend, step)
+    input = await add_operation_before(engine, slow_backend, step)
     await _supersede(engine, input)
-    before = await effects(engine, input), await read_operation(engine, input.operation_id)
+    before = await cloud_of(engine, input), await read_operation(engine, input.operation_id)
     with pytest.raises(SupersededError):
-        await do(activity_of(slow_compute, step), input)
-    assert (await effects(engine, input), await read_operation(engine, input.operation_id)) == before
+        await run(activity_of(slow_compute, step), input)
+    assert (await cloud_of(engine, input), await read_operation(engine, input.operation_id)) == before
     assert (await read_vm(engine, input.vm)).operation_id != input.operation_id or step is TaskState.DELETING
 
 
 @each_step
-async def test_another_epoch_is_stopped_before_any_effect(
+async def test_a_step_of_another_epoch_has_no_effect(
     slow_compute: ComputeActivities,
     slow_backend: MockBackend,
     engine: AsyncEngine,
-    do: Do,
+    run: Run,
     step: TaskState,
 ) -> None:
-    input = await prepared(engine, slow_backend, step, epoch=1)
-    before = await effects(engine, input)
+    input = await add_operation_before(engine, slow_backend, step, epoch=1)
+    before = await cloud_of(engine, input)
     with pytest.raises(SupersededError):
-        await do(
+        await run(
             activity_of(slow_compute, step), OperationInput(input.operation_id, input.vm_id, input.action, epoch=0)
         )
-    assert await effects(engine, input) == before
+    assert await cloud_of(engine, input) == before
 
 
-async def test_the_step_is_recorded_even_where_its_effect_fails(
-    compute: ComputeActivities, engine: AsyncEngine, settings: Settings, do: Do
+async def test_a_step_is_recorded_even_if_its_call_fails(
+    compute: ComputeActivities, engine: AsyncEngine, settings: Settings, run: Run
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE, step=TaskState.NETWORKING)
     await add_fault(settings, "create_server", FaultMode.FAIL)
     with pytest.raises(BackendError):
-        await do(compute.spawn_server, input)
+        await run(compute.spawn_server, input)
     assert (await read_vm(engine, input.vm)).task_state is TaskState.SPAWNING
-    assert await count(engine, "servers") == 0
-    await do(compute.spawn_server, input)
-    assert await count(engine, "servers", input.vm_id) == 1
+    assert await count_rows(engine, "servers") == 0
+    await run(compute.spawn_server, input)
+    assert await count_rows(engine, "servers", input.vm_id) == 1
 
 
-async def test_a_colossal_flavor_finds_no_host(compute: ComputeActivities, engine: AsyncEngine, do: Do) -> None:
+async def test_scheduling_a_flavor_too_large_for_every_host_fails_with_no_valid_host(
+    compute: ComputeActivities, engine: AsyncEngine, run: Run
+) -> None:
     input = await add_held_vm(engine, Action.CREATE, flavor="m1.colossal")
     with pytest.raises(BackendError) as refusal:
-        await do(compute.schedule_server, input)
+        await run(compute.schedule_server, input)
     assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
 
 
 @pytest.mark.parametrize("networks", [[], ["private"], ["private", "backend", "edge"]])
-async def test_ports_are_made_on_the_networks_asked_for(
-    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, do: Do, networks: list[str]
+async def test_a_port_is_created_for_each_interface_of_the_vm(
+    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, run: Run, networks: list[str]
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE)
     neighbour = await add_held_vm(engine, Action.CREATE)
-    await add_port_to_be(engine, neighbour)
-    ids = [await add_port_to_be(engine, input, name) for name in networks]
-    await do(compute.create_ports, input)
+    await add_pending_interface(engine, neighbour)
+    ids = [await add_pending_interface(engine, input, name) for name in networks]
+    await run(compute.create_ports, input)
     assert sorted(await backend.list_ports(input.vm)) == sorted(ids)
-    assert await count(engine, "ports") == len(networks)
+    assert await count_rows(engine, "ports") == len(networks)
 
 
-async def test_the_server_has_the_size_of_its_flavor(compute: ComputeActivities, engine: AsyncEngine, do: Do) -> None:
+async def test_the_server_has_the_size_of_its_flavor(compute: ComputeActivities, engine: AsyncEngine, run: Run) -> None:
     input = await add_held_vm(engine, Action.CREATE, step=TaskState.SPAWNING, flavor="m1.large")
-    await do(compute.spawn_server, input)
+    await run(compute.spawn_server, input)
     async with engine.connect() as connection:
         row = (await connection.execute(servers.select())).one()
-    wanted = spec(input.vm, "m1.large")
+    wanted = server_spec(input.vm, "m1.large")
     assert (row.vcpus, row.ram_mb, row.disk_gb) == (wanted.vcpus, wanted.ram_mb, wanted.disk_gb)
 
 
 async def test_delete_removes_the_server_and_its_ports(
-    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, do: Do
+    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input = await prepared(engine, backend, TaskState.DELETING)
-    await do(compute.delete_server, input)
+    input = await add_operation_before(engine, backend, TaskState.DELETING)
+    await run(compute.delete_server, input)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(due_at=servers.c.created_at))
     assert await backend.list_servers([input.vm]) == {}
-    assert await effects(engine, input) == (None, 0)
+    assert await cloud_of(engine, input) == (None, 0)
 
 
-async def test_undoing_a_build_leaves_nothing_and_lets_nothing_come_after(
-    compute: ComputeActivities, engine: AsyncEngine, do: Do
+async def test_undoing_a_build_removes_everything_and_refuses_its_later_calls(
+    compute: ComputeActivities, engine: AsyncEngine, run: Run
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE)
-    await add_port_to_be(engine, input)
+    await add_pending_interface(engine, input)
     for activity in (compute.schedule_server, compute.create_ports):
-        await do(activity, input)
+        await run(activity, input)
     for _ in range(2):
-        await do(compute.undo_create, input)
-        assert await effects(engine, input) == (None, 0)
+        await run(compute.undo_create, input)
+        assert await cloud_of(engine, input) == (None, 0)
     with pytest.raises(BackendError, match="revoked"):
-        await do(compute.spawn_server, input)
-    assert await effects(engine, input) == (None, 0)
+        await run(compute.spawn_server, input)
+    assert await cloud_of(engine, input) == (None, 0)
 
 
-async def test_of_a_build_that_has_not_begun_nothing_is_undone_and_nothing_comes_after(
-    compute: ComputeActivities, engine: AsyncEngine, do: Do
+async def test_undoing_a_build_without_any_step_fails_with_not_begun_and_refuses_later_calls(
+    compute: ComputeActivities, engine: AsyncEngine, run: Run
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED, started_at=None)
     with pytest.raises(NotBegunError):
-        await do(compute.undo_create, input)
-    await add_port_to_be(engine, input)
+        await run(compute.undo_create, input)
+    await add_pending_interface(engine, input)
     with pytest.raises(BackendError, match="revoked"):
-        await do(compute.create_ports, input)
-    assert await count(engine, "ports", input.vm_id) == 0
+        await run(compute.create_ports, input)
+    assert await count_rows(engine, "ports", input.vm_id) == 0
 
 
-async def test_a_build_that_was_superseded_undoes_nothing(
-    compute: ComputeActivities, engine: AsyncEngine, do: Do
-) -> None:
+async def test_a_superseded_build_is_not_undone(compute: ComputeActivities, engine: AsyncEngine, run: Run) -> None:
     input = await add_held_vm(engine, Action.CREATE)
-    await add_port_to_be(engine, input)
-    await do(compute.create_ports, input)
+    await add_pending_interface(engine, input)
+    await run(compute.create_ports, input)
     await _supersede(engine, input)
     with pytest.raises(SupersededError):
-        await do(compute.undo_create, input)
-    assert await count(engine, "ports", input.vm_id) == 1
-    assert await count(engine, "revocations") == 0
+        await run(compute.undo_create, input)
+    assert await count_rows(engine, "ports", input.vm_id) == 1
+    assert await count_rows(engine, "revocations") == 0
 
 
-async def test_the_ends_are_recorded_once(engine: AsyncEngine, do: Do) -> None:
+async def test_finishing_and_failing_an_operation_twice_is_recorded_once(engine: AsyncEngine, run: Run) -> None:
     records = RecordActivities(engine)
     stopped, failed = await add_held_vm(engine, Action.STOP), await add_held_vm(engine, Action.STOP)
     for _ in range(2):
-        await do(records.finish_operation, stopped)
-        await do(records.fail_operation, FailOperationInput(failed, "no_luck", "It went wrong."))
+        await run(records.finish_operation, stopped)
+        await run(records.fail_operation, FailOperationInput(failed, "no_luck", "It went wrong."))
         assert (await read_vm(engine, stopped.vm)).status is Status.SHUTOFF
         assert (await read_vm(engine, failed.vm)).status is Status.ACTIVE
     with pytest.raises(SupersededError):
-        await do(records.finish_operation, failed)
+        await run(records.finish_operation, failed)
 
 
 async def _supersede(engine: AsyncEngine, input: OperationInput) -> None:
-    """A delete takes over; where a delete runs already, its end is recorded behind its back."""
+    """Let a delete supersede the operation; a delete itself is ended without its workflow's knowledge."""
     async with engine.begin() as tx:
         if input.action is Action.DELETE:
             await step_records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))

@@ -1,4 +1,4 @@
-"""`python -m activities.backends.faults`: a person scripts the mock cloud's failures."""
+"""The command `python -m activities.backends.faults`, which scripts faults of the mock cloud."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends import faults
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode
-from activities.backends.mock.schema import faults as scripted
+from activities.backends.mock.schema import faults as faults_table
 from activities.backends.protocol import ComputeBackend
 from domain.settings import Settings
 
@@ -29,11 +29,11 @@ async def run(monkeypatch: pytest.MonkeyPatch, settings: Settings, *arguments: s
     await asyncio.to_thread(faults.main)
 
 
-async def listed(engine: AsyncEngine) -> list[tuple[object, ...]]:
-    """What is scripted, in order."""
-    columns = (scripted.c.verb, scripted.c.mode, scripted.c.times, scripted.c.vm_id)
+async def scripted_faults(engine: AsyncEngine) -> list[tuple[object, ...]]:
+    """Return the scripted faults in their order."""
+    columns = (faults_table.c.verb, faults_table.c.mode, faults_table.c.times, faults_table.c.vm_id)
     async with engine.connect() as connection:
-        return [tuple(row) for row in await connection.execute(select(*columns).order_by(scripted.c.id))]
+        return [tuple(row) for row in await connection.execute(select(*columns).order_by(faults_table.c.id))]
 
 
 async def test_faults_are_added_and_cleared(
@@ -43,13 +43,13 @@ async def test_faults_are_added_and_cleared(
     await run(monkeypatch, settings, "add", "stop_server", "fail")
     await run(monkeypatch, settings, "add", "create_server", "never-answer", "--times", "3", "--vm", str(vm_id))
     await run(monkeypatch, settings, "add", "delete_server", "refuse", "--always")
-    assert await listed(engine) == [
+    assert await scripted_faults(engine) == [
         ("stop_server", "fail", 1, None),
         ("create_server", "never-answer", 3, vm_id),
         ("delete_server", "refuse", None, None),
     ]
     await run(monkeypatch, settings, "clear")
-    assert await listed(engine) == []
+    assert await scripted_faults(engine) == []
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ async def test_faults_are_added_and_cleared(
         ["add", "stop_server", "fail", "--times", "-1"],
     ],
 )
-async def test_a_wrong_command_says_how_to_do_it(
+async def test_a_wrong_command_prints_the_usage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings: Settings, arguments: list[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
@@ -75,22 +75,24 @@ async def test_a_wrong_command_says_how_to_do_it(
     assert "usage: python -m activities.backends.faults" in capsys.readouterr().err
 
 
-async def test_it_runs_as_a_module_before_any_worker_did(settings: Settings, engine: AsyncEngine) -> None:
+async def test_the_command_runs_as_a_module_before_any_worker_has_started(
+    settings: Settings, engine: AsyncEngine
+) -> None:
     environment = os.environ | {"DATABASE_URL": settings.database_url}
     command = [sys.executable, "-m", "activities.backends.faults", "add", "stop_server", "fail-after-effect"]
     done = await asyncio.to_thread(
         subprocess.run, command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert await listed(engine) == [("stop_server", "fail-after-effect", 1, None)]
+    assert await scripted_faults(engine) == [("stop_server", "fail-after-effect", 1, None)]
 
 
-def test_every_verb_that_changes_the_cloud_can_be_made_to_fail() -> None:
+def test_every_verb_that_changes_the_cloud_can_have_a_fault() -> None:
     verbs = inspect.getmembers(ComputeBackend, inspect.isfunction)
     changing = {name for name, verb in verbs if "token" in inspect.signature(verb).parameters}
     assert set(faults.VERBS) == changing
     assert changing <= set(dir(MockBackend))
 
 
-def test_every_way_to_fail_has_a_word() -> None:
+def test_the_fault_modes_have_these_names() -> None:
     assert {mode.value for mode in FaultMode} == {"fail", "refuse", "fail-after-effect", "never-answer"}

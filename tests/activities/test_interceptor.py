@@ -1,24 +1,17 @@
-"""What holds for every activity: coded errors, failed attempts that show, heartbeats, and who canceled it."""
+"""What is common to all activities: coded errors, and failed attempts that show on their operation."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from temporalio.activity import ActivityCancellationDetails
-from temporalio.client import Client
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
-from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from activities.backends.protocol import BackendError
-from activities.interceptor import OperationInterceptor
 from domain.rules.cloud import ServerStatus
 from domain.rules.errors import IllegalStepError, ServiceError, SupersededError
 from domain.rules.messages import (
@@ -29,88 +22,18 @@ from domain.rules.messages import (
     WorkflowsInput,
 )
 from domain.rules.states import Action
+from tests.activities.intercepted import BUSY, REFUSED, SignalRecorder, failure, intercepted
 from tests.support.rows import add_held_vm, read_operation
-
-Body = Callable[[Any], Awaitable[object]]
-BUSY = BackendError("busy", "The cloud is busy.", retryable=True)
-REFUSED = BackendError("quota", "The cloud's quota is used up.", retryable=False)
-
-
-class _Activity(ActivityInboundInterceptor):
-    """The end of the chain: the activity itself."""
-
-    def __init__(self, body: Body) -> None:
-        self._body = body
-
-    async def execute_activity(self, input: ExecuteActivityInput) -> object:
-        return await self._body(*input.args)
-
-
-class Listener:
-    """A Temporal client that writes down what workflows are told; while `error` is set it raises that."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[str, str, FailedAttemptInput]] = []
-        self.error: Exception | None = None
-
-    def get_workflow_handle(self, workflow_id: str, *, run_id: str | None) -> Any:
-        """Itself, as the workflow's handle."""
-        assert run_id
-        self._workflow_id = workflow_id
-        return self
-
-    async def signal(self, name: str, message: FailedAttemptInput, **_options: Any) -> None:
-        """Listen."""
-        if self.error:
-            raise self.error
-        self.told.append((self._workflow_id, name, message))
-
-
-async def intercepted(
-    engine: AsyncEngine,
-    environment: ActivityEnvironment,
-    body: Body,
-    message: object,
-    listener: Listener | None = None,
-) -> object:
-    """Run the activity behind the interceptor."""
-    client = cast("Client", listener or Listener())
-    inbound = OperationInterceptor(engine, client).intercept_activity(_Activity(body))
-    input = ExecuteActivityInput(fn=body, args=[message], executor=None, headers={})
-    answer: object = await environment.run(inbound.execute_activity, input)
-    return answer
 
 
 async def database_now(engine: AsyncEngine) -> datetime:
-    """The time of the database's clock."""
+    """Return the time of the database's clock."""
     async with engine.connect() as connection:
         now: datetime = (await connection.execute(select(func.now()))).scalar_one()
         return now
 
 
-def raising(error: BaseException) -> Body:
-    """An activity that fails."""
-
-    async def body(_: object) -> object:
-        raise error
-
-    return body
-
-
-async def failure(
-    engine: AsyncEngine,
-    environment: ActivityEnvironment,
-    error: BaseException,
-    message: object,
-    listener: Listener | None = None,
-) -> ApplicationError:
-    """What Temporal is told when the activity fails so."""
-    with pytest.raises(ApplicationError) as told:
-        await intercepted(engine, environment, raising(error), message, listener)
-    return told.value
-
-
-async def test_an_answer_goes_through(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+async def test_the_result_of_an_activity_is_passed_on(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
     input = await add_held_vm(engine, Action.STOP)
 
     async def body(message: object) -> object:
@@ -120,25 +43,25 @@ async def test_an_answer_goes_through(engine: AsyncEngine, environment: Activity
 
 
 @pytest.mark.parametrize("error", [SupersededError("Too late."), IllegalStepError("No such step.")])
-async def test_a_refusal_of_ours_is_final_and_has_its_code(
+async def test_a_service_error_is_not_retryable_and_keeps_its_code(
     engine: AsyncEngine, environment: ActivityEnvironment, error: ServiceError
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
     before = await read_operation(engine, input.operation_id)
-    told = await failure(engine, environment, error, input)
-    assert (told.type, told.message, told.non_retryable) == (error.code, str(error), True)
+    raised = await failure(engine, environment, error, input)
+    assert (raised.type, raised.message, raised.non_retryable) == (error.code, str(error), True)
     assert await read_operation(engine, input.operation_id) == before
 
 
 @pytest.mark.parametrize("error", [BUSY, REFUSED])
-async def test_an_error_of_the_cloud_has_its_code_and_is_retried_where_that_may_help(
+async def test_a_backend_error_keeps_its_code_and_whether_it_is_retryable(
     engine: AsyncEngine, environment: ActivityEnvironment, error: BackendError
 ) -> None:
-    told = await failure(engine, environment, error, await add_held_vm(engine, Action.STOP))
-    assert (told.type, told.message, told.non_retryable) == (error.code, str(error), not error.retryable)
+    raised = await failure(engine, environment, error, await add_held_vm(engine, Action.STOP))
+    assert (raised.type, raised.message, raised.non_retryable) == (error.code, str(error), not error.retryable)
 
 
-async def test_a_failed_attempt_shows_on_its_operation_with_the_time_of_the_next(
+async def test_a_failed_attempt_is_recorded_with_the_time_of_the_next_one(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -153,42 +76,48 @@ async def test_a_failed_attempt_shows_on_its_operation_with_the_time_of_the_next
         assert before <= operation.next_retry_at - timedelta(seconds=pause) <= after
 
 
-async def test_the_workflow_is_told_of_failed_attempts_ever_more_seldom(
+async def test_only_attempts_that_are_powers_of_two_are_signaled_to_the_workflow(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
-    input, listener = await add_held_vm(engine, Action.STOP), Listener()
+    input, recorder = await add_held_vm(engine, Action.STOP), SignalRecorder()
     for attempt in range(1, 40):
         environment.info = replace(environment.info, attempt=attempt)
-        await failure(engine, environment, BUSY, input, listener)
+        await failure(engine, environment, BUSY, input, recorder)
     info = environment.info
-    assert {(workflow, signal) for workflow, signal, _ in listener.told} == {(info.workflow_id, "note_failed_attempt")}
-    told = [message for _, _, message in listener.told]
-    assert told == [FailedAttemptInput(info.activity_type, n, "The cloud is busy.") for n in (1, 2, 4, 8, 16, 32)]
+    assert {(workflow, signal) for workflow, signal, _ in recorder.signals} == {
+        (info.workflow_id, "note_failed_attempt")
+    }
+    failures = [message for _, _, message in recorder.signals]
+    assert failures == [FailedAttemptInput(info.activity_type, n, "The cloud is busy.") for n in (1, 2, 4, 8, 16, 32)]
 
 
-async def test_a_workflow_that_cannot_be_told_changes_nothing(
+async def test_a_workflow_that_cannot_be_signaled_does_not_change_the_error(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
-    input, listener = await add_held_vm(engine, Action.STOP), Listener()
-    listener.error = RPCError("gone", RPCStatusCode.NOT_FOUND, b"")
-    told = await failure(engine, environment, BUSY, input, listener)
-    assert (told.type, told.non_retryable) == ("busy", False)
+    input, recorder = await add_held_vm(engine, Action.STOP), SignalRecorder()
+    recorder.error = RPCError("gone", RPCStatusCode.NOT_FOUND, b"")
+    raised = await failure(engine, environment, BUSY, input, recorder)
+    assert (raised.type, raised.non_retryable) == ("busy", False)
     assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
 
 
-async def test_a_final_failure_is_not_told_as_an_attempt(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
-    listener = Listener()
-    await failure(engine, environment, REFUSED, await add_held_vm(engine, Action.STOP), listener)
-    assert listener.told == []
+async def test_a_failure_that_is_not_retryable_is_not_signaled(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    recorder = SignalRecorder()
+    await failure(engine, environment, REFUSED, await add_held_vm(engine, Action.STOP), recorder)
+    assert recorder.signals == []
 
 
-async def test_a_final_failure_promises_no_retry(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
+async def test_a_failure_that_is_not_retryable_records_no_next_attempt(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
     input = await add_held_vm(engine, Action.STOP)
     await failure(engine, environment, REFUSED, input)
     assert (await read_operation(engine, input.operation_id)).next_retry_at is None
 
 
-async def test_an_activity_that_is_not_retried_by_policy_can_fail_too(
+async def test_a_failure_is_recorded_without_a_retry_policy_too(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     environment.info = replace(environment.info, retry_policy=None)
@@ -197,8 +126,10 @@ async def test_an_activity_that_is_not_retried_by_policy_can_fail_too(
     assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
 
 
-async def test_a_very_late_attempt_has_its_longest_pause(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
-    """A step that is retried for ever reaches attempts for which the doubling alone would overflow."""
+async def test_the_pause_of_a_very_late_attempt_does_not_overflow(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    """A step that is retried for ever reaches attempts whose doubled pause no float can hold."""
     policy = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
     environment.info = replace(environment.info, attempt=2_000, retry_policy=policy)
     input = await add_held_vm(engine, Action.STOP)
@@ -214,7 +145,7 @@ async def test_a_very_late_attempt_has_its_longest_pause(engine: AsyncEngine, en
         lambda operation: WorkflowsInput(operation, ("a-workflow",)),
     ],
 )
-async def test_every_message_leads_to_its_operation(
+async def test_the_operation_is_found_in_every_message(
     engine: AsyncEngine, environment: ActivityEnvironment, wrap: Callable[[OperationInput], object]
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -222,7 +153,7 @@ async def test_every_message_leads_to_its_operation(
     assert (await read_operation(engine, input.operation_id)).last_error == "The cloud is busy."
 
 
-async def test_a_bug_is_retried_and_shows_without_its_inner_words(
+async def test_an_unexpected_error_is_retryable_and_shows_only_its_type(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -237,102 +168,25 @@ async def test_a_bug_is_retried_and_shows_without_its_inner_words(
     assert operation.last_error == "Internal error: ZeroDivisionError"
 
 
-async def test_a_database_that_is_away_does_not_hide_the_error(
+async def test_the_error_is_reported_even_if_the_database_is_down(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    away = create_async_engine("postgresql+asyncpg://postgres@127.0.0.1:1/none")
-    assert (await failure(away, environment, BUSY, input)).type == "busy"
-    await away.dispose()
+    unreachable = create_async_engine("postgresql+asyncpg://postgres@127.0.0.1:1/none")
+    assert (await failure(unreachable, environment, BUSY, input)).type == "busy"
+    await unreachable.dispose()
 
 
-async def test_a_running_activity_beats_until_it_ends(engine: AsyncEngine, environment: ActivityEnvironment) -> None:
-    beats: list[None] = []
-    third = asyncio.Event()
-
-    def beat(*_: object) -> None:
-        beats.append(None)
-        if len(beats) == 3:
-            third.set()
-
-    async def body(_: object) -> object:
-        return await third.wait()
-
-    environment.on_heartbeat = beat
-    environment.info = replace(environment.info, heartbeat_timeout=timedelta(seconds=0.04))
-    async with asyncio.timeout(5):
-        await intercepted(engine, environment, body, await add_held_vm(engine, Action.STOP))
-    at_end = len(beats)
-    await asyncio.sleep(0.05)
-    assert len(beats) == at_end
-
-
-@pytest.mark.parametrize(("late", "beats"), [(timedelta(0), 0), (timedelta(hours=1), 1)])
-async def test_a_short_activity_beats_only_where_its_worker_was_slow_to_begin(
-    engine: AsyncEngine, environment: ActivityEnvironment, late: timedelta, beats: int
-) -> None:
-    """Each beat is a call to Temporal, and most activities end before the first is due."""
-    heard: list[object] = []
-    environment.on_heartbeat = lambda *details: heard.append(details)
-    began = datetime.now(UTC) - late
-    environment.info = replace(environment.info, heartbeat_timeout=timedelta(hours=1), started_time=began)
-
-    async def body(_: object) -> None:
-        await asyncio.sleep(0.05)
-
-    await intercepted(engine, environment, body, await add_held_vm(engine, Action.STOP))
-    assert len(heard) == beats
-
-
-async def _canceled(engine: AsyncEngine, environment: ActivityEnvironment, why: ActivityCancellationDetails) -> None:
-    """Cancel an activity while it runs."""
-    running = asyncio.Event()
-
-    async def body(_: object) -> object:
-        running.set()
-        return await asyncio.Event().wait()
-
-    input = await add_held_vm(engine, Action.STOP)
-    call = asyncio.create_task(intercepted(engine, environment, body, input))
-    await running.wait()
-    environment.cancel(why)
-    async with asyncio.timeout(5):
-        await call
-
-
-async def test_the_end_of_a_worker_costs_an_attempt_and_cancels_nothing(
-    engine: AsyncEngine, environment: ActivityEnvironment
-) -> None:
-    with pytest.raises(ApplicationError) as told:
-        await _canceled(engine, environment, ActivityCancellationDetails(worker_shutdown=True))
-    assert (told.value.type, told.value.non_retryable) == ("worker_shutdown", False)
-
-
-@pytest.mark.parametrize(
-    "why",
-    [
-        ActivityCancellationDetails(cancel_requested=True),
-        ActivityCancellationDetails(not_found=True),
-        ActivityCancellationDetails(timed_out=True),
-    ],
-)
-async def test_a_cancel_from_the_server_stays_a_cancel(
-    engine: AsyncEngine, environment: ActivityEnvironment, why: ActivityCancellationDetails
-) -> None:
-    with pytest.raises(asyncio.CancelledError):
-        await _canceled(engine, environment, why)
-
-
-async def test_an_attempt_that_is_under_way_is_shown_and_waits_for_no_retry(engine: AsyncEngine) -> None:
-    """Also where the activity itself records nothing, as a wait."""
+async def test_a_new_attempt_is_recorded_and_has_no_retry_time(engine: AsyncEngine) -> None:
+    """The interceptor records it, because some activities, such as the waits, record nothing themselves."""
     input = await add_held_vm(engine, Action.STOP)
     environment = ActivityEnvironment()
     await failure(engine, environment, BUSY, WaitForServerInput(input, ServerStatus.SHUTOFF))
     assert (await read_operation(engine, input.operation_id)).next_retry_at
     environment.info = replace(environment.info, attempt=2)
 
-    async def look(_: object) -> None:
+    async def check(_: object) -> None:
         operation = await read_operation(engine, input.operation_id)
         assert (operation.attempt, operation.next_retry_at, operation.last_error) == (2, None, str(BUSY))
 
-    await intercepted(engine, environment, look, WaitForServerInput(input, ServerStatus.SHUTOFF))
+    await intercepted(engine, environment, check, WaitForServerInput(input, ServerStatus.SHUTOFF))

@@ -1,7 +1,6 @@
-"""The mock cloud: durable, shared, idempotent by token, and time passes by data."""
+"""The mock cloud is durable, shared by all workers, and idempotent by token; changes complete without a process."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -11,185 +10,157 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import ports, servers
-from activities.backends.protocol import BackendError, Token
+from activities.backends.protocol import BackendError
 from domain.data.catalogue import FLAVORS
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
-from tests.activities.conftest import count, new_ports, open_backend, spec
+from tests.activities.cloud import count_rows, new_ports, open_backend, server_spec
+from tests.activities.mock_cloud import (
+    PORTS_PER_SERVER,
+    Call,
+    build_server,
+    each_power_change,
+    make_due,
+    status_of,
+    token,
+)
 from tests.support.rows import NETWORK_IDS
 
-Call = Callable[[MockBackend, Token, UUID], Awaitable[None]]
-PORTS = 2  # of each server
-CHANGES: dict[str, tuple[Call, ServerStatus]] = {
-    "start": (lambda cloud, token, vm_id: cloud.start_server(token, vm_id), ServerStatus.ACTIVE),
-    "stop": (lambda cloud, token, vm_id: cloud.stop_server(token, vm_id), ServerStatus.SHUTOFF),
-    "reboot": (lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=False), ServerStatus.ACTIVE),
-    "hard reboot": (lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=True), ServerStatus.ACTIVE),
-}
-each_change = pytest.mark.parametrize(("call", "then"), CHANGES.values(), ids=CHANGES)
 
-
-def token(step: str = "step") -> Token:
-    """A token of an operation that nobody has seen before."""
-    return Token(uuid4(), step)
-
-
-async def status_of(backend: MockBackend, vm_id: UUID) -> ServerStatus:
-    """What the cloud shows for the VM."""
-    server = (await backend.list_servers([vm_id])).get(vm_id)
-    return server.status if server else ServerStatus.GONE
-
-
-async def build(backend: MockBackend, engine: AsyncEngine) -> UUID:
-    """A server that is ACTIVE, with its ports."""
+async def test_a_server_is_active_once_its_build_is_due(slow_backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id = uuid4()
-    await backend.create_ports(token(), vm_id, new_ports(PORTS))
-    await backend.create_server(token(), spec(vm_id))
-    await pass_time(engine, vm_id)
-    assert await status_of(backend, vm_id) is ServerStatus.ACTIVE
-    return vm_id
-
-
-async def pass_time(engine: AsyncEngine, vm_id: UUID) -> None:
-    """Whatever the VM's server is waiting for is due."""
-    async with engine.begin() as tx:
-        await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(due_at=func.now()))
-
-
-async def test_a_server_is_built_when_its_time_has_come(slow_backend: MockBackend, engine: AsyncEngine) -> None:
-    vm_id = uuid4()
-    await slow_backend.create_server(token(), spec(vm_id))
+    await slow_backend.create_server(token(), server_spec(vm_id))
     assert await status_of(slow_backend, vm_id) is ServerStatus.BUILD
-    await pass_time(engine, vm_id)
+    await make_due(engine, vm_id)
     assert await status_of(slow_backend, vm_id) is ServerStatus.ACTIVE
 
 
-async def test_time_passes_without_the_worker_that_began(
+async def test_a_build_completes_without_the_worker_that_began_it(
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
     vm_id = uuid4()
-    await slow_backend.create_server(token(), spec(vm_id))
+    await slow_backend.create_server(token(), server_spec(vm_id))
     await slow_backend.close()
     other = await open_backend(settings)
     assert await status_of(other, vm_id) is ServerStatus.BUILD
-    await pass_time(engine, vm_id)
+    await make_due(engine, vm_id)
     assert await status_of(other, vm_id) is ServerStatus.ACTIVE
     await other.close()
 
 
-@each_change
-async def test_a_change_is_begun_now_and_done_when_its_time_has_come(
-    slow_backend: MockBackend, engine: AsyncEngine, call: Call, then: ServerStatus
+@each_power_change
+async def test_a_power_change_completes_once_it_is_due(
+    slow_backend: MockBackend, engine: AsyncEngine, call: Call, target: ServerStatus
 ) -> None:
-    vm_id = await build(slow_backend, engine)
+    vm_id = await build_server(slow_backend, engine)
     await call(slow_backend, token(), vm_id)
-    await pass_time(engine, vm_id)
-    assert await status_of(slow_backend, vm_id) is then
+    await make_due(engine, vm_id)
+    assert await status_of(slow_backend, vm_id) is target
 
 
-@each_change
-async def test_a_change_of_a_server_that_is_not_there_is_refused(
-    backend: MockBackend, call: Call, then: ServerStatus
+@each_power_change
+async def test_a_power_change_of_a_missing_server_is_refused(
+    backend: MockBackend, call: Call, target: ServerStatus
 ) -> None:
     vm_id = uuid4()
     with pytest.raises(BackendError) as refusal:
         await call(backend, token(), vm_id)
     assert (refusal.value.code, refusal.value.retryable) == ("server_not_found", False)
-    assert then is not ServerStatus.GONE
+    assert target is not ServerStatus.GONE
 
 
-async def test_a_reboot_shows_while_it_lasts(slow_backend: MockBackend, engine: AsyncEngine) -> None:
-    vm_id = await build(slow_backend, engine)
+async def test_a_server_shows_reboot_until_the_reboot_is_due(slow_backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id = await build_server(slow_backend, engine)
     await slow_backend.reboot_server(token(), vm_id, hard=False)
     assert await status_of(slow_backend, vm_id) is ServerStatus.REBOOT
 
 
-@each_change
-async def test_the_same_token_again_changes_nothing(
-    slow_backend: MockBackend, engine: AsyncEngine, call: Call, then: ServerStatus
+@each_power_change
+async def test_a_second_call_with_the_same_token_changes_nothing(
+    slow_backend: MockBackend, engine: AsyncEngine, call: Call, target: ServerStatus
 ) -> None:
-    vm_id, once = await build(slow_backend, engine), token()
+    vm_id, once = await build_server(slow_backend, engine), token()
     await call(slow_backend, once, vm_id)
-    await pass_time(engine, vm_id)
-    assert await status_of(slow_backend, vm_id) is then
+    await make_due(engine, vm_id)
+    assert await status_of(slow_backend, vm_id) is target
     await call(slow_backend, once, vm_id)
     async with engine.connect() as connection:
         assert (await connection.execute(select(servers.c.due_at))).scalar_one() is None
 
 
-async def test_the_same_token_makes_one_server_and_its_ports_once_even_at_once(
+async def test_concurrent_calls_with_one_token_create_one_server_and_its_ports(
     backend: MockBackend, engine: AsyncEngine
 ) -> None:
     vm_id, plug, spawn = uuid4(), token("networking"), token("spawning")
-    wanted = new_ports(PORTS)
+    wanted = new_ports(PORTS_PER_SERVER)
     await asyncio.gather(*(backend.create_ports(plug, vm_id, wanted) for _ in range(5)))
-    await asyncio.gather(*(backend.create_server(spawn, spec(vm_id)) for _ in range(5)))
-    assert await count(engine, "ports", vm_id) == PORTS
-    assert await count(engine, "servers", vm_id) == 1
+    await asyncio.gather(*(backend.create_server(spawn, server_spec(vm_id)) for _ in range(5)))
+    assert await count_rows(engine, "ports", vm_id) == PORTS_PER_SERVER
+    assert await count_rows(engine, "servers", vm_id) == 1
 
 
-async def test_a_vm_may_have_no_networks(backend: MockBackend, engine: AsyncEngine) -> None:
+async def test_creating_no_ports_is_allowed(backend: MockBackend, engine: AsyncEngine) -> None:
     await backend.create_ports(token(), uuid4(), [])
-    assert await count(engine, "ports") == 0
+    assert await count_rows(engine, "ports") == 0
 
 
-async def test_a_deleted_server_is_gone_with_its_ports_when_its_time_has_come(
+async def test_a_deleted_server_and_its_ports_are_gone_once_the_delete_is_due(
     slow_backend: MockBackend, engine: AsyncEngine
 ) -> None:
-    vm_id, neighbour = await build(slow_backend, engine), await build(slow_backend, engine)
+    vm_id, neighbour = await build_server(slow_backend, engine), await build_server(slow_backend, engine)
     await slow_backend.delete_server(token(), vm_id)
     assert await status_of(slow_backend, vm_id) is ServerStatus.DELETING
-    await pass_time(engine, vm_id)
+    await make_due(engine, vm_id)
     assert await status_of(slow_backend, vm_id) is ServerStatus.GONE
-    assert await count(engine, "ports", vm_id) == 0
+    assert await count_rows(engine, "ports", vm_id) == 0
     assert await status_of(slow_backend, neighbour) is ServerStatus.ACTIVE
-    assert await count(engine, "ports", neighbour) == PORTS
+    assert await count_rows(engine, "ports", neighbour) == PORTS_PER_SERVER
 
 
-async def test_ports_without_a_server_are_deleted_too(backend: MockBackend, engine: AsyncEngine) -> None:
+async def test_deleting_a_missing_server_deletes_its_ports(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id = uuid4()
-    await backend.create_ports(token(), vm_id, new_ports(PORTS))
+    await backend.create_ports(token(), vm_id, new_ports(PORTS_PER_SERVER))
     await backend.delete_server(token(), vm_id)
-    assert await count(engine, "ports", vm_id) == 0
+    assert await count_rows(engine, "ports", vm_id) == 0
 
 
-async def test_purge_removes_what_is_there_at_once_and_again_is_harmless(
-    backend: MockBackend, engine: AsyncEngine
-) -> None:
-    vm_id, neighbour = await build(backend, engine), await build(backend, engine)
+async def test_purge_removes_a_server_at_once_and_may_be_repeated(backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id, neighbour = await build_server(backend, engine), await build_server(backend, engine)
     await backend.purge(vm_id)
     await backend.purge(vm_id)
     assert await status_of(backend, vm_id) is ServerStatus.GONE
-    assert await count(engine, "ports", vm_id) == 0
+    assert await count_rows(engine, "ports", vm_id) == 0
     assert await status_of(backend, neighbour) is ServerStatus.ACTIVE
 
 
-async def test_only_the_servers_asked_for_are_listed(backend: MockBackend, engine: AsyncEngine) -> None:
-    first, second = await build(backend, engine), await build(backend, engine)
+async def test_only_the_requested_servers_are_listed(backend: MockBackend, engine: AsyncEngine) -> None:
+    first, second = await build_server(backend, engine), await build_server(backend, engine)
     assert set(await backend.list_servers([first, uuid4()])) == {first}
     assert set(await backend.list_servers([first, second])) == {first, second}
     assert await backend.list_servers([]) == {}
 
 
-async def test_only_a_colossal_flavor_finds_no_host(backend: MockBackend) -> None:
+async def test_every_flavor_but_the_colossal_one_finds_a_host(backend: MockBackend) -> None:
     for row in FLAVORS:
         if row["name"] != "m1.colossal":
-            await backend.select_host(token(), spec(uuid4(), row["name"]))
+            await backend.select_host(token(), server_spec(uuid4(), row["name"]))
     with pytest.raises(BackendError) as refusal:
-        await backend.select_host(token(), spec(uuid4(), "m1.colossal"))
+        await backend.select_host(token(), server_spec(uuid4(), "m1.colossal"))
     assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
 
 
-async def test_workers_that_start_together_prepare_one_cloud(settings: Settings) -> None:
+async def test_workers_that_start_together_can_all_prepare_the_cloud(settings: Settings) -> None:
     backends = await asyncio.gather(*(open_backend(settings) for _ in range(8)))
     await asyncio.gather(*(backend.close() for backend in backends))
 
 
-async def test_a_look_neither_waits_for_a_change_nor_hurries_it(slow_backend: MockBackend, engine: AsyncEngine) -> None:
-    """The build is over, and before a look shows it somebody begins to shut the server down."""
+async def test_a_list_call_skips_a_server_that_another_transaction_changes(
+    slow_backend: MockBackend, engine: AsyncEngine
+) -> None:
+    """A transaction replaces the build, which is due, by a stop before any list call has completed the build."""
     vm_id = uuid4()
-    await slow_backend.create_server(token(), spec(vm_id))
-    await pass_time(engine, vm_id)
+    await slow_backend.create_server(token(), server_spec(vm_id))
+    await make_due(engine, vm_id)
     stopping = {"next_status": ServerStatus.SHUTOFF, "due_at": func.now() + timedelta(hours=1)}
     async with asyncio.timeout(5), engine.begin() as tx:
         await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(stopping))
@@ -197,13 +168,13 @@ async def test_a_look_neither_waits_for_a_change_nor_hurries_it(slow_backend: Mo
     assert await status_of(slow_backend, vm_id) is ServerStatus.BUILD
 
 
-async def test_servers_that_end_while_workers_look_are_gone_for_good(
+async def test_concurrent_list_calls_remove_deleted_servers_without_a_deadlock(
     backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
-    """Many deletes fall due one after the other under the eyes of several workers: none deadlocks, none is left."""
+    """Many deletes fall due one after the other while several workers list the servers."""
     vm_ids = [uuid4() for _ in range(300)]
     soon = func.clock_timestamp() + func.make_interval(0, 0, 0, 0, 0, 0, 0.1)
-    dying = [{**spec_row(id), "offset": n / 1000} for n, id in enumerate(vm_ids)]
+    dying = [{**deleting_row(id), "offset": n / 1000} for n, id in enumerate(vm_ids)]
     async with engine.begin() as tx:
         for row in dying:
             due = soon + func.make_interval(0, 0, 0, 0, 0, 0, row.pop("offset"))
@@ -211,21 +182,21 @@ async def test_servers_that_end_while_workers_look_are_gone_for_good(
         await tx.execute(ports.insert(), [{"vm_id": id, "network_id": NETWORK_IDS["private"]} for id in vm_ids])
     others = [backend, *[await open_backend(settings) for _ in range(3)]]
 
-    async def look(cloud: MockBackend) -> None:
+    async def list_until_gone(cloud: MockBackend) -> None:
         while any(server.status is not ServerStatus.GONE for server in (await cloud.list_servers(vm_ids)).values()):
             pass
 
     try:
         async with asyncio.timeout(20):
-            await asyncio.gather(*(look(cloud) for cloud in others))
+            await asyncio.gather(*(list_until_gone(cloud) for cloud in others))
     finally:
         await asyncio.gather(*(cloud.close() for cloud in others))
-    assert await count(engine, "servers") == 0
-    assert await count(engine, "ports") == 0
+    assert await count_rows(engine, "servers") == 0
+    assert await count_rows(engine, "ports") == 0
 
 
-def spec_row(vm_id: UUID) -> dict[str, object]:
-    """A row of a server that is being deleted."""
-    server = spec(vm_id)
+def deleting_row(vm_id: UUID) -> dict[str, object]:
+    """Return a row of a server that is being deleted."""
+    server = server_spec(vm_id)
     fields = {name: getattr(server, name) for name in server.__slots__}
     return {**fields, "status": ServerStatus.DELETING, "next_status": ServerStatus.GONE}

@@ -1,39 +1,23 @@
-"""The mock cloud fails on demand: scripted faults, and luck that is drawn once."""
+"""The mock cloud fails on demand: by scripted faults, and by rates that hit the same operations every time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.faults import add_fault, clear_faults
 from activities.backends.mock import calls
 from activities.backends.mock.backend import MockBackend
-from activities.backends.mock.schema import FaultMode, servers
+from activities.backends.mock.schema import FaultMode
 from activities.backends.protocol import BackendError, Token
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
-from tests.activities.conftest import count, new_ports, open_backend, server_row, spec
+from tests.activities.cloud import count_rows, open_backend, server_row, server_spec
+from tests.activities.mock_cloud import refused
+from tests.activities.verbs import ON_ANY_SERVER, RESIZES, VERBS, each_verb, vm_for
 
-Call = Callable[[MockBackend, Token, UUID], Coroutine[object, object, None]]
-VERBS: dict[str, Call] = {
-    "select_host": lambda cloud, token, vm_id: cloud.select_host(token, spec(vm_id)),
-    "create_ports": lambda cloud, token, vm_id: cloud.create_ports(token, vm_id, new_ports()),
-    "create_server": lambda cloud, token, vm_id: cloud.create_server(token, spec(vm_id)),
-    "start_server": lambda cloud, token, vm_id: cloud.start_server(token, vm_id),
-    "stop_server": lambda cloud, token, vm_id: cloud.stop_server(token, vm_id),
-    "reboot_server": lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=False),
-    "resize_server": lambda cloud, token, vm_id: cloud.resize_server(token, spec(vm_id, "m1.medium")),
-    "confirm_server_resize": lambda cloud, token, vm_id: cloud.confirm_server_resize(token, vm_id),
-    "revert_server_resize": lambda cloud, token, vm_id: cloud.revert_server_resize(token, vm_id),
-    "delete_server": lambda cloud, token, vm_id: cloud.delete_server(token, vm_id),
-}
-each_verb = pytest.mark.parametrize("verb", VERBS)
-DECISIONS = ("confirm_server_resize", "revert_server_resize")
-LATER = {"start_server", "stop_server", "reboot_server", "delete_server"}  # verbs for a server that is there
-RESIZES = ("resize_server", *DECISIONS)  # verbs for a server that is at rest
 ERRORS = {
     FaultMode.FAIL: ("mock_transient", True),
     FaultMode.REFUSE: ("mock_refused", False),
@@ -41,43 +25,16 @@ ERRORS = {
 }
 
 
-async def refused(call: Awaitable[object], code: str, *, retryable: bool = False) -> None:
-    """The call fails with this error."""
-    with pytest.raises(BackendError) as refusal:
-        await call
-    assert (refusal.value.code, refusal.value.retryable) == (code, retryable)
-
-
-async def vm_for(backend: MockBackend, verb: str) -> UUID:
-    """A VM that has a server where the verb needs one, as the verb needs it."""
-    vm_id = uuid4()
-    if verb in LATER or verb in RESIZES:
-        await backend.create_server(Token(uuid4(), "spawning"), spec(vm_id))
-    if verb in RESIZES:
-        await pass_time(backend, vm_id)
-    if verb in DECISIONS:
-        await VERBS["resize_server"](backend, Token(uuid4(), "resize_migrating"), vm_id)
-        await pass_time(backend, vm_id)
-    return vm_id
-
-
-async def pass_time(backend: MockBackend, vm_id: UUID) -> None:
-    """Whatever the VM's server is waiting for is over."""
-    async with backend._engine.begin() as tx:
-        await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(due_at=func.now()))
-    await backend.list_servers([vm_id])
-
-
 async def cloud_of(engine: AsyncEngine, vm_id: UUID) -> tuple[object, int]:
-    """All that the cloud knows of the VM's server, and whether it could go back to an old size."""
-    return await server_row(engine, vm_id), await count(engine, "migrations", vm_id)
+    """Return the row of the VM's server, and how many old sizes the cloud keeps of it."""
+    return await server_row(engine, vm_id), await count_rows(engine, "migrations", vm_id)
 
 
-async def hangs(engine: AsyncEngine, call: Coroutine[object, object, object]) -> None:
-    """The call takes the only fault there is, is not answered, and can be cancelled."""
+async def check_hangs(engine: AsyncEngine, call: Coroutine[object, object, object]) -> None:
+    """Check that the call uses the only fault, is not answered, and can be canceled."""
     task = asyncio.create_task(call)
     async with asyncio.timeout(5):
-        while await count(engine, "faults"):
+        while await count_rows(engine, "faults"):
             assert not task.done()
     done, _ = await asyncio.wait([task], timeout=0.05)
     assert not done
@@ -96,67 +53,67 @@ async def test_a_fault_fails_the_next_call_and_the_same_call_again_succeeds(
     await VERBS[verb](backend, token, vm_id)
 
 
-async def test_a_fault_fails_as_many_calls_as_it_was_told_to(backend: MockBackend, settings: Settings) -> None:
+async def test_a_fault_fails_the_scripted_number_of_calls(backend: MockBackend, settings: Settings) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "spawning")
     await add_fault(settings, "create_server", FaultMode.FAIL, times=3)
     for _ in range(3):
-        await refused(backend.create_server(token, spec(vm_id)), "mock_transient", retryable=True)
-    await backend.create_server(token, spec(vm_id))
+        await refused(backend.create_server(token, server_spec(vm_id)), "mock_transient", retryable=True)
+    await backend.create_server(token, server_spec(vm_id))
 
 
-async def test_a_fault_for_ever_ends_when_it_is_cleared(
+async def test_a_permanent_fault_lasts_until_it_is_cleared(
     backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "spawning")
     await add_fault(settings, "create_server", FaultMode.FAIL, times=None)
     for _ in range(5):
-        await refused(backend.create_server(token, spec(vm_id)), "mock_transient", retryable=True)
-    assert await count(engine, "servers") == 0
+        await refused(backend.create_server(token, server_spec(vm_id)), "mock_transient", retryable=True)
+    assert await count_rows(engine, "servers") == 0
     await clear_faults(settings)
-    await backend.create_server(token, spec(vm_id))
-    assert await count(engine, "servers") == 1
+    await backend.create_server(token, server_spec(vm_id))
+    assert await count_rows(engine, "servers") == 1
 
 
-async def test_a_refusal_is_for_good_and_has_no_effect(
+async def test_a_refusal_is_not_retryable_and_has_no_effect(
     backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
     await add_fault(settings, "create_server", FaultMode.REFUSE)
-    await refused(backend.create_server(Token(uuid4(), "spawning"), spec(uuid4())), "mock_refused")
-    assert await count(engine, "servers") == 0
+    await refused(backend.create_server(Token(uuid4(), "spawning"), server_spec(uuid4())), "mock_refused")
+    assert await count_rows(engine, "servers") == 0
 
 
-async def test_a_lost_answer_has_its_effect_and_the_call_again_adds_none(
+async def test_a_call_whose_answer_is_lost_takes_effect_once(
     backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
     await add_fault(settings, "create_ports", FaultMode.FAIL_AFTER_EFFECT)
-    plug = VERBS["create_ports"]
-    await refused(plug(backend, token, vm_id), "mock_lost_answer", retryable=True)
-    assert await count(engine, "ports", vm_id) == 1
-    await plug(backend, token, vm_id)
-    assert await count(engine, "ports", vm_id) == 1
+    create_ports = VERBS["create_ports"]
+    await refused(create_ports(backend, token, vm_id), "mock_lost_answer", retryable=True)
+    assert await count_rows(engine, "ports", vm_id) == 1
+    await create_ports(backend, token, vm_id)
+    assert await count_rows(engine, "ports", vm_id) == 1
 
 
 async def test_a_call_that_is_never_answered_has_no_effect_and_can_be_canceled(
     backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
-    token, server = Token(uuid4(), "spawning"), spec(uuid4())
+    token, server = Token(uuid4(), "spawning"), server_spec(uuid4())
     await add_fault(settings, "create_server", FaultMode.NEVER_ANSWER)
-    await hangs(engine, backend.create_server(token, server))
-    assert await count(engine, "servers") == 0
+    await check_hangs(engine, backend.create_server(token, server))
+    assert await count_rows(engine, "servers") == 0
     await backend.create_server(token, server)
 
 
 @pytest.mark.parametrize("verb", RESIZES)
 @pytest.mark.parametrize("mode", FaultMode)
-async def test_a_resize_fails_in_every_way_and_is_done_by_the_same_call_again(
+async def test_a_resize_call_that_failed_succeeds_when_it_is_repeated(
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, verb: str, mode: FaultMode
 ) -> None:
     vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
     before = await cloud_of(engine, vm_id)
     await add_fault(settings, verb, mode)
     if mode is FaultMode.NEVER_ANSWER:
-        await hangs(engine, VERBS[verb](slow_backend, token, vm_id))
+        await check_hangs(engine, VERBS[verb](slow_backend, token, vm_id))
     else:
         code, retryable = ERRORS[mode]
         await refused(VERBS[verb](slow_backend, token, vm_id), code, retryable=retryable)
@@ -168,24 +125,24 @@ async def test_a_resize_fails_in_every_way_and_is_done_by_the_same_call_again(
     assert (done == failed) is (mode is FaultMode.FAIL_AFTER_EFFECT)
 
 
-async def test_a_fault_hits_only_its_verb_and_its_vm(backend: MockBackend, settings: Settings) -> None:
+async def test_a_fault_affects_only_its_verb_and_its_vm(backend: MockBackend, settings: Settings) -> None:
     vm_id, other = uuid4(), uuid4()
     await add_fault(settings, "create_server", FaultMode.REFUSE, vm_id=vm_id)
     await backend.create_ports(Token(uuid4(), "networking"), vm_id, [])
-    await backend.create_server(Token(uuid4(), "spawning"), spec(other))
-    await refused(backend.create_server(Token(uuid4(), "spawning"), spec(vm_id)), "mock_refused")
+    await backend.create_server(Token(uuid4(), "spawning"), server_spec(other))
+    await refused(backend.create_server(Token(uuid4(), "spawning"), server_spec(vm_id)), "mock_refused")
 
 
-async def test_faults_come_in_the_order_they_were_scripted(backend: MockBackend, settings: Settings) -> None:
+async def test_faults_are_used_in_the_order_they_were_scripted(backend: MockBackend, settings: Settings) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "spawning")
     await add_fault(settings, "create_server", FaultMode.FAIL)
     await add_fault(settings, "create_server", FaultMode.REFUSE)
-    await refused(backend.create_server(token, spec(vm_id)), "mock_transient", retryable=True)
-    await refused(backend.create_server(token, spec(vm_id)), "mock_refused")
-    await backend.create_server(token, spec(vm_id))
+    await refused(backend.create_server(token, server_spec(vm_id)), "mock_transient", retryable=True)
+    await refused(backend.create_server(token, server_spec(vm_id)), "mock_refused")
+    await backend.create_server(token, server_spec(vm_id))
 
 
-async def test_calls_at_once_share_the_faults_between_them(backend: MockBackend, settings: Settings) -> None:
+async def test_concurrent_calls_use_each_fault_once(backend: MockBackend, settings: Settings) -> None:
     await add_fault(settings, "create_ports", FaultMode.FAIL, times=4)
     calls = (backend.create_ports(Token(uuid4(), "networking"), uuid4(), []) for _ in range(10))
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -193,40 +150,40 @@ async def test_calls_at_once_share_the_faults_between_them(backend: MockBackend,
     assert results.count(None) == 6
 
 
-async def test_an_unlucky_build_ends_in_error_and_stays_unlucky(settings: Settings) -> None:
+async def test_a_doomed_build_ends_in_error_even_if_it_is_repeated(settings: Settings) -> None:
     backend = await open_backend(settings, mock_error_rate=1.0, mock_build_delay=0.0)
     vm_id, token = uuid4(), Token(uuid4(), "spawning")
-    await backend.create_server(token, spec(vm_id))
-    await backend.create_server(token, spec(vm_id))
+    await backend.create_server(token, server_spec(vm_id))
+    await backend.create_server(token, server_spec(vm_id))
     server = (await backend.list_servers([vm_id]))[vm_id]
     assert server.status is ServerStatus.ERROR
     assert server.fault
     await backend.close()
 
 
-@pytest.mark.parametrize("verb", sorted(LATER))
-async def test_an_unlucky_operation_fails_for_good_every_time_without_effect(
+@pytest.mark.parametrize("verb", sorted(ON_ANY_SERVER))
+async def test_calls_of_a_doomed_operation_always_fail_without_effect(
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, verb: str
 ) -> None:
-    unlucky = await open_backend(settings, mock_error_rate=1.0)
+    doomed_backend = await open_backend(settings, mock_error_rate=1.0)
     vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
     before = await cloud_of(engine, vm_id)
     for _ in range(2):
-        await refused(VERBS[verb](unlucky, token, vm_id), "mock_error")
+        await refused(VERBS[verb](doomed_backend, token, vm_id), "mock_error")
     assert await cloud_of(engine, vm_id) == before
-    await unlucky.close()
+    await doomed_backend.close()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0])
-def test_luck_belongs_to_the_operation_and_comes_at_the_rate(settings: Settings, rate: float) -> None:
-    one, another = (MockBackend(settings.model_copy(update={"mock_error_rate": rate})) for _ in range(2))
+def test_the_error_rate_dooms_the_same_operations_in_every_worker(settings: Settings, rate: float) -> None:
+    first_worker, second_worker = (MockBackend(settings.model_copy(update={"mock_error_rate": rate})) for _ in range(2))
     ids = [UUID(int=n, version=4) for n in range(10_000)]
-    doomed = [one._is_doomed(id) for id in ids]
-    assert doomed == [another._is_doomed(id) for id in ids]
+    doomed = [first_worker._is_doomed(id) for id in ids]
+    assert doomed == [second_worker._is_doomed(id) for id in ids]
     assert sum(doomed) / len(ids) == pytest.approx(rate, abs=0.02)
 
 
-async def test_a_transient_failure_comes_once_for_each_call(settings: Settings, engine: AsyncEngine) -> None:
+async def test_every_call_has_at_most_one_transient_failure(settings: Settings, engine: AsyncEngine) -> None:
     backend = await open_backend(settings, mock_transient_rate=1.0)
     vm_id, operation_id = uuid4(), uuid4()
     for step, verb in (("networking", "create_ports"), ("spawning", "create_server")):
@@ -234,10 +191,10 @@ async def test_a_transient_failure_comes_once_for_each_call(settings: Settings, 
         await refused(VERBS[verb](backend, token, vm_id), "mock_transient", retryable=True)
         await VERBS[verb](backend, token, vm_id)
         await VERBS[verb](backend, token, vm_id)
-    assert await count(engine, "servers", vm_id) == 1
+    assert await count_rows(engine, "servers", vm_id) == 1
     await backend.close()
 
 
-def test_transient_failures_come_at_the_rate() -> None:
-    drawn = [calls._draw(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
+def test_the_transient_rate_is_kept() -> None:
+    drawn = [calls._is_hit(f"{UUID(int=n)}/spawning", 0.25) for n in range(10_000)]
     assert sum(drawn) / len(drawn) == pytest.approx(0.25, abs=0.02)

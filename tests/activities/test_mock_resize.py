@@ -1,8 +1,7 @@
-"""The mock cloud's resizes: both sizes are kept until it is decided which one stays."""
+"""The mock cloud's resizes: it keeps the old size until the resize is confirmed or reverted."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable
 from dataclasses import astuple
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,287 +12,287 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import migrations
-from activities.backends.protocol import Server, Token
+from activities.backends.protocol import Server
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
-from tests.activities.conftest import count, open_backend, server_row, spec
-from tests.activities.held import IMAGE_OF_BUILD
-from tests.activities.test_mock_cloud import CHANGES, Call, build, pass_time, status_of, token
-from tests.activities.test_mock_failures import refused
+from tests.activities.cloud import BUILD_IMAGE_ID, count_rows, open_backend, server_row, server_spec
+from tests.activities.mock_cloud import (
+    POWER_CHANGES,
+    Call,
+    add_idle_server,
+    make_due,
+    on_or_off,
+    refused_without_effect,
+    status_of,
+    token,
+)
 
 RESIZES: dict[str, Call] = {
-    "resize": lambda cloud, token, vm_id: cloud.resize_server(token, spec(vm_id, "m1.medium")),
+    "resize": lambda cloud, token, vm_id: cloud.resize_server(token, server_spec(vm_id, "m1.medium")),
     "confirm": lambda cloud, token, vm_id: cloud.confirm_server_resize(token, vm_id),
     "revert": lambda cloud, token, vm_id: cloud.revert_server_resize(token, vm_id),
 }
 DECISIONS = {"confirm": ServerStatus.VERIFY_RESIZE, "revert": ServerStatus.REVERT_RESIZE}
-MEANWHILE = {"resize": ServerStatus.RESIZE, **DECISIONS}
+STATUS_DURING = {"resize": ServerStatus.RESIZE, **DECISIONS}
 SMALL, MEDIUM = (1, 2048, 20), (2, 4096, 40)
 each_resize = pytest.mark.parametrize("verb", RESIZES)
 each_decision = pytest.mark.parametrize("verb", DECISIONS)
 each_stage = pytest.mark.parametrize("stage", ["resize", "waiting", "confirm", "revert"])
-on_or_off = pytest.mark.parametrize("was", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
 
 
-async def shown(cloud: MockBackend, vm_id: UUID) -> Server:
-    """The VM's server as the cloud shows it."""
+async def list_server(cloud: MockBackend, vm_id: UUID) -> Server:
+    """Return the VM's server as the cloud lists it."""
     return (await cloud.list_servers([vm_id]))[vm_id]
 
 
 async def size(cloud: MockBackend, vm_id: UUID) -> tuple[int, int, int]:
-    """The size the cloud shows."""
-    server = await shown(cloud, vm_id)
+    """Return the server's VCPUs, RAM and disk."""
+    server = await list_server(cloud, vm_id)
     return server.vcpus, server.ram_mb, server.disk_gb
 
 
-async def kept(engine: AsyncEngine, vm_id: UUID) -> list[tuple[Any, ...]]:
-    """The sizes and statuses that the cloud could go back to."""
+async def old_sizes(engine: AsyncEngine, vm_id: UUID) -> list[tuple[Any, ...]]:
+    """Return the old sizes and statuses that the cloud keeps."""
     old = (migrations.c.old_vcpus, migrations.c.old_ram_mb, migrations.c.old_disk_gb, migrations.c.old_status)
     async with engine.connect() as connection:
         return [tuple(row) for row in await connection.execute(select(*old).where(migrations.c.vm_id == vm_id))]
 
 
-async def at_rest(cloud: MockBackend, engine: AsyncEngine, was: ServerStatus = ServerStatus.ACTIVE) -> UUID:
-    """A small server that is on, or off."""
-    vm_id = await build(cloud, engine)
-    if was is ServerStatus.SHUTOFF:
-        await cloud.stop_server(token(), vm_id)
-        await pass_time(engine, vm_id)
-    assert await status_of(cloud, vm_id) is was
-    return vm_id
-
-
-async def moved(cloud: MockBackend, engine: AsyncEngine, was: ServerStatus = ServerStatus.ACTIVE) -> UUID:
-    """A server that became medium and waits for a decision."""
-    vm_id = await at_rest(cloud, engine, was)
+async def add_resized_server(
+    cloud: MockBackend, engine: AsyncEngine, previous: ServerStatus = ServerStatus.ACTIVE
+) -> UUID:
+    """Add a server that was resized to m1.medium and awaits the decision."""
+    vm_id = await add_idle_server(cloud, engine, previous)
     await RESIZES["resize"](cloud, token(), vm_id)
-    await pass_time(engine, vm_id)
+    await make_due(engine, vm_id)
     assert await status_of(cloud, vm_id) is ServerStatus.VERIFY_RESIZE
     return vm_id
 
 
-async def ready_for(verb: str, cloud: MockBackend, engine: AsyncEngine) -> UUID:
-    """A server that the verb may begin on."""
-    return await (at_rest(cloud, engine) if verb == "resize" else moved(cloud, engine))
+async def add_server_for(verb: str, cloud: MockBackend, engine: AsyncEngine) -> UUID:
+    """Add a server on which the verb is allowed."""
+    return await (add_idle_server(cloud, engine) if verb == "resize" else add_resized_server(cloud, engine))
 
 
-async def amid(stage: str, cloud: MockBackend, engine: AsyncEngine) -> UUID:
-    """A server that waits for a decision, or on which the verb has begun and does not end."""
+async def add_server_during(stage: str, cloud: MockBackend, engine: AsyncEngine) -> UUID:
+    """Add a server that awaits its decision, or on which the verb has begun and does not complete."""
     if stage == "waiting":
-        return await moved(cloud, engine)
-    vm_id = await ready_for(stage, cloud, engine)
+        return await add_resized_server(cloud, engine)
+    vm_id = await add_server_for(stage, cloud, engine)
     await RESIZES[stage](cloud, token(), vm_id)
     return vm_id
 
 
-async def is_refused(engine: AsyncEngine, vm_id: UUID, call: Awaitable[None], code: str = "server_conflict") -> None:
-    """The call is refused for good and changes neither the server nor what it could go back to."""
-    before = await server_row(engine, vm_id), await kept(engine, vm_id)
-    await refused(call, code)
-    assert (await server_row(engine, vm_id), await kept(engine, vm_id)) == before
-
-
 @on_or_off
-async def test_both_sizes_are_kept_until_it_is_decided(
-    slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus
+async def test_a_resized_server_keeps_its_old_size_until_the_decision(
+    slow_backend: MockBackend, engine: AsyncEngine, previous: ServerStatus
 ) -> None:
-    vm_id = await at_rest(slow_backend, engine, was)
-    await slow_backend.resize_server(token(), spec(vm_id, "m1.medium"))
-    server = await shown(slow_backend, vm_id)
+    vm_id = await add_idle_server(slow_backend, engine, previous)
+    await slow_backend.resize_server(token(), server_spec(vm_id, "m1.medium"))
+    server = await list_server(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (ServerStatus.RESIZE, True)
-    await pass_time(engine, vm_id)
-    assert astuple(await shown(slow_backend, vm_id)) == (
+    await make_due(engine, vm_id)
+    assert astuple(await list_server(slow_backend, vm_id)) == (
         vm_id,
         ServerStatus.VERIFY_RESIZE,
         *MEDIUM,
         False,
         None,
-        IMAGE_OF_BUILD,
+        BUILD_IMAGE_ID,
     )
-    assert await kept(engine, vm_id) == [(*SMALL, was)]
+    assert await old_sizes(engine, vm_id) == [(*SMALL, previous)]
 
 
 @on_or_off
-@pytest.mark.parametrize(("verb", "stays"), [("confirm", MEDIUM), ("revert", SMALL)])
-async def test_a_decision_leaves_one_size_and_the_server_as_it_was(
-    slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus, verb: str, stays: tuple[int, int, int]
+@pytest.mark.parametrize(("verb", "size_after"), [("confirm", MEDIUM), ("revert", SMALL)])
+async def test_a_decision_keeps_one_size_and_restores_the_power_state(
+    slow_backend: MockBackend, engine: AsyncEngine, previous: ServerStatus, verb: str, size_after: tuple[int, int, int]
 ) -> None:
-    vm_id = await moved(slow_backend, engine, was)
+    vm_id = await add_resized_server(slow_backend, engine, previous)
     await RESIZES[verb](slow_backend, token(), vm_id)
-    server = await shown(slow_backend, vm_id)
+    server = await list_server(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (DECISIONS[verb], True)
-    await pass_time(engine, vm_id)
-    assert astuple(await shown(slow_backend, vm_id)) == (vm_id, was, *stays, False, None, IMAGE_OF_BUILD)
-    assert await count(engine, "migrations") == 0
+    await make_due(engine, vm_id)
+    assert astuple(await list_server(slow_backend, vm_id)) == (
+        vm_id,
+        previous,
+        *size_after,
+        False,
+        None,
+        BUILD_IMAGE_ID,
+    )
+    assert await count_rows(engine, "migrations") == 0
 
 
 @each_decision
-async def test_a_decided_server_can_be_resized_again(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
-    vm_id = await moved(slow_backend, engine)
+async def test_a_server_can_be_resized_again_after_the_decision(
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
+) -> None:
+    vm_id = await add_resized_server(slow_backend, engine)
     await RESIZES[verb](slow_backend, token(), vm_id)
-    await pass_time(engine, vm_id)
+    await make_due(engine, vm_id)
     before = await size(slow_backend, vm_id)
-    await slow_backend.resize_server(token(), spec(vm_id, "m1.tiny"))
+    await slow_backend.resize_server(token(), server_spec(vm_id, "m1.tiny"))
     assert await size(slow_backend, vm_id) == (1, 512, 1)
-    assert await kept(engine, vm_id) == [(*before, ServerStatus.ACTIVE)]
+    assert await old_sizes(engine, vm_id) == [(*before, ServerStatus.ACTIVE)]
 
 
 @each_resize
-async def test_a_verb_again_with_its_token_is_harmless_while_it_lasts_and_after(
+async def test_repeating_a_resize_call_with_its_token_changes_nothing(
     slow_backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
-    vm_id, once = await ready_for(verb, slow_backend, engine), token()
+    vm_id, once = await add_server_for(verb, slow_backend, engine), token()
     await asyncio.gather(*(RESIZES[verb](slow_backend, once, vm_id) for _ in range(5)))
-    for after in (MEANWHILE[verb], ServerStatus.VERIFY_RESIZE if verb == "resize" else ServerStatus.ACTIVE):
+    for after in (STATUS_DURING[verb], ServerStatus.VERIFY_RESIZE if verb == "resize" else ServerStatus.ACTIVE):
         assert await status_of(slow_backend, vm_id) is after
-        before = await server_row(engine, vm_id), await kept(engine, vm_id)
+        before = await server_row(engine, vm_id), await old_sizes(engine, vm_id)
         await RESIZES[verb](slow_backend, once, vm_id)
-        assert (await server_row(engine, vm_id), await kept(engine, vm_id)) == before
-        await pass_time(engine, vm_id)
+        assert (await server_row(engine, vm_id), await old_sizes(engine, vm_id)) == before
+        await make_due(engine, vm_id)
 
 
-async def test_of_confirms_and_reverts_at_once_one_is_done(slow_backend: MockBackend, engine: AsyncEngine) -> None:
+async def test_one_of_many_concurrent_confirms_and_reverts_succeeds(
+    slow_backend: MockBackend, engine: AsyncEngine
+) -> None:
     for _ in range(5):
-        vm_id = await moved(slow_backend, engine)
+        vm_id = await add_resized_server(slow_backend, engine)
         calls = [RESIZES[verb](slow_backend, token(), vm_id) for verb in [*DECISIONS] * 4]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         codes = Counter(getattr(outcome, "code", outcome) for outcome in outcomes)
         assert codes == {None: 1, "server_conflict": 7}
-        won = [*DECISIONS][outcomes.index(None) % 2]
-        await pass_time(engine, vm_id)
+        winner = [*DECISIONS][outcomes.index(None) % 2]
+        await make_due(engine, vm_id)
         assert await status_of(slow_backend, vm_id) is ServerStatus.ACTIVE
-        assert await size(slow_backend, vm_id) == (MEDIUM if won == "confirm" else SMALL)
+        assert await size(slow_backend, vm_id) == (MEDIUM if winner == "confirm" else SMALL)
 
 
 @each_stage
-async def test_a_server_that_is_deleted_amid_its_resize_leaves_nothing_to_go_back_to(
+async def test_deleting_a_server_during_its_resize_removes_its_old_size(
     slow_backend: MockBackend, engine: AsyncEngine, stage: str
 ) -> None:
-    deleted, purged, neighbour = [await amid(stage, slow_backend, engine) for _ in range(3)]
-    before = await kept(engine, neighbour)
+    deleted, purged, neighbour = [await add_server_during(stage, slow_backend, engine) for _ in range(3)]
+    before = await old_sizes(engine, neighbour)
     await slow_backend.purge(purged)
     await slow_backend.delete_server(token(), deleted)
     assert await status_of(slow_backend, deleted) is ServerStatus.DELETING
-    await pass_time(engine, deleted)
+    await make_due(engine, deleted)
     for vm_id in (deleted, purged):
         assert await status_of(slow_backend, vm_id) is ServerStatus.GONE
-        assert await kept(engine, vm_id) == []
-    assert await kept(engine, neighbour) == before
+        assert await old_sizes(engine, vm_id) == []
+    assert await old_sizes(engine, neighbour) == before
 
 
 @each_stage
-async def test_amid_a_resize_power_is_not_touched(slow_backend: MockBackend, engine: AsyncEngine, stage: str) -> None:
-    vm_id = await amid(stage, slow_backend, engine)
-    for call, _ in CHANGES.values():
-        await is_refused(engine, vm_id, call(slow_backend, token(), vm_id))
-
-
-@each_stage
-async def test_amid_a_resize_there_is_no_other(slow_backend: MockBackend, engine: AsyncEngine, stage: str) -> None:
-    vm_id = await amid(stage, slow_backend, engine)
-    await is_refused(engine, vm_id, slow_backend.resize_server(token(), spec(vm_id, "m1.large")))
-
-
-async def test_a_server_that_something_is_done_to_is_not_resized(
-    slow_backend: MockBackend, engine: AsyncEngine
+async def test_power_changes_are_refused_during_a_resize(
+    slow_backend: MockBackend, engine: AsyncEngine, stage: str
 ) -> None:
+    vm_id = await add_server_during(stage, slow_backend, engine)
+    for call, _ in POWER_CHANGES.values():
+        await refused_without_effect(engine, call(slow_backend, token(), vm_id), "server_conflict")
+
+
+@each_stage
+async def test_a_second_resize_is_refused_during_a_resize(
+    slow_backend: MockBackend, engine: AsyncEngine, stage: str
+) -> None:
+    vm_id = await add_server_during(stage, slow_backend, engine)
+    await refused_without_effect(
+        engine, slow_backend.resize_server(token(), server_spec(vm_id, "m1.large")), "server_conflict"
+    )
+
+
+async def test_a_busy_server_cannot_be_resized(slow_backend: MockBackend, engine: AsyncEngine) -> None:
     building = uuid4()
-    await slow_backend.create_server(token(), spec(building))
+    await slow_backend.create_server(token(), server_spec(building))
     busy = [building]
-    for call, _ in CHANGES.values():
-        busy.append(await at_rest(slow_backend, engine))
+    for call, _ in POWER_CHANGES.values():
+        busy.append(await add_idle_server(slow_backend, engine))
         await call(slow_backend, token(), busy[-1])
     for vm_id in busy:
-        await is_refused(engine, vm_id, RESIZES["resize"](slow_backend, token(), vm_id))
+        await refused_without_effect(engine, RESIZES["resize"](slow_backend, token(), vm_id), "server_conflict")
 
 
 @on_or_off
-async def test_there_is_nothing_to_decide_on_a_server_at_rest(
-    slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus
+async def test_a_decision_without_a_resize_is_refused(
+    slow_backend: MockBackend, engine: AsyncEngine, previous: ServerStatus
 ) -> None:
-    vm_id = await at_rest(slow_backend, engine, was)
+    vm_id = await add_idle_server(slow_backend, engine, previous)
     for verb in DECISIONS:
-        await is_refused(engine, vm_id, RESIZES[verb](slow_backend, token(), vm_id))
+        await refused_without_effect(engine, RESIZES[verb](slow_backend, token(), vm_id), "server_conflict")
 
 
 @each_resize
-async def test_there_is_nothing_to_decide_while_the_server_moves_or_once_it_is_decided(
+async def test_a_decision_is_refused_while_the_server_is_busy_with_its_resize(
     slow_backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
-    vm_id = await amid(verb, slow_backend, engine)
+    vm_id = await add_server_during(verb, slow_backend, engine)
     for decision in DECISIONS:
-        await is_refused(engine, vm_id, RESIZES[decision](slow_backend, token(), vm_id))
+        await refused_without_effect(engine, RESIZES[decision](slow_backend, token(), vm_id), "server_conflict")
 
 
 @each_resize
-async def test_a_server_that_is_not_there_or_is_being_deleted_is_not_resized(
+async def test_a_missing_or_dying_server_cannot_be_resized(
     slow_backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
-    missing, dying = uuid4(), await ready_for(verb, slow_backend, engine)
+    missing, dying = uuid4(), await add_server_for(verb, slow_backend, engine)
     await slow_backend.delete_server(token(), dying)
     for vm_id in (missing, dying):
-        await is_refused(engine, vm_id, RESIZES[verb](slow_backend, token(), vm_id), "server_not_found")
+        await refused_without_effect(engine, RESIZES[verb](slow_backend, token(), vm_id), "server_not_found")
 
 
 @on_or_off
-async def test_an_unlucky_resize_ends_in_error_at_its_old_size_with_nothing_to_decide(
-    settings: Settings, slow_backend: MockBackend, engine: AsyncEngine, was: ServerStatus
+async def test_a_doomed_resize_ends_in_error_at_the_old_size_with_nothing_to_revert(
+    settings: Settings, slow_backend: MockBackend, engine: AsyncEngine, previous: ServerStatus
 ) -> None:
-    vm_id, once = await at_rest(slow_backend, engine, was), token()
-    unlucky = await open_backend(settings, mock_error_rate=1.0, mock_resize_delay=3600.0)
+    vm_id, once = await add_idle_server(slow_backend, engine, previous), token()
+    doomed_backend = await open_backend(settings, mock_error_rate=1.0, mock_resize_delay=3600.0)
     for _ in range(2):
-        await RESIZES["resize"](unlucky, once, vm_id)
-    assert await status_of(unlucky, vm_id) is ServerStatus.RESIZE
-    await pass_time(engine, vm_id)
-    server = await shown(unlucky, vm_id)
+        await RESIZES["resize"](doomed_backend, once, vm_id)
+    assert await status_of(doomed_backend, vm_id) is ServerStatus.RESIZE
+    await make_due(engine, vm_id)
+    server = await list_server(doomed_backend, vm_id)
     assert (server.status, server.is_busy) == (ServerStatus.ERROR, False)
     assert "MOCK_ERROR_RATE" in (server.fault or "")
-    assert await size(unlucky, vm_id) == SMALL
-    assert await count(engine, "migrations") == 0
-    await is_refused(engine, vm_id, slow_backend.revert_server_resize(token(), vm_id))
-    await unlucky.close()
+    assert await size(doomed_backend, vm_id) == SMALL
+    assert await count_rows(engine, "migrations") == 0
+    await refused_without_effect(engine, slow_backend.revert_server_resize(token(), vm_id), "server_conflict")
+    await doomed_backend.close()
 
 
-async def test_a_resize_that_failed_can_be_mended_by_a_reboot(
+async def test_a_reboot_repairs_a_server_whose_resize_failed(
     settings: Settings, backend: MockBackend, engine: AsyncEngine
 ) -> None:
-    vm_id = await at_rest(backend, engine)
-    unlucky = await open_backend(settings, mock_error_rate=1.0)
-    await RESIZES["resize"](unlucky, token(), vm_id)
-    await unlucky.close()
-    await pass_time(engine, vm_id)
+    vm_id = await add_idle_server(backend, engine)
+    doomed_backend = await open_backend(settings, mock_error_rate=1.0)
+    await RESIZES["resize"](doomed_backend, token(), vm_id)
+    await doomed_backend.close()
+    await make_due(engine, vm_id)
     assert await status_of(backend, vm_id) is ServerStatus.ERROR
     await backend.reboot_server(token(), vm_id, hard=True)
-    await pass_time(engine, vm_id)
-    assert astuple(await shown(backend, vm_id)) == (vm_id, ServerStatus.ACTIVE, *SMALL, False, None, IMAGE_OF_BUILD)
+    await make_due(engine, vm_id)
+    assert astuple(await list_server(backend, vm_id)) == (
+        vm_id,
+        ServerStatus.ACTIVE,
+        *SMALL,
+        False,
+        None,
+        BUILD_IMAGE_ID,
+    )
 
 
 @each_decision
-async def test_an_unlucky_decision_ends_in_error_at_the_new_size_and_a_reboot_mends_it(
+async def test_a_doomed_decision_ends_in_error_at_the_new_size_and_a_reboot_repairs_it(
     settings: Settings, backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
-    vm_id = await moved(backend, engine)
-    unlucky = await open_backend(settings, mock_error_rate=1.0)
-    await RESIZES[verb](unlucky, token(), vm_id)
-    await unlucky.close()
-    await pass_time(engine, vm_id)
-    server = await shown(backend, vm_id)
+    vm_id = await add_resized_server(backend, engine)
+    doomed_backend = await open_backend(settings, mock_error_rate=1.0)
+    await RESIZES[verb](doomed_backend, token(), vm_id)
+    await doomed_backend.close()
+    await make_due(engine, vm_id)
+    server = await list_server(backend, vm_id)
     assert (server.status, "MOCK_ERROR_RATE" in (server.fault or "")) == (ServerStatus.ERROR, True)
     assert await size(backend, vm_id) == MEDIUM
-    assert await count(engine, "migrations") == 0
+    assert await count_rows(engine, "migrations") == 0
     await backend.reboot_server(token(), vm_id, hard=True)
-    await pass_time(engine, vm_id)
+    await make_due(engine, vm_id)
     assert await status_of(backend, vm_id) is ServerStatus.ACTIVE
-
-
-async def test_a_compensation_is_let_through_where_its_operation_was_revoked(
-    backend: MockBackend, engine: AsyncEngine
-) -> None:
-    vm_id, operation_id = await at_rest(backend, engine), uuid4()
-    await RESIZES["resize"](backend, Token(operation_id, "resize_migrating"), vm_id)
-    await pass_time(engine, vm_id)
-    await backend.revoke(operation_id)
-    await refused(backend.revert_server_resize(Token(operation_id, "undo"), vm_id), "token_revoked")
-    await backend.revert_server_resize(Token(operation_id, "undo", compensates=True), vm_id)
-    await pass_time(engine, vm_id)
-    assert await size(backend, vm_id) == SMALL

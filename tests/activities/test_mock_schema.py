@@ -1,4 +1,4 @@
-"""The mock cloud outlives releases: what an earlier version made is completed, and what it holds stays."""
+"""The mock cloud survives upgrades: tables of an earlier version are upgraded, and their servers are kept."""
 
 from uuid import uuid4
 
@@ -9,9 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.protocol import Token
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
-from tests.activities.conftest import open_backend
-from tests.activities.held import DEVICE, IMAGE_OF_BUILD, be_due, content_of, port
-from tests.activities.test_mock_failures import refused
+from tests.activities.cloud import BUILD_IMAGE_ID, DEVICE, complete_changes, disk_content, open_backend, port
+from tests.activities.mock_cloud import refused
 from tests.support.rows import NETWORK_IDS
 
 OLD_VM = uuid4()
@@ -40,7 +39,7 @@ UNION SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'mock_cloud' O
 
 @pytest.fixture
 async def old_engine(engine: AsyncEngine) -> AsyncEngine:
-    """A database where the mock cloud is as the version before snapshots, volumes and interfaces made it."""
+    """A database with the mock cloud of the version before snapshots, volumes and interfaces."""
     async with engine.begin() as tx:
         for statement in OLD.split(";"):
             if statement.strip():
@@ -49,20 +48,20 @@ async def old_engine(engine: AsyncEngine) -> AsyncEngine:
 
 
 async def shape(engine: AsyncEngine) -> set[tuple[str, str]]:
-    """Columns and indexes of the mock cloud's tables."""
+    """Return the columns and indexes of the mock cloud's tables."""
     async with engine.connect() as connection:
         return {(row.kind, row.what) for row in await connection.execute(text(SHAPE))}
 
 
 async def add_old_server(engine: AsyncEngine) -> None:
-    """A server with two ports in one network, as the earlier version left them."""
+    """Add a server with two ports in one network, as the earlier version stored them."""
     async with engine.begin() as tx:
-        await tx.execute(text(SERVER), {"vm_id": OLD_VM, "id": uuid4(), "image_id": IMAGE_OF_BUILD})
+        await tx.execute(text(SERVER), {"vm_id": OLD_VM, "id": uuid4(), "image_id": BUILD_IMAGE_ID})
         for _ in range(2):
             await tx.execute(text(PORT), {"vm_id": OLD_VM, "network_id": NETWORK_IDS["private"]})
 
 
-async def test_tables_of_an_earlier_version_become_as_new_ones(old_engine: AsyncEngine, settings: Settings) -> None:
+async def test_tables_of_an_earlier_version_are_upgraded(old_engine: AsyncEngine, settings: Settings) -> None:
     for _ in range(2):
         await (await open_backend(settings)).close()
     completed = await shape(old_engine)
@@ -72,25 +71,25 @@ async def test_tables_of_an_earlier_version_become_as_new_ones(old_engine: Async
     assert completed == await shape(old_engine)
 
 
-async def test_a_server_of_an_earlier_version_stays_and_does_what_new_ones_do(
+async def test_a_server_of_an_earlier_version_is_kept_and_fully_usable(
     old_engine: AsyncEngine, settings: Settings
 ) -> None:
     await add_old_server(old_engine)
     cloud, volume_id = await open_backend(settings), uuid4()
     server = (await cloud.list_servers([OLD_VM]))[OLD_VM]
-    assert (server.status, server.image_id, server.ram_mb) == (ServerStatus.ACTIVE, IMAGE_OF_BUILD, 2048)
+    assert (server.status, server.image_id, server.ram_mb) == (ServerStatus.ACTIVE, BUILD_IMAGE_ID, 2048)
     assert await cloud.list_ports(OLD_VM) == [], "they had no addresses"
-    assert await content_of(old_engine, OLD_VM) is None
+    assert await disk_content(old_engine, OLD_VM) is None
     await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))
     await cloud.create_volume(Token(uuid4(), "make"), volume_id, "data", 10)
     await cloud.attach_volume(Token(uuid4(), "attach"), OLD_VM, volume_id, DEVICE)
     await cloud.reboot_server(Token(uuid4(), "reboot"), OLD_VM, hard=True)
-    assert await be_due(old_engine, cloud, OLD_VM) is ServerStatus.ACTIVE
-    assert await content_of(old_engine, OLD_VM) is not None
+    assert await complete_changes(old_engine, cloud, OLD_VM) is ServerStatus.ACTIVE
+    assert await disk_content(old_engine, OLD_VM) is not None
     await cloud.close()
 
 
-async def test_the_completed_tables_keep_addresses_unique(old_engine: AsyncEngine, settings: Settings) -> None:
+async def test_addresses_are_unique_after_an_upgrade(old_engine: AsyncEngine, settings: Settings) -> None:
     await add_old_server(old_engine)
     cloud = await open_backend(settings)
     await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))

@@ -1,4 +1,4 @@
-"""What follows the failure of an operation on a snapshot, volume or interface: undone, or looked at, and refused."""
+"""After an operation on a snapshot, volume or interface has failed, it is revoked, and undone or settled."""
 
 from collections.abc import Awaitable, Callable
 from uuid import uuid4
@@ -18,9 +18,18 @@ from domain.rules.errors import SupersededError
 from domain.rules.messages import Activity, OperationInput
 from domain.rules.states import Action, Status
 from domain.settings import Settings
-from tests.activities.conftest import Do, count, spec
-from tests.activities.held import add_held, add_server, all_of, be_due, content_of, port, ready, supersede
-from tests.activities.test_resource_steps import STEPS, step_of
+from tests.activities.cloud import (
+    add_server,
+    cloud_contents,
+    complete_changes,
+    count_rows,
+    disk_content,
+    port,
+    server_spec,
+)
+from tests.activities.conftest import Run
+from tests.activities.operations import add_claiming_operation, prepare_operation, supersede
+from tests.activities.steps import STEPS, step_of
 
 UNDOS = {
     Activity.UNDO_IMAGE: (Activity.CREATE_SERVER_IMAGE, "delete_image"),
@@ -34,205 +43,213 @@ SETTLES = {
 }
 each_undo = pytest.mark.parametrize("name", UNDOS)
 each_end = pytest.mark.parametrize("name", [*UNDOS, *SETTLES])
-happened_or_not = pytest.mark.parametrize("happened", [True, False], ids=["done", "not done"])
+done_or_not = pytest.mark.parametrize("is_done", [True, False], ids=["done", "not done"])
 
 
-def of(name: Activity, engine: AsyncEngine, cloud: MockBackend) -> Callable[[OperationInput], Awaitable[object]]:
-    """What follows a failure, by its name."""
+def cleanup_of(
+    name: Activity, engine: AsyncEngine, cloud: MockBackend
+) -> Callable[[OperationInput], Awaitable[object]]:
+    """Return the activity that undoes or settles, by its name."""
     did = UNDOS[name][0] if name in UNDOS else SETTLES[name][0]
     activity: Callable[[OperationInput], Awaitable[object]] = getattr(STEPS[did][0](engine, cloud), name)
     return activity
 
 
-def effect_before(name: Activity) -> Activity:
-    """The step that failed, or was followed by something that did."""
+def step_before(name: Activity) -> Activity:
+    """Return the step before the undo or settle activity."""
     return UNDOS[name][0] if name in UNDOS else SETTLES[name][0]
 
 
-async def begun(engine: AsyncEngine, cloud: MockBackend, name: Activity) -> OperationInput:
-    """An operation before its step."""
-    return await ready(engine, cloud, STEPS[effect_before(name)][1])
+async def add_operation_before(engine: AsyncEngine, cloud: MockBackend, name: Activity) -> OperationInput:
+    """Add an operation before its step."""
+    return await prepare_operation(engine, cloud, STEPS[step_before(name)][1])
 
 
 def _other_token(input: OperationInput) -> Token:
     return Token(input.operation_id, "another")
 
 
-async def _boot_anew(engine: AsyncEngine, cloud: MockBackend, input: OperationInput) -> str | None:
-    """What the disk held before the server was booted and wrote to it; it is then as it was."""
-    saved = await content_of(engine, input.vm)
+async def _reboot(engine: AsyncEngine, cloud: MockBackend, input: OperationInput) -> str | None:
+    """Boot the server, which changes its disk, restore its power state, and return the disk's earlier content."""
+    saved = await disk_content(engine, input.vm)
     await cloud.reboot_server(Token(uuid4(), "reboot"), input.vm, hard=True)
-    await be_due(engine, cloud, input.vm)
+    await complete_changes(engine, cloud, input.vm)
     if input.previous_status is Status.SHUTOFF:
         await cloud.stop_server(Token(uuid4(), "stop"), input.vm)
-        await be_due(engine, cloud, input.vm)
-    assert await content_of(engine, input.vm) != saved
+        await complete_changes(engine, cloud, input.vm)
+    assert await disk_content(engine, input.vm) != saved
     return saved
 
 
 @each_undo
-@happened_or_not
-async def test_undoing_leaves_nothing_and_lets_nothing_come_after(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do, name: Activity, *, happened: bool
+@done_or_not
+async def test_undoing_removes_the_effect_and_refuses_later_calls(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity, *, is_done: bool
 ) -> None:
-    input = await begun(engine, slow_backend, name)
-    before, step = await all_of(engine), step_of(UNDOS[name][0], engine, slow_backend)
-    if happened:
-        await do(step, input)
-        assert await all_of(engine) != before
+    input = await add_operation_before(engine, slow_backend, name)
+    before, step = await cloud_contents(engine), step_of(UNDOS[name][0], engine, slow_backend)
+    if is_done:
+        await run(step, input)
+        assert await cloud_contents(engine) != before
     for _ in range(2):
-        await do(of(name, engine, slow_backend), input)
-        assert await all_of(engine) == before
-    if not happened:
+        await run(cleanup_of(name, engine, slow_backend), input)
+        assert await cloud_contents(engine) == before
+    if not is_done:
         with pytest.raises(BackendError, match="revoked"):
-            await do(step, input)
-    assert await all_of(engine) == before
+            await run(step, input)
+    assert await cloud_contents(engine) == before
 
 
 @each_undo
-async def test_undoing_is_not_doomed_with_its_operation(
-    slow_backend: MockBackend, unlucky: MockBackend, engine: AsyncEngine, do: Do, name: Activity
+async def test_undoing_a_doomed_operation_succeeds(
+    slow_backend: MockBackend, doomed_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity
 ) -> None:
-    input = await begun(engine, slow_backend, name)
-    before = await all_of(engine)
-    await do(step_of(UNDOS[name][0], engine, slow_backend), input)
-    await do(of(name, engine, unlucky), input)
-    assert await all_of(engine) == before
+    input = await add_operation_before(engine, slow_backend, name)
+    before = await cloud_contents(engine)
+    await run(step_of(UNDOS[name][0], engine, slow_backend), input)
+    await run(cleanup_of(name, engine, doomed_backend), input)
+    assert await cloud_contents(engine) == before
 
 
 @each_undo
 @pytest.mark.parametrize("mode", [FaultMode.FAIL, FaultMode.FAIL_AFTER_EFFECT])
-async def test_undoing_that_fails_before_or_after_its_effect_is_done_by_the_same_again(  # noqa: PLR0913, PLR0917
-    slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, do: Do, name: Activity, mode: FaultMode
+async def test_undoing_that_failed_succeeds_when_it_is_repeated(  # noqa: PLR0913, PLR0917
+    slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, run: Run, name: Activity, mode: FaultMode
 ) -> None:
-    input = await begun(engine, slow_backend, name)
-    before = await all_of(engine)
-    await do(step_of(UNDOS[name][0], engine, slow_backend), input)
+    input = await add_operation_before(engine, slow_backend, name)
+    before = await cloud_contents(engine)
+    await run(step_of(UNDOS[name][0], engine, slow_backend), input)
     await add_fault(settings, UNDOS[name][1], mode)
     with pytest.raises(BackendError) as failure:
-        await do(of(name, engine, slow_backend), input)
+        await run(cleanup_of(name, engine, slow_backend), input)
     assert failure.value.retryable
-    assert (await all_of(engine) == before) is (mode is FaultMode.FAIL_AFTER_EFFECT)
-    await do(of(name, engine, slow_backend), input)
-    assert await all_of(engine) == before
+    assert (await cloud_contents(engine) == before) is (mode is FaultMode.FAIL_AFTER_EFFECT)
+    await run(cleanup_of(name, engine, slow_backend), input)
+    assert await cloud_contents(engine) == before
 
 
 @each_end
-async def test_what_was_superseded_is_neither_undone_nor_looked_at(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do, name: Activity
+async def test_a_superseded_operation_is_neither_undone_nor_settled(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity
 ) -> None:
-    input = await begun(engine, slow_backend, name)
-    await do(step_of(effect_before(name), engine, slow_backend), input)
+    input = await add_operation_before(engine, slow_backend, name)
+    await run(step_of(step_before(name), engine, slow_backend), input)
     await supersede(engine, input)
-    before = await all_of(engine)
+    before = await cloud_contents(engine)
     with pytest.raises(SupersededError):
-        await do(of(name, engine, slow_backend), input)
-    assert await all_of(engine) == before
-    assert await count(engine, "revocations") == 0
+        await run(cleanup_of(name, engine, slow_backend), input)
+    assert await cloud_contents(engine) == before
+    assert await count_rows(engine, "revocations") == 0
 
 
 @pytest.mark.parametrize("name", SETTLES)
-@happened_or_not
-async def test_settling_refuses_what_would_come_and_says_what_there_is(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do, name: Activity, *, happened: bool
+@done_or_not
+async def test_settling_refuses_later_calls_and_returns_the_state(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity, *, is_done: bool
 ) -> None:
-    _, there, gone = SETTLES[name]
-    input = await begun(engine, slow_backend, name)
-    step = step_of(effect_before(name), engine, slow_backend)
-    if happened:
-        await do(step, input)
-    before = await all_of(engine)
+    _, state_before, state_after = SETTLES[name]
+    input = await add_operation_before(engine, slow_backend, name)
+    step = step_of(step_before(name), engine, slow_backend)
+    if is_done:
+        await run(step, input)
+    before = await cloud_contents(engine)
     for _ in range(2):
-        assert await do(of(name, engine, slow_backend), input) is (gone if happened else there)
+        assert await run(cleanup_of(name, engine, slow_backend), input) is (state_after if is_done else state_before)
     with pytest.raises(BackendError, match="revoked"):
         await slow_backend.delete_image(_other_token(input), input.resource)
-    assert await all_of(engine) == before
+    assert await cloud_contents(engine) == before
 
 
-async def test_a_port_of_another_vm_is_neither_seen_nor_taken(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do
+async def test_a_port_of_another_vm_is_neither_listed_nor_deleted(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input, other = await add_held(engine, Action.DETACH_INTERFACE), uuid4()
+    input, other = await add_claiming_operation(engine, Action.DETACH_INTERFACE), uuid4()
     await slow_backend.create_ports(_other_token(input), other, [port(input.resource)])
-    await do(step_of(Activity.DELETE_INTERFACE, engine, slow_backend), input)
-    assert await do(of(Activity.SETTLE_INTERFACE, engine, slow_backend), input) is PortState.GONE
+    await run(step_of(Activity.DELETE_INTERFACE, engine, slow_backend), input)
+    assert await run(cleanup_of(Activity.SETTLE_INTERFACE, engine, slow_backend), input) is PortState.GONE
     assert await slow_backend.list_ports(other) == [input.resource]
 
 
 @pytest.mark.parametrize(
     ("values", "state"), [({}, ImageState.ACTIVE), ({"fault": "No space left."}, ImageState.ERROR)], ids=["fine", "bad"]
 )
-async def test_an_image_that_stays_shows_how_it_is(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do, values: dict[str, str], state: ImageState
+async def test_settling_returns_the_state_of_an_image_that_is_left(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, values: dict[str, str], state: ImageState
 ) -> None:
-    input = await ready(engine, slow_backend, Action.DELETE_SNAPSHOT)
+    input = await prepare_operation(engine, slow_backend, Action.DELETE_SNAPSHOT)
     async with engine.begin() as tx:
         await tx.execute(update(images).values(name="before", **values))
-    assert await do(of(Activity.SETTLE_IMAGE, engine, slow_backend), input) is state
+    assert await run(cleanup_of(Activity.SETTLE_IMAGE, engine, slow_backend), input) is state
 
 
-async def test_an_attach_is_not_undone_before_the_cloud_has_freed_the_volume(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do
+async def test_undoing_an_attach_is_repeated_until_the_volume_is_released(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    """A cloud detaches in its own time: who records the failure at once would promise a volume that is not free."""
+    """If the failure were recorded earlier, the API would show a volume as available that is not."""
     undo = VolumeActivities(engine, slow_backend).undo_attach
-    input = await ready(engine, slow_backend, Action.ATTACH_VOLUME)
-    await do(undo, input)
-    still = {"state": VolumeState.DETACHING, "vm_id": input.vm, "device": "/dev/vdb"}
+    input = await prepare_operation(engine, slow_backend, Action.ATTACH_VOLUME)
+    await run(undo, input)
+    values = {"state": VolumeState.DETACHING, "vm_id": input.vm, "device": "/dev/vdb"}
     async with engine.begin() as tx:
-        await tx.execute(update(volumes).values(still))
+        await tx.execute(update(volumes).values(values))
     with pytest.raises(BackendError, match="still detaching") as failure:
-        await do(undo, input)
+        await run(undo, input)
     assert (failure.value.code, failure.value.retryable) == ("volume_in_use", True)
     async with engine.begin() as tx:
         await tx.execute(update(volumes).values(state=VolumeState.AVAILABLE, vm_id=None, device=None))
-    await do(undo, input)
+    await run(undo, input)
 
 
 @pytest.mark.parametrize("previous", [Status.ACTIVE, Status.SHUTOFF])
-async def test_a_server_is_restored_once_it_is_what_the_snapshot_holds(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do, previous: Status
+async def test_a_server_is_restored_once_it_was_rebuilt_from_the_snapshot(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, previous: Status
 ) -> None:
     snapshots = SnapshotActivities(engine, slow_backend)
-    input = await ready(engine, slow_backend, Action.RESTORE, previous=previous)
-    assert await do(snapshots.is_restored, input) is False
-    saved = await _boot_anew(engine, slow_backend, input)
-    await do(snapshots.rebuild_server, input)
-    assert await be_due(engine, slow_backend, input.vm) is ServerStatus(str(previous))
-    assert await do(snapshots.is_restored, input) is True
-    assert await content_of(engine, input.vm) == saved
+    input = await prepare_operation(engine, slow_backend, Action.RESTORE, previous=previous)
+    assert await run(snapshots.is_restored, input) is False
+    saved = await _reboot(engine, slow_backend, input)
+    await run(snapshots.rebuild_server, input)
+    assert await complete_changes(engine, slow_backend, input.vm) is ServerStatus(str(previous))
+    assert await run(snapshots.is_restored, input) is True
+    assert await disk_content(engine, input.vm) == saved
 
 
 @pytest.mark.parametrize("changed", [{"vcpus": 8}, {"ram_mb": 8}, {"disk_gb": 8}], ids=str)
 async def test_a_server_of_another_size_is_not_restored(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do, changed: dict[str, int]
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run, changed: dict[str, int]
 ) -> None:
-    snapshots, input = SnapshotActivities(engine, slow_backend), await ready(engine, slow_backend, Action.RESTORE)
-    await do(snapshots.rebuild_server, input)
+    snapshots, input = (
+        SnapshotActivities(engine, slow_backend),
+        await prepare_operation(engine, slow_backend, Action.RESTORE),
+    )
+    await run(snapshots.rebuild_server, input)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(changed))
-    assert await do(snapshots.is_restored, input) is False
+    assert await run(snapshots.is_restored, input) is False
 
 
-async def test_a_server_that_is_gone_is_not_restored_and_one_taken_over_is_not_looked_at(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do
+async def test_a_missing_server_is_not_restored_and_a_superseded_restore_is_not_checked(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    snapshots, input = SnapshotActivities(engine, slow_backend), await ready(engine, slow_backend, Action.RESTORE)
-    await do(snapshots.rebuild_server, input)
+    snapshots, input = (
+        SnapshotActivities(engine, slow_backend),
+        await prepare_operation(engine, slow_backend, Action.RESTORE),
+    )
+    await run(snapshots.rebuild_server, input)
     await slow_backend.purge(input.vm)
-    assert await do(snapshots.is_restored, input) is False
+    assert await run(snapshots.is_restored, input) is False
     await supersede(engine, input)
     with pytest.raises(SupersededError):
-        await do(snapshots.is_restored, input)
+        await run(snapshots.is_restored, input)
 
 
-async def test_a_restore_goes_back_to_the_flavor_of_the_snapshot(
-    slow_backend: MockBackend, engine: AsyncEngine, do: Do
+async def test_a_restore_returns_to_the_flavor_of_the_snapshot(
+    slow_backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input = await add_held(engine, Action.RESTORE)
+    input = await add_claiming_operation(engine, Action.RESTORE)
     await add_server(engine, slow_backend, input.vm, "m1.large")
     await slow_backend.create_server_image(_other_token(input), input.vm, input.resource, "before")
-    await do(SnapshotActivities(engine, slow_backend).rebuild_server, input)
-    server, small = (await slow_backend.list_servers([input.vm]))[input.vm], spec(input.vm)
+    await run(SnapshotActivities(engine, slow_backend).rebuild_server, input)
+    server, small = (await slow_backend.list_servers([input.vm]))[input.vm], server_spec(input.vm)
     assert server.has_size_of(small)
     assert server.image_id == input.resource

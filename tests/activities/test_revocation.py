@@ -1,4 +1,4 @@
-"""Revocation: once it has returned, no call of the operation takes effect, not even one that was in flight."""
+"""Once a revocation has returned, no call of the operation takes effect, not even one that was running."""
 
 import asyncio
 import contextlib
@@ -11,20 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
 from domain.settings import Settings
-from tests.activities.conftest import count, new_ports, open_backend, server_row
-from tests.activities.test_mock_failures import VERBS, each_verb, refused, vm_for
+from tests.activities.cloud import complete_changes, count_rows, new_ports, open_backend, server_row, server_spec
+from tests.activities.mock_cloud import add_idle_server, refused
+from tests.activities.verbs import VERBS, each_verb, vm_for
 
 
 @contextlib.asynccontextmanager
-async def nobody_writes(engine: AsyncEngine, table: str) -> AsyncIterator[None]:
-    """Whoever wants to write the mock cloud's table waits until this ends."""
+async def block_writes(engine: AsyncEngine, table: str) -> AsyncIterator[None]:
+    """Block all writes to a table of the mock cloud until this ends."""
     async with engine.begin() as tx:
         await tx.execute(text(f"LOCK TABLE mock_cloud.{table} IN SHARE MODE"))
         yield
 
 
-async def until_blocked(engine: AsyncEngine, wanted: int) -> None:
-    """Return once so many transactions of this database wait for a lock."""
+async def wait_until_blocked(engine: AsyncEngine, wanted: int) -> None:
+    """Return once that many transactions of this database wait for a lock."""
     blocked = text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
@@ -34,17 +35,19 @@ async def until_blocked(engine: AsyncEngine, wanted: int) -> None:
 
 
 @each_verb
-async def test_a_revoked_token_is_refused(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
+async def test_calls_of_a_revoked_operation_are_refused(
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
+) -> None:
     vm_id, token = await vm_for(slow_backend, verb), Token(uuid4(), "step")
     await slow_backend.revoke(token.operation_id)
     before = await server_row(engine, vm_id)
     await refused(VERBS[verb](slow_backend, token, vm_id), "token_revoked")
     await refused(VERBS[verb](slow_backend, Token(token.operation_id, "another"), vm_id), "token_revoked")
     assert await server_row(engine, vm_id) == before
-    assert await count(engine, "ports") == 0
+    assert await count_rows(engine, "ports") == 0
 
 
-async def test_revoking_concerns_one_operation_and_again_is_harmless(backend: MockBackend, settings: Settings) -> None:
+async def test_revoking_affects_one_operation_and_may_be_repeated(backend: MockBackend, settings: Settings) -> None:
     revoked, other_worker = uuid4(), await open_backend(settings)
     await backend.revoke(revoked)
     await backend.revoke(revoked)
@@ -53,10 +56,10 @@ async def test_revoking_concerns_one_operation_and_again_is_harmless(backend: Mo
     await other_worker.close()
 
 
-async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
+async def test_no_running_call_takes_effect_after_revoke_has_returned(
     backend: MockBackend, engine: AsyncEngine
 ) -> None:
-    taken = 0
+    effects = 0
     for round in range(40):
         vm_id, operation_id = uuid4(), uuid4()
         calls = [
@@ -66,38 +69,49 @@ async def test_nothing_in_flight_takes_effect_once_revoke_has_returned(
         if round % 2:
             await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
         for _ in range(round):
-            await asyncio.sleep(0)  # a little later in each round
+            await asyncio.sleep(0)  # a little longer in each round
         await backend.revoke(operation_id)
-        at_return = await count(engine, "ports", vm_id)
+        at_return = await count_rows(engine, "ports", vm_id)
         for call in calls:
             with contextlib.suppress(BackendError):
                 await call
-        assert await count(engine, "ports", vm_id) == at_return
-        taken += at_return
-    assert 0 < taken < 40 * 5, "some calls came before the revocation, some after it"
+        assert await count_rows(engine, "ports", vm_id) == at_return
+        effects += at_return
+    assert 0 < effects < 40 * 5, "some calls came before the revocation, some after it"
 
 
-async def test_revoke_returns_only_after_a_call_in_flight(backend: MockBackend, engine: AsyncEngine) -> None:
+async def test_revoke_waits_for_a_running_call(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
-    async with nobody_writes(engine, "ports"):
+    async with block_writes(engine, "ports"):
         call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
-        await until_blocked(engine, 1)
+        await wait_until_blocked(engine, 1)
         revoke = asyncio.create_task(backend.revoke(token.operation_id))
-        await until_blocked(engine, 2)
+        await wait_until_blocked(engine, 2)
         assert not revoke.done()
     await revoke
-    assert await count(engine, "ports", vm_id) == 1
+    assert await count_rows(engine, "ports", vm_id) == 1
     await call
 
 
-async def test_a_call_that_meets_a_revocation_under_way_is_refused(backend: MockBackend, engine: AsyncEngine) -> None:
+async def test_a_call_waits_for_a_running_revocation_and_is_refused(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
-    async with nobody_writes(engine, "ports"):
-        async with nobody_writes(engine, "revocations"):
+    async with block_writes(engine, "ports"):
+        async with block_writes(engine, "revocations"):
             revoke = asyncio.create_task(backend.revoke(token.operation_id))
-            await until_blocked(engine, 1)
+            await wait_until_blocked(engine, 1)
             call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
-            await until_blocked(engine, 2)
+            await wait_until_blocked(engine, 2)
         await revoke
     await refused(call, "token_revoked")
-    assert await count(engine, "ports", vm_id) == 0
+    assert await count_rows(engine, "ports", vm_id) == 0
+
+
+async def test_a_compensating_call_is_accepted_after_the_revocation(backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id, operation_id = await add_idle_server(backend, engine), uuid4()
+    await backend.resize_server(Token(operation_id, "resize_migrating"), server_spec(vm_id, "m1.medium"))
+    await complete_changes(engine, backend, vm_id)
+    await backend.revoke(operation_id)
+    await refused(backend.revert_server_resize(Token(operation_id, "undo"), vm_id), "token_revoked")
+    await backend.revert_server_resize(Token(operation_id, "undo", compensates=True), vm_id)
+    await complete_changes(engine, backend, vm_id)
+    assert (await backend.list_servers([vm_id]))[vm_id].has_size_of(server_spec(vm_id))

@@ -1,238 +1,103 @@
-"""Waiting: many waiters share one look at the cloud, and none is answered from a look that began before it asked."""
+"""Waiting for servers: a wait ends when the server has the status, or fails once it will never have it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
-from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
-from activities.backends.protocol import BackendError, Server, Token
-from activities.waits import PATIENCE, Poll, WaitActivities
+from activities.backends.protocol import BackendError, Token
+from activities.waits import WAIT_LIMIT, WaitActivities
 from domain.rules.cloud import ServerStatus
-from domain.rules.messages import OperationInput, WaitForServerInput
 from domain.rules.states import Action
-from domain.settings import Settings
-from tests.activities.conftest import LASTING, Do, spec
+from tests.activities.cloud import server_spec
+from tests.activities.conftest import Run
+from tests.activities.polled_cloud import PolledCloud, add_building_server, set_status, waiting_for
 from tests.support.rows import add_held_vm
 
 
-class RecordingBackend(MockBackend):
-    """The mock cloud, which notes every look at it and can be made to hold one up."""
-
-    poll_interval = 0.05
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.looks: list[set[UUID]] = []
-        self.looking = asyncio.Event()
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-
-    async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
-        self.looks.append(set(vm_ids))
-        seen = await super().list_servers(vm_ids)
-        self.looking.set()
-        await self.may_answer.wait()
-        return seen
-
-
-@pytest.fixture
-async def cloud(settings: Settings) -> AsyncIterator[RecordingBackend]:
-    """A recording cloud where nothing that is begun comes to an end by itself."""
-    backend = RecordingBackend(settings.model_copy(update=LASTING))
-    await backend.prepare()
-    yield backend
-    await backend.close()
-
-
-async def add_server(cloud: MockBackend) -> UUID:
-    """A server that is being built."""
-    vm_id = uuid4()
-    await cloud.create_server(Token(uuid4(), "spawning"), spec(vm_id))
-    return vm_id
-
-
-async def turn(engine: AsyncEngine, vm_ids: Collection[UUID], status: ServerStatus, fault: str | None = None) -> None:
-    """The servers are in this status from now on."""
-    values = {"status": status, "fault": fault, "due_at": None}
-    async with engine.begin() as tx:
-        await tx.execute(update(servers).where(servers.c.vm_id.in_(vm_ids)).values(values))
-
-
-def waiting_for(vm_id: UUID, status: ServerStatus) -> WaitForServerInput:
-    """The wait of some operation on the VM."""
-    return WaitForServerInput(OperationInput(uuid4(), vm_id, Action.CREATE), status)
-
-
-async def looks(cloud: RecordingBackend, number: int) -> None:
-    """Return once the cloud has been looked at so many times more."""
-    for _ in range(number):
-        await cloud.looking.wait()
-        cloud.looking.clear()
-
-
-async def test_a_hundred_waiters_share_each_look(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
-    waits, vm_ids = WaitActivities(engine, cloud), [await add_server(cloud) for _ in range(100)]
-    asked = [waiting_for(vm_id, ServerStatus.ACTIVE) for vm_id in vm_ids]
-    tasks = [asyncio.create_task(do(waits.wait_for_server, wait)) for wait in asked]
-    async with asyncio.timeout(20):
-        await looks(cloud, 3)
-        await turn(engine, vm_ids, ServerStatus.ACTIVE)
-        by_then = len(cloud.looks)
-        await asyncio.gather(*tasks)
-    assert all(look == set(vm_ids) for look in cloud.looks)
-    assert 3 <= by_then <= len(cloud.looks) <= by_then + 2
-
-
-async def test_looks_are_an_interval_apart(cloud: RecordingBackend) -> None:
-    poll, vm_id, loop = (
-        Poll(cloud.list_servers, cloud.poll_interval),
-        await add_server(cloud),
-        asyncio.get_running_loop(),
-    )
-    began = loop.time()
-    for _ in range(4):
-        await poll.look(vm_id)
-    assert loop.time() - began >= 4 * cloud.poll_interval - 0.01
-    assert cloud.looks == [{vm_id}] * 4
-
-
-async def test_nobody_is_answered_from_a_look_that_began_before_it_asked(
-    cloud: RecordingBackend, engine: AsyncEngine
-) -> None:
-    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
-    cloud.may_answer.clear()
-    async with asyncio.timeout(5):
-        early = asyncio.create_task(poll.look(vm_id))
-        await cloud.looking.wait()
-        await turn(engine, [vm_id], ServerStatus.ACTIVE)
-        late = asyncio.create_task(poll.look(vm_id))
-        await asyncio.sleep(0)
-        cloud.may_answer.set()
-        before, after = await early, await late
-    assert before
-    assert after
-    assert (before.status, after.status) == (ServerStatus.BUILD, ServerStatus.ACTIVE)
-    assert cloud.looks == [{vm_id}, {vm_id}]
-
-
-async def test_nobody_looks_where_nobody_waits(cloud: RecordingBackend) -> None:
-    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
-    await poll.look(vm_id)
-    await asyncio.sleep(3 * cloud.poll_interval)
-    assert len(cloud.looks) == 1
-
-
-async def test_a_waiter_that_gives_up_disturbs_no_other(cloud: RecordingBackend) -> None:
-    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
-    leaving, staying = asyncio.create_task(poll.look(vm_id)), asyncio.create_task(poll.look(vm_id))
-    await asyncio.sleep(0)
-    leaving.cancel()
-    server = await staying
-    assert server
-    assert server.status is ServerStatus.BUILD
-    with pytest.raises(asyncio.CancelledError):
-        await leaving
-
-
-async def test_a_look_that_fails_fails_its_waiters_and_the_next_look_is_a_new_one(cloud: RecordingBackend) -> None:
-    vm_id = await add_server(cloud)
-
-    async def look_at(vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
-        if fails:
-            raise BackendError("unreachable", "The cloud does not answer.", retryable=True)
-        return await cloud.list_servers(vm_ids)
-
-    poll, fails = Poll(look_at, cloud.poll_interval), True
-    results = await asyncio.gather(*(poll.look(vm_id) for _ in range(3)), return_exceptions=True)
-    assert [type(result) for result in results] == [BackendError] * 3
-    fails = False
-    assert await poll.look(vm_id)
-
-
 @pytest.mark.parametrize("status", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
-async def test_a_wait_ends_when_the_server_is_there(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus
+async def test_a_wait_ends_when_the_server_has_the_status(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, status: ServerStatus
 ) -> None:
-    vm_id = await add_server(cloud)
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, status)))
+    vm_id = await add_building_server(polled_cloud)
+    wait = asyncio.create_task(run(WaitActivities(engine, polled_cloud).wait_for_server, waiting_for(vm_id, status)))
     async with asyncio.timeout(5):
-        await cloud.looking.wait()
+        await polled_cloud.wait_for_polls()
         assert not wait.done()
-        await turn(engine, [vm_id], status)
+        await set_status(engine, [vm_id], status)
         await wait
 
 
-async def test_a_wait_for_the_end_of_a_server_ends_when_it_is_gone(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_a_wait_for_a_delete_ends_when_the_server_is_gone(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run
 ) -> None:
-    vm_id = await add_server(cloud)
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.GONE)))
+    vm_id = await add_building_server(polled_cloud)
+    wait = asyncio.create_task(
+        run(WaitActivities(engine, polled_cloud).wait_for_server, waiting_for(vm_id, ServerStatus.GONE))
+    )
     async with asyncio.timeout(5):
-        await cloud.looking.wait()
+        await polled_cloud.wait_for_polls()
         assert not wait.done()
-        await cloud.purge(vm_id)
+        await polled_cloud.purge(vm_id)
         await wait
 
 
-async def test_a_server_that_was_built_while_nobody_looked_is_there(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_a_wait_finds_a_server_that_was_built_before_the_first_poll(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run
 ) -> None:
-    vm_id = await add_server(cloud)
+    vm_id = await add_building_server(polled_cloud)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(due_at=func.now()))
-    await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+    await run(WaitActivities(engine, polled_cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
 
 
-@pytest.mark.parametrize(("fault", "said"), [("No memory left.", "No memory left."), (None, "ERROR")])
-async def test_a_server_in_error_ends_the_wait_for_good(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, fault: str | None, said: str
+@pytest.mark.parametrize(("fault", "message"), [("No memory left.", "No memory left."), (None, "ERROR")])
+async def test_a_wait_fails_if_the_server_is_in_error(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, fault: str | None, message: str
 ) -> None:
-    vm_id = await add_server(cloud)
-    await turn(engine, [vm_id], ServerStatus.ERROR, fault)
-    with pytest.raises(BackendError, match=said) as refusal:
-        await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+    vm_id = await add_building_server(polled_cloud)
+    await set_status(engine, [vm_id], ServerStatus.ERROR, fault)
+    with pytest.raises(BackendError, match=message) as refusal:
+        await run(WaitActivities(engine, polled_cloud).wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("server_error", False)
 
 
-async def test_a_server_that_is_gone_ends_the_wait_for_good(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
-) -> None:
+async def test_a_wait_fails_if_the_server_is_gone(polled_cloud: PolledCloud, engine: AsyncEngine, run: Run) -> None:
     with pytest.raises(BackendError) as refusal:
-        await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(uuid4(), ServerStatus.ACTIVE))
+        await run(WaitActivities(engine, polled_cloud).wait_for_server, waiting_for(uuid4(), ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("server_gone", False)
 
 
-async def test_a_server_in_error_that_the_cloud_still_works_on_may_yet_get_there(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_a_wait_continues_if_the_server_is_in_error_but_busy(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run
 ) -> None:
-    vm_id = await add_server(cloud)
-    await turn(engine, [vm_id], ServerStatus.ERROR)
-    await cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
-    waits = WaitActivities(engine, cloud)
-    wait = asyncio.create_task(do(waits.wait_for_server, waiting_for(vm_id, ServerStatus.SHUTOFF)))
+    vm_id = await add_building_server(polled_cloud)
+    await set_status(engine, [vm_id], ServerStatus.ERROR)
+    await polled_cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+    waits = WaitActivities(engine, polled_cloud)
+    wait = asyncio.create_task(run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.SHUTOFF)))
     async with asyncio.timeout(5):
-        await cloud.looking.wait()
-        await turn(engine, [vm_id], ServerStatus.SHUTOFF)
+        await polled_cloud.wait_for_polls()
+        await set_status(engine, [vm_id], ServerStatus.SHUTOFF)
         await wait
 
 
 @pytest.mark.parametrize("status", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
-async def test_a_server_at_rest_that_should_have_moved_has_found_no_host(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus
+async def test_a_wait_for_a_resize_fails_if_the_server_is_idle_at_its_old_size(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, status: ServerStatus
 ) -> None:
-    vm_id = await add_server(cloud)
-    await turn(engine, [vm_id], status)
+    vm_id = await add_building_server(polled_cloud)
+    await set_status(engine, [vm_id], status)
+    waits = WaitActivities(engine, polled_cloud)
     with pytest.raises(BackendError) as refusal:
         async with asyncio.timeout(5):
-            await do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, ServerStatus.VERIFY_RESIZE))
+            await run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.VERIFY_RESIZE))
     assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
 
 
@@ -246,85 +111,71 @@ async def test_a_server_at_rest_that_should_have_moved_has_found_no_host(
         (ServerStatus.REVERT_RESIZE, ServerStatus.SHUTOFF),
     ],
 )
-async def test_a_server_that_the_cloud_still_resizes_is_waited_for(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, status: ServerStatus, wanted: ServerStatus
+async def test_a_wait_for_a_resize_continues_while_the_server_is_busy(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, status: ServerStatus, wanted: ServerStatus
 ) -> None:
-    vm_id = await add_server(cloud)
+    vm_id = await add_building_server(polled_cloud)
     async with engine.begin() as tx:
-        await tx.execute(update(servers).values(status=status))  # still due, and therefore busy
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
+        await tx.execute(update(servers).values(status=status))  # a change is still due, so they are busy
+    wait = asyncio.create_task(run(WaitActivities(engine, polled_cloud).wait_for_server, waiting_for(vm_id, wanted)))
     async with asyncio.timeout(5):
-        await looks(cloud, 3)
+        await polled_cloud.wait_for_polls(3)
         assert not wait.done()
-        await turn(engine, [vm_id], wanted)
+        await set_status(engine, [vm_id], wanted)
         await wait
 
 
 @pytest.mark.parametrize("wanted", [ServerStatus.SHUTOFF, ServerStatus.GONE])
-async def test_only_a_resize_finds_no_host_where_the_server_is_at_rest(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do, wanted: ServerStatus
+async def test_other_waits_continue_while_the_server_is_idle(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, wanted: ServerStatus
 ) -> None:
-    vm_id = await add_server(cloud)
-    await turn(engine, [vm_id], ServerStatus.ACTIVE)
-    wait = asyncio.create_task(do(WaitActivities(engine, cloud).wait_for_server, waiting_for(vm_id, wanted)))
+    vm_id = await add_building_server(polled_cloud)
+    await set_status(engine, [vm_id], ServerStatus.ACTIVE)
+    wait = asyncio.create_task(run(WaitActivities(engine, polled_cloud).wait_for_server, waiting_for(vm_id, wanted)))
     async with asyncio.timeout(5):
-        await looks(cloud, 3)
+        await polled_cloud.wait_for_polls(3)
         assert not wait.done()
         wait.cancel()
         with pytest.raises(asyncio.CancelledError):
             await wait
 
 
-async def test_a_wait_that_is_too_long_ends_for_good_but_not_before_a_look(
-    cloud: RecordingBackend, engine: AsyncEngine, environment: ActivityEnvironment
+async def test_an_overdue_wait_fails_only_after_a_poll(
+    polled_cloud: PolledCloud, engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:
-    waits, vm_id = WaitActivities(engine, cloud), await add_server(cloud)
-    long_ago = datetime.now(UTC) - PATIENCE - timedelta(seconds=1)
+    waits, vm_id = WaitActivities(engine, polled_cloud), await add_building_server(polled_cloud)
+    long_ago = datetime.now(UTC) - WAIT_LIMIT - timedelta(seconds=1)
     environment.info = replace(environment.info, scheduled_time=long_ago)
     with pytest.raises(BackendError, match="within 30 minutes") as refusal:
         await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("timed_out", False)
-    await turn(engine, [vm_id], ServerStatus.ACTIVE)
+    await set_status(engine, [vm_id], ServerStatus.ACTIVE)
     await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
 
 
-async def test_a_look_that_is_never_answered_is_given_up(
-    cloud: RecordingBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("activities.waits.LOOK_TIMEOUT", 0.05)
-    poll, vm_id = Poll(cloud.list_servers, cloud.poll_interval), await add_server(cloud)
-    cloud.may_answer.clear()
-    with pytest.raises(BackendError) as refusal:
-        await poll.look(vm_id)
-    assert (refusal.value.code, refusal.value.retryable) == ("no_answer", True)
-    monkeypatch.undo()
-    cloud.may_answer.set()
-    assert await poll.look(vm_id)
-
-
-async def test_settling_waits_for_what_is_under_way_and_refuses_what_would_come(
-    cloud: RecordingBackend, engine: AsyncEngine, do: Do
+async def test_settling_waits_until_the_server_is_idle_and_refuses_later_calls(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    await cloud.create_server(Token(uuid4(), "spawning"), spec(input.vm))
-    settling = asyncio.create_task(do(WaitActivities(engine, cloud).settle_server, input))
+    await polled_cloud.create_server(Token(uuid4(), "spawning"), server_spec(input.vm))
+    settling = asyncio.create_task(run(WaitActivities(engine, polled_cloud).settle_server, input))
     async with asyncio.timeout(5):
-        await cloud.looking.wait()
+        await polled_cloud.wait_for_polls()
         assert not settling.done()
-        await turn(engine, [input.vm], ServerStatus.ACTIVE)
+        await set_status(engine, [input.vm], ServerStatus.ACTIVE)
         assert await settling is ServerStatus.ACTIVE
     with pytest.raises(BackendError, match="revoked"):
-        await cloud.stop_server(Token(input.operation_id, "powering_off"), input.vm)
+        await polled_cloud.stop_server(Token(input.operation_id, "powering_off"), input.vm)
 
 
-async def test_what_has_no_server_is_settled(cloud: RecordingBackend, engine: AsyncEngine, do: Do) -> None:
+async def test_settling_a_missing_server_returns_gone(polled_cloud: PolledCloud, engine: AsyncEngine, run: Run) -> None:
     input = await add_held_vm(engine, Action.DELETE)
-    assert await do(WaitActivities(engine, cloud).settle_server, input) is ServerStatus.GONE
+    assert await run(WaitActivities(engine, polled_cloud).settle_server, input) is ServerStatus.GONE
 
 
-async def test_a_server_that_is_being_deleted_takes_no_other_turn(cloud: RecordingBackend) -> None:
-    vm_id = await add_server(cloud)
-    await cloud.delete_server(Token(uuid4(), "deleting"), vm_id)
+async def test_a_server_that_is_being_deleted_cannot_be_stopped(polled_cloud: PolledCloud) -> None:
+    vm_id = await add_building_server(polled_cloud)
+    await polled_cloud.delete_server(Token(uuid4(), "deleting"), vm_id)
     with pytest.raises(BackendError) as refusal:
-        await cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+        await polled_cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
     assert refusal.value.code == "server_not_found"

@@ -1,4 +1,4 @@
-"""The application, and people who call it."""
+"""The running application, and users with clients that call it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -26,14 +26,14 @@ FLAVOR = str(FLAVOR_IDS["m1.small"])
 
 @dataclass
 class Person:
-    """Somebody with an account and an access token; `http` sends it along."""
+    """A user; the client `http` sends their access token with every request."""
 
     user: User
     caller: Caller
     http: httpx.AsyncClient
 
     async def create(self, name: str = "web-1", **body: Any) -> dict[str, Any]:
-        """A new VM, as the API answers."""
+        """Create a VM, and return the body of the answer."""
         answer = await self.http.post("/vms", json={"name": name, "flavor_id": FLAVOR} | body)
         assert answer.status_code == 202, answer.text
         vm: dict[str, Any] = answer.json()
@@ -42,27 +42,27 @@ class Person:
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application between its start and its end."""
+    """The application, started and later shut down."""
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
 
 
 def client_of(app: FastAPI, token: str | None = None) -> httpx.AsyncClient:
-    """A client of the application, as the bearer of the token."""
+    """A client of the application that sends this token."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     transport = httpx.ASGITransport(app)
     return httpx.AsyncClient(transport=transport, base_url="http://api/api/v1", headers=headers)
 
 
 def signing_of(settings: Settings) -> Signing:
-    """What the application signs its tokens with."""
+    """The key and algorithm with which the application signs its tokens."""
     assert settings.secret_key
     return Signing(settings.secret_key.get_secret_value(), settings.algorithm)
 
 
 async def person(app: FastAPI, engine: AsyncEngine, settings: Settings, name: str) -> Person:
-    """Somebody new, without the half second that hashing and checking a password takes."""
+    """A new user, without the half second that it takes to hash and check a password."""
     async with engine.begin() as tx:
         user = await add_user(tx, name)
     caller = Caller(user.id, user.username, uuid4())
@@ -73,18 +73,18 @@ async def person(app: FastAPI, engine: AsyncEngine, settings: Settings, name: st
 async def operations_of(engine: AsyncEngine, vm_id: str | UUID) -> list[Operation]:
     """The VM's operations, oldest first."""
     async with engine.connect() as connection:
-        mine = select(Operation).where(Operation.vm_id == UUID(str(vm_id))).order_by(Operation.created_at)
-        return list((await connection.execute(mine)).all())  # type: ignore[arg-type] # rows have the model's attributes
+        operations = select(Operation).where(Operation.vm_id == UUID(str(vm_id))).order_by(Operation.created_at)
+        return list((await connection.execute(operations)).all())  # type: ignore[arg-type] # rows have the model's attributes
 
 
 async def count(engine: AsyncEngine, model: type[Any]) -> int:
-    """How many rows the table has."""
+    """The number of rows in the table."""
     async with engine.connect() as connection:
         return (await connection.execute(select(func.count()).select_from(model))).scalar_one()
 
 
 def pointers(problem: dict[str, Any]) -> set[str]:
-    """Where a problem says that something is wrong."""
+    """The pointers, parameters and headers that the errors of a problem name."""
     return {error.get("pointer") or error.get("parameter") or error.get("header") for error in problem["errors"]}
 
 

@@ -1,4 +1,4 @@
-"""POST /vms: what is recorded, and what the answer says."""
+"""POST /vms: the answer and the recorded operation."""
 
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ FIELDS = {
 }
 
 
-async def test_a_new_vm_is_building_and_says_where_to_look(ada: Person) -> None:
+async def test_the_answer_shows_the_vm_and_links_to_it_and_its_operation(ada: Person) -> None:
     body = {"name": "web-1", "flavor_id": FLAVOR, "labels": {"env": "test"}}
     answer = await ada.http.post("/vms", json=body)
     vm = answer.json()
@@ -36,7 +36,7 @@ async def test_a_new_vm_is_building_and_says_where_to_look(ada: Person) -> None:
     assert (await ada.http.get(f"http://api{answer.headers['Location']}")).json() == vm
 
 
-async def test_its_operation_holds_all_that_the_workflow_needs(ada: Person, engine: AsyncEngine) -> None:
+async def test_the_operation_records_everything_that_the_workflow_needs(ada: Person, engine: AsyncEngine) -> None:
     answer = await ada.http.post(
         "/vms", json={"name": "web-1", "flavor_id": FLAVOR}, headers={"X-Request-Id": "the-request"}
     )
@@ -57,28 +57,30 @@ async def test_its_operation_holds_all_that_the_workflow_needs(ada: Person, engi
 
 
 async def networks_of(engine: AsyncEngine, vm: dict[str, Any]) -> list[str]:
-    """The networks that the VM was asked for with."""
+    """The ids of the networks in the VM's create operation."""
     [operation] = await operations_of(engine, vm["id"])
-    networks: list[str] = operation.input["network_ids"]
-    return networks
+    network_ids: list[str] = operation.input["network_ids"]
+    return network_ids
 
 
-async def test_networks_are_the_default_none_or_the_given_in_their_order(ada: Person, engine: AsyncEngine) -> None:
-    given = [str(NETWORK_IDS[name]) for name in ("edge", "backend", "private")]
+async def test_a_vm_gets_the_default_network_or_the_requested_ones_in_their_order(
+    ada: Person, engine: AsyncEngine
+) -> None:
+    requested = [str(NETWORK_IDS[name]) for name in ("edge", "backend", "private")]
     assert await networks_of(engine, await ada.create()) == [str(NETWORK_IDS["private"])]
     assert await networks_of(engine, await ada.create(network_ids=None)) == [str(NETWORK_IDS["private"])]
     assert await networks_of(engine, await ada.create(network_ids=[])) == []
-    assert await networks_of(engine, await ada.create(network_ids=given)) == given
+    assert await networks_of(engine, await ada.create(network_ids=requested)) == requested
 
 
-async def test_the_image_is_the_default_or_the_given(ada: Person) -> None:
+async def test_a_vm_gets_the_default_image_or_the_requested_one(ada: Person) -> None:
     debian = str(IMAGE_IDS["debian-12"])
     assert (await ada.create())["image_id"] == str(IMAGE_IDS["cirros-0.6.3"])
     assert (await ada.create(image_id=None))["image_id"] == str(IMAGE_IDS["cirros-0.6.3"])
     assert (await ada.create(image_id=debian))["image_id"] == debian
 
 
-async def test_without_a_default_an_image_has_to_be_named_but_no_network(ada: Person, engine: AsyncEngine) -> None:
+async def test_without_defaults_an_image_is_required_and_a_network_is_not(ada: Person, engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         await tx.execute(update(Image).values(is_default=False))
         await tx.execute(delete(Network))
@@ -88,19 +90,19 @@ async def test_without_a_default_an_image_has_to_be_named_but_no_network(ada: Pe
     assert await networks_of(engine, vm) == []
 
 
-async def test_a_refused_create_leaves_nothing(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_refused_create_records_nothing(ada: Person, engine: AsyncEngine) -> None:
     answer = await ada.http.post("/vms", json={"name": "x", "flavor_id": str(uuid4())})
     assert answer.status_code == 422
     assert (await count(engine, VM), await count(engine, Operation)) == (0, 0)
 
 
-async def test_names_need_not_be_unique(ada: Person, bob: Person) -> None:
-    ids = {(await who.create("same"))["id"] for who in (ada, ada, bob)}
+async def test_names_of_vms_need_not_be_unique(ada: Person, bob: Person) -> None:
+    ids = {(await user.create("same"))["id"] for user in (ada, ada, bob)}
     assert len(ids) == 3
     assert all(UUID(id).version == 4 for id in ids)
 
 
-async def test_a_user_that_is_gone_makes_nothing(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_user_whose_account_was_deleted_cannot_create_a_vm(ada: Person, engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         await tx.exec_driver_sql("DELETE FROM users")
     answer = await ada.http.post("/vms", json={"name": "x", "flavor_id": FLAVOR})

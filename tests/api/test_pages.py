@@ -1,4 +1,4 @@
-"""Pages, cursors, Link headers; sorting and filtering of VMs and operations."""
+"""Lists: pages, cursors, Link headers, sorting, and filters of VMs and operations."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ STATUSES = [Status.ACTIVE, Status.SHUTOFF, Status.ERROR, Status.DELETED]
 
 @pytest.fixture
 async def fleet(ada: Person, bob: Person, engine: AsyncEngine) -> list[VM]:
-    """VMs of hers, newest last, two of the same moment; and one of his that no list of hers may show."""
+    """VMs of ada, newest last, two with the same time; bob has another, which no list of hers may show."""
     async with engine.begin() as tx:
         await add_vm(tx, bob.user, name="alpha")
         return [
@@ -43,19 +43,19 @@ async def fleet(ada: Person, bob: Person, engine: AsyncEngine) -> list[VM]:
 
 
 def links(answer: httpx.Response) -> dict[str, str]:
-    """The Link header, by relation."""
+    """The URLs of the Link header, by relation."""
     return {rel: url for url, rel in re.findall(r'<([^>]+)>; rel="(\w+)"', answer.headers["Link"])}
 
 
 async def names(ada: Person, **parameters: Any) -> list[str]:
-    """The names on the page, in its order."""
+    """The names of the VMs on the page, in order."""
     answer = await ada.http.get("/vms", params=parameters)
     assert answer.status_code == 200, answer.text
     return [vm["name"] for vm in answer.json()["items"]]
 
 
 @pytest.mark.usefixtures("fleet")
-async def test_a_page_is_complete_and_leads_to_the_others(ada: Person) -> None:
+async def test_a_page_has_its_counts_and_links_to_other_pages(ada: Person) -> None:
     answer = await ada.http.get("/vms", params={"page": 2, "page_size": 3, "labels": "n"})
     page = answer.json()
     assert {name: page[name] for name in ("total", "page", "page_size", "pages")} == {
@@ -65,15 +65,15 @@ async def test_a_page_is_complete_and_leads_to_the_others(ada: Person) -> None:
         "pages": 3,
     }
     assert len(page["items"]) == 3
-    found = links(answer)
-    assert set(found) == {"first", "prev", "next", "last"}
+    urls = links(answer)
+    assert set(urls) == {"first", "prev", "next", "last"}
     for rel, number in {"first": 1, "prev": 1, "next": 3, "last": 3}.items():
-        other = (await ada.http.get(f"http://api{found[rel]}")).json()
+        other = (await ada.http.get(f"http://api{urls[rel]}")).json()
         assert (other["page"], other["page_size"], other["total"]) == (number, 3, 7)
 
 
 @pytest.mark.usefixtures("fleet")
-async def test_the_ends_of_a_list(ada: Person) -> None:
+async def test_the_last_page_and_the_pages_after_it(ada: Person) -> None:
     last = await ada.http.get("/vms", params={"page": 3, "page_size": 3})
     assert (len(last.json()["items"]), last.json()["next_cursor"]) == (1, None)
     assert set(links(last)) == {"first", "prev", "last"}
@@ -101,11 +101,11 @@ SORTS = [f"{sign}{column}" for column in ("created_at", "updated_at", "name", "s
 
 
 @pytest.mark.parametrize("sort", SORTS)
-async def test_every_order_is_the_same_by_page_by_cursor_and_by_link(ada: Person, fleet: list[VM], sort: str) -> None:
+async def test_pages_cursors_and_links_give_the_same_order(ada: Person, fleet: list[VM], sort: str) -> None:
     column = sort.removeprefix("-")
-    here = [vm for vm in fleet if vm.status is not Status.DELETED]
-    wanted = sorted(here, key=lambda vm: (getattr(vm, column), vm.id), reverse=sort.startswith("-"))
-    ids = [str(vm.id) for vm in wanted]
+    visible = [vm for vm in fleet if vm.status is not Status.DELETED]
+    expected = sorted(visible, key=lambda vm: (getattr(vm, column), vm.id), reverse=sort.startswith("-"))
+    ids = [str(vm.id) for vm in expected]
 
     async def read(parameters: dict[str, str | int]) -> dict[str, Any]:
         answer = await ada.http.get("/vms", params=parameters | {"sort": sort, "page_size": 2})
@@ -127,7 +127,7 @@ async def test_every_order_is_the_same_by_page_by_cursor_and_by_link(ada: Person
     assert by_link == by_page
 
 
-async def test_a_cursor_neither_repeats_nor_skips_while_others_come_and_go(
+async def test_cursors_neither_repeat_nor_skip_items_when_others_are_added_or_deleted(
     ada: Person, fleet: list[VM], engine: AsyncEngine
 ) -> None:
     first = (await ada.http.get("/vms", params={"page_size": 2})).json()
@@ -140,7 +140,7 @@ async def test_a_cursor_neither_repeats_nor_skips_while_others_come_and_go(
     assert second["page"] == 2
 
 
-async def test_a_cursor_at_the_longest_name_there_can_be_is_accepted(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_cursor_with_the_longest_possible_name_is_accepted(ada: Person, engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         for first in ("\U0001f600", "\U0001f601"):
             await add_vm(tx, ada.user, name=first + 254 * "\U0001f600")
@@ -150,7 +150,9 @@ async def test_a_cursor_at_the_longest_name_there_can_be_is_accepted(ada: Person
 
 
 @pytest.mark.usefixtures("fleet")
-async def test_a_cursor_fits_its_own_order_only_and_cannot_be_made_up(ada: Person, settings: Settings) -> None:
+async def test_cursors_of_other_lists_and_orders_and_forged_cursors_are_refused(
+    ada: Person, settings: Settings
+) -> None:
     cursor = (await ada.http.get("/vms", params={"page_size": 2})).json()["next_cursor"]
     payload = security.unseal(signing_of(settings), cursor)
     forged = security.seal(security.Signing("another-secret-of-more-than-32-bytes", "HS256"), payload)
@@ -180,7 +182,7 @@ async def test_filters_by_status(ada: Person) -> None:
 
 
 @pytest.mark.usefixtures("fleet")
-async def test_filters_by_a_part_of_the_name_and_takes_it_literally(ada: Person) -> None:
+async def test_filters_by_a_literal_part_of_the_name(ada: Person) -> None:
     assert await names(ada, name="CHAR", sort="name") == ["Charlie"]
     assert await names(ada, name="lph") == ["alpha", "alpha"]
     assert await names(ada, name="%") == ["100%"]
@@ -206,52 +208,54 @@ async def test_filters_by_labels(ada: Person) -> None:
     assert set(await names(ada, labels="odd,n,env=prod")) == {"alpha"}
 
 
-async def test_however_many_labels_are_asked_for_the_statement_is_the_same() -> None:
+async def test_the_number_of_requested_labels_does_not_change_the_statement() -> None:
     few, many = (str(filters.has_labels([",".join(f"k{n}=v,l{n}" for n in range(count))])) for count in (1, 500))
     assert few == many
 
 
 @pytest.mark.usefixtures("fleet")
-async def test_links_keep_the_filters(ada: Person) -> None:
+async def test_links_contain_the_filters(ada: Person) -> None:
     answer = await ada.http.get("/vms", params={"status": ["ACTIVE", "ERROR"], "name": "a & b", "page_size": 1})
     assert links(answer)["first"] == "/api/v1/vms?status=ACTIVE&status=ERROR&name=a+%26+b&page_size=1&page=1"
 
 
-async def test_operations_are_filtered_and_ones_own(ada: Person, bob: Person, engine: AsyncEngine) -> None:
+async def test_operations_are_filtered_and_only_those_of_the_caller_are_listed(
+    ada: Person, bob: Person, engine: AsyncEngine
+) -> None:
     async with engine.begin() as tx:
-        mine, other, his = [await add_vm(tx, user) for user in (ada.user, ada.user, bob.user)]
-        made = await add_operation(tx, mine, Action.CREATE, status=OperationStatus.SUCCEEDED)
-        hard = await add_operation(tx, mine, Action.REBOOT_HARD)
-        soft = await add_operation(tx, other, Action.REBOOT_SOFT, status=OperationStatus.FAILED)
-        await add_operation(tx, his, Action.CREATE)
+        first, second, foreign = [await add_vm(tx, user) for user in (ada.user, ada.user, bob.user)]
+        create = await add_operation(tx, first, Action.CREATE, status=OperationStatus.SUCCEEDED)
+        hard = await add_operation(tx, first, Action.REBOOT_HARD)
+        soft = await add_operation(tx, second, Action.REBOOT_SOFT, status=OperationStatus.FAILED)
+        await add_operation(tx, foreign, Action.CREATE)
 
     async def ids(path: str = "/operations", **parameters: Any) -> set[UUID]:
         answer = await ada.http.get(path, params=parameters)
         assert answer.json()["total"] == len(answer.json()["items"])
         return {UUID(operation["id"]) for operation in answer.json()["items"]}
 
-    assert await ids() == {made.id, hard.id, soft.id}
+    assert await ids() == {create.id, hard.id, soft.id}
     assert await ids(action="reboot") == {hard.id, soft.id}
     assert await ids(action="create,reboot", status="RUNNING") == {hard.id}
-    assert await ids(status=["FAILED", "SUCCEEDED"]) == {made.id, soft.id}
-    assert await ids(vm_id=str(other.id)) == {soft.id}
-    assert await ids(vm_id=str(his.id)) == set()
+    assert await ids(status=["FAILED", "SUCCEEDED"]) == {create.id, soft.id}
+    assert await ids(vm_id=str(second.id)) == {soft.id}
+    assert await ids(vm_id=str(foreign.id)) == set()
     assert await ids(vm_id=str(uuid4())) == set()
-    assert await ids(f"/vms/{mine.id}/operations") == {made.id, hard.id}
+    assert await ids(f"/vms/{first.id}/operations") == {create.id, hard.id}
     refused = await ada.http.get("/operations", params={"action": "reboot-hard"})
     assert refused.status_code == 422
 
 
-async def test_the_sizes_of_pages_are_settings(settings: Settings, engine: AsyncEngine) -> None:
+async def test_page_sizes_come_from_the_settings(settings: Settings, engine: AsyncEngine) -> None:
     small = make_settings(settings.database_url, default_page_size=2, max_page_size=3)
     async with running(small) as app:
         carl = await person(app, engine, small, "carl")
         document = (await client_of(app).get("/openapi.json")).json()
         page = (await carl.http.get("/flavors")).json()
-        most = (await carl.http.get("/flavors", params={"page_size": 3})).json()
-        more = await carl.http.get("/flavors", params={"page_size": 4})
+        largest = (await carl.http.get("/flavors", params={"page_size": 3})).json()
+        too_large = await carl.http.get("/flavors", params={"page_size": 4})
     assert (len(page["items"]), page["pages"]) == (2, 3)
-    assert (len(most["items"]), most["pages"]) == (3, 2)
-    assert more.status_code == 422
+    assert (len(largest["items"]), largest["pages"]) == (3, 2)
+    assert too_large.status_code == 422
     [size] = [p for p in document["paths"]["/api/v1/flavors"]["get"]["parameters"] if p["name"] == "page_size"]
     assert (size["schema"]["default"], size["schema"]["maximum"]) == (2, 3)

@@ -1,16 +1,16 @@
-"""How passwords are kept."""
+"""How passwords are stored and checked."""
 
 import bcrypt
 
 from api.web import security
 
 
-async def test_a_hash_costs_2_to_the_12_whether_the_user_exists_or_not() -> None:
-    kept = await security.hash_password("Correct-Horse-1")
-    assert kept.startswith("$2b$12$")
-    assert security._NOBODY.startswith("$2b$12$")
+async def test_real_and_dummy_hashes_have_the_same_cost() -> None:
+    password_hash = await security.hash_password("Correct-Horse-1")
+    assert password_hash.startswith("$2b$12$")
+    assert security._DUMMY_HASH.startswith("$2b$12$")
 
 
-async def test_nobody_has_no_password() -> None:
-    assert bcrypt.checkpw(b"nobody", security._NOBODY.encode())
+async def test_no_password_matches_without_a_hash() -> None:
+    assert bcrypt.checkpw(b"nobody", security._DUMMY_HASH.encode())
     assert not await security.verify_password("nobody", None)

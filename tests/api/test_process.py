@@ -1,4 +1,4 @@
-"""The process: refusing to start, losing its database and finding it again, tidying up."""
+"""The API process: start, shutdown, an outage of its database, housekeeping."""
 
 import asyncio
 import os
@@ -24,6 +24,7 @@ from api.background import housekeeping
 from domain.data import database
 from domain.data.models import IdempotencyKey, RefreshToken
 from domain.settings import Settings
+from migrations import embedded_postgres
 from migrations.__main__ import migrate
 from tests.api.conftest import person, running
 from tests.conftest import make_settings
@@ -31,9 +32,9 @@ from tests.support.rows import add_user
 from tests.support.stack import free_ports
 
 
-def test_without_a_secret_key_it_does_not_start(tmp_path: Path) -> None:
+def test_the_process_does_not_start_without_a_secret_key(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "SECRET_KEY"}
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "api"],
         env=environment | {"PYTHONPATH": str(local.ROOT)},
         cwd=tmp_path,
@@ -42,18 +43,18 @@ def test_without_a_secret_key_it_does_not_start(tmp_path: Path) -> None:
         timeout=30,
         check=False,
     )
-    assert ended.returncode == 1
-    assert ended.stdout == ""
-    [line] = ended.stderr.splitlines()
+    assert result.returncode == 1
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
     assert line.startswith("SECRET_KEY is not set")
 
 
-def test_an_application_without_a_secret_key_cannot_be_made() -> None:
+def test_create_app_refuses_settings_without_a_secret_key() -> None:
     with pytest.raises(SystemExit, match="SECRET_KEY is not set"):
         create_app(make_settings("postgresql://unused/unused", secret_key=None))
 
 
-async def test_the_process_serves_logs_and_ends_when_it_is_told_to(settings: Settings) -> None:
+async def test_the_process_serves_requests_logs_them_and_ends_on_sigterm(settings: Settings) -> None:
     [port], secret = free_ports(1), secrets.token_urlsafe(48)
     environment = {"DATABASE_URL": settings.database_url, "SECRET_KEY": secret, "API_PORT": str(port)}
     process = await asyncio.create_subprocess_exec(
@@ -82,22 +83,22 @@ class Server:
 
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
-        self.socket_dir = local.init_postgres(data_dir)
+        self.socket_dir = embedded_postgres.init_cluster(data_dir)
         self.start()
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = local.postgres_command(self.data_dir, self.socket_dir)
-        return subprocess.Popen(command, **local.POSTGRES_OPTIONS, stderr=subprocess.DEVNULL)
+        command = embedded_postgres.server_command(self.data_dir, self.socket_dir)
+        return subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill it without a shutdown, as in a power failure."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
     def start(self) -> None:
-        """Start it, as soon as nothing of the last one is left."""
+        """Start it, again and again until the locks of the killed one are gone."""
         self.process = self._start()
-        ready = [str(local.POSTGRES_BIN / "pg_isready"), "-q", "-h", str(self.socket_dir)]
+        ready = embedded_postgres.ready_command(self.socket_dir)
         while subprocess.run(ready, check=False, timeout=30).returncode:
             if self.process.poll() is not None:
                 self.process = self._start()
@@ -105,55 +106,56 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server of this test's own."""
+    """A PostgreSQL server for one test."""
     server = Server(tmp_path)
     yield server
     server.process.terminate()
     server.process.wait()
 
 
-async def test_without_its_database_it_answers_503_and_goes_on_when_it_is_back(
+async def test_requests_get_503_while_the_database_is_unavailable_and_succeed_after_that(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = make_settings(local.postgres_url(server.socket_dir), temporal_address="127.0.0.1:1")
+    settings = make_settings(embedded_postgres.database_url(server.socket_dir), temporal_address="127.0.0.1:1")
     await migrate(settings)
     engine = database.create_engine(settings)
     async with running(settings) as app:
         ada = await person(app, engine, settings, "ada")
         vm = await ada.create()
         stop = asyncio.Event()
-        callers = [asyncio.create_task(_call(ada.http, vm["id"], stop)) for _ in range(8)]
+        callers = [asyncio.create_task(_read_until(ada.http, vm["id"], stop)) for _ in range(8)]
         await asyncio.sleep(0.1)
         server.kill()
         await asyncio.sleep(1)
-        ready = await ada.http.get("/health/ready")
+        readiness = await ada.http.get("/health/ready")
         await asyncio.to_thread(server.start)
         stop.set()
-        seen = set().union(*await asyncio.gather(*callers))
-        assert seen == {200, 503}
-        assert ready.json()["checks"]["postgres"]["status"] == "unavailable"
+        statuses = set().union(*await asyncio.gather(*callers))
+        assert statuses == {200, 503}
+        assert readiness.json()["checks"]["postgres"]["status"] == "unavailable"
         async with asyncio.timeout(10):
             while (await ada.http.get(f"/vms/{vm['id']}")).status_code != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         await ada.create("after")
     await engine.dispose()
-    dispatching = [record.message for record in caplog.records if record.name == "api.background.dispatcher"]
-    assert sum("Postgres is away" in line for line in dispatching) == 1
+    lines = [record.message for record in caplog.records if record.name == "api.background.dispatcher"]
+    assert sum("Postgres is unavailable" in line for line in lines) == 1
 
 
-async def _call(http: Any, vm_id: str, stop: asyncio.Event) -> set[int]:
-    seen = set()
+async def _read_until(http: Any, vm_id: str, stop: asyncio.Event) -> set[int]:
+    """Read the VM again and again, and return the status codes of the answers."""
+    statuses = set()
     while not stop.is_set():
         answer = await http.get(f"/vms/{vm_id}")
-        seen.add(answer.status_code)
+        statuses.add(answer.status_code)
         if answer.status_code == 503:
             assert answer.json()["code"] == "database_unavailable"
             assert answer.headers["Retry-After"] == "1"
         await asyncio.sleep(0.01)
-    return seen
+    return statuses
 
 
-async def test_old_answers_and_expired_tokens_are_forgotten(engine: AsyncEngine) -> None:
+async def test_housekeeping_deletes_old_idempotency_keys_and_expired_refresh_tokens(engine: AsyncEngine) -> None:
     now = datetime.now(UTC)
     async with engine.begin() as tx:
         user = await add_user(tx)
@@ -163,8 +165,8 @@ async def test_old_answers_and_expired_tokens_are_forgotten(engine: AsyncEngine)
             expiry = now + timedelta(days=days - 2)
             token = {"id": uuid4(), "family_id": uuid4(), "user_id": user.id, "expires_at": expiry}
             await tx.execute(insert(RefreshToken).values(token))
-    await housekeeping.tidy(engine)
+    await housekeeping.delete_expired(engine)
     async with engine.connect() as connection:
         assert (await connection.execute(select(IdempotencyKey.key))).scalars().all() == ["1"]
-        [left] = (await connection.execute(select(RefreshToken.expires_at))).scalars().all()
-    assert left > now
+        [kept_until] = (await connection.execute(select(RefreshToken.expires_at))).scalars().all()
+    assert kept_until > now

@@ -24,46 +24,48 @@ from tests.support.rows import add_operation, add_vm
 
 
 async def items(ada: Person, path: str) -> list[dict[str, Any]]:
-    """What is on the first page."""
-    found: list[dict[str, Any]] = (await ada.http.get(path)).json()["items"]
-    return found
+    """The items of the first page."""
+    page: list[dict[str, Any]] = (await ada.http.get(path)).json()["items"]
+    return page
 
 
 def shown(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the catalogue as the API shows it; of a network, while nobody has an address in it."""
-    others = list(ip_network(row["cidr"]).hosts())[1:] if "cidr" in row else []
-    return row | {"id": str(row["id"])} | ({"free_addresses": len(others)} if others else {})
+    """A row of the catalogue as the API shows it; a network has all its addresses free."""
+    addresses = list(ip_network(row["cidr"]).hosts())[1:] if "cidr" in row else []  # the gateway has one
+    return row | {"id": str(row["id"])} | ({"free_addresses": len(addresses)} if addresses else {})
 
 
-async def test_flavors_come_smallest_first(ada: Person) -> None:
+async def test_flavors_are_listed_smallest_first(ada: Person) -> None:
     size = ("vcpus", "ram_mb", "disk_gb", "name")
-    wanted = sorted(FLAVORS, key=lambda row: [row[column] for column in size])
-    assert await items(ada, "/flavors") == [shown(row) for row in wanted]
+    expected = sorted(FLAVORS, key=lambda row: [row[column] for column in size])
+    assert await items(ada, "/flavors") == [shown(row) for row in expected]
 
 
 @pytest.mark.parametrize(("path", "rows"), [("/images", IMAGES), ("/networks", NETWORKS)])
-async def test_images_and_networks_come_by_name(ada: Person, path: str, rows: list[dict[str, Any]]) -> None:
+async def test_images_and_networks_are_listed_by_name(ada: Person, path: str, rows: list[dict[str, Any]]) -> None:
     assert await items(ada, path) == [shown(row) for row in sorted(rows, key=lambda row: str(row["name"]))]
 
 
 @pytest.mark.parametrize(("path", "rows"), [("/flavors", FLAVORS), ("/images", IMAGES), ("/networks", NETWORKS)])
-async def test_one_of_the_catalogue(ada: Person, path: str, rows: list[dict[str, Any]]) -> None:
+async def test_flavors_images_and_networks_can_be_read_by_id(
+    ada: Person, path: str, rows: list[dict[str, Any]]
+) -> None:
     for row in rows:
         assert (await ada.http.get(f"{path}/{row['id']}")).json() == shown(row)
 
 
-async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
+async def test_an_operation_shows_its_progress_and_why_it_failed(
     ada: Person, bob: Person, engine: AsyncEngine, settings: Settings
 ) -> None:
     now = datetime.now(UTC)
     fault = {"code": "no_valid_host", "message": "No host has room."}
     async with engine.begin() as tx:
         vm = await add_vm(tx, ada.user)
-        end: dict[str, Any] = {"status": OperationStatus.FAILED, "error": fault}
-        shown: dict[str, Any] = {"step": TaskState.REBOOTING_HARD, "progress": 0, "started_at": now}
-        tried: dict[str, Any] = {"attempt": 3, "last_error": "timed out"}
-        failed = await add_operation(tx, vm, Action.REBOOT_HARD, **end, **shown, **tried)
-        trying = await add_operation(tx, vm, Action.STOP, attempt=1, last_error="timed out", next_retry_at=now)
+        result: dict[str, Any] = {"status": OperationStatus.FAILED, "error": fault}
+        progress: dict[str, Any] = {"step": TaskState.REBOOTING_HARD, "progress": 0, "started_at": now}
+        attempts: dict[str, Any] = {"attempt": 3, "last_error": "timed out"}
+        failed = await add_operation(tx, vm, Action.REBOOT_HARD, **result, **progress, **attempts)
+        retrying = await add_operation(tx, vm, Action.STOP, attempt=1, last_error="timed out", next_retry_at=now)
     operation = (await ada.http.get(f"/operations/{failed.id}")).json()
     workflows = f"{settings.temporal_ui_url}/namespaces/default/workflows"
     assert operation == {
@@ -90,21 +92,21 @@ async def test_an_operation_shows_how_far_it_is_and_why_it_failed(
         "started_at": now.isoformat().replace("+00:00", "Z"),
         "finished_at": operation["finished_at"],
     }
-    still_trying = (await ada.http.get(f"/operations/{trying.id}")).json()
-    assert (still_trying["status"], still_trying["error"], still_trying["finished_at"]) == ("RUNNING", None, None)
-    assert still_trying["next_retry_at"] == operation["started_at"]
+    shown_retrying = (await ada.http.get(f"/operations/{retrying.id}")).json()
+    assert (shown_retrying["status"], shown_retrying["error"], shown_retrying["finished_at"]) == ("RUNNING", None, None)
+    assert shown_retrying["next_retry_at"] == operation["started_at"]
     listed = (await ada.http.get(f"/vms/{vm.id}/operations")).json()["items"]
-    assert sorted(listed, key=itemgetter("id")) == sorted([operation, still_trying], key=itemgetter("id"))
+    assert sorted(listed, key=itemgetter("id")) == sorted([operation, shown_retrying], key=itemgetter("id"))
     assert (await bob.http.get(f"/operations/{failed.id}")).status_code == 404
 
 
-async def test_health_answers_anyone(anyone: httpx.AsyncClient) -> None:
+async def test_health_needs_no_token(anyone: httpx.AsyncClient) -> None:
     health = (await anyone.get("/health")).json()
     assert health == {"status": "ok", "name": "OpenStack VM API", "version": VERSION}
     assert (await anyone.get("/health/live")).json() == {"status": "alive"}
 
 
-async def test_not_ready_names_what_is_away(anyone: httpx.AsyncClient) -> None:
+async def test_readiness_names_the_service_that_is_unavailable(anyone: httpx.AsyncClient) -> None:
     answer = await anyone.get("/health/ready")
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (503, "not_ready")
@@ -113,18 +115,18 @@ async def test_not_ready_names_what_is_away(anyone: httpx.AsyncClient) -> None:
     assert answer.headers["Retry-After"] == "1"
 
 
-async def test_ready_when_both_are_there_and_not_without_the_namespace(settings: Settings, temporal: Client) -> None:
+async def test_ready_needs_the_configured_namespace_in_temporal(settings: Settings, temporal: Client) -> None:
     address = temporal.service_client.config.target_host
     for namespace, status in ((temporal.namespace, 200), ("nowhere", 503)):
-        there = make_settings(settings.database_url, temporal_address=address, temporal_namespace=namespace)
-        async with running(there) as app:
+        with_temporal = make_settings(settings.database_url, temporal_address=address, temporal_namespace=namespace)
+        async with running(with_temporal) as app:
             answer = await client_of(app).get("/health/ready")
         assert answer.status_code == status
     assert answer.json()["checks"]["temporal"]["status"] == "unavailable"
 
 
 async def test_not_ready_until_temporal_knows_the_search_attributes(settings: Settings, temporal: Client) -> None:
-    """It would start no workflow without them."""
+    """Without them Temporal refuses to start any workflow."""
     namespace = await new_namespace(temporal)
     async with running(settings_of(settings.database_url, namespace)) as app:
         answer = await client_of(app).get("/health/ready")
@@ -136,19 +138,19 @@ async def test_not_ready_until_temporal_knows_the_search_attributes(settings: Se
         assert (await client_of(app).get("/health/ready")).status_code == 200
 
 
-async def test_the_documentation_asks_nobody_else_for_its_parts(anyone: httpx.AsyncClient) -> None:
+async def test_the_documentation_page_loads_nothing_from_other_hosts(anyone: httpx.AsyncClient) -> None:
     page = await anyone.get("/docs")
     assert page.headers["Content-Type"].startswith("text/html")
-    parts = re.findall(r'(?:src|href)="([^"]+)"', page.text) + re.findall(r"url: '([^']+)'", page.text)
-    assert len(parts) == 4
-    for part in parts:
-        assert part.startswith("/api/v1/")
-        assert (await anyone.get(f"http://api{part}")).status_code == 200
+    links = re.findall(r'(?:src|href)="([^"]+)"', page.text) + re.findall(r"url: '([^']+)'", page.text)
+    assert len(links) == 4
+    for link in links:
+        assert link.startswith("/api/v1/")
+        assert (await anyone.get(f"http://api{link}")).status_code == 200
     assert "http://" not in page.text
     assert "https://" not in page.text
 
 
-async def test_the_document_knows_every_problem_and_calls_things_by_name(app: FastAPI) -> None:
+async def test_the_openapi_document_is_complete_and_names_everything(app: FastAPI) -> None:
     document = app.openapi()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     ids = [operation["operationId"] for operation in operations]

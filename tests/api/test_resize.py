@@ -1,4 +1,4 @@
-"""Resize, confirm and revert: what is accepted, what it is recorded as, and who wins."""
+"""Resize, confirm and revert: the answers, the recorded operations, and concurrent requests."""
 
 import asyncio
 from typing import Any
@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import VM, Operation
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.api.conftest import Person, operations_of, person, pointers, running
+from tests.api.vm_resources import vm_of
 from tests.conftest import make_settings
 from tests.support.rows import FLAVOR_IDS, add_operation, add_vm, read_operation, read_vm
 
@@ -18,38 +19,34 @@ SMALL, MEDIUM = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"]
 DECISIONS = {"confirm-resize": TaskState.RESIZE_CONFIRMING, "revert-resize": TaskState.RESIZE_REVERTING}
 
 
-async def vm_of(ada: Person, engine: AsyncEngine, **state: Any) -> VM:
-    """A VM of hers in this state."""
-    async with engine.begin() as tx:
-        return await add_vm(tx, ada.user, **state)
-
-
 async def resized(ada: Person, engine: AsyncEngine, previous: Status = Status.ACTIVE) -> tuple[VM, Operation]:
-    """A VM of hers in VERIFY_RESIZE, and the resize that waits."""
+    """A VM of the user in VERIFY_RESIZE, and its resize."""
     async with engine.begin() as tx:
         vm = await add_vm(tx, ada.user, status=Status.VERIFY_RESIZE, flavor_id=MEDIUM)
-        done = OperationStatus.SUCCEEDED
-        resize = await add_operation(tx, vm, Action.RESIZE, status=done, previous_status=previous)
+        succeeded = OperationStatus.SUCCEEDED
+        resize = await add_operation(tx, vm, Action.RESIZE, status=succeeded, previous_status=previous)
         await tx.execute(update(VM).values(confirm_by=func.now()))
     return await read_vm(engine, vm.id), resize
 
 
-def asked_for(vm: VM, flavor: object = MEDIUM) -> tuple[str, dict[str, str]]:
+def resize_request(vm: VM, flavor: object = MEDIUM) -> tuple[str, dict[str, str]]:
     """The path and body of a resize."""
     return f"/vms/{vm.id}/actions/resize", {"flavor_id": str(flavor)}
 
 
-@pytest.mark.parametrize("was", [Status.ACTIVE, Status.SHUTOFF])
-async def test_a_resize_claims_the_vm_and_records_both_flavors(ada: Person, engine: AsyncEngine, was: Status) -> None:
-    vm = await vm_of(ada, engine, status=was)
-    path, body = asked_for(vm)
+@pytest.mark.parametrize("status", [Status.ACTIVE, Status.SHUTOFF])
+async def test_a_resize_claims_the_vm_and_records_both_flavors(
+    ada: Person, engine: AsyncEngine, status: Status
+) -> None:
+    vm = await vm_of(ada, engine, status=status)
+    path, body = resize_request(vm)
     answer = await ada.http.post(path, json=body)
     shown = answer.json()
     assert answer.status_code == 202
     assert (shown["status"], shown["task_state"], shown["flavor_id"]) == ("RESIZING", "resize_prep", str(SMALL))
     assert (shown["allowed_actions"], shown["confirm_by"]) == (["delete"], None)
     [operation] = await operations_of(engine, vm.id)
-    assert (operation.action, operation.previous_status) == (Action.RESIZE, was)
+    assert (operation.action, operation.previous_status) == (Action.RESIZE, status)
     assert operation.workflow_id == f"resize-{vm.id}-{operation.id}"
     assert operation.input == {
         "flavor_id": str(MEDIUM),
@@ -60,27 +57,29 @@ async def test_a_resize_claims_the_vm_and_records_both_flavors(ada: Person, engi
     }
 
 
-async def test_a_smaller_flavor_will_do(ada: Person, engine: AsyncEngine) -> None:
-    path, body = asked_for(await vm_of(ada, engine), FLAVOR_IDS["m1.tiny"])
+async def test_a_resize_to_a_smaller_flavor_is_accepted(ada: Person, engine: AsyncEngine) -> None:
+    path, body = resize_request(await vm_of(ada, engine), FLAVOR_IDS["m1.tiny"])
     assert (await ada.http.post(path, json=body)).status_code == 202
 
 
-async def test_the_window_that_is_promised_is_the_one_of_the_day(engine: AsyncEngine, database_url: str) -> None:
+async def test_a_resize_records_the_confirm_window_of_the_current_settings(
+    engine: AsyncEngine, database_url: str
+) -> None:
     settings = make_settings(database_url, temporal_address="127.0.0.1:1", resize_confirm_window=86_400)
     async with running(settings) as app:
         ada = await person(app, engine, settings, "ada")
-        path, body = asked_for(vm := await vm_of(ada, engine))
+        path, body = resize_request(vm := await vm_of(ada, engine))
         await ada.http.post(path, json=body)
     [operation] = await operations_of(engine, vm.id)
     assert operation.input["confirm_window"] == 86_400
 
 
 @pytest.mark.parametrize(("flavor", "code"), [(SMALL, "same_flavor"), (uuid4(), "unknown_reference")])
-async def test_a_flavor_that_will_not_do_is_refused_and_changes_nothing(
+async def test_an_unknown_or_unchanged_flavor_is_refused_and_changes_nothing(
     ada: Person, engine: AsyncEngine, flavor: UUID, code: str
 ) -> None:
     vm = await vm_of(ada, engine)
-    path, body = asked_for(vm, flavor)
+    path, body = resize_request(vm, flavor)
     answer = await ada.http.post(path, json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, code)
     assert pointers(answer.json()) == {"#/flavor_id"}
@@ -89,7 +88,7 @@ async def test_a_flavor_that_will_not_do_is_refused_and_changes_nothing(
 
 
 @pytest.mark.parametrize("body", [None, {}, {"flavor_id": "large"}, {"flavor_id": str(MEDIUM), "confirm": True}])
-async def test_a_body_that_is_no_resize_is_refused(ada: Person, engine: AsyncEngine, body: object) -> None:
+async def test_an_invalid_body_is_refused(ada: Person, engine: AsyncEngine, body: object) -> None:
     vm = await vm_of(ada, engine)
     assert (await ada.http.post(f"/vms/{vm.id}/actions/resize", json=body)).status_code == 422
     assert await operations_of(engine, vm.id) == []
@@ -104,18 +103,18 @@ async def test_a_body_that_is_no_resize_is_refused(ada: Person, engine: AsyncEng
         {"status": Status.ACTIVE, "task_state": TaskState.POWERING_OFF},
     ],
 )
-async def test_the_state_is_looked_at_before_the_flavor(
+async def test_the_state_of_the_vm_is_checked_before_the_flavor(
     ada: Person, engine: AsyncEngine, state: dict[str, Any]
 ) -> None:
-    """Whoever sends a resize again, not knowing that it was heard, learns where the VM is."""
-    path, body = asked_for(await vm_of(ada, engine, **state), SMALL)
+    """A client that repeats a resize, because it saw no answer, learns that the VM is being resized."""
+    path, body = resize_request(await vm_of(ada, engine, **state), SMALL)
     answer = await ada.http.post(path, json=body)
     assert (answer.status_code, answer.json()["current_status"]) == (409, state["status"])
 
 
 @pytest.mark.parametrize("word", DECISIONS)
 @pytest.mark.parametrize("previous", [Status.ACTIVE, Status.SHUTOFF])
-async def test_a_decision_is_an_operation_that_belongs_to_the_resize(
+async def test_a_decision_is_an_operation_for_the_workflow_of_the_resize(
     ada: Person, engine: AsyncEngine, word: str, previous: Status
 ) -> None:
     vm, resize = await resized(ada, engine, previous)
@@ -131,8 +130,8 @@ async def test_a_decision_is_an_operation_that_belongs_to_the_resize(
     decision = await read_operation(engine, UUID(shown["operation_id"]))
     assert (decision.action.word, decision.status) == (word, OperationStatus.QUEUED)
     assert (decision.workflow_id, decision.previous_status) == (resize.workflow_id, previous)
-    left = "previous_flavor" if word == "revert-resize" else "flavor"
-    assert decision.input == {"flavor_id": resize.input[f"{left}_id"], "flavor": resize.input[left]}
+    flavor = "previous_flavor" if word == "revert-resize" else "flavor"
+    assert decision.input == {"flavor_id": resize.input[f"{flavor}_id"], "flavor": resize.input[flavor]}
     assert await read_operation(engine, resize.id) == resize
 
 
@@ -140,7 +139,7 @@ async def test_a_decision_is_an_operation_that_belongs_to_the_resize(
 @pytest.mark.parametrize(
     "state", [{"status": Status.ACTIVE}, {"status": Status.RESIZING, "task_state": TaskState.RESIZE_FINISH}]
 )
-async def test_there_is_nothing_to_decide_without_a_resize_that_waits(
+async def test_a_decision_is_refused_unless_the_vm_is_in_verify_resize(
     ada: Person, engine: AsyncEngine, word: str, state: dict[str, Any]
 ) -> None:
     vm = await vm_of(ada, engine, **state)
@@ -149,25 +148,25 @@ async def test_there_is_nothing_to_decide_without_a_resize_that_waits(
     assert await read_vm(engine, vm.id) == vm
 
 
-async def test_of_confirms_and_reverts_at_once_one_wins(ada: Person, engine: AsyncEngine) -> None:
+async def test_only_one_of_twenty_concurrent_decisions_is_accepted(ada: Person, engine: AsyncEngine) -> None:
     vm, _ = await resized(ada, engine)
     words = [*DECISIONS] * 10
     answers = await asyncio.gather(*(ada.http.post(f"/vms/{vm.id}/actions/{word}") for word in words))
     assert sorted(answer.status_code for answer in answers) == [202] + [409] * 19
-    [won] = [word for word, answer in zip(words, answers, strict=True) if answer.status_code == 202]
-    assert (await read_vm(engine, vm.id)).task_state == DECISIONS[won]
+    [winner] = [word for word, answer in zip(words, answers, strict=True) if answer.status_code == 202]
+    assert (await read_vm(engine, vm.id)).task_state == DECISIONS[winner]
     assert len(await operations_of(engine, vm.id)) == 2
 
 
-async def test_a_delete_takes_over_from_a_decision_and_its_window(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_delete_supersedes_a_decision(ada: Person, engine: AsyncEngine) -> None:
     vm, _ = await resized(ada, engine)
-    decided = (await ada.http.post(f"/vms/{vm.id}/actions/confirm-resize")).json()
+    decision = (await ada.http.post(f"/vms/{vm.id}/actions/confirm-resize")).json()
     assert (await ada.http.delete(f"/vms/{vm.id}")).status_code == 204
-    assert (await read_operation(engine, UUID(decided["operation_id"]))).status is OperationStatus.SUPERSEDED
+    assert (await read_operation(engine, UUID(decision["operation_id"]))).status is OperationStatus.SUPERSEDED
     assert (await read_vm(engine, vm.id)).status is Status.DELETING
 
 
-async def test_a_resize_that_waits_can_be_deleted(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_vm_in_verify_resize_can_be_deleted(ada: Person, engine: AsyncEngine) -> None:
     vm, resize = await resized(ada, engine)
     await ada.http.delete(f"/vms/{vm.id}")
     deleting = await read_vm(engine, vm.id)
@@ -176,7 +175,9 @@ async def test_a_resize_that_waits_can_be_deleted(ada: Person, engine: AsyncEngi
 
 
 @pytest.mark.parametrize("word", ["resize", *DECISIONS])
-async def test_the_same_request_with_its_key_is_one_operation(ada: Person, engine: AsyncEngine, word: str) -> None:
+async def test_a_repeated_request_with_its_key_records_one_operation(
+    ada: Person, engine: AsyncEngine, word: str
+) -> None:
     vm = await vm_of(ada, engine) if word == "resize" else (await resized(ada, engine))[0]
     before = len(await operations_of(engine, vm.id))
     body = {"flavor_id": str(MEDIUM)} if word == "resize" else None
@@ -188,7 +189,7 @@ async def test_the_same_request_with_its_key_is_one_operation(ada: Person, engin
 
 
 @pytest.mark.parametrize("word", ["resize", *DECISIONS])
-async def test_another_owners_vm_is_not_there(ada: Person, bob: Person, engine: AsyncEngine, word: str) -> None:
+async def test_another_users_vm_is_not_found(ada: Person, bob: Person, engine: AsyncEngine, word: str) -> None:
     vm, _ = await resized(ada, engine)
     body = {"flavor_id": str(SMALL)} if word == "resize" else None
     assert (await bob.http.post(f"/vms/{vm.id}/actions/{word}", json=body)).status_code == 404

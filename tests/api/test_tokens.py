@@ -1,4 +1,4 @@
-"""Forged, foreign and stale access tokens."""
+"""Forged, foreign and expired access tokens."""
 
 import base64
 import json
@@ -19,8 +19,8 @@ OTHER_KEY = "another-secret-of-more-than-32-bytes"
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """The claims of a good access token, changed; None takes one away."""
-    good = {
+    """The claims of a valid access token with these changes; None removes a claim."""
+    valid = {
         "iss": security.ISSUER,
         "type": "access",
         "jti": str(uuid4()),
@@ -29,16 +29,16 @@ def claims(**changes: Any) -> dict[str, Any]:
         "sid": str(uuid4()),
         "exp": int(time.time()) + 60,
     }
-    return {name: value for name, value in (good | changes).items() if value is not None}
+    return {name: value for name, value in (valid | changes).items() if value is not None}
 
 
 def part(value: dict[str, Any]) -> str:
-    """A part of a token that nobody signed."""
+    """The encoded header or payload of a token."""
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
 
 async def status_with(http: httpx.AsyncClient, token: str) -> int:
-    """What a protected endpoint answers to the token."""
+    """The status with which a protected endpoint answers the token."""
     answer = await http.get("/flavors", headers={b"Authorization": f"Bearer {token}".encode("latin-1")})
     if answer.status_code == 401:
         assert answer.headers["WWW-Authenticate"].startswith("Bearer")
@@ -46,7 +46,7 @@ async def status_with(http: httpx.AsyncClient, token: str) -> int:
     return answer.status_code
 
 
-async def test_a_token_with_these_claims_would_be_good(anyone: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_signed_token_with_all_claims_is_accepted(anyone: httpx.AsyncClient, settings: Settings) -> None:
     assert await status_with(anyone, jwt.encode(claims(), signing_of(settings).secret, "HS256")) == 200
 
 
@@ -62,15 +62,15 @@ async def test_a_token_with_these_claims_would_be_good(anyone: httpx.AsyncClient
         {"sub": None},
         {"sid": None},
     ],
-    ids=["expired", "no end", "another issuer", "no issuer", "refresh token", "no type", "no user", "no session"],
+    ids=["expired", "no expiry", "another issuer", "no issuer", "refresh token", "no type", "no user", "no session"],
 )
-async def test_a_claim_that_is_wrong_or_missing_is_401(
+async def test_a_token_with_a_wrong_or_missing_claim_is_refused(
     anyone: httpx.AsyncClient, settings: Settings, changes: dict[str, Any]
 ) -> None:
     assert await status_with(anyone, jwt.encode(claims(**changes), signing_of(settings).secret, "HS256")) == 401
 
 
-async def test_a_signature_that_is_not_ours_is_401(anyone: httpx.AsyncClient, settings: Settings) -> None:
+async def test_a_token_without_a_valid_signature_is_refused(anyone: httpx.AsyncClient, settings: Settings) -> None:
     unsigned = f"{part({'alg': 'none', 'typ': 'JWT'})}.{part(claims())}."
     foreign = jwt.encode(claims(), OTHER_KEY, "HS256")
     other_algorithm = jwt.encode(claims(), signing_of(settings).secret * 2, "HS512")
@@ -80,7 +80,7 @@ async def test_a_signature_that_is_not_ours_is_401(anyone: httpx.AsyncClient, se
         assert await status_with(anyone, token) == 401
 
 
-async def test_a_token_stops_when_it_expires_though_it_was_good_before(
+async def test_a_token_that_was_accepted_before_is_refused_once_it_expires(
     anyone: httpx.AsyncClient, ada: Person, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = security.sign(signing_of(settings), "access", ada.caller, uuid4(), timedelta(seconds=60))
@@ -91,6 +91,8 @@ async def test_a_token_stops_when_it_expires_though_it_was_good_before(
 
 
 @pytest.mark.parametrize("header", ["Basic YTpi", "Bearer", "bearer", "Token x"])
-async def test_another_kind_of_authorization_is_none(anyone: httpx.AsyncClient, header: str) -> None:
+async def test_an_authorization_header_without_a_bearer_token_counts_as_missing(
+    anyone: httpx.AsyncClient, header: str
+) -> None:
     answer = await anyone.get("/flavors", headers={"Authorization": header})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated")

@@ -1,4 +1,4 @@
-"""Bodies and parameters that do not fit: 422, with a pointer, and never 5xx."""
+"""Invalid bodies and parameters are refused with 422 and the name of the field, never with 5xx."""
 
 import json
 from typing import Any
@@ -50,8 +50,8 @@ NETWORK = str(NETWORK_IDS["private"])
     ],
     ids=lambda value: ascii(value)[:40],
 )
-async def test_what_a_new_vm_may_not_be(ada: Person, change: dict[str, Any], pointer: str) -> None:
-    body = json.dumps({"name": "x", "flavor_id": FLAVOR} | change)  # unlike httpx, it can write half a surrogate
+async def test_an_invalid_field_of_a_new_vm_is_named(ada: Person, change: dict[str, Any], pointer: str) -> None:
+    body = json.dumps({"name": "x", "flavor_id": FLAVOR} | change)  # httpx cannot encode half of a surrogate pair
     answer = await ada.http.post("/vms", content=body, headers=JSON)
     assert answer.status_code == 422, answer.text
     assert answer.json()["code"] == "validation_failed"
@@ -59,13 +59,13 @@ async def test_what_a_new_vm_may_not_be(ada: Person, change: dict[str, Any], poi
 
 
 @pytest.mark.parametrize("body", ["null", "[]", '"x"', "7", "NaN", "{}"])
-async def test_what_is_no_new_vm_at_all(ada: Person, body: str) -> None:
+async def test_a_body_that_is_no_new_vm_is_refused(ada: Person, body: str) -> None:
     answer = await ada.http.post("/vms", content=body, headers=JSON)
     assert answer.status_code == 422
     assert answer.json()["code"] == "validation_failed"
 
 
-async def test_the_most_that_a_new_vm_may_have(ada: Person) -> None:
+async def test_the_longest_name_and_the_most_labels_are_accepted(ada: Person) -> None:
     labels = {"k" * 63: "v" * 255, "a/b.c_d-e": "", "0": "ünïcode ✓"} | {f"k{n}": "v" for n in range(61)}
     vm = await ada.create(f"  {'ñ' * 254}\N{PERSONAL COMPUTER}  ", labels=labels)
     assert vm["name"] == f"{'ñ' * 254}\N{PERSONAL COMPUTER}"
@@ -73,7 +73,7 @@ async def test_the_most_that_a_new_vm_may_have(ada: Person) -> None:
     assert (await ada.http.get(f"/vms/{vm['id']}")).json() == vm
 
 
-async def test_ids_that_nothing_has_are_each_pointed_at(ada: Person) -> None:
+async def test_every_unknown_id_in_the_body_is_named(ada: Person) -> None:
     unknown = str(uuid4())
     body = {"name": "x", "flavor_id": unknown, "image_id": unknown, "network_ids": [NETWORK, unknown]}
     answer = await ada.http.post("/vms", json=body)
@@ -82,7 +82,7 @@ async def test_ids_that_nothing_has_are_each_pointed_at(ada: Person) -> None:
     assert (await ada.http.get("/vms", params={"status": "BUILDING"})).json()["total"] == 0
 
 
-async def test_an_id_of_another_kind_is_not_known(ada: Person) -> None:
+async def test_an_id_of_another_kind_of_resource_is_unknown(ada: Person) -> None:
     image = str(IMAGE_IDS["debian-12"])
     answer = await ada.http.post("/vms", json={"name": "x", "flavor_id": image})
     assert pointers(answer.json()) == {"#/flavor_id"}
@@ -90,13 +90,13 @@ async def test_an_id_of_another_kind_is_not_known(ada: Person) -> None:
 
 @pytest.mark.parametrize("action", ["start", "stop", "reboot"])
 @pytest.mark.parametrize("body", ["[]", "7", '{"force": true}', '{"type": "SIDEWAYS"}', '{"type": null}'])
-async def test_what_an_action_may_not_have(ada: Person, action: str, body: str) -> None:
+async def test_an_invalid_body_of_an_action_is_refused(ada: Person, action: str, body: str) -> None:
     answer = await ada.http.post(f"/vms/{uuid4()}/actions/{action}", content=body, headers=JSON)
     assert answer.status_code == 422
 
 
 @pytest.mark.parametrize("change", [{"name": None}, {"labels": None}, {"name": ""}, {"flavor_id": FLAVOR}], ids=str)
-async def test_what_cannot_be_changed(ada: Person, change: dict[str, Any]) -> None:
+async def test_an_invalid_change_is_refused_and_changes_nothing(ada: Person, change: dict[str, Any]) -> None:
     vm = await ada.create()
     answer = await ada.http.patch(f"/vms/{vm['id']}", json=change)
     assert answer.status_code == 422
@@ -135,14 +135,14 @@ async def test_what_cannot_be_changed(ada: Person, change: dict[str, Any]) -> No
     ],
     ids=lambda value: ascii(value)[:20],
 )
-async def test_parameters_that_do_not_fit(ada: Person, name: str, value: str) -> None:
+async def test_an_invalid_query_parameter_is_named(ada: Person, name: str, value: str) -> None:
     answer = await ada.http.get("/vms", params={name: value})
     assert answer.status_code == 422, answer.text
     assert pointers(answer.json()) == {name}
 
 
 @pytest.mark.parametrize("id", ["x", "%00", "%FF", "-1", "9" * 500])
-async def test_ids_that_are_none(ada: Person, id: str) -> None:
+async def test_an_id_that_is_no_uuid_is_refused(ada: Person, id: str) -> None:
     for path in (f"/vms/{id}", f"/vms/{id}/operations", f"/operations/{id}", f"/flavors/{id}"):
         answer = await ada.http.get(path)
         assert answer.status_code == 422, answer.text
@@ -150,7 +150,7 @@ async def test_ids_that_are_none(ada: Person, id: str) -> None:
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"tab\t", "ümlaut".encode("latin-1")])
-async def test_idempotency_keys_that_are_none(ada: Person, key: bytes) -> None:
+async def test_an_invalid_idempotency_key_is_refused(ada: Person, key: bytes) -> None:
     answer = await ada.http.delete(f"/vms/{uuid4()}", headers={b"Idempotency-Key": key})
     assert answer.status_code == 422
     assert pointers(answer.json()) == {"Idempotency-Key"}

@@ -1,4 +1,4 @@
-"""Volumes: made, read and deleted, whether or not any VM is about."""
+"""Volumes: create, read and delete, with and without a VM."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -6,59 +6,71 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from domain.data.models import Operation, Volume
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus
-from tests.api.beside import attached_to, check_goes, check_made, nobodys, rows_of, vm_of, volume_of
 from tests.api.conftest import Person, count
+from tests.api.vm_resources import (
+    attached_to,
+    check_create_answer,
+    check_delete_answer,
+    rows_of,
+    unknown_id,
+    vm_of,
+    volume_of,
+)
 
 BODY = {"name": "data-1", "size_gb": 10}
 FIELDS = {*("id", "name", "size_gb", "status", "vm_id", "device", "operation_id", "created_at", "updated_at")}
 OPERATION = {"resource_type": "volume", "action": "create-volume", "status": "QUEUED", "vm_id": None, "step": None}
 
 
-async def test_a_new_volume_is_being_made_and_says_where_to_look(ada: Person, engine: AsyncEngine) -> None:
+async def test_the_answer_to_a_create_shows_the_volume_and_links_to_its_operation(
+    ada: Person, engine: AsyncEngine
+) -> None:
     answer = await ada.http.post("/volumes", json=BODY, headers={"X-Request-Id": "the-request"})
-    made = answer.json()
-    operation = await check_made(ada, engine, answer, f"/volumes/{made['id']}")
-    assert set(made) == FIELDS
-    assert made | BODY | {"status": "CREATING", "vm_id": None, "device": None} == made
+    volume = answer.json()
+    operation = await check_create_answer(ada, engine, answer, f"/volumes/{volume['id']}")
+    assert set(volume) == FIELDS
+    assert volume | BODY | {"status": "CREATING", "vm_id": None, "device": None} == volume
     assert (operation.action, operation.status) == (Action.CREATE_VOLUME, OperationStatus.QUEUED)
     assert (operation.owner_id, operation.actor, operation.request_id) == (ada.user.id, "ada", "the-request")
     assert (operation.input, operation.previous_status) == (BODY, None)
-    assert operation.workflow_id == f"create-volume-{made['id']}-{operation.id}"
+    assert operation.workflow_id == f"create-volume-{volume['id']}-{operation.id}"
 
 
-async def test_an_operation_on_a_volume_is_about_no_vm(ada: Person, bob: Person) -> None:
-    made = (await ada.http.post("/volumes", json=BODY)).json()
-    shown = (await ada.http.get(f"/operations/{made['operation_id']}")).json()
-    assert shown | OPERATION | {"resource_id": made["id"]} == shown
+async def test_an_operation_on_a_volume_names_no_vm(ada: Person, bob: Person) -> None:
+    volume = (await ada.http.post("/volumes", json=BODY)).json()
+    shown = (await ada.http.get(f"/operations/{volume['operation_id']}")).json()
+    assert shown | OPERATION | {"resource_id": volume["id"]} == shown
     listed = (await ada.http.get("/operations", params={"action": "create-volume"})).json()
     assert listed["items"] == [shown]
     assert (await bob.http.get("/operations")).json()["total"] == 0
-    assert (await bob.http.get(f"/operations/{made['operation_id']}")).status_code == 404
+    assert (await bob.http.get(f"/operations/{volume['operation_id']}")).status_code == 404
 
 
-async def test_the_smallest_and_the_biggest_volume(ada: Person) -> None:
+async def test_the_smallest_and_the_largest_volume_are_accepted(ada: Person) -> None:
     for size in (1, 16_384):
         answer = await ada.http.post("/volumes", json={"name": "ñ" * 255, "size_gb": size})
         assert (answer.status_code, answer.json()["size_gb"], answer.json()["name"]) == (202, size, "ñ" * 255)
 
 
-async def test_a_volume_shows_the_vm_that_has_it(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_volume_shows_the_vm_to_which_it_is_attached(ada: Person, engine: AsyncEngine) -> None:
     vm = await vm_of(ada, engine)
     volume, _ = await attached_to(vm, ada, engine, device="/dev/vdf")
     await volume_of(ada, engine, name="loose")
     shown = (await ada.http.get(f"/volumes/{volume.id}")).json()
     assert (shown["vm_id"], shown["device"], shown["status"]) == (str(vm.id), "/dev/vdf", "IN_USE")
     listed = (await ada.http.get("/volumes")).json()["items"]
-    assert [(one["name"], one["vm_id"], one["device"]) for one in listed] == [
+    assert [(item["name"], item["vm_id"], item["device"]) for item in listed] == [
         ("loose", None, None),
         ("data", str(vm.id), "/dev/vdf"),
     ]
 
 
 @pytest.mark.parametrize("status", [VolumeStatus.AVAILABLE, VolumeStatus.ERROR])
-async def test_a_volume_that_no_vm_has_is_deleted(ada: Person, engine: AsyncEngine, status: VolumeStatus) -> None:
+async def test_a_volume_that_is_not_attached_can_be_deleted(
+    ada: Person, engine: AsyncEngine, status: VolumeStatus
+) -> None:
     volume = await volume_of(ada, engine, status=status)
-    operation = await check_goes(ada, engine, await ada.http.delete(f"/volumes/{volume.id}"))
+    operation = await check_delete_answer(ada, engine, await ada.http.delete(f"/volumes/{volume.id}"))
     shown = (await ada.http.get(f"/volumes/{volume.id}")).json()
     assert (shown["status"], shown["operation_id"]) == ("DELETING", str(operation.id))
     assert (operation.action, operation.resource_type) == (Action.DELETE_VOLUME, "volume")
@@ -66,11 +78,11 @@ async def test_a_volume_that_no_vm_has_is_deleted(ada: Person, engine: AsyncEngi
     assert operation.input == {"name": "data", "was": status}
 
 
-IN_THE_WAY = [VolumeStatus.CREATING, VolumeStatus.ATTACHING, VolumeStatus.IN_USE, VolumeStatus.DETACHING]
+IN_USE_OR_BUSY = [VolumeStatus.CREATING, VolumeStatus.ATTACHING, VolumeStatus.IN_USE, VolumeStatus.DETACHING]
 
 
-@pytest.mark.parametrize("status", IN_THE_WAY)
-async def test_a_volume_that_something_happens_to_is_not_deleted(
+@pytest.mark.parametrize("status", IN_USE_OR_BUSY)
+async def test_a_volume_that_is_in_use_or_busy_cannot_be_deleted(
     ada: Person, engine: AsyncEngine, status: VolumeStatus
 ) -> None:
     volume = await volume_of(ada, engine, status=status)
@@ -79,12 +91,12 @@ async def test_a_volume_that_something_happens_to_is_not_deleted(
     allowed = ["detach-volume"] if status is VolumeStatus.IN_USE else []
     assert (answer.status_code, problem["code"]) == (409, "invalid_transition")
     assert (problem["current_status"], problem["task_state"], problem["allowed_actions"]) == (status, None, allowed)
-    assert "delete-volume a volume" in problem["detail"]
+    assert "Cannot delete a volume" in problem["detail"]
     assert await rows_of(engine, Volume) == [volume]
     assert await count(engine, Operation) == 0
 
 
-async def test_deleting_a_volume_again_names_the_same_operation(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_second_delete_of_a_volume_returns_the_same_operation(ada: Person, engine: AsyncEngine) -> None:
     volume = await volume_of(ada, engine)
     answers = [await ada.http.delete(f"/volumes/{volume.id}") for _ in range(2)]
     async with engine.begin() as tx:
@@ -96,16 +108,18 @@ async def test_deleting_a_volume_again_names_the_same_operation(ada: Person, eng
     assert (await ada.http.get(f"/volumes/{volume.id}")).json()["status"] == "DELETED"
 
 
-async def test_a_volume_that_goes_with_its_vm_names_the_operation_of_the_vm(ada: Person, engine: AsyncEngine) -> None:
+async def test_a_delete_of_a_volume_that_is_deleted_with_its_vm_returns_the_operation_of_the_vm(
+    ada: Person, engine: AsyncEngine
+) -> None:
     vm = await vm_of(ada, engine)
     volume, _ = await attached_to(vm, ada, engine, delete_on_termination=True)
-    gone = await ada.http.delete(f"/vms/{vm.id}")
+    vm_delete = await ada.http.delete(f"/vms/{vm.id}")
     assert (await ada.http.get(f"/volumes/{volume.id}")).json()["status"] == "DELETING"
-    again = await ada.http.delete(f"/volumes/{volume.id}")
-    assert (again.status_code, again.headers["Operation-Location"]) == (204, gone.headers["Operation-Location"])
+    delete = await ada.http.delete(f"/volumes/{volume.id}")
+    assert (delete.status_code, delete.headers["Operation-Location"]) == (204, vm_delete.headers["Operation-Location"])
 
 
-async def test_what_nobody_has_is_not_found(ada: Person) -> None:
-    path = f"/volumes/{nobodys()}"
+async def test_an_unknown_volume_is_not_found(ada: Person) -> None:
+    path = f"/volumes/{unknown_id()}"
     for answer in (await ada.http.get(path), await ada.http.delete(path)):
         assert (answer.status_code, answer.json()["code"]) == (404, "not_found")

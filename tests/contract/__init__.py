@@ -1,1 +1,1 @@
-"""The running API against its own OpenAPI document."""
+"""Tests of the running API against its own OpenAPI document."""

@@ -1,4 +1,4 @@
-"""The stack of the integration tests, and what schemathesis needs to call it as a user with a VM."""
+"""The fixtures of the integration tests: a running stack and a user of it."""
 
 from tests.integration.conftest import stack, user
 

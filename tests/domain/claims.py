@@ -15,7 +15,6 @@ from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, Volum
 from domain.rules.states import Action, Status, TaskState
 from tests.domain.specified import CHANGES, OF_NO_VM, SPECIFIED
 from tests.support.rows import (
-    INPUTS,
     add_attachment,
     add_held_vm,
     add_interface,
@@ -23,6 +22,7 @@ from tests.support.rows import (
     add_user,
     add_vm,
     add_volume,
+    new_operation,
 )
 
 MODELS: dict[str, type[Any]] = {
@@ -49,14 +49,14 @@ async def add_of(tx: AsyncConnection, vm: VM, user: User, kind: str, status: str
     return await add_attachment(tx, vm, volume, status=AttachmentStatus(status), **values)
 
 
-async def ask(engine: AsyncEngine, action: Action) -> OperationInput:
-    """Accept the action on an ACTIVE VM and the resources it needs. Return the input of its workflow."""
+async def accept_on_new_vm(engine: AsyncEngine, action: Action) -> OperationInput:
+    """Accept the action on a new ACTIVE VM and the resources it needs. Return the input of its workflow."""
     if action is Action.CREATE:
         input = await add_held_vm(engine, action)
         async with engine.begin() as tx:
-            built = await queries.lock_vm(tx, input.vm)
-            assert built is not None
-            await add_interface(tx, built, status=AttachmentStatus.ATTACHING, operation_id=input.operation_id)
+            vm = await queries.lock_vm(tx, input.vm)
+            assert vm is not None
+            await add_interface(tx, vm, status=AttachmentStatus.ATTACHING, operation_id=input.operation_id)
         return input
     async with engine.begin() as tx:
         user = await add_user(tx)
@@ -73,20 +73,18 @@ async def accept(tx: AsyncConnection, vm: VM, user: User, action: Action, existi
     """Accept the action on the VM and the `existing` resources, and add those that it creates."""
     kind = next(iter(CHANGES[action]))
     resource_id: UUID = existing[kind].id if kind in existing else uuid4()
-    asked = acceptance.Asked(
-        action, "test", "test-request", INPUTS[action], resource_type=Kind(kind), resource_id=resource_id
-    )
+    new = new_operation(action, resource_type=Kind(kind), resource_id=resource_id)
     vm_id = None if kind == "volume" and action in OF_NO_VM else vm.id
     if action in OF_NO_VM:
-        await acceptance.accept_without_vm(tx, user.id, asked, vm_id)
+        await acceptance.accept_without_vm(tx, user.id, new, vm_id)
     else:
-        await acceptance.accept(tx, vm, asked)
+        await acceptance.accept(tx, vm, new)
     for kind, row in existing.items():
-        await resource_claims.claim(tx, MODELS[kind], row, action, asked.id)
+        await resource_claims.claim(tx, MODELS[kind], row, action, new.id)
     for kind, expected in CHANGES[action].items():
         if not expected.sources:
-            await add_of(tx, vm, user, kind, expected.while_running, operation_id=asked.id)
-    return OperationInput(asked.id, vm_id, action, resource_id=resource_id)
+            await add_of(tx, vm, user, kind, expected.while_running, operation_id=new.id)
+    return OperationInput(new.id, vm_id, action, resource_id=resource_id)
 
 
 async def end(engine: AsyncEngine, input: OperationInput, *, well: bool) -> None:

@@ -1,4 +1,4 @@
-"""Claims and the fence on real PostgreSQL: who may take a VM, and who may still act on it."""
+"""Claims and the fence on real PostgreSQL: which operation may claim a VM, and which may still act on it."""
 
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -31,15 +31,15 @@ async def _set(engine: AsyncEngine, input: OperationInput, **values: Any) -> Non
         await tx.execute(update(Operation).where(Operation.id == input.operation_id).values(**values))
 
 
-async def test_a_claim_shows_on_the_vm(engine: AsyncEngine) -> None:
+async def test_a_claim_changes_the_vm(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx))
     async with engine.begin() as tx:
         operation = await claim(tx, vm.id, Action.REBOOT_SOFT)
-    held = await read_vm(engine, vm.id)
-    assert (held.status, held.task_state) == (Status.REBOOTING, TaskState.REBOOTING)
-    assert held.operation_id == operation.id
-    assert held.updated_at > vm.updated_at
+    claimed = await read_vm(engine, vm.id)
+    assert (claimed.status, claimed.task_state) == (Status.REBOOTING, TaskState.REBOOTING)
+    assert claimed.operation_id == operation.id
+    assert claimed.updated_at > vm.updated_at
 
 
 async def test_a_refused_claim_changes_nothing(engine: AsyncEngine) -> None:
@@ -52,7 +52,7 @@ async def test_a_refused_claim_changes_nothing(engine: AsyncEngine) -> None:
     assert await read_vm(engine, vm.id) == vm
 
 
-async def test_only_delete_may_claim_a_vm_that_never_launched(engine: AsyncEngine) -> None:
+async def test_only_a_delete_may_claim_a_vm_that_was_never_launched(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.ERROR, launched=False)
         for action in TABLE.keys() - {Action.DELETE}:
@@ -61,14 +61,14 @@ async def test_only_delete_may_claim_a_vm_that_never_launched(engine: AsyncEngin
         assert (await acceptance.claim_vm(tx, vm, Action.DELETE, uuid4())).status is Status.DELETING
 
 
-async def test_a_delete_supersedes_every_open_operation_of_its_vm_and_no_other(engine: AsyncEngine) -> None:
+async def test_a_delete_supersedes_only_the_open_operations_of_its_vm(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         user = await add_user(tx)
         vm, neighbour = await add_vm(tx, user), await add_vm(tx, user)
         queued = await add_operation(tx, vm, Action.ATTACH_VOLUME, status=OperationStatus.QUEUED, holds=False)
         running = await add_operation(tx, vm, Action.STOP, next_retry_at=datetime.now(UTC))
         ended = await add_operation(tx, vm, Action.START, status=OperationStatus.FAILED, holds=False)
-        others = await add_operation(tx, neighbour, Action.STOP)
+        of_neighbour = await add_operation(tx, neighbour, Action.STOP)
         delete = await claim(tx, vm.id, Action.DELETE)
     for operation in (queued, running):
         now = await read_operation(engine, operation.id)
@@ -77,11 +77,11 @@ async def test_a_delete_supersedes_every_open_operation_of_its_vm_and_no_other(e
         assert now.error["code"] == "superseded"
         assert now.finished_at
     assert await read_operation(engine, ended.id) == ended
-    assert await read_operation(engine, others.id) == others
+    assert await read_operation(engine, of_neighbour.id) == of_neighbour
     assert (await read_operation(engine, delete.id)).status is OperationStatus.QUEUED
 
 
-async def test_other_claims_supersede_nothing(engine: AsyncEngine) -> None:
+async def test_only_a_delete_supersedes_open_operations(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx))
         attaching = await add_operation(tx, vm, Action.ATTACH_VOLUME, holds=False)
@@ -89,7 +89,7 @@ async def test_other_claims_supersede_nothing(engine: AsyncEngine) -> None:
     assert await read_operation(engine, attaching.id) == attaching
 
 
-async def test_the_steps_are_entered_in_order_and_each_may_be_entered_again(engine: AsyncEngine) -> None:
+async def test_steps_are_entered_in_order_and_each_may_be_entered_twice(engine: AsyncEngine) -> None:
     for action, rule in TABLE.items():
         if not rule.steps:
             continue
@@ -102,17 +102,17 @@ async def test_the_steps_are_entered_in_order_and_each_may_be_entered_again(engi
             assert (await read_vm(engine, input.vm)).task_state is step
 
 
-async def test_the_first_step_entered_is_the_receipt_and_stays_it(engine: AsyncEngine) -> None:
+async def test_the_first_step_sets_started_at_and_later_steps_keep_it(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED, started_at=None)
     assert (await read_operation(engine, input.operation_id)).started_at is None
     await enter(engine, input, TaskState.SCHEDULING)
-    receipt = (await read_operation(engine, input.operation_id)).started_at
-    assert receipt
+    started_at = (await read_operation(engine, input.operation_id)).started_at
+    assert started_at
     await enter(engine, input, TaskState.NETWORKING)
-    assert (await read_operation(engine, input.operation_id)).started_at == receipt
+    assert (await read_operation(engine, input.operation_id)).started_at == started_at
 
 
-async def test_entering_a_step_forgets_the_failed_attempt(engine: AsyncEngine) -> None:
+async def test_entering_a_step_clears_the_last_error(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
         await step_records.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
@@ -121,70 +121,70 @@ async def test_entering_a_step_forgets_the_failed_attempt(engine: AsyncEngine) -
     assert (operation.attempt, operation.last_error, operation.next_retry_at) == (4, None, None)
 
 
-async def test_no_step_is_skipped_or_taken_back(engine: AsyncEngine) -> None:
+async def test_a_step_cannot_be_skipped_or_entered_after_a_later_one(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.CREATE)
-    await _is_fenced(engine, input, TaskState.SPAWNING)
+    await _check_fenced(engine, input, TaskState.SPAWNING)
     await enter(engine, input, TaskState.NETWORKING)
     await enter(engine, input, TaskState.SPAWNING)
-    await _is_fenced(engine, input, TaskState.NETWORKING)
+    await _check_fenced(engine, input, TaskState.NETWORKING)
 
 
 async def test_a_step_of_another_action_is_illegal(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    await _is_fenced(engine, input, TaskState.POWERING_ON, IllegalStepError)
+    await _check_fenced(engine, input, TaskState.POWERING_ON, IllegalStepError)
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
-async def test_another_epoch_is_fenced(engine: AsyncEngine, epoch: int) -> None:
+async def test_a_workflow_of_another_epoch_is_fenced(engine: AsyncEngine, epoch: int) -> None:
     input = await add_held_vm(engine, Action.STOP, epoch=1)
-    stranger = OperationInput(input.operation_id, input.vm_id, input.action, epoch=epoch)
-    await _is_fenced(engine, stranger, TaskState.POWERING_OFF)
-    await _is_not_held(engine, stranger)
+    other_epoch = OperationInput(input.operation_id, input.vm_id, input.action, epoch=epoch)
+    await _check_fenced(engine, other_epoch, TaskState.POWERING_OFF)
+    await _check_not_held(engine, other_epoch)
     await enter(engine, input, TaskState.POWERING_OFF)
 
 
-async def test_an_operation_whose_vm_another_holds_is_fenced(engine: AsyncEngine) -> None:
+async def test_an_operation_that_no_longer_holds_its_vm_is_fenced(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), task_state=TaskState.POWERING_OFF)
-        stranger = await add_operation(tx, vm, Action.STOP)
+        earlier = await add_operation(tx, vm, Action.STOP)
         await add_operation(tx, vm, Action.STOP)
-    await _is_fenced(engine, message(stranger), TaskState.POWERING_OFF)
+    await _check_fenced(engine, message(earlier), TaskState.POWERING_OFF)
 
 
 @pytest.mark.parametrize("status", sorted(set(OperationStatus) - {OperationStatus.QUEUED, OperationStatus.RUNNING}))
 async def test_an_operation_that_has_ended_is_fenced(engine: AsyncEngine, status: OperationStatus) -> None:
     input = await add_held_vm(engine, Action.STOP, status=status)
-    await _is_fenced(engine, input, TaskState.POWERING_OFF)
-    await _is_not_held(engine, input)
+    await _check_fenced(engine, input, TaskState.POWERING_OFF)
+    await _check_not_held(engine, input)
 
 
-async def test_a_delete_fences_what_ran(engine: AsyncEngine) -> None:
+async def test_a_delete_fences_the_operation_that_was_running(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
         await claim(tx, input.vm, Action.DELETE)
-    await _is_fenced(engine, input, TaskState.POWERING_OFF)
-    await _is_not_held(engine, input)
+    await _check_fenced(engine, input, TaskState.POWERING_OFF)
+    await _check_not_held(engine, input)
 
 
-async def test_an_operation_nobody_knows_is_fenced(engine: AsyncEngine) -> None:
+async def test_an_unknown_operation_is_fenced(engine: AsyncEngine) -> None:
     unknown = OperationInput(uuid4(), uuid4(), Action.STOP)
     with pytest.raises(SupersededError):
         await enter(engine, unknown, TaskState.POWERING_OFF)
-    await _is_not_held(engine, unknown)
+    await _check_not_held(engine, unknown)
 
 
-async def test_hold_shows_what_is_held_and_locks_it(engine: AsyncEngine) -> None:
+async def test_check_holds_returns_the_vm_and_the_operation_and_locks_the_vm(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
         vm, operation = await step_records.check_holds(tx, input)
         assert vm
         assert (vm.id, operation.id) == (input.vm_id, input.operation_id)
         async with engine.begin() as other:
-            free = select(VM.id).where(VM.id == input.vm_id).with_for_update(skip_locked=True)
-            assert (await other.execute(free)).all() == []
+            unlocked = select(VM.id).where(VM.id == input.vm_id).with_for_update(skip_locked=True)
+            assert (await other.execute(unlocked)).all() == []
 
 
-async def test_a_failed_attempt_shows_with_the_time_of_the_next(engine: AsyncEngine) -> None:
+async def test_a_failed_attempt_is_recorded_with_the_time_of_the_next_one(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     async with engine.begin() as tx:
         await step_records.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
@@ -197,7 +197,7 @@ async def test_a_failed_attempt_shows_with_the_time_of_the_next(engine: AsyncEng
 @pytest.mark.parametrize(
     "stale", [{"status": OperationStatus.SUPERSEDED, "finished_at": datetime.now(UTC)}, {"epoch": 1}]
 )
-async def test_a_failed_attempt_of_an_operation_that_moved_on_is_not_noted(
+async def test_a_failed_attempt_of_an_ended_operation_or_another_epoch_is_not_recorded(
     engine: AsyncEngine, stale: dict[str, Any]
 ) -> None:
     input = await add_held_vm(engine, Action.STOP)
@@ -208,17 +208,18 @@ async def test_a_failed_attempt_of_an_operation_that_moved_on_is_not_noted(
     assert await read_operation(engine, input.operation_id) == before
 
 
-async def _is_fenced(
+async def _check_fenced(
     engine: AsyncEngine, input: OperationInput, step: TaskState, error: type[Exception] = SupersededError
 ) -> None:
-    """Entering the step is refused and leaves no trace."""
+    """Check that the step cannot be entered and that nothing has changed."""
     before = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
     with pytest.raises(error):
         await enter(engine, input, step)
     assert (await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)) == before
 
 
-async def _is_not_held(engine: AsyncEngine, input: OperationInput) -> None:
+async def _check_not_held(engine: AsyncEngine, input: OperationInput) -> None:
+    """Check that the operation may not act on its VM any more."""
     async with engine.begin() as tx:
         with pytest.raises(SupersededError):
             await step_records.check_holds(tx, input)

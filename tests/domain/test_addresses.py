@@ -1,4 +1,4 @@
-"""Addresses on real PostgreSQL, against Python's own knowledge of networks."""
+"""The address queries on real PostgreSQL, compared with Python's `ipaddress`."""
 
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -17,7 +17,7 @@ from domain.rules.resources import AttachmentStatus
 from tests.support.rows import NETWORK_IDS, add_interface, add_user, add_vm
 
 DRAWS = 5
-some = settings(
+sixty_examples = settings(
     max_examples=60,
     deadline=None,
     database=None,
@@ -28,36 +28,36 @@ some = settings(
 
 @st.composite
 def networks(draw: st.DrawFn) -> tuple[IPv4Network, IPv4Address, list[IPv4Address]]:
-    """A network, its gateway anywhere in it, and the addresses of it that are taken: none, some, or all."""
+    """A network, its gateway (any host), and the hosts that are taken: none, some or all of the others."""
     prefix = draw(st.integers(24, 30))
     base = draw(st.integers(0, 2**32 - 1)) >> (32 - prefix) << (32 - prefix)
     network = IPv4Network((base, prefix))
     hosts = list(network.hosts())
     gateway = draw(st.sampled_from([hosts[0], hosts[-1], draw(st.sampled_from(hosts))]))
     others = [host for host in hosts if host != gateway]
-    left = draw(st.integers(0, len(others)) | st.integers(0, 2))
-    return network, gateway, draw(st.permutations(others))[left:]
+    free = draw(st.integers(0, len(others)) | st.integers(0, 2))
+    return network, gateway, draw(st.permutations(others))[free:]
 
 
 async def occupy(tx: AsyncConnection, network: IPv4Network, gateway: IPv4Address, taken: list[IPv4Address]) -> Any:
-    """A network in which these addresses are taken; its id."""
+    """Add a network and an interface for each taken address; returns the network's id."""
     id = uuid4()
     row = {"id": id, "name": str(id), "cidr": str(network), "gateway": str(gateway), "is_default": False}
     await tx.execute(insert(Network), row)
     if taken:
         vm = await add_vm(tx, await add_user(tx))
-        place = {"vm_id": vm.id, "network_id": id, "status": AttachmentStatus.ATTACHED, "operation_id": uuid4()}
+        common = {"vm_id": vm.id, "network_id": id, "status": AttachmentStatus.ATTACHED, "operation_id": uuid4()}
         macs = [f"fa:16:3e:00:{n // 256:02x}:{n % 256:02x}" for n in range(len(taken))]
         rows = [
-            place | {"ip_address": str(address), "mac_address": mac} for address, mac in zip(taken, macs, strict=True)
+            common | {"ip_address": str(address), "mac_address": mac} for address, mac in zip(taken, macs, strict=True)
         ]
         await tx.execute(insert(Interface), rows)
     return id
 
 
-@some
+@sixty_examples
 @given(network=networks())
-async def test_an_address_that_is_found_is_free_and_legal(
+async def test_an_address_that_is_found_is_free_and_valid(
     engine: AsyncEngine, network: tuple[IPv4Network, IPv4Address, list[IPv4Address]]
 ) -> None:
     cidr, gateway, taken = network
@@ -72,7 +72,7 @@ async def test_an_address_that_is_found_is_free_and_legal(
     assert {number for _, _, number in drawn} == {len(free)}
 
 
-async def test_in_a_big_network_that_is_nearly_full_the_last_address_is_found(engine: AsyncEngine) -> None:
+async def test_the_last_free_address_of_a_large_network_is_found(engine: AsyncEngine) -> None:
     cidr = IPv4Network("172.16.0.0/20")
     gateway, *others = cidr.hosts()
     last = others.pop(2345)
@@ -84,7 +84,7 @@ async def test_in_a_big_network_that_is_nearly_full_the_last_address_is_found(en
     assert surely == str(last)
 
 
-async def test_of_an_empty_network_few_draws_suffice_and_seldom_meet(engine: AsyncEngine) -> None:
+async def test_random_addresses_of_an_empty_network_are_found_and_rarely_the_same(engine: AsyncEngine) -> None:
     private = select(addresses.likely_free).where(Network.id == NETWORK_IDS["private"])
     async with engine.connect() as connection:
         drawn = [await connection.scalar(private) for _ in range(50)]
@@ -92,7 +92,7 @@ async def test_of_an_empty_network_few_draws_suffice_and_seldom_meet(engine: Asy
     assert len(set(drawn)) > 40
 
 
-async def test_each_network_of_several_has_its_own_address(engine: AsyncEngine) -> None:
+async def test_a_query_for_several_networks_finds_an_address_of_each(engine: AsyncEngine) -> None:
     found = select(Network.cidr, addresses.likely_free, addresses.surely_free)
     async with engine.connect() as connection:
         rows = (await connection.execute(found)).all()
@@ -101,35 +101,35 @@ async def test_each_network_of_several_has_its_own_address(engine: AsyncEngine) 
         assert {IPv4Address(likely), IPv4Address(surely)} <= set(IPv4Network(cidr).hosts())
 
 
-async def test_an_address_taken_elsewhere_is_free_here(engine: AsyncEngine) -> None:
-    """Two networks may have the same addresses: each is a network of its own."""
+async def test_an_address_that_is_taken_in_one_network_is_free_in_another(engine: AsyncEngine) -> None:
+    """Two networks may have the same range of addresses."""
     cidr, gateway = IPv4Network("10.2.0.0/28"), IPv4Address("10.2.0.1")
     async with engine.connect() as connection:
         id = await occupy(connection, cidr, gateway, [host for host in cidr.hosts() if host != gateway])
         found = select(addresses.surely_free, addresses.free_addresses)
-        here = (await connection.execute(found.where(Network.id == id))).one()
+        full = (await connection.execute(found.where(Network.id == id))).one()
         edge = (await connection.execute(found.where(Network.id == NETWORK_IDS["edge"]))).one()
-    assert tuple(here) == (None, 0)
+    assert tuple(full) == (None, 0)
     assert edge[0] is not None
     assert edge[1] == 13
 
 
-def test_mac_addresses_are_openstacks_and_seldom_the_same() -> None:
-    made = [addresses.new_mac_address() for _ in range(100)]
-    assert all(address.startswith("fa:16:3e:") for address in made)
-    assert all(len(bytes.fromhex(address.replace(":", ""))) == 6 for address in made)
-    assert len(set(made)) > 90
+def test_mac_addresses_have_the_prefix_of_openstack_and_are_rarely_the_same() -> None:
+    created = [addresses.new_mac_address() for _ in range(100)]
+    assert all(address.startswith("fa:16:3e:") for address in created)
+    assert all(len(bytes.fromhex(address.replace(":", ""))) == 6 for address in created)
+    assert len(set(created)) > 90
 
 
-async def test_only_a_taken_address_is_told_from_other_refusals(engine: AsyncEngine) -> None:
+async def test_a_taken_address_is_recognized_among_integrity_errors(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         vm = await add_vm(connection, await add_user(connection))
-        one = await add_interface(connection, vm)
-        for address, mac in ((one.ip_address, addresses.new_mac_address()), ("10.0.0.10", one.mac_address)):
-            with pytest.raises(IntegrityError) as refusal:
+        interface = await add_interface(connection, vm)
+        for address, mac in ((interface.ip_address, addresses.new_mac_address()), ("10.0.0.10", interface.mac_address)):
+            with pytest.raises(IntegrityError) as taken:
                 async with connection.begin_nested():
                     await add_interface(connection, vm, address, mac_address=mac)
-            assert addresses.is_taken(refusal.value)
+            assert addresses.is_taken(taken.value)
         with pytest.raises(IntegrityError) as other:
             async with connection.begin_nested():
                 await add_interface(connection, vm, "10.0.0.11", vm_id=uuid4())

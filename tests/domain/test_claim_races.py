@@ -1,4 +1,4 @@
-"""Races on real PostgreSQL: whoever comes first, the outcome is one that the table allows, and nobody deadlocks."""
+"""Races on real PostgreSQL: every outcome is one that the table allows, and nothing deadlocks."""
 
 import asyncio
 import random
@@ -25,12 +25,12 @@ P = ParamSpec("P")
 def calling(
     function: Callable[Concatenate[AsyncConnection, P], Awaitable[object]], *args: P.args, **kwargs: P.kwargs
 ) -> Runner:
-    """A runner that calls the function in its transaction."""
+    """A runner: it calls the function in the transaction that it is given."""
     return lambda tx: function(tx, *args, **kwargs)
 
 
 async def race(engine: AsyncEngine, *runners: Runner) -> list[bool]:
-    """Run each in a transaction of its own, all at once, in any order; which of them were not refused."""
+    """Run each concurrently in a transaction of its own, in random order; return which of them were not refused."""
 
     async def run(runner: Runner) -> bool:
         try:
@@ -42,18 +42,18 @@ async def race(engine: AsyncEngine, *runners: Runner) -> list[bool]:
 
     order = random.sample(range(len(runners)), len(runners))
     async with asyncio.timeout(20):
-        ran = await asyncio.gather(*(run(runners[n]) for n in order))
-    return [ran[order.index(n)] for n in range(len(runners))]
+        results = await asyncio.gather(*(run(runners[n]) for n in order))
+    return [results[order.index(n)] for n in range(len(runners))]
 
 
-async def test_delete_against_finish_and_the_next_step(engine: AsyncEngine) -> None:
+async def test_a_delete_races_with_the_end_of_a_stop(engine: AsyncEngine) -> None:
     outcomes = set()
     for _ in range(ROUNDS):
-        outcomes.add(await _delete_meets_a_running_stop(engine))
+        outcomes.add(await _race_delete_with_stop(engine))
     assert outcomes <= {OperationStatus.SUCCEEDED, OperationStatus.SUPERSEDED}
 
 
-async def _delete_meets_a_running_stop(engine: AsyncEngine) -> OperationStatus:
+async def _race_delete_with_stop(engine: AsyncEngine) -> OperationStatus:
     input = await add_held_vm(engine, Action.STOP)
     deleted, finished, _ = await race(
         engine,
@@ -69,7 +69,7 @@ async def _delete_meets_a_running_stop(engine: AsyncEngine) -> OperationStatus:
     return stop.status
 
 
-async def test_delete_against_a_build_that_goes_on_or_fails(engine: AsyncEngine) -> None:
+async def test_a_delete_races_with_a_build_that_continues_or_fails(engine: AsyncEngine) -> None:
     for _ in range(ROUNDS):
         input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED)
         failure = FailOperationInput(input, "no_valid_host", "No host.")
@@ -85,46 +85,46 @@ async def test_delete_against_a_build_that_goes_on_or_fails(engine: AsyncEngine)
         assert create.status is (OperationStatus.FAILED if failed else OperationStatus.SUPERSEDED)
 
 
-async def test_of_many_claims_one_wins(engine: AsyncEngine) -> None:
+async def test_only_one_of_many_concurrent_claims_wins(engine: AsyncEngine) -> None:
     for _ in range(ROUNDS // 5):
         async with engine.begin() as tx:
             vm = await add_vm(tx, await add_user(tx))
         actions = [Action.STOP, Action.REBOOT_SOFT, Action.REBOOT_HARD, Action.STOP, Action.RESIZE]
-        won = await race(engine, *(calling(claim, vm.id, action) for action in actions))
-        assert won.count(True) == 1
+        accepted = await race(engine, *(calling(claim, vm.id, action) for action in actions))
+        assert accepted.count(True) == 1
         holder = await read_operation(engine, (await read_vm(engine, vm.id)).operation_id)
-        assert holder.action is actions[won.index(True)]
+        assert holder.action is actions[accepted.index(True)]
 
 
-async def test_of_many_deletes_one_wins(engine: AsyncEngine) -> None:
+async def test_only_one_of_many_concurrent_deletes_claims_the_vm(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
-    won = await race(engine, *(calling(claim, input.vm, Action.DELETE) for _ in range(10)))
-    assert won.count(True) == 1
+    accepted = await race(engine, *(calling(claim, input.vm, Action.DELETE) for _ in range(10)))
+    assert accepted.count(True) == 1
 
 
-async def test_an_end_that_is_recorded_twice_at_once_is_recorded_once(engine: AsyncEngine) -> None:
+async def test_a_success_may_be_recorded_several_times_concurrently(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.STOP)
     assert all(await race(engine, *([calling(step_records.finish, input)] * 5)))
     assert (await read_vm(engine, input.vm)).status is Status.SHUTOFF
 
 
-async def test_success_and_failure_at_once_leave_one_of_them(engine: AsyncEngine) -> None:
+async def test_only_one_of_concurrent_success_and_failure_is_recorded(engine: AsyncEngine) -> None:
     for _ in range(ROUNDS // 2):
         input = await add_held_vm(engine, Action.STOP, previous=Status.ACTIVE)
         failure = FailOperationInput(input, "no_luck", "It went wrong.")
-        won = await race(
+        finished, failed = await race(
             engine,
             calling(step_records.finish, input),
             calling(step_records.fail, failure),
         )
         vm, operation = await read_vm(engine, input.vm), await read_operation(engine, input.operation_id)
-        expected = (Status.SHUTOFF, "SUCCEEDED") if won[0] else (Status.ACTIVE, "FAILED")
-        assert won.count(True) == 1
+        expected = (Status.SHUTOFF, "SUCCEEDED") if finished else (Status.ACTIVE, "FAILED")
+        assert finished is not failed
         assert (vm.status, operation.status) == expected
 
 
-async def test_deliveries_in_batches_and_deletes_do_not_deadlock(engine: AsyncEngine) -> None:
-    """A batch may hold several operations of one VM, all of which a delete of it supersedes."""
+async def test_batches_of_deliveries_do_not_deadlock_with_deletes(engine: AsyncEngine) -> None:
+    """A batch may lock several operations of one VM while a delete of the VM supersedes, and so locks, all of them."""
     vm_ids, ids = await _attaching(engine)
     deletes = [calling(claim, vm_id, Action.DELETE) for vm_id in vm_ids]
     deliveries = [calling(outbox.note_delivered, random.sample(ids, len(ids)), 0.0) for _ in range(20)]
@@ -132,7 +132,7 @@ async def test_deliveries_in_batches_and_deletes_do_not_deadlock(engine: AsyncEn
     assert {(await read_vm(engine, vm_id)).status for vm_id in vm_ids} == {Status.DELETING}
 
 
-async def test_deliveries_by_dispatchers_whose_leases_ran_out_do_not_deadlock(engine: AsyncEngine) -> None:
+async def test_dispatchers_whose_leases_have_expired_do_not_deadlock(engine: AsyncEngine) -> None:
     _, ids = await _attaching(engine)
     delivered = [calling(outbox.note_delivered, random.sample(ids, 20), 0.0) for _ in range(15)]
     undelivered = [calling(outbox.note_undelivered, random.sample(ids, 20), 0.0) for _ in range(10)]
@@ -141,7 +141,7 @@ async def test_deliveries_by_dispatchers_whose_leases_ran_out_do_not_deadlock(en
 
 
 async def _attaching(engine: AsyncEngine) -> tuple[list[UUID], list[UUID]]:
-    """Ten VMs with three attachments under way on each; the ids of the VMs and of the operations."""
+    """Ten VMs, each with three volumes being attached; return the ids of the VMs and of the operations."""
     async with engine.begin() as tx:
         user = await add_user(tx)
         vms = [await add_vm(tx, user) for _ in range(10)]

@@ -1,4 +1,4 @@
-"""The outbox on real PostgreSQL: each operation is leased to one dispatcher, and then to one watcher at a time."""
+"""The outbox on real PostgreSQL: leases for deliveries and for checks, and what is noted about them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Operation
-from domain.progress import fair_queue, outbox, workflow_input
+from domain.progress import outbox, workflow_input
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.support.rows import add_operation, add_user, add_vm, read_operation, read_vm
 
@@ -18,7 +18,7 @@ QUEUED = OperationStatus.QUEUED
 
 
 async def queue(engine: AsyncEngine, count: int, **values: Any) -> list[UUID]:
-    """Operations that want delivery, the first of them waiting longest; what they are about is of no matter."""
+    """Queue operations of a new owner, the oldest first; returns their ids."""
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx))
         model = await add_operation(tx, vm, Action.STOP, status=QUEUED, **values)
@@ -33,25 +33,25 @@ async def queue(engine: AsyncEngine, count: int, **values: Any) -> list[UUID]:
 
 
 async def lease(engine: AsyncEngine, limit: int = 100, seconds: float = 10.0) -> Sequence[UUID]:
-    """Lease operations in a transaction of its own."""
+    """Lease operations in a separate transaction; returns their ids."""
     async with engine.begin() as tx:
         return [operation.id for operation in await outbox.lease_operations(tx, limit, seconds)]
 
 
 async def lease_all(engine: AsyncEngine) -> Sequence[Operation]:
-    """As `lease`, whole."""
+    """Lease operations in a separate transaction; returns their rows."""
     async with engine.begin() as tx:
         return await outbox.lease_operations(tx, 100, 10.0)
 
 
 async def database_now(engine: AsyncEngine) -> datetime:
-    """The time of the clock that leases go by."""
+    """The time of the database, which decides about leases."""
     async with engine.connect() as connection:
         now: datetime = (await connection.execute(select(func.now()))).scalar_one()
         return now
 
 
-async def test_the_longest_waiting_come_first_up_to_the_limit(engine: AsyncEngine) -> None:
+async def test_the_oldest_operations_come_first_up_to_the_limit(engine: AsyncEngine) -> None:
     ids = await queue(engine, 5)
     assert set(await lease(engine, limit=2)) == set(ids[:2])
     assert set(await lease(engine, limit=2)) == set(ids[2:4])
@@ -59,38 +59,7 @@ async def test_the_longest_waiting_come_first_up_to_the_limit(engine: AsyncEngin
     assert await lease(engine) == []
 
 
-async def test_owners_have_their_turns_however_many_one_of_them_has_waiting(engine: AsyncEngine) -> None:
-    crowd, few, one = await queue(engine, 50), await queue(engine, 3), await queue(engine, 1)
-    assert set(await lease(engine, limit=5)) == {*crowd[:2], *few[:2], *one}
-    async with engine.begin() as tx:
-        await outbox.note_delivered(tx, [*crowd[:2], *few[:2], *one], 60.0)
-    late = await queue(engine, 2)
-    assert set(await lease(engine, limit=2)) == set(late), "the others have two in Temporal that are not begun"
-
-
-async def test_of_many_owners_none_waits_long(engine: AsyncEngine) -> None:
-    ids = [id for _ in range(fair_queue.OWNERS + 8) for id in await queue(engine, 2)]
-    shares = [await lease(engine, limit=16) for _ in range(2 * len(ids) // 16)]
-    assert {id for share in shares for id in share} == set(ids)
-
-
-async def test_temporal_gets_no_more_than_workers_begin(engine: AsyncEngine) -> None:
-    ids = await queue(engine, fair_queue.MOST_TO_BEGIN + 50)
-    delivered = ids[: fair_queue.MOST_TO_BEGIN]
-    assert set(await lease(engine, limit=fair_queue.MOST_TO_BEGIN + 20)) == set(delivered)
-    async with engine.begin() as tx:
-        await outbox.note_delivered(tx, delivered, 60.0)
-    assert await lease(engine) == []
-    async with engine.begin() as tx:
-        begun = update(Operation).where(Operation.id.in_(delivered[:7])).values(status=OperationStatus.RUNNING)
-        await tx.execute(begun)
-    assert set(await lease(engine)) == set(ids[fair_queue.MOST_TO_BEGIN :][:7])
-    async with engine.begin() as tx:
-        await tx.execute(update(Operation).values(delivered_at=func.now() - fair_queue.NOT_BEGUN))
-    assert len(await lease(engine)) == 43, "something is wrong with the first, and the others do not wait for them"
-
-
-async def test_a_lease_gives_the_whole_operation(engine: AsyncEngine) -> None:
+async def test_a_lease_returns_the_whole_row(engine: AsyncEngine) -> None:
     (id,) = await queue(engine, 1)
     async with engine.begin() as tx:
         (leased,) = await outbox.lease_operations(tx, 1, 10.0)
@@ -99,14 +68,14 @@ async def test_a_lease_gives_the_whole_operation(engine: AsyncEngine) -> None:
     assert leased.deliver_after - await database_now(engine) > timedelta(seconds=5)
 
 
-async def test_a_lease_that_runs_out_is_given_to_the_next(engine: AsyncEngine) -> None:
+async def test_an_operation_whose_lease_ran_out_is_leased_again(engine: AsyncEngine) -> None:
     ids = await queue(engine, 3)
     assert await lease(engine, seconds=0.0)
     assert set(await lease(engine, seconds=60.0)) == set(ids)
     assert await lease(engine) == []
 
 
-async def test_a_lease_that_is_rolled_back_was_never_given(engine: AsyncEngine) -> None:
+async def test_a_rollback_undoes_a_lease(engine: AsyncEngine) -> None:
     ids = await queue(engine, 3)
     async with engine.connect() as connection:
         assert len(await outbox.lease_operations(connection, 10, 60.0)) == 3
@@ -114,7 +83,7 @@ async def test_a_lease_that_is_rolled_back_was_never_given(engine: AsyncEngine) 
     assert set(await lease(engine)) == set(ids)
 
 
-async def test_a_lessee_passes_over_what_another_is_taking(engine: AsyncEngine) -> None:
+async def test_a_lease_skips_what_another_transaction_is_leasing(engine: AsyncEngine) -> None:
     ids = await queue(engine, 4)
     async with engine.begin() as first, engine.begin() as second:
         mine = [operation.id for operation in await outbox.lease_operations(first, 2, 10.0)]
@@ -124,16 +93,16 @@ async def test_a_lessee_passes_over_what_another_is_taking(engine: AsyncEngine) 
     assert set(others) == set(ids[2:])
 
 
-async def test_twenty_lessees_share_fifty_operations(engine: AsyncEngine) -> None:
+async def test_twenty_concurrent_leases_share_fifty_operations(engine: AsyncEngine) -> None:
     ids = await queue(engine, 50)
     shares = await asyncio.gather(*(lease(engine, limit=3) for _ in range(20)))
-    shares.append(await lease(engine))  # what was passed over because somebody held it for a moment
+    shares.append(await lease(engine))  # a lease skips rows that another one has locked at that moment
     leased = [id for share in shares for id in share]
     assert len(leased) == len(set(leased)) == 50
     assert set(leased) == set(ids)
 
 
-async def test_only_queued_operations_want_delivery(engine: AsyncEngine) -> None:
+async def test_only_queued_operations_are_leased(engine: AsyncEngine) -> None:
     (id,) = await queue(engine, 1)
     for status in set(OperationStatus) - {QUEUED}:
         finished_at = None if status is OperationStatus.RUNNING else func.now()
@@ -143,7 +112,7 @@ async def test_only_queued_operations_want_delivery(engine: AsyncEngine) -> None
         assert await lease(engine) == []
 
 
-async def test_an_undelivered_operation_comes_back_when_it_was_told_to(engine: AsyncEngine) -> None:
+async def test_an_undelivered_operation_is_due_again_after_its_pause(engine: AsyncEngine) -> None:
     ids = await queue(engine, 3)
     await lease(engine, seconds=60.0)
     async with engine.begin() as tx:
@@ -155,38 +124,36 @@ async def test_an_undelivered_operation_comes_back_when_it_was_told_to(engine: A
     assert later.deliveries == 0
 
 
-async def test_what_was_delivered_is_looked_at_later_and_again_and_again(engine: AsyncEngine) -> None:
+async def test_a_delivered_operation_is_checked_later_and_again_after_each_pause(engine: AsyncEngine) -> None:
     delivered, _ = await queue(engine, 2)
     async with engine.begin() as tx:
-        assert await outbox.lease_looks(tx, 10, 30.0) == []
+        assert await outbox.lease_checks(tx, 10, 30.0) == []
         await outbox.note_delivered(tx, [delivered], 5.0)
-        assert await outbox.lease_looks(tx, 10, 30.0) == []
+        assert await outbox.lease_checks(tx, 10, 30.0) == []
         await tx.execute(update(Operation).values(deliver_after=func.now()))
     for _ in range(3):
         async with engine.begin() as tx:
-            assert [one.id for one in await outbox.lease_looks(tx, 10, 0.0)] == [delivered]
+            assert [operation.id for operation in await outbox.lease_checks(tx, 10, 0.0)] == [delivered]
 
 
-async def test_a_running_operation_is_looked_at_though_nobody_delivered_it(engine: AsyncEngine) -> None:
+async def test_a_running_operation_is_checked_even_if_no_delivery_was_noted(engine: AsyncEngine) -> None:
     (id,) = await queue(engine, 1)
     async with engine.begin() as tx:
         await tx.execute(update(Operation).values(status=OperationStatus.RUNNING, started_at=func.now()))
-        assert [one.id for one in await outbox.lease_looks(tx, 10, 30.0)] == [id]
+        assert [operation.id for operation in await outbox.lease_checks(tx, 10, 30.0)] == [id]
         ended = {"status": OperationStatus.SUCCEEDED, "finished_at": func.now(), "deliver_after": func.now()}
         await tx.execute(update(Operation).values(ended))
-        assert await outbox.lease_looks(tx, 10, 30.0) == []
+        assert await outbox.lease_checks(tx, 10, 30.0) == []
 
 
-async def test_a_lost_operation_is_delivered_again_for_a_new_workflow_from_its_first_step_on(
-    engine: AsyncEngine,
-) -> None:
+async def test_an_operation_without_a_workflow_is_restarted_from_its_first_step(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
         lost = await add_operation(tx, vm, Action.CREATE, deliveries=1, started_at=func.now())
     async with engine.begin() as tx:
         assert await outbox.restart(tx, lost)
     async with engine.begin() as tx:
-        assert not await outbox.restart(tx, lost), "another process was faster"
+        assert not await outbox.restart(tx, lost), "it was restarted before, so this epoch is over"
     (again,) = await lease_all(engine)
     assert (again.status, again.epoch, again.deliveries, again.interruption) == (QUEUED, 1, 0, None)
     assert again.workflow_id == f"{lost.workflow_id}-1"
@@ -194,7 +161,7 @@ async def test_a_lost_operation_is_delivered_again_for_a_new_workflow_from_its_f
     assert (await read_vm(engine, vm.id)).task_state is TaskState.SCHEDULING
 
 
-async def test_an_interrupted_operation_keeps_its_step_and_says_why(engine: AsyncEngine) -> None:
+async def test_an_interrupted_operation_keeps_its_step_and_the_reason(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
         ended = await add_operation(tx, vm, Action.CREATE, deliveries=1)
@@ -205,7 +172,7 @@ async def test_an_interrupted_operation_keeps_its_step_and_says_why(engine: Asyn
     assert (await read_vm(engine, vm.id)).task_state is TaskState.SPAWNING
 
 
-async def test_each_operation_of_a_delivered_batch_has_its_own_pause(engine: AsyncEngine) -> None:
+async def test_each_operation_counts_its_own_deliveries(engine: AsyncEngine) -> None:
     again, fresh, other = await queue(engine, 3)
     async with engine.begin() as tx:
         await outbox.note_delivered(tx, [again], 5.0)

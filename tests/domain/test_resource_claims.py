@@ -8,7 +8,7 @@ from domain.progress import resource_claims
 from domain.rules.errors import InvalidTransitionError, SupersededError
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
-from tests.domain.claims import all_vms, ask, end, go_through, rows, shown
+from tests.domain.claims import accept_on_new_vm, all_vms, end, go_through, rows, shown
 from tests.domain.specified import CHANGES, OF_NO_VM, SPECIFIED
 from tests.support.rows import (
     FLAVOR_IDS,
@@ -31,7 +31,7 @@ WITHOUT_STEPS = [action for action in WITH_CHANGES if not SPECIFIED[action].task
 
 @each_action
 async def test_an_accepted_action_claims_its_resources(engine: AsyncEngine, action: Action) -> None:
-    input = await ask(engine, action)
+    input = await accept_on_new_vm(engine, action)
     assert await shown(engine) == {kind: [expected.while_running] for kind, expected in CHANGES[action].items()}
     assert {row.operation_id for found in (await rows(engine)).values() for row in found} == {input.operation_id}
 
@@ -39,7 +39,7 @@ async def test_an_accepted_action_claims_its_resources(engine: AsyncEngine, acti
 @each_ending
 @each_action
 async def test_an_end_settles_the_claims_as_specified(engine: AsyncEngine, action: Action, *, well: bool) -> None:
-    input = await ask(engine, action)
+    input = await accept_on_new_vm(engine, action)
     await go_through(engine, input)
     assert await shown(engine) == {kind: [expected.while_running] for kind, expected in CHANGES[action].items()}
     await end(engine, input, well=well)
@@ -52,7 +52,7 @@ async def test_an_end_settles_the_claims_as_specified(engine: AsyncEngine, actio
 @each_ending
 @each_action
 async def test_recording_an_end_again_changes_nothing(engine: AsyncEngine, action: Action, *, well: bool) -> None:
-    input = await ask(engine, action)
+    input = await accept_on_new_vm(engine, action)
     await go_through(engine, input)
     await end(engine, input, well=well)
     before = await rows(engine), await all_vms(engine), await read_operation(engine, input.operation_id)
@@ -67,7 +67,7 @@ async def test_recording_an_end_again_changes_nothing(engine: AsyncEngine, actio
 async def test_an_action_without_steps_never_changes_the_state_of_the_vm(
     engine: AsyncEngine, action: Action, *, well: bool
 ) -> None:
-    input = await ask(engine, action)
+    input = await accept_on_new_vm(engine, action)
     counted = 0 if action in OF_NO_VM else 1
     assert await all_vms(engine) == [(Status.ACTIVE, None, counted)]
     assert (await read_operation(engine, input.operation_id)).previous_status is None
@@ -82,7 +82,7 @@ async def test_an_action_without_steps_never_changes_the_state_of_the_vm(
 async def test_two_operations_of_the_same_action_settle_only_their_own_claims(
     engine: AsyncEngine, action: Action, *, well: bool
 ) -> None:
-    first, second = await ask(engine, action), await ask(engine, action)
+    first, second = await accept_on_new_vm(engine, action), await accept_on_new_vm(engine, action)
     await end(engine, first, well=well)
     held = {row.operation_id: row.status for found in (await rows(engine)).values() for row in found}
     assert held[second.operation_id] == next(iter(CHANGES[action].values())).while_running

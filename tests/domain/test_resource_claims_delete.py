@@ -12,7 +12,7 @@ from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
-from tests.domain.claims import Rows, accept, all_vms, ask, end, rows
+from tests.domain.claims import Rows, accept, accept_on_new_vm, all_vms, end, rows
 from tests.domain.specified import CHANGES, CHANGES_BY_VM_DELETE, DELETED_ON_TERMINATION
 from tests.support.rows import (
     add_attachment,
@@ -138,7 +138,7 @@ async def test_a_failed_delete_can_be_repeated_and_then_removes_everything(engin
 
 
 async def test_a_volume_that_a_delete_detached_can_be_attached_to_another_vm(engine: AsyncEngine) -> None:
-    attach = await ask(engine, Action.ATTACH_VOLUME)
+    attach = await accept_on_new_vm(engine, Action.ATTACH_VOLUME)
     async with engine.begin() as tx:
         delete = message(await claim(tx, attach.vm, Action.DELETE))
     await end(engine, delete, well=True)
@@ -154,7 +154,7 @@ async def test_a_volume_that_a_delete_detached_can_be_attached_to_another_vm(eng
 async def test_a_delete_supersedes_every_operation_except_a_delete_of_a_snapshot(
     engine: AsyncEngine, action: Action, *, well: bool
 ) -> None:
-    input = await ask(engine, action)
+    input = await accept_on_new_vm(engine, action)
     async with engine.begin() as tx:
         await claim(tx, input.vm, Action.DELETE)
     taken = await rows(engine)
@@ -174,7 +174,7 @@ async def test_a_delete_of_the_vm_leaves_a_snapshot_alone_that_is_being_deleted(
     engine: AsyncEngine, *, well: bool
 ) -> None:
     """It neither claims the snapshot nor supersedes its delete."""
-    going = await ask(engine, Action.DELETE_SNAPSHOT)
+    going = await accept_on_new_vm(engine, Action.DELETE_SNAPSHOT)
     async with engine.begin() as tx:
         delete = message(await claim(tx, going.vm, Action.DELETE))
     await end(engine, delete, well=True)
@@ -187,7 +187,7 @@ async def test_a_delete_of_the_vm_leaves_a_snapshot_alone_that_is_being_deleted(
 
 
 async def test_delete_on_termination_is_read_when_the_vm_is_deleted(engine: AsyncEngine) -> None:
-    attach = await ask(engine, Action.ATTACH_VOLUME)
+    attach = await accept_on_new_vm(engine, Action.ATTACH_VOLUME)
     async with engine.begin() as tx:
         await tx.execute(update(Attachment).values(delete_on_termination=True))
         delete: OperationInput = message(await claim(tx, attach.vm, Action.DELETE))
@@ -199,7 +199,7 @@ async def test_delete_on_termination_is_read_when_the_vm_is_deleted(engine: Asyn
 
 
 async def test_a_volume_that_is_being_detached_outlives_even_a_repeated_delete(engine: AsyncEngine) -> None:
-    detach = await ask(engine, Action.DETACH_VOLUME)
+    detach = await accept_on_new_vm(engine, Action.DETACH_VOLUME)
     async with engine.begin() as tx:
         await tx.execute(update(Attachment).values(delete_on_termination=True))
     for well in (False, True):

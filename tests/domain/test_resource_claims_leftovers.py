@@ -12,7 +12,7 @@ from domain.rules.messages import FailOperationInput, LeftoversResult, Operation
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.rules.table import Residue
-from tests.domain.claims import ask, rows, shown
+from tests.domain.claims import accept_on_new_vm, rows, shown
 from tests.domain.specified import CHANGES
 from tests.support.rows import (
     FLAVOR_IDS,
@@ -44,7 +44,7 @@ async def fail(
 
 @pytest.mark.parametrize(("action", "kind"), KEPT)
 async def test_a_resource_that_the_cloud_still_has_keeps_its_row(engine: AsyncEngine, action: str, kind: str) -> None:
-    await fail(engine, await ask(engine, Action(action)), Residue.STILL_THERE)
+    await fail(engine, await accept_on_new_vm(engine, Action(action)), Residue.STILL_THERE)
     assert await shown(engine) == {kind: [CHANGES[action][kind].still_there]}
 
 
@@ -55,7 +55,7 @@ async def test_any_other_residue_settles_the_claims_as_specified(
 ) -> None:
     if residue is Residue.STILL_THERE and action in dict(KEPT):
         return
-    await fail(engine, await ask(engine, Action(action)), residue)
+    await fail(engine, await accept_on_new_vm(engine, Action(action)), residue)
     assert await shown(engine) == {kind: [row.failure] for kind, row in CHANGES[action].items() if row.failure}
 
 
@@ -64,7 +64,7 @@ async def test_any_other_residue_settles_the_claims_as_specified(
 async def test_a_delete_that_has_not_begun_leaves_the_volume_in_its_previous_status(
     engine: AsyncEngine, residue: Residue, *, started: bool
 ) -> None:
-    input = await ask(engine, Action.DELETE_VOLUME)
+    input = await accept_on_new_vm(engine, Action.DELETE_VOLUME)
     previous = {"input": Operation.input.concat({"was": "ERROR"})}
     async with engine.begin() as tx:
         await tx.execute(update(Operation).where(Operation.id == input.operation_id).values(previous))

@@ -1,4 +1,4 @@
-"""The settings: the defaults that are promised, and one clear line for a wrong value."""
+"""The settings: their documented defaults, and one clear line for a wrong value."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from domain.settings import Settings, load_settings
 from tests.conftest import make_settings
 
-PROMISED = {
+DEFAULTS = {
     "app_name": "OpenStack VM API",
     "debug": False,
     "log_level": "INFO",
@@ -43,7 +43,7 @@ PROMISED = {
     "temporal_ui_port": 8233,
     "data_dir": Path(".data"),
 }
-WRONG = {
+WRONG_VALUES = {
     "DEBUG": "perhaps",
     "LOG_LEVEL": "LOUD",
     "DATABASE_URL": "sqlite:///vms.db",
@@ -69,24 +69,24 @@ WRONG = {
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing set, and no `.env` in the working directory."""
+    """No setting in the environment, and no `.env` in the working directory."""
     monkeypatch.chdir(tmp_path)
     for name in Settings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def test_the_defaults_are_the_promised_ones() -> None:
+def test_the_defaults_are_the_documented_ones() -> None:
     settings = load_settings()
-    actual = {name: getattr(settings, name) for name in PROMISED if name in Settings.model_fields}
-    assert actual == {name: PROMISED[name] for name in actual}
+    actual = {name: getattr(settings, name) for name in DEFAULTS if name in Settings.model_fields}
+    assert actual == {name: DEFAULTS[name] for name in actual}
 
 
-def test_nothing_is_set_that_has_no_default() -> None:
+def test_every_setting_has_a_default() -> None:
     assert load_settings()
 
 
-@pytest.mark.parametrize(("name", "value"), WRONG.items())
-def test_a_wrong_value_ends_the_start_with_one_line_that_names_it(
+@pytest.mark.parametrize(("name", "value"), WRONG_VALUES.items())
+def test_a_wrong_value_ends_the_process_with_one_line_that_names_it(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -98,21 +98,23 @@ def test_a_wrong_value_ends_the_start_with_one_line_that_names_it(
     assert line.removeprefix(f"Wrong setting {name}: ").strip()
 
 
-def test_a_default_page_larger_than_the_largest_page_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_default_page_size_above_the_maximum_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEFAULT_PAGE_SIZE", "50")
     monkeypatch.setenv("MAX_PAGE_SIZE", "20")
     with pytest.raises(SystemExit, match="PAGE_SIZE"):
         load_settings()
 
 
-def test_a_key_for_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_key_without_an_address_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPORAL_API_KEY", "k" * 40)
     with pytest.raises(SystemExit, match="TEMPORAL_ADDRESS, which is not set"):
         load_settings()
 
 
 @pytest.mark.parametrize("part", ["CERT", "KEY"])
-def test_half_a_certificate_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str) -> None:
+def test_a_certificate_without_its_key_and_the_reverse_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
+) -> None:
     half = tmp_path / "half.pem"
     half.write_text("-----BEGIN SOMETHING-----")
     monkeypatch.setenv(f"TEMPORAL_TLS_CLIENT_{part}", str(half))
@@ -120,20 +122,20 @@ def test_half_a_certificate_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
         load_settings()
 
 
-def test_an_address_that_cannot_be_parsed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_address_that_cannot_be_parsed_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:secret@db:port/vms")
-    with pytest.raises(SystemExit, match="DATABASE_URL: must be like"):
+    with pytest.raises(SystemExit, match="DATABASE_URL: must have the form"):
         load_settings()
 
 
-def test_the_published_secret_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_published_placeholder_is_rejected_as_a_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", "change-me-in-production")
     with pytest.raises(SystemExit, match=r"SECRET_KEY.*placeholder"):
         load_settings()
 
 
 @pytest.mark.parametrize("name", ["SECRET_KEY", "DATABASE_URL"])
-def test_a_wrong_value_that_may_be_a_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_the_message_does_not_repeat_a_value_that_may_be_a_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "hunter2://me:hunter2@db/x"[:20])
     with pytest.raises(SystemExit) as end:
         load_settings()
@@ -143,19 +145,19 @@ def test_a_wrong_value_that_may_be_a_secret_is_not_repeated(monkeypatch: pytest.
 CLOUD = {"temporal_api_key": "k" * 40, "temporal_address": "cloud.example.com:7233"}
 
 
-def test_secrets_do_not_show_when_settings_are_printed() -> None:
+def test_printed_settings_do_not_show_secrets() -> None:
     settings = make_settings("postgresql://db/vmapi", secret_key="s" * 40, **CLOUD)
     assert "ssss" not in repr(settings)
     assert "kkkk" not in repr(settings)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
-def test_every_postgres_address_is_driven_by_asyncpg(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+def test_every_postgres_scheme_becomes_the_one_of_asyncpg(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
     monkeypatch.setenv("DATABASE_URL", f"{scheme}://me:secret@db:5433/vms?ssl=require")
     assert load_settings().database_url == "postgresql+asyncpg://me:secret@db:5433/vms?ssl=require"
 
 
-def test_an_empty_value_is_no_value(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_value_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     unset = load_settings()
     for name in Settings.model_fields:
         monkeypatch.setenv(name.upper(), "")
@@ -173,15 +175,13 @@ def test_values_are_read_from_the_environment(
     assert getattr(load_settings(), name) == expected
 
 
-def test_values_are_read_from_the_env_file_and_the_environment_wins(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_environment_overrides_the_env_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("API_PORT=8001\nTEMPORAL_PORT=7001\nSOMETHING_ELSE=1\n")
     monkeypatch.setenv("TEMPORAL_PORT", "7002")
     settings = load_settings()
     assert (settings.api_port, settings.temporal_port) == (8001, 7002)
 
 
-def test_settings_do_not_change_after_the_start() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().debug = True  # type: ignore[misc]

@@ -1,12 +1,13 @@
-"""Points at which a worker or an API can be made to die, put around the functions of the product from outside.
+"""Failpoints: places at which a worker or an API process can be made to die. They wrap the product's functions.
 
-A point is named by where it is: `begins`, `returns` and `raises` are an activity's, before it does anything and before
-its end is told to Temporal; `x -` and `x +` are just before and just after the commit of a transaction that does x, be
-it a record of the service or an effect in the mock cloud, or before and after x where that is a call to Temporal. In
-a worker the activity's name comes first.
+Names of points: `<activity> begins`, `<activity> returns` and `<activity> raises` are before an activity does anything
+and before its result is reported to Temporal. `<name> -` and `<name> +` are just before and just after the commit of
+the transaction in which the function <name> was called, which writes the service's records or has an effect in the mock
+cloud; if <name> is a call to Temporal, they are before and after the call. In a worker the activity's name comes first.
 
-Everything is told by files in a folder, since the processes die: which request (by its Idempotency-Key) is to die at
-which point, which has, and what was passed when.
+A point is matched by a request and a name: the process dies if an operation of the request with the armed
+Idempotency-Key comes to the armed point. Since the processes die, all communication is by files in a folder: which
+request dies where (`armed`), which has died (`fired`), and which points were passed when (`trace`).
 """
 
 import asyncio
@@ -33,66 +34,71 @@ from activities.backends.mock import calls
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import ComputeBackend, Token
 from api.web.idempotency import Once
-from domain.commands import service
+from domain.commands import resize_decisions
 from domain.progress import outbox, resource_claims, step_records
 from domain.rules.messages import FailOperationInput, OperationInput
 
-HOLD: Final = 1.0  # seconds for which a process stands at a point, so that others come to theirs, before it dies
-UNASKED: Final = "+"  # after a request's key: the operation that confirms its resize without being asked
+# Seconds between reaching a point and dying: other operations of the batch come to their points in the same process
+# meanwhile, and all of them are covered by one death.
+HOLD: Final = 1.0
+AUTO_CONFIRM: Final = "+"  # appended to a request's key: the operation that confirms its resize automatically
 EXECUTED: Final = "executed"
 READS: Final = {"prepare", "close", "inventory", "list_servers", "list_ports", "list_images", "list_volumes"}
 EFFECTS: Final = {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval"}
 BEGIN: Final = AsyncEngine.begin
 
-Where = tuple[str, UUID]
-"""A point, and the operation that comes to it."""
+Place = tuple[str, UUID]
+"""A point, or an activity, and the operation that comes to it."""
+AsyncFunction = Callable[..., Awaitable[Any]]
 
 
 @dataclass
 class Transaction:
-    """What the transaction that is open here does, for which operations; and the token of an effect that it has."""
+    """What the open transaction does for which operations, and the token of the effect that it executes, if any."""
 
-    does: list[Where] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
     executes: Token | None = None
 
 
+# Context variables, since many activities and requests run in one process at the same time.
 _transaction: ContextVar[Transaction | None] = ContextVar("_transaction", default=None)
-_activity: ContextVar[Where | None] = ContextVar("_activity", default=None)
+_activity: ContextVar[Place | None] = ContextVar("_activity", default=None)
 _effect: ContextVar[str] = ContextVar("_effect", default="")
-_naming: ContextVar[bool] = ContextVar("_naming", default=False)
+_is_inside_named: ContextVar[bool] = ContextVar("_is_inside_named", default=False)
 
 
 class Files:
-    """The folder by which processes that die, and whoever has them die, tell each other everything."""
+    """The folder through which the test and the processes that die communicate."""
 
     def __init__(self, folder: Path) -> None:
         self.keys, self.armed, self.fired = (folder / name for name in ("keys", "armed", "fired"))
         self.trace, self.deaths = folder / "trace", folder / "deaths"
-        for made in (self.keys, self.armed, self.fired):
-            made.mkdir(parents=True, exist_ok=True)
+        for subfolder in (self.keys, self.armed, self.fired):
+            subfolder.mkdir(parents=True, exist_ok=True)
 
     def key_of(self, operation_id: UUID) -> str | None:
-        """The key of the request that asked for an operation, if it had one."""
+        """The Idempotency-Key of the request for an operation, if it had one."""
         with suppress(FileNotFoundError):
             return (self.keys / str(operation_id)).read_text()
         return None
 
-    def fires(self, key: str, point: str) -> bool:
-        """Whether a process is to die here, now: it happens once."""
+    def fire(self, key: str, point: str) -> bool:
+        """Whether this process must die here; true only once for each key."""
         with suppress(FileNotFoundError, FileExistsError):
             if (self.armed / key).read_text() == point:
+                # Mode x fails if the file exists: of several processes at the point only one fires.
                 with (self.fired / key).open("x") as fired:
                     fired.write(str(os.getpid()))
                 return True
         return False
 
-    def note(self, key: str, what: str) -> None:
-        """Add a line to what was passed."""
+    def note(self, key: str, event: str) -> None:
+        """Add a line to the trace."""
         with self.trace.open("a") as trace:
-            trace.write(f"{time.time():.3f} {key} {what}\n")
+            trace.write(f"{time.time():.3f} {key} {event}\n")
 
     def die(self) -> None:
-        """End this process as the power would."""
+        """End this process as a power cut would."""
         with self.deaths.open("a") as deaths:
             deaths.write(f"{time.time():.3f} {os.getpid()}\n")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -103,35 +109,36 @@ files: Files
 
 def install() -> None:
     """Put failpoints into this process."""
-    global files  # noqa: PLW0603 - there is one folder, known only here
+    global files  # noqa: PLW0603 - its folder is known only when the process has started
     files = Files(Path(os.environ["FAILPOINTS_FOLDER"]))
     _patch(AsyncEngine, "begin", _begin)
-    for module in (step_records, resource_claims, outbox, service):
+    for module in (step_records, resource_claims, outbox, resize_decisions):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
             if function.__module__ == module.__name__ and "tx" in inspect.signature(function).parameters:
-                _patch(module, name, _naming_transaction(name, function))
+                _patch(module, name, _naming_its_transaction(name, function))
     for name in EFFECTS:
-        _patch(MockBackend, name, _inside(name, getattr(MockBackend, name)))
-    _patch(MockBackend, "_take_fault", _inside("", MockBackend._take_fault))
-    _patch(calls, "_once", _counting(calls._once))
+        _patch(MockBackend, name, _as_effect(name, getattr(MockBackend, name)))
+    # A scripted fault is used up in a transaction of its own, which is not a part of the effect.
+    _patch(MockBackend, "_take_fault", _as_effect("", MockBackend._take_fault))
+    _patch(calls, "_apply_once", _noting_execution(calls._apply_once))
     _patch(interceptor._Inbound, "execute_activity", _around_activity(interceptor._Inbound.execute_activity))
     _patch(Client, "start_workflow", _around_call("start_workflow", Client.start_workflow))
     _patch(WorkflowHandle, "signal", _around_call("signal", WorkflowHandle.signal))
-    _patch(Once, "_keep", _accepting(Once._keep))
+    _patch(Once, "_keep", _noting_key(Once._keep))
 
 
-def _patch(owner: type | ModuleType, name: str, by: Any) -> None:
-    setattr(owner, name, by)
+def _patch(owner: type | ModuleType, name: str, replacement: Any) -> None:
+    setattr(owner, name, replacement)
 
 
-async def _passes(*places: Where) -> None:
-    """Note that operations pass points, and die if one is to."""
+async def _pass(*places: Place) -> None:
+    """Note that operations come to points; never return if the process must die."""
     fired = False
-    for point, id in places:
-        key = files.key_of(id)
+    for point, operation_id in places:
+        key = files.key_of(operation_id)
         if key is not None:
             files.note(key, point)
-            fired = files.fires(key, point) or fired
+            fired = files.fire(key, point) or fired
     if fired:
         asyncio.get_running_loop().call_later(HOLD, files.die)
         await asyncio.Event().wait()
@@ -139,52 +146,54 @@ async def _passes(*places: Where) -> None:
 
 @asynccontextmanager
 async def _begin(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Replaces AsyncEngine.begin: points just before and just after the commit."""
     transaction = Transaction()
     outer = _transaction.set(transaction)
-    where = _activity.get()
+    place = _activity.get()
     try:
         async with BEGIN(engine) as tx:
             yield tx
-            if where and _effect.get():
-                transaction.does.append((f"{where[0]} {_effect.get()}", where[1]))
-            await _passes(*((f"{name} -", id) for name, id in transaction.does))
+            if place and _effect.get():
+                transaction.places.append((f"{place[0]} {_effect.get()}", place[1]))
+            await _pass(*((f"{name} -", operation_id) for name, operation_id in transaction.places))
     finally:
         _transaction.reset(outer)
     if transaction.executes and (key := files.key_of(transaction.executes.operation_id)):
         files.note(key, f"{EXECUTED} {transaction.executes.step}")
-    await _passes(*((f"{name} +", id) for name, id in transaction.does))
+    await _pass(*((f"{name} +", operation_id) for name, operation_id in transaction.places))
 
 
-def _naming_transaction(name: str, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """A function that is called in a transaction, which is then known by its name."""
+def _naming_its_transaction(name: str, function: AsyncFunction) -> AsyncFunction:
+    """Wrap a function that is called in a transaction: the transaction's points get its name."""
 
     async def named(*arguments: Any, **options: Any) -> Any:
-        if _naming.get():
+        if _is_inside_named.get():  # only the outermost function gives its name
             return await function(*arguments, **options)
-        inside = _naming.set(True)
+        outer = _is_inside_named.set(True)
         try:
             result = await function(*arguments, **options)
         finally:
-            _naming.reset(inside)
-        if name == service.claim_confirm.__name__ and result is not None and (key := files.key_of(arguments[2])):
-            (files.keys / str(result.id)).write_text(key.removesuffix(UNASKED) + UNASKED)
-        _does(name, [*_operations((*arguments, *options.values())), *_operations(result)])
+            _is_inside_named.reset(outer)
+        is_confirm = name == resize_decisions.confirm_by_window.__name__ and result is not None
+        if is_confirm and (key := files.key_of(arguments[2])):
+            (files.keys / str(result.id)).write_text(key.removesuffix(AUTO_CONFIRM) + AUTO_CONFIRM)
+        _add_places(name, [*_operation_ids((*arguments, *options.values())), *_operation_ids(result)])
         return result
 
     named.__name__ = name
     return named
 
 
-def _does(name: str, operation_ids: list[UUID]) -> None:
-    """Say what the open transaction does."""
-    transaction, where = _transaction.get(), _activity.get()
+def _add_places(name: str, operation_ids: list[UUID]) -> None:
+    """Record what the open transaction does for these operations."""
+    transaction, place = _transaction.get(), _activity.get()
     if transaction is not None:
-        place = f"{where[0]} {name}" if where else name
-        transaction.does += [(place, id) for id in dict.fromkeys(operation_ids)]
+        point = f"{place[0]} {name}" if place else name
+        transaction.places += [(point, id) for id in dict.fromkeys(operation_ids)]
 
 
-def _operations(value: Any) -> Iterator[UUID]:
-    """Every operation that is said, whatever else is."""
+def _operation_ids(value: Any) -> Iterator[UUID]:
+    """Every id in arguments or a result that may be an operation's; other ids have no key and do no harm."""
     if isinstance(value, UUID):
         yield value
     elif isinstance(value, OperationInput):
@@ -192,78 +201,78 @@ def _operations(value: Any) -> Iterator[UUID]:
     elif isinstance(value, FailOperationInput):
         yield value.operation.operation_id
     elif isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        for one in value:
-            yield from _operations(one)
-    elif hasattr(value, "workflow_id"):
+        for item in value:
+            yield from _operation_ids(item)
+    elif hasattr(value, "workflow_id"):  # a row of operations
         yield value.id
 
 
-def _inside(effect: str, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """A call of the cloud in which transactions have this effect."""
+def _as_effect(name: str, function: AsyncFunction) -> AsyncFunction:
+    """Wrap a call of the cloud: the points of its transactions get this name."""
 
-    async def inside(*arguments: Any, **options: Any) -> Any:
-        outer = _effect.set(effect)
+    async def effect(*arguments: Any, **options: Any) -> Any:
+        outer = _effect.set(name)
         try:
             return await function(*arguments, **options)
         finally:
             _effect.reset(outer)
 
-    return inside
+    return effect
 
 
-def _counting(once: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """See which tokens' effects are truly executed."""
+def _noting_execution(once: AsyncFunction) -> AsyncFunction:
+    """Wrap the mock cloud's check of tokens: note which effects are executed and not only answered again."""
 
-    async def counting(tx: AsyncConnection, token: Token, effect: calls.Effect) -> None:
-        async def counted(tx: AsyncConnection) -> None:
+    async def noting(tx: AsyncConnection, token: Token, effect: calls.Effect) -> None:
+        async def executed(tx: AsyncConnection) -> None:
             await effect(tx)
             transaction = _transaction.get()
             assert transaction is not None
             transaction.executes = token
 
-        await once(tx, token, counted)
+        await once(tx, token, executed)
 
-    return counting
+    return noting
 
 
-def _around_activity(execute: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+def _around_activity(execute: AsyncFunction) -> AsyncFunction:
     async def around(inbound: Any, input: ExecuteActivityInput) -> Any:
-        name, id = activity.info().activity_type, interceptor._operation(input).operation_id
-        _activity.set((name, id))
-        await _passes((f"{name} begins", id))
+        name, operation_id = activity.info().activity_type, interceptor._operation(input).operation_id
+        _activity.set((name, operation_id))
+        await _pass((f"{name} begins", operation_id))
         try:
             result = await execute(inbound, input)
         except Exception:
-            await _passes((f"{name} raises", id))
+            await _pass((f"{name} raises", operation_id))
             raise
-        await _passes((f"{name} returns", id))
+        await _pass((f"{name} returns", operation_id))
         return result
 
     return around
 
 
-def _around_call(name: str, call: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """What the dispatcher asks of Temporal."""
+def _around_call(name: str, call: AsyncFunction) -> AsyncFunction:
+    """Wrap a call to Temporal by the dispatcher."""
 
     async def around(*arguments: Any, **options: Any) -> Any:
-        ids = list(_operations([one for one in arguments if isinstance(one, OperationInput)]))
-        await _passes(*((f"{name} -", id) for id in ids))
+        ids = list(_operation_ids([argument for argument in arguments if isinstance(argument, OperationInput)]))
+        await _pass(*((f"{name} -", operation_id) for operation_id in ids))
         result = await call(*arguments, **options)
-        await _passes(*((f"{name} +", id) for id in ids))
+        await _pass(*((f"{name} +", operation_id) for operation_id in ids))
         return result
 
     return around
 
 
-def _accepting(keep: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """The end of a request's transaction, from which on its operation is known."""
+def _noting_key(keep: AsyncFunction) -> AsyncFunction:
+    """Wrap the end of a request's transaction: from then on the operation's key is known."""
 
-    async def accepting(once: Once, tx: AsyncConnection, fingerprint: str, answer: Any) -> None:
+    async def noting(once: Once, tx: AsyncConnection, fingerprint: str, answer: Any) -> None:
         await keep(once, tx, fingerprint, answer)
         location = answer.headers.get("operation-location")
         if location and once.key:
-            id = UUID(location.rpartition("/")[2])
-            (files.keys / str(id)).write_text(once.key)
-            _does("accept", [id])
+            operation_id = UUID(location.rpartition("/")[2])
+            (files.keys / str(operation_id)).write_text(once.key)
+            _add_places("accept", [operation_id])
 
-    return accepting
+    return noting

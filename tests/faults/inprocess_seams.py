@@ -1,6 +1,6 @@
-"""Where faults are done in one process: before, in and after calls of the cloud, activities and RPCs to Temporal.
+"""Seams: places for faults in one process, around calls of the cloud, activities and RPCs to Temporal.
 
-Each owner has a plan: which of their calls, counted from 0, goes wrong, and how.
+Each owner has a plan that says which of their calls, counted from 0, gets which fault.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from activities.backends.faults import VERBS
 from activities.backends.protocol import BackendError, ComputeBackend
 
 owner: ContextVar[str] = ContextVar("owner", default="")
-DEAD: Final = 1.5  # times its heartbeat timeout for which an activity is silent that has died
+SILENCE: Final = 1.5  # heartbeat timeouts without a heartbeat, after which Temporal takes an activity for dead
 
 
 class Seam(StrEnum):
-    """What is counted."""
+    """The kinds of calls, which are counted separately."""
 
     CLOUD = "cloud"
     ACTIVITY = "activity"
@@ -37,15 +37,15 @@ class Seam(StrEnum):
 
 
 class Mode(StrEnum):
-    """What goes wrong with a call."""
+    """The faults of a call."""
 
-    FAILS = "fails"  # before it has done anything
-    LOSES_ANSWER = "loses-answer"  # after all was done
-    CRASHES = "crashes"  # before, with an error of no kind that anybody expects
-    REFUSES = "refuses"  # for good
+    FAILS = "fails"  # with a retryable error, before it has any effect
+    LOSES_ANSWER = "loses-answer"  # with a retryable error, after its effect
+    CRASHES = "crashes"  # with an unexpected error, before its effect
+    REFUSES = "refuses"  # with a non-retryable error
     IS_SLOW = "is-slow"
-    DIES_BEFORE = "dies-before"  # and does its work, as a zombie, after somebody else has
-    DIES_AFTER = "dies-after"
+    DIES_BEFORE = "dies-before"  # stops its heartbeats, and runs as a zombie after the next attempt has
+    DIES_AFTER = "dies-after"  # stops its heartbeats after its effect
     COMES_TWICE = "comes-twice"
     COMES_LATE = "comes-late"
 
@@ -55,48 +55,48 @@ MODES: Final = {
     Seam.ACTIVITY: (Mode.CRASHES, Mode.LOSES_ANSWER, Mode.LOSES_ANSWER, Mode.DIES_BEFORE, Mode.DIES_AFTER),
     Seam.RPC: (Mode.FAILS, Mode.LOSES_ANSWER, Mode.COMES_TWICE, Mode.COMES_LATE),
 }
-CALLS: Final = {Seam.CLOUD: 9, Seam.ACTIVITY: 24, Seam.RPC: 7}  # that a short schedule makes, about
+CALLS: Final = {Seam.CLOUD: 9, Seam.ACTIVITY: 24, Seam.RPC: 7}  # about as many as a short schedule makes
 
 Plan = dict[tuple[Seam, int], Mode]
 
 
 def make_plan(random: Random) -> Plan:
-    """What goes wrong for one owner."""
+    """The faults of one owner."""
     seams = random.choices(list(Seam), [3, 3, 2], k=random.randint(2, 6))
     return {(seam, random.randrange(CALLS[seam])): random.choice(MODES[seam]) for seam in seams}
 
 
 @dataclass
 class Seams(temporal_client.Interceptor, temporal_worker.Interceptor):
-    """Does what the owners' plans say; goes with the client of every API and worker."""
+    """Injects the faults of the plans; an interceptor of the Temporal client of every API and worker."""
 
     plans: dict[str, Plan] = field(default_factory=dict)
     counts: dict[str, Counter[Seam]] = field(default_factory=dict)
-    done: Counter[str] = field(default_factory=Counter)
-    late: set[asyncio.Task[None]] = field(default_factory=set)
+    faults: Counter[str] = field(default_factory=Counter)
+    delayed: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def draw(self, whose: str, seam: Seam) -> Mode | None:
-        """What goes wrong with the owner's next call, if anything does."""
-        if whose not in self.plans:
+    def draw(self, owner_name: str, seam: Seam) -> Mode | None:
+        """Count the owner's next call; returns its fault, if the plan has one."""
+        if owner_name not in self.plans:
             return None
-        counts = self.counts.setdefault(whose, Counter())
-        mode = self.plans[whose].get((seam, counts[seam]))
+        counts = self.counts.setdefault(owner_name, Counter())
+        mode = self.plans[owner_name].get((seam, counts[seam]))
         counts[seam] += 1
         if mode:
-            self.done[f"{seam} {mode}"] += 1
+            self.faults[f"{seam} {mode}"] += 1
         return mode
 
-    def later(self, call: Awaitable[None]) -> None:
-        """Make a call some time after its caller takes it for made."""
+    def delay(self, call: Awaitable[None]) -> None:
+        """Make a call two seconds later; its caller believes that it was made."""
 
         async def wait_and_call() -> None:
             await asyncio.sleep(2)
-            with contextlib.suppress(RPCError):  # there is no such workflow any more
+            with contextlib.suppress(RPCError):  # the workflow has closed meanwhile
                 await call
 
         task = asyncio.create_task(wait_and_call())
-        self.late.add(task)
-        task.add_done_callback(self.late.discard)
+        self.delayed.add(task)
+        task.add_done_callback(self.delayed.discard)
 
     def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:
         """Put this between a client and Temporal."""
@@ -148,9 +148,8 @@ class _Activity(ActivityInboundInterceptor):
         self._seams = seams
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
-        whose = _actor(input.args)
-        owner.set(whose)
-        mode = self._seams.draw(whose, Seam.ACTIVITY)
+        owner.set(_actor(input.args))
+        mode = self._seams.draw(owner.get(), Seam.ACTIVITY)
         if mode is Mode.CRASHES:
             raise RuntimeError("the worker crashed before the activity")
         if mode is Mode.DIES_BEFORE:
@@ -184,7 +183,7 @@ class _Outbound(OutboundInterceptor):
     async def signal_workflow(self, input: SignalWorkflowInput) -> None:
         mode = self._seams.draw(_actor(input.args), Seam.RPC)
         if mode is Mode.COMES_LATE:
-            self._seams.later(super().signal_workflow(input))
+            self._seams.delay(super().signal_workflow(input))
             return
         await _before(mode)
         await super().signal_workflow(input)
@@ -208,7 +207,7 @@ def _after(mode: Mode | None) -> None:
 async def _be_silent() -> None:
     timeout = activity.info().heartbeat_timeout
     assert timeout
-    await asyncio.sleep(DEAD * timeout.total_seconds())
+    await asyncio.sleep(SILENCE * timeout.total_seconds())
 
 
 def _actor(args: Any) -> str:

@@ -1,6 +1,7 @@
-"""Every operation, and how each comes about: what has to be there, what is asked, what the cloud refuses, how it ends.
+"""The scenarios that are crashed: every operation, alone and with calls that the cloud refuses.
 
-Which points an operation passes, `matrix.txt` says; it was recorded (FAILPOINTS=record), and is compared with the code.
+`matrix.txt` lists the points that each scenario passes. FAILPOINTS=record writes it; FAILPOINTS=all compares it with
+the code. Points contain names of the product's functions, so renaming one of those changes the file.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from typing import Final
 
 from activities.backends.mock.schema import FaultMode
 from domain.rules.states import Action
-from tests.faults import scenes
-from tests.faults.scenes import LOST, REFUSE, Prepare
+from tests.faults import setups
+from tests.faults.setups import LOST, REFUSE, Prepare
 
 RECORDED: Final = Path(__file__).with_name("matrix.txt")
 EFFECT_THEN_REFUSED: Final = (LOST, REFUSE)
@@ -18,11 +19,11 @@ EFFECT_THEN_REFUSED: Final = (LOST, REFUSE)
 
 @dataclass(frozen=True)
 class Scenario:
-    """An operation that is carried out, or that the cloud refuses; `refuses` are verbs, and how each goes wrong.
+    """An operation, and what the cloud does to it.
 
-    Of the last fault of a verb there is no end. It is crashed at the points that the scenario it goes `beyond` has not
-    got. `unasked` is whether its resize is confirmed by its window, `canceled` whether an operator cancels its workflow
-    when it waits for that.
+    `refuses` are verbs of the cloud with their faults, of which the last is repeated for ever. `beyond` names a
+    scenario whose points are left out, because that scenario is crashed there. With `auto_confirm` the resize is
+    confirmed at the end of its confirm window; with `canceled` an operator cancels its workflow while it waits.
     """
 
     name: str
@@ -31,82 +32,89 @@ class Scenario:
     refuses: tuple[tuple[str, tuple[FaultMode, ...]], ...] = ()
     ends: str = "SUCCEEDED"
     beyond: str = ""
-    unasked: bool = False
+    auto_confirm: bool = False
     canceled: bool = False
 
     @property
-    def is_alone(self) -> bool:
-        """Whether what it is about is not known before, so that its faults meet all that is done at the time."""
-        return bool(self.refuses) and self.prepare in {scenes.create, scenes.create_volume}
+    def must_run_alone(self) -> bool:
+        """Whether its faults would hit other scenarios: the id of a new resource is not known in time to select it."""
+        return bool(self.refuses) and self.prepare in {setups.create, setups.create_volume}
 
 
 def _refused(action: Action, prepare: Prepare, verb: str, *modes: FaultMode) -> Scenario:
     return Scenario(f"{action}, refused", action, prepare, ((verb, modes or (REFUSE,)),), "FAILED", beyond=action)
 
 
-def _kept(action: Action, prepare: Prepare, verb: str, undo: str) -> Scenario:
+def _undo_refused(action: Action, prepare: Prepare, verb: str, undo: str) -> Scenario:
     refuses = ((verb, EFFECT_THEN_REFUSED), (undo, (REFUSE,)))
     return Scenario(f"{action}, undo refused", action, prepare, refuses, beyond=f"{action}, refused")
 
 
-WELL: Final[dict[Action, Prepare]] = {
-    Action.CREATE: scenes.create,
-    Action.START: scenes.start,
-    Action.STOP: scenes.stop,
-    Action.REBOOT_SOFT: scenes.reboot_soft,
-    Action.REBOOT_HARD: scenes.reboot_hard,
-    Action.RESIZE: scenes.resize,
-    Action.CONFIRM_RESIZE: scenes.confirm_resize,
-    Action.REVERT_RESIZE: scenes.revert_resize,
-    Action.SNAPSHOT: scenes.snapshot,
-    Action.RESTORE: scenes.restore,
-    Action.ATTACH_VOLUME: scenes.attach_volume,
-    Action.DETACH_VOLUME: scenes.detach_volume,
-    Action.ATTACH_INTERFACE: scenes.attach_interface,
-    Action.DETACH_INTERFACE: scenes.detach_interface,
-    Action.DELETE: scenes.delete,
-    Action.DELETE_SNAPSHOT: scenes.delete_snapshot,
-    Action.CREATE_VOLUME: scenes.create_volume,
-    Action.DELETE_VOLUME: scenes.delete_volume,
+WITHOUT_FAULTS: Final[dict[Action, Prepare]] = {
+    Action.CREATE: setups.create,
+    Action.START: setups.start,
+    Action.STOP: setups.stop,
+    Action.REBOOT_SOFT: setups.reboot_soft,
+    Action.REBOOT_HARD: setups.reboot_hard,
+    Action.RESIZE: setups.resize,
+    Action.CONFIRM_RESIZE: setups.confirm_resize,
+    Action.REVERT_RESIZE: setups.revert_resize,
+    Action.SNAPSHOT: setups.snapshot,
+    Action.RESTORE: setups.restore,
+    Action.ATTACH_VOLUME: setups.attach_volume,
+    Action.DETACH_VOLUME: setups.detach_volume,
+    Action.ATTACH_INTERFACE: setups.attach_interface,
+    Action.DETACH_INTERFACE: setups.detach_interface,
+    Action.DELETE: setups.delete,
+    Action.DELETE_SNAPSHOT: setups.delete_snapshot,
+    Action.CREATE_VOLUME: setups.create_volume,
+    Action.DELETE_VOLUME: setups.delete_volume,
 }
 
 SCENARIOS: Final = [
-    *(Scenario(action, action, prepare, unasked=action is Action.RESIZE) for action, prepare in WELL.items()),
-    _refused(Action.CREATE, scenes.create, "create_server", *EFFECT_THEN_REFUSED),
-    _refused(Action.START, scenes.start, "start_server"),
-    _refused(Action.STOP, scenes.stop, "stop_server"),
-    _refused(Action.REBOOT_SOFT, scenes.reboot_soft, "reboot_server"),
-    _refused(Action.REBOOT_HARD, scenes.reboot_hard, "reboot_server"),
-    _refused(Action.RESIZE, scenes.resize, "resize_server", *EFFECT_THEN_REFUSED),
-    _refused(Action.CONFIRM_RESIZE, scenes.confirm_resize, "confirm_server_resize"),
-    _refused(Action.REVERT_RESIZE, scenes.revert_resize, "revert_server_resize"),
-    _refused(Action.SNAPSHOT, scenes.snapshot, "create_server_image", *EFFECT_THEN_REFUSED),
-    _refused(Action.RESTORE, scenes.restore, "rebuild_server"),
-    _refused(Action.ATTACH_VOLUME, scenes.attach_volume, "attach_volume", *EFFECT_THEN_REFUSED),
-    _refused(Action.DETACH_VOLUME, scenes.detach_volume, "detach_volume"),
-    _refused(Action.ATTACH_INTERFACE, scenes.attach_interface, "create_server_interface", *EFFECT_THEN_REFUSED),
-    _refused(Action.DETACH_INTERFACE, scenes.detach_interface, "delete_server_interface"),
-    _refused(Action.DELETE, scenes.delete, "delete_server"),
-    _refused(Action.DELETE_SNAPSHOT, scenes.delete_snapshot, "delete_image"),
-    _refused(Action.CREATE_VOLUME, scenes.create_volume, "create_volume", *EFFECT_THEN_REFUSED),
-    _refused(Action.DELETE_VOLUME, scenes.delete_volume, "delete_volume"),
-    _kept(Action.ATTACH_VOLUME, scenes.attach_volume, "attach_volume", "detach_volume"),
-    _kept(Action.ATTACH_INTERFACE, scenes.attach_interface, "create_server_interface", "delete_server_interface"),
-    Scenario("resize, canceled", Action.RESIZE, scenes.resize, beyond="resize", canceled=True),
-    Scenario("confirm-resize, alone", Action.CONFIRM_RESIZE, scenes.confirm_alone),
-    Scenario("revert-resize, alone", Action.REVERT_RESIZE, scenes.revert_alone),
-    Scenario("delete, while saved", Action.DELETE, scenes.delete_while_saved, beyond="delete"),
-    Scenario("delete, but a volume", Action.DELETE, scenes.delete_but_a_volume, beyond="delete"),
-    Scenario("delete, while stuck", Action.DELETE, scenes.delete_while_stuck, beyond="delete, while saved"),
+    *(
+        Scenario(action, action, prepare, auto_confirm=action is Action.RESIZE)
+        for action, prepare in WITHOUT_FAULTS.items()
+    ),
+    _refused(Action.CREATE, setups.create, "create_server", *EFFECT_THEN_REFUSED),
+    _refused(Action.START, setups.start, "start_server"),
+    _refused(Action.STOP, setups.stop, "stop_server"),
+    _refused(Action.REBOOT_SOFT, setups.reboot_soft, "reboot_server"),
+    _refused(Action.REBOOT_HARD, setups.reboot_hard, "reboot_server"),
+    _refused(Action.RESIZE, setups.resize, "resize_server", *EFFECT_THEN_REFUSED),
+    _refused(Action.CONFIRM_RESIZE, setups.confirm_resize, "confirm_server_resize"),
+    _refused(Action.REVERT_RESIZE, setups.revert_resize, "revert_server_resize"),
+    _refused(Action.SNAPSHOT, setups.snapshot, "create_server_image", *EFFECT_THEN_REFUSED),
+    _refused(Action.RESTORE, setups.restore, "rebuild_server"),
+    _refused(Action.ATTACH_VOLUME, setups.attach_volume, "attach_volume", *EFFECT_THEN_REFUSED),
+    _refused(Action.DETACH_VOLUME, setups.detach_volume, "detach_volume"),
+    _refused(Action.ATTACH_INTERFACE, setups.attach_interface, "create_server_interface", *EFFECT_THEN_REFUSED),
+    _refused(Action.DETACH_INTERFACE, setups.detach_interface, "delete_server_interface"),
+    _refused(Action.DELETE, setups.delete, "delete_server"),
+    _refused(Action.DELETE_SNAPSHOT, setups.delete_snapshot, "delete_image"),
+    _refused(Action.CREATE_VOLUME, setups.create_volume, "create_volume", *EFFECT_THEN_REFUSED),
+    _refused(Action.DELETE_VOLUME, setups.delete_volume, "delete_volume"),
+    _undo_refused(Action.ATTACH_VOLUME, setups.attach_volume, "attach_volume", "detach_volume"),
+    _undo_refused(
+        Action.ATTACH_INTERFACE, setups.attach_interface, "create_server_interface", "delete_server_interface"
+    ),
+    Scenario("resize, canceled", Action.RESIZE, setups.resize, beyond="resize", canceled=True),
+    Scenario("confirm-resize, without workflow", Action.CONFIRM_RESIZE, setups.confirm_without_workflow),
+    Scenario("revert-resize, without workflow", Action.REVERT_RESIZE, setups.revert_without_workflow),
+    Scenario("delete, during snapshot", Action.DELETE, setups.delete_during_snapshot, beyond="delete"),
+    Scenario("delete, undeletable volume", Action.DELETE, setups.delete_with_undeletable_volume, beyond="delete"),
+    Scenario(
+        "delete, stuck workflow", Action.DELETE, setups.delete_with_stuck_workflow, beyond="delete, during snapshot"
+    ),
 ]
 BY_NAME: Final = {scenario.name: scenario for scenario in SCENARIOS}
 
 Matrix = dict[str, list[str]]
-"""The points that each scenario passes, in their order."""
+"""The points that each scenario passes, in order."""
 
 
 def recorded() -> Matrix:
-    """What was recorded."""
+    """The recorded matrix."""
     matrix: Matrix = {}
     for line in RECORDED.read_text().splitlines():
         if line.startswith("    "):
@@ -117,29 +125,30 @@ def recorded() -> Matrix:
 
 
 def write(matrix: Matrix) -> None:
-    """Record what was seen."""
-    RECORDED.write_text("\n".join(f"{name}\n" + "".join(f"    {one}\n" for one in matrix[name]) for name in BY_NAME))
+    """Record a matrix."""
+    blocks = (f"{name}\n" + "".join(f"    {point}\n" for point in matrix[name]) for name in BY_NAME)
+    RECORDED.write_text("\n".join(blocks))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One crash: of a scenario, at a point."""
+    """One crash: a scenario and the point at which its process dies."""
 
     scenario: Scenario
     point: str
-    at: int  # how many points come before it
+    position: int  # the number of points before it
 
     @property
     def in_api(self) -> bool:
-        """Whether it is the API that crashes."""
+        """Whether the API crashes, and not a worker, whose points begin with an activity."""
         return len(self.point.split()) == 2 and self.point.split()[1] in "-+"
 
 
 def cells(matrix: Matrix) -> list[Cell]:
-    """All crashes there are."""
-    found = []
+    """All crashes of a matrix."""
+    result = []
     for name, points in matrix.items():
         scenario = BY_NAME[name]
-        had = set(matrix[scenario.beyond]) if scenario.beyond else set()
-        found += [Cell(scenario, point, at) for at, point in enumerate(points) if point not in had]
-    return found
+        covered = set(matrix[scenario.beyond]) if scenario.beyond else set()
+        result += [Cell(scenario, point, index) for index, point in enumerate(points) if point not in covered]
+    return result

@@ -1,4 +1,4 @@
-"""A TCP proxy on loopback that cuts connections, also in mid-answer, and falls silent when it is told to."""
+"""A TCP proxy on loopback that cuts connections, also in the middle of an answer, and pauses all traffic on demand."""
 
 import asyncio
 from pathlib import Path
@@ -8,49 +8,52 @@ CHUNK = 65536
 
 
 class Proxy:
-    """Stands before a server at a port or, where `target` is a path, at a Unix socket, and connects to it for each."""
+    """Forwards connections to a port or, if `target` is a path, to a Unix socket.
+
+    The processes keep their addresses when a fault is injected: they always connect to the proxy, never to the target.
+    """
 
     def __init__(self, target: int | Path) -> None:
         self.target = target
         self.port = 0
         self.connections: set[asyncio.Task[None]] = set()
-        self._cuts = 0
-        self._open = asyncio.Event()
+        self._answers_to_cut = 0
+        self._is_passing = asyncio.Event()
 
     async def start(self) -> Self:
-        """Listen on a free port, which `port` then is."""
-        self._open.set()
+        """Listen on a free port and set `port` to it."""
+        self._is_passing.set()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def stop(self) -> None:
-        """Listen no more."""
+        """Stop listening and cut all connections."""
         self._server.close()
         self.cut()
         await asyncio.gather(*self.connections, return_exceptions=True)
 
     def cut(self) -> int:
-        """Reset every connection there is; returns how many."""
+        """Reset every open connection; returns their number."""
         for connection in self.connections:
             connection.cancel()
         return len(self.connections)
 
     def cut_answers(self, count: int) -> None:
-        """Cut the next answers in their middle, with the connections they come by."""
-        self._cuts = count
+        """Cut the next answers in the middle, and their connections."""
+        self._answers_to_cut = count
 
-    def mend(self) -> None:
+    def stop_cutting(self) -> None:
         """Cut no more answers."""
-        self._cuts = 0
+        self._answers_to_cut = 0
 
     async def silence(self, seconds: float) -> None:
-        """Keep every connection and let nothing pass, either way."""
-        self._open.clear()
+        """Keep every connection open, but forward nothing in either direction."""
+        self._is_passing.clear()
         try:
             await asyncio.sleep(seconds)
         finally:
-            self._open.set()
+            self._is_passing.set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = asyncio.current_task()
@@ -64,7 +67,7 @@ class Proxy:
                 both.create_task(self._pump(reader, server_writer, answers=False))
                 both.create_task(self._pump(server_reader, writer, answers=True))
         except* (OSError, asyncio.CancelledError):
-            pass  # one end is gone, or is cut off: the other learns of it just so
+            pass  # one side has closed, or was cut: `abort` below tells the other side with a reset
         finally:
             self.connections.discard(connection)
             for end in writers:
@@ -77,13 +80,13 @@ class Proxy:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, answers: bool) -> None:
         while data := await reader.read(CHUNK):
-            await self._open.wait()
-            if answers and self._cuts:
-                self._cuts -= 1
+            await self._is_passing.wait()
+            if answers and self._answers_to_cut:
+                self._answers_to_cut -= 1
                 writer.write(data[: len(data) // 2])
                 await writer.drain()
-                writer.close()  # what was written is sent before the end
+                writer.close()  # unlike `abort`, this sends what was written before it closes
                 raise ConnectionAbortedError
             writer.write(data)
             await writer.drain()
-        raise ConnectionResetError  # half-closed connections are nothing that these protocols use
+        raise ConnectionResetError  # none of these protocols uses half-closed connections, so close both directions

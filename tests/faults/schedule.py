@@ -1,4 +1,4 @@
-"""What happens in a schedule, as a pure function of its seed: the faults with their times, and what a client asks."""
+"""A schedule: the requests of one user, and faults with their times. It is a pure function of its seed."""
 
 import os
 from dataclasses import dataclass
@@ -8,30 +8,30 @@ from typing import Final
 
 from activities.backends.faults import VERBS
 from activities.backends.mock.schema import FaultMode
-from tests.integration.anything import ACTIONS, RARE, Step
+from tests.support.random_walk import ACTIONS, RARE, Step
 
-SPAN = 4.0  # seconds in which faults begin
-OUTAGE = 30.0  # seconds that a server is away, every other time
+SPAN = 4.0  # seconds within which faults begin
+OUTAGE = 30.0  # seconds that a server is down, in half of all cases
 LANES, STEPS = 3, 6
 
 
 class Kind(StrEnum):
-    """What can go wrong."""
+    """The kinds of faults."""
 
-    KILL = "kill"  # SIGKILL; the supervisor starts it again
+    KILL = "kill"  # SIGKILL; the supervisor restarts it
     KILL_ALL = "kill-all"  # every process of the stack at once
-    DRAIN = "drain"  # SIGTERM, as a new release would
-    FREEZE = "freeze"  # SIGSTOP, then SIGCONT: it goes on as if no time had passed
-    AWAY = "away"  # killed, and started again only later
+    DRAIN = "drain"  # SIGTERM, as for a new release
+    FREEZE = "freeze"  # SIGSTOP, later SIGCONT: the process does not notice the time between
+    DOWN = "down"  # killed, and restarted only later
     CUT = "cut"  # every connection of a proxy is reset
-    CUT_ANSWERS = "cut-answers"  # in their middle
-    SILENCE = "silence"  # nothing passes a proxy
-    CLOUD = "cloud"  # a call of the cloud fails, before its effect, after it, or for good
+    CUT_ANSWERS = "cut-answers"  # answers are cut in the middle
+    SILENCE = "silence"  # a proxy forwards nothing
+    CLOUD = "cloud"  # a call of the cloud fails before its effect or after it, or is refused
     HUNG_CLOUD = "hung-cloud"  # a call of the cloud is never answered
-    SLOW_CLOUD = "slow-cloud"  # no call of the cloud is answered for a while
-    TERMINATE = "terminate"  # an operator ends a workflow
+    SLOW_CLOUD = "slow-cloud"  # the cloud answers no call for a while
+    TERMINATE = "terminate"  # an operator terminates a workflow
     CANCEL = "cancel"  # an operator cancels a workflow
-    RESET = "reset"  # an operator resets a workflow, to its first task or its last
+    RESET = "reset"  # an operator resets a workflow to its first or its last task
 
 
 STATELESS: Final = ("api", "worker-1", "worker-2")
@@ -41,7 +41,7 @@ TARGETS: Final[dict[Kind, tuple[str, ...]]] = {
     Kind.KILL: (*STATELESS, *STATELESS, *SERVERS, "backend"),
     Kind.DRAIN: STATELESS,
     Kind.FREEZE: (*STATELESS, *SERVERS),
-    Kind.AWAY: (*STATELESS, *SERVERS, *SERVERS),
+    Kind.DOWN: (*STATELESS, *SERVERS, *SERVERS),
     Kind.CUT: LINKS,
     Kind.CUT_ANSWERS: LINKS,
     Kind.SILENCE: LINKS,
@@ -53,7 +53,7 @@ WEIGHTS: Final = {
     Kind.KILL_ALL: 4,
     Kind.DRAIN: 6,
     Kind.FREEZE: 12,
-    Kind.AWAY: 8,
+    Kind.DOWN: 8,
     Kind.CUT: 8,
     Kind.CUT_ANSWERS: 10,
     Kind.SILENCE: 6,
@@ -64,30 +64,30 @@ WEIGHTS: Final = {
     Kind.CANCEL: 5,
     Kind.RESET: 5,
 }
-FAILING: Final = {Kind.TERMINATE, Kind.CANCEL, Kind.RESET}
+OPERATOR_KINDS: Final = {Kind.TERMINATE, Kind.CANCEL, Kind.RESET}
 CLOUD_MODES: Final = (FaultMode.FAIL, FaultMode.FAIL_AFTER_EFFECT, FaultMode.FAIL_AFTER_EFFECT, FaultMode.REFUSE)
-CANCEL_OPERATION: Final = "cancel"  # what a client can ask beside the actions
-ASKED: Final = (*(action for action in ACTIONS for _ in range(1 if action in RARE else 3)), CANCEL_OPERATION)
+CANCEL_OPERATION: Final = "cancel"  # a request that is not an action
+REQUESTS: Final = (*(action for action in ACTIONS for _ in range(1 if action in RARE else 3)), CANCEL_OPERATION)
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault: when it begins, in seconds, of what kind, what it hits and for how many seconds.
+    """One fault: the second at which it begins, its kind, its target and its duration in seconds.
 
-    `which` chooses among what there is then; `mode` is of the cloud's.
+    `which` selects one of the processes or workflows that exist then; `mode` is the mode of a fault of the cloud.
     """
 
-    at: float
+    begins_at: float
     kind: Kind
     target: str = ""
-    lasts: float = 0.0
+    duration: float = 0.0
     which: int = 0
     mode: str = ""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What one client asks, in lanes that run at once, and what goes wrong meanwhile."""
+    """The requests of one user, in lanes that run concurrently, and the faults meanwhile."""
 
     seed: int
     lanes: list[list[Step]]
@@ -95,42 +95,42 @@ class Schedule:
 
     @property
     def may_fail(self) -> bool:
-        """Whether anything in it lets an operation fail."""
-        return any(fault.kind in FAILING or fault.mode == FaultMode.REFUSE for fault in self.faults)
+        """Whether a fault may make an operation fail."""
+        return any(fault.kind in OPERATOR_KINDS or fault.mode == FaultMode.REFUSE for fault in self.faults)
 
 
 def make(seed: int, *, lanes: int = LANES, steps: int = STEPS) -> Schedule:
     """The schedule of a seed."""
     random = Random(seed)
-    faults = sorted((_fault(random) for _ in range(random.randint(2, 5))), key=lambda fault: fault.at)
+    faults = sorted((_fault(random) for _ in range(random.randint(2, 5))), key=lambda fault: fault.begins_at)
     return Schedule(seed, [[step(random) for _ in range(steps)] for _ in range(lanes)], faults)
 
 
 def step(random: Random) -> Step:
-    """One request, mostly of what is allowed."""
+    """One request; most of them are allowed."""
     pause = random.choice([0.0, 0.05, 0.2, 0.5])
-    return Step(random.choice(ASKED), random.randrange(8), random.randrange(8), pause, random.random() < 0.6)
+    return Step(random.choice(REQUESTS), random.randrange(8), random.randrange(8), pause, random.random() < 0.6)
 
 
 def _fault(random: Random) -> Fault:
     kind = random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     target = random.choice(TARGETS.get(kind, ("",)))
     mode = random.choice(CLOUD_MODES).value if kind is Kind.CLOUD else ""
-    at, lasts, which = round(random.uniform(0, SPAN), 2), _duration(random), random.randrange(8)
-    is_outage = kind is Kind.AWAY and target in SERVERS and which % 2 == 0
-    return Fault(at, kind, target, OUTAGE if is_outage else lasts, which, mode)
+    begins_at, duration, which = round(random.uniform(0, SPAN), 2), _duration(random), random.randrange(8)
+    is_outage = kind is Kind.DOWN and target in SERVERS and which % 2 == 0
+    return Fault(begins_at, kind, target, OUTAGE if is_outage else duration, which, mode)
 
 
 def _duration(random: Random) -> float:
-    """Mostly short, so that schedules are quick; now and then longer than every lease, timeout and heartbeat."""
+    """Mostly short, so that schedules are fast; sometimes longer than every lease, timeout and heartbeat."""
     longest = random.choices([1.0, 4.0, 12.0, 30.0], [60, 30, 8, 2])[0]
     return round(random.uniform(longest / 4, longest), 2)
 
 
 def seeds(count: int) -> list[int]:
-    """The seeds to run: of SEED (`123` or `100-131`) where that is set, else `count` from 1 on."""
-    asked = os.environ.get("SEED")
-    if asked is None:
+    """The seeds to run: those in SEED (`123` or `100-131`) if it is set, else `count` seeds from 1 on."""
+    wanted = os.environ.get("SEED")
+    if wanted is None:
         return list(range(1, count + 1))
-    first, _, last = asked.partition("-")
+    first, _, last = wanted.partition("-")
     return list(range(int(first), int(last or first) + 1))

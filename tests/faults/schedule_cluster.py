@@ -1,4 +1,4 @@
-"""Real processes, each kept running as `make up` does it, with proxies between them: what faults are done to."""
+"""The target of faults: real processes that are restarted as in `make up`, with proxies between them."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +19,40 @@ from temporalio.client import Client
 
 import local
 from domain.settings import Settings
-from tests.conftest import make_settings
+from migrations import embedded_postgres
 from tests.faults.proxy import Proxy
 from tests.support.logs import FOLDERS
-from tests.support.stack import free_ports
+from tests.support.stack import QUICK_CLOUD, free_ports
+from tests.support.waiting import poll
 
-QUICK = {f"MOCK_{verb}_DELAY": "0.05" for verb in ("BUILD", "START", "STOP", "REBOOT", "RESIZE", "DELETE", "SNAPSHOT")}
 WORKERS = ("worker-1", "worker-2")
 
 
 @dataclass
 class Cluster:
-    """An API and two workers, PostgreSQL and Temporal; `links` are the proxies by which they reach each other."""
+    """An API, two workers, PostgreSQL and Temporal; `links` are the proxies through which they reach each other."""
 
     data_dir: Path
     temporal_port: int
     ui_port: int
     api_port: int
-    delays: dict[str, str] = field(default_factory=lambda: QUICK)
+    delays: dict[str, str] = field(default_factory=lambda: QUICK_CLOUD)
     parts: dict[str, local.Child] = field(default_factory=dict)
     links: dict[str, Proxy] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
-        """Where clients find the API."""
+        """The address of the API, behind its proxy."""
         return f"http://127.0.0.1:{self.links['client-api'].port}/api/v1"
 
-    def settings(self) -> Settings:
-        """What the processes are told, with the true address of the database."""
-        return make_settings(local.postgres_url(self._socket_dir))
-
     async def sql(self, query: str, *arguments: object) -> list[Any]:
-        """Ask the database, past the proxy."""
+        """The rows of a query, without the proxy."""
         async with self.connection() as connection:
             return list(await connection.fetch(query, *arguments))
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        """A connection to the database, past the proxy."""
+        """A connection to the database, without the proxy."""
         connection = await asyncpg.connect(host=str(self._socket_dir), user="postgres", database="vmapi", timeout=5)
         try:
             yield connection
@@ -63,11 +60,11 @@ class Cluster:
             connection.terminate()
 
     async def temporal(self) -> Client:
-        """A client of Temporal, past the proxy."""
+        """A client of Temporal, without the proxy."""
         return await Client.connect(f"127.0.0.1:{self.temporal_port}", lazy=True)
 
     async def is_ready(self) -> bool:
-        """Whether the API says so, asked past the proxy."""
+        """Whether the API reports that it is ready; asked without the proxy."""
         url = f"http://127.0.0.1:{self.api_port}/api/v1/health/ready"
         with contextlib.suppress(httpx.TransportError):
             async with httpx.AsyncClient(timeout=2) as http:
@@ -75,13 +72,11 @@ class Cluster:
         return False
 
     async def until_ready(self) -> None:
-        """Wait for the API to say so."""
-        async with asyncio.timeout(60):
-            while not await self.is_ready():  # noqa: ASYNC110 - another process sets no asyncio.Event
-                await asyncio.sleep(0.05)
+        """Wait until the API reports that it is ready."""
+        await poll(self.is_ready, bool, interval=0.05)
 
     def pids(self, part: str) -> list[int]:
-        """The process that the part is, and those it has made; of `backend` those alone."""
+        """The processes of a part; of `postgres` also its backends, of `backend` only those."""
         child = self.parts["postgres" if part == "backend" else part].process
         if child is None or child.returncode is not None:
             return []
@@ -89,7 +84,7 @@ class Cluster:
         return [*own, *_children(child.pid)] if part in {"postgres", "backend"} else own
 
     def signal(self, number: signal.Signals, *pids: int) -> None:
-        """Send a signal to those that are there."""
+        """Send a signal to those processes that exist."""
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
@@ -104,9 +99,8 @@ class Cluster:
         for server in servers:
             self.parts[server.name] = server.start()
         for server in servers:
-            while not await local._succeeds(server.probe):  # noqa: ASYNC110 - another process
-                await asyncio.sleep(local.PROBE_INTERVAL)
-        socket = self._socket_dir / local.POSTGRES_SOCKET
+            await poll(partial(local.succeeds, server.probe), bool, interval=local.PROBE_INTERVAL)
+        socket = self._socket_dir / embedded_postgres.SOCKET_NAME
         targets: dict[str, int | Path] = {
             "client-api": self.api_port,
             "to-temporal": self.temporal_port,
@@ -118,13 +112,13 @@ class Cluster:
         assert await migrations.wait() == 0
         for name, module in {**dict.fromkeys(WORKERS, "worker"), "api": "api"}.items():
             command = [sys.executable, "-m", module]
-            self.parts[name] = local.Child(name, command, logs, 8, options=options).start()
+            self.parts[name] = local.Child(name, command, logs, stop_timeout=8, options=options).start()
         await self.until_ready()
 
     async def stop(self) -> None:
-        """End everything, the last first."""
+        """Stop everything, in reverse order."""
         for part in reversed(self.parts.values()):
-            self.signal(signal.SIGCONT, *self.pids(part.name))
+            self.signal(signal.SIGCONT, *self.pids(part.name))  # a frozen process would ignore the stop signal
             await part.stop()
         for link in self.links.values():
             await link.stop()
@@ -132,23 +126,12 @@ class Cluster:
 
     def _servers(self, logs: Path) -> Iterator[local.Child]:
         settings = Settings(_env_file=None, temporal_port=self.temporal_port, temporal_ui_port=self.ui_port)
-        socket_dir = local.init_postgres(self.data_dir)
-        yield local.Child(
-            "postgres",
-            [*local.postgres_command(self.data_dir, socket_dir)],
-            logs,
-            5,
-            signal.SIGINT,
-            [str(local.POSTGRES_BIN / "pg_isready"), "-h", str(socket_dir), "-p", "5432", "-U", "postgres"],
-            local.POSTGRES_OPTIONS,
-            lambda: local.clear_after_crash(self.data_dir / "postgres", socket_dir),
-        )
-        command = local.temporal_command(self.data_dir / "temporal.db", settings)
-        yield local.Child("temporal", command, logs, 4, probe=local.retention_command(settings))
+        yield local.postgres_server(self.data_dir, embedded_postgres.init_cluster(self.data_dir), logs)
+        yield local.temporal_server(settings, self.data_dir, logs)
 
     @property
     def _socket_dir(self) -> Path:
-        return local.postgres_socket_dir(self.data_dir / "postgres")
+        return embedded_postgres.socket_dir_of(self.data_dir / "postgres")
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -169,9 +152,9 @@ def _children(pid: int) -> list[int]:
 
 @asynccontextmanager
 async def running(data_dir: Path, **delays: str) -> AsyncIterator[Cluster]:
-    """A cluster that keeps everything in a folder, between its start and its end; `delays` are settings."""
+    """Run a cluster in a folder; `delays` are settings of the mock cloud."""
     temporal_port, ui_port, api_port = free_ports(3)
-    cluster = Cluster(data_dir, temporal_port, ui_port, api_port, QUICK | delays)
+    cluster = Cluster(data_dir, temporal_port, ui_port, api_port, QUICK_CLOUD | delays)
     try:
         await cluster.start()
         yield cluster

@@ -1,4 +1,4 @@
-"""How each fault of a schedule is done to a cluster."""
+"""Injects the faults of a schedule into a cluster."""
 
 import asyncio
 import signal
@@ -10,15 +10,15 @@ import asyncpg
 from temporalio.service import RPCError
 
 from activities.backends.mock.schema import FaultMode
-from tests.faults.schedule import Fault, Kind
+from tests.faults.schedule import OPERATOR_KINDS, Fault, Kind
 from tests.faults.schedule_cluster import Cluster
 from tests.faults.schedule_operator import interfere
 
-_GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, RuntimeError, TimeoutError)
+_TARGET_IS_DOWN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, RPCError, RuntimeError, TimeoutError)
 
 
 class Faults:
-    """Does faults; `done` counts those that hit something, `missed` those that found nothing to hit."""
+    """Injects faults; `done` counts those that hit something, `missed` those that found nothing to hit."""
 
     def __init__(self, cluster: Cluster, owner_id: UUID) -> None:
         self.cluster = cluster
@@ -26,19 +26,18 @@ class Faults:
         self.done: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
 
-    async def inflict(self, fault: Fault) -> None:
-        """Wait for its time, begin it, and end it."""
-        await asyncio.sleep(fault.at)
+    async def inject(self, fault: Fault) -> None:
+        """Wait for the fault's time, begin it, and end it."""
+        await asyncio.sleep(fault.begins_at)
         try:
-            has_hit = await self._doing(fault.kind)(fault)
-        except _GONE:  # what it was to hit is away itself
+            has_hit = await self._handler(fault.kind)(fault)
+        except _TARGET_IS_DOWN:
             has_hit = False
         name = f"{fault.kind} {fault.mode or fault.target}".strip()
         (self.done if has_hit else self.missed)[name] += 1
 
-    def _doing(self, kind: Kind) -> Callable[[Fault], Awaitable[bool]]:
-        operator = {Kind.TERMINATE, Kind.CANCEL, Kind.RESET}
-        return self._interfere if kind in operator else getattr(self, f"_{kind.replace('-', '_')}")
+    def _handler(self, kind: Kind) -> Callable[[Fault], Awaitable[bool]]:
+        return self._interfere if kind in OPERATOR_KINDS else getattr(self, f"_{kind.replace('-', '_')}")
 
     async def _kill(self, fault: Fault) -> bool:
         pids = self.cluster.pids(fault.target)
@@ -59,18 +58,18 @@ class Faults:
     async def _freeze(self, fault: Fault) -> bool:
         pids = self.cluster.pids(fault.target)
         self.cluster.signal(signal.SIGSTOP, *pids)
-        await asyncio.sleep(fault.lasts)
+        await asyncio.sleep(fault.duration)
         self.cluster.signal(signal.SIGCONT, *pids)
         return bool(pids)
 
-    async def _away(self, fault: Fault) -> bool:
+    async def _down(self, fault: Fault) -> bool:
         part = self.cluster.parts[fault.target]
-        if part.task.done():  # it is away already
+        if part.task.done():  # another fault keeps it down
             return False
-        part.task.cancel()
+        part.task.cancel()  # the task that would restart it
         await asyncio.wait([part.task])
         self.cluster.signal(signal.SIGKILL, *self.cluster.pids(fault.target))
-        await asyncio.sleep(fault.lasts)
+        await asyncio.sleep(fault.duration)
         part.start()
         return True
 
@@ -82,7 +81,7 @@ class Faults:
         return True
 
     async def _silence(self, fault: Fault) -> bool:
-        await self.cluster.links[fault.target].silence(fault.lasts)
+        await self.cluster.links[fault.target].silence(fault.duration)
         return True
 
     async def _cloud(self, fault: Fault) -> bool:
@@ -98,8 +97,8 @@ class Faults:
 
     async def _slow_cloud(self, fault: Fault) -> bool:
         async with self.cluster.connection() as connection, connection.transaction():
-            await connection.execute("LOCK TABLE mock_cloud.calls")
-            await asyncio.sleep(fault.lasts)
+            await connection.execute("LOCK TABLE mock_cloud.calls")  # every call of the mock cloud waits for it
+            await asyncio.sleep(fault.duration)
         return True
 
     async def _interfere(self, fault: Fault) -> bool:

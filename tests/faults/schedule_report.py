@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.faults.client import Attempts
+from tests.support.users import Attempts
 
 
 @dataclass
 class Report:
-    """What was done, how long recovery took, and what failed, by seed."""
+    """Counts of requests, operations and faults, times of recovery, and failures by seed."""
 
-    began: float = field(default_factory=time.monotonic)
+    started_at: float = field(default_factory=time.monotonic)
     schedules: int = 0
     requests: Attempts = field(default_factory=Attempts)
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -24,28 +24,28 @@ class Report:
     failures: dict[int, str] = field(default_factory=dict)
 
     def add_requests(self, attempts: Attempts) -> None:
-        """Count what a client sent."""
+        """Add the requests of one user."""
         self.requests.sent += attempts.sent
         self.requests.lost += attempts.lost
         self.requests.statuses += attempts.statuses
 
-    def recovered(self, what: str, seconds: float) -> None:
-        """Count a recovery."""
-        self.recoveries.setdefault(what, []).append(seconds)
+    def add_recovery(self, name: str, seconds: float) -> None:
+        """Add the time of one recovery."""
+        self.recoveries.setdefault(name, []).append(seconds)
 
     def lines(self) -> list[str]:
-        """All of it, for people."""
-        sent, statuses = self.requests, dict(sorted(self.requests.statuses.items()))
+        """The figures as text."""
+        requests, statuses = self.requests, dict(sorted(self.requests.statuses.items()))
         return [
-            f"{self.schedules} schedules in {time.monotonic() - self.began:.0f} s, {len(self.failures)} failed",
-            f"  requests    {sent.sent} sent, {sent.lost} without an answer; {statuses}",
+            f"{self.schedules} schedules in {time.monotonic() - self.started_at:.0f} s, {len(self.failures)} failed",
+            f"  requests    {requests.sent} sent, {requests.lost} without an answer; {statuses}",
             f"  operations  {self.operations.total()}; {dict(self.operations)}",
             f"  faults      {self.faults.total()} hit, {self.missed.total()} found nothing to hit",
             *(f"    {name:42} {count}" for name, count in sorted(self.faults.items())),
-            *(_recovery(what, seconds) for what, seconds in self.recoveries.items()),
-            *(f"  SEED={seed}: {what}" for seed, what in self.failures.items()),
+            *(_recovery(name, seconds) for name, seconds in self.recoveries.items()),
+            *(f"  SEED={seed}: {failure}" for seed, failure in self.failures.items()),
         ]
 
 
-def _recovery(what: str, seconds: Sequence[float]) -> str:
-    return f"  {what}: {len(seconds)} times, median {statistics.median(seconds):.1f} s, worst {max(seconds):.1f} s"
+def _recovery(name: str, seconds: Sequence[float]) -> str:
+    return f"  {name}: {len(seconds)} times, median {statistics.median(seconds):.1f} s, worst {max(seconds):.1f} s"

@@ -1,4 +1,4 @@
-"""An upgrade under way: an earlier commit's code serves while the schema changes, works beside this one's, and dies."""
+"""An upgrade: an earlier commit's code runs during the migration and beside this commit's code, and then dies."""
 
 import asyncio
 import contextlib
@@ -15,11 +15,13 @@ import pytest
 
 import local
 from tests.faults import earlier
-from tests.faults.earlier import Work, accepted, active, made_by, operation_of, succeed
-from tests.support.stack import PATIENCE, Stack, User, log_in
+from tests.faults.earlier import Work, accepted, created_id, succeed
+from tests.support.stack import Stack
 from tests.support.truth import differences
+from tests.support.users import User, log_in, operation_path
+from tests.support.waiting import DEADLINE
 
-WINDOW = 20  # seconds; the resize that confirms itself waits while the code that began it is replaced
+CONFIRM_WINDOW = 20  # seconds: longer than replacing the code that started the resize
 SETTINGS = {
     "MOCK_BUILD_DELAY": "1.5",
     "MOCK_START_DELAY": "1",
@@ -32,7 +34,7 @@ SETTINGS = {
 
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
-    """The earlier commit's stack, under its own supervisor."""
+    """A stack of the earlier commit, under its own supervisor."""
     stack = Stack.at(tmp_path / "data", **SETTINGS)
     stack.root = earlier.checkout(tmp_path)
     stack.start()
@@ -40,44 +42,44 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     stack.stop()
 
 
-async def test_operations_begun_on_an_earlier_commit_end_on_this_one(stack: Stack) -> None:
-    async with log_in(stack) as old, contextlib.AsyncExitStack() as beside:
+async def test_operations_started_by_an_earlier_commit_end_on_this_one(stack: Stack) -> None:
+    async with log_in(stack) as old, contextlib.AsyncExitStack() as processes:
         refusals: list[str] = []
         note_refusals(old.http, refusals)
-        vms = (resized(old, "confirmed"), resized(old, "reverted"), active(old, "hurried"))
-        work, confirmed, reverted, hurried = await asyncio.gather(Work.prepare(old), *vms)
+        vms = (create_resized(old, "confirmed"), create_resized(old, "reverted"), old.create_active("auto-confirmed"))
+        work, confirmed, reverted, auto_confirmed = await asyncio.gather(Work.prepare(old), *vms)
         await migrate_while_serving(stack, old, work)
         assert refusals == []
 
-        with_window = earlier.api(stack.root, stack, old, RESIZE_CONFIRM_WINDOW=str(WINDOW))
-        pid, other = await beside.enter_async_context(with_window)
-        await other.act(hurried, "resize", flavor_id=work.flavors[1])
-        await other.until(hurried, "VERIFY_RESIZE")
+        with_window = earlier.api(stack.root, stack, old, RESIZE_CONFIRM_WINDOW=str(CONFIRM_WINDOW))
+        pid, other = await processes.enter_async_context(with_window)
+        await other.act(auto_confirmed, "resize", flavor_id=work.flavors[1])
+        await other.until(auto_confirmed, "VERIFY_RESIZE")
 
-        _, new = await beside.enter_async_context(earlier.api(local.ROOT, stack, old))
+        _, new = await processes.enter_async_context(earlier.api(local.ROOT, stack, old))
         note_refusals(new.http, refusals)
-        beside.enter_context(earlier.running(local.ROOT, "worker", stack))
+        processes.enter_context(earlier.running(local.ROOT, "worker", stack))
         for _ in range(random.choice([1, 2])):
             await succeed(new, await work.begin(old, new))
-        assert (await old.read(f"/vms/{hurried}"))["status"] == "VERIFY_RESIZE"
+        assert (await old.read(f"/vms/{auto_confirmed}"))["status"] == "VERIFY_RESIZE"
 
-        begun = await work.begin(old, new)
+        started = await work.begin(old, new)
         await asyncio.sleep(random.uniform(0, 1))
-        beside.enter_context(stack.unattended())
+        processes.enter_context(stack.without_restarts())
         for part in ("api", "worker"):
             stack.kill(part)
         os.kill(pid, signal.SIGKILL)
         await asyncio.gather(decide(new, confirmed, "confirm-resize"), decide(new, reverted, "revert-resize"))
-        await succeed(new, begun)
-        while work.rounds < 6:  # of these the last one leaves nothing that waits
+        await succeed(new, started)
+        while work.rounds < 6:  # an even number, so that no resize is left waiting for confirmation
             await succeed(new, await work.begin(new))
-        assert await decided(new, hurried) == "@confirm-window"
+        assert await decided_by(new, auto_confirmed) == "@confirm-window"
         assert refusals == []
-        await check_all_ended_once(stack)
+        await check_ends(stack)
 
 
 def note_refusals(http: httpx.AsyncClient, refusals: list[str]) -> None:
-    """Note what the client is answered from now on with a 5xx, though it may then try again."""
+    """Note all 5xx answers from now on; the user repeats such a request."""
 
     async def note(response: httpx.Response) -> None:
         if response.status_code >= 500:
@@ -87,51 +89,52 @@ def note_refusals(http: httpx.AsyncClient, refusals: list[str]) -> None:
     http.event_hooks = {"response": [note]}
 
 
-async def resized(user: User, name: str) -> str:
-    """A new VM whose resize waits to be decided."""
-    return str((await user.resized(name))["id"])
+async def create_resized(user: User, name: str) -> str:
+    """Create a VM with a resize that waits for confirmation; returns its id."""
+    return str((await user.create_resized(name))["id"])
 
 
 async def migrate_while_serving(stack: Stack, old: User, work: Work) -> None:
-    """Bring the schema up to date while the earlier code carries operations out, is asked for more, and is read."""
-    before = await schema(stack)
-    begun = await work.begin(old)
+    """Migrate the schema while the earlier code runs operations, accepts new ones and answers reads."""
+    version_before = await schema_version(stack)
+    operations = await work.begin(old)
     migrating = asyncio.create_task(asyncio.to_thread(migrate, stack))
-    made: list[str] = []
+    created: list[str] = []
     while not migrating.done():
-        name = f"meanwhile-{len(made)}"
-        created = await accepted(old, "POST", "/vms", name=name, flavor_id=work.flavors[0])
-        made.append(made_by(created))
-        begun += [operation_of(created), operation_of(await accepted(old, "POST", "/volumes", name="v", size_gb=1))]
-        assert (await old.read("/vms"))["total"] >= len(made)
-        assert (await old.read("/operations"))["total"] >= len(begun)
+        name = f"meanwhile-{len(created)}"
+        vm = await accepted(old, "POST", "/vms", name=name, flavor_id=work.flavors[0])
+        volume = await accepted(old, "POST", "/volumes", name="v", size_gb=1)
+        created.append(created_id(vm))
+        operations += [operation_path(vm), operation_path(volume)]
+        assert (await old.read("/vms"))["total"] >= len(created)
+        assert (await old.read("/operations"))["total"] >= len(operations)
         await asyncio.sleep(0.2)
     await migrating
-    assert await schema(stack) > before
-    await succeed(old, begun)
-    deletes = [operation_of(await accepted(old, "DELETE", f"/vms/{vm_id}")) for vm_id in made]
+    assert await schema_version(stack) > version_before
+    await succeed(old, operations)
+    deletes = [operation_path(await accepted(old, "DELETE", f"/vms/{vm_id}")) for vm_id in created]
     await succeed(old, [*deletes, *await work.begin(old)])
 
 
 def migrate(stack: Stack) -> None:
-    """Run this commit's migrations on the earlier one's servers."""
+    """Run this commit's migrations on the stack's servers."""
     environment = earlier.environment(stack)
     subprocess.run([sys.executable, "-m", "migrations"], cwd=local.ROOT, env=environment, check=True)
 
 
-async def schema(stack: Stack) -> str:
-    """The number of the last migration."""
+async def schema_version(stack: Stack) -> str:
+    """The number of the newest applied migration."""
     return str((await stack.sql("SELECT version_num FROM alembic_version"))[0]["version_num"])
 
 
-async def decide(user: User, vm_id: str, word: str) -> None:
-    """Decide a resize that the earlier code began."""
-    await user.act(vm_id, word)
-    assert not (await decided(user, vm_id)).startswith("@")
+async def decide(user: User, vm_id: str, action: str) -> None:
+    """Confirm or revert a resize that the earlier code started."""
+    await user.act(vm_id, action)
+    assert not (await decided_by(user, vm_id)).startswith("@")
 
 
-async def decided(user: User, vm_id: str) -> str:
-    """Who decided the VM's resize, once that is carried out by the workflow that has waited for it."""
+async def decided_by(user: User, vm_id: str) -> str:
+    """Wait until the workflow of the VM's resize has carried out the decision; returns the actor of the decision."""
     await user.until(vm_id, "ACTIVE", "ERROR")
     decision, resize = (await user.read(f"/vms/{vm_id}/operations"))["items"][:2]
     assert (decision["status"], resize["status"]) == ("SUCCEEDED", "SUCCEEDED")
@@ -139,14 +142,14 @@ async def decided(user: User, vm_id: str) -> str:
     return str(decision["actor"])
 
 
-async def check_all_ended_once(stack: Stack) -> None:
-    """Every operation has ended well, in the one workflow that was started for it, and has left what it should."""
+async def check_ends(stack: Stack) -> None:
+    """Check that every operation succeeded in the only workflow that was started for it, and that the cloud agrees."""
     operations = await stack.sql("SELECT status, epoch, actor, workflow_id FROM operations")
     assert {(row["status"], row["epoch"]) for row in operations} == {("SUCCEEDED", 0)}
     assert "@reconcile" not in {row["actor"] for row in operations}
     client = await stack.temporal()
     workflow_ids = {row["workflow_id"] for row in operations}
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(DEADLINE):
         for workflow_id in workflow_ids:
             await client.get_workflow_handle(workflow_id).result()
     assert (await client.count_workflows()).count == len(workflow_ids)

@@ -1,1 +1,1 @@
-"""The whole stack as `make up` runs it, seen over HTTP, while its processes are killed."""
+"""Tests of the whole stack, as `make up` runs it, over HTTP, also while its processes are killed."""

@@ -1,19 +1,19 @@
-"""One stack for most integration tests, and a fresh user for each."""
+"""One stack for most integration tests, and a new user for each test."""
 
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-import local
 from activities.backends.faults import clear_faults
 from domain.settings import Settings
 from tests.conftest import make_settings
-from tests.support.stack import Stack, User, log_in
+from tests.support.stack import Stack
+from tests.support.users import User, log_in
 
 
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack that is ready; whatever a test does to it, it comes back."""
+    """The stack of this session; a test may kill any part of it, since the supervisor restarts it."""
     stack = Stack.at(tmp_path_factory.mktemp("stack"))
     stack.start()
     yield stack
@@ -22,14 +22,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 async def user(stack: Stack) -> AsyncIterator[User]:
-    """A user of their own, logged in."""
+    """A new user, logged in."""
     async with log_in(stack) as user:
         yield user
 
 
 @pytest.fixture
 async def cloud(stack: Stack) -> AsyncIterator[Settings]:
-    """Settings that reach the stack's mock cloud, which is free of faults afterwards."""
-    settings = make_settings(local.postgres_url(local.postgres_socket_dir(stack.data_dir / "postgres")))
+    """Settings for scripting faults of the stack's mock cloud; they are removed after the test."""
+    settings = make_settings(stack.database_url)
     yield settings
     await clear_faults(settings)

@@ -1,81 +1,20 @@
-"""What concerns several resources at once: a function for each pair of requests that meet.
+"""Pairs of concurrent requests to the same resource: one function for each pair.
 
-The first line of a function's docstring is the pair's row in docs/architecture.md. A function answers with the word for
-what has become of it this time, and asserts that nothing else can.
+The first line of a function's docstring is the pair's row in docs/architecture.md. A function returns a word for the
+outcome of this run, and asserts that no other outcome than the documented ones happens.
 """
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
 
 import httpx
 
-from tests.support.stack import User
-
-Request = Callable[[], Awaitable[httpx.Response]]
+from tests.integration.vm_owner import Request, VMOwner
 
 
-@dataclass
-class Scene:
-    """A user's VM that is ACTIVE, and what else a pair needs."""
-
-    user: User
-    vm: str
-
-    async def ask(self, method: str, path: str, **body: Any) -> httpx.Response:
-        """Send one request, once."""
-        answer = await self.user.http.request(method, path, json=body or None, timeout=30)
-        assert answer.status_code < 500, answer.text
-        return answer
-
-    def will(self, method: str, path: str, **body: Any) -> Request:
-        """A request that is yet to be sent."""
-        return lambda: self.ask(method, path, **body)
-
-    async def have(self, path: str, status: str, **body: Any) -> dict[str, Any]:
-        """What a POST makes, once it is in the status."""
-        made = await self.ask("POST", path, **body)
-        assert made.status_code == 202, made.text
-        return await self.until(made.headers["Location"].removeprefix("/api/v1"), status)
-
-    async def volume(self) -> str:
-        """A volume that is free."""
-        return str((await self.have("/volumes", "AVAILABLE", name="v", size_gb=1))["id"])
-
-    async def attached(self, **options: Any) -> str:
-        """A volume that the VM has."""
-        volume_id = await self.volume()
-        await self.have(f"/vms/{self.vm}/volumes", "ATTACHED", volume_id=volume_id, **options)
-        return volume_id
-
-    async def snapshot(self) -> str:
-        """A snapshot of the VM."""
-        return str((await self.have(f"/vms/{self.vm}/snapshots", "AVAILABLE", name="s"))["id"])
-
-    async def second_vm(self) -> str:
-        """Another VM that is ACTIVE."""
-        vm = await self.user.create("second")
-        await self.user.until(vm["id"], "ACTIVE")
-        return str(vm["id"])
-
-    async def until(self, path: str, *statuses: str) -> dict[str, Any]:
-        """What is at a path once it is in one of the statuses."""
-        async with asyncio.timeout(60):
-            while (found := await self.user.read(path)).get("status") not in statuses:  # noqa: ASYNC110 - a poll
-                await asyncio.sleep(0.1)
-        return dict(found)
-
-    async def ended(self, *answers: httpx.Response) -> list[str]:
-        """How the operations of those requests that were accepted have ended."""
-        paths = [answer.headers["Operation-Location"] for answer in answers if answer.status_code in {202, 204}]
-        all_ends = ("SUCCEEDED", "FAILED", "CANCELED", "SUPERSEDED")
-        return [(await self.until(path.removeprefix("/api/v1"), *all_ends))["status"] for path in paths]
-
-
-async def meet(first: Request, second: Request) -> tuple[httpx.Response, httpx.Response]:
-    """Both requests, in either order, at once or the later while the other is carried out."""
+async def send_both(first: Request, second: Request) -> tuple[httpx.Response, httpx.Response]:
+    """Send both requests in a random order, with a random pause between them."""
 
     async def later(request: Request, pause: float) -> httpx.Response:
         await asyncio.sleep(pause)
@@ -86,196 +25,206 @@ async def meet(first: Request, second: Request) -> tuple[httpx.Response, httpx.R
     return answers[0], answers[1]
 
 
-async def delete_vm_and_snapshot(at: Scene) -> str:
-    """The snapshot is refused, or superseded and its image removed, or finished and kept."""
-    deleting, taking = await meet(at.will("DELETE", _vm(at)), at.will("POST", f"{_vm(at)}/snapshots", name="s"))
-    await _gone(at, deleting)
+async def delete_vm_and_snapshot(owner: VMOwner) -> str:
+    """The snapshot is refused; or it is superseded and its image deleted; or it succeeds and is kept."""
+    deleting, taking = await send_both(
+        owner.request("DELETE", owner.path), owner.request("POST", f"{owner.path}/snapshots", name="s")
+    )
+    await _check_deleted(owner, deleting)
     if taking.status_code == 409:
         return "refused"
-    (end,) = await at.ended(taking)
-    (left,) = (await at.user.read(f"{_vm(at)}/snapshots?status=AVAILABLE,DELETED,CREATING,DELETING,ERROR"))["items"]
-    assert (end, left["status"]) in {("SUPERSEDED", "DELETED"), ("SUCCEEDED", "AVAILABLE")}
-    return f"{left['status']}"
+    (end,) = await owner.ends_of(taking)
+    (snapshot,) = (await owner.user.read(f"{owner.path}/snapshots?status=AVAILABLE,DELETED,CREATING,DELETING,ERROR"))[
+        "items"
+    ]
+    assert (end, snapshot["status"]) in {("SUPERSEDED", "DELETED"), ("SUCCEEDED", "AVAILABLE")}
+    return str(snapshot["status"])
 
 
-async def delete_vm_and_restore(at: Scene) -> str:
-    """The restore is refused, or superseded, or done; the snapshot is kept."""
-    path = f"{_vm(at)}/snapshots/{await at.snapshot()}"
-    deleting, restoring = await meet(at.will("DELETE", _vm(at)), at.will("POST", f"{path}/restore"))
-    await _gone(at, deleting)
-    assert (await at.user.read(path))["status"] == "AVAILABLE"
-    return await _became(at, restoring)
+async def delete_vm_and_restore(owner: VMOwner) -> str:
+    """The restore is refused, is superseded or succeeds; the snapshot is kept."""
+    path = f"{owner.path}/snapshots/{await owner.create_snapshot()}"
+    deleting, restoring = await send_both(owner.request("DELETE", owner.path), owner.request("POST", f"{path}/restore"))
+    await _check_deleted(owner, deleting)
+    assert (await owner.user.read(path))["status"] == "AVAILABLE"
+    return await _outcome(owner, restoring)
 
 
-async def delete_vm_and_delete_snapshot(at: Scene) -> str:
-    """Both are done: a snapshot's delete does not end with its VM."""
-    path = f"{_vm(at)}/snapshots/{await at.snapshot()}"
-    deleting, forgetting = await meet(at.will("DELETE", _vm(at)), at.will("DELETE", path))
-    await _gone(at, deleting)
-    assert await at.ended(forgetting) == ["SUCCEEDED"]
-    assert (await at.user.read(path))["status"] == "DELETED"
+async def delete_vm_and_delete_snapshot(owner: VMOwner) -> str:
+    """Both succeed: the delete of a snapshot goes on without its VM."""
+    path = f"{owner.path}/snapshots/{await owner.create_snapshot()}"
+    deleting_vm, deleting_snapshot = await send_both(owner.request("DELETE", owner.path), owner.request("DELETE", path))
+    await _check_deleted(owner, deleting_vm)
+    assert await owner.ends_of(deleting_snapshot) == ["SUCCEEDED"]
+    assert (await owner.user.read(path))["status"] == "DELETED"
     return "both"
 
 
-async def delete_vm_and_attach_volume(at: Scene) -> str:
-    """The attach is refused, or superseded, or done; the volume is free, or deleted where that was asked for."""
-    volume_id, with_vm = await at.volume(), random.random() < 0.5
+async def delete_vm_and_attach_volume(owner: VMOwner) -> str:
+    """The attach is refused, is superseded or succeeds; the volume is AVAILABLE, or DELETED as the attach asked."""
+    volume_id, with_vm = await owner.create_volume(), random.random() < 0.5
     body = {"volume_id": volume_id, "delete_on_termination": with_vm}
-    deleting, attaching = await meet(at.will("DELETE", _vm(at)), at.will("POST", f"{_vm(at)}/volumes", **body))
-    await _gone(at, deleting)
-    became = await _became(at, attaching)
-    goes = with_vm and became != "refused"
-    assert (await at.user.read(f"/volumes/{volume_id}"))["status"] == ("DELETED" if goes else "AVAILABLE")
-    return became
+    deleting, attaching = await send_both(
+        owner.request("DELETE", owner.path), owner.request("POST", f"{owner.path}/volumes", **body)
+    )
+    await _check_deleted(owner, deleting)
+    outcome = await _outcome(owner, attaching)
+    deleted = with_vm and outcome != "refused"
+    assert (await owner.user.read(f"/volumes/{volume_id}"))["status"] == ("DELETED" if deleted else "AVAILABLE")
+    return outcome
 
 
-async def delete_vm_and_detach_volume(at: Scene) -> str:
-    """The detach is refused, or done, or superseded; a volume that goes with its VM stays if the detach came first."""
-    volume_id = await at.attached(delete_on_termination=True)
-    deleting, detaching = await meet(at.will("DELETE", _vm(at)), at.will("DELETE", f"{_vm(at)}/volumes/{volume_id}"))
-    await _gone(at, deleting)
+async def delete_vm_and_detach_volume(owner: VMOwner) -> str:
+    """The detach is refused, is superseded or succeeds; if it came first, `delete_on_termination` does not apply."""
+    volume_id = await owner.attach_new_volume(delete_on_termination=True)
+    deleting, detaching = await send_both(
+        owner.request("DELETE", owner.path), owner.request("DELETE", f"{owner.path}/volumes/{volume_id}")
+    )
+    await _check_deleted(owner, deleting)
     operations = [answer.headers.get("Operation-Location") for answer in (detaching, deleting)]
     was_first = detaching.status_code == 204 and operations[0] != operations[1]
-    assert (await at.user.read(f"/volumes/{volume_id}"))["status"] == ("AVAILABLE" if was_first else "DELETED")
-    return await _became(at, detaching) if was_first else "refused"
+    assert (await owner.user.read(f"/volumes/{volume_id}"))["status"] == ("AVAILABLE" if was_first else "DELETED")
+    return await _outcome(owner, detaching) if was_first else "refused"
 
 
-async def delete_vm_with_ten_volumes(at: Scene) -> str:
-    """Attached at once they get ten devices; with the VM those go that were to, and the others are free."""
-    ids = await asyncio.gather(*(at.volume() for _ in range(10)))
+async def delete_vm_with_ten_volumes(owner: VMOwner) -> str:
+    """The volumes get ten different devices; those with `delete_on_termination` are DELETED, the others AVAILABLE."""
+    ids = await asyncio.gather(*(owner.create_volume() for _ in range(10)))
     bodies = [{"volume_id": id, "delete_on_termination": number % 2 == 0} for number, id in enumerate(ids)]
-    attaching = await asyncio.gather(*(at.ask("POST", f"{_vm(at)}/volumes", **body) for body in bodies))
+    attaching = await asyncio.gather(*(owner.send("POST", f"{owner.path}/volumes", **body) for body in bodies))
     assert {answer.status_code for answer in attaching} == {202}
     assert len({answer.json()["device"] for answer in attaching}) == len(ids)
     await asyncio.sleep(random.choice([0.0, 0.1, 0.5]))
-    await _gone(at, await at.ask("DELETE", _vm(at)))
-    left = [(await at.user.read(f"/volumes/{id}"))["status"] for id in ids]
-    assert left == ["DELETED", "AVAILABLE"] * 5
-    return ", ".join(sorted(set(await at.ended(*attaching))))
+    await _check_deleted(owner, await owner.send("DELETE", owner.path))
+    statuses = [(await owner.user.read(f"/volumes/{id}"))["status"] for id in ids]
+    assert statuses == ["DELETED", "AVAILABLE"] * 5
+    return ", ".join(sorted(set(await owner.ends_of(*attaching))))
 
 
-async def delete_vm_and_attach_interface(at: Scene) -> str:
-    """The attach is refused, or superseded, or done; every address is given back."""
-    network_id = (await at.user.read("/networks"))["items"][0]["id"]
-    attach = at.will("POST", f"{_vm(at)}/interfaces", network_id=network_id)
-    deleting, attaching = await meet(at.will("DELETE", _vm(at)), attach)
-    await _gone(at, deleting)
-    assert (await at.user.read(f"{_vm(at)}/interfaces"))["total"] == 0
-    return await _became(at, attaching)
+async def delete_vm_and_attach_interface(owner: VMOwner) -> str:
+    """The attach is refused, is superseded or succeeds; all addresses are released."""
+    network_id = (await owner.user.read("/networks"))["items"][0]["id"]
+    attach = owner.request("POST", f"{owner.path}/interfaces", network_id=network_id)
+    deleting, attaching = await send_both(owner.request("DELETE", owner.path), attach)
+    await _check_deleted(owner, deleting)
+    assert (await owner.user.read(f"{owner.path}/interfaces"))["total"] == 0
+    return await _outcome(owner, attaching)
 
 
-async def two_vms_and_one_volume(at: Scene) -> str:
-    """One gets it, the other is refused."""
-    other, volume_id = await at.second_vm(), await at.volume()
-    answers = await meet(*(at.will("POST", f"/vms/{vm}/volumes", volume_id=volume_id) for vm in (at.vm, other)))
+async def two_vms_and_one_volume(owner: VMOwner) -> str:
+    """One attach succeeds, the other is refused."""
+    other, volume_id = await owner.user.create_active("second"), await owner.create_volume()
+    answers = await send_both(
+        *(owner.request("POST", f"/vms/{vm}/volumes", volume_id=volume_id) for vm in (owner.vm, other))
+    )
     assert sorted(answer.status_code for answer in answers) == [202, 409]
     refused = next(answer.json() for answer in answers if answer.status_code == 409)
     assert refused["current_status"] in {"ATTACHING", "IN_USE"}
-    assert await at.ended(*answers) == ["SUCCEEDED"]
+    assert await owner.ends_of(*answers) == ["SUCCEEDED"]
     return "first" if answers[0].status_code == 202 else "second"
 
 
-async def attach_and_delete_volume(at: Scene) -> str:
-    """Whichever is first; the other is refused."""
-    volume_id = await at.volume()
-    attach = at.will("POST", f"{_vm(at)}/volumes", volume_id=volume_id)
-    attaching, deleting = await meet(attach, at.will("DELETE", f"/volumes/{volume_id}"))
+async def attach_and_delete_volume(owner: VMOwner) -> str:
+    """The first succeeds, the other is refused."""
+    volume_id = await owner.create_volume()
+    attach = owner.request("POST", f"{owner.path}/volumes", volume_id=volume_id)
+    attaching, deleting = await send_both(attach, owner.request("DELETE", f"/volumes/{volume_id}"))
     assert {attaching.status_code, deleting.status_code} in ({202, 409}, {409, 204})
-    assert await at.ended(attaching, deleting) == ["SUCCEEDED"]
+    assert await owner.ends_of(attaching, deleting) == ["SUCCEEDED"]
     return "attached" if attaching.status_code == 202 else "deleted"
 
 
-async def detach_twice(at: Scene) -> str:
-    """Once; the second gets the first one's operation, or 404 when it is over."""
-    volume_id = await at.attached()
-    answers = await meet(*(at.will("DELETE", f"{_vm(at)}/volumes/{volume_id}") for _ in range(2)))
+async def detach_twice(owner: VMOwner) -> str:
+    """One detach; the second request gets the same operation, or 404 if the detach has ended."""
+    volume_id = await owner.attach_new_volume()
+    answers = await send_both(*(owner.request("DELETE", f"{owner.path}/volumes/{volume_id}") for _ in range(2)))
     codes = sorted(answer.status_code for answer in answers)
     assert codes in ([204, 204], [204, 404])
     assert len({answer.headers["Operation-Location"] for answer in answers if answer.status_code == 204}) == 1
-    assert set(await at.ended(*answers)) == {"SUCCEEDED"}
+    assert set(await owner.ends_of(*answers)) == {"SUCCEEDED"}
     return "again" if codes == [204, 204] else "404"
 
 
-async def detach_and_delete_volume(at: Scene) -> str:
-    """The volume is deleted when it is free, and refused before."""
-    volume_id = await at.attached()
-    detach = at.will("DELETE", f"{_vm(at)}/volumes/{volume_id}")
-    detaching, deleting = await meet(detach, at.will("DELETE", f"/volumes/{volume_id}"))
+async def detach_and_delete_volume(owner: VMOwner) -> str:
+    """The detach succeeds; the delete is refused until the volume is detached."""
+    volume_id = await owner.attach_new_volume()
+    detach = owner.request("DELETE", f"{owner.path}/volumes/{volume_id}")
+    detaching, deleting = await send_both(detach, owner.request("DELETE", f"/volumes/{volume_id}"))
     assert (detaching.status_code, deleting.status_code) in {(204, 204), (204, 409)}
-    assert set(await at.ended(detaching, deleting)) == {"SUCCEEDED"}
+    assert set(await owner.ends_of(detaching, deleting)) == {"SUCCEEDED"}
     return "both" if deleting.status_code == 204 else "refused"
 
 
-async def restore_and_resize(at: Scene) -> str:
-    """Whichever is first; the other is refused while it lasts."""
-    snapshot_id, flavors = await at.snapshot(), await at.user.flavors()
-    restore = at.will("POST", f"{_vm(at)}/snapshots/{snapshot_id}/restore")
-    return await _first(at, restore, at.will("POST", f"{_vm(at)}/actions/resize", flavor_id=flavors[1]))
+async def restore_and_resize(owner: VMOwner) -> str:
+    """The first succeeds; the other is refused while the first is running."""
+    snapshot_id, flavors = await owner.create_snapshot(), await owner.user.flavors()
+    restore = owner.request("POST", f"{owner.path}/snapshots/{snapshot_id}/restore")
+    return await _one_or_both(
+        owner, restore, owner.request("POST", f"{owner.path}/actions/resize", flavor_id=flavors[1])
+    )
 
 
-async def attach_and_resize(at: Scene) -> str:
-    """Whichever is first; a resize is refused as `attachment_in_progress`, an attach for the VM's state."""
-    volume_id, flavors = await at.volume(), await at.user.flavors()
-    attach = at.will("POST", f"{_vm(at)}/volumes", volume_id=volume_id)
-    return await _first(at, attach, at.will("POST", f"{_vm(at)}/actions/resize", flavor_id=flavors[1]))
+async def attach_and_resize(owner: VMOwner) -> str:
+    """The first succeeds; a resize is refused with `attachment_in_progress`, an attach with `invalid_transition`."""
+    volume_id, flavors = await owner.create_volume(), await owner.user.flavors()
+    attach = owner.request("POST", f"{owner.path}/volumes", volume_id=volume_id)
+    return await _one_or_both(
+        owner, attach, owner.request("POST", f"{owner.path}/actions/resize", flavor_id=flavors[1])
+    )
 
 
-async def attach_and_snapshot(at: Scene) -> str:
-    """Whichever is first, as with a resize."""
-    volume_id = await at.volume()
-    attach = at.will("POST", f"{_vm(at)}/volumes", volume_id=volume_id)
-    return await _first(at, attach, at.will("POST", f"{_vm(at)}/snapshots", name="s"))
+async def attach_and_snapshot(owner: VMOwner) -> str:
+    """The first succeeds; a refusal is as for attach and resize."""
+    volume_id = await owner.create_volume()
+    attach = owner.request("POST", f"{owner.path}/volumes", volume_id=volume_id)
+    return await _one_or_both(owner, attach, owner.request("POST", f"{owner.path}/snapshots", name="s"))
 
 
-async def attach_and_stop(at: Scene) -> str:
-    """Both, or the attach is refused while the VM is being stopped."""
-    volume_id = await at.volume()
-    attach = at.will("POST", f"{_vm(at)}/volumes", volume_id=volume_id)
-    attaching, stopping = await meet(attach, at.will("POST", f"{_vm(at)}/actions/stop"))
+async def attach_and_stop(owner: VMOwner) -> str:
+    """Both succeed, or the attach is refused while the VM is being stopped."""
+    volume_id = await owner.create_volume()
+    attach = owner.request("POST", f"{owner.path}/volumes", volume_id=volume_id)
+    attaching, stopping = await send_both(attach, owner.request("POST", f"{owner.path}/actions/stop"))
     assert stopping.status_code == 202
-    assert set(await at.ended(attaching, stopping)) == {"SUCCEEDED"}
+    assert set(await owner.ends_of(attaching, stopping)) == {"SUCCEEDED"}
     return "both" if attaching.status_code == 202 else "refused"
 
 
-async def restore_and_delete_snapshot(at: Scene) -> str:
-    """Whichever is first: a snapshot that is restored is not deleted, and one that is being deleted not restored."""
-    path = f"{_vm(at)}/snapshots/{await at.snapshot()}"
-    return await _first(at, at.will("POST", f"{path}/restore"), at.will("DELETE", path))
+async def restore_and_delete_snapshot(owner: VMOwner) -> str:
+    """The first succeeds: a snapshot cannot be deleted during a restore, nor restored during its delete."""
+    path = f"{owner.path}/snapshots/{await owner.create_snapshot()}"
+    return await _one_or_both(owner, owner.request("POST", f"{path}/restore"), owner.request("DELETE", path))
 
 
-def _vm(at: Scene) -> str:
-    return f"/vms/{at.vm}"
-
-
-async def _gone(at: Scene, deleting: httpx.Response) -> None:
-    """The delete was accepted and has ended well."""
+async def _check_deleted(owner: VMOwner, deleting: httpx.Response) -> None:
+    """Check that the delete was accepted and succeeds."""
     assert deleting.status_code == 204
-    assert await at.ended(deleting) == ["SUCCEEDED"]
-    assert (await at.user.read(_vm(at)))["status"] == "DELETED"
+    assert await owner.ends_of(deleting) == ["SUCCEEDED"]
+    assert (await owner.user.read(owner.path))["status"] == "DELETED"
 
 
-async def _became(at: Scene, answer: httpx.Response) -> str:
-    """What became of a request beside a delete of its VM."""
+async def _outcome(owner: VMOwner, answer: httpx.Response) -> str:
+    """The outcome of a request that was sent together with a delete of its VM."""
     if answer.status_code in {404, 409}:
         return "refused"
-    (end,) = await at.ended(answer)
+    (end,) = await owner.ends_of(answer)
     assert end in {"SUCCEEDED", "SUPERSEDED"}
     return end
 
 
-async def _first(at: Scene, one: Request, other: Request) -> str:
-    """One is accepted and ends well, and the other too if it came later than that, or is refused."""
-    answers = await meet(one, other)
+async def _one_or_both(owner: VMOwner, one: Request, other: Request) -> str:
+    """Check that one succeeds, and that the other is refused or, if it came after the first had ended, succeeds."""
+    answers = await send_both(one, other)
     accepted = [answer.status_code in {202, 204} for answer in answers]
     assert any(accepted)
     for answer in answers:
-        assert answer.status_code in {202, 204} or answer.json()["code"] in REFUSALS, answer.text
-    assert set(await at.ended(*answers)) == {"SUCCEEDED"}
+        assert answer.status_code in {202, 204} or answer.json()["code"] in REFUSAL_CODES, answer.text
+    assert set(await owner.ends_of(*answers)) == {"SUCCEEDED"}
     return "both" if all(accepted) else "first" if accepted[0] else "second"
 
 
-REFUSALS = {"invalid_transition", "attachment_in_progress"}
-PAIRS: dict[str, Callable[[Scene], Awaitable[str]]] = {
+REFUSAL_CODES = {"invalid_transition", "attachment_in_progress"}
+PAIRS: dict[str, Callable[[VMOwner], Awaitable[str]]] = {
     "delete of the VM, snapshot": delete_vm_and_snapshot,
     "delete of the VM, restore": delete_vm_and_restore,
     "delete of the VM, delete of a snapshot": delete_vm_and_delete_snapshot,

@@ -1,15 +1,16 @@
-"""The mock cloud fails on demand, and every failure ends in a state a user can act on."""
+"""The mock cloud fails on demand; after every failure the VM is in a state in which its owner can act."""
 
 from uuid import UUID
 
 from activities.backends.faults import add_fault
 from activities.backends.mock.schema import FaultMode
 from domain.settings import Settings
-from tests.integration.test_kills import ports_of, servers_of
-from tests.support.stack import Stack, User
+from tests.integration.mock_cloud import ports_of, servers_of
+from tests.support.stack import Stack
+from tests.support.users import User
 
 
-async def test_a_flavor_that_no_host_holds_ends_in_error_with_nothing_left(stack: Stack, user: User) -> None:
+async def test_a_build_that_fits_on_no_host_ends_in_error_without_leftovers(stack: Stack, user: User) -> None:
     flavor = (await user.request("GET", "/flavors")).json()["items"][-1]
     vm = (await user.request("POST", "/vms", json={"name": "too-large", "flavor_id": flavor["id"]})).json()
     vm = await user.until(vm["id"], "ACTIVE", "ERROR")
@@ -19,7 +20,7 @@ async def test_a_flavor_that_no_host_holds_ends_in_error_with_nothing_left(stack
     assert (await servers_of(stack, vm["id"]), await ports_of(stack, vm["id"])) == ([], 0)
 
 
-async def test_a_build_that_loses_an_answer_and_fails_twice_makes_one_server(
+async def test_a_build_with_a_lost_answer_and_two_failures_creates_one_server(
     stack: Stack, user: User, cloud: Settings
 ) -> None:
     await add_fault(cloud, "create_ports", FaultMode.FAIL_AFTER_EFFECT)
@@ -31,7 +32,7 @@ async def test_a_build_that_loses_an_answer_and_fails_twice_makes_one_server(
     assert (operation["attempt"], operation["next_retry_at"]) == (3, None)
 
 
-async def test_a_refused_delete_of_a_build_ends_in_error_and_the_next_leaves_nothing(
+async def test_a_refused_delete_of_a_build_ends_in_error_and_the_next_delete_succeeds(
     stack: Stack, user: User, cloud: Settings
 ) -> None:
     vm = await user.create("hard-to-delete")
@@ -46,7 +47,7 @@ async def test_a_refused_delete_of_a_build_ends_in_error_and_the_next_leaves_not
     assert (await servers_of(stack, vm["id"]), await ports_of(stack, vm["id"])) == ([], 0)
 
 
-async def test_a_refused_stop_leaves_the_vm_as_it_was(stack: Stack, user: User, cloud: Settings) -> None:
+async def test_a_refused_stop_leaves_the_vm_unchanged(stack: Stack, user: User, cloud: Settings) -> None:
     vm = await user.create("keeps-running")
     await user.until(vm["id"], "ACTIVE")
     await add_fault(cloud, "stop_server", FaultMode.REFUSE, vm_id=UUID(vm["id"]))

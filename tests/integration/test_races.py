@@ -1,13 +1,14 @@
-"""Many at once on the real stack: one wins, and everybody is told the truth."""
+"""Many concurrent requests to one resource: one is accepted, and the others get a correct refusal."""
 
 import asyncio
 from collections import Counter
 
-from tests.integration.test_kills import ports_of, servers_of
-from tests.support.stack import Stack, User
+from tests.integration.mock_cloud import ports_of, servers_of
+from tests.support.stack import Stack
+from tests.support.users import User
 
 
-async def test_of_twenty_stops_at_once_one_is_accepted(user: User) -> None:
+async def test_one_of_twenty_concurrent_stops_is_accepted(user: User) -> None:
     vm = await user.create("stopped-once")
     await user.until(vm["id"], "ACTIVE")
     stops = [user.http.post(f"/vms/{vm['id']}/actions/stop") for _ in range(20)]
@@ -22,7 +23,7 @@ async def test_of_twenty_stops_at_once_one_is_accepted(user: User) -> None:
     assert Counter(operation["action"] for operation in operations) == {"stop": 1, "create": 1}
 
 
-async def test_twenty_posts_with_one_key_make_one_vm(stack: Stack, user: User) -> None:
+async def test_twenty_concurrent_posts_with_one_idempotency_key_create_one_vm(stack: Stack, user: User) -> None:
     key = {"Idempotency-Key": "only-one"}
     flavor = (await user.request("GET", "/flavors")).json()["items"][0]["id"]
     body = {"name": "only-one", "flavor_id": flavor}
@@ -39,12 +40,12 @@ async def test_twenty_posts_with_one_key_make_one_vm(stack: Stack, user: User) -
     assert await servers_of(stack, vm_id) == ["ACTIVE"]
 
 
-async def test_every_action_at_once_ends_in_a_legal_rest(stack: Stack, user: User) -> None:
+async def test_vms_are_deleted_after_concurrent_actions_and_deletes(stack: Stack, user: User) -> None:
     vms = [await user.create(f"mixed-{number}") for number in range(4)]
     for vm in vms:
         await user.until(vm["id"], "ACTIVE")
-    words = ("stop", "reboot", "start", "stop", "reboot")
-    calls = [user.http.post(f"/vms/{vm['id']}/actions/{word}") for vm in vms for word in words]
+    actions = ("stop", "reboot", "start", "stop", "reboot")
+    calls = [user.http.post(f"/vms/{vm['id']}/actions/{action}") for vm in vms for action in actions]
     assert {answer.status_code for answer in await asyncio.gather(*calls)} <= {202, 409}
     deletes = await asyncio.gather(*[user.http.delete(f"/vms/{vm['id']}") for vm in vms for _ in range(5)])
     assert {answer.status_code for answer in deletes} == {204}

@@ -1,4 +1,4 @@
-"""Resizes on the running stack: decided, killed, made to fail, and deleted at every moment."""
+"""Resizes on a running stack: confirmed and reverted, with killed processes, with faults, and deleted at every step."""
 
 import asyncio
 from uuid import UUID, uuid4
@@ -12,8 +12,9 @@ from activities.backends.mock.schema import FaultMode
 from domain.rules.messages import OperationInput
 from domain.rules.states import Action, Status
 from domain.settings import Settings
-from tests.support.stack import Stack, User
+from tests.support.stack import Stack
 from tests.support.truth import differences
+from tests.support.users import User
 
 KILLS = [
     ("worker", "resize_migrating"),
@@ -24,14 +25,9 @@ KILLS = [
 DECISIONS = {"resize_confirming": "confirm-resize", "resize_reverting": "revert-resize"}
 
 
-async def active(user: User, name: str) -> str:
-    vm = await user.create(name)
-    return str((await user.until(vm["id"], "ACTIVE"))["id"])
-
-
-async def test_a_vm_that_is_off_is_resized_confirmed_resized_and_reverted(stack: Stack, user: User) -> None:
+async def test_a_stopped_vm_is_resized_and_confirmed_then_resized_and_reverted(stack: Stack, user: User) -> None:
     small, large, larger = (await user.flavors())[:3]
-    vm_id = await active(user, "off")
+    vm_id = await user.create_active("off")
     await user.act(vm_id, "stop")
     await user.until(vm_id, "SHUTOFF")
     for flavor, decision, kept in ((large, "confirm-resize", large), (larger, "revert-resize", large)):
@@ -48,17 +44,19 @@ async def test_a_vm_that_is_off_is_resized_confirmed_resized_and_reverted(stack:
     assert await differences(stack) == []
 
 
-@pytest.mark.parametrize(("part", "moment"), KILLS)
-async def test_a_resize_survives_a_kill(stack: Stack, user: User, part: str, moment: str) -> None:
-    vm_id = await active(user, f"survives-{part}")
+@pytest.mark.parametrize(("part", "task_state"), KILLS)
+async def test_a_resize_succeeds_although_a_process_is_killed(
+    stack: Stack, user: User, part: str, task_state: str
+) -> None:
+    vm_id = await user.create_active(f"survives-{part}")
     large = (await user.flavors())[1]
     await user.act(vm_id, "resize", flavor_id=large)
-    if moment == "resize_migrating":
-        await user.until(vm_id, task_state=moment)
+    if task_state == "resize_migrating":
+        await user.until(vm_id, task_state=task_state)
         stack.kill(part)
     await user.until(vm_id, "VERIFY_RESIZE", "ERROR")
     await user.act(vm_id, "confirm-resize")
-    if moment == "resize_confirming":
+    if task_state == "resize_confirming":
         stack.kill(part)
     vm = await user.until(vm_id, "ACTIVE", "ERROR")
     assert (vm["status"], vm["flavor_id"]) == ("ACTIVE", large)
@@ -66,32 +64,36 @@ async def test_a_resize_survives_a_kill(stack: Stack, user: User, part: str, mom
 
 
 FAULTS = {
-    "no host answers": ("select_host", FaultMode.REFUSE, "ACTIVE", "FAILED"),
+    "no host is found": ("select_host", FaultMode.REFUSE, "ACTIVE", "FAILED"),
     "the move is refused": ("resize_server", FaultMode.REFUSE, "ERROR", "FAILED"),
     "the move fails once": ("resize_server", FaultMode.FAIL, "VERIFY_RESIZE", "SUCCEEDED"),
     "the answer to the move is lost": ("resize_server", FaultMode.FAIL_AFTER_EFFECT, "VERIFY_RESIZE", "SUCCEEDED"),
 }
 
 
-async def test_every_fault_of_the_cloud_during_a_resize(stack: Stack, user: User, cloud: Settings) -> None:
+async def test_each_fault_of_the_cloud_during_a_resize_has_its_specified_end(
+    stack: Stack, user: User, cloud: Settings
+) -> None:
     small, large = (await user.flavors())[:2]
 
-    async def resize(what: str, verb: str, mode: FaultMode, status: str, ended: str) -> None:
-        vm_id = await active(user, what)
+    async def resize(fault: str, verb: str, mode: FaultMode, status: str, end: str) -> None:
+        vm_id = await user.create_active(fault)
         await add_fault(cloud, verb, mode, vm_id=UUID(vm_id))
         resize = await user.act(vm_id, "resize", flavor_id=large)
         vm = await user.until(vm_id, "ACTIVE", "VERIFY_RESIZE", "ERROR")
         resize = await user.read(f"/operations/{resize['id']}")
-        flavor = large if ended == "SUCCEEDED" else small
-        assert (vm["status"], vm["flavor_id"], resize["status"]) == (status, flavor, ended), what
+        flavor = large if end == "SUCCEEDED" else small
+        assert (vm["status"], vm["flavor_id"], resize["status"]) == (status, flavor, end), fault
 
-    await asyncio.gather(*(resize(what, *case) for what, case in FAULTS.items()))
+    await asyncio.gather(*(resize(fault, *case) for fault, case in FAULTS.items()))
     assert await differences(stack) == []
 
 
-async def test_a_refused_decision_ends_in_error_and_can_be_deleted(stack: Stack, user: User, cloud: Settings) -> None:
+async def test_a_refused_confirm_or_revert_ends_in_error_and_the_vm_can_be_deleted(
+    stack: Stack, user: User, cloud: Settings
+) -> None:
     async def refuse(decision: str) -> None:
-        vm_id = (await user.resized("undecided"))["id"]
+        vm_id = (await user.create_resized("undecided"))["id"]
         await add_fault(cloud, f"{decision}_server_resize", FaultMode.REFUSE, vm_id=UUID(vm_id))
         decided = await user.act(vm_id, f"{decision}-resize")
         vm = await user.until(vm_id, "ACTIVE", "ERROR")
@@ -104,8 +106,8 @@ async def test_a_refused_decision_ends_in_error_and_can_be_deleted(stack: Stack,
     assert await differences(stack) == []
 
 
-async def test_a_flavor_that_no_host_holds_leaves_the_vm_as_it_was(stack: Stack, user: User) -> None:
-    vm_id = await active(user, "stays-small")
+async def test_a_resize_that_fits_on_no_host_leaves_the_vm_unchanged(stack: Stack, user: User) -> None:
+    vm_id = await user.create_active("stays-small")
     flavors = await user.flavors()
     resize = await user.act(vm_id, "resize", flavor_id=flavors[-1])
     vm = await user.until(vm_id)
@@ -115,11 +117,11 @@ async def test_a_flavor_that_no_host_holds_leaves_the_vm_as_it_was(stack: Stack,
     assert await differences(stack) == []
 
 
-async def test_a_delete_at_every_moment_of_a_resize_leaves_nothing(stack: Stack, user: User) -> None:
+async def test_a_delete_at_each_step_of_a_resize_leaves_nothing(stack: Stack, user: User) -> None:
     temporal, large = await stack.temporal(), (await user.flavors())[1]
 
     async def delete_at(moment: str) -> None:
-        vm_id = await active(user, moment)
+        vm_id = await user.create_active(moment)
         resize = await user.act(vm_id, "resize", flavor_id=large)
         if moment == "resize_migrating":
             await user.until(vm_id, task_state=moment)
@@ -140,13 +142,13 @@ async def is_running(temporal: Client, workflow_id: str) -> bool:
     try:
         description = await temporal.get_workflow_handle(workflow_id).describe()
     except RPCError as error:
-        # NOT_FOUND where it was deleted before it was delivered
+        # NOT_FOUND: the VM was deleted before the resize was delivered, so no workflow was started
         return error.status is not RPCStatusCode.NOT_FOUND
     return description.status is WorkflowExecutionStatus.RUNNING
 
 
-async def test_a_decision_is_carried_out_when_the_waiting_workflow_is_gone(stack: Stack, user: User) -> None:
-    vm = await user.resized("abandoned")
+async def test_a_revert_succeeds_although_the_waiting_workflow_was_terminated(stack: Stack, user: User) -> None:
+    vm = await user.create_resized("abandoned")
     resize = await user.read(f"/operations/{vm['operation_id']}")
     await (await stack.temporal()).get_workflow_handle(resize["workflow_id"]).terminate()
     revert = await user.act(vm["id"], "revert-resize")
@@ -157,14 +159,14 @@ async def test_a_decision_is_carried_out_when_the_waiting_workflow_is_gone(stack
     assert await differences(stack) == []
 
 
-async def test_signals_by_hand_decide_nothing(stack: Stack, user: User) -> None:
-    vm_id = await active(user, "by-hand")
+async def test_signals_sent_by_hand_change_nothing(stack: Stack, user: User) -> None:
+    vm_id = await user.create_active("by-hand")
     resize = await user.act(vm_id, "resize", flavor_id=(await user.flavors())[1])
     await user.until(vm_id, task_state="resize_migrating")
     waiting = (await stack.temporal()).get_workflow_handle(resize["workflow_id"])
     await waiting.signal("confirm")
-    nobodys = OperationInput(uuid4(), UUID(vm_id), Action.REVERT_RESIZE, previous_status=Status.ACTIVE)
-    await waiting.signal("revert", nobodys)
+    unknown = OperationInput(uuid4(), UUID(vm_id), Action.REVERT_RESIZE, previous_status=Status.ACTIVE)
+    await waiting.signal("revert", unknown)
     await user.until(vm_id, "VERIFY_RESIZE")
     await user.act(vm_id, "confirm-resize")
     vm = await user.until(vm_id, "ACTIVE", "ERROR")

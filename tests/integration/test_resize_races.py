@@ -1,6 +1,6 @@
-"""Everybody decides on a resize at the same moment: one wins, and the others are told so.
+"""Concurrent decisions about a resize: exactly one is carried out, and the other requests are refused.
 
-Few of each race run with the tests; `make races` runs fifty of each and says who won.
+The tests run a few of each race; `make races` runs fifty of each and prints the winners.
 """
 
 import asyncio
@@ -23,17 +23,20 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from domain.rules.messages import OperationInput
 from domain.rules.states import Action, Status
-from tests.support.stack import Stack, User, log_in
+from tests.support.stack import Stack
 from tests.support.truth import differences
+from tests.support.users import User, log_in
+from tests.support.waiting import poll
 
-MANY = 10
-RACES = int(os.environ.get("RACES", "2"))
-pytestmark = pytest.mark.timeout(600 + 30 * RACES)
-WINDOW = 6  # seconds
-AT_ONCE = 16  # VMs
-AROUND = (-0.3, 0.7)  # seconds from `confirm_by`, between which decisions meet the timer
+MANY = 10  # races from which on the slow tests run
+REPETITIONS = int(os.environ.get("RACES", "2"))
+pytestmark = pytest.mark.timeout(600 + 30 * REPETITIONS)
+CONFIRM_WINDOW = 6  # seconds
+CONCURRENT = 16  # VMs
+AROUND_DEADLINE = (-0.3, 0.7)  # seconds before and after `confirm_by` between which a decision races the timer
 
-CONTESTS = {
+# The requests of each race, and whether the timer of the confirm window takes part.
+RACES_BY_NAME = {
     "confirm, revert": (("confirm-resize", "revert-resize"), False),
     "confirm, timer": (("confirm-resize",), True),
     "revert, timer": (("revert-resize",), True),
@@ -47,133 +50,138 @@ CONTESTS = {
 
 @pytest.fixture(scope="module")
 def racing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A quick stack that confirms resizes by itself."""
+    """A fast stack that confirms resizes by itself."""
     quick = {"MOCK_BUILD_DELAY": "0.1", "MOCK_RESIZE_DELAY": "0.3", "MOCK_DELETE_DELAY": "0.1"}
-    stack = Stack.at(tmp_path_factory.mktemp("racing"), RESIZE_CONFIRM_WINDOW=str(WINDOW), **quick)
+    stack = Stack.at(tmp_path_factory.mktemp("racing"), RESIZE_CONFIRM_WINDOW=str(CONFIRM_WINDOW), **quick)
     stack.start()
     yield stack
     stack.stop()
 
 
-async def test_one_decision_wins(racing: Stack, capsys: pytest.CaptureFixture[str]) -> None:
-    winners: dict[str, Counter[str]] = {contest: Counter() for contest in CONTESTS}
-    track = asyncio.Semaphore(AT_ONCE)
+async def test_exactly_one_decision_is_carried_out(racing: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    winners: dict[str, Counter[str]] = {race_name: Counter() for race_name in RACES_BY_NAME}
+    slots = asyncio.Semaphore(CONCURRENT)
     async with log_in(racing, poll_every=0.2) as user:
 
-        async def run(contest: str) -> None:
-            async with track:
-                winners[contest][await race(user, contest)] += 1
+        async def run(race_name: str) -> None:
+            async with slots:
+                winners[race_name][await race(user, race_name)] += 1
 
-        await asyncio.gather(*(run(contest) for _ in range(RACES) for contest in CONTESTS))
+        await asyncio.gather(*(run(race_name) for _ in range(REPETITIONS) for race_name in RACES_BY_NAME))
     assert await differences(racing) == []
     with capsys.disabled():
-        lines = [f"{contest}: {dict(won.most_common())}" for contest, won in winners.items()]
+        lines = [f"{race_name}: {dict(won.most_common())}" for race_name, won in winners.items()]
         sys.stdout.write("\n".join(["", *lines, ""]))
 
 
-async def race(user: User, contest: str) -> str:
-    """Let everybody decide on one VM's resize at once; returns who won."""
-    words, against_time = CONTESTS[contest]
-    vm = await user.resized(contest)
+async def race(user: User, race_name: str) -> str:
+    """Send all requests of a race for one VM's resize at once; returns the winner."""
+    decisions, with_timer = RACES_BY_NAME[race_name]
+    vm = await user.create_resized(race_name)
     small, large = (await user.flavors())[:2]
-    if against_time:
-        begins_in = (datetime.fromisoformat(vm["confirm_by"]) - datetime.now(UTC)).total_seconds()
-        await asyncio.sleep(max(begins_in + random.uniform(*AROUND), 0))
-    answers = await asyncio.gather(*(decide(user, vm["id"], word) for word in random.sample(words, len(words))))
-    vm = await user.until(vm["id"], "DELETED" if "delete" in words else "ACTIVE", "ERROR")
+    if with_timer:
+        seconds_left = (datetime.fromisoformat(vm["confirm_by"]) - datetime.now(UTC)).total_seconds()
+        await asyncio.sleep(max(seconds_left + random.uniform(*AROUND_DEADLINE), 0))
+    answers = await asyncio.gather(
+        *(decide(user, vm["id"], decision) for decision in random.sample(decisions, len(decisions)))
+    )
+    vm = await user.until(vm["id"], "DELETED" if "delete" in decisions else "ACTIVE", "ERROR")
     operations = (await user.read(f"/vms/{vm['id']}/operations"))["items"]
-    decided = [one for one in operations if one["action"] in {"confirm-resize", "revert-resize"}]
-    assert len(decided) == 1 or (not decided and "delete" in words), f"{contest}: {operations}"
+    decided = [item for item in operations if item["action"] in {"confirm-resize", "revert-resize"}]
+    assert len(decided) == 1 or (not decided and "delete" in decisions), f"{race_name}: {operations}"
     accepted = answers.count(202)
-    assert accepted == sum(one["actor"] != "@confirm-window" for one in decided)
+    assert accepted == sum(operation["actor"] != "@confirm-window" for operation in decided)
     assert set(answers) <= {202, 204, 409}
-    if "delete" in words:
+    if "delete" in decisions:
         assert (vm["status"], operations[0]["action"], operations[0]["status"]) == ("DELETED", "delete", "SUCCEEDED")
-        assert {one["status"] for one in decided} <= {"SUCCEEDED", "SUPERSEDED"}
-        return f"{name_of(decided[0])} before delete" if decided else "delete"
+        assert {operation["status"] for operation in decided} <= {"SUCCEEDED", "SUPERSEDED"}
+        return f"{winner_of(decided[0])} before delete" if decided else "delete"
     kept = small if decided[0]["action"] == "revert-resize" else large
     assert (vm["status"], vm["flavor_id"], decided[0]["status"]) == ("ACTIVE", kept, "SUCCEEDED")
-    return name_of(decided[0])
+    return winner_of(decided[0])
 
 
-def name_of(decided: dict[str, Any]) -> str:
-    """Who an operation is of."""
-    return "timer" if decided["actor"] == "@confirm-window" else str(decided["action"])
+def winner_of(operation: dict[str, Any]) -> str:
+    """The winner of a race, by the operation that was carried out."""
+    return "timer" if operation["actor"] == "@confirm-window" else str(operation["action"])
 
 
-async def decide(user: User, vm_id: str, word: str) -> int:
-    """The status code of the answer to a decision."""
-    if word == "delete":
+async def decide(user: User, vm_id: str, decision: str) -> int:
+    """Send a decision; returns the status code of the answer."""
+    if decision == "delete":
         return (await user.http.delete(f"/vms/{vm_id}", timeout=30)).status_code
-    return (await user.http.post(f"/vms/{vm_id}/actions/{word}", timeout=30)).status_code
+    return (await user.http.post(f"/vms/{vm_id}/actions/{decision}", timeout=30)).status_code
 
 
-async def test_signals_that_come_twice_early_or_late_change_nothing(stack: Stack) -> None:
-    temporal, track = await stack.temporal(), asyncio.Semaphore(AT_ONCE)
+async def test_a_signal_that_is_repeated_early_or_late_changes_nothing(stack: Stack) -> None:
+    temporal, slots = await stack.temporal(), asyncio.Semaphore(CONCURRENT)
     async with log_in(stack, poll_every=0.2) as user:
 
-        async def run(how: str) -> str:
-            async with track:
-                return await signalled(user, temporal, how)
+        async def run(timing: str) -> str:
+            async with slots:
+                return await revert_with_extra_signal(user, temporal, timing)
 
-        flavors = await asyncio.gather(*(run(how) for how in ("twice", "early", "late") for _ in range(RACES)))
+        flavors = await asyncio.gather(
+            *(run(timing) for timing in ("twice", "early", "late") for _ in range(REPETITIONS))
+        )
         assert set(flavors) == {(await user.flavors())[0]}
     assert await differences(stack) == []
 
 
-async def signalled(user: User, temporal: Client, how: str) -> str:
-    """Revert a resize whose signals come as `how` says; returns the flavor of the VM when it rests."""
-    vm_id = (await user.create(how))["id"]
+async def revert_with_extra_signal(user: User, temporal: Client, timing: str) -> str:
+    """Revert a resize, with one more signal at another time; returns the flavor of the VM at the end."""
+    vm_id = (await user.create(timing))["id"]
     await user.until(vm_id, "ACTIVE")
     resize = await user.act(vm_id, "resize", flavor_id=(await user.flavors())[1])
     waiting = temporal.get_workflow_handle(resize["workflow_id"])
     await user.until(vm_id, task_state="resize_migrating")
-    if how == "early":
-        await waiting.signal("confirm", decision(uuid4(), vm_id, Action.CONFIRM_RESIZE))
+    if timing == "early":
+        await waiting.signal("confirm", signal_input(uuid4(), vm_id, Action.CONFIRM_RESIZE))
     await user.until(vm_id, "VERIFY_RESIZE")
-    revert = decision(UUID((await user.act(vm_id, "revert-resize"))["id"]), vm_id, Action.REVERT_RESIZE)
-    if how == "twice":
+    revert = signal_input(UUID((await user.act(vm_id, "revert-resize"))["id"]), vm_id, Action.REVERT_RESIZE)
+    if timing == "twice":
         await waiting.signal("revert", revert)
     vm = await user.until(vm_id, "ACTIVE", "ERROR")
     await waiting.result()
-    if how == "late":
+    if timing == "late":
         with pytest.raises(RPCError) as refused:
             await waiting.signal("revert", revert)
         assert refused.value.status is RPCStatusCode.NOT_FOUND
     return str(vm["flavor_id"])
 
 
-def decision(operation_id: UUID, vm_id: str, action: Action) -> OperationInput:
+def signal_input(operation_id: UUID, vm_id: str, action: Action) -> OperationInput:
     """The input of a signal."""
     return OperationInput(operation_id, UUID(vm_id), action, previous_status=Status.ACTIVE)
 
 
-UNDELIVERED = "SELECT id FROM operations WHERE deliveries = 0 AND id = ANY($1::uuid[])"
-UNBEGUN = "SELECT id FROM operations WHERE status = 'QUEUED' AND id = ANY($1::uuid[])"
+NOT_DELIVERED = "SELECT id FROM operations WHERE deliveries = 0 AND id = ANY($1::uuid[])"
+NOT_STARTED = "SELECT id FROM operations WHERE status = 'QUEUED' AND id = ANY($1::uuid[])"
 REDELIVERED = "SELECT id FROM operations WHERE delivered_at > created_at + interval '10 s' AND id = ANY($1::uuid[])"
 HANG = "INSERT INTO mock_cloud.faults (verb, mode) VALUES ('revert_server_resize', 'never-answer')"
 
 
-@pytest.mark.skipif(RACES < MANY, reason="takes a minute: make races")
-@pytest.mark.parametrize("begun", [False, True])
-async def test_signals_that_are_lost_are_sent_again(stack: Stack, *, begun: bool) -> None:
+@pytest.mark.skipif(REPETITIONS < MANY, reason="takes a minute: make races")
+@pytest.mark.parametrize("started", [False, True])
+async def test_lost_signals_are_sent_again(stack: Stack, *, started: bool) -> None:
     async with log_in(stack, poll_every=0.2) as user:
-        vms = await asyncio.gather(*(user.resized(f"lost-{number}") for number in range(RACES)))
-        if begun:  # and stay so
+        vms = await asyncio.gather(*(user.create_resized(f"lost-{number}") for number in range(REPETITIONS)))
+        if started:  # and never finished, because the call to the cloud hangs
             await stack.sql(HANG)
         else:
             stack.kill("worker", signal.SIGSTOP)
         reverts = await asyncio.gather(*(user.act(vm["id"], "revert-resize") for vm in vms))
-        while await stack.sql(UNBEGUN if begun else UNDELIVERED, ids(reverts)):  # noqa: ASYNC110 - it has no event
-            await asyncio.sleep(0.2)
+        waiting = NOT_STARTED if started else NOT_DELIVERED
+        await poll(lambda: stack.sql(waiting, ids(reverts)), lambda rows: not rows)
         temporal = await stack.temporal()
         await asyncio.gather(*(forget_signals(temporal, revert["workflow_id"]) for revert in reverts))
         await stack.sql("DELETE FROM mock_cloud.faults")
         stack.kill("worker", signal.SIGCONT)
         for vm in vms:
             assert (await user.until(vm["id"], "ACTIVE", "ERROR"))["flavor_id"] == (await user.flavors())[0]
-    redelivered = await stack.sql(REDELIVERED, ids(reverts))  # what has begun its resize is told without the outbox
-    assert len(redelivered) == (0 if begun else RACES)
+    # If the operation has started, the workflow recovery sends the signal again and the outbox does not.
+    redelivered = await stack.sql(REDELIVERED, ids(reverts))
+    assert len(redelivered) == (0 if started else REPETITIONS)
     assert await differences(stack) == []
 
 
@@ -182,16 +190,19 @@ def ids(operations: list[dict[str, Any]]) -> list[str]:
 
 
 async def forget_signals(temporal: Client, workflow_id: str) -> None:
-    """Set a workflow that waits to be decided back to when it did not know how, without the signals since then."""
+    """Reset a resize workflow to the task before its first signal, and drop all signals since then."""
     history = await temporal.get_workflow_handle(workflow_id).fetch_history()
-    told = next(e.event_id for e in history.events if e.event_type is EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)
-    done = (e.event_id for e in history.events if e.event_type is EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED)
-    last = max(id for id in done if id < told)
+
+    def ids_of(event_type: EventType.ValueType) -> list[int]:
+        return [event.event_id for event in history.events if event.event_type == event_type]
+
+    first_signal = ids_of(EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED)[0]
+    last = max(id for id in ids_of(EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED) if id < first_signal)
     await temporal.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
             namespace=temporal.namespace,
             workflow_execution=WorkflowExecution(workflow_id=workflow_id),
-            reason="a signal is lost",
+            reason="lose a signal",
             workflow_task_finish_event_id=last,
             request_id=str(uuid4()),
             reset_reapply_exclude_types=[ResetReapplyExcludeType.RESET_REAPPLY_EXCLUDE_TYPE_SIGNAL],

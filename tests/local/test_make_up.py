@@ -1,4 +1,4 @@
-"""`make up` as a whole: what it refuses, what its parts are given, and how it ends."""
+"""`make up` as a whole: when it refuses to start, what its parts get, and how it stops."""
 
 import json
 import os
@@ -14,32 +14,30 @@ from pathlib import Path
 import pytest
 
 import local
+from migrations import embedded_postgres
 from tests.support.stack import Stack, free_ports
 
-PARTS = ["api", "worker", "temporal", "postgres"]  # in the order in which they stop
+STOP_ORDER = ["api", "worker", "temporal", "postgres"]
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A stack of this module's own; the last test ends it."""
-    api, temporal, web_ui = free_ports(3)
-    stack = Stack(tmp_path_factory.mktemp("up") / "data", api, temporal, web_ui)
+    """This module's stack; the last test stops it."""
+    stack = Stack.at(tmp_path_factory.mktemp("up") / "data")
     stack.start()
     yield stack
     if stack.supervisor:
         stack.stop()
 
 
-def refusal(**environment: str | int) -> str:
-    """What a start with these settings says when it refuses; it says one line and starts nothing."""
+def start_error(**environment: str | int) -> str:
+    """The one line that a start with these settings prints when it refuses to start anything."""
     settings = {name: str(value) for name, value in environment.items()}
     command = [sys.executable, str(local.ROOT / "local.py")]
-    refused = subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, timeout=10, check=False
-    )
-    assert refused.returncode == 1
-    assert refused.stdout == ""
-    [line] = refused.stderr.splitlines()
+    result = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=10, check=False)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    [line] = result.stderr.splitlines()
     return line
 
 
@@ -50,53 +48,53 @@ def environment(stack: Stack, part: str) -> dict[str, str]:
     return dict(entry.split("=", 1) for entry in entries)
 
 
-def test_a_second_start_on_the_same_data_is_refused(stack: Stack) -> None:
+def test_a_second_start_on_the_same_data_directory_is_refused(stack: Stack) -> None:
     api, temporal, web_ui = free_ports(3)
     ports = {"API_PORT": api, "TEMPORAL_PORT": temporal, "TEMPORAL_UI_PORT": web_ui}
-    line = refusal(DATA_DIR=str(stack.data_dir), **ports)
+    line = start_error(DATA_DIR=str(stack.data_dir), **ports)
     assert line.startswith("Another `make up`, process ")
     assert str(stack.data_dir) in line
 
 
-def test_a_taken_port_is_refused_in_one_line(stack: Stack, tmp_path: Path) -> None:
-    line = refusal(DATA_DIR=str(tmp_path), API_PORT=stack.api_port)
+def test_a_taken_port_is_reported_in_one_line(stack: Stack, tmp_path: Path) -> None:
+    line = start_error(DATA_DIR=str(tmp_path), API_PORT=stack.api_port)
     assert f"Port {stack.api_port}" in line
     assert "API_PORT" in line
     assert not (tmp_path / "postgres").exists()
 
 
-def test_a_wrong_setting_is_refused_in_one_line(tmp_path: Path) -> None:
-    assert "MOCK_ERROR_RATE" in refusal(DATA_DIR=str(tmp_path), MOCK_ERROR_RATE=2)
+def test_an_invalid_setting_is_reported_in_one_line(tmp_path: Path) -> None:
+    assert "MOCK_ERROR_RATE" in start_error(DATA_DIR=str(tmp_path), MOCK_ERROR_RATE=2)
 
 
-def test_only_the_api_knows_the_secret(stack: Stack) -> None:
+def test_only_the_api_gets_the_secret_key(stack: Stack) -> None:
     secret = (stack.data_dir / "secret_key").read_text()
     assert environment(stack, "api")["SECRET_KEY"] == secret
     for part in ("worker", "temporal", "postgres"):
         assert "SECRET_KEY" not in environment(stack, part)
 
 
-def test_what_lies_in_the_data_directory_is_closed_to_others(stack: Stack) -> None:
+def test_other_users_cannot_read_the_data_directory(stack: Stack) -> None:
     assert not stat.S_IMODE(stack.data_dir.stat().st_mode) & stat.S_IRWXO
     assert stat.S_IMODE((stack.data_dir / "postgres").stat().st_mode) == 0o700
 
 
-def test_the_database_answers_on_its_socket_only(stack: Stack) -> None:
+def test_the_database_listens_on_a_unix_socket_only(stack: Stack) -> None:
     [pid] = stack.pids("postgres")
     inodes = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
     rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
     assert not {f"socket:[{row[9]}]" for row in rows} & inodes
-    assert (stack.data_dir / "postgres" / local.POSTGRES_SOCKET).is_socket()
+    assert (stack.data_dir / "postgres" / embedded_postgres.SOCKET_NAME).is_socket()
 
 
-def test_ended_workflows_can_be_read_for_thirty_days(stack: Stack) -> None:
+def test_closed_workflows_are_kept_for_thirty_days(stack: Stack) -> None:
     address = f"--address=127.0.0.1:{stack.temporal_port}"
     describe = [local.TEMPORAL, "operator", "namespace", "describe", "--namespace=default", address, "--output=json"]
     described = json.loads(subprocess.run(describe, capture_output=True, check=True).stdout)
     assert described["config"]["workflowExecutionRetentionTtl"] == f"{30 * 24 * 3600}s"
 
 
-def test_everything_listens_on_loopback_only(stack: Stack) -> None:
+def test_all_servers_listen_on_loopback_only(stack: Stack) -> None:
     for port in (stack.api_port, stack.temporal_port, stack.ui_port):
         with socket.create_connection(("127.0.0.1", port), timeout=1):
             pass
@@ -104,19 +102,19 @@ def test_everything_listens_on_loopback_only(stack: Stack) -> None:
             socket.create_connection(("127.0.0.2", port), timeout=1).close()
 
 
-def test_signals_end_it_in_order_and_only_once(stack: Stack) -> None:
+def test_repeated_signals_stop_the_parts_once_and_in_order(stack: Stack) -> None:
     supervisor = stack.supervisor
     assert supervisor
-    alive = {part: stack.pids(part)[0] for part in PARTS}
+    alive = {part: stack.pids(part)[0] for part in STOP_ORDER}
     ended: list[str] = []
-    began = time.monotonic()
+    give_up_at = time.monotonic() + 30
     while alive:
         supervisor.send_signal(signal.SIGTERM if int(time.monotonic() * 100) % 2 else signal.SIGINT)
         for part in [part for part, pid in alive.items() if not Path(f"/proc/{pid}").exists()]:
             del alive[part]
             ended.append(part)
-        assert time.monotonic() - began < 30
+        assert time.monotonic() < give_up_at, f"still alive: {list(alive)}"
         time.sleep(0.005)
-    assert ended == PARTS
+    assert ended == STOP_ORDER
     assert supervisor.wait(5) == 0
-    stack._forget()
+    stack.forget_supervisor()

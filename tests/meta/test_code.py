@@ -1,4 +1,4 @@
-"""How the code is written: documented, in small pieces, with nothing left to do."""
+"""Rules for all code: documented, short files and functions, nothing unfinished."""
 
 import ast
 from collections.abc import Iterator
@@ -7,40 +7,41 @@ from pathlib import Path
 import pytest
 
 from activities.backends.protocol import ComputeBackend
-from tests.meta.files import LEFT_TO_DO, named, parsed, python_files
+from tests.meta.files import UNFINISHED, parsed, python_files, repo_path
 
-TOO_LONG_A_FILE = 400  # lines
-LONGEST_FUNCTION = 50
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 49
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-OURS = [path for path in python_files() if not named(path).startswith(("tests/", "bench/"))]
-each_file = pytest.mark.parametrize("path", python_files(), ids=named)
+PRODUCTION_FILES = [path for path in python_files() if not repo_path(path).startswith(("tests/", "bench/"))]
+each_file = pytest.mark.parametrize("path", python_files(), ids=repo_path)
 
 
 @each_file
-def test_a_file_fits_one_reading(path: Path) -> None:
-    assert len(path.read_text().splitlines()) < TOO_LONG_A_FILE
+def test_no_file_is_too_long(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
 
 
 @each_file
-def test_a_function_fits_one_look(path: Path) -> None:
-    if named(path).startswith("migrations/versions/"):
-        return  # a schema is written down in one piece
+def test_no_function_is_too_long(path: Path) -> None:
+    if repo_path(path).startswith("migrations/versions/"):
+        return  # one function creates the whole schema
     functions = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
-    assert {name: length for name, length in lengths.items() if length >= LONGEST_FUNCTION} == {}
+    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
 
 
-@pytest.mark.parametrize("path", OURS, ids=named)
-def test_whatever_is_public_says_what_it_is(path: Path) -> None:
+@pytest.mark.parametrize("path", PRODUCTION_FILES, ids=repo_path)
+def test_every_public_definition_has_a_docstring(path: Path) -> None:
     tree = parsed(path)
-    silent = [name for name, node in _public(tree) if not ast.get_docstring(node)]
-    if named(path).startswith("activities/backends/"):
-        silent = [name for name in silent if not _says_the_protocol(name.split(".")[-1])]
+    undocumented = [name for name, node in _public(tree) if not ast.get_docstring(node)]
+    if repo_path(path).startswith("activities/backends/"):
+        undocumented = [name for name in undocumented if not _is_in_protocol(name.split(".")[-1])]
     assert ast.get_docstring(tree) or not tree.body
-    assert silent == []
+    assert undocumented == []
 
 
-def _says_the_protocol(name: str) -> bool:
+def _is_in_protocol(name: str) -> bool:
+    """Whether the backend protocol documents a method, so that its implementations need not."""
     return bool(getattr(getattr(ComputeBackend, name, None), "__doc__", None))
 
 
@@ -57,5 +58,5 @@ def _is_overload(node: Definition) -> bool:
 
 
 @each_file
-def test_nothing_is_left_to_do(path: Path) -> None:
-    assert LEFT_TO_DO.findall(path.read_text()) == []
+def test_nothing_is_marked_as_unfinished(path: Path) -> None:
+    assert UNFINISHED.findall(path.read_text()) == []

@@ -1,4 +1,4 @@
-"""docker-compose.yml fits this repository, as far as can be told without an engine."""
+"""docker-compose.yml agrees with the repository; checked without a container engine."""
 
 import importlib.util
 import re
@@ -16,7 +16,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 
 
-def test_it_has_the_shape_of_production() -> None:
+def test_it_has_all_services() -> None:
     assert set(OURS) == {"api", "worker", "migrate"}
     assert set(SERVICES) - set(OURS) == {
         "postgres",
@@ -29,7 +29,7 @@ def test_it_has_the_shape_of_production() -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_command_names_a_module_that_the_image_contains(name: str) -> None:
+def test_each_command_runs_a_module_that_the_image_contains(name: str) -> None:
     python, option, module = OURS[name]["command"]
     assert (python, option) == ("python", "-m")
     spec = importlib.util.find_spec(module)
@@ -41,22 +41,22 @@ def test_a_command_names_a_module_that_the_image_contains(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_our_services_are_told_is_a_setting(name: str) -> None:
+def test_each_environment_variable_of_our_services_is_a_setting(name: str) -> None:
     assert {variable.lower() for variable in OURS[name]["environment"]} <= set(Settings.model_fields)
 
 
-def test_only_the_api_gets_the_secret_and_it_is_required() -> None:
+def test_only_the_api_gets_the_secret_key_which_is_required() -> None:
     assert SERVICES["api"]["environment"]["SECRET_KEY"].startswith("${SECRET_KEY:?")
     assert {OURS[name]["environment"]["SECRET_KEY"] for name in ("worker", "migrate")} == {""}
 
 
-def test_the_api_listens_where_its_port_is_published() -> None:
+def test_the_api_listens_on_the_published_port() -> None:
     api = SERVICES["api"]
     assert api["environment"]["API_HOST"] == "0.0.0.0"  # noqa: S104 - inside the container
     assert [port.rpartition(":")[2] for port in api["ports"]] == [str(api["environment"]["API_PORT"])]
 
 
-def test_what_a_service_waits_for_exists_and_can_come_true() -> None:
+def test_each_dependency_can_be_met() -> None:
     for name, service in SERVICES.items():
         for dependency, rule in service.get("depends_on", {}).items():
             needed = SERVICES[dependency]
@@ -67,23 +67,23 @@ def test_what_a_service_waits_for_exists_and_can_come_true() -> None:
                 assert needed["restart"] == "on-failure", f"{name} waits for the end of {dependency}"
 
 
-def test_only_the_api_is_asked_for_its_health_by_the_image() -> None:
+def test_only_the_api_uses_the_health_check_of_the_image() -> None:
     assert "healthcheck" not in SERVICES["api"]
     assert all(OURS[name]["healthcheck"] == {"disable": True} for name in ("worker", "migrate"))
 
 
-def test_every_volume_and_config_that_is_used_is_declared() -> None:
+def test_each_volume_and_config_is_declared_and_used() -> None:
     volumes = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
     configs = {config["source"] for service in SERVICES.values() for config in service.get("configs", [])}
     assert volumes == set(COMPOSE["volumes"])
     assert configs == set(COMPOSE["configs"])
 
 
-def test_what_others_make_is_pinned_to_a_version() -> None:
+def test_foreign_images_have_a_fixed_version() -> None:
     images = {service["image"] for name, service in SERVICES.items() if name not in OURS}
     assert all(re.search(r":\d+(\.\d+)*$", image) for image in images)
 
 
-def test_nothing_is_published_beyond_this_machine() -> None:
+def test_ports_are_published_only_on_the_local_machine() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert all(port.startswith("127.0.0.1:") for port in ports)

@@ -1,4 +1,4 @@
-""".env.example lists every setting, and copying it changes nothing."""
+""".env.example lists all settings with their defaults, so that a copy of it changes nothing."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ EXAMPLE = Path(__file__).parents[2] / ".env.example"
 LINES = EXAMPLE.read_text().splitlines()
 SETTING = re.compile(r"(?P<unset>#?)(?P<name>[A-Z][A-Z_]*)=(?P<value>.*)")
 
-# To somebody it makes a difference whether one of these is set at all.
+# The code or `make up` checks whether these are set at all, so the example leaves them unset.
 UNSET = {
     "admin_username",
     "database_url",
@@ -26,7 +26,7 @@ UNSET = {
 
 
 def listed() -> list[tuple[int, str, str, bool]]:
-    """Line number, name, value and whether it is commented out, of each setting in the file."""
+    """Each setting in the file: its line number, name, value, and whether it is commented out."""
     matches = [(number, SETTING.fullmatch(line)) for number, line in enumerate(LINES)]
     return [(number, m["name"].lower(), m["value"], bool(m["unset"])) for number, m in matches if m]
 
@@ -37,17 +37,17 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-def test_it_lists_every_setting_once_and_in_order() -> None:
+def test_it_lists_every_setting_once_in_the_order_of_the_code() -> None:
     assert [name for _, name, _, _ in listed()] == list(Settings.model_fields)
 
 
-def test_every_setting_is_explained_in_the_line_above() -> None:
+def test_a_comment_above_each_setting_explains_it() -> None:
     for number, name, _, _ in listed():
         explanation = LINES[number - 1]
         assert re.fullmatch(r"# \S.{3,100}", explanation), f"{name}: {explanation}"
 
 
-def test_what_is_unset_by_default_is_commented_out() -> None:
+def test_settings_without_a_default_are_commented_out() -> None:
     assert {name for _, name, _, unset in listed() if unset} == UNSET
 
 

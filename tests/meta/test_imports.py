@@ -1,25 +1,21 @@
-"""What each room may load; `make check` reads the imports, this runs them."""
+"""Import rules at run time: what a package really loads. `make check` reads only the import statements."""
 
+import importlib.util
 import subprocess
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from tests.meta.files import ROOT, named, python_files
+from tests.meta.files import ROOT, python_files, repo_path
 
 HEAVY = {"sqlalchemy", "pydantic", "pydantic_settings", "fastapi", "starlette", "asyncpg", "httpx", "activities", "api"}
-PURE = [
-    "domain.rules.lifecycle",
-    "domain.rules.lifecycle",
-    "domain.rules.messages",
-    "domain.rules.errors",
-    "domain.rules.diagram",
-]
 
 
 def loaded_by(modules: Sequence[str]) -> set[str]:
-    """The top-level names that importing the modules in a new process loads."""
+    """The top-level packages that a new process has loaded after it imported the modules."""
     program = f"import sys, {', '.join(modules)}; print(*{{name.split('.')[0] for name in sys.modules}})"
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -28,8 +24,8 @@ def loaded_by(modules: Sequence[str]) -> set[str]:
 
 
 def modules_of(package: str) -> list[str]:
-    """The package's modules, but those that run when they are imported."""
-    files = [named(path) for path in python_files() if named(path).startswith(f"{package}/")]
+    """The modules of a package, except those that do their work on import."""
+    files = [repo_path(path) for path in python_files() if repo_path(path).startswith(f"{package}/")]
     return [
         file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for file in files
@@ -37,21 +33,43 @@ def modules_of(package: str) -> list[str]:
     ]
 
 
-def test_workflows_load_nothing_heavy() -> None:
+def test_workflows_load_no_heavy_package() -> None:
     assert loaded_by(modules_of("workflows")) & HEAVY == set()
 
 
-def test_the_rules_load_no_framework_at_all() -> None:
+def test_the_rules_load_no_framework() -> None:
     assert loaded_by(modules_of("domain/rules")) & (HEAVY | {"temporalio"}) == set()
 
 
 @pytest.mark.parametrize(
-    ("package", "strangers"),
+    ("package", "forbidden"),
     [
         ("api", {"workflows", "activities", "worker", "local", "tests"}),
         ("activities", {"workflows", "api", "worker", "local", "fastapi", "tests"}),
         ("domain", {"workflows", "activities", "api", "worker", "local", "fastapi", "tests"}),
     ],
 )
-def test_a_room_does_not_load_another(package: str, strangers: set[str]) -> None:
-    assert loaded_by(modules_of(package)) & strangers == set()
+def test_a_package_does_not_load_those_beside_or_above_it(package: str, forbidden: set[str]) -> None:
+    assert loaded_by(modules_of(package)) & forbidden == set()
+
+
+def contracts() -> list[dict[str, Any]]:
+    """The contracts of import-linter."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    return list(settings["tool"]["importlinter"]["contracts"])
+
+
+def named_in(contract: dict[str, Any]) -> Iterator[str]:
+    """The modules that a contract names; a layer may name several."""
+    for layer in contract.get("layers", []):
+        yield from layer.split(" | ")
+    yield from contract.get("source_modules", [])
+    yield from contract.get("forbidden_modules", [])
+
+
+@pytest.mark.parametrize("contract", contracts(), ids=lambda contract: str(contract["name"]))
+def test_an_import_contract_names_modules_that_exist(contract: dict[str, Any]) -> None:
+    """A contract about a module that was renamed would forbid nothing."""
+    modules = list(named_in(contract))
+    assert modules
+    assert [module for module in modules if importlib.util.find_spec(module) is None] == []

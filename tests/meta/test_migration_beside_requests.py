@@ -1,4 +1,4 @@
-"""Migrations while code of before serves: a migration and a request never wait for each other."""
+"""Migrations while earlier code serves requests: a migration gives way and never causes a deadlock."""
 
 import asyncio
 
@@ -14,8 +14,8 @@ WAITING = """SELECT count(*) FROM pg_locks
     WHERE NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
-async def test_a_request_that_has_changed_a_vm_gets_to_its_operation(settings: Settings, engine: AsyncEngine) -> None:
-    """A migration that has the operations and wants the VMs lets go: in a deadlock one of the two would fail."""
+async def test_a_migration_releases_its_locks_for_a_request(settings: Settings, engine: AsyncEngine) -> None:
+    """The migration holds `operations` and waits for `vms`; the request holds a row of `vms` and needs `operations`."""
     async with engine.begin() as tx:
         await add_vm(tx, await add_user(tx))
         await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0003"))

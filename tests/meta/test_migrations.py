@@ -1,4 +1,4 @@
-"""`python -m migrations`: everything a release needs is there after it, or it says in one line why not."""
+"""`python -m migrations` prepares everything that a release needs, or says in one line why it cannot."""
 
 import asyncio
 import os
@@ -27,11 +27,11 @@ from tests.conftest import make_settings
 
 TYPES = {key.name: int(key.indexed_value_type) for key in search_attributes.ALL}
 DAY = Duration(seconds=86_400)
-AWAY = "127.0.0.1:1"
+NO_SERVER = "127.0.0.1:1"
 
 
 async def new_namespace(client: Client) -> Client:
-    """A client of a namespace of its own that nobody has registered anything in."""
+    """Create a namespace without search attributes; returns a client of it."""
     name = f"test-{uuid4()}"
     request = RegisterNamespaceRequest(namespace=name, workflow_execution_retention_period=DAY)
     await client.workflow_service.register_namespace(request)
@@ -39,13 +39,13 @@ async def new_namespace(client: Client) -> Client:
 
 
 def settings_of(database_url: str, client: Client) -> Settings:
-    """Settings with this database and the client's namespace."""
+    """Settings with a database and the client's namespace."""
     address = client.service_client.config.target_host
     return make_settings(database_url, temporal_address=address, temporal_namespace=client.namespace)
 
 
 async def registered(client: Client) -> dict[str, int]:
-    """The types of the namespace's own search attributes by name."""
+    """The types of the custom search attributes of a namespace, by name."""
     request = ListSearchAttributesRequest(namespace=client.namespace)
     return dict((await client.operator_service.list_search_attributes(request)).custom_attributes)
 
@@ -56,8 +56,8 @@ async def main(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     await asyncio.to_thread(migrations.main)
 
 
-async def processes(number: int, settings: Settings) -> list[tuple[int, str, str]]:
-    """How so many processes end that run at once, and what they say."""
+async def run_processes(number: int, settings: Settings) -> list[tuple[int, str, str]]:
+    """Run several processes at once; returns the exit code, stdout and stderr of each."""
     environment = {
         "DATABASE_URL": settings.database_url,
         "TEMPORAL_ADDRESS": settings.temporal_address,
@@ -74,7 +74,7 @@ async def processes(number: int, settings: Settings) -> list[tuple[int, str, str
     return await asyncio.gather(*(asyncio.to_thread(run) for _ in range(number)))
 
 
-async def test_it_registers_the_search_attributes_and_again_changes_nothing(
+async def test_it_registers_the_search_attributes_and_a_second_run_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
 ) -> None:
     client = await new_namespace(temporal)
@@ -84,41 +84,41 @@ async def test_it_registers_the_search_attributes_and_again_changes_nothing(
         assert await registered(client) == TYPES
 
 
-async def test_it_adds_what_is_missing_to_what_is_there(
+async def test_it_registers_only_the_missing_search_attributes(
     monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
 ) -> None:
-    """As an update does that brings a new one, on a server that others use too."""
+    """As in an update that adds one, on a server that other services use too."""
     client, text = await new_namespace(temporal), IndexedValueType.INDEXED_VALUE_TYPE_TEXT
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-    there = {search_attributes.VM.name: keyword, search_attributes.OWNER.name: keyword, "Others": text}
-    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=there)
+    existing = {search_attributes.VM.name: keyword, search_attributes.OWNER.name: keyword, "Others": text}
+    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=existing)
     await client.operator_service.add_search_attributes(request)
     assert await missing_search_attributes(client) == ["VMName", "Resource", "Action", "WaitsFor"]
     await main(monkeypatch, settings_of(database_url, client))
     assert await registered(client) == TYPES | {"Others": text}
 
 
-async def test_any_number_may_register_at_once(database_url: str, temporal: Client) -> None:
+async def test_several_processes_may_register_at_once(database_url: str, temporal: Client) -> None:
     client = await new_namespace(temporal)
     await asyncio.gather(*(migrations.register(settings_of(database_url, client)) for _ in range(5)))
     assert await registered(client) == TYPES
 
 
-async def test_without_temporal_it_says_so_in_one_line_after_the_database_is_up_to_date(
+async def test_without_temporal_it_migrates_the_database_and_then_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, engine: AsyncEngine
 ) -> None:
-    def undo(connection: Connection) -> None:
+    def downgrade(connection: Connection) -> None:
         command.downgrade(migrations.alembic_config(connection), "base")
 
     async with engine.begin() as tx:
-        await tx.run_sync(undo)
+        await tx.run_sync(downgrade)
     with pytest.raises(SystemExit, match=r"^The server of TEMPORAL_ADDRESS cannot be used: .*\Z"):
         await main(monkeypatch, settings)
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(Flavor)) == len(FLAVORS)
 
 
-async def test_without_the_namespace_it_says_so_in_one_line(
+async def test_without_the_namespace_it_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
 ) -> None:
     address = temporal.service_client.config.target_host
@@ -127,10 +127,10 @@ async def test_without_the_namespace_it_says_so_in_one_line(
         await main(monkeypatch, nowhere)
 
 
-async def test_where_an_attribute_has_another_type_it_says_so_in_one_line(
+async def test_an_attribute_of_another_type_ends_it_with_one_line(
     monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
 ) -> None:
-    """No workflow would start: the server refuses each with a value of the wrong type."""
+    """Otherwise no workflow would start: the server rejects a value of the wrong type."""
     client = await new_namespace(temporal)
     number = {search_attributes.OWNER.name: IndexedValueType.INDEXED_VALUE_TYPE_INT}
     request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=number)
@@ -140,20 +140,20 @@ async def test_where_an_attribute_has_another_type_it_says_so_in_one_line(
     assert await registered(client) == {"Owner": IndexedValueType.INDEXED_VALUE_TYPE_INT}
 
 
-async def test_without_the_database_it_says_so_in_one_line(monkeypatch: pytest.MonkeyPatch, temporal: Client) -> None:
+async def test_without_the_database_it_ends_with_one_line(monkeypatch: pytest.MonkeyPatch, temporal: Client) -> None:
     with pytest.raises(SystemExit, match=r"^The database of DATABASE_URL cannot be used: .*\Z"):
-        await main(monkeypatch, settings_of(f"postgresql://{AWAY}/none", temporal))
+        await main(monkeypatch, settings_of(f"postgresql://{NO_SERVER}/none", temporal))
 
 
-async def test_processes_that_run_at_once_end_well_and_quietly(database_url: str, temporal: Client) -> None:
-    """Each aborted one time in six before it ended by itself: temporalio/sdk-python#300."""
+async def test_processes_that_run_at_once_succeed_and_print_nothing(database_url: str, temporal: Client) -> None:
+    """With an ordinary exit each process aborted one time in six: temporalio/sdk-python#300."""
     client = await new_namespace(temporal)
     for _ in range(3):
-        assert await processes(4, settings_of(database_url, client)) == [(0, "", "")] * 4
+        assert await run_processes(4, settings_of(database_url, client)) == [(0, "", "")] * 4
     assert await registered(client) == TYPES
 
 
-async def test_processes_that_cannot_go_on_end_with_their_one_line(database_url: str) -> None:
-    for code, out, line in await processes(4, make_settings(database_url, temporal_address=AWAY)):
+async def test_processes_without_temporal_each_end_with_one_line(database_url: str) -> None:
+    for code, out, line in await run_processes(4, make_settings(database_url, temporal_address=NO_SERVER)):
         assert (code, out, line.count("\n")) == (1, "", 1), line
         assert line.startswith("The server of TEMPORAL_ADDRESS cannot be used: ")

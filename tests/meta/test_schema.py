@@ -1,4 +1,4 @@
-"""The migrated schema is the one the models and the lifecycle table describe."""
+"""The migrated schema agrees with the models and the lifecycle table."""
 
 from collections.abc import Callable
 from itertools import product
@@ -23,14 +23,14 @@ from tests.support.rows import add_operation, add_user, add_vm
 
 
 def differences(connection: Connection) -> list[object]:
-    """What a migration would still have to do to make the database look like the models."""
+    """The changes that the database still needs to agree with the models, as Alembic finds them."""
     options = {"compare_type": True, "compare_server_default": True}
     found: list[object] = compare_metadata(MigrationContext.configure(connection, opts=options), Base.metadata)
     return found
 
 
 def constraints(connection: Connection) -> dict[str, str]:
-    """Every CHECK of the schema by name; autogenerate does not compare them."""
+    """All CHECK constraints by name; Alembic's autogenerate does not compare them."""
     found = inspect(connection)
     return {
         str(check["name"]): str(check["sqltext"])
@@ -39,38 +39,38 @@ def constraints(connection: Connection) -> dict[str, str]:
     }
 
 
-async def test_the_migrations_make_what_the_models_describe(engine: AsyncEngine) -> None:
+async def test_the_migrations_create_the_tables_of_the_models(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
 
 
-async def test_the_migrations_make_the_constraints_of_the_models(engine: AsyncEngine) -> None:
+async def test_the_migrations_create_the_constraints_of_the_models(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         migrated = await tx.run_sync(constraints)
         await tx.run_sync(Base.metadata.drop_all)
         await tx.run_sync(Base.metadata.create_all)
-        modelled = await tx.run_sync(constraints)
+        declared = await tx.run_sync(constraints)
         await tx.rollback()
-    assert migrated == modelled
+    assert migrated == declared
     assert migrated
 
 
-async def test_every_migration_can_be_taken_back_and_made_again(engine: AsyncEngine) -> None:
+async def test_every_migration_can_be_reverted_and_applied_again(engine: AsyncEngine) -> None:
     def down_and_up(connection: Connection) -> tuple[list[str], list[object]]:
         config = alembic_config(connection)
         command.downgrade(config, "base")
-        left = inspect(connection).get_table_names()
+        remaining = inspect(connection).get_table_names()
         command.upgrade(config, "head")
-        return left, differences(connection)
+        return remaining, differences(connection)
 
     async with engine.begin() as tx:
-        left, missing = await tx.run_sync(down_and_up)
+        remaining, missing = await tx.run_sync(down_and_up)
         await seed(tx)
-    assert set(left) <= {"alembic_version"}
+    assert set(remaining) <= {"alembic_version"}
     assert missing == []
 
 
-async def test_there_is_one_line_of_migrations(engine: AsyncEngine) -> None:
+async def test_the_migrations_have_one_head(engine: AsyncEngine) -> None:
     def heads(connection: Connection) -> list[str]:
         return list(ScriptDirectory.from_config(alembic_config(connection)).get_heads())
 
@@ -78,7 +78,7 @@ async def test_there_is_one_line_of_migrations(engine: AsyncEngine) -> None:
         assert len(await connection.run_sync(heads)) == 1
 
 
-async def test_migrating_again_changes_nothing(engine: AsyncEngine, settings: Settings) -> None:
+async def test_migrating_again_restores_the_catalogue(engine: AsyncEngine, settings: Settings) -> None:
     async with engine.begin() as tx:
         await tx.execute(text("UPDATE flavors SET vcpus = 99 WHERE name = 'm1.tiny'"))
     await migrate(settings)
@@ -89,8 +89,8 @@ async def test_migrating_again_changes_nothing(engine: AsyncEngine, settings: Se
             assert {row["name"]: dict(row) for row in found} == {row["name"]: row for row in rows}
 
 
-async def test_the_database_holds_exactly_the_legal_states(engine: AsyncEngine) -> None:
-    held = set()
+async def test_the_database_accepts_exactly_the_legal_states(engine: AsyncEngine) -> None:
+    accepted = set()
     async with engine.begin() as tx:
         user = await add_user(tx)
         for status, task_state in product(Status, (None, *TaskState)):
@@ -99,12 +99,12 @@ async def test_the_database_holds_exactly_the_legal_states(engine: AsyncEngine) 
                     await add_vm(tx, user, status=status, task_state=task_state)
             except IntegrityError:
                 continue
-            held.add((status, task_state))
-    assert held == legal_states()
+            accepted.add((status, task_state))
+    assert accepted == legal_states()
 
 
-async def test_a_fault_is_held_only_in_error(engine: AsyncEngine) -> None:
-    held = set()
+async def test_only_a_vm_in_error_may_have_a_fault(engine: AsyncEngine) -> None:
+    accepted = set()
     async with engine.begin() as tx:
         user = await add_user(tx)
         for status, task_state in legal_states():
@@ -113,12 +113,12 @@ async def test_a_fault_is_held_only_in_error(engine: AsyncEngine) -> None:
                     await add_vm(tx, user, status=status, task_state=task_state, fault={"code": "c", "message": "m"})
             except IntegrityError:
                 continue
-            held.add(status)
-    assert held == {Status.ERROR}
+            accepted.add(status)
+    assert accepted == {Status.ERROR}
 
 
-async def test_a_time_to_confirm_by_is_held_only_in_verify_resize(engine: AsyncEngine) -> None:
-    held = set()
+async def test_only_a_vm_in_verify_resize_may_have_confirm_by(engine: AsyncEngine) -> None:
+    accepted = set()
     async with engine.begin() as tx:
         user = await add_user(tx)
         for status, task_state in legal_states():
@@ -127,15 +127,15 @@ async def test_a_time_to_confirm_by_is_held_only_in_verify_resize(engine: AsyncE
                     await add_vm(tx, user, status=status, task_state=task_state, confirm_by=user.created_at)
             except IntegrityError:
                 continue
-            held.add(status)
-    assert held == {Status.VERIFY_RESIZE}
+            accepted.add(status)
+    assert accepted == {Status.VERIFY_RESIZE}
 
 
-async def test_a_database_in_use_goes_back_to_the_first_schema_and_forward_again(engine: AsyncEngine) -> None:
-    """Back is what an operator does whose new release will not do; nothing that is stored is in the way of either."""
+async def test_a_database_in_use_can_be_downgraded_to_the_first_schema_and_upgraded_again(engine: AsyncEngine) -> None:
+    """An operator downgrades to leave a release; the stored rows prevent neither direction."""
 
-    def move(connection: Connection, way: Callable[[Config, str], None], to: str) -> set[str]:
-        way(alembic_config(connection), to)
+    def move(connection: Connection, direction: Callable[[Config, str], None], revision: str) -> set[str]:
+        direction(alembic_config(connection), revision)
         return set(constraints(connection))
 
     rows = select(VM.id, VM.status, VM.task_state, VM.confirm_by).order_by(VM.id)
@@ -158,7 +158,7 @@ async def test_a_database_in_use_goes_back_to_the_first_schema_and_forward_again
     assert first < second < newest
 
 
-async def test_an_operation_has_an_end_exactly_where_it_ended(engine: AsyncEngine) -> None:
+async def test_an_operation_has_finished_at_exactly_if_it_is_not_open(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx))
         now = vm.created_at

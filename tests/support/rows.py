@@ -1,4 +1,4 @@
-"""Rows for tests: a user, a VM in any state, an operation on it, and what a VM has beside itself."""
+"""Rows for tests: users, VMs in any state, operations, and a VM's snapshots, volumes and interfaces."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,10 +8,13 @@ from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.commands import acceptance
-from domain.data import queries
+from domain.commands.acceptance import NewOperation, Requester
+from domain.commands.resize_decisions import decide_resize
+from domain.data import parameters, queries
 from domain.data.addresses import new_mac_address
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.data.models import VM, Attachment, Interface, Operation, Snapshot, User, Volume
+from domain.data.parameters import NO_CONTROL, NO_PARAMETERS, Control, Parameters, to_json
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
@@ -21,36 +24,35 @@ FLAVOR_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in FLAVORS}
 IMAGE_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in IMAGES}
 NETWORK_IDS: dict[str, UUID] = {row["name"]: row["id"] for row in NETWORKS}
 _NEW, _OLD = "m1.medium", "m1.small"
-INPUTS: dict[Action, dict[str, Any]] = {
-    Action.CREATE: {"network_ids": [str(NETWORK_IDS["private"])]},
-    Action.RESIZE: {
-        "flavor_id": str(FLAVOR_IDS[_NEW]),
-        "flavor": _NEW,
-        "previous_flavor_id": str(FLAVOR_IDS[_OLD]),
-        "previous_flavor": _OLD,
-        "confirm_window": 0,
-    },
-    Action.CONFIRM_RESIZE: {"flavor_id": str(FLAVOR_IDS[_NEW]), "flavor": _NEW},
-    Action.REVERT_RESIZE: {"flavor_id": str(FLAVOR_IDS[_OLD]), "flavor": _OLD},
-    Action.SNAPSHOT: {"name": "before"},
-    Action.RESTORE: {
-        "name": "before",
-        "flavor_id": str(FLAVOR_IDS[_OLD]),
-        "image_id": str(IMAGE_IDS["cirros-0.6.3"]),
-    },
-    Action.DELETE_SNAPSHOT: {"name": "before"},
-    Action.CREATE_VOLUME: {"name": "data", "size_gb": 10},
-    Action.DELETE_VOLUME: {"name": "data"},
-    Action.ATTACH_VOLUME: {"name": "data", "device": "/dev/vdb"},
-    Action.DETACH_VOLUME: {"name": "data", "device": "/dev/vdb"},
-    Action.ATTACH_INTERFACE: {"ip_address": "10.0.0.9", "network": "private"},
-    Action.DETACH_INTERFACE: {"ip_address": "10.0.0.9", "network": "private"},
+PARAMETERS: dict[Action, Parameters] = {
+    Action.CREATE: parameters.CreateVM(
+        "test-vm", FLAVOR_IDS[_OLD], IMAGE_IDS["cirros-0.6.3"], [NETWORK_IDS["private"]]
+    ),
+    Action.REBOOT_SOFT: parameters.Reboot("SOFT"),
+    Action.REBOOT_HARD: parameters.Reboot("HARD"),
+    Action.RESIZE: parameters.Resize(FLAVOR_IDS[_NEW], _NEW, FLAVOR_IDS[_OLD], _OLD),
+    Action.CONFIRM_RESIZE: parameters.ConfirmResize(FLAVOR_IDS[_NEW], _NEW),
+    Action.REVERT_RESIZE: parameters.RevertResize(FLAVOR_IDS[_OLD], _OLD),
+    Action.SNAPSHOT: parameters.TakeSnapshot("before"),
+    Action.RESTORE: parameters.Restore("before", FLAVOR_IDS[_OLD], IMAGE_IDS["cirros-0.6.3"]),
+    Action.DELETE_SNAPSHOT: parameters.DeleteSnapshot("before"),
+    Action.CREATE_VOLUME: parameters.CreateVolume("data", 10),
+    Action.DELETE_VOLUME: parameters.DeleteVolume("data"),
+    Action.ATTACH_VOLUME: parameters.AttachVolume("data", "/dev/vdb"),
+    Action.DETACH_VOLUME: parameters.DetachVolume("data", "/dev/vdb"),
+    Action.ATTACH_INTERFACE: parameters.Interface("10.0.0.9", "private"),
+    Action.DETACH_INTERFACE: parameters.Interface("10.0.0.9", "private"),
 }
+INPUTS: dict[Action, dict[str, Any]] = {
+    action: to_json(of_action, Control(confirm_window=0) if action is Action.RESIZE else NO_CONTROL)
+    for action, of_action in PARAMETERS.items()
+}
+"""What `operations.input` holds for each action."""
 OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
 
 
 async def add_user(tx: AsyncConnection, username: str | None = None) -> User:
-    """A user; nobody can log in as one, for want of a real password hash."""
+    """Add a user. The password hash is not a real one, so a login with it fails."""
     name = username or f"user-{uuid4().hex[:12]}"
     return await queries.insert_row(tx, User, username=name, email=f"{name}@example.com", password_hash="none")
 
@@ -64,7 +66,7 @@ async def add_vm(
     launched: bool = True,
     **values: Any,
 ) -> VM:
-    """A VM in the given state, held by an operation that nobody knows."""
+    """Add a VM in the given state. Its `operation_id` names no existing operation."""
     row = {
         "owner_id": user.id,
         "name": "test-vm",
@@ -88,7 +90,7 @@ async def add_operation(
     holds: bool = True,
     **values: Any,
 ) -> Operation:
-    """An operation on the VM, which it holds unless told otherwise."""
+    """Add an operation on the VM; unless `holds` is false, the VM's `operation_id` becomes this one."""
     id = values.pop("id", uuid4())
     row = {
         "id": id,
@@ -114,7 +116,7 @@ async def add_operation(
 async def add_snapshot(
     tx: AsyncConnection, vm: VM, *, status: SnapshotStatus = SnapshotStatus.AVAILABLE, **values: Any
 ) -> Snapshot:
-    """A snapshot of the VM in the given status, held by an operation that nobody knows."""
+    """Add a snapshot of the VM. Its `operation_id` names no existing operation."""
     row = {
         "owner_id": vm.owner_id,
         "vm_id": vm.id,
@@ -131,7 +133,7 @@ async def add_snapshot(
 async def add_volume(
     tx: AsyncConnection, user: User, *, status: VolumeStatus = VolumeStatus.AVAILABLE, **values: Any
 ) -> Volume:
-    """A volume in the given status, held by an operation that nobody knows."""
+    """Add a volume. Its `operation_id` names no existing operation."""
     row = {"owner_id": user.id, "name": "data", "size_gb": 10, "status": status, "operation_id": uuid4()}
     return await queries.insert_row(tx, Volume, **row | values)
 
@@ -145,7 +147,7 @@ async def add_attachment(
     device: str = "/dev/vdb",
     **values: Any,
 ) -> Attachment:
-    """The volume's place in the VM, in the given status; the volume's own is another matter."""
+    """Add an attachment of the volume to the VM; the status of the volume itself does not change."""
     row = {
         "vm_id": vm.id,
         "volume_id": volume.id,
@@ -166,7 +168,7 @@ async def add_interface(
     status: AttachmentStatus = AttachmentStatus.ATTACHED,
     **values: Any,
 ) -> Interface:
-    """The VM's place in a network, in the given status."""
+    """Add a network interface of the VM."""
     row = {
         "vm_id": vm.id,
         "network_id": NETWORK_IDS[network],
@@ -178,15 +180,25 @@ async def add_interface(
     return await queries.insert_row(tx, Interface, **row | values)
 
 
+def new_operation(action: Action, **values: Any) -> NewOperation:
+    """An operation that is about to be accepted, with parameters that suit its action."""
+    control = Control(confirm_window=0) if action is Action.RESIZE else NO_CONTROL
+    wanted = PARAMETERS.get(action, NO_PARAMETERS)
+    return NewOperation(action, "test", "test-request", wanted, control, **values)
+
+
 async def claim(tx: AsyncConnection, vm_id: UUID, action: Action) -> Operation:
-    """Accept an action as the API does: lock, ask the table, take the VM, write the operation down."""
+    """Accept an action as the API does: lock the VM, check the table, update the VM, insert the operation."""
     vm = await queries.lock_vm(tx, vm_id)
     assert vm is not None
-    asked = acceptance.Asked(action, "test", "test-request", INPUTS.get(action, {}))
-    await acceptance.accept(tx, vm, asked)
-    operation = await queries.fetch_one(tx, select(Operation).where(Operation.id == asked.id))
-    assert operation is not None
-    return operation
+    if action in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}:
+        requester = Requester(vm.owner_id, "test", "test-request")
+        operation_id = (await decide_resize(tx, requester, vm_id, action)).operation_id
+    else:
+        new = new_operation(action)
+        await acceptance.accept(tx, vm, new)
+        operation_id = new.id
+    return await queries.get_operation(tx, operation_id)
 
 
 async def add_held_vm(
@@ -198,27 +210,28 @@ async def add_held_vm(
     flavor: str = "m1.small",
     **values: Any,
 ) -> OperationInput:
-    """A VM that a running operation holds, at `step` (the table's first by default); what its workflow was given."""
+    """Add a VM with a running operation at `step` (by default the first one); return the input of its workflow."""
     rule = TABLE[action]
-    was = previous or (min(rule.sources) if rule.sources else Status.BUILDING)
-    during = rule.during if isinstance(rule.during, Status) else was
+    previous_status = previous or (min(rule.sources) if rule.sources else Status.BUILDING)
+    status = rule.during if isinstance(rule.during, Status) else previous_status
     async with engine.begin() as tx:
         user = await add_user(tx)
         launched = action is not Action.CREATE
-        at = step or rule.steps[0]
-        vm = await add_vm(tx, user, status=during, task_state=at, launched=launched, flavor_id=FLAVOR_IDS[flavor])
-        begun = {"started_at": datetime.now(UTC)}
-        operation = await add_operation(tx, vm, action, previous_status=was, **begun | values)
+        task_state = step or rule.steps[0]
+        flavor_id = FLAVOR_IDS[flavor]
+        vm = await add_vm(tx, user, status=status, task_state=task_state, launched=launched, flavor_id=flavor_id)
+        defaults = {"started_at": datetime.now(UTC)}
+        operation = await add_operation(tx, vm, action, previous_status=previous_status, **defaults | values)
     return message(operation)
 
 
 def message(operation: Operation) -> OperationInput:
-    """What the operation's workflow is given."""
+    """The input of the operation's workflow."""
     return OperationInput(operation.id, operation.vm_id, operation.action, operation.epoch)
 
 
 async def read_vm(engine: AsyncEngine, id: UUID) -> VM:
-    """The VM's row as it is now."""
+    """The current row of the VM."""
     async with engine.connect() as connection:
         vm = await queries.fetch_one(connection, select(VM).where(VM.id == id))
     assert vm is not None
@@ -226,7 +239,7 @@ async def read_vm(engine: AsyncEngine, id: UUID) -> VM:
 
 
 async def read_operation(engine: AsyncEngine, id: UUID) -> Operation:
-    """The operation's row as it is now."""
+    """The current row of the operation."""
     async with engine.connect() as connection:
         operation = await queries.fetch_one(connection, select(Operation).where(Operation.id == id))
     assert operation is not None

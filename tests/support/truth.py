@@ -1,4 +1,4 @@
-"""Whether the database and the mock cloud tell the same story of everything, and no address or device is used twice."""
+"""Compares the database with the mock cloud: states, flavors, addresses and devices must agree."""
 
 from typing import Any, Protocol
 
@@ -7,7 +7,7 @@ from domain.rules.states import Status, TaskState
 
 
 class Database(Protocol):
-    """Whatever can be asked what its database holds."""
+    """Anything that can run a query in the database of a stack."""
 
     async def sql(self, query: str, *arguments: object) -> list[Any]:
         """The rows of a query."""
@@ -24,24 +24,23 @@ JOIN flavors ON flavors.id = vms.flavor_id
 LEFT JOIN mock_cloud.servers ON servers.vm_id = vms.id
 LEFT JOIN mock_cloud.migrations ON migrations.vm_id = vms.id
 """
-# At any time: what a build makes is gone before its end is recorded.
-LEFT_BY_BUILDS = """
+# True at any time, not only at rest: a failed build deletes its resources before it is recorded as failed.
+LEFT_BY_FAILED_BUILDS = """
 SELECT builds.id, builds.status, servers.vm_id AS server_of, ports.id AS port FROM operations AS builds
 LEFT JOIN mock_cloud.servers ON servers.vm_id = builds.vm_id
 LEFT JOIN mock_cloud.ports ON ports.vm_id = builds.vm_id
 WHERE builds.action = 'create' AND builds.status IN ('FAILED', 'CANCELED')
   AND (servers.vm_id IS NOT NULL OR ports.id IS NOT NULL)"""
-# What rests on one side and is missing, or is otherwise, on the other. Of VMs in ERROR that had been built nothing is
-# promised.
+# Rows that are at rest on one side and missing or different on the other. A built VM that is in ERROR may differ.
 RESOURCES = {
-    "what a failed build has left": LEFT_BY_BUILDS,
-    "interfaces that are not as their ports": """
+    "resource of a failed build": LEFT_BY_FAILED_BUILDS,
+    "interface differs from its port": """
         SELECT interfaces, ports FROM interfaces FULL JOIN mock_cloud.ports ON ports.id = interfaces.id
         LEFT JOIN vms ON vms.id = coalesce(interfaces.vm_id, ports.vm_id)
         WHERE (interfaces.vm_id, interfaces.network_id, interfaces.ip_address, interfaces.mac_address, 'ATTACHED')
               IS DISTINCT FROM (ports.vm_id, ports.network_id, ports.ip_address, ports.mac_address, interfaces.status)
               AND vms.status <> 'ERROR' AND vms.attaching = 0 AND vms.task_state IS NULL""",
-    "volumes that are not as the cloud's": """
+    "volume differs from the cloud's": """
         SELECT volumes, attachments, cloud FROM volumes
         LEFT JOIN attachments ON attachments.volume_id = volumes.id
         FULL JOIN mock_cloud.volumes AS cloud ON cloud.id = volumes.id
@@ -50,13 +49,13 @@ RESOURCES = {
            OR (volumes.status = 'IN_USE' AND (cloud.state, cloud.vm_id, cloud.device, 'ATTACHED')
                IS DISTINCT FROM ('in-use', attachments.vm_id, attachments.device, attachments.status))
            OR (volumes.status IN ('DELETED', 'ERROR') AND cloud.id IS NOT NULL)""",
-    "snapshots that are not as their images": """
+    "snapshot differs from its image": """
         SELECT snapshots, images FROM snapshots FULL JOIN mock_cloud.images ON images.id = snapshots.id
         WHERE snapshots.status IS NULL
            OR (snapshots.status IN ('AVAILABLE', 'RESTORING')
                AND (images.due_at IS NULL OR images.due_at > clock_timestamp() OR images.fault IS NOT NULL))
            OR (snapshots.status IN ('DELETED', 'ERROR') AND images.id IS NOT NULL)""",
-    "what is held by an operation that has ended": """
+    "resource in transition although its operation has ended": """
         SELECT held.* FROM (
             SELECT 'snapshot' AS kind, id, status, operation_id FROM snapshots
             UNION ALL SELECT 'volume', id, status, operation_id FROM volumes
@@ -64,18 +63,18 @@ RESOURCES = {
             UNION ALL SELECT 'interface', id, status, operation_id FROM interfaces) AS held
         JOIN operations ON operations.id = held.operation_id
         WHERE held.status LIKE '%ING' AND operations.status NOT IN ('QUEUED', 'RUNNING')""",
-    "operations that have ended without an end": """
+    "closed operation without finished_at": """
         SELECT * FROM operations WHERE status NOT IN ('QUEUED', 'RUNNING') AND finished_at IS NULL""",
 }
 
 
 async def differences(database: Database) -> list[str]:
-    """What the mock cloud has otherwise than the database says, where nothing is done."""
+    """How the mock cloud differs from the database; meant for when no operation is running."""
     vms = await database.sql(VMS)
     assert vms
     found = [f"{dict(row)}" for row in vms if not _agrees(row)]
-    for what, query in RESOURCES.items():
-        found += [f"{what}: {dict(row)}" for row in await database.sql(query)]
+    for difference, query in RESOURCES.items():
+        found += [f"{difference}: {dict(row)}" for row in await database.sql(query)]
     return found
 
 

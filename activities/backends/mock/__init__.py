@@ -1,1 +1,1 @@
-"""A cloud for every laptop: its servers, volumes and images are rows, and it fails on demand."""
+"""A mock cloud that needs nothing but PostgreSQL: its servers, volumes and images are rows, and it fails on demand."""

@@ -1,4 +1,4 @@
-"""How the mock cloud is called: idempotent by token, refusing revoked ones, failing on demand or by chance."""
+"""Every call to the mock cloud: it may fail, by a scripted fault or by chance, and takes effect once per token."""
 
 import asyncio
 import hashlib
@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.schema import FaultMode, calls, create_schema, faults, hiccups, revocations
+from activities.backends.mock.schema import FaultMode, calls, create_schema, faults, revocations, transient_failures
 from activities.backends.protocol import BackendError, Token
 from domain.data.database import create_engine
 from domain.settings import Settings
@@ -20,7 +20,7 @@ Effect = Callable[[AsyncConnection], Awaitable[object]]
 
 
 class MockCalls:
-    """What every part of the mock cloud has in common."""
+    """The base of all parts of the mock cloud."""
 
     poll_interval = 0.2
 
@@ -36,6 +36,8 @@ class MockCalls:
         await self._engine.dispose()
 
     async def revoke(self, operation_id: UUID) -> None:
+        # Calls hold the operation's lock shared, this takes it exclusively. So it waits for the calls that are running,
+        # and calls that come later wait for it and then see the revocation.
         async with self._engine.begin() as tx:
             await _lock_operation(tx, operation_id, "pg_advisory_xact_lock")
             await tx.execute(insert(revocations).values(operation_id=operation_id).on_conflict_do_nothing())
@@ -43,6 +45,11 @@ class MockCalls:
     async def _call(
         self, verb: str, token: Token, target: UUID, effect: Effect, *, may_be_doomed: bool = False
     ) -> None:
+        """Make one call: fail as faults and rates say, or apply the effect.
+
+        `may_be_doomed`: a call of a doomed operation fails here. Without it the effect is what shows the failure,
+        usually a server that ends in ERROR.
+        """
         fault = await self._take_fault(verb, token, target)
         if fault is FaultMode.NEVER_ANSWER:
             await asyncio.Event().wait()
@@ -54,56 +61,67 @@ class MockCalls:
             raise BackendError("mock_error", f"The mock cloud failed {verb} (MOCK_ERROR_RATE).", retryable=False)
         try:
             async with self._engine.begin() as tx:
-                await _once(tx, token, effect)
+                await _apply_once(tx, token, effect)
         except IntegrityError:
-            message = f"The mock cloud refused {verb}: a device or an address is used already."
+            message = f"The mock cloud refused {verb}: its device or address is already in use."
             raise BackendError("mock_conflict", message, retryable=False) from None
         if fault is FaultMode.FAIL_AFTER_EFFECT:
             raise BackendError("mock_lost_answer", f"The mock cloud lost the answer to {verb}.", retryable=True)
 
     async def _take_fault(self, verb: str, token: Token, target: UUID) -> FaultMode | None:
+        """Return how this call must fail, if it must, and count the fault as used."""
         async with self._engine.begin() as tx:
             matches = and_(faults.c.verb == verb, or_(faults.c.vm_id.is_(None), faults.c.vm_id == target))
             first = select(faults).where(matches).order_by(faults.c.id).limit(1).with_for_update()
-            row = (await tx.execute(first)).one_or_none()
-            if row is None:
-                return await self._draw_transient(tx, token)
-            if row.times == 1:
-                await tx.execute(delete(faults).where(faults.c.id == row.id))
-            elif row.times is not None:
-                await tx.execute(update(faults).where(faults.c.id == row.id).values(times=row.times - 1))
-            return FaultMode(row.mode)
+            fault = (await tx.execute(first)).one_or_none()
+            if fault is None:
+                return await self._take_transient_failure(tx, token)
+            if fault.times == 1:
+                await tx.execute(delete(faults).where(faults.c.id == fault.id))
+            elif fault.times is not None:
+                await tx.execute(update(faults).where(faults.c.id == fault.id).values(times=fault.times - 1))
+            return FaultMode(fault.mode)
 
-    async def _draw_transient(self, tx: AsyncConnection, token: Token) -> FaultMode | None:
-        if not _draw(f"{token.operation_id}/{token.step}", self._settings.mock_transient_rate):
+    async def _take_transient_failure(self, tx: AsyncConnection, token: Token) -> FaultMode | None:
+        """Fail the first call of a token that MOCK_TRANSIENT_RATE hits; the row lets the next one through."""
+        if not _is_hit(f"{token.operation_id}/{token.step}", self._settings.mock_transient_rate):
             return None
-        first = insert(hiccups).values(operation_id=token.operation_id, step=token.step).on_conflict_do_nothing()
+        row = {"operation_id": token.operation_id, "step": token.step}
+        first = insert(transient_failures).values(row).on_conflict_do_nothing()
         return FaultMode.FAIL if (await tx.execute(first)).rowcount else None
 
     def _is_doomed(self, operation_id: UUID) -> bool:
-        return _draw(str(operation_id), self._settings.mock_error_rate)
+        """Return whether MOCK_ERROR_RATE makes the operation fail for good."""
+        return _is_hit(str(operation_id), self._settings.mock_error_rate)
 
 
-async def _once(tx: AsyncConnection, token: Token, effect: Effect) -> None:
+async def _apply_once(tx: AsyncConnection, token: Token, effect: Effect) -> None:
+    """Apply the effect unless the token was used before; BackendError where its operation is revoked."""
+    # Shared, so that calls of one operation may run side by side; `revoke` waits for all of them. Lock before reading:
+    # without the lock a revocation could commit between the check and the effect.
     await _lock_operation(tx, token.operation_id, "pg_advisory_xact_lock_shared")
     is_revoked = select(exists().where(revocations.c.operation_id == token.operation_id))
     if not token.compensates and await tx.scalar(is_revoked):
-        raise BackendError("token_revoked", "The operation was revoked.", retryable=False)
+        message = "The cloud refused the call, because its operation was revoked."
+        raise BackendError("token_revoked", message, retryable=False)
+    # Of two calls with one token, the second waits here until the first commits, and then inserts nothing. The row and
+    # the effect commit together, so a call that failed leaves its token unused.
     first = insert(calls).values(operation_id=token.operation_id, step=token.step).on_conflict_do_nothing()
     if (await tx.execute(first)).rowcount:
         await effect(tx)
 
 
 async def _lock_operation(tx: AsyncConnection, operation_id: UUID, function: str) -> None:
+    # An advisory lock, because the cloud has no row of an operation that could be locked.
     await tx.execute(text(f"SELECT {function}(hashtextextended(:id, 0))"), {"id": str(operation_id)})
 
 
-def after(seconds: float) -> ColumnElement[object]:
-    """The database's time in so many seconds."""
+def clock_in(seconds: float) -> ColumnElement[object]:
+    """Return the database's wall clock time in that many seconds."""
     return func.clock_timestamp() + timedelta(seconds=seconds)
 
 
-def _draw(seed: str, probability: float) -> bool:
-    """A draw that comes out the same for the same seed, so that a retry cannot change an operation's luck."""
+def _is_hit(seed: str, probability: float) -> bool:
+    """Return true with this probability, and always the same for one seed: a retry cannot change the result."""
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8])
     return number < probability * 2**64

@@ -1,4 +1,4 @@
-"""The mock cloud's own tables: a Postgres schema that every worker shares and the service never reads."""
+"""The mock cloud's own tables, in a PostgreSQL schema that all workers share and the service itself never reads."""
 
 from enum import StrEnum
 from typing import Final
@@ -22,7 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 SCHEMA: Final = "mock_cloud"
-_LOCK: Final = 7_166_401_204  # serialises the making of the schema by workers that start together
+# Of an advisory lock: workers that start together create the schema one after the other.
+_SCHEMA_LOCK: Final = 7_166_401_204
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -36,11 +37,12 @@ servers = Table(
     Column("ram_mb", Integer, nullable=False),
     Column("disk_gb", Integer, nullable=False),
     Column("image_id", Uuid, nullable=False),
-    # What the guest wrote when it last booted: it changes with every boot, and a restore brings it back.
+    # Stands for the guest's disk: it changes with every boot, and a restore brings back an earlier value.
     Column("content", Text),
     Column("status", Text, nullable=False),
     Column("fault", Text),
-    Column("next_status", Text),  # what it turns into at `due_at`: time passes by data
+    # At `due_at` the next reader of the table gives the server this status. No process has to live until then.
+    Column("next_status", Text),
     Column("next_fault", Text),
     Column("due_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
@@ -66,9 +68,9 @@ images = Table(
     Column("vm_id", Uuid, nullable=False),
     Column("name", Text, nullable=False),
     Column("content", Text),
-    Column("due_at", DateTime(timezone=True), nullable=False),  # until then it is being saved
-    Column("fault", Text),  # why it is in error then
-    comment="What snapshots are kept in.",
+    Column("due_at", DateTime(timezone=True), nullable=False),  # the image is being saved until then
+    Column("fault", Text),  # set where the image is in error from then on
+    comment="The images of snapshots.",
 )
 
 volumes = Table(
@@ -91,7 +93,7 @@ migrations = Table(
     Column("old_ram_mb", Integer, nullable=False),
     Column("old_disk_gb", Integer, nullable=False),
     Column("old_status", Text, nullable=False),
-    comment="Resizes that are neither confirmed nor reverted; the server's own row has the new size.",
+    comment="The old sizes of servers whose resize is not decided yet; the server's own row has the new size.",
 )
 
 calls = Table(
@@ -99,22 +101,22 @@ calls = Table(
     metadata,
     Column("operation_id", Uuid, primary_key=True),
     Column("step", Text, primary_key=True),
-    comment="Tokens whose effect is done, so that the same call again does nothing.",
+    comment="Tokens whose call took effect; the same call again does nothing.",
 )
 
-hiccups = Table(
+transient_failures = Table(
     "hiccups",
     metadata,
     Column("operation_id", Uuid, primary_key=True),
     Column("step", Text, primary_key=True),
-    comment="Tokens that have had their transient failure (MOCK_TRANSIENT_RATE).",
+    comment="Tokens whose call failed once (MOCK_TRANSIENT_RATE); the same call again succeeds.",
 )
 
 revocations = Table(
     "revocations",
     metadata,
     Column("operation_id", Uuid, primary_key=True),
-    comment="Operations whose tokens are refused.",
+    comment="Operations whose calls are refused.",
 )
 
 faults = Table(
@@ -125,32 +127,32 @@ faults = Table(
     Column("mode", Text, nullable=False),
     Column("times", Integer),
     Column("vm_id", Uuid),
-    comment="Scripted failures; `times` counts down, NULL is for ever; `vm_id` (also a volume's id) NULL is any.",
+    comment="Scripted faults. `times` counts down, NULL is for ever. `vm_id` is the target of the call, NULL is any.",
 )
 
 
 class FaultMode(StrEnum):
     """How a scripted fault makes a call fail."""
 
-    FAIL = "fail"  # before the effect; a retry may succeed
-    REFUSE = "refuse"  # before the effect, for good
-    FAIL_AFTER_EFFECT = "fail-after-effect"  # the effect is done, the answer is lost
-    NEVER_ANSWER = "never-answer"  # before the effect; the call hangs
+    FAIL = "fail"  # no effect; a retry may succeed
+    REFUSE = "refuse"  # no effect; a retry does not help
+    FAIL_AFTER_EFFECT = "fail-after-effect"  # the call takes effect, but its answer is lost
+    NEVER_ANSWER = "never-answer"  # no effect; the call hangs
 
 
 async def create_schema(tx: AsyncConnection) -> None:
-    """Make the schema and its tables where they are missing."""
-    await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    """Create the schema and its tables where they are missing, and complete those of an earlier version."""
+    await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SCHEMA_LOCK})
     await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     await tx.run_sync(metadata.create_all)
-    await tx.run_sync(_complete)
+    await tx.run_sync(_upgrade_tables)
 
 
-def _complete(connection: Connection) -> None:
-    """Give tables of an earlier version what has come since; its ports had no addresses, and are forgotten."""
-    found = inspect(connection)
+def _upgrade_tables(connection: Connection) -> None:
+    """Add the columns and indexes that an earlier version lacks, and delete its ports, which have no address."""
+    inspector = inspect(connection)
     for table in metadata.sorted_tables:
-        present = {column["name"] for column in found.get_columns(table.name, SCHEMA)}
+        present = {column["name"] for column in inspector.get_columns(table.name, SCHEMA)}
         for column in table.columns:
             if column.name not in present:
                 kind = column.type.compile(connection.dialect)

@@ -1,4 +1,4 @@
-"""Run by every Python program that is given this folder; puts failpoints into workers and APIs alone."""
+"""Puts failpoints into workers and APIs: every Python program that has this folder on its path imports this module."""
 
 import sys
 

@@ -1,0 +1,80 @@
+"""Delivers the decision on a resize, a confirm or a revert, to the workflow that waits for it.
+
+Most operations get a workflow of their own. A decision is normally carried out by a workflow that runs already: the
+ResizeVM that moved the server and now waits to learn whether the VM keeps its new size.
+
+1. The command that accepts a decision stores the workflow id of the resize in the decision's row.
+2. The dispatcher sends that workflow the signal `confirm` or `revert`. The signal's input names the decision.
+3. The waiting workflow may be gone: an operator terminated it, or Temporal lost it. The dispatcher then starts a
+   FinishResizeVM for the decision alone, under the decision's own workflow id. The row gets this id before the workflow
+   starts. A delete of the VM cancels the workflows that the rows name, so it finds this one even if it comes between.
+4. A signal may be lost, for example when an operator resets the workflow to a point before it. The receipt of a
+   decision is `started_at`, which its first step writes. Until then, workflow recovery puts the decision back into the
+   outbox at every check, and the dispatcher sends the signal again.
+5. A reset may also make the workflow forget a decision that it had begun. Workflow recovery therefore repeats the
+   signal as long as a begun decision is open.
+6. Repeated signals are harmless, because the workflow ignores a decision whose operation id it has seen.
+7. If the waiting workflow closes after it has begun a decision, workflow recovery restarts the decision like any other
+   operation, in a FinishResizeVM.
+"""
+
+from dataclasses import replace
+from typing import cast
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+from temporalio.service import RPCError, RPCStatusCode
+
+from api.background.workflow_start import RPC_TIMEOUT, Delivery, start_workflow
+from domain.data.models import VM, Operation
+from domain.progress import outbox, workflow_input
+from domain.rules.table import TABLE
+
+
+def is_for_waiting_workflow(operation: Operation) -> bool:
+    """Whether the operation is a decision whose row names the workflow of its resize (step 1)."""
+    return operation.workflow_id != outbox.workflow_of(operation)
+
+
+async def deliver(engine: AsyncEngine, client: Client, task_queue: str, delivery: Delivery) -> None:
+    """Signal the waiting workflow, or start a workflow for the decision alone if that one is gone (steps 2 and 3)."""
+    if not await signal_waiting_workflow(client, delivery.operation, delivery.vm_name):
+        await start_own_workflow(engine, client, task_queue, delivery)
+
+
+async def signal_waiting_workflow(client: Client, decision: Operation, vm_name: str | None) -> bool:
+    """Send the decision to the workflow that waits for it; False if that workflow is closed or unknown."""
+    signal = cast("str", TABLE[decision.action].signal)
+    input = workflow_input.input_of(decision, vm_name)
+    try:
+        await client.get_workflow_handle(decision.workflow_id).signal(signal, input, rpc_timeout=RPC_TIMEOUT)
+    except RPCError as error:
+        if error.status is RPCStatusCode.NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+async def start_own_workflow(engine: AsyncEngine, client: Client, task_queue: str, delivery: Delivery) -> None:
+    """Start a FinishResizeVM for the decision, unless the decision has begun meanwhile (step 3)."""
+    # Committed before the start, so that a delete that reads the row from now on knows which workflow to cancel.
+    async with engine.begin() as tx:
+        rerouted = await outbox.give_own_workflow(tx, delivery.operation)
+    # None: the signal arrived although its answer was lost, and the workflow has ended since; or a delete was faster.
+    if rerouted is not None:
+        await start_workflow(client, task_queue, replace(delivery, operation=rerouted))
+
+
+async def deliver_again(engine: AsyncEngine, decision: Operation) -> None:
+    """Put a decision that has no receipt back into the outbox (step 4)."""
+    async with engine.begin() as tx:
+        await outbox.deliver_again(tx, decision)
+
+
+async def signal_again(engine: AsyncEngine, client: Client, decision: Operation) -> None:
+    """Repeat the signal of a decision that has begun and that its workflow may have forgotten (step 5)."""
+    async with engine.begin() as tx:
+        vm_name = await tx.scalar(select(VM.name).where(VM.id == decision.vm_id))
+    # If the workflow is gone by now, the next check of the decision finds that out.
+    await signal_waiting_workflow(client, decision, vm_name)

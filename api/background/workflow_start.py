@@ -1,0 +1,74 @@
+"""Starts the workflow of an operation, with what a person needs to recognise it in the Temporal Web UI."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.client import Client
+from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
+
+from domain import search_attributes
+from domain.data.models import Operation
+from domain.progress import workflow_input
+from domain.rules.markdown import quoted, title
+from domain.rules.table import TABLE
+
+RPC_TIMEOUT = timedelta(seconds=3)
+# If a worker dies with a workflow task, Temporal gives the task to another worker after this time. A task takes 50 ms.
+TASK_TIMEOUT = timedelta(seconds=4)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A leased operation, the name of its VM if it has one, and its owner's username."""
+
+    operation: Operation
+    vm_name: str | None
+    owner_name: str
+
+
+async def start_workflow(client: Client, task_queue: str, delivery: Delivery) -> None:
+    """Start the operation's workflow; WorkflowAlreadyStartedError if its id was used before."""
+    operation = delivery.operation
+    input = workflow_input.input_of(operation, delivery.vm_name)
+    await client.start_workflow(
+        TABLE[operation.action].workflow,
+        input,
+        id=operation.workflow_id,
+        task_queue=task_queue,
+        # A delivery may be repeated after its workflow has ended. Temporal's default policy would then run it again.
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        memo={"request_id": operation.request_id, "actor": operation.actor},
+        search_attributes=_search_attributes(delivery),
+        static_summary=f"{title(operation.action.word, input.vm_name, input.about)} for {quoted(operation.actor)}",
+        static_details=_details(delivery),
+        priority=Priority(fairness_key=str(operation.owner_id)),  # its activities inherit it
+        task_timeout=TASK_TIMEOUT,
+        rpc_timeout=RPC_TIMEOUT,
+    )
+
+
+def _details(delivery: Delivery) -> str:
+    """The facts about the operation that never change, as a Markdown list."""
+    operation = delivery.operation
+    is_about_the_vm = operation.resource_id == operation.vm_id
+    facts = {"Requested": f"{operation.created_at:%Y-%m-%d %H:%M:%S} UTC by {quoted(operation.actor)}"}
+    facts["Owner"] = quoted(delivery.owner_name)
+    if operation.vm_id:
+        facts["VM"] = quoted(str(operation.vm_id))
+    if not is_about_the_vm:
+        facts[operation.resource_type.capitalize()] = quoted(str(operation.resource_id))
+    facts["Operation"] = quoted(str(operation.id))
+    facts["Request ID"] = quoted(operation.request_id)
+    return "\n".join(f"- **{name}:** {text}" for name, text in facts.items())
+
+
+def _search_attributes(delivery: Delivery) -> TypedSearchAttributes:
+    operation = delivery.operation
+    values = {
+        search_attributes.VM: str(operation.vm_id) if operation.vm_id else None,
+        search_attributes.VM_NAME: delivery.vm_name,
+        search_attributes.RESOURCE: str(operation.resource_id),
+        search_attributes.OWNER: delivery.owner_name,
+        search_attributes.ACTION: operation.action.word,
+    }
+    return TypedSearchAttributes([SearchAttributePair(key, value) for key, value in values.items() if value])

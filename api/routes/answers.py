@@ -1,0 +1,263 @@
+"""The bodies of answers; each reads its fields from a row."""
+
+from datetime import datetime
+from functools import cache
+from operator import attrgetter
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import BeforeValidator, Field, computed_field
+
+from api.web.models import Answer, Check, Page
+from domain.rules import lifecycle
+from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from domain.rules.states import OperationStatus, Status, TaskState
+
+
+class User(Answer):
+    """A user's profile."""
+
+    id: UUID
+    username: str
+    email: str
+    created_at: datetime
+
+
+class TokenPair(Answer):
+    """The tokens of a login; `expires_in` is the lifetime of the access token in seconds."""
+
+    access_token: str
+    refresh_token: str
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the kind of token, not one
+    expires_in: int
+
+
+class Fault(Answer):
+    """Why something failed: `code` is for programs, `message` for people."""
+
+    code: str
+    message: str
+
+
+class VM(Answer):
+    """A virtual machine; `task_state` is the step that `operation_id` is carrying out, null if the VM is at rest."""
+
+    id: UUID
+    name: str
+    status: Status
+    task_state: TaskState | None
+    flavor_id: UUID
+    image_id: UUID
+    labels: dict[str, str]
+    fault: Fault | None
+    operation_id: UUID
+    attaching: int = Field(exclude=True)
+    confirm_by: datetime | None
+    launched_at: datetime | None
+    created_at: datetime
+    updated_at: datetime
+
+    @computed_field(description="The actions that may begin right now, as the paths name them.")
+    def allowed_actions(self) -> list[str]:
+        """What the lifecycle table allows in the present state."""
+        return _allowed(self.status, self.task_state, self.launched_at is not None, self.attaching > 0)
+
+
+@cache
+def _allowed(status: Status, task_state: TaskState | None, launched: bool, attaching: bool) -> list[str]:  # noqa: FBT001
+    return lifecycle.allowed_actions(status, task_state, launched=launched, attaching=attaching)
+
+
+class Snapshot(Answer):
+    """The disk of a VM at one moment; `size_gb` in GiB. A restore also brings `flavor_id` and `image_id` back."""
+
+    id: UUID
+    vm_id: UUID
+    name: str
+    status: SnapshotStatus
+    size_gb: int
+    flavor_id: UUID
+    image_id: UUID
+    operation_id: UUID
+    created_at: datetime
+    updated_at: datetime
+
+
+class Volume(Answer):
+    """A block device that outlives VMs; `size_gb` in GiB, `vm_id` and `device` where it is attached."""
+
+    id: UUID
+    name: str
+    size_gb: int
+    status: VolumeStatus
+    vm_id: UUID | None = None
+    device: str | None = None
+    operation_id: UUID
+    created_at: datetime
+    updated_at: datetime
+
+
+class Attachment(Answer):
+    """The attachment of a volume to a VM."""
+
+    volume_id: UUID
+    vm_id: UUID
+    device: str = Field(examples=["/dev/vdb"])
+    status: AttachmentStatus
+    delete_on_termination: bool
+    operation_id: UUID
+    created_at: datetime
+
+
+class Interface(Answer):
+    """The interface of a VM in a network."""
+
+    id: UUID
+    vm_id: UUID
+    network_id: UUID
+    ip_address: str = Field(examples=["10.0.0.17"])
+    mac_address: str = Field(examples=["fa:16:3e:7c:55:01"])
+    status: AttachmentStatus
+    operation_id: UUID
+    created_at: datetime
+
+
+class Operation(Answer):
+    """A request to do something with a resource: who made it, its progress, and why it failed.
+
+    A reset-state has no workflow: its `workflow_id` is empty and its `temporal_url` null.
+    """
+
+    id: UUID
+    action: Annotated[str, BeforeValidator(attrgetter("word"))]
+    status: OperationStatus
+    resource_type: str
+    resource_id: UUID
+    vm_id: UUID | None
+    step: TaskState | None
+    progress: int
+    attempt: int
+    last_error: str | None
+    next_retry_at: datetime | None
+    error: Fault | None
+    cancel_requested_at: datetime | None
+    cancel_requested_by: str | None
+    request_id: str
+    actor: str
+    workflow_id: str
+    temporal_url: str | None
+    retry_of: UUID | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class Attention(Answer):
+    """Something that needs a person's attention.
+
+    `kind` says what it is: an operation that makes no progress, a resource in ERROR, or a difference between the cloud
+    and the database. `detail` is what is known about it; it may be null.
+    """
+
+    kind: str
+    resource_type: str
+    resource_id: UUID
+    vm_id: UUID | None
+    owner: str | None
+    operation_id: UUID | None
+    temporal_url: str | None
+    detail: dict[str, Any] | None
+    since: datetime
+
+
+class Flavor(Answer):
+    """A size of VM: `ram_mb` in MiB, `disk_gb` in GiB."""
+
+    id: UUID
+    name: str
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
+
+
+class Image(Answer):
+    """An image from which VMs boot; `size_gb` in GiB."""
+
+    id: UUID
+    name: str
+    os_distro: str
+    os_version: str
+    size_gb: int
+    is_default: bool
+
+
+class Network(Answer):
+    """A network to which VMs can be attached; `free_addresses` is the number of addresses that no interface has."""
+
+    id: UUID
+    name: str
+    cidr: str
+    gateway: str
+    is_default: bool
+    free_addresses: int
+
+
+class Health(Answer):
+    """The service is up."""
+
+    status: Literal["ok"]
+    name: str
+    version: str
+
+
+class Liveness(Answer):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Readiness(Answer):
+    """Whether everything the service needs can be reached."""
+
+    status: Literal["ready"]
+    checks: dict[str, Check]
+
+
+class VMPage(Page[VM]):
+    """VMs."""
+
+
+class SnapshotPage(Page[Snapshot]):
+    """Snapshots."""
+
+
+class VolumePage(Page[Volume]):
+    """Volumes."""
+
+
+class AttachmentPage(Page[Attachment]):
+    """Attachments of volumes."""
+
+
+class InterfacePage(Page[Interface]):
+    """Interfaces."""
+
+
+class OperationPage(Page[Operation]):
+    """Operations."""
+
+
+class AttentionPage(Page[Attention]):
+    """What needs attention."""
+
+
+class FlavorPage(Page[Flavor]):
+    """Flavors."""
+
+
+class ImagePage(Page[Image]):
+    """Images."""
+
+
+class NetworkPage(Page[Network]):
+    """Networks."""

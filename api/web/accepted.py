@@ -1,0 +1,35 @@
+"""The answers to accepted commands: 202 with the resource, or 204 for a delete, and the operation to follow."""
+
+from collections.abc import Awaitable
+from typing import Any
+from uuid import UUID
+
+from fastapi import Response
+
+from api import PREFIX
+from api.web.models import Answer
+from api.web.problems import RETRY_AFTER
+from domain.commands.acceptance import Accepted
+
+
+async def accepted(command: Awaitable[Accepted[Any]], shape: type[Answer], location: str | None = None) -> Response:
+    """Run the command and answer 202 with its resource.
+
+    `location`, of a command that creates, is the resource's path below the prefix, with `{field}` for its fields.
+    """
+    done = await command
+    resource = shape.model_validate(done.resource)
+    headers = {**operation_location(done.operation_id), **RETRY_AFTER}
+    if location is not None:
+        headers["Location"] = PREFIX + location.format_map(vars(resource))
+    return Response(resource.model_dump_json(), 202, headers, "application/json")
+
+
+async def accepted_delete(command: Awaitable[Accepted[Any]]) -> Response:
+    """Run the command and answer 204."""
+    return Response(status_code=204, headers=operation_location((await command).operation_id))
+
+
+def operation_location(operation_id: UUID) -> dict[str, str]:
+    """The header that names the operation to follow."""
+    return {"Operation-Location": f"{PREFIX}/operations/{operation_id}"}

@@ -1,0 +1,61 @@
+"""The models that every route shares: pages, problems, and the base of all answers."""
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from domain.rules.states import Status, TaskState
+
+T = TypeVar("T")
+
+
+class Answer(BaseModel):
+    """The base of every answer's body; it reads its fields from a row's attributes."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+class Check(Answer):
+    """Whether something the service needs can be reached."""
+
+    status: Literal["ok", "unavailable"]
+    error: str | None = None
+
+
+class FieldError(Answer):
+    """One error in a request. Exactly one of `pointer`, `parameter` and `header` says where it is."""
+
+    code: str
+    detail: str
+    pointer: str | None = Field(default=None, examples=["#/name"])
+    parameter: str | None = None
+    header: str | None = None
+
+
+class Problem(Answer):
+    """An error (RFC 9457). The last five members come only with the problems they belong to."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[FieldError] = []
+    current_status: Status | SnapshotStatus | VolumeStatus | AttachmentStatus | None = None
+    task_state: TaskState | None = None
+    allowed_actions: list[str] = []
+    checks: dict[str, Check] = {}
+
+
+class Page(Answer, Generic[T]):
+    """A part of a list; `next_cursor` leads to the next part and is null at the end."""
+
+    items: list[T]
+    total: int
+    page: int
+    page_size: int
+    pages: int
+    next_cursor: str | None

@@ -1,0 +1,72 @@
+"""Interfaces: attach a VM to a network, detach it."""
+
+from uuid import UUID, uuid4
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
+from domain.commands.claimed_rows import about, insert_claimed, lock_row
+from domain.data import addresses, parameters
+from domain.data.models import Interface, Network
+from domain.progress import resource_claims
+from domain.rules.errors import NoFreeAddressError, UnknownReferenceError, unknown_id
+from domain.rules.resources import AttachmentStatus, Kind
+from domain.rules.states import Action
+
+
+async def attach_interface(
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, network_id: UUID
+) -> Accepted[Interface]:
+    """Give the requester's VM an address in a network.
+
+    NoFreeAddressError where the network is full. Finding a free address locks nothing. If another request inserts it
+    first, the unique index raises IntegrityError: call again in a new transaction.
+    """
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    check_allowed(vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
+    network = (
+        await tx.execute(select(Network.name, addresses.likely_free).where(Network.id == network_id))
+    ).one_or_none()
+    if network is None:
+        raise UnknownReferenceError("There is no such network.", [unknown_id("network_id", network_id)])
+    name, likely_address = network
+    address = likely_address or await find_address(tx, network_id, name)
+    place = parameters.Interface(address, name)
+    new = requested(requester, Action.ATTACH_INTERFACE, place, **about(Kind.INTERFACE, uuid4()))
+    await accept(tx, vm, new)
+    values = {
+        "id": new.resource_id,
+        "vm_id": vm.id,
+        "network_id": network_id,
+        "ip_address": address,
+        "mac_address": addresses.new_mac_address(),
+    }
+    return Accepted(await insert_claimed(tx, Interface, new, **values), new.id)
+
+
+async def detach_interface(
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, interface_id: UUID
+) -> Accepted[Interface]:
+    """Detach an interface from the requester's VM; if it is DETACHING already, return that operation."""
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    of_vm = select(Interface).where(Interface.id == interface_id, Interface.vm_id == vm.id)
+    interface = await lock_row(tx, Interface, of_vm, interface_id)
+    if interface.status is AttachmentStatus.DETACHING:
+        return Accepted(interface, interface.operation_id, is_new=False)
+    network = await tx.scalar(select(Network.name).where(Network.id == interface.network_id))
+    place = parameters.Interface(interface.ip_address, network or "")
+    new = requested(requester, Action.DETACH_INTERFACE, place, **about(Kind.INTERFACE, interface.id))
+    await accept(tx, vm, new)
+    await resource_claims.claim(tx, Interface, interface, new.action, new.id)
+    return Accepted(interface, new.id)
+
+
+async def find_address(tx: AsyncConnection, network_id: UUID, name: str) -> str:
+    """A free address of a network in which a few random draws found none; NoFreeAddressError where it is full."""
+    in_network = Network.id == network_id
+    if await tx.scalar(select(addresses.free_addresses).where(in_network)):  # counting is cheaper than searching
+        address: str | None = await tx.scalar(select(addresses.surely_free).where(in_network))
+        if address is not None:
+            return address
+    raise NoFreeAddressError(name)

@@ -1,0 +1,112 @@
+"""How a resize is decided: confirmed or reverted by a person, or confirmed by the end of its window.
+
+A resize that succeeded leaves its VM in VERIFY_RESIZE and its workflow open. A decision is an operation of its own. It
+claims the VM like any other operation, so only one of concurrent confirms, reverts and window ends is accepted.
+Its row holds the id of the *resize's* workflow: the dispatcher signals that workflow instead of starting one (see
+api/background/decision_delivery.py for the delivery and workflows/resize.py for what the workflow does with it).
+"""
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID, uuid4, uuid5
+
+from sqlalchemy import and_, exists, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import aliased
+
+from domain.commands import acceptance
+from domain.commands.acceptance import Accepted, NewOperation, Requester
+from domain.data.models import VM, Operation
+from domain.data.parameters import ConfirmResize, Resize, RevertResize, parameters_of
+from domain.data.queries import HAS_BEGUN, fetch_all, fetch_one, from_now, get_operation, lock_vm
+from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status
+
+CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins with @
+_CONFIRM_NAMESPACE: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")
+
+
+async def decide_resize(tx: AsyncConnection, requester: Requester, vm_id: UUID, action: Action) -> Accepted[VM]:
+    """Confirm or revert the resize of the requester's VM; InvalidTransitionError unless it is in VERIFY_RESIZE."""
+    vm = await acceptance.lock_owned_vm(tx, requester, vm_id)
+    vm = await _accept_decision(tx, vm, action, requester.username, requester.request_id)
+    return Accepted(vm, vm.operation_id)
+
+
+async def confirm_by_window(
+    tx: AsyncConnection, vm_id: UUID, resize_id: UUID, deliver_in: float = 0.0
+) -> Operation | None:
+    """Let the end of its window confirm a resize; return the confirm, or None where somebody decided first.
+
+    The waiting workflow and the workflow recovery may both call, and each may repeat its call. The operation's id
+    follows from the id of the resize, so that every call returns the same operation until that operation has ended.
+    """
+    confirm_id = uuid5(_CONFIRM_NAMESPACE, str(resize_id))
+    vm = await lock_vm(tx, vm_id)
+    if vm is not None and vm.operation_id == resize_id and vm.status is Status.VERIFY_RESIZE:
+        request_id = (await get_operation(tx, resize_id)).request_id
+        await _accept_decision(
+            tx, vm, Action.CONFIRM_RESIZE, CONFIRM_WINDOW_ACTOR, request_id, id=confirm_id, deliver_in=deliver_in
+        )
+    elif vm is None or vm.operation_id != confirm_id:
+        return None
+    confirm = await get_operation(tx, confirm_id)
+    return confirm if confirm.status in OPEN_STATUSES else None
+
+
+async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) -> Sequence[VM]:
+    """Up to `limit` VMs whose resize should have confirmed itself at least `overdue_by` seconds ago."""
+    overdue = select(VM).where(VM.confirm_by < from_now(-overdue_by), VM.task_state.is_(None))
+    return await fetch_all(tx, overdue.order_by(VM.confirm_by).limit(limit))
+
+
+async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
+    """The VM's latest resize, where it has moved the server and no confirm or revert has succeeded since.
+
+    A resize has moved the server if it SUCCEEDED, or if it had begun when an admin's reset of the VM cut it off.
+    """
+    cut_off = and_(Operation.status.in_((*OPEN_STATUSES, OperationStatus.SUPERSEDED)), HAS_BEGUN)
+    has_moved = or_(Operation.status == OperationStatus.SUCCEEDED, cut_off)
+    latest = (
+        select(Operation.id)
+        .where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE, has_moved)
+        .order_by(Operation.created_at.desc())
+        .limit(1)
+    )
+    decision = aliased(Operation)
+    is_decided = exists().where(
+        decision.vm_id == vm_id,
+        decision.action.in_((Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)),
+        decision.status == OperationStatus.SUCCEEDED,
+        decision.created_at > Operation.created_at,
+    )
+    return await fetch_one(tx, select(Operation).where(Operation.id == latest.scalar_subquery(), ~is_decided))
+
+
+async def can_be_decided(tx: AsyncConnection, vm_id: UUID, resize_id: UUID) -> bool:
+    """Whether the resize can still be confirmed or reverted."""
+    status = await tx.scalar(select(VM.status).where(VM.id == vm_id))
+    undecided = await undecided_resize(tx, vm_id)
+    return status is Status.VERIFY_RESIZE and undecided is not None and undecided.id == resize_id
+
+
+async def _accept_decision(  # noqa: PLR0913 - a decision comes from a person or from the window's end
+    tx: AsyncConnection,
+    vm: VM,
+    action: Action,
+    actor: str,
+    request_id: str,
+    *,
+    id: UUID | None = None,
+    deliver_in: float = 0.0,
+) -> VM:
+    acceptance.check_allowed(vm, action)
+    resize = await undecided_resize(tx, vm.id)
+    assert resize is not None  # noqa: S101 - only a resize leaves a VM in VERIFY_RESIZE
+    flavors = parameters_of(resize, Resize)
+    parameters = (
+        ConfirmResize(flavors.flavor_id, flavors.flavor)
+        if action is Action.CONFIRM_RESIZE
+        else RevertResize(flavors.previous_flavor_id, flavors.previous_flavor)
+    )
+    new = NewOperation(action, actor, request_id, parameters, id=id or uuid4())
+    return await acceptance.accept(tx, vm, new, deliver_in=deliver_in, waiting=resize)

@@ -1,0 +1,93 @@
+"""An admin repeats a failed operation on its owner's behalf."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.commands.acceptance import Accepted, Requester
+from domain.commands.interfaces import attach_interface, detach_interface
+from domain.commands.resize_decisions import decide_resize
+from domain.commands.snapshots import create_snapshot, delete_snapshot, restore_vm
+from domain.commands.vms import delete_vm, reboot_vm, resize_vm, start_vm, stop_vm
+from domain.commands.volumes import attach_volume, delete_volume, detach_volume
+from domain.data.models import Network, Operation
+from domain.data.parameters import AttachVolume, Interface, Resize, TakeSnapshot, control_of, parameters_of
+from domain.data.queries import fetch_one, get_operation
+from domain.rules.errors import NotFoundError, NotRetryableError
+from domain.rules.states import Action, OperationStatus
+
+Retry = Callable[[AsyncConnection, Requester, Operation], Awaitable[Accepted[Any]]]
+
+_FAILED: Final = (OperationStatus.FAILED, OperationStatus.CANCELED)
+
+
+async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: UUID) -> Accepted[Operation]:
+    """Repeat any user's failed operation; the new operation belongs to its owner and names the old one in `retry_of`.
+
+    NotRetryableError where it has not failed, where its resource must be created anew, or where another operation does
+    the same already. InvalidTransitionError where the lifecycle table refuses.
+    """
+    operation = await fetch_one(tx, select(Operation).where(Operation.id == operation_id))
+    if operation is None:
+        raise NotFoundError("operation", operation_id)
+    if operation.status not in _FAILED:
+        raise NotRetryableError(f"Only a FAILED or CANCELED operation can be retried; this one is {operation.status}.")
+    if operation.action not in _RETRIES:
+        raise NotRetryableError(
+            f"A {operation.action.word} cannot be retried. Delete its resource and create a new one."
+        )
+    on_behalf = Requester(operation.owner_id, admin.username, admin.request_id)
+    accepted = await _RETRIES[operation.action](tx, on_behalf, operation)
+    if not accepted.is_new:
+        raise NotRetryableError(f"Operation {accepted.operation_id} does that already.")
+    named = update(Operation).where(Operation.id == accepted.operation_id).values(retry_of=operation.id)
+    await tx.execute(named)
+    return Accepted(await get_operation(tx, accepted.operation_id), accepted.operation_id)
+
+
+def _vm(failed: Operation) -> UUID:
+    assert failed.vm_id is not None  # noqa: S101 - only volumes are created and deleted without a VM
+    return failed.vm_id
+
+
+async def _resize(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
+    flavor_id = parameters_of(failed, Resize).flavor_id
+    return await resize_vm(tx, requester, _vm(failed), flavor_id, control_of(failed).confirm_window or 0)
+
+
+async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
+    together = parameters_of(failed, AttachVolume).delete_on_termination
+    return await attach_volume(tx, requester, _vm(failed), failed.resource_id, delete_on_termination=together)
+
+
+async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
+    # Its parameters name the network, whose name is unique. The interface's row was deleted when the attach failed.
+    name = parameters_of(failed, Interface).network
+    network_id = (await tx.scalars(select(Network.id).where(Network.name == name))).one()
+    return await attach_interface(tx, requester, _vm(failed), network_id)
+
+
+_RETRIES: Final[dict[Action, Retry]] = {
+    Action.START: lambda tx, who, failed: start_vm(tx, who, _vm(failed)),
+    Action.STOP: lambda tx, who, failed: stop_vm(tx, who, _vm(failed)),
+    Action.REBOOT_SOFT: lambda tx, who, failed: reboot_vm(tx, who, _vm(failed), hard=False),
+    Action.REBOOT_HARD: lambda tx, who, failed: reboot_vm(tx, who, _vm(failed), hard=True),
+    Action.RESIZE: _resize,
+    Action.CONFIRM_RESIZE: lambda tx, who, failed: decide_resize(tx, who, _vm(failed), failed.action),
+    Action.REVERT_RESIZE: lambda tx, who, failed: decide_resize(tx, who, _vm(failed), failed.action),
+    Action.DELETE: lambda tx, who, failed: delete_vm(tx, who, _vm(failed)),
+    Action.SNAPSHOT: lambda tx, who, failed: create_snapshot(
+        tx, who, _vm(failed), parameters_of(failed, TakeSnapshot).name
+    ),
+    Action.RESTORE: lambda tx, who, failed: restore_vm(tx, who, _vm(failed), failed.resource_id),
+    Action.DELETE_SNAPSHOT: lambda tx, who, failed: delete_snapshot(tx, who, _vm(failed), failed.resource_id),
+    Action.ATTACH_VOLUME: _attach_volume,
+    Action.DETACH_VOLUME: lambda tx, who, failed: detach_volume(tx, who, _vm(failed), failed.resource_id),
+    Action.ATTACH_INTERFACE: _attach_interface,
+    Action.DETACH_INTERFACE: lambda tx, who, failed: detach_interface(tx, who, _vm(failed), failed.resource_id),
+    Action.DELETE_VOLUME: lambda tx, who, failed: delete_volume(tx, who, failed.resource_id),
+}
+"""The command that repeats each action. Creates are missing: their owner deletes the resource and creates a new one."""

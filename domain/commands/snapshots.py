@@ -1,0 +1,60 @@
+"""Snapshots: take one, restore a VM to one, delete one."""
+
+from uuid import UUID, uuid4
+
+from sqlalchemy import Select, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.commands.acceptance import Accepted, Requester, accept, accept_without_vm, lock_owned_vm, requested
+from domain.commands.claimed_rows import about, insert_claimed, lock_row
+from domain.data.models import VM, Flavor, Snapshot
+from domain.data.parameters import Control, DeleteSnapshot, Restore, TakeSnapshot
+from domain.progress import resource_claims
+from domain.rules.resources import Kind, SnapshotStatus
+from domain.rules.states import Action
+
+
+async def create_snapshot(tx: AsyncConnection, requester: Requester, vm_id: UUID, name: str) -> Accepted[Snapshot]:
+    """Take a snapshot of the requester's VM."""
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    new = requested(requester, Action.SNAPSHOT, TakeSnapshot(name), **about(Kind.SNAPSHOT, uuid4()))
+    await accept(tx, vm, new)
+    values = {
+        "vm_id": vm.id,
+        "owner_id": vm.owner_id,
+        "name": name,
+        "size_gb": await tx.scalar(select(Flavor.disk_gb).where(Flavor.id == vm.flavor_id)),
+        "flavor_id": vm.flavor_id,
+        "image_id": vm.image_id,
+    }
+    return Accepted(await insert_claimed(tx, Snapshot, new, id=new.resource_id, **values), new.id)
+
+
+async def restore_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, snapshot_id: UUID) -> Accepted[VM]:
+    """Put the requester's VM back to the snapshot."""
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    snapshot = await lock_row(tx, Snapshot, _snapshot(vm, snapshot_id), snapshot_id)
+    parameters = Restore(snapshot.name, snapshot.flavor_id, snapshot.image_id)
+    new = requested(requester, Action.RESTORE, parameters, **about(Kind.SNAPSHOT, snapshot.id))
+    vm = await accept(tx, vm, new)
+    await resource_claims.claim(tx, Snapshot, snapshot, new.action, new.id)
+    return Accepted(vm, new.id)
+
+
+async def delete_snapshot(
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, snapshot_id: UUID
+) -> Accepted[Snapshot]:
+    """Delete a snapshot in any state of its VM; if it is DELETING or DELETED already, return that operation."""
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    snapshot = await lock_row(tx, Snapshot, _snapshot(vm, snapshot_id), snapshot_id)
+    if snapshot.status in {SnapshotStatus.DELETING, SnapshotStatus.DELETED}:
+        return Accepted(snapshot, snapshot.operation_id, is_new=False)
+    parameters, control = DeleteSnapshot(snapshot.name), Control(was=snapshot.status)
+    new = requested(requester, Action.DELETE_SNAPSHOT, parameters, control=control, **about(Kind.SNAPSHOT, snapshot.id))
+    await accept_without_vm(tx, requester.user_id, new, vm.id)
+    await resource_claims.claim(tx, Snapshot, snapshot, new.action, new.id)
+    return Accepted(snapshot, new.id)
+
+
+def _snapshot(vm: VM, id: UUID) -> Select[Snapshot]:
+    return select(Snapshot).where(Snapshot.id == id, Snapshot.vm_id == vm.id)

@@ -1,0 +1,71 @@
+"""Commands on a VM that exists: power, resize, delete, change of name or labels."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
+from domain.data.models import VM, Flavor
+from domain.data.parameters import NO_PARAMETERS, Control, Parameters, Reboot, Resize
+from domain.data.queries import fetch_all, fetch_one
+from domain.rules.errors import SameFlavorError, UnknownReferenceError, unknown_id
+from domain.rules.states import Action, Status
+
+
+async def start_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Accepted[VM]:
+    """Power the requester's VM on."""
+    return await _submit(tx, requester, vm_id, Action.START, NO_PARAMETERS)
+
+
+async def stop_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Accepted[VM]:
+    """Shut the requester's VM down."""
+    return await _submit(tx, requester, vm_id, Action.STOP, NO_PARAMETERS)
+
+
+async def reboot_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, *, hard: bool) -> Accepted[VM]:
+    """Reboot the requester's VM through its guest, or `hard` by its power."""
+    action, kind = (Action.REBOOT_HARD, "HARD") if hard else (Action.REBOOT_SOFT, "SOFT")
+    return await _submit(tx, requester, vm_id, action, Reboot(kind))
+
+
+async def resize_vm(
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, flavor_id: UUID, confirm_window: int
+) -> Accepted[VM]:
+    """Resize the requester's VM; the resize confirms itself `confirm_window` seconds after its end, or never if 0."""
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    check_allowed(vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
+    flavors = await fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
+    names = {flavor.id: flavor.name for flavor in flavors}
+    if flavor_id not in names:
+        raise UnknownReferenceError("There is no such flavor.", [unknown_id("flavor_id", flavor_id)])
+    if flavor_id == vm.flavor_id:
+        raise SameFlavorError(names[flavor_id])
+    parameters = Resize(flavor_id, names[flavor_id], vm.flavor_id, names[vm.flavor_id])
+    control = Control(confirm_window=confirm_window)
+    vm = await accept(tx, vm, requested(requester, Action.RESIZE, parameters, control=control))
+    return Accepted(vm, vm.operation_id)
+
+
+async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Accepted[VM]:
+    """Delete the requester's VM, whatever holds it; if it is DELETING or DELETED already, return that operation."""
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    if vm.status in {Status.DELETING, Status.DELETED}:
+        return Accepted(vm, vm.operation_id, is_new=False)
+    vm = await accept(tx, vm, requested(requester, Action.DELETE, NO_PARAMETERS))
+    return Accepted(vm, vm.operation_id)
+
+
+async def change_vm(tx: AsyncConnection, owner_id: UUID, vm_id: UUID, changes: dict[str, Any]) -> VM | None:
+    """Set the name or labels of the owner's VM, whatever holds it; None where there is no such VM or it is DELETED."""
+    mine = (VM.id == vm_id, VM.owner_id == owner_id, VM.status != Status.DELETED)
+    return await fetch_one(tx, update(VM).where(*mine).values(changes).returning(VM))
+
+
+async def _submit(
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, action: Action, parameters: Parameters
+) -> Accepted[VM]:
+    vm = await lock_owned_vm(tx, requester, vm_id)
+    vm = await accept(tx, vm, requested(requester, action, parameters))
+    return Accepted(vm, vm.operation_id)

@@ -1,0 +1,259 @@
+"""The parameters of operations, in a typed shape for each action. `operations.input` stores them as JSON.
+
+The column is one flat JSON object: the parameters that the requester chose, and beside them what the service needs to
+carry the operation out (`Control`). It stays flat so that the version before and this one can read each other's rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from pydantic import TypeAdapter
+
+from domain.data.models import Operation
+from domain.rules.markdown import quoted
+from domain.rules.states import Action
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """The parameters of an action. Actions without parameters use this class itself."""
+
+    def describe(self) -> str:
+        """The parameters in a few words, as Markdown for people in the Temporal Web UI; may be empty."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateVM(Parameters):
+    """The VM to build."""
+
+    name: str
+    flavor_id: UUID
+    image_id: UUID
+    network_ids: list[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Reboot(Parameters):
+    """The kind of reboot: SOFT or HARD."""
+
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resize(Parameters):
+    """The new flavor and the flavor before, each by id and name."""
+
+    flavor_id: UUID
+    flavor: str
+    previous_flavor_id: UUID
+    previous_flavor: str
+
+    def describe(self) -> str:
+        """From which flavor to which."""
+        return f"from {self.previous_flavor} to {self.flavor}"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfirmResize(Parameters):
+    """The flavor that the VM keeps."""
+
+    flavor_id: UUID
+    flavor: str
+
+    def describe(self) -> str:
+        """To which flavor."""
+        return f"to {self.flavor}"
+
+
+@dataclass(frozen=True, slots=True)
+class RevertResize(ConfirmResize):
+    """The flavor that the VM gets back."""
+
+    def describe(self) -> str:
+        """Back to which flavor."""
+        return f"back to {self.flavor}"
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSnapshot(Parameters):
+    """The name of the new snapshot."""
+
+    name: str
+
+    def describe(self) -> str:
+        """Under which name."""
+        return f"as {quoted(self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Restore(Parameters):
+    """The snapshot's name, flavor and image: a restore brings them back."""
+
+    name: str
+    flavor_id: UUID
+    image_id: UUID
+
+    def describe(self) -> str:
+        """From which snapshot."""
+        return f"from {quoted(self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteSnapshot(Parameters):
+    """The name of the snapshot."""
+
+    name: str
+
+    def describe(self) -> str:
+        """Which snapshot."""
+        return f"snapshot {quoted(self.name)}"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateVolume(Parameters):
+    """The volume to create: `size_gb` in GiB."""
+
+    name: str
+    size_gb: int
+
+    def describe(self) -> str:
+        """Which volume, and how large."""
+        return f"{quoted(self.name)} of {self.size_gb} GiB"
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteVolume(Parameters):
+    """The name of the volume."""
+
+    name: str
+
+    def describe(self) -> str:
+        """Which volume."""
+        return quoted(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachVolume(Parameters):
+    """The volume's name, its device in the VM, and whether it is deleted together with the VM."""
+
+    name: str
+    device: str
+    delete_on_termination: bool = False
+
+    def describe(self) -> str:
+        """Which volume, as which device."""
+        return f"volume {quoted(self.name)} as {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class DetachVolume(Parameters):
+    """The volume's name and its device in the VM."""
+
+    name: str
+    device: str
+
+    def describe(self) -> str:
+        """Which volume, from which device."""
+        return f"volume {quoted(self.name)} from {self.device}"
+
+
+@dataclass(frozen=True, slots=True)
+class Interface(Parameters):
+    """The address of the interface and the name of its network, for attach and for detach."""
+
+    ip_address: str
+    network: str
+
+    def describe(self) -> str:
+        """Which address, in which network."""
+        return f"address {self.ip_address} in network {quoted(self.network)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ResetState(Parameters):
+    """The status that the resource got, and why.
+
+    An admin's reset has the VM's state before (`was`, `task_state`). A repair has the kind of drift (`because`) and
+    what was observed in the cloud and in the database (`seen`).
+    """
+
+    status: str
+    was: str | None = None
+    task_state: str | None = None
+    because: str | None = None
+    seen: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the service needs to carry an operation out, beside its parameters.
+
+    `confirm_window`: of a resize, the seconds after which it confirms itself; 0 is never.
+    `previous_fault`: the VM's fault before the operation cleared it; it comes back if the operation never begins.
+    `was`: the status of the snapshot or volume before its delete; it comes back if the delete never begins.
+    """
+
+    confirm_window: int | None = None
+    previous_fault: dict[str, Any] | None = None
+    was: str | None = None
+
+
+P = TypeVar("P", bound=Parameters)
+
+NO_PARAMETERS: Final = Parameters()
+NO_CONTROL: Final = Control()
+
+SHAPES: Final[Mapping[Action, type[Parameters]]] = {
+    Action.CREATE: CreateVM,
+    Action.START: Parameters,
+    Action.STOP: Parameters,
+    Action.REBOOT_SOFT: Reboot,
+    Action.REBOOT_HARD: Reboot,
+    Action.RESIZE: Resize,
+    Action.CONFIRM_RESIZE: ConfirmResize,
+    Action.REVERT_RESIZE: RevertResize,
+    Action.SNAPSHOT: TakeSnapshot,
+    Action.RESTORE: Restore,
+    Action.ATTACH_VOLUME: AttachVolume,
+    Action.DETACH_VOLUME: DetachVolume,
+    Action.ATTACH_INTERFACE: Interface,
+    Action.DETACH_INTERFACE: Interface,
+    Action.DELETE: Parameters,
+    Action.DELETE_SNAPSHOT: DeleteSnapshot,
+    Action.CREATE_VOLUME: CreateVolume,
+    Action.DELETE_VOLUME: DeleteVolume,
+    Action.RESET_STATE: ResetState,
+}
+"""The shape of every action's parameters."""
+_ADAPTERS: Final[dict[type[Any], TypeAdapter[Any]]] = {
+    shape: TypeAdapter(shape) for shape in (*SHAPES.values(), Control)
+}
+
+
+def to_json(parameters: Parameters, control: Control) -> dict[str, Any]:
+    """The value of `operations.input`."""
+    parts = (_ADAPTERS[type(part)].dump_python(part, mode="json", exclude_none=True) for part in (parameters, control))
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def parameters_of(operation: Operation, shape: type[P]) -> P:
+    """The operation's parameters; `shape` is the one that SHAPES names for its action."""
+    parameters: P = _ADAPTERS[shape].validate_python(operation.input)
+    return parameters
+
+
+def target_flavor(operation: Operation) -> UUID:
+    """The flavor that the VM has once the operation has succeeded: of a resize, a confirm, a revert or a restore."""
+    shape = SHAPES[operation.action]
+    parameters = parameters_of(operation, shape)
+    assert isinstance(parameters, Resize | ConfirmResize | Restore)  # noqa: S101 - others change no flavor
+    return parameters.flavor_id
+
+
+def control_of(operation: Operation) -> Control:
+    """What the service needs to carry the operation out."""
+    control: Control = _ADAPTERS[Control].validate_python(operation.input)
+    return control

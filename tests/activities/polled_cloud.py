@@ -1,0 +1,77 @@
+"""The mock cloud as waiting activities see it: it records the polls and can hold back their answers."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from uuid import UUID, uuid4
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import servers
+from activities.backends.protocol import Image, Server, Token, Volume
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import OperationInput, WaitForServerInput
+from domain.rules.states import Action
+from domain.settings import Settings
+from tests.activities.cloud import server_spec
+
+
+class PolledCloud(MockBackend):
+    """The mock cloud with a record of its list calls; while `may_answer` is cleared, they are not answered."""
+
+    poll_interval = 0.02
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.polls: list[set[UUID]] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self._polled = asyncio.Event()
+
+    async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
+        listed = await super().list_servers(vm_ids)
+        await self._record(vm_ids)
+        return listed
+
+    async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
+        listed = await super().list_volumes(volume_ids)
+        await self._record(volume_ids)
+        return listed
+
+    async def list_images(self, image_ids: Collection[UUID]) -> Mapping[UUID, Image]:
+        listed = await super().list_images(image_ids)
+        await self._record(image_ids)
+        return listed
+
+    async def _record(self, ids: Collection[UUID]) -> None:
+        self.polls.append(set(ids))
+        self._polled.set()
+        await self.may_answer.wait()
+
+    async def wait_for_polls(self, number: int = 1) -> None:
+        """Return once that many more polls have read the cloud."""
+        for _ in range(number):
+            self._polled.clear()
+            await self._polled.wait()
+
+
+async def add_building_server(cloud: MockBackend) -> UUID:
+    """Add a server whose build does not complete by itself, and return its VM's id."""
+    vm_id = uuid4()
+    await cloud.create_server(Token(uuid4(), "spawning"), server_spec(vm_id))
+    return vm_id
+
+
+async def set_status(
+    engine: AsyncEngine, vm_ids: Collection[UUID], status: ServerStatus, fault: str | None = None
+) -> None:
+    """Give the servers this status; they are not busy afterwards."""
+    values = {"status": status, "fault": fault, "due_at": None}
+    async with engine.begin() as tx:
+        await tx.execute(update(servers).where(servers.c.vm_id.in_(vm_ids)).values(values))
+
+
+def waiting_for(vm_id: UUID, status: ServerStatus) -> WaitForServerInput:
+    """Return the input of a wait for the VM's server."""
+    return WaitForServerInput(OperationInput(uuid4(), vm_id, Action.CREATE), status)

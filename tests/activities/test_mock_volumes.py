@@ -1,0 +1,131 @@
+"""The mock cloud's volumes and interfaces: which changes are refused, and what is removed with a server."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock.backend import MockBackend
+from activities.backends.protocol import Port, Volume
+from domain.rules.cloud import ServerStatus, VolumeState
+from tests.activities.cloud import DEVICE, complete_changes, count_rows, port, server_spec
+from tests.activities.mock_cloud import (
+    add_idle_server,
+    add_image,
+    add_volume,
+    list_volume,
+    refused_without_effect,
+    status_of,
+    token,
+)
+
+
+async def test_a_volume_is_created_attached_detached_and_deleted_at_once(
+    slow_backend: MockBackend, engine: AsyncEngine
+) -> None:
+    vm_id, volume_id = await add_idle_server(slow_backend, engine), await add_volume(slow_backend)
+    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.AVAILABLE)
+    await slow_backend.attach_volume(token(), vm_id, volume_id, DEVICE)
+    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.IN_USE, vm_id, DEVICE)
+    await slow_backend.detach_volume(token(), vm_id, volume_id)
+    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.AVAILABLE)
+    await slow_backend.delete_volume(token(), volume_id)
+    assert await list_volume(slow_backend, volume_id) is None
+
+
+async def test_one_of_many_concurrent_attaches_succeeds(slow_backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_ids = [await add_idle_server(slow_backend, engine) for _ in range(4)]
+    volume_id = await add_volume(slow_backend)
+    calls = (slow_backend.attach_volume(token(), vm_id, volume_id, DEVICE) for vm_id in vm_ids)
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    codes = Counter(getattr(outcome, "code", outcome) for outcome in outcomes)
+    assert codes == {None: 1, "volume_conflict": 3}
+    volume = await list_volume(slow_backend, volume_id)
+    assert volume is not None
+    assert volume.vm_id == vm_ids[outcomes.index(None)]
+    spec = slow_backend.attach_volume(token(), volume.vm_id, volume_id, "/dev/vdc")
+    await refused_without_effect(engine, spec, "volume_conflict")
+
+
+async def test_two_volumes_of_a_vm_cannot_have_the_same_device(slow_backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id, other = await add_idle_server(slow_backend, engine), await add_idle_server(slow_backend, engine)
+    first, second = await add_volume(slow_backend), await add_volume(slow_backend)
+    await slow_backend.attach_volume(token(), vm_id, first, DEVICE)
+    await refused_without_effect(engine, slow_backend.attach_volume(token(), vm_id, second, DEVICE), "mock_conflict")
+    await slow_backend.attach_volume(token(), other, second, DEVICE)
+
+
+async def test_an_attached_volume_cannot_be_deleted_or_detached_from_another_vm(
+    slow_backend: MockBackend, engine: AsyncEngine
+) -> None:
+    vm_id, other = await add_idle_server(slow_backend, engine), await add_idle_server(slow_backend, engine)
+    volume_id = await add_volume(slow_backend)
+    await slow_backend.attach_volume(token(), vm_id, volume_id, DEVICE)
+    await refused_without_effect(engine, slow_backend.delete_volume(token(), volume_id), "volume_conflict")
+    await slow_backend.detach_volume(token(), other, volume_id)
+    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.IN_USE, vm_id, DEVICE)
+
+
+async def test_a_missing_volume_cannot_be_attached(slow_backend: MockBackend, engine: AsyncEngine) -> None:
+    vm_id = await add_idle_server(slow_backend, engine)
+    await refused_without_effect(
+        engine, slow_backend.attach_volume(token(), vm_id, uuid4(), DEVICE), "volume_not_found"
+    )
+
+
+@pytest.mark.parametrize("how", ["deleted", "purged"])
+async def test_removing_a_server_releases_its_volumes_and_keeps_its_images(
+    slow_backend: MockBackend, engine: AsyncEngine, how: str
+) -> None:
+    vm_id, neighbour = await add_idle_server(slow_backend, engine), await add_idle_server(slow_backend, engine)
+    volume_ids, other_volume_id = [await add_volume(slow_backend) for _ in range(3)], await add_volume(slow_backend)
+    for number, id in enumerate(volume_ids):
+        await slow_backend.attach_volume(token(), vm_id, id, f"/dev/vd{number}")
+    await slow_backend.attach_volume(token(), neighbour, other_volume_id, DEVICE)
+    image_id = await add_image(slow_backend, engine, vm_id)
+    if how == "purged":
+        await slow_backend.purge(vm_id)
+    else:
+        await slow_backend.delete_server(token(), vm_id)
+        assert (await slow_backend.list_volumes(volume_ids))[volume_ids[0]].state is VolumeState.IN_USE
+        await complete_changes(engine, slow_backend, vm_id)
+    assert await slow_backend.list_volumes(volume_ids) == {id: Volume(id, VolumeState.AVAILABLE) for id in volume_ids}
+    assert await list_volume(slow_backend, other_volume_id) == Volume(
+        other_volume_id, VolumeState.IN_USE, neighbour, DEVICE
+    )
+    assert image_id in await slow_backend.list_images([image_id])
+
+
+@pytest.mark.parametrize(
+    "taken", [port(uuid4(), mac_address="fa:16:3e:00:00:10"), port(uuid4(), ip_address="10.0.0.10")], ids=["ip", "mac"]
+)
+async def test_two_ports_cannot_have_the_same_address(
+    slow_backend: MockBackend, engine: AsyncEngine, taken: Port
+) -> None:
+    vm_id, other = await add_idle_server(slow_backend, engine), await add_idle_server(slow_backend, engine)
+    first, spec = port(uuid4()), replace(taken, id=uuid4())
+    await slow_backend.create_server_interface(token(), vm_id, first)
+    await refused_without_effect(engine, slow_backend.create_server_interface(token(), other, spec), "mock_conflict")
+    await slow_backend.delete_server_interface(token(), vm_id, first.id)
+    await slow_backend.create_server_interface(token(), other, spec)
+    assert spec.id in await slow_backend.list_ports(other)
+
+
+async def test_a_server_that_is_being_deleted_accepts_no_changes(
+    slow_backend: MockBackend, engine: AsyncEngine
+) -> None:
+    vm_id, volume_id = await add_idle_server(slow_backend, engine), await add_volume(slow_backend)
+    image_id = await add_image(slow_backend, engine, vm_id)
+    await slow_backend.delete_server(token(), vm_id)
+    for call in (
+        slow_backend.create_server_image(token(), vm_id, uuid4(), "before"),
+        slow_backend.rebuild_server(token(), replace(server_spec(vm_id), image_id=image_id)),
+        slow_backend.attach_volume(token(), vm_id, volume_id, DEVICE),
+        slow_backend.create_server_interface(token(), vm_id, port(uuid4())),
+    ):
+        await refused_without_effect(engine, call, "server_not_found")
+    assert await status_of(slow_backend, vm_id) is ServerStatus.DELETING
+    assert await count_rows(engine, "images", vm_id) == 1

@@ -1,0 +1,131 @@
+"""POST /admin/operations/{id}/retry: an admin repeats a failed operation for its owner."""
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.data.models import Operation
+from domain.rules.resources import AttachmentStatus, VolumeStatus
+from domain.rules.states import Action, OperationStatus, Status
+from domain.rules.table import TABLE
+from tests.api.conftest import Person
+from tests.support.rows import (
+    INPUTS,
+    add_attachment,
+    add_interface,
+    add_operation,
+    add_snapshot,
+    add_vm,
+    add_volume,
+    read_operation,
+)
+
+FAILED = OperationStatus.FAILED
+
+
+async def failed_operation(ada: Person, engine: AsyncEngine, action: Action, **values: Any) -> Operation:
+    """A failed operation of ada, with the VM and the resources that a retry needs."""
+    rule = TABLE[action]
+    status = next(iter(sorted(rule.sources))) if rule.sources else Status.ACTIVE
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, status=status)
+        if action in {Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}:
+            await add_operation(tx, vm, Action.RESIZE, status=OperationStatus.SUCCEEDED)
+        resource_id = vm.id
+        input: dict[str, Any] = {}
+        match action:
+            case Action.ATTACH_VOLUME | Action.DELETE_VOLUME:
+                resource_id = (await add_volume(tx, ada.user)).id
+                input = INPUTS[action] | {"delete_on_termination": True}
+            case Action.DETACH_VOLUME:
+                volume = await add_volume(tx, ada.user, status=VolumeStatus.IN_USE)
+                await add_attachment(tx, vm, volume)
+                resource_id = volume.id
+            case Action.DETACH_INTERFACE:
+                resource_id = (await add_interface(tx, vm, status=AttachmentStatus.ATTACHED)).id
+            case Action.RESTORE | Action.DELETE_SNAPSHOT:
+                resource_id = (await add_snapshot(tx, vm)).id
+        values = {"resource_id": resource_id} | ({"input": input} if input else {}) | values
+        return await add_operation(tx, vm, action, status=FAILED, **values)
+
+
+@pytest.mark.parametrize("action", [action for action in TABLE if action not in {Action.CREATE, Action.CREATE_VOLUME}])
+async def test_a_retry_is_a_new_operation_of_the_same_owner(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action
+) -> None:
+    failed = await failed_operation(ada, engine, action)
+    answer = await root.http.post(f"/admin/operations/{failed.id}/retry")
+    assert answer.status_code == 202, answer.text
+    new = await read_operation(engine, UUID(answer.headers["Operation-Location"].rpartition("/")[2]))
+    assert (new.action, new.retry_of, new.actor, new.owner_id) == (action, failed.id, "root", ada.user.id)
+    assert new.status is OperationStatus.QUEUED
+    shown = (await ada.http.get(f"/operations/{new.id}")).json()
+    assert answer.json() == shown
+    assert shown["retry_of"] == str(failed.id)
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        (Action.CREATE, FAILED),
+        (Action.CREATE_VOLUME, FAILED),
+        (Action.STOP, OperationStatus.SUCCEEDED),
+        (Action.STOP, OperationStatus.RUNNING),
+        (Action.STOP, OperationStatus.SUPERSEDED),
+    ],
+)
+async def test_creates_and_operations_that_have_not_failed_cannot_be_retried(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action, status: OperationStatus
+) -> None:
+    async with engine.begin() as tx:
+        operation = await add_operation(tx, await add_vm(tx, ada.user), action, status=status)
+    refusal = await root.http.post(f"/admin/operations/{operation.id}/retry")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
+
+
+@pytest.mark.parametrize("action", [Action.DELETE, Action.DELETE_VOLUME, Action.DETACH_VOLUME])
+async def test_a_retry_is_refused_while_the_owners_own_second_request_is_open(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action
+) -> None:
+    """The refusal names the owner's operation, which does not become a retry."""
+    failed = await failed_operation(ada, engine, action)
+    paths = {
+        Action.DELETE: f"/vms/{failed.vm_id}",
+        Action.DELETE_VOLUME: f"/volumes/{failed.resource_id}",
+        Action.DETACH_VOLUME: f"/vms/{failed.vm_id}/volumes/{failed.resource_id}",
+    }
+    second = await ada.http.delete(paths[action])
+    refusal = await root.http.post(f"/admin/operations/{failed.id}/retry")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
+    id = second.headers["Operation-Location"].rpartition("/")[2]
+    assert id in refusal.json()["detail"]
+    assert (await read_operation(engine, UUID(id))).retry_of is None
+
+
+async def test_the_lifecycle_table_decides_about_a_retry_too(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    operation = await failed_operation(ada, engine, Action.STOP)
+    assert (await root.http.post(f"/admin/operations/{operation.id}/retry")).status_code == 202
+    refusal = await root.http.post(f"/admin/operations/{operation.id}/retry")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")
+
+
+@pytest.mark.parametrize(
+    ("action", "input"),
+    [
+        (Action.REBOOT_HARD, INPUTS[Action.REBOOT_HARD]),
+        (Action.RESIZE, INPUTS[Action.RESIZE] | {"confirm_window": 7200}),
+        (Action.SNAPSHOT, {"name": "nightly"}),
+        (Action.RESTORE, INPUTS[Action.RESTORE]),
+        (Action.ATTACH_VOLUME, INPUTS[Action.ATTACH_VOLUME] | {"delete_on_termination": True}),
+    ],
+    ids=["reboot", "resize", "snapshot", "restore", "attach-volume"],
+)
+async def test_a_retry_has_the_parameters_of_the_failed_operation(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action, input: dict[str, Any]
+) -> None:
+    failed = await failed_operation(ada, engine, action, input=input)
+    answer = await root.http.post(f"/admin/operations/{failed.id}/retry")
+    assert answer.status_code == 202, answer.text
+    assert (await read_operation(engine, UUID(answer.json()["id"]))).input == input

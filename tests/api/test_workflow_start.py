@@ -1,0 +1,66 @@
+"""The start of a workflow on a real Temporal server: what a person reads there, and what it is found by."""
+
+from uuid import uuid4
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
+
+from api.background import dispatcher
+from domain import search_attributes
+from domain.progress import outbox
+from domain.rules.states import Action, OperationStatus
+from tests.api.dispatching import dispatching, until_delivered
+from tests.support.rows import add_operation, add_user, add_vm
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Poll the outbox often."""
+    monkeypatch.setattr(dispatcher, "PAUSE", 0.05)
+
+
+async def test_markdown_in_a_vm_name_has_no_effect_in_the_summary(engine: AsyncEngine, temporal: Client) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), name="[pay](http://evil.example) `<b>` **now**")
+        operation = await add_operation(tx, vm, Action.STOP, status=OperationStatus.QUEUED)
+    async with dispatching(engine, temporal, f"no-worker-{uuid4()}"):
+        await until_delivered(engine)
+    workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
+    assert await workflow.static_summary() == "stop VM `[pay](http://evil.example) '<b>' **now**` for `test`"
+
+
+async def test_a_workflow_has_memo_summary_details_and_search_attributes(engine: AsyncEngine, temporal: Client) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user, name="n" * 100)
+        operation = await add_operation(tx, vm, Action.REBOOT_HARD, status=OperationStatus.QUEUED)
+    task_queue = f"no-worker-{uuid4()}"
+    async with dispatching(engine, temporal, task_queue):
+        await until_delivered(engine)
+    workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
+    assert (workflow.workflow_type, workflow.task_queue) == ("RebootVM", task_queue)
+    assert await workflow.memo() == {"request_id": "test-request", "actor": "test"}
+    assert await workflow.static_summary() == f"reboot VM `{'n' * 64}` for `test`"
+    details = await workflow.static_details() or ""
+    assert all(str(value) in details for value in (vm.id, operation.id, user.username, "test-request"))
+    attributes = {
+        pair.key.name: pair.value for pair in workflow.typed_search_attributes if pair.key in search_attributes.ALL
+    }
+    named = {"VM": str(vm.id), "VMName": "n" * 64, "Resource": str(vm.id)}
+    assert attributes == named | {"Owner": user.username, "Action": "reboot"}
+
+
+async def test_a_second_delivery_does_not_start_the_workflow_again(engine: AsyncEngine, temporal: Client) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        operation = await add_operation(tx, vm, Action.REBOOT_HARD, status=OperationStatus.QUEUED)
+    async with dispatching(engine, temporal, f"no-worker-{uuid4()}"):
+        await until_delivered(engine)
+        first = await temporal.get_workflow_handle(operation.workflow_id).describe()
+        async with engine.begin() as tx:
+            await outbox.deliver_again(tx, operation)
+        await until_delivered(engine)
+    workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
+    assert workflow.run_id == first.run_id
+    assert workflow.history_length <= 2

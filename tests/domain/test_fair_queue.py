@@ -1,0 +1,67 @@
+"""The fair queue on real PostgreSQL: which operations a lease picks, and how many."""
+
+from uuid import UUID
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.data import database
+from domain.data.models import UNBEGUN, UNDELIVERED, Operation
+from domain.progress import fair_queue, outbox
+from domain.rules.states import OperationStatus
+from tests.domain.test_outbox import lease, queue
+
+
+async def test_owners_take_turns_however_many_operations_one_of_them_has(engine: AsyncEngine) -> None:
+    many, three, single = await queue(engine, 50), await queue(engine, 3), await queue(engine, 1)
+    assert set(await lease(engine, limit=5)) == {*many[:2], *three[:2], *single}
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, [*many[:2], *three[:2], *single], 60.0)
+    late_comer = await queue(engine, 2)
+    assert set(await lease(engine, limit=2)) == set(late_comer), "the others have unbegun operations in Temporal"
+
+
+async def test_owners_beyond_the_limit_of_one_statement_are_served_by_the_next_ones(engine: AsyncEngine) -> None:
+    ids = [id for _ in range(fair_queue.OWNERS + 8) for id in await queue(engine, 2)]
+    shares = [await lease(engine, limit=16) for _ in range(2 * len(ids) // 16)]
+    assert {id for share in shares for id in share} == set(ids)
+
+
+async def test_temporal_gets_no_more_than_the_workers_can_begin(engine: AsyncEngine) -> None:
+    ids = await queue(engine, fair_queue.MAX_UNBEGUN + 50)
+    delivered = ids[: fair_queue.MAX_UNBEGUN]
+    assert set(await lease(engine, limit=fair_queue.MAX_UNBEGUN + 20)) == set(delivered)
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, delivered, 60.0)
+    assert await lease(engine) == []
+    async with engine.begin() as tx:
+        begun = update(Operation).where(Operation.id.in_(delivered[:7])).values(status=OperationStatus.RUNNING)
+        await tx.execute(begun)
+    assert set(await lease(engine)) == set(ids[fair_queue.MAX_UNBEGUN :][:7])
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).values(delivered_at=func.now() - fair_queue.COUNTED_FOR))
+    assert len(await lease(engine)) == 43, "operations that are not begun for so long no longer count"
+
+
+async def test_the_statement_uses_the_partial_indexes(engine: AsyncEngine) -> None:
+    """A condition that is worded differently, or hidden in a parameter, would make it read the whole table."""
+    ended, (delivered, *_) = await queue(engine, 2000), await queue(engine, 50)
+    async with engine.begin() as tx:
+        end = update(Operation).where(Operation.id.in_(ended))
+        await tx.execute(end.values(status=OperationStatus.SUCCEEDED, finished_at=func.now()))
+        await outbox.note_delivered(tx, [delivered], 60.0)
+    statement = select(fair_queue.next_operations(16)).compile(dialect=engine.dialect)
+    parameters = statement.params | {"start": UUID(int=0)}  # the plan depends on how many owners come after it
+    values = tuple(parameters[name] for name in statement.positiontup or [])
+    async with database.autocommit(engine).connect() as connection:
+        await connection.execute(text("VACUUM ANALYZE operations"))
+        plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN ANALYZE {statement}", values)).scalars())
+    assert plan.count("using ix_operations_outbox") == 5, plan
+    assert "ix_operations_delivered" in plan
+    assert "Seq Scan" not in plan
+
+
+def test_the_statement_repeats_the_conditions_of_the_indexes() -> None:
+    statement = str(select(fair_queue.next_operations(16)))
+    assert statement.count(UNDELIVERED.text) == 6
+    assert statement.count(UNBEGUN.text) == 1
