@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import control_of
+from domain.data.queries import has_begun
 from domain.rules.lifecycle import begin_change, change_of
 from domain.rules.messages import LeftoversResult
 from domain.rules.resources import AttachmentStatus, Change, Kind, ResourceStatus, VolumeStatus
@@ -58,8 +59,8 @@ async def settle_failure(
     if leftovers is not None:
         await _settle_by_leftovers(tx, operation, leftovers)
     # Kept by deletes of snapshots and volumes: they may begin from two statuses, so the table cannot know which.
-    previous = control_of(operation).was if residue is Residue.NOT_BEGUN else None
-    if previous:
+    previous = control_of(operation).was
+    if previous and (residue is Residue.NOT_BEGUN or not has_begun(operation)):
         await _settle(tx, operation, lambda change: type(change.during)(previous))
     elif residue is Residue.STILL_THERE:
         await _settle(tx, operation, lambda change: change.if_still_there or change.on_failure)

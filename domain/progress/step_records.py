@@ -154,18 +154,18 @@ async def fail(tx: AsyncConnection, failure: FailOperationInput) -> None:
     operation = await _update_operation(
         tx, input, status=status, error=error, next_retry_at=None, finished_at=func.now()
     )
-    # Workflows of older versions never report NOT_BEGUN, nor does a delete. `started_at` shows it in every case.
-    residue = failure.observed_residue if has_begun(operation) else Residue.NOT_BEGUN
-    await resource_claims.settle_failure(tx, operation, residue, failure.remains)
+    await resource_claims.settle_failure(tx, operation, failure.observed_residue, failure.remains)
     if vm and operation.previous_status:
-        await update_vm(tx, vm.id, _vm_after_failure(vm, operation, failure, residue))
+        await update_vm(tx, vm.id, _vm_after_failure(vm, operation, failure))
     elif vm:
         await _count_down(tx, vm, input.action)
 
 
-def _vm_after_failure(vm: VM, operation: Operation, failure: FailOperationInput, residue: Residue) -> dict[str, Any]:
+def _vm_after_failure(vm: VM, operation: Operation, failure: FailOperationInput) -> dict[str, Any]:
     """Return the columns of the VM after a failure of the operation that held it."""
     assert operation.previous_status is not None  # noqa: S101 - every operation that holds a VM has one
+    # Workflows of older versions never report NOT_BEGUN, nor does a delete. `started_at` shows it in every case.
+    residue = failure.observed_residue if has_begun(operation) else Residue.NOT_BEGUN
     status = lifecycle.fail(operation.action, operation.previous_status, residue)
     error = {"code": failure.code, "message": failure.message}
     previous_fault = control_of(operation).previous_fault if residue is Residue.NOT_BEGUN else None
