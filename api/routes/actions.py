@@ -8,7 +8,7 @@ from fastapi import Response
 from api.routes import answers, requests, router
 from api.web import openapi
 from api.web.accepted import accepted
-from api.web.dependencies import Process, Requested
+from api.web.dependencies import Process
 from api.web.idempotency import OncePerKey
 from domain.commands import vms
 from domain.commands.resize_decisions import decide_resize
@@ -25,38 +25,32 @@ action = partial(accepting, openapi_extra=openapi.problems("invalid_transition")
 
 
 @action("/start")
-async def start_vm(
-    requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None
-) -> Response:
+async def start_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Power a VM on."""
-    return await once(lambda tx: accepted(vms.start_vm(tx, requester, vm_id), answers.VM), body)
+    return await once(lambda tx, requester: accepted(vms.start_vm(tx, requester, vm_id), answers.VM), body)
 
 
 @action("/stop")
-async def stop_vm(
-    requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None
-) -> Response:
+async def stop_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Shut a VM down."""
-    return await once(lambda tx: accepted(vms.stop_vm(tx, requester, vm_id), answers.VM), body)
+    return await once(lambda tx, requester: accepted(vms.stop_vm(tx, requester, vm_id), answers.VM), body)
 
 
 @action("/reboot")
-async def reboot_vm(
-    requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.Reboot | None = None
-) -> Response:
+async def reboot_vm(once: OncePerKey, vm_id: UUID, body: requests.Reboot | None = None) -> Response:
     """Reboot a VM: SOFT through its guest, HARD by its power. HARD also works on a VM that is off or in ERROR."""
     reboot = body or requests.Reboot()
     hard = reboot.type == "HARD"
-    return await once(lambda tx: accepted(vms.reboot_vm(tx, requester, vm_id, hard=hard), answers.VM), reboot)
+    return await once(
+        lambda tx, requester: accepted(vms.reboot_vm(tx, requester, vm_id, hard=hard), answers.VM), reboot
+    )
 
 
 _REFUSALS_OF_RESIZE = ("invalid_transition", "attachment_in_progress", "unknown_reference", "same_flavor")
 
 
 @accepting("/resize", openapi_extra=openapi.problems(*_REFUSALS_OF_RESIZE))
-async def resize_vm(
-    requester: Requested, process: Process, once: OncePerKey, vm_id: UUID, body: requests.Resize
-) -> Response:
+async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: requests.Resize) -> Response:
     """Give a VM another flavor, larger or smaller. Confirm or revert the resize afterwards.
 
     In VERIFY_RESIZE the VM runs with the new flavor, and the old one is kept so that you can go back. Where the
@@ -64,21 +58,21 @@ async def resize_vm(
     """
     window = process.settings.resize_confirm_window
     return await once(
-        lambda tx: accepted(vms.resize_vm(tx, requester, vm_id, body.flavor_id, window), answers.VM), body
+        lambda tx, requester: accepted(vms.resize_vm(tx, requester, vm_id, body.flavor_id, window), answers.VM), body
     )
 
 
 @action("/confirm-resize")
-async def confirm_resize_of_vm(
-    requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None
-) -> Response:
+async def confirm_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Keep the new flavor of a VM in VERIFY_RESIZE and give the old one up."""
-    return await once(lambda tx: accepted(decide_resize(tx, requester, vm_id, Action.CONFIRM_RESIZE), answers.VM), body)
+    return await once(
+        lambda tx, requester: accepted(decide_resize(tx, requester, vm_id, Action.CONFIRM_RESIZE), answers.VM), body
+    )
 
 
 @action("/revert-resize")
-async def revert_resize_of_vm(
-    requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None
-) -> Response:
+async def revert_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Put a VM in VERIFY_RESIZE back to its old flavor."""
-    return await once(lambda tx: accepted(decide_resize(tx, requester, vm_id, Action.REVERT_RESIZE), answers.VM), body)
+    return await once(
+        lambda tx, requester: accepted(decide_resize(tx, requester, vm_id, Action.REVERT_RESIZE), answers.VM), body
+    )

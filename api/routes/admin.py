@@ -8,7 +8,7 @@ from api.routes import answers, requests, router
 from api.routes.operations import answer_with, temporal_url
 from api.web import openapi
 from api.web.accepted import accepted
-from api.web.dependencies import Admin, AdminRequested, Process
+from api.web.dependencies import Admin, Process
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands.reset_state import reset_vm_by_admin
@@ -44,7 +44,7 @@ async def list_attention(_: Admin, process: Process, page: WantedPage) -> answer
     openapi_extra=openapi.problems("admin_only", "not_retryable", *_REFUSALS),
 )
 async def retry_operation(
-    requester: AdminRequested,
+    _: Admin,
     process: Process,
     once: OncePerKey,
     operation_id: UUID,
@@ -54,7 +54,7 @@ async def retry_operation(
 
     The new operation names the old one in `retry_of`. An operation that creates a VM or a volume cannot be retried.
     """
-    return await once(lambda tx: answer_with(tx, process, retry(tx, requester, operation_id)), body)
+    return await once(lambda tx, requester: answer_with(tx, process, retry(tx, requester, operation_id)), body)
 
 
 @routes.post(
@@ -64,11 +64,11 @@ async def retry_operation(
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("admin_only", "invalid_transition"),
 )
-async def reset_vm_state(
-    requester: AdminRequested, once: OncePerKey, vm_id: UUID, body: requests.ResetState
-) -> Response:
+async def reset_vm_state(_: Admin, once: OncePerKey, vm_id: UUID, body: requests.ResetState) -> Response:
     """Set the status of a VM at once, whatever holds the VM. The cloud is not touched.
 
     An operation that held the VM ends as SUPERSEDED. The reset is an operation of its own and names you as its actor.
     """
-    return await once(lambda tx: accepted(reset_vm_by_admin(tx, requester, vm_id, body.status), answers.VM), body)
+    return await once(
+        lambda tx, requester: accepted(reset_vm_by_admin(tx, requester, vm_id, body.status), answers.VM), body
+    )

@@ -8,7 +8,7 @@ from sqlalchemy import Select, select
 from api.routes import answers, requests, router
 from api.web import openapi
 from api.web.accepted import accepted, accepted_delete
-from api.web.dependencies import OwnedVM, Process, Requested
+from api.web.dependencies import OwnedVM, Process
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands import interfaces
@@ -28,12 +28,10 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_address", "unknown_reference"),
 )
-async def attach_interface(
-    requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NewInterface
-) -> Response:
+async def attach_interface(once: OncePerKey, vm_id: UUID, body: requests.NewInterface) -> Response:
     """Give a VM an address in a network. A VM may have several in one network."""
     return await once(
-        lambda tx: accepted(
+        lambda tx, requester: accepted(
             interfaces.attach_interface(tx, requester, vm_id, body.network_id),
             answers.Interface,
             "/vms/{vm_id}/interfaces/{id}",
@@ -65,9 +63,11 @@ async def get_interface(process: Process, vm: OwnedVM, interface_id: UUID) -> In
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def detach_interface(requester: Requested, once: OncePerKey, vm_id: UUID, interface_id: UUID) -> Response:
+async def detach_interface(once: OncePerKey, vm_id: UUID, interface_id: UUID) -> Response:
     """Detach an interface from a VM and give its address back. A second detach changes nothing."""
-    return await once(lambda tx: accepted_delete(interfaces.detach_interface(tx, requester, vm_id, interface_id)))
+    return await once(
+        lambda tx, requester: accepted_delete(interfaces.detach_interface(tx, requester, vm_id, interface_id))
+    )
 
 
 def _interfaces(vm_id: UUID) -> Select[Interface]:

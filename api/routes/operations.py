@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.accepted import accepted
-from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState, Requested
+from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands.acceptance import Accepted
@@ -73,7 +73,7 @@ async def list_vm_operations(
     openapi_extra=openapi.problems("too_late"),
 )
 async def cancel_operation(
-    requester: Requested, process: Process, once: OncePerKey, operation_id: UUID, body: requests.NoInput | None = None
+    process: Process, once: OncePerKey, operation_id: UUID, body: requests.NoInput | None = None
 ) -> Response:
     """Cancel an operation before its point of no return, and undo what it has done.
 
@@ -81,7 +81,7 @@ async def cancel_operation(
     a snapshot, a volume, an attachment, an interface) and a resize can. Poll the operation until it has ended: it is
     CANCELED, or it ended in another way before the cancel reached it.
     """
-    answer = await once(lambda tx: answer_with(tx, process, cancel(tx, requester, operation_id)), body)
+    answer = await once(lambda tx, requester: answer_with(tx, process, cancel(tx, requester, operation_id)), body)
     process.workflow_recovery.wake()
     return answer
 

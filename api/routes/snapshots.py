@@ -8,7 +8,7 @@ from sqlalchemy import select
 from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.accepted import accepted, accepted_delete
-from api.web.dependencies import OwnedVM, Process, Requested
+from api.web.dependencies import OwnedVM, Process
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands import snapshots
@@ -29,10 +29,10 @@ _NEWEST_FIRST = Order("-created_at", (Snapshot.created_at, Snapshot.id), descend
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress"),
 )
-async def create_snapshot(requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NewSnapshot) -> Response:
+async def create_snapshot(once: OncePerKey, vm_id: UUID, body: requests.NewSnapshot) -> Response:
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
     return await once(
-        lambda tx: accepted(
+        lambda tx, requester: accepted(
             snapshots.create_snapshot(tx, requester, vm_id, body.name),
             answers.Snapshot,
             "/vms/{vm_id}/snapshots/{id}",
@@ -71,9 +71,11 @@ async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snap
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def delete_snapshot(requester: Requested, once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
+async def delete_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
     """Delete a snapshot that is not being taken or restored. A second delete changes nothing."""
-    return await once(lambda tx: accepted_delete(snapshots.delete_snapshot(tx, requester, vm_id, snapshot_id)))
+    return await once(
+        lambda tx, requester: accepted_delete(snapshots.delete_snapshot(tx, requester, vm_id, snapshot_id))
+    )
 
 
 @routes.post(
@@ -84,7 +86,9 @@ async def delete_snapshot(requester: Requested, once: OncePerKey, vm_id: UUID, s
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress"),
 )
 async def restore_vm(
-    requester: Requested, once: OncePerKey, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None
+    once: OncePerKey, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None
 ) -> Response:
     """Put a VM's disk and flavor back to a snapshot. Volumes and interfaces stay, and a VM that is off stays off."""
-    return await once(lambda tx: accepted(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body)
+    return await once(
+        lambda tx, requester: accepted(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body
+    )

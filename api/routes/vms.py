@@ -11,12 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.accepted import accepted, accepted_delete
-from api.web.dependencies import CurrentUser, OwnedVM, Process, Requested, fetch_owned_vm
+from api.web.dependencies import CurrentUser, OwnedVM, Process, fetch_owned_vm
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands import create_vm as commands
 from domain.commands import vms
+from domain.commands.acceptance import Requester
 from domain.commands.create_vm import NewVM
 from domain.data.models import VM
 from domain.rules.errors import InvalidTransitionError
@@ -39,11 +40,11 @@ _ORDERS: dict[str, Order] = {
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("unknown_reference", "no_free_address"),
 )
-async def create_vm(requester: Requested, once: OncePerKey, body: requests.NewVM) -> Response:
+async def create_vm(once: OncePerKey, body: requests.NewVM) -> Response:
     """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""
     new = NewVM(body.name, body.flavor_id, body.image_id, body.network_ids, body.labels)
 
-    def create(tx: AsyncConnection) -> Awaitable[Response]:
+    def create(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
         return accepted(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")
 
     return await once(create, body, one_statement=True)
@@ -93,6 +94,6 @@ async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: re
 @routes.delete(
     "/{vm_id}", status_code=204, response_class=Response, responses=openapi.headers(204, "Operation-Location")
 )
-async def delete_vm(requester: Requested, once: OncePerKey, vm_id: UUID) -> Response:
+async def delete_vm(once: OncePerKey, vm_id: UUID) -> Response:
     """Delete a VM in any state. The delete supersedes whatever operation holds it. A second delete changes nothing."""
-    return await once(lambda tx: accepted_delete(vms.delete_vm(tx, requester, vm_id)))
+    return await once(lambda tx, requester: accepted_delete(vms.delete_vm(tx, requester, vm_id)))

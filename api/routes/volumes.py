@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.accepted import accepted, accepted_delete
-from api.web.dependencies import CurrentUser, OwnedVM, Process, Requested
+from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands import volumes
+from domain.commands.acceptance import Requester
 from domain.data import queries
 from domain.data.models import Attachment, Volume
 from domain.rules.errors import NotFoundError
@@ -34,10 +35,10 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
     response_model=answers.Volume,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
 )
-async def create_volume(requester: Requested, once: OncePerKey, body: requests.NewVolume) -> Response:
+async def create_volume(once: OncePerKey, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
     return await once(
-        lambda tx: accepted(
+        lambda tx, requester: accepted(
             volumes.create_volume(tx, requester, body.name, body.size_gb), answers.Volume, "/volumes/{id}"
         ),
         body,
@@ -76,9 +77,9 @@ async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> 
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def delete_volume(requester: Requested, once: OncePerKey, volume_id: UUID) -> Response:
+async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
     """Delete a volume that is not attached. A second delete changes nothing."""
-    return await once(lambda tx: accepted_delete(volumes.delete_volume(tx, requester, volume_id)))
+    return await once(lambda tx, requester: accepted_delete(volumes.delete_volume(tx, requester, volume_id)))
 
 
 @routes.post(
@@ -88,11 +89,11 @@ async def delete_volume(requester: Requested, once: OncePerKey, volume_id: UUID)
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
 )
-async def attach_volume(requester: Requested, once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
+async def attach_volume(once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
     """Attach a volume that is AVAILABLE. `device` says where the VM has it."""
     together = body.delete_on_termination
 
-    def attach(tx: AsyncConnection) -> Awaitable[Response]:
+    def attach(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
         command = volumes.attach_volume(tx, requester, vm_id, body.volume_id, delete_on_termination=together)
         return accepted(command, answers.Attachment, "/vms/{vm_id}/volumes/{volume_id}")
 
@@ -123,9 +124,9 @@ async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) ->
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def detach_volume(requester: Requested, once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
+async def detach_volume(once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
     """Detach a volume from a VM. A second detach changes nothing."""
-    return await once(lambda tx: accepted_delete(volumes.detach_volume(tx, requester, vm_id, volume_id)))
+    return await once(lambda tx, requester: accepted_delete(volumes.detach_volume(tx, requester, vm_id, volume_id)))
 
 
 def _volumes(owner_id: UUID) -> Select[*tuple[Any, ...]]:

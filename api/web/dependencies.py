@@ -13,11 +13,10 @@ from temporalio.client import Client
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
-from api.web import logs, security
+from api.web import security
 from api.web.admission import Slots
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError, Signing
-from domain.commands.acceptance import Requester
 from domain.data.models import VM
 from domain.rules.errors import NotFoundError
 from domain.settings import Settings
@@ -93,17 +92,3 @@ async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> 
 
 
 OwnedVM = Annotated[VM, Depends(fetch_owned_vm)]
-
-
-async def _requester(caller: CurrentUser) -> Requester:
-    return Requester(caller.id, caller.username, logs.request_id.get())
-
-
-async def _admin_requester(admin: Admin) -> Requester:
-    return Requester(admin.id, admin.username, logs.request_id.get())
-
-
-Requested = Annotated[Requester, Depends(_requester)]
-"""Who makes the request, for commands: the caller and the request's id."""
-AdminRequested = Annotated[Requester, Depends(_admin_requester)]
-"""The same, where only an admin may."""

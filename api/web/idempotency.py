@@ -16,13 +16,15 @@ from sqlalchemy import Text, bindparam, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.web import logs
 from api.web.dependencies import CurrentUser, Process
 from api.web.problems import ProblemError
+from domain.commands.acceptance import Requester
 from domain.data import addresses
 from domain.data.models import IdempotencyKey
 
-Work = Callable[[AsyncConnection], Awaitable[Response]]
-"""Runs a command in the transaction and returns the answer. An exception rolls the transaction back."""
+Work = Callable[[AsyncConnection, Requester], Awaitable[Response]]
+"""Runs a command for the requester in the transaction and returns the answer. An exception rolls it back."""
 
 KeyHeader = Header(
     alias="Idempotency-Key",
@@ -44,6 +46,7 @@ class Once:
     """Runs the work of a request in one transaction; with an idempotency key, only once."""
 
     process: Process
+    requester: Requester
     scope: str
     key: str | None
 
@@ -68,7 +71,7 @@ class Once:
         engine = self.process.engine
         if self.key is None:
             async with engine.begin() if not one_statement else self.process.autocommit.connect() as tx:
-                return await work(tx)
+                return await work(tx, self.requester)
         async with engine.begin() as tx:
             return await self._first_or_again(tx, work, _fingerprint(body))
 
@@ -77,7 +80,7 @@ class Once:
         kept = await self._find(tx)
         if kept is not None:
             return _replay(kept, fingerprint)
-        answer = await work(tx)
+        answer = await work(tx, self.requester)
         await self._keep(tx, fingerprint, answer)
         return answer
 
@@ -118,7 +121,8 @@ def _fingerprint(body: BaseModel | None) -> str:
 async def _once(
     process: Process, caller: CurrentUser, request: Request, key: Annotated[str | None, KeyHeader] = None
 ) -> Once:
-    return Once(process, f"{caller.id} {request.method} {request.url.path}", key)
+    requester = Requester(caller.id, caller.username, logs.request_id.get())
+    return Once(process, requester, f"{caller.id} {request.method} {request.url.path}", key)
 
 
 OncePerKey = Annotated[Once, Depends(_once)]

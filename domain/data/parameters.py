@@ -235,8 +235,10 @@ _ADAPTERS: Final[dict[type[Any], TypeAdapter[Any]]] = {
 
 def to_json(parameters: Parameters, control: Control) -> dict[str, Any]:
     """The value of `operations.input`."""
-    parts = (_ADAPTERS[type(part)].dump_python(part, mode="json", exclude_none=True) for part in (parameters, control))
-    return {name: value for part in parts for name, value in part.items()}
+    values: dict[str, Any] = _ADAPTERS[type(parameters)].dump_python(parameters, mode="json", exclude_none=True)
+    if control is not NO_CONTROL:
+        values |= _ADAPTERS[Control].dump_python(control, mode="json", exclude_none=True)
+    return values
 
 
 def parameters_of(operation: Operation, shape: type[P]) -> P:
