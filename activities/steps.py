@@ -1,9 +1,9 @@
-"""The base of every step: the step is recorded first, and only then is the cloud called.
+"""The base of every step: the step is recorded first, then the cloud is called.
 
 The record is the fence. It is written only while the operation is open and holds its VM, so an operation that was
 superseded stops here. The record commits before the call for two reasons: no lock is held while the cloud answers, and
-after a crash the database never lags behind the cloud. A step that is recorded but was not carried out is simply
-carried out again; the token of the call keeps it from happening twice.
+after a crash the database never lags behind the cloud. After a crash between the two, the step is tried again. The
+token of the call makes a second call harmless.
 """
 
 from dataclasses import dataclass
@@ -58,8 +58,8 @@ class StepActivities:
     async def _revoke(self, input: OperationInput) -> Operation:
         """Make sure that none of the operation's calls takes effect from now on, and return the operation.
 
-        SupersededError unless the operation is open and holds what it claimed. NotBegunError where no step was ever
-        recorded, so that there is nothing to undo; a delete is the exception, as it has superseded other operations.
+        SupersededError unless the operation is open and holds what it claimed. NotBegunError if no step was recorded,
+        as there is nothing to undo then. A delete gets no NotBegunError, because it has superseded other operations.
         """
         async with self._engine.begin() as tx:
             await step_records.check_holds(tx, input)

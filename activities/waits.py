@@ -36,9 +36,9 @@ class Poll(Generic[T]):
         self._next: asyncio.Task[Mapping[UUID, T]] | None = None
 
     async def next_result(self, id: UUID) -> T | None:
-        """Return the item as the next list call shows it; None where the cloud does not have it.
+        """Return the item as the next list call shows it; None if the cloud does not have it.
 
-        The list call always begins after this call, so the answer is never older than the question.
+        The list call begins after this method is called, so the answer is never older than the question.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._list())
@@ -48,7 +48,8 @@ class Poll(Generic[T]):
 
     async def _list(self) -> Mapping[UUID, T]:
         await asyncio.sleep(self._interval)
-        # From here on a new waiter belongs to the next list call: this one is about to begin without its id.
+        # A waiter that comes from here on belongs to the next list call, because this one begins without its id. All
+        # three names change in one statement without an `await`, so no waiter can come in between and be lost.
         requested, self._requested, self._next = self._requested, set(), None
         try:
             async with asyncio.timeout(POLL_TIMEOUT):
@@ -120,7 +121,8 @@ class WaitActivities(StepActivities):
 
 
 def _raise_if_overdue(problem: str) -> None:
-    # Called only after a poll: a resource that got there while no worker was running counts as success, however late.
+    # Called only after a poll. If the resource reached its target while no worker was running, the wait has succeeded,
+    # however late it is.
     if _waited() > WAIT_LIMIT:
         message = f"{problem} within {WAIT_LIMIT.seconds // 60} minutes."
         raise BackendError("timed_out", message, retryable=False)

@@ -185,7 +185,7 @@ def count_answers(stack: Stack) -> Iterator[Counter[str]]:
 
 @asynccontextmanager
 async def wrk(url: str, connections: int, token: str, body: str = "") -> AsyncIterator[None]:
-    """Send requests as fast as possible, whatever the answers are."""
+    """Send requests as fast as possible and ignore the answers."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
         headers = f'wrk.headers["Authorization"] = "{token}"\nwrk.headers["Content-Type"] = "application/json"\n'
         lua.write(headers + (f'wrk.method = "POST"\nwrk.body = [[{body}]]\n' if body else ""))

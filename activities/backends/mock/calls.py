@@ -47,8 +47,8 @@ class MockCalls:
     ) -> None:
         """Make one call: fail as faults and rates say, or apply the effect.
 
-        `may_be_doomed`: a call of a doomed operation fails here. Without it the effect is what shows the failure,
-        usually a server that ends in ERROR.
+        With `may_be_doomed`, the call itself fails if MOCK_ERROR_RATE hits the operation. Without it, the effect must
+        show that failure, usually by a server that ends in ERROR.
         """
         fault = await self._take_fault(verb, token, target)
         if fault is FaultMode.NEVER_ANSWER:
