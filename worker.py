@@ -47,6 +47,7 @@ from workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVo
 
 logger = logging.getLogger("worker")
 
+# Temporal stores the names of these classes with each workflow: a renamed class could not continue the open ones.
 WORKFLOWS = [
     *(CreateVM, StartVM, StopVM, RebootVM, ResizeVM, FinishResizeVM, DeleteVM),
     *(CreateSnapshot, RestoreVM, DeleteSnapshot),
@@ -173,7 +174,7 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
 
 
 async def _until_available(stopping: asyncio.Event, settings: Settings, backend: ComputeBackend) -> Client | None:
-    """Return a client once PostgreSQL and Temporal can be reached; None where the worker is stopped before."""
+    """Return a client once PostgreSQL and Temporal can be reached; None if the worker is stopped before."""
     while not stopping.is_set():
         try:
             await backend.prepare()

@@ -19,7 +19,7 @@ class ComputeActivities(StepActivities):
 
     @activity.defn(name=Activity.SCHEDULE_SERVER)
     async def schedule_server(self, input: OperationInput) -> None:
-        """Find a host for the VM's flavor; `no_valid_host` where no host is large enough."""
+        """Find a host for the VM's flavor; `no_valid_host` if no host is large enough."""
         step = await self._record_step(input, Activity.SCHEDULE_SERVER)
         await self._backend.select_host(step.token, await self._server_spec(step.vm, step.vm.flavor_id))
 

@@ -1,9 +1,9 @@
 """A stack under overload: `python -m bench.overload [COUNT [PART...]]`, by default 10,000 operations and all parts.
 
-Starts a stack in a temporary folder. `crowd`: twenty users request COUNT/5 operations at once, while one more user
-requests a few, one after the other; then a single user is the crowd. `flood`: one user floods the API with HTTP
-requests while another works. `outage`: COUNT operations are accepted while there is no worker. Needs `wrk`. On errors
-the exit code is 1 and the last lines list them.
+Starts a stack in a temporary folder. `crowd`: twenty users request COUNT/5 operations together, while one more user
+requests a few, one after the other. Then a single user takes the place of the twenty. `flood`: one user floods the API
+with HTTP requests while another works. `outage`: COUNT operations are accepted while there is no worker. Needs `wrk`.
+On errors the exit code is 1 and the last lines list them.
 """
 
 import asyncio

@@ -47,7 +47,7 @@ class DatabaseReading:
 
 
 async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> list[Difference]:
-    """Return all present differences; BackendError where the cloud does not answer."""
+    """Return all present differences; BackendError if the cloud does not answer."""
     before = await _read_database(engine)
     inventory = await backend.inventory()
     after = await _read_database(engine)

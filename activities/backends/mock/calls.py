@@ -96,7 +96,7 @@ class MockCalls:
 
 
 async def _apply_once(tx: AsyncConnection, token: Token, effect: Effect) -> None:
-    """Apply the effect unless the token was used before; BackendError where its operation is revoked."""
+    """Apply the effect unless the token was used before; BackendError if its operation is revoked."""
     # Shared, so that calls of one operation may run side by side; `revoke` waits for all of them. Lock before reading:
     # without the lock a revocation could commit between the check and the effect.
     await _lock_operation(tx, token.operation_id, "pg_advisory_xact_lock_shared")

@@ -69,7 +69,7 @@ images = Table(
     Column("name", Text, nullable=False),
     Column("content", Text),
     Column("due_at", DateTime(timezone=True), nullable=False),  # the image is being saved until then
-    Column("fault", Text),  # set where the image is in error from then on
+    Column("fault", Text),  # set if the image is in error from then on
     comment="The images of snapshots.",
 )
 
