@@ -15,7 +15,7 @@ test: check  ## Check, then run every test
 coverage: .venv/dev  ## Run every test and report which lines and branches they reach (slower)
 	.venv/bin/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
-races: .venv/dev  ## Run fifty of every race for the end of a resize and of every pair at one resource (about ten minutes)
+races: .venv/dev  ## Run fifty of every race that ends a resize, and of every pair of requests for one resource (about ten minutes)
 	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
 
 soak: .venv/dev  ## Run random requests in any order, compared with a model (about a quarter of an hour)

@@ -105,7 +105,7 @@ def secret_key(data_dir: Path) -> str:
 
 
 def say(line: str) -> None:
-    """Print a line; the stack goes on if the terminal is gone."""
+    """Print a line. If the terminal is gone, the stack continues without it."""
     with contextlib.suppress(OSError):
         print(line, flush=True)
 
@@ -118,11 +118,11 @@ async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any] 
 
 
 def _before_exec(supervisor: int) -> None:
-    """Runs in the child after it changed its user: that change would clear PR_SET_PDEATHSIG."""
+    """Prepare the child. It has changed its user before this: a change afterwards would clear PR_SET_PDEATHSIG."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a child inherits the mask that `run` sets
     if PRCTL:
         PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # sent when our thread ends: children are started in the main thread
-    # A supervisor that died before the call above sends no signal any more.
+    # If the supervisor died before the call above, its death sends no signal. The child then has another parent.
     if os.getppid() != supervisor:
         os._exit(1)
 

@@ -47,6 +47,7 @@ from workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVo
 
 logger = logging.getLogger("worker")
 
+# Temporal stores the names of these classes with each workflow: a renamed class could not continue the open ones.
 WORKFLOWS = [
     *(CreateVM, StartVM, StopVM, RebootVM, ResizeVM, FinishResizeVM, DeleteVM),
     *(CreateSnapshot, RestoreVM, DeleteSnapshot),
@@ -68,8 +69,8 @@ MAX_CONCURRENT_WORKFLOW_TASKS = 20
 # STICKY_TIMEOUT, and other workers must replay them.
 WORKFLOW_POLLERS = PollerBehaviorSimpleMaximum(10)
 NEW_WORKFLOW_POLLER_RATIO = 0.1
-# How long a workflow task waits for the worker that has its workflow cached, before any worker may take it and replay
-# the history. Short, so that workflows continue soon after a worker has died.
+# How long a workflow task waits for the worker that has its workflow in its cache. After that, any worker may take the
+# task and replay the history. The time is short, so that workflows continue soon after a worker has died.
 STICKY_TIMEOUT = timedelta(seconds=1)
 # The SDK sends at most one heartbeat in this time, and a cancel reaches an activity only in the answer to a heartbeat.
 # Half of the heartbeat timeout of 3 seconds, so that one lost heartbeat does not count as a lost worker.
@@ -86,10 +87,10 @@ def sandbox() -> SandboxedWorkflowRunner:
 
 
 class SignalInterceptor(Interceptor):
-    """Drops signals with more arguments than any handler takes, as a person may send them by hand.
+    """Drops signals that have more arguments than any handler takes. A person may send such a signal by hand.
 
-    The call of the handler would raise, and Temporal would retry the workflow task until the workflow is terminated.
-    The handlers themselves ignore an argument of the wrong type.
+    The handler's call would raise an error, and Temporal would retry the workflow task until the workflow is
+    terminated. The handlers themselves ignore an argument of the wrong type.
     """
 
     def workflow_interceptor_class(self, input: WorkflowInterceptorClassInput) -> type[WorkflowInboundInterceptor]:
@@ -146,7 +147,7 @@ def _activities(*instances: object) -> list[Callable[..., Any]]:
 
 
 async def run(settings: Settings) -> None:
-    """Work until SIGTERM or SIGINT, then drain: steps may end, waits are left to other workers or the next start."""
+    """Work until SIGTERM or SIGINT, then drain: steps may finish, waits continue in other workers or the next start."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
@@ -173,7 +174,7 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
 
 
 async def _until_available(stopping: asyncio.Event, settings: Settings, backend: ComputeBackend) -> Client | None:
-    """Return a client once PostgreSQL and Temporal can be reached; None where the worker is stopped before."""
+    """Return a client once PostgreSQL and Temporal can be reached; None if the worker is stopped before."""
     while not stopping.is_set():
         try:
             await backend.prepare()

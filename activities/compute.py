@@ -19,7 +19,7 @@ class ComputeActivities(StepActivities):
 
     @activity.defn(name=Activity.SCHEDULE_SERVER)
     async def schedule_server(self, input: OperationInput) -> None:
-        """Find a host for the VM's flavor; `no_valid_host` where no host is large enough."""
+        """Find a host for the VM's flavor; `no_valid_host` if no host is large enough."""
         step = await self._record_step(input, Activity.SCHEDULE_SERVER)
         await self._backend.select_host(step.token, await self._server_spec(step.vm, step.vm.flavor_id))
 
@@ -94,7 +94,7 @@ class ComputeActivities(StepActivities):
     async def _delete_or_mark(
         self, input: OperationInput, model: type[Snapshot | Volume], id: UUID, deletion: Awaitable[None]
     ) -> None:
-        """Carry out the deletion; where the cloud refuses it for good, mark the row as ERROR instead."""
+        """Carry out the deletion; if the cloud refuses it for good, mark the row as ERROR instead."""
         try:
             await deletion
         except BackendError as error:
@@ -149,5 +149,5 @@ class ComputeActivities(StepActivities):
 
 
 def _token(step: RecordedStep, verb: str, id: UUID) -> Token:
-    """Return the token of one of the many calls of a step; each needs its own, or only the first would take effect."""
+    """Return the token of one of several calls in a step. With a shared token, only the first would take effect."""
     return Token(step.operation.id, f"{verb}/{id}")

@@ -21,7 +21,9 @@ from domain.rules.messages import FailedAttemptInput, OperationInput
 
 RPC_TIMEOUT = timedelta(seconds=2)
 HEARTBEATS_PER_TIMEOUT = 4  # so that an activity counts as lost only after several missed heartbeats
-MAX_DOUBLINGS = 32  # of the pause between attempts: far above any maximum interval, and the power cannot overflow
+# Limits how often the pause between attempts is doubled, so that the power below cannot overflow. The pause reaches the
+# policy's maximum interval long before.
+MAX_DOUBLINGS = 32
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +76,7 @@ class _Inbound(ActivityInboundInterceptor):
                 await step_records.note_attempt(tx, _operation(input), activity.info().attempt)
 
     async def _record_failure(self, input: ExecuteActivityInput, error: str) -> None:
-        """Show the failed attempt on its operation and, now and then, in its workflow."""
+        """Show the failed attempt on its operation and, at attempts 1, 2, 4, 8 ..., in its workflow."""
         operation = _operation(input)
         info = activity.info()
         try:
@@ -127,8 +129,8 @@ async def _send_heartbeats(info: activity.Info) -> None:
 def _raise_unless_shutdown() -> NoReturn:
     details = activity.cancellation_details()
     if details and details.worker_shutdown:
-        # The SDK cancels activities when their worker shuts down. Reported as a cancel, the workflow would take it for
-        # a user's cancel and undo the operation. A retryable error lets another worker continue.
+        # The SDK cancels activities when their worker shuts down. If this were reported as a cancel, the workflow would
+        # take it for a user's cancel and undo the operation. After a retryable error another worker continues.
         raise ApplicationError("The worker is shutting down.", type="worker_shutdown") from None
     raise asyncio.CancelledError
 

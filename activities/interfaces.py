@@ -1,4 +1,4 @@
-"""The steps on a VM's interfaces, and their undo steps. A cloud carries them out at once, so nothing is waited for."""
+"""The steps on a VM's interfaces, and their undo steps. The cloud completes them in the call, so no wait follows."""
 
 from sqlalchemy import select
 from temporalio import activity

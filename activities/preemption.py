@@ -20,7 +20,7 @@ UNSUCCESSFUL = (OperationStatus.SUPERSEDED, OperationStatus.FAILED, OperationSta
 
 
 class PreemptionActivities:
-    """Activities that end other workflows; a workflow that is missing or closed needs no ending."""
+    """Activities that end other workflows. A workflow that is missing or closed counts as ended."""
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend, client: Client) -> None:
         self._engine = engine
@@ -45,7 +45,7 @@ class PreemptionActivities:
         # calls. Revoke before canceling, so that nothing takes effect while the workflows end.
         await asyncio.gather(*(self._backend.revoke(operation.id) for operation in unsuccessful))
         superseded = [operation for operation in unsuccessful if operation.status is OperationStatus.SUPERSEDED]
-        # A set, because a confirm or revert has the same workflow as its resize.
+        # A set, because a confirm or revert usually has the same workflow as its resize.
         workflow_ids = sorted({operation.workflow_id for operation in [*superseded, *resizes]})
         await asyncio.gather(*(self._cancel(id) for id in workflow_ids))
         return await self._still_open(workflow_ids)

@@ -15,12 +15,12 @@ class RecordActivities:
 
     @activity.defn(name=Activity.FINISH_OPERATION)
     async def finish_operation(self, input: OperationInput) -> None:
-        """Record that the operation succeeded; SupersededError where it no longer holds its VM."""
+        """Record that the operation succeeded; SupersededError if it no longer holds its VM."""
         async with self._engine.begin() as tx:
             await step_records.finish(tx, input)
 
     @activity.defn(name=Activity.FAIL_OPERATION)
     async def fail_operation(self, input: FailOperationInput) -> None:
-        """Record why the operation failed; SupersededError where it no longer holds its VM."""
+        """Record why the operation failed; SupersededError if it no longer holds its VM."""
         async with self._engine.begin() as tx:
             await step_records.fail(tx, input)

@@ -24,7 +24,7 @@ class ResizeActivities(StepActivities):
 
     @activity.defn(name=Activity.PREPARE_RESIZE)
     async def prepare_resize(self, input: OperationInput) -> None:
-        """Find a host for the new flavor; `no_valid_host` where no host is large enough."""
+        """Find a host for the new flavor; `no_valid_host` if no host is large enough."""
         step = await self._record_step(input, Activity.PREPARE_RESIZE)
         await self._backend.select_host(step.token, await self._new_spec(step))
 
@@ -36,7 +36,7 @@ class ResizeActivities(StepActivities):
 
     @activity.defn(name=Activity.FINISH_RESIZE)
     async def finish_resize(self, input: OperationInput) -> None:
-        """Check that the server has its new size; `resize_not_applied` where it does not."""
+        """Check that the server has its new size; `resize_not_applied` if it does not."""
         step = await self._record_step(input, Activity.FINISH_RESIZE)
         await self._check_size(await self._new_spec(step))
 
@@ -54,7 +54,7 @@ class ResizeActivities(StepActivities):
 
     @activity.defn(name=Activity.CHECK_FLAVOR)
     async def check_flavor(self, input: CheckFlavorInput) -> None:
-        """Check that the server has the expected flavor; `resize_not_applied` where it does not.
+        """Check that the server has the expected flavor; `resize_not_applied` if it does not.
 
         The status does not show it. It is the same after a confirm and after a revert, and an administrator of the
         cloud may have chosen the other one.
@@ -89,7 +89,7 @@ class ResizeActivities(StepActivities):
 
     @activity.defn(name=Activity.READ_CONFIRM_WINDOW)
     async def read_confirm_window(self, input: OperationInput) -> ConfirmWindowResult:
-        """Return the seconds until the resize confirms itself, by the database's clock; None where it does not."""
+        """Return the seconds until the resize confirms itself, by the database's clock; None if it does not."""
         async with database.autocommit(self._engine).connect() as connection:
             seconds = await step_records.read_confirm_window(connection, input)
             return ConfirmWindowResult(

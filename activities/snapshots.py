@@ -24,7 +24,7 @@ class SnapshotActivities(StepActivities):
 
     @activity.defn(name=Activity.UPLOAD_IMAGE)
     async def upload_image(self, input: OperationInput) -> None:
-        """Record that the image is uploading; `image_gone` where the cloud does not have it."""
+        """Record that the image is uploading; `image_gone` if the cloud does not have it."""
         step = await self._record_step(input, Activity.UPLOAD_IMAGE)
         if not await self._backend.list_images([step.operation.resource_id]):
             message = "The cloud no longer has the image that it began to save."

@@ -1,9 +1,9 @@
-"""The base of every step: the step is recorded first, and only then is the cloud called.
+"""The base of every step: the step is recorded first, then the cloud is called.
 
 The record is the fence. It is written only while the operation is open and holds its VM, so an operation that was
 superseded stops here. The record commits before the call for two reasons: no lock is held while the cloud answers, and
-after a crash the database never lags behind the cloud. A step that is recorded but was not carried out is simply
-carried out again; the token of the call keeps it from happening twice.
+after a crash the database never lags behind the cloud. After a crash between the two, the step is tried again. The
+token of the call makes a second call harmless.
 """
 
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class StepActivities:
         self._backend = backend
 
     async def _record_step(self, input: OperationInput, name: Activity) -> RecordedStep:
-        """Record that the operation's VM is in this step; SupersededError where the operation no longer holds it."""
+        """Record that the operation's VM is in this step; SupersededError if the operation no longer holds it."""
         step = ENTERS[name]
         async with self._engine.begin() as tx:
             vm, operation = await step_records.enter_step(tx, input, step, activity.info().attempt)
@@ -58,8 +58,8 @@ class StepActivities:
     async def _revoke(self, input: OperationInput) -> Operation:
         """Make sure that none of the operation's calls takes effect from now on, and return the operation.
 
-        SupersededError unless the operation is open and holds what it claimed. NotBegunError where no step was ever
-        recorded, so that there is nothing to undo; a delete is the exception, as it has superseded other operations.
+        SupersededError unless the operation is open and holds what it claimed. NotBegunError if no step was recorded,
+        as there is nothing to undo then. A delete gets no NotBegunError, because it has superseded other operations.
         """
         async with self._engine.begin() as tx:
             await step_records.check_holds(tx, input)
@@ -74,7 +74,7 @@ class StepActivities:
         return operation
 
     async def _check_holds_vm(self, input: OperationInput) -> tuple[VM, Operation]:
-        """Return the VM and the operation that holds it; SupersededError where it no longer does."""
+        """Return the VM and the operation that holds it; SupersededError if it no longer does."""
         async with self._engine.begin() as tx:
             vm, operation = await step_records.check_holds(tx, input)
         assert vm is not None  # noqa: S101 - called only for operations that hold a VM
@@ -107,7 +107,7 @@ def port_of(interface: Interface) -> Port:
 
 
 async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
-    """Return the flavor with the server's size, preferring the VM's own; None where no flavor has that size."""
+    """Return the flavor with the server's size, preferring the VM's own; None if no flavor has that size."""
     has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
     # False sorts before true, so the VM's own flavor comes first.
     matches = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)

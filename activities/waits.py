@@ -36,9 +36,9 @@ class Poll(Generic[T]):
         self._next: asyncio.Task[Mapping[UUID, T]] | None = None
 
     async def next_result(self, id: UUID) -> T | None:
-        """Return the item as the next list call shows it; None where the cloud does not have it.
+        """Return the item as the next list call shows it; None if the cloud does not have it.
 
-        The list call always begins after this call, so the answer is never older than the question.
+        The list call begins after this method is called, so the answer is never older than the question.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._list())
@@ -48,7 +48,8 @@ class Poll(Generic[T]):
 
     async def _list(self) -> Mapping[UUID, T]:
         await asyncio.sleep(self._interval)
-        # From here on a new waiter belongs to the next list call: this one is about to begin without its id.
+        # A waiter that comes from here on belongs to the next list call, because this one begins without its id. All
+        # three names change in one statement without an `await`, so no waiter can come in between and be lost.
         requested, self._requested, self._next = self._requested, set(), None
         try:
             async with asyncio.timeout(POLL_TIMEOUT):
@@ -71,8 +72,8 @@ class WaitActivities(StepActivities):
     async def wait_for_server(self, input: WaitForServerInput) -> None:
         """Return once the server has the status.
 
-        Fails for good with `server_error`, `server_gone` or, for a resize, `no_valid_host` where the server will not
-        get there, and with `timed_out` after WAIT_LIMIT.
+        If the server can no longer get it, fail for good with `server_error`, `server_gone` or, for a resize,
+        `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         while not _server_reached(await self._servers.next_result(input.operation.vm), input.status):
             _raise_if_overdue(f"The server did not become {input.status}")
@@ -81,8 +82,8 @@ class WaitActivities(StepActivities):
     async def wait_for_volume(self, input: WaitForVolumeInput) -> None:
         """Return once the volume has the state.
 
-        Fails for good with `volume_error`, `volume_gone` or `volume_unchanged` where the volume will not get there, and
-        with `timed_out` after WAIT_LIMIT.
+        If the volume can no longer get it, fail for good with `volume_error`, `volume_gone` or `volume_unchanged`.
+        After WAIT_LIMIT fail for good with `timed_out`.
         """
         while not _volume_reached(await self._volumes.next_result(input.operation.resource), input.state):
             _raise_if_overdue(f"The volume did not become {input.state}")
@@ -91,7 +92,8 @@ class WaitActivities(StepActivities):
     async def wait_for_image(self, input: OperationInput) -> None:
         """Return once the snapshot's image is saved.
 
-        Fails for good with `image_error` or `image_gone` where it will not be, and with `timed_out` after WAIT_LIMIT.
+        If it can no longer be saved, fail for good with `image_error` or `image_gone`. After WAIT_LIMIT fail for good
+        with `timed_out`.
         """
         while not _image_saved(await self._images.next_result(input.resource)):
             _raise_if_overdue("The image was not saved")
@@ -100,7 +102,7 @@ class WaitActivities(StepActivities):
     async def settle_server(self, input: OperationInput) -> ServerStatus:
         """Revoke the operation, wait until the cloud is done with the server, and return the server's status.
 
-        A server that is still busy after WAIT_LIMIT is returned as it is. SupersededError where the operation no longer
+        A server that is still busy after WAIT_LIMIT is returned as it is. SupersededError if the operation no longer
         holds its VM.
         """
         await self._revoke(input)
@@ -120,7 +122,8 @@ class WaitActivities(StepActivities):
 
 
 def _raise_if_overdue(problem: str) -> None:
-    # Called only after a poll: a resource that got there while no worker was running counts as success, however late.
+    # Called only after a poll. If the resource reached its target while no worker was running, the wait has succeeded,
+    # however late it is.
     if _waited() > WAIT_LIMIT:
         message = f"{problem} within {WAIT_LIMIT.seconds // 60} minutes."
         raise BackendError("timed_out", message, retryable=False)
@@ -132,7 +135,7 @@ def _waited() -> timedelta:
 
 
 def _server_reached(server: Server | None, target: ServerStatus) -> bool:
-    """Return whether the server has the target status; BackendError where it will never have it."""
+    """Return whether the server has the target status; BackendError if it will never have it."""
     status = server.status if server else ServerStatus.GONE
     if status is target:
         return True
@@ -150,7 +153,7 @@ def _server_reached(server: Server | None, target: ServerStatus) -> bool:
 
 
 def _volume_reached(volume: Volume | None, target: VolumeState) -> bool:
-    """Return whether the volume has the target state; BackendError where it will never have it."""
+    """Return whether the volume has the target state; BackendError if it will never have it."""
     state = volume.state if volume else VolumeState.GONE
     if state is target:
         return True
@@ -167,7 +170,7 @@ def _volume_reached(volume: Volume | None, target: VolumeState) -> bool:
 
 
 def _image_saved(image: Image | None) -> bool:
-    """Return whether the image is complete; BackendError where it never will be."""
+    """Return whether the image is complete; BackendError if it never will be."""
     if image is None:
         raise BackendError("image_gone", "The cloud no longer has the image.", retryable=False)
     if image.state is ImageState.ERROR:

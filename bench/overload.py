@@ -1,9 +1,9 @@
 """A stack under overload: `python -m bench.overload [COUNT [PART...]]`, by default 10,000 operations and all parts.
 
-Starts a stack in a temporary folder. `crowd`: twenty users request COUNT/5 operations at once, while one more user
-requests a few, one after the other; then a single user is the crowd. `flood`: one user floods the API with HTTP
-requests while another works. `outage`: COUNT operations are accepted while there is no worker. Needs `wrk`. On errors
-the exit code is 1 and the last lines list them.
+Starts a stack in a temporary folder. `crowd`: twenty users request COUNT/5 operations together, while one more user
+requests a few, one after the other. Then a single user takes the place of the twenty. `flood`: one user floods the API
+with HTTP requests while another works. `outage`: COUNT operations are accepted while there is no worker. Needs `wrk`.
+On errors the exit code is 1 and the last lines list them.
 """
 
 import asyncio
@@ -185,7 +185,7 @@ def count_answers(stack: Stack) -> Iterator[Counter[str]]:
 
 @asynccontextmanager
 async def wrk(url: str, connections: int, token: str, body: str = "") -> AsyncIterator[None]:
-    """Send requests as fast as possible, whatever the answers are."""
+    """Send requests as fast as possible and ignore the answers."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
         headers = f'wrk.headers["Authorization"] = "{token}"\nwrk.headers["Content-Type"] = "application/json"\n'
         lua.write(headers + (f'wrk.method = "POST"\nwrk.body = [[{body}]]\n' if body else ""))

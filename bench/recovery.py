@@ -70,7 +70,7 @@ async def history(cluster: Cluster, workflow_id: str) -> Sequence[HistoryEvent]:
 def standstill(events: Sequence[HistoryEvent], killed_at: float) -> Standstill:
     """Compute a standstill from a history.
 
-    A time is 0 if the dead worker was not running a step, or did not have the workflow in its cache.
+    The first time is 0 if the dead worker was not running a step; the second is 0 if it did not cache the workflow.
     """
     times = {event.event_id: event.event_time.ToMicroseconds() / 1e6 for event in events}
     step = workflow = 0.0
@@ -90,7 +90,7 @@ def standstill(events: Sequence[HistoryEvent], killed_at: float) -> Standstill:
 
 
 async def kill_everything(cluster: Cluster, owner_id: UUID) -> tuple[float, float]:
-    """Kill all processes; returns the seconds until the API is ready, and from then until all operations go on."""
+    """Kill all processes; returns the seconds until the API is ready, and from then until all operations continue."""
     pids = [pid for part in cluster.parts for pid in cluster.pids(part)]
     # Frozen processes change nothing between reading the open operations and the kill.
     cluster.signal(signal.SIGSTOP, *(pid for part in (*WORKERS, "api") for pid in cluster.pids(part)))
@@ -130,12 +130,12 @@ async def measure(cluster: Cluster, rounds: int) -> list[str]:
     rows = [
         ("a worker dies: its step runs on the other worker", [step for step, _ in deaths if step]),
         (
-            "a worker dies: a workflow in its cache goes on",
+            "a worker dies: a workflow in its cache continues",
             [workflow for _, workflow in deaths if workflow],
         ),
         ("a worker dies: both, for each of its operations", [sum(times) for times in deaths]),
         ("everything dies: the API is ready", [ready for ready, _ in restarts]),
-        ("everything dies: from then until all operations go on", [moving for _, moving in restarts]),
+        ("everything dies: from then until all operations continue", [moving for _, moving in restarts]),
     ]
     figures = [(name, len(times), statistics.median(times), max(times)) for name, times in rows if times]
     table("kill -9", "times", "median s", "worst s", rows=figures)

@@ -1,4 +1,4 @@
-"""The resources that a stack uses, according to Linux, Temporal and the logs, and tables of them.
+"""Measures the resources that a stack uses, from Linux, Temporal and the logs, and prints them as tables.
 
 A `part` is one of PARTS.
 """

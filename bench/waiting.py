@@ -212,7 +212,7 @@ async def confirm(bench: Bench, name: str, vm_ids: Sequence[UUID], concurrent: i
 
 
 async def kill(bench: Bench, part: str, waiting: int) -> tuple[object, ...]:
-    """Kill a part, which must cause no work for the waiting workflows; returns a row of what the new process uses."""
+    """Kill a part and check that the waiting workflows cause no work; returns a row of what the new process uses."""
     old, killed_at = bench.stack.pids(part), time.monotonic()
     bench.stack.kill(part)
 

@@ -29,7 +29,8 @@ MAX_SOCKET_PATH = 107  # bytes: sockaddr_un of Linux holds 108, and the last is 
 # PostgreSQL refuses to run as root. Where we are root, it runs as a system user of its own.
 AS_ROOT = os.geteuid() == 0
 USER = "pgserver"
-# Options for subprocess. The session of its own keeps signals to our process group away, such as Ctrl-C.
+# Options for subprocess. In a session of its own the server does not get the signals of our process group, such as
+# the SIGINT of Ctrl-C.
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": "/", "start_new_session": True}
 if AS_ROOT:
     PROCESS_OPTIONS |= {"user": USER, "group": USER, "extra_groups": []}
@@ -64,7 +65,8 @@ def database_url(socket_dir: Path, database: str = "vmapi") -> str:
 def init_cluster(data_dir: Path) -> Path:
     """Create DATA_DIR/postgres unless it exists, and return the directory for its socket.
 
-    The cluster is built under another name and renamed when it is complete. An interrupted start leaves no half of one.
+    The cluster is built under another name and renamed when it is complete. So an interrupted start never leaves an
+    incomplete cluster under the final name.
     """
     cluster, unfinished = data_dir / "postgres", data_dir / "postgres.new"
     if AS_ROOT:
@@ -157,7 +159,7 @@ def _allow_server_to_reach(*paths: Path) -> None:
 
 
 def _read_acl(folder: Path) -> bytes:
-    """The folder's access control list; one made of its mode if it has none."""
+    """Return the folder's access control list. A folder without one gets a list with the permissions of its mode."""
     with contextlib.suppress(OSError):
         return os.getxattr(folder, ACL)
     mode = folder.stat().st_mode
@@ -166,7 +168,7 @@ def _read_acl(folder: Path) -> bytes:
 
 
 def _with_traversal(acl: bytes, user_id: int) -> bytes:
-    """The list with permission for the user to traverse."""
+    """Return the access control list with the added permission for the user to traverse the folder."""
     entries = {(tag, id): permissions for tag, permissions, id in ACL_ENTRY.iter_unpack(acl[len(ACL_VERSION) :])}
     entries[ACL_USER, user_id] = entries.get((ACL_USER, user_id), 0) | ACL_TRAVERSE
     # The mask limits what named users and the group get, so it must allow traversal too. A list that has no mask yet

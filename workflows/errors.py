@@ -19,7 +19,7 @@ def raise_if_canceled() -> None:
 
 
 def reason_of(error: BaseException) -> tuple[str, str]:
-    """Return the code and the message of an error that ended an operation, or an activity of one."""
+    """Return the code and the message of an error that ended an operation or one of its activities."""
     if isinstance(error, ApplicationError):
         return error.type or "internal_error", error.message
     if is_cancelled_exception(error) or not isinstance(error, ActivityError):

@@ -33,7 +33,7 @@ class AttachInterface(_InterfaceWorkflow):
 
 @workflow.defn
 class DetachInterface(_InterfaceWorkflow):
-    """Detaches a port, and its address, from a VM's server. After a failure it stays attached."""
+    """Detaches a port, and its address, from a VM's server. After a failure the port stays attached."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:

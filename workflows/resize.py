@@ -36,7 +36,7 @@ from workflows.errors import raise_if_canceled
 from workflows.steps import Aftermath, OperationWorkflow
 
 # After a failure with one of these codes, the VM keeps its status if the server is unchanged. After any other failure
-# it becomes ERROR even then, so that a person looks at it.
+# it becomes ERROR even then, so that a person checks it.
 HARMLESS_CODES = ("no_valid_host", CanceledError.code)
 CHECK = "Check that the server has the right flavor"
 
@@ -68,7 +68,8 @@ class ResizeVM(OperationWorkflow):
 
     async def _move(self, resize: OperationInput) -> bool:
         """Step 1: move the server to the new flavor. Return whether that succeeded."""
-        self._may_have_moved = bool(resize.interruption)  # an earlier workflow may have moved it
+        # A workflow with an interruption takes no step, but the workflow that it replaces may have moved the server.
+        self._may_have_moved = bool(resize.interruption)
         async with self.carrying_out(resize, after_failure=self._put_back) as outcome:
             await self.step(Activity.PREPARE_RESIZE, resize, "Find a host for the new flavor")
             self._may_have_moved = True
@@ -83,11 +84,11 @@ class ResizeVM(OperationWorkflow):
         if status is ServerStatus.VERIFY_RESIZE:
             await self.run_until_done(Activity.UNDO_RESIZE, resize, "Put the server back to its old flavor", NoneType)
             status = await self.observe_server(resize)
-        # If this resize did not move a server that waits for a decision, an earlier resize did.
+        # If this resize has moved nothing, a server that waits for a decision was moved by an earlier resize.
         waits_for_earlier_resize = status is ServerStatus.VERIFY_RESIZE and not self._may_have_moved
         is_unchanged = waits_for_earlier_resize or vm_status_of(status) == resize.previous_status
         if is_unchanged and self._may_have_moved:
-            # The status alone does not tell: somebody may have confirmed the move in the cloud.
+            # The status is the same after a confirm. Only the flavor shows whether somebody confirmed it in the cloud.
             await self.run_until_done(Activity.CHECK_FLAVOR, CheckFlavorInput(resize, previous=True), CHECK, NoneType)
         is_harmless = code in HARMLESS_CODES or not self._may_have_moved or bool(resize.interruption)
         return Aftermath(status, Residue.UNCHANGED if is_unchanged and is_harmless else Residue.UNKNOWN)
@@ -113,10 +114,12 @@ class ResizeVM(OperationWorkflow):
             self._decisions.append(decision)
 
     async def _wait_until_decided(self, resize: OperationInput) -> None:
-        """Steps 2 to 5: wait until a decision has been carried out, or the resize turns out to be decided."""
+        """Steps 2 to 5: wait until a decision has been carried out, or the database says that the resize is decided."""
         summary = "Read how long the resize waits to be confirmed"
         window = await self.run_until_done(Activity.READ_CONFIRM_WINDOW, resize, summary, ConfirmWindowResult)
         deadline = None if window.seconds is None else workflow.now() + timedelta(seconds=window.seconds)
+        # Keep the order of the operands. The first answer of `patched` holds for the rest of the workflow, and in the
+        # replay of an older history it is False. So `patched` is called only where its answer makes a difference.
         is_decided = window.is_over and workflow.patched(SEES_ITS_END)
         while not is_decided:
             decision = await self._next_signaled(resize, deadline)
@@ -153,7 +156,7 @@ class ResizeVM(OperationWorkflow):
         return await self.run_until_done(Activity.CLAIM_CONFIRM, resize, summary, ClaimConfirmResult)
 
     async def _is_decided(self, resize: OperationInput) -> bool:
-        """Whether a decision did not hold the VM because the resize is already decided."""
+        """Return whether the resize is already decided, which explains why a decision did not hold the VM."""
         if not workflow.patched(SEES_ITS_END):
             return False
         summary = "Check whether the resize is still to be decided"
@@ -178,7 +181,7 @@ async def _observe_decision(flow: OperationWorkflow, decision: OperationInput, c
     """Check what a failed confirm or revert has left."""
     status = await flow.observe_server(decision)
     if vm_status_of(status) == decision.previous_status:
-        # The server is at rest. Only its flavor tells whether this decision took effect, or its opposite.
+        # The server is at rest. Only its flavor shows whether this decision took effect or the opposite one.
         await flow.run_until_done(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK, NoneType)
     is_undecided = status is ServerStatus.VERIFY_RESIZE
     may_decide_again = is_undecided and (code == CanceledError.code or bool(decision.interruption))

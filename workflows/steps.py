@@ -46,7 +46,7 @@ CALL_LIMIT = timedelta(seconds=60)
 WAIT_SLICE = timedelta(minutes=5)  # an activity that waits for longer is started again
 HEARTBEAT = timedelta(seconds=3)
 FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
-# Half an hour of attempts. They are counted, so that hours without any worker fail no operation.
+# Half an hour of attempts. The limit is a count, not a time, so that hours without a worker do not fail an operation.
 HALF_AN_HOUR = replace(FOREVER, maximum_attempts=63)
 
 # Since this patch, a failure whose undo finds that no step had begun is recorded as NOT_BEGUN. Workflows that started
@@ -152,8 +152,8 @@ class OperationWorkflow:
     async def wait(self, name: Activity, input: WaitInput, summary: str) -> None:
         """Wait for the cloud, on the task queue of waits.
 
-        The activity itself gives up after a time limit, and polls once more before that. So if no worker runs for an
-        hour, and the cloud is done meanwhile, the wait still succeeds.
+        The activity has its own time limit, and checks it only after a poll. So if the cloud finishes while no worker
+        runs for an hour, the wait still succeeds.
         """
         self.view.activity_started(name, summary)
         await workflow.execute_activity(
@@ -240,13 +240,13 @@ class OperationWorkflow:
         except ActivityError as refusal:
             refusal_code, refusal_message = reason_of(refusal)
             if refusal_code == SupersededError.code:
-                raise_if_canceled()
+                raise_if_canceled()  # so that Temporal shows a canceled workflow as canceled, not as completed
                 return False
             is_not_begun = refusal_code == NotBegunError.code
             aftermath = Aftermath(residue=Residue.NOT_BEGUN) if is_not_begun else Aftermath(undo_error=refusal_message)
         if aftermath.observed is not None and aftermath.observed is success_state:
             return await self._record_success(operation)
-        if aftermath.undo_error not in message:
+        if aftermath.undo_error not in message:  # an empty string is in every message
             message = f"{message} After that: {aftermath.undo_error}"
         await self._record_failure(operation, code, message, aftermath)
         return False
@@ -271,6 +271,7 @@ class OperationWorkflow:
             return
         previous = operation.previous_status
         self.view.operation_ended(lifecycle.fail(operation.action, previous, residue) if previous else None)
+        # Only after the record: an operation whose workflow ends without a record stays open.
         raise_if_canceled()
         raise ApplicationError(message, type=code, non_retryable=True)
 

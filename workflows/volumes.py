@@ -26,7 +26,7 @@ class _VolumeWorkflow(OperationWorkflow):
 
 @workflow.defn
 class CreateVolume(_VolumeWorkflow):
-    """Creates a volume. After a failure it is removed from the cloud."""
+    """Creates a volume. After a failure the volume is removed from the cloud."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
@@ -54,7 +54,7 @@ class DeleteVolume(_VolumeWorkflow):
 
 @workflow.defn
 class AttachVolume(_VolumeWorkflow):
-    """Attaches a volume to a VM's server. After a failure it is detached, unless the cloud refuses that."""
+    """Attaches a volume to a VM's server. After a failure the volume is detached, unless the cloud refuses that."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
@@ -70,7 +70,7 @@ class AttachVolume(_VolumeWorkflow):
 
 @workflow.defn
 class DetachVolume(_VolumeWorkflow):
-    """Detaches a volume from a VM's server. After a failure it stays attached."""
+    """Detaches a volume from a VM's server. After a failure the volume stays attached."""
 
     @workflow.run
     async def run(self, operation: OperationInput) -> None:

@@ -36,7 +36,7 @@ VERBS = (
 async def add_fault(
     settings: Settings, verb: str, mode: FaultMode, *, times: int | None = 1, vm_id: UUID | None = None
 ) -> None:
-    """Make the next `times` calls of `verb` fail (all of them where it is None), for one VM or for all."""
+    """Make the next `times` calls of `verb` fail, for one VM or for all; None means all calls."""
     await _run(settings, insert(faults).values(verb=verb, mode=mode, times=times, vm_id=vm_id))
 
 

@@ -126,7 +126,7 @@ class ComputeBackend(Protocol):
         """Close all connections."""
 
     async def select_host(self, token: Token, spec: ServerSpec) -> None:
-        """Check that a host has room for the server; BackendError `no_valid_host` where none has."""
+        """Check that a host has room for the server; BackendError `no_valid_host` if none has."""
 
     async def create_ports(self, token: Token, vm_id: UUID, wanted: Collection[Port]) -> None:
         """Create the ports of a VM whose server does not exist yet."""
@@ -163,7 +163,7 @@ class ComputeBackend(Protocol):
         """Create a port and plug it into the server."""
 
     async def delete_server_interface(self, token: Token, vm_id: UUID, port_id: UUID) -> None:
-        """Unplug a port from the server and delete it; no error where it does not exist."""
+        """Unplug a port from the server and delete it; no error if it does not exist."""
 
     async def list_ports(self, vm_id: UUID) -> Collection[UUID]:
         """Return the ids of the VM's ports."""
@@ -172,7 +172,7 @@ class ComputeBackend(Protocol):
         """Begin to save the server's disk as an image; it becomes active or error."""
 
     async def delete_image(self, token: Token, image_id: UUID) -> None:
-        """Delete an image, saved or not; no error where it does not exist."""
+        """Delete an image, saved or not; no error if it does not exist."""
 
     async def list_images(self, image_ids: Collection[UUID]) -> Mapping[UUID, Image]:
         """Return the images by id, without those that do not exist."""
@@ -181,19 +181,19 @@ class ComputeBackend(Protocol):
         """Begin to create a volume of `size_gb` GiB; it becomes available or error."""
 
     async def delete_volume(self, token: Token, volume_id: UUID) -> None:
-        """Begin to delete a volume that is not attached; no error where it does not exist."""
+        """Begin to delete a volume that is not attached; no error if it does not exist."""
 
     async def attach_volume(self, token: Token, vm_id: UUID, volume_id: UUID, device: str) -> None:
         """Begin to attach a volume to the server; it becomes in-use."""
 
     async def detach_volume(self, token: Token, vm_id: UUID, volume_id: UUID) -> None:
-        """Begin to detach a volume from the server; it becomes available. No error where it is not attached to it."""
+        """Begin to detach a volume from the server; it becomes available. No error if it is not attached to it."""
 
     async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
         """Return the volumes by id, without those that do not exist."""
 
     async def delete_server(self, token: Token, vm_id: UUID) -> None:
-        """Begin to delete the server and its ports; its volumes become available. No error where it does not exist."""
+        """Begin to delete the server and its ports; its volumes become available. No error if it does not exist."""
 
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
         """Return the servers of these VMs by VM, without those that do not exist."""

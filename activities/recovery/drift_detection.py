@@ -1,8 +1,8 @@
 """Finds the differences between the cloud and the database (drift).
 
-The database is read, then the cloud's inventory, then the database again. Neither can be frozen while the other is
-read, so one reading is not enough: an operation may have changed both in between. A row that is equal in both readings
-did not change while the inventory was taken, so a difference that remains is real. Rows that changed, or that an
+The database is read, then the cloud's inventory, then the database again. One reading of the database would not be
+enough, because an operation may change both between the reading and the inventory. A row that is equal in both readings
+did not change while the inventory was taken, so its difference from the cloud is real. Rows that changed, or that an
 operation is working on, are left to the next comparison.
 """
 
@@ -47,7 +47,7 @@ class DatabaseReading:
 
 
 async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> list[Difference]:
-    """Return all present differences; BackendError where the cloud does not answer."""
+    """Return all present differences; BackendError if the cloud does not answer."""
     before = await _read_database(engine)
     inventory = await backend.inventory()
     after = await _read_database(engine)
@@ -113,7 +113,7 @@ def _differences(stable: DatabaseReading, inventory: Inventory) -> Iterator[Diff
 
 
 def _server_drift(vm: Row[Any], server: Server | None) -> Drift | None:
-    """Return how the server differs from the VM, if it does; a server that is busy is left to the next comparison."""
+    """Return how the server differs from the VM, if it does; a busy server is left to the next comparison."""
     if server is not None and server.is_busy:
         return None
     if vm.status is Status.ERROR:
@@ -157,7 +157,7 @@ def _volume_drift(row: Row[Any], inventory: Inventory) -> Iterator[Difference]:
 
 
 def _orphans(after: DatabaseReading, inventory: Inventory) -> Iterator[Difference]:
-    """Yield what the cloud has although the database has deleted it, or has never known it."""
+    """Yield the resources in the cloud that the database has deleted or has never known."""
     for vm_id in inventory.servers.keys() - after.vms.keys():
         yield Difference(Drift.ORPHAN_SERVER, Kind.VM, vm_id, {"server": inventory.servers[vm_id].status})
     orphan_ports = inventory.ports.keys() - after.interfaces.keys()

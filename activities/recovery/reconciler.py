@@ -33,9 +33,9 @@ from domain.upkeep.findings import GONE, Difference, Drift
 logger = logging.getLogger(__name__)
 
 INTERVAL = 15.0  # seconds between two comparisons
-# A finding is repaired only if a later comparison sees it unchanged. Clouds are eventually consistent, and a single
-# wrong answer must not cost a VM. Workers take turns, and two of them may compare within a second, which proves no more
-# than one comparison. So the two must lie at least this part of INTERVAL apart.
+# A finding is repaired only if a later comparison finds it unchanged. Clouds are eventually consistent, and a single
+# wrong answer must not cost a VM. Different workers may compare within the same second, which proves no more than one
+# comparison. So the time between the two comparisons must be at least this part of INTERVAL.
 CONFIRM_AFTER_INTERVALS = 0.6
 # If more resources than this are gone at once, the answer is probably wrong: credentials of another project, or a cloud
 # that is partly down. The findings are shown to admins, but nothing is marked as gone.
@@ -58,7 +58,7 @@ class Reconciler:
         self._client = client
 
     async def run(self) -> None:
-        """Reconcile every INTERVAL until canceled, unless another worker is doing so."""
+        """Reconcile every INTERVAL until canceled. Skip a round if another worker is reconciling."""
         while True:
             await asyncio.sleep(INTERVAL)
             try:
@@ -68,7 +68,7 @@ class Reconciler:
 
     async def _reconcile_unless_locked(self) -> None:
         # A lock of the session, not of a transaction: a comparison may take long, and an open transaction would keep
-        # PostgreSQL from cleaning up. It is released even when the worker dies, as the connection ends with it.
+        # PostgreSQL from vacuuming. If the worker dies, its connection ends, and that releases the lock.
         async with database.autocommit(self._engine).connect() as connection:
             if not await connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
                 return
@@ -88,7 +88,7 @@ class Reconciler:
             differences = [found for found in differences if found.drift not in GONE]
         for found in differences:
             finding_id = confirmed.get((found.drift, found.id))
-            # Without an operation that held it, nothing proves that the resource belongs to this service.
+            # Only an operation in the database proves that the resource belongs to this service.
             if finding_id is not None and found.held_by is not None:
                 await self._repair(found, finding_id, found.held_by)
 
@@ -104,7 +104,7 @@ class Reconciler:
                 await findings.resolve(tx, finding_id, resolution)
 
     async def _remove_orphan(self, found: Difference, held_by: UUID) -> str | None:
-        """Remove from the cloud what the database has deleted; return what was done, None where it is no orphan."""
+        """Remove from the cloud what the database has deleted; return what was done, None if it is no orphan."""
         # The operation that deleted it may be revoked, so the token must compensate.
         token = Token(held_by, f"reconcile/{found.id}", compensates=True)
         match found.drift, found.kind:
@@ -119,7 +119,7 @@ class Reconciler:
         return "It was removed from the cloud, because it had been deleted."
 
     async def _adopt(self, found: Difference) -> str | None:
-        """Change the database to match the cloud; return what was done, None where nothing was changed.
+        """Change the database to match the cloud; return what was done, None if nothing was changed.
 
         A row is changed only if the operation that held it during the comparison still holds it. If not, a newer
         request has claimed the row and takes precedence. Other kinds of drift need a person's decision.
@@ -171,7 +171,7 @@ class Reconciler:
             volume = await queries.fetch_one(tx, changed.returning(Volume))
             if volume is None:
                 return None
-            # After the volume, as everywhere: VM, volume, attachment, address.
+            # The volume before its attachment. Every transaction locks in this order: VM, volume, attachment, address.
             await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
             await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
         return f"The volume became {volume.status}, to match the cloud."
@@ -199,7 +199,7 @@ class Reconciler:
 
 
 async def _lock_vm_of(tx: AsyncConnection, found: Difference) -> VM | None:
-    """Lock the VM that the resource belongs to and return it; None where it belongs to none.
+    """Lock the VM that the resource belongs to and return it; None if it belongs to none.
 
     Every transaction locks the VM before its volumes, attachments and interfaces. One that locked a volume first could
     deadlock with a delete of the VM, which takes over all of them.
@@ -209,7 +209,7 @@ async def _lock_vm_of(tx: AsyncConnection, found: Difference) -> VM | None:
 
 
 def _reset_operation(found: Difference, status: str) -> acceptance.NewOperation:
-    """The operation that records the repair."""
+    """Return the operation that records the repair."""
     reset = ResetState(status, because=found.drift.value, seen=found.seen)
     return acceptance.NewOperation(
         Action.RESET_STATE, ACTOR, "reconcile", reset, resource_type=found.kind, resource_id=found.id

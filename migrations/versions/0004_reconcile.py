@@ -1,4 +1,4 @@
-"""Add columns for cancel, and findings. Earlier code keeps working beside it: it does not use what is new.
+"""Add columns for cancel, and the table of findings. Earlier code keeps working, because it does not use them.
 
 Revision ID: 0004
 Revises: 0003

@@ -47,8 +47,8 @@ class MockCalls:
     ) -> None:
         """Make one call: fail as faults and rates say, or apply the effect.
 
-        `may_be_doomed`: a call of a doomed operation fails here. Without it the effect is what shows the failure,
-        usually a server that ends in ERROR.
+        With `may_be_doomed`, the call itself fails if MOCK_ERROR_RATE hits the operation. Without it, the effect must
+        show that failure, usually by a server that ends in ERROR.
         """
         fault = await self._take_fault(verb, token, target)
         if fault is FaultMode.NEVER_ANSWER:
@@ -96,7 +96,7 @@ class MockCalls:
 
 
 async def _apply_once(tx: AsyncConnection, token: Token, effect: Effect) -> None:
-    """Apply the effect unless the token was used before; BackendError where its operation is revoked."""
+    """Apply the effect unless the token was used before; BackendError if its operation is revoked."""
     # Shared, so that calls of one operation may run side by side; `revoke` waits for all of them. Lock before reading:
     # without the lock a revocation could commit between the check and the effect.
     await _lock_operation(tx, token.operation_id, "pg_advisory_xact_lock_shared")

@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 SCHEMA: Final = "mock_cloud"
-# Of an advisory lock: workers that start together create the schema one after the other.
+# The number of an advisory lock. It makes workers that start together create the schema one after the other.
 _SCHEMA_LOCK: Final = 7_166_401_204
 
 metadata = MetaData(schema=SCHEMA)
@@ -37,7 +37,7 @@ servers = Table(
     Column("ram_mb", Integer, nullable=False),
     Column("disk_gb", Integer, nullable=False),
     Column("image_id", Uuid, nullable=False),
-    # Stands for the guest's disk: it changes with every boot, and a restore brings back an earlier value.
+    # Represents the guest's disk: it changes with every boot, and a restore brings back an earlier value.
     Column("content", Text),
     Column("status", Text, nullable=False),
     Column("fault", Text),
@@ -69,7 +69,7 @@ images = Table(
     Column("name", Text, nullable=False),
     Column("content", Text),
     Column("due_at", DateTime(timezone=True), nullable=False),  # the image is being saved until then
-    Column("fault", Text),  # set where the image is in error from then on
+    Column("fault", Text),  # set if the image is in error from then on
     comment="The images of snapshots.",
 )
 
@@ -105,7 +105,7 @@ calls = Table(
 )
 
 transient_failures = Table(
-    "hiccups",
+    "hiccups",  # the name that earlier versions created; their rows are still used
     metadata,
     Column("operation_id", Uuid, primary_key=True),
     Column("step", Text, primary_key=True),
@@ -141,7 +141,7 @@ class FaultMode(StrEnum):
 
 
 async def create_schema(tx: AsyncConnection) -> None:
-    """Create the schema and its tables where they are missing, and complete those of an earlier version."""
+    """Create the schema and its tables if they are missing, and add what those of an earlier version lack."""
     await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SCHEMA_LOCK})
     await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     await tx.run_sync(metadata.create_all)

@@ -223,7 +223,7 @@ async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None
 
 
 async def _lock_server(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError where it does not exist or is being deleted."""
+    """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
     await apply_due_changes(tx)
     server = (await tx.execute(select(servers).where(servers.c.vm_id == vm_id).with_for_update())).one_or_none()
     if server is None or server.status == ServerStatus.DELETING:

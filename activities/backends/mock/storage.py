@@ -92,7 +92,7 @@ class MockStorage(MockCalls):
 
 
 async def _lock_server(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError where it does not exist or is being deleted."""
+    """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
     server = (await tx.execute(select(servers).where(servers.c.vm_id == vm_id).with_for_update())).one_or_none()
     if server is None or server.status == ServerStatus.DELETING:
         raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)

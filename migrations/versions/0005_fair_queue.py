@@ -1,4 +1,4 @@
-"""Index the outbox by owner. Earlier code keeps working beside it: the indexes still serve its queries.
+"""Index the outbox by owner, for the fair queue. Earlier code keeps working: the indexes still serve its queries.
 
 Revision ID: 0005
 Revises: 0004
