@@ -116,7 +116,7 @@ class Dispatcher:
                 await start_workflow(self._client, self._task_queue, delivery)
         except WorkflowAlreadyStartedError:
             return None  # an earlier delivery arrived, although its outcome was not recorded
-        except Exception as error:  # noqa: BLE001 - the operation stays in the outbox, whatever the error is
+        except Exception as error:  # noqa: BLE001 - after any error the operation stays in the outbox
             return error
         return None
 

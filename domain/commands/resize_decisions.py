@@ -1,4 +1,4 @@
-"""How a resize is decided: confirmed or reverted by a person, or confirmed by the end of its window.
+"""Decisions on a resize: a person confirms or reverts it, or the end of its confirm window confirms it.
 
 A resize that succeeded leaves its VM in VERIFY_RESIZE and its workflow open. A decision is an operation of its own. It
 claims the VM like any other operation, so only one of concurrent confirms, reverts and window ends is accepted.
@@ -35,10 +35,10 @@ async def decide_resize(tx: AsyncConnection, requester: Requester, vm_id: UUID, 
 async def confirm_by_window(
     tx: AsyncConnection, vm_id: UUID, resize_id: UUID, deliver_in: float = 0.0
 ) -> Operation | None:
-    """Let the end of its window confirm a resize; return the confirm, or None where somebody decided first.
+    """Confirm a resize whose window has ended; return the confirm, or None if it has ended or somebody decided first.
 
-    The waiting workflow and the workflow recovery may both call, and each may repeat its call. The operation's id
-    follows from the id of the resize, so that every call returns the same operation until that operation has ended.
+    The waiting workflow and workflow recovery may both call this, and each may repeat its call. The id of the confirm
+    is derived from the id of the resize, so every call returns the same operation while that operation is open.
     """
     confirm_id = uuid5(_CONFIRM_NAMESPACE, str(resize_id))
     vm = await lock_vm(tx, vm_id)
@@ -60,7 +60,7 @@ async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) ->
 
 
 async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
-    """The VM's latest resize, where it has moved the server and no confirm or revert has succeeded since.
+    """The VM's latest resize that has moved the server, if no confirm or revert has succeeded since.
 
     A resize has moved the server if it SUCCEEDED, or if it had begun when an admin's reset of the VM cut it off.
     """
@@ -109,4 +109,4 @@ async def _accept_decision(  # noqa: PLR0913 - a decision comes from a person or
         else RevertResize(flavors.previous_flavor_id, flavors.previous_flavor)
     )
     new = NewOperation(action, actor, request_id, parameters, id=id or uuid4())
-    return await acceptance.accept(tx, vm, new, deliver_in=deliver_in, waiting=resize)
+    return await acceptance.accept(tx, vm, new, deliver_in=deliver_in, resize=resize)

@@ -59,7 +59,7 @@ class Action(StrEnum):
     DELETE_SNAPSHOT = "delete-snapshot"
     CREATE_VOLUME = "create-volume"
     DELETE_VOLUME = "delete-volume"
-    RESET_STATE = "reset-state"  # no row, no workflow: it records what an admin, or the cloud, has already decided
+    RESET_STATE = "reset-state"  # no row and no workflow: it only records that an admin or a repair has set a status
 
     @property
     def word(self) -> str:
