@@ -217,7 +217,7 @@ class Liveness(Answer):
 
 
 class Readiness(Answer):
-    """Whether all services that this one needs are available."""
+    """Whether all services that the API needs are available."""
 
     status: Literal["ready"]
     checks: dict[str, Check]

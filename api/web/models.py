@@ -17,7 +17,7 @@ class Answer(BaseModel):
 
 
 class Check(Answer):
-    """Whether a service that this one needs is available."""
+    """Whether a service that the API needs is available."""
 
     status: Literal["ok", "unavailable"]
     error: str | None = None

@@ -199,7 +199,7 @@ def _members(errors: Sequence[FieldError]) -> dict[str, Any]:
 def _field_error(loc: Sequence[str | int], code: str, detail: str) -> FieldError:
     where, *rest = loc
     if where == "body":
-        # pydantic adds "[key]" where the key itself is invalid.
+        # pydantic adds "[key]" if the key itself is invalid.
         steps = [_escape(step) for step in rest if step != "[key]"]
         return FieldError(code=code, detail=detail, pointer="/".join(["#", *steps]))
     if where == "header":

@@ -118,7 +118,7 @@ async def accept(
 
 
 async def accept_without_vm(tx: AsyncConnection, owner_id: UUID, new: NewOperation, vm_id: UUID | None = None) -> None:
-    """Record a new operation that claims no VM; `vm_id` is the VM of its snapshot."""
+    """Record a new operation that claims no VM; for the delete of a snapshot, `vm_id` is the snapshot's VM."""
     await _insert(tx, operation_row(new, owner_id, vm_id, None))
 
 
@@ -134,8 +134,9 @@ async def record_done(
 async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UUID) -> VM:
     """Let an operation claim a locked VM and return the VM; InvalidTransitionError if the table refuses.
 
-    An action without steps (attach, detach) does not hold the VM: it is only counted in `attaching`. A delete ends
-    every open operation of the VM as SUPERSEDED and takes over the resources that they hold.
+    An action without steps (attach, detach) does not hold the VM: it is only counted in `attaching`. A delete ends all
+    open operations on the VM as SUPERSEDED, and takes over the resources that they hold. (Deletes of its snapshots go
+    on, because they are not operations on the VM.)
     """
     claim = check_allowed(vm, action)
     if not TABLE[action].steps:

@@ -32,7 +32,7 @@ async def cancel_operation(tx: AsyncConnection, requester: Requester, operation_
         request = {
             "cancel_requested_at": func.now(),
             "cancel_requested_by": requester.username,
-            # The next delivery or check is due now. An earlier time is kept, because it decides the order.
+            # The next delivery or check is due now. An earlier time is kept, because rows are taken in that order.
             "deliver_after": func.least(Operation.deliver_after, func.now()),
         }
         await tx.execute(update(Operation).where(Operation.id == operation_id).values(request))

@@ -51,6 +51,7 @@ async def reset_state(
     An open operation that held the VM ends as SUPERSEDED. Nothing is undone in the cloud. The other resources that the
     operation held are settled as after a failure with Residue.STILL_THERE.
     """
+    # The holder is read without a lock, but it cannot end now: to end, it needs the VM's lock (see step_records).
     holder = await get_operation(tx, vm.operation_id)
     if holder.status in OPEN_STATUSES:
         message = "The VM's state was reset."

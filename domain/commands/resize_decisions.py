@@ -35,7 +35,7 @@ async def decide_resize(tx: AsyncConnection, requester: Requester, vm_id: UUID, 
 async def confirm_by_window(
     tx: AsyncConnection, vm_id: UUID, resize_id: UUID, deliver_in: float = 0.0
 ) -> Operation | None:
-    """Confirm a resize whose window has ended; return the confirm, or None if it has ended or somebody decided first.
+    """Confirm a resize whose window has ended; return the confirm, or None if it is no longer open or there is none.
 
     The waiting workflow and workflow recovery may both call this, and each may repeat its call. The id of the confirm
     is derived from the id of the resize, so every call returns the same operation while that operation is open.
@@ -55,6 +55,7 @@ async def confirm_by_window(
 
 async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) -> Sequence[VM]:
     """Up to `limit` VMs whose resize should have confirmed itself at least `overdue_by` seconds ago."""
+    # Read without locks: confirm_by_window checks each VM again under its lock.
     overdue = select(VM).where(VM.confirm_by < from_now(-overdue_by), VM.task_state.is_(None))
     return await fetch_all(tx, overdue.order_by(VM.confirm_by).limit(limit))
 

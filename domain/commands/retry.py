@@ -30,6 +30,7 @@ async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: U
     NotRetryableError if it has not failed, if its resource must be created anew, or if another operation does the same
     already. InvalidTransitionError if the lifecycle table refuses.
     """
+    # No lock: an operation that has ended keeps its status for ever.
     operation = await fetch_one(tx, select(Operation).where(Operation.id == operation_id))
     if operation is None:
         raise NotFoundError("operation", operation_id)

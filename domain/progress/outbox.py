@@ -27,6 +27,7 @@ async def lease_operations(tx: AsyncConnection, limit: int, seconds: float) -> S
 
 async def lease_checks(tx: AsyncConnection, limit: int, seconds: float) -> Sequence[Operation]:
     """Lease up to `limit` operations whose workflows are due for a check; they are due again in `seconds`."""
+    # SKIP LOCKED: several processes do this at the same time, and each should take other rows instead of waiting.
     due = (
         select(Operation.id)
         .where(IN_TEMPORAL, Operation.deliver_after <= func.now())
@@ -83,7 +84,7 @@ async def deliver_again(tx: AsyncConnection, operation: Operation) -> None:
 
 
 async def restart(tx: AsyncConnection, operation: Operation, interruption: str | None = None) -> bool:
-    """Queue an open operation for a new workflow, because its workflow is gone; False if it has ended or was restarted.
+    """Queue an operation for a new workflow, because its own is gone; False if it has ended or is restarted already.
 
     The new workflow runs all steps again. Those that are done change nothing, because the cloud recognizes their
     tokens. With an `interruption` it runs no step: it undoes the operation or observes its effect, and ends it with
@@ -111,6 +112,6 @@ async def restart(tx: AsyncConnection, operation: Operation, interruption: str |
 
 
 def workflow_of(operation: Operation, epoch: int | None = None) -> str:
-    """The id of the operation's own workflow. The row of a decision first has the id of its resize's instead."""
+    """The id of the operation's own workflow. A decision is first delivered to its resize's workflow instead."""
     resource_id = operation.vm_id or operation.resource_id
     return own_workflow_id(operation.action, resource_id, operation.id, operation.epoch if epoch is None else epoch)

@@ -114,6 +114,7 @@ async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> Non
     detaching = change_of(Action.DETACH_VOLUME, Kind.VOLUME).during
     volume_status = case((goes_with_vm, VolumeStatus.DELETING.value), else_=detaching.value)
     restore = change_of(Action.RESTORE, Kind.SNAPSHOT)
+    # The volumes' update reads the attachments as they are before the update of the attachments (see _execute).
     statements: list[Update] = [
         _update(Volume, of_vm, status=volume_status, operation_id=operation_id),
         _update(Snapshot, (Snapshot.vm_id == vm_id, Snapshot.status == restore.during), status=restore.on_failure),

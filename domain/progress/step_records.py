@@ -107,7 +107,7 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
 
 
 async def _count_down(tx: AsyncConnection, vm: VM, action: Action) -> None:
-    """Count down the attaches and detaches in progress on the VM, if the action is one."""
+    """Count down `attaching` of the VM at the end of an attach or detach."""
     if TABLE[action].of_vm:
         await update_vm(tx, vm.id, {"attaching": VM.attaching - 1})
 
@@ -180,7 +180,7 @@ def _vm_after_failure(vm: VM, operation: Operation, failure: FailOperationInput)
 
 async def _load(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:
     vm = await lock_vm(tx, input.vm_id) if input.vm_id else None
-    # The operation is read without a lock. Its UPDATE checks the fence again, on the newest version of the row.
+    # The operation is read without a lock. An UPDATE that follows checks the fence again, on the row's newest version.
     operation = await fetch_one(tx, select(Operation).where(Operation.id == input.operation_id))
     if operation is None or operation.epoch != input.epoch:
         raise SupersededError(f"Operation {input.operation_id} belongs to another workflow.")

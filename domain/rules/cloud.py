@@ -71,8 +71,8 @@ def server_status_of(status: Status) -> ServerStatus:
 def vm_status_of(server: ServerStatus) -> Status:
     """Return the status of an idle VM whose server is found in this status.
 
-    Every other status than ACTIVE and SHUTOFF becomes ERROR. VERIFY_RESIZE does, too: the service only shows it for a
-    resize of its own, which can be confirmed or reverted.
+    Every status but ACTIVE and SHUTOFF becomes ERROR, even VERIFY_RESIZE. A VM is in VERIFY_RESIZE only after a resize
+    by this service, because only that can be confirmed or reverted.
     """
     match server:
         case ServerStatus.ACTIVE:

@@ -51,7 +51,7 @@ class FieldIssue:
 class ServiceError(Exception):
     """An outcome that the caller can act on. The message is for people, `code` for programs.
 
-    `fields` names the fields of the request that caused it, where some did.
+    `fields` names the fields of the request that caused it, if any did.
     """
 
     code: ClassVar[str]

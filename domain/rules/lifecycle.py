@@ -1,6 +1,6 @@
-"""Functions on the lifecycle table: what may begin, which step may follow, where an action ends or fails.
+"""Functions on the lifecycle table: what may begin, which step may follow, in which status an action ends or fails.
 
-The API asks them before it accepts an operation, and the activities before they record a step or an end.
+The API calls them before it accepts an operation, and the activities before they record a step or an end.
 """
 
 from collections.abc import Iterator

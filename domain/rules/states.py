@@ -1,4 +1,4 @@
-"""The statuses and task states of VMs, in Nova's words where it has them; actions; the statuses of operations."""
+"""The statuses and task states of VMs, in Nova's words if it has them; actions; the statuses of operations."""
 
 from enum import StrEnum
 
