@@ -1,4 +1,4 @@
-"""Puts the application together: routes, middlewares, and the background tasks that run as long as the process."""
+"""Builds the application: routes, middlewares, and the background tasks that run as long as the process."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ DELIVERY_GRACE = 2.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
 # Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping and readiness.
 RESERVED_CONNECTIONS = 4
-QUEUE_PER_SLOT = 4  # requests that wait for each slot; they take a fraction of a second of work
+QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
@@ -92,9 +92,9 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
         readiness = Readiness(autocommit, client)
         yield ProcessState(settings, signing, engine, autocommit, client, dispatcher, recovery, hashing, readiness)
     finally:
-        # The server has answered or cut all requests by now. Workflows that are being started get a moment to be
-        # recorded; if they are not, another process delivers them again when their leases expire. The other tasks can
-        # stop anywhere, as each of their transactions is complete in itself. The pool closes last: all tasks use it.
+        # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
+        # they are not, another process repeats them when their leases expire. The other tasks can stop anywhere,
+        # because each of their transactions is complete in itself. The pool closes last, because all tasks use it.
         dispatcher.stop()
         for task in others:
             task.cancel()

@@ -1,1 +1,1 @@
-"""What is true: the lifecycle table, the messages, the rows and the statements that carry a rule."""
+"""The lifecycle table, the tables of the database, and the commands and records that change their rows."""

@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         try:
             make_url(f"postgresql+asyncpg://{rest}")
         except (ArgumentError, ValueError):
-            # Without the cause, whose text may repeat the password.
+            # The cause is left out, because its text may repeat the password.
             raise ValueError("must have the form postgresql://user:password@host:5432/database") from None
         return f"postgresql+asyncpg://{rest}"
 
@@ -131,7 +131,7 @@ class Settings(BaseSettings):
     @field_validator("temporal_tls_client_key")
     @classmethod
     def _check_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        # A certificate that failed its own validation is absent here, and has an error message already.
+        # A certificate that failed its own validation is absent from `data`, and has an error message already.
         certificate = info.data.get("temporal_tls_client_cert", value)
         if (value is None) != (certificate is None):
             raise ValueError("belongs to TEMPORAL_TLS_CLIENT_CERT: set both or neither")
@@ -140,7 +140,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _check_api_key(self) -> Self:
         if self.temporal_api_key and "temporal_address" not in self.model_fields_set:
-            # The default address is a local server, which should not be sent the key of another one.
+            # The default address is a local server. It must not receive the key of another server.
             raise ValueError("TEMPORAL_API_KEY needs TEMPORAL_ADDRESS, which is not set")
         return self
 

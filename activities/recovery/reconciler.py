@@ -20,7 +20,7 @@ from activities.recovery import drift_detection
 from activities.steps import find_flavor
 from domain.commands import acceptance
 from domain.commands.reset_state import reset_state
-from domain.commands.resize_decisions import undecided_resize
+from domain.commands.resize_decisions import latest_resize
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import ResetState
@@ -149,7 +149,7 @@ class Reconciler:
             flavor_id = (await find_flavor(tx, vm.id, server) if decided and server else None) or vm.flavor_id
             reset = _reset_operation(found, status)
             await reset_state(tx, vm, status, reset, fault, flavor_id=flavor_id)
-            resize = await undecided_resize(tx, vm.id) if decided else None
+            resize = await latest_resize(tx, vm.id) if decided else None
         if resize is not None:
             await self._cancel_workflow(resize.workflow_id)
         return f"The VM became {status}, to match the cloud."

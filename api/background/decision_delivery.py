@@ -60,10 +60,10 @@ async def start_own_workflow(engine: AsyncEngine, client: Client, task_queue: st
     """Start a FinishResizeVM for the decision, unless the decision has begun meanwhile (step 3)."""
     # Committed before the start, so that a delete that reads the row from now on knows which workflow to cancel.
     async with engine.begin() as tx:
-        rerouted = await outbox.give_own_workflow(tx, delivery.operation)
-    # None: the signal arrived although its answer was lost, and the workflow has ended since; or a delete was faster.
-    if rerouted is not None:
-        await start_workflow(client, task_queue, replace(delivery, operation=rerouted))
+        decision = await outbox.give_own_workflow(tx, delivery.operation)
+    # None if the decision is no longer queued: an earlier signal arrived and began it, or a delete superseded it.
+    if decision is not None:
+        await start_workflow(client, task_queue, replace(delivery, operation=decision))
 
 
 async def deliver_again(engine: AsyncEngine, decision: Operation) -> None:

@@ -31,7 +31,7 @@ BATCH = 16  # workflows that are started concurrently; more would only queue in 
 LEASE = 10.0  # seconds; a delivery that takes longer may be repeated, which is harmless
 CHECK_AFTER = 30.0  # seconds from a delivery to the first check of its workflow, and between later checks
 PAUSE = 1.0  # seconds between polls of the outbox, and between attempts while Postgres or Temporal is unavailable
-_VM_NAME_LENGTH = 64  # longer names are cut where workflows show them
+_VM_NAME_LENGTH = 64  # workflows show only the beginning of a longer name
 
 
 class Dispatcher:
@@ -116,7 +116,7 @@ class Dispatcher:
                 await start_workflow(self._client, self._task_queue, delivery)
         except WorkflowAlreadyStartedError:
             return None  # an earlier delivery arrived, although its outcome was not recorded
-        except Exception as error:  # noqa: BLE001 - the operation stays in the outbox, whatever the error is
+        except Exception as error:  # noqa: BLE001 - after any error the operation stays in the outbox
             return error
         return None
 

@@ -1,8 +1,8 @@
 """Recovers operations whose workflows Temporal has lost or that closed too early.
 
-Every delivered operation is checked each CHECK_AFTER seconds until it has ended. A check describes the workflow by the
-id in the operation's row. It never searches Temporal's visibility index, which lags behind. The API processes share the
-checks by leases, as they share deliveries.
+Every delivered operation is checked every CHECK_AFTER seconds until it has ended. A check describes the workflow by the
+id in the operation's row. It never searches Temporal's visibility index, which lags behind. Leases divide the checks
+among the API processes, as they divide deliveries.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from domain.rules.states import OperationStatus
 
 logger = logging.getLogger(__name__)
 
-BATCH = 50  # checks in a round, once a second: limits the load that many open operations make
+BATCH = 50  # checks in each round, one round a second: many open operations must not overload Temporal
 OVERDUE = 30.0  # seconds after `confirm_by`; a resize that is not confirmed by then is confirmed here
 
 
@@ -55,9 +55,11 @@ class WorkflowRecovery:
 
     async def check(self) -> None:
         """Check the operations that are due, and confirm the resizes that are overdue."""
+        # The leases are committed before the checks, so that no lock and no connection is held during RPCs.
         async with self._engine.begin() as tx:
             due = await outbox.lease_checks(tx, BATCH, CHECK_AFTER)
             overdue = await resize_decisions.overdue_resizes(tx, BATCH, OVERDUE)
+        # An error of one check must not stop the others, nor the confirms. It is raised at the end.
         outcomes = await asyncio.gather(*(self._check(operation) for operation in due), return_exceptions=True)
         for vm in overdue:
             async with self._engine.begin() as tx:
@@ -78,12 +80,12 @@ class WorkflowRecovery:
                 # The resize has begun the decision, but may have forgotten it in a reset since then.
                 await decision_delivery.signal_again(self._engine, self._client, operation)
             case False, _, WorkflowExecutionStatus.RUNNING:
-                # The workflow is at work. A cancel is requested from Temporal in every check until the operation has
-                # ended: one request may fail or be lost, and more than one is harmless.
+                # The workflow is at work. If the operation is to be canceled, every check sends the cancel to Temporal
+                # until the operation has ended: one may fail or be lost, and more than one is harmless.
                 await self._cancel_if_requested(operation)
             case _, _, None | WorkflowExecutionStatus.COMPLETED:
                 # Temporal has lost the workflow, or the database has lost how it ended, for example in a restore from
-                # a backup. Nobody stopped the operation, so a new workflow carries it out.
+                # a backup. Nobody wanted the operation to stop, so a new workflow carries it out.
                 await self._restart(operation, None)
             case _, _, WorkflowExecutionStatus.CANCELED:
                 # The workflow was canceled before it could undo its work, so a new workflow does that.

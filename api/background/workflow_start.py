@@ -1,4 +1,4 @@
-"""Starts the workflow of an operation, with what a person needs to recognise it in the Temporal Web UI."""
+"""Starts the workflow of an operation, with a title and details for people who read it in the Temporal Web UI."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,8 @@ from domain.rules.markdown import quoted, title
 from domain.rules.table import TABLE
 
 RPC_TIMEOUT = timedelta(seconds=3)
-# If a worker dies with a workflow task, Temporal gives the task to another worker after this time. A task takes 50 ms.
+# If a worker dies during a workflow task, Temporal gives the task to another worker after this time. Normally a task
+# takes 50 ms.
 TASK_TIMEOUT = timedelta(seconds=4)
 
 

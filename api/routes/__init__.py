@@ -8,5 +8,5 @@ from api import PREFIX
 
 
 def router(path: str, tag: str) -> APIRouter:
-    """A router of the endpoints below `path`; OpenAPI, and so generated clients, call them as their functions."""
+    """A router for the endpoints below `path`. OpenAPI, and so generated clients, name each by its function."""
     return APIRouter(prefix=f"{PREFIX}{path}", tags=[tag], generate_unique_id_function=attrgetter("name"))

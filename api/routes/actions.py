@@ -53,8 +53,8 @@ _REFUSALS_OF_RESIZE = ("invalid_transition", "attachment_in_progress", "unknown_
 async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: requests.Resize) -> Response:
     """Give a VM another flavor, larger or smaller. Confirm or revert the resize afterwards.
 
-    In VERIFY_RESIZE the VM runs with the new flavor, and the old one is kept so that you can go back. Where the
-    service confirms by itself, `confirm_by` says when.
+    In VERIFY_RESIZE the VM runs with the new flavor, and the old one is kept so that you can go back. If the service
+    confirms the resize by itself, `confirm_by` says when.
     """
     window = process.settings.resize_confirm_window
     return await once(

@@ -17,7 +17,7 @@ from domain.upkeep import attention
 
 routes = router("/admin", "Administration")
 
-# A retry can be refused for every reason for which the first request can be.
+# A retry can be refused for the same reasons as the first request.
 _REFUSALS = (
     "invalid_transition",
     "attachment_in_progress",
@@ -65,7 +65,7 @@ async def retry_operation(
     openapi_extra=openapi.problems("admin_only", "invalid_transition"),
 )
 async def reset_vm_state(_: Admin, once: OncePerKey, vm_id: UUID, body: requests.ResetState) -> Response:
-    """Set the status of a VM at once, whatever holds the VM. The cloud is not touched.
+    """Set the status of a VM at once, even while an operation holds the VM. Nothing changes in the cloud.
 
     An operation that held the VM ends as SUPERSEDED. The reset is an operation of its own and names you as its actor.
     """

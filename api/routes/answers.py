@@ -28,7 +28,7 @@ class TokenPair(Answer):
 
     access_token: str
     refresh_token: str
-    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - the kind of token, not one
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105 - a type of token, not a secret
     expires_in: int
 
 
@@ -40,7 +40,7 @@ class Fault(Answer):
 
 
 class VM(Answer):
-    """A virtual machine; `task_state` is the step that `operation_id` is carrying out, null if the VM is at rest."""
+    """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle."""
 
     id: UUID
     name: str
@@ -59,7 +59,7 @@ class VM(Answer):
 
     @computed_field(description="The actions that may begin right now, as the paths name them.")
     def allowed_actions(self) -> list[str]:
-        """What the lifecycle table allows in the present state."""
+        """The actions that the lifecycle table allows in the present state."""
         return _allowed(self.status, self.task_state, self.launched_at is not None, self.attaching > 0)
 
 
@@ -84,7 +84,7 @@ class Snapshot(Answer):
 
 
 class Volume(Answer):
-    """A block device that outlives VMs; `size_gb` in GiB, `vm_id` and `device` where it is attached."""
+    """A block device that outlives VMs; `size_gb` in GiB. `vm_id` and `device` are set while it is attached."""
 
     id: UUID
     name: str
@@ -217,7 +217,7 @@ class Liveness(Answer):
 
 
 class Readiness(Answer):
-    """Whether everything the service needs can be reached."""
+    """Whether all services that the API needs are available."""
 
     status: Literal["ready"]
     checks: dict[str, Check]

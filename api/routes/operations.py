@@ -103,6 +103,6 @@ def _operations(process: ProcessState, owner_id: UUID) -> Select[*tuple[Any, ...
 
 
 def temporal_url(settings: Settings) -> Label[str]:
-    """The link to an operation's workflow in the Temporal Web UI; NULL where it has no workflow (reset-state)."""
+    """The link to an operation's workflow in the Temporal Web UI; NULL if it has no workflow (reset-state)."""
     workflows = literal(f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}/workflows/")
     return workflows.concat(func.nullif(Operation.workflow_id, "")).label("temporal_url")

@@ -47,7 +47,10 @@ async def list_snapshots(
     vm: OwnedVM,
     statuses: filters.SnapshotStatuses = [],  # noqa: B006 - FastAPI copies it
 ) -> answers.SnapshotPage:
-    """The snapshots of a VM, also of a DELETED VM, newest first. DELETED ones only if you filter by that status."""
+    """The snapshots of a VM, newest first, without DELETED ones unless you filter by that status.
+
+    The snapshots of a DELETED VM stay readable.
+    """
     statement = select(Snapshot).where(Snapshot.vm_id == vm.id)
     wanted = filters.has_status(Snapshot.status, statuses, without=SnapshotStatus.DELETED)
     return await page.fetch(statement.where(wanted), _NEWEST_FIRST, answers.SnapshotPage)

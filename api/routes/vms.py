@@ -61,7 +61,7 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
         Sort, Query(description="`-` sorts in descending order. VMs with equal values are sorted by id.")
     ] = "-created_at",
 ) -> answers.VMPage:
-    """Your VMs, newest first. DELETED ones only if you filter by that status."""
+    """Your VMs, newest first, without DELETED ones unless you filter by that status."""
     wanted = filters.has_status(VM.status, statuses, without=Status.DELETED)
     statement = select(VM).where(VM.owner_id == caller.id, wanted)
     if name:
@@ -79,7 +79,7 @@ async def get_vm(vm: OwnedVM) -> VM:
 
 @routes.patch("/{vm_id}", response_model=answers.VM, openapi_extra=openapi.problems("invalid_transition"))
 async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: requests.VMChanges) -> VM:
-    """Change a VM's name or labels, whatever operation holds it."""
+    """Change a VM's name or labels, even while an operation holds it."""
     changes = body.model_dump(exclude_unset=True)
     if not changes:
         return await fetch_owned_vm(process, caller, vm_id)
@@ -95,5 +95,5 @@ async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: re
     "/{vm_id}", status_code=204, response_class=Response, responses=openapi.headers(204, "Operation-Location")
 )
 async def delete_vm(once: OncePerKey, vm_id: UUID) -> Response:
-    """Delete a VM in any state. The delete supersedes whatever operation holds it. A second delete changes nothing."""
+    """Delete a VM in any state. The delete supersedes the VM's open operations. A second delete changes nothing."""
     return await once(lambda tx, requester: accepted_delete(vms.delete_vm(tx, requester, vm_id)))

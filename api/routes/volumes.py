@@ -52,7 +52,7 @@ async def list_volumes(
     statuses: filters.VolumeStatuses = [],  # noqa: B006 - FastAPI copies it
     name: Annotated[Text | None, Query(description="Part of the name, in upper or lower case.")] = None,
 ) -> answers.VolumePage:
-    """Your volumes, newest first. DELETED ones only if you filter by that status."""
+    """Your volumes, newest first, without DELETED ones unless you filter by that status."""
     wanted = filters.has_status(Volume.status, statuses, without=VolumeStatus.DELETED)
     statement = _volumes(caller.id).where(wanted)
     if name:
@@ -90,7 +90,7 @@ async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
     openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
 )
 async def attach_volume(once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
-    """Attach a volume that is AVAILABLE. `device` says where the VM has it."""
+    """Attach a volume that is AVAILABLE. `device` is the path of its device in the VM."""
     together = body.delete_on_termination
 
     def attach(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:

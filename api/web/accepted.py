@@ -15,7 +15,7 @@ from domain.commands.acceptance import Accepted
 async def accepted(command: Awaitable[Accepted[Any]], shape: type[Answer], location: str | None = None) -> Response:
     """Run the command and answer 202 with its resource.
 
-    `location`, of a command that creates, is the resource's path below the prefix, with `{field}` for its fields.
+    `location` is for commands that create a resource: its path below the prefix, with `{field}` for a field's value.
     """
     done = await command
     resource = shape.model_validate(done.resource)

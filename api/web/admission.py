@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 SLOT_TIMEOUT = 5.0  # seconds that a caller waits for a slot
-# Delays the refusal of a caller that has filled its share of the queue. Such a caller often retries at once, and to
-# refuse it again and again without a delay would keep a whole processor busy.
+# Delays the refusal of a caller that has filled its share of the queue. Such a caller often retries at once. Refusing
+# it again and again without a delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
 
 
@@ -55,7 +55,7 @@ class Slots:
         await self._wait(caller)
 
     def release(self, caller: str) -> None:
-        """Give a slot back, to the next caller that waits and may have one."""
+        """Give a slot back, and grant it to the next waiting caller that may have one."""
         self._held[caller] -= 1
         if not self._held[caller]:
             del self._held[caller]
@@ -67,7 +67,7 @@ class Slots:
         return self._held.total() < self._limit and self._held[caller] < self._caller_limit
 
     def _grant(self, caller: str) -> None:
-        """Give a slot to the caller's oldest request, and put the caller at the end of the line."""
+        """Give a slot to the caller's oldest request, and put the caller behind all other callers."""
         # Counted here and not when the request resumes: until then another request could take the slot.
         self._held[caller] += 1
         queue = self._waiting.pop(caller)
@@ -88,8 +88,8 @@ class Slots:
             raise
 
     def _give_up(self, caller: str, granted: asyncio.Event) -> None:
-        # The slot may have been granted after the timeout or cancel, but before this request resumed. It is counted as
-        # held then, and nobody else would ever release it.
+        # The slot may have been granted after the timeout or cancel, but before this request resumed. It then counts as
+        # held, and nothing else would ever release it.
         if granted.is_set():
             self.release(caller)
             return

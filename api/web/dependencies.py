@@ -69,7 +69,7 @@ async def _caller(
 
 async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
     """The caller, if the caller is the admin; ProblemError if not."""
-    # Usernames are unique whatever their case, so no other account matches.
+    # Usernames are unique, ignoring case, so no other account matches.
     admin = process.settings.admin_username
     if admin is None or caller.username.lower() != admin.lower():
         raise ProblemError("admin_only", "Only the admin may do this. ADMIN_USERNAME names the account.")

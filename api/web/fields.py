@@ -1,4 +1,4 @@
-"""Texts that clients send: names, labels, accounts. Each type says its pattern and length."""
+"""Types for the texts that clients send: names, labels, accounts. Each type has its pattern and length."""
 
 from typing import Annotated
 
@@ -24,7 +24,7 @@ Name = Annotated[
         strip_whitespace=True,
         min_length=1,
         max_length=255,
-        pattern=rf"^{_PRINTABLE}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTABLE}*$",
+        pattern=rf"^{_PRINTABLE}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTABLE}*$",  # with a character that is not white space
     ),
 ]
 Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
@@ -33,6 +33,7 @@ Labels = Annotated[
         Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")],
         Text,
     ],
+    # In the JSON schema, keys are `patternProperties`. Without the extra entry it would allow all other keys, too.
     Field(max_length=64, json_schema_extra={"additionalProperties": False}),
 ]
 Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]

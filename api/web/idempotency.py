@@ -36,7 +36,7 @@ KeyHeader = Header(
     examples=["3f0c5a4e-create-web-1"],
 )
 
-# It does not wait for the lock: a request that waits would keep a connection of the pool from others.
+# `try` does not wait for the lock. A request that waited would keep a connection of the pool from other requests.
 _LOCK = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text()), 0)))
 _KEPT = select(IdempotencyKey).where(IdempotencyKey.scope == bindparam("scope"), IdempotencyKey.key == bindparam("key"))
 
@@ -59,7 +59,7 @@ class Once:
             try:
                 answer = await self._attempt(work, body, one_statement=one_statement)
             except IntegrityError as error:
-                # Another request took the address that the work chose. The transaction is lost, so the work begins
+                # Another request took the address that the work chose. The transaction has failed, so the work begins
                 # again in a new one and chooses another address, or finds that the network is full.
                 if not addresses.is_taken(error):
                     raise

@@ -17,7 +17,7 @@ class Answer(BaseModel):
 
 
 class Check(Answer):
-    """Whether something the service needs can be reached."""
+    """Whether a service that the API needs is available."""
 
     status: Literal["ok", "unavailable"]
     error: str | None = None
@@ -34,7 +34,7 @@ class FieldError(Answer):
 
 
 class Problem(Answer):
-    """An error (RFC 9457). The last five members come only with the problems they belong to."""
+    """An error (RFC 9457). Most problems lack the last five members."""
 
     type: str
     title: str

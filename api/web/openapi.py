@@ -21,9 +21,9 @@ background. The header `Operation-Location` of the answer is the path of its ope
 `status` of a resource and the `task_state` of a VM report it in short.
 
 **Errors** are problem documents ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). A problem has a stable `code` for
-programs, a `detail` for people, and the `request_id` for support. The `errors` of an invalid request each name a JSON
-pointer, a parameter or a header. If a resource's state does not allow an action, the problem has the resource's
-`current_status` and `task_state` and the `allowed_actions`.
+programs, a `detail` for people, and the `request_id` for support. If a request is invalid, each item of `errors` names
+its place: a JSON pointer into the body, a parameter or a header. If a resource's state does not allow an action, the
+problem has the resource's `current_status` and `task_state` and the `allowed_actions`.
 
 **Overload.** 429 means that you have too many requests in progress. 503 means that all clients together have. A request
 refused in this way has changed nothing. Send it again after `Retry-After` seconds, and wait longer after each refusal.
@@ -102,7 +102,7 @@ def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
     parameters = {parameter["name"]: parameter for parameter in operation.get("parameters", [])}
     success = next(iter(responses.values()))
     if "page_size" in parameters:
-        # These are settings, which the declaration of the parameter cannot know.
+        # The bounds are settings, which are not known where the parameter is declared.
         bounds = {"type": "integer", "minimum": 1, "maximum": settings.max_page_size}
         parameters["page_size"]["schema"] = {**bounds, "default": settings.default_page_size}
         _add_header(success, "Link")

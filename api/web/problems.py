@@ -71,7 +71,7 @@ _DATABASE_AWAY = (
     OSError,  # includes TimeoutError; requests call nothing over the network but the database
     PoolTimeoutError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server has closed the connection and asyncpg has not noticed yet
+    asyncpg.InternalClientError,  # the server has closed the connection, but asyncpg has not noticed yet
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
@@ -127,7 +127,7 @@ async def _on_problem(request: Request, error: ProblemError) -> Response:
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
-    fields = [FieldError(code=one.code, detail=one.detail, pointer=f"#/{one.field}") for one in error.fields]
+    fields = [FieldError(code=issue.code, detail=issue.detail, pointer=f"#/{issue.field}") for issue in error.fields]
     return problem(error.code, str(error), request.url.path, **_members(fields))
 
 
@@ -143,13 +143,13 @@ async def _on_invalid_transition(request: Request, error: InvalidTransitionError
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
-    found = error.errors()
-    if any(one["type"] == "json_invalid" for one in found):
+    issues = error.errors()
+    if any(issue["type"] == "json_invalid" for issue in issues):
         return problem("malformed_body", "The body is not JSON.", request.url.path)
     if isinstance(error.body, bytes):  # FastAPI decodes a body only if its Content-Type is JSON
         detail = "Send the body as JSON, with the header Content-Type: application/json."
         return problem("unsupported_media_type", detail, request.url.path)
-    errors = [_field_error(one["loc"], one["type"], one["msg"]) for one in found]
+    errors = [_field_error(issue["loc"], issue["type"], issue["msg"]) for issue in issues]
     detail = "The request does not have the expected form; `errors` says where."
     return problem("validation_failed", detail, request.url.path, **_members(errors))
 
@@ -188,6 +188,7 @@ def _methods(request: Request) -> list[str]:
 def _is_away(error: Exception) -> bool:
     if not isinstance(error, DBAPIError):
         return True
+    # SQLAlchemy wraps an error of asyncpg twice. The cause of `orig` is the original error.
     return error.connection_invalidated or isinstance(getattr(error.orig, "__cause__", None), _DATABASE_AWAY)
 
 
@@ -198,7 +199,7 @@ def _members(errors: Sequence[FieldError]) -> dict[str, Any]:
 def _field_error(loc: Sequence[str | int], code: str, detail: str) -> FieldError:
     where, *rest = loc
     if where == "body":
-        # pydantic adds "[key]" where the key itself is invalid.
+        # pydantic adds "[key]" if the key itself is invalid.
         steps = [_escape(step) for step in rest if step != "[key]"]
         return FieldError(code=code, detail=detail, pointer="/".join(["#", *steps]))
     if where == "header":

@@ -57,7 +57,7 @@ class InvalidTokenError(Exception):
 
 
 async def hash_password(password: str) -> str:
-    """A salted hash of a password of any length; takes a quarter of a second of a thread."""
+    """A salted hash of a password of any length. It keeps a thread busy for a quarter of a second."""
     return (await asyncio.to_thread(bcrypt.hashpw, _digest(password), bcrypt.gensalt(_BCRYPT_COST))).decode()
 
 

@@ -1,1 +1,1 @@
-"""Commands: everything that users, admins or the service can request. Only they add operations. They know no HTTP."""
+"""Commands: all requests of users, admins and the service. Only they create operations. They do not depend on HTTP."""

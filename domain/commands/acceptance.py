@@ -1,4 +1,4 @@
-"""Accept a new operation: it claims its VM and is recorded, in the caller's transaction. Every command ends here.
+"""Accept a new operation: let it claim its VM and record it, in the caller's transaction.
 
 The operation's row is the outbox: after the commit, the dispatcher delivers it from there to Temporal.
 """
@@ -29,7 +29,7 @@ _OF_VM: Final = [action for action, rule in TABLE.items() if rule.of_vm]
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """Who makes a request: the user's id and name, and the id of the request."""
+    """The user who makes a request, by id and name, and the id of the request."""
 
     user_id: UUID
     username: str
@@ -40,7 +40,7 @@ class Requester:
 class Accepted(Generic[R]):
     """What a command did: the resource's row as it is now, and the operation to follow.
 
-    `is_new` is False where an earlier request made that operation, such as the second delete of a VM.
+    `is_new` is False if an earlier request created the operation, as for the second delete of a VM.
     """
 
     resource: R
@@ -50,9 +50,9 @@ class Accepted(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class NewOperation:
-    """An operation that is not recorded yet: the action, its parameters, who requested it, and in which request.
+    """An operation that is not recorded yet; `actor` is the name of the requester.
 
-    It concerns the VM that it claims, unless `resource_id` names a snapshot, volume or interface.
+    It acts on the VM that it claims, unless `resource_id` names a snapshot, volume or interface.
     """
 
     action: Action
@@ -76,7 +76,7 @@ def requested(requester: Requester, action: Action, parameters: Parameters, **va
 
 
 async def lock_owned_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> VM:
-    """Lock the requester's VM and return it; NotFoundError where there is none or it is another user's.
+    """Lock the requester's VM and return it; NotFoundError if there is none or another user owns it.
 
     Commands on a VM begin with this lock, so that two commands on the same VM run one after the other.
     """
@@ -87,7 +87,7 @@ async def lock_owned_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) 
 
 
 def check_allowed(vm: VM, action: Action) -> Claim:
-    """Return what the VM shows once the action is accepted; InvalidTransitionError where the table refuses it."""
+    """Return the VM's state once the action is accepted; InvalidTransitionError if the table refuses it."""
     launched, attaching = vm.launched_at is not None, vm.attaching > 0
     return lifecycle.begin(action, vm.status, vm.task_state, launched=launched, attaching=attaching)
 
@@ -98,44 +98,45 @@ async def accept(
     new: NewOperation,
     *,
     deliver_in: float = 0.0,
-    waiting: Operation | None = None,
+    resize: Operation | None = None,
 ) -> VM:
     """Let a new operation claim a locked VM, record it, and return the claimed VM.
 
-    The dispatcher delivers it after `deliver_in` seconds by starting a workflow. For a confirm or revert, its resize is
-    `waiting`: the dispatcher signals the workflow of the resize, and `previous_status` is the one before the resize.
-    InvalidTransitionError where the lifecycle table refuses.
+    The dispatcher delivers it after `deliver_in` seconds by starting a workflow. A confirm or revert names its
+    `resize`: the dispatcher signals the workflow of the resize, and `previous_status` is the status before the resize.
+    InvalidTransitionError if the lifecycle table refuses the action.
     """
     claimed = await claim_vm(tx, vm, new.action, new.id)
     row = operation_row(new, vm.owner_id, vm.id, vm.status if TABLE[new.action].steps else None)
     # The claim has cleared the VM's fault. It comes back if the operation ends before it begins.
     if vm.fault and claimed.fault is None:
         row["input"] |= to_json(NO_PARAMETERS, Control(previous_fault=vm.fault))
-    if waiting is not None:
-        row |= {"previous_status": waiting.previous_status, "workflow_id": waiting.workflow_id}
+    if resize is not None:
+        row |= {"previous_status": resize.previous_status, "workflow_id": resize.workflow_id}
     await _insert(tx, row | {"deliver_after": from_now(deliver_in)})
     return claimed
 
 
 async def accept_without_vm(tx: AsyncConnection, owner_id: UUID, new: NewOperation, vm_id: UUID | None = None) -> None:
-    """Record a new operation that claims no VM; `vm_id` where it concerns a resource of that VM."""
+    """Record a new operation that claims no VM; for the delete of a snapshot, `vm_id` is the snapshot's VM."""
     await _insert(tx, operation_row(new, owner_id, vm_id, None))
 
 
 async def record_done(
     tx: AsyncConnection, new: NewOperation, owner_id: UUID, vm_id: UUID | None, previous: Status | None = None
 ) -> None:
-    """Record an operation that is done already (a reset-state): it SUCCEEDED, and no workflow carries it out."""
+    """Record an operation that is done already (a reset-state), as SUCCEEDED and without a workflow."""
     done = {"status": OperationStatus.SUCCEEDED, "progress": 100, "workflow_id": ""}
     times = dict.fromkeys(("started_at", "finished_at"), func.clock_timestamp())
     await _insert(tx, operation_row(new, owner_id, vm_id, previous) | done | times)
 
 
 async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UUID) -> VM:
-    """Let an operation claim a locked VM and return the VM; InvalidTransitionError where the table refuses.
+    """Let an operation claim a locked VM and return the VM; InvalidTransitionError if the table refuses.
 
-    An action without steps (attach, detach) leaves the VM as it is and is only counted in `attaching`. An action that
-    pre-empts ends every open operation of the VM as SUPERSEDED and takes over the resources they hold.
+    An action without steps (attach, detach) does not hold the VM: it is only counted in `attaching`. A delete ends all
+    open operations on the VM as SUPERSEDED, and takes over the resources that they hold. (Deletes of its snapshots go
+    on, because they are not operations on the VM.)
     """
     claim = check_allowed(vm, action)
     if not TABLE[action].steps:
@@ -171,7 +172,7 @@ def operation_row(
 ) -> dict[str, Any]:
     """The columns of a new operation's row."""
     resource_id = new.resource_id or vm_id
-    assert resource_id is not None  # noqa: S101 - an operation concerns a VM or names another resource
+    assert resource_id is not None  # noqa: S101 - an operation acts on a VM or names another resource
     return {
         "id": new.id,
         "owner_id": owner_id,
@@ -188,6 +189,6 @@ def operation_row(
 
 
 async def _insert(tx: AsyncConnection, row: dict[str, Any]) -> None:
-    # clock_timestamp(), not now(): now() is when the transaction began, and the one that began first may have waited
-    # for the VM's lock behind another. The order of a VM's operations is the order in which they got that lock.
+    # Sorted by `created_at`, a VM's operations are in the order in which they got its lock. now() would not give this
+    # order: it is the time when the transaction began, and an older transaction may get the lock after a younger one.
     await tx.execute(insert(Operation).values(row | {"created_at": func.clock_timestamp()}))

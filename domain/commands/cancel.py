@@ -1,4 +1,4 @@
-"""Ask an operation to end before its point of no return."""
+"""Request the cancel of an operation before its point of no return."""
 
 from uuid import UUID
 
@@ -14,13 +14,13 @@ from domain.rules.table import TABLE
 
 
 async def cancel_operation(tx: AsyncConnection, requester: Requester, operation_id: UUID) -> Accepted[Operation]:
-    """Ask the requester's operation to end before its next step; a second request changes nothing.
+    """Request that the requester's operation ends before its next step; a second request changes nothing.
 
-    TooLateError where it has ended, or has begun something that cannot be undone. The fence of every step reads the
-    request; the workflow recovery cancels a workflow that is waiting.
+    TooLateError if it has ended, or has begun something that cannot be undone. Every step checks for the request when
+    it begins. Workflow recovery also cancels the workflow, in case it is waiting.
     """
-    # The row's lock orders this request and the update of a step that begins: either that step finds the request, or
-    # `has_begun` sees the step.
+    # A step that begins updates the same row, so the lock puts this request before or after it: either the step finds
+    # the request, or `has_begun` sees the step.
     mine = select(Operation).where(Operation.id == operation_id, Operation.owner_id == requester.user_id)
     operation = await fetch_one(tx, mine.with_for_update())
     if operation is None:
@@ -32,7 +32,7 @@ async def cancel_operation(tx: AsyncConnection, requester: Requester, operation_
         request = {
             "cancel_requested_at": func.now(),
             "cancel_requested_by": requester.username,
-            # The next delivery or check is due at once; one that is overdue already keeps its turn.
+            # The next delivery or check is due now. An earlier time is kept, because rows are taken in that order.
             "deliver_after": func.least(Operation.deliver_after, func.now()),
         }
         await tx.execute(update(Operation).where(Operation.id == operation_id).values(request))

@@ -1,7 +1,7 @@
-"""What the commands on snapshots, volumes and interfaces share: locking a row, and inserting a new one.
+"""Functions that the commands on snapshots, volumes and interfaces share: they lock a row, or insert a new one.
 
-They lock the VM first, if they concern one, then the snapshot or volume, then the attachment or interface. Two requests
-that took the same locks in different orders could deadlock.
+The commands lock the VM first, if there is one, then the snapshot or volume, then the attachment or interface. Two
+requests that took the same locks in different orders could deadlock.
 """
 
 from typing import Any, TypeVar
@@ -22,12 +22,12 @@ M = TypeVar("M", Snapshot, Volume, Attachment, Interface)
 
 
 def about(kind: Kind, resource_id: UUID) -> dict[str, Any]:
-    """The fields of a new operation that name the snapshot, volume or interface it concerns."""
+    """The fields of a new operation that name the snapshot, volume or interface it acts on."""
     return {"resource_type": kind, "resource_id": resource_id}
 
 
 async def lock_row(tx: AsyncConnection, model: type[M], statement: Select[M], id: UUID) -> M:
-    """Lock the statement's only row and return it; NotFoundError where there is none."""
+    """Lock the statement's only row and return it; NotFoundError if there is none."""
     row = await fetch_one(tx, statement.with_for_update())
     if row is None:
         raise NotFoundError(kind_of(model), id)

@@ -40,10 +40,10 @@ class NewVM:
 async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Accepted[VM]:
     """Record a new VM, an interface in each network, and the operation that builds it.
 
-    UnknownReferenceError for ids that do not exist, NoFreeAddressError where a network is full. Finding a free address
-    locks nothing. If another request inserts it first, the unique index raises IntegrityError: call again.
+    UnknownReferenceError for ids that do not exist, NoFreeAddressError if a network is full. No lock protects a free
+    address. If another request inserts it first, the unique index raises IntegrityError: call again.
     """
-    image_id, network_ids, places = await _resolve(tx, new)
+    image_id, network_ids, ip_addresses = await _resolve(tx, new)
     vm_id = uuid4()
     operation = requested(requester, Action.CREATE, CreateVM(new.name, new.flavor_id, image_id, network_ids))
     values = {
@@ -51,9 +51,9 @@ async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Ac
         **_prefixed("operation", operation_row(operation, requester.user_id, vm_id, Status.BUILDING)),
     }
     statement = _CREATE_VM
-    if places:
+    if ip_addresses:
         statement = _CREATE_VM_WITH_INTERFACES
-        values |= _prefixed("interface", _interface_rows(places, network_ids))
+        values |= _prefixed("interface", _interface_rows(ip_addresses, network_ids))
     vm = cast("VM", (await tx.execute(statement, values)).one())
     return Accepted(vm, operation.id)
 
@@ -73,14 +73,15 @@ def _vm_row(vm_id: UUID, owner_id: UUID, new: NewVM, image_id: UUID, operation: 
     }
 
 
-def _interface_rows(places: dict[UUID, str], network_ids: list[UUID]) -> dict[str, list[Any]]:
-    """Columns of the new interfaces, each a list with one value per interface."""
+def _interface_rows(ip_addresses: dict[UUID, str], network_ids: list[UUID]) -> dict[str, list[Any]]:
+    """Columns of the new interfaces, each a list with one value per interface; `ip_addresses` are by network."""
     return {
-        "network_id": list(places),
-        "ip_address": list(places.values()),
-        "mac_address": [addresses.new_mac_address() for _ in places],
-        # Interfaces are listed and plugged in the order of the request, whatever the order of the insert.
-        "position": [network_ids.index(id) for id in places],
+        "network_id": list(ip_addresses),
+        "ip_address": list(ip_addresses.values()),
+        "mac_address": [addresses.new_mac_address() for _ in ip_addresses],
+        # Interfaces are listed and plugged in the order of the request. Their rows are in another order (see _resolve),
+        # so `created_at` gets a microsecond per position.
+        "position": [network_ids.index(id) for id in ip_addresses],
     }
 
 
@@ -97,13 +98,13 @@ _SOME_ID = UUID(int=0)
 _EXAMPLE = NewOperation(Action.CREATE, "", "", CreateVM("", _SOME_ID, _SOME_ID, []))
 _VM_COLUMNS = tuple(_vm_row(_SOME_ID, _SOME_ID, NewVM("", _SOME_ID), _SOME_ID, _EXAMPLE))
 _OPERATION_COLUMNS = tuple(operation_row(_EXAMPLE, _SOME_ID, _SOME_ID, Status.BUILDING))
-_PLACE_COLUMNS = ("network_id", "ip_address", "mac_address")
+_ADDRESS_COLUMNS = ("network_id", "ip_address", "mac_address")
 _NEW_INTERFACES = insert(Interface).from_select(
-    [*_PLACE_COLUMNS, "vm_id", "status", "operation_id", "created_at"],
+    [*_ADDRESS_COLUMNS, "vm_id", "status", "operation_id", "created_at"],
     select(
         *(
             func.unnest(bindparam(f"interface_{name}", type_=ARRAY(Interface.__table__.c[name].type)))
-            for name in _PLACE_COLUMNS
+            for name in _ADDRESS_COLUMNS
         ),
         bindparam("vm_id", type_=Uuid()),  # the same parameters as the `id` of the VM and of the operation
         bindparam("interface_status", lifecycle.change_of(Action.CREATE, Kind.INTERFACE).during.value, type_=Text()),
@@ -119,11 +120,11 @@ _CREATE_VM_WITH_INTERFACES = _CREATE_VM.add_cte(_NEW_INTERFACES.cte("interfaces"
 _IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
 _REQUESTED_IMAGE = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
 _REQUESTED_NETWORKS = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
-_PLACE = func.json_build_array(Network.id, Network.name, addresses.likely_free)
+_NETWORK = func.json_build_array(Network.id, Network.name, addresses.likely_free)
 _REFERENCES = select(
     select(Flavor.id).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor_id"),
     select(Image.id).where(_REQUESTED_IMAGE).scalar_subquery().label("image_id"),
-    select(func.json_agg(_PLACE)).where(_REQUESTED_NETWORKS).scalar_subquery().label("networks"),
+    select(func.json_agg(_NETWORK)).where(_REQUESTED_NETWORKS).scalar_subquery().label("networks"),
 )
 
 
@@ -140,5 +141,5 @@ async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], d
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)
     # Sorted, because an insert waits for another transaction that inserts the same address. Two requests that inserted
     # into the same networks in different orders could wait for each other.
-    places = {id: networks[id][1] or await find_address(tx, id, networks[id][0]) for id in sorted(network_ids)}
-    return found.image_id, network_ids, places
+    ip_addresses = {id: networks[id][1] or await find_address(tx, id, networks[id][0]) for id in sorted(network_ids)}
+    return found.image_id, network_ids, ip_addresses

@@ -20,8 +20,8 @@ async def attach_interface(
 ) -> Accepted[Interface]:
     """Give the requester's VM an address in a network.
 
-    NoFreeAddressError where the network is full. Finding a free address locks nothing. If another request inserts it
-    first, the unique index raises IntegrityError: call again in a new transaction.
+    NoFreeAddressError if the network is full. No lock protects a free address. If another request inserts it first, the
+    unique index raises IntegrityError: call again in a new transaction.
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
     check_allowed(vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
@@ -32,8 +32,8 @@ async def attach_interface(
         raise UnknownReferenceError("There is no such network.", [unknown_id("network_id", network_id)])
     name, likely_address = network
     address = likely_address or await find_address(tx, network_id, name)
-    place = parameters.Interface(address, name)
-    new = requested(requester, Action.ATTACH_INTERFACE, place, **about(Kind.INTERFACE, uuid4()))
+    details = parameters.Interface(address, name)
+    new = requested(requester, Action.ATTACH_INTERFACE, details, **about(Kind.INTERFACE, uuid4()))
     await accept(tx, vm, new)
     values = {
         "id": new.resource_id,
@@ -55,15 +55,15 @@ async def detach_interface(
     if interface.status is AttachmentStatus.DETACHING:
         return Accepted(interface, interface.operation_id, is_new=False)
     network = await tx.scalar(select(Network.name).where(Network.id == interface.network_id))
-    place = parameters.Interface(interface.ip_address, network or "")
-    new = requested(requester, Action.DETACH_INTERFACE, place, **about(Kind.INTERFACE, interface.id))
+    details = parameters.Interface(interface.ip_address, network or "")
+    new = requested(requester, Action.DETACH_INTERFACE, details, **about(Kind.INTERFACE, interface.id))
     await accept(tx, vm, new)
     await resource_claims.claim(tx, Interface, interface, new.action, new.id)
     return Accepted(interface, new.id)
 
 
 async def find_address(tx: AsyncConnection, network_id: UUID, name: str) -> str:
-    """A free address of a network in which a few random draws found none; NoFreeAddressError where it is full."""
+    """A free address of a network in which a few random draws found none; NoFreeAddressError if it is full."""
     in_network = Network.id == network_id
     if await tx.scalar(select(addresses.free_addresses).where(in_network)):  # counting is cheaper than searching
         address: str | None = await tx.scalar(select(addresses.surely_free).where(in_network))

@@ -21,9 +21,10 @@ FAULT_CODE: Final = "state_reset"
 
 
 async def reset_vm_by_admin(tx: AsyncConnection, admin: Requester, vm_id: UUID, status: Status) -> Accepted[VM]:
-    """Put any user's VM into a status, whatever holds it, and record the reset as an operation of the admin.
+    """Put any user's VM into a status, even while an operation holds it, and record the reset as an operation.
 
-    InvalidTransitionError where the VM is DELETED, was never launched, or has no undecided resize for VERIFY_RESIZE.
+    InvalidTransitionError for a DELETED VM, for VERIFY_RESIZE without an undecided resize, and for ACTIVE or SHUTOFF if
+    the VM was never launched.
     """
     vm = await lock_vm(tx, vm_id)
     if vm is None:
@@ -47,9 +48,10 @@ async def reset_state(
     """Put a locked VM into a status, record the reset as an operation, and return the VM.
 
     `fault` goes with ERROR only; `values` are further columns of the VM.
-    An open operation that held the VM ends as SUPERSEDED. Nothing is undone in the cloud, so the other resources it
-    held get the status that the lifecycle table gives them when a failure leaves everything where it is.
+    An open operation that held the VM ends as SUPERSEDED. Nothing is undone in the cloud. The other resources that the
+    operation held are settled as after a failure with Residue.STILL_THERE.
     """
+    # The holder is read without a lock, but it cannot end now: to end, it needs the VM's lock (see step_records).
     holder = await get_operation(tx, vm.operation_id)
     if holder.status in OPEN_STATUSES:
         message = "The VM's state was reset."

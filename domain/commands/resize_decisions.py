@@ -1,4 +1,4 @@
-"""How a resize is decided: confirmed or reverted by a person, or confirmed by the end of its window.
+"""Decisions on a resize: a person confirms or reverts it, or the end of its confirm window confirms it.
 
 A resize that succeeded leaves its VM in VERIFY_RESIZE and its workflow open. A decision is an operation of its own. It
 claims the VM like any other operation, so only one of concurrent confirms, reverts and window ends is accepted.
@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID, uuid4, uuid5
 
-from sqlalchemy import and_, exists, or_, select
+from sqlalchemy import and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import aliased
 
 from domain.commands import acceptance
 from domain.commands.acceptance import Accepted, NewOperation, Requester
@@ -35,10 +34,10 @@ async def decide_resize(tx: AsyncConnection, requester: Requester, vm_id: UUID, 
 async def confirm_by_window(
     tx: AsyncConnection, vm_id: UUID, resize_id: UUID, deliver_in: float = 0.0
 ) -> Operation | None:
-    """Let the end of its window confirm a resize; return the confirm, or None where somebody decided first.
+    """Confirm a resize whose window has ended; return the confirm, or None if it is no longer open or there is none.
 
-    The waiting workflow and the workflow recovery may both call, and each may repeat its call. The operation's id
-    follows from the id of the resize, so that every call returns the same operation until that operation has ended.
+    The waiting workflow and workflow recovery may both call this, and each may repeat its call. The id of the confirm
+    is derived from the id of the resize, so every call returns the same operation while that operation is open.
     """
     confirm_id = uuid5(_CONFIRM_NAMESPACE, str(resize_id))
     vm = await lock_vm(tx, vm_id)
@@ -55,38 +54,42 @@ async def confirm_by_window(
 
 async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) -> Sequence[VM]:
     """Up to `limit` VMs whose resize should have confirmed itself at least `overdue_by` seconds ago."""
+    # Read without locks: confirm_by_window checks each VM again under its lock.
     overdue = select(VM).where(VM.confirm_by < from_now(-overdue_by), VM.task_state.is_(None))
     return await fetch_all(tx, overdue.order_by(VM.confirm_by).limit(limit))
 
 
-async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
-    """The VM's latest resize, where it has moved the server and no confirm or revert has succeeded since.
+async def latest_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
+    """The VM's latest resize that has moved the server: the one that a VM in VERIFY_RESIZE waits to have decided.
 
     A resize has moved the server if it SUCCEEDED, or if it had begun when an admin's reset of the VM cut it off.
     """
     cut_off = and_(Operation.status.in_((*OPEN_STATUSES, OperationStatus.SUPERSEDED)), HAS_BEGUN)
     has_moved = or_(Operation.status == OperationStatus.SUCCEEDED, cut_off)
-    latest = (
-        select(Operation.id)
-        .where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE, has_moved)
-        .order_by(Operation.created_at.desc())
-        .limit(1)
-    )
-    decision = aliased(Operation)
-    is_decided = exists().where(
-        decision.vm_id == vm_id,
-        decision.action.in_((Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)),
-        decision.status == OperationStatus.SUCCEEDED,
-        decision.created_at > Operation.created_at,
-    )
-    return await fetch_one(tx, select(Operation).where(Operation.id == latest.scalar_subquery(), ~is_decided))
+    resizes = select(Operation).where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE, has_moved)
+    return await fetch_one(tx, resizes.order_by(Operation.created_at.desc()).limit(1))
+
+
+async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
+    """The VM's latest resize, if no confirm or revert of it has succeeded; for a VM in any status.
+
+    Only for a reset to VERIFY_RESIZE: in that status the latest resize is undecided by definition, and no comparison
+    of times, which a clock that steps back would mislead, has to tell.
+    """
+    resize = await latest_resize(tx, vm_id)
+    if resize is None:
+        return None
+    decisions = (Operation.vm_id == vm_id, Operation.action.in_((Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)))
+    later = (Operation.status == OperationStatus.SUCCEEDED, Operation.created_at > resize.created_at)
+    is_decided = await tx.scalar(select(Operation.id).where(*decisions, *later).limit(1))
+    return None if is_decided else resize
 
 
 async def can_be_decided(tx: AsyncConnection, vm_id: UUID, resize_id: UUID) -> bool:
     """Whether the resize can still be confirmed or reverted."""
     status = await tx.scalar(select(VM.status).where(VM.id == vm_id))
-    undecided = await undecided_resize(tx, vm_id)
-    return status is Status.VERIFY_RESIZE and undecided is not None and undecided.id == resize_id
+    latest = await latest_resize(tx, vm_id)
+    return status is Status.VERIFY_RESIZE and latest is not None and latest.id == resize_id
 
 
 async def _accept_decision(  # noqa: PLR0913 - a decision comes from a person or from the window's end
@@ -100,7 +103,7 @@ async def _accept_decision(  # noqa: PLR0913 - a decision comes from a person or
     deliver_in: float = 0.0,
 ) -> VM:
     acceptance.check_allowed(vm, action)
-    resize = await undecided_resize(tx, vm.id)
+    resize = await latest_resize(tx, vm.id)
     assert resize is not None  # noqa: S101 - only a resize leaves a VM in VERIFY_RESIZE
     flavors = parameters_of(resize, Resize)
     parameters = (
@@ -109,4 +112,4 @@ async def _accept_decision(  # noqa: PLR0913 - a decision comes from a person or
         else RevertResize(flavors.previous_flavor_id, flavors.previous_flavor)
     )
     new = NewOperation(action, actor, request_id, parameters, id=id or uuid4())
-    return await acceptance.accept(tx, vm, new, deliver_in=deliver_in, waiting=resize)
+    return await acceptance.accept(tx, vm, new, deliver_in=deliver_in, resize=resize)

@@ -1,4 +1,4 @@
-"""An admin repeats a failed operation on its owner's behalf."""
+"""Repeat a failed operation on its owner's behalf. Only an admin can request this."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -25,11 +25,12 @@ _FAILED: Final = (OperationStatus.FAILED, OperationStatus.CANCELED)
 
 
 async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: UUID) -> Accepted[Operation]:
-    """Repeat any user's failed operation; the new operation belongs to its owner and names the old one in `retry_of`.
+    """Repeat any user's failed operation; the new operation has the same owner and names the old one in `retry_of`.
 
-    NotRetryableError where it has not failed, where its resource must be created anew, or where another operation does
-    the same already. InvalidTransitionError where the lifecycle table refuses.
+    NotRetryableError if it has not failed, if its resource must be created anew, or if another operation does the same
+    already. InvalidTransitionError if the lifecycle table refuses.
     """
+    # No lock: an operation that has ended keeps its status for ever.
     operation = await fetch_one(tx, select(Operation).where(Operation.id == operation_id))
     if operation is None:
         raise NotFoundError("operation", operation_id)
@@ -43,8 +44,8 @@ async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: U
     accepted = await _RETRIES[operation.action](tx, on_behalf, operation)
     if not accepted.is_new:
         raise NotRetryableError(f"Operation {accepted.operation_id} does that already.")
-    named = update(Operation).where(Operation.id == accepted.operation_id).values(retry_of=operation.id)
-    await tx.execute(named)
+    is_new_operation = Operation.id == accepted.operation_id
+    await tx.execute(update(Operation).where(is_new_operation).values(retry_of=operation.id))
     return Accepted(await get_operation(tx, accepted.operation_id), accepted.operation_id)
 
 
@@ -59,8 +60,8 @@ async def _resize(tx: AsyncConnection, requester: Requester, failed: Operation) 
 
 
 async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
-    together = parameters_of(failed, AttachVolume).delete_on_termination
-    return await attach_volume(tx, requester, _vm(failed), failed.resource_id, delete_on_termination=together)
+    with_vm = parameters_of(failed, AttachVolume).delete_on_termination
+    return await attach_volume(tx, requester, _vm(failed), failed.resource_id, delete_on_termination=with_vm)
 
 
 async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
@@ -71,23 +72,27 @@ async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: O
 
 
 _RETRIES: Final[dict[Action, Retry]] = {
-    Action.START: lambda tx, who, failed: start_vm(tx, who, _vm(failed)),
-    Action.STOP: lambda tx, who, failed: stop_vm(tx, who, _vm(failed)),
-    Action.REBOOT_SOFT: lambda tx, who, failed: reboot_vm(tx, who, _vm(failed), hard=False),
-    Action.REBOOT_HARD: lambda tx, who, failed: reboot_vm(tx, who, _vm(failed), hard=True),
+    Action.START: lambda tx, requester, failed: start_vm(tx, requester, _vm(failed)),
+    Action.STOP: lambda tx, requester, failed: stop_vm(tx, requester, _vm(failed)),
+    Action.REBOOT_SOFT: lambda tx, requester, failed: reboot_vm(tx, requester, _vm(failed), hard=False),
+    Action.REBOOT_HARD: lambda tx, requester, failed: reboot_vm(tx, requester, _vm(failed), hard=True),
     Action.RESIZE: _resize,
-    Action.CONFIRM_RESIZE: lambda tx, who, failed: decide_resize(tx, who, _vm(failed), failed.action),
-    Action.REVERT_RESIZE: lambda tx, who, failed: decide_resize(tx, who, _vm(failed), failed.action),
-    Action.DELETE: lambda tx, who, failed: delete_vm(tx, who, _vm(failed)),
-    Action.SNAPSHOT: lambda tx, who, failed: create_snapshot(
-        tx, who, _vm(failed), parameters_of(failed, TakeSnapshot).name
+    Action.CONFIRM_RESIZE: lambda tx, requester, failed: decide_resize(tx, requester, _vm(failed), failed.action),
+    Action.REVERT_RESIZE: lambda tx, requester, failed: decide_resize(tx, requester, _vm(failed), failed.action),
+    Action.DELETE: lambda tx, requester, failed: delete_vm(tx, requester, _vm(failed)),
+    Action.SNAPSHOT: lambda tx, requester, failed: create_snapshot(
+        tx, requester, _vm(failed), parameters_of(failed, TakeSnapshot).name
     ),
-    Action.RESTORE: lambda tx, who, failed: restore_vm(tx, who, _vm(failed), failed.resource_id),
-    Action.DELETE_SNAPSHOT: lambda tx, who, failed: delete_snapshot(tx, who, _vm(failed), failed.resource_id),
+    Action.RESTORE: lambda tx, requester, failed: restore_vm(tx, requester, _vm(failed), failed.resource_id),
+    Action.DELETE_SNAPSHOT: lambda tx, requester, failed: delete_snapshot(
+        tx, requester, _vm(failed), failed.resource_id
+    ),
     Action.ATTACH_VOLUME: _attach_volume,
-    Action.DETACH_VOLUME: lambda tx, who, failed: detach_volume(tx, who, _vm(failed), failed.resource_id),
+    Action.DETACH_VOLUME: lambda tx, requester, failed: detach_volume(tx, requester, _vm(failed), failed.resource_id),
     Action.ATTACH_INTERFACE: _attach_interface,
-    Action.DETACH_INTERFACE: lambda tx, who, failed: detach_interface(tx, who, _vm(failed), failed.resource_id),
-    Action.DELETE_VOLUME: lambda tx, who, failed: delete_volume(tx, who, failed.resource_id),
+    Action.DETACH_INTERFACE: lambda tx, requester, failed: detach_interface(
+        tx, requester, _vm(failed), failed.resource_id
+    ),
+    Action.DELETE_VOLUME: lambda tx, requester, failed: delete_volume(tx, requester, failed.resource_id),
 }
 """The command that repeats each action. Creates are missing: their owner deletes the resource and creates a new one."""

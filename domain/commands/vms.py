@@ -25,7 +25,7 @@ async def stop_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Acc
 
 
 async def reboot_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, *, hard: bool) -> Accepted[VM]:
-    """Reboot the requester's VM through its guest, or `hard` by its power."""
+    """Reboot the requester's VM: its guest restarts or, with `hard`, its power is cycled."""
     action, kind = (Action.REBOOT_HARD, "HARD") if hard else (Action.REBOOT_SOFT, "SOFT")
     return await _submit(tx, requester, vm_id, action, Reboot(kind))
 
@@ -49,7 +49,7 @@ async def resize_vm(
 
 
 async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Accepted[VM]:
-    """Delete the requester's VM, whatever holds it; if it is DELETING or DELETED already, return that operation."""
+    """Delete the requester's VM in any state; if it is DELETING or DELETED already, return that operation."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     if vm.status in {Status.DELETING, Status.DELETED}:
         return Accepted(vm, vm.operation_id, is_new=False)
@@ -58,7 +58,10 @@ async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> A
 
 
 async def change_vm(tx: AsyncConnection, owner_id: UUID, vm_id: UUID, changes: dict[str, Any]) -> VM | None:
-    """Set the name or labels of the owner's VM, whatever holds it; None where there is no such VM or it is DELETED."""
+    """Set the name or labels of the owner's VM; None if there is no such VM or it is DELETED.
+
+    It works while an operation holds the VM. No operation writes these columns, so no lock is needed.
+    """
     mine = (VM.id == vm_id, VM.owner_id == owner_id, VM.status != Status.DELETED)
     return await fetch_one(tx, update(VM).where(*mine).values(changes).returning(VM))
 

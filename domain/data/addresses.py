@@ -1,8 +1,8 @@
 """Addresses of networks: how many are free, and which one a new interface gets.
 
-An address is chosen without a lock, so another request may insert it first. The unique indexes of `interfaces` decide
-who gets it; the other request sees `is_taken` and is run again (ADR 020). The SQL below belongs into the select list
-of a query on `networks`.
+An address is chosen without a lock, so two requests may choose the same one. The unique indexes of `interfaces` let
+only the first insert it. The other fails with an error that `is_taken` recognizes, and is run again (ADR 020). Put the
+SQL below into the select list of a query on `networks`.
 """
 
 import secrets
@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Integer, Text, literal_column
 from sqlalchemy.exc import IntegrityError
 
-RESERVED: Final = 3  # addresses that no VM gets: of the network itself, of its gateway, and for broadcasts
+RESERVED: Final = 3  # addresses that no VM gets: the network's own, the gateway's, and the broadcast address
 
 # Hosts are numbered from 1; the network itself would be 0, and the number after the last is the broadcast address.
 _LAST_HOST: Final = "(2 ^ (32 - masklen(networks.cidr::inet)) - 2)::int"
@@ -46,7 +46,7 @@ def _first_free(hosts: str) -> ColumnElement[str | None]:
 
 
 likely_free: Final = _first_free(f"SELECT {_RANDOM_HOST} AS number FROM generate_series(1, 16)")
-"""A free address out of 16 random ones; NULL if all of them are taken, as may happen in a nearly full network."""
+"""A free address out of 16 random ones; NULL if all of them are taken, which happens in a nearly full network."""
 
 surely_free: Final = _first_free(f"""
     SELECT generate_series(start, {_LAST_HOST}) AS number FROM (SELECT {_RANDOM_HOST} AS start) AS drawn

@@ -9,7 +9,7 @@ COMMAND_TIMEOUT = 15.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
 
 SERVER_SETTINGS = {
-    "jit": "off",  # to compile a statement takes longer than to run one of ours
+    "jit": "off",  # compiling one of our statements takes longer than running it
     # A process that is frozen or cut off in the middle of a transaction holds row locks that others wait for. The
     # server ends its transaction after this time, or closes its connection when the keepalives are not answered.
     "idle_in_transaction_session_timeout": "10s",
@@ -23,7 +23,7 @@ def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND
     """Create the connection pool of a process; a statement may take `command_timeout` seconds."""
     return create_async_engine(
         settings.database_url,
-        # SQLAlchemy closes an overflow connection after each use, and to open one costs more than most requests. So the
+        # SQLAlchemy closes an overflow connection after each use, and opening one costs more than most requests. So the
         # pool keeps as many connections as the two settings allow together.
         pool_size=settings.db_pool_size + settings.db_max_overflow,
         max_overflow=0,

@@ -201,8 +201,8 @@ class Interface(Timestamps, Base):
     operation_id: Mapped[UUID]
 
 
-# The conditions of the partial indexes of `operations`. A query uses such an index only where it repeats the condition
-# in literal words: the planner cannot prove that `status = $1` implies `status = 'QUEUED'`.
+# The conditions of the partial indexes of `operations`. A query uses such an index only if it repeats the condition
+# literally: the planner cannot prove that `status = $1` implies `status = 'QUEUED'`.
 UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
 UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the operation, but no worker has begun it
 IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
@@ -212,8 +212,10 @@ class Operation(Base):
     """An accepted request, its requester and its progress; also the outbox that the dispatcher delivers from.
 
     `deliver_after` is the time of the next delivery attempt or, once delivered, of the next check of its workflow.
-    `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`; 0 again if one was lost.
-    `epoch` counts the workflows that were lost or closed too early; only the current one may record anything.
+    `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`. It is 0 again if the
+    operation must be delivered anew.
+    `epoch` counts the workflows that were lost or closed too early. Only the workflow with this epoch may record
+    anything.
     `interruption` is the code that the operation ends with if its workflow closed without recording an end.
     `previous_status` is the status that "previous" means in the lifecycle table; NULL if the operation holds no VM.
     """
@@ -264,7 +266,7 @@ class Operation(Base):
 class Finding(Base):
     """A difference between the cloud and the database; `seen` holds both sides.
 
-    It is repaired, if it can be, after a second comparison has found it too; `resolution` then says how.
+    It is repaired, if it can be, after a later comparison has found it again; `resolution` says how.
     """
 
     __tablename__ = "findings"

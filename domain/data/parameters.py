@@ -1,7 +1,7 @@
 """The parameters of operations, in a typed shape for each action. `operations.input` stores them as JSON.
 
 The column is one flat JSON object: the parameters that the requester chose, and beside them what the service needs to
-carry the operation out (`Control`). It stays flat so that the version before and this one can read each other's rows.
+carry the operation out (`Control`). It stays flat so that this version and the one before can read each other's rows.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ class Resize(Parameters):
     previous_flavor: str
 
     def describe(self) -> str:
-        """From which flavor to which."""
+        """The old and the new flavor."""
         return f"from {self.previous_flavor} to {self.flavor}"
 
 
@@ -64,7 +64,7 @@ class ConfirmResize(Parameters):
     flavor: str
 
     def describe(self) -> str:
-        """To which flavor."""
+        """The flavor that stays."""
         return f"to {self.flavor}"
 
 
@@ -73,7 +73,7 @@ class RevertResize(ConfirmResize):
     """The flavor that the VM gets back."""
 
     def describe(self) -> str:
-        """Back to which flavor."""
+        """The flavor that comes back."""
         return f"back to {self.flavor}"
 
 
@@ -84,7 +84,7 @@ class TakeSnapshot(Parameters):
     name: str
 
     def describe(self) -> str:
-        """Under which name."""
+        """The name of the new snapshot."""
         return f"as {quoted(self.name)}"
 
 
@@ -97,7 +97,7 @@ class Restore(Parameters):
     image_id: UUID
 
     def describe(self) -> str:
-        """From which snapshot."""
+        """The name of the snapshot, as the source."""
         return f"from {quoted(self.name)}"
 
 
@@ -108,7 +108,7 @@ class DeleteSnapshot(Parameters):
     name: str
 
     def describe(self) -> str:
-        """Which snapshot."""
+        """The name of the snapshot."""
         return f"snapshot {quoted(self.name)}"
 
 
@@ -120,7 +120,7 @@ class CreateVolume(Parameters):
     size_gb: int
 
     def describe(self) -> str:
-        """Which volume, and how large."""
+        """The volume's name and size."""
         return f"{quoted(self.name)} of {self.size_gb} GiB"
 
 
@@ -131,7 +131,7 @@ class DeleteVolume(Parameters):
     name: str
 
     def describe(self) -> str:
-        """Which volume."""
+        """The volume's name."""
         return quoted(self.name)
 
 
@@ -144,7 +144,7 @@ class AttachVolume(Parameters):
     delete_on_termination: bool = False
 
     def describe(self) -> str:
-        """Which volume, as which device."""
+        """The volume's name and its new device."""
         return f"volume {quoted(self.name)} as {self.device}"
 
 
@@ -156,7 +156,7 @@ class DetachVolume(Parameters):
     device: str
 
     def describe(self) -> str:
-        """Which volume, from which device."""
+        """The volume's name and its device."""
         return f"volume {quoted(self.name)} from {self.device}"
 
 
@@ -168,7 +168,7 @@ class Interface(Parameters):
     network: str
 
     def describe(self) -> str:
-        """Which address, in which network."""
+        """The address and its network."""
         return f"address {self.ip_address} in network {quoted(self.network)}"
 
 
@@ -176,8 +176,8 @@ class Interface(Parameters):
 class ResetState(Parameters):
     """The status that the resource got, and why.
 
-    An admin's reset has the VM's state before (`was`, `task_state`). A repair has the kind of drift (`because`) and
-    what was observed in the cloud and in the database (`seen`).
+    An admin's reset has the state of the VM before it (`was`, `task_state`). A repair has the kind of difference
+    (`because`, a Drift) and its two sides, in the cloud and in the database (`seen`).
     """
 
     status: str
@@ -191,7 +191,7 @@ class ResetState(Parameters):
 class Control:
     """What the service needs to carry an operation out, beside its parameters.
 
-    `confirm_window`: of a resize, the seconds after which it confirms itself; 0 is never.
+    `confirm_window`: the seconds after which a resize confirms itself; 0 means never.
     `previous_fault`: the VM's fault before the operation cleared it; it comes back if the operation never begins.
     `was`: the status of the snapshot or volume before its delete; it comes back if the delete never begins.
     """
@@ -243,6 +243,7 @@ def to_json(parameters: Parameters, control: Control) -> dict[str, Any]:
 
 def parameters_of(operation: Operation, shape: type[P]) -> P:
     """The operation's parameters; `shape` is the one that SHAPES names for its action."""
+    # pydantic ignores the keys of the flat object that belong to Control, and those that a later version may add.
     parameters: P = _ADAPTERS[shape].validate_python(operation.input)
     return parameters
 

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 async def fetch_one(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> T | None:
-    """The statement's only row, typed as its model; None where there is none."""
+    """The statement's only row, typed as its model; None if there is none."""
     return cast("T | None", (await tx.execute(statement)).one_or_none())
 
 
@@ -25,7 +25,7 @@ async def fetch_all(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> Sequ
 
 
 async def lock_vm(tx: AsyncConnection, vm_id: UUID) -> VM | None:
-    """Lock the VM's row until the transaction ends and return it; None where there is no such VM."""
+    """Lock the VM's row until the transaction ends and return it; None if there is no such VM."""
     return await fetch_one(tx, select(VM).where(VM.id == vm_id).with_for_update())
 
 
@@ -54,5 +54,5 @@ def has_begun(operation: Operation) -> bool:
 
 
 async def get_operation(tx: AsyncConnection, operation_id: UUID) -> Operation:
-    """The operation that is known to exist: operations are never deleted."""
+    """The operation, which must exist; operations are never deleted."""
     return cast("Operation", (await tx.execute(select(Operation).where(Operation.id == operation_id))).one())

@@ -1,4 +1,4 @@
-"""Which accepted operations go to Temporal next: round-robin by owner, and only as many as the workers can begin.
+"""Chooses the accepted operations that go to Temporal next: round-robin by owner, and as many as workers can begin.
 
 The outbox is the one queue that may grow long: it is on disk, and it is fair. Temporal gets few operations at a time.
 """
@@ -10,10 +10,11 @@ from uuid import uuid4
 from sqlalchemy import CTE, BigInteger, Interval, Uuid, bindparam, text
 
 MAX_UNBEGUN: Final = 100  # delivered operations that no worker has begun; a worker begins one in about 50 ms
-# After that time an unbegun operation no longer counts: its workflow may be broken, and 100 such would stop the queue.
+# An operation that has not begun this long after its delivery no longer counts toward MAX_UNBEGUN. Its workflow may be
+# broken, and 100 of those would stop the queue.
 COUNTED_FOR: Final = timedelta(minutes=10)
 OWNERS: Final = 32  # considered in one statement
-SPARE: Final = 4  # candidates per requested operation, as other processes lock some of them at the same moment
+SPARE: Final = 4  # candidates per requested operation, because other processes lock some of them at the same moment
 
 # The conditions on `status` and `deliveries` repeat the texts of the partial indexes (UNDELIVERED and UNBEGUN in
 # domain/data/models.py). They are literals because the planner cannot prove an index's condition from a parameter.
@@ -51,8 +52,8 @@ unbegun AS (
     GROUP BY owner_id
 ),
 
--- 3. The oldest due operations of each of these owners. An operation's rank is its place among the operations of its
---    owner, after the unbegun ones: no owner's second operation comes before another owner's first.
+-- 3. The oldest due operations of each of these owners. An operation's rank is its position among the operations of its
+--    owner, after the unbegun ones: the first operations of all owners come before the second ones.
 candidates AS (
     SELECT
         oldest.id,
@@ -90,7 +91,7 @@ FOR UPDATE OF operations SKIP LOCKED
 
 
 def next_operations(limit: int) -> CTE:
-    """Lock up to `limit` operations that are due for delivery; a CTE of their ids."""
+    """Lock up to `limit` operations that are due for delivery, and return a CTE of their ids."""
     # A random start gives every owner the same chance if more than OWNERS of them wait.
     chosen = _NEXT_OPERATIONS.bindparams(start=uuid4(), wanted=limit, candidate_limit=SPARE * limit)
     return chosen.columns(id=Uuid).cte("chosen")

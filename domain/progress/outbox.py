@@ -1,4 +1,4 @@
-"""The statements that deliver accepted operations to Temporal, and that choose whose workflow is checked there.
+"""The statements that lease accepted operations: for delivery to Temporal, and later for checks of their workflows.
 
 An operation's row is its own outbox entry. One column, `deliver_after`, says when the row is due: for its delivery or,
 once delivered, for a check of its workflow. A lease, a retry and a delivery all move it forward, so that a process that
@@ -27,6 +27,7 @@ async def lease_operations(tx: AsyncConnection, limit: int, seconds: float) -> S
 
 async def lease_checks(tx: AsyncConnection, limit: int, seconds: float) -> Sequence[Operation]:
     """Lease up to `limit` operations whose workflows are due for a check; they are due again in `seconds`."""
+    # SKIP LOCKED: several processes do this at the same time, and each should take other rows instead of waiting.
     due = (
         select(Operation.id)
         .where(IN_TEMPORAL, Operation.deliver_after <= func.now())
@@ -61,7 +62,7 @@ async def note_undelivered(tx: AsyncConnection, operation_ids: Sequence[UUID], r
 
 
 def _lock_available(operation_ids: Sequence[UUID]) -> Select[UUID]:
-    """Lock the operations that no other transaction has locked; a query for their ids."""
+    """Lock the operations that no other transaction has locked, and return a query for their ids."""
     # Waiting for locks on several rows could deadlock with another process that holds some of them. A row that is
     # skipped is due again when its lease ends, and a second delivery is harmless because workflow ids are unique.
     available = select(Operation.id).where(Operation.id.in_(operation_ids)).with_for_update(skip_locked=True)
@@ -70,7 +71,7 @@ def _lock_available(operation_ids: Sequence[UUID]) -> Select[UUID]:
 
 
 async def give_own_workflow(tx: AsyncConnection, operation: Operation) -> Operation | None:
-    """Name a workflow of its own for an operation that was to be signalled; None if it is no longer queued."""
+    """Give a decision its own workflow id in place of that of the resize; None if it is no longer queued."""
     queued = (Operation.id == operation.id, Operation.status == OperationStatus.QUEUED)
     changed = update(Operation).where(*queued).values(workflow_id=workflow_of(operation))
     return await fetch_one(tx, changed.returning(Operation))
@@ -83,14 +84,15 @@ async def deliver_again(tx: AsyncConnection, operation: Operation) -> None:
 
 
 async def restart(tx: AsyncConnection, operation: Operation, interruption: str | None = None) -> bool:
-    """Queue an open operation for a new workflow, as its own is gone; False if it needs none any more.
+    """Queue an operation for a new workflow, because its own is gone; False if it has ended or is restarted already.
 
-    The new workflow runs all steps; the cloud recognizes the tokens of those that are done. With an `interruption` it
-    runs none: it undoes what the operation did, or observes what became of it, and ends it with that code.
+    The new workflow runs all steps again. Those that are done change nothing, because the cloud recognizes their
+    tokens. With an `interruption` it runs no step: it undoes the operation or observes its effect, and ends it with
+    that code.
     """
     # The VM comes first in the lock order (see domain/data/models.py), although it is written last.
     vm = await lock_vm(tx, operation.vm_id) if operation.vm_id else None
-    # The old epoch makes sure that only one process restarts the operation.
+    # Two processes may find the workflow gone. The condition on the epoch lets only one of them restart the operation.
     unchanged = (Operation.id == operation.id, Operation.epoch == operation.epoch, Operation.status.in_(OPEN_STATUSES))
     values: dict[str, Any] = {
         "status": OperationStatus.QUEUED,
@@ -104,12 +106,12 @@ async def restart(tx: AsyncConnection, operation: Operation, interruption: str |
         return False
     steps = TABLE[operation.action].steps
     if steps and not interruption and vm is not None and vm.operation_id == operation.id:
-        # A step is recorded only after the one before it, so the new workflow needs the first task state.
+        # A step can be entered only from the step before it, so the new workflow needs the first task state.
         await update_vm(tx, vm.id, {"task_state": steps[0]})
     return True
 
 
 def workflow_of(operation: Operation, epoch: int | None = None) -> str:
-    """The id of the operation's own workflow; an operation that signals another workflow has that one's id instead."""
+    """The id of the operation's own workflow. A decision is first delivered to its resize's workflow instead."""
     resource_id = operation.vm_id or operation.resource_id
     return own_workflow_id(operation.action, resource_id, operation.id, operation.epoch if epoch is None else epoch)

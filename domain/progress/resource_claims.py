@@ -1,4 +1,4 @@
-"""The claims of operations on resources beside the VM: snapshots, volumes, attachments and interfaces.
+"""The claims of operations on resources other than the VM: snapshots, volumes, attachments and interfaces.
 
 A row's `operation_id` names the operation that holds it. Operations claim rows when they are accepted and settle them
 when they end, as the lifecycle table says. Callers lock rows in the order VM, operation, snapshot, volume, attachment,
@@ -58,7 +58,7 @@ async def settle_failure(
     """
     if leftovers is not None:
         await _settle_by_leftovers(tx, operation, leftovers)
-    # Kept by deletes of snapshots and volumes: they may begin from two statuses, so the table cannot know which.
+    # A delete of a snapshot or volume can begin in two statuses. The operation keeps which one it was.
     previous = control_of(operation).was
     if previous and (residue is Residue.NOT_BEGUN or not has_begun(operation)):
         await _settle(tx, operation, lambda change: type(change.during)(previous))
@@ -82,9 +82,9 @@ async def _settle(
 
 
 async def _settle_by_leftovers(tx: AsyncConnection, operation: Operation, leftovers: LeftoversResult) -> None:
-    """Settle, as after a success, the rows of a failed delete whose resources the cloud no longer has.
+    """Settle the rows of a failed delete whose resources the cloud has deleted or detached, as after a success.
 
-    The rest of its rows, which keep their status here, are then settled as after a failure.
+    The caller then settles the rest as after a failure. The rest are the rows that still have the status `during`.
     """
     of_attachments = (Attachment.vm_id == operation.vm_id, Attachment.operation_id == operation.id)
     of_interfaces = (Interface.vm_id == operation.vm_id, Interface.operation_id == operation.id)
@@ -99,21 +99,22 @@ async def _settle_by_leftovers(tx: AsyncConnection, operation: Operation, leftov
 
 
 async def mark_undeletable(tx: AsyncConnection, model: type[Snapshot | Volume], id: UUID, operation_id: UUID) -> None:
-    """Put a row that the cloud refuses to delete into ERROR, so that its owner can delete it alone."""
+    """Put a row that the cloud refuses to delete into ERROR, so that its owner can delete it separately."""
     await tx.execute(_update(model, (model.id == id, model.operation_id == operation_id), status="ERROR"))
 
 
 async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> None:
-    """Let a delete of the VM claim the VM's resources, whichever operations hold them.
+    """Let a delete of the VM claim the VM's resources, even those that other operations hold.
 
     Finished snapshots keep their status: they outlive the VM. So does a volume that is being detached, even with
-    `delete_on_termination`, because its owner asked for the detach before the delete.
+    `delete_on_termination`, because its owner requested the detach before the delete.
     """
     of_vm = (Attachment.volume_id == Volume.id, Attachment.vm_id == vm_id)
     goes_with_vm = and_(Attachment.delete_on_termination, Attachment.status != AttachmentStatus.DETACHING)
     detaching = change_of(Action.DETACH_VOLUME, Kind.VOLUME).during
     volume_status = case((goes_with_vm, VolumeStatus.DELETING.value), else_=detaching.value)
     restore = change_of(Action.RESTORE, Kind.SNAPSHOT)
+    # The volumes' update reads the attachments as they are before the update of the attachments (see _execute).
     statements: list[Update] = [
         _update(Volume, of_vm, status=volume_status, operation_id=operation_id),
         _update(Snapshot, (Snapshot.vm_id == vm_id, Snapshot.status == restore.during), status=restore.on_failure),

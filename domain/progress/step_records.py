@@ -83,7 +83,7 @@ async def enter(tx: AsyncConnection, input: OperationInput, attempt: int, **valu
 
 
 async def check_holds(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:
-    """Lock and return the VM, if it has one, and the operation. SupersededError if the operation may not go on."""
+    """Lock the operation's VM, if it has one, and return both. SupersededError if the operation may not go on."""
     vm, operation = await _load(tx, input)
     _refuse_unless_held(vm, operation)
     return vm, operation
@@ -107,7 +107,7 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
 
 
 async def _count_down(tx: AsyncConnection, vm: VM, action: Action) -> None:
-    """Count one attach or detach less on the VM."""
+    """Count down `attaching` of the VM at the end of an attach or detach."""
     if TABLE[action].of_vm:
         await update_vm(tx, vm.id, {"attaching": VM.attaching - 1})
 
@@ -137,7 +137,7 @@ async def read_confirm_window(tx: AsyncConnection, resize: OperationInput) -> fl
 
 
 async def drop_confirm_window(tx: AsyncConnection, resize: OperationInput) -> None:
-    """Let the resize wait for a person without limit, if it still waits."""
+    """Remove the confirm window of a resize that still waits: from now on only a person decides it."""
     is_waiting = (VM.id == resize.vm_id, VM.operation_id == resize.operation_id, VM.confirm_by.is_not(None))
     await tx.execute(update(VM).where(*is_waiting).values(confirm_by=None))
 
@@ -180,6 +180,7 @@ def _vm_after_failure(vm: VM, operation: Operation, failure: FailOperationInput)
 
 async def _load(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:
     vm = await lock_vm(tx, input.vm_id) if input.vm_id else None
+    # The operation is read without a lock. An UPDATE that follows checks the fence again, on the row's newest version.
     operation = await fetch_one(tx, select(Operation).where(Operation.id == input.operation_id))
     if operation is None or operation.epoch != input.epoch:
         raise SupersededError(f"Operation {input.operation_id} belongs to another workflow.")

@@ -6,7 +6,7 @@ from domain.rules.messages import OperationInput
 
 
 def input_of(operation: Operation, vm_name: str | None) -> OperationInput:
-    """The input of the operation's workflow; `vm_name` is None where the operation has no VM."""
+    """The input of the operation's workflow; `vm_name` is None if the operation has no VM."""
     return OperationInput(
         operation_id=operation.id,
         vm_id=operation.vm_id,

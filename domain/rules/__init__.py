@@ -1,1 +1,1 @@
-"""What is true of VMs and their resources. Pure: no clock, no I/O, no framework."""
+"""The rules for VMs and their resources. Pure: no clock, no I/O, no framework."""

@@ -54,7 +54,7 @@ class PortState(StrEnum):
     GONE = "GONE"
 
 
-_SERVER_AT_REST = {
+_SERVER_OF_IDLE_VM = {
     Status.ACTIVE: ServerStatus.ACTIVE,
     Status.SHUTOFF: ServerStatus.SHUTOFF,
     Status.VERIFY_RESIZE: ServerStatus.VERIFY_RESIZE,
@@ -65,13 +65,14 @@ _SERVER_AT_REST = {
 
 def server_status_of(status: Status) -> ServerStatus:
     """Return the status that the server of an idle VM should have. VMs in other statuses are never idle."""
-    return _SERVER_AT_REST[status]
+    return _SERVER_OF_IDLE_VM[status]
 
 
 def vm_status_of(server: ServerStatus) -> Status:
     """Return the status of an idle VM whose server is found in this status.
 
-    Only ACTIVE and SHUTOFF are healthy here: a VM is never put into VERIFY_RESIZE because its server is.
+    Every status but ACTIVE and SHUTOFF becomes ERROR, even VERIFY_RESIZE. A VM is in VERIFY_RESIZE only after a resize
+    by this service, because only that can be confirmed or reverted.
     """
     match server:
         case ServerStatus.ACTIVE:

@@ -36,7 +36,7 @@ _VERBS: Final = {
     "attach-interface": "attach an interface to",
     "detach-interface": "detach an interface from",
 }
-"""An action as part of a sentence that ends in "a VM"; actions that are missing here are verbs themselves."""
+"""The words before "a VM" in a message, by action. An action that is missing here is a verb itself, such as "start"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class FieldIssue:
 class ServiceError(Exception):
     """An outcome that the caller can act on. The message is for people, `code` for programs.
 
-    `fields` names the fields of the request that caused it, where some did.
+    `fields` names the fields of the request that caused it, if any did.
     """
 
     code: ClassVar[str]
@@ -181,12 +181,12 @@ class SupersededError(ServiceError):
 
 def _phrase(word: str, resource: str) -> str:
     """The action on the resource in plain words, such as "take a snapshot of a VM"."""
-    # "attach-volume" is refused by the VM ("attach a volume to a VM") or by the volume ("attach a volume").
+    # Either the VM refuses "attach-volume" ("attach a volume to a VM") or the volume does ("attach a volume").
     verb = _VERBS.get(word, word) if resource == "VM" else word.partition("-")[0]
     return f"{verb} {'an' if resource[0] in 'aeiou' else 'a'} {resource}"
 
 
 def unknown_id(field: str, id: object | None) -> FieldIssue:
-    """A field whose id does not exist; `id` is None where the field was absent and there is no default."""
+    """The issue of a field whose id does not exist; `id` is None if the field is absent and there is no default."""
     detail = f"There is no such id: {id}." if id else f"There is no default: set {field}."
     return FieldIssue(field, UnknownReferenceError.code, detail)

@@ -1,6 +1,6 @@
-"""Functions on the lifecycle table: what may begin, which step may follow, where an action ends or fails.
+"""Functions on the lifecycle table: what may begin, which step may follow, in which status an action ends or fails.
 
-The API asks them before it accepts an operation, and the activities before they record a step or an end.
+The API calls them before it accepts an operation, and the activities before they record a step or an end.
 """
 
 from collections.abc import Iterator
@@ -93,7 +93,10 @@ def fail(action: Action, previous: Status, residue: Residue) -> Status:
 
 
 def legal_states() -> frozenset[tuple[Status, TaskState | None]]:
-    """Return every pair of status and task state that a VM can be in."""
+    """Return every pair of status and task state that a VM can be in.
+
+    The CHECK constraint `state` of the table `vms` lists the same pairs, so a new pair needs a migration.
+    """
     targets = {rule.target for rule in TABLE.values() if isinstance(rule.target, Status)} | {Status.ERROR}
     return frozenset(_running_states()) | {(status, None) for status in targets}
 
@@ -119,7 +122,7 @@ def begin_change(action: Action, kind: Kind, status: ResourceStatus) -> Resource
     change = change_of(action, kind)
     if status in change.sources:
         return change.during
-    # A delete of the VM is left out: it is an action on the VM, not on this resource.
+    # A delete of the VM is no action on this resource, although it changes the resource, too.
     rules = ((other, rule) for other, rule in TABLE.items() if not rule.preempts)
     changes = ((other.word, change) for other, rule in rules for change in rule.changes)
     allowed = [word for word, change in changes if change.kind is kind and status in change.sources]

@@ -1,4 +1,4 @@
-"""The messages that API, workflows and activities exchange through Temporal: activity names and payloads.
+"""The messages that the API, workflows and activities exchange through Temporal: activity names and payloads.
 
 Payloads are frozen dataclasses of identifiers and plain values; times are in seconds. Temporal keeps them in workflow
 histories, so they hold no secret. Running workflows and workers of the previous version read them, so fields are only
@@ -164,10 +164,10 @@ class LeftoversResult:
 
 @dataclass(frozen=True)
 class FailOperationInput:
-    """Why an operation failed and what it has left. Made by `of`; read by `observed_residue`.
+    """Why an operation failed, and what it has left in the cloud. `of` creates it, `observed_residue` reads it.
 
-    `intact`, `applied` and `begun` say the same as `residue`, to workers of versions that do not know it. They may go,
-    with their tests, once no such worker runs and no workflow started by one is open or can still be reset.
+    `intact`, `applied` and `begun` say the same as `residue` to workers of older versions, which do not know `residue`.
+    They can be removed, with their tests, once no such worker runs and none of its workflows is open or can be reset.
     `remains` is what the cloud still has after the delete of a VM.
     """
 
@@ -219,7 +219,7 @@ class FailOperationInput:
         return Residue.UNKNOWN
 
 
-# The meaning of `intact` by action. For others it meant that the resource was still there, or it had no effect.
+# The meaning of `intact` by action. For other actions it meant that the resource was still there, or had no effect.
 _MEANING_OF_INTACT: Final = {
     Action.REBOOT_SOFT: Residue.RUNNING,
     Action.REBOOT_HARD: Residue.RUNNING,
@@ -239,7 +239,7 @@ class WorkflowsInput:
 
 @dataclass(frozen=True)
 class CheckFlavorInput:
-    """Check that the server has the flavor that the operation asks for, or with `previous` the one before it."""
+    """Check that the server has the flavor that the operation gives it or, with `previous`, the flavor before that."""
 
     operation: OperationInput
     previous: bool = False
@@ -247,7 +247,10 @@ class CheckFlavorInput:
 
 @dataclass(frozen=True)
 class ConfirmWindowResult:
-    """Seconds until a resize confirms itself, or None if it never does. `is_over`: it can no longer be decided."""
+    """Seconds until a resize confirms itself, or None if it never does.
+
+    `is_over`: the resize can no longer be confirmed or reverted.
+    """
 
     seconds: float | None
     is_over: bool = False

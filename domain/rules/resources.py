@@ -13,7 +13,7 @@ class Kind(StrEnum):
     VM = "vm"
     SNAPSHOT = "snapshot"
     VOLUME = "volume"
-    ATTACHMENT = "attachment"  # of a volume to a VM; operations on it are about the volume
+    ATTACHMENT = "attachment"  # of a volume to a VM; the `resource_type` of its operations is VOLUME
     INTERFACE = "interface"
 
 
@@ -42,7 +42,7 @@ class VolumeStatus(StrEnum):
 
 
 class AttachmentStatus(StrEnum):
-    """The state of an attachment or an interface. When it is detached, its row is deleted."""
+    """The state of an attachment or an interface. The end of a detach deletes its row."""
 
     ATTACHING = "ATTACHING"
     ATTACHED = "ATTACHED"

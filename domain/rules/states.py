@@ -1,4 +1,4 @@
-"""The statuses and task states of VMs, in Nova's words where it has them; actions; the statuses of operations."""
+"""The statuses and task states of VMs, in Nova's words if it has them; actions; the statuses of operations."""
 
 from enum import StrEnum
 
@@ -59,7 +59,7 @@ class Action(StrEnum):
     DELETE_SNAPSHOT = "delete-snapshot"
     CREATE_VOLUME = "create-volume"
     DELETE_VOLUME = "delete-volume"
-    RESET_STATE = "reset-state"  # no row, no workflow: it records what an admin, or the cloud, has already decided
+    RESET_STATE = "reset-state"  # no row and no workflow: it only records that an admin or a repair has set a status
 
     @property
     def word(self) -> str:

@@ -2,8 +2,8 @@
 
 The table also drives running workflows, which read it again at every replay. `sources` decides which signals a ResizeVM
 accepts; `steps[-1]` and `on_failure` give the status that a workflow shows at its end. So a changed row also changes
-workflows that are open during an upgrade: run tests/replay. The CHECK constraint of `vms` and the README's tables come
-from here too.
+workflows that are open during an upgrade: run tests/replay. A new pair of status and step needs a migration of the
+CHECK constraint of `vms`. The tables in docs/states.md are generated: run `python -m domain.rules.diagram`.
 """
 
 from dataclasses import dataclass, replace
@@ -62,18 +62,18 @@ class Failure:
 class Rule:
     """One row of the table. A rule without `steps` does not hold the VM: it runs beside other operations."""
 
-    sources: frozenset[Status]
+    sources: frozenset[Status]  # the action may begin in these
     during: Status | Previous
     steps: tuple[TaskState, ...]
     target: Status | Previous
     on_failure: Failure
     workflow: str
-    signal: str | None = None  # to the waiting ResizeVM; where that is gone, `workflow` is started instead
-    preempts: bool = False
-    needs_launch: bool = True
+    signal: str | None = None  # to the waiting ResizeVM; if that is gone, `workflow` is started instead
+    preempts: bool = False  # it supersedes the operation that holds the VM
+    needs_launch: bool = True  # only for a VM whose create has succeeded
     beside_attachments: bool = True  # it may begin while a volume or interface is being attached or detached
     of_vm: bool = True  # a delete of the VM supersedes it
-    undoable: bool = False  # it can be undone, and so be canceled, until it ends; others only until they begin
+    undoable: bool = False  # its steps can be undone, so it can be canceled until it ends; others until they begin
     changes: tuple[Change, ...] = ()
 
     def may_be_canceled(self, *, begun: bool) -> bool:
@@ -83,10 +83,11 @@ class Rule:
 
 _ON_OR_OFF = frozenset({Status.ACTIVE, Status.SHUTOFF})
 _S, _V, _A = SnapshotStatus, VolumeStatus, AttachmentStatus
-_NEW = ()
+_NEW = ()  # no sources: the action creates the resource
 _ATTACHED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
 
 _LEAVES_PREVIOUS = Failure(PREVIOUS)
+# VERIFY_RESIZE by name: for a confirm or revert, PREVIOUS is the status before the resize.
 _STAYS_UNDECIDED = Failure(Status.ERROR, if_not_begun=Status.VERIFY_RESIZE, if_unchanged=Status.VERIFY_RESIZE)
 _BESIDE = Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, _LEAVES_PREVIOUS, workflow="")
 

@@ -89,7 +89,7 @@ _ITEMS: Final = union_all(
         ~_is_deleted(Volume, Operation.resource_id),
         ~_is_deleted(Snapshot, Operation.resource_id),
     ),
-    # The lifecycle does not allow this. If a bug causes it, nothing moves the VM on, so a person must know of it.
+    # The VM is busy, but its operation has ended. Only a bug can cause this, and nothing repairs it.
     _operations(
         "vm_held_by_nobody",
         Operation.id == VM.operation_id,
