@@ -13,7 +13,8 @@ CANCEL_GRACE = timedelta(seconds=60)
 POLL_INTERVAL = timedelta(milliseconds=500)
 
 # Since this patch, a failed delete lists what the cloud still has of the VM, because VMs have volumes and interfaces.
-# The id may go, by way of `workflow.deprecate_patch`, once no delete that started before it is open or can be reset.
+# Histories keep the id, so it still has its first name. It may go, by way of `workflow.deprecate_patch`, once no delete
+# that started before it is open or can be reset.
 LISTS_LEFTOVERS = "list-remains"
 
 

@@ -14,8 +14,9 @@ ResizeVM that moved the server and now waits to learn whether the VM keeps its n
 5. A reset may also make the workflow forget a decision that it had begun. Workflow recovery therefore repeats the
    signal as long as a begun decision is open.
 6. Repeated signals are harmless, because the workflow ignores a decision whose operation id it has seen.
-7. If the waiting workflow closes after it has begun a decision, workflow recovery restarts the decision like any other
-   operation, in a FinishResizeVM.
+7. If the waiting workflow closes after it has begun a decision, workflow recovery gives the decision a FinishResizeVM.
+   That carries the decision out if Temporal lost the workflow. If an operator terminated the workflow, it only observes
+   what the cloud shows and records how the decision ended.
 """
 
 from dataclasses import replace

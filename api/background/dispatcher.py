@@ -1,8 +1,8 @@
 """Delivers accepted operations from the outbox to Temporal, in every API process.
 
 The dispatcher works in rounds. Each round opens one short transaction that records the outcomes of the last round and
-leases the next batch. It then starts the workflows of that batch, outside any transaction: an RPC may take seconds, and
-a transaction would hold a connection and row locks all that time.
+leases the next batch. It then starts or signals the workflows of that batch, outside any transaction: an RPC may take
+seconds, and a transaction would hold a connection and row locks all that time.
 
 A process may die between the two. Its leases expire, and another process delivers the same operations again. A second
 start of a workflow is harmless: the workflow's id contains the operation's id, and Temporal refuses an id that was used

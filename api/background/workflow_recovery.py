@@ -92,7 +92,7 @@ class WorkflowRecovery:
                 await self._restart(operation, CanceledError.code)
             case _, _, closed:
                 # An operator terminated the workflow, or it failed through a bug. Carrying the operation out again
-                # would ignore the operator or repeat the bug, so a new workflow only undoes what was done.
+                # would ignore the operator or repeat the bug, so a new workflow only undoes or observes.
                 await self._restart(operation, f"workflow_{closed.name.lower()}")
 
     async def _status(self, workflow_id: str) -> WorkflowExecutionStatus | None:

@@ -7,33 +7,33 @@ from fastapi import Response
 
 from api.routes import answers, requests, router
 from api.web import openapi
-from api.web.accepted import accepted
 from api.web.dependencies import Process
 from api.web.idempotency import OncePerKey
+from api.web.responses import respond_202
 from domain.commands import vms
 from domain.commands.resize_decisions import decide_resize
 from domain.rules.states import Action
 
 routes = router("/vms/{vm_id}/actions", "VMs")
-accepting = partial(
+post_action = partial(
     routes.post,
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
 )
-action = partial(accepting, openapi_extra=openapi.problems("invalid_transition"))
+action = partial(post_action, openapi_extra=openapi.problems("invalid_transition"))
 
 
 @action("/start")
 async def start_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Power a VM on."""
-    return await once(lambda tx, requester: accepted(vms.start_vm(tx, requester, vm_id), answers.VM), body)
+    return await once(lambda tx, requester: respond_202(vms.start_vm(tx, requester, vm_id), answers.VM), body)
 
 
 @action("/stop")
 async def stop_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Shut a VM down."""
-    return await once(lambda tx, requester: accepted(vms.stop_vm(tx, requester, vm_id), answers.VM), body)
+    return await once(lambda tx, requester: respond_202(vms.stop_vm(tx, requester, vm_id), answers.VM), body)
 
 
 @action("/reboot")
@@ -42,14 +42,14 @@ async def reboot_vm(once: OncePerKey, vm_id: UUID, body: requests.Reboot | None 
     reboot = body or requests.Reboot()
     hard = reboot.type == "HARD"
     return await once(
-        lambda tx, requester: accepted(vms.reboot_vm(tx, requester, vm_id, hard=hard), answers.VM), reboot
+        lambda tx, requester: respond_202(vms.reboot_vm(tx, requester, vm_id, hard=hard), answers.VM), reboot
     )
 
 
 _REFUSALS_OF_RESIZE = ("invalid_transition", "attachment_in_progress", "unknown_reference", "same_flavor")
 
 
-@accepting("/resize", openapi_extra=openapi.problems(*_REFUSALS_OF_RESIZE))
+@post_action("/resize", openapi_extra=openapi.problems(*_REFUSALS_OF_RESIZE))
 async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: requests.Resize) -> Response:
     """Give a VM another flavor, larger or smaller. Confirm or revert the resize afterwards.
 
@@ -58,7 +58,7 @@ async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: reque
     """
     window = process.settings.resize_confirm_window
     return await once(
-        lambda tx, requester: accepted(vms.resize_vm(tx, requester, vm_id, body.flavor_id, window), answers.VM), body
+        lambda tx, requester: respond_202(vms.resize_vm(tx, requester, vm_id, body.flavor_id, window), answers.VM), body
     )
 
 
@@ -66,7 +66,7 @@ async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: reque
 async def confirm_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Keep the new flavor of a VM in VERIFY_RESIZE and give the old one up."""
     return await once(
-        lambda tx, requester: accepted(decide_resize(tx, requester, vm_id, Action.CONFIRM_RESIZE), answers.VM), body
+        lambda tx, requester: respond_202(decide_resize(tx, requester, vm_id, Action.CONFIRM_RESIZE), answers.VM), body
     )
 
 
@@ -74,5 +74,5 @@ async def confirm_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoI
 async def revert_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Put a VM in VERIFY_RESIZE back to its old flavor."""
     return await once(
-        lambda tx, requester: accepted(decide_resize(tx, requester, vm_id, Action.REVERT_RESIZE), answers.VM), body
+        lambda tx, requester: respond_202(decide_resize(tx, requester, vm_id, Action.REVERT_RESIZE), answers.VM), body
     )

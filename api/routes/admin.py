@@ -7,10 +7,10 @@ from fastapi import Response
 from api.routes import answers, requests, router
 from api.routes.operations import answer_with, temporal_url
 from api.web import openapi
-from api.web.accepted import accepted
 from api.web.dependencies import Admin, Process
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from api.web.responses import respond_202
 from domain.commands.reset_state import reset_vm_by_admin
 from domain.commands.retry import retry_operation as retry
 from domain.upkeep import attention
@@ -70,5 +70,5 @@ async def reset_vm_state(_: Admin, once: OncePerKey, vm_id: UUID, body: requests
     An operation that held the VM ends as SUPERSEDED. The reset is an operation of its own and names you as its actor.
     """
     return await once(
-        lambda tx, requester: accepted(reset_vm_by_admin(tx, requester, vm_id, body.status), answers.VM), body
+        lambda tx, requester: respond_202(reset_vm_by_admin(tx, requester, vm_id, body.status), answers.VM), body
     )

@@ -57,7 +57,7 @@ class VM(Answer):
     created_at: datetime
     updated_at: datetime
 
-    @computed_field(description="The actions that may begin right now, as the paths name them.")
+    @computed_field(description="The names of the actions that are allowed right now.")
     def allowed_actions(self) -> list[str]:
         """The actions that the lifecycle table allows in the present state."""
         return _allowed(self.status, self.task_state, self.launched_at is not None, self.attaching > 0)

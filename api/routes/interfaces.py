@@ -7,10 +7,10 @@ from sqlalchemy import Select, select
 
 from api.routes import answers, requests, router
 from api.web import openapi
-from api.web.accepted import accepted, accepted_delete
 from api.web.dependencies import OwnedVM, Process
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from api.web.responses import respond_202, respond_204
 from domain.commands import interfaces
 from domain.data import queries
 from domain.data.models import Interface
@@ -31,7 +31,7 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
 async def attach_interface(once: OncePerKey, vm_id: UUID, body: requests.NewInterface) -> Response:
     """Give a VM an address in a network. A VM may have several in one network."""
     return await once(
-        lambda tx, requester: accepted(
+        lambda tx, requester: respond_202(
             interfaces.attach_interface(tx, requester, vm_id, body.network_id),
             answers.Interface,
             "/vms/{vm_id}/interfaces/{id}",
@@ -66,7 +66,7 @@ async def get_interface(process: Process, vm: OwnedVM, interface_id: UUID) -> In
 async def detach_interface(once: OncePerKey, vm_id: UUID, interface_id: UUID) -> Response:
     """Detach an interface from a VM and give its address back. A second detach changes nothing."""
     return await once(
-        lambda tx, requester: accepted_delete(interfaces.detach_interface(tx, requester, vm_id, interface_id))
+        lambda tx, requester: respond_204(interfaces.detach_interface(tx, requester, vm_id, interface_id))
     )
 
 

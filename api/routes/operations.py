@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.accepted import accepted
 from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from api.web.responses import respond_202
 from domain.commands.acceptance import Accepted
 from domain.commands.cancel import cancel_operation as cancel
 from domain.data.models import Operation
@@ -94,7 +94,7 @@ async def answer_with(tx: AsyncConnection, process: ProcessState, command: Await
         statement = select(Operation, temporal_url(process.settings)).where(Operation.id == done.operation_id)
         return Accepted((await tx.execute(statement)).one(), done.operation_id)
 
-    return await accepted(with_link(), answers.Operation)
+    return await respond_202(with_link(), answers.Operation)
 
 
 def _operations(process: ProcessState, owner_id: UUID) -> Select[*tuple[Any, ...]]:

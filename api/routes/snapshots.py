@@ -7,10 +7,10 @@ from sqlalchemy import select
 
 from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.accepted import accepted, accepted_delete
 from api.web.dependencies import OwnedVM, Process
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from api.web.responses import respond_202, respond_204
 from domain.commands import snapshots
 from domain.data import queries
 from domain.data.models import Snapshot
@@ -32,7 +32,7 @@ _NEWEST_FIRST = Order("-created_at", (Snapshot.created_at, Snapshot.id), descend
 async def create_snapshot(once: OncePerKey, vm_id: UUID, body: requests.NewSnapshot) -> Response:
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
     return await once(
-        lambda tx, requester: accepted(
+        lambda tx, requester: respond_202(
             snapshots.create_snapshot(tx, requester, vm_id, body.name),
             answers.Snapshot,
             "/vms/{vm_id}/snapshots/{id}",
@@ -52,8 +52,8 @@ async def list_snapshots(
     The snapshots of a DELETED VM stay readable.
     """
     statement = select(Snapshot).where(Snapshot.vm_id == vm.id)
-    wanted = filters.has_status(Snapshot.status, statuses, without=SnapshotStatus.DELETED)
-    return await page.fetch(statement.where(wanted), _NEWEST_FIRST, answers.SnapshotPage)
+    has_status = filters.has_status(Snapshot.status, statuses, hidden_by_default=SnapshotStatus.DELETED)
+    return await page.fetch(statement.where(has_status), _NEWEST_FIRST, answers.SnapshotPage)
 
 
 @routes.get("/{snapshot_id}", response_model=answers.Snapshot)
@@ -76,9 +76,7 @@ async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snap
 )
 async def delete_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
     """Delete a snapshot that is not being taken or restored. A second delete changes nothing."""
-    return await once(
-        lambda tx, requester: accepted_delete(snapshots.delete_snapshot(tx, requester, vm_id, snapshot_id))
-    )
+    return await once(lambda tx, requester: respond_204(snapshots.delete_snapshot(tx, requester, vm_id, snapshot_id)))
 
 
 @routes.post(
@@ -93,5 +91,5 @@ async def restore_vm(
 ) -> Response:
     """Put a VM's disk and flavor back to a snapshot. Volumes and interfaces stay, and a VM that is off stays off."""
     return await once(
-        lambda tx, requester: accepted(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body
+        lambda tx, requester: respond_202(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body
     )

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.accepted import accepted, accepted_delete
 from api.web.dependencies import CurrentUser, OwnedVM, Process, fetch_owned_vm
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from api.web.responses import respond_202, respond_204
 from domain.commands import create_vm as commands
 from domain.commands import vms
 from domain.commands.acceptance import Requester
@@ -45,7 +45,7 @@ async def create_vm(once: OncePerKey, body: requests.NewVM) -> Response:
     new = NewVM(body.name, body.flavor_id, body.image_id, body.network_ids, body.labels)
 
     def create(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
-        return accepted(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")
+        return respond_202(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")
 
     return await once(create, body, one_statement=True)
 
@@ -55,15 +55,15 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     caller: CurrentUser,
     page: WantedPage,
     statuses: filters.Statuses = [],  # noqa: B006 - FastAPI copies it
-    name: Annotated[Text | None, Query(description="Part of the name, in upper or lower case.")] = None,
+    name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
     labels: filters.LabelFilter = [],  # noqa: B006
     sort: Annotated[
         Sort, Query(description="`-` sorts in descending order. VMs with equal values are sorted by id.")
     ] = "-created_at",
 ) -> answers.VMPage:
     """Your VMs, newest first, without DELETED ones unless you filter by that status."""
-    wanted = filters.has_status(VM.status, statuses, without=Status.DELETED)
-    statement = select(VM).where(VM.owner_id == caller.id, wanted)
+    has_status = filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED)
+    statement = select(VM).where(VM.owner_id == caller.id, has_status)
     if name:
         statement = statement.where(VM.name.icontains(name, autoescape=True))
     if labels:
@@ -96,4 +96,4 @@ async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: re
 )
 async def delete_vm(once: OncePerKey, vm_id: UUID) -> Response:
     """Delete a VM in any state. The delete supersedes the VM's open operations. A second delete changes nothing."""
-    return await once(lambda tx, requester: accepted_delete(vms.delete_vm(tx, requester, vm_id)))
+    return await once(lambda tx, requester: respond_204(vms.delete_vm(tx, requester, vm_id)))

@@ -10,11 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.accepted import accepted, accepted_delete
 from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
+from api.web.responses import respond_202, respond_204
 from domain.commands import volumes
 from domain.commands.acceptance import Requester
 from domain.data import queries
@@ -38,7 +38,7 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 async def create_volume(once: OncePerKey, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
     return await once(
-        lambda tx, requester: accepted(
+        lambda tx, requester: respond_202(
             volumes.create_volume(tx, requester, body.name, body.size_gb), answers.Volume, "/volumes/{id}"
         ),
         body,
@@ -50,11 +50,11 @@ async def list_volumes(
     caller: CurrentUser,
     page: WantedPage,
     statuses: filters.VolumeStatuses = [],  # noqa: B006 - FastAPI copies it
-    name: Annotated[Text | None, Query(description="Part of the name, in upper or lower case.")] = None,
+    name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
 ) -> answers.VolumePage:
     """Your volumes, newest first, without DELETED ones unless you filter by that status."""
-    wanted = filters.has_status(Volume.status, statuses, without=VolumeStatus.DELETED)
-    statement = _volumes(caller.id).where(wanted)
+    has_status = filters.has_status(Volume.status, statuses, hidden_by_default=VolumeStatus.DELETED)
+    statement = _volumes(caller.id).where(has_status)
     if name:
         statement = statement.where(Volume.name.icontains(name, autoescape=True))
     return await page.fetch(statement, _NEWEST_FIRST, answers.VolumePage)
@@ -79,7 +79,7 @@ async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> 
 )
 async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
     """Delete a volume that is not attached. A second delete changes nothing."""
-    return await once(lambda tx, requester: accepted_delete(volumes.delete_volume(tx, requester, volume_id)))
+    return await once(lambda tx, requester: respond_204(volumes.delete_volume(tx, requester, volume_id)))
 
 
 @routes.post(
@@ -91,11 +91,11 @@ async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
 )
 async def attach_volume(once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
     """Attach a volume that is AVAILABLE. `device` is the path of its device in the VM."""
-    together = body.delete_on_termination
+    delete_with_vm = body.delete_on_termination
 
     def attach(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
-        command = volumes.attach_volume(tx, requester, vm_id, body.volume_id, delete_on_termination=together)
-        return accepted(command, answers.Attachment, "/vms/{vm_id}/volumes/{volume_id}")
+        command = volumes.attach_volume(tx, requester, vm_id, body.volume_id, delete_on_termination=delete_with_vm)
+        return respond_202(command, answers.Attachment, "/vms/{vm_id}/volumes/{volume_id}")
 
     return await once(attach, body)
 
@@ -126,7 +126,7 @@ async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) ->
 )
 async def detach_volume(once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
     """Detach a volume from a VM. A second detach changes nothing."""
-    return await once(lambda tx, requester: accepted_delete(volumes.detach_volume(tx, requester, vm_id, volume_id)))
+    return await once(lambda tx, requester: respond_204(volumes.detach_volume(tx, requester, vm_id, volume_id)))
 
 
 def _volumes(owner_id: UUID) -> Select[*tuple[Any, ...]]:

@@ -1,4 +1,4 @@
-"""Query parameters that filter a list: enumerated words, and labels."""
+"""Query parameters that filter several lists: statuses, actions, labels. A filter of one list stands in its route."""
 
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -58,9 +58,9 @@ def words(values: list[str]) -> set[str]:
     return {word for value in values for word in value.split(",")}
 
 
-def has_status(column: InstrumentedAttribute[Any], values: list[str], *, without: str) -> ColumnElement[bool]:
-    """Whether a row has one of the requested statuses; if none is requested, whether its status is not `without`."""
-    return column.in_(words(values)) if values else column != without
+def has_status(column: InstrumentedAttribute[Any], values: list[str], *, hidden_by_default: str) -> ColumnElement[bool]:
+    """Whether a row has one of the requested statuses; if none is requested, any but `hidden_by_default`."""
+    return column.in_(words(values)) if values else column != hidden_by_default
 
 
 def actions(values: list[str]) -> set[Action]:

@@ -87,9 +87,9 @@ async def lock_owned_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) 
 
 
 def check_allowed(vm: VM, action: Action) -> Claim:
-    """Return the VM's state once the action is accepted; InvalidTransitionError if the table refuses it."""
+    """Raise InvalidTransitionError if the table refuses the action; return the state that the VM gets otherwise."""
     launched, attaching = vm.launched_at is not None, vm.attaching > 0
-    return lifecycle.begin(action, vm.status, vm.task_state, launched=launched, attaching=attaching)
+    return lifecycle.accept(action, vm.status, vm.task_state, launched=launched, attaching=attaching)
 
 
 async def accept(

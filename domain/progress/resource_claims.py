@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import control_of
 from domain.data.queries import has_begun
-from domain.rules.lifecycle import begin_change, change_of
+from domain.rules.lifecycle import accept_change, change_of
 from domain.rules.messages import LeftoversResult
 from domain.rules.resources import AttachmentStatus, Change, Kind, ResourceStatus, VolumeStatus
 from domain.rules.states import Action
@@ -39,7 +39,7 @@ def kind_of(model: type[Resource]) -> Kind:
 
 async def claim(tx: AsyncConnection, model: type[T], row: T, action: Action, operation_id: UUID) -> None:
     """Let an operation claim a locked row. InvalidTransitionError if the lifecycle table refuses."""
-    status = begin_change(action, kind_of(model), row.status)
+    status = accept_change(action, kind_of(model), row.status)
     (key,) = model.__table__.primary_key
     await tx.execute(_update(model, [key == getattr(row, key.name)], status=status, operation_id=operation_id))
 

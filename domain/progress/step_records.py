@@ -28,8 +28,8 @@ async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState
     """Record that the operation enters `step`, before it calls the cloud.
 
     Raises SupersededError if the operation may not go on: it has ended, has another epoch, no longer holds its VM, or
-    the VM is neither in the step before nor in this one. Raises CanceledError if its cancel was requested. The first
-    step also records that a worker has received the operation (`started_at`).
+    the VM is neither in the step before nor in this one, as after a mistake in the order of steps. Raises CanceledError
+    if its cancel was requested. The first step also records that a worker has received the operation (`started_at`).
     """
     # The conditions are in the UPDATE itself: it locks the VM's row and checks them on its newest version, so no other
     # transaction can supersede the operation between the check and the write.

@@ -44,7 +44,7 @@ def allowed_actions(
     return list(dict.fromkeys(words))  # both reboots have one word
 
 
-def begin(
+def accept(
     action: Action, status: Status, task_state: TaskState | None, *, launched: bool, attaching: bool = False
 ) -> Claim:
     """Return the state that accepting `action` puts a VM in.
@@ -117,7 +117,7 @@ def change_of(action: Action, kind: Kind) -> Change:
     return change
 
 
-def begin_change(action: Action, kind: Kind, status: ResourceStatus) -> ResourceStatus:
+def accept_change(action: Action, kind: Kind, status: ResourceStatus) -> ResourceStatus:
     """Return the status that accepting `action` puts a resource in. InvalidTransitionError if the table refuses."""
     change = change_of(action, kind)
     if status in change.sources:

@@ -69,7 +69,8 @@ class Activity(StrEnum):
 
 
 # The task state that an activity records before it does anything, if it is a step of the lifecycle table. The workflow
-# view reads it while it replays, so a change here changes what running workflows show.
+# view reads it while it replays, so a change here changes what running workflows show, and which steps the fence of an
+# activity accepts (`lifecycle.may_enter_from`).
 ENTERS: Final = {
     Activity.SCHEDULE_SERVER: TaskState.SCHEDULING,
     Activity.CREATE_PORTS: TaskState.NETWORKING,

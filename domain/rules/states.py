@@ -63,7 +63,7 @@ class Action(StrEnum):
 
     @property
     def word(self) -> str:
-        """The action's name in paths, answers and workflow ids, where both reboots are `reboot`."""
+        """The action's name in `allowed_actions`, messages and workflow ids; both reboots are `reboot`."""
         return "reboot" if self in {Action.REBOOT_SOFT, Action.REBOOT_HARD} else self.value
 
 

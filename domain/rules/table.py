@@ -2,8 +2,11 @@
 
 The table also drives running workflows, which read it again at every replay. `sources` decides which signals a ResizeVM
 accepts; `steps[-1]` and `on_failure` give the status that a workflow shows at its end. So a changed row also changes
-workflows that are open during an upgrade: run tests/replay. A new pair of status and step needs a migration of the
-CHECK constraint of `vms`. The tables in docs/states.md are generated: run `python -m domain.rules.diagram`.
+workflows that are open during an upgrade: run tests/replay. Replay runs no activities, so it does not check `steps`: a
+workflow from before a new step enters the next step directly, and `lifecycle.may_enter_from` must allow that.
+
+A new pair of status and step needs a migration of the CHECK constraint of `vms`. The tables in docs/states.md are
+generated: run `python -m domain.rules.diagram`.
 """
 
 from dataclasses import dataclass, replace
@@ -89,6 +92,7 @@ _ATTACHED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
 _LEAVES_PREVIOUS = Failure(PREVIOUS)
 # VERIFY_RESIZE by name: for a confirm or revert, PREVIOUS is the status before the resize.
 _STAYS_UNDECIDED = Failure(Status.ERROR, if_not_begun=Status.VERIFY_RESIZE, if_unchanged=Status.VERIFY_RESIZE)
+# The rule of attaches and detaches: they run beside other operations and leave the VM as it is.
 _BESIDE = Rule(_ON_OR_OFF, PREVIOUS, (), PREVIOUS, _LEAVES_PREVIOUS, workflow="")
 
 

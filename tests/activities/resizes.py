@@ -19,7 +19,9 @@ from tests.activities.conftest import Run
 from tests.support.rows import INPUTS, add_held_vm, claim
 
 
-async def finish_changes(engine: AsyncEngine, backend: MockBackend, input: OperationInput) -> tuple[ServerStatus, int]:
+async def complete_cloud_changes(
+    engine: AsyncEngine, backend: MockBackend, input: OperationInput
+) -> tuple[ServerStatus, int]:
     """Complete all changes; return the status of the server and its RAM in MiB."""
     async with engine.begin() as tx:
         due = {"due_at": servers.c.created_at}
@@ -34,21 +36,21 @@ async def add_resize(
     """Add a resize in its first step, with a server in the cloud."""
     input = await add_held_vm(engine, Action.RESIZE, previous=previous, **values)
     await backend.create_server(Token(uuid4(), "spawning"), server_spec(input.vm))
-    await finish_changes(engine, backend, input)
+    await complete_cloud_changes(engine, backend, input)
     if previous is Status.SHUTOFF:
         await backend.stop_server(Token(uuid4(), "powering_off"), input.vm)
-        await finish_changes(engine, backend, input)
+        await complete_cloud_changes(engine, backend, input)
     return input
 
 
-async def add_verified_resize(
+async def add_undecided_resize(
     engine: AsyncEngine, backend: MockBackend, run: Run, resize: ResizeActivities, **values: Any
 ) -> OperationInput:
     """Add a resize that has succeeded and awaits its decision."""
     input = await add_resize(engine, backend, **values)
     for step in (resize.prepare_resize, resize.resize_server):
         await run(step, input)
-    await finish_changes(engine, backend, input)
+    await complete_cloud_changes(engine, backend, input)
     await run(resize.finish_resize, input)
     async with engine.begin() as tx:
         await step_records.finish(tx, input)

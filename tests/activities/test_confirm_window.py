@@ -15,7 +15,7 @@ from domain.progress import step_records
 from domain.rules.messages import ClaimConfirmResult, ConfirmWindowResult, OperationInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.activities.conftest import Run
-from tests.activities.resizes import accept_decision, add_verified_resize, with_window
+from tests.activities.resizes import accept_decision, add_undecided_resize, with_window
 from tests.support.rows import read_operation, read_vm
 
 
@@ -28,7 +28,7 @@ def resize(engine: AsyncEngine, backend: MockBackend) -> ResizeActivities:
 async def test_the_confirm_window_is_counted_by_the_databases_clock(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input = await add_verified_resize(engine, backend, run, resize, input=with_window(3600))
+    input = await add_undecided_resize(engine, backend, run, resize, input=with_window(3600))
     window = await run(resize.read_confirm_window, input)
     assert 3590 < window.seconds <= 3600
     async with engine.begin() as tx:
@@ -40,7 +40,7 @@ async def test_the_confirm_window_is_counted_by_the_databases_clock(
 async def test_there_is_no_window_if_none_was_requested_or_the_decision_is_made(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run, action: Action | None
 ) -> None:
-    input = await add_verified_resize(engine, backend, run, resize, input=with_window(3600 if action else 0))
+    input = await add_undecided_resize(engine, backend, run, resize, input=with_window(3600 if action else 0))
     if action:
         await accept_decision(engine, input, action)
     assert (await run(resize.read_confirm_window, input)).seconds is None
@@ -49,7 +49,7 @@ async def test_there_is_no_window_if_none_was_requested_or_the_decision_is_made(
 async def test_dropping_the_window_changes_nothing_else(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input = await add_verified_resize(engine, backend, run, resize, input=with_window(3600))
+    input = await add_undecided_resize(engine, backend, run, resize, input=with_window(3600))
     await run(resize.drop_confirm_window, input)
     vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.confirm_by, vm.operation_id) == (Status.VERIFY_RESIZE, None, input.operation_id)
@@ -59,7 +59,7 @@ async def test_dropping_the_window_changes_nothing_else(
 async def test_the_end_of_the_window_claims_one_confirm_for_the_service_itself(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input = await add_verified_resize(engine, backend, run, resize, input=with_window(1))
+    input = await add_undecided_resize(engine, backend, run, resize, input=with_window(1))
     claims = [(await run(resize.claim_confirm, input)).confirm for _ in range(2)]
     assert claims[0] == claims[1]
     assert claims[0] is not None
@@ -82,7 +82,7 @@ async def test_the_end_of_the_window_claims_one_confirm_for_the_service_itself(
 async def test_the_end_of_the_window_claims_nothing_if_a_user_has_decided(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run, action: Action
 ) -> None:
-    input = await add_verified_resize(engine, backend, run, resize, input=with_window(1))
+    input = await add_undecided_resize(engine, backend, run, resize, input=with_window(1))
     other = await accept_decision(engine, input, action)
     before = await read_vm(engine, input.vm)
     assert await run(resize.claim_confirm, input) == ClaimConfirmResult(None, is_over=action is Action.DELETE)
@@ -94,7 +94,7 @@ async def test_an_earlier_resize_claims_nothing(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
     """An operator reset the workflow of the earlier resize, but the VM has been resized again since."""
-    input = await add_verified_resize(engine, backend, run, resize)
+    input = await add_undecided_resize(engine, backend, run, resize)
     older = OperationInput(uuid4(), input.vm_id, Action.RESIZE)
     assert await run(resize.claim_confirm, older) == ClaimConfirmResult(None, is_over=True)
     await run(resize.drop_confirm_window, older)

@@ -19,7 +19,7 @@ from domain.rules.messages import CheckFlavorInput, FailOperationInput
 from domain.rules.states import Action, Status, TaskState
 from tests.activities.cloud import count_rows
 from tests.activities.conftest import Run
-from tests.activities.resizes import accept_decision, add_resize, add_verified_resize, finish_changes
+from tests.activities.resizes import accept_decision, add_resize, add_undecided_resize, complete_cloud_changes
 from tests.support.rows import FLAVOR_IDS, INPUTS, add_operation, claim, read_vm
 
 SMALL, MEDIUM = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"]
@@ -34,10 +34,10 @@ def resize(engine: AsyncEngine, backend: MockBackend) -> ResizeActivities:
 async def test_the_cloud_keeps_the_old_size_until_the_decision(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    input = await add_verified_resize(engine, backend, run, resize)
+    input = await add_undecided_resize(engine, backend, run, resize)
     vm = await read_vm(engine, input.vm)
     assert (vm.status, vm.task_state, vm.flavor_id, vm.confirm_by) == (Status.VERIFY_RESIZE, None, MEDIUM, None)
-    assert await finish_changes(engine, backend, input) == (ServerStatus.VERIFY_RESIZE, 4096)
+    assert await complete_cloud_changes(engine, backend, input) == (ServerStatus.VERIFY_RESIZE, 4096)
     assert await count_rows(engine, "migrations", input.vm_id) == 1
 
 
@@ -60,12 +60,12 @@ async def test_a_decision_restores_the_power_state_and_keeps_one_flavor(  # noqa
     size: int,
 ) -> None:
     input = await accept_decision(
-        engine, await add_verified_resize(engine, backend, run, resize, previous=previous), action
+        engine, await add_undecided_resize(engine, backend, run, resize, previous=previous), action
     )
     step = resize.confirm_resize if action is Action.CONFIRM_RESIZE else resize.revert_resize
     for _ in range(2):
         await run(step, input)
-    assert await finish_changes(engine, backend, input) == (ServerStatus(str(previous)), size)
+    assert await complete_cloud_changes(engine, backend, input) == (ServerStatus(str(previous)), size)
     assert await count_rows(engine, "migrations", input.vm_id) == 0
     async with engine.begin() as tx:
         await step_records.finish(tx, input)
@@ -98,13 +98,13 @@ async def test_the_check_fails_if_the_opposite_decision_was_made_in_the_cloud(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run, action: Action
 ) -> None:
     """Nova's own resize_confirm_window or an administrator can do that; the server is ACTIVE either way."""
-    input = await accept_decision(engine, await add_verified_resize(engine, backend, run, resize), action)
+    input = await accept_decision(engine, await add_undecided_resize(engine, backend, run, resize), action)
     other = Token(uuid4(), "by hand")
     if action is Action.CONFIRM_RESIZE:
         await backend.revert_server_resize(other, input.vm)
     else:
         await backend.confirm_server_resize(other, input.vm)
-    await finish_changes(engine, backend, input)
+    await complete_cloud_changes(engine, backend, input)
     with pytest.raises(BackendError) as refusal:
         await run(resize.check_flavor, CheckFlavorInput(input))
     assert (refusal.value.code, refusal.value.retryable) == ("resize_not_applied", False)
@@ -124,7 +124,7 @@ async def test_the_check_compares_with_the_new_or_the_previous_flavor(
 async def test_another_decision_is_possible_after_one_was_canceled(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
-    verified = await add_verified_resize(engine, backend, run, resize, previous=Status.SHUTOFF)
+    verified = await add_undecided_resize(engine, backend, run, resize, previous=Status.SHUTOFF)
     confirm = await accept_decision(engine, verified, Action.CONFIRM_RESIZE)
     async with engine.begin() as tx:
         await step_records.fail(tx, FailOperationInput(confirm, "canceled", "Canceled.", canceled=True, intact=True))
@@ -132,21 +132,21 @@ async def test_another_decision_is_possible_after_one_was_canceled(
     revert = await accept_decision(engine, verified, Action.REVERT_RESIZE)
     assert revert.previous_status is Status.SHUTOFF
     await run(resize.revert_resize, revert)
-    assert await finish_changes(engine, backend, revert) == (ServerStatus.SHUTOFF, 2048)
+    assert await complete_cloud_changes(engine, backend, revert) == (ServerStatus.SHUTOFF, 2048)
 
 
 async def test_undoing_a_resize_does_not_revert_an_earlier_one(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
     """An admin reset the VM to ACTIVE during the earlier resize, and the cloud refused another one."""
-    earlier = await add_verified_resize(engine, backend, run, resize)
+    earlier = await add_undecided_resize(engine, backend, run, resize)
     async with engine.begin() as tx:
         vm = await queries.fetch_one(tx, select(VM).where(VM.id == earlier.vm_id))
         assert vm is not None
         sizes = {"flavor_id": str(SMALL), "previous_flavor_id": str(MEDIUM)}
         later = await add_operation(tx, vm, Action.RESIZE, input=INPUTS[Action.RESIZE] | sizes, started_at=func.now())
     await run(resize.undo_resize, workflow_input.input_of(later, vm.name))
-    assert await finish_changes(engine, backend, earlier) == (ServerStatus.VERIFY_RESIZE, 4096)
+    assert await complete_cloud_changes(engine, backend, earlier) == (ServerStatus.VERIFY_RESIZE, 4096)
     assert await count_rows(engine, "migrations", earlier.vm_id) == 1
 
 
@@ -156,10 +156,10 @@ async def test_undoing_reverts_the_resize_and_refuses_its_later_calls(
     input = await add_resize(engine, backend, previous=Status.SHUTOFF)
     for step in (resize.prepare_resize, resize.resize_server):
         await run(step, input)
-    await finish_changes(engine, backend, input)
+    await complete_cloud_changes(engine, backend, input)
     for _ in range(2):
         await run(resize.undo_resize, input)
-    assert await finish_changes(engine, backend, input) == (ServerStatus.SHUTOFF, 2048)
+    assert await complete_cloud_changes(engine, backend, input) == (ServerStatus.SHUTOFF, 2048)
     assert await count_rows(engine, "migrations", input.vm_id) == 0
     with pytest.raises(BackendError, match="revoked"):
         await run(resize.resize_server, input)

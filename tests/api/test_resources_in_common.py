@@ -1,4 +1,4 @@
-"""What snapshots, volumes, attachments and interfaces have in common: owners, idempotency keys, bodies, lists."""
+"""Rules that snapshots, volumes, attachments and interfaces share: owners, idempotency keys, bodies, list filters."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

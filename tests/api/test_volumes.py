@@ -1,4 +1,4 @@
-"""Volumes: create, read and delete, with and without a VM."""
+"""Volumes: create, show and delete. Their list filters are in test_resources_in_common.py."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine

@@ -6,7 +6,7 @@ import pytest
 
 from domain.rules import lifecycle
 from domain.rules.errors import AttachmentInProgressError, InvalidTransitionError
-from domain.rules.lifecycle import begin_change, change_of
+from domain.rules.lifecycle import accept_change, change_of
 from domain.rules.resources import AttachmentStatus, Change, Kind, ResourceStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status, TaskState
 from domain.rules.table import TABLE
@@ -51,10 +51,10 @@ def test_a_change_begins_exactly_in_the_specified_statuses(action: Action, kind:
     expected = CHANGES[action][kind]
     for status in STATUSES_OF[kind]:
         if status in expected.sources:
-            assert begin_change(action, kind, status) == expected.while_running
+            assert accept_change(action, kind, status) == expected.while_running
             continue
         with pytest.raises(InvalidTransitionError) as refusal:
-            begin_change(action, kind, status)
+            accept_change(action, kind, status)
         error = refusal.value
         assert (error.code, error.status, error.task_state) == ("invalid_transition", status, None)
         assert error.allowed_actions == _allowed(kind, status)
@@ -96,7 +96,7 @@ def test_an_action_that_creates_a_resource_never_begins_on_an_existing_one() -> 
     for action, kind in creating:
         for status in STATUSES_OF[kind]:
             with pytest.raises(InvalidTransitionError):
-                begin_change(action, kind, status)
+                accept_change(action, kind, status)
 
 
 def test_only_the_specified_actions_outlive_a_delete_of_the_vm() -> None:
@@ -109,11 +109,11 @@ def test_an_action_during_an_attach_begins_exactly_in_the_specified_states(actio
         allowed = specified_to_allow(action, status, task_state, launched=launched, attaching=True)
         assert lifecycle.is_allowed(action, status, task_state, launched=launched, attaching=True) is allowed
         if allowed:
-            claim = lifecycle.begin(action, status, task_state, launched=launched, attaching=True)
+            claim = lifecycle.accept(action, status, task_state, launched=launched, attaching=True)
             assert claim == lifecycle.claimed(action, status)
             continue
         with pytest.raises(InvalidTransitionError) as refusal:
-            lifecycle.begin(action, status, task_state, launched=launched, attaching=True)
+            lifecycle.accept(action, status, task_state, launched=launched, attaching=True)
         waits = specified_to_allow(action, status, task_state, launched=launched)
         assert refusal.value.code == ("attachment_in_progress" if waits else "invalid_transition")
 
@@ -126,7 +126,7 @@ def test_only_the_specified_actions_wait_for_an_attach() -> None:
 @pytest.mark.parametrize("status", [Status.ACTIVE, Status.SHUTOFF])
 def test_the_error_of_an_action_that_has_to_wait_lists_the_allowed_actions(action: Action, status: Status) -> None:
     with pytest.raises(AttachmentInProgressError) as refusal:
-        lifecycle.begin(action, status, None, launched=True, attaching=True)
+        lifecycle.accept(action, status, None, launched=True, attaching=True)
     error = refusal.value
     allowed = [
         word for word in lifecycle.allowed_actions(status, None, launched=True) if word not in NOT_WHILE_ATTACHING

@@ -39,11 +39,11 @@ def test_an_action_begins_exactly_in_the_specified_states(action: Action, status
         allowed = specified_to_allow(action, status, task_state, launched=launched)
         assert lifecycle.is_allowed(action, status, task_state, launched=launched) is allowed
         if allowed:
-            claim = lifecycle.begin(action, status, task_state, launched=launched)
+            claim = lifecycle.accept(action, status, task_state, launched=launched)
             assert (claim.status, claim.task_state) == _state_once_accepted(action, status)
         else:
             with pytest.raises(InvalidTransitionError):
-                lifecycle.begin(action, status, task_state, launched=launched)
+                lifecycle.accept(action, status, task_state, launched=launched)
 
 
 @each_action
@@ -53,7 +53,7 @@ def test_a_refusal_names_the_state_of_the_vm_and_the_allowed_actions(action: Act
         if specified_to_allow(action, status, task_state, launched=launched):
             continue
         with pytest.raises(InvalidTransitionError) as refusal:
-            lifecycle.begin(action, status, task_state, launched=launched)
+            lifecycle.accept(action, status, task_state, launched=launched)
         error = refusal.value
         assert (error.code, error.status, error.task_state) == ("invalid_transition", status, task_state)
         assert error.allowed_actions == lifecycle.allowed_actions(status, task_state, launched=launched)
@@ -157,7 +157,7 @@ def _states_after(status: Status, task_state: TaskState | None) -> list[tuple[St
     after: list[tuple[Status, TaskState | None]] = []
     for action, rule in TABLE.items():
         if lifecycle.is_allowed(action, status, task_state, launched=True):
-            claim = lifecycle.begin(action, status, task_state, launched=True)
+            claim = lifecycle.accept(action, status, task_state, launched=True)
             after.append((claim.status, claim.task_state))
         runs_here = task_state in rule.steps and rule.during in {status, table.PREVIOUS}
         if task_state is None or not runs_here:

@@ -31,7 +31,7 @@ class Life(RuleBasedStateMachine):
         """An action is asked for while anything may run: it is refused and changes nothing, or it claims the VM."""
         before = (self.status, self.task_state)
         try:
-            claim = lifecycle.begin(action, *before, launched=self.launched)
+            claim = lifecycle.accept(action, *before, launched=self.launched)
         except InvalidTransitionError:
             assert not lifecycle.is_allowed(action, *before, launched=self.launched)
             return
@@ -85,7 +85,7 @@ class Life(RuleBasedStateMachine):
         accepted = set()
         for action, row in TABLE.items():
             try:
-                lifecycle.begin(action, self.status, self.task_state, launched=self.launched)
+                lifecycle.accept(action, self.status, self.task_state, launched=self.launched)
             except InvalidTransitionError:
                 continue
             accepted |= {action.word} if row.workflow else set()

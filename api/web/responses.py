@@ -12,7 +12,7 @@ from api.web.problems import RETRY_AFTER
 from domain.commands.acceptance import Accepted
 
 
-async def accepted(command: Awaitable[Accepted[Any]], shape: type[Answer], location: str | None = None) -> Response:
+async def respond_202(command: Awaitable[Accepted[Any]], shape: type[Answer], location: str | None = None) -> Response:
     """Run the command and answer 202 with its resource.
 
     `location` is for commands that create a resource: its path below the prefix, with `{field}` for a field's value.
@@ -25,7 +25,7 @@ async def accepted(command: Awaitable[Accepted[Any]], shape: type[Answer], locat
     return Response(resource.model_dump_json(), 202, headers, "application/json")
 
 
-async def accepted_delete(command: Awaitable[Accepted[Any]]) -> Response:
+async def respond_204(command: Awaitable[Accepted[Any]]) -> Response:
     """Run the command and answer 204."""
     return Response(status_code=204, headers=operation_location((await command).operation_id))
 
