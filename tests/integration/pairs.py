@@ -61,7 +61,7 @@ async def delete_vm_and_delete_snapshot(owner: VMOwner) -> str:
 
 
 async def delete_vm_and_attach_volume(owner: VMOwner) -> str:
-    """The attach is refused, is superseded or succeeds; the volume is AVAILABLE, or DELETED as the attach asked."""
+    """The attach is refused, is superseded or succeeds; the volume is AVAILABLE, or DELETED if the attach had `delete_on_termination`."""
     volume_id, with_vm = await owner.create_volume(), random.random() < 0.5
     body = {"volume_id": volume_id, "delete_on_termination": with_vm}
     deleting, attaching = await send_both(
