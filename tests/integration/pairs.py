@@ -51,7 +51,7 @@ async def delete_vm_and_restore(owner: VMOwner) -> str:
 
 
 async def delete_vm_and_delete_snapshot(owner: VMOwner) -> str:
-    """Both succeed: the delete of a snapshot goes on without its VM."""
+    """Both succeed: the delete of a snapshot continues without its VM."""
     path = f"{owner.path}/snapshots/{await owner.create_snapshot()}"
     deleting_vm, deleting_snapshot = await send_both(owner.request("DELETE", owner.path), owner.request("DELETE", path))
     await _check_deleted(owner, deleting_vm)
@@ -61,7 +61,7 @@ async def delete_vm_and_delete_snapshot(owner: VMOwner) -> str:
 
 
 async def delete_vm_and_attach_volume(owner: VMOwner) -> str:
-    """The attach is refused, is superseded or succeeds; the volume is AVAILABLE, or DELETED if the attach had `delete_on_termination`."""
+    """The attach is refused, is superseded or succeeds; the volume is AVAILABLE, or DELETED if it was to go too."""
     volume_id, with_vm = await owner.create_volume(), random.random() < 0.5
     body = {"volume_id": volume_id, "delete_on_termination": with_vm}
     deleting, attaching = await send_both(
@@ -174,7 +174,7 @@ async def attach_and_resize(owner: VMOwner) -> str:
 
 
 async def attach_and_snapshot(owner: VMOwner) -> str:
-    """The first succeeds; a refusal is as for attach and resize."""
+    """The first succeeds; the codes of a refusal are the same as for attach and resize."""
     volume_id = await owner.create_volume()
     attach = owner.request("POST", f"{owner.path}/volumes", volume_id=volume_id)
     return await _one_or_both(owner, attach, owner.request("POST", f"{owner.path}/snapshots", name="s"))
