@@ -71,8 +71,8 @@ def actions(values: list[str]) -> set[Action]:
 
 def has_labels(values: list[str]) -> ColumnElement[bool]:
     """Whether a VM has every requested label."""
-    # The filters go into two parameters, so that the statement is the same for any number of labels. With a condition
-    # for each label, SQLAlchemy and asyncpg would compile and cache one statement for each number.
+    # The labels go into two bind parameters of SQL, so that the statement is the same for any number of labels. With a
+    # condition for each label, SQLAlchemy and asyncpg would compile and cache one statement for each number.
     filters = [label.partition("=") for label in words(values)]
     pairs = {(key, value) for key, equals, value in filters if equals}
     value_of = dict(pairs)

@@ -26,7 +26,8 @@ MAX_PAGE = 1_000_000
 class Order:
     """How a list is sorted: by columns that are never null and together unique, all in one direction.
 
-    PostgreSQL can then compare whole positions as tuples, and no two rows share a position.
+    A row's position is its values in these columns. PostgreSQL can compare positions as tuples, and no two rows share
+    one.
     """
 
     name: str

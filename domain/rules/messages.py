@@ -68,9 +68,8 @@ class Activity(StrEnum):
     FAIL_OPERATION = "fail_operation"
 
 
-# The task state that an activity records before it does anything, if it is a step of the lifecycle table. The workflow
-# view reads it while it replays, so a change here changes what running workflows show, and which steps the fence of an
-# activity accepts (`lifecycle.may_enter_from`).
+# The task state that an activity records before it does anything, if it is a step of the lifecycle table. Workflows
+# show it, also while they replay. Activities pass it to the fence (`lifecycle.may_enter_from`).
 ENTERS: Final = {
     Activity.SCHEDULE_SERVER: TaskState.SCHEDULING,
     Activity.CREATE_PORTS: TaskState.NETWORKING,

@@ -2,8 +2,8 @@
 
 The table also drives running workflows, which read it again at every replay. `sources` decides which signals a ResizeVM
 accepts; `steps[-1]` and `on_failure` give the status that a workflow shows at its end. So a changed row also changes
-workflows that are open during an upgrade: run tests/replay. Replay runs no activities, so it does not check `steps`: a
-workflow from before a new step enters the next step directly, and `lifecycle.may_enter_from` must allow that.
+workflows that are open during an upgrade: run tests/replay. Replay runs no activities, so it does not check the fence:
+a workflow from before a new step enters the next step directly, and `lifecycle.may_enter_from` must allow that.
 
 A new pair of status and step needs a migration of the CHECK constraint of `vms`. The tables in docs/states.md are
 generated: run `python -m domain.rules.diagram`.
@@ -76,7 +76,9 @@ class Rule:
     needs_launch: bool = True  # only for a VM whose create has succeeded
     beside_attachments: bool = True  # it may begin while a volume or interface is being attached or detached
     of_vm: bool = True  # a delete of the VM supersedes it
-    undoable: bool = False  # its steps can be undone, so it can be canceled until it ends; others until they begin
+    # Its steps can be undone, so it can be canceled until it ends. Without this, it can be canceled only before it
+    # begins, and never if it `preempts`.
+    undoable: bool = False
     changes: tuple[Change, ...] = ()
 
     def may_be_canceled(self, *, begun: bool) -> bool:
