@@ -1,4 +1,4 @@
-"""What is common to all activities: heartbeats, error codes, and failed attempts that show on their operation."""
+"""Wraps every activity: heartbeats, error codes, and failed attempts that show on their operation."""
 
 import asyncio
 import contextlib

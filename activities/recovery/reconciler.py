@@ -104,7 +104,7 @@ class Reconciler:
                 await findings.resolve(tx, finding_id, resolution)
 
     async def _remove_orphan(self, found: Difference, held_by: UUID) -> str | None:
-        """Remove from the cloud what the database has deleted; return what was done, None if it is no orphan."""
+        """Remove an orphan from the cloud. Return a sentence for the finding, or None if it is no orphan."""
         # The operation that deleted it may be revoked, so the token must compensate.
         token = Token(held_by, f"reconcile/{found.id}", compensates=True)
         match found.drift, found.kind:
@@ -119,7 +119,7 @@ class Reconciler:
         return "It was removed from the cloud, because it had been deleted."
 
     async def _adopt(self, found: Difference) -> str | None:
-        """Change the database to match the cloud; return what was done, None if nothing was changed.
+        """Change the database to match the cloud. Return a sentence for the finding, or None if nothing changed.
 
         A row is changed only if the operation that held it during the comparison still holds it. If not, a newer
         request has claimed the row and takes precedence. Other kinds of drift need a person's decision.

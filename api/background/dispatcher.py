@@ -51,7 +51,7 @@ class Dispatcher:
         self._woken.set()
 
     def stop(self) -> None:
-        """Lease no more; `run` returns when the outcomes of the current batch are recorded."""
+        """Stop leasing. `run` returns once the outcomes of the current batch are recorded."""
         self._stopped.set()
         self._woken.set()
 
