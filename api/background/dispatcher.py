@@ -22,7 +22,8 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from api.background import decision_delivery
 from api.background.workflow_start import Delivery, start_workflow
-from domain.data.models import VM, Operation, User
+from domain.data.accounts import User
+from domain.data.models import VM, Operation
 from domain.progress import outbox
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data.models import IdempotencyKey, RefreshToken
+from domain.data.accounts import IdempotencyKey, RefreshToken
 
 logger = logging.getLogger(__name__)
 

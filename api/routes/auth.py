@@ -16,7 +16,7 @@ from api.web.models import FieldError
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError
 from domain.data import queries
-from domain.data.models import RefreshToken, User
+from domain.data.accounts import RefreshToken, User
 
 routes = router("/auth", "Authentication")
 

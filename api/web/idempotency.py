@@ -21,7 +21,7 @@ from api.web.dependencies import CurrentUser, Process
 from api.web.problems import ProblemError
 from domain.commands.acceptance import Requester
 from domain.data import addresses
-from domain.data.models import IdempotencyKey
+from domain.data.accounts import IdempotencyKey
 
 Work = Callable[[AsyncConnection, Requester], Awaitable[Response]]
 """Runs a command for the requester in the transaction and returns the answer. An exception rolls it back."""

@@ -7,7 +7,8 @@ from sqlalchemy import ColumnElement, Select, Uuid, and_, cast, func, literal, n
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
-from domain.data.models import UNBEGUN, UNDELIVERED, VM, Finding, Operation, Snapshot, User, Volume
+from domain.data.accounts import User
+from domain.data.models import UNBEGUN, UNDELIVERED, VM, Finding, Operation, Snapshot, Volume
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, OperationStatus
 

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.app import create_app
 from api.web import security
 from api.web.security import Caller, Signing
-from domain.data.models import Operation, User
+from domain.data.accounts import User
+from domain.data.models import Operation
 from domain.settings import Settings
 from tests.support.rows import FLAVOR_IDS, add_user
 

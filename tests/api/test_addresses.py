@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Text, literal_column
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data import addresses
-from domain.data.models import VM, IdempotencyKey, Interface, Operation
+from domain.data.accounts import IdempotencyKey
+from domain.data.models import VM, Interface, Operation
 from tests.api.conftest import FLAVOR, Person, count
 from tests.api.networks import (
     BACKEND,

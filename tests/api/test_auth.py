@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import security
-from domain.data.models import RefreshToken
+from domain.data.accounts import RefreshToken
 from tests.api.conftest import PASSWORD, Person, count, pointers
 
 ACCOUNT = {"username": "grace", "email": "grace@navy.test", "password": PASSWORD}

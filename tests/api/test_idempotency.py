@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data.models import VM, IdempotencyKey, Operation
+from domain.data.accounts import IdempotencyKey
+from domain.data.models import VM, Operation
 from domain.rules.states import Status
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, count, running

@@ -22,7 +22,7 @@ import local
 from api.app import create_app
 from api.background import housekeeping
 from domain.data import database
-from domain.data.models import IdempotencyKey, RefreshToken
+from domain.data.accounts import IdempotencyKey, RefreshToken
 from domain.settings import Settings
 from migrations import embedded_postgres
 from migrations.__main__ import migrate

@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data.models import Attachment, IdempotencyKey, Interface, Operation, Snapshot, Volume
+from domain.data.accounts import IdempotencyKey
+from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from tests.api.conftest import Person, count, pointers
 from tests.api.test_idempotency import KEY, is_replay

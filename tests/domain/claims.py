@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.commands import acceptance
 from domain.data import queries
-from domain.data.models import VM, Attachment, Interface, Snapshot, User, Volume
+from domain.data.accounts import User
+from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.progress import resource_claims, step_records
 from domain.rules.messages import FailOperationInput, OperationInput
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.data.models import VM, Attachment, User
+from domain.data.accounts import User
+from domain.data.models import VM, Attachment
 from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus

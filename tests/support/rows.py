@@ -11,9 +11,10 @@ from domain.commands import acceptance
 from domain.commands.acceptance import NewOperation, Requester
 from domain.commands.resize_decisions import decide_resize
 from domain.data import parameters, queries
+from domain.data.accounts import User
 from domain.data.addresses import new_mac_address
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
-from domain.data.models import VM, Attachment, Interface, Operation, Snapshot, User, Volume
+from domain.data.models import VM, Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import NO_CONTROL, NO_PARAMETERS, Control, Parameters, to_json
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus

@@ -7,7 +7,8 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.data import queries
-from domain.data.models import VM, Finding, User
+from domain.data.accounts import User
+from domain.data.models import VM, Finding
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from tests.api.conftest import Person
