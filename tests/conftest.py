@@ -14,11 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-import local
 from domain import search_attributes
 from domain.data import database
 from domain.settings import Settings
-from migrations import embedded_postgres
+from migrations import embedded_postgres, embedded_temporal
 from migrations.__main__ import migrate
 from tests.support import logs
 from tests.support.waiting import block_until
@@ -116,9 +115,9 @@ async def engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 async def temporal_environment() -> AsyncIterator[WorkflowEnvironment]:
     """The Temporal dev server, tuned as in `make up`, with its state in memory."""
     async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=local.TEMPORAL,
+        dev_server_existing_path=embedded_temporal.TEMPORAL,
         dev_server_log_level="error",
-        dev_server_extra_args=local.TEMPORAL_TUNING,
+        dev_server_extra_args=embedded_temporal.TUNING,
         search_attributes=search_attributes.ALL,
     ) as environment:
         yield environment

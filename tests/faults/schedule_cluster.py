@@ -9,7 +9,6 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from temporalio.client import Client
 import local
 from domain.settings import Settings
 from migrations import embedded_postgres
+from migrations.children import Child
 from tests.faults.proxy import Proxy
 from tests.support.logs import FOLDERS
 from tests.support.stack import QUICK_CLOUD, free_ports
@@ -37,7 +37,7 @@ class Cluster:
     ui_port: int
     api_port: int
     delays: dict[str, str] = field(default_factory=lambda: QUICK_CLOUD)
-    parts: dict[str, local.Child] = field(default_factory=dict)
+    parts: dict[str, Child] = field(default_factory=dict)
     links: dict[str, Proxy] = field(default_factory=dict)
 
     @property
@@ -99,7 +99,7 @@ class Cluster:
         for server in servers:
             self.parts[server.name] = server.start()
         for server in servers:
-            await poll(partial(local.succeeds, server.probe), bool, interval=local.PROBE_INTERVAL)
+            await server.until(server.serves)
         socket = self._socket_dir / embedded_postgres.SOCKET_NAME
         targets: dict[str, int | Path] = {
             "client-api": self.api_port,
@@ -112,7 +112,7 @@ class Cluster:
         assert await migrations.wait() == 0
         for name, module in {**dict.fromkeys(WORKERS, "worker"), "api": "api"}.items():
             command = [sys.executable, "-m", module]
-            self.parts[name] = local.Child(name, command, logs, stop_timeout=8, options=options).start()
+            self.parts[name] = Child(name, command, logs, stop_timeout=8, options=options).start()
         await self.until_ready()
 
     async def stop(self) -> None:
@@ -124,7 +124,7 @@ class Cluster:
             await link.stop()
         FOLDERS.discard(self.data_dir / "logs")
 
-    def _servers(self, logs: Path) -> Iterator[local.Child]:
+    def _servers(self, logs: Path) -> Iterator[Child]:
         settings = Settings(_env_file=None, temporal_port=self.temporal_port, temporal_ui_port=self.ui_port)
         yield local.postgres_server(self.data_dir, embedded_postgres.init_cluster(self.data_dir), logs)
         yield local.temporal_server(settings, self.data_dir, logs)

@@ -89,7 +89,15 @@ def test_the_database_listens_on_a_unix_socket_only(stack: Stack) -> None:
 
 def test_closed_workflows_are_kept_for_thirty_days(stack: Stack) -> None:
     address = f"--address=127.0.0.1:{stack.temporal_port}"
-    describe = [local.TEMPORAL, "operator", "namespace", "describe", "--namespace=default", address, "--output=json"]
+    describe = [
+        embedded_temporal.TEMPORAL,
+        "operator",
+        "namespace",
+        "describe",
+        "--namespace=default",
+        address,
+        "--output=json",
+    ]
     described = json.loads(subprocess.run(describe, capture_output=True, check=True).stdout)
     assert described["config"]["workflowExecutionRetentionTtl"] == f"{30 * 24 * 3600}s"
 

@@ -14,12 +14,12 @@ from typing import Any
 from temporalio.client import WorkflowFailureError, WorkflowHandle
 from temporalio.testing import WorkflowEnvironment
 
-import local
 from domain import search_attributes
 from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
 from domain.rules.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, FailedAttemptInput
 from domain.rules.states import Action
 from domain.rules.table import TABLE
+from migrations import embedded_temporal
 from tests.workflows.world import HANG, HAS_RESOURCES, World, failed, new_operation, refused
 
 # The activity at which an action fails, is superseded or is canceled, if not the wait for the server.
@@ -159,7 +159,7 @@ async def main() -> None:
     HISTORIES.mkdir(exist_ok=True)
     async with (
         await WorkflowEnvironment.start_local(
-            dev_server_existing_path=local.TEMPORAL, search_attributes=search_attributes.ALL
+            dev_server_existing_path=embedded_temporal.TEMPORAL, search_attributes=search_attributes.ALL
         ) as environment,
         World(environment) as world,
     ):

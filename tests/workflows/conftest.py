@@ -8,8 +8,8 @@ from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.testing import WorkflowEnvironment
 
-import local
 from domain import search_attributes
+from migrations import embedded_temporal
 from tests.workflows.world import World
 
 KINDS = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
@@ -18,7 +18,7 @@ KINDS = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for k
 @pytest.fixture(scope="session")
 async def time_skipping_environment() -> AsyncIterator[WorkflowEnvironment]:
     """Start the time-skipping server."""
-    server = str(Path(local.TEMPORAL).with_name("temporal-test-server"))
+    server = str(Path(embedded_temporal.TEMPORAL).with_name("temporal-test-server"))
     async with await WorkflowEnvironment.start_time_skipping(test_server_existing_path=server) as environment:
         await environment.client.operator_service.add_search_attributes(
             AddSearchAttributesRequest(namespace=environment.client.namespace, search_attributes=KINDS)

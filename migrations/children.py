@@ -1,0 +1,142 @@
+"""The programs of `make up`: each is restarted whenever it ends, and dies with the supervisor."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from asyncio.subprocess import DEVNULL, STDOUT, Process
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RESTART_DELAY, PROBE_INTERVAL, PROBE_TIMEOUT = 0.25, 0.05, 5  # seconds
+# The start is given up if a program has ended so often, or is not ready after so many seconds. After the start every
+# program is restarted for ever.
+START_ATTEMPTS, START_TIMEOUT = 3, 120
+SETTLED_AFTER = 2  # seconds that a worker has run: one that cannot start has ended by then
+LOG_TAIL = 15  # lines
+PRCTL, PR_SET_PDEATHSIG = getattr(ctypes.CDLL(None), "prctl", None), 1  # Linux only
+
+
+class StartError(Exception):
+    """The stack cannot start; the message says why and what to do."""
+
+
+def say(line: str) -> None:
+    """Print a line. If the terminal is gone, the stack continues without it."""
+    with contextlib.suppress(OSError):
+        print(line, flush=True)
+
+
+async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any]) -> Process:
+    """Start a program that dies with the supervisor."""
+    return await asyncio.create_subprocess_exec(
+        *command, **options, stdin=DEVNULL, stdout=output, stderr=STDOUT, preexec_fn=partial(_before_exec, os.getpid())
+    )
+
+
+def _before_exec(supervisor: int) -> None:
+    """Prepare the child. It has changed its user before this: a change afterwards would clear PR_SET_PDEATHSIG."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a child inherits the mask that `run` sets
+    if PRCTL:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # sent when our thread ends: children are started in the main thread
+    # If the supervisor died before the call above, its death sends no signal. The child then has another parent.
+    if os.getppid() != supervisor:
+        os._exit(1)
+
+
+@dataclass
+class Child:
+    """A program that is restarted whenever it ends, until it is stopped."""
+
+    name: str
+    command: Sequence[str]
+    logs: Path
+    options: Mapping[str, Any]  # for subprocess
+    stop_timeout: float  # seconds from the stop signal to SIGKILL
+    stop_signal: signal.Signals = signal.SIGTERM
+    probe: Sequence[str] = ()  # a command that exits with 0 once the program serves
+    prepare: Callable[[], None] = lambda: None  # called before each start
+    process: Process | None = None
+    started_at: float = 0
+    failures: int = 0
+    last_failure: str = ""
+    task: asyncio.Task[None] = field(init=False)
+
+    def start(self) -> Self:
+        """Keep the program running from now on."""
+        self.task = asyncio.create_task(self._keep_running())
+        return self
+
+    async def until(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
+        """Wait until the program is ready. StartError says why it will not be."""
+        give_up_at = time.monotonic() + START_TIMEOUT
+        while not await is_ready():
+            if self.failures >= START_ATTEMPTS:
+                raise StartError(f"{self.name} cannot be started: {self.last_failure}{tail(self.log)}")
+            if time.monotonic() > give_up_at:
+                raise StartError(f"{self.name} is not ready after {START_TIMEOUT} s{tail(self.log)}")
+            await asyncio.sleep(PROBE_INTERVAL)
+
+    async def serves(self) -> bool:
+        """Whether the probe succeeds."""
+        return await succeeds(self.probe, self.options)
+
+    async def has_settled(self) -> bool:
+        """Whether the program has run for a while."""
+        running = self.process is not None and self.process.returncode is None
+        return running and time.monotonic() - self.started_at > SETTLED_AFTER
+
+    async def stop(self) -> None:
+        """Stop the program, with SIGKILL if it has not ended after `stop_timeout`."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        if self.process and self.process.returncode is None:
+            self.process.send_signal(self.stop_signal)
+            try:
+                await asyncio.wait_for(self.process.wait(), self.stop_timeout)
+            except TimeoutError:
+                self.process.kill()
+                await self.process.wait()
+
+    @property
+    def log(self) -> Path:
+        """The file of the program's output."""
+        return self.logs / f"{self.name}.log"
+
+    async def _keep_running(self) -> None:
+        while True:
+            try:
+                self.prepare()
+                with self.log.open("ab") as log:
+                    self.process = await spawn(self.command, log.fileno(), self.options)
+                self.started_at = time.monotonic()
+                self.last_failure = f"it ended ({await self.process.wait()})"
+                say(f"{self.name} ended ({self.process.returncode}) and is restarted; its log: {self.log}")
+            except Exception as error:  # noqa: BLE001 - the next try may succeed, whatever the error is
+                self.last_failure = str(error)
+                say(f"{self.name} could not be started and is tried again: {error}")
+            self.failures += 1
+            await asyncio.sleep(RESTART_DELAY)
+
+
+def tail(log: Path) -> str:
+    """Return the end of a log as a part of an error message."""
+    with contextlib.suppress(OSError):
+        return "\n".join([f". The end of {log}:", *log.read_text(errors="replace").splitlines()[-LOG_TAIL:]])
+    return ""
+
+
+async def succeeds(command: Sequence[str], options: Mapping[str, Any]) -> bool:
+    """Whether a command exits with 0, within a few seconds."""
+    process = await spawn(command, DEVNULL, options)
+    try:
+        return await asyncio.wait_for(process.wait(), PROBE_TIMEOUT) == 0
+    except TimeoutError:
+        process.kill()
+        return await process.wait() == 0

@@ -1,0 +1,146 @@
+"""The folder of `make up`: its state, logs and signing key, which are the starting user's alone."""
+
+import contextlib
+import fcntl
+import grp
+import os
+import pwd
+import secrets
+import shutil
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+STATE = ("lock", "secret_key", "temporal.db", "temporal.db-wal", "temporal.db-shm", "logs", "postgres", "postgres.new")
+MAX_LOG_SIZE = 16 << 20  # bytes, for each program; the part before it is kept too, so a program needs twice as much
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+class DataDirError(Exception):
+    """The data directory cannot be used; the message says why and what to do."""
+
+
+def prepare(wanted: Path, *, checkout: Path, database_user: str) -> Path:
+    """Create the data directory or check that an existing one is ours alone; lock it and return its real path.
+
+    It stays locked until this process ends. `database_user` may own the folders of PostgreSQL.
+    """
+    if not str(wanted).isprintable():
+        raise DataDirError(f"DATA_DIR {str(wanted)!r} cannot be used: it has control characters or is not UTF-8")
+    if wanted.parts[:1] == ("~",):  # from a file or a shell that does not expand it
+        wanted = wanted.expanduser()
+    try:
+        data_dir = wanted.resolve()
+        links = {path for path in (wanted.absolute(), *wanted.absolute().parents) if path.is_symlink()}
+        # Who can change the checkout can change this program. So its folders need no check.
+        _check_parents({*links, *data_dir.parents} - {checkout, *checkout.parents})
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_owner(data_dir, {os.geteuid()})
+        _lock(data_dir)
+        _make_private(data_dir, database_user)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symbolic links
+        raise DataDirError(f"DATA_DIR {wanted} cannot be used: {getattr(error, 'strerror', None) or error}") from None
+    return data_dir
+
+
+def secret_key(data_dir: Path) -> str:
+    """Return the stack's signing key; the first start creates it, readable by its owner only."""
+    path, unfinished = data_dir / "secret_key", data_dir / "secret_key.new"
+    if not path.exists():
+        unfinished.unlink(missing_ok=True)
+        with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(48))
+            file.flush()
+            os.fsync(file)  # otherwise a power cut could leave an empty key
+        unfinished.rename(path)
+    return path.read_text()
+
+
+def limit_logs(logs: Path) -> None:
+    """Move the content of each log that is too large into a file beside it, which replaces the one before it.
+
+    The programs have their logs open, so the content is copied. They append, so they continue at the new end. The lines
+    of the moment between copy and truncation are lost.
+    """
+    for log in logs.glob("*.log"):
+        if log.stat().st_size > MAX_LOG_SIZE:
+            with contextlib.suppress(OSError):  # on a full disk there is no copy, but space again
+                shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
+
+
+def _lock(data_dir: Path) -> None:
+    # The descriptor stays open: the kernel releases the lock when the process ends, even by SIGKILL.
+    lock = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(lock, 20).decode()
+        os.close(lock)
+        message = f"Another `make up`, process {holder}, is using {data_dir}: stop it or set DATA_DIR"
+        raise DataDirError(message) from None
+    os.truncate(lock, os.pwrite(lock, str(os.getpid()).encode(), 0))
+
+
+def _check_parents(paths: Iterable[Path]) -> None:
+    """Raise DataDirError if another user could put a folder of their own in the place of the data directory."""
+    for path in sorted(paths):
+        with contextlib.suppress(FileNotFoundError):  # `mkdir` creates it
+            info = path.lstat()
+            if info.st_uid not in {0, os.geteuid()}:
+                raise DataDirError(f"DATA_DIR cannot be used: {path} belongs to {_user(info)}. Choose another folder")
+            if _others_can_write(info) and not info.st_mode & stat.S_ISVTX:
+                raise DataDirError(f"DATA_DIR cannot be used: other users can write to {path}. Choose another folder")
+
+
+def _make_private(data_dir: Path, database_user: str) -> None:
+    """Check what earlier starts have left, and take the permissions of other users away."""
+    ours = {os.geteuid()}
+    databases = ours | {entry.pw_uid for entry in pwd.getpwall() if entry.pw_name == database_user and 0 in ours}
+    for path in (data_dir / name for name in STATE):
+        if os.path.lexists(path):
+            _check_owner(path, databases if path.name.startswith("postgres") else ours)
+    for path in (data_dir / "logs").glob("*"):
+        _check_owner(path, ours)
+    # Earlier versions let everybody read their files.
+    files = [data_dir / "secret_key", *data_dir.glob("temporal.db*"), *(data_dir / "logs").glob("*")]
+    folders = [data_dir / "logs"]
+    if {path.name for path in data_dir.iterdir()} <= {*STATE, "secret_key.new"}:
+        folders.append(data_dir)  # a folder that contains other things, such as a home directory, keeps its mode
+    for path in (*files, *folders):
+        if path.exists() and path.stat().st_mode & OTHERS:
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~OTHERS)
+
+
+def _check_owner(path: Path, owners: set[int]) -> None:
+    for info in (path.lstat(), path.stat()):  # of a symbolic link, and of what it leads to
+        if info.st_uid not in owners:
+            raise DataDirError(
+                f"{path} belongs to {_user(info)}: start as that user, or set DATA_DIR to another folder"
+            )
+        if _others_can_write(info):
+            raise DataDirError(f"Other users can write to {path}: set DATA_DIR to a new folder, or: chmod go-w {path}")
+
+
+def _others_can_write(info: os.stat_result) -> bool:
+    if stat.S_ISLNK(info.st_mode):
+        return False
+    if info.st_mode & stat.S_IWOTH:
+        return True
+    return bool(info.st_mode & stat.S_IWGRP) and not _is_private_group(info.st_gid)
+
+
+def _is_private_group(group: int) -> bool:
+    """Whether we are a group's only member: many systems give every user such a group, and umask 002."""
+    users = {entry.pw_name: entry.pw_uid for entry in pwd.getpwall()}
+    members = {entry.pw_uid for entry in pwd.getpwall() if entry.pw_gid == group}
+    with contextlib.suppress(KeyError):  # a group without a name
+        members |= {users.get(name, -1) for name in grp.getgrgid(group).gr_mem}
+    return members <= {os.geteuid(), 0}
+
+
+def _user(info: os.stat_result) -> str:
+    with contextlib.suppress(KeyError):
+        return f"the user {pwd.getpwuid(info.st_uid).pw_name}"
+    return f"the user with the id {info.st_uid}"

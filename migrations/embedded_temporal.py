@@ -1,0 +1,50 @@
+"""The Temporal dev server of `make up` and of the tests: its commands, its tuning and the links into its Web UI."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from domain.settings import Settings
+
+TEMPORAL = str(Path(sys.executable).with_name("temporal"))
+DATABASE = "temporal.db"
+HISTORY_QUEUES = ("transfer", "timer", "visibility", "outbound")
+# The dev server's defaults sync the disk 64 times for each workflow and poll its queues only 20 times a second.
+TUNING = [
+    *("--sqlite-pragma=journal_mode=wal", "--sqlite-pragma=synchronous=normal"),
+    *(f"--dynamic-config-value=history.{queue}ProcessorMaxPollRPS=1000" for queue in HISTORY_QUEUES),
+    '--dynamic-config-value=history.timerProcessorMaxTimeShift="10ms"',
+    *(f"--dynamic-config-value=matching.numTaskqueue{side}Partitions=1" for side in ("Read", "Write")),
+    "--dynamic-config-value=matching.enableFairness=true",  # round-robin by owner; the default is oldest first
+    "--dynamic-config-value=system.forceSearchAttributesCacheRefreshOnRead=false",
+]
+# The server also opens an HTTP API on a random port, and no flag closes it. It takes requests of any content type, so
+# a page of any site in a browser of this machine could end all workflows. No address can have this host name.
+NO_HTTP_API = '--dynamic-config-value=frontend.httpAllowedHosts=["none.invalid"]'
+# The tool also reads TEMPORAL_* and, in the home directory, files with other addresses and TLS. It gets none of them.
+ENVIRONMENT = {"PATH": os.defpath}
+NO_CONFIGURATION = ["--disable-config-file", "--disable-config-env"]
+
+
+def process_options(data_dir: Path) -> dict[str, Any]:
+    """Options for subprocess. In a session of its own the server does not get the signals of our process group."""
+    return {"cwd": data_dir, "start_new_session": True, "env": ENVIRONMENT}
+
+
+def server_command(settings: Settings) -> list[str]:
+    """Command line of the server with its Web UI. Its state is one file in the folder in which it is started.
+
+    The name of the file becomes part of a URI, in which `#`, `?` and `%` have a meaning. So it is relative: the path of
+    the folder may contain them.
+    """
+    ports = [f"--port={settings.temporal_port}", f"--ui-port={settings.temporal_ui_port}"]
+    state = [f"--db-filename={DATABASE}", f"--namespace={settings.temporal_namespace}"]
+    quiet = ["--ui-disable-news-fetch", "--log-level=error", *NO_CONFIGURATION]
+    return [TEMPORAL, "server", "start-dev", "--ip=127.0.0.1", *ports, *state, *quiet, NO_HTTP_API, *TUNING]
+
+
+def retention_command(settings: Settings) -> list[str]:
+    """Command that keeps closed workflows for 30 days; it also serves as probe, as it fails until the server is up."""
+    target = [f"--namespace={settings.temporal_namespace}", f"--address=127.0.0.1:{settings.temporal_port}"]
+    return [TEMPORAL, "operator", "namespace", "update", "--retention=30d", *target, *NO_CONFIGURATION]
