@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import http.client
+import io
 import os
 import signal
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -25,8 +28,8 @@ LOGS_INTERVAL, MIGRATION_TIMEOUT, ANSWER_TIMEOUT = 1, 600, 5  # seconds
 # so that the supervisor alone decides in which order the children stop.
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
 # What API, worker and migrations get of our environment besides the settings.
-INHERITED = {"PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-INHERITED |= {"FORWARDED_ALLOW_IPS"}
+INHERITED = {"PATH", "LD_LIBRARY_PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"}
+INHERITED |= {"SSL_CERT_FILE", "SSL_CERT_DIR", "FORWARDED_ALLOW_IPS"}
 
 
 def check_ports(settings: Settings) -> None:
@@ -57,11 +60,15 @@ def environment(settings: Settings) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.upper() in names or name.startswith(prefixes)}
 
 
-def _answers(url: str) -> bool:
-    with contextlib.suppress(OSError):
+def _not_ready(url: str) -> str:
+    """Why the API is not ready, empty if it is."""
+    try:
         urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=ANSWER_TIMEOUT).close()
-        return True
-    return False
+    except urllib.error.HTTPError as error:
+        return error.read().decode(errors="replace")
+    except (OSError, http.client.HTTPException) as error:
+        return str(error)
+    return ""
 
 
 def postgres_server(data_dir: Path, socket_dir: Path, logs: Path) -> Child:
@@ -126,20 +133,21 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     ours = environment(settings)
     for server in own_servers(settings, data_dir, logs, ours):
         children.append(server.start())  # noqa: PERF401 - one by one: if a later one fails, these must be stopped
-    await asyncio.gather(*(server.until(server.serves) for server in children))
+    await asyncio.gather(*(server.until(server.does_not_serve) for server in children))
     options = PROCESS_OPTIONS | {"env": ours}
     await migrate(logs, options)
-    worker = Child("worker", [sys.executable, "-m", "worker"], logs, stop_timeout=8, options=options).start()
-    children.append(worker)
+    children.append(Child("worker", [sys.executable, "-m", "worker"], logs, options, stop_timeout=8).start())
     with_key = PROCESS_OPTIONS | {"env": ours | {"SECRET_KEY": key}}
-    api = Child("api", [sys.executable, "-m", "api"], logs, stop_timeout=5, options=with_key).start()
+    api = Child("api", [sys.executable, "-m", "api"], logs, with_key, stop_timeout=5).start()
     children.append(api)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
     url = f"http://{host}:{settings.api_port}/api/v1"
-    is_ready = partial(asyncio.to_thread, _answers, f"{url}/health/ready")
-    await asyncio.gather(api.until(is_ready), worker.until(worker.has_settled))
+    not_ready = partial(asyncio.to_thread, _not_ready, f"{url}/health/ready")
+    # Something else may have taken a port meanwhile and answer there, even another such stack. Then ours has ended.
+    await asyncio.gather(api.until(not_ready), *(child.until(child.has_not_settled) for child in children))
     temporal_ui = ours.get("TEMPORAL_UI_URL", settings.temporal_ui_url)
     say(f"Ready.\n  API          {url}\n  API docs     {url}/docs\n  Temporal UI  {temporal_ui}")
+    say(f"  What waits   {embedded_temporal.waiting_url(settings, temporal_ui)}")
     say(f"  Data         {data_dir} (kept between starts)\nStop with Ctrl-C.")
 
 
@@ -180,6 +188,10 @@ async def run(settings: Settings, data_dir: Path) -> None:
 def main() -> None:
     """Check the data directory and the ports, then run the stack until a signal stops it."""
     os.chdir(ROOT)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a path may have letters that the terminal's encoding has not
     os.umask(0o077)  # what we and our programs create is for this user only
     settings = load_settings()
     try:

@@ -178,9 +178,10 @@ def count_answers(stack: Stack) -> Iterator[Counter[str]]:
     log = stack.data_dir / "logs" / "api.log"
     before, answers = log.stat().st_size, Counter[str]()
     yield answers
-    with log.open() as file:
-        file.seek(before)
-        answers.update(STATUS.findall(file.read()))
+    text = log.read_bytes()
+    if len(text) < before:  # the supervisor has moved the beginning of the log into another file
+        text = log.with_name("api.log.1").read_bytes() + text
+    answers.update(STATUS.findall(text[before:].decode()))
 
 
 @asynccontextmanager

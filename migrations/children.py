@@ -18,7 +18,7 @@ RESTART_DELAY, PROBE_INTERVAL, PROBE_TIMEOUT = 0.25, 0.05, 5  # seconds
 # The start is given up if a program has ended so often, or is not ready after so many seconds. After the start every
 # program is restarted for ever.
 START_ATTEMPTS, START_TIMEOUT = 3, 120
-SETTLED_AFTER = 2  # seconds that a worker has run: one that cannot start has ended by then
+SETTLED_AFTER = 2  # seconds: a program that cannot run has ended by then
 LOG_TAIL = 15  # lines
 PRCTL, PR_SET_PDEATHSIG = getattr(ctypes.CDLL(None), "prctl", None), 1  # Linux only
 
@@ -73,24 +73,24 @@ class Child:
         self.task = asyncio.create_task(self._keep_running())
         return self
 
-    async def until(self, is_ready: Callable[[], Awaitable[bool]]) -> None:
-        """Wait until the program is ready. StartError says why it will not be."""
+    async def until(self, problem: Callable[[], Awaitable[str]]) -> None:
+        """Wait until the program has no problem any more. StartError says why that does not happen."""
         give_up_at = time.monotonic() + START_TIMEOUT
-        while not await is_ready():
+        while reason := await problem():
             if self.failures >= START_ATTEMPTS:
                 raise StartError(f"{self.name} cannot be started: {self.last_failure}{tail(self.log)}")
             if time.monotonic() > give_up_at:
-                raise StartError(f"{self.name} is not ready after {START_TIMEOUT} s{tail(self.log)}")
+                raise StartError(f"{self.name} is not ready after {START_TIMEOUT} s: {reason}{tail(self.log)}")
             await asyncio.sleep(PROBE_INTERVAL)
 
-    async def serves(self) -> bool:
-        """Whether the probe succeeds."""
-        return await succeeds(self.probe, self.options)
+    async def does_not_serve(self) -> str:
+        """Why the program does not serve, empty if it does."""
+        return "" if await succeeds(self.probe, self.options) else "it does not answer"
 
-    async def has_settled(self) -> bool:
-        """Whether the program has run for a while."""
+    async def has_not_settled(self) -> str:
+        """Why the program may not be able to run, empty if it has run for a while."""
         running = self.process is not None and self.process.returncode is None
-        return running and time.monotonic() - self.started_at > SETTLED_AFTER
+        return "" if running and time.monotonic() - self.started_at > SETTLED_AFTER else "it does not keep running"
 
     async def stop(self) -> None:
         """Stop the program, with SIGKILL if it has not ended after `stop_timeout`."""

@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from domain.settings import Settings
 
@@ -24,6 +25,7 @@ TUNING = [
 NO_HTTP_API = '--dynamic-config-value=frontend.httpAllowedHosts=["none.invalid"]'
 # The tool also reads TEMPORAL_* and, in the home directory, files with other addresses and TLS. It gets none of them.
 ENVIRONMENT = {"PATH": os.defpath}
+WAITING = 'WaitsFor IS NOT NULL AND ExecutionStatus = "Running"'
 NO_CONFIGURATION = ["--disable-config-file", "--disable-config-env"]
 
 
@@ -48,3 +50,8 @@ def retention_command(settings: Settings) -> list[str]:
     """Command that keeps closed workflows for 30 days; it also serves as probe, as it fails until the server is up."""
     target = [f"--namespace={settings.temporal_namespace}", f"--address=127.0.0.1:{settings.temporal_port}"]
     return [TEMPORAL, "operator", "namespace", "update", "--retention=30d", *target, *NO_CONFIGURATION]
+
+
+def waiting_url(settings: Settings, web_ui: str) -> str:
+    """Address of the Web UI's list of the workflows that wait to be confirmed or try again."""
+    return f"{web_ui}/namespaces/{quote(settings.temporal_namespace)}/workflows?query={quote(WAITING)}"

@@ -99,7 +99,7 @@ class Cluster:
         for server in servers:
             self.parts[server.name] = server.start()
         for server in servers:
-            await server.until(server.serves)
+            await server.until(server.does_not_serve)
         socket = self._socket_dir / embedded_postgres.SOCKET_NAME
         targets: dict[str, int | Path] = {
             "client-api": self.api_port,
