@@ -7,7 +7,7 @@ SOURCES := api workflows activities domain worker.py local.py migrations tests b
 .PHONY: up test coverage races soak faults check format lock clean
 
 up: .venv/local  ## Run the whole service on this machine until Ctrl-C
-	@exec .venv/bin/python local.py
+	@exec .venv/bin/python -E local.py
 
 test: check  ## Check, then run every test
 	.venv/bin/python -m pytest $(PARALLEL)

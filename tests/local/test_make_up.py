@@ -3,27 +3,34 @@
 import json
 import os
 import signal
-import socket
 import stat
+import string
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import local
-from migrations import embedded_postgres
+from migrations import embedded_postgres, embedded_temporal
+from tests.local.test_checks import FOREIGN
 from tests.support.stack import Stack, free_ports
 
 STOP_ORDER = ["api", "worker", "temporal", "postgres"]
+ODD_NAME = "".join(sorted(set(string.printable) - set(string.whitespace) - {"/"})) + " %41"
+LOOPBACK = "0100007F"  # 127.0.0.1 in /proc/net/tcp
+SOME_PAGE = {"Origin": "http://page.example", "Content-Type": "text/plain"}  # what a browser sends without asking first
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """This module's stack; the last test stops it."""
-    stack = Stack.at(tmp_path_factory.mktemp("up") / "data")
+    """This module's stack, which the last test stops. Its folder's name is odd, and so is its environment."""
+    stack = Stack.at(tmp_path_factory.mktemp("up") / ODD_NAME, **FOREIGN)
     stack.start()
     yield stack
     if stack.supervisor:
@@ -33,7 +40,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def start_error(**environment: str | int) -> str:
     """The one line that a start with these settings prints when it refuses to start anything."""
     settings = {name: str(value) for name, value in environment.items()}
-    command = [sys.executable, str(local.ROOT / "local.py")]
+    command = [sys.executable, "-E", str(local.ROOT / "local.py")]
     result = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=10, check=False)
     assert result.returncode == 1
     assert result.stdout == ""
@@ -74,17 +81,82 @@ def test_only_the_api_gets_the_secret_key(stack: Stack) -> None:
         assert "SECRET_KEY" not in environment(stack, part)
 
 
+def test_all_state_is_in_the_data_directory(stack: Stack) -> None:
+    assert [path.name for path in stack.data_dir.parent.iterdir()] == [ODD_NAME]
+    assert {"temporal.db", "postgres", "logs", "secret_key"} <= {path.name for path in stack.data_dir.iterdir()}
+
+
 def test_other_users_cannot_read_the_data_directory(stack: Stack) -> None:
     assert not stat.S_IMODE(stack.data_dir.stat().st_mode) & stat.S_IRWXO
-    assert stat.S_IMODE((stack.data_dir / "postgres").stat().st_mode) == 0o700
+    readable = [path for path in stack.data_dir.rglob("*") if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    assert readable == []
+
+
+def listening(stack: Stack, part: str) -> list[tuple[str, int]]:
+    """The addresses, in hexadecimal, and ports on which a part listens."""
+    [pid] = stack.pids(part)
+    sockets = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets]
+    return [(address, int(port, 16)) for address, port in found]
 
 
 def test_the_database_listens_on_a_unix_socket_only(stack: Stack) -> None:
-    [pid] = stack.pids("postgres")
-    inodes = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
-    rows = [row.split() for name in ("tcp", "tcp6") for row in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    assert not {f"socket:[{row[9]}]" for row in rows} & inodes
-    assert (stack.data_dir / "postgres" / embedded_postgres.SOCKET_NAME).is_socket()
+    assert listening(stack, "postgres") == []
+    assert (stack.socket_dir / embedded_postgres.SOCKET_NAME).is_socket()
+    assert stat.S_IMODE(stack.socket_dir.stat().st_mode) == 0o700
+
+
+def test_all_ports_are_on_loopback_only(stack: Stack) -> None:
+    ports = [*listening(stack, "api"), *listening(stack, "temporal")]
+    assert {stack.api_port, stack.temporal_port, stack.ui_port} < {port for _, port in ports}
+    assert {address for address, _ in ports} == {LOOPBACK}
+
+
+def test_a_page_of_another_site_cannot_end_the_workflows(stack: Stack) -> None:
+    batch = {"jobId": "job", "reason": "none", "visibilityQuery": "VMName = 'x'", "terminationOperation": {}}
+    answers = set()
+    for _, port in listening(stack, "temporal"):
+        for path in ("/namespaces/default/batch-operations/job", "/api/v1/namespaces/default/batch-operations/job"):
+            url = f"http://127.0.0.1:{port}{path}"
+            request = urllib.request.Request(url, json.dumps(batch).encode(), SOME_PAGE)
+            try:
+                with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+                    answers.add(answer.status)
+            except urllib.error.HTTPError as error:
+                answers.add(error.code)
+            except OSError:  # this port does not speak HTTP/1.1
+                continue
+    assert 403 in answers
+    assert not [status for status in answers if status < 400]
+
+
+def test_an_address_that_is_registered_twice_stands_in_no_log(stack: Stack) -> None:
+    answers = []
+    for name in ("alice", "another-alice"):
+        user = {"username": name, "email": "alice.private@example.com", "password": "Correct-Horse-1"}
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{stack.url}/auth/register", json.dumps(user).encode(), headers)  # noqa: S310
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310
+                answers.append(answer.status)
+        except urllib.error.HTTPError as error:
+            answers.append(error.code)
+    logs = {path.name: path.read_text() for path in (stack.data_dir / "logs").iterdir()}
+    assert answers == [201, 409]
+    assert "uq_users_email" in logs["postgres.log"]
+    assert [name for name, log in logs.items() if "alice.private" in log] == []
+
+
+async def test_the_printed_link_lists_what_waits(stack: Stack) -> None:
+    assert stack.supervisor
+    assert stack.supervisor.stdout
+    [link] = [
+        line.split()[-1] for line in iter(stack.supervisor.stdout.readline, "Stop with Ctrl-C.\n") if "waits" in line
+    ]
+    address, _, query = link.partition("?query=")
+    assert address == f"http://127.0.0.1:{stack.ui_port}/namespaces/default/workflows"
+    assert (await (await stack.temporal()).count_workflows(urllib.parse.unquote(query))).count == 0
 
 
 def test_closed_workflows_are_kept_for_thirty_days(stack: Stack) -> None:
@@ -100,14 +172,6 @@ def test_closed_workflows_are_kept_for_thirty_days(stack: Stack) -> None:
     ]
     described = json.loads(subprocess.run(describe, capture_output=True, check=True).stdout)
     assert described["config"]["workflowExecutionRetentionTtl"] == f"{30 * 24 * 3600}s"
-
-
-def test_all_servers_listen_on_loopback_only(stack: Stack) -> None:
-    for port in (stack.api_port, stack.temporal_port, stack.ui_port):
-        with socket.create_connection(("127.0.0.1", port), timeout=1):
-            pass
-        with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.2", port), timeout=1).close()
 
 
 def test_repeated_signals_stop_the_parts_once_and_in_order(stack: Stack) -> None:

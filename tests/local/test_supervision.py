@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import local
+from migrations import children
+from migrations.children import Child, StartError
 from tests.support.waiting import block_until, poll
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
@@ -20,20 +22,20 @@ IGNORES_SIGTERM = [
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('set', flush=True); time.sleep(60)",
 ]
-StartChild = Callable[..., local.Child]
+StartChild = Callable[..., Child]
 
 
 @pytest.fixture
 async def start_child(tmp_path: Path) -> AsyncIterator[StartChild]:
     """Starts children that are stopped after the test."""
-    children: list[local.Child] = []
+    started: list[Child] = []
 
-    def start(*command: str, stop_timeout: float = 5) -> local.Child:
-        children.append(local.Child("child", command, tmp_path, stop_timeout).start())
-        return children[-1]
+    def start(*command: str, stop_timeout: float = 5) -> Child:
+        started.append(Child("child", command, tmp_path, local.PROCESS_OPTIONS, stop_timeout).start())
+        return started[-1]
 
     yield start
-    for child in children:
+    for child in started:
         await child.stop()
 
 
@@ -46,7 +48,7 @@ async def until(condition: Callable[[], object], deadline: float = 5) -> None:
     await poll(check, bool, deadline=deadline, interval=0.01)
 
 
-def pid(child: local.Child) -> int:
+def pid(child: Child) -> int:
     """The process id of the child's current process, 0 if none is running."""
     return child.process.pid if child.process and child.process.returncode is None else 0
 
@@ -100,7 +102,7 @@ async def test_a_stopped_child_is_not_restarted(start_child: StartChild) -> None
     await until(lambda: pid(child))
     stopped = pid(child)
     await child.stop()
-    await asyncio.sleep(2 * local.RESTART_DELAY)
+    await asyncio.sleep(2 * children.RESTART_DELAY)
     assert pid(child) == 0
     assert not is_running(stopped)
 
@@ -114,11 +116,56 @@ async def test_a_child_that_ignores_the_stop_signal_is_killed(start_child: Start
     assert not is_running(stopped)
 
 
+async def test_a_start_that_cannot_succeed_is_given_up_with_the_end_of_the_log(start_child: StartChild) -> None:
+    child = start_child("/bin/sh", "-c", "echo the disk is full; exit 3")
+    with pytest.raises(StartError) as error:
+        await child.until(child.has_not_settled)
+    assert str(error.value).splitlines() == [
+        f"child cannot be started: it ended (3). The end of {child.log}:",
+        *["the disk is full"] * children.START_ATTEMPTS,
+    ]
+
+
+async def test_a_start_whose_log_cannot_be_written_is_given_up(start_child: StartChild, tmp_path: Path) -> None:
+    (tmp_path / "child.log").mkdir()
+    child = start_child(*SLEEP)
+    with pytest.raises(StartError, match=r"child cannot be started: .*Is a directory"):
+        await child.until(child.has_not_settled)
+
+
+async def test_a_start_that_takes_too_long_is_given_up_with_its_reason(
+    start_child: StartChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "START_TIMEOUT", 0)
+
+    async def problem() -> str:
+        return "no Temporal"
+
+    child = start_child("/bin/sh", "-c", "echo waiting; sleep 60")
+    await until(lambda: pid(child) and "waiting" in child.log.read_text())
+    with pytest.raises(StartError, match=r"child is not ready after 0 s: no Temporal. The end of .*\nwaiting"):
+        await child.until(problem)
+
+
+async def test_a_program_that_dies_once_during_the_start_is_restarted(start_child: StartChild) -> None:
+    child = start_child(*SLEEP)
+    await until(lambda: pid(child))
+    os.kill(pid(child), signal.SIGKILL)
+    await child.until(child.has_not_settled)
+    assert child.failures == 1
+
+
+async def test_a_probe_that_hangs_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(children, "PROBE_TIMEOUT", 0.1)
+    assert not await children.succeeds(SLEEP, local.PROCESS_OPTIONS)
+
+
 def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     program = (
-        "import asyncio, local, pathlib, sys\n"
+        "import asyncio, pathlib, sys\n"
+        "from migrations.children import Child\n"
         "async def main():\n"
-        f"    child = local.Child('child', {SLEEP!r}, pathlib.Path(sys.argv[1]), 5).start()\n"
+        f"    child = Child('child', {SLEEP!r}, pathlib.Path(sys.argv[1]), {{}}, 5).start()\n"
         "    while not child.process: await asyncio.sleep(0.01)\n"
         "    print(child.process.pid, flush=True)\n"
         "    await asyncio.sleep(60)\n"

@@ -82,7 +82,7 @@ class Stack:
         }
         environment = os.environ | DELAYS | self.settings | {name: str(port) for name, port in ports.items()}
         self.supervisor = subprocess.Popen(
-            [sys.executable, str(self.root / "local.py")],
+            [sys.executable, "-E", str(self.root / "local.py")],
             env=environment | {"DATA_DIR": str(self.data_dir)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

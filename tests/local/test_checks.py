@@ -1,15 +1,26 @@
-"""What `make up` checks and creates before it starts a server: ports, the data directory, the secret key."""
+"""What `make up` checks before it starts a server, and what its programs get of the environment."""
 
+import os
 import socket
-import stat
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import local
 from domain.settings import Settings
+from migrations.children import StartError
+
+FOREIGN = {
+    "PGSSLMODE": "verify-full",
+    "PGSERVICE": "elsewhere",
+    "TEMPORAL_ENV": "prod",
+    "TEMPORAL_CONFIG_FILE": "/nowhere",
+    "PYTHONSAFEPATH": "1",
+    "WEB_CONCURRENCY": "4",
+    "https_proxy": "http://127.0.0.1:9",
+    "LD_PRELOAD": "",
+}
 
 
 @pytest.fixture
@@ -31,43 +42,16 @@ def settings(**values: Any) -> Settings:
     return Settings(**(ports | values))
 
 
-def test_the_secret_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path) -> None:
-    secret = local.secret_key(tmp_path)
-    assert len(secret) >= 32
-    assert local.secret_key(tmp_path) == secret
-    assert stat.S_IMODE((tmp_path / "secret_key").stat().st_mode) == 0o600
-
-
-def test_each_data_directory_gets_its_own_secret_key(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    second.mkdir()
-    assert local.secret_key(first) != local.secret_key(second)
-
-
-def test_an_unfinished_secret_key_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "secret_key.new").touch(mode=0o600)
-    assert len(local.secret_key(tmp_path)) >= 32
-    assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
-
-
-def test_a_data_directory_is_used_by_one_stack_at_a_time(tmp_path: Path) -> None:
-    local.lock_data_dir(tmp_path)
-    message = r"Another `make up`, process \d+, is using .*: stop it or set DATA_DIR"
-    with pytest.raises(local.StartError, match=message):
-        local.lock_data_dir(tmp_path)
-
-
 @pytest.mark.parametrize("setting", ["API_PORT", "TEMPORAL_PORT", "TEMPORAL_UI_PORT"])
 def test_the_error_for_a_taken_port_names_its_setting(setting: str, taken_port: int) -> None:
     message = rf"Port {taken_port} on 127.0.0.1 \({setting}\) cannot be used: Address already in use. Free it"
-    with pytest.raises(local.StartError, match=message):
+    with pytest.raises(StartError, match=message):
         local.check_ports(settings(**{setting.lower(): taken_port}))
 
 
 def test_two_settings_cannot_share_a_port() -> None:
     port = free_port()
-    with pytest.raises(local.StartError, match=rf"Port {port} on 127.0.0.1 \(TEMPORAL_UI_PORT\)"):
+    with pytest.raises(StartError, match=rf"Port {port} on 127.0.0.1 \(TEMPORAL_UI_PORT\)"):
         local.check_ports(settings(api_port=port, temporal_ui_port=port))
 
 
@@ -84,3 +68,26 @@ def test_the_ports_are_free_again_after_the_check() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::1"])  # noqa: S104 - listens for a moment only
 def test_the_api_may_listen_on_other_addresses(host: str) -> None:
     local.check_ports(settings(api_host=host))
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a shell that is set up for other programs, too."""
+    for name in list(os.environ):
+        monkeypatch.delenv(name)
+    ours = {"PATH": "/bin", "LC_ALL": "C.UTF-8", "API_PORT": "1", "log_level": "DEBUG", "secret_key": "s" * 32}
+    for name, value in (ours | FOREIGN).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("shell")
+def test_the_programs_get_the_settings_and_nothing_that_is_meant_for_other_programs() -> None:
+    expected = {"PATH": "/bin", "LC_ALL": "C.UTF-8", "API_PORT": "1", "log_level": "DEBUG"}
+    assert local.environment(Settings(_env_file=None)) == expected  # type: ignore[call-arg]
+
+
+@pytest.mark.usefixtures("shell")
+def test_with_the_users_own_database_the_programs_get_the_variables_of_its_client() -> None:
+    own = Settings(_env_file=None, database_url="postgresql://db.example/vmapi")  # type: ignore[call-arg]
+    passed = local.environment(own).keys() & FOREIGN.keys()
+    assert passed == {"PGSSLMODE", "PGSERVICE"}
