@@ -53,6 +53,41 @@ def test_if_the_socket_path_is_too_long_the_socket_is_in_a_private_temporary_fol
     assert embedded_postgres.socket_dir_of(cluster_with_long_path) == folder
 
 
+@pytest.mark.parametrize("character", [*",:@%#?&= '\"\\", "ä"])
+def test_if_the_path_has_a_character_with_a_meaning_the_socket_is_in_a_private_temporary_folder(
+    character: str, postgres: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert postgres.exists()  # so PostgreSQL's user exists, too
+    (cluster := private_folder / f"a{character}b").mkdir()
+    embedded_postgres.make_private_folder(cluster / "postgres")
+    monkeypatch.setattr(tempfile, "tempdir", str(private_folder))
+    assert embedded_postgres.socket_dir_of(cluster / "postgres").parent == private_folder
+
+
+def test_a_temporary_folder_that_does_not_suit_a_socket_is_refused(
+    cluster_with_long_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (odd := private_folder / "a,b").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    with pytest.raises(embedded_postgres.PostgresError, match="set TMPDIR to a folder with a shorter, plainer path"):
+        embedded_postgres.socket_dir_of(cluster_with_long_path)
+
+
+def test_a_cluster_of_another_version_is_refused(private_folder: Path) -> None:
+    (private_folder / "postgres").mkdir()
+    (private_folder / "postgres" / "PG_VERSION").write_text("15\n")
+    with pytest.raises(
+        embedded_postgres.PostgresError, match="was made by PostgreSQL 15, not 16: set another DATA_DIR"
+    ):
+        embedded_postgres.init_cluster(private_folder)
+
+
+def test_a_program_that_does_not_end_is_given_up(private_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded_postgres, "COMMAND_TIMEOUT", 0.01)
+    with pytest.raises(embedded_postgres.PostgresError, match=r"initdb has not ended after 0\.01 s"):
+        embedded_postgres.init_cluster(private_folder)
+
+
 @pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only root can give a folder to another user")
 def test_a_socket_folder_of_another_user_is_refused(
     cluster_with_long_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
