@@ -83,11 +83,11 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("shell")
 def test_the_programs_get_the_settings_and_nothing_that_is_meant_for_other_programs() -> None:
     expected = {"PATH": "/bin", "LC_ALL": "C.UTF-8", "API_PORT": "1", "log_level": "DEBUG"}
-    assert local.environment(Settings(_env_file=None)) == expected  # type: ignore[call-arg]
+    assert local.environment(Settings(_env_file=None)) == expected
 
 
 @pytest.mark.usefixtures("shell")
 def test_with_the_users_own_database_the_programs_get_the_variables_of_its_client() -> None:
-    own = Settings(_env_file=None, database_url="postgresql://db.example/vmapi")  # type: ignore[call-arg]
+    own = Settings(_env_file=None, database_url="postgresql://db.example/vmapi")
     passed = local.environment(own).keys() & FOREIGN.keys()
     assert passed == {"PGSSLMODE", "PGSERVICE"}
