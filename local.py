@@ -116,11 +116,11 @@ async def migrate(logs: Path, options: Mapping[str, Any]) -> None:
     with path.open("wb") as log:
         process = await spawn([sys.executable, "-m", "migrations"], log.fileno(), options)
     try:
-        failed = await asyncio.wait_for(process.wait(), MIGRATION_TIMEOUT) != 0
+        code = await asyncio.wait_for(process.wait(), MIGRATION_TIMEOUT)
     except TimeoutError:
         process.kill()  # the database rolls the unfinished migration back
-        failed = await process.wait() != 0
-    if failed:
+        raise StartError(f"The migrations have not ended after {MIGRATION_TIMEOUT} s{tail(path)}") from None
+    if code:
         raise StartError(f"The database or Temporal could not be prepared{tail(path)}")
 
 
@@ -188,10 +188,8 @@ async def run(settings: Settings, data_dir: Path) -> None:
 def main() -> None:
     """Check the data directory and the ports, then run the stack until a signal stops it."""
     os.chdir(ROOT)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(
-            errors="backslashreplace"
-        )  # a path may have letters that the terminal's encoding has not
+    if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal's encoding may lack letters of a path
+        sys.stdout.reconfigure(errors="backslashreplace")
     os.umask(0o077)  # what we and our programs create is for this user only
     settings = load_settings()
     try:
@@ -201,7 +199,7 @@ def main() -> None:
     except (StartError, DataDirError, PostgresError) as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"DATA_DIR {settings.data_dir} cannot be used: {error}")
+        sys.exit(f"The start failed: {error}")
 
 
 if __name__ == "__main__":

@@ -116,9 +116,7 @@ def _make_private(data_dir: Path, database_user: str) -> None:
 def _check_owner(path: Path, owners: set[int]) -> None:
     for info in (path.lstat(), path.stat()):  # of a symbolic link, and of what it leads to
         if info.st_uid not in owners:
-            raise DataDirError(
-                f"{path} belongs to {_user(info)}: start as that user, or set DATA_DIR to another folder"
-            )
+            raise DataDirError(f"{path} belongs to {_user(info)}: start as that user or choose another DATA_DIR")
         if _others_can_write(info):
             raise DataDirError(f"Other users can write to {path}: set DATA_DIR to a new folder, or: chmod go-w {path}")
 

@@ -60,7 +60,7 @@ def test_a_folder_that_holds_other_things_keeps_its_mode(old: Path) -> None:
 @pytest.mark.parametrize("name", [".", "logs", "logs/api.log", "secret_key", "temporal.db", "postgres"])
 def test_a_file_of_another_user_is_refused(old: Path, name: str) -> None:
     os.chown(old / name, STRANGER, STRANGER)
-    with pytest.raises(DataDirError, match="belongs to the user with the id 54321: start as that user, or set"):
+    with pytest.raises(DataDirError, match="belongs to the user with the id 54321: start as that user or choose"):
         prepare(old)
 
 
