@@ -32,21 +32,31 @@ INHERITED = {"PATH", "LD_LIBRARY_PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ",
 INHERITED |= {"SSL_CERT_FILE", "SSL_CERT_DIR", "FORWARDED_ALLOW_IPS"}
 
 
-def check_ports(settings: Settings) -> None:
-    """Raise StartError if a port that the stack will listen on is taken."""
+@contextlib.contextmanager
+def own_ports(settings: Settings) -> Iterator[None]:
+    """Raise StartError if a port that the stack will listen on is taken; else keep other stacks from it.
+
+    Our programs take their ports seconds later. Without the reservation two stacks that start together would both find
+    them free, and the programs of one would answer to the other.
+    """
     addresses = {"API_PORT": (settings.api_host, settings.api_port)}
     if "temporal_address" not in settings.model_fields_set:
         addresses["TEMPORAL_PORT"] = ("127.0.0.1", settings.temporal_port)
         addresses["TEMPORAL_UI_PORT"] = ("127.0.0.1", settings.temporal_ui_port)
-    # All ports stay open until the last is checked: two settings may name the same one.
-    with contextlib.ExitStack() as sockets:
-        for setting, (host, port) in addresses.items():
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            try:
-                sockets.enter_context(socket.create_server((host, port), family=family))
-            except OSError as error:
-                why = f"Port {port} on {host} ({setting}) cannot be used: {error.strerror}".partition(" (while")[0]
-                raise StartError(f"{why}. Free it or choose another: make up {setting}=...") from None
+    with contextlib.ExitStack() as reservations:
+        # All ports stay open until the last is checked: two settings may name the same one.
+        with contextlib.ExitStack() as sockets:
+            for setting, (host, port) in addresses.items():
+                family = socket.AF_INET6 if ":" in host else socket.AF_INET
+                try:
+                    if sys.platform == "linux":  # a name in memory, which goes with its socket
+                        name = f"\0openstack-vm-api {port} {host}"[:100]  # its limit is 108 bytes
+                        reservations.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
+                    sockets.enter_context(socket.create_server((host, port), family=family))
+                except OSError as error:
+                    why = f"Port {port} on {host} ({setting}) cannot be used: {error.strerror}".partition(" (while")[0]
+                    raise StartError(f"{why}. Free it or choose another: make up {setting}=...") from None
+        yield
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -143,7 +153,6 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host
     url = f"http://{host}:{settings.api_port}/api/v1"
     not_ready = partial(asyncio.to_thread, _not_ready, f"{url}/health/ready")
-    # Something else may have taken a port meanwhile and answer there, even another such stack. Then ours has ended.
     await asyncio.gather(api.until(not_ready), *(child.until(child.has_not_settled) for child in children))
     temporal_ui = ours.get("TEMPORAL_UI_URL", settings.temporal_ui_url)
     say(f"Ready.\n  API          {url}\n  API docs     {url}/docs\n  Temporal UI  {temporal_ui}")
@@ -194,8 +203,8 @@ def main() -> None:
     settings = load_settings()
     try:
         data_dir = data_dirs.prepare(settings.data_dir, checkout=ROOT, database_user=embedded_postgres.USER)
-        check_ports(settings)
-        asyncio.run(run(settings, data_dir))
+        with own_ports(settings):
+            asyncio.run(run(settings, data_dir))
     except (StartError, DataDirError, PostgresError) as error:
         sys.exit(str(error))
     except OSError as error:

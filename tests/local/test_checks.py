@@ -45,29 +45,44 @@ def settings(**values: Any) -> Settings:
 @pytest.mark.parametrize("setting", ["API_PORT", "TEMPORAL_PORT", "TEMPORAL_UI_PORT"])
 def test_the_error_for_a_taken_port_names_its_setting(setting: str, taken_port: int) -> None:
     message = rf"Port {taken_port} on 127.0.0.1 \({setting}\) cannot be used: Address already in use. Free it"
-    with pytest.raises(StartError, match=message):
-        local.check_ports(settings(**{setting.lower(): taken_port}))
+    with pytest.raises(StartError, match=message), local.own_ports(settings(**{setting.lower(): taken_port})):
+        pass
 
 
 def test_two_settings_cannot_share_a_port() -> None:
     port = free_port()
-    with pytest.raises(StartError, match=rf"Port {port} on 127.0.0.1 \(TEMPORAL_UI_PORT\)"):
-        local.check_ports(settings(api_port=port, temporal_ui_port=port))
+    same = settings(api_port=port, temporal_ui_port=port)
+    with pytest.raises(StartError, match=rf"Port {port} on 127.0.0.1 \(TEMPORAL_UI_PORT\)"), local.own_ports(same):
+        pass
+
+
+def test_two_stacks_that_start_together_cannot_share_a_port() -> None:
+    port = free_port()
+    first, second = settings(api_port=port), settings(api_port=port)
+    with (
+        local.own_ports(first),
+        pytest.raises(StartError, match=rf"Port {port} on 127.0.0.1 \(API_PORT\) cannot be used"),
+        local.own_ports(second),
+    ):
+        pass
 
 
 def test_the_temporal_ports_are_not_checked_if_another_temporal_server_is_set(taken_port: int) -> None:
-    local.check_ports(settings(temporal_address="temporal.example:7233", temporal_port=taken_port))
+    with local.own_ports(settings(temporal_address="temporal.example:7233", temporal_port=taken_port)):
+        pass
 
 
-def test_the_ports_are_free_again_after_the_check() -> None:
+def test_the_programs_can_take_the_ports_after_the_check() -> None:
     checked = settings()
-    local.check_ports(checked)
-    local.check_ports(checked)
+    for _ in range(2):
+        with local.own_ports(checked), socket.create_server(("127.0.0.1", checked.api_port)):
+            pass
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::1"])  # noqa: S104 - listens for a moment only
 def test_the_api_may_listen_on_other_addresses(host: str) -> None:
-    local.check_ports(settings(api_host=host))
+    with local.own_ports(settings(api_host=host)):
+        pass
 
 
 @pytest.fixture
