@@ -63,16 +63,6 @@ def from_pydantic(issue: dict[str, Any]) -> FieldError:
     return FieldError(code=code, detail=detail, parameter=str(rest[0]))
 
 
-def members(errors: Sequence[FieldError]) -> dict[str, Any]:
-    """The member `errors` of a problem, with at most MAX_ERRORS items; nothing if there are none."""
-    return {"errors": [error.model_dump(exclude_none=True) for error in errors[:MAX_ERRORS]]} if errors else {}
-
-
-def count_hint(count: int) -> str:
-    """The sentence that tells a person that there are more errors than the problem shows."""
-    return f" Only the first {MAX_ERRORS} errors are shown." if count > MAX_ERRORS else ""
-
-
 def _pointer(steps: Sequence[str | int]) -> str:
     return "/".join(["#", *map(_escape, steps)])
 

@@ -25,8 +25,8 @@ programs, a `detail` for people, and the `request_id` for support. If a request 
 its place: a JSON pointer into the body, a parameter or a header. If a resource's state does not allow an action, the
 problem has the resource's `current_status` and `task_state` and the `allowed_actions`.
 
-**Strictness.** An unknown field or query parameter is an error, and so is a parameter that is repeated or empty, unless its
-description says otherwise. `errors` has at most 20 items.
+**Strictness.** An unknown field or query parameter is an error. So is an empty parameter, and one that is repeated but
+has one value. `errors` has at most 20 items.
 
 **Overload.** 429 means that you have too many requests in progress. 503 means that all clients together have. A request
 refused in this way has changed nothing. Send it again after `Retry-After` seconds, and wait longer after each refusal.

@@ -82,7 +82,9 @@ class Paging:
                 "next_cursor": self._cursor(order, start.page + 1, items[-1]) if len(rows) > len(items) else None,
             }
         )
-        self.response.headers["Link"] = self._links(page)
+        links = self._links(page)
+        if links:
+            self.response.headers["Link"] = links
         return page
 
     def _slice(self, statement: Rows, order: Order, start: _Start) -> Rows:

@@ -17,6 +17,7 @@ from starlette.routing import Match, Route
 
 from api.web import field_errors, logs
 from api.web.admission import NoSlotError
+from api.web.field_errors import MAX_ERRORS
 from api.web.models import FieldError
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
@@ -129,12 +130,12 @@ async def _on_refused(request: Request, error: NoSlotError) -> Response:
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
-    return problem(error.code, str(error), request.url.path, **field_errors.members(error.errors))
+    return _with_errors(error.code, str(error), request.url.path, error.errors)
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
     fields = [FieldError(code=issue.code, detail=issue.detail, pointer=f"#/{issue.field}") for issue in error.fields]
-    return problem(error.code, str(error), request.url.path, **field_errors.members(fields))
+    return _with_errors(error.code, str(error), request.url.path, fields)
 
 
 async def _on_invalid_transition(request: Request, error: InvalidTransitionError) -> Response:
@@ -149,10 +150,9 @@ async def _on_invalid_transition(request: Request, error: InvalidTransitionError
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
-    issues = error.errors()
-    errors = [field_errors.from_pydantic(issue) for issue in issues[: field_errors.MAX_ERRORS]]
-    detail = f"The request does not have the expected form; `errors` says where.{field_errors.count_hint(len(issues))}"
-    return problem("validation_failed", detail, request.url.path, **field_errors.members(errors))
+    errors = [field_errors.from_pydantic(issue) for issue in error.errors()[: MAX_ERRORS + 1]]
+    detail = "The request does not have the expected form; `errors` says where."
+    return _with_errors("validation_failed", detail, request.url.path, errors)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -174,6 +174,14 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     detail = "The database cannot be reached right now; try again."
     logger.warning("the database is unavailable: %s", getattr(error, "orig", None) or repr(error))
     return problem("database_unavailable", detail, request.url.path)
+
+
+def _with_errors(code: str, detail: str, path: str, errors: Sequence[FieldError]) -> Response:
+    if not errors:
+        return problem(code, detail, path)
+    if len(errors) > MAX_ERRORS:
+        detail = f"{detail} Only the first {MAX_ERRORS} errors are shown."
+    return problem(code, detail, path, errors=[error.model_dump(exclude_none=True) for error in errors[:MAX_ERRORS]])
 
 
 def _methods(request: Request) -> list[str]:

@@ -2,12 +2,13 @@
 
 import difflib
 from collections.abc import Iterator
+from itertools import islice
 from typing import get_origin
 
 from fastapi.dependencies.models import Dependant
 from starlette.requests import Request
 
-from api.web.field_errors import LONGEST_NAME, count_hint
+from api.web.field_errors import LONGEST_NAME, MAX_ERRORS
 from api.web.models import FieldError
 from api.web.problems import ProblemError
 
@@ -24,10 +25,10 @@ class KnownParameters:
         """ProblemError if a parameter is unknown, is repeated although it has one value, or is empty."""
         if not request.scope["query_string"]:
             return
-        errors = list(self._errors(request.query_params.multi_items()))
+        errors = list(islice(self._errors(request.query_params.multi_items()), MAX_ERRORS + 1))
         if errors:
             code = "unknown_parameter" if any(e.code == "unknown_parameter" for e in errors) else "validation_failed"
-            raise ProblemError(code, errors[0].detail + count_hint(len(errors)), errors)
+            raise ProblemError(code, errors[0].detail, errors)
 
     def _errors(self, parameters: list[tuple[str, str]]) -> Iterator[FieldError]:
         seen = set[str]()
