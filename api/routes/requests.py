@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 from pydantic_core import PydanticCustomError
 
 from api.web.field_errors import MAX_ERRORS
-from api.web.fields import Email, Labels, Name, NewPassword, Text, Username, WholeNumber
+from api.web.fields import WHOLE, Email, Labels, Name, NewPassword, Text, Username
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.rules.states import Status
 
@@ -105,7 +105,7 @@ class NewVolume(Request):
     """The volume to create; `size_gb` in GiB."""
 
     name: Name = Field(examples=["data-1"])
-    size_gb: WholeNumber = Field(ge=1, le=16_384, examples=[10])
+    size_gb: Annotated[int, Field(ge=1, le=16_384, strict=True), WHOLE] = Field(examples=[10])
 
 
 class NewAttachment(Request):

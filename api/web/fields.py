@@ -59,8 +59,9 @@ Labels = Annotated[
     Field(max_length=_MOST_LABELS, json_schema_extra={"additionalProperties": False}),
     BeforeValidator(_few),
 ]
-WholeNumber = Annotated[int, Field(strict=True), BeforeValidator(_whole)]
-QueryInteger = Annotated[int, BeforeValidator(_plain_digits)]
+# For integers; they stand after the bounds, because pydantic describes the bounds before them only.
+WHOLE = BeforeValidator(_whole)
+PLAIN_DIGITS = BeforeValidator(_plain_digits)
 Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]
 Email = Annotated[str, StringConstraints(max_length=254, pattern=rf"^{_EMAIL_PART}@{_EMAIL_PART}$")]
 NewPassword = Annotated[

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
 from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -16,17 +17,23 @@ from domain.rules.states import Action, OperationStatus, Status
 
 _VALUE = r"([^,\\\x00-\x1f\x7f-\x9f]|\\[,\\]){0,255}"
 _LABEL = rf"{LABEL_KEY}(={_VALUE})?"
+_LABELS = re.compile(f"{_LABEL}(,{_LABEL})*")
 _UNTIL_COMMA = re.compile(r"(?:[^,\\]|\\.)+")  # a backslash takes away the meaning of a comma or a backslash after it
 _SEVERAL = "One or more values, separated by commas or in repeated parameters."
 _STATUS = f"{_SEVERAL} Without this parameter, DELETED is left out."
 
 
-def _list_of(item: str) -> StringConstraints:
-    return StringConstraints(pattern=f"^{item}(,{item})*$")
+def _check_labels(text: str) -> str:
+    if not _LABELS.fullmatch(text):
+        # The pattern would tell a person nothing.
+        detail = r"Write key or key=value, separated by commas; in a value, write \, for a comma and \\ for a backslash"
+        raise PydanticCustomError("wrong_format", "{detail}", {"detail": detail})
+    return text
 
 
 def _any_of(words: Iterable[str]) -> StringConstraints:
-    return _list_of(f"({'|'.join(dict.fromkeys(words))})")
+    word = f"({'|'.join(dict.fromkeys(words))})"
+    return StringConstraints(pattern=f"^{word}(,{word})*$")
 
 
 Statuses = Annotated[
@@ -47,7 +54,13 @@ ActionWords = Annotated[
     Query(alias="action", description=_SEVERAL, examples=[["create"]]),
 ]
 LabelFilter = Annotated[
-    list[Annotated[str, _list_of(_LABEL)]],
+    list[
+        Annotated[
+            str,
+            AfterValidator(_check_labels),
+            WithJsonSchema({"type": "string", "pattern": f"^{_LABELS.pattern}$"}),
+        ]
+    ],
     Query(
         description="`key=value` selects VMs with that label, `key` VMs with any value of it. Several filters, "
         "separated by commas or in repeated parameters, must all match. In a value, write `\\,` for a comma and "

@@ -33,8 +33,11 @@ def _check_headers(request: Request) -> None:
     if any(encoding.strip() not in {"", "identity"} for encoding in encodings):
         detail = "Send the body as it is, without compression and without the header Content-Encoding."
         raise ProblemError("unsupported_encoding", detail)
+    media_type = request.headers.get("content-type", "text/plain")
+    if media_type == "application/json":
+        return  # as most clients write it
     content = Message()
-    content["Content-Type"] = request.headers.get("content-type", "text/plain")
+    content["Content-Type"] = media_type
     if content.get_content_type() != "application/json":
         detail = "Send the body as JSON, with the header Content-Type: application/json."
         raise ProblemError("unsupported_media_type", detail)

@@ -13,7 +13,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 
 from api.web import security
 from api.web.dependencies import Process
-from api.web.fields import QueryInteger
+from api.web.fields import PLAIN_DIGITS
 from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
 
@@ -138,8 +138,8 @@ async def _paging(  # noqa: PLR0913, PLR0917 - FastAPI passes every parameter
     process: Process,
     request: Request,
     response: Response,
-    page: Annotated[QueryInteger, Query(ge=1, le=MAX_PAGE, description="The number of the page, from 1.")] = 1,
-    page_size: Annotated[QueryInteger | None, Query(ge=1, description="The number of items in a page.")] = None,
+    page: Annotated[int, Query(ge=1, le=MAX_PAGE, description="The number of the page, from 1."), PLAIN_DIGITS] = 1,
+    page_size: Annotated[int | None, Query(ge=1, description="The number of items in a page."), PLAIN_DIGITS] = None,
     cursor: Annotated[
         str | None,
         Query(max_length=4096, description="`next_cursor` of the previous page. If given, `page` is ignored."),
