@@ -7,6 +7,7 @@ import httpx
 import pytest
 from fastapi.routing import APIRoute
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -135,6 +136,7 @@ legal_values = st.text(
 )
 
 
+@limits(deadline=None)
 @given(st.dictionaries(st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?", fullmatch=True), legal_values))
 def test_every_legal_label_can_be_written_as_a_filter(labels: dict[str, str]) -> None:
     text = ",".join(f"{key}={escaped(value)}" for key, value in labels.items())
@@ -175,3 +177,15 @@ async def test_a_path_of_any_length_has_a_short_answer(ada: Person) -> None:
         answer = await ada.http.get(path)
         assert answer.status_code in {404, 422}
         assert len(answer.content) < 5000
+
+
+async def test_the_openapi_document_has_the_bounds_of_integers(ada: Person) -> None:
+    document = (await ada.http.get("/openapi.json")).json()
+    parameters = {p["name"]: p["schema"] for p in document["paths"]["/api/v1/vms"]["get"]["parameters"]}
+    assert {key: parameters["page"][key] for key in ("type", "minimum", "maximum")} == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 1_000_000,
+    }
+    size = document["components"]["schemas"]["NewVolume"]["properties"]["size_gb"]
+    assert (size["type"], size["minimum"], size["maximum"]) == ("integer", 1, 16_384)
