@@ -54,7 +54,7 @@ def from_pydantic(issue: dict[str, Any]) -> FieldError:
     kind: str = issue["type"]
     # A type that is not pydantic's is a code of ours, from a validator of ours.
     code = _CODES.get(kind, "invalid" if kind in _LIBRARY_TYPES else kind)
-    detail = _DETAILS.get(kind, issue["msg"])
+    detail = _DETAILS.get(kind) or f"{issue['msg'].rstrip('.')}."
     if where == "body":
         # pydantic adds "[key]" if the key itself is invalid.
         return FieldError(code=code, detail=detail, pointer=_pointer([step for step in rest if step != "[key]"]))
