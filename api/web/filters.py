@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import AfterValidator, StringConstraints, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -17,23 +20,41 @@ from domain.rules.states import Action, OperationStatus, Status
 
 _VALUE = r"([^,\\\x00-\x1f\x7f-\x9f]|\\[,\\]){0,255}"
 _LABEL = rf"{LABEL_KEY}(={_VALUE})?"
-_LABELS = re.compile(f"{_LABEL}(,{_LABEL})*")
+_HOW_TO_WRITE_LABELS = (
+    r"Write key or key=value, separated by commas. In a value, write \, for a comma and \\ for a backslash."
+)
 _UNTIL_COMMA = re.compile(r"(?:[^,\\]|\\.)+")  # a backslash takes away the meaning of a comma or a backslash after it
 _SEVERAL = "One or more values, separated by commas or in repeated parameters."
 _STATUS = f"{_SEVERAL} Without this parameter, DELETED is left out."
 
 
-def _check_labels(text: str) -> str:
-    if not _LABELS.fullmatch(text):
-        # The pattern would tell a person nothing.
-        detail = r"Write key or key=value, separated by commas; in a value, write \, for a comma and \\ for a backslash"
-        raise PydanticCustomError("wrong_format", "{detail}", {"detail": detail})
-    return text
+@dataclass(frozen=True)
+class _Items:
+    """The form of a list of items, and what its refusal says: the pattern would tell a person nothing."""
+
+    item: str
+    code: str
+    detail: str
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(f"^{self.item}(,{self.item})*$")
+
+    def check(self, text: str) -> str:
+        if not self.pattern.fullmatch(text):
+            raise PydanticCustomError(self.code, "{detail}", {"detail": self.detail})  # type: ignore[arg-type] # Literal
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self.pattern.pattern}
 
 
-def _any_of(words: Iterable[str]) -> StringConstraints:
-    word = f"({'|'.join(dict.fromkeys(words))})"
-    return StringConstraints(pattern=f"^{word}(,{word})*$")
+def _any_of(words: Iterable[str]) -> _Items:
+    possible = list(dict.fromkeys(words))
+    return _Items(f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.")
 
 
 Statuses = Annotated[
@@ -54,13 +75,7 @@ ActionWords = Annotated[
     Query(alias="action", description=_SEVERAL, examples=[["create"]]),
 ]
 LabelFilter = Annotated[
-    list[
-        Annotated[
-            str,
-            AfterValidator(_check_labels),
-            WithJsonSchema({"type": "string", "pattern": f"^{_LABELS.pattern}$"}),
-        ]
-    ],
+    list[Annotated[str, _Items(_LABEL, "wrong_format", _HOW_TO_WRITE_LABELS)]],
     Query(
         description="`key=value` selects VMs with that label, `key` VMs with any value of it. Several filters, "
         "separated by commas or in repeated parameters, must all match. In a value, write `\\,` for a comma and "

@@ -163,6 +163,19 @@ async def test_a_label_is_found_whatever_its_value_and_also_on_the_next_page(ada
         assert [vm["name"] for vm in following.json()["items"]] == [f"{n}y"]
 
 
+async def test_a_wrong_word_is_answered_with_the_possible_ones(ada: Person) -> None:
+    for path, name, words in [
+        ("/vms", "status", "Use one or more of BUILDING, ACTIVE, "),
+        ("/volumes", "status", "Use one or more of CREATING, AVAILABLE, "),
+        ("/operations", "action", "Use one or more of create, start, stop, reboot, resize, "),
+    ]:
+        for value in ("active", "ACTIVE,", ",", "ERROR,RUNNING2", "ACTIVE\n", "reboot-hard"):
+            answer = await ada.http.get(path, params={name: value})
+            [error] = answer.json()["errors"]
+            assert (answer.status_code, error["parameter"], error["code"]) == (422, name, "unknown_value")
+            assert error["detail"].startswith(words)
+
+
 @pytest.mark.parametrize("labels", ["a=\\", "a=b\\c", "a=\\,\\", "a\\,b", "a=b,", "a=\\\\,"])
 async def test_a_backslash_stands_only_before_a_comma_or_a_backslash(ada: Person, labels: str) -> None:
     answer = await ada.http.get("/vms", params={"labels": labels})
