@@ -42,7 +42,7 @@ class _Items:
 
     def check(self, text: str) -> str:
         if not self.pattern.fullmatch(text):
-            raise PydanticCustomError(self.code, "{detail}", {"detail": self.detail})  # type: ignore[arg-type] # Literal
+            raise PydanticCustomError(self.code, "{detail}", {"detail": self.detail})
         return text
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
