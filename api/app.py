@@ -13,9 +13,10 @@ from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
 from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
-from api.web import docs, openapi, problems
+from api.web import docs, headers, openapi, problems
 from api.web.admission import Slots
 from api.web.dependencies import ProcessState
+from api.web.headers import HeadAsGet, ResponseHeaders
 from api.web.middleware import Admission, BufferedBody, RequestContext
 from api.web.security import Signing
 from domain import temporal
@@ -63,10 +64,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None:
-    """Wrap the routes in RequestContext, BufferedBody and Admission, in this order from the outside.
+    """Wrap the routes in the middlewares, outermost first: ResponseHeaders, CORS, RequestContext, and so on.
 
-    RequestContext is outermost, so that refused requests get an id, a log line and a problem, too. BufferedBody comes
-    before Admission, so that a client that sends its body slowly holds no slot meanwhile.
+    The first two also apply to the problems that RequestContext makes of bugs; without CORS headers a page could not
+    read them. RequestContext comes before the rest, so that refused requests get an id, a log line and a problem, too.
+    BufferedBody comes before Admission, so that a client that sends its body slowly holds no slot meanwhile.
     """
     # A request uses one connection at a time. With one slot for each connection, requests wait in the fair queue of the
     # slots and not in the pool, which would serve them in the order of their arrival.
@@ -74,7 +76,11 @@ def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None
     # Each middleware that is added wraps those before it, so the innermost comes first.
     app.add_middleware(Admission, slots=Slots(slots, QUEUE_PER_SLOT * slots), signing=signing)
     app.add_middleware(BufferedBody)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, debug=settings.debug)
+    if settings.cors_allow_origins:
+        headers.allow_origins(app, settings.cors_allow_origins)
+    app.add_middleware(ResponseHeaders)
 
 
 @contextlib.asynccontextmanager

@@ -1,15 +1,19 @@
 """All settings with their defaults, read from the environment once and validated."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
+
+# An origin in the form in which a browser sends it: in lower case, without a path, without the scheme's own port.
+_ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -62,6 +66,8 @@ class Settings(BaseSettings):
     temporal_tls_client_cert: Path | None = None
     temporal_tls_client_key: Path | None = Field(default=None, validate_default=True)
 
+    cors_allow_origins: Annotated[tuple[str, ...], NoDecode] = ()
+
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
     temporal_port: Port = 7233
@@ -92,6 +98,21 @@ class Settings(BaseSettings):
         host, _, port = value.rpartition(":")
         if not host or not port.isdecimal():
             raise ValueError("must have the form host:port")
+        return value
+
+    @field_validator("cors_allow_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("cors_allow_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in value and len(value) > 1:
+            raise ValueError("must be * alone or a list of origins without *")
+        for origin in value:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError("must be * or origins like https://example.com, separated by commas")
         return value
 
     @field_validator("secret_key")

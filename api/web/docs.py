@@ -1,27 +1,62 @@
 """Swagger UI, served from an installed package, so that it works without internet access."""
 
+import json
+from html import escape
+
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
 
 from api import PREFIX
 
 _ASSETS = f"{PREFIX}/docs/assets"
+_SCRIPT = f"{PREFIX}/docs/start.js"
+# The page loads only what this service serves, and no page may show it in a frame. Swagger UI draws its icons from
+# `data:` addresses.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE = f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{title}}</title>
+<link rel="stylesheet" href="{_ASSETS}/swagger-ui.css">
+<link rel="icon" href="{_ASSETS}/favicon-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="{_ASSETS}/swagger-ui-bundle.js"></script>
+<script src="{_SCRIPT}"></script>
+</body>
+</html>
+"""
+# Without `persistAuthorization` the token is kept in memory only and is gone when the page is closed.
+_OPTIONS = {
+    "url": f"{PREFIX}/openapi.json",
+    "dom_id": "#swagger-ui",
+    "deepLinking": True,
+    "displayRequestDuration": True,
+    "showExtensions": True,
+    "showCommonExtensions": True,
+    "validatorUrl": None,
+}
 
 
 def install(app: FastAPI) -> None:
     """Serve Swagger UI at /docs under the prefix."""
+    page = _PAGE.format(title=escape(app.title))
+    # A file of its own, because the policy forbids scripts inside the page.
+    script = f"SwaggerUIBundle({json.dumps(_OPTIONS)});\n"
 
     async def swagger_ui() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url=f"{PREFIX}/openapi.json",
-            title=app.title,
-            swagger_js_url=f"{_ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{_ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{_ASSETS}/favicon-32x32.png",
-            swagger_ui_parameters={"persistAuthorization": True, "displayRequestDuration": True},
-        )
+        return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
+
+    async def start_swagger_ui() -> Response:
+        return Response(script, media_type="text/javascript")
 
     app.add_api_route(f"{PREFIX}/docs", swagger_ui, include_in_schema=False)
+    app.add_api_route(_SCRIPT, start_swagger_ui, include_in_schema=False)
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))

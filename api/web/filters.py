@@ -1,10 +1,15 @@
 """Query parameters that filter several lists: statuses, actions, labels. A filter of one list stands in its route."""
 
+import re
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any
 
 from fastapi import Query
-from pydantic import StringConstraints
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
 from sqlalchemy.orm import InstrumentedAttribute
 
@@ -13,17 +18,43 @@ from domain.data.models import VM
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 
-_LABEL = rf"{LABEL_KEY}(=[^,\x00-\x1f\x7f-\x9f]{{0,255}})?"
+_VALUE = r"([^,\\\x00-\x1f\x7f-\x9f]|\\[,\\]){0,255}"
+_LABEL = rf"{LABEL_KEY}(={_VALUE})?"
+_HOW_TO_WRITE_LABELS = (
+    r"Write key or key=value, separated by commas. In a value, write \, for a comma and \\ for a backslash."
+)
+_UNTIL_COMMA = re.compile(r"(?:[^,\\]|\\.)+")  # a backslash takes away the meaning of a comma or a backslash after it
 _SEVERAL = "One or more values, separated by commas or in repeated parameters."
 _STATUS = f"{_SEVERAL} Without this parameter, DELETED is left out."
 
 
-def _list_of(item: str) -> StringConstraints:
-    return StringConstraints(pattern=f"^{item}(,{item})*$")
+@dataclass(frozen=True)
+class _Items:
+    """The form of a list of items, and what its refusal says: the pattern would tell a person nothing."""
+
+    item: str
+    code: str
+    detail: str
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        return re.compile(f"^{self.item}(,{self.item})*$")
+
+    def check(self, text: str) -> str:
+        if not self.pattern.fullmatch(text):
+            raise PydanticCustomError(self.code, "{detail}", {"detail": self.detail})
+        return text
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "pattern": self.pattern.pattern}
 
 
-def _any_of(words: Iterable[str]) -> StringConstraints:
-    return _list_of(f"({'|'.join(dict.fromkeys(words))})")
+def _any_of(words: Iterable[str]) -> _Items:
+    possible = list(dict.fromkeys(words))
+    return _Items(f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.")
 
 
 Statuses = Annotated[
@@ -44,10 +75,11 @@ ActionWords = Annotated[
     Query(alias="action", description=_SEVERAL, examples=[["create"]]),
 ]
 LabelFilter = Annotated[
-    list[Annotated[str, _list_of(_LABEL)]],
+    list[Annotated[str, _Items(_LABEL, "wrong_format", _HOW_TO_WRITE_LABELS)]],
     Query(
         description="`key=value` selects VMs with that label, `key` VMs with any value of it. Several filters, "
-        "separated by commas or in repeated parameters, must all match.",
+        "separated by commas or in repeated parameters, must all match. In a value, write `\\,` for a comma and "
+        "`\\\\` for a backslash.",
         examples=[["env=prod,tier"]],
     ),
 ]
@@ -71,13 +103,19 @@ def actions(values: list[str]) -> set[Action]:
 
 def has_labels(values: list[str]) -> ColumnElement[bool]:
     """Whether a VM has every requested label."""
+    filters = label_filters(values)
     # The labels go into two bind parameters of SQL, so that the statement is the same for any number of labels. With a
     # condition for each label, SQLAlchemy and asyncpg would compile and cache one statement for each number.
-    filters = [label.partition("=") for label in words(values)]
-    pairs = {(key, value) for key, equals, value in filters if equals}
+    pairs = {(key, value) for key, value in filters if value is not None}
     value_of = dict(pairs)
     if len(value_of) < len(pairs):
         return false()  # two values of one key are requested, but a label has one
-    keys = cast([key for key, equals, _ in filters if not equals], ARRAY(Text))
+    keys = cast([key for key, value in filters if value is None], ARRAY(Text))
     labels: ColumnElement[dict[str, str]] = VM.labels.expression
     return and_(labels.contains(value_of), labels.has_all(keys))
+
+
+def label_filters(values: list[str]) -> set[tuple[str, str | None]]:
+    """The key and value of every requested label; the value is None if any will do."""
+    labels = (label.partition("=") for text in values for label in _UNTIL_COMMA.findall(text))
+    return {(key, re.sub(r"\\(.)", r"\1", value) if equals else None) for key, equals, value in labels}

@@ -25,6 +25,9 @@ programs, a `detail` for people, and the `request_id` for support. If a request 
 its place: a JSON pointer into the body, a parameter or a header. If a resource's state does not allow an action, the
 problem has the resource's `current_status` and `task_state` and the `allowed_actions`.
 
+**Strictness.** An unknown field or query parameter is an error. So is an empty parameter, and one that is repeated but
+has one value. `errors` has at most 20 items.
+
 **Overload.** 429 means that you have too many requests in progress. 503 means that all clients together have. A request
 refused in this way has changed nothing. Send it again after `Retry-After` seconds, and wait longer after each refusal.
 
@@ -124,7 +127,7 @@ def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, A
     if "{" in path:
         yield "not_found"
     if "requestBody" in operation:
-        yield from ("malformed_body", "body_too_large", "unsupported_media_type")
+        yield from ("malformed_body", "body_too_large", "unsupported_encoding", "unsupported_media_type")
     if "requestBody" in operation or parameters:
         yield "validation_failed"
     if "cursor" in parameters:
@@ -132,7 +135,7 @@ def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, A
     if "Idempotency-Key" in parameters:
         yield from ("idempotency_key_in_flight", "idempotency_key_reused")
     if not path.startswith(f"{PREFIX}/health"):
-        yield from ("too_many_requests", "overloaded")
+        yield from ("query_too_long", "unknown_parameter", "too_many_requests", "overloaded")
     yield from ("internal_error", "database_unavailable")
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.sql.elements import KeyedColumnElement
 
 from api.web import security
 from api.web.dependencies import Process
+from api.web.fields import PLAIN_DIGITS
 from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
 
@@ -20,6 +21,7 @@ P = TypeVar("P", bound=Page[Any])
 Rows = Select[*tuple[Any, ...]]
 
 MAX_PAGE = 1_000_000
+MAX_LINKS = 7500  # characters; each link repeats the filters, and common clients take no header of more than 8 KiB
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Paging:
                 "next_cursor": self._cursor(order, start.page + 1, items[-1]) if len(rows) > len(items) else None,
             }
         )
-        self.response.headers["Link"] = self._links(page)
+        links = self._links(page)
+        if links:
+            self.response.headers["Link"] = links
         return page
 
     def _slice(self, statement: Rows, order: Order, start: _Start) -> Rows:
@@ -118,7 +122,11 @@ class Paging:
             targets["prev"] = {"page": min(page.page - 1, last)}
         if page.next_cursor:
             targets["next"] = {"page": page.page + 1, "cursor": page.next_cursor}
-        return ", ".join(f'<{self._url(target)}>; rel="{rel}"' for rel, target in targets.items())
+        links = {rel: f'<{self._url(target)}>; rel="{rel}"' for rel, target in targets.items()}
+        for rel in ("first", "last", "prev", "next"):  # the least useful first
+            if sum(map(len, links.values())) > MAX_LINKS:
+                links.pop(rel, None)
+        return ", ".join(links.values())
 
     def _url(self, target: dict[str, Any]) -> str:
         parameters = self.request.query_params.multi_items()
@@ -130,8 +138,8 @@ async def _paging(  # noqa: PLR0913, PLR0917 - FastAPI passes every parameter
     process: Process,
     request: Request,
     response: Response,
-    page: Annotated[int, Query(ge=1, le=MAX_PAGE, description="The number of the page, from 1.")] = 1,
-    page_size: Annotated[int | None, Query(ge=1, description="The number of items in a page.")] = None,
+    page: Annotated[int, Query(ge=1, le=MAX_PAGE, description="The number of the page, from 1."), PLAIN_DIGITS] = 1,
+    page_size: Annotated[int | None, Query(ge=1, description="The number of items in a page."), PLAIN_DIGITS] = None,
     cursor: Annotated[
         str | None,
         Query(max_length=4096, description="`next_cursor` of the previous page. If given, `page` is ignored."),
@@ -140,7 +148,7 @@ async def _paging(  # noqa: PLR0913, PLR0917 - FastAPI passes every parameter
     settings = process.settings
     if page_size is not None and page_size > settings.max_page_size:
         detail = f"A page has at most {settings.max_page_size} items."
-        errors = [FieldError(code="less_than_equal", detail=detail, parameter="page_size")]
+        errors = [FieldError(code="too_large", detail=detail, parameter="page_size")]
         raise ProblemError("validation_failed", detail, errors)
     return Paging(process, request, response, page, page_size or settings.default_page_size, cursor)
 

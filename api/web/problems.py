@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -14,8 +15,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api.web import logs
+from api.web import field_errors, logs
 from api.web.admission import NoSlotError
+from api.web.field_errors import MAX_ERRORS
 from api.web.models import FieldError
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
@@ -39,7 +41,10 @@ STATUS_OF_CODE = {
     "email_taken": 409,
     "idempotency_key_in_flight": 409,
     "body_too_large": 413,
+    "query_too_long": 414,
+    "unsupported_encoding": 415,
     "unsupported_media_type": 415,
+    "unknown_parameter": 422,
     "validation_failed": 422,
     "unknown_reference": 422,
     "same_flavor": 422,
@@ -57,15 +62,17 @@ HEADERS_OF_CODE = {
     "invalid_token": {"WWW-Authenticate": 'Bearer error="invalid_token"'},
     "invalid_credentials": {"WWW-Authenticate": "Bearer"},
     "idempotency_key_in_flight": RETRY_AFTER,
+    "unsupported_encoding": {"Accept-Encoding": "identity"},
     "unsupported_media_type": {"Accept": "application/json"},
     "too_many_requests": RETRY_AFTER,
     "overloaded": RETRY_AFTER,
     "database_unavailable": RETRY_AFTER,
     "not_ready": RETRY_AFTER,
 }
-MAX_BODY = 64 * 1024  # bytes
+# Bytes. The longest legal body is a new VM with 64 labels, written with an escape of 12 bytes for each character.
+MAX_BODY = 256 * 1024
 MEDIA_TYPE = "application/problem+json"
-_LONGEST_NAME = 64  # characters of a field's name in a pointer; the caller may send a name of any length
+_LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length
 
 _DATABASE_AWAY = (
     OSError,  # includes TimeoutError; requests call nothing over the network but the database
@@ -97,7 +104,7 @@ def problem(code: str, detail: str, path: str, **members: Any) -> Response:
         "title": code.replace("_", " ").capitalize(),
         "status": status,
         "detail": detail,
-        "instance": quote(path),
+        "instance": quote(path[:_LONGEST_INSTANCE]),
         "code": code,
         "request_id": logs.request_id.get(),
         **members,
@@ -123,12 +130,12 @@ async def _on_refused(request: Request, error: NoSlotError) -> Response:
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
-    return problem(error.code, str(error), request.url.path, **_members(error.errors))
+    return _with_errors(error.code, str(error), request.url.path, error.errors)
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
     fields = [FieldError(code=issue.code, detail=issue.detail, pointer=f"#/{issue.field}") for issue in error.fields]
-    return problem(error.code, str(error), request.url.path, **_members(fields))
+    return _with_errors(error.code, str(error), request.url.path, fields)
 
 
 async def _on_invalid_transition(request: Request, error: InvalidTransitionError) -> Response:
@@ -143,29 +150,19 @@ async def _on_invalid_transition(request: Request, error: InvalidTransitionError
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
-    issues = error.errors()
-    if any(issue["type"] == "json_invalid" for issue in issues):
-        return problem("malformed_body", "The body is not JSON.", request.url.path)
-    if isinstance(error.body, bytes):  # FastAPI decodes a body only if its Content-Type is JSON
-        detail = "Send the body as JSON, with the header Content-Type: application/json."
-        return problem("unsupported_media_type", detail, request.url.path)
-    errors = [_field_error(issue["loc"], issue["type"], issue["msg"]) for issue in issues]
+    errors = [field_errors.from_pydantic(issue) for issue in error.errors()[: MAX_ERRORS + 1]]
     detail = "The request does not have the expected form; `errors` says where."
-    return problem("validation_failed", detail, request.url.path, **_members(errors))
+    return _with_errors("validation_failed", detail, request.url.path, errors)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     path = request.url.path
-    match error.status_code:
-        case 404:
-            return problem("not_found", "There is nothing at this path.", path)
-        case 405:
-            allow = ", ".join(_methods(request))
-            answer = problem("method_not_allowed", f"The methods of this path are: {allow}.", path)
-            answer.headers["Allow"] = allow
-            return answer
-    # What is left is FastAPI's 400: it could not parse the body, for example because it is nested too deeply.
-    return problem("malformed_body", "The body is not JSON.", path)
+    if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED:
+        return problem("not_found", "There is nothing at this path.", path)
+    allow = ", ".join(_methods(request))
+    answer = problem("method_not_allowed", f"The methods of this path are: {allow}.", path)
+    answer.headers["Allow"] = allow
+    return answer
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
@@ -179,10 +176,20 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     return problem("database_unavailable", detail, request.url.path)
 
 
+def _with_errors(code: str, detail: str, path: str, errors: Sequence[FieldError]) -> Response:
+    if not errors:
+        return problem(code, detail, path)
+    if len(errors) > MAX_ERRORS:
+        detail = f"{detail} Only the first {MAX_ERRORS} errors are shown."
+    return problem(code, detail, path, errors=[error.model_dump(exclude_none=True) for error in errors[:MAX_ERRORS]])
+
+
 def _methods(request: Request) -> list[str]:
     routes = (route for route in request.app.router.routes if isinstance(route, Route))
     here = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in here for method in route.methods or ()})
+    # The only path without a route is the folder of the documentation's files.
+    methods = {method for route in here for method in route.methods or ()} or {"GET"}
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 def _is_away(error: Exception) -> bool:
@@ -190,27 +197,6 @@ def _is_away(error: Exception) -> bool:
         return True
     # SQLAlchemy wraps an error of asyncpg twice. The cause of `orig` is the original error.
     return error.connection_invalidated or isinstance(getattr(error.orig, "__cause__", None), _DATABASE_AWAY)
-
-
-def _members(errors: Sequence[FieldError]) -> dict[str, Any]:
-    return {"errors": [error.model_dump(exclude_none=True) for error in errors]} if errors else {}
-
-
-def _field_error(loc: Sequence[str | int], code: str, detail: str) -> FieldError:
-    where, *rest = loc
-    if where == "body":
-        # pydantic adds "[key]" if the key itself is invalid.
-        steps = [_escape(step) for step in rest if step != "[key]"]
-        return FieldError(code=code, detail=detail, pointer="/".join(["#", *steps]))
-    if where == "header":
-        return FieldError(code=code, detail=detail, header=str(rest[0]))
-    return FieldError(code=code, detail=detail, parameter=str(rest[0]))
-
-
-def _escape(step: str | int) -> str:
-    """One step of a JSON pointer in a URI fragment (RFC 6901, section 6)."""
-    name = str(step)[:_LONGEST_NAME].replace("~", "~0").replace("/", "~1")
-    return quote(name, safe="~")
 
 
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {

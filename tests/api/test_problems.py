@@ -42,7 +42,7 @@ async def test_an_unknown_path_is_not_found(anyone: httpx.AsyncClient) -> None:
 async def test_an_unknown_method_gets_405_with_the_allowed_methods(anyone: httpx.AsyncClient) -> None:
     answer = await anyone.put(f"/vms/{uuid4()}")
     check_problem(answer, 405, "method_not_allowed")
-    assert answer.headers["Allow"] == "DELETE, GET, PATCH"
+    assert answer.headers["Allow"] == "DELETE, GET, HEAD, PATCH"
 
 
 async def test_a_protected_path_needs_a_token(anyone: httpx.AsyncClient) -> None:

@@ -135,7 +135,7 @@ async def test_the_same_request_with_its_key_succeeds_after_a_refusal(ada: Perso
 
 VOLUME, ATTACHMENT = {"name": "x", "size_gb": 1}, {"volume_id": unknown_id()}
 INVALID: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
-    *(("/volumes", VOLUME, {"size_gb": size}, "#/size_gb") for size in (0, -1, 16_385, 1.0, 1.5, "1", True, None, [1])),
+    *(("/volumes", VOLUME, {"size_gb": size}, "#/size_gb") for size in (0, -1, 16_385, 0.0, 1.5, "1", True, None, [1])),
     ("/volumes", VOLUME, {"size_gb": 10**400}, "#/size_gb"),
     ("/volumes", VOLUME, {"name": " "}, "#/name"),
     ("/volumes", VOLUME, {"name": "nul\0"}, "#/name"),
@@ -243,8 +243,8 @@ async def test_volumes_can_be_filtered_by_part_of_the_name_without_wildcards(ada
     assert await names("DATA") == ["data_2", "Data-1"]
     assert await names("_") == ["data_2"]
     assert await names("%") == ["100%"]
-    assert len(await names("")) == 3
-    assert (await ada.http.get("/volumes", params={"name": "nul\0"})).status_code == 422
+    for refused in ("nul\0", ""):
+        assert (await ada.http.get("/volumes", params={"name": refused})).status_code == 422
 
 
 async def test_operations_on_the_resources_of_a_vm_are_listed_with_the_vm(ada: Person, engine: AsyncEngine) -> None:

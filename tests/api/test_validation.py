@@ -58,7 +58,7 @@ async def test_an_invalid_field_of_a_new_vm_is_named(ada: Person, change: dict[s
     assert pointers(answer.json()) == {pointer}
 
 
-@pytest.mark.parametrize("body", ["null", "[]", '"x"', "7", "NaN", "{}"])
+@pytest.mark.parametrize("body", ["null", "[]", '"x"', "7", "1e999", "{}"])
 async def test_a_body_that_is_no_new_vm_is_refused(ada: Person, body: str) -> None:
     answer = await ada.http.post("/vms", content=body, headers=JSON)
     assert answer.status_code == 422
@@ -125,6 +125,7 @@ async def test_an_invalid_change_is_refused_and_changes_nothing(ada: Person, cha
         ("status", "active"),
         ("status", "ACTIVE,"),
         ("status", ""),
+        ("name", ""),
         ("name", "nul\0"),
         ("name", "x" * 256),
         ("labels", ""),
@@ -146,7 +147,7 @@ async def test_an_id_that_is_no_uuid_is_refused(ada: Person, id: str) -> None:
     for path in (f"/vms/{id}", f"/vms/{id}/operations", f"/operations/{id}", f"/flavors/{id}"):
         answer = await ada.http.get(path)
         assert answer.status_code == 422, answer.text
-        assert answer.json()["errors"][0]["code"] == "uuid_parsing"
+        assert answer.json()["errors"][0]["code"] == "wrong_format"
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"tab\t", "ümlaut".encode("latin-1")])

@@ -37,6 +37,7 @@ DEFAULTS = {
     "temporal_api_key": None,
     "resize_confirm_window": 0,
     "admin_username": None,
+    "cors_allow_origins": (),
     "api_host": "127.0.0.1",
     "api_port": 8000,
     "temporal_port": 7233,
@@ -96,6 +97,38 @@ def test_a_wrong_value_ends_the_process_with_one_line_that_names_it(
     assert line.startswith(f"Wrong setting {name}: ")
     assert len(line.splitlines()) == 1
     assert line.removeprefix(f"Wrong setting {name}: ").strip()
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        ("https://example.com", ("https://example.com",)),
+        ("https://a.example, http://localhost:3000", ("https://a.example", "http://localhost:3000")),
+        ("http://[::1]:8080", ("http://[::1]:8080",)),
+        ("*", ("*",)),
+        ("", ()),
+    ],
+)
+def test_the_origins_of_cors_are_separated_by_commas(
+    monkeypatch: pytest.MonkeyPatch, value: str, origins: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CORS_ALLOW_ORIGINS", value)
+    assert load_settings().cors_allow_origins == origins
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("example.com", "https://example.com/", "https://example.com/app", "https://*.example.com", "null", ","),
+        *("*, https://example.com", "https://example.com,", "ftp://example.com", "https://me@example.com", "https://"),
+        # A browser leaves out the scheme's own port and writes the host in lower case, so these would match no page.
+        *("https://example.com:443", "http://example.com:80", "https://Example.com"),
+    ],
+)
+def test_what_is_no_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("CORS_ALLOW_ORIGINS", value)
+    with pytest.raises(SystemExit, match="Wrong setting CORS_ALLOW_ORIGINS: must be"):
+        load_settings()
 
 
 def test_a_default_page_size_above_the_maximum_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:

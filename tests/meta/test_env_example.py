@@ -14,6 +14,7 @@ SETTING = re.compile(r"(?P<unset>#?)(?P<name>[A-Z][A-Z_]*)=(?P<value>.*)")
 # The code or `make up` checks whether these are set at all, so the example leaves them unset.
 UNSET = {
     "admin_username",
+    "cors_allow_origins",
     "database_url",
     "secret_key",
     "temporal_address",
@@ -61,4 +62,4 @@ def test_a_copy_of_it_changes_nothing() -> None:
 def test_the_value_of_a_commented_line_is_the_default(name: str) -> None:
     default = Settings.model_fields[name].default
     [value] = [value for _, listed_name, value, _ in listed() if listed_name == name]
-    assert value == ("" if default is None else default)
+    assert value == (default or "")

@@ -1,0 +1,43 @@
+"""The class of every route: what a request has to be before FastAPI reads it."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from api import PREFIX
+from api.web import query
+from api.web.json_body import JsonRequest
+from api.web.query import KnownParameters
+
+
+class Endpoint(APIRoute):
+    """A route that reads bodies with our JSON parser and refuses unknown query parameters.
+
+    Health checks take any query, because monitors add one against caches.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The function that answers requests to this route; called once, when the route is made."""
+        if self.path.startswith(f"{PREFIX}/health"):
+            return super().get_route_handler()
+        known = KnownParameters(self.dependant)
+
+        async def check_query(request: Request) -> None:
+            known.check(request)
+
+        # The last of the dependencies, so that a caller without a valid token gets a 401 and learns nothing else.
+        self.dependant.dependencies.append(Dependant(call=check_query, request_param_name="request"))
+        answer = super().get_route_handler()
+        reads_body = self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            query.check_length(request)  # FastAPI reads the parameters before any dependency runs
+            if reads_body:
+                request = JsonRequest(request.scope, request.receive)
+                await request.parse()
+            return await answer(request)
+
+        return handle

@@ -1,0 +1,83 @@
+"""Middlewares for what every answer has in common: security headers, CORS, and the answers to HEAD."""
+
+from fastapi import FastAPI
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import PREFIX
+
+# Headers that a page of another origin may send, beyond those that every page may.
+_SENT = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id")
+# Headers of answers that such a page may read.
+_SHOWN = (
+    "Allow",
+    "Idempotency-Replayed",
+    "Link",
+    "Location",
+    "Operation-Location",
+    "Retry-After",
+    "WWW-Authenticate",
+    "X-Request-Id",
+)
+_PREFLIGHT_AGE = 600  # seconds
+_TOKEN_PATHS = f"{PREFIX}/auth/"
+# A JSON document needs nothing and is part of no page. The documentation page has a policy of its own.
+_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+
+
+class ResponseHeaders:
+    """Give every answer the headers that keep browsers and caches from misusing it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        # A cache may keep other answers for the caller's own use, but has to ask each time whether they are current.
+        storing = "no-store" if scope["path"].startswith(_TOKEN_PATHS) else "private, no-cache"
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault("Cache-Control", storing)
+                headers.setdefault("Content-Security-Policy", _NOTHING)
+                headers["X-Content-Type-Options"] = "nosniff"
+                headers["Referrer-Policy"] = "no-referrer"
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class HeadAsGet:
+    """Answer HEAD as GET, without the body; the headers are the same."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        # A copy, because the server and the log need to know that it was HEAD.
+        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+
+
+def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
+    """Let pages of these origins call the API; credentials of the browser, such as cookies, are never allowed."""
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
+        allow_headers=_SENT,
+        expose_headers=_SHOWN,
+        max_age=_PREFLIGHT_AGE,
+    )

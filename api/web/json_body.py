@@ -1,0 +1,77 @@
+"""Reads the JSON body of a request. It takes only what every JSON reader understands in the same way."""
+
+import json
+from email.message import Message
+from typing import Any, NoReturn
+
+from starlette.requests import Request
+
+from api.web.problems import ProblemError
+
+_CHARSETS = (None, "utf-8", "utf8")
+
+
+class JsonRequest(Request):
+    """A request whose body is already parsed: FastAPI would turn the problems of our parser into its own errors."""
+
+    value: Any = None
+
+    async def json(self) -> Any:
+        """The parsed body."""
+        return self.value
+
+    async def parse(self) -> None:
+        """Parse the body, if there is one; ProblemError if it is not plain JSON."""
+        body = await self.body()
+        if body:
+            _check_headers(self)
+            self.value = _parse(body)
+
+
+def _check_headers(request: Request) -> None:
+    encodings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
+    if any(encoding.strip() not in {"", "identity"} for encoding in encodings):
+        detail = "Send the body as it is, without compression and without the header Content-Encoding."
+        raise ProblemError("unsupported_encoding", detail)
+    media_type = request.headers.get("content-type", "text/plain")
+    if media_type == "application/json":
+        return  # as most clients write it
+    content = Message()
+    content["Content-Type"] = media_type
+    if content.get_content_type() != "application/json":
+        detail = "Send the body as JSON, with the header Content-Type: application/json."
+        raise ProblemError("unsupported_media_type", detail)
+    if content.get_content_charset() not in _CHARSETS:
+        raise ProblemError("unsupported_media_type", "Send the body in UTF-8, the only encoding of JSON.")
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        # A byte order mark is no part of JSON, but a reader may skip it (RFC 8259, section 8.1).
+        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        # `error.msg` is one of the parser's few texts, and holds nothing of the body.
+        reason = f"The body is not JSON: {error.msg}, line {error.lineno}, column {error.colno}."
+    except UnicodeDecodeError:
+        reason = "The body is not JSON: it is not UTF-8."
+    except RecursionError:
+        reason = "The body is nested too deeply."
+    except ValueError:  # Python converts no more than 4,300 digits, because the time grows with their square
+        reason = "A number in the body has too many digits."
+    raise ProblemError("malformed_body", reason)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these members; ProblemError if two have one name.
+
+    JSON does not say which of them counts. A proxy that reads the first would check another request than the one that
+    is carried out.
+    """
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ProblemError("malformed_body", "An object in the body has two members with the same name.")
+    return members
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ProblemError("malformed_body", f"The body is not JSON: {name} is no JSON value.")

@@ -1,0 +1,84 @@
+"""Every legal body fits into MAX_BODY, also if each of its characters is escaped."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from api.routes import requests
+from api.web.problems import MAX_BODY
+from tests.api.conftest import FLAVOR, Person
+
+JSON = {"Content-Type": "application/json"}
+ASTRAL = "\N{PERSONAL COMPUTER}"  # its escape has twelve bytes, those of ASCII characters have six
+ENDLESS = 10**9
+MODELS = [model for model in vars(requests).values() if isinstance(model, type) and issubclass(model, requests.Request)]
+
+
+def longest(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
+    """The bytes of the longest legal value in its longest encoding, but without white space around it."""
+    if "$ref" in schema:
+        return longest(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in schema:
+        return max(longest(choice, definitions) for choice in schema["anyOf"])
+    match schema.get("type"):
+        case "array":
+            return 2 + int(schema["maxItems"]) * (longest(schema["items"], definitions) + 1)
+        case "object":
+            return longest_object(schema, definitions)
+        case "string":
+            return 2 + longest_text(schema)
+    return 20  # a number, a boolean, null
+
+
+def longest_object(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
+    """The bytes of the longest legal object."""
+    members = 0
+    for pattern, value in schema.get("patternProperties", {}).items():
+        name = longest_text({"pattern": pattern})
+        members += schema["maxProperties"] * (name + 4 + longest(value, definitions))
+    for name, value in schema.get("properties", {}).items():
+        members += 6 * len(name) + 4 + longest(value, definitions)
+    return 2 + members
+
+
+def longest_text(schema: dict[str, Any]) -> int:
+    """The bytes of the longest legal text between its quotes, if every character is escaped."""
+    if "enum" in schema or "const" in schema:
+        return max(6 * len(word) for word in schema.get("enum", [schema.get("const")]))
+    if schema.get("format") == "uuid":
+        return 36 * 6
+    pattern = schema.get("pattern", "")
+    # The width is 0 if the pattern only looks ahead, as that of passwords does.
+    width = re._parser.parse(pattern).getwidth()[1] or ENDLESS
+    is_astral = any(re.search(pattern, text) for text in (ASTRAL * 2, f"{ASTRAL}@{ASTRAL}", f"Aa1{ASTRAL}"))
+    return int(min(schema.get("maxLength", ENDLESS), width)) * (12 if is_astral else 6)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_the_longest_legal_body_is_not_too_large(model: type[BaseModel]) -> None:
+    schema = model.model_json_schema()
+    assert longest(schema, schema.get("$defs", {})) <= MAX_BODY
+
+
+def test_the_longest_body_is_computed_as_by_hand() -> None:
+    login = requests.Credentials.model_json_schema()
+    assert (
+        longest(login, {})
+        == len(json.dumps({"username": ASTRAL * 255, "password": ASTRAL * 256}, separators=(",", ":")))
+        + 5 * len("usernamepassword")
+        + 1
+    )
+    assert longest(requests.NewVM.model_json_schema(), {}) > MAX_BODY // 2
+
+
+async def test_the_most_and_longest_labels_are_accepted_also_if_every_character_is_escaped(ada: Person) -> None:
+    labels = {f"{n:02}" + "k" * 61: ASTRAL * 255 for n in range(64)}
+    text = json.dumps({"name": ASTRAL * 255, "flavor_id": FLAVOR, "labels": labels})
+    answer = await ada.http.post("/vms", content=text, headers=JSON)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["labels"] == labels
+    changed = await ada.http.patch(f"/vms/{answer.json()['id']}", content=json.dumps({"labels": labels}), headers=JSON)
+    assert changed.json()["labels"] == labels
