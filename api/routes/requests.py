@@ -3,10 +3,10 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from api.web.fields import Email, Labels, Name, NewPassword, Text, Username
+from api.web.fields import Email, Labels, Name, NewPassword, Password, Secret, Text, Username
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.rules.states import Status
 
@@ -35,13 +35,13 @@ class Credentials(Request):
     """A username and its password."""
 
     username: Text = Field(examples=["ada"])
-    password: SecretStr = Field(max_length=256, examples=["Correct-horse-1"])
+    password: Password = Field(examples=["Correct-horse-1"])
 
 
 class RefreshRequest(Request):
     """The refresh token of the last login or refresh."""
 
-    refresh_token: SecretStr = Field(max_length=4096)
+    refresh_token: Secret = Field(max_length=4096)
 
 
 class NewVM(Request):

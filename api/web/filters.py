@@ -5,11 +5,12 @@ from typing import Annotated, Any
 
 from fastapi import Query
 from pydantic import StringConstraints
-from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
+from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false, func, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from api.web.fields import LABEL_KEY
 from domain.data.models import VM
+from domain.rules import text
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 
@@ -69,6 +70,17 @@ def actions(values: list[str]) -> set[Action]:
     return {action for action in Action if action.word in requested}
 
 
+def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[bool]:
+    """Whether the part is in a name, ignoring case, for the letters of all languages and in any locale."""
+    # PostgreSQL's lower() and ILIKE know only the letters of the database's locale, and in the locale C only ASCII.
+    in_ascii = func.lower(column.collate("C")).contains(text.folded(part), autoescape=True)
+    pattern = text.search_pattern(part)
+    if pattern.isascii():
+        return in_ascii
+    # Names in ASCII, which are the most, need no regular expression: that would be slower.
+    return or_(in_ascii, and_(func.octet_length(column) > func.char_length(column), column.regexp_match(pattern)))
+
+
 def has_labels(values: list[str]) -> ColumnElement[bool]:
     """Whether a VM has every requested label."""
     # The labels go into two bind parameters of SQL, so that the statement is the same for any number of labels. With a
@@ -80,4 +92,9 @@ def has_labels(values: list[str]) -> ColumnElement[bool]:
         return false()  # two values of one key are requested, but a label has one
     keys = cast([key for key, equals, _ in filters if not equals], ARRAY(Text))
     labels: ColumnElement[dict[str, str]] = VM.labels.expression
-    return and_(labels.contains(value_of), labels.has_all(keys))
+    # Labels are stored in their tidy form. Those of early VMs are as they were sent.
+    tidy = {key: text.tidy(value) for key, value in pairs}
+    has_values = labels.contains(tidy)
+    if tidy != value_of:
+        has_values = or_(has_values, labels.contains(value_of))
+    return and_(has_values, labels.has_all(keys))
