@@ -20,9 +20,10 @@ from api.web.security import InvalidTokenError, Signing, verify
 logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
-# Delays the refusal of a caller that has used up its share. Such a caller often retries at once. Refusing it again and
-# again without a delay would keep a whole processor busy.
+# Delays a refusal, when it holds no slot any more. Many clients retry at once. Refusing them again and again without a
+# delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
+_REFUSALS = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # anything else could forge lines in the log
 
 
@@ -119,7 +120,7 @@ class Admission:
 
             async def release_and_send(message: Message) -> None:
                 slot.close()  # releases the slot the first time and does nothing after that
-                if message.get("status") == HTTPStatus.TOO_MANY_REQUESTS:
+                if message.get("status") in _REFUSALS:
                     await asyncio.sleep(REFUSAL_DELAY)
                 await send(message)
 
