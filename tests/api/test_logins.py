@@ -123,10 +123,12 @@ def test_who_has_hashed_less_of_late_goes_first_and_known_owners_before_all(cloc
     assert logins.rank(HOME, "ada") < logins.rank(OFFICE, "ada")
     logins.note_success(OFFICE, "ada")
     assert logins.rank(OFFICE, "ada") < logins.rank(HOME, "ada") < logins.rank(OFFICE, "bob")
-    for _ in range(3):  # but a flood of good logins does not stay there
+    for _ in range(int(module.KNOWN_CREDIT)):  # but a flood of good logins does not stay there
         logins.note_use(OFFICE)
     assert logins.rank(OFFICE, "ada") > logins.rank(HOME, "ada")
-    clock.now += 3 * module.USE_HALVES_AFTER
+    fail(logins, "203.0.113.1", "eve", FREE_FAILURES)
+    assert logins.rank(HOME, "ada") < logins.rank(HOME, "eve")  # somebody attacks the account of eve
+    clock.now += 5 * module.USE_HALVES_AFTER
     assert 0.0 < logins.rank(OFFICE) < 1.0
 
 

@@ -38,7 +38,7 @@ async def test_accounts_with_equal_addresses_survive_and_new_ones_are_refused(
             await tx.execute(text(INSERT), {"name": name, "email": email})
     await migrate(settings)
     async with engine.begin() as tx:
-        emails = {name: email for name, email in await tx.execute(select(User.username, User.email))}
+        emails = {row.username: row.email for row in await tx.execute(select(User.username, User.email))}
         assert emails == EMAILS
         for taken in ("\u00c4nna@Navy.test", "joe@M\u00dcNCHEN.test", "ANN@navy.test"):
             with pytest.raises(IntegrityError, match="uq_users_email"):
