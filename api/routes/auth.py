@@ -44,12 +44,14 @@ async def register(process: Process, request: Request, body: requests.Registrati
         password_hash = await security.hash_password(body.password.get_secret_value())
     try:
         async with process.autocommit.connect() as connection:
-            return await queries.insert_row(
+            user = await queries.insert_row(
                 connection, User, username=body.username, email=body.email, password_hash=password_hash
             )
     except IntegrityError as error:
         taken = _USERNAME_TAKEN if "uq_users_username" in str(error.orig) else _EMAIL_TAKEN
         raise ProblemError(taken.code, taken.detail, [taken]) from None
+    process.logins.note_owner(origin, username_key(user.username))
+    return user
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials", "too_many_failed_logins"))

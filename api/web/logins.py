@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K")
 
-FREE_FAILURES = 3  # people mistype
+FREE_FAILURES = 5  # with an account; people mistype
+FREE_FAILURES_OF_ORIGIN = 10  # with all accounts; people share an address
 LONGEST_DELAY = 300.0  # seconds
 LONGEST_DELAY_BY_ACCOUNT = 30.0  # seconds; failures of others must not keep the owner out
 MEMORY = 3600.0  # seconds without a failure after which it is forgotten
@@ -70,13 +71,13 @@ class Logins:
         failed, and one who has failed gets a try after LONGEST_DELAY_BY_ACCOUNT, however long the attack goes on.
         """
         pair = self._pairs.get((origin, account))
-        delays = [_remaining(pair, _after(pair.value))] if pair else []
+        delays = [_remaining(pair, _after(pair.value, FREE_FAILURES))] if pair else []
         if not self.is_known(origin, account):
             # Where the account's owner has logged in before, neighbours who fail do not matter.
             if of_origin := self._origins.get(origin):
-                delays.append(_remaining(of_origin, _after(of_origin.value)))
+                delays.append(_remaining(of_origin, _after(of_origin.value, FREE_FAILURES_OF_ORIGIN)))
             if pair and (of_account := self._accounts.get(account)):
-                delays.append(_remaining(pair, min(_after(of_account.value), LONGEST_DELAY_BY_ACCOUNT)))
+                delays.append(_remaining(pair, min(_after(of_account.value, FREE_FAILURES), LONGEST_DELAY_BY_ACCOUNT)))
         return max(delays, default=0.0)
 
     def rank(self, origin: str, account: str = "") -> float:
@@ -109,13 +110,17 @@ class Logins:
         self._pairs.subtract((origin, account), mistakes)
         self._origins.subtract(origin, mistakes)
         self._accounts.subtract(account, mistakes)
+        self.note_owner(origin, account)
+
+    def note_owner(self, origin: str, account: str) -> None:
+        """Remember that the account's owner is at this origin: it has logged in or registered from there."""
         self._known[origin, account] = None
         self._known.move_to_end((origin, account))
         if len(self._known) > CAPACITY:
             self._known.popitem(last=False)
 
     def is_known(self, origin: str, account: str) -> bool:
-        """Whether somebody has logged in to this account from this origin before."""
+        """Whether somebody has logged in to this account, or registered it, from this origin before."""
         return (origin, account) in self._known
 
     def _use(self, origin: str) -> float:
@@ -127,10 +132,10 @@ def _value(count: _Count | None) -> float:
     return count.value if count else 0.0
 
 
-def _after(failures: float) -> float:
+def _after(failures: float, free: int) -> float:
     """The delay after so many failures: none at first, then 1, 2, 4 ... seconds."""
     # The exponent is bounded, because a large one would be an OverflowError.
-    return min(LONGEST_DELAY, 2.0 ** min(failures - FREE_FAILURES, 30)) if failures >= FREE_FAILURES else 0.0
+    return min(LONGEST_DELAY, 2.0 ** min(failures - free, 30)) if failures >= free else 0.0
 
 
 def _remaining(count: _Count, delay: float) -> float:

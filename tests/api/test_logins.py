@@ -12,7 +12,14 @@ from fastapi import FastAPI
 
 from api.web import logins as module
 from api.web import security
-from api.web.logins import FREE_FAILURES, LONGEST_DELAY, LONGEST_DELAY_BY_ACCOUNT, MEMORY, Logins
+from api.web.logins import (
+    FREE_FAILURES,
+    FREE_FAILURES_OF_ORIGIN,
+    LONGEST_DELAY,
+    LONGEST_DELAY_BY_ACCOUNT,
+    MEMORY,
+    Logins,
+)
 from domain.settings import Settings
 from tests.api.conftest import PASSWORD, running
 from tests.api.test_problems import check_problem
@@ -69,7 +76,8 @@ def test_a_delay_ends_and_an_hour_without_a_failure_is_a_new_start(clock: Clock)
 
 def test_many_accounts_from_one_address_are_delayed_as_one(clock: Clock) -> None:
     logins = Logins()
-    for n in range(FREE_FAILURES):
+    for n in range(FREE_FAILURES_OF_ORIGIN):
+        assert logins.delay(HOME, "ada") == 0.0
         fail(logins, HOME, f"user-{n}")
     assert logins.delay(HOME, "ada") == 1.0
     assert logins.delay(OFFICE, "ada") == 0.0
@@ -110,7 +118,7 @@ def test_a_success_forgives_only_the_mistakes_with_that_account() -> None:
     logins.note_success(HOME, "ada")
     fail(logins, HOME, "ada", FREE_FAILURES - 1)
     assert logins.delay(HOME, "ada") == 0.0
-    fail(logins, OFFICE, "ada", FREE_FAILURES)
+    fail(logins, OFFICE, "ada", FREE_FAILURES_OF_ORIGIN)
     logins.note_success(OFFICE, "mallory")  # the attacker's own account
     assert logins.delay(OFFICE, "ada") > 0.0
     assert logins.delay(OFFICE, "bob") > 0.0
@@ -135,7 +143,7 @@ def test_who_has_hashed_less_of_late_goes_first_and_known_owners_before_all(cloc
 def test_the_tables_are_bounded_and_forget_the_oldest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CAPACITY", 10)
     logins = Logins()
-    fail(logins, OFFICE, "ada", FREE_FAILURES)
+    fail(logins, OFFICE, "ada", FREE_FAILURES_OF_ORIGIN)
     for n in range(100):
         fail(logins, f"203.0.113.{n}", f"user-{n}")
         fail(logins, OFFICE, "ada") if n % 5 == 0 else None
@@ -226,9 +234,19 @@ async def test_a_login_that_comes_too_soon_is_refused_without_a_hash(
 
 
 @pytest.mark.usefixtures("slow_hashes", "no_refusal_delay")
+async def test_a_new_user_can_log_in_from_where_others_have_failed(settings: Settings) -> None:
+    async with running(settings) as app:
+        for n in range(FREE_FAILURES_OF_ORIGIN + 1):
+            answer = await log_in(at(app, HOME), "wrong", f"user-{n}")
+        check_problem(answer, 429, "too_many_failed_logins")
+        await register(app)
+        assert (await log_in(at(app, HOME), PASSWORD)).status_code == 200
+
+
+@pytest.mark.usefixtures("slow_hashes", "no_refusal_delay")
 async def test_all_addresses_of_one_ipv6_network_are_one_caller(settings: Settings) -> None:
     async with running(settings) as app:
-        for n in range(FREE_FAILURES):
+        for n in range(FREE_FAILURES_OF_ORIGIN):
             assert (await log_in(at(app, f"2001:db8::{n:x}:1"), "wrong", f"user-{n}")).status_code == 401
         assert (await log_in(at(app, "2001:db8:0:0:ffff::"), "wrong")).status_code == 429
         assert (await log_in(at(app, "2001:db8:0:1::"), "wrong")).status_code == 401

@@ -90,5 +90,5 @@ async def test_the_last_address_that_no_trusted_proxy_has_counts(settings: Setti
         same = [f"203.0.113.{n}, 192.0.2.1, 10.0.0.{n}" for n in range(FREE_FAILURES + 1)]
         assert await failing_logins(http, "ada", *same) == [401] * FREE_FAILURES + [429]
         assert await failing_logins(http, "ada", "192.0.2.2") == [401]
-        garbage = ["unknown", "x" * 5000, "::x", "999.1.1.1"]
+        garbage = ["unknown", "x" * 5000, "::x", "999.1.1.1", "_hidden", "192.0.2.1/32"]
         assert await failing_logins(http, "bob", *garbage) == [401] * FREE_FAILURES + [429]
