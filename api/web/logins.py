@@ -18,7 +18,7 @@ LONGEST_DELAY_BY_ACCOUNT = 30.0  # seconds; failures of others must not keep the
 MEMORY = 3600.0  # seconds without a failure after which it is forgotten
 USE_HALVES_AFTER = 300.0  # seconds
 KNOWN_CREDIT = 8.0  # hashes; a script that logs in once a minute stays below it
-CAPACITY = 50_000  # entries in each table, some 200 bytes each
+CAPACITY = 50_000  # entries in each table
 
 
 @dataclass(slots=True)
@@ -83,13 +83,13 @@ class Logins:
     def rank(self, origin: str, account: str = "") -> float:
         """The hashes that the origin has used of late: who has the lowest rank is hashed first.
 
-        Where the account's owner has logged in before, the first few do not count. Of others who have used none, those
-        go first whose account is not under attack.
+        Where the account's owner has logged in before, the first few do not count. Of others with
+        equal use, those go first whose account has failed less often.
         """
         if self.is_known(origin, account):
             return self._use(origin) - KNOWN_CREDIT
-        is_attacked = _value(self._accounts.get(account)) >= FREE_FAILURES
-        return self._use(origin) + (0.5 if is_attacked else 0.0)
+        failures = min(_value(self._accounts.get(account)), FREE_FAILURES)
+        return self._use(origin) + failures / (2 * FREE_FAILURES)
 
     def note_use(self, origin: str) -> None:
         """Count a hash for this origin."""
