@@ -64,11 +64,13 @@ async def server(settings: Settings, **environment: str) -> AsyncIterator[httpx.
         while b"Uvicorn running" not in (line := await process.stderr.readline()):
             assert line
         draining = asyncio.create_task(process.stderr.read())
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1") as http:
-            yield http
-        process.terminate()
-        await draining
-        await process.wait()
+        try:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1") as http:
+                yield http
+        finally:
+            process.terminate()
+            await draining
+            await process.wait()
 
 
 async def failing_logins(http: httpx.AsyncClient, username: str, *forwarded: str) -> list[int]:
