@@ -18,6 +18,7 @@ def main() -> None:
         app,
         host=settings.api_host,
         port=settings.api_port,
+        forwarded_allow_ips=settings.forwarded_allow_ips or "",  # without it uvicorn would trust 127.0.0.1
         loop="uvloop",
         http="httptools",
         log_config=None,

@@ -17,6 +17,7 @@ from api.web import docs, headers, openapi, problems
 from api.web.admission import Slots
 from api.web.dependencies import ProcessState
 from api.web.headers import HeadAsGet, ResponseHeaders
+from api.web.logins import Logins
 from api.web.middleware import Admission, BufferedBody, RequestContext
 from api.web.security import Signing
 from domain import temporal
@@ -92,11 +93,13 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     recovery = WorkflowRecovery(engine, client, dispatcher)
     delivering = asyncio.create_task(dispatcher.run())
     others = [asyncio.create_task(recovery.run()), asyncio.create_task(housekeeping.run(engine))]
-    hashing = Slots(HASHING_SLOTS, HASHING_QUEUE)
+    hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
         autocommit = database.autocommit(engine)
         readiness = Readiness(autocommit, client)
-        yield ProcessState(settings, signing, engine, autocommit, client, dispatcher, recovery, hashing, readiness)
+        yield ProcessState(
+            settings, signing, engine, autocommit, client, dispatcher, recovery, hashing, logins, readiness
+        )
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
         # they are not, another process repeats them when their leases expire. The other tasks can stop anywhere,

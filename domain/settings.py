@@ -1,6 +1,7 @@
 """All settings with their defaults, read from the environment once and validated."""
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -70,9 +71,22 @@ class Settings(BaseSettings):
 
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
+    forwarded_allow_ips: str | None = None
     temporal_port: Port = 7233
     temporal_ui_port: Port = 8233
     data_dir: Path = Path(".data")
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _check_networks(cls, value: str | None) -> str | None:
+        for network in value.split(",") if value else []:
+            try:
+                proxies = ip_network(network.strip())
+            except ValueError:
+                raise ValueError("must be addresses or networks of proxies, separated by commas") from None
+            if not proxies.prefixlen:
+                raise ValueError("must not be every address: any client could claim to be another")
+        return value
 
     @field_validator("log_level", mode="before")
     @classmethod

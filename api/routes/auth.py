@@ -1,5 +1,7 @@
 """Registration, login and the rotation of refresh tokens."""
 
+import logging
+import math
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -11,12 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import openapi, security
 from api.web.dependencies import CurrentUser, Process, ProcessState
-from api.web.middleware import address_of
+from api.web.logins import Logins
 from api.web.models import FieldError
+from api.web.origin import address_of, origin_of
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError
 from domain.data import queries
-from domain.data.accounts import RefreshToken, User
+from domain.data.accounts import RefreshToken, User, user_named, username_key
+from domain.rules.text import password_forms
+
+logger = logging.getLogger(__name__)
 
 routes = router("/auth", "Authentication")
 
@@ -32,29 +38,40 @@ _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in u
 )
 async def register(process: Process, request: Request, body: requests.Registration) -> User:
     """Create an account. Usernames and e-mail addresses are unique, ignoring case."""
-    async with process.hashing.hold(address_of(request.scope)):
+    origin = origin_of(request.scope)
+    async with process.hashing.hold(origin, process.logins.rank(origin)):
+        process.logins.note_use(origin)
         password_hash = await security.hash_password(body.password.get_secret_value())
     try:
         async with process.autocommit.connect() as connection:
-            return await queries.insert_row(
+            user = await queries.insert_row(
                 connection, User, username=body.username, email=body.email, password_hash=password_hash
             )
     except IntegrityError as error:
         taken = _USERNAME_TAKEN if "uq_users_username" in str(error.orig) else _EMAIL_TAKEN
         raise ProblemError(taken.code, taken.detail, [taken]) from None
+    process.logins.note_owner(origin, username_key(user.username))
+    return user
 
 
-@routes.post("/login", openapi_extra=openapi.problems("invalid_credentials"))
+@routes.post("/login", openapi_extra=openapi.problems("invalid_credentials", "too_many_failed_logins"))
 async def login(process: Process, request: Request, body: requests.Credentials) -> answers.TokenPair:
-    """Get a pair of tokens for a username and password."""
-    statement = select(User).where(func.lower(User.username) == func.lower(body.username))
-    async with process.hashing.hold(address_of(request.scope)):
+    """Get a pair of tokens for a username and password. After a few failures the next attempt has to wait."""
+    origin, account = origin_of(request.scope), username_key(body.username)
+    _refuse_if_too_soon(process.logins, origin, account)
+    async with process.hashing.hold(origin, process.logins.rank(origin, account)):
+        # Attempts that came together with this one may have failed in the meantime.
+        _refuse_if_too_soon(process.logins, origin, account)
         async with process.autocommit.connect() as connection:
-            user = await queries.fetch_one(connection, statement)
-        password_hash = user.password_hash if user else None
-        right = await security.verify_password(body.password.get_secret_value(), password_hash)
-    if user is None or not right:
-        raise ProblemError("invalid_credentials", "The username or the password is wrong.")
+            user = await queries.fetch_one(connection, user_named(body.username))
+        is_right = await _check_password(process, origin, user, body.password.get_secret_value())
+        if user is None or not is_right:
+            process.logins.note_failure(origin, account)
+            # What is no username may be a password in the wrong field, so it stays out of the log.
+            name, address = user.username if user else "an unknown user", address_of(request.scope)
+            logger.warning("login of %s from %s failed", name, address or "an unknown address")
+            raise ProblemError("invalid_credentials", "The username or the password is wrong.")
+    process.logins.note_success(origin, account)
     async with process.engine.begin() as tx:
         return await _give_pair(tx, process, Caller(user.id, user.username, uuid4()))
 
@@ -91,6 +108,30 @@ async def get_me(caller: CurrentUser, process: Process) -> User:
     if user is None:
         raise ProblemError("invalid_token", "This account no longer exists.")
     return user
+
+
+def _refuse_if_too_soon(logins: Logins, origin: str, account: str) -> None:
+    delay = math.ceil(logins.delay(origin, account))
+    if delay:
+        detail = f"Logins from your address have failed too often. Try again in {delay} s."
+        raise ProblemError("too_many_failed_logins", detail, retry_after=delay)
+
+
+async def _check_password(process: ProcessState, origin: str, user: User | None, password: str) -> bool:
+    """Whether the account has this password, in any of its forms; it is stored in the first form from then on."""
+    # An unknown user costs as much as a wrong password, so that the time does not tell which usernames exist.
+    forms = password_forms(password)
+    for form in forms:
+        process.logins.note_use(origin)
+        if not await security.verify_password(form, user.password_hash if user else None):
+            continue
+        if user and form != forms[0]:
+            changed = {"password_hash": await security.hash_password(forms[0])}
+            same = (User.id == user.id, User.password_hash == user.password_hash)
+            async with process.autocommit.connect() as connection:
+                await connection.execute(update(User).where(*same).values(changed))
+        return True
+    return False
 
 
 async def _give_pair(tx: AsyncConnection, process: ProcessState, caller: Caller) -> answers.TokenPair:

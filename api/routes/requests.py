@@ -4,11 +4,11 @@ from itertools import islice
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.web.field_errors import MAX_ERRORS
-from api.web.fields import WHOLE, Email, Labels, Name, NewPassword, Text, Username
+from api.web.fields import WHOLE, Email, Labels, Name, NewPassword, Password, Secret, Text, Username
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.rules.states import Status
 
@@ -49,13 +49,13 @@ class Credentials(Request):
     """A username and its password."""
 
     username: Text = Field(examples=["ada"])
-    password: SecretStr = Field(max_length=256, examples=["Correct-horse-1"])
+    password: Password = Field(examples=["Correct-horse-1"])
 
 
 class RefreshRequest(Request):
     """The refresh token of the last login or refresh."""
 
-    refresh_token: SecretStr = Field(max_length=4096)
+    refresh_token: Secret = Field(max_length=4096)
 
 
 class NewVM(Request):

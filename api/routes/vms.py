@@ -65,7 +65,7 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     has_status = filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED)
     statement = select(VM).where(VM.owner_id == caller.id, has_status)
     if name:
-        statement = statement.where(VM.name.icontains(name, autoescape=True))
+        statement = statement.where(filters.has_name(VM.name, name))
     if labels:
         statement = statement.where(filters.has_labels(labels))
     return await page.fetch(statement, _ORDERS[sort], answers.VMPage)

@@ -56,7 +56,7 @@ async def list_volumes(
     has_status = filters.has_status(Volume.status, statuses, hidden_by_default=VolumeStatus.DELETED)
     statement = _volumes(caller.id).where(has_status)
     if name:
-        statement = statement.where(Volume.name.icontains(name, autoescape=True))
+        statement = statement.where(filters.has_name(Volume.name, name))
     return await page.fetch(statement, _NEWEST_FIRST, answers.VolumePage)
 
 

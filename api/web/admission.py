@@ -6,9 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 SLOT_TIMEOUT = 5.0  # seconds that a caller waits for a slot
-# Delays the refusal of a caller that has filled its share of the queue. Such a caller often retries at once. Refusing
-# it again and again without a delay would keep a whole processor busy.
-REFUSAL_DELAY = 0.5  # seconds
 
 
 class NoSlotError(Exception):
@@ -19,47 +16,63 @@ class NoSlotError(Exception):
         self.code = code
 
 
+class _Waiter:
+    """A request that waits for a slot: it gets one, or its place is given to another caller."""
+
+    def __init__(self) -> None:
+        self.decided = asyncio.Event()
+        self.is_granted = False
+
+    def decide(self, *, granted: bool) -> None:
+        """Wake the request up."""
+        self.is_granted = granted
+        self.decided.set()
+
+
 class Slots:
-    """At most `limit` slots are held, and at most `queue_limit` callers wait for one.
+    """At most `limit` slots are held, and at most `queue_limit` requests wait for one.
 
     A caller may hold half of the slots and fill half of the queue, so that one caller's flood leaves room for others.
-    Free slots go round-robin to the callers that wait.
+    If several callers fill the queue, a caller with fewer waiting requests takes the place of one that has the most.
+    Free slots go to the waiting callers with the lowest rank, and round-robin to those of equal rank.
     """
 
     def __init__(self, limit: int, queue_limit: int) -> None:
         self._limit, self._caller_limit = limit, max(1, limit // 2)
         self._queue_limit, self._caller_queue_limit = queue_limit, max(1, queue_limit // 2)
         self._held: Counter[str] = Counter()
-        # The callers that wait, each with its requests, oldest first. The first caller in the dict is served next.
-        self._waiting: dict[str, deque[asyncio.Event]] = {}
+        # The callers that wait, each with its requests, oldest first. Of callers with equal rank, the first is next.
+        self._waiting: dict[str, deque[_Waiter]] = {}
+        self._ranks: dict[str, float] = {}  # of the callers that wait
 
     @asynccontextmanager
-    async def hold(self, caller: str) -> AsyncIterator[None]:
+    async def hold(self, caller: str, rank: float = 0.0) -> AsyncIterator[None]:
         """Hold a slot; NoSlotError as for `acquire`."""
-        await self.acquire(caller)
+        await self.acquire(caller, rank)
         try:
             yield
         finally:
             self.release(caller)
 
-    async def acquire(self, caller: str) -> None:
+    async def acquire(self, caller: str, rank: float = 0.0) -> None:
         """Take a slot, to be given back by `release`; NoSlotError if the queue is full or the wait takes too long."""
         if self._has_slot(caller):
             self._held[caller] += 1
             return
-        if len(self._waiting.get(caller, ())) >= self._caller_queue_limit:
-            await asyncio.sleep(REFUSAL_DELAY)
+        waiting = len(self._waiting.get(caller, ()))
+        if waiting >= self._caller_queue_limit:
             raise NoSlotError("too_many_requests")
         if sum(map(len, self._waiting.values())) >= self._queue_limit:
-            raise NoSlotError("overloaded")
-        await self._wait(caller)
+            self._displace(rank + waiting + 1)
+        await self._wait(caller, rank)
 
     def release(self, caller: str) -> None:
         """Give a slot back, and grant it to the next waiting caller that may have one."""
         self._held[caller] -= 1
         if not self._held[caller]:
             del self._held[caller]
-        following = next((waiting for waiting in self._waiting if self._has_slot(waiting)), None)
+        # `min` returns the first of several with the lowest rank.
+        following = min(filter(self._has_slot, self._waiting), key=self._ranks.__getitem__, default=None)
         if following is not None:
             self._grant(following)
 
@@ -70,30 +83,51 @@ class Slots:
         """Give a slot to the caller's oldest request, and put the caller behind all other callers."""
         # Counted here and not when the request resumes: until then another request could take the slot.
         self._held[caller] += 1
-        queue = self._waiting.pop(caller)
-        queue.popleft().set()
+        queue, rank = self._waiting.pop(caller), self._ranks.pop(caller)
+        queue.popleft().decide(granted=True)
         if queue:
-            self._waiting[caller] = queue
+            self._waiting[caller], self._ranks[caller] = queue, rank
 
-    async def _wait(self, caller: str) -> None:
-        granted = asyncio.Event()
-        self._waiting.setdefault(caller, deque()).append(granted)
+    def _displace(self, demand: float) -> None:
+        """Take the latest place of the caller that demands the most; NoSlotError if none demands more than `demand`.
+
+        A caller's demand is its rank and its waiting requests together.
+        """
+
+        def demand_of(caller: str) -> float:
+            return self._ranks[caller] + len(self._waiting[caller])
+
+        most = max(self._waiting, key=demand_of)
+        if demand_of(most) <= demand:
+            raise NoSlotError("overloaded")
+        waiter = self._waiting[most][-1]
+        self._forget(most, waiter)
+        waiter.decide(granted=False)
+
+    async def _wait(self, caller: str, rank: float) -> None:
+        waiter = _Waiter()
+        self._waiting.setdefault(caller, deque()).append(waiter)
+        self._ranks[caller] = rank
         try:
             async with asyncio.timeout(SLOT_TIMEOUT):
-                await granted.wait()
+                await waiter.decided.wait()
         except BaseException as error:  # a timeout, or a cancel because the client went away
-            self._give_up(caller, granted)
+            self._give_up(caller, waiter)
             if isinstance(error, TimeoutError):
                 raise NoSlotError("overloaded") from None
             raise
+        if not waiter.is_granted:
+            raise NoSlotError("too_many_requests")
 
-    def _give_up(self, caller: str, granted: asyncio.Event) -> None:
+    def _give_up(self, caller: str, waiter: _Waiter) -> None:
         # The slot may have been granted after the timeout or cancel, but before this request resumed. It then counts as
         # held, and nothing else would ever release it.
-        if granted.is_set():
+        if waiter.is_granted:
             self.release(caller)
-            return
-        queue = self._waiting[caller]
-        queue.remove(granted)
-        if not queue:
-            del self._waiting[caller]
+        elif not waiter.decided.is_set():
+            self._forget(caller, waiter)
+
+    def _forget(self, caller: str, waiter: _Waiter) -> None:
+        self._waiting[caller].remove(waiter)
+        if not self._waiting[caller]:
+            del self._waiting[caller], self._ranks[caller]

@@ -15,6 +15,7 @@ from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
 from api.web import security
 from api.web.admission import Slots
+from api.web.logins import Logins
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError, Signing
 from domain.data.models import VM
@@ -27,7 +28,7 @@ class ProcessState:
     """What all requests of the process share.
 
     `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
-    hashed concurrently.
+    hashed concurrently. `logins` remembers the failed ones.
     """
 
     settings: Settings
@@ -38,6 +39,7 @@ class ProcessState:
     dispatcher: Dispatcher
     workflow_recovery: WorkflowRecovery
     hashing: Slots
+    logins: Logins
     readiness: Readiness
 
 

@@ -1,13 +1,17 @@
-"""Types for the texts that clients send: names, labels, accounts. Each type has its pattern and length."""
+"""Types for the texts that clients send: names, labels, accounts. `domain/rules/text.py` has the rules behind them."""
 
 import re
 from typing import Annotated, Any
+from unicodedata import name
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError
 
+from domain.rules import text
+
+SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 256  # characters
+_UNSEEN = rf"\x00-\x1f\x7f-\x9f{text.UNSEEN}"
 _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
-_EMAIL_PART = r"[^@\s\x00-\x1f\x7f-\x9f]+"
 LABEL_KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
 _MOST_LABELS = 64
 _DIGITS = re.compile(r"-?[0-9]+(\.0+)?")
@@ -20,56 +24,122 @@ def _few(labels: Any) -> Any:
     return labels
 
 
-def _whole(value: Any) -> Any:
+def _integral(value: Any) -> Any:
     # In JSON, and in JSON Schema, 10.0 is the integer 10.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _plain_digits(text: Any) -> Any:
+def _plain_digits(value: Any) -> Any:
     # pydantic also takes spaces around the digits and underscores between them.
-    if isinstance(text, str) and not _DIGITS.fullmatch(text):
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise PydanticCustomError("wrong_type", "Input should be a valid integer")
-    return text
+    return value
 
 
-def _strong(password: SecretStr) -> SecretStr:
-    text = password.get_secret_value()
-    if not (any(map(str.isupper, text)) and any(map(str.islower, text)) and any(map(str.isdigit, text))):
-        message = "A password needs an upper case letter, a lower case letter and a digit"
-        raise PydanticCustomError("password_too_weak", message)
+def _tidy(value: Any) -> Any:
+    return text.tidy(value) if isinstance(value, str) else value
+
+
+def _seen(value: str) -> str:
+    character = text.find_unseen(value)
+    if character is not None:
+        what = {"code": f"U+{ord(character):04X}", "name": name(character, "a control or unassigned character")}
+        message = "Readers cannot see the character {code} ({name}) in this place; leave it out"
+        raise PydanticCustomError("unseen_character", message, what)
+    return value
+
+
+def _visible(value: str) -> str:
+    if not text.is_visible(value):
+        raise PydanticCustomError("nothing_visible", "A name needs a character that readers can see")
+    return value
+
+
+def _email(value: str) -> str:
+    domain = value.rpartition("@")[2]
+    try:
+        text.dns_name(domain)
+    except ValueError:
+        raise PydanticCustomError("invalid_domain", "The part after the @ is not a valid domain") from None
+    return value
+
+
+def _whole(secret: SecretStr) -> SecretStr:
+    # pydantic checks this itself only for texts that are not secret.
+    if any("\ud800" <= character <= "\udfff" for character in secret.get_secret_value()):
+        raise PydanticCustomError("string_unicode", "A text consists of whole characters, not of half a surrogate pair")
+    return secret
+
+
+def _password(password: SecretStr) -> SecretStr:
+    value = _whole(password).get_secret_value()
+    # Early accounts may have a password that is longer in its normal form.
+    if min(map(len, text.password_forms(value))) > LONGEST_PASSWORD:
+        raise PydanticCustomError("password_length", f"A password has at most {LONGEST_PASSWORD} characters")
     return password
 
 
+def _strong(password: SecretStr) -> SecretStr:
+    value = text.password_forms(password.get_secret_value())[0]
+    if not SHORTEST_PASSWORD <= len(value) <= LONGEST_PASSWORD:
+        message = f"A password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
+        raise PydanticCustomError("password_length", message)
+    if not (any(map(str.isupper, value)) and any(map(str.islower, value)) and any(map(str.isdigit, value))):
+        message = "A password needs an upper case letter, a lower case letter and a digit"
+        raise PydanticCustomError("password_too_weak", message)
+    return SecretStr(value)
+
+
+# A text is made tidy (BeforeValidator), then measured, then its characters are checked. The patterns are only for
+# readers of the OpenAPI document: `_seen` knows more characters than a pattern can list, and names the wrong one.
 Name = Annotated[
     str,
-    StringConstraints(
-        strip_whitespace=True,
-        min_length=1,
-        max_length=255,
-        pattern=rf"^{_PRINTABLE}*[^\s\x00-\x1f\x7f-\x9f]{_PRINTABLE}*$",  # with a character that is not white space
-    ),
+    StringConstraints(min_length=1, max_length=255),
+    BeforeValidator(_tidy),
+    AfterValidator(_seen),
+    AfterValidator(_visible),
+    Field(json_schema_extra={"pattern": rf"^[^{_UNSEEN}]*[^\s{_UNSEEN}][^{_UNSEEN}]*$"}),
 ]
-Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
+LabelValue = Annotated[
+    str,
+    StringConstraints(max_length=255),
+    BeforeValidator(_tidy),
+    AfterValidator(_seen),
+    Field(json_schema_extra={"pattern": f"^[^{_UNSEEN}]*$"}),
+]
 Labels = Annotated[
     dict[
         Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")],
-        Text,
+        LabelValue,
     ],
     # In the JSON schema, keys are `patternProperties`. Without the extra entry it would allow all other keys, too.
     Field(max_length=_MOST_LABELS, json_schema_extra={"additionalProperties": False}),
     BeforeValidator(_few),
 ]
 # For integers; they stand after the bounds, because pydantic describes the bounds before them only.
-WHOLE = BeforeValidator(_whole)
+WHOLE = BeforeValidator(_integral)
 PLAIN_DIGITS = BeforeValidator(_plain_digits)
+# What is searched for: early resources may have names that are refused today.
+Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
 Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]
-Email = Annotated[str, StringConstraints(max_length=254, pattern=rf"^{_EMAIL_PART}@{_EMAIL_PART}$")]
+Email = Annotated[
+    str,
+    StringConstraints(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$"),
+    BeforeValidator(_tidy),
+    AfterValidator(_seen),
+    AfterValidator(_email),
+]
+Password = Annotated[SecretStr, AfterValidator(_password), Field(json_schema_extra={"maxLength": LONGEST_PASSWORD})]
 NewPassword = Annotated[
     SecretStr,
-    Field(
-        min_length=8,
-        max_length=256,
-        json_schema_extra={"pattern": r"^(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])"},
-    ),
+    AfterValidator(_password),
     AfterValidator(_strong),
+    Field(
+        json_schema_extra={
+            "minLength": SHORTEST_PASSWORD,
+            "maxLength": LONGEST_PASSWORD,
+            "pattern": r"^(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])",
+        }
+    ),
 ]
+Secret = Annotated[SecretStr, AfterValidator(_whole)]

@@ -10,11 +10,12 @@ from fastapi import Query
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-from sqlalchemy import ARRAY, ColumnElement, Text, and_, cast, false
+from sqlalchemy import ARRAY, ColumnElement, Text, and_, case, cast, false, func, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from api.web.fields import LABEL_KEY
 from domain.data.models import VM
+from domain.rules import text
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 
@@ -40,10 +41,10 @@ class _Items:
     def pattern(self) -> re.Pattern[str]:
         return re.compile(f"^{self.item}(,{self.item})*$")
 
-    def check(self, text: str) -> str:
-        if not self.pattern.fullmatch(text):
+    def check(self, value: str) -> str:
+        if not self.pattern.fullmatch(value):
             raise PydanticCustomError(self.code, "{detail}", {"detail": self.detail})
-        return text
+        return value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
@@ -101,6 +102,19 @@ def actions(values: list[str]) -> set[Action]:
     return {action for action in Action if action.word in requested}
 
 
+def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[bool]:
+    """Whether the part is in a name, ignoring case, for the letters of all languages and in any locale."""
+    # PostgreSQL's lower() and ILIKE know only the letters of the database's locale, and in the locale C only ASCII. A
+    # regular expression is slower than LIKE, so names in ASCII are not searched with it. CASE keeps this order.
+    wanted, pattern = text.folded(part), text.search_pattern(part)
+    has_other_letters = func.octet_length(column) > func.char_length(column)
+    in_other_letters = case((has_other_letters, column.regexp_match(pattern)), else_=false())
+    if not wanted.isascii():
+        return in_other_letters
+    in_ascii = func.lower(column.collate("C")).contains(wanted, autoescape=True)
+    return in_ascii if pattern.isascii() else or_(in_ascii, in_other_letters)
+
+
 def has_labels(values: list[str]) -> ColumnElement[bool]:
     """Whether a VM has every requested label."""
     filters = label_filters(values)
@@ -112,10 +126,15 @@ def has_labels(values: list[str]) -> ColumnElement[bool]:
         return false()  # two values of one key are requested, but a label has one
     keys = cast([key for key, value in filters if value is None], ARRAY(Text))
     labels: ColumnElement[dict[str, str]] = VM.labels.expression
-    return and_(labels.contains(value_of), labels.has_all(keys))
+    # Labels are stored in their tidy form. Those of early VMs are as they were sent.
+    tidy = {key: text.tidy(value) for key, value in pairs}
+    has_values = labels.contains(tidy)
+    if tidy != value_of:
+        has_values = or_(has_values, labels.contains(value_of))
+    return and_(has_values, labels.has_all(keys))
 
 
 def label_filters(values: list[str]) -> set[tuple[str, str | None]]:
     """The key and value of every requested label; the value is None if any will do."""
-    labels = (label.partition("=") for text in values for label in _UNTIL_COMMA.findall(text))
+    labels = (label.partition("=") for value in values for label in _UNTIL_COMMA.findall(value))
     return {(key, re.sub(r"\\(.)", r"\1", value) if equals else None) for key, equals, value in labels}

@@ -1,8 +1,10 @@
 """Middlewares around every route: request id, log line, error answer, buffered body, admission."""
 
+import asyncio
 import contextlib
 import logging
 import re
+from http import HTTPStatus
 from time import perf_counter
 from uuid import uuid4
 
@@ -12,11 +14,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api import PREFIX
 from api.web import logs, problems
 from api.web.admission import NoSlotError, Slots
+from api.web.origin import origin_of
 from api.web.security import InvalidTokenError, Signing, verify
 
 logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
+# Delays a refusal, when it holds no slot any more. Many clients retry at once. Refusing them again and again without a
+# delay would keep a whole processor busy.
+REFUSAL_DELAY = 0.5  # seconds
+_REFUSALS = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # anything else could forge lines in the log
 
 
@@ -110,34 +117,30 @@ class Admission:
             await self.app(scope, receive, send)
             return
         with contextlib.ExitStack() as slot:
+
+            async def release_and_send(message: Message) -> None:
+                slot.close()  # releases the slot the first time and does nothing after that
+                if message.get("status") in _REFUSALS:
+                    await asyncio.sleep(REFUSAL_DELAY)
+                await send(message)
+
             caller = _caller(scope, self.signing)
             try:
                 await self.slots.acquire(caller)
             except NoSlotError as error:
-                await problems.refusal(error.code, scope["path"])(scope, receive, send)
+                await problems.refusal(error.code, scope["path"])(scope, receive, release_and_send)
                 return
             slot.callback(self.slots.release, caller)
-
-            async def release_and_send(message: Message) -> None:
-                slot.close()  # releases the slot the first time and does nothing after that
-                await send(message)
-
             await self.app(scope, receive, release_and_send)
 
 
 def _caller(scope: Scope, signing: Signing) -> str:
-    """The id of the user whose valid token the request carries, or else the address that it comes from."""
+    """The id of the user whose valid token the request carries, or else the origin that it comes from."""
     kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         with contextlib.suppress(InvalidTokenError):
             return str(verify(signing, "access", token).caller.id)
-    return address_of(scope)
-
-
-def address_of(scope: Scope) -> str:
-    """The address of the request's client; one empty address for all clients of a Unix socket."""
-    client = scope.get("client")
-    return client[0] if client else ""
+    return origin_of(scope)
 
 
 def _request_id(scope: Scope) -> str:

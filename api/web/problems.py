@@ -51,6 +51,7 @@ STATUS_OF_CODE = {
     "invalid_cursor": 422,
     "idempotency_key_reused": 422,
     "too_many_requests": 429,
+    "too_many_failed_logins": 429,
     "internal_error": 500,
     "overloaded": 503,
     "database_unavailable": 503,
@@ -65,6 +66,7 @@ HEADERS_OF_CODE = {
     "unsupported_encoding": {"Accept-Encoding": "identity"},
     "unsupported_media_type": {"Accept": "application/json"},
     "too_many_requests": RETRY_AFTER,
+    "too_many_failed_logins": RETRY_AFTER,
     "overloaded": RETRY_AFTER,
     "database_unavailable": RETRY_AFTER,
     "not_ready": RETRY_AFTER,
@@ -90,10 +92,13 @@ _DATABASE_AWAY = (
 class ProblemError(Exception):
     """An error that the API itself finds, not a command; it is answered as a problem."""
 
-    def __init__(self, code: str, detail: str, errors: Sequence[FieldError] = ()) -> None:
+    def __init__(
+        self, code: str, detail: str, errors: Sequence[FieldError] = (), *, retry_after: int | None = None
+    ) -> None:
         super().__init__(detail)
         self.code = code
         self.errors = errors
+        self.retry_after = retry_after
 
 
 def problem(code: str, detail: str, path: str, **members: Any) -> Response:
@@ -130,7 +135,10 @@ async def _on_refused(request: Request, error: NoSlotError) -> Response:
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
-    return _with_errors(error.code, str(error), request.url.path, error.errors)
+    answer = _with_errors(error.code, str(error), request.url.path, error.errors)
+    if error.retry_after is not None:
+        answer.headers["Retry-After"] = str(error.retry_after)
+    return answer
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:

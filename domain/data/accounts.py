@@ -3,19 +3,34 @@
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import ForeignKey, Index, func, text
+from sqlalchemy import ForeignKey, Index, Select, func, select, text
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.data.base import Base
+from domain.rules.text import email_key
+
+
+def _email_key(context: DefaultExecutionContext) -> str | None:
+    """The default of `email_key`, so that no statement that inserts a user can forget it."""
+    email: str = context.get_current_parameters()["email"]  # type: ignore[no-untyped-call]
+    return None if email.isascii() else email_key(email)
 
 
 class User(Base):
-    """An account that may call the API."""
+    """An account that may call the API.
+
+    Usernames and e-mail addresses are compared in lower case, by the rules of ASCII and not of the database's locale.
+    `email_key` is compared instead of an address that has other letters. Two accounts that were equal by these rules
+    before the rules came are kept apart by SAME: the later one has SAME and its own name as key.
+    """
 
     __tablename__ = "users"
     __table_args__ = (
         Index("uq_users_username", text("lower(username)"), unique=True),
         Index("uq_users_email", text("lower(email)"), unique=True),
+        Index("uq_users_username_key", text("""coalesce(username_key, lower(username COLLATE "C"))"""), unique=True),
+        Index("uq_users_email_key", text("""coalesce(email_key, lower(email COLLATE "C"))"""), unique=True),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -23,6 +38,24 @@ class User(Base):
     email: Mapped[str]
     password_hash: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    username_key: Mapped[str | None]
+    email_key: Mapped[str | None] = mapped_column(default=_email_key)
+
+
+LONGEST_USERNAME = 64  # characters, all of them ASCII
+SAME = "="  # no username or address begins with it
+
+
+def username_key(username: str) -> str:
+    """What a username is compared by; empty for a text that no account can have as its name."""
+    return username.lower() if username.isascii() and len(username) <= LONGEST_USERNAME else ""
+
+
+def user_named(username: str) -> Select[User]:
+    """Select the account with this username, ignoring case."""
+    key = func.coalesce(User.username_key, func.lower(User.username.collate("C")))
+    is_same = User.username == username
+    return select(User).where(key.in_([username_key(username), SAME + username])).order_by(is_same.desc()).limit(1)
 
 
 class RefreshToken(Base):

@@ -10,12 +10,6 @@ from api.web import admission
 from api.web.admission import NoSlotError, Slots
 
 
-@pytest.fixture(autouse=True)
-def no_refusal_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals take no time."""
-    monkeypatch.setattr(admission, "REFUSAL_DELAY", 0.0)
-
-
 class Callers:
     """Callers that ask for slots one after another; `admitted` and `refused` are in the order of the answers."""
 
@@ -24,10 +18,10 @@ class Callers:
         self.admitted: list[str] = []
         self.refused: list[tuple[str, str]] = []
 
-    async def ask(self, *callers: str) -> list[asyncio.Task[None]]:
+    async def ask(self, *callers: str, rank: float = 0.0) -> list[asyncio.Task[None]]:
         """Let each caller ask for a slot; it then holds the slot, waits, or is refused."""
-        tasks = [asyncio.create_task(self._ask(caller)) for caller in callers]
-        for _ in range(2):  # the first gives slots, the second ends the delay of refusals
+        tasks = [asyncio.create_task(self._ask(caller, rank)) for caller in callers]
+        for _ in range(2):  # the first gives slots, the second ends the waits of those that lose their places
             await asyncio.sleep(0)
         return tasks
 
@@ -37,9 +31,9 @@ class Callers:
             self.slots.release(caller)
             await asyncio.sleep(0)
 
-    async def _ask(self, caller: str) -> None:
+    async def _ask(self, caller: str, rank: float) -> None:
         try:
-            await self.slots.acquire(caller)
+            await self.slots.acquire(caller, rank)
         except NoSlotError as error:
             self.refused.append((caller, error.code))
         else:
@@ -53,11 +47,29 @@ async def test_one_caller_gets_half_of_the_slots_and_half_of_the_queue() -> None
     assert callers.refused == [("ada", "too_many_requests")]
 
 
-async def test_a_full_queue_refuses_a_new_caller_as_overloaded() -> None:
+async def test_a_new_caller_takes_a_place_in_a_full_queue_from_the_caller_that_has_the_most() -> None:
     callers = Callers(Slots(2, 4))
     await callers.ask(*["ada"] * 3, *["bob"] * 3, "eve", "ada")
     assert callers.admitted == ["ada", "bob"]
-    assert callers.refused == [("eve", "overloaded"), ("ada", "too_many_requests")]
+    assert sorted(callers.refused) == [("ada", "overloaded"), ("ada", "too_many_requests")]
+    await callers.release("ada", "bob", "bob")
+    assert sorted(callers.admitted) == ["ada", "ada", "bob", "bob", "eve"]
+
+
+async def test_a_queue_of_callers_with_one_place_each_refuses_a_new_caller_as_overloaded() -> None:
+    callers = Callers(Slots(1, 3))
+    await callers.ask("ada", "bob", "eve", "ann", "joe")
+    assert callers.refused == [("joe", "overloaded")]
+
+
+async def test_a_caller_of_lower_rank_takes_a_place_and_is_served_first() -> None:
+    callers = Callers(Slots(1, 3))
+    await callers.ask("ada")
+    await callers.ask("bob", "eve", "ann", rank=1.5)
+    await callers.ask("joe", rank=0.25)
+    assert callers.refused == [("bob", "too_many_requests")]
+    await callers.release("ada", "joe", "eve")
+    assert callers.admitted == ["ada", "joe", "eve", "ann"]
 
 
 async def test_slots_go_round_robin_to_the_callers_that_wait() -> None:

@@ -16,6 +16,7 @@ UNSET = {
     "admin_username",
     "cors_allow_origins",
     "database_url",
+    "forwarded_allow_ips",
     "secret_key",
     "temporal_address",
     "temporal_ui_url",

@@ -1,0 +1,37 @@
+"""Where a request comes from: the address, for the log, and the network that counts as one caller."""
+
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+from starlette.types import Scope
+
+# A provider gives every customer 2^64 addresses or more. They are one caller, or else one machine could be millions.
+_CUSTOMER = 64  # bits
+
+
+def address_of(scope: Scope) -> str:
+    """The address of the request's client; empty for a Unix socket, and for what a proxy forwards as an address."""
+    ip = _parsed(scope)
+    return str(ip) if ip else ""
+
+
+def origin_of(scope: Scope) -> str:
+    """The IPv4 address or the IPv6 network of the request's client; one empty origin for all that have no address."""
+    ip = _parsed(scope)
+    if isinstance(ip, IPv6Address):
+        return str(IPv6Network((int(ip), _CUSTOMER), strict=False))
+    return str(ip) if ip else ""
+
+
+def _parsed(scope: Scope) -> IPv4Address | IPv6Address | None:
+    client = scope.get("client")
+    return _address(client[0]) if client else None
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        ip = ip_address(text.partition("%")[0])  # without the interface of a link-local address
+    except ValueError:
+        return None
+    return ip.ipv4_mapped or ip if isinstance(ip, IPv6Address) else ip

@@ -1,0 +1,161 @@
+"""Texts from people: one form for equal texts, what a reader cannot see, and when two texts are the same.
+
+The database compares texts by the rules of its locale, and in the locale C it knows ASCII only. So texts are brought
+into one form here, before they are stored or searched.
+"""
+
+import re
+from functools import cache
+from typing import Final
+from unicodedata import category, combining, name, normalize
+
+import idna
+
+# Controls, surrogates, private use, unassigned characters and separators of lines. Unicode promises nothing about what
+# a reader sees in their place.
+_UNSEEN_CATEGORIES: Final = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
+# Unicode's Default_Ignorable_Code_Point (bidirectional controls, fillers, tags), the annotation characters, and letters
+# and symbols that are drawn as a blank; those up to U+FFFF. The joiners and selectors of _EXCUSED have places of use.
+UNSEEN: Final = (
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800"
+    r"\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc"
+)
+_EXCUSED = r"\u200c\u200d\ufe0e\ufe0f"
+_HIGHER = r"\U00016fe4\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+_UNSEEN = re.compile(f"[{UNSEEN}{_EXCUSED}{_HIGHER}]")
+_JOINERS = "\u200c\u200d"
+_EMOJI_STYLE = "\ufe0e\ufe0f"
+_EMOJI_OF_OTHER_CATEGORIES = "\u203c\u2049\u2139\u3030"
+_KEYS, _KEYCAP = "0123456789#*", "\u20e3"
+_VIRAMA = 9  # the combining class of the signs that join letters in Indic scripts
+_LETTERS_WITH_CASE = range(0x20000)  # the planes that have letters with case
+
+
+def tidy(text: str) -> str:
+    """The text without white space around it, in the form NFC: texts that look the same are the same."""
+    return normalize("NFC", text.strip())
+
+
+def find_unseen(text: str) -> str | None:
+    """The first character that a reader cannot see or that changes the order of others; None if there is none.
+
+    Joiners and selectors are in their place between the letters and emoji that they change, but nowhere else: there
+    they would only make two names look the same.
+    """
+    if text.isascii() and text.isprintable():
+        return None
+    for position, character in enumerate(text):
+        if is_unseen(character) and not _changes_its_neighbours(text[:position], character, text[position + 1 :]):
+            return character
+    return None
+
+
+def is_unseen(character: str) -> bool:
+    """Whether a reader sees nothing in the place of this character, or cannot know what."""
+    return category(character) in _UNSEEN_CATEGORIES or _UNSEEN.match(character) is not None
+
+
+def is_visible(text: str) -> bool:
+    """Whether a letter, digit, sign or symbol is in the text: something else than space and accents."""
+    return any(category(character)[0] in "LNPS" and not is_unseen(character) for character in text)
+
+
+def _changes_its_neighbours(before: str, character: str, after: str) -> bool:
+    previous, following = before[-1:], after[:1]
+    if not previous:
+        return False
+    if character in _EMOJI_STYLE:
+        return _is_emoji(previous) or (previous in _KEYS and following == _KEYCAP)
+    if "\U000e0100" <= character <= "\U000e01ef":  # a variant of a Chinese character, as in Japanese names
+        return name(previous, "").startswith("CJK UNIFIED")
+    if character not in _JOINERS or not following:
+        return character in _JOINERS and combining(previous) == _VIRAMA
+    if _VIRAMA in {combining(previous), combining(following)} or _is_arabic(before, following):
+        return True
+    return character == "\u200d" and (_is_emoji(previous) or previous in _EMOJI_STYLE) and _is_emoji(following)
+
+
+def _is_emoji(character: str) -> bool:
+    return (category(character)[0] == "S" and not character.isascii()) or character in _EMOJI_OF_OTHER_CATEGORIES
+
+
+def _is_arabic(before: str, following: str) -> bool:
+    """Whether a joiner stands between two letters of a script whose letters join, as in Persian words."""
+    letter = next((character for character in reversed(before) if not combining(character)), "")
+    scripts = ("ARABIC", "SYRIAC", "MONGOLIAN", "NKO", "MANDAIC")
+    return bool(letter) and name(letter, "").startswith(scripts) and name(following, "").startswith(scripts)
+
+
+def folded(text: str) -> str:
+    """The text for comparisons that ignore case and the form of accents (Unicode's canonical caseless match)."""
+    return normalize("NFC", normalize("NFD", text).casefold())
+
+
+def email_key(email: str) -> str:
+    """What an e-mail address is compared by: the mailbox without case and style, the domain as DNS has it."""
+    mailbox, _, domain = email.rpartition("@")
+    try:
+        host = dns_name(domain)
+    except ValueError:  # an address of an early account
+        host = folded(domain)
+    return f"{normalize('NFKC', folded(normalize('NFKC', mailbox)))}@{host}"
+
+
+def dns_name(domain: str) -> str:
+    """The domain in the form of DNS, where `MÜNCHEN.de` is `xn--mnchen-3ya.de`; ValueError if it cannot be one."""
+    host = idna.encode(domain, uts46=True).decode()
+    if host.endswith("."):
+        raise ValueError("A domain has no empty label.")
+    return host
+
+
+def password_forms(password: str) -> list[str]:
+    """The forms in which an account may have the password: the one to store (RFC 8265) and, if it differs, as sent.
+
+    Keyboards differ in how they send an accented letter or a space. Early accounts have their passwords as sent.
+    """
+    spaces = "".join(" " if category(character) == "Zs" else character for character in password)
+    return list(dict.fromkeys([normalize("NFC", spaces), password]))
+
+
+def search_pattern(text: str) -> str:
+    """A regular expression of PostgreSQL that finds the text in names, whatever their case and form of accents.
+
+    It lists the forms of each letter. So it finds names that were stored before names had one form, in any locale.
+    """
+    wanted, pattern, position = folded(text), "", 0
+    while position < len(wanted):
+        for size in (3, 2, 1):
+            part = wanted[position : position + size]
+            if len(part) == size and (size == 1 or part in _letters_folded_to()):
+                pattern += _forms(part)
+                position += size
+                break
+    return pattern
+
+
+def _forms(part: str) -> str:
+    """The pattern of everything that is folded to this part."""
+    forms = [_one_of([part, *_letters_folded_to().get(part, [])])] if len(part) == 1 else []
+    if len(part) > 1:
+        forms = ["".join(map(_forms, part)), _one_of(_letters_folded_to()[part])]
+    elif normalize("NFD", part) != part:
+        forms.append("".join(map(_forms, normalize("NFD", part))))
+    return forms[0] if len(forms) == 1 else f"(?:{'|'.join(forms)})"
+
+
+def _one_of(letters: list[str]) -> str:
+    if len(letters) > 1:
+        return f"[{''.join(letters)}]"
+    [letter] = letters
+    return letter if letter.isalnum() or not letter.isascii() else f"\\{letter}"
+
+
+@cache
+def _letters_folded_to() -> dict[str, list[str]]:
+    """The other letters that are folded to a letter or to several, as `K` and the kelvin sign to `k`, `ß` to `ss`."""
+    others: dict[str, list[str]] = {}
+    for letter in map(chr, _LETTERS_WITH_CASE):
+        if (key := folded(letter)) != letter and not "\ud800" <= letter <= "\udfff":
+            others.setdefault(key, []).append(letter)
+    return others

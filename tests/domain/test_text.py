@@ -1,0 +1,157 @@
+"""Texts: their one form, what readers cannot see, and when two texts are the same."""
+
+import re
+import sys
+from unicodedata import normalize
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domain.rules import text
+
+LETTERS = st.characters(categories=["L", "M", "N", "P", "S", "Zs"])
+TEXTS = st.text(LETTERS, min_size=1, max_size=20)
+SAME = [
+    ("été", "ÉTÉ"),
+    ("e\u0301te\u0301", "ÉTÉ"),
+    ("straße", "STRASSE"),
+    ("İstanbul", "i̇stanbul"),
+    ("σίσυφος", "ΣΊΣΥΦΟΣ"),
+    ("ОБЛАКО", "облако"),
+    ("\N{KELVIN SIGN}ube", "kube"),
+    ("ǆ", "ǅ"),
+]
+
+
+@given(TEXTS)
+def test_tidying_a_text_twice_changes_nothing_more(given: str) -> None:
+    assert text.tidy(text.tidy(given)) == text.tidy(given)
+    assert text.tidy(normalize("NFD", given)) == text.tidy(given)
+
+
+@pytest.mark.parametrize("space", [" ", "\t", "\N{NO-BREAK SPACE}", "\N{IDEOGRAPHIC SPACE}", "\N{EM SPACE}", "\n"])
+def test_white_space_of_every_kind_around_a_text_goes(space: str) -> None:
+    assert text.tidy(f"{space}web 1{space}") == "web 1"
+
+
+def test_every_character_is_folded_once_and_for_all() -> None:
+    characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code <= 0xDFFF]
+    assert [c for c in characters if text.folded(text.folded(c)) != text.folded(c)] == []
+    assert [c for c in characters if text.folded(normalize("NFD", c)) != text.folded(c)] == []
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_texts_that_differ_in_case_or_form_are_folded_to_the_same(one: str, other: str) -> None:
+    assert text.folded(one) == text.folded(other)
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_a_search_finds_a_name_in_another_case_or_form(one: str, other: str) -> None:
+    for part, name in ((one, other), (other, one), (one, normalize("NFD", other)), (other, normalize("NFC", one))):
+        assert re.search(text.search_pattern(part), f"a {name} b")
+
+
+@given(TEXTS, st.sampled_from([str, str.upper, str.lower, str.casefold]), st.sampled_from(["NFC", "NFD"]))
+def test_a_search_finds_what_is_folded_to_the_same(name: str, change: type[str], form: str) -> None:
+    # The pattern is PostgreSQL's; of what it uses, Python's means the same.
+    changed = normalize(form, change(name))  # type: ignore[arg-type]
+    if text.folded(changed) == text.folded(name):
+        assert re.search(text.search_pattern(name), changed)
+
+
+@given(st.text(max_size=5), st.text(max_size=5))
+def test_a_search_finds_nothing_that_is_folded_to_another_text(part: str, name: str) -> None:
+    if re.search(text.search_pattern(part), name):
+        assert text.folded(part) in text.folded(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "web-1",
+        "été 2026",
+        "облако",
+        "שלום",
+        "データ 1",
+        "می\u200cخواهم",  # noqa: RUF001 - Persian: a non-joiner between letters
+        "क्\u200dष",  # Hindi: a joiner after a virama
+        "র\u200d্য",  # Bengali: a joiner before a virama
+        "葛\U000e0100城",  # Japanese: a variant of a Chinese character
+        "❤\ufe0f",
+        "1\ufe0f\u20e3",
+        "👩\u200d💻",
+        "👨🏽\u200d💻",
+        "🏳\ufe0f\u200d🌈",
+        "🙂\u200d↔\ufe0f",
+    ],
+    ids=ascii,
+)
+def test_text_of_all_languages_and_emoji_can_be_seen(name: str) -> None:
+    assert text.find_unseen(name) is None
+    assert text.is_visible(name)
+
+
+@pytest.mark.parametrize(
+    "character",
+    [
+        *("\0", "\x1b", "\x7f", "\x85", "\u2028", "\u2029"),  # controls and separators of lines
+        *("\u00ad", "\u034f", "\u200b", "\u2060", "\u2062", "\ufeff", "\u180e"),  # nothing to see
+        *("\u061c", "\u200e", "\u200f", "\u202a", "\u202e", "\u2066", "\u2069"),  # bidirectional controls
+        *("\u115f", "\u1160", "\u3164", "\uffa0", "\u2800", "\U0001d159", "\U00016fe4"),  # letters drawn as a blank
+        *(
+            "\ufff9",
+            "\ufffb",
+            "\ufffc",
+            "\U000e0041",
+            "\U000e007f",
+            "\U0001d173",
+        ),  # annotations, tags, musical controls
+        *("\ud800", "\udfff", "\ue000", "\U000f0000", "\ufdd0", "\uffff", "\U0010ffff", "\u0378"),  # no characters
+        *("\u200c", "\u200d", "\ufe00", "\ufe0f", "\U000e0100"),  # between letters that they do not change
+    ],
+    ids=ascii,
+)
+def test_a_character_that_cannot_be_seen_is_found(character: str) -> None:
+    assert text.find_unseen(f"we{character}b") == character
+    assert text.find_unseen(character) == character
+    assert not text.is_visible(character)
+
+
+@pytest.mark.parametrize("name", ["\N{COMBINING ACUTE ACCENT}", "\N{NO-BREAK SPACE}", "\u3000\u0301", ""], ids=ascii)
+def test_spaces_and_accents_alone_are_not_visible(name: str) -> None:
+    assert not text.is_visible(name)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("ÄNNA@example.com", "änna@example.com"),
+        ("a\u0308nna@example.com", "änna@EXAMPLE.com"),
+        ("anna@münchen.example", "anna@xn--mnchen-3ya.example"),
+        ("anna@MU\u0308NCHEN.example", "anna@münchen.example"),
+        ("anna@example\N{IDEOGRAPHIC FULL STOP}com", "anna@example.com"),
+        ("\N{FULLWIDTH LATIN SMALL LETTER A}nna@example.com", "anna@example.com"),
+        ("STRASSE@example.com", "straße@example.com"),
+    ],
+)
+def test_addresses_of_one_mailbox_have_one_key(one: str, other: str) -> None:
+    assert text.email_key(one) == text.email_key(other)
+
+
+@given(st.emails())
+def test_the_key_of_an_address_in_ascii_is_its_lower_case(email: str) -> None:
+    """The database's index relies on this: it computes these keys itself."""
+    assert text.email_key(email) == email.lower()
+
+
+@given(TEXTS.filter(lambda mailbox: "@" not in mailbox))
+def test_the_key_of_a_key_is_the_key(mailbox: str) -> None:
+    key = text.email_key(f"{mailbox}@example.com")
+    assert text.email_key(key) == key
+
+
+def test_a_password_is_tried_in_its_normal_form_and_then_as_sent() -> None:
+    assert text.password_forms("Passwort-1") == ["Passwort-1"]
+    assert text.password_forms("Pa\u0308sswort-1") == ["Pässwort-1", "Pa\u0308sswort-1"]
+    assert text.password_forms("a\N{NO-BREAK SPACE}b") == ["a b", "a\N{NO-BREAK SPACE}b"]
