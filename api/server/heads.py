@@ -97,11 +97,6 @@ def length_of_body(version: bytes, fields: Fields) -> int | None:
     return None
 
 
-def expects_continue(fields: Fields) -> bool:
-    """Whether the client sends its body only after the answer 100."""
-    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in fields)
-
-
 def path_and_query(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     """The path and the query of a target in origin, absolute or asterisk form; RefusedError for any other."""
     if target.startswith(b"/"):

@@ -14,6 +14,7 @@ SETTING = re.compile(r"(?P<unset>#?)(?P<name>[A-Z][A-Z_]*)=(?P<value>.*)")
 # The code or `make up` checks whether these are set at all, so the example leaves them unset.
 UNSET = {
     "admin_username",
+    "api_connections_per_address",
     "database_url",
     "secret_key",
     "temporal_address",

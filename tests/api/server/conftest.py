@@ -114,7 +114,8 @@ class Site:
         """Call something in the server's thread, and wait until it is done."""
         assert self.loop
         done = threading.Event()
-        self.loop.call_soon_threadsafe(lambda: (call(), done.set()))
+        self.loop.call_soon_threadsafe(call)
+        self.loop.call_soon_threadsafe(done.set)
         assert done.wait(10)
 
     def pass_time(self, seconds: float) -> None:
