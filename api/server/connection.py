@@ -11,12 +11,12 @@ from math import inf
 from typing import Any
 
 from uvicorn import Config
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from api.server.connections import Connections, group_of
+from api.server.flow import WriteFlow
 from api.server.heads import RefusedError
 from api.server.phases import BODY_TIME, HEAD_TIME, LINGER_TIME, MOST_LINGERING, WRITE_TIME, Phase
 from api.server.refusals import refusal
@@ -27,16 +27,6 @@ _logger = logging.getLogger("uvicorn.error")
 # All connections read into this buffer, one after the other: a read is copied before the next one begins. Its size
 # bounds what a connection holds of requests that it has no time for yet.
 _BUFFER = memoryview(bytearray(32 * 1024))
-
-
-class _WriteFlow(FlowControl):
-    """Flow control of the answer. What is read is the connection's decision, and not the application's."""
-
-    def pause_reading(self) -> None:
-        """Do nothing."""
-
-    def resume_reading(self) -> None:
-        """Do nothing."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -76,7 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin, or refuse the connection if there are too many."""
         self.transport = transport
         self.write = transport.write
-        self.flow = _WriteFlow(transport)
+        self.flow = WriteFlow(transport)
         self.server = get_local_addr(transport)
         self.client = get_remote_addr(transport)
         self.address = group_of(self.client[0]) if self.client else ""
@@ -93,7 +83,10 @@ class Connection(asyncio.BufferedProtocol):
         self.server_state.connections.discard(self)
         self._disconnect()
         self.flow.resume_writing()
+        # Without these references to each other, the objects go at once and not when the garbage collector comes.
         self.reader.close()
+        self.cycle = None
+        del self.write
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         """Where to read to."""
@@ -104,19 +97,23 @@ class Connection(asyncio.BufferedProtocol):
         if self.phase is Phase.LINGERING:
             self.lingered += nbytes
             if self.lingered > MOST_LINGERING:
-                self.transport.abort()
+                self.abort()
+            elif not self.registry.drain(self, nbytes):
+                self.read(is_wanted=False)
         elif not self.transport.is_closing():
             self._take(bytes(_BUFFER[:nbytes]))
 
     def pause_writing(self) -> None:
         """Let the application wait, for a limited time, until the client has read a part of the answer."""
         self.flow.pause_writing()
+        self._hold()
         if self.phase is Phase.SERVING:
             self.deadline = self.loop.time() + WRITE_TIME
 
     def resume_writing(self) -> None:
         """Let the application continue."""
         self.flow.resume_writing()
+        self._hold()
         if self.phase is Phase.SERVING:
             self.deadline = inf
 
@@ -134,7 +131,7 @@ class Connection(asyncio.BufferedProtocol):
         """
         if self.reader.is_complete and not self.waiting:
             self._close()
-        else:
+        elif not self.transport.is_closing():
             self._linger()
 
     def on_response_complete(self) -> None:
@@ -148,10 +145,10 @@ class Connection(asyncio.BufferedProtocol):
         self._enter(Phase.IDLE, self.keep_alive)
         if self.waiting:
             waiting, self.waiting = self.waiting, b""
-            self.registry.hold(self, 0)
+            self._hold()
             self._take(waiting)
         if self.phase is not Phase.SERVING:
-            self._read(is_wanted=True)
+            self.read(is_wanted=True)
 
     def shutdown(self) -> None:
         """Close when the request that is being served, if any, is answered."""
@@ -179,6 +176,12 @@ class Connection(asyncio.BufferedProtocol):
         """Close the connection at once."""
         self.transport.abort()
 
+    def read(self, *, is_wanted: bool) -> None:
+        """Read from the client, or leave what it sends in the kernel, so that it has to wait."""
+        if is_wanted != self.is_reading and not self.transport.is_closing():
+            self.is_reading = is_wanted
+            (self.transport.resume_reading if is_wanted else self.transport.pause_reading)()
+
     # Requests.
 
     def _take(self, data: bytes) -> None:
@@ -194,9 +197,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self.phase is Phase.SERVING and data:
             # What the client sends from now on stays in the kernel until this request is answered.
-            self._read(is_wanted=False)
+            self.read(is_wanted=False)
             self.waiting += data
-            self.registry.hold(self, len(self.waiting))
+            self._hold()
 
     def _take_head(self, data: bytes) -> bytes:
         request, rest = self.reader.take_head(data)
@@ -206,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
         elif self.reader.part_of_head:
             if self.phase is Phase.IDLE:
                 self._enter(Phase.HEAD, HEAD_TIME)
-            self.registry.hold(self, len(self.reader.part_of_head))
+            self._hold()
         return rest
 
     def _start(self, request: Request) -> None:
@@ -244,11 +247,17 @@ class Connection(asyncio.BufferedProtocol):
             self.cycle.more_body = False
             self.cycle.message_event.set()
             self._enter(Phase.SERVING, WRITE_TIME if self.flow.write_paused else inf)
-            held = 0
-        else:
-            held = min(self.body_size, MAX_BODY)
-        if held != self.held:
-            self.registry.hold(self, held)
+        self._hold()
+
+    def _hold(self) -> None:
+        """Tell the registry how much memory this connection takes."""
+        size = len(self.reader.part_of_head) + len(self.waiting)
+        if self.phase is Phase.BODY:
+            size += min(self.body_size, MAX_BODY)
+        if self.flow.write_paused:
+            size += self.transport.get_write_buffer_size()
+        if size != self.held:
+            self.registry.hold(self, size)
 
     # The end.
 
@@ -271,11 +280,11 @@ class Connection(asyncio.BufferedProtocol):
     def _linger(self) -> None:
         """End the answer, then wait until the client has read it and closes, or until it has sent too much."""
         self.waiting = self.reader.part_of_head = b""
-        self.registry.hold(self, 0)
         self._enter(Phase.LINGERING, LINGER_TIME)
+        self._hold()
         with contextlib.suppress(OSError):  # the client has just gone
             self.transport.write_eof()
-        self._read(is_wanted=True)
+        self.read(is_wanted=True)
 
     def _close(self) -> None:
         """Send what is left, and close; the deadline is for a client that does not read it."""
@@ -286,9 +295,3 @@ class Connection(asyncio.BufferedProtocol):
         self.phase = phase
         self.since = self.loop.time()
         self.deadline = self.since + seconds
-
-    def _read(self, *, is_wanted: bool) -> None:
-        """Read from the client, or leave what it sends in the kernel, so that it has to wait."""
-        if is_wanted != self.is_reading and not self.transport.is_closing():
-            self.is_reading = is_wanted
-            (self.transport.resume_reading if is_wanted else self.transport.pause_reading)()

@@ -13,8 +13,9 @@ logger = logging.getLogger(__name__)
 MOST_CONNECTIONS = 10_000  # each takes a few kilobytes when idle
 FEWEST_CONNECTIONS = 16
 RESERVED_FILES = 64  # for Temporal, the log, the event loop and files that are opened for a moment
-# Bytes of requests that have not been received wholly, and of requests that wait behind another one.
+# Bytes of incomplete requests, of requests that wait behind another one, and of answers that clients do not read.
 MOST_HELD = 32 * 1024 * 1024
+DRAINED_PER_TICK = 4 * 1024 * 1024  # bytes that nobody reads, from all connections together
 LOG_INTERVAL = 10.0  # seconds
 
 
@@ -24,7 +25,7 @@ class Member(Protocol):
     address: str
     since: float  # when its present phase began
     deadline: float  # when the phase ends at the latest
-    held: int  # bytes of received data that it keeps
+    held: int  # bytes of received and of unsent data
 
     def is_busy(self) -> bool:
         """Whether a whole request was received and is not answered yet."""
@@ -34,6 +35,9 @@ class Member(Protocol):
 
     def abort(self) -> None:
         """Close the connection at once."""
+
+    def read(self, *, is_wanted: bool) -> None:
+        """Read from the client, or not."""
 
 
 def most_connections(database_connections: int) -> int:
@@ -70,6 +74,8 @@ class Connections:
         self.by_address: dict[str, set[Member]] = {}
         self.count = 0
         self.held = 0
+        self._may_drain = DRAINED_PER_TICK
+        self._draining: list[Member] = []  # those that wait for the next tick
         self._events: Counter[str] = Counter()  # since the last line in the log
         self._next_line = 0.0
 
@@ -89,7 +95,8 @@ class Connections:
         group = self.by_address.get(connection.address, set())
         if connection not in group:
             return
-        self.hold(connection, 0)
+        self.held -= connection.held
+        connection.held = 0
         self.count -= 1
         group.remove(connection)
         if not group:
@@ -97,6 +104,8 @@ class Connections:
 
     def hold(self, connection: Member, size: int) -> None:
         """Note the bytes that a connection keeps. If all together keep too many, close those that keep them longest."""
+        if connection not in self.by_address.get(connection.address, ()):
+            return  # it has just been closed
         self.held += size - connection.held
         connection.held = size
         if self.held <= MOST_HELD:
@@ -105,7 +114,25 @@ class Connections:
         for holder in holders:
             if self.held <= MOST_HELD * 3 // 4:  # a good deal less, because each search takes time
                 break
-            self._abort(holder, f"more than {MOST_HELD >> 20} MiB of unfinished requests")
+            self._abort(holder, f"closed connections that held more than {MOST_HELD >> 20} MiB of unfinished data")
+
+    def drain(self, connection: Member, size: int) -> bool:
+        """Count bytes that nobody reads; False if the connection has to wait until `tick` before it reads more.
+
+        A flood of them would otherwise take all the time of the process.
+        """
+        self._may_drain -= size
+        if self._may_drain > 0:
+            return True
+        self._draining.append(connection)
+        return False
+
+    def tick(self) -> None:
+        """Let connections drain again."""
+        self._may_drain = DRAINED_PER_TICK
+        waiting, self._draining = self._draining, []
+        for connection in waiting:
+            connection.read(is_wanted=True)
 
     def sweep(self, now: float) -> None:
         """End the phases whose time is over. Called once a second: a timer for each phase would cost more."""

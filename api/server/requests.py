@@ -10,6 +10,7 @@ import httptools
 from api.server import heads
 from api.server.heads import Fields, RefusedError
 
+MAX_EMPTY = 64  # bytes of empty lines before a head
 MAX_FRAMING = 32 * 1024  # bytes of the chunk sizes, chunk extensions and trailers of one body
 
 Address = tuple[str, int | None]
@@ -64,6 +65,7 @@ class Reader:
         self.is_complete = False
         self._parser = httptools.HttpRequestParser(self)
         self._fields: Fields = []
+        self._skipped = 0  # bytes of empty lines before a head
         self._is_in_trailers = False
         self._is_kept_alive = False
         self._body_left: int | None = 0  # None if the body is chunked
@@ -74,13 +76,14 @@ class Reader:
     def take_head(self, data: bytes) -> tuple[Request | None, bytes]:
         """Take a part of a head; returns the request if the head is complete, and what follows.
 
-        Empty lines before a head are allowed.
+        A few empty lines before a head are allowed.
         """
         searched = max(0, len(self.part_of_head) - len(heads.END) + 1)
-        head = self.part_of_head + data if self.part_of_head else data.lstrip(b"\r\n")
+        head = self.part_of_head + data if self.part_of_head else self._after_empty_lines(data)
         end = head.find(heads.END, searched) + len(heads.END)
         if end >= len(heads.END):
             self.part_of_head = b""
+            self._skipped = 0
             return self._parse_head(head[:end]), head[end:]
         if head:
             heads.check_beginning(head)
@@ -97,8 +100,9 @@ class Reader:
         return rest
 
     def close(self) -> None:
-        """Let go of the parser, which refers to this reader."""
-        del self._parser
+        """Let go of the parser, which refers to this reader, and of what the reader refers to."""
+        del self._parser, self.on_body
+        self.part_of_head = b""
 
     # What the parser calls, beside `on_body`.
 
@@ -119,6 +123,13 @@ class Reader:
     def on_message_complete(self) -> None:
         """Note that the request is complete."""
         self.is_complete = True
+
+    def _after_empty_lines(self, data: bytes) -> bytes:
+        rest = data.lstrip(b"\r\n")
+        self._skipped += len(data) - len(rest)
+        if self._skipped > MAX_EMPTY:
+            raise heads.malformed("it begins with empty lines")
+        return rest
 
     def _parse_head(self, head: bytes) -> Request:
         method, target, version = heads.request_line(head)

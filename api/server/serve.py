@@ -25,6 +25,7 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Do what has to be done from time to time; True ends the server."""
+        self.connections.tick()
         if counter % TICKS_PER_SECOND == 0:
             self.connections.sweep(asyncio.get_running_loop().time())
         return await super().on_tick(counter)

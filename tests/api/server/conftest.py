@@ -110,6 +110,13 @@ class Site:
         """Send a request over a connection of its own, and read the answer."""
         return self.client().ask(*parts)
 
+    def close_clients(self) -> None:
+        """Close all connections, and wait until the server has noticed."""
+        for client in self.clients:
+            client.close()
+        self.clients.clear()
+        block_until(lambda: not self.server.connections.count)
+
     def in_loop(self, call: Callable[[], None]) -> None:
         """Call something in the server's thread, and wait until it is done."""
         assert self.loop
@@ -147,8 +154,7 @@ def running_site(**settings: Any) -> Iterator[Site]:
         yield site
     finally:
         site.gate.set()
-        for client in site.clients:
-            client.close()
+        site.close_clients()
         server.should_exit = True
         thread.join()
 
@@ -160,8 +166,18 @@ async def _lifespan(site: Site, receive: Receive, send: Send) -> None:
         await send({"type": f"lifespan.{step}.complete"})
 
 
-@pytest.fixture
-def site() -> Iterator[Site]:
-    """A running server."""
+@pytest.fixture(scope="session")
+def shared_site() -> Iterator[Site]:
+    """A running server for all tests that need no settings of their own."""
     with running_site() as site:
         yield site
+
+
+@pytest.fixture
+def site(shared_site: Site) -> Iterator[Site]:
+    """A running server that has got nothing yet."""
+    shared_site.seen.clear()
+    shared_site.gate.clear()
+    yield shared_site
+    shared_site.gate.set()
+    shared_site.close_clients()
