@@ -145,9 +145,8 @@ class Connection(asyncio.BufferedProtocol):
         self._enter(Phase.IDLE, self.keep_alive)
         if self.waiting:
             waiting, self.waiting = self.waiting, b""
-            self._hold()
             self._take(waiting)
-        if self.phase is not Phase.SERVING:
+        if not self.is_reading and not self.waiting:
             self.read(is_wanted=True)
 
     def shutdown(self) -> None:
@@ -191,7 +190,8 @@ class Connection(asyncio.BufferedProtocol):
                 data = self._take_head(data)
             if self.phase is Phase.BODY and data:
                 data = self.reader.take_body(data)
-                self._finish_request_or_wait()
+                if self.reader.is_complete:
+                    self._serve()
         except RefusedError as error:
             self._refuse(error)
             return
@@ -199,23 +199,24 @@ class Connection(asyncio.BufferedProtocol):
             # What the client sends from now on stays in the kernel until this request is answered.
             self.read(is_wanted=False)
             self.waiting += data
+        if self.held or self.waiting or self.phase is not Phase.SERVING:
             self._hold()
 
     def _take_head(self, data: bytes) -> bytes:
         request, rest = self.reader.take_head(data)
         if request:
             self._start(request)
-            self._finish_request_or_wait()
-        elif self.reader.part_of_head:
-            if self.phase is Phase.IDLE:
-                self._enter(Phase.HEAD, HEAD_TIME)
-            self._hold()
+            if self.reader.is_complete:
+                self._serve()
+            else:
+                self._enter(Phase.BODY, BODY_TIME)
+        elif self.reader.part_of_head and self.phase is Phase.IDLE:
+            self._enter(Phase.HEAD, HEAD_TIME)
         return rest
 
     def _start(self, request: Request) -> None:
-        """Give a request to the application, which then waits for the body."""
+        """Give a request to the application, which waits for the body, if there is one."""
         self.body_size = 0
-        self._enter(Phase.BODY, BODY_TIME)
         self.cycle = RequestResponseCycle(
             scope=request.scope(self.client, self.server, self.app_state.copy()),
             transport=self,  # type: ignore[arg-type]
@@ -225,8 +226,8 @@ class Connection(asyncio.BufferedProtocol):
             access_log=False,
             default_headers=self.server_state.default_headers,
             message_event=asyncio.Event(),
-            expect_100_continue=request.expects_continue(),
-            keep_alive=request.version != "1.0" and request.is_kept_alive,
+            expect_100_continue=request.expects_continue,
+            keep_alive=request.is_kept_alive,
             on_response=self.on_response_complete,
         )
         task = self.loop.create_task(self.cycle.run_asgi(self.config.loaded_app))
@@ -241,13 +242,12 @@ class Connection(asyncio.BufferedProtocol):
             self.cycle.message_event.set()
         self.body_size += len(body)
 
-    def _finish_request_or_wait(self) -> None:
+    def _serve(self) -> None:
+        """Wait for the application's answer to a request that is complete."""
         assert self.cycle  # noqa: S101 - as above
-        if self.reader.is_complete:
-            self.cycle.more_body = False
-            self.cycle.message_event.set()
-            self._enter(Phase.SERVING, WRITE_TIME if self.flow.write_paused else inf)
-        self._hold()
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        self._enter(Phase.SERVING, WRITE_TIME if self.flow.write_paused else inf)
 
     def _hold(self) -> None:
         """Tell the registry how much memory this connection takes."""

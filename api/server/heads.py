@@ -19,7 +19,7 @@ _FIRST_BYTE = re.compile(_TOKEN)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _UPGRADE = re.compile(rb"\r\n(?:[Uu][Pp][Gg][Rr][Aa][Dd][Ee]):[^\r]*")
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?]+(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
-_HOST = re.compile(rb"[0-9A-Za-z._~!$&'()*+,;=%:\[\]-]*")
+_HOST_BYTES = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._~!$&'()*+,;=%:[]"
 
 _VERSIONS = {b"1.0", b"1.1"}
 Fields = list[tuple[bytes, bytes]]  # names are in lower case
@@ -49,7 +49,8 @@ def request_line(head: bytes) -> tuple[bytes, bytes, bytes]:
         check_beginning(head)
         raise malformed("a header field is wrong")
     method, target, version = match.groups()
-    _check_version(version)
+    if version not in _VERSIONS:
+        raise _unsupported_version()
     if method == b"CONNECT":  # llhttp would take what follows for a tunnel, and not for a body
         raise RefusedError("not_implemented", "This server is not a proxy: it does not know CONNECT.")
     return method, target, version
@@ -67,25 +68,31 @@ def check_beginning(part: bytes) -> None:
         match = _FIRST_LINE.match(part)
         if not match:
             raise malformed("the request line is wrong")
-        _check_version(match[3])
+        if match[3] not in _VERSIONS:
+            raise _unsupported_version()
 
 
 def without_upgrade(head: bytes) -> bytes:
     """The head without its Upgrade fields, which a server may ignore (RFC 9110, section 7.8).
 
-    llhttp would stop after the head and drop the body, or would read it as the next request.
+    llhttp stops at the end of a head that has one, and uvicorn then drops the body or reads it as the next request.
     """
     return _UPGRADE.sub(b"", head)
 
 
-def length_of_body(version: bytes, fields: Fields) -> int | None:
+def length_of_body(version: bytes, fields: Fields, values: dict[bytes, bytes]) -> int | None:
     """The length of the body, None if it is chunked; RefusedError if the fields Host or Transfer-Encoding are wrong.
 
-    llhttp refuses a wrong or repeated Content-Length, and one beside a Transfer-Encoding.
+    llhttp refuses a wrong or repeated Content-Length, and one beside a Transfer-Encoding. `values` is a dictionary of
+    the fields.
     """
-    values = dict(fields)
-    hosts = sum(name == b"host" for name, _ in fields)
-    if hosts > 1 or (not hosts and version == b"1.1") or not _HOST.fullmatch(values.get(b"host", b"")):
+    host = values.get(b"host")
+    if host is None:
+        is_valid = version == b"1.0"
+    else:
+        is_repeated = len(values) < len(fields) and sum(name == b"host" for name, _ in fields) > 1
+        is_valid = not is_repeated and not host.translate(None, _HOST_BYTES)
+    if not is_valid:
         raise malformed("it needs exactly one valid Host field")
     coding = values.get(b"transfer-encoding")
     if coding is None:
@@ -110,9 +117,8 @@ def path_and_query(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     return match[1] or b"/", match[2] or b""
 
 
-def _check_version(version: bytes) -> None:
-    if version not in _VERSIONS:
-        raise RefusedError("http_version_not_supported", "This server speaks HTTP/1.1 and HTTP/1.0.")
+def _unsupported_version() -> RefusedError:
+    return RefusedError("http_version_not_supported", "This server speaks HTTP/1.1 and HTTP/1.0.")
 
 
 def _too_large(part: bytes) -> RefusedError:

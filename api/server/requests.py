@@ -26,6 +26,7 @@ class Request:
     query: bytes
     fields: Fields
     is_kept_alive: bool
+    expects_continue: bool  # the client sends its body only after the answer 100
 
     def scope(self, client: Address | None, server: Address | None, state: dict[str, Any]) -> Any:
         """The request as ASGI describes it."""
@@ -45,12 +46,6 @@ class Request:
             "headers": self.fields,
             "state": state,
         }
-
-    def expects_continue(self) -> bool:
-        """Whether the client sends its body only after the answer 100."""
-        return self.version != "1.0" and any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in self.fields
-        )
 
 
 class Reader:
@@ -79,7 +74,9 @@ class Reader:
         A few empty lines before a head are allowed.
         """
         searched = max(0, len(self.part_of_head) - len(heads.END) + 1)
-        head = self.part_of_head + data if self.part_of_head else self._after_empty_lines(data)
+        head = self.part_of_head + data if self.part_of_head else data.lstrip(b"\r\n")
+        if not self.part_of_head and len(head) < len(data):
+            self._skip(len(data) - len(head))
         end = head.find(heads.END, searched) + len(heads.END)
         if end >= len(heads.END):
             self.part_of_head = b""
@@ -124,23 +121,39 @@ class Reader:
         """Note that the request is complete."""
         self.is_complete = True
 
-    def _after_empty_lines(self, data: bytes) -> bytes:
-        rest = data.lstrip(b"\r\n")
-        self._skipped += len(data) - len(rest)
+    def _skip(self, size: int) -> None:
+        self._skipped += size
         if self._skipped > MAX_EMPTY:
             raise heads.malformed("it begins with empty lines")
-        return rest
 
     def _parse_head(self, head: bytes) -> Request:
         method, target, version = heads.request_line(head)
         path, query = heads.path_and_query(method, target)
+        self._start_message()
+        try:
+            self._feed(head)
+        except httptools.HttpParserUpgrade:
+            self._parser = httptools.HttpRequestParser(self)
+            self._start_message()
+            self._feed(heads.without_upgrade(head))
+        values = dict(self._fields)
+        self._body_left = heads.length_of_body(version, self._fields, values)
+        is_modern = version != b"1.0"
+        return Request(
+            method.decode(),
+            version.decode(),
+            path,
+            query,
+            self._fields,
+            is_kept_alive=is_modern and self._is_kept_alive,
+            expects_continue=is_modern and values.get(b"expect", b"").lower() == b"100-continue",
+        )
+
+    def _start_message(self) -> None:
         self._fields = []
         self._is_in_trailers = self.is_complete = False
-        self._feed(heads.without_upgrade(head))
-        self._body_left = heads.length_of_body(version, self._fields)
         self._chunk_left = self._framing = 0
         self._chunk_line = b""
-        return Request(method.decode(), version.decode(), path, query, self._fields, self._is_kept_alive)
 
     def _take_chunks(self, data: bytes) -> bytes:
         """Take a part of a chunked body; returns what follows it.
