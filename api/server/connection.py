@@ -106,14 +106,14 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """Let the application wait, for a limited time, until the client has read a part of the answer."""
         self.flow.pause_writing()
-        self._hold()
+        self.weigh()
         if self.phase is Phase.SERVING:
             self.deadline = self.loop.time() + WRITE_TIME
 
     def resume_writing(self) -> None:
         """Let the application continue."""
         self.flow.resume_writing()
-        self._hold()
+        self.weigh()
         if self.phase is Phase.SERVING:
             self.deadline = inf
 
@@ -137,6 +137,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_response_complete(self) -> None:
         """Go on to the next request."""
         self.server_state.total_requests += 1
+        self.cycle = None  # an idle connection does not keep its last request
         if self.is_closing():
             return
         if not self.reader.is_complete:  # the next request cannot begin before the end of this one
@@ -181,6 +182,14 @@ class Connection(asyncio.BufferedProtocol):
             self.is_reading = is_wanted
             (self.transport.resume_reading if is_wanted else self.transport.pause_reading)()
 
+    def weigh(self) -> None:
+        """Tell the registry how much memory this connection takes."""
+        size = len(self.reader.part_of_head) + len(self.waiting) + self.transport.get_write_buffer_size()
+        if self.phase is Phase.BODY:
+            size += min(self.body_size, MAX_BODY)
+        if size != self.held:
+            self.registry.hold(self, size)
+
     # Requests.
 
     def _take(self, data: bytes) -> None:
@@ -200,7 +209,7 @@ class Connection(asyncio.BufferedProtocol):
             self.read(is_wanted=False)
             self.waiting += data
         if self.held or self.waiting or self.phase is not Phase.SERVING:
-            self._hold()
+            self.weigh()
 
     def _take_head(self, data: bytes) -> bytes:
         request, rest = self.reader.take_head(data)
@@ -249,16 +258,6 @@ class Connection(asyncio.BufferedProtocol):
         self.cycle.message_event.set()
         self._enter(Phase.SERVING, WRITE_TIME if self.flow.write_paused else inf)
 
-    def _hold(self) -> None:
-        """Tell the registry how much memory this connection takes."""
-        size = len(self.reader.part_of_head) + len(self.waiting)
-        if self.phase is Phase.BODY:
-            size += min(self.body_size, MAX_BODY)
-        if self.flow.write_paused:
-            size += self.transport.get_write_buffer_size()
-        if size != self.held:
-            self.registry.hold(self, size)
-
     # The end.
 
     def _refuse(self, error: RefusedError) -> None:
@@ -281,7 +280,7 @@ class Connection(asyncio.BufferedProtocol):
         """End the answer, then wait until the client has read it and closes, or until it has sent too much."""
         self.waiting = self.reader.part_of_head = b""
         self._enter(Phase.LINGERING, LINGER_TIME)
-        self._hold()
+        self.weigh()
         with contextlib.suppress(OSError):  # the client has just gone
             self.transport.write_eof()
         self.read(is_wanted=True)

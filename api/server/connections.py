@@ -30,6 +30,9 @@ class Member(Protocol):
     def is_busy(self) -> bool:
         """Whether a whole request was received and is not answered yet."""
 
+    def weigh(self) -> None:
+        """Report how many bytes it holds."""
+
     def expire(self) -> None:
         """End a phase whose time is over."""
 
@@ -137,6 +140,7 @@ class Connections:
     def sweep(self, now: float) -> None:
         """End the phases whose time is over. Called once a second: a timer for each phase would cost more."""
         for member in self._all():
+            member.weigh()  # whether an answer stays unread shows only after a while
             if member.deadline < now:
                 member.expire()
         if self._events and now >= self._next_line:

@@ -16,7 +16,7 @@ from api.server.serve import Server, create_server
 from api.web.middleware import BufferedBody, RequestContext
 from tests.conftest import make_settings
 from tests.support.stack import free_ports
-from tests.support.waiting import block_until
+from tests.support.waiting import DEADLINE, block_until
 
 HOST = b"Host: api\r\n"
 
@@ -38,7 +38,7 @@ class Client:
     """A client that sends bytes as they are."""
 
     def __init__(self, port: int, source: str = "127.0.0.1") -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=DEADLINE, source_address=(source, 0))
         self.file = self.socket.makefile("rb")
 
     def send(self, *parts: bytes) -> None:
@@ -123,7 +123,7 @@ class Site:
         done = threading.Event()
         self.loop.call_soon_threadsafe(call)
         self.loop.call_soon_threadsafe(done.set)
-        assert done.wait(10)
+        assert done.wait(DEADLINE)
 
     def pass_time(self, seconds: float) -> None:
         """End the phases that would be over after this time."""

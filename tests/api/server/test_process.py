@@ -21,6 +21,7 @@ from tests.api.conftest import operations_of, person
 from tests.api.server.conftest import HOST, Client
 from tests.support.rows import add_vm
 from tests.support.stack import free_ports
+from tests.support.waiting import DEADLINE
 
 HEALTH = b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"\r\n"
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
@@ -41,7 +42,7 @@ async def api(files: int, **environment: str) -> AsyncIterator[tuple[Process, in
     )
     try:
         assert process.stderr
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE):
             while b"Uvicorn running" not in (line := await process.stderr.readline()):
                 assert line
         yield process, port
@@ -86,7 +87,7 @@ async def test_idle_connections_on_every_descriptor_shut_nobody_out() -> None:
             assert (await asyncio.to_thread(client.ask, HEALTH)).status == 200, number
             client.close()
         assert process.stderr
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(DEADLINE):
             while b"closed the longest waiting connections" not in (line := await process.stderr.readline()):
                 assert line
         assert f"because there were {limit}: ".encode() in line
