@@ -11,7 +11,7 @@ from api.server import heads
 from api.server.heads import Fields, RefusedError
 
 MAX_EMPTY = 64  # bytes of empty lines before a head
-MAX_FRAMING = 32 * 1024  # bytes of the chunk sizes, chunk extensions and trailers of one body
+MAX_FRAMING = 16 * 1024  # bytes of the chunk sizes, chunk extensions and trailers of one body
 
 Address = tuple[str, int | None]
 
