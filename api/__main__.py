@@ -1,12 +1,9 @@
 """The API process: `python -m api`."""
 
-import uvicorn
-
 from api.app import create_app
+from api.server.serve import serve
 from api.web import logs
 from domain.settings import load_settings
-
-REQUEST_GRACE = 3  # seconds that requests in progress may take at shutdown
 
 
 def main() -> None:
@@ -14,18 +11,7 @@ def main() -> None:
     settings = load_settings()
     app = create_app(settings)
     logs.configure(settings.log_level)
-    uvicorn.run(
-        app,
-        host=settings.api_host,
-        port=settings.api_port,
-        forwarded_allow_ips=settings.forwarded_allow_ips or "",  # without it uvicorn would trust 127.0.0.1
-        loop="uvloop",
-        http="httptools",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=REQUEST_GRACE,
-    )
+    serve(app, settings)
 
 
 if __name__ == "__main__":

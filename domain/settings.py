@@ -72,6 +72,8 @@ class Settings(BaseSettings):
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
     forwarded_allow_ips: str | None = None
+    api_keep_alive: float = Field(default=75, ge=1, le=3600)
+    api_connections_per_address: int | None = Field(default=None, ge=1)
     temporal_port: Port = 7233
     temporal_ui_port: Port = 8233
     data_dir: Path = Path(".data")

@@ -25,12 +25,14 @@ logger = logging.getLogger(__name__)
 
 STATUS_OF_CODE = {
     "malformed_body": 400,
+    "malformed_request": 400,
     "unauthenticated": 401,
     "invalid_token": 401,
     "invalid_credentials": 401,
     "admin_only": 403,
     "not_found": 404,
     "method_not_allowed": 405,
+    "request_timeout": 408,
     "invalid_transition": 409,
     "attachment_in_progress": 409,
     "no_free_address": 409,
@@ -43,6 +45,7 @@ STATUS_OF_CODE = {
     "body_too_large": 413,
     "query_too_long": 414,
     "unsupported_encoding": 415,
+    "uri_too_long": 414,
     "unsupported_media_type": 415,
     "unknown_parameter": 422,
     "validation_failed": 422,
@@ -52,10 +55,13 @@ STATUS_OF_CODE = {
     "idempotency_key_reused": 422,
     "too_many_requests": 429,
     "too_many_failed_logins": 429,
+    "head_too_large": 431,
     "internal_error": 500,
+    "not_implemented": 501,
     "overloaded": 503,
     "database_unavailable": 503,
     "not_ready": 503,
+    "http_version_not_supported": 505,
 }
 RETRY_AFTER = {"Retry-After": "1"}
 HEADERS_OF_CODE = {
@@ -64,6 +70,7 @@ HEADERS_OF_CODE = {
     "invalid_credentials": {"WWW-Authenticate": "Bearer"},
     "idempotency_key_in_flight": RETRY_AFTER,
     "unsupported_encoding": {"Accept-Encoding": "identity"},
+    "body_too_large": {"Connection": "close"},  # the rest of the body is not read
     "unsupported_media_type": {"Accept": "application/json"},
     "too_many_requests": RETRY_AFTER,
     "too_many_failed_logins": RETRY_AFTER,

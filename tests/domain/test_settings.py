@@ -40,6 +40,8 @@ DEFAULTS = {
     "cors_allow_origins": (),
     "api_host": "127.0.0.1",
     "api_port": 8000,
+    "api_keep_alive": 75,
+    "api_connections_per_address": None,
     "temporal_port": 7233,
     "temporal_ui_port": 8233,
     "data_dir": Path(".data"),
@@ -63,6 +65,8 @@ WRONG_VALUES = {
     "MAX_PAGE_SIZE": "many",
     "COMPUTE_BACKEND": "abacus",
     "API_PORT": "70000",
+    "API_KEEP_ALIVE": "0",
+    "API_CONNECTIONS_PER_ADDRESS": "0",
     "TEMPORAL_PORT": "0",
     "TEMPORAL_TLS_CLIENT_CERT": "no/such/file.pem",
 }

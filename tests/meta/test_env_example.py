@@ -15,6 +15,7 @@ SETTING = re.compile(r"(?P<unset>#?)(?P<name>[A-Z][A-Z_]*)=(?P<value>.*)")
 UNSET = {
     "admin_username",
     "cors_allow_origins",
+    "api_connections_per_address",
     "database_url",
     "forwarded_allow_ips",
     "secret_key",

@@ -1,0 +1,1 @@
+"""The HTTP server: uvicorn with a protocol of our own, which bounds what strangers may use."""

@@ -1,0 +1,296 @@
+"""One connection: gives its requests to the application one after the other, and bounds their time and their number.
+
+It takes the place of uvicorn's own protocol, which parses everything that arrives at once and without a limit. The
+cycle of request and answer, which speaks ASGI, is still uvicorn's.
+"""
+
+import asyncio
+import contextlib
+import logging
+from math import inf
+from typing import Any
+
+from uvicorn import Config
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+from api.server.connections import Connections, group_of
+from api.server.flow import WriteFlow
+from api.server.heads import RefusedError
+from api.server.phases import BODY_TIME, HEAD_TIME, LINGER_TIME, MOST_LINGERING, WRITE_TIME, Phase
+from api.server.refusals import refusal
+from api.server.requests import Reader, Request
+from api.web.problems import MAX_BODY
+
+_logger = logging.getLogger("uvicorn.error")
+# All connections read into this buffer, one after the other: a read is copied before the next one begins. Its size
+# bounds what a connection holds of requests that it has no time for yet.
+_BUFFER = memoryview(bytearray(32 * 1024))
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A client's connection. It plays the transport for uvicorn's cycle, so that it decides how it is closed."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        keep_alive: float,
+        *,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self.registry = connections
+        self.keep_alive = keep_alive
+        self.config = config
+        self.server_state = server_state
+        self.app_state = app_state
+        self.loop = _loop or asyncio.get_running_loop()
+        self.reader = Reader(self._take_body)
+        self.cycle: RequestResponseCycle | None = None
+
+        self.phase = Phase.HEAD
+        self.since = self.loop.time()
+        self.deadline = self.since + HEAD_TIME
+        self.waiting = b""  # what was received after the request that is being served
+        self.held = 0
+        self.body_size = 0
+        self.lingered = 0  # bytes received in the phase LINGERING
+        self.is_reading = True
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it serves TCP only
+        """Begin, or refuse the connection if there are too many."""
+        self.transport = transport
+        self.write = transport.write
+        self.flow = WriteFlow(transport)
+        self.server = get_local_addr(transport)
+        self.client = get_remote_addr(transport)
+        self.address = group_of(self.client[0]) if self.client else ""
+        if self.registry.admit(self):
+            self.server_state.connections.add(self)  # type: ignore[arg-type] # it is none of uvicorn's own protocols
+        else:
+            detail = "The service has too many connections at the moment. Try again."
+            self.write(refusal(RefusedError("overloaded", detail), self.server_state.default_headers, self.address))
+            self._close()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """Tell the application, and give everything back."""
+        self.registry.remove(self)
+        self.server_state.connections.discard(self)
+        self._disconnect()
+        self.flow.resume_writing()
+        # Without these references to each other, the objects go at once and not when the garbage collector comes.
+        self.reader.close()
+        self.cycle = None
+        del self.write
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        """Where to read to."""
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was read."""
+        if self.phase is Phase.LINGERING:
+            self.lingered += nbytes
+            if self.lingered > MOST_LINGERING:
+                self.abort()
+            elif not self.registry.drain(self, nbytes):
+                self.read(is_wanted=False)
+        elif not self.transport.is_closing():
+            self._take(bytes(_BUFFER[:nbytes]))
+
+    def pause_writing(self) -> None:
+        """Let the application wait, for a limited time, until the client has read a part of the answer."""
+        self.flow.pause_writing()
+        self.weigh()
+        if self.phase is Phase.SERVING:
+            self.deadline = self.loop.time() + WRITE_TIME
+
+    def resume_writing(self) -> None:
+        """Let the application continue."""
+        self.flow.resume_writing()
+        self.weigh()
+        if self.phase is Phase.SERVING:
+            self.deadline = inf
+
+    # What uvicorn calls: its cycle of request and answer, which takes this object for its transport, and its server.
+
+    def is_closing(self) -> bool:
+        """Whether the client can get nothing more."""
+        return self.phase in (Phase.LINGERING, Phase.CLOSING) or self.transport.is_closing()
+
+    def close(self) -> None:
+        """Close after the answer.
+
+        If the client may still be sending, what it sends is read and dropped. Otherwise the kernel would answer it with
+        a reset, and the client would lose the answer that it has not read yet.
+        """
+        if self.reader.is_complete and not self.waiting:
+            self._close()
+        elif not self.transport.is_closing():
+            self._linger()
+
+    def on_response_complete(self) -> None:
+        """Go on to the next request."""
+        self.server_state.total_requests += 1
+        self.cycle = None  # an idle connection does not keep its last request
+        if self.is_closing():
+            return
+        if not self.reader.is_complete:  # the next request cannot begin before the end of this one
+            self._linger()
+            return
+        self._enter(Phase.IDLE, self.keep_alive)
+        if self.waiting:
+            waiting, self.waiting = self.waiting, b""
+            self._take(waiting)
+        if not self.is_reading and not self.waiting:
+            self.read(is_wanted=True)
+
+    def shutdown(self) -> None:
+        """Close when the request that is being served, if any, is answered."""
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+        else:
+            self._close()
+
+    # What the registry of connections calls.
+
+    def is_busy(self) -> bool:
+        """Whether the connection waits for us and not for the client."""
+        return self.phase is Phase.SERVING and self.deadline == inf
+
+    def expire(self) -> None:
+        """End a phase whose time is over."""
+        if self.phase is Phase.IDLE or (self.phase is Phase.HEAD and not self.reader.part_of_head):
+            self._close()
+        elif self.phase in (Phase.HEAD, Phase.BODY):
+            self._refuse(RefusedError("request_timeout", "The request took too long to arrive."))
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        self.transport.abort()
+
+    def read(self, *, is_wanted: bool) -> None:
+        """Read from the client, or leave what it sends in the kernel, so that it has to wait."""
+        if is_wanted != self.is_reading and not self.transport.is_closing():
+            self.is_reading = is_wanted
+            (self.transport.resume_reading if is_wanted else self.transport.pause_reading)()
+
+    def weigh(self) -> None:
+        """Tell the registry how much memory this connection takes."""
+        size = len(self.reader.part_of_head) + len(self.waiting) + self.transport.get_write_buffer_size()
+        if self.phase is Phase.BODY:
+            size += min(self.body_size, MAX_BODY)
+        if size != self.held:
+            self.registry.hold(self, size)
+
+    # Requests.
+
+    def _take(self, data: bytes) -> None:
+        """Take received bytes: parts of a request, and perhaps requests after it."""
+        try:
+            if self.phase in (Phase.HEAD, Phase.IDLE):
+                data = self._take_head(data)
+            if self.phase is Phase.BODY and data:
+                data = self.reader.take_body(data)
+                if self.reader.is_complete:
+                    self._serve()
+        except RefusedError as error:
+            self._refuse(error)
+            return
+        if self.phase is Phase.SERVING and data:
+            # What the client sends from now on stays in the kernel until this request is answered.
+            self.read(is_wanted=False)
+            self.waiting += data
+        if self.held or self.waiting or self.phase is not Phase.SERVING:
+            self.weigh()
+
+    def _take_head(self, data: bytes) -> bytes:
+        request, rest = self.reader.take_head(data)
+        if request:
+            self._start(request)
+            if self.reader.is_complete:
+                self._serve()
+            else:
+                self._enter(Phase.BODY, BODY_TIME)
+        elif self.reader.part_of_head and self.phase is Phase.IDLE:
+            self._enter(Phase.HEAD, HEAD_TIME)
+        return rest
+
+    def _start(self, request: Request) -> None:
+        """Give a request to the application, which waits for the body, if there is one."""
+        self.body_size = 0
+        self.cycle = RequestResponseCycle(
+            scope=request.scope(self.client, self.server, self.app_state.copy()),
+            transport=self,  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=_logger,
+            access_logger=_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=request.expects_continue,
+            keep_alive=request.is_kept_alive,
+            on_response=self.on_response_complete,
+        )
+        task = self.loop.create_task(self.cycle.run_asgi(self.config.loaded_app))
+        task.add_done_callback(self.server_state.tasks.discard)
+        self.server_state.tasks.add(task)
+
+    def _take_body(self, body: bytes) -> None:
+        """Pass a part of the body on, but nothing after the limit: the application refuses the request by then."""
+        assert self.cycle  # noqa: S101 - a body follows a head
+        if self.body_size <= MAX_BODY and not self.cycle.response_complete:
+            self.cycle.body += body
+            self.cycle.message_event.set()
+        self.body_size += len(body)
+
+    def _serve(self) -> None:
+        """Wait for the application's answer to a request that is complete."""
+        assert self.cycle  # noqa: S101 - as above
+        self.cycle.more_body = False
+        self.cycle.message_event.set()
+        self._enter(Phase.SERVING, WRITE_TIME if self.flow.write_paused else inf)
+
+    # The end.
+
+    def _refuse(self, error: RefusedError) -> None:
+        """Answer with an error, and close."""
+        has_begun = self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started
+        self._disconnect()
+        if has_begun:  # a second answer would look like a part of the first
+            self.abort()
+            return
+        self.write(refusal(error, self.server_state.default_headers, self.address))
+        self._linger()
+
+    def _disconnect(self) -> None:
+        """Tell the application that the client gets no answer any more."""
+        if self.cycle:
+            self.cycle.disconnected = not self.cycle.response_complete
+            self.cycle.message_event.set()
+
+    def _linger(self) -> None:
+        """End the answer, then wait until the client has read it and closes, or until it has sent too much."""
+        self.waiting = self.reader.part_of_head = b""
+        self._enter(Phase.LINGERING, LINGER_TIME)
+        self.weigh()
+        with contextlib.suppress(OSError):  # the client has just gone
+            self.transport.write_eof()
+        self.read(is_wanted=True)
+
+    def _close(self) -> None:
+        """Send what is left, and close; the deadline is for a client that does not read it."""
+        self._enter(Phase.CLOSING, WRITE_TIME)
+        self.transport.close()
+
+    def _enter(self, phase: Phase, seconds: float) -> None:
+        self.phase = phase
+        self.since = self.loop.time()
+        self.deadline = self.since + seconds

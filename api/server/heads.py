@@ -1,0 +1,127 @@
+"""The head of a request: its limits, its grammar (RFC 9112), and how the body after it ends.
+
+llhttp parses the fields after these checks. It finds the same faults in its present version and settings, but it has
+also been lenient in the past. The expression below does not depend on that.
+"""
+
+import re
+
+MAX_HEAD = 32 * 1024  # bytes
+MAX_FIELDS = 100
+END = b"\r\n\r\n"
+
+_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_REQUEST_LINE = rb"(" + _TOKEN + rb") ([!\"$-~]++) HTTP/(\d\.\d)\r\n"
+# A field's line can hold neither NUL nor a bare CR or LF, has no space before its colon and continues no other line.
+_HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+\r\n")
+_FIRST_LINE = re.compile(_REQUEST_LINE)
+_FIRST_BYTE = re.compile(_TOKEN)
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+_UPGRADE = re.compile(rb"\r\n(?:[Uu][Pp][Gg][Rr][Aa][Dd][Ee]):[^\r]*")
+_ABSOLUTE_FORM = re.compile(rb"https?://[^/?]+(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
+_HOST_BYTES = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._~!$&'()*+,;=%:[]"
+
+_VERSIONS = {b"1.0", b"1.1"}
+Fields = list[tuple[bytes, bytes]]  # names are in lower case
+
+
+class RefusedError(Exception):
+    """A request that is refused before the application sees it; `code` is one of problems.STATUS_OF_CODE."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+def malformed(what: str) -> RefusedError:
+    """The refusal of a request that is not HTTP."""
+    return RefusedError("malformed_request", f"This is not a valid HTTP request: {what}.")
+
+
+def request_line(head: bytes) -> tuple[bytes, bytes, bytes]:
+    """The method, target and version of a complete head; RefusedError if the head is not valid."""
+    if len(head) > MAX_HEAD:
+        raise _too_large(head)
+    if head.count(b"\r\n") - 2 > MAX_FIELDS:
+        raise RefusedError("head_too_large", f"A request has at most {MAX_FIELDS} header fields.")
+    match = _HEAD.fullmatch(head)
+    if not match:
+        check_beginning(head)
+        raise malformed("a header field is wrong")
+    method, target, version = match.groups()
+    if version not in _VERSIONS:
+        raise _unsupported_version()
+    if method == b"CONNECT":  # llhttp would take what follows for a tunnel, and not for a body
+        raise RefusedError("not_implemented", "This server is not a proxy: it does not know CONNECT.")
+    return method, target, version
+
+
+def check_beginning(part: bytes) -> None:
+    """Raise RefusedError if an incomplete head is too large, or can no longer become a valid one."""
+    if len(part) > MAX_HEAD:
+        raise _too_large(part)
+    if not _FIRST_BYTE.match(part):
+        raise malformed("it begins with a byte that no method has; TLS is not spoken here")
+    if _BARE_LF.search(part):
+        raise malformed("a line ends with LF alone")
+    if b"\r\n" in part:
+        match = _FIRST_LINE.match(part)
+        if not match:
+            raise malformed("the request line is wrong")
+        if match[3] not in _VERSIONS:
+            raise _unsupported_version()
+
+
+def without_upgrade(head: bytes) -> bytes:
+    """The head without its Upgrade fields, which a server may ignore (RFC 9110, section 7.8).
+
+    llhttp stops at the end of a head that has one, and uvicorn then drops the body or reads it as the next request.
+    """
+    return _UPGRADE.sub(b"", head)
+
+
+def length_of_body(version: bytes, fields: Fields, values: dict[bytes, bytes]) -> int | None:
+    """The length of the body, None if it is chunked; RefusedError if the fields Host or Transfer-Encoding are wrong.
+
+    llhttp refuses a wrong or repeated Content-Length, and one beside a Transfer-Encoding. `values` is a dictionary of
+    the fields.
+    """
+    host = values.get(b"host")
+    if host is None:
+        is_valid = version == b"1.0"
+    else:
+        is_repeated = len(values) < len(fields) and sum(name == b"host" for name, _ in fields) > 1
+        is_valid = not is_repeated and not host.translate(None, _HOST_BYTES)
+    if not is_valid:
+        raise malformed("it needs exactly one valid Host field")
+    coding = values.get(b"transfer-encoding")
+    if coding is None:
+        return int(values.get(b"content-length", 0))
+    if version == b"1.0":
+        raise malformed("HTTP/1.0 has no Transfer-Encoding")
+    if coding.lower() != b"chunked":
+        raise RefusedError("not_implemented", "The only Transfer-Encoding that this server knows is chunked.")
+    return None
+
+
+def path_and_query(method: bytes, target: bytes) -> tuple[bytes, bytes]:
+    """The path and the query of a target in origin, absolute or asterisk form; RefusedError for any other."""
+    if target.startswith(b"/"):
+        path, _, query = target.partition(b"?")
+        return path, query
+    if target == b"*" and method == b"OPTIONS":
+        return target, b""
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if not match:
+        raise malformed("the target of the request is wrong")
+    return match[1] or b"/", match[2] or b""
+
+
+def _unsupported_version() -> RefusedError:
+    return RefusedError("http_version_not_supported", "This server speaks HTTP/1.1 and HTTP/1.0.")
+
+
+def _too_large(part: bytes) -> RefusedError:
+    if b"\r\n" not in part[:MAX_HEAD]:
+        return RefusedError("uri_too_long", f"The URL of a request and its headers have at most {MAX_HEAD} bytes.")
+    return RefusedError("head_too_large", f"The headers of a request have at most {MAX_HEAD} bytes.")

@@ -1,0 +1,27 @@
+"""Answers of the server itself, as bytes: problems for requests that never reach the application."""
+
+import contextvars
+import logging
+from uuid import uuid4
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from api.server.heads import Fields, RefusedError
+from api.web import logs, problems
+
+logger = logging.getLogger(__name__)
+
+
+def refusal(error: RefusedError, default_headers: Fields, address: str) -> bytes:
+    """The answer to a request that is refused, with an id of its own, and a line in the log."""
+    return contextvars.copy_context().run(_refusal, error, default_headers, address)
+
+
+def _refusal(error: RefusedError, default_headers: Fields, address: str) -> bytes:
+    request_id = str(uuid4())
+    logs.request_id.set(request_id)
+    answer = problems.problem(error.code, str(error), "/")
+    logger.info("refused %d %s, from %s", answer.status_code, error.code, address)
+    own = [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
+    lines = [name + b": " + value for name, value in (*default_headers, *answer.raw_headers, *own)]
+    return STATUS_LINE[answer.status_code] + b"\r\n".join([*lines, b"", bytes(answer.body)])

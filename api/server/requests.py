@@ -1,0 +1,192 @@
+"""Cuts the bytes of a connection into requests, one at a time; llhttp parses each of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+
+from api.server import heads
+from api.server.heads import Fields, RefusedError
+
+MAX_EMPTY = 64  # bytes of empty lines before a head
+MAX_FRAMING = 16 * 1024  # bytes of the chunk sizes, chunk extensions and trailers of one body
+
+Address = tuple[str, int | None]
+
+
+@dataclass(slots=True)
+class Request:
+    """What the head of a request says."""
+
+    method: str
+    version: str
+    path: bytes
+    query: bytes
+    fields: Fields
+    is_kept_alive: bool
+    expects_continue: bool  # the client sends its body only after the answer 100
+
+    def scope(self, client: Address | None, server: Address | None, state: dict[str, Any]) -> Any:
+        """The request as ASGI describes it."""
+        path = self.path.decode("ascii")
+        return {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": self.version,
+            "server": server,
+            "client": client,
+            "scheme": "http",
+            "method": self.method,
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": self.path,
+            "query_string": self.query,
+            "headers": self.fields,
+            "state": state,
+        }
+
+
+class Reader:
+    """Reads requests: `take_head` until it returns one, then `take_body` until `is_complete`.
+
+    The parser never gets more than one request, because it does not say where in its input a request ends.
+    """
+
+    def __init__(self, on_body: Callable[[bytes], None]) -> None:
+        self.on_body = on_body  # called by the parser with each part of a body, without its chunk framing
+        self.part_of_head = b""
+        self.is_complete = False
+        self._parser = httptools.HttpRequestParser(self)
+        self._fields: Fields = []
+        self._skipped = 0  # bytes of empty lines before a head
+        self._is_in_trailers = False
+        self._is_kept_alive = False
+        self._body_left: int | None = 0  # None if the body is chunked
+        self._chunk_left = 0
+        self._chunk_line = b""  # the line between two chunks, as far as it was received
+        self._framing = 0
+
+    def take_head(self, data: bytes) -> tuple[Request | None, bytes]:
+        """Take a part of a head; returns the request if the head is complete, and what follows.
+
+        A few empty lines before a head are allowed.
+        """
+        searched = max(0, len(self.part_of_head) - len(heads.END) + 1)
+        head = self.part_of_head + data if self.part_of_head else data.lstrip(b"\r\n")
+        if not self.part_of_head and len(head) < len(data):
+            self._skip(len(data) - len(head))
+        end = head.find(heads.END, searched) + len(heads.END)
+        if end >= len(heads.END):
+            self.part_of_head = b""
+            self._skipped = 0
+            return self._parse_head(head[:end]), head[end:]
+        if head:
+            heads.check_beginning(head)
+            self.part_of_head = head
+        return None, b""
+
+    def take_body(self, data: bytes) -> bytes:
+        """Take a part of a body; returns what follows it."""
+        if self._body_left is None:
+            return self._take_chunks(data)
+        part, rest = data[: self._body_left], data[self._body_left :]
+        self._body_left -= len(part)
+        self._feed(part)
+        return rest
+
+    def close(self) -> None:
+        """Let go of the parser, which refers to this reader, and of what the reader refers to."""
+        del self._parser, self.on_body
+        self.part_of_head = b""
+
+    # What the parser calls, beside `on_body`.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a field of the head. Trailers are dropped, because they may claim what a proxy has not checked."""
+        if not self._is_in_trailers:
+            self._fields.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Note what the parser knows at this moment only."""
+        self._is_in_trailers = True
+        self._is_kept_alive = self._parser.should_keep_alive()
+
+    def on_chunk_header(self) -> None:
+        """Note the size of the chunk that follows; the parser has checked that it is a number."""
+        self._chunk_left = int(self._chunk_line.partition(b";")[0], 16)
+
+    def on_message_complete(self) -> None:
+        """Note that the request is complete."""
+        self.is_complete = True
+
+    def _skip(self, size: int) -> None:
+        self._skipped += size
+        if self._skipped > MAX_EMPTY:
+            raise heads.malformed("it begins with empty lines")
+
+    def _parse_head(self, head: bytes) -> Request:
+        method, target, version = heads.request_line(head)
+        path, query = heads.path_and_query(method, target)
+        self._start_message()
+        try:
+            self._feed(head)
+        except httptools.HttpParserUpgrade:
+            self._parser = httptools.HttpRequestParser(self)
+            self._start_message()
+            self._feed(heads.without_upgrade(head))
+        values = dict(self._fields)
+        self._body_left = heads.length_of_body(version, self._fields, values)
+        is_modern = version != b"1.0"
+        return Request(
+            method.decode(),
+            version.decode(),
+            path,
+            query,
+            self._fields,
+            is_kept_alive=is_modern and self._is_kept_alive,
+            expects_continue=is_modern and values.get(b"expect", b"").lower() == b"100-continue",
+        )
+
+    def _start_message(self) -> None:
+        self._fields = []
+        self._is_in_trailers = self.is_complete = False
+        self._chunk_left = self._framing = 0
+        self._chunk_line = b""
+
+    def _take_chunks(self, data: bytes) -> bytes:
+        """Take a part of a chunked body; returns what follows it.
+
+        Each body ends with the LF of a line. So the parser gets these lines one by one, and the content of each chunk
+        in one piece.
+        """
+        start = 0
+        while start < len(data) and not self.is_complete:
+            if self._chunk_left:
+                end = min(start + self._chunk_left, len(data))
+                self._chunk_left -= end - start
+                self._feed(data[start:end])
+            else:
+                end = data.find(b"\n", start) + 1 or len(data)
+                self._take_line(data[start:end])
+            start = end
+        return data[start:]
+
+    def _take_line(self, part: bytes) -> None:
+        self._framing += len(part)
+        if self._framing > MAX_FRAMING:
+            detail = f"The chunk sizes, chunk extensions and trailers of a body have at most {MAX_FRAMING} bytes."
+            raise RefusedError("body_too_large", detail)
+        self._chunk_line += part
+        self._feed(part)
+        if part.endswith(b"\n"):
+            self._chunk_line = b""
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserInvalidMethodError:
+            raise RefusedError("not_implemented", "This server does not know the method of the request.") from None
+        except httptools.HttpParserError as error:
+            raise heads.malformed(str(error)) from None

@@ -1,0 +1,148 @@
+"""Floods of an API process by strangers: `python -m bench.floods [CHECKOUT [FLOOD...]]`, by default this one and all.
+
+Starts `python -m api` of the checkout with 1,024 file descriptors and runs each flood against a fresh process: what the
+process holds in memory before, at most and five seconds after, and how long GET /health takes meanwhile for a client
+from another address, with a new connection for each request. It needs no database, because /health asks none.
+"""
+
+import asyncio
+import itertools
+import multiprocessing
+import os
+import re
+import secrets
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bench.usage import table
+from tests.support.stack import free_ports
+
+SECONDS = 10.0  # of a flood
+REST = 5.0
+TIMEOUT = 5.0  # of a health check
+ATTACKER, OTHER = "127.0.0.1", "127.0.0.2"
+FILES = 1024
+GET = b"GET /api/v1/health HTTP/1.1\r\nHost: api\r\n\r\n"
+DOCUMENT = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: api\r\n\r\n"
+POST = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
+Flood = tuple[str, int, bytes, bytes]
+# A title, the number of clients, what each sends first, and what it sends again and again; no client reads anything.
+FLOODS: dict[str, Flood] = {
+    "pipelined": ("pipelined requests, answers unread", 20, b"", GET * 500),
+    "documents": ("requests for a large answer, unread", 100, b"", DOCUMENT * 20),
+    "headers": ("endless header lines", 100, GET[:-2], b"X: y\r\n" * 5000),
+    "header": ("an endless header", 100, GET[:-2] + b"X: ", b"y" * 30_000),
+    "url": ("an endless URL", 100, b"GET /", b"a" * 30_000),
+    "lines": ("empty lines", 100, b"", b"\r\n" * 15_000),
+    "bodies": ("endless bodies", 100, POST + b"Content-Length: 10000000000\r\n\r\n", b" " * 60_000),
+    "chunks": ("chunks of one byte", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 5000),
+    "extensions": ("an endless chunk extension", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n1;", b"a" * 30_000),
+    "trailers": ("endless trailers", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 5000),
+    "connections": ("half-open connections", 2000, b"", b""),
+    "heads": ("heads without an end", 2000, GET[:-2] + b"X: " + b"y" * 30_000, b""),
+    "unfinished": ("bodies without an end", 2000, POST + b"Content-Length: 60000\r\n\r\n" + b" " * 59_000, b""),
+    "idle": ("idle connections after a request", 2000, GET, b""),
+}
+
+
+async def client(port: int, first: bytes, again: bytes, ends_at: float) -> None:
+    """Flood until the end; connect again when the server closes the connection."""
+    loop = asyncio.get_running_loop()
+    while time.monotonic() < ends_at:
+        with socket.socket() as connection, suppress(OSError, TimeoutError):
+            connection.settimeout(0)
+            connection.bind((ATTACKER, 0))
+            async with asyncio.timeout_at(loop.time() + ends_at - time.monotonic()):
+                await loop.sock_connect(connection, ("127.0.0.1", port))
+                await loop.sock_sendall(connection, first)
+                while again:
+                    await loop.sock_sendall(connection, again)
+                # A client that sends nothing more connects again when it is closed, but reads at most one answer.
+                await loop.sock_recv(connection, 65_536)
+                await loop.sock_recv(connection, 65_536)
+        await asyncio.sleep(0.5)
+
+
+def flood(port: int, name: str) -> None:
+    """Run all clients of a flood; the main function of a process."""
+    _, clients, first, again = FLOODS[name]
+    ends_at = time.monotonic() + SECONDS
+
+    async def run() -> None:
+        await asyncio.gather(*(client(port, first, again, ends_at) for _ in range(clients)))
+
+    asyncio.run(run())
+
+
+@contextmanager
+def api(checkout: Path) -> Iterator[tuple[int, int]]:
+    """An API process of a checkout; its process id and port."""
+    [port] = free_ports(1)
+    environment = {"SECRET_KEY": secrets.token_urlsafe(48), "API_PORT": str(port), "LOG_LEVEL": "ERROR"}
+    environment |= {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    command = f'ulimit -n {FILES} && exec "{sys.executable}" -m api'
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(["sh", "-c", command], cwd=checkout, env=os.environ | environment, stderr=log)
+        try:
+            while health(port) is None:
+                time.sleep(0.1)
+            yield process.pid, port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def health(port: int) -> float | None:
+    """The seconds that a health check takes over a connection of its own; None if it fails."""
+    started_at = time.monotonic()
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), TIMEOUT, (OTHER, 0)) as connection:
+        connection.sendall(GET)
+        if connection.recv(65_536).startswith(b"HTTP/1.1 200"):
+            return time.monotonic() - started_at
+    return None
+
+
+def memory(pid: int) -> float:
+    """The resident memory of a process, in MB."""
+    [kilobytes] = re.findall(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    return int(kilobytes) / 1024
+
+
+def measure(checkout: Path, name: str) -> list[object]:
+    """Run one flood; returns the cells of its row."""
+    with api(checkout) as (pid, port):
+        for _ in range(100):
+            health(port)
+        before = peak = memory(pid)
+        attack = multiprocessing.Process(target=flood, args=(port, name))
+        attack.start()
+        taken: list[float | None] = []
+        for number in itertools.count():
+            if not attack.is_alive():
+                break
+            peak = max(peak, memory(pid))
+            if number % 4 == 0:
+                taken.append(health(port))
+            time.sleep(0.05)
+        time.sleep(REST)
+        answered = [seconds * 1000 for seconds in taken if seconds is not None]
+        times = (statistics.median(answered), max(answered)) if answered else ("-", "-")
+        return [FLOODS[name][0], before, peak, memory(pid), *times, f"{len(taken) - len(answered)} of {len(taken)}"]
+
+
+def main() -> None:
+    """Run the floods and print a table."""
+    checkout, *names = sys.argv[1:] or ["."]
+    rows = [measure(Path(checkout).resolve(), name) for name in names or FLOODS]
+    table("flood", "before, MB", "peak", "after", "/health, median ms", "worst", "failed", rows=rows)
+
+
+if __name__ == "__main__":
+    main()

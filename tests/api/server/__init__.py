@@ -1,0 +1,1 @@
+"""The HTTP server: real sockets, raw bytes."""

@@ -1,0 +1,200 @@
+"""Where a request ends: upgrades, bodies, pipelined requests, and whatever two servers could read differently."""
+
+import pytest
+
+from api.server.requests import MAX_FRAMING
+from tests.api.server.conftest import HOST, Site
+
+OFFERS = [
+    b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n",
+    b"Upgrade: h2c\r\nConnection: upgrade\r\n",
+    b"UPGRADE:h2c\r\nCONNECTION:UPGRADE\r\n",
+    b"uPgRaDe: \t h2c, websocket \r\nConnection: keep-alive, uPgRaDe\r\n",
+    b"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: websocket\r\nUpgrade:\r\n",
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: bm9uY2U=\r\n",
+    b"Connection: Upgrade\r\nConnection: HTTP2-Settings\r\nUpgrade: TLS/1.0\r\n",
+]
+NEXT = b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n"
+LENGTH = b"Content-Length: 15\r\n\r\n"
+BODY = b'{"type":"HARD"}'
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b'8;x=y\r\n{"type":\r\n7\r\n"HARD"}\r\n0\r\nX-Trailer: z\r\n\r\n'
+POST = b"POST /vms HTTP/1.1\r\n" + HOST
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize(("framing", "body"), [(LENGTH, BODY), (CHUNKED, CHUNKS)], ids=["length", "chunked"])
+def test_an_offer_to_upgrade_is_as_if_it_was_not_there(site: Site, offer: bytes, framing: bytes, body: bytes) -> None:
+    for parts in [(offer + framing + body,), (offer + framing, body), (offer + framing + body[:7], body[7:] + NEXT)]:
+        client = site.client()
+        answer = client.ask(POST + parts[0], *parts[1:])
+        assert (answer.status, answer.json()["body"]) == (200, BODY.decode())
+        if NEXT in parts[-1]:
+            assert client.read().json()["path"] == "/next"
+        assert client.ask(NEXT).json()["path"] == "/next"
+    assert [seen["path"] for seen in site.seen] == ["/vms", "/next", "/vms", "/next", "/vms", "/next", "/next"]
+
+
+def test_an_offer_without_a_body_is_as_if_it_was_not_there(site: Site) -> None:
+    client = site.client()
+    answer = client.ask(b"GET /vms HTTP/1.1\r\n" + HOST + OFFERS[0] + b"\r\n" + NEXT)
+    assert "upgrade" not in answer.headers
+    assert (answer.json()["path"], client.read().json()["path"]) == ("/vms", "/next")
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 1000])
+@pytest.mark.parametrize(("framing", "body"), [(LENGTH, BODY), (CHUNKED, CHUNKS)], ids=["length", "chunked"])
+def test_the_parts_in_which_a_request_arrives_do_not_matter(
+    site: Site, framing: bytes, body: bytes, chunk: int
+) -> None:
+    client = site.client()
+    stream = POST + framing + body + NEXT
+    for start in range(0, len(stream), chunk):
+        client.send(stream[start : start + chunk])
+    assert client.read().json()["body"] == BODY.decode()
+    assert client.read().json()["path"] == "/next"
+
+
+def test_a_body_may_hold_lines_that_look_like_chunks_or_requests(site: Site) -> None:
+    content = b"\n\r\n0\r\n\r\n" + NEXT
+    client = site.client()
+    answer = client.ask(POST + CHUNKED + b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content))
+    assert answer.json()["body"] == content.decode()
+    answer = client.ask(POST + b"Content-Length: %d\r\n\r\n" % len(content) + content)
+    assert answer.json()["body"] == content.decode()
+    assert len(site.seen) == 2
+
+
+def test_trailers_do_not_become_headers(site: Site) -> None:
+    answer = site.ask(POST + CHUNKED + b"1\r\nx\r\n0\r\nAuthorization: Bearer other\r\nUpgrade: h2c\r\n\r\n")
+    assert [name for name, _ in answer.json()["headers"]] == ["host", "transfer-encoding"]
+
+
+def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
+    client = site.client()
+    client.send(b"".join(b"GET /%d HTTP/1.1\r\n%b\r\n" % (number, HOST) for number in range(2000)))
+    assert [client.read().json()["path"] for _ in range(2000)] == [f"/{number}" for number in range(2000)]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET / HTTP/1.1\n" + HOST + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: api\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: api\n\n",
+        b"GET / HTTP/1.1\r\nHost: api\rX: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\n Host: api\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: a\r\n\tb\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"Upgrade:\r\n h2c\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"X : a\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"X: a\0b\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"X\0: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"no colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b": no name\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
+        b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+        b"GET  / HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET / \r\n" + HOST + b"\r\n",
+        b"GET /\r\n",
+        b"GET / HTTP/1.1 \r\n" + HOST + b"\r\n",
+        b"GET / http/1.1\r\n" + HOST + b"\r\n",
+        b"GET vms HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET * HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET ftp://api/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /a#b HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /\xc3\xa4 HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /a\0b HTTP/1.1\r\n" + HOST + b"\r\n",
+        POST + b"Content-Length: 1\r\n" + CHUNKED + b"0\r\n\r\n",
+        POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        POST + b"Content-Length: 1, 1\r\n\r\na",
+        POST + b"Content-Length: +1\r\n\r\na",
+        POST + b"Content-Length: 1_0\r\n\r\na",
+        POST + b"Content-Length: 0x1\r\n\r\na",
+        POST + b"Content-Length: -1\r\n\r\na",
+        POST + b"Content-Length:\r\n\r\n",
+        POST + b"Content-Length: 99999999999999999999\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n" + CHUNKED + b"0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n",
+        b"POST / HTTP/1.0\r\n" + HOST + CHUNKED + b"0\r\n\r\n",
+        POST + CHUNKED + b"0x1\r\na\r\n0\r\n\r\n",
+        POST + CHUNKED + b"1 \r\na\r\n0\r\n\r\n",
+        POST + CHUNKED + b"-1\r\na\r\n0\r\n\r\n",
+        POST + CHUNKED + b"1;a\na\r\n0\r\n\r\n",
+        POST + CHUNKED + b"1\na\n0\n\n",
+        POST + CHUNKED + b"1\r\nab\r\n0\r\n\r\n",
+        POST + CHUNKED + b"fffffffffffffffff\r\n",
+        POST + CHUNKED + b"0\r\nX : y\r\n\r\n",
+        POST + CHUNKED + b"0\r\nX: y\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        b"\r\n" * 100,
+    ],
+)
+def test_a_request_that_is_not_valid_is_refused_and_what_follows_it_is_not_read(site: Site, request_: bytes) -> None:
+    client = site.client()
+    answer = client.ask(request_ + NEXT)
+    assert (answer.status, answer.json()["code"]) == (400, "malformed_request")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["connection"] == "close"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    assert client.is_closed()
+    assert "/next" not in [seen["path"] for seen in site.seen]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "code"),
+    [
+        (b"CONNECT api:443 HTTP/1.1\r\n" + HOST + b"\r\n" + NEXT, 501, "not_implemented"),
+        (b"BREW /vms HTTP/1.1\r\n" + HOST + b"\r\n" + NEXT, 501, "not_implemented"),
+        (POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + NEXT, 501, "not_implemented"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + NEXT, 505, "http_version_not_supported"),
+        (b"GET / HTTP/2.0\r\n" + HOST + b"\r\n" + NEXT, 505, "http_version_not_supported"),
+        (b"GET / HTTP/0.9\r\n" + HOST + b"\r\n" + NEXT, 505, "http_version_not_supported"),
+        (b"GET /" + b"a" * 40_000, 414, "uri_too_long"),
+        (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n" + NEXT, 414, "uri_too_long"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 40_000, 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 40_000 + b"\r\n\r\n" + NEXT, 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"a:\r\n" * 100 + b"\r\n" + NEXT, 431, "head_too_large"),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"a:\r\n" * 20_000 + NEXT, 431, "head_too_large"),
+        (POST + CHUNKED + b"1;" + b"x" * MAX_FRAMING, 413, "body_too_large"),
+        (POST + CHUNKED + b"1\r\n \r\n" * MAX_FRAMING, 413, "body_too_large"),
+        (POST + CHUNKED + b"0\r\n" + b"X: y\r\n" * MAX_FRAMING, 413, "body_too_large"),
+    ],
+)
+def test_a_request_that_this_server_does_not_serve_is_refused(
+    site: Site, request_: bytes, status: int, code: str
+) -> None:
+    client = site.client()
+    answer = client.ask(request_)
+    assert (answer.status, answer.json()["code"]) == (status, code)
+    assert client.is_closed()
+    assert "/next" not in [seen["path"] for seen in site.seen]
+
+
+@pytest.mark.parametrize(
+    ("line", "path", "query"),
+    [
+        (b"GET http://other:80/a%20b?c=d HTTP/1.1", "/a b", "c=d"),
+        (b"GET https://other HTTP/1.1", "/", ""),
+        (b"GET HTTP://other?c=d HTTP/1.1", "/", "c=d"),
+        (b"GET //other/a HTTP/1.1", "//other/a", ""),
+        (b"GET /a?b?c=d HTTP/1.1", "/a", "b?c=d"),
+        (b"OPTIONS * HTTP/1.1", "*", ""),
+        (b"\r\nGET /a HTTP/1.1", "/a", ""),
+    ],
+)
+def test_each_form_of_a_target_is_understood(site: Site, line: bytes, path: str, query: str) -> None:
+    seen = site.ask(line + b"\r\n" + HOST + b"\r\n").json()
+    assert (seen["path"], seen["query"]) == (path, query)
+
+
+def test_spaces_around_a_value_do_not_belong_to_it(site: Site) -> None:
+    assert site.ask(b"GET / HTTP/1.1\r\n" + HOST + b"X: \t a b \t \r\n\r\n").json()["headers"][1] == ["x", "a b"]
+
+
+def test_a_request_of_100_header_fields_or_32_kib_is_served(site: Site) -> None:
+    head = b"GET / HTTP/1.1\r\n" + HOST + b"a:\r\n" * 98
+    longest = head + b"b: " + b"c" * (32 * 1024 - len(head) - 7) + b"\r\n\r\n"
+    assert len(longest) == 32 * 1024
+    assert len(site.ask(longest).json()["headers"]) == 100

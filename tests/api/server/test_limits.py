@@ -1,0 +1,247 @@
+"""What a client may use: time, memory, connections; and answers that reach a client which is still sending."""
+
+import http.client
+import json
+import logging
+import socket
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from api.server import connections, phases
+from api.web.problems import MAX_BODY
+from tests.api.server.conftest import HOST, Client, Site, running_site
+from tests.support.waiting import block_until
+
+GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
+WAIT = b"GET /wait HTTP/1.1\r\n" + HOST + b"\r\n"
+POST = b"POST / HTTP/1.1\r\n" + HOST
+
+
+def is_alive(client: Client) -> bool:
+    """Whether a request over the connection is answered."""
+    try:
+        return client.ask(GET).status == 200
+    except (OSError, IndexError):
+        return False
+
+
+# Time.
+
+
+def test_a_connection_that_sends_nothing_is_closed(site: Site) -> None:
+    client = site.client()
+    assert is_alive(site.client())  # so that the server has accepted the first connection too
+    site.pass_time(phases.HEAD_TIME + 1)
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize("before", [b"", GET], ids=["first", "second"])
+def test_a_head_that_takes_too_long_is_refused(site: Site, before: bytes) -> None:
+    client = site.client()
+    if before:
+        client.ask(before)
+    client.send(GET[:-2], b"X")
+    site.pass_time(phases.HEAD_TIME - 2)
+    client.send(b": y")
+    site.pass_time(phases.HEAD_TIME + 1)
+    answer = client.read()
+    assert (answer.status, answer.json()["code"]) == (408, "request_timeout")
+    assert client.is_closed()
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 9\r\n\r\n1", b"Transfer-Encoding: chunked\r\n\r\n9\r\n1"])
+def test_a_body_that_takes_too_long_is_refused(site: Site, framing: bytes) -> None:
+    client = site.client()
+    client.send(POST + framing, b"2")
+    site.pass_time(phases.BODY_TIME - 2)
+    client.send(b"3")
+    site.pass_time(phases.BODY_TIME + 1)
+    answer = client.read()
+    assert (answer.status, answer.json()["code"]) == (408, "request_timeout")
+    assert client.is_closed()
+    assert not site.seen
+
+
+def test_an_idle_connection_is_kept_as_long_as_the_setting_says() -> None:
+    with running_site(api_keep_alive=100) as site:
+        client = site.client()
+        for _ in range(3):
+            assert is_alive(client)
+            site.pass_time(95)
+        site.pass_time(101)
+        assert client.is_closed()
+
+
+def test_a_request_that_is_being_served_may_take_any_time(site: Site) -> None:
+    client = site.client()
+    client.send(WAIT)
+    block_until(lambda: site.seen)
+    site.pass_time(10_000)
+    site.gate.set()
+    assert client.read().status == 200
+
+
+def test_a_client_that_does_not_read_its_answer_is_cut_off(site: Site) -> None:
+    client = site.client()
+    client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.send(b"GET /large HTTP/1.1\r\n%b\r\n" % HOST * 20)
+    block_until(lambda: site.server.connections.held)
+    site.pass_time(phases.WRITE_TIME + 1)
+    block_until(lambda: not site.server.connections.count)
+    assert site.server.connections.held == 0
+
+
+# Memory.
+
+
+def test_the_requests_after_one_that_is_being_served_stay_with_the_client(site: Site) -> None:
+    client = site.client()
+    client.send(WAIT)
+    block_until(lambda: site.seen)
+    client.socket.settimeout(1)
+    with pytest.raises(TimeoutError):
+        client.send(GET * 1_000_000)
+    assert 0 < site.server.connections.held <= 32 * 1024
+    assert len(site.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "flood", [GET[:-2] + b"X: " + b"y" * 30_000, POST + b"Content-Length: 9999\r\n\r\n" + b"z" * 9000]
+)
+def test_if_all_unfinished_requests_hold_too_much_the_oldest_are_closed(
+    site: Site, flood: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connections, "MOST_HELD", 100_000)
+    for _ in range(40):
+        site.client().send(flood)
+    block_until(site.clients[0].is_closed)
+    assert site.server.connections.held <= 100_000
+    assert is_alive(site.client())
+    site.server.connections._next_line = 0.0
+    site.pass_time(0)
+    assert any("unfinished data" in record.message for record in caplog.records)
+
+
+def test_closed_connections_hold_nothing(site: Site) -> None:
+    for data in (GET[:-2], POST + b"Content-Length: 9\r\n\r\nabc", GET, WAIT + GET, b"nonsense\n"):
+        site.client().send(data)
+    block_until(lambda: site.server.connections.count == 5)
+    site.gate.set()  # a client that has sent further requests is missed only when it gets its answer
+    site.close_clients()
+    assert (site.server.connections.held, site.server.connections.by_address) == (0, {})
+
+
+# Connections.
+
+
+def test_a_new_connection_of_one_address_takes_the_place_of_its_longest_idle_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with running_site(api_connections_per_address=8) as site:
+        other = site.client("127.0.0.2")
+        assert is_alive(other)
+        clients = [site.client() for _ in range(8)]
+        for client in clients:
+            assert is_alive(client)
+            time.sleep(0.01)  # the server's clock counts milliseconds
+        assert is_alive(clients[0])  # now the second one is idle for the longest time
+        assert is_alive(site.client())
+        assert clients[1].is_closed()
+        assert all(is_alive(client) for client in [*clients[2:], clients[0], other])
+        with caplog.at_level(logging.WARNING):
+            site.pass_time(1)
+        [record] = [record for record in caplog.records if record.name == "api.server.connections"]
+        assert record.message == "closed the longest waiting connections, because there were 8 of one address: 1"
+
+
+@pytest.mark.parametrize("flood", [b"", GET, GET[:-2], POST + b"Content-Length: 9\r\n\r\n"])
+def test_a_full_set_of_waiting_connections_shuts_nobody_out(flood: bytes) -> None:
+    with running_site() as site:
+        site.server.connections.limit = site.server.connections.limit_per_address = 20
+        friend = site.client("127.0.0.2")
+        assert is_alive(friend)
+        for _ in range(100):
+            site.client().send(flood)
+        for _ in range(10):
+            assert is_alive(site.client("127.0.0.3"))
+        assert is_alive(friend)  # the address with the most connections loses them first
+        assert site.server.connections.count <= 20
+
+
+def test_a_connection_whose_request_is_being_served_keeps_its_place() -> None:
+    with running_site(api_connections_per_address=3) as site:
+        clients = [site.client() for _ in range(3)]
+        for client in clients:
+            client.send(WAIT)
+        block_until(lambda: len(site.seen) == 3)
+        answer = site.client().read()
+        assert (answer.status, answer.json()["code"]) == (503, "overloaded")
+        assert is_alive(site.client("127.0.0.2"))
+        site.gate.set()
+        assert [client.read().status for client in clients] == [200, 200, 200]
+        assert is_alive(site.client())
+
+
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:0:1::1", "2001:0db8:0000:0001"),
+        ("2001:db8:0:1:ffff::", "2001:0db8:0000:0001"),
+        ("2001:db8:0:2::1", "2001:0db8:0000:0002"),
+        ("fe80::1%eth0", "fe80:0000:0000:0000"),
+    ],
+)
+def test_the_64_of_an_ipv6_address_counts_as_one_address(address: str, group: str) -> None:
+    assert connections.group_of(address) == group
+
+
+# Answers to clients that are still sending.
+
+
+@pytest.mark.parametrize("size", [MAX_BODY + 1, 1_000_000, 30_000_000])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_client_that_sends_a_large_body_reads_the_413(site: Site, size: int, *, is_chunked: bool) -> None:
+    body = (b"x" * 10_000 for _ in range(size // 10_000 + 1)) if is_chunked else b"x" * size
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
+    connection.request("POST", "/", body, encode_chunked=is_chunked)
+    answer = connection.getresponse()
+    assert (answer.status, json.load(answer)["code"]) == (413, "body_too_large")
+    assert answer.headers["Connection"] == "close"
+    connection.close()
+    assert not site.seen
+
+
+def test_urllib_reads_the_413(site: Site) -> None:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"http://127.0.0.1:{site.port}/", b"x" * 5_000_000)
+    assert error.value.code == 413
+    error.value.close()
+
+
+@pytest.mark.parametrize("bound", ["MOST_LINGERING", "LINGER_TIME"])
+def test_what_a_refused_client_still_sends_is_bounded(site: Site, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if bound == "MOST_LINGERING":
+        monkeypatch.setattr("api.server.connection.MOST_LINGERING", 1_000_000)
+    client = site.client()
+    assert client.ask(POST + b"Content-Length: 100000000\r\n\r\n").status == 413
+    if bound == "LINGER_TIME":
+        site.pass_time(phases.LINGER_TIME + 1)
+    with pytest.raises(ConnectionError):
+        client.send(b"x" * 100_000_000)
+
+
+def test_a_body_is_asked_for_if_the_client_expects_that(site: Site) -> None:
+    client = site.client()
+    client.send(POST + b"Content-Length: 4\r\nExpect: 100-Continue\r\n\r\n")
+    assert client.file.readline() + client.file.readline() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert client.ask(b"abcd").json()["body"] == "abcd"
+    answer = client.ask(POST + b"Content-Length: 300000\r\nExpect: 100-continue\r\n\r\n")
+    assert answer.status == 413
+    old = site.client()
+    assert old.ask(b"POST / HTTP/1.0\r\nContent-Length: 1\r\nExpect: 100-continue\r\n\r\n", b"a").json()["body"] == "a"
+    assert old.is_closed()
