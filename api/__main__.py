@@ -1,9 +1,12 @@
 """The API process: `python -m api`."""
 
+import asyncio
+
 import uvicorn
 
 from api.app import create_app
-from api.web import logs
+from domain import logs, temporal
+from domain.data import database
 from domain.settings import load_settings
 
 REQUEST_GRACE = 3  # seconds that requests in progress may take at shutdown
@@ -14,6 +17,8 @@ def main() -> None:
     settings = load_settings()
     app = create_app(settings)
     logs.configure(settings.log_level)
+    temporal.forward_logs()
+    asyncio.run(database.refuse_unusable(settings))
     uvicorn.run(
         app,
         host=settings.api_host,

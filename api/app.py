@@ -22,7 +22,7 @@ from domain import temporal
 from domain.data import database
 from domain.settings import Settings
 
-DELIVERY_GRACE = 2.0  # seconds that deliveries in progress may take at shutdown
+DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
 # Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping and readiness.
 RESERVED_CONNECTIONS = 4
@@ -100,5 +100,6 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
             task.cancel()
         await asyncio.wait([delivering], timeout=DELIVERY_GRACE)
         delivering.cancel()
-        await asyncio.gather(delivering, *others, return_exceptions=True)
-        await engine.dispose()
+        # A task whose server hangs ends once its connection is cut.
+        await asyncio.wait([delivering, *others], timeout=database.CLOSE_TIMEOUT)
+        await database.close(engine)
