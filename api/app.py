@@ -94,12 +94,12 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
         # they are not, another process repeats them when their leases expire. The other tasks can stop anywhere,
-        # because each of their transactions is complete in itself. The pool closes last, because all tasks use it.
+        # because each of their transactions is complete in itself.
         dispatcher.stop()
         for task in others:
             task.cancel()
         await asyncio.wait([delivering], timeout=DELIVERY_GRACE)
         delivering.cancel()
-        # A task whose server hangs ends once its connection is cut.
-        await asyncio.wait([delivering, *others], timeout=database.CLOSE_TIMEOUT)
-        await database.close(engine)
+        # At the same time, because a task whose server hangs ends only once its connection is cut.
+        ending = asyncio.wait([delivering, *others], timeout=database.CLOSE_TIMEOUT)
+        await asyncio.gather(ending, database.close(engine))
