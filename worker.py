@@ -3,11 +3,15 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
+import temporalio.activity
+import temporalio.workflow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
@@ -33,8 +37,9 @@ from activities.resize import ResizeActivities
 from activities.snapshots import SnapshotActivities
 from activities.volumes import VolumeActivities
 from activities.waits import WaitActivities
-from domain import temporal
-from domain.data import database
+from domain import logs, temporal
+from domain.data import database, outages
+from domain.data.outages import UnusableDatabaseError
 from domain.rules.messages import Activity, waits_queue
 from domain.settings import Settings, load_settings
 from workflows.build import CreateVM
@@ -59,6 +64,7 @@ STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActiviti
 RPC_RETRY_LIMIT = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
 DRAIN_TIMEOUT = timedelta(seconds=5)  # for running steps to end after SIGTERM
+STOP_GRACE = 7.0  # seconds from SIGTERM to the end of the process; `make up` kills it after 8
 MAX_CONCURRENT_ACTIVITIES = 100
 MAX_CONCURRENT_WAITS = 5_000  # each costs a coroutine and its heartbeats; the polls are shared
 # All workflow tasks of a worker share one processor. More at once would only wait for each other inside the worker,
@@ -150,18 +156,32 @@ async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then drain: steps may finish, waits continue in other workers or the next start."""
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping)
     engine = database.create_engine(settings)
     backend = load_backend(settings)
     try:
-        client = await _until_available(stopping, settings, backend)
+        client = await _until_available(stopping, settings, engine, backend)
         if client is not None:
             reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
             await _work(make_workers(settings, client, engine, backend), stopping)
             reconciler.cancel()
     finally:
-        await backend.close()
-        await engine.dispose()
+        await asyncio.gather(backend.close(), database.close(engine))
+
+
+def _stop(stopping: asyncio.Event) -> None:
+    """Begin to drain, and end the process after STOP_GRACE even if PostgreSQL or Temporal hangs."""
+    stopping.set()
+    # A thread, because the end of a process has stages in which no event loop runs any more, and each of them may wait
+    # for a server that does not answer. Nothing is lost: Temporal gives the tasks to another worker.
+    deadline = threading.Timer(STOP_GRACE, _leave)
+    deadline.daemon = True
+    deadline.start()
+
+
+def _leave() -> None:
+    logger.warning("Stopped without PostgreSQL or Temporal, which did not answer within %s s", STOP_GRACE)
+    os._exit(0)
 
 
 async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
@@ -173,23 +193,46 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
         logger.info("Draining")
 
 
-async def _until_available(stopping: asyncio.Event, settings: Settings, backend: ComputeBackend) -> Client | None:
+async def _until_available(
+    stopping: asyncio.Event, settings: Settings, engine: AsyncEngine, backend: ComputeBackend
+) -> Client | None:
     """Return a client once PostgreSQL and Temporal can be reached; None if the worker is stopped before."""
+    is_stopping = asyncio.create_task(stopping.wait())
+    logged = ""
     while not stopping.is_set():
+        connecting = asyncio.create_task(_connect(settings, engine, backend))
+        await asyncio.wait([connecting, is_stopping], return_when=asyncio.FIRST_COMPLETED)
+        if not connecting.done():
+            connecting.cancel()
+            return None
         try:
-            await backend.prepare()
-            return await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT)
+            return await connecting
+        except UnusableDatabaseError as error:
+            raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
         except (OSError, RuntimeError, SQLAlchemyError) as error:
-            logger.warning("Waiting for PostgreSQL and Temporal: %s", error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stopping.wait(), RECONNECT_PAUSE)
+            reason = outages.describe(error)
+            if reason != logged:  # not every second
+                logger.warning("Waiting for PostgreSQL and Temporal: %s", reason)
+            logged = reason
+            await asyncio.wait([is_stopping], timeout=RECONNECT_PAUSE)
     return None
+
+
+async def _connect(settings: Settings, engine: AsyncEngine, backend: ComputeBackend) -> Client:
+    async with engine.connect():
+        pass  # a server that the service cannot work with is refused here
+    await backend.prepare()
+    return await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT)
 
 
 def main() -> None:
     """Run the process."""
     settings = load_settings()
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.configure(settings.log_level)
+    temporal.forward_logs()
+    # The operation is a field of its own in each line, so its workflow need not be in the text.
+    temporalio.activity.logger.activity_info_on_message = False
+    temporalio.workflow.logger.workflow_info_on_message = False
     asyncio.run(run(settings))
 
 

@@ -10,11 +10,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.service import RPCError
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput, Interceptor
 
 from activities.backends.protocol import BackendError
+from domain import logs
+from domain.data import outages
 from domain.progress import step_records
 from domain.rules.errors import ServiceError
 from domain.rules.messages import FailedAttemptInput, OperationInput
@@ -47,11 +49,12 @@ class _Inbound(ActivityInboundInterceptor):
         self._client = client
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
+        logs.operation_id.set(str(_operation(input).operation_id))
         heartbeats = asyncio.create_task(_send_heartbeats(activity.info()))
         try:
             if activity.info().attempt > 1:
                 await self._record_attempt(input)
-            return await super().execute_activity(input)
+            result = await super().execute_activity(input)
         except asyncio.CancelledError:
             _raise_unless_shutdown()
         except ServiceError as error:
@@ -63,15 +66,25 @@ class _Inbound(ActivityInboundInterceptor):
         except Exception as error:
             # Users see this message, so it names only the type: the text may hold statements, addresses or values.
             message = f"Internal error: {type(error).__name__}"
-            logger.exception("An activity failed")
+            if outages.is_outage(error):
+                # Every attempt of every operation fails now. So the log says it once, not once for each of them. The
+                # category keeps the SDK from logging them itself.
+                outages.log.failed(error)
+                category = ApplicationErrorCategory.BENIGN
+            else:
+                logger.exception("An activity failed")
+                category = ApplicationErrorCategory.UNSPECIFIED
             await self._record_failure(input, message)
-            raise ApplicationError(message, type="internal_error") from None
+            raise ApplicationError(message, type="internal_error", category=category) from None
+        else:
+            outages.log.succeeded()
+            return result
         finally:
             heartbeats.cancel()
 
     async def _record_attempt(self, input: ExecuteActivityInput) -> None:
         # Only information for users. If the database is down, the activity itself reports it.
-        with contextlib.suppress(SQLAlchemyError, OSError):
+        with contextlib.suppress(SQLAlchemyError, *outages.UNREACHABLE):
             async with self._engine.begin() as tx:
                 await step_records.note_attempt(tx, _operation(input), activity.info().attempt)
 
@@ -83,8 +96,11 @@ class _Inbound(ActivityInboundInterceptor):
             async with self._engine.begin() as tx:
                 pause = _seconds_to_next_attempt(info)
                 await step_records.note_failed_attempt(tx, operation, info.attempt, error, pause)
-        except (SQLAlchemyError, OSError):
-            logger.warning("Could not record the failed attempt of operation %s", operation.operation_id)
+        except (SQLAlchemyError, *outages.UNREACHABLE) as record_error:
+            if outages.is_outage(record_error):
+                outages.log.failed(record_error)
+            else:
+                logger.warning("Could not record the failed attempt: %s", outages.describe(record_error))
         if _is_power_of_two(info.attempt):
             await self._signal_workflow(info, error)
 

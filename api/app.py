@@ -24,7 +24,7 @@ from domain import temporal
 from domain.data import database
 from domain.settings import Settings
 
-DELIVERY_GRACE = 2.0  # seconds that deliveries in progress may take at shutdown
+DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
 # Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping and readiness.
 RESERVED_CONNECTIONS = 4
@@ -103,11 +103,12 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
         # they are not, another process repeats them when their leases expire. The other tasks can stop anywhere,
-        # because each of their transactions is complete in itself. The pool closes last, because all tasks use it.
+        # because each of their transactions is complete in itself.
         dispatcher.stop()
         for task in others:
             task.cancel()
         await asyncio.wait([delivering], timeout=DELIVERY_GRACE)
         delivering.cancel()
-        await asyncio.gather(delivering, *others, return_exceptions=True)
-        await engine.dispose()
+        # At the same time, because a task whose server hangs ends only once its connection is cut.
+        ending = asyncio.wait([delivering, *others], timeout=database.CLOSE_TIMEOUT)
+        await asyncio.gather(ending, database.close(engine))

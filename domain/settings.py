@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+
+from domain import database_url
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -98,15 +98,8 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _use_asyncpg(cls, value: str) -> str:
-        scheme, separator, rest = value.partition("://")
-        if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
-            raise ValueError("must begin with postgresql://")
-        try:
-            make_url(f"postgresql+asyncpg://{rest}")
-        except (ArgumentError, ValueError):
-            # The cause is left out, because its text may repeat the password.
-            raise ValueError("must have the form postgresql://user:password@host:5432/database") from None
-        return f"postgresql+asyncpg://{rest}"
+        database_url.parse(value)
+        return f"postgresql+asyncpg://{value.strip().partition('://')[2]}"
 
     @field_validator("temporal_address")
     @classmethod

@@ -1,11 +1,13 @@
 """Connections to Temporal, and the registration of search attributes there."""
 
+import logging
 from datetime import timedelta
 from typing import Final
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
 from temporalio.client import Client
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode, TLSConfig
 
 from domain import search_attributes
@@ -13,6 +15,13 @@ from domain.settings import Settings
 
 RPC_TIMEOUT = timedelta(seconds=2)
 _TYPES: Final = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
+
+
+def forward_logs() -> None:
+    """Have the core of Temporal's SDK log through Python, in the one format of the process; it prints its own else."""
+    forwarding = LogForwardingConfig(logging.getLogger("temporalio.core"), append_target_to_name=False)
+    telemetry = TelemetryConfig(logging=LoggingConfig(LoggingConfig.default.filter, forwarding))
+    Runtime.set_default(Runtime(telemetry=telemetry))
 
 
 async def connect(settings: Settings, *, retry_for: float, lazy: bool = False) -> Client:

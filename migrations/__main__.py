@@ -12,12 +12,12 @@ from typing import NoReturn
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
 from domain import temporal
-from domain.data import catalogue, database
+from domain.data import catalogue, database, outages
 from domain.settings import Settings, load_settings
 
 TEMPORAL_RETRY_FOR = 10.0  # seconds
@@ -25,7 +25,8 @@ ADVISORY_LOCK = 7_166_401_203  # an arbitrary number that no other program uses 
 # Less than PostgreSQL's deadlock_timeout of 1 s: the migration gives up first, so PostgreSQL never aborts a request.
 LOCK_TIMEOUT = "500ms"
 PAUSE = 1.0  # seconds in which requests that wait for the migration's locks can finish
-LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's error code
+LOCK_NOT_AVAILABLE = "55P03"  # a SQLSTATE, as the next one
+INSUFFICIENT_PRIVILEGE = "42501"  # for example, because since version 15 not every user may create tables
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -48,7 +49,7 @@ async def migrate(settings: Settings) -> None:
             sys.stderr.write(f"Requests hold locks that the migration needs; it starts again in {PAUSE:.0f} s.\n")
             await asyncio.sleep(PAUSE)
     finally:
-        await engine.dispose()
+        await database.close(engine)
 
 
 async def _try_to_migrate(engine: AsyncEngine) -> bool:
@@ -61,7 +62,7 @@ async def _try_to_migrate(engine: AsyncEngine) -> bool:
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "head"))
             await catalogue.seed(tx)
     except DBAPIError as error:
-        if getattr(error.orig, "sqlstate", None) != LOCK_NOT_AVAILABLE:
+        if outages.sqlstate_of(error) != LOCK_NOT_AVAILABLE:
             raise
         return False
     return True
@@ -77,8 +78,10 @@ def main() -> None:
     settings = load_settings()
     try:
         asyncio.run(migrate(settings))
-    except (OSError, OperationalError, InterfaceError) as error:
-        raise SystemExit(f"The database of DATABASE_URL cannot be used: {getattr(error, 'orig', error)}") from None
+    except (*outages.UNREACHABLE, DBAPIError) as error:
+        if not outages.is_outage(error) and outages.sqlstate_of(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise SystemExit(f"The database of DATABASE_URL cannot be used: {outages.describe(error)}") from None
     try:
         asyncio.run(register(settings))
     except (RuntimeError, RPCError, ValueError) as error:

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Executable, delete, insert
 
 from activities.backends.mock.schema import FaultMode, create_schema, faults
-from domain.data.database import create_engine
+from domain.data import database
 from domain.settings import Settings, load_settings
 
 VERBS = (
@@ -46,13 +46,13 @@ async def clear_faults(settings: Settings) -> None:
 
 
 async def _run(settings: Settings, statement: Executable) -> None:
-    engine = create_engine(settings)
+    engine = database.create_engine(settings)
     try:
         async with engine.begin() as tx:
             await create_schema(tx)
             await tx.execute(statement)
     finally:
-        await engine.dispose()
+        await database.close(engine)
 
 
 def _parser() -> argparse.ArgumentParser:

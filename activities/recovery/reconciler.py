@@ -21,7 +21,7 @@ from activities.steps import find_flavor
 from domain.commands import acceptance
 from domain.commands.reset_state import reset_state
 from domain.commands.resize_decisions import latest_resize
-from domain.data import database, queries
+from domain.data import outages, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import ResetState
 from domain.rules.cloud import ServerStatus, vm_status_of
@@ -64,18 +64,21 @@ class Reconciler:
             try:
                 await self._reconcile_unless_locked()
             except Exception as error:  # noqa: BLE001 - the loop must survive every error
-                logger.warning("Could not compare the cloud with the database: %s", error)
+                if outages.is_outage(error):
+                    outages.log.failed(error)
+                else:
+                    logger.warning("Could not compare the cloud with the database: %s", outages.describe(error))
+            else:
+                outages.log.succeeded()
 
     async def _reconcile_unless_locked(self) -> None:
-        # A lock of the session, not of a transaction: a comparison may take long, and an open transaction would keep
-        # PostgreSQL from vacuuming. If the worker dies, its connection ends, and that releases the lock.
-        async with database.autocommit(self._engine).connect() as connection:
-            if not await connection.scalar(select(func.pg_try_advisory_lock(_LOCK))):
-                return
-            try:
+        # The lock ends with its transaction, and the transaction with the connection if the worker dies. Between its
+        # statements the transaction holds no snapshot, so it does not keep PostgreSQL from vacuuming, however long this
+        # takes. A lock of the session would do too, but not behind PgBouncer, where a session has many connections.
+        async with self._engine.begin() as tx:
+            await tx.execute(select(func.set_config("idle_in_transaction_session_timeout", "0", True)))  # noqa: FBT003
+            if await tx.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
                 await self.reconcile()
-            finally:
-                await connection.execute(select(func.pg_advisory_unlock(_LOCK)))
 
     async def reconcile(self) -> None:
         """Record all present differences, and repair those that an earlier comparison has seen too."""

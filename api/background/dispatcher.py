@@ -22,6 +22,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from api.background import decision_delivery
 from api.background.workflow_start import Delivery, start_workflow
+from domain.data import outages
 from domain.data.accounts import User
 from domain.data.models import VM, Operation
 from domain.progress import outbox
@@ -106,7 +107,7 @@ class Dispatcher:
         elif batch:
             self._note_available("Temporal")
             for id, error in failures.items():
-                logger.error("operation %s cannot be delivered: %s", id, error)
+                logger.error("operation %s cannot be delivered: %s", id, outages.describe(error))
 
     async def _deliver(self, delivery: Delivery) -> Exception | None:
         """Hand the operation to Temporal; the error if that failed."""
@@ -123,7 +124,7 @@ class Dispatcher:
 
     def _note_unavailable(self, service: str, error: Exception) -> None:
         if service not in self._unavailable:
-            logger.error("%s is unavailable, operations wait: %s", service, error)
+            logger.error("%s is unavailable, operations wait: %s", service, outages.describe(error))
         self._unavailable.add(service)
 
     def _note_available(self, service: str) -> None:

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import delete, func
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.data import outages
 from domain.data.accounts import IdempotencyKey, RefreshToken
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ async def run(engine: AsyncEngine) -> None:
         try:
             await delete_expired(engine)
         except Exception as error:  # noqa: BLE001 - the next hour tries again
-            logger.warning("housekeeping failed: %s", error)
+            logger.warning("housekeeping failed: %s", outages.describe(error))
         await asyncio.sleep(INTERVAL)
 
 

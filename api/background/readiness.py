@@ -1,6 +1,7 @@
 """Checks whether the services that the API process needs are available: Postgres and Temporal."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,8 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 from domain import temporal
+from domain.data import outages
+from domain.data.outages import UnusableDatabaseError
 
 CHECK_TIMEOUT = 2.0  # seconds
+REMEMBERED = 5.0  # seconds, for an error of a request that the probe of the database would not see
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,13 @@ class Readiness:
         self._autocommit = autocommit
         self._client = client
         self._run: asyncio.Task[dict[str, Check]] | None = None
+        self._refused_at: dict[str, float] = {}  # by SQLSTATE
+
+    def note_database_error(self, error: Exception) -> None:
+        """Note an error of a request. The database may have no room to write, and answer the probe all the same."""
+        state = outages.sqlstate_of(error)
+        if state.startswith(outages.FULL):
+            self._refused_at[state] = time.monotonic()
 
     async def checks(self) -> dict[str, Check]:
         """The result of each check, by the name of the service."""
@@ -45,7 +56,13 @@ class Readiness:
 
     async def _probe_postgres(self) -> None:
         async with self._autocommit.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+            # Off on the standby that a failover has left us with, and where an operator has stopped all changes.
+            can_write = await connection.scalar(text("SELECT current_setting('transaction_read_only') = 'off'"))
+        if not can_write:
+            raise ValueError("the database is read-only")
+        for state, refused_at in self._refused_at.items():
+            if time.monotonic() < refused_at + REMEMBERED:
+                raise ValueError(f"the database refuses to work, with SQLSTATE {state}")
 
     async def _probe_temporal(self) -> None:
         # Temporal refuses to start any workflow with a search attribute that is not registered.
@@ -64,4 +81,6 @@ async def _check(probe: Coroutine[Any, Any, None]) -> Check:
     if error is None:
         return Check("ok")
     # Only our own messages are shown to clients; those of drivers may name hosts and users.
-    return Check("unavailable", str(error) if isinstance(error, ValueError) else type(error).__name__)
+    if isinstance(error, ValueError | UnusableDatabaseError):
+        return Check("unavailable", str(error))
+    return Check("unavailable", f"{type(error).__name__} {outages.sqlstate_of(error)}".strip())

@@ -17,6 +17,7 @@ from api.background import decision_delivery
 from api.background.dispatcher import CHECK_AFTER, PAUSE, Dispatcher
 from api.background.workflow_start import RPC_TIMEOUT
 from domain.commands import resize_decisions
+from domain.data import outages
 from domain.data.models import Operation
 from domain.progress import outbox
 from domain.rules.errors import CanceledError
@@ -36,6 +37,7 @@ class WorkflowRecovery:
         self._client = client
         self._dispatcher = dispatcher
         self._woken = asyncio.Event()
+        self._error: str | None = None
 
     def wake(self) -> None:
         """Check now."""
@@ -48,10 +50,20 @@ class WorkflowRecovery:
             try:
                 await self.check()
             except Exception as error:  # noqa: BLE001 - no error may end the checks for good
-                logger.warning("could not check the workflows of operations: %s", error)
+                self._note(outages.describe(error))
+            else:
+                self._note(None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):
                     await self._woken.wait()
+
+    def _note(self, error: str | None) -> None:
+        """Log the outcome of a round if the round before had another: an outage fails one in each second."""
+        if error and error != self._error:
+            logger.warning("could not check the workflows of operations: %s", error)
+        elif self._error and not error:
+            logger.info("the workflows of operations are checked again")
+        self._error = error
 
     async def check(self) -> None:
         """Check the operations that are due, and confirm the resizes that are overdue."""

@@ -15,12 +15,13 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from api.server.connections import Connections, group_of
+from api.server.connections import Connections
 from api.server.flow import WriteFlow
 from api.server.heads import RefusedError
 from api.server.phases import BODY_TIME, HEAD_TIME, LINGER_TIME, MOST_LINGERING, WRITE_TIME, Phase
 from api.server.refusals import refusal
 from api.server.requests import Reader, Request
+from api.web.origin import network_of
 from api.web.problems import MAX_BODY
 
 _logger = logging.getLogger("uvicorn.error")
@@ -69,7 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         self.flow = WriteFlow(transport)
         self.server = get_local_addr(transport)
         self.client = get_remote_addr(transport)
-        self.address = group_of(self.client[0]) if self.client else ""
+        self.address = network_of(self.client[0]) if self.client else ""
         if self.registry.admit(self):
             self.server_state.connections.add(self)  # type: ignore[arg-type] # it is none of uvicorn's own protocols
         else:

@@ -5,7 +5,6 @@ import logging
 import resource
 from collections import Counter
 from collections.abc import Iterable
-from ipaddress import IPv6Address
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -54,14 +53,6 @@ def most_connections(database_connections: int) -> int:
     if files < reserved + FEWEST_CONNECTIONS:
         raise SystemExit(f"The limit of open files is {files}; raise it (ulimit -n) to {wanted} or more")
     return files - reserved
-
-
-def group_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the /64 of an IPv6 address, which one client has for itself."""
-    if ":" not in address:
-        return address
-    ipv6 = IPv6Address(address.partition("%")[0])
-    return str(ipv6.ipv4_mapped or ipv6.exploded[:19])
 
 
 class Connections:

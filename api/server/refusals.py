@@ -7,7 +7,8 @@ from uuid import uuid4
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.server.heads import Fields, RefusedError
-from api.web import logs, problems
+from api.web import problems
+from domain import logs
 
 logger = logging.getLogger(__name__)
 

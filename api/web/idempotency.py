@@ -16,9 +16,9 @@ from sqlalchemy import Text, bindparam, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.web import logs
 from api.web.dependencies import CurrentUser, Process
 from api.web.problems import ProblemError
+from domain import logs
 from domain.commands.acceptance import Requester
 from domain.data import addresses
 from domain.data.accounts import IdempotencyKey

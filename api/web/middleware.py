@@ -6,16 +6,19 @@ import logging
 import re
 from http import HTTPStatus
 from time import perf_counter
+from typing import cast
 from uuid import uuid4
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import PREFIX
-from api.web import logs, problems
+from api.web import problems
 from api.web.admission import NoSlotError, Slots
-from api.web.origin import origin_of
+from api.web.origin import address_of, origin_of
 from api.web.security import InvalidTokenError, Signing, verify
+from domain import logs
 
 logger = logging.getLogger(__name__)
 
@@ -24,11 +27,15 @@ _HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/
 # delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
 _REFUSALS = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_FIRST_ERROR = 400  # the lowest status of an error
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # anything else could forge lines in the log
 
 
 class RequestContext:
-    """Give the request an id, return the id with the answer, log one line, and turn an exception into a problem."""
+    """Give the request an id, return the id with the answer, log one line, and turn an exception into a problem.
+
+    A health check is logged only if it fails: it comes every few seconds and says nothing otherwise.
+    """
 
     def __init__(self, app: ASGIApp, *, debug: bool) -> None:
         self.app = app
@@ -42,26 +49,43 @@ class RequestContext:
         started_at = perf_counter()
         status = 0
         request_id = _request_id(scope)
-        logs.request_id.set(request_id)
+        # All three, because the task of a pipelined request inherits those of the request before it.
+        for variable, value in ((logs.request_id, request_id), (logs.operation_id, "-"), (logs.user, "-")):
+            variable.set(value)
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                logs.operation_id.set(headers.get("Operation-Location", "-").rpartition("/")[2])
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception as error:
-            logger.exception("unhandled error")
+        except (Exception, asyncio.CancelledError) as error:
+            if not isinstance(error, asyncio.CancelledError):
+                logger.exception("unhandled error")
             if status:
                 raise  # the answer has started, so the server can only cut the connection
-            detail = repr(error) if self.debug else "Internal error. The log has the reason under this request id."
-            await problems.problem("internal_error", detail, scope["path"])(scope, receive, send_with_id)
+            await self._problem(error, scope["path"])(scope, receive, send_with_id)
         finally:
-            path = scope["raw_path"].decode("latin-1")
-            logger.info("%s %s %d %.1fms", scope["method"], path, status, 1000 * (perf_counter() - started_at))
+            _log(scope, status, 1000 * (perf_counter() - started_at))
+
+    def _problem(self, error: BaseException, path: str) -> Response:
+        if isinstance(error, asyncio.CancelledError):
+            # Only a shutdown cancels requests: the server does it to those that need longer than its grace.
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+            return problems.shutting_down(path)
+        detail = repr(error) if self.debug else "Internal error. The log has the reason under this request id."
+        return problems.problem("internal_error", detail, path)
+
+
+def _log(scope: Scope, status: int, milliseconds: float) -> None:
+    if scope["path"] not in _HEALTH_PATHS or status >= _FIRST_ERROR:
+        path = scope["raw_path"].decode("latin-1")
+        logger.info("%s %s %d %.1fms %s", scope["method"], path, status, milliseconds, address_of(scope))
 
 
 class BufferedBody:
@@ -139,7 +163,9 @@ def _caller(scope: Scope, signing: Signing) -> str:
     kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         with contextlib.suppress(InvalidTokenError):
-            return str(verify(signing, "access", token).caller.id)
+            user = verify(signing, "access", token).caller
+            logs.user.set(user.username)
+            return str(user.id)
     return origin_of(scope)
 
 

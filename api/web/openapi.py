@@ -136,7 +136,7 @@ def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, A
         yield from ("idempotency_key_in_flight", "idempotency_key_reused")
     if not path.startswith(f"{PREFIX}/health"):
         yield from ("query_too_long", "unknown_parameter", "too_many_requests", "overloaded")
-    yield from ("internal_error", "database_unavailable")
+    yield from ("internal_error", "database_unavailable", "shutting_down")
 
 
 def _problem(status: int, codes: list[str]) -> dict[str, Any]:

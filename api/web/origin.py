@@ -17,7 +17,13 @@ def address_of(scope: Scope) -> str:
 
 def origin_of(scope: Scope) -> str:
     """The IPv4 address or the IPv6 network of the request's client; one empty origin for all that have no address."""
-    ip = _parsed(scope)
+    client = scope.get("client")
+    return network_of(client[0]) if client else ""
+
+
+def network_of(address: str) -> str:
+    """The IPv4 address itself, or the IPv6 network that one customer has; empty for what is no address."""
+    ip = _address(address)
     if isinstance(ip, IPv6Address):
         return str(IPv6Network((int(ip), _CUSTOMER), strict=False))
     return str(ip) if ip else ""

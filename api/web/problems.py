@@ -7,18 +7,18 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-import asyncpg
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
-from api.web import field_errors, logs
+from api.web import field_errors
 from api.web.admission import NoSlotError
 from api.web.field_errors import MAX_ERRORS
 from api.web.models import FieldError
+from domain import logs
+from domain.data import outages
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ STATUS_OF_CODE = {
     "overloaded": 503,
     "database_unavailable": 503,
     "not_ready": 503,
+    "shutting_down": 503,
     "http_version_not_supported": 505,
 }
 RETRY_AFTER = {"Retry-After": "1"}
@@ -77,23 +78,12 @@ HEADERS_OF_CODE = {
     "overloaded": RETRY_AFTER,
     "database_unavailable": RETRY_AFTER,
     "not_ready": RETRY_AFTER,
+    "shutting_down": RETRY_AFTER | {"Connection": "close"},
 }
 # Bytes. The longest legal body is a new VM with 64 labels, written with an escape of 12 bytes for each character.
 MAX_BODY = 256 * 1024
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length
-
-_DATABASE_AWAY = (
-    OSError,  # includes TimeoutError; requests call nothing over the network but the database
-    PoolTimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # the server has closed the connection, but asyncpg has not noticed yet
-    asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-)
 
 
 class ProblemError(Exception):
@@ -122,6 +112,12 @@ def problem(code: str, detail: str, path: str, **members: Any) -> Response:
         **members,
     }
     return Response(json.dumps(body), status, HEADERS_OF_CODE.get(code), MEDIA_TYPE)
+
+
+def shutting_down(path: str) -> Response:
+    """The answer to a request that this process has no time to finish."""
+    detail = "This process is shutting down. It may have carried out the request; repeat it with its Idempotency-Key."
+    return problem("shutting_down", detail, path)
 
 
 def body_too_large(path: str) -> Response:
@@ -184,11 +180,11 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     if isinstance(error, IntegrityError) and "_owner_id" in str(error.orig):
         # The foreign key to the owner failed: the account was deleted, but its token has not expired.
         return problem("invalid_token", "This account no longer exists.", request.url.path)
-    if not _is_away(error):
+    if not outages.is_outage(error):
         raise error
-    detail = "The database cannot be reached right now; try again."
-    logger.warning("the database is unavailable: %s", getattr(error, "orig", None) or repr(error))
-    return problem("database_unavailable", detail, request.url.path)
+    logger.warning("the database is unavailable: %s", outages.describe(error))
+    request.app.state.vmapi.readiness.note_database_error(error)
+    return problem("database_unavailable", "The database cannot do this right now; try again.", request.url.path)
 
 
 def _with_errors(code: str, detail: str, path: str, errors: Sequence[FieldError]) -> Response:
@@ -207,13 +203,6 @@ def _methods(request: Request) -> list[str]:
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
-def _is_away(error: Exception) -> bool:
-    if not isinstance(error, DBAPIError):
-        return True
-    # SQLAlchemy wraps an error of asyncpg twice. The cause of `orig` is the original error.
-    return error.connection_invalidated or isinstance(getattr(error.orig, "__cause__", None), _DATABASE_AWAY)
-
-
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     ProblemError: _on_problem,
     NoSlotError: _on_refused,
@@ -222,5 +211,5 @@ HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, An
     RequestValidationError: _on_invalid_request,
     HTTPException: _on_http_exception,
     DBAPIError: _on_database_error,
-    **dict.fromkeys(_DATABASE_AWAY, _on_database_error),
+    **dict.fromkeys(outages.UNREACHABLE, _on_database_error),
 }

@@ -1,12 +1,27 @@
 """Connection pools for PostgreSQL, which the service and the mock cloud use alike."""
 
+import asyncio
+import logging
+from collections.abc import MutableSet
+from typing import Any, Final
+from weakref import WeakKeyDictionary, WeakSet
+
+import asyncpg
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from domain import database_url
+from domain.data import outages
+from domain.data.outages import UnusableDatabaseError
+from domain.database_url import Target
 from domain.settings import Settings
 
 CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 15.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
+CLOSE_TIMEOUT = 0.5  # seconds
+OLDEST_VERSION = 14  # of PostgreSQL
 
 SERVER_SETTINGS = {
     "jit": "off",  # compiling one of our statements takes longer than running it
@@ -17,25 +32,118 @@ SERVER_SETTINGS = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
+# PgBouncer gives each transaction another connection to the server. A named statement would be missing there, and the
+# unnamed one lives until the next statement, which is all that is needed. PgBouncer also refuses SERVER_SETTINGS.
+_FOR_PGBOUNCER: Final[dict[str, Any]] = {
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: "",
+}
+_POOLER = (
+    "a connection pooler such as PgBouncer is in front of it; "
+    "add pgbouncer=true to the parameters of DATABASE_URL, or connect to PostgreSQL itself"
+)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """A connection whose close never takes long: a server that hangs would hold up all that ends or gives up."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
+        """Close the connection, or cut it if the server does not answer within CLOSE_TIMEOUT."""
+        del timeout
+        await super().close(timeout=CLOSE_TIMEOUT)
+
+
+_opened: WeakKeyDictionary[Engine, MutableSet[asyncpg.Connection]] = WeakKeyDictionary()
 
 
 def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND_TIMEOUT) -> AsyncEngine:
     """Create the connection pool of a process; a statement may take `command_timeout` seconds."""
-    return create_async_engine(
-        settings.database_url,
+    target = database_url.parse(settings.database_url)
+    opened: MutableSet[asyncpg.Connection] = WeakSet()
+    defaults = {"application_name": settings.app_name, **({} if target.has_pgbouncer else SERVER_SETTINGS)}
+    arguments = {
+        "connection_class": _Connection,
+        "timeout": CONNECT_TIMEOUT,
+        "command_timeout": command_timeout,
+        **target.arguments,
+        "server_settings": defaults | target.arguments["server_settings"],
+        **({"statement_cache_size": 0} if target.has_pgbouncer else {}),
+    }
+
+    async def connect() -> asyncpg.Connection:
+        connection = await _connect(target, arguments)
+        opened.add(connection)
+        return connection
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
         # SQLAlchemy closes an overflow connection after each use, and opening one costs more than most requests. So the
         # pool keeps as many connections as the two settings allow together.
         pool_size=settings.db_pool_size + settings.db_max_overflow,
         max_overflow=0,
         pool_timeout=POOL_TIMEOUT,
-        echo=settings.db_echo,
         hide_parameters=True,
-        connect_args={
-            "timeout": CONNECT_TIMEOUT,
-            "command_timeout": command_timeout,
-            "server_settings": {"application_name": settings.app_name, **SERVER_SETTINGS},
-        },
+        connect_args={"async_creator_fn": connect, **(_FOR_PGBOUNCER if target.has_pgbouncer else {})},
     )
+    if settings.db_echo:
+        # SQLAlchemy's own switch would print the statements a second time, in a format of its own.
+        logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO)
+    event.listen(engine.sync_engine, "handle_error", outages.on_error)
+    _opened[engine.sync_engine] = opened
+    return engine
+
+
+async def _connect(target: Target, arguments: dict[str, Any]) -> asyncpg.Connection:
+    """Connect to the target, and refuse a server that the service cannot work with."""
+    try:
+        connection = await asyncpg.connect(**arguments)
+    except OSError:
+        raise
+    except (ValueError, KeyError) as error:
+        # A PG* variable of the environment is wrong, or nothing names the user, not even the system.
+        raise UnusableDatabaseError(outages.describe(error)) from None
+    except asyncpg.ProtocolViolationError as error:
+        if "startup parameter" in str(error):
+            raise UnusableDatabaseError(f"{_POOLER} ({outages.describe(error)})") from None
+        raise
+    except asyncpg.PostgresError as error:
+        if outages.is_outage(error):
+            raise
+        # For example, the parameter `options` of the URL names a setting that the server does not know.
+        raise UnusableDatabaseError(outages.describe(error)) from None
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            await _check(target, connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
+async def _check(target: Target, connection: asyncpg.Connection) -> None:
+    """Raise UnusableDatabaseError if the server is too old, has another encoding or hides behind a pooler."""
+    version, encoding = connection.get_server_version(), connection.get_settings().server_encoding
+    if version.major < OLDEST_VERSION:
+        raise UnusableDatabaseError(f"it is PostgreSQL {version.major}; the service needs {OLDEST_VERSION} or newer")
+    if encoding != "UTF8":
+        raise UnusableDatabaseError(f"its encoding is {encoding}; create the database with ENCODING 'UTF8'")
+    if not target.has_pgbouncer:
+        # A pooler makes up the process id that it reports at the start. The statement has no name, because a pooler may
+        # give us a connection on which somebody else has prepared one with the same name.
+        statement = await connection.prepare("SELECT pg_backend_pid()", name="")
+        if await statement.fetchval() != connection.get_server_pid():
+            raise UnusableDatabaseError(_POOLER)
+
+
+async def close(engine: AsyncEngine) -> None:
+    """Close all connections within CLOSE_TIMEOUT, also those in use, and then the pool.
+
+    The pool alone would close one after the other, and wait for each as long as a server that hangs takes.
+    """
+    connections = list(_opened[engine.sync_engine])
+    closing = [asyncio.create_task(connection.close()) for connection in connections]
+    await asyncio.gather(*closing, return_exceptions=True)  # a connection that cannot be closed in time is cut
+    await engine.dispose()
 
 
 def autocommit(engine: AsyncEngine) -> AsyncEngine:
@@ -44,3 +152,20 @@ def autocommit(engine: AsyncEngine) -> AsyncEngine:
     A transaction takes two more round trips, for BEGIN and COMMIT or ROLLBACK.
     """
     return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+async def refuse_unusable(settings: Settings) -> None:
+    """End the process with one line if the server answers and the service cannot work with it.
+
+    A server that does not answer is no reason to end: it may come back.
+    """
+    engine = create_engine(settings)
+    try:
+        async with engine.connect():
+            pass
+    except UnusableDatabaseError as error:
+        raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
+    except (OSError, SQLAlchemyError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        return
+    finally:
+        await close(engine)

@@ -8,10 +8,14 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from temporalio.common import RetryPolicy
+from temporalio.exceptions import ApplicationErrorCategory
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import ActivityEnvironment
 
 from activities.backends.protocol import BackendError
+from domain import logs
+from domain.data import outages
+from domain.data.outages import OutageLog
 from domain.rules.cloud import ServerStatus
 from domain.rules.errors import IllegalStepError, ServiceError, SupersededError
 from domain.rules.messages import (
@@ -24,6 +28,12 @@ from domain.rules.messages import (
 from domain.rules.states import Action
 from tests.activities.intercepted import BUSY, REFUSED, SignalRecorder, failure, intercepted
 from tests.support.rows import add_held_vm, read_operation
+
+
+@pytest.fixture(autouse=True)
+def _own_outage_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each test see the first outage of the process."""
+    monkeypatch.setattr(outages, "log", OutageLog())
 
 
 async def database_now(engine: AsyncEngine) -> datetime:
@@ -175,6 +185,32 @@ async def test_the_error_is_reported_even_if_the_database_is_down(
     unreachable = create_async_engine("postgresql+asyncpg://postgres@127.0.0.1:1/none")
     assert (await failure(unreachable, environment, BUSY, input)).type == "busy"
     await unreachable.dispose()
+
+
+async def test_an_outage_is_one_line_in_the_log_however_many_attempts_fail(
+    engine: AsyncEngine, environment: ActivityEnvironment, caplog: pytest.LogCaptureFixture
+) -> None:
+    unreachable = create_async_engine("postgresql+asyncpg://postgres@127.0.0.1:1/none")
+    input = await add_held_vm(engine, Action.STOP)
+    for _ in range(5):
+        error = await failure(unreachable, environment, ConnectionRefusedError("refused"), input)
+        assert (error.type, error.non_retryable) == ("internal_error", False)
+        assert error.category is ApplicationErrorCategory.BENIGN, "otherwise the SDK logs a traceback for each attempt"
+    assert [record.getMessage() for record in caplog.records] == [
+        "PostgreSQL is unavailable, work waits for it: ConnectionRefusedError: refused"
+    ]
+    await unreachable.dispose()
+
+
+async def test_the_log_lines_of_an_activity_name_its_operation(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+
+    async def body(_: object) -> str:
+        return logs.operation_id.get()
+
+    assert await intercepted(engine, environment, body, input) == str(input.operation_id)
 
 
 async def test_a_new_attempt_is_recorded_and_has_no_retry_time(engine: AsyncEngine) -> None:

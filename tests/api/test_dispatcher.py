@@ -79,7 +79,7 @@ async def test_operations_wait_while_temporal_is_unavailable_and_one_line_is_log
     assert Counter(client.started) == Counter(ids)
     lines = [record.message for record in caplog.records if record.name == "api.background.dispatcher"]
     assert lines == [
-        "Temporal is unavailable, operations wait: connection refused",
+        "Temporal is unavailable, operations wait: RPCError: connection refused",
         "Temporal is available again, operations are delivered",
     ]
 

@@ -171,12 +171,16 @@ async def test_the_log_has_one_line_for_each_request_and_no_secrets(
     await anyone.post("/auth/login", json={"username": "nobody", "password": "The-Password-1"})
     await ada.create("the-name")
     await ada.http.get("/vms%0Aforged?token=the-query")
+    await anyone.get("/health/ready")
+    await anyone.get("/health/live")
     lines = [record.getMessage() for record in caplog.records if record.name == "api.web.middleware"]
-    assert [line.rsplit(" ", 1)[0] for line in lines] == [
+    assert [line.rsplit(" ", 2)[0] for line in lines] == [
         "POST /api/v1/auth/login 401",
         "POST /api/v1/vms 202",
         "GET /api/v1/vms%0Aforged 404",
+        "GET /api/v1/health/ready 503",
     ]
+    assert {line.rsplit(" ", 1)[1] for line in lines} == {"127.0.0.1"}
     token = ada.http.headers["Authorization"].split()[1]
     for secret in ("The-Password-1", "the-name", "the-query", token):
         assert secret not in caplog.text

@@ -65,12 +65,13 @@ async def test_the_process_serves_requests_logs_them_and_ends_on_sigterm(setting
         while b"Uvicorn running" not in (line := await process.stderr.readline()):
             assert line
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1") as http:
-            answer = await http.get("/health?token=hidden", headers={"X-Request-Id": "the-request"})
-        assert answer.status_code == 200
+            assert (await http.get("/health/live")).status_code == 200
+            answer = await http.get("/vms?token=hidden", headers={"X-Request-Id": "the-request"})
+        assert answer.status_code == 401
         assert "server" not in answer.headers
         logged = (await process.stderr.readline()).decode()
-        pattern = r"[\d-]+T[\d:.]+Z INFO api.web.middleware GET /api/v1/health 200 [\d.]+ms request_id=the-request\n"
-        assert re.fullmatch(pattern, logged)
+        what = r"[\d-]+T[\d:.]+Z INFO api.web.middleware GET /api/v1/vms 401 [\d.]+ms 127.0.0.1"
+        assert re.fullmatch(what + r" request_id=the-request operation_id=- user=-\n", logged)
         process.terminate()
         rest = (await process.stderr.read()).decode()
         await process.wait()

@@ -18,7 +18,14 @@ from tests.support.waiting import DEADLINE, poll
 CUT_AFTER = 2.0  # seconds after which a retrying user takes an answer for lost
 # Several faults that hit one step can make it pause for a minute.
 DEADLINE_WITH_FAULTS = 120.0  # seconds
-RETRYABLE = {"idempotency_key_in_flight", "database_unavailable", "not_ready", "overloaded", "too_many_requests"}
+RETRYABLE = {
+    "idempotency_key_in_flight",
+    "database_unavailable",
+    "not_ready",
+    "overloaded",
+    "shutting_down",
+    "too_many_requests",
+}
 PASSWORD = "Correct-Horse-1"
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock.schema import FaultMode, calls, create_schema, faults, revocations, transient_failures
 from activities.backends.protocol import BackendError, Token
-from domain.data.database import create_engine
+from domain.data import database
 from domain.settings import Settings
 
 Effect = Callable[[AsyncConnection], Awaitable[object]]
@@ -26,14 +26,14 @@ class MockCalls:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._engine = create_engine(settings)
+        self._engine = database.create_engine(settings)
 
     async def prepare(self) -> None:
         async with self._engine.begin() as tx:
             await create_schema(tx)
 
     async def close(self) -> None:
-        await self._engine.dispose()
+        await database.close(self._engine)
 
     async def revoke(self, operation_id: UUID) -> None:
         # Calls hold the operation's lock shared, this takes it exclusively. So it waits for the calls that are running,

@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 
 from api.server import connections, phases
+from api.web.origin import network_of
 from api.web.problems import MAX_BODY
 from tests.api.server.conftest import HOST, Client, Site, running_site
 from tests.support.waiting import block_until
@@ -186,18 +187,18 @@ def test_a_connection_whose_request_is_being_served_keeps_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "group"),
+    ("address", "network"),
     [
         ("192.0.2.1", "192.0.2.1"),
         ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:0:1::1", "2001:0db8:0000:0001"),
-        ("2001:db8:0:1:ffff::", "2001:0db8:0000:0001"),
-        ("2001:db8:0:2::1", "2001:0db8:0000:0002"),
-        ("fe80::1%eth0", "fe80:0000:0000:0000"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("2001:db8:0:1:ffff::", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::1", "2001:db8:0:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
     ],
 )
-def test_the_64_of_an_ipv6_address_counts_as_one_address(address: str, group: str) -> None:
-    assert connections.group_of(address) == group
+def test_the_64_of_an_ipv6_address_counts_as_one_address(address: str, network: str) -> None:
+    assert network_of(address) == network
 
 
 # Answers to clients that are still sending.

@@ -1,0 +1,104 @@
+"""Tells an outage of PostgreSQL from a bug, by the error that a statement or a connection attempt ended with."""
+
+import logging
+import time
+from typing import Final
+
+import asyncpg
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+logger = logging.getLogger(__name__)
+
+READ_ONLY: Final = "25006"
+# SQLSTATEs, or their first two characters: https://www.postgresql.org/docs/current/errcodes-appendix.html
+# The server behind every connection of the pool is the wrong one or goes away: a standby, or a primary that became one,
+# after a failover; a shutdown; a crash. New connections may reach the right one.
+_SERVER_GONE: Final = ("08", READ_ONLY, "57P01", "57P02", "57P03", "57P04")
+# The server is full or ends the session: disk, memory, connections (53), a statement or a transaction that takes longer
+# than it allows (57, 25P0x), its files (58), a login that it refuses (28), a database that is not there (3D).
+_SERVER_REFUSES: Final = ("53", "57", "25P03", "25P04", "58", "28", "3D")
+# The transaction lost a race for locks. It changed nothing, and the same request can succeed at once.
+_LOST_RACE: Final = ("40001", "40P01", "55P03")
+# The server has room for no more work. A SELECT still succeeds, so a probe would not see it.
+FULL: Final = "53"
+QUIET_TIME: Final = 5.0  # seconds without an outage, until the server counts as available again
+
+
+class UnusableDatabaseError(Exception):
+    """The server answers, but the service cannot work with it; the message is one line that says why."""
+
+
+# The network, the pool and the driver, without an answer from the server.
+UNREACHABLE: Final = (
+    OSError,  # includes TimeoutError
+    PoolTimeoutError,
+    UnusableDatabaseError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the server has closed the connection, but asyncpg has not noticed yet
+)
+
+
+def sqlstate_of(error: BaseException | None) -> str:
+    """The SQLSTATE of an error of the database, or an empty string."""
+    return getattr(_original(error), "sqlstate", None) or ""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the same call may succeed later, because the database is away, full, read-only or too busy."""
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    if isinstance(_original(error), UNREACHABLE):
+        return True
+    return sqlstate_of(error).startswith((*_SERVER_GONE, *_SERVER_REFUSES, *_LOST_RACE))
+
+
+def describe(error: BaseException) -> str:
+    """One line for the log: what the server or the driver says, without the statement and its parameters."""
+    original = _original(error)
+    # The whole text of a PostgreSQL error has further lines, which may repeat values.
+    text = original.args[0] if isinstance(original, asyncpg.PostgresError) else original
+    kind = f"{type(original).__name__} {sqlstate_of(error)}".strip()
+    return " ".join(f"{kind}: {text}".split())
+
+
+def on_error(context: ExceptionContext) -> None:
+    """Drop the connections that an outage makes useless, and take the statement out of the error's text."""
+    if isinstance(context.sqlalchemy_exception, StatementError):
+        # SQLAlchemy appends it to the text, which ends up in logs: many lines of SQL, while the error says what failed.
+        context.sqlalchemy_exception.statement = None
+    state = sqlstate_of(context.original_exception)
+    if state.startswith((*_SERVER_GONE, *_SERVER_REFUSES)):
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = state.startswith(_SERVER_GONE)
+
+
+def _original(error: BaseException | None) -> BaseException | None:
+    """The driver's own error: SQLAlchemy wraps it twice, the second time as the cause of `orig`."""
+    if isinstance(error, DBAPIError):
+        return getattr(error.orig, "__cause__", None) or error.orig
+    return error
+
+
+class OutageLog:
+    """Logs one line when PostgreSQL goes away and one when it is back, however many callers notice."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def failed(self, error: BaseException) -> None:
+        """Note that something failed because of an outage."""
+        if self._last is None:
+            logger.error("PostgreSQL is unavailable, work waits for it: %s", describe(error))
+        self._last = time.monotonic()
+
+    def succeeded(self) -> None:
+        """Note that something succeeded. While a server is full, some statements succeed and others do not."""
+        if self._last is not None and time.monotonic() > self._last + QUIET_TIME:
+            logger.warning("PostgreSQL is available again")
+            self._last = None
+
+
+log = OutageLog()
+"""The one of the process, because all of its activities and loops notice the same outage."""

@@ -1,0 +1,167 @@
+"""Translates DATABASE_URL, a connection URI as libpq defines it, into arguments of asyncpg.
+
+https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
+"""
+
+import re
+import ssl
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote, urlencode
+
+SCHEMES: Final = {"postgres", "postgresql", "postgresql+asyncpg"}
+FORM: Final = "must have the form postgresql://user:password@host:5432/database"
+MAX_CONNECT_TIMEOUT: Final = 600  # seconds
+_MAX_PORT: Final = 65_535
+
+_CHOICES: Final = {
+    "sslmode": {"disable", "allow", "prefer", "require", "verify-ca", "verify-full"},
+    "sslnegotiation": {"postgres", "direct"},
+    # The service writes all the time, so it refuses to be sent to a standby.
+    "target_session_attrs": {"any", "primary", "read-write"},
+    "pgbouncer": {"true", "false"},
+}
+_PEM_FILES: Final = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
+# asyncpg takes these only from a URL. It knows their names, so they pass through.
+_TLS: Final = {"sslmode", "sslnegotiation", "sslpassword", "ssl_min_protocol_version", "ssl_max_protocol_version"}
+_SERVER_SETTINGS: Final = {"application_name", "options"}
+_OTHERS: Final = {"user", "password", "host", "port", "dbname", "passfile", "connect_timeout"}
+PARAMETERS: Final = sorted({*_CHOICES, *_PEM_FILES, *_TLS, *_SERVER_SETTINGS, *_OTHERS})
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which server to connect to and how: the arguments of `asyncpg.connect`; `has_pgbouncer` if it is one."""
+
+    arguments: Mapping[str, Any] = field(repr=False)  # the password is among them
+    has_pgbouncer: bool = False
+
+
+def parse(url: str) -> Target:
+    """Return the target of a URL; ValueError says what is wrong, without any part of the URL that may be secret."""
+    scheme, separator, rest = url.strip().partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ValueError("must begin with postgresql://")
+    place, _, query = rest.partition("?")
+    authority, _, database = place.partition("/")
+    if authority.count("@") > 1:
+        raise ValueError(f"{FORM}; an @ in the user or the password is written %40")
+    credentials, _, host_list = authority.rpartition("@")
+    user, _, password = credentials.partition(":")
+    hosts, ports = _hosts(host_list)
+    given = {"user": _decode(user), "password": _decode(password), "dbname": _decode(database)}
+    given |= _parameters(query)
+    _check(given)
+    if "host" in given:
+        hosts = given["host"].split(",")
+    if "port" in given:
+        ports = [_port(port) for port in given["port"].split(",")]
+    return Target(_arguments(given, hosts, ports), given.get("pgbouncer") == "true")
+
+
+def _hosts(text: str) -> tuple[list[str], list[int]]:
+    """The hosts of a list such as `db1:5432,[::1],%2Frun%2Fpostgresql`, and their ports if the list names any."""
+    hosts, ports = [], []
+    for item in text.split(",") if text else []:
+        if item.startswith("["):
+            host, bracket, port = item[1:].partition("]")
+            if not bracket or (port and not port.startswith(":")):
+                raise ValueError(FORM)
+            port = port[1:]
+        else:
+            host, _, port = item.partition(":")
+        hosts.append(_decode(host))
+        ports.append(_port(port) if port else 0)
+    return hosts, [port or 5432 for port in ports] if any(ports) else []
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MAX_PORT):
+        raise ValueError(FORM)
+    return int(text)
+
+
+def _decode(text: str) -> str:
+    try:
+        decoded = unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError(FORM) from None
+    if any(character < " " for character in decoded):
+        raise ValueError(f"{FORM}, without control characters")
+    return decoded
+
+
+def _parameters(query: str) -> dict[str, str]:
+    given = {}
+    for item in query.split("&") if query else []:
+        name, separator, value = item.partition("=")
+        # The names that SQLAlchemy, asyncpg and JDBC use for the same thing.
+        name = {"ssl": "sslmode", "database": "dbname"}.get(_decode(name), _decode(name))
+        if name not in PARAMETERS:
+            # Of a password with a raw `?`, the rest would come to be here.
+            shown = name if re.fullmatch("[a-z_]{1,40}", name) else "?"
+            raise ValueError(f"has the parameter {shown}, which is not supported; use only {', '.join(PARAMETERS)}")
+        if not separator:
+            raise ValueError(f"has the parameter {name} without a value")
+        given[name] = _decode(value)
+    if given.get("sslmode") == "true":
+        given["sslmode"] = "require"
+    return given
+
+
+def _check(given: Mapping[str, str]) -> None:
+    for name, choices in _CHOICES.items():
+        if name in given and given[name] not in choices:
+            raise ValueError(f"has a wrong {name}; it must be one of {', '.join(sorted(choices))}")
+    for name in sorted(_PEM_FILES & given.keys()):
+        if not (name == "sslrootcert" and given[name] == "system") and not _is_pem(Path(given[name])):
+            raise ValueError(f"has the {name} {given[name]}, which is not a file in PEM format")
+    timeout = given.get("connect_timeout", "1")
+    if not (timeout.isascii() and timeout.isdecimal() and 0 < int(timeout) <= MAX_CONNECT_TIMEOUT):
+        raise ValueError(f"has a wrong connect_timeout; it must be from 1 to {MAX_CONNECT_TIMEOUT} seconds")
+
+
+def _is_pem(file: Path) -> bool:
+    try:
+        return b"-----BEGIN " in file.read_bytes()
+    except OSError:
+        return False
+
+
+def _arguments(given: Mapping[str, str], hosts: list[str], ports: list[int]) -> dict[str, Any]:
+    """The arguments of asyncpg. It takes what is missing from the PG* variables of the environment, as libpq does."""
+    if len(ports) not in {0, 1, len(hosts)} or (len(hosts) > 1 and not all(hosts)):
+        raise ValueError("must name each host, and one port for all of them or one for each")
+    renamed = {"user": "user", "password": "password", "dbname": "database", "passfile": "passfile"}
+    arguments: dict[str, Any] = {renamed[name]: given[name] for name in renamed if given.get(name)}
+    if any(hosts):
+        arguments["host"] = hosts
+    if ports:
+        arguments["port"] = ports
+    if "connect_timeout" in given:
+        arguments["timeout"] = float(given["connect_timeout"])
+    # Of several servers only one is the primary, and the service needs that one.
+    attributes = given.get("target_session_attrs", "read-write" if len(hosts) > 1 else None)
+    if attributes:
+        arguments["target_session_attrs"] = attributes
+    arguments["server_settings"] = _chosen(given, _SERVER_SETTINGS)
+    tls = _tls(_chosen(given, _TLS | _PEM_FILES))
+    if tls:
+        arguments["dsn"] = f"postgresql://?{urlencode(tls)}"
+    return arguments
+
+
+def _chosen(given: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    return {name: given[name] for name in sorted(names) if given.get(name)}
+
+
+def _tls(given: dict[str, str]) -> dict[str, str]:
+    """The TLS parameters, with `sslrootcert=system`, which asyncpg does not know, as the file that it stands for."""
+    if given.get("sslrootcert") != "system":
+        return given
+    if given.setdefault("sslmode", "verify-full") != "verify-full":
+        raise ValueError("has sslrootcert=system, which needs sslmode=verify-full")
+    paths = ssl.get_default_verify_paths()
+    return given | {"sslrootcert": paths.cafile or paths.openssl_cafile}

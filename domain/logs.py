@@ -1,0 +1,61 @@
+"""Logs one line for each event to standard error, in one format; never a secret, a token, a body or a statement."""
+
+import logging
+import re
+import time
+import unicodedata
+from contextvars import ContextVar
+from typing import Final
+
+request_id: ContextVar[str] = ContextVar("request_id", default="-")
+operation_id: ContextVar[str] = ContextVar("operation_id", default="-")
+user: ContextVar[str] = ContextVar("user", default="-")
+
+_FORMAT: Final = (
+    "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s"
+    " request_id=%(request_id)s operation_id=%(operation_id)s user=%(user)s"
+)
+# Control characters, line and paragraph separators, and those that hide text or turn its direction: they would let a
+# value from outside forge a line, or hide one.
+_UNSAFE_CATEGORIES: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+class _Formatter(logging.Formatter):
+    """Formats a record as one line; a traceback follows on the same line, with its line ends escaped."""
+
+    def __init__(self) -> None:
+        super().__init__(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
+        self.converter = time.gmtime
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.request_id, record.user = request_id.get(), user.get()
+        record.operation_id = _operation_of_workflow(record) or operation_id.get()
+        return one_line(super().format(record))
+
+
+def _operation_of_workflow(record: logging.LogRecord) -> str | None:
+    """The operation of a record that Temporal's SDK logs: the last id in the id of its workflow."""
+    context = getattr(record, "temporal_workflow", None) or getattr(record, "temporal_activity", None) or {}
+    ids: list[str] = _UUID.findall(str(context.get("workflow_id", "")))
+    return ids[-1] if ids else None
+
+
+def one_line(text: str) -> str:
+    """The text with every character escaped that could break, forge or hide a line."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    is_unsafe = unicodedata.category(character) in _UNSAFE_CATEGORIES
+    return character.encode("unicode_escape").decode() if is_unsafe else character
+
+
+def configure(level: str) -> None:
+    """Send the log records of the process at `level` and above to standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.captureWarnings(capture=True)

@@ -1,0 +1,141 @@
+"""Connections to PostgreSQL: which servers are refused, TLS, and closing them while the server hangs."""
+
+import asyncio
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+from sqlalchemy import make_url, text
+
+from domain.data import database, outages
+from domain.data.outages import UnusableDatabaseError
+from domain.settings import Settings
+from migrations import embedded_postgres
+from tests.conftest import make_settings
+from tests.faults.proxy import Proxy
+from tests.support import pgbouncer
+from tests.support.waiting import block_until
+
+
+def name_of(settings: Settings) -> str:
+    """The name of the test's database."""
+    return str(make_url(settings.database_url).database)
+
+
+async def refusal_of(settings: Settings) -> str:
+    """The one line with which a process ends."""
+    with pytest.raises(SystemExit) as end:
+        await database.refuse_unusable(settings)
+    line = str(end.value)
+    assert line.startswith("The database of DATABASE_URL cannot be used: ")
+    assert line.isprintable()
+    return line
+
+
+@pytest.fixture
+async def latin1(postgres: Path) -> AsyncIterator[str]:
+    """DATABASE_URL of a database with another encoding."""
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute("CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    yield embedded_postgres.database_url(postgres, "latin1")
+    await admin.execute("DROP DATABASE latin1 WITH (FORCE)")
+    await admin.close()
+
+
+async def test_a_database_with_another_encoding_is_refused(latin1: str) -> None:
+    assert "its encoding is LATIN1; create the database with ENCODING 'UTF8'" in await refusal_of(make_settings(latin1))
+    engine = database.create_engine(make_settings(latin1))
+    with pytest.raises(UnusableDatabaseError, match="LATIN1"):
+        await engine.connect()
+    await database.close(engine)
+
+
+async def test_an_old_server_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "OLDEST_VERSION", 99)
+    assert "the service needs 99 or newer" in await refusal_of(settings)
+
+
+async def test_a_server_setting_that_does_not_exist_is_refused(settings: Settings) -> None:
+    wrong = make_settings(f"{settings.database_url}&options=-c%20no_such_setting%3Don")
+    assert "no_such_setting" in await refusal_of(wrong)
+
+
+async def test_a_missing_root_certificate_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "root certificate" in await refusal_of(make_settings("postgresql://127.0.0.1:1/x?sslmode=verify-full"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "url"), [("PGPORT", "postgresql://127.0.0.1/x"), ("PGSSLMODE", "postgresql://db")]
+)
+async def test_a_wrong_variable_of_libpq_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
+    monkeypatch.setenv(variable, "wrong")
+    await refusal_of(make_settings(url))
+
+
+@pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/x", "postgresql://nobody@/x?host=/nowhere"])
+async def test_a_server_that_does_not_answer_is_not_refused(url: str) -> None:
+    await database.refuse_unusable(make_settings(url))
+
+
+@pgbouncer.needs_pgbouncer
+@pytest.mark.parametrize("ignored", ["", ",".join(database.SERVER_SETTINGS)], ids=["strict", "ignores our settings"])
+async def test_a_pooler_that_the_url_does_not_name_is_refused(postgres: Path, settings: Settings, ignored: str) -> None:
+    with pgbouncer.running(postgres, f"ignore_startup_parameters = {ignored}") as folder:
+        url = pgbouncer.through(folder, name_of(settings))
+        assert "add pgbouncer=true to the parameters of DATABASE_URL" in await refusal_of(make_settings(url))
+        await database.refuse_unusable(make_settings(pgbouncer.through(folder, name_of(settings), pgbouncer="true")))
+
+
+async def test_the_name_of_the_application_and_the_options_of_the_url_reach_the_server(settings: Settings) -> None:
+    url = f"{settings.database_url}&application_name=mine&options=-c%20geqo%3Doff&connect_timeout=3&sslmode=disable"
+    engine = database.create_engine(make_settings(url))
+    async with engine.connect() as connection:
+        for setting, value in {"application_name": "mine", "geqo": "off", "jit": "off"}.items():
+            assert await connection.scalar(text(f"SHOW {setting}")) == value
+    await database.close(engine)
+
+
+@pytest.fixture
+def standby(tmp_path: Path) -> Iterator[Path]:
+    """The socket directory of a second server, whose sessions are read-only."""
+    socket_dir = embedded_postgres.init_cluster(tmp_path)
+    command = [*embedded_postgres.server_command(tmp_path, socket_dir), "-F", "-cdefault_transaction_read_only=on"]
+    server = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
+    ready = embedded_postgres.ready_command(socket_dir)
+    block_until(lambda: subprocess.run(ready, check=False).returncode == 0)
+    yield socket_dir
+    server.terminate()
+    server.wait()
+
+
+async def test_of_several_servers_the_one_that_can_write_is_used(standby: Path, postgres: Path) -> None:
+    """After a failover the first server of the URL may be the standby."""
+    url = f"postgresql://postgres@/postgres?host={standby},{postgres}"
+    engine = database.create_engine(make_settings(url))
+    async with engine.connect() as connection:
+        assert await connection.scalar(text("SHOW transaction_read_only")) == "off"
+    await database.close(engine)
+
+
+async def test_all_connections_of_a_server_that_hangs_are_closed_at_once(settings: Settings, postgres: Path) -> None:
+    proxy = await Proxy(postgres / embedded_postgres.SOCKET_NAME).start()
+    url = f"postgresql://postgres@127.0.0.1:{proxy.port}/{name_of(settings)}"
+    engine = database.create_engine(make_settings(url))
+    connections = [await engine.connect() for _ in range(12)]
+    for connection in connections[:10]:
+        await connection.close()
+    silence = asyncio.create_task(proxy.silence(600))
+    await asyncio.sleep(0)
+    stuck = [asyncio.create_task(connection.execute(text("SELECT 1"))) for connection in connections[10:]]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(10 * database.CLOSE_TIMEOUT):  # one after the other they would take twelve times as long
+        await database.close(engine)
+    outcomes = await asyncio.gather(*stuck, return_exceptions=True)
+    assert all(isinstance(outcome, Exception) and outages.is_outage(outcome) for outcome in outcomes)
+    for connection in connections[10:]:
+        await connection.close()
+    silence.cancel()
+    await proxy.stop()

@@ -1,0 +1,112 @@
+"""What libpq's connection URIs become for asyncpg, and which are refused."""
+
+import re
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from domain.database_url import parse
+
+PASSWORD = "hunter2"
+
+
+def arguments(rest: str) -> dict[str, Any]:
+    """The arguments of asyncpg for a URL; empty server settings are left out."""
+    found = dict(parse(f"postgresql://{rest}").arguments)
+    return {name: value for name, value in found.items() if value}
+
+
+@pytest.mark.parametrize(
+    ("rest", "expected"),
+    [
+        ("", {}),
+        ("db", {"host": ["db"]}),
+        ("db:5433/vms", {"host": ["db"], "port": [5433], "database": "vms"}),
+        ("me@/vms?host=/run/pg&port=5433", {"user": "me", "host": ["/run/pg"], "port": [5433], "database": "vms"}),
+        ("%2Frun%2Fpg/vms", {"host": ["/run/pg"], "database": "vms"}),
+        ("me:p%40ss%3A%2F%3F@db", {"user": "me", "password": "p@ss:/?", "host": ["db"]}),
+        ("db/a%20b", {"host": ["db"], "database": "a b"}),
+        ("me:a#b+c@db", {"user": "me", "password": "a#b+c", "host": ["db"]}),
+        ("[::1]:5433/vms", {"host": ["::1"], "port": [5433], "database": "vms"}),
+        ("[::1],[fe80::2]", {"host": ["::1", "fe80::2"], "target_session_attrs": "read-write"}),
+        (":5433/vms?host=/run/pg", {"host": ["/run/pg"], "port": [5433], "database": "vms"}),
+        ("/vms?host=::1", {"host": ["::1"], "database": "vms"}),
+        (
+            "a,b:5433?target_session_attrs=any",
+            {"host": ["a", "b"], "port": [5432, 5433], "target_session_attrs": "any"},
+        ),
+        ("/?host=a,b&port=5433", {"host": ["a", "b"], "port": [5433], "target_session_attrs": "read-write"}),
+        ("/?user=me&password=x%26y&dbname=vms", {"user": "me", "password": "x&y", "database": "vms"}),
+        ("db?connect_timeout=10", {"host": ["db"], "timeout": 10.0}),
+        ("db?sslmode=require", {"host": ["db"], "dsn": "postgresql://?sslmode=require"}),
+        ("db?ssl=true", {"host": ["db"], "dsn": "postgresql://?sslmode=require"}),
+        ("db?sslpassword=a%26b", {"host": ["db"], "dsn": "postgresql://?sslpassword=a%26b"}),
+        (
+            "db?application_name=my%20vms&options=-c%20geqo%3Doff",
+            {"host": ["db"], "server_settings": {"application_name": "my vms", "options": "-c geqo=off"}},
+        ),
+    ],
+)
+def test_libpq_parameters_become_arguments_of_asyncpg(rest: str, expected: dict[str, Any]) -> None:
+    assert arguments(rest) == expected
+
+
+@pytest.mark.parametrize(
+    ("rest", "message"),
+    [
+        ("me:hunter2@db:port", "must have the form"),
+        ("me:hunter2@db:0", "must have the form"),
+        ("me:hunter2@db:70000", "must have the form"),
+        ("me:hunter2@[::1", "must have the form"),
+        ("me:hunter2@[::1]5432", "must have the form"),
+        ("me:%ff@db", "must have the form"),
+        ("me:hunter2%0A@db", "control characters"),
+        ("me:hunter2@hunter2@db", "%40"),
+        ("me:hunter2/hunter2@db", "must have the form"),
+        ("me:12?hunter2@db", "parameter ?"),
+        ("db?hunter2&sslmode=require", "parameter ?"),
+        ("db?sslmode", "sslmode without a value"),
+        ("db?sslmode=on", "wrong sslmode; it must be one of allow, disable, prefer, require, verify-ca, verify-full"),
+        ("db?sslrootcert=/nowhere.crt", "sslrootcert /nowhere.crt, which is not a file"),
+        ("db?sslrootcert=system&sslmode=require", "needs sslmode=verify-full"),
+        ("db?target_session_attrs=standby", "wrong target_session_attrs"),
+        ("db?connect_timeout=0", "wrong connect_timeout"),
+        ("db?connect_timeout=soon", "wrong connect_timeout"),
+        ("db?keepalives_idle=5", "parameter keepalives_idle, which is not supported; use only"),
+        ("db?channel_binding=require", "parameter channel_binding"),
+        ("db?pgbouncer=yes", "wrong pgbouncer"),
+        ("a,b:1?port=1,2,3", "one port for all of them or one for each"),
+        ("a,,b", "must name each host"),
+    ],
+)
+def test_anything_else_is_refused_in_one_line_without_the_password(rest: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as refusal:
+        parse(f"postgresql://{rest}")
+    text = str(refusal.value)
+    assert PASSWORD not in text
+    assert text.isprintable()
+
+
+def test_the_password_is_not_shown_with_the_target() -> None:
+    assert PASSWORD not in repr(parse(f"postgresql://me:{PASSWORD}@db"))
+
+
+def test_a_line_end_after_the_url_is_ignored() -> None:
+    """A secret that is read from a file often ends with one."""
+    assert parse("postgresql://db/vms\n").arguments == parse("postgresql://db/vms").arguments
+
+
+def test_files_are_read_where_the_url_names_them(tmp_path: Path) -> None:
+    file = tmp_path / "root.crt"
+    file.write_text("-----BEGIN CERTIFICATE-----")
+    found = arguments(f"db?sslmode=verify-ca&sslrootcert={file}")
+    assert found["dsn"].startswith("postgresql://?sslmode=verify-ca&sslrootcert=%2F")
+
+
+def test_the_certificates_of_the_system_stand_for_a_full_check() -> None:
+    paths = ssl.get_default_verify_paths()
+    dsn = arguments("db?sslrootcert=system")["dsn"]
+    assert "sslmode=verify-full" in dsn
+    assert str(paths.cafile or paths.openssl_cafile).rpartition("/")[2] in dsn

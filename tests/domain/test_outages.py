@@ -1,0 +1,94 @@
+"""Which errors of PostgreSQL are an outage, and what the log says about one."""
+
+import logging
+
+import asyncpg
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.data import outages
+from domain.data.outages import OutageLog, UnusableDatabaseError, describe, is_outage, sqlstate_of
+
+PASSES = ["08006", "25006", "25P03", "25P04", "28P01", "3D000", "40001", "40P01", "53100", "53300", "55P03", "57014"]
+PASSES += ["57P01", "57P05", "58030"]
+BUGS = ["22003", "22012", "23514", "25P02", "42501", "42601", "42P01", "54000", "XX000", "P0001"]
+DROPPED = {"25006", "53100", "57014", "57P05"}
+
+
+async def error_with(engine: AsyncEngine, state: str) -> DBAPIError:
+    """The error of a statement that the server ends with this SQLSTATE."""
+    raising = f"DO $$ BEGIN RAISE EXCEPTION 'it failed' USING ERRCODE = '{state}', DETAIL = 'secret'; END $$"
+    async with engine.connect() as connection:
+        with pytest.raises(DBAPIError) as raised:
+            await connection.execute(text(raising))
+    return raised.value
+
+
+@pytest.mark.parametrize("state", PASSES)
+async def test_states_that_pass_are_an_outage(engine: AsyncEngine, state: str) -> None:
+    error = await error_with(engine, state)
+    assert is_outage(error)
+    assert sqlstate_of(error) == state
+    assert "SQL:" not in str(error)
+    assert describe(error).endswith(f" {state}: it failed")
+    if state in DROPPED:
+        assert error.connection_invalidated
+
+
+@pytest.mark.parametrize("state", BUGS)
+async def test_other_states_are_bugs_and_keep_the_connection(engine: AsyncEngine, state: str) -> None:
+    error = await error_with(engine, state)
+    assert not is_outage(error)
+    assert not error.connection_invalidated
+    assert "SQL:" not in str(error)
+
+
+async def test_a_read_only_server_costs_the_whole_pool_and_a_slow_statement_one_connection(engine: AsyncEngine) -> None:
+    async def session() -> int:
+        async with engine.connect() as connection:
+            return int(await connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+
+    async with engine.connect(), engine.connect():
+        pass  # so that the pool has two connections
+    sessions = {await session(), await session()}
+    await error_with(engine, "57014")
+    assert {await session(), await session()} & sessions
+    sessions |= {await session(), await session()}
+    await error_with(engine, "25006")
+    assert not {await session(), await session()} & sessions
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionRefusedError(111, "refused"), TimeoutError(), PoolTimeoutError(), UnusableDatabaseError("old")]
+)
+def test_a_server_that_is_away_is_an_outage(error: Exception) -> None:
+    assert is_outage(error)
+    assert type(error).__name__ in describe(error)
+
+
+def test_a_description_has_one_line_and_no_values() -> None:
+    error = asyncpg.UniqueViolationError("duplicate key\nvalue")
+    error.detail = "Key (username)=(ada) already exists."
+    wrapped = IntegrityError("INSERT", {"username": "ada"}, error)
+    assert describe(wrapped) == "UniqueViolationError 23505: duplicate key value"
+
+
+def test_an_outage_is_logged_when_it_begins_and_when_it_is_over(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, outages.__name__)
+    log = OutageLog()
+    log.succeeded()
+    for _ in range(100):
+        log.failed(TimeoutError("no answer"))
+        log.succeeded()  # while a disk is full, some statements succeed
+    monkeypatch.setattr(outages, "QUIET_TIME", -1.0)
+    log.succeeded()
+    log.succeeded()
+    assert caplog.messages == [
+        "PostgreSQL is unavailable, work waits for it: TimeoutError: no answer",
+        "PostgreSQL is available again",
+    ]

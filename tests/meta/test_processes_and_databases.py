@@ -1,0 +1,93 @@
+"""Every process ends with one clear line if it cannot work with its database, and when it is told to stop meanwhile."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+import local
+from migrations import embedded_postgres
+from tests.support.stack import free_ports
+from tests.support.waiting import poll
+
+PROCESSES = ["api", "worker", "migrations"]
+
+
+async def start(module: str, database_url: str) -> Process:
+    """Start a process with this database, and without a Temporal server."""
+    [port] = free_ports(1)
+    settings = {"DATABASE_URL": database_url, "SECRET_KEY": secrets.token_urlsafe(48), "API_PORT": str(port)}
+    environment = os.environ | settings | {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    command = [sys.executable, "-m", module]
+    return await asyncio.create_subprocess_exec(*command, cwd=local.ROOT, env=environment, stdout=PIPE, stderr=PIPE)
+
+
+@pytest.fixture
+async def latin1(postgres: Path) -> AsyncIterator[str]:
+    """DATABASE_URL of a database with another encoding."""
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute("CREATE DATABASE of_processes TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    yield embedded_postgres.database_url(postgres, "of_processes")
+    await admin.execute("DROP DATABASE of_processes WITH (FORCE)")
+    await admin.close()
+
+
+@pytest.mark.parametrize("module", PROCESSES)
+async def test_a_database_with_another_encoding_ends_the_process_with_one_line(module: str, latin1: str) -> None:
+    process = await start(module, latin1)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    [line] = err.decode().splitlines()
+    assert line.startswith("The database of DATABASE_URL cannot be used: ")
+    assert line.endswith("its encoding is LATIN1; create the database with ENCODING 'UTF8'")
+    assert (process.returncode, out) == (1, b"")
+
+
+async def test_an_account_that_may_create_no_tables_ends_the_migrations_with_one_line(postgres: Path) -> None:
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute("CREATE ROLE reader LOGIN")
+    await admin.execute("CREATE DATABASE not_ours TEMPLATE template0")
+    url = embedded_postgres.database_url(postgres, "not_ours").replace("postgres@", "reader@")
+    process = await start("migrations", url)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    await admin.execute("DROP DATABASE not_ours WITH (FORCE)")
+    await admin.execute("DROP ROLE reader")
+    await admin.close()
+    [line] = err.decode().splitlines()
+    assert line.startswith("The database of DATABASE_URL cannot be used: InsufficientPrivilegeError 42501: ")
+    assert (process.returncode, out) == (1, b"")
+
+
+@pytest.mark.parametrize("module", PROCESSES)
+async def test_an_unknown_parameter_of_the_url_ends_the_process_with_one_line(module: str) -> None:
+    process = await start(module, "postgresql://me:hunter2@127.0.0.1:1/x?gssencmode=disable")
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    [line] = err.decode().splitlines()
+    assert line.startswith("Wrong setting DATABASE_URL: has the parameter gssencmode, which is not supported")
+    assert "hunter2" not in line
+    assert (process.returncode, out) == (1, b"")
+
+
+@pytest.mark.parametrize("module", ["api", "worker"])
+async def test_a_process_whose_server_never_answers_stops_when_it_is_told_to(module: str) -> None:
+    handles_signals = 1 << (signal.SIGTERM - 1)
+
+    async def caught() -> int:
+        status = await asyncio.to_thread(Path(f"/proc/{process.pid}/status").read_text)
+        return int(status.partition("SigCgt:")[2].split()[0], 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # the kernel accepts connections, nobody answers
+        process = await start(module, f"postgresql://me@127.0.0.1:{server.getsockname()[1]}/x")
+        await poll(caught, lambda mask: mask & handles_signals)
+        await asyncio.sleep(0.5)
+        process.terminate()
+        out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode in {0, -signal.SIGTERM}
+    assert b"Traceback" not in out + err
