@@ -19,6 +19,7 @@ from temporalio.service import RPCError
 from domain import temporal
 from domain.data import catalogue, database
 from domain.settings import Settings, load_settings
+from migrations import indexes
 
 TEMPORAL_RETRY_FOR = 10.0  # seconds
 ADVISORY_LOCK = 7_166_401_203  # an arbitrary number that no other program uses for an advisory lock
@@ -28,8 +29,8 @@ PAUSE = 1.0  # seconds in which requests that wait for the migration's locks can
 LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's error code
 
 
-def alembic_config(connection: Connection) -> Config:
-    """Return Alembic's configuration for one open connection."""
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Return Alembic's configuration, for one open connection if it is to run migrations."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
@@ -44,6 +45,7 @@ async def migrate(settings: Settings) -> None:
     """
     engine = database.create_engine(settings, command_timeout=None)
     try:
+        await indexes.build(engine, alembic_config())
         while not await _try_to_migrate(engine):
             sys.stderr.write(f"Requests hold locks that the migration needs; it starts again in {PAUSE:.0f} s.\n")
             await asyncio.sleep(PAUSE)

@@ -17,6 +17,8 @@ from starlette.routing import Match, Route
 from api.web import logs
 from api.web.admission import NoSlotError
 from api.web.models import FieldError
+from domain.data.accounts import owner_references
+from domain.data.queries import violated_constraint
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ STATUS_OF_CODE = {
     "unknown_reference": 422,
     "same_flavor": 422,
     "invalid_cursor": 422,
+    "page_too_deep": 422,
     "idempotency_key_reused": 422,
     "too_many_requests": 429,
     "internal_error": 500,
@@ -169,7 +172,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, IntegrityError) and "_owner_id" in str(error.orig):
+    if isinstance(error, IntegrityError) and violated_constraint(error) in owner_references():
         # The foreign key to the owner failed: the account was deleted, but its token has not expired.
         return problem("invalid_token", "This account no longer exists.", request.url.path)
     if not _is_away(error):
