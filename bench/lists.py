@@ -141,6 +141,7 @@ def measure(owners: dict[str, UUID]) -> bool:
             rate, _, bad = wrk(API + path, tokens[measured])
             rates[measured].append((rate, bad))
         short, long = (sum(rate for rate, _ in rates[who]) / 2 for who in ("short", owner))
+        print(f"{name}: {short:.0f}, {long:.0f}", file=sys.stderr, flush=True)  # it takes some minutes
         rows.append((name, short, long, short / long, sum(bad for found in rates.values() for _, bad in found)))
     table("first page", "short list, req/s", "long list, req/s", "ratio", "not 2xx", rows=rows)
     return all(ratio <= ALLOWED and not bad for *_, ratio, bad in rows)

@@ -147,7 +147,7 @@ class TooLateError(ServiceError):
 
 
 class NotRetryableError(ServiceError):
-    """The operation cannot be retried: it has not failed, or its resource must be created anew."""
+    """The operation cannot be retried: it has not failed, its resource must be created anew, or a retry has done it."""
 
     code = "not_retryable"
 

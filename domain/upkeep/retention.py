@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, TextClause, and_, delete, exists, func, or_, select, text, tuple_
+from sqlalchemy import ColumnElement, Select, TextClause, and_, delete, exists, func, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 

@@ -79,7 +79,7 @@ async def test_any_number_of_rows_goes_in_small_batches(engine: AsyncEngine, mon
         return position
 
     async with engine.begin() as tx:
-        await tx.execute(text(f"INSERT INTO idempotency_keys ({columns}) {keys}"))  # noqa: S608 - constants
+        await tx.execute(text(f"INSERT INTO idempotency_keys ({columns}) {keys}"))
     monkeypatch.setattr(retention, "delete_batch", counting)
     await housekeeping.delete_expired(engine, 0)
     assert await count(engine, IdempotencyKey) == 0
