@@ -45,6 +45,7 @@ STATUS_OF_CODE = {
     "validation_failed": 422,
     "unknown_reference": 422,
     "same_flavor": 422,
+    "flavor_too_small": 422,
     "invalid_cursor": 422,
     "page_too_deep": 422,
     "idempotency_key_reused": 422,

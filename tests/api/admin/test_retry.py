@@ -14,6 +14,8 @@ from domain.rules.states import Action, OperationStatus, Status
 from domain.rules.table import TABLE
 from tests.api.conftest import Person
 from tests.support.rows import (
+    FLAVOR_IDS,
+    IMAGE_IDS,
     INPUTS,
     add_attachment,
     add_interface,
@@ -184,3 +186,12 @@ async def test_a_retry_has_the_parameters_of_the_failed_operation(
     answer = await root.http.post(f"/admin/operations/{failed.id}/retry")
     assert answer.status_code == 202, answer.text
     assert (await read_operation(engine, UUID(answer.json()["id"]))).input == input
+
+
+async def test_a_retry_of_a_resize_below_the_image_is_refused(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    """The request is older than the rule."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, image_id=IMAGE_IDS["ubuntu-24.04"])
+        too_small = {"flavor_id": str(FLAVOR_IDS["m1.tiny"]), "flavor": "m1.tiny"}
+        operation = await add_operation(tx, vm, Action.RESIZE, status=FAILED, input=INPUTS[Action.RESIZE] | too_small)
+    assert await retry(root, operation.id) == (422, "flavor_too_small")
