@@ -4,6 +4,7 @@ A page costs the same in a short list and in one of a million rows. The rows com
 list. Counting and skipping rows would take longer in longer lists, so both end after MAX_TOTAL rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
@@ -11,7 +12,7 @@ from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import TypeAdapter
-from sqlalchemy import ScalarSelect, Select, false, func, literal, literal_column, select, tuple_
+from sqlalchemy import ColumnElement, ScalarSelect, Select, false, func, literal, literal_column, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
@@ -24,6 +25,7 @@ P = TypeVar("P", bound=Page[Any])
 Rows = Select[*tuple[Any, ...]]
 
 MAX_PAGE = 1_000_000
+_PLACE = {"page", "page_size", "cursor", "sort"}  # parameters that choose a place in the list, not its items
 MAX_TOTAL = 10_000  # rows that are counted, and that page numbers can reach; cursors reach them all
 
 
@@ -72,12 +74,7 @@ class Paging:
     async def fetch(self, statement: Rows, order: Order, shape: type[P]) -> P:
         """Fetch the requested page of the statement's rows, and set the Link header of the answer."""
         start = self._start(order)
-        # The total is a column of every row, which saves a second query unless the page is empty.
-        counted = _count(statement)
-        page_rows = self._slice(statement.add_columns(counted.label("total")), order, start)
-        async with self.process.autocommit.connect() as connection:
-            rows = (await connection.execute(page_rows)).all()
-            count = rows[0].total if rows else await connection.scalar(select(counted))
+        rows, count = await self._read(statement, order, start)
         total = min(count, MAX_TOTAL)
         if count > MAX_TOTAL and start.offset(self.page_size) >= MAX_TOTAL:
             raise _page_too_deep()
@@ -95,6 +92,27 @@ class Paging:
         )
         self.response.headers["Link"] = self._links(page)
         return page
+
+    async def _read(self, statement: Rows, order: Order, start: _Start) -> tuple[Sequence[Any], int]:
+        """The rows of the page and one more, if there is one, and the number of all rows up to MAX_TOTAL + 1."""
+        counted, long_lists, key = _count(statement, order), self.process.long_lists, self._key
+        is_long = long_lists.has(key)
+        # The total is a column of every row, which saves a second query unless the page is empty.
+        wanted = statement if is_long else statement.add_columns(counted.label("total"))
+        async with self.process.autocommit.connect() as connection:
+            rows = (await connection.execute(self._slice(wanted, order, start))).all()
+            if is_long:
+                return rows, MAX_TOTAL + 1
+            count = rows[0].total if rows else await connection.scalar(select(counted)) or 0
+        if count > MAX_TOTAL:
+            long_lists.remember(key)
+        return rows, count
+
+    @property
+    def _key(self) -> int:
+        """Names the list: who reads it, its path and its filters, in the client's own words."""
+        filters = sorted((name, value) for name, value in self.request.query_params.multi_items() if name not in _PLACE)
+        return hash((self.request.headers.get("Authorization"), self.request.url.path, *filters))
 
     def _slice(self, statement: Rows, order: Order, start: _Start) -> Rows:
         columns = [column.desc() if order.descending else column for column in order.columns]
@@ -144,11 +162,13 @@ class Paging:
         return f"{self.request.url.path}?{urlencode([*kept, *target.items()])}"
 
 
-def _count(statement: Rows) -> ScalarSelect[int]:
+def _count(statement: Rows, order: Order) -> ScalarSelect[int]:
     """The number of the statement's rows, but not more than one above MAX_TOTAL."""
     # Not a parameter: the plan would not know how few rows are read.
-    enough = literal_column(str(MAX_TOTAL + 1))
-    some = statement.with_only_columns(literal(1), maintain_column_froms=True).limit(enough)
+    enough: ColumnElement[int] = literal_column(str(MAX_TOTAL + 1))
+    # Counted in the order of the list, to make the plan use its index. Without an order, the planner may expect to meet
+    # enough rows of the owner soon in a scan of the whole table, which may begin with a million rows of others.
+    some = statement.with_only_columns(literal(1), maintain_column_froms=True).order_by(*order.columns).limit(enough)
     return select(func.count()).select_from(some.subquery()).scalar_subquery()
 
 

@@ -80,19 +80,19 @@ async def give_own_workflow(tx: AsyncConnection, operation: Operation) -> Operat
     return await fetch_one(tx, changed.returning(Operation))
 
 
-async def deliver_again(tx: AsyncConnection, decision: Operation, run_id: str | None) -> bool:
+async def deliver_again(tx: AsyncConnection, decision: Operation, run_id: str | None = None) -> bool:
     """Make a decision due for delivery again, unless a worker has begun it meanwhile or it is too early for that.
 
     It is time if another run of the waiting workflow, `run_id`, has begun since, or if there is no open run (None). It
     is also time if the decision has waited as long since its last delivery as before it, so that the pauses double.
     """
-    queued = (Operation.id == decision.id, Operation.status == OperationStatus.QUEUED)
+    queued = [Operation.id == decision.id, Operation.status == OperationStatus.QUEUED]
     values: dict[str, Any] = {"deliveries": 0, "deliver_after": func.now()}
     if run_id is not None:
         delivered_at = func.coalesce(Operation.delivered_at, Operation.created_at)
         pause = func.greatest(delivered_at - Operation.created_at, MIN_PAUSE)
         is_other_run = Operation.signaled_run.is_distinct_from(run_id)
-        queued = (*queued, or_(is_other_run, delivered_at + pause <= func.now()))
+        queued.append(or_(is_other_run, delivered_at + pause <= func.now()))
         values["signaled_run"] = run_id
     return await fetch_one(tx, update(Operation).where(*queued).values(values).returning(Operation)) is not None
 

@@ -73,9 +73,8 @@ async def test_requests_of_a_removed_account_have_an_invalid_token(
 
 async def test_another_foreign_key_is_not_taken_for_the_owners(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
-        vm = {"flavor_id": uuid4()}
         with pytest.raises(IntegrityError) as raised:
-            await add_vm(connection, await add_user(connection), **vm)
+            await add_vm(connection, await add_user(connection), flavor_id=uuid4())
         await connection.rollback()
         assert violated_constraint(raised.value) == "fk_vms_flavor_id"
         with pytest.raises(IntegrityError) as missing:

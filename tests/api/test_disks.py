@@ -93,8 +93,8 @@ async def test_a_resize_back_to_a_flavor_that_is_too_small_can_be_reverted(ada: 
     vm = await vm_of(ada, engine, status=Status.VERIFY_RESIZE, flavor_id=SMALL, image_id=UBUNTU)
     input = {"flavor_id": str(SMALL), "flavor": "m1.small", "previous_flavor_id": str(TINY)}
     async with engine.begin() as tx:
-        succeeded = {"status": OperationStatus.SUCCEEDED, "input": input | {"previous_flavor": "m1.tiny"}}
-        await add_operation(tx, vm, Action.RESIZE, **succeeded)
+        input |= {"previous_flavor": "m1.tiny"}
+        await add_operation(tx, vm, Action.RESIZE, status=OperationStatus.SUCCEEDED, input=input)
     assert (await ada.http.post(f"/vms/{vm.id}/actions/revert-resize")).status_code == 202
 
 

@@ -45,7 +45,7 @@ async def clean(engine: AsyncEngine, days: int = DAYS) -> None:
 async def ended(tx: Any, vm: VM, action: Action, *, minutes: int = 0, **values: Any) -> Operation:
     """An operation on the VM that ended long ago, and that no row names."""
     at = LONG_AGO + timedelta(minutes=minutes)
-    row = {"status": SUCCEEDED, "holds": False, "created_at": at, "finished_at": at} | values
+    row: dict[str, Any] = {"status": SUCCEEDED, "holds": False, "created_at": at, "finished_at": at} | values
     return await add_operation(tx, vm, action, **row)
 
 

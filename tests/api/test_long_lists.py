@@ -1,5 +1,6 @@
 """Lists of more than 10,000 items: totals and page numbers end there, cursors go on, and few rows are read."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.web import pages
+from api.web import long_lists, pages
 from domain.data.catalogue import FLAVORS, IMAGES
 from tests.api.conftest import Person
 from tests.api.test_pages import links
@@ -72,6 +73,39 @@ async def test_a_page_far_behind_a_short_list_is_empty(ada: Person, engine: Asyn
     beyond = await get(ada, page=1_000_000, page_size=100)
     assert (beyond.status_code, beyond.json()["items"], beyond.json()["total"]) == (200, [], 3)
     assert beyond.json()["total_is_exact"] is True
+
+
+async def test_a_long_list_is_not_counted_again_for_some_seconds(
+    app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_TOTAL", 10)
+    await fill(engine, ada, 25)
+    await fill(engine, bob, 3)
+    counts: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        counts.extend([statement] * (" AS total" in statement))
+
+    event.listen(app.state.vmapi.engine.sync_engine, "before_cursor_execute", note)
+    totals = [(await get(ada, page_size=5, page=number)).json()["total"] for number in (1, 2, 1)]
+    assert (totals, len(counts)) == ([10, 10, 10], 1)
+    assert (await get(ada, page=3, page_size=5)).status_code == 422
+    other = [(await get(ada, status="SHUTOFF")).json(), (await get(bob)).json()]
+    assert [(page["total"], page["total_is_exact"]) for page in other] == [(0, True), (3, True)]
+    async with engine.begin() as tx:
+        await tx.execute(text("DELETE FROM vms WHERE name LIKE 'vm-2_'"))
+        await tx.execute(text("DELETE FROM vms WHERE name LIKE 'vm-1_'"))
+    assert (await get(ada)).json()["total_is_exact"] is False
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + long_lists.REMEMBERED_FOR)
+    assert (await get(ada)).json()["total"] == 9
+
+
+def test_only_so_many_long_lists_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(long_lists, "MOST", 2)
+    known = long_lists.LongLists()
+    for key in (1, 2, 1, 3):
+        known.remember(key)
+    assert [known.has(key) for key in (1, 2, 3)] == [True, False, True]
 
 
 @pytest.mark.parametrize("page_size", [3, 7, 100])
