@@ -42,8 +42,8 @@ async def update_vm(tx: AsyncConnection, vm_id: UUID, values: dict[str, Any]) ->
 
 def violated_constraint(error: IntegrityError) -> str | None:
     """The name of the constraint or unique index that the statement violated; None for a NOT NULL."""
-    # A field of PostgreSQL's error. Its text depends on the server's language, and it quotes the values of the row.
-    # SQLAlchemy wraps the error of asyncpg twice: the cause of `orig` is the original one.
+    # A field of PostgreSQL's error, because its text is for people and in the server's language. SQLAlchemy wraps the
+    # error of asyncpg twice: the cause of `orig` is the original one.
     name: str | None = getattr(error.orig.__cause__, "constraint_name", None) if error.orig else None
     return name
 

@@ -21,7 +21,6 @@ from tests.support.rows import add_interface, add_user, add_vm
 async def test_an_email_that_contains_the_name_of_a_constraint_is_taken_as_an_email(
     anyone: httpx.AsyncClient,
 ) -> None:
-    """The message of PostgreSQL quotes the value."""
     body = {"username": "first", "email": "uq_users_username@example.com", "password": PASSWORD}
     assert (await anyone.post("/auth/register", json=body)).status_code == 201
     second = await anyone.post("/auth/register", json=body | {"username": "second"})

@@ -24,7 +24,7 @@ async def older(engine: AsyncEngine) -> AsyncEngine:
         user = await add_user(tx)
         values = "gen_random_uuid(), :owner, 'vm', 'ACTIVE', flavors.id, images.id, '{}', gen_random_uuid()"
         columns = "id, owner_id, name, status, flavor_id, image_id, labels, operation_id"
-        insert = f"INSERT INTO vms ({columns}) SELECT {values} FROM flavors, images LIMIT 1"
+        insert = f"INSERT INTO vms ({columns}) SELECT {values} FROM flavors, images LIMIT 1"  # noqa: S608 - constants
         await tx.execute(text(insert), {"owner": user.id})
     return engine
 
