@@ -92,7 +92,10 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     recovery = WorkflowRecovery(engine, client, dispatcher)
     delivering = asyncio.create_task(dispatcher.run())
-    others = [asyncio.create_task(recovery.run()), asyncio.create_task(housekeeping.run(engine))]
+    others = [
+        asyncio.create_task(recovery.run()),
+        asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days)),
+    ]
     hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
         autocommit = database.autocommit(engine)

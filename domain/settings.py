@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     mock_transient_rate: Probability = 0.0
 
     resize_confirm_window: int = Field(default=0, ge=0, le=31_536_000)
+    operation_retention_days: int = Field(default=90, ge=0, le=36_500)
 
     admin_username: str | None = None
 

@@ -19,6 +19,7 @@ from temporalio.service import RPCError
 from domain import temporal
 from domain.data import catalogue, database, outages
 from domain.settings import Settings, load_settings
+from migrations import indexes
 
 TEMPORAL_RETRY_FOR = 10.0  # seconds
 ADVISORY_LOCK = 7_166_401_203  # an arbitrary number that no other program uses for an advisory lock
@@ -29,8 +30,8 @@ LOCK_NOT_AVAILABLE = "55P03"  # a SQLSTATE, as the next one
 INSUFFICIENT_PRIVILEGE = "42501"  # for example, because since version 15 not every user may create tables
 
 
-def alembic_config(connection: Connection) -> Config:
-    """Return Alembic's configuration for one open connection."""
+def alembic_config(connection: Connection | None = None) -> Config:
+    """Return Alembic's configuration, for one open connection if it is to run migrations."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     config.attributes["connection"] = connection
@@ -43,8 +44,10 @@ async def migrate(settings: Settings) -> None:
     Requests hold locks that the migration needs, and they may wait for locks that it holds. If it cannot get a lock
     in time it rolls back, which releases all its locks, and starts again after a pause.
     """
-    engine = database.create_engine(settings, command_timeout=None)
+    two_connections = settings.model_copy(update={"db_pool_size": 2, "db_max_overflow": 0})
+    engine = database.create_engine(two_connections, command_timeout=None)
     try:
+        await indexes.build(engine, alembic_config())
         while not await _try_to_migrate(engine):
             sys.stderr.write(f"Requests hold locks that the migration needs; it starts again in {PAUSE:.0f} s.\n")
             await asyncio.sleep(PAUSE)

@@ -8,11 +8,13 @@ ResizeVM that moved the server and now waits to learn whether the VM keeps its n
 3. The waiting workflow may be gone: an operator terminated it, or Temporal lost it. The dispatcher then starts a
    FinishResizeVM for the decision alone, under the decision's own workflow id. The row gets this id before the workflow
    starts. A delete of the VM cancels the workflows that the rows name, so it finds this one even if it comes between.
-4. A signal may be lost, for example when an operator resets the workflow to a point before it. The receipt of a
-   decision is `started_at`, which its first step writes. Until then, workflow recovery puts the decision back into the
-   outbox at every check, and the dispatcher sends the signal again.
+4. A signal may be lost, for example when an operator resets the workflow to a point before it. A reset begins another
+   run of the workflow, with another run id. The receipt of a decision is `started_at`, which its first step writes.
+   Until then, workflow recovery puts the decision back into the outbox when the run has changed, and otherwise after
+   pauses that double, and the dispatcher sends the signal again.
 5. A reset may also make the workflow forget a decision that it had begun. Workflow recovery therefore repeats the
-   signal as long as a begun decision is open.
+   signal of a begun decision, once in each run. Every signal makes the workflow's history longer, and Temporal limits
+   its length, so none is sent without a reason.
 6. Repeated signals are harmless, because the workflow ignores a decision whose operation id it has seen.
 7. If the waiting workflow closes after it has begun a decision, workflow recovery gives the decision a FinishResizeVM.
    That carries the decision out if Temporal lost the workflow. If an operator terminated the workflow, it only observes
@@ -23,10 +25,10 @@ from dataclasses import replace
 from typing import cast
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
+from api.background.transactions import Transactions
 from api.background.workflow_start import RPC_TIMEOUT, Delivery, start_workflow
 from domain.data.models import VM, Operation
 from domain.progress import outbox, workflow_input
@@ -38,10 +40,10 @@ def is_for_waiting_workflow(operation: Operation) -> bool:
     return operation.workflow_id != outbox.workflow_of(operation)
 
 
-async def deliver(engine: AsyncEngine, client: Client, task_queue: str, delivery: Delivery) -> None:
+async def deliver(transactions: Transactions, client: Client, task_queue: str, delivery: Delivery) -> None:
     """Signal the waiting workflow, or start a workflow for the decision alone if that one is gone (steps 2 and 3)."""
     if not await signal_waiting_workflow(client, delivery.operation, delivery.vm_name):
-        await start_own_workflow(engine, client, task_queue, delivery)
+        await start_own_workflow(transactions, client, task_queue, delivery)
 
 
 async def signal_waiting_workflow(client: Client, decision: Operation, vm_name: str | None) -> bool:
@@ -57,25 +59,32 @@ async def signal_waiting_workflow(client: Client, decision: Operation, vm_name: 
     return True
 
 
-async def start_own_workflow(engine: AsyncEngine, client: Client, task_queue: str, delivery: Delivery) -> None:
+async def start_own_workflow(transactions: Transactions, client: Client, task_queue: str, delivery: Delivery) -> None:
     """Start a FinishResizeVM for the decision, unless the decision has begun meanwhile (step 3)."""
     # Committed before the start, so that a delete that reads the row from now on knows which workflow to cancel.
-    async with engine.begin() as tx:
+    async with transactions.begin() as tx:
         decision = await outbox.give_own_workflow(tx, delivery.operation)
     # None if the decision is no longer queued: an earlier signal arrived and began it, or a delete superseded it.
     if decision is not None:
         await start_workflow(client, task_queue, replace(delivery, operation=decision))
 
 
-async def deliver_again(engine: AsyncEngine, decision: Operation) -> None:
-    """Put a decision that has no receipt back into the outbox (step 4)."""
-    async with engine.begin() as tx:
-        await outbox.deliver_again(tx, decision)
+async def deliver_again(transactions: Transactions, decision: Operation, run_id: str | None) -> bool:
+    """Put a decision that has no receipt back into the outbox (step 4); False if it is too early for that.
+
+    `run_id` is the run of the waiting workflow; None if the workflow is closed or unknown.
+    """
+    async with transactions.begin() as tx:
+        return await outbox.deliver_again(tx, decision, run_id)
 
 
-async def signal_again(engine: AsyncEngine, client: Client, decision: Operation) -> None:
-    """Repeat the signal of a decision that has begun and that its workflow may have forgotten (step 5)."""
-    async with engine.begin() as tx:
+async def signal_again(transactions: Transactions, client: Client, decision: Operation, run_id: str) -> None:
+    """Repeat the signal of a decision that has begun, if the workflow's run may have forgotten it (step 5)."""
+    if decision.signaled_run == run_id:
+        return
+    async with transactions.begin() as tx:
         vm_name = await tx.scalar(select(VM.name).where(VM.id == decision.vm_id))
     # If the workflow is gone by now, the next check of the decision finds that out.
-    await signal_waiting_workflow(client, decision, vm_name)
+    if await signal_waiting_workflow(client, decision, vm_name):
+        async with transactions.begin() as tx:
+            await outbox.note_signaled(tx, decision, run_id)

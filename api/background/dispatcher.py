@@ -16,11 +16,14 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError
 
 from api.background import decision_delivery
+from api.background.transactions import Transactions
 from api.background.workflow_start import Delivery, start_workflow
 from domain.data import outages
 from domain.data.accounts import User
@@ -40,7 +43,7 @@ class Dispatcher:
     """Delivers operations from `run` until `stop`; no error ends it in between."""
 
     def __init__(self, engine: AsyncEngine, client: Client, task_queue: str) -> None:
-        self._engine = engine
+        self._transactions = Transactions(engine)
         self._client = client
         self._task_queue = task_queue
         self._woken = asyncio.Event()
@@ -77,12 +80,15 @@ class Dispatcher:
 
     async def _record_and_lease(self) -> Sequence[Delivery]:
         delivered = [id for id, error in self._outcomes.items() if error is None]
-        undelivered = [id for id, error in self._outcomes.items() if error is not None]
-        async with self._engine.begin() as tx:
+        undelivered = [id for id, error in self._outcomes.items() if error is not None and _is_of_service(error)]
+        broken = [id for id, error in self._outcomes.items() if error is not None and not _is_of_service(error)]
+        async with self._transactions.begin() as tx:
             if delivered:
                 await outbox.note_delivered(tx, delivered, CHECK_AFTER)
             if undelivered:
                 await outbox.note_undelivered(tx, undelivered, PAUSE)
+            if broken:
+                await outbox.note_undelivered(tx, broken, CHECK_AFTER)
             batch = [] if self._stopped.is_set() else await self._lease(tx)
         self._outcomes = {}
         return batch
@@ -102,10 +108,11 @@ class Dispatcher:
         errors = await asyncio.gather(*(self._deliver(delivery) for delivery in batch))
         self._outcomes = {delivery.operation.id: error for delivery, error in zip(batch, errors, strict=True)}
         failures = {id: error for id, error in self._outcomes.items() if error}
-        if failures and len(failures) == len(batch):
+        if failures and len(failures) == len(batch) and any(map(_is_of_service, failures.values())):
             self._note_unavailable("Temporal", next(iter(failures.values())))
         elif batch:
-            self._note_available("Temporal")
+            if len(failures) < len(batch):
+                self._note_available("Temporal")
             for id, error in failures.items():
                 logger.error("operation %s cannot be delivered: %s", id, outages.describe(error))
 
@@ -113,7 +120,7 @@ class Dispatcher:
         """Hand the operation to Temporal; the error if that failed."""
         try:
             if decision_delivery.is_for_waiting_workflow(delivery.operation):
-                await decision_delivery.deliver(self._engine, self._client, self._task_queue, delivery)
+                await decision_delivery.deliver(self._transactions, self._client, self._task_queue, delivery)
             else:
                 await start_workflow(self._client, self._task_queue, delivery)
         except WorkflowAlreadyStartedError:
@@ -131,6 +138,11 @@ class Dispatcher:
         if service in self._unavailable:
             logger.info("%s is available again, operations are delivered", service)
         self._unavailable.discard(service)
+
+
+def _is_of_service(error: Exception) -> bool:
+    """Whether a service could not be reached; otherwise the operation itself is broken, and the next one may go."""
+    return isinstance(error, RPCError | RuntimeError | OSError | DBAPIError)
 
 
 async def _pause(until: asyncio.Event) -> None:

@@ -1,34 +1,50 @@
-"""Deletes expired rows: stored answers of idempotency keys, and refresh tokens."""
+"""Deletes expired rows in small batches: answers of idempotency keys, refresh tokens, and old history."""
 
 import asyncio
 import logging
-from datetime import timedelta
+from collections.abc import Sequence
+from typing import Any, Final
 
-from sqlalchemy import delete, func
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data import outages
-from domain.data.accounts import IdempotencyKey, RefreshToken
+from domain.upkeep import retention
+from domain.upkeep.retention import Expiry
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
-IDEMPOTENCY_KEY_LIFETIME = timedelta(hours=48)  # twice what the API promises
+PAUSE = 0.05  # seconds between two batches: requests come first
+_LOCK: Final = 7_166_401_206  # of the advisory lock: one process deletes at a time
 
 
-async def run(engine: AsyncEngine) -> None:
+async def run(engine: AsyncEngine, retention_days: int) -> None:
     """Delete expired rows now and every hour."""
     while True:
-        try:
-            await delete_expired(engine)
-        except Exception as error:  # noqa: BLE001 - the next hour tries again
-            logger.warning("housekeeping failed: %s", outages.describe(error))
+        await delete_expired(engine, retention_days)
         await asyncio.sleep(INTERVAL)
 
 
-async def delete_expired(engine: AsyncEngine) -> None:
-    """Delete old idempotency keys, and refresh tokens that have expired."""
-    async with engine.begin() as tx:
-        is_old = IdempotencyKey.created_at < func.now() - IDEMPOTENCY_KEY_LIFETIME
-        await tx.execute(delete(IdempotencyKey).where(is_old))
-        await tx.execute(delete(RefreshToken).where(RefreshToken.expires_at < func.now()))
+async def delete_expired(engine: AsyncEngine, retention_days: int) -> None:
+    """Delete all rows that have expired; an error in one table does not stop the others."""
+    for expiry in retention.expiries(retention_days):
+        try:
+            await _delete_all(engine, expiry)
+        except Exception as error:  # noqa: BLE001 - the next hour tries again
+            name = expiry.model.__tablename__
+            logger.warning("old rows of %s could not be deleted: %s", name, outages.describe(error))
+
+
+async def _delete_all(engine: AsyncEngine, expiry: Expiry) -> None:
+    """Delete one table's expired rows, unless another process is doing it."""
+    position: Sequence[Any] | None = None
+    while True:
+        # Each batch is a transaction of its own, so it holds locks and a connection only for milliseconds.
+        async with engine.begin() as tx:
+            if not await tx.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
+                return
+            position = await retention.delete_batch(tx, expiry, position)
+        if position is None:
+            return
+        await asyncio.sleep(PAUSE)

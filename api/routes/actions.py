@@ -46,7 +46,13 @@ async def reboot_vm(once: OncePerKey, vm_id: UUID, body: requests.Reboot | None 
     )
 
 
-_REFUSALS_OF_RESIZE = ("invalid_transition", "attachment_in_progress", "unknown_reference", "same_flavor")
+_REFUSALS_OF_RESIZE = (
+    "invalid_transition",
+    "attachment_in_progress",
+    "unknown_reference",
+    "same_flavor",
+    "flavor_too_small",
+)
 
 
 @post_action("/resize", openapi_extra=openapi.problems(*_REFUSALS_OF_RESIZE))

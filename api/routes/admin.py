@@ -22,6 +22,7 @@ _REFUSALS = (
     "invalid_transition",
     "attachment_in_progress",
     "same_flavor",
+    "flavor_too_small",
     "unknown_reference",
     "no_free_device",
     "no_free_address",

@@ -48,7 +48,7 @@ async def register(process: Process, request: Request, body: requests.Registrati
                 connection, User, username=body.username, email=body.email, password_hash=password_hash
             )
     except IntegrityError as error:
-        taken = _USERNAME_TAKEN if "uq_users_username" in str(error.orig) else _EMAIL_TAKEN
+        taken = _USERNAME_TAKEN if queries.violated_constraint(error) == "uq_users_username" else _EMAIL_TAKEN
         raise ProblemError(taken.code, taken.detail, [taken]) from None
     process.logins.note_owner(origin, username_key(user.username))
     return user

@@ -84,7 +84,7 @@ async def delete_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> R
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress"),
+    openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "flavor_too_small"),
 )
 async def restore_vm(
     once: OncePerKey, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None

@@ -38,7 +38,7 @@ _ORDERS: dict[str, Order] = {
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("unknown_reference", "no_free_address"),
+    openapi_extra=openapi.problems("unknown_reference", "flavor_too_small", "no_free_address"),
 )
 async def create_vm(once: OncePerKey, body: requests.NewVM) -> Response:
     """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""

@@ -1,6 +1,6 @@
 """Dependencies of the routes: the state of the process, the caller, the caller's VM."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from api.background.workflow_recovery import WorkflowRecovery
 from api.web import security
 from api.web.admission import Slots
 from api.web.logins import Logins
+from api.web.long_lists import LongLists
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError, Signing
 from domain.data.models import VM
@@ -41,6 +42,7 @@ class ProcessState:
     hashing: Slots
     logins: Logins
     readiness: Readiness
+    long_lists: LongLists = field(default_factory=LongLists)
 
 
 async def _process_state(request: Request) -> ProcessState:

@@ -10,7 +10,7 @@ from fastapi import Query
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-from sqlalchemy import ARRAY, ColumnElement, Text, and_, case, cast, false, func, or_
+from sqlalchemy import ARRAY, ColumnElement, Text, and_, case, cast, false, func, literal_column, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from api.web.fields import LABEL_KEY
@@ -93,7 +93,13 @@ def words(values: list[str]) -> set[str]:
 
 def has_status(column: InstrumentedAttribute[Any], values: list[str], *, hidden_by_default: str) -> ColumnElement[bool]:
     """Whether a row has one of the requested statuses; if none is requested, any but `hidden_by_default`."""
-    return column.in_(words(values)) if values else column != hidden_by_default
+    # A literal, because it is the condition of partial indexes: the planner cannot prove it from a parameter.
+    is_shown = column != literal_column(f"'{hidden_by_default}'")
+    requested = words(values)
+    if not requested:
+        return is_shown
+    has_requested = column.in_(requested)
+    return has_requested if hidden_by_default in requested else and_(has_requested, is_shown)
 
 
 def actions(values: list[str]) -> set[Action]:

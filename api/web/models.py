@@ -51,10 +51,14 @@ class Problem(Answer):
 
 
 class Page(Answer, Generic[T]):
-    """A part of a list; `next_cursor` leads to the next part and is null at the end."""
+    """A part of a list; `next_cursor` leads to the next part and is null at the end.
+
+    `total` and `pages` stop at 10,000 items. A longer list has at least so many, and `total_is_exact` is false.
+    """
 
     items: list[T]
     total: int
+    total_is_exact: bool
     page: int
     page_size: int
     pages: int

@@ -35,7 +35,8 @@ refused in this way has changed nothing. Send it again after `Retry-After` secon
 the first answer with the header `Idempotency-Replayed`, and does nothing twice.
 
 **Pages.** Follow `Link: rel="next"`, or pass `next_cursor` as `cursor`. Unlike page numbers, cursors neither skip nor
-repeat items when other items are added or removed.
+repeat items when other items are added or removed, and they reach the items of a list of any length: `total`, `pages`
+and page numbers end at 10,000 items. In a longer list, `total_is_exact` is false.
 """
 TAGS = [
     {"name": "Health", "description": "Checks for load balancers and monitoring."},
@@ -131,7 +132,7 @@ def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, A
     if "requestBody" in operation or parameters:
         yield "validation_failed"
     if "cursor" in parameters:
-        yield "invalid_cursor"
+        yield from ("invalid_cursor", "page_too_deep")
     if "Idempotency-Key" in parameters:
         yield from ("idempotency_key_in_flight", "idempotency_key_reused")
     if not path.startswith(f"{PREFIX}/health"):

@@ -1,5 +1,10 @@
-"""Lists as pages, by number for people or by cursor for programs; each page takes one database query."""
+"""Lists as pages, by number for people or by cursor for programs; each page takes one database query.
 
+A page costs the same in a short list and in one of a million rows. The rows come from an index in the order of the
+list. Counting and skipping rows would take longer in longer lists, so both end after MAX_TOTAL rows.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
@@ -7,7 +12,7 @@ from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import TypeAdapter
-from sqlalchemy import Select, func, tuple_
+from sqlalchemy import ColumnElement, ScalarSelect, Select, false, func, literal, literal_column, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
@@ -22,6 +27,8 @@ Rows = Select[*tuple[Any, ...]]
 
 MAX_PAGE = 1_000_000
 MAX_LINKS = 7500  # characters; each link repeats the filters, and common clients take no header of more than 8 KiB
+_PLACE = {"page", "page_size", "cursor", "sort"}  # parameters that choose a place in the list, not its items
+MAX_TOTAL = 10_000  # rows that are counted, and that page numbers can reach; cursors reach them all
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,10 @@ class _Start:
     page: int
     after: tuple[Any, ...] | None = None
 
+    def offset(self, page_size: int) -> int:
+        """The number of rows to skip; with a cursor none is skipped."""
+        return (self.page - 1) * page_size if self.after is None else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Paging:
@@ -65,20 +76,19 @@ class Paging:
     async def fetch(self, statement: Rows, order: Order, shape: type[P]) -> P:
         """Fetch the requested page of the statement's rows, and set the Link header of the answer."""
         start = self._start(order)
-        total = statement.with_only_columns(func.count(), maintain_column_froms=True)
-        # The total is a column of every row, which saves a second query unless the page is empty.
-        page_rows = self._slice(statement.add_columns(total.scalar_subquery().label("total")), order, start)
-        async with self.process.autocommit.connect() as connection:
-            rows = (await connection.execute(page_rows)).all()
-            count = rows[0].total if rows else await connection.scalar(total) or 0
+        rows, count = await self._read(statement, order, start)
+        total = min(count, MAX_TOTAL)
+        if count > MAX_TOTAL and start.offset(self.page_size) >= MAX_TOTAL:
+            raise _page_too_deep()
         items = rows[: self.page_size]
         page = shape.model_validate(
             {
                 "items": items,
-                "total": count,
+                "total": total,
+                "total_is_exact": total == count,
                 "page": start.page,
                 "page_size": self.page_size,
-                "pages": -(-count // self.page_size),
+                "pages": -(-total // self.page_size),
                 "next_cursor": self._cursor(order, start.page + 1, items[-1]) if len(rows) > len(items) else None,
             }
         )
@@ -87,11 +97,34 @@ class Paging:
             self.response.headers["Link"] = links
         return page
 
+    async def _read(self, statement: Rows, order: Order, start: _Start) -> tuple[Sequence[Any], int]:
+        """The rows of the page and one more, if there is one, and the number of all rows up to MAX_TOTAL + 1."""
+        counted, long_lists, key = _count(statement, order), self.process.long_lists, self._key
+        is_long = long_lists.has(key)
+        # The total is a column of every row, which saves a second query unless the page is empty.
+        wanted = statement if is_long else statement.add_columns(counted.label("total"))
+        async with self.process.autocommit.connect() as connection:
+            rows = (await connection.execute(self._slice(wanted, order, start))).all()
+            if is_long:
+                return rows, MAX_TOTAL + 1
+            count = rows[0].total if rows else await connection.scalar(select(counted)) or 0
+        if count > MAX_TOTAL:
+            long_lists.remember(key)
+        return rows, count
+
+    @property
+    def _key(self) -> int:
+        """Names the list: who reads it, its path and its filters, in the client's own words."""
+        filters = sorted((name, value) for name, value in self.request.query_params.multi_items() if name not in _PLACE)
+        return hash((self.request.headers.get("Authorization"), self.request.url.path, *filters))
+
     def _slice(self, statement: Rows, order: Order, start: _Start) -> Rows:
         columns = [column.desc() if order.descending else column for column in order.columns]
         limited = statement.order_by(*columns).limit(self.page_size + 1)  # one more row tells whether a page follows
         if start.after is None:
-            return limited.offset((start.page - 1) * self.page_size)
+            offset = start.offset(self.page_size)
+            # No row is shown from beyond MAX_TOTAL, so none is read.
+            return limited.offset(offset) if offset < MAX_TOTAL else limited.where(false())
         position = tuple_(*order.columns)
         return limited.where(position < start.after if order.descending else position > start.after)
 
@@ -117,8 +150,11 @@ class Paging:
 
     def _links(self, page: Page[Any]) -> str:
         last = max(page.pages, 1)
-        targets: dict[str, dict[str, Any]] = {"first": {"page": 1}, "last": {"page": last}}
-        if page.page > 1:
+        targets: dict[str, dict[str, Any]] = {"first": {"page": 1}}
+        if page.total_is_exact:
+            targets["last"] = {"page": last}
+        # In a long list, a page behind the last countable one can be reached by cursor only, and cursors lead forward.
+        if page.page > 1 and (page.total_is_exact or page.page - 1 <= last):
             targets["prev"] = {"page": min(page.page - 1, last)}
         if page.next_cursor:
             targets["next"] = {"page": page.page + 1, "cursor": page.next_cursor}
@@ -132,6 +168,21 @@ class Paging:
         parameters = self.request.query_params.multi_items()
         kept = [(name, value) for name, value in parameters if name not in {"page", "cursor"}]
         return f"{self.request.url.path}?{urlencode([*kept, *target.items()])}"
+
+
+def _count(statement: Rows, order: Order) -> ScalarSelect[int]:
+    """The number of the statement's rows, but not more than one above MAX_TOTAL."""
+    # Not a parameter: the plan would not know how few rows are read.
+    enough: ColumnElement[int] = literal_column(str(MAX_TOTAL + 1))
+    # Counted in the order of the list, to make the plan use its index. Without an order, the planner may expect to meet
+    # enough rows of the owner soon in a scan of the whole table, which may begin with a million rows of others.
+    some = statement.with_only_columns(literal(1), maintain_column_froms=True).order_by(*order.columns).limit(enough)
+    return select(func.count()).select_from(some.subquery()).scalar_subquery()
+
+
+def _page_too_deep() -> ProblemError:
+    detail = f"Page numbers reach the first {MAX_TOTAL:,} items of a list. Follow `next_cursor` to go further."
+    return ProblemError("page_too_deep", detail, [FieldError(code="page_too_deep", detail=detail, parameter="page")])
 
 
 async def _paging(  # noqa: PLR0913, PLR0917 - FastAPI passes every parameter

@@ -19,6 +19,8 @@ from api.web.field_errors import MAX_ERRORS
 from api.web.models import FieldError
 from domain import logs
 from domain.data import outages
+from domain.data.accounts import owner_references
+from domain.data.queries import violated_constraint
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,9 @@ STATUS_OF_CODE = {
     "validation_failed": 422,
     "unknown_reference": 422,
     "same_flavor": 422,
+    "flavor_too_small": 422,
     "invalid_cursor": 422,
+    "page_too_deep": 422,
     "idempotency_key_reused": 422,
     "too_many_requests": 429,
     "too_many_failed_logins": 429,
@@ -177,7 +181,7 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, IntegrityError) and "_owner_id" in str(error.orig):
+    if isinstance(error, IntegrityError) and violated_constraint(error) in owner_references():
         # The foreign key to the owner failed: the account was deleted, but its token has not expired.
         return problem("invalid_token", "This account no longer exists.", request.url.path)
     if not outages.is_outage(error):

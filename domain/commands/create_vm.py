@@ -20,7 +20,7 @@ from domain.data import addresses
 from domain.data.base import Base
 from domain.data.models import VM, Flavor, Image, Interface, Network, Operation
 from domain.data.parameters import CreateVM
-from domain.rules import lifecycle
+from domain.rules import disks, lifecycle
 from domain.rules.errors import UnknownReferenceError, unknown_id
 from domain.rules.resources import Kind
 from domain.rules.states import Action, Status
@@ -40,8 +40,9 @@ class NewVM:
 async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Accepted[VM]:
     """Record a new VM, an interface in each network, and the operation that builds it.
 
-    UnknownReferenceError for ids that do not exist, NoFreeAddressError if a network is full. No lock protects a free
-    address. If another request inserts it first, the unique index raises IntegrityError: call again.
+    UnknownReferenceError for ids that do not exist, FlavorTooSmallError if the image does not fit the flavor's disk,
+    NoFreeAddressError if a network is full. No lock protects a free address. If another request inserts it first, the
+    unique index raises IntegrityError: call again.
     """
     image_id, network_ids, ip_addresses = await _resolve(tx, new)
     vm_id = uuid4()
@@ -120,10 +121,12 @@ _CREATE_VM_WITH_INTERFACES = _CREATE_VM.add_cte(_NEW_INTERFACES.cte("interfaces"
 _IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
 _REQUESTED_IMAGE = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
 _REQUESTED_NETWORKS = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
+_FLAVOR = func.json_build_array(Flavor.name, Flavor.disk_gb)
+_FOUND_IMAGE = func.json_build_array(Image.id, Image.name, Image.size_gb)
 _NETWORK = func.json_build_array(Network.id, Network.name, addresses.likely_free)
 _REFERENCES = select(
-    select(Flavor.id).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor_id"),
-    select(Image.id).where(_REQUESTED_IMAGE).scalar_subquery().label("image_id"),
+    select(_FLAVOR).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor"),
+    select(_FOUND_IMAGE).where(_REQUESTED_IMAGE).scalar_subquery().label("image"),
     select(func.json_agg(_NETWORK)).where(_REQUESTED_NETWORKS).scalar_subquery().label("networks"),
 )
 
@@ -134,12 +137,14 @@ async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], d
     found = (await tx.execute(_REFERENCES, ids)).one()
     networks = {UUID(id): (name, address) for id, name, address in found.networks or []}
     network_ids = list(networks) if new.network_ids is None else new.network_ids
-    exists = {"flavor_id": (new.flavor_id, found.flavor_id), "image_id": (new.image_id, found.image_id)}
+    exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, found.image)}
     exists |= {f"network_ids/{index}": (id, id in networks) for index, id in enumerate(network_ids)}
     unknown = [unknown_id(field, id) for field, (id, is_known) in exists.items() if not is_known]
     if unknown:
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)
+    (flavor, disk_gb), (image_id, image, size_gb) = found.flavor, found.image
+    disks.check_fits(flavor, disk_gb, f"image {image}", size_gb, "flavor_id")
     # Sorted, because an insert waits for another transaction that inserts the same address. Two requests that inserted
     # into the same networks in different orders could wait for each other.
     ip_addresses = {id: networks[id][1] or await find_address(tx, id, networks[id][0]) for id in sorted(network_ids)}
-    return found.image_id, network_ids, ip_addresses
+    return UUID(image_id), network_ids, ip_addresses

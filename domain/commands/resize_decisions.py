@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID, uuid4, uuid5
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import acceptance
@@ -54,9 +54,10 @@ async def confirm_by_window(
 
 async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) -> Sequence[VM]:
     """Up to `limit` VMs whose resize should have confirmed itself at least `overdue_by` seconds ago."""
-    # Read without locks: confirm_by_window checks each VM again under its lock.
+    # Read without locks: confirm_by_window checks each VM again under its lock. In random order, so that VMs whose
+    # confirm fails again and again do not keep the others out.
     overdue = select(VM).where(VM.confirm_by < from_now(-overdue_by), VM.task_state.is_(None))
-    return await fetch_all(tx, overdue.order_by(VM.confirm_by).limit(limit))
+    return await fetch_all(tx, overdue.order_by(func.random()).limit(limit))
 
 
 async def latest_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:

@@ -15,9 +15,9 @@ from domain.commands.vms import delete_vm, reboot_vm, resize_vm, start_vm, stop_
 from domain.commands.volumes import attach_volume, delete_volume, detach_volume
 from domain.data.models import Network, Operation
 from domain.data.parameters import AttachVolume, Interface, Resize, TakeSnapshot, control_of, parameters_of
-from domain.data.queries import fetch_one, get_operation
+from domain.data.queries import fetch_one, get_operation, lock_vm
 from domain.rules.errors import NotFoundError, NotRetryableError
-from domain.rules.states import Action, OperationStatus
+from domain.rules.states import OPEN_STATUSES, Action, OperationStatus
 
 Retry = Callable[[AsyncConnection, Requester, Operation], Awaitable[Accepted[Any]]]
 
@@ -27,10 +27,10 @@ _FAILED: Final = (OperationStatus.FAILED, OperationStatus.CANCELED)
 async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: UUID) -> Accepted[Operation]:
     """Repeat any user's failed operation; the new operation has the same owner and names the old one in `retry_of`.
 
-    NotRetryableError if it has not failed, if its resource must be created anew, or if another operation does the same
-    already. InvalidTransitionError if the lifecycle table refuses.
+    NotRetryableError if it has not failed, if its resource must be created anew, or if another operation does or has
+    done the same. InvalidTransitionError if the lifecycle table refuses.
     """
-    # No lock: an operation that has ended keeps its status for ever.
+    # Read without a lock: an operation that has ended keeps its status for ever.
     operation = await fetch_one(tx, select(Operation).where(Operation.id == operation_id))
     if operation is None:
         raise NotFoundError("operation", operation_id)
@@ -40,6 +40,7 @@ async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: U
         raise NotRetryableError(
             f"A {operation.action.word} cannot be retried. Delete its resource and create a new one."
         )
+    await _refuse_if_repeated(tx, operation)
     on_behalf = Requester(operation.owner_id, admin.username, admin.request_id)
     accepted = await _RETRIES[operation.action](tx, on_behalf, operation)
     if not accepted.is_new:
@@ -47,6 +48,27 @@ async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: U
     is_new_operation = Operation.id == accepted.operation_id
     await tx.execute(update(Operation).where(is_new_operation).values(retry_of=operation.id))
     return Accepted(await get_operation(tx, accepted.operation_id), accepted.operation_id)
+
+
+async def _refuse_if_repeated(tx: AsyncConnection, failed: Operation) -> None:
+    """Raise NotRetryableError if a retry is open or has succeeded: of the operation, or of one that it retried.
+
+    The lifecycle table cannot refuse that. A VM may have any number of interfaces, for example.
+    """
+    first = select(Operation.id, Operation.retry_of).where(Operation.id == failed.id).cte("earlier", recursive=True)
+    earlier = first.union(select(Operation.id, Operation.retry_of).where(Operation.id == first.c.retry_of))
+    root = (await tx.scalars(select(earlier.c.id).where(earlier.c.retry_of.is_(None)))).one()
+    # All retries of one request lock the operation that was the first, so that they come here one after the other.
+    # The VM comes before it in the lock order.
+    if failed.vm_id:
+        await lock_vm(tx, failed.vm_id)
+    await tx.execute(select(Operation.id).where(Operation.id == root).with_for_update(key_share=True))
+    top = select(Operation.id, Operation.status).where(Operation.id == root).cte("repeated", recursive=True)
+    repeated = top.union(select(Operation.id, Operation.status).where(Operation.retry_of == top.c.id))
+    effective = repeated.c.status.in_((*OPEN_STATUSES, OperationStatus.SUCCEEDED))
+    other = await tx.scalar(select(repeated.c.id).where(effective).limit(1))
+    if other is not None:
+        raise NotRetryableError(f"Operation {other} retries that already, or has done it.")
 
 
 def _vm(failed: Operation) -> UUID:

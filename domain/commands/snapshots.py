@@ -7,9 +7,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, Requester, accept, accept_without_vm, lock_owned_vm, requested
 from domain.commands.claimed_rows import about, insert_claimed, lock_row
-from domain.data.models import VM, Flavor, Snapshot
+from domain.data.models import VM, Flavor, Image, Snapshot
 from domain.data.parameters import Control, DeleteSnapshot, Restore, TakeSnapshot
 from domain.progress import resource_claims
+from domain.rules import disks
 from domain.rules.resources import Kind, SnapshotStatus
 from domain.rules.states import Action
 
@@ -31,13 +32,14 @@ async def create_snapshot(tx: AsyncConnection, requester: Requester, vm_id: UUID
 
 
 async def restore_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, snapshot_id: UUID) -> Accepted[VM]:
-    """Put the requester's VM back to the snapshot."""
+    """Put the requester's VM back to the snapshot; FlavorTooSmallError if its disk does not fit its flavor."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     snapshot = await lock_row(tx, Snapshot, _snapshot(vm, snapshot_id), snapshot_id)
     parameters = Restore(snapshot.name, snapshot.flavor_id, snapshot.image_id)
     new = requested(requester, Action.RESTORE, parameters, **about(Kind.SNAPSHOT, snapshot.id))
     vm = await accept(tx, vm, new)
     await resource_claims.claim(tx, Snapshot, snapshot, new.action, new.id)
+    await _check_disk(tx, snapshot)  # last, because a refusal by the states comes first
     return Accepted(vm, new.id)
 
 
@@ -54,6 +56,19 @@ async def delete_snapshot(
     await accept_without_vm(tx, requester.user_id, new, vm.id)
     await resource_claims.claim(tx, Snapshot, snapshot, new.action, new.id)
     return Accepted(snapshot, new.id)
+
+
+async def _check_disk(tx: AsyncConnection, snapshot: Snapshot) -> None:
+    """Raise FlavorTooSmallError if the flavor that a restore brings back cannot hold the snapshot or its image.
+
+    It was large enough for the VM when the snapshot was taken, unless the VM is older than this rule or the catalogue
+    has changed since.
+    """
+    sizes = select(Flavor.name.label("flavor"), Flavor.disk_gb, Image.name.label("image"), Image.size_gb)
+    found = sizes.join(Image, Image.id == snapshot.image_id).where(Flavor.id == snapshot.flavor_id)
+    flavor, disk_gb, image, size_gb = (await tx.execute(found)).one()
+    disks.check_fits(flavor, disk_gb, f"snapshot {snapshot.name}", snapshot.size_gb)
+    disks.check_fits(flavor, disk_gb, f"image {image}", size_gb)
 
 
 def _snapshot(vm: VM, id: UUID) -> Select[Snapshot]:

@@ -83,3 +83,10 @@ class IdempotencyKey(Base):
     headers: Mapped[dict[str, str]]
     body: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+
+def owner_references() -> frozenset[str]:
+    """The names of the foreign keys to the accounts, of all tables."""
+    tables = Base.metadata.tables.values()
+    keys = {key for table in tables for key in table.foreign_key_constraints if key.referred_table.name == "users"}
+    return frozenset(str(key.name) for key in keys)

@@ -11,6 +11,8 @@ from typing import Final
 from sqlalchemy import ColumnElement, Integer, Text, literal_column
 from sqlalchemy.exc import IntegrityError
 
+from domain.data.queries import violated_constraint
+
 RESERVED: Final = 3  # addresses that no VM gets: the network's own, the gateway's, and the broadcast address
 
 # Hosts are numbered from 1; the network itself would be 0, and the number after the last is the broadcast address.
@@ -63,4 +65,4 @@ def new_mac_address() -> str:
 
 def is_taken(error: IntegrityError) -> bool:
     """Whether an insert failed because another interface got the address first."""
-    return "uq_interfaces_" in str(error.orig)
+    return violated_constraint(error) in {"uq_interfaces_ip_address", "uq_interfaces_mac_address"}

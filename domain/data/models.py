@@ -18,6 +18,12 @@ from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
 
+# The conditions of partial indexes. A query uses such an index only if it repeats the condition literally: the planner
+# cannot prove that `status = $1` implies `status = 'QUEUED'`.
+LIVE = text("status <> 'DELETED'")
+DELETED = text("status = 'DELETED'")
+IN_ERROR = text("status = 'ERROR'")
+
 
 def _state_check() -> str:
     pairs = (f"{status}/{task_state or ''}" for status, task_state in legal_states())
@@ -76,6 +82,13 @@ class VM(Timestamps, Base):
         CheckConstraint("confirm_by IS NULL OR status = 'VERIFY_RESIZE'", name="confirm_by"),
         CheckConstraint("attaching >= 0", name="attaching"),
         Index("ix_vms_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_vms_live_created", "owner_id", "created_at", "id", postgresql_where=LIVE),
+        Index("ix_vms_live_updated", "owner_id", "updated_at", "id", postgresql_where=LIVE),
+        Index("ix_vms_live_name", "owner_id", "name", "id", postgresql_where=LIVE),
+        Index("ix_vms_owner_status", "owner_id", "status", "id"),
+        Index("ix_vms_deleted", "updated_at", "id", postgresql_where=DELETED),
+        Index("ix_vms_error", "updated_at", postgresql_where=IN_ERROR),
+        Index("ix_vms_busy", "operation_id", postgresql_where=text("task_state IS NOT NULL")),
         Index("ix_vms_confirm_by", "confirm_by", postgresql_where=text("confirm_by IS NOT NULL")),
     )
 
@@ -104,6 +117,9 @@ class Snapshot(Timestamps, Base):
     __table_args__ = (
         CheckConstraint(f"status IN {sql_list(SnapshotStatus)}", name="status"),
         Index("ix_snapshots_vm_created", "vm_id", "created_at", "id"),
+        Index("ix_snapshots_live_created", "vm_id", "created_at", "id", postgresql_where=LIVE),
+        Index("ix_snapshots_deleted", "updated_at", "id", postgresql_where=DELETED),
+        Index("ix_snapshots_error", "updated_at", postgresql_where=IN_ERROR),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -124,6 +140,10 @@ class Volume(Timestamps, Base):
     __table_args__ = (
         CheckConstraint(f"status IN {sql_list(VolumeStatus)}", name="status"),
         Index("ix_volumes_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_volumes_live_created", "owner_id", "created_at", "id", postgresql_where=LIVE),
+        Index("ix_volumes_owner_status", "owner_id", "status", "id"),
+        Index("ix_volumes_deleted", "updated_at", "id", postgresql_where=DELETED),
+        Index("ix_volumes_error", "updated_at", postgresql_where=IN_ERROR),
         Index("ix_volumes_operation", "operation_id"),
     )
 
@@ -172,8 +192,7 @@ class Interface(Timestamps, Base):
     operation_id: Mapped[UUID]
 
 
-# The conditions of the partial indexes of `operations`. A query uses such an index only if it repeats the condition
-# literally: the planner cannot prove that `status = $1` implies `status = 'QUEUED'`.
+# More such conditions, of the outbox.
 UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
 UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the operation, but no worker has begun it
 IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
@@ -185,6 +204,7 @@ class Operation(Base):
     `deliver_after` is the time of the next delivery attempt or, once delivered, of the next check of its workflow.
     `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`. It is 0 again if the
     operation must be delivered anew.
+    `signaled_run` is the run of the waiting workflow to which workflow recovery repeated the signal of a decision.
     `epoch` counts the workflows that were lost or closed too early. Only the workflow with this epoch may record
     anything.
     `interruption` is the code that the operation ends with if its workflow closed without recording an end.
@@ -200,6 +220,10 @@ class Operation(Base):
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_operations_owner_status", "owner_id", "status", "created_at", "id"),
+        Index("ix_operations_finished", "finished_at", "id", postgresql_where=text("finished_at IS NOT NULL")),
+        Index("ix_operations_interrupted", "finished_at", postgresql_where=text("interruption IS NOT NULL")),
+        Index("ix_operations_retry_of", "retry_of", postgresql_where=text("retry_of IS NOT NULL")),
         Index("ix_operations_vm_created", "vm_id", "created_at", "id"),
     )
 
@@ -229,6 +253,7 @@ class Operation(Base):
     deliver_after: Mapped[datetime] = mapped_column(server_default=func.now())
     deliveries: Mapped[int] = mapped_column(server_default="0")
     delivered_at: Mapped[datetime | None]
+    signaled_run: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -243,6 +268,7 @@ class Finding(Base):
     __tablename__ = "findings"
     __table_args__ = (
         Index("uq_findings_open", "kind", "resource_id", unique=True, postgresql_where=text("resolved_at IS NULL")),
+        Index("ix_findings_resolved", "resolved_at", "id", postgresql_where=text("resolved_at IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)

@@ -6,6 +6,7 @@ from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
@@ -39,6 +40,14 @@ async def update_vm(tx: AsyncConnection, vm_id: UUID, values: dict[str, Any]) ->
     return cast("VM", (await tx.execute(update(VM).where(VM.id == vm_id).values(values).returning(VM))).one())
 
 
+def violated_constraint(error: IntegrityError) -> str | None:
+    """The name of the constraint or unique index that the statement violated; None for a NOT NULL."""
+    # A field of PostgreSQL's error, because its text is for people and in the server's language. SQLAlchemy wraps the
+    # error of asyncpg twice: the cause of `orig` is the original one.
+    name: str | None = getattr(error.orig.__cause__, "constraint_name", None) if error.orig else None
+    return name
+
+
 def from_now(seconds: float) -> ColumnElement[datetime]:
     """The database's time in `seconds` from now."""
     return func.now() + timedelta(seconds=seconds)
@@ -54,5 +63,5 @@ def has_begun(operation: Operation) -> bool:
 
 
 async def get_operation(tx: AsyncConnection, operation_id: UUID) -> Operation:
-    """The operation, which must exist; operations are never deleted."""
+    """The operation, which must exist: housekeeping deletes none that is open or that a row names."""
     return cast("Operation", (await tx.execute(select(Operation).where(Operation.id == operation_id))).one())

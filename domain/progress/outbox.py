@@ -6,10 +6,11 @@ dies leaves nothing to clean up: its rows are due again when the time has come (
 """
 
 from collections.abc import Sequence
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import CTE, Select, func, select, update
+from sqlalchemy import CTE, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import IN_TEMPORAL, Operation
@@ -18,6 +19,8 @@ from domain.progress.fair_queue import next_operations
 from domain.rules.messages import own_workflow_id
 from domain.rules.states import OPEN_STATUSES, OperationStatus
 from domain.rules.table import TABLE
+
+MIN_PAUSE: Final = timedelta(seconds=30)  # from a delivery of a decision to the next one in the same run
 
 
 async def lease_operations(tx: AsyncConnection, limit: int, seconds: float) -> Sequence[Operation]:
@@ -77,10 +80,26 @@ async def give_own_workflow(tx: AsyncConnection, operation: Operation) -> Operat
     return await fetch_one(tx, changed.returning(Operation))
 
 
-async def deliver_again(tx: AsyncConnection, operation: Operation) -> None:
-    """Make an operation due for delivery again, unless a worker has begun it meanwhile."""
-    queued = (Operation.id == operation.id, Operation.status == OperationStatus.QUEUED)
-    await tx.execute(update(Operation).where(*queued).values(deliveries=0, deliver_after=func.now()))
+async def deliver_again(tx: AsyncConnection, decision: Operation, run_id: str | None = None) -> bool:
+    """Make a decision due for delivery again, unless a worker has begun it meanwhile or it is too early for that.
+
+    It is time if another run of the waiting workflow, `run_id`, has begun since, or if there is no open run (None). It
+    is also time if the decision has waited as long since its last delivery as before it, so that the pauses double.
+    """
+    queued = [Operation.id == decision.id, Operation.status == OperationStatus.QUEUED]
+    values: dict[str, Any] = {"deliveries": 0, "deliver_after": func.now()}
+    if run_id is not None:
+        delivered_at = func.coalesce(Operation.delivered_at, Operation.created_at)
+        pause = func.greatest(delivered_at - Operation.created_at, MIN_PAUSE)
+        is_other_run = Operation.signaled_run.is_distinct_from(run_id)
+        queued.append(or_(is_other_run, delivered_at + pause <= func.now()))
+        values["signaled_run"] = run_id
+    return await fetch_one(tx, update(Operation).where(*queued).values(values).returning(Operation)) is not None
+
+
+async def note_signaled(tx: AsyncConnection, decision: Operation, run_id: str) -> None:
+    """Record that this run of the waiting workflow has got the signal of the decision again."""
+    await tx.execute(update(Operation).where(Operation.id == decision.id).values(signaled_run=run_id))
 
 
 async def restart(tx: AsyncConnection, operation: Operation, interruption: str | None = None) -> bool:

@@ -90,6 +90,18 @@ class SameFlavorError(ServiceError):
         self.fields = [FieldIssue("flavor_id", self.code, message)]
 
 
+class FlavorTooSmallError(ServiceError):
+    """The disk of the flavor is smaller than what it must hold. `field` is the body's field that names it, if any."""
+
+    code = "flavor_too_small"
+
+    def __init__(self, flavor: str, disk_gb: int, content: str, size_gb: int, field: str | None = None) -> None:
+        message = f"Flavor {flavor} has a disk of {disk_gb} GiB, but {content} needs {size_gb} GiB."
+        super().__init__(f"{message} Choose a flavor with a larger disk." if field else message)
+        if field is not None:
+            self.fields = [FieldIssue(field, self.code, message)]
+
+
 class InvalidTransitionError(ServiceError):
     """The lifecycle table refuses the action in the current state of the VM, or of another `resource`."""
 
@@ -147,7 +159,7 @@ class TooLateError(ServiceError):
 
 
 class NotRetryableError(ServiceError):
-    """The operation cannot be retried: it has not failed, or its resource must be created anew."""
+    """The operation cannot be retried: it has not failed, its resource must be created anew, or a retry has done it."""
 
     code = "not_retryable"
 

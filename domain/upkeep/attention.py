@@ -3,12 +3,12 @@
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, Uuid, and_, cast, func, literal, null, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, Uuid, and_, cast, func, literal, null, or_, select, text, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
 from domain.data.accounts import User
-from domain.data.models import UNBEGUN, UNDELIVERED, VM, Finding, Operation, Snapshot, Volume
+from domain.data.models import IN_ERROR, IN_TEMPORAL, UNBEGUN, UNDELIVERED, VM, Finding, Operation, Snapshot, Volume
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, OperationStatus
 
@@ -19,7 +19,7 @@ INTERRUPTED_SHOWN_FOR: Final = timedelta(days=7)
 
 _NO_ID: Final = cast(null(), Uuid)
 _NO_DETAIL: Final = cast(null(), JSONB)
-_RUNNING: Final = Operation.status == OperationStatus.RUNNING
+_RUNNING: Final = text("status = 'RUNNING'")
 _OPEN: Final = Operation.status.in_(OPEN_STATUSES)
 
 _newer = aliased(Operation)
@@ -60,7 +60,7 @@ _OPEN_FINDINGS: Final = select(
 
 def _in_error(model: type[VM | Volume | Snapshot], kind: Kind, vm_id: Any, detail: Any) -> Select[*tuple[Any, ...]]:
     resource = (literal(f"{kind}_in_error"), literal(kind.value), model.id, vm_id, model.owner_id)
-    return select(*resource, model.operation_id, detail, model.updated_at).where(model.status == "ERROR")
+    return select(*resource, model.operation_id, detail, model.updated_at).where(IN_ERROR)
 
 
 def _operations(kind: str, *conditions: Any) -> Select[*tuple[Any, ...]]:
@@ -76,8 +76,8 @@ _ITEMS: Final = union_all(
     _in_error(VM, Kind.VM, VM.id, VM.fault),
     _in_error(Volume, Kind.VOLUME, _NO_ID, _NO_DETAIL),
     _in_error(Snapshot, Kind.SNAPSHOT, Snapshot.vm_id, _NO_DETAIL),
-    _operations("operation_retrying", _OPEN, Operation.attempt >= MANY_ATTEMPTS),
-    # UNBEGUN and UNDELIVERED are the literal conditions of partial indexes, which keep these two lists cheap.
+    # The literal conditions of partial indexes keep these lists cheap, however long the tables are.
+    _operations("operation_retrying", or_(UNDELIVERED, IN_TEMPORAL), Operation.attempt >= MANY_ATTEMPTS),
     _operations("operation_not_begun", UNBEGUN, Operation.delivered_at < func.now() - NOT_BEGUN_AFTER),
     _operations("operation_slow", or_(UNDELIVERED, _RUNNING), Operation.created_at < func.now() - SLOW_AFTER),
     _operations(

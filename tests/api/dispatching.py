@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from api.background.dispatcher import Dispatcher
@@ -37,6 +37,40 @@ class Recorder:
         if self.error:
             raise self.error
         self.started.append(id)
+
+
+class FakeTemporal:
+    """A Temporal client with workflows of given statuses; a workflow that has none is unknown."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, WorkflowExecutionStatus | None] = {}
+        self.run_id = "first-run"
+        self.described: list[str] = []
+        self.canceled: list[str] = []
+        self.signals: list[tuple[str, str, OperationInput]] = []
+        self.is_unavailable = False
+
+    def get_workflow_handle(self, workflow_id: str) -> Any:
+        """A handle that can be described, canceled and signaled."""
+        client = self
+
+        class Handle:
+            async def describe(self, **_options: Any) -> Any:
+                if client.is_unavailable:
+                    raise RPCError("unavailable", RPCStatusCode.UNAVAILABLE, b"")
+                client.described.append(workflow_id)
+                self.status, self.run_id = client.statuses.get(workflow_id), client.run_id
+                if self.status is None:
+                    raise RPCError("not found", RPCStatusCode.NOT_FOUND, b"")
+                return self
+
+            async def cancel(self, **_options: Any) -> None:
+                client.canceled.append(workflow_id)
+
+            async def signal(self, name: str, input: OperationInput, **_options: Any) -> None:
+                client.signals.append((workflow_id, name, input))
+
+        return Handle()
 
 
 @contextlib.asynccontextmanager

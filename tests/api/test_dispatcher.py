@@ -8,6 +8,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -15,6 +16,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from api.background import dispatcher
 from api.background.dispatcher import Dispatcher
 from domain.data import database
+from domain.data.models import Operation
 from domain.progress import outbox
 from domain.rules.messages import OperationInput
 from domain.rules.states import Action, OperationStatus
@@ -188,3 +190,21 @@ async def test_unexpected_errors_do_not_end_the_dispatcher(
         await queue_operations(engine, 1)
         monkeypatch.setattr(outbox, "lease_operations", lease)
         await until(lambda: client.started)
+
+
+async def test_an_operation_that_cannot_be_read_holds_up_no_other(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor does Temporal count as unavailable because of it."""
+    broken, *others = await queue_operations(engine, 4)
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).where(Operation.workflow_id == broken).values(input={"name": 1}))
+    client = Recorder()
+    async with dispatching(engine, client):
+        await until(lambda: len(client.started) == len(others))
+        await until(lambda: "cannot be delivered" in caplog.text)
+        later = await queue_operations(engine, 1)
+        await until(lambda: later[0] in client.started)
+    assert set(client.started) == {*others, *later}
+    assert caplog.text.count("cannot be delivered") == 1, "it is tried again after half a minute, not at once"
+    assert "is unavailable" not in caplog.text

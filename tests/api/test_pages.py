@@ -89,6 +89,7 @@ async def test_an_empty_list_has_no_pages(ada: Person) -> None:
     assert answer.json() == {
         "items": [],
         "total": 0,
+        "total_is_exact": True,
         "page": 1,
         "page_size": 20,
         "pages": 0,

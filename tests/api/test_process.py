@@ -1,4 +1,4 @@
-"""The API process: start, shutdown, an outage of its database, housekeeping."""
+"""The API process: start, shutdown, an outage of its database."""
 
 import asyncio
 import os
@@ -8,27 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import pytest
-from sqlalchemy import insert, select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 import local
 from api.app import create_app
-from api.background import housekeeping
 from domain.data import database
-from domain.data.accounts import IdempotencyKey, RefreshToken
 from domain.settings import Settings
 from migrations import embedded_postgres
 from migrations.__main__ import migrate
 from tests.api.conftest import person, running
 from tests.conftest import make_settings
-from tests.support.rows import add_user
 from tests.support.stack import free_ports
 
 
@@ -154,20 +147,3 @@ async def _read_until(http: Any, vm_id: str, stop: asyncio.Event) -> set[int]:
             assert answer.headers["Retry-After"] == "1"
         await asyncio.sleep(0.01)
     return statuses
-
-
-async def test_housekeeping_deletes_old_idempotency_keys_and_expired_refresh_tokens(engine: AsyncEngine) -> None:
-    now = datetime.now(UTC)
-    async with engine.begin() as tx:
-        user = await add_user(tx)
-        for days in (1, 3):
-            answer = {"scope": "s", "key": str(days), "fingerprint": "f", "status_code": 202, "headers": {}, "body": ""}
-            await tx.execute(insert(IdempotencyKey).values(answer | {"created_at": now - timedelta(days=days)}))
-            expiry = now + timedelta(days=days - 2)
-            token = {"id": uuid4(), "family_id": uuid4(), "user_id": user.id, "expires_at": expiry}
-            await tx.execute(insert(RefreshToken).values(token))
-    await housekeeping.delete_expired(engine)
-    async with engine.connect() as connection:
-        assert (await connection.execute(select(IdempotencyKey.key))).scalars().all() == ["1"]
-        [kept_until] = (await connection.execute(select(RefreshToken.expires_at))).scalars().all()
-    assert kept_until > now

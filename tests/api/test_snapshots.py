@@ -77,7 +77,7 @@ async def test_no_snapshot_is_taken_of_a_vm_that_is_not_at_rest(
 @active_or_shutoff
 async def test_a_restore_claims_the_vm_and_the_snapshot(ada: Person, engine: AsyncEngine, status: Status) -> None:
     vm = await vm_of(ada, engine, status=status, flavor_id=FLAVOR_IDS["m1.large"])
-    snapshot = await snapshot_of(vm, engine, flavor_id=FLAVOR_IDS["m1.tiny"])
+    snapshot = await snapshot_of(vm, engine, flavor_id=FLAVOR_IDS["m1.tiny"], size_gb=1)
     answer = await ada.http.post(f"/vms/{vm.id}/snapshots/{snapshot.id}/restore")
     shown = answer.json()
     assert (answer.status_code, answer.headers["Retry-After"]) == (202, "1")

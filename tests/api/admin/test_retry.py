@@ -1,17 +1,21 @@
 """POST /admin/operations/{id}/retry: an admin repeats a failed operation for its owner."""
 
+import asyncio
 from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data.models import Operation
+from domain.data.models import Interface, Operation
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.rules.table import TABLE
 from tests.api.conftest import Person
 from tests.support.rows import (
+    FLAVOR_IDS,
+    IMAGE_IDS,
     INPUTS,
     add_attachment,
     add_interface,
@@ -106,9 +110,62 @@ async def test_a_retry_is_refused_while_the_owners_own_second_request_is_open(
 
 async def test_the_lifecycle_table_decides_about_a_retry_too(ada: Person, root: Person, engine: AsyncEngine) -> None:
     operation = await failed_operation(ada, engine, Action.STOP)
-    assert (await root.http.post(f"/admin/operations/{operation.id}/retry")).status_code == 202
+    assert (await ada.http.post(f"/vms/{operation.vm_id}/actions/stop")).status_code == 202
     refusal = await root.http.post(f"/admin/operations/{operation.id}/retry")
     assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")
+
+
+async def retry(root: Person, id: UUID) -> tuple[int, str | None]:
+    """Request a retry; returns the status and the code of the refusal or the id of the new operation."""
+    answer = await root.http.post(f"/admin/operations/{id}/retry")
+    return answer.status_code, answer.json().get("code") or answer.json()["id"]
+
+
+async def end(engine: AsyncEngine, id: UUID, status: OperationStatus) -> None:
+    """Let the operation end."""
+    async with engine.begin() as tx:
+        ended = {"status": status, "finished_at": func.now()}
+        await tx.execute(update(Operation).where(Operation.id == id).values(ended))
+
+
+@pytest.mark.parametrize("action", [Action.ATTACH_INTERFACE, Action.SNAPSHOT, Action.DELETE_VOLUME])
+async def test_an_operation_is_not_retried_twice_while_the_retry_is_open_or_has_succeeded(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action
+) -> None:
+    failed = await failed_operation(ada, engine, action)
+    status, first = await retry(root, failed.id)
+    assert status == 202
+    assert await retry(root, failed.id) == (409, "not_retryable")
+    await end(engine, UUID(first), OperationStatus.SUCCEEDED)
+    refusal = await root.http.post(f"/admin/operations/{failed.id}/retry")
+    assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
+    assert str(first) in refusal.json()["detail"]
+
+
+async def test_a_retry_that_failed_too_may_be_repeated_by_either_name_but_once(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    failed = await failed_operation(ada, engine, Action.ATTACH_INTERFACE)
+    _, first = await retry(root, failed.id)
+    await end(engine, UUID(first), FAILED)
+    status, second = await retry(root, UUID(first))
+    assert status == 202
+    assert await retry(root, failed.id) == (409, "not_retryable"), "the retry of its retry is open"
+    await end(engine, UUID(second), OperationStatus.CANCELED)
+    status, third = await retry(root, failed.id)
+    assert status == 202
+    await end(engine, UUID(third), OperationStatus.SUCCEEDED)
+    for id in (failed.id, UUID(first), UUID(second)):
+        assert await retry(root, id) == (409, "not_retryable")
+
+
+async def test_only_one_of_many_concurrent_retries_is_accepted(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    failed = await failed_operation(ada, engine, Action.ATTACH_INTERFACE)
+    answers = await asyncio.gather(*(retry(root, failed.id) for _ in range(8)))
+    assert sorted(status for status, _ in answers) == [202, *[409] * 7]
+    async with engine.connect() as connection:
+        interfaces = select(func.count()).select_from(Interface).where(Interface.vm_id == failed.vm_id)
+        assert await connection.scalar(interfaces) == 1
 
 
 @pytest.mark.parametrize(
@@ -129,3 +186,12 @@ async def test_a_retry_has_the_parameters_of_the_failed_operation(
     answer = await root.http.post(f"/admin/operations/{failed.id}/retry")
     assert answer.status_code == 202, answer.text
     assert (await read_operation(engine, UUID(answer.json()["id"]))).input == input
+
+
+async def test_a_retry_of_a_resize_below_the_image_is_refused(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    """The request is older than the rule."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, image_id=IMAGE_IDS["ubuntu-24.04"])
+        too_small = {"flavor_id": str(FLAVOR_IDS["m1.tiny"]), "flavor": "m1.tiny"}
+        operation = await add_operation(tx, vm, Action.RESIZE, status=FAILED, input=INPUTS[Action.RESIZE] | too_small)
+    assert await retry(root, operation.id) == (422, "flavor_too_small")

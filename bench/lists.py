@@ -1,0 +1,172 @@
+"""First pages of short and of very long lists: `python -m bench.lists [LONG]`, by default 1,000,000 rows.
+
+Starts a PostgreSQL server in a temporary folder and an API process on it. One owner has 1,000 VMs, operations and
+volumes, another has LONG of each; a third has 1,000 live VMs and LONG that are DELETED. One client asks for the page of
+the short list and that of the long list in turn, so that other work on the machine slows down both. The ratio of the
+median times is the result. The exit code is 1 if one is above 1.5.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from uuid import UUID, uuid4
+
+import asyncpg
+import httpx
+
+from api.web import security
+from api.web.security import Caller, Signing
+from bench.usage import table
+from migrations import embedded_postgres
+from migrations.__main__ import migrate
+from tests.conftest import make_settings
+
+SHORT, LONG = 1_000, 1_000_000
+PORT = 19_998
+API = f"http://127.0.0.1:{PORT}"
+SECRET = "a-key-that-only-this-benchmark-uses-0123456789"  # noqa: S105 - of a server in a temporary folder
+ALLOWED = 1.5
+WARM_UP, ROUNDS = 10, 200  # requests
+LISTS = {
+    "VMs": "/vms",
+    "VMs by name": "/vms?sort=name",
+    "VMs, last changed first": "/vms?sort=-updated_at",
+    "VMs by status": "/vms?sort=status",
+    "VMs in one of two statuses": "/vms?status=ACTIVE,SHUTOFF",
+    "VMs in a rare status": "/vms?status=ERROR",
+    "VMs with a label that all have": "/vms?labels=env=prod",
+    "operations": "/operations",
+    "operations in progress": "/operations?status=QUEUED,RUNNING",
+    "volumes": "/volumes",
+}
+USER = "INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $2, '')"
+# One VM in a thousand is in ERROR, and one of the others in three is off.
+VMS = """
+INSERT INTO vms (id, owner_id, name, status, flavor_id, image_id, labels, operation_id, launched_at, created_at)
+SELECT gen_random_uuid(), $1, 'vm-' || n,
+    coalesce($3, CASE WHEN n % 1000 = 0 THEN 'ERROR' WHEN n % 3 = 0 THEN 'SHUTOFF' ELSE 'ACTIVE' END),
+    (SELECT id FROM flavors LIMIT 1), (SELECT id FROM images WHERE is_default), '{"env": "prod"}', gen_random_uuid(),
+    now(), now() - n * interval '1 second'
+FROM generate_series(1, $2::int) AS n
+"""
+OPERATIONS = """
+INSERT INTO operations (id, owner_id, actor, action, status, resource_type, resource_id, vm_id, input, workflow_id,
+    request_id, created_at, started_at, finished_at)
+SELECT gen_random_uuid(), owner_id, 'bench', 'create', 'SUCCEEDED', 'vm', id, id, '{}', '', 'bench', created_at, now(),
+    now()
+FROM vms WHERE owner_id = $1
+"""
+VOLUMES = """
+INSERT INTO volumes (id, owner_id, name, size_gb, status, operation_id, created_at)
+SELECT gen_random_uuid(), $1, 'data-' || n, 1, 'AVAILABLE', gen_random_uuid(), now() - n * interval '1 second'
+FROM generate_series(1, $2::int) AS n
+"""
+
+
+async def fill(url: str, owners: dict[str, UUID], long: int) -> None:
+    """Migrate an empty database and add the rows of all owners."""
+    await migrate(make_settings(url))
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    # Without foreign keys and indexes while the rows are filled in, because that takes a tenth of the time.
+    await connection.execute("SET session_replication_role = replica")
+    indexes = await connection.fetch("SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'ix\\_%'")
+    await connection.execute(f"DROP INDEX {', '.join(index['indexname'] for index in indexes)}")
+    for name, owner in owners.items():
+        count = SHORT if name == "short" else long
+        await connection.execute(USER, owner, name)
+        if name == "deleted":
+            await connection.execute(VMS, owner, long, "DELETED")
+            await connection.execute(VMS, owner, SHORT, None)
+            continue
+        await connection.execute(VMS, owner, count, None)
+        await connection.execute(OPERATIONS, owner)
+        await connection.execute(VOLUMES, owner, count)
+    for index in indexes:
+        await connection.execute(index["indexdef"])
+    await connection.execute("VACUUM ANALYZE")  # as autovacuum does within a minute
+    await connection.close()
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    """Run an empty PostgreSQL server in a temporary folder; yields its DATABASE_URL."""
+    with tempfile.TemporaryDirectory(prefix="vmapi-bench-") as folder:
+        socket_dir = embedded_postgres.init_cluster(Path(folder))
+        # -F: no fsync. The rows are filled in faster, and lists only read.
+        command = [*embedded_postgres.server_command(Path(folder), socket_dir), "-F"]
+        server = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
+        while subprocess.run(embedded_postgres.ready_command(socket_dir), check=False).returncode:
+            time.sleep(0.1)
+        yield embedded_postgres.database_url(socket_dir, "postgres")
+        server.terminate()
+        server.wait()
+
+
+@contextmanager
+def api(url: str) -> Iterator[None]:
+    """Run an API process on the database; no Temporal server is needed for lists."""
+    settings = {"DATABASE_URL": url, "SECRET_KEY": SECRET, "API_PORT": str(PORT), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    settings |= {"LOG_LEVEL": "ERROR", "OPERATION_RETENTION_DAYS": "0"}
+    process = subprocess.Popen([sys.executable, "-m", "api"], env=os.environ | settings, stderr=subprocess.DEVNULL)
+    while not _is_live():
+        time.sleep(0.1)
+    yield
+    process.terminate()
+    process.wait()
+
+
+def _is_live() -> bool:
+    try:
+        urllib.request.urlopen(f"{API}/api/v1/health/live")  # noqa: S310 - http
+    except urllib.error.URLError:
+        return False
+    return True
+
+
+def token(name: str, id: UUID) -> str:
+    """An access token of the owner."""
+    return security.sign(Signing(SECRET, "HS256"), "access", Caller(id, name, uuid4()), uuid4(), timedelta(hours=1))
+
+
+async def measure(owners: dict[str, UUID]) -> bool:
+    """Print a row for each list; returns whether all ratios are allowed."""
+    tokens = {name: token(name, id) for name, id in owners.items()}
+    kinds = [(name, path, "long") for name, path in LISTS.items()] + [("VMs beside DELETED ones", "/vms", "deleted")]
+    rows = []
+    async with httpx.AsyncClient(base_url=API, timeout=60) as http:
+        for name, path, owner in kinds:
+            taken: dict[str, list[float]] = {"short": [], owner: []}
+            for asked in ("short", owner) * (WARM_UP + ROUNDS):
+                started_at = time.perf_counter()
+                answer = await http.get(f"/api/v1{path}", headers={"Authorization": f"Bearer {tokens[asked]}"})
+                taken[asked].append(1000 * (time.perf_counter() - started_at))
+                answer.raise_for_status()
+            short, long = (median(taken[who][WARM_UP:]) for who in ("short", owner))
+            rows.append((name, short, long, long / short))
+    table("first page", "short list, ms", "long list, ms", "ratio", rows=rows)
+    return all(ratio <= ALLOWED for *_, ratio in rows)
+
+
+def main() -> None:
+    """Fill, measure, stop."""
+    owners = {name: uuid4() for name in ("short", "long", "deleted")}
+    long = int(sys.argv[1]) if len(sys.argv) > 1 else LONG
+    with database() as url:
+        asyncio.run(fill(url, owners, long))
+        with api(url):
+            good = asyncio.run(measure(owners))
+    raise SystemExit(not good)
+
+
+if __name__ == "__main__":
+    main()

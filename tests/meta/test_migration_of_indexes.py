@@ -1,0 +1,68 @@
+"""The indexes of migration 0007 are built beside requests, also after a build that was cut off."""
+
+import asyncio
+
+import pytest
+from alembic import command
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.settings import Settings
+from migrations.__main__ import alembic_config, migrate
+from tests.support.rows import add_user, add_vm
+
+BUILDING = """SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"""
+INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+
+
+@pytest.fixture
+async def older(engine: AsyncEngine) -> AsyncEngine:
+    """A database from before the migration, with a VM."""
+    async with engine.begin() as tx:
+        await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0005"))
+        user = await add_user(tx)
+        values = "gen_random_uuid(), :owner, 'vm', 'ACTIVE', flavors.id, images.id, '{}', gen_random_uuid()"
+        columns = "id, owner_id, name, status, flavor_id, image_id, labels, operation_id"
+        insert = f"INSERT INTO vms ({columns}) SELECT {values} FROM flavors, images LIMIT 1"  # noqa: S608 - constants
+        await tx.execute(text(insert), {"owner": user.id})
+    return engine
+
+
+async def test_requests_write_while_the_indexes_are_built(settings: Settings, older: AsyncEngine) -> None:
+    """An ordinary CREATE INDEX that waits for one writer would make all others wait behind it."""
+    async with older.connect() as observer:
+        async with older.begin() as slow:
+            await slow.execute(text("UPDATE vms SET name = 'slow'"))
+            migrating = asyncio.create_task(migrate(settings))
+            async with asyncio.timeout(10):
+                while not await observer.scalar(text(BUILDING)):
+                    await observer.rollback()
+                    await asyncio.sleep(0.01)
+            await observer.rollback()
+            async with older.begin() as request:
+                await request.execute(text("SET LOCAL lock_timeout = '2s'"))
+                await request.execute(text("INSERT INTO users VALUES (gen_random_uuid(), 'u', 'e', '')"))
+                await request.execute(text("UPDATE vms SET name = 'fast' WHERE false"))
+        await migrating
+        assert await observer.scalar(text(INVALID)) == 0
+    async with older.begin() as tx:
+        await add_vm(tx, await add_user(tx))
+
+
+async def test_a_build_that_was_cut_off_is_repeated(settings: Settings, older: AsyncEngine) -> None:
+    async with older.begin() as tx:
+        await tx.execute(text("CREATE INDEX ix_vms_owner_status ON vms (owner_id, status, id)"))
+        cut_off = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'ix_vms_owner_status'::regclass"
+        await tx.execute(text(cut_off))
+    await migrate(settings)
+    async with older.connect() as connection:
+        assert await connection.scalar(text(INVALID)) == 0
+
+
+async def test_several_processes_may_build_at_once(settings: Settings, older: AsyncEngine) -> None:
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(migrate(settings) for _ in range(4)))
+    async with older.connect() as connection:
+        assert await connection.scalar(text(INVALID)) == 0
+        assert await connection.scalar(text("SELECT to_regclass('ix_vms_live_created')")) is not None
