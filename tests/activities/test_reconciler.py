@@ -1,5 +1,6 @@
 """The reconciler: it repairs what two comparisons have seen, one worker at a time, and within limits."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import cast
 from uuid import uuid4
@@ -69,12 +70,13 @@ async def test_an_action_requested_after_the_comparison_prevents_the_repair(
     vm = await add_idle_vm(engine, backend)
     await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
     await reconciler.reconcile()
-    found = await drift_detection.find_drift(engine, backend)
+    found = [page async for page in drift_detection.find_drift(engine, backend)]
 
-    async def find_and_reboot(*_: object) -> object:
+    async def find_and_reboot(*_: object) -> AsyncIterator[object]:
         async with engine.begin() as tx:
             await claim(tx, vm.id, Action.REBOOT_HARD)
-        return found
+        for page in found:
+            yield page
 
     monkeypatch.setattr(drift_detection, "find_drift", find_and_reboot)
     await reconciler.reconcile()

@@ -58,9 +58,10 @@ class MockServers(MockCalls):
 
         await self._call("delete_server_interface", token, vm_id, unplug, may_be_doomed=True)
 
-    async def list_ports(self, vm_id: UUID) -> Collection[UUID]:
+    async def list_ports(self, vm_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
         async with self._engine.begin() as tx:
-            return (await tx.scalars(select(ports.c.id).where(ports.c.vm_id == vm_id))).all()
+            rows = await tx.execute(select(ports.c.id, ports.c.vm_id).where(ports.c.vm_id.in_(vm_ids)))
+            return {row.id: row.vm_id for row in rows}
 
     async def create_server(self, token: Token, spec: ServerSpec) -> None:
         doomed = self._is_doomed(token.operation_id)
