@@ -19,7 +19,7 @@ Query = Select[*tuple[Any, ...]]
 async def read(engine: AsyncEngine, query: Query) -> Rows:
     """Return the rows of a query by id."""
     async with engine.connect() as connection:
-        return {row.id: row for row in await connection.execute(query)}
+        return {row.id: row for row in (await connection.execute(query)).all()}
 
 
 async def pages(engine: AsyncEngine, query: Query) -> AsyncIterator[Rows]:

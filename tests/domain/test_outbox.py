@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -159,6 +159,27 @@ async def test_an_operation_without_a_workflow_is_restarted_from_its_first_step(
     assert again.workflow_id == f"{lost.workflow_id}-1"
     assert again.started_at == lost.started_at
     assert (await read_vm(engine, vm.id)).task_state is TaskState.SCHEDULING
+
+
+async def test_a_restart_of_an_operation_without_a_vm_names_its_resource(engine: AsyncEngine) -> None:
+    volume_id = uuid4()
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        row: dict[str, Any] = {"vm_id": None, "resource_id": volume_id, "previous_status": None, "holds": False}
+        lost = await add_operation(tx, vm, Action.CREATE_VOLUME, deliveries=1, **row)
+        assert await outbox.restart(tx, lost)
+    restarted = await read_operation(engine, lost.id)
+    assert (restarted.status, restarted.epoch) == (QUEUED, 1)
+    assert restarted.workflow_id == f"create-volume-{volume_id}-{lost.id}-1"
+
+
+async def test_a_restart_leaves_a_vm_alone_that_another_operation_holds(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), task_state=TaskState.POWERING_OFF)
+        await add_operation(tx, vm, Action.STOP)
+        lost = await add_operation(tx, vm, Action.REBOOT_HARD, deliveries=1, holds=False)
+        assert await outbox.restart(tx, lost)
+    assert (await read_vm(engine, vm.id)).task_state is TaskState.POWERING_OFF
 
 
 async def test_an_interrupted_operation_keeps_its_step_and_the_reason(engine: AsyncEngine) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import Effect, MockCalls, clock_in
+from activities.backends.mock.calls import Effect, MockCalls, clock_in, is_one_of
 from activities.backends.mock.schema import images, migrations, ports, servers, volumes
 from activities.backends.protocol import BackendError, Port, Server, ServerSpec, Token
 from domain.rules.cloud import ServerStatus, VolumeState
@@ -60,8 +60,8 @@ class MockServers(MockCalls):
 
     async def list_ports(self, vm_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
         async with self._engine.begin() as tx:
-            rows = await tx.execute(select(ports.c.id, ports.c.vm_id).where(ports.c.vm_id.in_(vm_ids)))
-            return {row.id: row.vm_id for row in rows}
+            rows = await tx.execute(select(ports.c.id, ports.c.vm_id).where(is_one_of(ports.c.vm_id, vm_ids)))
+            return {row.id: row.vm_id for row in rows.all()}
 
     async def create_server(self, token: Token, spec: ServerSpec) -> None:
         doomed = self._is_doomed(token.operation_id)
@@ -188,7 +188,7 @@ class MockServers(MockCalls):
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
         async with self._engine.begin() as tx:
             await apply_due_changes(tx)
-            rows = await tx.execute(select(servers).where(servers.c.vm_id.in_(vm_ids)))
+            rows = (await tx.execute(select(servers).where(is_one_of(servers.c.vm_id, vm_ids)))).all()
             return {row.vm_id: server_from(row) for row in rows}
 
     async def purge(self, vm_id: UUID) -> None:
