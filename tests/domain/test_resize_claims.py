@@ -197,7 +197,11 @@ async def test_a_decision_is_about_the_latest_resize_that_has_moved_the_server(
         minutes = (vm.created_at + timedelta(minutes=minute) for minute in range(9))
         earlier: dict[str, Any] = {"status": OperationStatus.SUCCEEDED, "created_at": next(minutes)}
         await add_operation(tx, vm, Action.RESIZE, **earlier)
-        cut_off: dict[str, Any] = {"status": OperationStatus.SUPERSEDED, "started_at": func.now(), "created_at": next(minutes)}
+        cut_off: dict[str, Any] = {
+            "status": OperationStatus.SUPERSEDED,
+            "started_at": func.now(),
+            "created_at": next(minutes),
+        }
         latest = await add_operation(tx, vm, Action.RESIZE, **cut_off)
         await add_operation(tx, vm, Action.STOP, status=OperationStatus.SUCCEEDED, created_at=next(minutes))
         for values in not_moved:
