@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import asyncpg
 from temporalio.client import Client
@@ -22,6 +23,7 @@ from activities.backends.mock.backend import MockBackend
 from activities.recovery.reconciler import Reconciler
 from bench.usage import exit_with, table
 from domain.data import database
+from domain.settings import Settings
 from migrations import embedded_postgres
 from migrations.__main__ import migrate
 from tests.conftest import make_settings
@@ -63,13 +65,10 @@ class Callbacks:
         asyncio.Handle._run = measured  # type: ignore[assignment, method-assign] # noqa: SLF001
 
 
-async def measure(url: str, count: int) -> list[str]:
+async def measure(settings: Settings, connection: asyncpg.Connection, count: int) -> list[str]:
     """Fill the database, compare several times, print a table, and return errors."""
-    settings = make_settings(url)
-    await migrate(settings)
     engine, backend = database.create_engine(settings), MockBackend(settings)
     await backend.prepare()
-    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
     await connection.execute(SEED, FLAVOR_IDS["m1.small"], IMAGE_IDS["cirros-0.6.3"], NETWORK_IDS["private"], count)
     await connection.execute("ANALYZE")
     reconciler, rows = Reconciler(engine, backend, cast("Client", None)), []
@@ -83,30 +82,45 @@ async def measure(url: str, count: int) -> list[str]:
         blocks = statistics.quantiles(callbacks.times, n=100)[98], max(callbacks.times)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         rows.append((count, seconds, cpu, *blocks, grown))
-    table(
-        "VMs", "s", "CPU s of the worker", "longest callback of 99 %, ms", "longest, ms", "MB of memory more", rows=rows
-    )
+    columns = ("VMs", "s", "CPU s of the worker", "longest callback of 99 %, ms", "longest, ms", "MB of memory more")
+    table(*columns, rows=rows)
     findings = await connection.fetchval("SELECT count(*) FROM findings")
-    await connection.close()
     await backend.close()
     await engine.dispose()
     return [f"{findings} findings"] if findings else []
 
 
-def main() -> None:
-    """Start PostgreSQL in a temporary folder and measure."""
-    count = int((sys.argv[1:] or ["100000"])[0])
+Measurement = Callable[[Settings, asyncpg.Connection], Coroutine[Any, Any, list[str]]]
+
+
+def on_a_database(measurement: Measurement) -> list[str]:
+    """Measure with a PostgreSQL server in a temporary folder, whose database is migrated; return errors."""
     with tempfile.TemporaryDirectory() as folder:
         socket_dir = embedded_postgres.init_cluster(Path(folder))
         command = embedded_postgres.server_command(Path(folder), socket_dir)
         server = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
+        ready = embedded_postgres.ready_command(socket_dir)
         try:
-            block_until(lambda: not subprocess.run(embedded_postgres.ready_command(socket_dir), check=False).returncode)
-            errors = asyncio.run(measure(embedded_postgres.database_url(socket_dir), count))
+            block_until(lambda: subprocess.run(ready, check=False).returncode == 0)
+            return asyncio.run(_migrate_and_measure(embedded_postgres.database_url(socket_dir), measurement))
         finally:
             server.terminate()
             server.wait()
-    exit_with(errors)
+
+
+async def _migrate_and_measure(url: str, measurement: Measurement) -> list[str]:
+    settings = make_settings(url)
+    await migrate(settings)
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    errors = await measurement(settings, connection)
+    await connection.close()
+    return errors
+
+
+def main() -> None:
+    """Measure on a PostgreSQL server of its own."""
+    count = int((sys.argv[1:] or ["100000"])[0])
+    exit_with(on_a_database(lambda settings, connection: measure(settings, connection, count)))
 
 
 if __name__ == "__main__":
