@@ -75,7 +75,6 @@ STICKY_TIMEOUT = timedelta(seconds=1)
 # The SDK sends at most one heartbeat in this time, and a cancel reaches an activity only in the answer to a heartbeat.
 # Half of the heartbeat timeout of 3 seconds, so that one lost heartbeat does not count as a lost worker.
 HEARTBEAT_THROTTLE = timedelta(seconds=1.5)
-WAIT_HEARTBEAT_THROTTLE = timedelta(seconds=15)  # half of 30 seconds; waits learn from the database of a cancel
 
 
 def sandbox() -> SandboxedWorkflowRunner:
@@ -136,8 +135,8 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         activities=_activities(WaitActivities(engine, backend)),
         interceptors=[OperationInterceptor(engine, client)],
         max_concurrent_activities=MAX_CONCURRENT_WAITS,
-        # No graceful shutdown: a wait that is interrupted loses nothing, and its next attempt continues it.
-        max_heartbeat_throttle_interval=WAIT_HEARTBEAT_THROTTLE,
+        # No graceful shutdown: a wait that is interrupted loses nothing, and its next attempt continues it. For the
+        # same reason heartbeats are as rare as the SDK makes them. Waits learn from the database that they should stop.
     )
     return [steps_worker, waits_worker]
 

@@ -41,12 +41,13 @@ from domain.rules.messages import Activity, OperationInput, WaitForServerInput
 from domain.rules.states import Action
 from domain.settings import Settings
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS
-from worker import HEARTBEAT_THROTTLE, MAX_CONCURRENT_WAITS, WAIT_HEARTBEAT_THROTTLE
+from worker import HEARTBEAT_THROTTLE, MAX_CONCURRENT_WAITS
 from workflows.steps import HEARTBEAT, WAIT_HEARTBEAT, WAIT_SLICE
 
 POLL_INTERVAL = 2.0  # seconds, as for a real cloud
 PER_WORKFLOW, SUPERSEDED = 100, 100
 WINDOW = 60.0  # seconds
+SDK_DEFAULT = 0.8  # the pause between two heartbeats, as a part of their timeout
 METRICS = "127.0.0.1:19464"
 HEARTBEATS = re.compile(
     r'^temporal_request(?:_total)?\{.*operation="RecordActivityTaskHeartbeat".*\} (\S+)$', re.MULTILINE
@@ -179,7 +180,7 @@ async def measure(settings: Settings, connection: asyncpg.Connection, count: int
         dev_server_log_level="error",
         dev_server_extra_args=local.TEMPORAL_TUNING,
     ) as environment:
-        for timeouts in ((WAIT_HEARTBEAT, WAIT_HEARTBEAT_THROTTLE), (HEARTBEAT, HEARTBEAT_THROTTLE)):
+        for timeouts in ((WAIT_HEARTBEAT, WAIT_HEARTBEAT * SDK_DEFAULT), (HEARTBEAT, HEARTBEAT_THROTTLE)):
             seeded = await connection.fetch(SEED, FLAVOR_IDS["m1.small"], IMAGE_IDS["cirros-0.6.3"], count)
             inputs = [
                 WaitForServerInput(OperationInput(operation_id, vm_id, Action.CREATE), ServerStatus.ACTIVE)

@@ -47,7 +47,7 @@ WAIT_SLICE = timedelta(minutes=5)  # an activity that waits for longer is starte
 HEARTBEAT = timedelta(seconds=3)
 # Longer than that of steps, because a worker may have thousands of waits and each heartbeat is a call to Temporal. If a
 # worker dies, its steps continue after HEARTBEAT, and the ends of its waits are noticed after this time.
-WAIT_HEARTBEAT = timedelta(seconds=30)
+WAIT_HEARTBEAT = timedelta(seconds=15)
 FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 # Half an hour of attempts. The limit is a count, not a time, so that hours without a worker do not fail an operation.
 HALF_AN_HOUR = replace(FOREVER, maximum_attempts=63)

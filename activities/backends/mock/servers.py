@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -196,9 +196,12 @@ class MockServers(MockCalls):
             await _remove_servers(tx, [vm_id])
 
 
-async def apply_due_changes(tx: AsyncConnection) -> None:
-    """Complete the changes of servers that are due. Readers do this, so that no process has to wait for the time."""
-    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
+async def apply_due_changes(tx: AsyncConnection, *of: ColumnElement[bool]) -> None:
+    """Complete the changes of servers that are due, of all or of one.
+
+    Readers do this, so that no process has to wait for the time.
+    """
+    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp(), *of)
     # SKIP LOCKED, because every list call of every worker does this. A server that is skipped is changed by the
     # transaction that holds it, or by the next reader. Waiting for it would slow down every list call, and two readers
     # that lock the same servers in a different order would deadlock.
@@ -225,8 +228,11 @@ async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None
 
 async def _lock_server(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
     """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
-    await apply_due_changes(tx)
-    server = (await tx.execute(select(servers).where(servers.c.vm_id == vm_id).with_for_update())).one_or_none()
+    # This server first, and no other: two calls that had each locked the other's server would wait for ever.
+    is_it = servers.c.vm_id == vm_id
+    await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
+    await apply_due_changes(tx, is_it)
+    server = (await tx.execute(select(servers).where(is_it))).one_or_none()
     if server is None or server.status == ServerStatus.DELETING:
         raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
     return server
