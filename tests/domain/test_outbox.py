@@ -161,16 +161,21 @@ async def test_an_operation_without_a_workflow_is_restarted_from_its_first_step(
     assert (await read_vm(engine, vm.id)).task_state is TaskState.SCHEDULING
 
 
-async def test_a_restart_of_an_operation_without_a_vm_names_its_resource(engine: AsyncEngine) -> None:
+async def test_the_workflow_of_a_restart_is_named_after_the_vm_or_after_the_resource_of_no_vm(
+    engine: AsyncEngine,
+) -> None:
     volume_id = uuid4()
+    row: dict[str, Any] = {"resource_id": volume_id, "previous_status": None, "holds": False, "deliveries": 1}
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx))
-        row: dict[str, Any] = {"vm_id": None, "resource_id": volume_id, "previous_status": None, "holds": False}
-        lost = await add_operation(tx, vm, Action.CREATE_VOLUME, deliveries=1, **row)
-        assert await outbox.restart(tx, lost)
-    restarted = await read_operation(engine, lost.id)
-    assert (restarted.status, restarted.epoch) == (QUEUED, 1)
-    assert restarted.workflow_id == f"create-volume-{volume_id}-{lost.id}-1"
+        create = await add_operation(tx, vm, Action.CREATE_VOLUME, **row | {"vm_id": None})
+        attach = await add_operation(tx, vm, Action.ATTACH_VOLUME, **row)
+        assert await outbox.restart(tx, create)
+        assert await outbox.restart(tx, attach)
+    created, attached = [await read_operation(engine, lost.id) for lost in (create, attach)]
+    assert (created.status, created.epoch, attached.epoch) == (QUEUED, 1, 1)
+    assert created.workflow_id == f"create-volume-{volume_id}-{create.id}-1"
+    assert attached.workflow_id == f"attach-volume-{vm.id}-{attach.id}-1"
 
 
 async def test_a_restart_leaves_a_vm_alone_that_another_operation_holds(engine: AsyncEngine) -> None:
