@@ -1,6 +1,6 @@
 """Draws a sample of all mutations and prints those that no fast test notices: `make mutants MUTANTS=60 SEED=1`.
 
-Each mutation is put into a copy of the repository. The tests that name the module run first, then all fast tests of
+Each mutation is put into a copy of the repository. The tests nearest to the module run first, then all fast tests of
 its part of the code. A mutation that none of them notices survives: it needs a test, unless it is equal in effect.
 """
 
@@ -50,11 +50,12 @@ def all_mutations(copy: Path) -> list[Mutation]:
 
 
 def tests_of(module: Path, copy: Path) -> Iterator[list[str]]:
-    """Yield the test files that name the module, then the other fast tests of its part."""
+    """Yield the test files that are named after the module, then those that name it, then the others of its part."""
     name = re.compile(rf"\b{module.stem}\b")
-    every = [path for folder in suite_of(module) for path in sorted((copy / folder).rglob("test_*.py"))]
-    nearest = [path for path in every if name.search(path.read_text())]
-    for paths in (nearest, [path for path in every if path not in nearest]):
+    rest = [path for folder in suite_of(module) for path in sorted((copy / folder).rglob("test_*.py"))]
+    for is_next in (lambda path: module.stem in path.stem, lambda path: name.search(path.read_text()), lambda _: True):
+        paths = [path for path in rest if is_next(path)]
+        rest = [path for path in rest if path not in paths]
         if paths:
             yield [str(path) for path in paths]
 
