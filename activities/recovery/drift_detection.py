@@ -76,7 +76,7 @@ async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows)
     gone = [_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row) for row in unplugged]
     gone = list(await _still_found(reader, _INTERFACES, interfaces, gone))
     # The VM of an interface must not have changed either: a delete of the VM may be what has removed the port.
-    vm_ids = {found.id for found in found} | {interfaces[interface.id].vm_id for interface in gone}
+    vm_ids = {difference.id for difference in found} | {interfaces[interface.id].vm_id for interface in gone}
     unchanged = await _unchanged(reader, _IDLE_VMS, vms, vm_ids)
     return [
         *(difference for difference in found if difference.id in unchanged),
@@ -84,23 +84,13 @@ async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows)
     ]
 
 
-async def _still_found(
-    reader: AsyncEngine,
-    query: Query,
-    before: Rows,
-    found: Found,
-) -> Found:
+async def _still_found(reader: AsyncEngine, query: Query, before: Rows, found: Found) -> Found:
     """Return the differences whose row did not change while the cloud was asked."""
     unchanged = await _unchanged(reader, query, before, [difference.id for difference in found])
     return [difference for difference in found if difference.id in unchanged]
 
 
-async def _unchanged(
-    reader: AsyncEngine,
-    query: Query,
-    before: Rows,
-    ids: Collection[UUID],
-) -> set[UUID]:
+async def _unchanged(reader: AsyncEngine, query: Query, before: Rows, ids: Collection[UUID]) -> set[UUID]:
     """Read the rows with these ids again, and return the ids of those that are as before."""
     if not ids:
         return set()
