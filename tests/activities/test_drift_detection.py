@@ -17,8 +17,7 @@ from domain.rules.cloud import VolumeState
 from domain.rules.resources import Kind
 from domain.upkeep.findings import Difference, Drift
 from tests.activities.cloud import add_server, inventory
-from tests.activities.drift import add_idle_vm, change_cloud
-from tests.support.rows import add_interface, add_snapshot, add_user, add_volume
+from tests.activities.drift import add_drift, add_idle_vm, change_cloud
 
 Change = Callable[[], Awaitable[None]]
 PORT = {"network_id": uuid4(), "ip_address": "10.0.0.9", "mac_address": "fa:16:3e:00:00:09"}
@@ -42,22 +41,6 @@ def change_during(monkeypatch: pytest.MonkeyPatch, backend: MockBackend, verb: s
         return answer
 
     monkeypatch.setattr(backend, verb, ask_and_change)
-
-
-async def add_drift(engine: AsyncEngine, backend: MockBackend) -> dict[Any, tuple[Drift, UUID]]:
-    """Add a VM, an interface, a volume and a snapshot that the cloud no longer has, and return their differences."""
-    vm, with_port = [await add_idle_vm(engine, backend) for _ in range(2)]
-    async with engine.begin() as tx:
-        interface = await add_interface(tx, with_port)
-        volume = await add_volume(tx, await add_user(tx))
-        snapshot = await add_snapshot(tx, with_port)
-    await backend.purge(vm.id)
-    return {
-        VM: (Drift.SERVER_GONE, vm.id),
-        Interface: (Drift.INTERFACE_GONE, interface.id),
-        Volume: (Drift.VOLUME_GONE, volume.id),
-        Snapshot: (Drift.IMAGE_GONE, snapshot.id),
-    }
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from activities.backends.protocol import BackendError, Token
 from activities.recovery import drift_detection
 from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import Reconciler
-from domain.data.models import VM, Finding
+from domain.data.models import VM, Finding, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.states import Action, Status, TaskState
 from domain.upkeep.findings import NO_LONGER_FOUND, Drift
 from tests.activities.conftest import CancelRecorder
-from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
+from tests.activities.drift import add_drift, add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
 from tests.support.rows import claim, read_vm
 
 
@@ -117,6 +117,24 @@ async def test_a_vm_that_is_busy_again_is_not_repaired_although_the_same_operati
     await reconciler.reconcile()
     assert (await read_vm(engine, vm.id)).status is Status.ACTIVE
     assert await recorded_repairs(engine) == []
+
+
+@pytest.mark.parametrize("model", [VM, Interface, Volume, Snapshot])
+async def test_a_resource_that_another_operation_has_held_since_the_comparison_is_not_repaired(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch, model: Any
+) -> None:
+    """The operation may have ended again, so that the resource looks as it did."""
+    differences = await add_drift(engine, backend)
+    await reconciler.reconcile()
+
+    async def hold() -> None:
+        async with engine.begin() as tx:
+            await tx.execute(update(model).values(operation_id=uuid4()))
+
+    await change_after_comparison(engine, backend, monkeypatch, hold)
+    await reconciler.reconcile()
+    still_open = {(kind, id) for kind, id, is_open in await recorded_findings(engine) if is_open}
+    assert still_open == {differences[model]}
 
 
 async def test_a_comparison_that_breaks_off_resolves_nothing_and_marks_nothing_as_gone(
