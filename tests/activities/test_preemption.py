@@ -204,7 +204,10 @@ async def test_a_delete_asks_only_about_the_workflows_that_may_be_open(
     recorded = (SUCCEEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
     long_ago = datetime.now(UTC) - ACTS_AFTER_END - timedelta(minutes=1)
     async with engine.begin() as tx:
-        vm = await add_vm(tx, await add_user(tx))
+        user = await add_user(tx)
+        vm, neighbour = await add_vm(tx, user), await add_vm(tx, user)
+        await add_operation(tx, neighbour, Action.STOP, status=OperationStatus.SUPERSEDED)
+        await add_operation(tx, neighbour, Action.RESIZE, status=SUCCEEDED)
         for action, status in product((Action.STOP, Action.RESIZE, Action.CONFIRM_RESIZE), OperationStatus):
             if status in {OperationStatus.FAILED, OperationStatus.CANCELED}:
                 await add_operation(tx, vm, action, status=status)

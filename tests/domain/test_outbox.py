@@ -198,6 +198,17 @@ async def test_an_interrupted_operation_keeps_its_step_and_the_reason(engine: As
     assert (await read_vm(engine, vm.id)).task_state is TaskState.SPAWNING
 
 
+async def test_notes_skip_what_another_transaction_has_locked(engine: AsyncEngine) -> None:
+    """Waiting could deadlock: two processes may note several operations each."""
+    locked, free = await queue(engine, 2)
+    async with engine.begin() as other, engine.begin() as tx:
+        await other.execute(select(Operation.id).where(Operation.id == locked).with_for_update())
+        async with asyncio.timeout(5):
+            await outbox.note_undelivered(tx, [locked, free], 30.0)
+            await outbox.note_delivered(tx, [locked, free], 30.0)
+    assert [(await read_operation(engine, id)).deliveries for id in (locked, free)] == [0, 1]
+
+
 async def test_each_operation_counts_its_own_deliveries(engine: AsyncEngine) -> None:
     again, fresh, other = await queue(engine, 3)
     async with engine.begin() as tx:

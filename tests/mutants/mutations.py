@@ -99,7 +99,8 @@ def _conditions(node: ast.AST) -> list[ast.expr]:
 def _children(node: ast.AST) -> Iterator[ast.AST]:
     """Yield the children that carry rules."""
     for name, value in ast.iter_fields(node):
-        if name in {"annotation", "returns", "decorator_list", "bases"}:
+        # The slice of a subscript is nearly always a type.
+        if name in {"annotation", "returns", "decorator_list", "bases", "slice"}:
             continue
         for child in value if isinstance(value, list) else [value]:
             if isinstance(child, ast.AST) and not _is_ignored(child):
