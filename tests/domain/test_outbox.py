@@ -217,3 +217,15 @@ async def test_each_operation_counts_its_own_deliveries(engine: AsyncEngine) -> 
     deliveries = [(await read_operation(engine, id)).deliveries for id in (again, fresh, other)]
     assert deliveries == [2, 1, 0]
     assert await lease(engine) == [other]
+
+
+async def test_only_the_operation_itself_is_delivered_again_and_only_until_it_begins(engine: AsyncEngine) -> None:
+    again, other, begun = await queue(engine, 3)
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, [again, other, begun], 30.0)
+        await tx.execute(update(Operation).where(Operation.id == begun).values(status=OperationStatus.RUNNING))
+    async with engine.begin() as tx:
+        for id in (again, begun):
+            await outbox.deliver_again(tx, await read_operation(engine, id))
+    assert await lease(engine) == [again]
+    assert [(await read_operation(engine, id)).deliveries for id in (other, begun)] == [1, 1]
