@@ -4,7 +4,7 @@ PYTHON ?= python3
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test coverage races soak faults check format lock clean
+.PHONY: up test coverage races soak faults mutants check format lock clean
 
 up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
@@ -23,6 +23,9 @@ soak: .venv/dev  ## Run random requests in any order, compared with a model (abo
 
 faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
+
+mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each)
+	.venv/bin/python -m tests.mutants
 
 check: .venv/dev  ## Check lint, formatting, types, import rules and generated documentation
 	.venv/bin/ruff check .

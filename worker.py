@@ -141,8 +141,8 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         activities=_activities(WaitActivities(engine, backend)),
         interceptors=[OperationInterceptor(engine, client)],
         max_concurrent_activities=MAX_CONCURRENT_WAITS,
-        # No graceful shutdown: a wait that is interrupted loses nothing, and its next attempt continues it.
-        max_heartbeat_throttle_interval=HEARTBEAT_THROTTLE,
+        # No graceful shutdown: a wait that is interrupted loses nothing, and its next attempt continues it. For the
+        # same reason heartbeats are as rare as the SDK makes them. Waits learn from the database that they should stop.
     )
     return [steps_worker, waits_worker]
 

@@ -120,7 +120,7 @@ class ComputeActivities(StepActivities):
             await self._delete_or_mark(input, Snapshot, id, self._backend.delete_image(token, id))
         volumes = (await self._backend.list_volumes(volume_ids)).values()
         return LeftoversResult(
-            ports=tuple(await self._backend.list_ports(input.vm)),
+            ports=tuple(await self._backend.list_ports([input.vm])),
             attached=tuple(volume.id for volume in volumes if volume.vm_id == input.vm),
             free=tuple(volume.id for volume in volumes if volume.vm_id != input.vm),
             flavor_id=await self._flavor_of_server(input.vm),

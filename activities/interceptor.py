@@ -19,7 +19,7 @@ from domain import logs
 from domain.data import outages
 from domain.progress import step_records
 from domain.rules.errors import ServiceError
-from domain.rules.messages import FailedAttemptInput, OperationInput
+from domain.rules.messages import WAITS, FailedAttemptInput, OperationInput
 
 RPC_TIMEOUT = timedelta(seconds=2)
 HEARTBEATS_PER_TIMEOUT = 4  # so that an activity counts as lost only after several missed heartbeats
@@ -85,8 +85,11 @@ class _Inbound(ActivityInboundInterceptor):
     async def _record_attempt(self, input: ExecuteActivityInput) -> None:
         # Only information for users. If the database is down, the activity itself reports it.
         with contextlib.suppress(SQLAlchemyError, *outages.UNREACHABLE):
+            info = activity.info()
             async with self._engine.begin() as tx:
-                await step_records.note_attempt(tx, _operation(input), activity.info().attempt)
+                await step_records.note_attempt(
+                    tx, _operation(input), info.attempt, of_wait=info.activity_type in WAITS
+                )
 
     async def _record_failure(self, input: ExecuteActivityInput, error: str) -> None:
         """Show the failed attempt on its operation and, at attempts 1, 2, 4, 8 ..., in its workflow."""

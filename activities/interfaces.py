@@ -37,5 +37,5 @@ class InterfaceActivities(StepActivities):
     async def settle_interface(self, input: OperationInput) -> PortState:
         """Revoke the operation, then return whether the VM's server still has the port."""
         operation = await self._revoke(input)
-        has_port = operation.resource_id in await self._backend.list_ports(input.vm)
+        has_port = operation.resource_id in await self._backend.list_ports([input.vm])
         return PortState.ACTIVE if has_port else PortState.GONE

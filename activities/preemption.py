@@ -2,9 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from datetime import timedelta
+from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import Select, exists, select
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import aliased
 from temporalio import activity
 from temporalio.client import Client, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
@@ -16,7 +19,12 @@ from domain.progress import step_records
 from domain.rules.messages import ENTERS, Activity, OperationInput, WorkflowsInput
 from domain.rules.states import Action, OperationStatus
 
-UNSUCCESSFUL = (OperationStatus.SUPERSEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
+# How long an operation that was superseded before the delete may still act. Its workflow ends at its next step, after a
+# wait of half an hour at most, and a call takes a minute. A worker that was frozen in a call may be later than that.
+ACTS_AFTER_END: Final = timedelta(days=1)
+DECISIONS: Final = (Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)
+# The statuses in which a decision's own workflow records it. The workflow, which is that of the resize, then ends.
+RECORDED: Final = (OperationStatus.SUCCEEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
 
 
 class PreemptionActivities:
@@ -29,22 +37,20 @@ class PreemptionActivities:
 
     @activity.defn(name=Activity.PREEMPT_OPERATIONS)
     async def preempt_operations(self, input: OperationInput) -> list[str]:
-        """Revoke the VM's unsuccessful operations and cancel the workflows that may be open; return those still open.
+        """Revoke the superseded operations and cancel the workflows that may be open; return those still open.
 
         The cancel is only a request: the workflow of DeleteVM waits for them to close, and terminates the rest.
+        The other operations of the VM, of which there may be thousands, are over: the workflow of one that failed or
+        was canceled revoked it before it recorded that, and a workflow ends when it has recorded the end. Only that of
+        a resize does not.
         """
         async with self._engine.begin() as tx:
-            await step_records.enter_step(tx, input, ENTERS[Activity.PREEMPT_OPERATIONS], activity.info().attempt)
-            of_vm = select(Operation).where(Operation.vm_id == input.vm_id)
-            unsuccessful = await queries.fetch_all(tx, of_vm.where(Operation.status.in_(UNSUCCESSFUL)))
-            # A resize that succeeded may still wait for its confirm. That is true of earlier resizes too, because an
-            # administrator may have reset the VM's state since.
-            succeeded = (Operation.action == Action.RESIZE, Operation.status == OperationStatus.SUCCEEDED)
-            resizes = await queries.fetch_all(tx, of_vm.where(*succeeded))
-        # Revoke operations that failed or were canceled too: a worker that lost contact may still run one of their
-        # calls. Revoke before canceling, so that nothing takes effect while the workflows end.
-        await asyncio.gather(*(self._backend.revoke(operation.id) for operation in unsuccessful))
-        superseded = [operation for operation in unsuccessful if operation.status is OperationStatus.SUPERSEDED]
+            step = ENTERS[Activity.PREEMPT_OPERATIONS]
+            _, deletion = await step_records.enter_step(tx, input, step, activity.info().attempt)
+            superseded = await queries.fetch_all(tx, _superseded(deletion))
+            resizes = await queries.fetch_all(tx, _undecided_resizes(deletion))
+        # Revoke before canceling, so that nothing takes effect while the workflows end.
+        await asyncio.gather(*(self._backend.revoke(operation.id) for operation in superseded))
         # A set, because a confirm or revert usually has the same workflow as its resize.
         workflow_ids = sorted({operation.workflow_id for operation in [*superseded, *resizes]})
         await asyncio.gather(*(self._cancel(id) for id in workflow_ids))
@@ -82,6 +88,30 @@ class PreemptionActivities:
             _raise_unless_missing(error)
             return False
         return description.status is WorkflowExecutionStatus.RUNNING
+
+
+def _superseded(deletion: Operation) -> Select[Operation]:
+    """Query the operations that the delete superseded, and those that something else superseded shortly before."""
+    is_recent = Operation.finished_at > deletion.created_at - ACTS_AFTER_END
+    return select(Operation).where(
+        Operation.vm_id == deletion.vm_id, Operation.status == OperationStatus.SUPERSEDED, is_recent
+    )
+
+
+def _undecided_resizes(deletion: Operation) -> Select[Operation]:
+    """Query the resizes whose workflows may still wait for a decision, for ever.
+
+    There may be earlier ones beside the latest, because an administrator may have reset the VM's state since.
+    """
+    decision = aliased(Operation)
+    is_decided = exists().where(
+        decision.vm_id == deletion.vm_id,
+        decision.action.in_(DECISIONS),
+        decision.status.in_(RECORDED),
+        decision.workflow_id == Operation.workflow_id,
+    )
+    succeeded = (Operation.action == Action.RESIZE, Operation.status == OperationStatus.SUCCEEDED)
+    return select(Operation).where(Operation.vm_id == deletion.vm_id, *succeeded, ~is_decided)
 
 
 def _raise_unless_missing(error: RPCError) -> None:

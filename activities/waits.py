@@ -1,7 +1,8 @@
 """Waiting for the cloud: one activity per operation, but one list call per worker for all of them.
 
 A thousand builds in progress are a thousand waiting activities. If each polled the cloud, the polls would be the
-cloud's main load. So all waiters of a worker share one poll per kind of resource and interval.
+cloud's main load. So all waiters of a worker share one poll per kind of resource and interval. For the same reason they
+send few heartbeats: a poll also asks the database whose operations have ended or are to be canceled.
 """
 
 import asyncio
@@ -15,7 +16,9 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Image, Server, Volume
 from activities.steps import StepActivities
+from activities.waiting_operations import Waiter, WaitingOperations
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
+from domain.rules.errors import ServiceError
 from domain.rules.messages import Activity, OperationInput, WaitForServerInput, WaitForVolumeInput
 
 T = TypeVar("T")
@@ -29,34 +32,45 @@ RESIZE_STARTS_FROM = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}
 class Poll(Generic[T]):
     """Answers all waiters of this worker with one list call per interval, of servers, volumes or images."""
 
-    def __init__(self, list_items: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, T]]], interval: float) -> None:
+    def __init__(
+        self,
+        list_items: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, T]]],
+        interval: float,
+        operations: WaitingOperations,
+    ) -> None:
         self._list_items = list_items
         self._interval = interval
-        self._requested: set[UUID] = set()
-        self._next: asyncio.Task[Mapping[UUID, T]] | None = None
+        self._operations = operations
+        self._waiters: dict[Waiter, UUID] = {}
+        self._next: asyncio.Task[tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]] | None = None
 
-    async def next_result(self, id: UUID) -> T | None:
+    async def next_result(self, id: UUID, waiter: Waiter) -> T | None:
         """Return the item as the next list call shows it; None if the cloud does not have it.
 
-        The list call begins after this method is called, so the answer is never older than the question.
+        The list call begins after this method is called, so the answer is never older than the question. Raises
+        SupersededError or CanceledError if the waiter's operation should not go on.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._list())
-        self._requested.add(id)
+        self._waiters[waiter] = id
         # Shielded, because the task is shared: one waiter that is canceled must not cancel it for the others.
-        return (await asyncio.shield(self._next)).get(id)
+        items, refusals = await asyncio.shield(self._next)
+        if waiter in refusals:
+            raise refusals[waiter]
+        return items.get(id)
 
-    async def _list(self) -> Mapping[UUID, T]:
+    async def _list(self) -> tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]:
         await asyncio.sleep(self._interval)
         # A waiter that comes from here on belongs to the next list call, because this one begins without its id. All
         # three names change in one statement without an `await`, so no waiter can come in between and be lost.
-        requested, self._requested, self._next = self._requested, set(), None
+        waiters, self._waiters, self._next = self._waiters, {}, None
         try:
             async with asyncio.timeout(POLL_TIMEOUT):
-                return await self._list_items(requested)
+                items = await self._list_items(set(waiters.values()))
         except TimeoutError:
             message = f"The cloud did not answer within {POLL_TIMEOUT:g} seconds."
             raise BackendError("no_answer", message, retryable=True) from None
+        return items, await self._operations.refusals(waiters)
 
 
 class WaitActivities(StepActivities):
@@ -64,9 +78,9 @@ class WaitActivities(StepActivities):
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         super().__init__(engine, backend)
-        self._servers = Poll(backend.list_servers, backend.poll_interval)
-        self._volumes = Poll(backend.list_volumes, backend.poll_interval)
-        self._images = Poll(backend.list_images, backend.poll_interval)
+        self._servers = Poll(backend.list_servers, backend.poll_interval, WaitingOperations(engine))
+        self._volumes = Poll(backend.list_volumes, backend.poll_interval, WaitingOperations(engine))
+        self._images = Poll(backend.list_images, backend.poll_interval, WaitingOperations(engine))
 
     @activity.defn(name=Activity.WAIT_FOR_SERVER)
     async def wait_for_server(self, input: WaitForServerInput) -> None:
@@ -75,7 +89,8 @@ class WaitActivities(StepActivities):
         If the server can no longer get it, fail for good with `server_error`, `server_gone` or, for a resize,
         `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
-        while not _server_reached(await self._servers.next_result(input.operation.vm), input.status):
+        waiter = Waiter.of(input.operation)
+        while not _server_reached(await self._servers.next_result(input.operation.vm, waiter), input.status):
             _raise_if_overdue(f"The server did not become {input.status}")
 
     @activity.defn(name=Activity.WAIT_FOR_VOLUME)
@@ -85,7 +100,8 @@ class WaitActivities(StepActivities):
         If the volume can no longer get it, fail for good with `volume_error`, `volume_gone` or `volume_unchanged`.
         After WAIT_LIMIT fail for good with `timed_out`.
         """
-        while not _volume_reached(await self._volumes.next_result(input.operation.resource), input.state):
+        waiter = Waiter.of(input.operation)
+        while not _volume_reached(await self._volumes.next_result(input.operation.resource, waiter), input.state):
             _raise_if_overdue(f"The volume did not become {input.state}")
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
@@ -95,7 +111,8 @@ class WaitActivities(StepActivities):
         If it can no longer be saved, fail for good with `image_error` or `image_gone`. After WAIT_LIMIT fail for good
         with `timed_out`.
         """
-        while not _image_saved(await self._images.next_result(input.resource)):
+        waiter = Waiter.of(input)
+        while not _image_saved(await self._images.next_result(input.resource, waiter)):
             _raise_if_overdue("The image was not saved")
 
     @activity.defn(name=Activity.SETTLE_SERVER)
@@ -106,18 +123,20 @@ class WaitActivities(StepActivities):
         holds its VM.
         """
         await self._revoke(input)
-        server = await self._servers.next_result(input.vm)
+        waiter = Waiter.of(input, may_be_canceled=False)
+        server = await self._servers.next_result(input.vm, waiter)
         while server and server.is_busy and _waited() < WAIT_LIMIT:
-            server = await self._servers.next_result(input.vm)
+            server = await self._servers.next_result(input.vm, waiter)
         return server.status if server else ServerStatus.GONE
 
     @activity.defn(name=Activity.SETTLE_VOLUME)
     async def settle_volume(self, input: OperationInput) -> VolumeState:
         """Do the same as SETTLE_SERVER for a volume."""
         await self._revoke(input)
-        volume = await self._volumes.next_result(input.resource)
+        waiter = Waiter.of(input, may_be_canceled=False)
+        volume = await self._volumes.next_result(input.resource, waiter)
         while volume and volume.state in TRANSITIONAL and _waited() < WAIT_LIMIT:
-            volume = await self._volumes.next_result(input.resource)
+            volume = await self._volumes.next_result(input.resource, waiter)
         return volume.state if volume else VolumeState.GONE
 
 

@@ -45,6 +45,9 @@ CloudState = ServerStatus | VolumeState | ImageState | PortState
 CALL_LIMIT = timedelta(seconds=60)
 WAIT_SLICE = timedelta(minutes=5)  # an activity that waits for longer is started again
 HEARTBEAT = timedelta(seconds=3)
+# Longer than that of steps, because a worker may have thousands of waits and each heartbeat is a call to Temporal. If a
+# worker dies, its steps continue after HEARTBEAT, and the ends of its waits are noticed after this time.
+WAIT_HEARTBEAT = timedelta(seconds=15)
 FOREVER = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=30))
 # Half an hour of attempts. The limit is a count, not a time, so that hours without a worker do not fail an operation.
 HALF_AN_HOUR = replace(FOREVER, maximum_attempts=63)
@@ -162,7 +165,7 @@ class OperationWorkflow:
             summary=summary,
             task_queue=waits_queue(workflow.info().task_queue),
             start_to_close_timeout=WAIT_SLICE,
-            heartbeat_timeout=HEARTBEAT,
+            heartbeat_timeout=WAIT_HEARTBEAT,
             retry_policy=FOREVER,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
@@ -177,6 +180,7 @@ class OperationWorkflow:
         *,
         task_queue: str | None = None,
         limit: timedelta = CALL_LIMIT,
+        heartbeat: timedelta = HEARTBEAT,
     ) -> T:
         """Run an activity, with retries, until it succeeds or fails for good, even if the workflow is canceled."""
         self.view.activity_started(name, summary)
@@ -187,7 +191,7 @@ class OperationWorkflow:
             summary=summary,
             task_queue=task_queue,
             start_to_close_timeout=limit,
-            heartbeat_timeout=HEARTBEAT,
+            heartbeat_timeout=heartbeat,
             retry_policy=FOREVER,
         )
         # A cancel of the workflow interrupts the await, but the shield keeps it from the activity. A later cancel would
@@ -216,7 +220,9 @@ class OperationWorkflow:
     async def observe(self, name: Activity, operation: OperationInput, summary: str, result: type[T]) -> T:
         """Observe a resource after a failure, on the task queue of waits."""
         queue = waits_queue(workflow.info().task_queue)
-        return await self.run_until_done(name, operation, summary, result, task_queue=queue, limit=WAIT_SLICE)
+        return await self.run_until_done(
+            name, operation, summary, result, task_queue=queue, limit=WAIT_SLICE, heartbeat=WAIT_HEARTBEAT
+        )
 
     async def observe_after_failure(self, operation: OperationInput, _code: str) -> Aftermath:
         """Observe the server: the default after a failure, if there is nothing to undo."""

@@ -13,6 +13,7 @@ from typing import Protocol
 from uuid import UUID
 
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
+from domain.rules.resources import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +93,19 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
-class Inventory:
-    """Everything this service has in the cloud: servers by VM, the VM of each port, volumes, and the ids of images."""
+class Listed:
+    """What the cloud's inventory shows of a resource: its state, and the VM of a port."""
 
-    servers: Mapping[UUID, Server]
-    ports: Mapping[UUID, UUID]
-    volumes: Mapping[UUID, Volume]
-    images: Collection[UUID]
+    state: str
+    vm_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryPage:
+    """A page of the cloud's inventory of one kind, by id; a server has the id of its VM. `next` is None on the last."""
+
+    items: Mapping[UUID, Listed]
+    next: str | None
 
 
 class BackendError(Exception):
@@ -165,8 +172,8 @@ class ComputeBackend(Protocol):
     async def delete_server_interface(self, token: Token, vm_id: UUID, port_id: UUID) -> None:
         """Unplug a port from the server and delete it; no error if it does not exist."""
 
-    async def list_ports(self, vm_id: UUID) -> Collection[UUID]:
-        """Return the ids of the VM's ports."""
+    async def list_ports(self, vm_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
+        """Return the VM of each port of these VMs, by the port's id."""
 
     async def create_server_image(self, token: Token, vm_id: UUID, image_id: UUID, name: str) -> None:
         """Begin to save the server's disk as an image; it becomes active or error."""
@@ -198,8 +205,12 @@ class ComputeBackend(Protocol):
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
         """Return the servers of these VMs by VM, without those that do not exist."""
 
-    async def inventory(self) -> Inventory:
-        """Return everything that this service has in the cloud, known to its database or not."""
+    async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
+        """Return a page of what this service has in the cloud, known to its database or not.
+
+        The kinds are VM (servers), INTERFACE (ports), VOLUME, and SNAPSHOT (images). The first page has no marker, and
+        each page has the marker of the next one. What exists during all the calls is on one of the pages.
+        """
 
     async def revoke(self, operation_id: UUID) -> None:
         """Refuse the operation's calls from now on, except those that compensate.

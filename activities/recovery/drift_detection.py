@@ -1,20 +1,25 @@
-"""Finds the differences between the cloud and the database (drift).
+"""Finds the differences between the cloud and the database (drift), page by page.
 
-The database is read, then the cloud's inventory, then the database again. One reading of the database would not be
-enough, because an operation may change both between the reading and the inventory. A row that is equal in both readings
-did not change while the inventory was taken, so its difference from the cloud is real. Rows that changed, or that an
-operation is working on, are left to the next comparison.
+A page of rows is read, then the cloud is asked about them, then those rows that differ from the cloud are read again.
+One reading of the database would not be enough, because an operation may change both between the reading and the
+answer of the cloud. A row that is equal in both readings did not change while the cloud was asked, so its difference is
+real. Rows that changed, or that an operation is working on, are left to the next comparison.
+
+There may be any number of rows, and the loop that runs this also sends the heartbeats of activities. So no step handles
+more than a page of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Row, Select, Uuid, any_, cast, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.protocol import ComputeBackend, Inventory, Server
+from activities.backends.protocol import ComputeBackend, Server
+from activities.backends.protocol import Volume as CloudVolume
+from activities.recovery.orphan_detection import find_orphans
+from activities.recovery.rows import Query, Rows, is_one_of, pages, read
 from domain.data import database
 from domain.data.models import VM, Attachment, Flavor, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState, server_status_of
@@ -22,94 +27,88 @@ from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, Volum
 from domain.rules.states import Status
 from domain.upkeep.findings import Difference, Drift
 
-Rows = Mapping[UUID, Row[Any]]
+Found = Sequence[Difference]
 
 # Every query reads `operation_id`. Each operation writes its own id into the rows that it claims, so a row that an
 # operation changed and changed back still differs between the two readings.
-_VMS = select(
-    *(VM.id, VM.status, VM.task_state, VM.attaching, VM.operation_id, Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb)
-).join(Flavor, Flavor.id == VM.flavor_id)
-_VOLUMES = select(Volume.id, Volume.status, Volume.operation_id, Attachment.vm_id).outerjoin(
-    Attachment, Attachment.volume_id == Volume.id
+_IDLE_VMS: Final = (
+    select(*(VM.id, VM.status, VM.operation_id, Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb))
+    .join(Flavor, Flavor.id == VM.flavor_id)
+    .where(VM.status != Status.DELETED, VM.task_state.is_(None), VM.attaching == 0)
 )
-_INTERFACES = select(Interface.id, Interface.status, Interface.operation_id, Interface.vm_id)
-_SNAPSHOTS = select(Snapshot.id, Snapshot.status, Snapshot.operation_id, Snapshot.vm_id)
+_VOLUMES: Final = (
+    select(Volume.id, Volume.status, Volume.operation_id, Attachment.vm_id)
+    .outerjoin(Attachment, Attachment.volume_id == Volume.id)
+    .where(Volume.status.in_((VolumeStatus.AVAILABLE, VolumeStatus.IN_USE)))
+)
+_INTERFACES: Final = select(Interface.id, Interface.operation_id, Interface.vm_id).where(
+    Interface.status == AttachmentStatus.ATTACHED
+)
+_SNAPSHOTS: Final = select(Snapshot.id, Snapshot.operation_id, Snapshot.vm_id).where(
+    Snapshot.status == SnapshotStatus.AVAILABLE
+)
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseReading:
-    """The rows that are not deleted, by id."""
-
-    vms: Rows = field(default_factory=dict)
-    volumes: Rows = field(default_factory=dict)
-    interfaces: Rows = field(default_factory=dict)
-    snapshots: Rows = field(default_factory=dict)
-
-
-async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> list[Difference]:
-    """Return all present differences; BackendError if the cloud does not answer."""
-    before = await _read_database(engine)
-    inventory = await backend.inventory()
-    after = await _read_database(engine)
-    # Orphans are compared with the second reading only: it has everything that was created before the inventory.
-    orphans = list(_orphans(after, inventory))
-    async with database.autocommit(engine).connect() as connection:
-        deleted_by = await _deleting_operations(connection, orphans)
-    orphans = [replace(orphan, held_by=deleted_by.get(orphan.id)) for orphan in orphans]
-    return [*_differences(_stable_rows(before, after), inventory), *orphans]
+async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> AsyncIterator[Found]:
+    """Yield all present differences, in pages; BackendError if the cloud does not answer."""
+    reader = database.autocommit(engine)
+    async for vms in pages(reader, _IDLE_VMS):
+        yield await _drift_of_vms(reader, backend, vms)
+    async for rows in pages(reader, _VOLUMES):
+        volumes = await backend.list_volumes(rows.keys())
+        found = [difference for row in rows.values() for difference in _volume_drift(row, volumes.get(row.id))]
+        yield await _still_found(reader, _VOLUMES, rows, found)
+    async for rows in pages(reader, _SNAPSHOTS):
+        images = await backend.list_images(rows.keys())
+        gone = [row for row in rows.values() if row.id not in images]
+        found = [_of_vm(Drift.IMAGE_GONE, Kind.SNAPSHOT, row) for row in gone]
+        yield await _still_found(reader, _SNAPSHOTS, rows, found)
+    async for orphans in find_orphans(engine, backend):
+        yield orphans
 
 
-async def _read_database(engine: AsyncEngine) -> DatabaseReading:
-    async with database.autocommit(engine).connect() as connection:
-        return DatabaseReading(
-            await _rows_by_id(connection, _VMS.where(VM.status != Status.DELETED)),
-            await _rows_by_id(connection, _VOLUMES.where(Volume.status != VolumeStatus.DELETED)),
-            await _rows_by_id(connection, _INTERFACES),
-            await _rows_by_id(connection, _SNAPSHOTS.where(Snapshot.status != SnapshotStatus.DELETED)),
-        )
+async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows) -> Found:
+    """Return how a page of idle VMs and their interfaces differ from the cloud."""
+    interfaces = await read(reader, _INTERFACES.where(is_one_of(Interface.vm_id, vms)))
+    servers, ports = await backend.list_servers(vms.keys()), await backend.list_ports(vms.keys())
+    found = [difference for vm in vms.values() for difference in _vm_drift(vm, servers.get(vm.id))]
+    unplugged = [row for row in interfaces.values() if row.id not in ports]
+    gone = [_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row) for row in unplugged]
+    gone = list(await _still_found(reader, _INTERFACES, interfaces, gone))
+    # The VM of an interface must not have changed either: a delete of the VM may be what has removed the port.
+    vm_ids = {difference.id for difference in found} | {interfaces[interface.id].vm_id for interface in gone}
+    unchanged = await _unchanged(reader, _IDLE_VMS, vms, vm_ids)
+    return [
+        *(difference for difference in found if difference.id in unchanged),
+        *(difference for difference in gone if interfaces[difference.id].vm_id in unchanged),
+    ]
 
 
-async def _rows_by_id(connection: AsyncConnection, statement: Select[*tuple[Any, ...]]) -> Rows:
-    return {row.id: row for row in await connection.execute(statement)}
+async def _still_found(reader: AsyncEngine, query: Query, before: Rows, found: Found) -> Found:
+    """Return the differences whose row did not change while the cloud was asked."""
+    unchanged = await _unchanged(reader, query, before, [difference.id for difference in found])
+    return [difference for difference in found if difference.id in unchanged]
 
 
-def _stable_rows(before: DatabaseReading, after: DatabaseReading) -> DatabaseReading:
-    """Return the rows that are equal in both readings, without VMs that an operation is working on."""
-    vms = _unchanged(before.vms, after.vms)
-    return DatabaseReading(
-        {id: vm for id, vm in vms.items() if _is_idle(vm)},
-        _unchanged(before.volumes, after.volumes),
-        _unchanged(before.interfaces, after.interfaces),
-        _unchanged(before.snapshots, after.snapshots),
-    )
+async def _unchanged(reader: AsyncEngine, query: Query, before: Rows, ids: Collection[UUID]) -> set[UUID]:
+    """Read the rows with these ids again, and return the ids of those that are as before."""
+    if not ids:
+        return set()
+    after = await read(reader, query.where(is_one_of(query.selected_columns[0], ids)))
+    return {id for id, row in after.items() if row == before[id]}
 
 
-def _unchanged(before: Rows, after: Rows) -> Rows:
-    return {id: row for id, row in after.items() if before.get(id) == row}
+def _of_vm(drift: Drift, kind: Kind, row: Row[Any]) -> Difference:
+    """Return the difference of a resource that belongs to a VM and that the cloud no longer has."""
+    return Difference(drift, kind, row.id, {"vm_id": str(row.vm_id)}, row.operation_id)
 
 
-def _is_idle(vm: Row[Any]) -> bool:
-    return vm.task_state is None and vm.attaching == 0
-
-
-def _differences(stable: DatabaseReading, inventory: Inventory) -> Iterator[Difference]:
-    for vm in stable.vms.values():
-        server = inventory.servers.get(vm.id)
-        drift = _server_drift(vm, server)
-        if drift:
-            seen = {"status": vm.status, "server": server.status if server else ServerStatus.GONE}
-            yield Difference(drift, Kind.VM, vm.id, seen, vm.operation_id)
-    for volume in stable.volumes.values():
-        yield from _volume_drift(volume, inventory)
-    for interface in stable.interfaces.values():
-        is_attached = interface.status is AttachmentStatus.ATTACHED and interface.vm_id in stable.vms
-        if is_attached and interface.id not in inventory.ports:
-            seen = {"vm_id": str(interface.vm_id)}
-            yield Difference(Drift.INTERFACE_GONE, Kind.INTERFACE, interface.id, seen, interface.operation_id)
-    for snapshot in stable.snapshots.values():
-        if snapshot.status is SnapshotStatus.AVAILABLE and snapshot.id not in inventory.images:
-            seen = {"vm_id": str(snapshot.vm_id)}
-            yield Difference(Drift.IMAGE_GONE, Kind.SNAPSHOT, snapshot.id, seen, snapshot.operation_id)
+def _vm_drift(vm: Row[Any], server: Server | None) -> Iterator[Difference]:
+    """Yield how the server differs from the VM, if it does."""
+    drift = _server_drift(vm, server)
+    if drift:
+        seen = {"status": vm.status, "server": server.status if server else ServerStatus.GONE}
+        yield Difference(drift, Kind.VM, vm.id, seen, vm.operation_id)
 
 
 def _server_drift(vm: Row[Any], server: Server | None) -> Drift | None:
@@ -138,11 +137,8 @@ def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
             return Drift.SERVER_STATUS
 
 
-def _volume_drift(row: Row[Any], inventory: Inventory) -> Iterator[Difference]:
+def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Difference]:
     """Yield how the cloud's volume differs from the row, if it does."""
-    if row.status not in {VolumeStatus.AVAILABLE, VolumeStatus.IN_USE}:
-        return
-    volume = inventory.volumes.get(row.id)
     if volume is None:
         drift = Drift.VOLUME_GONE
     elif volume.vm_id == row.vm_id:
@@ -154,31 +150,3 @@ def _volume_drift(row: Row[Any], inventory: Inventory) -> Iterator[Difference]:
     vm_ids = {"vm_id": row.vm_id, "cloud_vm_id": volume.vm_id if volume else None}
     seen |= {name: str(id) for name, id in vm_ids.items() if id}
     yield Difference(drift, Kind.VOLUME, row.id, seen, row.operation_id)
-
-
-def _orphans(after: DatabaseReading, inventory: Inventory) -> Iterator[Difference]:
-    """Yield the resources in the cloud that the database has deleted or has never known."""
-    for vm_id in inventory.servers.keys() - after.vms.keys():
-        yield Difference(Drift.ORPHAN_SERVER, Kind.VM, vm_id, {"server": inventory.servers[vm_id].status})
-    orphan_ports = inventory.ports.keys() - after.interfaces.keys()
-    for port_id, vm in ((id, after.vms.get(inventory.ports[id])) for id in orphan_ports):
-        if vm and _is_idle(vm):
-            yield Difference(Drift.ORPHAN_PORT, Kind.INTERFACE, port_id, {"vm_id": str(vm.id)})
-    # Ports without VM and server are reported once per VM, because they are removed together.
-    for vm_id in {inventory.ports[id] for id in orphan_ports} - after.vms.keys() - inventory.servers.keys():
-        yield Difference(Drift.ORPHAN_PORT, Kind.VM, vm_id)
-    for volume_id in inventory.volumes.keys() - after.volumes.keys():
-        yield Difference(Drift.ORPHAN_VOLUME, Kind.VOLUME, volume_id, {"cloud": inventory.volumes[volume_id].state})
-    for image_id in inventory.images - after.snapshots.keys():
-        yield Difference(Drift.ORPHAN_IMAGE, Kind.SNAPSHOT, image_id)
-
-
-async def _deleting_operations(connection: AsyncConnection, orphans: Sequence[Difference]) -> dict[UUID, UUID]:
-    """Return, by resource id, the operations that deleted these orphans; without those the database never knew."""
-    # One array parameter, because there may be more orphans than a statement can have parameters.
-    ids = cast([orphan.id for orphan in orphans], ARRAY(Uuid))
-    deleted_by: dict[UUID, UUID] = {}
-    for model in (VM, Volume, Snapshot) if orphans else ():
-        statement = select(model.id, model.operation_id).where(model.id == any_(ids), model.status == "DELETED")
-        deleted_by |= {row.id: row.operation_id for row in await connection.execute(statement)}
-    return deleted_by

@@ -7,7 +7,9 @@ somebody else, so it is only reported.
 
 import asyncio
 import logging
-from typing import Final
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import delete, func, select, update
@@ -49,6 +51,14 @@ _FAULT_MESSAGES: Final = {
 }
 
 
+class Confirmed(NamedTuple):
+    """A difference that an earlier comparison has seen too: its finding, and the operation that last held it."""
+
+    difference: Difference
+    finding_id: UUID
+    held_by: UUID
+
+
 class Reconciler:
     """Compares and repairs periodically; an error ends one comparison, never the loop."""
 
@@ -82,20 +92,41 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Record all present differences, and repair those that an earlier comparison has seen too."""
-        differences = await drift_detection.find_drift(self._engine, self._backend)
+        began = await self._database_time()
+        gone_count, gone = 0, list[Confirmed]()
+        async for differences in drift_detection.find_drift(self._engine, self._backend):
+            confirmed = await self._record(differences, began)
+            gone_count += sum(found.drift in GONE for found in differences)
+            # Only when the comparison is complete is it known whether too many resources are gone.
+            gone += [found for found in confirmed if found.difference.drift in GONE][: MAX_GONE - len(gone)]
+            await self._repair(found for found in confirmed if found.difference.drift not in GONE)
         async with self._engine.begin() as tx:
-            confirmed = await findings.record(tx, differences, CONFIRM_AFTER_INTERVALS * INTERVAL)
-        gone = sum(found.drift in GONE for found in differences)
-        if gone > MAX_GONE:
-            logger.error("%d resources are gone from the cloud at once; they are reported, not marked as gone", gone)
-            differences = [found for found in differences if found.drift not in GONE]
-        for found in differences:
-            finding_id = confirmed.get((found.drift, found.id))
-            # Only an operation in the database proves that the resource belongs to this service.
-            if finding_id is not None and found.held_by is not None:
-                await self._repair(found, finding_id, found.held_by)
+            await findings.resolve_unseen(tx, began)
+        if gone_count > MAX_GONE:
+            logger.error("%d resources are gone at once; they are reported, not marked as gone", gone_count)
+        else:
+            await self._repair(gone)
 
-    async def _repair(self, found: Difference, finding_id: UUID, held_by: UUID) -> None:
+    async def _database_time(self) -> datetime:
+        async with database.autocommit(self._engine).connect() as connection:
+            now: datetime = (await connection.execute(select(func.now()))).scalar_one()
+            return now
+
+    async def _record(self, differences: Sequence[Difference], began: datetime) -> list[Confirmed]:
+        """Record differences, and return those that may be repaired."""
+        if not differences:
+            return []
+        async with self._engine.begin() as tx:
+            finding_ids = await findings.record(tx, differences, began, CONFIRM_AFTER_INTERVALS * INTERVAL)
+        found = [(difference, finding_ids.get((difference.drift, difference.id))) for difference in differences]
+        # Only an operation in the database proves that the resource belongs to this service.
+        return [Confirmed(difference, id, difference.held_by) for difference, id in found if id and difference.held_by]
+
+    async def _repair(self, confirmed: Iterable[Confirmed]) -> None:
+        for found in confirmed:
+            await self._repair_one(found.difference, found.finding_id, found.held_by)
+
+    async def _repair_one(self, found: Difference, finding_id: UUID, held_by: UUID) -> None:
         try:
             resolution = await self._remove_orphan(found, held_by) or await self._adopt(found)
         except BackendError as error:

@@ -8,7 +8,7 @@ Ends lock the VM's row, then the operation's, then the other resources'. A delet
 locks in the same order; in another order the two could wait for each other.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, extract, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -22,6 +22,8 @@ from domain.rules.errors import CanceledError, SupersededError
 from domain.rules.messages import FailOperationInput, OperationInput
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
 from domain.rules.table import TABLE, Residue
+
+NO_ANSWER: Final = "An attempt ended without an answer: it took too long, or its worker stopped."
 
 
 async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState, attempt: int) -> tuple[VM, Operation]:
@@ -49,9 +51,15 @@ async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState
     return vm, await enter(tx, input, attempt, step=step, progress=lifecycle.progress(input.action, step))
 
 
-async def note_attempt(tx: AsyncConnection, input: OperationInput, attempt: int) -> None:
-    """Record that an attempt has begun, for people who read the operation."""
-    await tx.execute(update(Operation).where(*_is_current(input)).values(attempt=attempt, next_retry_at=None))
+async def note_attempt(tx: AsyncConnection, input: OperationInput, attempt: int, *, of_wait: bool = False) -> None:
+    """Record that an attempt after the first has begun, for people who read the operation.
+
+    The attempt before has recorded its error, unless it took too long or its worker stopped. For a wait neither is an
+    error: it begins a new attempt every few minutes.
+    """
+    last_error = Operation.last_error if of_wait else func.coalesce(Operation.last_error, NO_ANSWER)
+    values = {"attempt": attempt, "next_retry_at": None, "last_error": last_error}
+    await tx.execute(update(Operation).where(*_is_current(input)).values(values))
 
 
 async def note_failed_attempt(
@@ -73,7 +81,8 @@ async def enter(tx: AsyncConnection, input: OperationInput, attempt: int, **valu
         status=OperationStatus.RUNNING,
         started_at=func.coalesce(Operation.started_at, func.now()),
         attempt=attempt,
-        last_error=None,
+        # Kept while the step is retried, so that people see it at any time. See also `note_attempt`.
+        last_error=func.coalesce(Operation.last_error, NO_ANSWER) if attempt > 1 else None,
         next_retry_at=None,
         **values,
     )

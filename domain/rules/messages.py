@@ -68,6 +68,12 @@ class Activity(StrEnum):
     FAIL_OPERATION = "fail_operation"
 
 
+WAITS: Final = {
+    *(Activity.WAIT_FOR_SERVER, Activity.WAIT_FOR_VOLUME, Activity.WAIT_FOR_IMAGE),
+    *(Activity.SETTLE_SERVER, Activity.SETTLE_VOLUME),
+}
+"""The activities that only wait. They have a task queue of their own (see `waits_queue`)."""
+
 # The task state that an activity records before it does anything, if it is a step of the lifecycle table. Workflows
 # show it, also while they replay. Activities pass it to the fence (`lifecycle.may_enter_from`).
 ENTERS: Final = {

@@ -76,8 +76,14 @@ _ITEMS: Final = union_all(
     _in_error(VM, Kind.VM, VM.id, VM.fault),
     _in_error(Volume, Kind.VOLUME, _NO_ID, _NO_DETAIL),
     _in_error(Snapshot, Kind.SNAPSHOT, Snapshot.vm_id, _NO_DETAIL),
-    # The literal conditions of partial indexes keep these lists cheap, however long the tables are.
-    _operations("operation_retrying", or_(UNDELIVERED, IN_TEMPORAL), Operation.attempt >= MANY_ATTEMPTS),
+    # The literal conditions of partial indexes keep these lists cheap, however long the tables are. A wait begins a new
+    # attempt every few minutes, so many attempts are no failure if there is no error.
+    _operations(
+        "operation_retrying",
+        or_(UNDELIVERED, IN_TEMPORAL),
+        Operation.attempt >= MANY_ATTEMPTS,
+        Operation.last_error.is_not(None),
+    ),
     _operations("operation_not_begun", UNBEGUN, Operation.delivered_at < func.now() - NOT_BEGUN_AFTER),
     _operations("operation_slow", or_(UNDELIVERED, _RUNNING), Operation.created_at < func.now() - SLOW_AFTER),
     _operations(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -58,12 +58,12 @@ class Difference:
 
 
 async def record(
-    tx: AsyncConnection, differences: Sequence[Difference], confirm_after: float
+    tx: AsyncConnection, differences: Sequence[Difference], began: datetime, confirm_after: float
 ) -> dict[tuple[str, UUID], UUID]:
-    """Record all differences that exist now, and resolve the findings that no longer do.
+    """Record differences that exist now, found by the comparison that `began` at that time.
 
-    Returns the ids of the confirmed findings by kind and resource: those that were found unchanged for more than
-    `confirm_after` seconds.
+    Returns the ids of the confirmed findings by kind and resource: those that were found, and unchanged since, more
+    than `confirm_after` seconds before the comparison began.
     """
     rows = [
         {
@@ -77,12 +77,16 @@ async def record(
     recorded: list[Finding] = []
     for start in range(0, len(rows), ROWS_PER_STATEMENT):
         recorded += await fetch_all(tx, _upsert(rows[start : start + ROWS_PER_STATEMENT]))
-    # now() is the time of the transaction's start, so every finding that was just recorded has `seen_at` = now(). This
-    # statement must come after the upserts, or it would resolve findings that still exist.
-    outdated = update(Finding).where(Finding.resolved_at.is_(None), Finding.seen_at < func.now())
-    await tx.execute(outdated.values(resolved_at=func.now(), resolution=NO_LONGER_FOUND))
+    # Counted to the beginning, because a resource may come up twice in one long comparison: in the cloud's inventory,
+    # later resources move to earlier pages when some are deleted.
     pause = timedelta(seconds=confirm_after)
-    return {(row.kind, row.resource_id): row.id for row in recorded if row.found_at + pause < row.seen_at}
+    return {(row.kind, row.resource_id): row.id for row in recorded if row.found_at + pause < began}
+
+
+async def resolve_unseen(tx: AsyncConnection, began: datetime) -> None:
+    """Resolve the findings that the comparison which `began` at that time, and is complete, has not found again."""
+    outdated = update(Finding).where(Finding.resolved_at.is_(None), Finding.seen_at < began)
+    await tx.execute(outdated.values(resolved_at=func.now(), resolution=NO_LONGER_FOUND))
 
 
 def _upsert(rows: list[dict[str, Any]]) -> ReturningInsert[Finding]:

@@ -1,5 +1,6 @@
 """Helpers on the mock cloud: open it, fill it, let its changes complete, and read what it has."""
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,10 +10,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock import schema
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, servers
-from activities.backends.protocol import Port, ServerSpec, Token
+from activities.backends.protocol import Listed, Port, ServerSpec, Token
 from domain.data.addresses import new_mac_address
 from domain.data.catalogue import FLAVORS
 from domain.rules.cloud import ServerStatus
+from domain.rules.resources import Kind
 from domain.settings import Settings
 from tests.support.rows import IMAGE_IDS, NETWORK_IDS
 
@@ -74,6 +76,16 @@ async def cloud_contents(engine: AsyncEngine, *names: str) -> CloudContents:
             name: sorted((tuple(row) for row in await connection.execute(select(table))), key=str)
             for name, table in tables.items()
         }
+
+
+async def inventory(cloud: MockBackend, kind: Kind) -> Mapping[UUID, Listed]:
+    """Return what the cloud has of one kind, from all pages."""
+    page = await cloud.inventory(kind, None)
+    items = dict(page.items)
+    while page.next is not None:
+        page = await cloud.inventory(kind, page.next)
+        items |= page.items
+    return items
 
 
 async def count_rows(engine: AsyncEngine, table: str, vm_id: UUID | None = None) -> int:

@@ -7,10 +7,19 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
-from domain.data.models import VM, Finding, Operation
+from domain.data.models import VM, Finding, Interface, Operation, Snapshot, Volume
 from domain.rules.states import Action, OperationStatus, Status
+from domain.upkeep.findings import Drift
 from tests.activities.cloud import add_server
-from tests.support.rows import add_operation, add_user, add_vm, read_vm
+from tests.support.rows import (
+    add_interface,
+    add_operation,
+    add_snapshot,
+    add_user,
+    add_vm,
+    add_volume,
+    read_vm,
+)
 
 
 async def add_idle_vm(engine: AsyncEngine, backend: MockBackend, status: Status = Status.ACTIVE, **values: Any) -> VM:
@@ -46,3 +55,19 @@ async def change_cloud(engine: AsyncEngine, table: Any, **values: Any) -> None:
     """Change all rows of a table of the cloud, or delete them where there are no values."""
     async with engine.begin() as tx:
         await tx.execute(update(table).values(values) if values else delete(table))
+
+
+async def add_drift(engine: AsyncEngine, backend: MockBackend) -> dict[Any, tuple[Drift, UUID]]:
+    """Add a VM, an interface, a volume and a snapshot that the cloud no longer has, and return their differences."""
+    vm, with_port = [await add_idle_vm(engine, backend) for _ in range(2)]
+    async with engine.begin() as tx:
+        interface = await add_interface(tx, with_port)
+        volume = await add_volume(tx, await add_user(tx))
+        snapshot = await add_snapshot(tx, with_port)
+    await backend.purge(vm.id)
+    return {
+        VM: (Drift.SERVER_GONE, vm.id),
+        Interface: (Drift.INTERFACE_GONE, interface.id),
+        Volume: (Drift.VOLUME_GONE, volume.id),
+        Snapshot: (Drift.IMAGE_GONE, snapshot.id),
+    }

@@ -165,7 +165,7 @@ async def test_a_port_is_created_for_each_interface_of_the_vm(
     await add_pending_interface(engine, neighbour)
     ids = [await add_pending_interface(engine, input, name) for name in networks]
     await run(compute.create_ports, input)
-    assert sorted(await backend.list_ports(input.vm)) == sorted(ids)
+    assert sorted(await backend.list_ports([input.vm])) == sorted(ids)
     assert await count_rows(engine, "ports") == len(networks)
 
 

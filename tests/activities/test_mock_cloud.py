@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from activities.backends.mock import servers as mock_servers
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import ports, servers
 from activities.backends.protocol import BackendError
@@ -200,3 +201,15 @@ def deleting_row(vm_id: UUID) -> dict[str, object]:
     server = server_spec(vm_id)
     fields = {name: getattr(server, name) for name in server.__slots__}
     return {**fields, "status": ServerStatus.DELETING, "next_status": ServerStatus.GONE}
+
+
+async def test_a_call_locks_only_its_own_server(engine: AsyncEngine, slow_backend: MockBackend) -> None:
+    """Two calls whose servers are both due, and that each locked the other's, would deadlock."""
+    mine, other = uuid4(), uuid4()
+    for vm_id in (mine, other):
+        await slow_backend.create_server(token(), server_spec(vm_id))
+        await make_due(engine, vm_id)
+    async with engine.begin() as call, engine.begin() as others_call:
+        assert (await mock_servers._lock_server(call, mine)).status == ServerStatus.ACTIVE
+        async with asyncio.timeout(5):
+            assert (await mock_servers._lock_server(others_call, other)).status == ServerStatus.ACTIVE

@@ -78,7 +78,7 @@ async def test_a_server_of_an_earlier_version_is_kept_and_fully_usable(
     cloud, volume_id = await open_backend(settings), uuid4()
     server = (await cloud.list_servers([OLD_VM]))[OLD_VM]
     assert (server.status, server.image_id, server.ram_mb) == (ServerStatus.ACTIVE, BUILD_IMAGE_ID, 2048)
-    assert await cloud.list_ports(OLD_VM) == [], "they had no addresses"
+    assert await cloud.list_ports([OLD_VM]) == {}, "they had no addresses"
     assert await disk_content(old_engine, OLD_VM) is None
     await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))
     await cloud.create_volume(Token(uuid4(), "make"), volume_id, "data", 10)

@@ -111,7 +111,7 @@ async def test_two_ports_cannot_have_the_same_address(
     await refused_without_effect(engine, slow_backend.create_server_interface(token(), other, spec), "mock_conflict")
     await slow_backend.delete_server_interface(token(), vm_id, first.id)
     await slow_backend.create_server_interface(token(), other, spec)
-    assert spec.id in await slow_backend.list_ports(other)
+    assert spec.id in await slow_backend.list_ports([other])
 
 
 async def test_a_server_that_is_being_deleted_accepts_no_changes(

@@ -2,21 +2,27 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.protocol import BackendError, Server
+from activities.waiting_operations import Waiter, WaitingOperations
 from activities.waits import Poll, WaitActivities
 from domain.rules.cloud import ServerStatus
 from tests.activities.conftest import Run
 from tests.activities.polled_cloud import PolledCloud, add_building_server, set_status, waiting_for
 
 
-async def server_poll(cloud: PolledCloud) -> tuple[Poll[Server], UUID]:
+def waiter() -> Waiter:
+    """Return a waiter whose operation the database does not have."""
+    return Waiter(uuid4(), 0)
+
+
+async def server_poll(cloud: PolledCloud, engine: AsyncEngine) -> tuple[Poll[Server], UUID]:
     """Return a poll of servers, and the VM of one that is being built."""
-    return Poll(cloud.list_servers, cloud.poll_interval), await add_building_server(cloud)
+    return Poll(cloud.list_servers, cloud.poll_interval, WaitingOperations(engine)), await add_building_server(cloud)
 
 
 async def test_a_hundred_waiters_share_each_poll(polled_cloud: PolledCloud, engine: AsyncEngine, run: Run) -> None:
@@ -33,12 +39,12 @@ async def test_a_hundred_waiters_share_each_poll(polled_cloud: PolledCloud, engi
     assert 3 <= before <= len(polled_cloud.polls) <= before + 2
 
 
-async def test_polls_are_an_interval_apart(polled_cloud: PolledCloud) -> None:
-    poll, vm_id = await server_poll(polled_cloud)
+async def test_polls_are_an_interval_apart(polled_cloud: PolledCloud, engine: AsyncEngine) -> None:
+    poll, vm_id = await server_poll(polled_cloud, engine)
     loop = asyncio.get_running_loop()
     began = loop.time()
     for _ in range(4):
-        await poll.next_result(vm_id)
+        await poll.next_result(vm_id, waiter())
     assert loop.time() - began >= 4 * polled_cloud.poll_interval - 0.01
     assert polled_cloud.polls == [{vm_id}] * 4
 
@@ -46,13 +52,13 @@ async def test_polls_are_an_interval_apart(polled_cloud: PolledCloud) -> None:
 async def test_a_waiter_never_gets_the_result_of_a_poll_that_began_before_it(
     polled_cloud: PolledCloud, engine: AsyncEngine
 ) -> None:
-    poll, vm_id = await server_poll(polled_cloud)
+    poll, vm_id = await server_poll(polled_cloud, engine)
     polled_cloud.may_answer.clear()
     async with asyncio.timeout(5):
-        early = asyncio.create_task(poll.next_result(vm_id))
+        early = asyncio.create_task(poll.next_result(vm_id, waiter()))
         await polled_cloud.wait_for_polls()
         await set_status(engine, [vm_id], ServerStatus.ACTIVE)
-        late = asyncio.create_task(poll.next_result(vm_id))
+        late = asyncio.create_task(poll.next_result(vm_id, waiter()))
         await asyncio.sleep(0)
         polled_cloud.may_answer.set()
         first, second = await early, await late
@@ -62,16 +68,21 @@ async def test_a_waiter_never_gets_the_result_of_a_poll_that_began_before_it(
     assert polled_cloud.polls == [{vm_id}, {vm_id}]
 
 
-async def test_there_is_no_poll_without_a_waiter(polled_cloud: PolledCloud) -> None:
-    poll, vm_id = await server_poll(polled_cloud)
-    await poll.next_result(vm_id)
+async def test_there_is_no_poll_without_a_waiter(polled_cloud: PolledCloud, engine: AsyncEngine) -> None:
+    poll, vm_id = await server_poll(polled_cloud, engine)
+    await poll.next_result(vm_id, waiter())
     await asyncio.sleep(3 * polled_cloud.poll_interval)
     assert len(polled_cloud.polls) == 1
 
 
-async def test_a_waiter_that_is_canceled_does_not_cancel_the_poll_of_others(polled_cloud: PolledCloud) -> None:
-    poll, vm_id = await server_poll(polled_cloud)
-    canceled, other = asyncio.create_task(poll.next_result(vm_id)), asyncio.create_task(poll.next_result(vm_id))
+async def test_a_waiter_that_is_canceled_does_not_cancel_the_poll_of_others(
+    polled_cloud: PolledCloud, engine: AsyncEngine
+) -> None:
+    poll, vm_id = await server_poll(polled_cloud, engine)
+    canceled, other = (
+        asyncio.create_task(poll.next_result(vm_id, waiter())),
+        asyncio.create_task(poll.next_result(vm_id, waiter())),
+    )
     await asyncio.sleep(0)
     canceled.cancel()
     server = await other
@@ -81,7 +92,9 @@ async def test_a_waiter_that_is_canceled_does_not_cancel_the_poll_of_others(poll
         await canceled
 
 
-async def test_a_poll_that_fails_fails_its_waiters_and_not_later_ones(polled_cloud: PolledCloud) -> None:
+async def test_a_poll_that_fails_fails_its_waiters_and_not_later_ones(
+    polled_cloud: PolledCloud, engine: AsyncEngine
+) -> None:
     vm_id = await add_building_server(polled_cloud)
 
     async def list_or_fail(vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
@@ -89,22 +102,22 @@ async def test_a_poll_that_fails_fails_its_waiters_and_not_later_ones(polled_clo
             raise BackendError("unreachable", "The cloud does not answer.", retryable=True)
         return await polled_cloud.list_servers(vm_ids)
 
-    poll, fails = Poll(list_or_fail, polled_cloud.poll_interval), True
-    results = await asyncio.gather(*(poll.next_result(vm_id) for _ in range(3)), return_exceptions=True)
+    poll, fails = Poll(list_or_fail, polled_cloud.poll_interval, WaitingOperations(engine)), True
+    results = await asyncio.gather(*(poll.next_result(vm_id, waiter()) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [BackendError] * 3
     fails = False
-    assert await poll.next_result(vm_id)
+    assert await poll.next_result(vm_id, waiter())
 
 
 async def test_a_poll_that_is_not_answered_fails_and_is_retryable(
-    polled_cloud: PolledCloud, monkeypatch: pytest.MonkeyPatch
+    polled_cloud: PolledCloud, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
-    poll, vm_id = await server_poll(polled_cloud)
+    poll, vm_id = await server_poll(polled_cloud, engine)
     polled_cloud.may_answer.clear()
     with pytest.raises(BackendError) as refusal:
-        await poll.next_result(vm_id)
+        await poll.next_result(vm_id, waiter())
     assert (refusal.value.code, refusal.value.retryable) == ("no_answer", True)
     monkeypatch.undo()
     polled_cloud.may_answer.set()
-    assert await poll.next_result(vm_id)
+    assert await poll.next_result(vm_id, waiter())

@@ -1,17 +1,21 @@
 """How a delete ends the workflows of the operations that it superseded, on a real Temporal server."""
 
-from datetime import timedelta
-from uuid import uuid4
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any, cast
+from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import revocations
 from activities.backends.protocol import BackendError, Token
-from activities.preemption import PreemptionActivities
+from activities.preemption import ACTS_AFTER_END, PreemptionActivities
 from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput, WorkflowsInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
@@ -165,6 +169,64 @@ async def test_of_succeeded_operations_only_the_resizes_of_the_vm_are_canceled(
     assert [await cancel_requests(handle) for handle in (earlier, later, stopped, neighbours_workflow)] == [1, 1, 0, 0]
     for handle in (earlier, later, stopped, neighbours_workflow):
         await handle.terminate()
+
+
+class CountingClient:
+    """A Temporal client that knows no workflow and counts the calls that ask it about one."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def get_workflow_handle(self, workflow_id: str) -> Any:
+        """Return a handle whose workflow is missing."""
+        client = self
+
+        class Handle:
+            async def cancel(self) -> None:
+                client.asked.append(workflow_id)
+                raise RPCError("unknown", RPCStatusCode.NOT_FOUND, b"")
+
+            describe = cancel
+
+        return Handle()
+
+
+async def revoked_operations(engine: AsyncEngine) -> set[UUID]:
+    """Return the operations whose calls the cloud refuses."""
+    async with engine.connect() as connection:
+        return set(await connection.scalars(select(revocations.c.operation_id)))
+
+
+async def test_a_delete_asks_only_about_the_workflows_that_may_be_open(
+    engine: AsyncEngine, backend: MockBackend, run: Run
+) -> None:
+    """Not about every workflow that the VM ever had. Each question is two calls to Temporal."""
+    recorded = (SUCCEEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
+    long_ago = datetime.now(UTC) - ACTS_AFTER_END - timedelta(minutes=1)
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm, neighbour = await add_vm(tx, user), await add_vm(tx, user)
+        await add_operation(tx, neighbour, Action.STOP, status=OperationStatus.SUPERSEDED)
+        await add_operation(tx, neighbour, Action.RESIZE, status=SUCCEEDED)
+        for action, status in product((Action.STOP, Action.RESIZE, Action.CONFIRM_RESIZE), OperationStatus):
+            if status in {OperationStatus.FAILED, OperationStatus.CANCELED}:
+                await add_operation(tx, vm, action, status=status)
+            if status is OperationStatus.SUPERSEDED:
+                await add_operation(tx, vm, action, status=status, finished_at=long_ago)
+        await add_operation(tx, vm, Action.STOP, status=SUCCEEDED)
+        for action, status in product((Action.CONFIRM_RESIZE, Action.REVERT_RESIZE), recorded):
+            decided = await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED)
+            await add_operation(tx, vm, action, status=status, workflow_id=decided.workflow_id)
+        waiting = await add_operation(tx, vm, Action.RESIZE, status=SUCCEEDED)
+        # A decision on it that something else superseded leaves the resize waiting.
+        superseded: dict[str, Any] = {"status": OperationStatus.SUPERSEDED, "finished_at": long_ago}
+        await add_operation(tx, vm, Action.CONFIRM_RESIZE, workflow_id=waiting.workflow_id, **superseded)
+        running = await add_operation(tx, vm, Action.STOP)
+        delete = await claim(tx, vm.id, Action.DELETE)
+    client = CountingClient()
+    await run(PreemptionActivities(engine, backend, cast("Client", client)).preempt_operations, message(delete))
+    assert sorted(client.asked) == sorted([running.workflow_id, waiting.workflow_id] * 2)
+    assert await revoked_operations(engine) == {running.id}
 
 
 async def test_preempting_records_the_first_step_of_the_delete(

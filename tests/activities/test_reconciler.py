@@ -1,7 +1,8 @@
 """The reconciler: it repairs what two comparisons have seen, one worker at a time, and within limits."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
@@ -11,16 +12,16 @@ from temporalio.client import Client
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers, volumes
-from activities.backends.protocol import Token
+from activities.backends.protocol import BackendError, Token
 from activities.recovery import drift_detection
 from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import Reconciler
-from domain.data.models import VM, Finding
+from domain.data.models import VM, Finding, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.states import Action, Status, TaskState
 from domain.upkeep.findings import NO_LONGER_FOUND, Drift
 from tests.activities.conftest import CancelRecorder
-from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
+from tests.activities.drift import add_drift, add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
 from tests.support.rows import claim, read_vm
 
 
@@ -63,24 +64,101 @@ async def test_vms_and_servers_that_are_being_changed_give_no_finding(
     assert await recorded_findings(engine) == []
 
 
+async def change_after_comparison(
+    engine: AsyncEngine, backend: MockBackend, monkeypatch: pytest.MonkeyPatch, change: Callable[[], Awaitable[None]]
+) -> None:
+    """Make the change after the next comparison and before its repairs."""
+    found = [page async for page in drift_detection.find_drift(engine, backend)]
+
+    async def find_and_change(*_: object) -> AsyncIterator[object]:
+        await change()
+        for page in found:
+            yield page
+
+    monkeypatch.setattr(drift_detection, "find_drift", find_and_change)
+
+
 async def test_an_action_requested_after_the_comparison_prevents_the_repair(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vm = await add_idle_vm(engine, backend)
     await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
     await reconciler.reconcile()
-    found = await drift_detection.find_drift(engine, backend)
 
-    async def find_and_reboot(*_: object) -> object:
+    async def reboot() -> None:
         async with engine.begin() as tx:
             await claim(tx, vm.id, Action.REBOOT_HARD)
-        return found
 
-    monkeypatch.setattr(drift_detection, "find_drift", find_and_reboot)
+    await change_after_comparison(engine, backend, monkeypatch, reboot)
     await reconciler.reconcile()
     after = await read_vm(engine, vm.id)
     assert (after.status, after.task_state) == (Status.REBOOTING, TaskState.REBOOTING_HARD)
     assert await recorded_repairs(engine) == []
+
+
+@pytest.mark.parametrize("busy", [{"task_state": TaskState.POWERING_OFF}, {"attaching": 1}])
+async def test_a_vm_that_is_busy_again_is_not_repaired_although_the_same_operation_holds_it(
+    engine: AsyncEngine,
+    backend: MockBackend,
+    reconciler: Reconciler,
+    monkeypatch: pytest.MonkeyPatch,
+    busy: dict[str, Any],
+) -> None:
+    """An attach does not hold the VM: it only counts itself there."""
+    vm = await add_idle_vm(engine, backend)
+    await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
+    await reconciler.reconcile()
+
+    async def make_busy() -> None:
+        async with engine.begin() as tx:
+            await tx.execute(update(VM).values(busy))
+
+    await change_after_comparison(engine, backend, monkeypatch, make_busy)
+    await reconciler.reconcile()
+    assert (await read_vm(engine, vm.id)).status is Status.ACTIVE
+    assert await recorded_repairs(engine) == []
+
+
+@pytest.mark.parametrize("model", [VM, Interface, Volume, Snapshot])
+async def test_a_resource_that_another_operation_has_held_since_the_comparison_is_not_repaired(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch, model: Any
+) -> None:
+    """The operation may have ended again, so that the resource looks as it did."""
+    differences = await add_drift(engine, backend)
+    await reconciler.reconcile()
+
+    async def hold() -> None:
+        async with engine.begin() as tx:
+            await tx.execute(update(model).values(operation_id=uuid4()))
+
+    await change_after_comparison(engine, backend, monkeypatch, hold)
+    await reconciler.reconcile()
+    still_open = {(kind, id) for kind, id, is_open in await recorded_findings(engine) if is_open}
+    assert still_open == {differences[model]}
+
+
+async def test_a_comparison_that_breaks_off_resolves_nothing_and_marks_nothing_as_gone(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first pages have been recorded, and on the others there may be more that is gone."""
+    gone, unknown = await add_idle_vm(engine, backend), uuid4()
+    async with engine.begin() as tx:
+        await tx.execute(delete(servers).where(servers.c.vm_id == gone.id))
+        await tx.execute(insert(volumes).values(id=unknown, name="unknown", size_gb=1, state=VolumeState.AVAILABLE))
+    await reconciler.reconcile()
+    expected = {(Drift.SERVER_GONE, gone.id, True), (Drift.ORPHAN_VOLUME, unknown, True)}
+
+    async def break_off(*_: object) -> object:
+        raise BackendError("unreachable", "The cloud does not answer.", retryable=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "inventory", break_off)
+        with pytest.raises(BackendError):
+            await reconciler.reconcile()
+    assert set(await recorded_findings(engine)) == expected
+    assert (await read_vm(engine, gone.id)).status is Status.ACTIVE
+    await reconciler.reconcile()
+    assert (await read_vm(engine, gone.id)).status is Status.ERROR
 
 
 async def test_only_one_worker_reconciles_at_a_time(

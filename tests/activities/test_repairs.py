@@ -14,11 +14,11 @@ from activities.backends.protocol import Token
 from activities.recovery.reconciler import ACTOR, Reconciler
 from domain.data.models import Attachment, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
-from domain.rules.resources import SnapshotStatus, VolumeStatus
+from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.settings import Settings
 from domain.upkeep.findings import Drift
-from tests.activities.cloud import add_server, complete_changes, server_spec
+from tests.activities.cloud import add_server, complete_changes, inventory, server_spec
 from tests.activities.conftest import CancelRecorder
 from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
 from tests.support.rows import (
@@ -119,10 +119,10 @@ async def test_servers_and_ports_of_deleted_vms_are_removed_and_unknown_ones_rep
     await backend.create_server(Token(uuid4(), "spawning"), server_spec(unknown))
     await complete_changes(engine, backend, unknown)
     await reconciler.reconcile()
-    assert len((await backend.inventory()).servers) == 2
+    assert len(await inventory(backend, Kind.VM)) == 2
     await reconciler.reconcile()
-    inventory = await backend.inventory()
-    assert (set(inventory.servers), inventory.ports) == ({unknown}, {})
+    assert set(await inventory(backend, Kind.VM)) == {unknown}
+    assert await inventory(backend, Kind.INTERFACE) == {}
     assert set(await recorded_findings(engine)) == {
         (Drift.ORPHAN_SERVER, deleted.id, False),
         (Drift.ORPHAN_PORT, without_server.id, False),
@@ -145,8 +145,7 @@ async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_reported(
         await backend.create_server_image(Token(uuid4(), "make"), vm.id, id, "before")
     await reconciler.reconcile()
     await reconciler.reconcile()
-    inventory = await backend.inventory()
-    assert (set(inventory.volumes), set(inventory.images)) == ({unknown}, {unknown})
+    assert set(await inventory(backend, Kind.VOLUME)) == set(await inventory(backend, Kind.SNAPSHOT)) == {unknown}
     still_open = {(kind, id) for kind, id, is_open in await recorded_findings(engine) if is_open}
     assert still_open == {(Drift.ORPHAN_VOLUME, unknown), (Drift.ORPHAN_IMAGE, unknown)}
 

@@ -167,7 +167,7 @@ async def test_a_port_of_another_vm_is_neither_listed_nor_deleted(
     await slow_backend.create_ports(_other_token(input), other, [port(input.resource)])
     await run(step_of(Activity.DELETE_INTERFACE, engine, slow_backend), input)
     assert await run(cleanup_of(Activity.SETTLE_INTERFACE, engine, slow_backend), input) is PortState.GONE
-    assert await slow_backend.list_ports(other) == [input.resource]
+    assert await slow_backend.list_ports([other]) == {input.resource: other}
 
 
 @pytest.mark.parametrize(

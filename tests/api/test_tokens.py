@@ -54,15 +54,10 @@ async def test_a_signed_token_with_all_claims_is_accepted(anyone: httpx.AsyncCli
     "changes",
     [
         {"exp": int(time.time()) - 1},
-        {"exp": None},
         {"iss": "somebody-else"},
-        {"iss": None},
         {"type": "refresh"},
-        {"type": None},
-        {"sub": None},
-        {"sid": None},
+        *({name: None} for name in ("exp", "iss", "type", "jti", "sub", "username", "sid")),
     ],
-    ids=["expired", "no expiry", "another issuer", "no issuer", "refresh token", "no type", "no user", "no session"],
 )
 async def test_a_token_with_a_wrong_or_missing_claim_is_refused(
     anyone: httpx.AsyncClient, settings: Settings, changes: dict[str, Any]

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 
 from api.background import dispatcher
 from domain import search_attributes
@@ -64,3 +64,19 @@ async def test_a_second_delivery_does_not_start_the_workflow_again(engine: Async
     workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
     assert workflow.run_id == first.run_id
     assert workflow.history_length <= 2
+
+
+async def test_a_delivery_that_comes_after_the_end_of_the_workflow_does_not_start_it_again(
+    engine: AsyncEngine, temporal: Client
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        operation = await add_operation(tx, vm, Action.REBOOT_HARD, status=OperationStatus.QUEUED)
+    handle = temporal.get_workflow_handle(operation.workflow_id)
+    async with dispatching(engine, temporal, f"no-worker-{uuid4()}"):
+        await until_delivered(engine)
+        await handle.terminate()
+        async with engine.begin() as tx:
+            await outbox.deliver_again(tx, operation)
+        await until_delivered(engine)
+    assert (await handle.describe()).status is WorkflowExecutionStatus.TERMINATED

@@ -51,6 +51,7 @@ SPECIFIED = {
 }
 OF_NO_VM = {"delete-snapshot", "create-volume", "delete-volume"}  # they need no idle VM and outlive their VM
 NOT_WHILE_ATTACHING = {"resize", "snapshot", "restore"}
+UNDOABLE = {"create", "resize", "snapshot", "attach-volume", "attach-interface", "create-volume"}  # until their end
 
 
 def _words(text: str) -> list[str]:

@@ -112,13 +112,16 @@ async def test_the_first_step_sets_started_at_and_later_steps_keep_it(engine: As
     assert (await read_operation(engine, input.operation_id)).started_at == started_at
 
 
-async def test_entering_a_step_clears_the_last_error(engine: AsyncEngine) -> None:
-    input = await add_held_vm(engine, Action.STOP)
+async def test_a_retry_of_a_step_keeps_the_last_error_and_the_next_step_clears_it(engine: AsyncEngine) -> None:
+    input = await add_held_vm(engine, Action.CREATE)
     async with engine.begin() as tx:
         await step_records.note_failed_attempt(tx, input, 3, "No answer.", 8.0)
-    await enter(engine, input, TaskState.POWERING_OFF, 4)
-    operation = await read_operation(engine, input.operation_id)
-    assert (operation.attempt, operation.last_error, operation.next_retry_at) == (4, None, None)
+    shown = []
+    for step, attempt in ((TaskState.SCHEDULING, 4), (TaskState.NETWORKING, 1)):
+        await enter(engine, input, step, attempt)
+        operation = await read_operation(engine, input.operation_id)
+        shown.append((operation.attempt, operation.last_error, operation.next_retry_at))
+    assert shown == [(4, "No answer.", None), (1, None, None)]
 
 
 async def test_a_step_cannot_be_skipped_or_entered_after_a_later_one(engine: AsyncEngine) -> None:

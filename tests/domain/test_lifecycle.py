@@ -15,6 +15,7 @@ from tests.domain.specified import (
     STATUSES,
     TASK_STATES,
     UNCHANGED,
+    UNDOABLE,
     specified_failure,
     specified_states,
     specified_to_allow,
@@ -44,6 +45,13 @@ def test_an_action_begins_exactly_in_the_specified_states(action: Action, status
         else:
             with pytest.raises(InvalidTransitionError):
                 lifecycle.accept(action, status, task_state, launched=launched)
+
+
+@each_action
+def test_an_operation_may_be_canceled_before_it_begins_and_later_if_it_can_be_undone(action: Action) -> None:
+    rule = TABLE[action]
+    assert rule.may_be_canceled(begun=True) is (action.value in UNDOABLE)
+    assert rule.may_be_canceled(begun=False) is (action is not Action.DELETE)
 
 
 @each_action

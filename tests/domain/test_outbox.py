@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -161,6 +161,32 @@ async def test_an_operation_without_a_workflow_is_restarted_from_its_first_step(
     assert (await read_vm(engine, vm.id)).task_state is TaskState.SCHEDULING
 
 
+async def test_the_workflow_of_a_restart_is_named_after_the_vm_or_after_the_resource_of_no_vm(
+    engine: AsyncEngine,
+) -> None:
+    volume_id = uuid4()
+    row: dict[str, Any] = {"resource_id": volume_id, "previous_status": None, "holds": False, "deliveries": 1}
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        create = await add_operation(tx, vm, Action.CREATE_VOLUME, **row | {"vm_id": None})
+        attach = await add_operation(tx, vm, Action.ATTACH_VOLUME, **row)
+        assert await outbox.restart(tx, create)
+        assert await outbox.restart(tx, attach)
+    created, attached = [await read_operation(engine, lost.id) for lost in (create, attach)]
+    assert (created.status, created.epoch, attached.epoch) == (QUEUED, 1, 1)
+    assert created.workflow_id == f"create-volume-{volume_id}-{create.id}-1"
+    assert attached.workflow_id == f"attach-volume-{vm.id}-{attach.id}-1"
+
+
+async def test_a_restart_leaves_a_vm_alone_that_another_operation_holds(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), task_state=TaskState.POWERING_OFF)
+        await add_operation(tx, vm, Action.STOP)
+        lost = await add_operation(tx, vm, Action.REBOOT_HARD, deliveries=1, holds=False)
+        assert await outbox.restart(tx, lost)
+    assert (await read_vm(engine, vm.id)).task_state is TaskState.POWERING_OFF
+
+
 async def test_an_interrupted_operation_keeps_its_step_and_the_reason(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx), status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
@@ -172,6 +198,17 @@ async def test_an_interrupted_operation_keeps_its_step_and_the_reason(engine: As
     assert (await read_vm(engine, vm.id)).task_state is TaskState.SPAWNING
 
 
+async def test_notes_skip_what_another_transaction_has_locked(engine: AsyncEngine) -> None:
+    """Waiting could deadlock: two processes may note several operations each."""
+    locked, free = await queue(engine, 2)
+    async with engine.begin() as other, engine.begin() as tx:
+        await other.execute(select(Operation.id).where(Operation.id == locked).with_for_update())
+        async with asyncio.timeout(5):
+            await outbox.note_undelivered(tx, [locked, free], 30.0)
+            await outbox.note_delivered(tx, [locked, free], 30.0)
+    assert [(await read_operation(engine, id)).deliveries for id in (locked, free)] == [0, 1]
+
+
 async def test_each_operation_counts_its_own_deliveries(engine: AsyncEngine) -> None:
     again, fresh, other = await queue(engine, 3)
     async with engine.begin() as tx:
@@ -180,3 +217,15 @@ async def test_each_operation_counts_its_own_deliveries(engine: AsyncEngine) -> 
     deliveries = [(await read_operation(engine, id)).deliveries for id in (again, fresh, other)]
     assert deliveries == [2, 1, 0]
     assert await lease(engine) == [other]
+
+
+async def test_only_the_operation_itself_is_delivered_again_and_only_until_it_begins(engine: AsyncEngine) -> None:
+    again, other, begun = await queue(engine, 3)
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, [again, other, begun], 30.0)
+        await tx.execute(update(Operation).where(Operation.id == begun).values(status=OperationStatus.RUNNING))
+    async with engine.begin() as tx:
+        for id in (again, begun):
+            await outbox.deliver_again(tx, await read_operation(engine, id))
+    assert await lease(engine) == [again]
+    assert [(await read_operation(engine, id)).deliveries for id in (other, begun)] == [1, 1]

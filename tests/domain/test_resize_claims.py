@@ -19,6 +19,7 @@ from tests.support.rows import (
     FLAVOR_IDS,
     INPUTS,
     add_held_vm,
+    add_operation,
     add_user,
     add_vm,
     claim,
@@ -179,3 +180,30 @@ async def test_a_resize_changes_nothing_more_once_it_is_decided(engine: AsyncEng
         await step_records.drop_confirm_window(tx, message(resize))
         assert await step_records.read_confirm_window(tx, message(resize)) is None
     assert await read_vm(engine, resize.resource_id) == before
+
+
+@each_decision
+async def test_a_decision_is_about_the_latest_resize_that_has_moved_the_server(
+    engine: AsyncEngine, action: Action
+) -> None:
+    """Later resizes that failed, or were cut off before they began, have moved nothing."""
+    not_moved: list[dict[str, Any]] = [
+        {"status": OperationStatus.FAILED, "started_at": func.now()},
+        {"status": OperationStatus.CANCELED, "started_at": func.now()},
+        {"status": OperationStatus.SUPERSEDED},
+    ]
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.VERIFY_RESIZE)
+        minutes = (vm.created_at + timedelta(minutes=minute) for minute in range(9))
+        earlier: dict[str, Any] = {"status": OperationStatus.SUCCEEDED, "created_at": next(minutes)}
+        await add_operation(tx, vm, Action.RESIZE, **earlier)
+        cut_off: dict[str, Any] = {
+            "status": OperationStatus.SUPERSEDED,
+            "started_at": func.now(),
+            "created_at": next(minutes),
+        }
+        latest = await add_operation(tx, vm, Action.RESIZE, **cut_off)
+        await add_operation(tx, vm, Action.STOP, status=OperationStatus.SUCCEEDED, created_at=next(minutes))
+        for values in not_moved:
+            await add_operation(tx, vm, Action.RESIZE, created_at=next(minutes), holds=False, **values)
+    assert (await decide(engine, latest, action)).workflow_id == latest.workflow_id

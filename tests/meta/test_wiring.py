@@ -107,6 +107,7 @@ def test_waits_have_their_own_queue(settings: Settings, workers: list[Worker]) -
         Activity.SETTLE_SERVER.value,
         Activity.SETTLE_VOLUME.value,
     }
+    assert set(messages.WAITS) == queues[waits_queue(settings.temporal_task_queue)]
 
 
 def test_every_activity_takes_one_message_and_has_the_name_of_its_function(workers: list[Worker]) -> None:

@@ -1,22 +1,37 @@
 """The mock cloud: durable in PostgreSQL, shared by all workers, idempotent by token, and failing on demand."""
 
-from sqlalchemy import select
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Select, literal, select
 
 from activities.backends.mock.schema import images, ports, servers, volumes
-from activities.backends.mock.servers import MockServers, apply_due_changes, server_from
-from activities.backends.mock.storage import MockStorage, volume_from
-from activities.backends.protocol import Inventory
+from activities.backends.mock.servers import MockServers, apply_due_changes
+from activities.backends.mock.storage import MockStorage
+from activities.backends.protocol import InventoryPage, Listed
+from domain.rules.resources import Kind
+
+PAGE_SIZE: Final = 500
+
+# The id, the state and, for a port, the VM.
+_INVENTORY: Final[dict[Kind, Select[*tuple[Any, ...]]]] = {
+    Kind.VM: select(servers.c.vm_id, servers.c.status, literal(None)),
+    Kind.INTERFACE: select(ports.c.id, literal("ACTIVE"), ports.c.vm_id),
+    Kind.VOLUME: select(volumes.c.id, volumes.c.state, literal(None)),
+    Kind.SNAPSHOT: select(images.c.id, literal("active"), literal(None)),
+}
 
 
 class MockBackend(MockServers, MockStorage):
     """The mock cloud; ComputeBackend describes its methods."""
 
-    async def inventory(self) -> Inventory:
+    async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
+        page = _INVENTORY[kind]
+        id = page.selected_columns[0]
+        if marker is not None:
+            page = page.where(id > UUID(marker))
         async with self._engine.begin() as tx:
             await apply_due_changes(tx)
-            return Inventory(
-                servers={row.vm_id: server_from(row) for row in await tx.execute(select(servers))},
-                ports={row.id: row.vm_id for row in await tx.execute(select(ports.c.id, ports.c.vm_id))},
-                volumes={row.id: volume_from(row) for row in await tx.execute(select(volumes))},
-                images=frozenset(await tx.scalars(select(images.c.id))),
-            )
+            rows = (await tx.execute(page.order_by(id).limit(PAGE_SIZE))).all()
+        items = {id: Listed(state, vm_id) for id, state, vm_id in rows}
+        return InventoryPage(items, str(rows[-1][0]) if len(rows) == PAGE_SIZE else None)

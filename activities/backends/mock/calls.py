@@ -2,11 +2,25 @@
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, text, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Uuid,
+    and_,
+    any_,
+    cast,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -119,6 +133,12 @@ async def _lock_operation(tx: AsyncConnection, operation_id: UUID, function: str
 def clock_in(seconds: float) -> ColumnElement[object]:
     """Return the database's wall clock time in that many seconds."""
     return func.clock_timestamp() + timedelta(seconds=seconds)
+
+
+def is_one_of(column: ColumnElement[UUID], ids: Collection[UUID]) -> ColumnElement[bool]:
+    """Return the condition that a column has one of these values, of which there may be thousands."""
+    # One array parameter: an IN list has a parameter for each value, and is a new statement for each length.
+    return column == any_(cast(list(ids), ARRAY(Uuid)))
 
 
 def _is_hit(seed: str, probability: float) -> bool:

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import Effect, MockCalls, clock_in
+from activities.backends.mock.calls import Effect, MockCalls, clock_in, is_one_of
 from activities.backends.mock.schema import images, migrations, ports, servers, volumes
 from activities.backends.protocol import BackendError, Port, Server, ServerSpec, Token
 from domain.rules.cloud import ServerStatus, VolumeState
@@ -58,9 +58,10 @@ class MockServers(MockCalls):
 
         await self._call("delete_server_interface", token, vm_id, unplug, may_be_doomed=True)
 
-    async def list_ports(self, vm_id: UUID) -> Collection[UUID]:
+    async def list_ports(self, vm_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
         async with self._engine.begin() as tx:
-            return (await tx.scalars(select(ports.c.id).where(ports.c.vm_id == vm_id))).all()
+            rows = await tx.execute(select(ports.c.id, ports.c.vm_id).where(is_one_of(ports.c.vm_id, vm_ids)))
+            return {row.id: row.vm_id for row in rows.all()}
 
     async def create_server(self, token: Token, spec: ServerSpec) -> None:
         doomed = self._is_doomed(token.operation_id)
@@ -187,7 +188,7 @@ class MockServers(MockCalls):
     async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
         async with self._engine.begin() as tx:
             await apply_due_changes(tx)
-            rows = await tx.execute(select(servers).where(servers.c.vm_id.in_(vm_ids)))
+            rows = (await tx.execute(select(servers).where(is_one_of(servers.c.vm_id, vm_ids)))).all()
             return {row.vm_id: server_from(row) for row in rows}
 
     async def purge(self, vm_id: UUID) -> None:
@@ -195,9 +196,12 @@ class MockServers(MockCalls):
             await _remove_servers(tx, [vm_id])
 
 
-async def apply_due_changes(tx: AsyncConnection) -> None:
-    """Complete the changes of servers that are due. Readers do this, so that no process has to wait for the time."""
-    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
+async def apply_due_changes(tx: AsyncConnection, *of: ColumnElement[bool]) -> None:
+    """Complete the changes of servers that are due, of all or of one.
+
+    Readers do this, so that no process has to wait for the time.
+    """
+    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp(), *of)
     # SKIP LOCKED, because every list call of every worker does this. A server that is skipped is changed by the
     # transaction that holds it, or by the next reader. Waiting for it would slow down every list call, and two readers
     # that lock the same servers in a different order would deadlock.
@@ -224,8 +228,11 @@ async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None
 
 async def _lock_server(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
     """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
-    await apply_due_changes(tx)
-    server = (await tx.execute(select(servers).where(servers.c.vm_id == vm_id).with_for_update())).one_or_none()
+    # This server first, and no other: two calls that had each locked the other's server would wait for ever.
+    is_it = servers.c.vm_id == vm_id
+    await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
+    await apply_due_changes(tx, is_it)
+    server = (await tx.execute(select(servers).where(is_it))).one_or_none()
     if server is None or server.status == ServerStatus.DELETING:
         raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
     return server

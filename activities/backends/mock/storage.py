@@ -8,7 +8,7 @@ from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import MockCalls, clock_in
+from activities.backends.mock.calls import MockCalls, clock_in, is_one_of
 from activities.backends.mock.schema import images, servers, volumes
 from activities.backends.protocol import BackendError, Image, Token, Volume
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
@@ -43,7 +43,7 @@ class MockStorage(MockCalls):
     async def list_images(self, image_ids: Collection[UUID]) -> Mapping[UUID, Image]:
         is_saved = (images.c.due_at <= func.clock_timestamp()).label("is_saved")
         async with self._engine.begin() as tx:
-            rows = await tx.execute(select(images, is_saved).where(images.c.id.in_(image_ids)))
+            rows = await tx.execute(select(images, is_saved).where(is_one_of(images.c.id, image_ids)))
             return {row.id: _image_from(row) for row in rows}
 
     async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> None:
@@ -87,7 +87,7 @@ class MockStorage(MockCalls):
 
     async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
         async with self._engine.begin() as tx:
-            rows = await tx.execute(select(volumes).where(volumes.c.id.in_(volume_ids)))
+            rows = await tx.execute(select(volumes).where(is_one_of(volumes.c.id, volume_ids)))
             return {row.id: volume_from(row) for row in rows}
 
 
