@@ -64,6 +64,7 @@ class Settings(BaseSettings):
 
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
+    worker_health_file: Path | None = None
     temporal_port: Port = 7233
     temporal_ui_port: Port = 8233
     data_dir: Path = Path(".data")

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
+from activities.backends import load_backend
 from domain import temporal
 from domain.data import catalogue, database
 from domain.settings import Settings, load_settings
@@ -51,6 +52,15 @@ async def migrate(settings: Settings) -> None:
         await engine.dispose()
 
 
+async def prepare_backend(settings: Settings) -> None:
+    """Create what the cloud backend keeps in the database; the workers' role need not have the right to do that."""
+    backend = load_backend(settings)
+    try:
+        await backend.prepare()
+    finally:
+        await backend.close()
+
+
 async def _try_to_migrate(engine: AsyncEngine) -> bool:
     """Migrate and return True; change nothing and return False if a lock was not available within LOCK_TIMEOUT."""
     try:
@@ -77,6 +87,7 @@ def main() -> None:
     settings = load_settings()
     try:
         asyncio.run(migrate(settings))
+        asyncio.run(prepare_backend(settings))
     except (OSError, OperationalError, InterfaceError) as error:
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {getattr(error, 'orig', error)}") from None
     try:
