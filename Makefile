@@ -4,7 +4,7 @@ PYTHON ?= python3
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test coverage races soak faults check format lock clean
+.PHONY: up test coverage races soak faults check format lock compose-upgrade clean
 
 up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python local.py
@@ -66,6 +66,14 @@ lock:  ## Write the lock files anew
 	$(COMPILE) --extra local --constraint requirements-dev.txt --output-file requirements-local.txt && \
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt
+
+compose-upgrade:  ## Upgrade the Docker Compose installation to this checkout; an API process is away for about three seconds
+	docker compose build
+	@# The old version goes on serving while the schema changes, and if that fails. `up` would have stopped it before.
+	docker compose run --rm --no-deps migrate
+	docker compose up --detach --no-deps --wait api-more
+	docker compose up --detach --no-deps --wait api
+	docker compose up --detach --no-deps --wait worker
 
 clean:  ## Remove the environment and the caches, but not .data (databases, logins, logs)
 	rm -rf .venv .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
