@@ -29,6 +29,6 @@ COPY api api
 RUN python -m compileall -q . && chmod -R a+rX .
 USER 10001
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 CMD ["python", "-c", \
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
     "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"API_PORT\"]}/api/v1/health/live', timeout=4)"]
 CMD ["python", "-m", "api"]

@@ -1,8 +1,8 @@
 """What users of a Compose installation notice of faults and upgrades: `python -m bench.compose_drill [DRILL...]`.
 
-Needs a running installation (see docker-compose.yml) and root on its engine's machine: a process that dies by itself can
-only be imitated by a kill from outside. Without arguments every drill runs, `engine` only if ENGINE_PID_FILE and
-ENGINE_START are set: the file with the process id of the engine, and a command that starts it.
+Needs a running installation (see docker-compose.yml) and root on its engine's machine, from which it kills processes.
+Without arguments every drill runs, `engine` only if ENGINE_PID_FILE and ENGINE_START are set: the file with the process
+id of the engine, and a command that starts it.
 
 Each drill creates VMs and reads for some seconds before and after the fault, and waits until every VM is at rest. A
 client repeats a request that failed with the same idempotency key, and tries the next API if one cannot be reached.
