@@ -69,11 +69,14 @@ lock:  ## Write the lock files anew
 
 compose-upgrade:  ## Upgrade the Docker Compose installation to this checkout; an API process is away for about three seconds
 	docker compose build
-	@# The old version goes on serving while the schema changes, and if that fails. `up` would have stopped it before.
+	@# The old version goes on serving while these run, and if one fails. `up` alone would have stopped it before.
+	docker compose run --rm --no-deps settings
 	docker compose run --rm --no-deps migrate
 	docker compose up --detach --no-deps --wait api-more
 	docker compose up --detach --no-deps --wait api
 	docker compose up --detach --no-deps --wait worker
+	@# Renews the containers of the jobs. Otherwise the next `up` would do it, and stop the API for it.
+	docker compose up --detach migrate
 
 clean:  ## Remove the environment and the caches, but not .data (databases, logins, logs)
 	rm -rf .venv .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
