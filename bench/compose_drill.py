@@ -184,9 +184,19 @@ def api_urls() -> list[str]:
     return [f"http://{lines.splitlines()[0]}/api/v1" for lines in ports]
 
 
+async def is_ready(client: httpx.AsyncClient, url: str) -> bool:
+    """Whether the API answers and reaches its servers."""
+    try:
+        return (await client.get(f"{url}/health/ready")).is_success
+    except httpx.TransportError:
+        return False
+
+
 async def start_load(client: httpx.AsyncClient) -> Load:
     """Register a user; returns clients that act for it."""
     urls, name = api_urls(), f"drill-{uuid4().hex[:12]}"
+    while not await is_ready(client, urls[0]):  # noqa: ASYNC110 - the API has no event
+        await asyncio.sleep(RETRY_PAUSE)
     login = {"username": name, "password": PASSWORD}
     (await client.post(f"{urls[0]}/auth/register", json=login | {"email": f"{name}@example.com"})).raise_for_status()
     token = (await client.post(f"{urls[0]}/auth/login", json=login)).json()["access_token"]
