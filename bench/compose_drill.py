@@ -27,7 +27,7 @@ import httpx
 from bench.usage import exit_with, table
 
 WRITERS, WRITE_PAUSE, READ_PAUSE, RETRY_PAUSE = 2, 0.5, 0.05, 0.1  # seconds
-REQUEST_TIMEOUT = 5.0  # seconds
+REQUEST_TIMEOUT, SETUP_TIMEOUT = 5.0, 60.0  # seconds
 WARM_UP, AFTER = 3.0, 8.0  # seconds of load before and after the fault
 CUT = 30.0  # seconds
 AT_REST_LIMIT = 180.0  # seconds
@@ -77,7 +77,10 @@ def cut_off(service: str) -> None:
 
 def kill_engine() -> None:
     """Kill the engine and start it again."""
-    os.kill(int(Path(os.environ["ENGINE_PID_FILE"]).read_text()), signal.SIGKILL)
+    engine = int(Path(os.environ["ENGINE_PID_FILE"]).read_text())
+    os.kill(engine, signal.SIGKILL)
+    while Path(f"/proc/{engine}").exists():
+        time.sleep(RETRY_PAUSE)
     subprocess.run(os.environ["ENGINE_START"], shell=True, check=True, stdout=subprocess.DEVNULL)  # noqa: S602
 
 
@@ -198,8 +201,11 @@ async def start_load(client: httpx.AsyncClient) -> Load:
     while not await is_ready(client, urls[0]):  # noqa: ASYNC110 - the API has no event
         await asyncio.sleep(RETRY_PAUSE)
     login = {"username": name, "password": PASSWORD}
-    (await client.post(f"{urls[0]}/auth/register", json=login | {"email": f"{name}@example.com"})).raise_for_status()
-    token = (await client.post(f"{urls[0]}/auth/login", json=login)).json()["access_token"]
+    register = await client.post(
+        f"{urls[0]}/auth/register", json=login | {"email": f"{name}@example.com"}, timeout=SETUP_TIMEOUT
+    )
+    register.raise_for_status()
+    token = (await client.post(f"{urls[0]}/auth/login", json=login, timeout=SETUP_TIMEOUT)).json()["access_token"]
     flavors = await client.get(f"{urls[0]}/flavors", headers={"Authorization": f"Bearer {token}"})
     return Load(urls, name, token, flavors.json()["items"][0]["id"], client)
 
