@@ -5,7 +5,7 @@ Without arguments every drill runs, `engine` only if ENGINE_PID_FILE and ENGINE_
 id of the engine, and a command that starts it.
 
 Each drill creates VMs and reads for some seconds before and after the fault, and waits until every VM is at rest. A
-client repeats a request that failed with the same idempotency key, and tries the next API if one cannot be reached.
+client repeats a request that failed with the same idempotency key, and tries the next API if one does not answer.
 """
 
 import asyncio
@@ -143,21 +143,21 @@ class Load:
     stopping: bool = False
 
     async def succeeds(self, method: str, path: str, key: str = "", body: object = None) -> bool:
-        """Send a request to the first API that can be reached, and note an error."""
+        """Send a request to one API after the other until one answers, and note an error."""
         headers = {"Authorization": f"Bearer {self.token}"} | ({"Idempotency-Key": key} if key else {})
-        error = "connection refused"
+        error = ""
         for url in self.urls:
             try:
                 answer = await self.client.request(method, url + path, headers=headers, json=body)
             except httpx.ConnectError:
-                continue
+                error = "connection refused"
             except httpx.TimeoutException:
                 error = "no answer"
             except httpx.TransportError:
                 error = "connection lost"
             else:
                 error = "" if answer.is_success else str(answer.status_code)
-            break
+                break
         self.errors.update([error] if error else [])
         return not error
 
