@@ -4,7 +4,7 @@ PYTHON ?= python3
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test coverage races soak faults mutants check format lock clean
+.PHONY: up test coverage races soak faults mutants check format lock compose-upgrade clean
 
 up: .venv/local  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
@@ -69,6 +69,17 @@ lock:  ## Write the lock files anew
 	$(COMPILE) --extra local --constraint requirements-dev.txt --output-file requirements-local.txt && \
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt
+
+compose-upgrade:  ## Upgrade the Docker Compose installation to this checkout; an API process is away for about three seconds
+	docker compose build
+	@# The old version goes on serving while these run, and if one fails. `up` alone would have stopped it before.
+	docker compose run --rm --no-deps settings
+	docker compose run --rm --no-deps migrate
+	docker compose up --detach --no-deps --wait api-more
+	docker compose up --detach --no-deps --wait api
+	docker compose up --detach --no-deps --wait worker
+	@# Renews the containers of the jobs. Otherwise the next `up` would do it, and stop the API for it.
+	docker compose up --detach migrate
 
 clean:  ## Remove the environment and the caches, but not .data (databases, logins, logs)
 	rm -rf .venv .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import temporalio.activity
@@ -15,6 +16,7 @@ import temporalio.workflow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
+from temporalio.service import RPCError
 from temporalio.worker import (
     HandleSignalInput,
     Interceptor,
@@ -63,6 +65,8 @@ STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActiviti
 
 RPC_RETRY_LIMIT = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
+HEALTH_PAUSE = 5.0  # seconds
+HEALTH_TIMEOUT = timedelta(seconds=5)
 DRAIN_TIMEOUT = timedelta(seconds=5)  # for running steps to end after SIGTERM
 STOP_GRACE = 7.0  # seconds from SIGTERM to the end of the process; `make up` kills it after 8
 MAX_CONCURRENT_ACTIVITIES = 100
@@ -163,8 +167,10 @@ async def run(settings: Settings) -> None:
         client = await _until_available(stopping, settings, engine, backend)
         if client is not None:
             reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
+            health = asyncio.create_task(_show_health(client, settings.worker_health_file))
             await _work(make_workers(settings, client, engine, backend), stopping)
             reconciler.cancel()
+            health.cancel()
     finally:
         await asyncio.gather(backend.close(), database.close(engine))
 
@@ -191,6 +197,15 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
         logger.info("Working on %s", ", ".join(worker.task_queue for worker in workers))
         await stopping.wait()
         logger.info("Draining")
+
+
+async def _show_health(client: Client, file: Path | None) -> None:
+    """Touch the file every few seconds while Temporal answers. A health check looks at the file's age."""
+    while file is not None:
+        with contextlib.suppress(RPCError):
+            await client.service_client.check_health(timeout=HEALTH_TIMEOUT)
+            await asyncio.to_thread(file.touch)
+        await asyncio.sleep(HEALTH_PAUSE)
 
 
 async def _until_available(

@@ -29,7 +29,6 @@ from temporalio.worker import (
     Worker,
 )
 
-import local
 from activities.backends.mock.backend import MockBackend
 from activities.interceptor import OperationInterceptor
 from activities.waits import WaitActivities
@@ -40,6 +39,7 @@ from domain.rules.cloud import ServerStatus
 from domain.rules.messages import Activity, OperationInput, WaitForServerInput
 from domain.rules.states import Action
 from domain.settings import Settings
+from migrations import embedded_temporal
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS
 from worker import HEARTBEAT_THROTTLE, MAX_CONCURRENT_WAITS
 from workflows.steps import HEARTBEAT, WAIT_HEARTBEAT, WAIT_SLICE
@@ -176,9 +176,9 @@ async def measure(settings: Settings, connection: asyncpg.Connection, count: int
     rows = []
     async with await WorkflowEnvironment.start_local(
         runtime=runtime,
-        dev_server_existing_path=local.TEMPORAL,
+        dev_server_existing_path=embedded_temporal.TEMPORAL,
         dev_server_log_level="error",
-        dev_server_extra_args=local.TEMPORAL_TUNING,
+        dev_server_extra_args=embedded_temporal.TUNING,
     ) as environment:
         for timeouts in ((WAIT_HEARTBEAT, WAIT_HEARTBEAT * SDK_DEFAULT), (HEARTBEAT, HEARTBEAT_THROTTLE)):
             seeded = await connection.fetch(SEED, FLAVOR_IDS["m1.small"], IMAGE_IDS["cirros-0.6.3"], count)

@@ -75,6 +75,7 @@ class Settings(BaseSettings):
     forwarded_allow_ips: str | None = None
     api_keep_alive: float = Field(default=75, ge=1, le=3600)
     api_connections_per_address: int | None = Field(default=None, ge=1)
+    worker_health_file: Path | None = None
     temporal_port: Port = 7233
     temporal_ui_port: Port = 8233
     data_dir: Path = Path(".data")

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
+from activities.backends import load_backend
 from domain import temporal
 from domain.data import catalogue, database, outages
 from domain.settings import Settings, load_settings
@@ -55,6 +56,15 @@ async def migrate(settings: Settings) -> None:
         await database.close(engine)
 
 
+async def prepare_backend(settings: Settings) -> None:
+    """Create what the cloud backend keeps in the database; the workers' role need not have the right to do that."""
+    backend = load_backend(settings)
+    try:
+        await backend.prepare()
+    finally:
+        await backend.close()
+
+
 async def _try_to_migrate(engine: AsyncEngine) -> bool:
     """Migrate and return True; change nothing and return False if a lock was not available within LOCK_TIMEOUT."""
     try:
@@ -81,6 +91,7 @@ def main() -> None:
     settings = load_settings()
     try:
         asyncio.run(migrate(settings))
+        asyncio.run(prepare_backend(settings))
     except (*outages.UNREACHABLE, DBAPIError) as error:
         if not outages.is_outage(error) and outages.sqlstate_of(error) != INSUFFICIENT_PRIVILEGE:
             raise

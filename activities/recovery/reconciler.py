@@ -23,7 +23,7 @@ from activities.steps import find_flavor
 from domain.commands import acceptance
 from domain.commands.reset_state import reset_state
 from domain.commands.resize_decisions import latest_resize
-from domain.data import outages, queries
+from domain.data import database, outages, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import ResetState
 from domain.rules.cloud import ServerStatus, vm_status_of
@@ -129,13 +129,16 @@ class Reconciler:
     async def _repair_one(self, found: Difference, finding_id: UUID, held_by: UUID) -> None:
         try:
             resolution = await self._remove_orphan(found, held_by) or await self._adopt(found)
-        except BackendError as error:
-            logger.warning("%s %s still has the finding %s: %s", found.kind, found.id, found.drift, error)
-            return
-        if resolution:
-            logger.warning("%s %s had the finding %s: %s", found.kind, found.id, found.drift, resolution)
-            async with self._engine.begin() as tx:
-                await findings.resolve(tx, finding_id, resolution)
+            if resolution:
+                logger.warning("%s %s had the finding %s: %s", found.kind, found.id, found.drift, resolution)
+                async with self._engine.begin() as tx:
+                    await findings.resolve(tx, finding_id, resolution)
+        except Exception as error:
+            if outages.is_outage(error):
+                raise  # it would stop the other repairs, too
+            # Any other error is of this finding alone, and must not stop the repairs behind it.
+            reason = error if isinstance(error, BackendError) else outages.describe(error)
+            logger.warning("%s %s still has the finding %s: %s", found.kind, found.id, found.drift, reason)
 
     async def _remove_orphan(self, found: Difference, held_by: UUID) -> str | None:
         """Remove an orphan from the cloud. Return a sentence for the finding, or None if it is no orphan."""

@@ -11,24 +11,38 @@ import yaml  # type: ignore[import-untyped]
 from domain.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+TEXT = (ROOT / "docker-compose.yml").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = {name: service for name, service in SERVICES.items() if "build" in service}
+IMAGE = "openstack-vm-api"
+OURS = {name: service for name, service in SERVICES.items() if service["image"] == IMAGE}
+JOBS = {"settings", "database", "migrate", "temporal-schema", "temporal-namespace"}
+each_service = pytest.mark.parametrize("name", SERVICES)
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+# Settings of `make up`; API_HOST, API_PORT and TEMPORAL_UI_PORT are where the engine publishes something.
+NOT_OF_CONTAINERS = {"temporal_port", "temporal_ui_port", "data_dir"}
+NAMED_BY_LIBRARIES = {"pgpassword", "forwarded_allow_ips"}  # asyncpg and uvicorn read these themselves
 
 
 def test_it_has_all_services() -> None:
-    assert set(OURS) == {"api", "worker", "migrate"}
+    assert set(OURS) == {"api", "api-more", "worker", "migrate", "settings"}
     assert set(SERVICES) - set(OURS) == {
         "postgres",
+        "database",
         "temporal",
         "temporal-schema",
         "temporal-namespace",
         "temporal-ui",
     }
-    assert len({service["image"] for service in OURS.values()}) == 1
 
 
-@pytest.mark.parametrize("name", OURS)
+def test_one_build_makes_the_image_of_all_our_services() -> None:
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["settings"]
+    # Otherwise Compose would look for the image in a registry.
+    assert {service["pull_policy"] for name, service in OURS.items() if name != "settings"} == {"never"}
+
+
+@pytest.mark.parametrize("name", set(OURS) - {"settings"})
 def test_each_command_runs_a_module_that_the_image_contains(name: str) -> None:
     python, option, module = OURS[name]["command"]
     assert (python, option) == ("python", "-m")
@@ -37,21 +51,64 @@ def test_each_command_runs_a_module_that_the_image_contains(name: str) -> None:
     if spec.submodule_search_locations is not None:
         assert importlib.util.find_spec(f"{module}.__main__") is not None
     source = f"{module}.py" if spec.submodule_search_locations is None else module
-    assert re.search(rf"^COPY {re.escape(source)} ", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert re.search(rf"^COPY {re.escape(source)} ", DOCKERFILE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_each_environment_variable_of_our_services_is_a_setting(name: str) -> None:
-    assert {variable.lower() for variable in OURS[name]["environment"]} <= set(Settings.model_fields)
+    assert {variable.lower() for variable in OURS[name]["environment"]} <= set(
+        Settings.model_fields
+    ) | NAMED_BY_LIBRARIES
 
 
-def test_only_the_api_gets_the_secret_key_which_is_required() -> None:
-    assert SERVICES["api"]["environment"]["SECRET_KEY"].startswith("${SECRET_KEY:?")
-    assert {OURS[name]["environment"]["SECRET_KEY"] for name in ("worker", "migrate")} == {""}
+def test_each_setting_reaches_the_services_that_read_it() -> None:
+    api, worker = ({variable.lower() for variable in SERVICES[name]["environment"]} for name in ("api", "worker"))
+    assert set(Settings.model_fields) - NOT_OF_CONTAINERS - {"worker_health_file"} <= api
+    assert set(Settings.model_fields) - NOT_OF_CONTAINERS - {"secret_key", "api_host", "api_port"} <= worker
 
 
-def test_the_api_listens_on_the_published_port() -> None:
-    api = SERVICES["api"]
+def test_no_setting_of_the_env_file_is_overridden_silently() -> None:
+    """A fixed value is only inside the container, and a variable of the same name says what is published."""
+    ports = str([service.get("ports") for service in SERVICES.values()])
+    for name, service in OURS.items():
+        for variable, value in service["environment"].items():
+            if value is not None and variable not in {"PGPASSWORD", "WORKER_HEALTH_FILE"}:
+                assert f"${{{variable}:-" in f"{value} {ports}", name
+
+
+def test_a_change_of_the_env_file_replaces_only_what_uses_it() -> None:
+    """With `env_file`, a new number of workers would replace every container."""
+    assert all("env_file" not in service for service in SERVICES.values())
+
+
+def test_commands_that_start_nothing_need_no_setting() -> None:
+    """`${NAME:?}` would make `down` and `logs` fail without the secret."""
+    assert not re.search(r"(?<!\$)\$\{\w+:?\?", TEXT)
+
+
+def test_only_the_api_and_the_check_of_the_settings_get_the_secret_key() -> None:
+    having = {name for name, service in SERVICES.items() if "SECRET_KEY" in service.get("environment", {})}
+    assert having == {"api", "api-more", "settings"}
+
+
+def test_the_database_password_has_no_default_and_is_part_of_no_url() -> None:
+    assert set(re.findall(r"\$\{POSTGRES_PASSWORD[^}]*\}", TEXT)) == {"${POSTGRES_PASSWORD:-}"}
+    assert not re.search(r"://[^\s@]*POSTGRES_PASSWORD", TEXT)
+
+
+def test_the_services_are_neither_superuser_nor_owner_of_the_tables() -> None:
+    for name in ("api", "api-more", "worker", "settings"):
+        assert "//vmapi@postgres:" in SERVICES[name]["environment"]["DATABASE_URL"]
+    assert SERVICES["temporal"]["environment"]["POSTGRES_USER"] == "temporal"
+    sockets = {
+        name for name, service in SERVICES.items() if any("postgres-socket" in v for v in service.get("volumes", []))
+    }
+    assert sockets == {"postgres", "database", "migrate"}
+
+
+@pytest.mark.parametrize("name", ["api", "api-more"])
+def test_the_api_listens_on_the_published_port(name: str) -> None:
+    api = SERVICES[name]
     assert api["environment"]["API_HOST"] == "0.0.0.0"  # noqa: S104 - inside the container
     assert [port.rpartition(":")[2] for port in api["ports"]] == [str(api["environment"]["API_PORT"])]
 
@@ -59,24 +116,62 @@ def test_the_api_listens_on_the_published_port() -> None:
 def test_each_dependency_can_be_met() -> None:
     for name, service in SERVICES.items():
         for dependency, rule in service.get("depends_on", {}).items():
-            needed = SERVICES[dependency]
             if rule["condition"] == "service_healthy":
-                assert "test" in needed["healthcheck"], f"{name} waits for the health of {dependency}"
+                assert "test" in SERVICES[dependency]["healthcheck"], f"{name} waits for the health of {dependency}"
             else:
                 assert rule["condition"] == "service_completed_successfully"
-                assert needed["restart"] == "on-failure", f"{name} waits for the end of {dependency}"
+                assert dependency in JOBS
 
 
-def test_only_the_api_uses_the_health_check_of_the_image() -> None:
-    assert "healthcheck" not in SERVICES["api"]
-    assert all(OURS[name]["healthcheck"] == {"disable": True} for name in ("worker", "migrate"))
+@each_service
+def test_a_job_ends_even_if_it_fails_for_good_and_all_else_survives_a_killed_engine(name: str) -> None:
+    """`up` waits for jobs. After a kill of the engine, `unless-stopped` would start nothing again."""
+    expected = {"no", "on-failure:5"} if name in JOBS else {"always"}
+    assert SERVICES[name]["restart"] in expected
 
 
-def test_each_volume_and_config_is_declared_and_used() -> None:
+def needed_by(name: str) -> set[str]:
+    """All services on which a service depends, directly or not."""
+    direct = set(SERVICES[name].get("depends_on", {}))
+    return direct.union(*map(needed_by, direct))
+
+
+def test_an_upgrade_replaces_neither_the_database_nor_temporal() -> None:
+    """Compose replaces all that depends on a service that it replaces."""
+    for name in set(SERVICES) - set(OURS):
+        assert not needed_by(name) & set(OURS), name
+
+
+def test_each_process_of_ours_has_a_health_check_and_no_job_has_one() -> None:
+    assert "healthcheck" not in SERVICES["api"]  # the image's
+    assert "HEALTHCHECK" in DOCKERFILE
+    assert "WORKER_HEALTH_FILE" in str(SERVICES["worker"]["healthcheck"]["test"])
+    assert all(OURS[name]["healthcheck"] == {"disable": True} for name in ("migrate", "settings"))
+
+
+@each_service
+def test_each_container_is_confined(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service or name == "postgres"
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["pids_limit"] > 0
+    assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert {"max-size", "max-file"} <= set(service["logging"]["options"])
+    assert "/tmp" in service["tmpfs"]  # noqa: S108 - inside the container
+
+
+def test_the_numbers_of_processes_come_from_the_env_file() -> None:
+    """With `--scale`, the next `up` would undo them."""
+    assert SERVICES["worker"]["deploy"]["replicas"] == "${WORKERS:-2}"
+    assert SERVICES["api-more"]["deploy"]["replicas"] == "${API_MORE:-0}"
+    assert "deploy" not in SERVICES["api"]
+
+
+def test_each_volume_is_declared_and_used() -> None:
     volumes = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
-    configs = {config["source"] for service in SERVICES.values() for config in service.get("configs", [])}
     assert volumes == set(COMPOSE["volumes"])
-    assert configs == set(COMPOSE["configs"])
 
 
 def test_foreign_images_have_a_fixed_version() -> None:
@@ -84,6 +179,19 @@ def test_foreign_images_have_a_fixed_version() -> None:
     assert all(re.search(r":\d+(\.\d+)*$", image) for image in images)
 
 
-def test_ports_are_published_only_on_the_local_machine() -> None:
+def test_the_base_image_is_pinned_by_its_digest() -> None:
+    [default] = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE, re.MULTILINE)
+    assert re.fullmatch(r"python:3\.\d+-slim-bookworm@sha256:[0-9a-f]{64}", default)
+    assert {line.split()[1] for line in re.findall(r"^FROM .*$", DOCKERFILE, re.MULTILINE)} == {"${PYTHON_IMAGE}"}
+
+
+def test_the_image_has_no_pip() -> None:
+    assert "venv --without-pip" in DOCKERFILE
+    final = DOCKERFILE[DOCKERFILE.rindex("FROM ") :]
+    assert "pip uninstall --yes" in final
+    assert "ensurepip" in final
+
+
+def test_ports_are_published_only_on_the_local_machine_unless_the_env_file_says_otherwise() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
-    assert all(port.startswith("127.0.0.1:") for port in ports)
+    assert all(port.startswith(("127.0.0.1:", "${API_HOST:-127.0.0.1}:")) for port in ports)

@@ -118,6 +118,15 @@ async def test_without_temporal_it_migrates_the_database_and_then_ends_with_one_
         assert await connection.scalar(select(func.count()).select_from(Flavor)) == len(FLAVORS)
 
 
+async def test_it_creates_the_tables_of_the_mock_cloud(
+    monkeypatch: pytest.MonkeyPatch, database_url: str, engine: AsyncEngine, temporal: Client
+) -> None:
+    """So that the role of the workers need not have the right to create anything."""
+    await main(monkeypatch, settings_of(database_url, await new_namespace(temporal)))
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(func.to_regclass("mock_cloud.servers"))) is not None
+
+
 async def test_without_the_namespace_it_ends_with_one_line(
     monkeypatch: pytest.MonkeyPatch, database_url: str, temporal: Client
 ) -> None:

@@ -141,11 +141,28 @@ class FaultMode(StrEnum):
 
 
 async def create_schema(tx: AsyncConnection) -> None:
-    """Create the schema and its tables if they are missing, and add what those of an earlier version lack."""
+    """Create the schema and its tables if they are missing, and add what those of an earlier version lack.
+
+    If nothing is missing, this needs no right to create anything.
+    """
+    if await tx.run_sync(_is_complete):
+        return
     await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SCHEMA_LOCK})
     await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     await tx.run_sync(metadata.create_all)
     await tx.run_sync(_upgrade_tables)
+
+
+def _is_complete(connection: Connection) -> bool:
+    inspector = inspect(connection)
+    columns, indexes = inspector.get_multi_columns(SCHEMA), inspector.get_multi_indexes(SCHEMA)
+    return all(
+        {column.name for column in table.columns}
+        <= {column["name"] for column in columns.get((SCHEMA, table.name), [])}
+        and {index.name for index in table.indexes}
+        <= {index["name"] for index in indexes.get((SCHEMA, table.name), [])}
+        for table in metadata.sorted_tables
+    )
 
 
 def _upgrade_tables(connection: Connection) -> None:
