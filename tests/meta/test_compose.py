@@ -42,7 +42,7 @@ def test_one_build_makes_the_image_of_all_our_services() -> None:
     assert {service["pull_policy"] for name, service in OURS.items() if name != "settings"} == {"never"}
 
 
-@pytest.mark.parametrize("name", set(OURS) - {"settings"})
+@pytest.mark.parametrize("name", sorted(set(OURS) - {"settings"}))
 def test_each_command_runs_a_module_that_the_image_contains(name: str) -> None:
     python, option, module = OURS[name]["command"]
     assert (python, option) == ("python", "-m")
