@@ -12,10 +12,10 @@ import asyncio
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.data import database
+from domain.data import database, queries
 
 _LOCK = 7_166_401_207  # of the advisory lock: one process builds at a time
 _PAUSE = 1.0  # seconds
@@ -28,21 +28,13 @@ async def build(engine: AsyncEngine, config: Config) -> None:
         indexes = _missing(config, current)
         if not indexes:
             return
+        # The build waits for all older transactions that have a snapshot. So a process must not wait for the lock
+        # inside a statement, but ask again.
         async with engine.begin() as tx:
-            await _lock(tx)
+            while not await queries.try_long_lock(tx, _LOCK):  # noqa: ASYNC110 - another process sets no asyncio.Event
+                await asyncio.sleep(_PAUSE)
             for name, definition in indexes.items():
                 await _build(connection, name, definition)
-
-
-async def _lock(tx: AsyncConnection) -> None:
-    """Let no other process build until the transaction ends.
-
-    A lock of the session would stay behind at a pooler such as PgBouncer. The build waits for all older transactions
-    that have a snapshot. This one has none between its statements, so it must not wait inside a statement.
-    """
-    await tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # a build may take long
-    while not await tx.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):  # noqa: ASYNC110
-        await asyncio.sleep(_PAUSE)
 
 
 def _missing(config: Config, current: str | None) -> dict[str, str]:

@@ -82,12 +82,9 @@ class Reconciler:
                 outages.log.succeeded()
 
     async def _reconcile_unless_locked(self) -> None:
-        # The lock ends with its transaction, and the transaction with the connection if the worker dies. Between its
-        # statements the transaction holds no snapshot, so it does not keep PostgreSQL from vacuuming, however long this
-        # takes. A lock of the session would do too, but not behind PgBouncer, where a session has many connections.
+        # The lock ends with its transaction, and the transaction with the connection if the worker dies.
         async with self._engine.begin() as tx:
-            await tx.execute(select(func.set_config("idle_in_transaction_session_timeout", "0", True)))  # noqa: FBT003
-            if await tx.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
+            if await queries.try_long_lock(tx, _LOCK):
                 await self.reconcile()
 
     async def reconcile(self) -> None:

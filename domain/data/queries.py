@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import ColumnElement, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
@@ -28,6 +28,18 @@ async def fetch_all(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> Sequ
 async def lock_vm(tx: AsyncConnection, vm_id: UUID) -> VM | None:
     """Lock the VM's row until the transaction ends and return it; None if there is no such VM."""
     return await fetch_one(tx, select(VM).where(VM.id == vm_id).with_for_update())
+
+
+async def try_long_lock(tx: AsyncConnection, number: int) -> bool:
+    """Take an advisory lock until the transaction ends, which may be long after; False if somebody else has it.
+
+    A lock of the session would last without a transaction, but behind PgBouncer a session has many connections.
+    """
+    is_taken = await tx.scalar(select(func.pg_try_advisory_xact_lock(number)))
+    # The server keeps the snapshot of a query until the next statement. It would hold back VACUUM, and CREATE INDEX
+    # CONCURRENTLY would wait for it. SET needs no snapshot. It also keeps the server from ending the idle transaction.
+    await tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
+    return bool(is_taken)
 
 
 async def insert_row(tx: AsyncConnection, model: type[T], **values: Any) -> T:

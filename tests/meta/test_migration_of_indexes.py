@@ -21,11 +21,11 @@ async def older(engine: AsyncEngine) -> AsyncEngine:
     """A database from before the migration, with a VM."""
     async with engine.begin() as tx:
         await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0005"))
-        user = await add_user(tx)
-        values = "gen_random_uuid(), :owner, 'vm', 'ACTIVE', flavors.id, images.id, '{}', gen_random_uuid()"
+        await tx.execute(text("INSERT INTO users VALUES (gen_random_uuid(), 'owner', 'o@example.com', '')"))
+        values = "gen_random_uuid(), users.id, 'vm', 'ACTIVE', flavors.id, images.id, '{}', gen_random_uuid()"
         columns = "id, owner_id, name, status, flavor_id, image_id, labels, operation_id"
-        insert = f"INSERT INTO vms ({columns}) SELECT {values} FROM flavors, images LIMIT 1"  # noqa: S608 - constants
-        await tx.execute(text(insert), {"owner": user.id})
+        insert = f"INSERT INTO vms ({columns}) SELECT {values} FROM users, flavors, images LIMIT 1"  # noqa: S608 - constants
+        await tx.execute(text(insert))
     return engine
 
 
