@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from fastapi import FastAPI
 
-from api import PREFIX, VERSION
+from api import VERSION
 from api.background import housekeeping
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
@@ -50,7 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         title=settings.app_name,
         version=VERSION,
         lifespan=lifespan,
-        openapi_url=f"{PREFIX}/openapi.json",
+        openapi_url=None,  # openapi.install serves it
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

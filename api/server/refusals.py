@@ -8,9 +8,13 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from api.server.heads import Fields, RefusedError
 from api.web import problems
+from api.web.headers import OF_EVERY_ANSWER
 from domain import logs
 
 logger = logging.getLogger(__name__)
+
+# As the application's answers have them. Nobody knows what was asked for, so no cache may keep the answer.
+_HEADERS = OF_EVERY_ANSWER | {"Cache-Control": "no-store"}
 
 
 def refusal(error: RefusedError, default_headers: Fields, address: str) -> bytes:
@@ -23,6 +27,6 @@ def _refusal(error: RefusedError, default_headers: Fields, address: str) -> byte
     logs.request_id.set(request_id)
     answer = problems.problem(error.code, str(error), "/")
     logger.info("refused %d %s, from %s", answer.status_code, error.code, address)
-    own = [(b"x-request-id", request_id.encode()), (b"connection", b"close")]
-    lines = [name + b": " + value for name, value in (*default_headers, *answer.raw_headers, *own)]
+    answer.headers.update({**_HEADERS, "X-Request-Id": request_id, "Connection": "close"})
+    lines = [name + b": " + value for name, value in (*default_headers, *answer.raw_headers)]
     return STATUS_LINE[answer.status_code] + b"\r\n".join([*lines, b"", bytes(answer.body)])

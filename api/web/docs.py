@@ -6,6 +6,7 @@ from html import escape
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from api import PREFIX
 
@@ -45,6 +46,24 @@ _OPTIONS = {
 }
 
 
+class _Assets(StaticFiles):
+    """The files of Swagger UI, always whole: a server may ignore Range (RFC 9110, section 14.2).
+
+    Starlette answers a range that it does not understand with an error that is no problem document.
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        await super().__call__({**scope, "headers": headers}, receive, send)
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """The file at this path."""
+        answer = await super().get_response(path, scope)
+        answer.headers["Accept-Ranges"] = "none"
+        return answer
+
+
 def install(app: FastAPI) -> None:
     """Serve Swagger UI at /docs under the prefix."""
     page = _PAGE.format(title=escape(app.title))
@@ -59,4 +78,4 @@ def install(app: FastAPI) -> None:
 
     app.add_api_route(f"{PREFIX}/docs", swagger_ui, include_in_schema=False)
     app.add_api_route(_SCRIPT, start_swagger_ui, include_in_schema=False)
-    app.mount(_ASSETS, StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    app.mount(_ASSETS, _Assets(packages=[("fastapi_swagger", "resources")]))

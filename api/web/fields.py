@@ -15,6 +15,10 @@ _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
 LABEL_KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
 _MOST_LABELS = 64
 _DIGITS = re.compile(r"-?[0-9]+(\.0+)?")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+# Characters. NFC joins at most four into one, so a longer text has more than 256 in that form, too. Normalizing takes a
+# time that grows with the square of the accents in a row: 12 seconds for those that fit into a body.
+_LONGEST_SENT = 4 * LONGEST_PASSWORD
 
 
 def _few(labels: Any) -> Any:
@@ -37,7 +41,9 @@ def _plain_digits(value: Any) -> Any:
 
 
 def _tidy(value: Any) -> Any:
-    return text.tidy(value) if isinstance(value, str) else value
+    if not isinstance(value, str) or len(value.strip()) > _LONGEST_SENT:
+        return value  # of the wrong type or too long, as pydantic is about to find
+    return text.tidy(value)
 
 
 def _seen(value: str) -> str:
@@ -66,7 +72,7 @@ def _email(value: str) -> str:
 
 def _whole(secret: SecretStr) -> SecretStr:
     # pydantic checks this itself only for texts that are not secret.
-    if any("\ud800" <= character <= "\udfff" for character in secret.get_secret_value()):
+    if _HALF_A_PAIR.search(secret.get_secret_value()):
         raise PydanticCustomError("string_unicode", "A text consists of whole characters, not of half a surrogate pair")
     return secret
 
@@ -74,7 +80,7 @@ def _whole(secret: SecretStr) -> SecretStr:
 def _password(password: SecretStr) -> SecretStr:
     value = _whole(password).get_secret_value()
     # Early accounts may have a password that is longer in its normal form.
-    if min(map(len, text.password_forms(value))) > LONGEST_PASSWORD:
+    if len(value) > _LONGEST_SENT or min(map(len, text.password_forms(value))) > LONGEST_PASSWORD:
         raise PydanticCustomError("password_length", f"A password has at most {LONGEST_PASSWORD} characters")
     return password
 

@@ -22,12 +22,19 @@ _SHOWN = (
 )
 _PREFLIGHT_AGE = 600  # seconds
 _TOKEN_PATHS = f"{PREFIX}/auth/"
-# A JSON document needs nothing and is part of no page. The documentation page has a policy of its own.
-_NOTHING = "default-src 'none'; frame-ancestors 'none'"
+# Headers of every answer, which keep browsers and caches from misusing it. A JSON document needs nothing and is part of
+# no page; the documentation page has a policy of its own. A cache may keep an answer for the caller's own use, but has
+# to ask each time whether it is current.
+OF_EVERY_ANSWER = {
+    "Cache-Control": "private, no-cache",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 
 
 class ResponseHeaders:
-    """Give every answer the headers that keep browsers and caches from misusing it."""
+    """Give every answer the headers OF_EVERY_ANSWER, unless it has its own, and keep tokens out of caches."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -37,16 +44,13 @@ class ResponseHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        # A cache may keep other answers for the caller's own use, but has to ask each time whether they are current.
-        storing = "no-store" if scope["path"].startswith(_TOKEN_PATHS) else "private, no-cache"
+        storing = {"Cache-Control": "no-store"} if scope["path"].startswith(_TOKEN_PATHS) else {}
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.setdefault("Cache-Control", storing)
-                headers.setdefault("Content-Security-Policy", _NOTHING)
-                headers["X-Content-Type-Options"] = "nosniff"
-                headers["Referrer-Policy"] = "no-referrer"
+                for name, value in (OF_EVERY_ANSWER | storing).items():
+                    headers.setdefault(name, value)
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

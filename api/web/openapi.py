@@ -1,12 +1,16 @@
 """The OpenAPI description: FastAPI's own, completed with the problems and headers that FastAPI cannot know."""
 
+import json
 from collections.abc import Iterator
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
+from starlette.responses import Response
 
 from api import PREFIX
 from api.web.models import Problem
@@ -82,7 +86,15 @@ def install(app: FastAPI, settings: Settings) -> None:
             app.openapi_schema = _describe(app, settings)
         return app.openapi_schema
 
+    @cache  # FastAPI would render it for each request, and anybody may ask for it
+    def rendered() -> bytes:
+        return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
+
+    async def openapi(_request: Request) -> Response:
+        return Response(rendered(), media_type="application/json")
+
     app.openapi = describe  # type: ignore[method-assign] # FastAPI documents this way to replace it
+    app.add_route(f"{PREFIX}/openapi.json", openapi, include_in_schema=False)
 
 
 def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:

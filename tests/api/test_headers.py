@@ -115,6 +115,25 @@ async def test_the_documentation_page_has_no_script_or_style_of_its_own(anyone: 
     assert not options.get("persistAuthorization"), "a token in the browser's storage outlives the page"
 
 
+async def test_the_openapi_document_is_rendered_once(
+    app: FastAPI, anyone: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await anyone.get("/openapi.json")
+    assert first.json() == app.openapi()
+    monkeypatch.setattr(app, "openapi", None)
+    assert (await anyone.get("/openapi.json")).content == first.content
+
+
+@pytest.mark.parametrize(
+    "wanted", ["bytes=0-1", "bytes=9-1", "bytes=x", "bytes=999999999-", "lines=1-2", "bytes=0-0,2-2"]
+)
+async def test_a_file_of_the_documentation_is_always_sent_whole(anyone: httpx.AsyncClient, wanted: str) -> None:
+    path = "/docs/assets/swagger-ui.css"
+    answer, whole = await anyone.get(path, headers={"Range": wanted}), await anyone.get(path)
+    assert (answer.status_code, answer.content, fixed(answer)) == (200, whole.content, fixed(whole))
+    assert answer.headers["Accept-Ranges"] == "none"
+
+
 async def test_the_name_of_the_service_is_text_in_the_documentation_page(settings: Settings) -> None:
     async with running(make_settings(settings.database_url, app_name="</title><script>alert(1)</script>")) as app:
         page = await client_of(app).get("/docs")

@@ -1,6 +1,7 @@
 """The API process: start, shutdown, an outage of its database."""
 
 import asyncio
+import gc
 import os
 import re
 import secrets
@@ -15,7 +16,9 @@ import httpx
 import pytest
 
 import local
+from api import __main__ as main
 from api.app import create_app
+from domain import logs, temporal
 from domain.data import database
 from domain.settings import Settings
 from migrations import embedded_postgres
@@ -45,6 +48,20 @@ def test_the_process_does_not_start_without_a_secret_key(tmp_path: Path) -> None
 def test_create_app_refuses_settings_without_a_secret_key() -> None:
     with pytest.raises(SystemExit, match="SECRET_KEY is not set"):
         create_app(make_settings("postgresql://unused/unused", secret_key=None))
+
+
+def test_the_garbage_collector_leaves_out_what_stays_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = []
+    monkeypatch.setattr(main, "load_settings", lambda: make_settings("postgresql://unused/unused"))
+    monkeypatch.setattr(logs, "configure", lambda _level: None)
+    monkeypatch.setattr(temporal, "forward_logs", lambda: None)
+    monkeypatch.setattr(asyncio, "run", lambda check: check.close())
+    monkeypatch.setattr(main, "serve", lambda _app, _settings: frozen.append(gc.get_freeze_count()))
+    try:
+        main.main()
+    finally:
+        gc.unfreeze()
+    assert frozen[0] > 0
 
 
 async def test_the_process_serves_requests_logs_them_and_ends_on_sigterm(settings: Settings) -> None:

@@ -1,7 +1,8 @@
 """Names, labels, passwords and addresses: equal texts are equal, and what readers cannot see is refused."""
 
 import json
-from typing import Any
+import unicodedata
+from typing import Any, Literal
 
 import httpx
 import pytest
@@ -11,12 +12,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.web import security
 from domain.data.accounts import User
 from domain.data.models import VM, Volume
+from domain.rules import text
 from domain.rules.states import Status
 from tests.api.conftest import FLAVOR, PASSWORD, Person, pointers
 from tests.support.rows import add_vm
 
 JSON = {"Content-Type": "application/json"}
 NFC, NFD = "\u00e9t\u00e9", "e\u0301te\u0301"
+ACCENTS = "\u0300\u0316" * 2000
 UNSEEN = ["\u200b", "web\u200b1", "\u202egnp.exe", "a\u2066b", "\u3164", "\u2800", "\ufeff", "tag\U000e0041", "\u0301"]
 
 
@@ -41,6 +44,42 @@ async def found(caller: Person, path: str, name: str) -> set[str]:
     answer = await caller.http.get(path, params={"name": name})
     assert answer.status_code == 200, answer.text
     return {item["name"] for item in answer.json()["items"]}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/vms", {"name": ACCENTS, "flavor_id": FLAVOR}),
+        ("/vms", {"name": "web", "flavor_id": FLAVOR, "labels": {"a": ACCENTS}}),
+        ("/volumes", {"name": f" {ACCENTS}", "size_gb": 1}),
+        ("/auth/login", {"username": ACCENTS, "password": ACCENTS}),
+        ("/auth/register", {"username": "grace", "email": f"g@{ACCENTS}", "password": PASSWORD + ACCENTS}),
+    ],
+)
+async def test_a_text_of_thousands_of_accents_is_refused_without_putting_them_in_order(
+    ada: Person, path: str, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That takes a time that grows with the square of their number."""
+    sizes = []
+
+    def normalize(form: Literal["NFC", "NFD"], value: str) -> str:
+        sizes.append(len(value))
+        return unicodedata.normalize(form, value)
+
+    monkeypatch.setattr(text, "normalize", normalize)
+    answer = await ada.http.post(path, json=body)
+    assert (answer.status_code, answer.json()["code"]) == (422, "validation_failed")
+    assert {error["code"] for error in answer.json()["errors"]} <= {"too_long", "password_length"}
+    assert max(sizes, default=0) <= 4 * 256
+
+
+async def test_a_text_may_have_its_full_length_in_the_form_that_is_four_times_as_long(ada: Person) -> None:
+    name = "\u1fa7" * 255
+    sent = unicodedata.normalize("NFD", name)
+    assert len(sent) == 4 * len(name)
+    answer = await ada.http.post("/volumes", json={"name": f"  {sent}\n", "size_gb": 1})
+    assert (answer.status_code, answer.json()["name"]) == (202, name)
+    assert (await ada.http.post("/volumes", json={"name": f"{sent}a", "size_gb": 1})).status_code == 422
 
 
 @pytest.mark.parametrize("name", UNSEEN, ids=ascii)

@@ -3,6 +3,7 @@
 import pytest
 
 from api.server.requests import MAX_FRAMING
+from api.web.headers import OF_EVERY_ANSWER
 from tests.api.server.conftest import HOST, Site
 
 OFFERS = [
@@ -14,6 +15,7 @@ OFFERS = [
     b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: bm9uY2U=\r\n",
     b"Connection: Upgrade\r\nConnection: HTTP2-Settings\r\nUpgrade: TLS/1.0\r\n",
 ]
+HEADERS = {name.lower(): value for name, value in OF_EVERY_ANSWER.items()} | {"cache-control": "no-store"}
 NEXT = b"GET /next HTTP/1.1\r\n" + HOST + b"\r\n"
 LENGTH = b"Content-Length: 15\r\n\r\n"
 BODY = b'{"type":"HARD"}'
@@ -138,6 +140,7 @@ def test_a_request_that_is_not_valid_is_refused_and_what_follows_it_is_not_read(
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["connection"] == "close"
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
+    assert answer.headers.items() >= HEADERS.items()
     assert client.is_closed()
     assert "/next" not in [seen["path"] for seen in site.seen]
 
