@@ -18,7 +18,7 @@ from tests.api.conftest import Person, client_of, person, running, signing_of
 from tests.conftest import make_settings
 from tests.support.rows import add_operation, add_vm
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)  # rows that are kept
 NAMES = ["delta", "alpha", "Charlie", "bravo", "echo", "alpha", "100%", "under_score", "back\\slash"]
 STATUSES = [Status.ACTIVE, Status.SHUTOFF, Status.ERROR, Status.DELETED]
 

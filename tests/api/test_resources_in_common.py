@@ -16,7 +16,7 @@ from tests.api.vm_resources import attached_to, rows_of, snapshot_of, unknown_id
 from tests.support.rows import NETWORK_IDS, add_interface, add_snapshot, add_volume, read_vm
 
 NETWORK, OTHER_NETWORK = str(NETWORK_IDS["private"]), str(NETWORK_IDS["edge"])
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)  # rows that are kept
 Call = tuple[str, str, Any]
 
 
