@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Final
@@ -23,7 +23,7 @@ from tests.mutants.mutations import Mutation, mutations_of
 ROOT: Final = Path(__file__).parents[2]
 WORKERS: Final = 2  # mutations that are tried at the same time, each in a copy of its own
 TEST_TIMEOUT: Final = 120  # seconds; a mutation that makes a test hang has been noticed
-TIMEOUT: Final = 1800.0  # seconds, for a process that hangs outside its tests
+TIMEOUT: Final = 900.0  # seconds, for a process that hangs outside its tests
 # What carries rules, and the folders with its fast tests. The first prefix that fits counts.
 SUITES: Final = {
     "domain/rules/": ("tests/domain", "tests/activities", "tests/api"),
@@ -91,6 +91,7 @@ def noticed_by(mutation: Mutation, copy: Path) -> str | None:
                     first_failure([failed], copy) and _passes_without(path, source, failed, copy)
                 ):
                     return failed
+                print(f"unreliable: {failed}", flush=True)
                 unreliable.append(failed)
                 path.write_bytes(mutated)
     finally:
@@ -146,7 +147,9 @@ def main() -> None:
                 copies.put(copy)
 
         survivors = 0
-        for number, (mutation, test) in enumerate(zip(sample, pool.map(attempt, sample), strict=True), 1):
+        attempts = {pool.submit(attempt, mutation): mutation for mutation in sample}
+        for number, done in enumerate(as_completed(attempts), 1):
+            mutation, test = attempts[done], done.result()
             survivors += test is None
             result = f"noticed by {test}" if test else f"SURVIVED\n{diff_of(mutation)}"
             print(f"{number} of {len(sample)}: {mutation.path}:{mutation.line}: {result}", flush=True)
