@@ -154,22 +154,6 @@ def test_the_tables_are_bounded_and_forget_the_oldest_first(monkeypatch: pytest.
         assert len(table) <= 10
 
 
-def test_after_a_success_the_mistakes_of_its_owner_do_not_count_against_the_account() -> None:
-    logins = Logins()
-    fail(logins, OFFICE, "ada", FREE_FAILURES)
-    assert logins.rank(HOME, "ada") > logins.rank(HOME, "bob")
-    logins.note_success(OFFICE, "ada")
-    assert logins.rank(HOME, "ada") == logins.rank(HOME, "bob")
-
-
-def test_an_owner_who_logs_in_again_is_remembered_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "CAPACITY", 2)
-    logins = Logins()
-    for account in ("ada", "bob", "ada", "eve"):
-        logins.note_owner(HOME, account)
-    assert [logins.is_known(HOME, account) for account in ("ada", "bob", "eve")] == [True, False, True]
-
-
 def at(app: FastAPI, address: str) -> httpx.AsyncClient:
     """A client with this address."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(address, 1)), base_url="http://api/api/v1")
