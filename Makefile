@@ -24,7 +24,7 @@ soak: .venv/dev  ## Run random requests in any order, compared with a model (abo
 faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
 
-mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each)
+mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each, a survivor some minutes)
 	.venv/bin/python -m tests.mutants
 
 check: .venv/dev  ## Check lint, formatting, types, import rules and generated documentation

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import delete, insert, update
@@ -19,7 +19,7 @@ from activities.recovery.reconciler import Reconciler
 from domain.data.models import VM, Finding, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.states import Action, Status, TaskState
-from domain.upkeep.findings import NO_LONGER_FOUND, Drift
+from domain.upkeep.findings import NO_LONGER_FOUND, Difference, Drift
 from tests.activities.conftest import CancelRecorder
 from tests.activities.drift import add_drift, add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
 from tests.support.rows import claim, read_vm
@@ -159,6 +159,57 @@ async def test_a_comparison_that_breaks_off_resolves_nothing_and_marks_nothing_a
     assert (await read_vm(engine, gone.id)).status is Status.ACTIVE
     await reconciler.reconcile()
     assert (await read_vm(engine, gone.id)).status is Status.ERROR
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), BackendError("refused", "Not this one.", retryable=False)])
+async def test_a_repair_that_fails_does_not_stop_those_behind_it(
+    engine: AsyncEngine,
+    backend: MockBackend,
+    reconciler: Reconciler,
+    error: Exception,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stopped = [await add_idle_vm(engine, backend) for _ in range(3)]
+    await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
+    await reconciler.reconcile()
+    failed = _fail_first_repair(reconciler, error)
+    await reconciler.reconcile()
+    [bad] = failed
+    assert {vm.id: (await read_vm(engine, vm.id)).status for vm in stopped} == {
+        vm.id: Status.ACTIVE if vm.id == bad else Status.SHUTOFF for vm in stopped
+    }
+    assert {id for _, id, is_open in await recorded_findings(engine) if is_open} == {bad}
+    assert f"{bad} still has the finding power_state" in caplog.text
+    await reconciler.reconcile()
+    assert (await read_vm(engine, bad)).status is Status.SHUTOFF
+
+
+async def test_an_outage_ends_the_repairs_until_the_next_comparison(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    stopped = [await add_idle_vm(engine, backend) for _ in range(3)]
+    await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
+    await reconciler.reconcile()
+    _fail_first_repair(reconciler, TimeoutError("no answer"))
+    with pytest.raises(TimeoutError):
+        await reconciler.reconcile()
+    assert {(await read_vm(engine, vm.id)).status for vm in stopped} == {Status.ACTIVE}
+    await reconciler.reconcile()
+    assert {(await read_vm(engine, vm.id)).status for vm in stopped} == {Status.SHUTOFF}
+
+
+def _fail_first_repair(reconciler: Reconciler, error: Exception) -> list[UUID]:
+    """Let the next repair fail; return a list that will name its resource."""
+    adopt, failed = reconciler._adopt, list[UUID]()
+
+    async def fail_once(found: Difference) -> str | None:
+        if not failed:
+            failed.append(found.id)
+            raise error
+        return await adopt(found)
+
+    reconciler._adopt = fail_once  # type: ignore[method-assign]
+    return failed
 
 
 async def test_only_one_worker_reconciles_at_a_time(

@@ -183,7 +183,7 @@ async def test_the_codes_of_errors_are_our_own(ada: Person) -> None:
         ("/vms", {}, {"required"}),
         ("/vms", [], {"wrong_type"}),
         ("/vms", {"name": 7, "flavor_id": 7, "labels": [], "network_ids": {}}, {"wrong_type"}),
-        ("/vms", NEW_VM | {"flavor_id": "x", "labels": {"-": ""}}, {"wrong_format"}),
+        ("/vms", NEW_VM | {"flavor_id": "x", "labels": {"-": ""}, "name": "\0"}, {"unseen_character", "wrong_format"}),
         ("/vms", NEW_VM | {"network_ids": [FLAVOR, FLAVOR]}, {"repeated_items"}),
         ("/vms", NEW_VM | {"name": ""}, {"too_short"}),
         ("/vms", NEW_VM | {"name": "x" * 256, "labels": {str(n): "" for n in range(65)}}, {"too_long"}),

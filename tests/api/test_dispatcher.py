@@ -208,3 +208,22 @@ async def test_an_operation_that_cannot_be_read_holds_up_no_other(
     assert set(client.started) == {*others, *later}
     assert caplog.text.count("cannot be delivered") == 1, "it is tried again after half a minute, not at once"
     assert "is unavailable" not in caplog.text
+
+
+async def test_a_wake_up_causes_one_round_and_not_one_after_the_other(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "PAUSE", 60.0)
+    leases, lease = [], outbox.lease_operations
+
+    async def count_leases(*arguments: Any) -> Any:
+        leases.append(arguments)
+        return await lease(*arguments)
+
+    monkeypatch.setattr(outbox, "lease_operations", count_leases)
+    async with dispatching(engine, Recorder()) as running:
+        await until(lambda: leases)
+        running.wake()
+        await until(lambda: len(leases) > 1)
+        await asyncio.sleep(0.2)
+    assert len(leases) <= 3

@@ -45,7 +45,7 @@ async def test_temporal_gets_no_more_than_the_workers_can_begin(engine: AsyncEng
 
 async def test_the_statement_uses_the_partial_indexes(engine: AsyncEngine) -> None:
     """A condition that is worded differently, or hidden in a parameter, would make it read the whole table."""
-    ended, (delivered, *_) = await queue(engine, 2000), await queue(engine, 50)
+    ended, (delivered, *_) = await queue(engine, 2000), await queue(engine, 1000)
     async with engine.begin() as tx:
         end = update(Operation).where(Operation.id.in_(ended))
         await tx.execute(end.values(status=OperationStatus.SUCCEEDED, finished_at=func.now()))

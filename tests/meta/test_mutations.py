@@ -35,7 +35,7 @@ def test_every_kind_of_mistake_is_drawn_and_messages_and_limits_are_left_alone(t
     module.write_text(SOURCE)
     before = SOURCE.splitlines()
     mutated = set()
-    for mutation in mutations_of(module):
+    for mutation in mutations_of(tmp_path, Path(module.name)):
         after = mutation.apply(SOURCE.encode()).decode().splitlines()
         changed = [line.strip() for old, line in zip(before, after, strict=True) if line != old]
         assert len(changed) == 1

@@ -42,7 +42,7 @@ ENUMS: Final[dict[str, type[StrEnum]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A change of a source file: the node at `line`, as text between two offsets, becomes `new`."""
+    """A change of a source file of the repository: the node at `line`, as text between two offsets, becomes `new`."""
 
     path: Path
     line: int
@@ -55,9 +55,9 @@ class Mutation:
         return source[: self.start] + self.new.encode() + source[self.end :]
 
 
-def mutations_of(path: Path) -> list[Mutation]:
-    """Return all mutations of a file."""
-    source = path.read_bytes()
+def mutations_of(root: Path, path: Path) -> list[Mutation]:
+    """Return all mutations of a file of the repository."""
+    source = (root / path).read_bytes()
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
