@@ -37,8 +37,9 @@ async def build(engine: AsyncEngine, config: Config) -> None:
 async def _lock(tx: AsyncConnection) -> None:
     """Let no other process build until the transaction ends.
 
-    A lock of the session would stay behind at a pooler such as PgBouncer. The build waits for all older transactions
-    that have a snapshot. This one has none between its statements, so it must not wait inside a statement.
+    A lock of the session would stay behind at a pooler such as PgBouncer. The transaction tries again after a pause and
+    never waits for the lock inside a statement: it would hold a snapshot meanwhile, and the build of another process
+    would wait for that.
     """
     await tx.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))  # a build may take long
     while not await tx.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):  # noqa: ASYNC110
