@@ -29,7 +29,7 @@ LOGS_INTERVAL, MIGRATION_TIMEOUT, ANSWER_TIMEOUT = 1, 600, 5  # seconds
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
 # What API, worker and migrations get of our environment besides the settings.
 INHERITED = {"PATH", "LD_LIBRARY_PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"}
-INHERITED |= {"SSL_CERT_FILE", "SSL_CERT_DIR", "FORWARDED_ALLOW_IPS"}
+INHERITED |= {"SSL_CERT_FILE", "SSL_CERT_DIR"}
 
 
 @contextlib.contextmanager

@@ -17,12 +17,11 @@ from domain.data import queries
 from domain.data.models import Operation
 from domain.progress import step_records
 from domain.rules.messages import ENTERS, Activity, OperationInput, WorkflowsInput
-from domain.rules.states import Action, OperationStatus
+from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus
 
 # How long an operation that was superseded before the delete may still act. Its workflow ends at its next step, after a
 # wait of half an hour at most, and a call takes a minute. A worker that was frozen in a call may be later than that.
 ACTS_AFTER_END: Final = timedelta(days=1)
-DECISIONS: Final = (Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)
 # The statuses in which a decision's own workflow records it. The workflow, which is that of the resize, then ends.
 RECORDED: Final = (OperationStatus.SUCCEEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
 
@@ -40,9 +39,9 @@ class PreemptionActivities:
         """Revoke the superseded operations and cancel the workflows that may be open; return those still open.
 
         The cancel is only a request: the workflow of DeleteVM waits for them to close, and terminates the rest.
-        The other operations of the VM, of which there may be thousands, are over: the workflow of one that failed or
-        was canceled revoked it before it recorded that, and a workflow ends when it has recorded the end. Only that of
-        a resize does not.
+        The VM may have thousands of other operations. Their workflows need no cancel: a workflow ends when it has
+        recorded the end of its operation, and only that of a resize goes on. Nor do they need to be revoked: the
+        workflow of an operation that failed or was canceled revoked it before it recorded that.
         """
         async with self._engine.begin() as tx:
             step = ENTERS[Activity.PREEMPT_OPERATIONS]
@@ -106,7 +105,7 @@ def _undecided_resizes(deletion: Operation) -> Select[Operation]:
     decision = aliased(Operation)
     is_decided = exists().where(
         decision.vm_id == deletion.vm_id,
-        decision.action.in_(DECISIONS),
+        decision.action.in_(RESIZE_DECISIONS),
         decision.status.in_(RECORDED),
         decision.workflow_id == Operation.workflow_id,
     )

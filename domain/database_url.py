@@ -33,7 +33,7 @@ PARAMETERS: Final = sorted({*_CHOICES, *_PEM_FILES, *_TLS, *_SERVER_SETTINGS, *_
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which server to connect to and how: the arguments of `asyncpg.connect`; `has_pgbouncer` if it is one."""
+    """Which server to connect to and how: the arguments of `asyncpg.connect`, and whether a PgBouncer is in front."""
 
     arguments: Mapping[str, Any] = field(repr=False)  # the password is among them
     has_pgbouncer: bool = False
@@ -100,7 +100,7 @@ def _parameters(query: str) -> dict[str, str]:
         # The names that SQLAlchemy, asyncpg and JDBC use for the same thing.
         name = {"ssl": "sslmode", "database": "dbname"}.get(_decode(name), _decode(name))
         if name not in PARAMETERS:
-            # Of a password with a raw `?`, the rest would come to be here.
+            # After a raw `?` in the password, this may be the rest of the password. It must not be shown.
             shown = name if re.fullmatch("[a-z_]{1,40}", name) else "?"
             raise ValueError(f"has the parameter {shown}, which is not supported; use only {', '.join(PARAMETERS)}")
         if not separator:

@@ -1,4 +1,4 @@
-"""Logs one line for each event to standard error, in one format; never a secret, a token, a body or a statement."""
+"""The one format of all logs: a line for each event, on standard error, that no value from outside can break."""
 
 import logging
 import re

@@ -97,10 +97,10 @@ def _check_parents(paths: Iterable[Path]) -> None:
 def _make_private(data_dir: Path, database_user: str) -> None:
     """Check what earlier starts have left, and take the permissions of other users away."""
     ours = {os.geteuid()}
-    databases = ours | {entry.pw_uid for entry in pwd.getpwall() if entry.pw_name == database_user and 0 in ours}
+    database_owners = ours | {entry.pw_uid for entry in pwd.getpwall() if entry.pw_name == database_user and 0 in ours}
     for path in (data_dir / name for name in STATE):
         if os.path.lexists(path):
-            _check_owner(path, databases if path.name.startswith("postgres") else ours)
+            _check_owner(path, database_owners if path.name.startswith("postgres") else ours)
     for path in (data_dir / "logs").glob("*"):
         _check_owner(path, ours)
     # Earlier versions let everybody read their files.

@@ -1,7 +1,7 @@
 """Finds the resources in the cloud that the database has deleted or has never known (orphans), page by page.
 
-A page of the cloud's inventory is compared with a reading of the database that comes after it: that has everything that
-was created before the page.
+Each page of the cloud's inventory is compared with a later reading of the database, which has everything that was
+created before the page.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence

@@ -141,7 +141,7 @@ class Dispatcher:
 
 
 def _is_of_service(error: Exception) -> bool:
-    """Whether a service could not be reached; otherwise the operation itself is broken, and the next one may go."""
+    """Whether a service is to blame; any other error is of the operation itself, and must not hold up the next one."""
     return isinstance(error, RPCError | RuntimeError | OSError | DBAPIError)
 
 

@@ -15,7 +15,7 @@ from domain.data import outages
 from domain.data.outages import UnusableDatabaseError
 
 CHECK_TIMEOUT = 2.0  # seconds
-REMEMBERED = 5.0  # seconds, for an error of a request that the probe of the database would not see
+REMEMBERED = 5.0  # seconds for which the error of a request counts, because the probe of the database may not see it
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Readiness:
 
     async def _probe_postgres(self) -> None:
         async with self._autocommit.connect() as connection:
-            # Off on the standby that a failover has left us with, and where an operator has stopped all changes.
+            # False on a standby, which a failover may leave us with, and where an operator has stopped all changes.
             can_write = await connection.scalar(text("SELECT current_setting('transaction_read_only') = 'off'"))
         if not can_write:
             raise ValueError("the database is read-only")

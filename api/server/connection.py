@@ -31,7 +31,10 @@ _BUFFER = memoryview(bytearray(32 * 1024))
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A client's connection. It plays the transport for uvicorn's cycle, so that it decides how it is closed."""
+    """A client's connection.
+
+    uvicorn's cycle takes it for the transport. So the connection, and not the cycle, decides how it is closed.
+    """
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class Connection(asyncio.BufferedProtocol):
         del self.write
 
     def get_buffer(self, _sizehint: int) -> memoryview:
-        """Where to read to."""
+        """Return the buffer that the event loop reads into."""
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -121,7 +124,7 @@ class Connection(asyncio.BufferedProtocol):
     # What uvicorn calls: its cycle of request and answer, which takes this object for its transport, and its server.
 
     def is_closing(self) -> bool:
-        """Whether the client can get nothing more."""
+        """Whether no further answer can be sent to the client."""
         return self.phase in (Phase.LINGERING, Phase.CLOSING) or self.transport.is_closing()
 
     def close(self) -> None:
@@ -245,7 +248,7 @@ class Connection(asyncio.BufferedProtocol):
         self.server_state.tasks.add(task)
 
     def _take_body(self, body: bytes) -> None:
-        """Pass a part of the body on, but nothing after the limit: the application refuses the request by then."""
+        """Pass a part of the body on. After MAX_BODY bytes the application refuses the request and needs no more."""
         assert self.cycle  # noqa: S101 - a body follows a head
         if self.body_size <= MAX_BODY and not self.cycle.response_complete:
             self.cycle.body += body
@@ -287,7 +290,7 @@ class Connection(asyncio.BufferedProtocol):
         self.read(is_wanted=True)
 
     def _close(self) -> None:
-        """Send what is left, and close; the deadline is for a client that does not read it."""
+        """Send what is left, then close. A client that does not read it is cut off at the deadline."""
         self._enter(Phase.CLOSING, WRITE_TIME)
         self.transport.close()
 

@@ -4,7 +4,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 
 class WriteFlow(FlowControl):
-    """uvicorn's flow control without that of reading, which the connection decides, and not the application."""
+    """uvicorn's flow control without its control of reading: the connection itself decides when to read."""
 
     def pause_reading(self) -> None:
         """Do nothing."""

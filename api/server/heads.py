@@ -1,7 +1,7 @@
 """The head of a request: its limits, its grammar (RFC 9112), and how the body after it ends.
 
-llhttp parses the fields after these checks. It finds the same faults in its present version and settings, but it has
-also been lenient in the past. The expression below does not depend on that.
+llhttp parses the fields after these checks. Its present version and settings refuse the same requests, but earlier ones
+accepted some of them. The expression below does not depend on its version.
 """
 
 import re

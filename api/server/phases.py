@@ -6,7 +6,7 @@ HEAD_TIME = 20.0  # seconds from the connect, or from the first byte of a furthe
 BODY_TIME = 30.0  # seconds from the end of the head
 WRITE_TIME = 30.0  # seconds in which a client takes the part of an answer that exceeds the write buffer
 LINGER_TIME = 30.0  # seconds in which a client may finish sending what nobody reads
-MOST_LINGERING = 64 * 1024 * 1024  # bytes of it
+MOST_LINGERING = 64 * 1024 * 1024  # bytes that are thrown away in that time
 
 
 class Phase(Enum):

@@ -19,6 +19,7 @@ _HEADERS = OF_EVERY_ANSWER | {"Cache-Control": "no-store"}
 
 def refusal(error: RefusedError, default_headers: Fields, address: str) -> bytes:
     """The answer to a request that is refused, with an id of its own, and a line in the log."""
+    # In a copy of the context, because the id of this request must not stay in that of the connection.
     return contextvars.copy_context().run(_refusal, error, default_headers, address)
 
 

@@ -69,7 +69,7 @@ class Reader:
         self._framing = 0
 
     def take_head(self, data: bytes) -> tuple[Request | None, bytes]:
-        """Take a part of a head; returns the request if the head is complete, and what follows.
+        """Take a part of a head; returns the request if the head is complete, and the bytes that follow it.
 
         A few empty lines before a head are allowed.
         """
@@ -158,8 +158,8 @@ class Reader:
     def _take_chunks(self, data: bytes) -> bytes:
         """Take a part of a chunked body; returns what follows it.
 
-        Each body ends with the LF of a line. So the parser gets these lines one by one, and the content of each chunk
-        in one piece.
+        A chunked body ends with the LF of its last line, and the parser must get nothing after that. So it gets the
+        lines between the chunks one by one.
         """
         start = 0
         while start < len(data) and not self.is_complete:

@@ -13,7 +13,7 @@ from api.server.connections import Connections, most_connections
 from domain.settings import Settings
 
 REQUEST_GRACE = 3  # seconds that requests in progress may take at shutdown
-TICKS_PER_SECOND = 10  # of uvicorn
+TICKS_PER_SECOND = 10  # how often uvicorn calls `on_tick`
 
 
 class Server(uvicorn.Server):

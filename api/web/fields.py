@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from unicodedata import name
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from domain.rules import text
 
@@ -73,7 +73,7 @@ def _email(value: str) -> str:
 def _whole(secret: SecretStr) -> SecretStr:
     # pydantic checks this itself only for texts that are not secret.
     if _HALF_A_PAIR.search(secret.get_secret_value()):
-        raise PydanticCustomError("string_unicode", "A text consists of whole characters, not of half a surrogate pair")
+        raise PydanticKnownError("string_unicode")
     return secret
 
 
@@ -122,10 +122,10 @@ Labels = Annotated[
     Field(max_length=_MOST_LABELS, json_schema_extra={"additionalProperties": False}),
     BeforeValidator(_few),
 ]
-# For integers; they stand after the bounds, because pydantic describes the bounds before them only.
+# For integers. Write them after the bounds: the OpenAPI document shows only bounds that come before them.
 WHOLE = BeforeValidator(_integral)
 PLAIN_DIGITS = BeforeValidator(_plain_digits)
-# What is searched for: early resources may have names that are refused today.
+# A text to search for. It may hold more than a Name, because early resources have names that are refused today.
 Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
 Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]
 Email = Annotated[

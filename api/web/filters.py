@@ -1,4 +1,4 @@
-"""Query parameters that filter several lists: statuses, actions, labels. A filter of one list stands in its route."""
+"""Filters that several lists share: statuses, actions, labels, names. A filter of one list is in that list's route."""
 
 import re
 from collections.abc import Iterable
@@ -111,7 +111,7 @@ def actions(values: list[str]) -> set[Action]:
 def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[bool]:
     """Whether the part is in a name, ignoring case, for the letters of all languages and in any locale."""
     # PostgreSQL's lower() and ILIKE know only the letters of the database's locale, and in the locale C only ASCII. A
-    # regular expression is slower than LIKE, so names in ASCII are not searched with it. CASE keeps this order.
+    # regular expression is slower than LIKE, so names in ASCII are not searched with it: CASE keeps it from running.
     wanted, pattern = text.folded(part), text.search_pattern(part)
     has_other_letters = func.octet_length(column) > func.char_length(column)
     in_other_letters = case((has_other_letters, column.regexp_match(pattern)), else_=false())

@@ -35,7 +35,7 @@ def _check_headers(request: Request) -> None:
         raise ProblemError("unsupported_encoding", detail)
     media_type = request.headers.get("content-type", "text/plain")
     if media_type == "application/json":
-        return  # as most clients write it
+        return  # most clients write exactly this, which needs no parser
     content = Message()
     content["Content-Type"] = media_type
     if content.get_content_type() != "application/json":

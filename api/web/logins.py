@@ -1,7 +1,7 @@
 """Failed logins: how long the next attempt must wait, and who goes first when passwords are to be hashed.
 
-Everything is in the memory of the process and known from past hashes only. A refused attempt costs and changes nothing,
-so nobody can make the tables grow, or push somebody out of them, faster than passwords are hashed.
+The tables are in the memory of the process, and only an attempt that was hashed adds to them. A refused attempt costs
+and changes nothing. So nobody can fill the tables, or push others out of them, faster than passwords are hashed.
 """
 
 import time
@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K")
 
-FREE_FAILURES = 5  # with an account; people mistype
-FREE_FAILURES_OF_ORIGIN = 10  # with all accounts; people share an address
+FREE_FAILURES = 5  # with an account, before a delay; people mistype
+FREE_FAILURES_OF_ORIGIN = 10  # with all accounts, before a delay; people share an address
 LONGEST_DELAY = 300.0  # seconds
 LONGEST_DELAY_BY_ACCOUNT = 30.0  # seconds; failures of others must not keep the owner out
 MEMORY = 3600.0  # seconds without a failure after which it is forgotten
@@ -44,7 +44,7 @@ class _Counts(Generic[K]):
             self._counts.popitem(last=False)
 
     def subtract(self, key: K, value: float) -> None:
-        """Lower a count, which does not make it younger."""
+        """Lower a count. It is forgotten no later than without this."""
         if count := self._counts.get(key):
             count.value -= value
             if count.value <= 0:
@@ -81,14 +81,15 @@ class Logins:
         return max(delays, default=0.0)
 
     def rank(self, origin: str, account: str = "") -> float:
-        """The hashes that the origin has used of late: who has the lowest rank is hashed first.
+        """How many hashes the origin has used lately: the lowest rank is hashed first.
 
-        Where the account's owner has logged in before, the first few do not count. Of others with
-        equal use, those go first whose account has failed less often.
+        Where the account's owner has logged in before, the first few hashes do not count. Among other origins with
+        equal use, the one whose account has failed less often goes first.
         """
         if self.is_known(origin, account):
             return self._use(origin) - KNOWN_CREDIT
         failures = min(_value(self._accounts.get(account)), FREE_FAILURES)
+        # At most half a hash: failures only decide between origins with equal use.
         return self._use(origin) + failures / (2 * FREE_FAILURES)
 
     def note_use(self, origin: str) -> None:

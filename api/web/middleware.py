@@ -23,8 +23,8 @@ from domain import logs
 logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
-# Delays a refusal, when it holds no slot any more. Many clients retry at once. Refusing them again and again without a
-# delay would keep a whole processor busy.
+# How long the answer to a refused request is held back; meanwhile the request holds no slot. Many clients retry at
+# once, and refusing them again and again without a delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
 _REFUSALS = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _FIRST_ERROR = 400  # the lowest status of an error

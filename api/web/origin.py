@@ -6,12 +6,13 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from starlette.types import Scope
 
 # A provider gives every customer 2^64 addresses or more. They are one caller, or else one machine could be millions.
-_CUSTOMER = 64  # bits
+_CUSTOMER = 64  # bits of the network's prefix
 
 
 def address_of(scope: Scope) -> str:
     """The address of the request's client; empty for a Unix socket, and for what a proxy forwards as an address."""
-    ip = _parsed(scope)
+    client = scope.get("client")
+    ip = _address(client[0]) if client else None
     return str(ip) if ip else ""
 
 
@@ -27,11 +28,6 @@ def network_of(address: str) -> str:
     if isinstance(ip, IPv6Address):
         return str(IPv6Network((int(ip), _CUSTOMER), strict=False))
     return str(ip) if ip else ""
-
-
-def _parsed(scope: Scope) -> IPv4Address | IPv6Address | None:
-    client = scope.get("client")
-    return _address(client[0]) if client else None
 
 
 @lru_cache(maxsize=4096)

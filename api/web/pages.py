@@ -153,7 +153,8 @@ class Paging:
         targets: dict[str, dict[str, Any]] = {"first": {"page": 1}}
         if page.total_is_exact:
             targets["last"] = {"page": last}
-        # In a long list, a page behind the last countable one can be reached by cursor only, and cursors lead forward.
+        # In a long list, cursors go on after the last page that has a number. They only lead forward, so no link leads
+        # back from there.
         if page.page > 1 and (page.total_is_exact or page.page - 1 <= last):
             targets["prev"] = {"page": min(page.page - 1, last)}
         if page.next_cursor:

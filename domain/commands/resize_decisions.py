@@ -18,7 +18,7 @@ from domain.commands.acceptance import Accepted, NewOperation, Requester
 from domain.data.models import VM, Operation
 from domain.data.parameters import ConfirmResize, Resize, RevertResize, parameters_of
 from domain.data.queries import HAS_BEGUN, fetch_all, fetch_one, from_now, get_operation, lock_vm
-from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status
+from domain.rules.states import OPEN_STATUSES, RESIZE_DECISIONS, Action, OperationStatus, Status
 
 CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins with @
 _CONFIRM_NAMESPACE: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")
@@ -80,7 +80,7 @@ async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None
     resize = await latest_resize(tx, vm_id)
     if resize is None:
         return None
-    decisions = (Operation.vm_id == vm_id, Operation.action.in_((Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)))
+    decisions = (Operation.vm_id == vm_id, Operation.action.in_(RESIZE_DECISIONS))
     later = (Operation.status == OperationStatus.SUCCEEDED, Operation.created_at > resize.created_at)
     is_decided = await tx.scalar(select(Operation.id).where(*decisions, *later).limit(1))
     return None if is_decided else resize

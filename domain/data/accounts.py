@@ -21,8 +21,8 @@ class User(Base):
     """An account that may call the API.
 
     Usernames and e-mail addresses are compared in lower case, by the rules of ASCII and not of the database's locale.
-    `email_key` is compared instead of an address that has other letters. Two accounts that were equal by these rules
-    before the rules came are kept apart by SAME: the later one has SAME and its own name as key.
+    `email_key` is compared instead of an address that has other letters. Two accounts that are older than these
+    rules, and equal by them, are kept apart: the key of the later one is SAME and its own name.
     """
 
     __tablename__ = "users"

@@ -45,7 +45,7 @@ _POOLER = (
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
-    """A connection whose close never takes long: a server that hangs would hold up all that ends or gives up."""
+    """A connection that closes within CLOSE_TIMEOUT, even if the server hangs."""
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature
         """Close the connection, or cut it if the server does not answer within CLOSE_TIMEOUT."""

@@ -101,4 +101,4 @@ class OutageLog:
 
 
 log = OutageLog()
-"""The one of the process, because all of its activities and loops notice the same outage."""
+"""The log of this process: all of its activities and loops notice the same outage."""

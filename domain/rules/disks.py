@@ -1,4 +1,4 @@
-"""The rule that a disk must fit the flavor: what the disk holds is never larger than the disk that the flavor gives."""
+"""The rule that a flavor's disk must be large enough for the image or snapshot that it is to hold."""
 
 from domain.rules.errors import FlavorTooSmallError
 

@@ -67,6 +67,9 @@ class Action(StrEnum):
         return "reboot" if self in {Action.REBOOT_SOFT, Action.REBOOT_HARD} else self.value
 
 
+RESIZE_DECISIONS = (Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)
+
+
 class OperationStatus(StrEnum):
     """The status of an operation."""
 

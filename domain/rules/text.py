@@ -1,4 +1,4 @@
-"""Texts from people: one form for equal texts, what a reader cannot see, and when two texts are the same.
+"""Rules for texts from people: their one form, which characters a reader cannot see, when two texts are equal.
 
 The database compares texts by the rules of its locale, and in the locale C it knows ASCII only. So texts are brought
 into one form here, before they are stored or searched.
@@ -56,7 +56,7 @@ def is_unseen(character: str) -> bool:
 
 
 def is_visible(text: str) -> bool:
-    """Whether a letter, digit, sign or symbol is in the text: something else than space and accents."""
+    """Whether the text has a letter, digit, sign or symbol: anything but white space and accents."""
     return any(category(character)[0] in "LNPS" and not is_unseen(character) for character in text)
 
 

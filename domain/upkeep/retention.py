@@ -17,14 +17,13 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 from domain.data.accounts import IdempotencyKey, RefreshToken
 from domain.data.base import Base
 from domain.data.models import DELETED, VM, Attachment, Finding, Interface, Operation, Snapshot, Volume
-from domain.rules.states import Action, OperationStatus, Status
+from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Status
 
 BATCH: Final = 1_000  # rows in a statement: fast enough to hold up nobody who waits for one of them
 IDEMPOTENCY_KEY_LIFETIME: Final = timedelta(hours=48)  # twice what the API promises
 
 _other = aliased(Operation)
 _later = aliased(Operation)
-_RESIZE_ENDS: Final = (Action.CONFIRM_RESIZE, Action.REVERT_RESIZE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,7 @@ def _awaits_a_decision() -> ColumnElement[bool]:
     )
     decided = exists().where(
         _other.vm_id == Operation.vm_id,
-        _other.action.in_(_RESIZE_ENDS),
+        _other.action.in_(RESIZE_DECISIONS),
         _other.status == OperationStatus.SUCCEEDED,
         _other.created_at > Operation.created_at,
         ~reset_between,
@@ -93,7 +92,7 @@ def _tells_about_a_resize() -> ColumnElement[bool]:
     earlier = exists().where(
         _other.vm_id == Operation.vm_id, _other.action == Action.RESIZE, _other.created_at < Operation.created_at
     )
-    return and_(Operation.action.in_((*_RESIZE_ENDS, Action.RESET_STATE)), earlier)
+    return and_(Operation.action.in_((*RESIZE_DECISIONS, Action.RESET_STATE)), earlier)
 
 
 _UNUSED_OPERATION: Final = (

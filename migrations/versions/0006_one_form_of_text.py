@@ -1,7 +1,7 @@
 """Compare usernames and e-mail addresses by rules of our own. Earlier code keeps working: the new columns may be empty.
 
-Its accounts are compared by the new indexes, too, except that it does not know other letters than those of the
-database's locale.
+The new indexes compare the accounts that it adds, too. Of letters beyond ASCII, only the database's locale says which
+of these accounts' letters are equal.
 
 Revision ID: 0006
 Revises: 0005
