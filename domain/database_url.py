@@ -101,7 +101,7 @@ def _parameters(query: str) -> dict[str, str]:
         name = {"ssl": "sslmode", "database": "dbname"}.get(_decode(name), _decode(name))
         if name not in PARAMETERS:
             # After a raw `?` in the password, this may be the rest of the password. It must not be shown.
-            shown = name if re.fullmatch("[a-z_]{1,40}", name) else "?"
+            shown = name if re.fullmatch("[a-z_]{1,40}", name) and "@" not in query else "?"
             raise ValueError(f"has the parameter {shown}, which is not supported; use only {', '.join(PARAMETERS)}")
         if not separator:
             raise ValueError(f"has the parameter {name} without a value")

@@ -42,6 +42,8 @@ _POOLER = (
     "a connection pooler such as PgBouncer is in front of it; "
     "add pgbouncer=true to the parameters of DATABASE_URL, or connect to PostgreSQL itself"
 )
+# The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
+_WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
@@ -101,7 +103,7 @@ async def _connect(target: Target, arguments: dict[str, Any]) -> asyncpg.Connect
         raise
     except (ValueError, KeyError) as error:
         # A PG* variable of the environment is wrong, or nothing names the user, not even the system.
-        raise UnusableDatabaseError(outages.describe(error)) from None
+        raise UnusableDatabaseError(f"{_WRONG_VALUE} ({outages.describe(error)})") from None
     except asyncpg.ProtocolViolationError as error:
         if "startup parameter" in str(error):
             raise UnusableDatabaseError(f"{_POOLER} ({outages.describe(error)})") from None

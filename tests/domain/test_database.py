@@ -72,7 +72,7 @@ async def test_a_missing_root_certificate_is_refused(monkeypatch: pytest.MonkeyP
 )
 async def test_a_wrong_variable_of_libpq_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
     monkeypatch.setenv(variable, "wrong")
-    await refusal_of(make_settings(url))
+    assert "a PG* variable of the environment" in await refusal_of(make_settings(url))
 
 
 @pytest.mark.parametrize("url", ["postgresql://127.0.0.1:1/x", "postgresql://nobody@/x?host=/nowhere"])

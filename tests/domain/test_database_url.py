@@ -66,6 +66,7 @@ def test_libpq_parameters_become_arguments_of_asyncpg(rest: str, expected: dict[
         ("me:hunter2@hunter2@db", "%40"),
         ("me:hunter2/hunter2@db", "must have the form"),
         ("me:12?hunter2@db", "parameter ?"),
+        ("me:12?hunter=2@db", "parameter ?"),
         ("db?hunter2&sslmode=require", "parameter ?"),
         ("db?sslmode", "sslmode without a value"),
         ("db?sslmode=on", "wrong sslmode; it must be one of allow, disable, prefer, require, verify-ca, verify-full"),
@@ -85,7 +86,7 @@ def test_anything_else_is_refused_in_one_line_without_the_password(rest: str, me
     with pytest.raises(ValueError, match=re.escape(message)) as refusal:
         parse(f"postgresql://{rest}")
     text = str(refusal.value)
-    assert PASSWORD not in text
+    assert "hunter" not in text
     assert text.isprintable()
 
 
