@@ -238,6 +238,7 @@ async def running(folder: Path) -> AsyncIterator[CrashStack]:
         "RESIZE_CONFIRM_WINDOW": str(CONFIRM_WINDOW),
     }
     stack = Stack.at(folder / "stack", **QUICK_CLOUD, **environment)
+    stack.passed_on = frozenset({"PYTHONPATH", "FAILPOINTS_FOLDER"})
     stack.start()
     try:
         async with AsyncExitStack() as sessions:

@@ -41,7 +41,8 @@ QUICK_CLOUD = dict.fromkeys(DELAYS, "0.05")
 class Stack:
     """A running stack.
 
-    `settings` are the environment variables of its next start; `root` is the checkout whose code it runs.
+    `settings` are the environment variables of its next start; `root` is the checkout whose code it runs. `passed_on`
+    names variables that the API and the workers get, although the supervisor does not give them to its children.
     """
 
     data_dir: Path
@@ -51,6 +52,7 @@ class Stack:
     settings: dict[str, str] = field(default_factory=dict)
     supervisor: subprocess.Popen[str] | None = None
     root: Path = local.ROOT
+    passed_on: frozenset[str] = frozenset()
 
     @classmethod
     def at(cls, data_dir: Path, **settings: str) -> Self:
@@ -81,8 +83,12 @@ class Stack:
             "TEMPORAL_UI_PORT": self.ui_port,
         }
         environment = os.environ | DELAYS | self.settings | {name: str(port) for name, port in ports.items()}
+        program = [str(self.root / "local.py")]
+        if self.passed_on:
+            program = ["-c", f"import local; local.INHERITED |= {set(self.passed_on)}; local.main()"]
         self.supervisor = subprocess.Popen(
-            [sys.executable, "-E", str(self.root / "local.py")],
+            [sys.executable, "-E", *program],
+            cwd=self.root,
             env=environment | {"DATA_DIR": str(self.data_dir)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
