@@ -16,7 +16,7 @@ from sqlalchemy import ARRAY, Integer, Row, Uuid, any_, cast, func, or_, select,
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data import database
+from domain.data import database, outages
 from domain.data.models import Operation
 from domain.rules.errors import CanceledError, ServiceError, SupersededError
 from domain.rules.messages import OperationInput
@@ -61,8 +61,11 @@ class WaitingOperations:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
                 stopped = await self._check(waiters)
-        except (SQLAlchemyError, OSError) as error:  # OSError includes TimeoutError
-            logger.warning("Could not check the operations that wait: %s", type(error).__name__)
+        except (SQLAlchemyError, *outages.UNREACHABLE) as error:
+            if outages.is_outage(error):
+                outages.log.failed(error)
+            else:
+                logger.warning("Could not check the operations that wait: %s", outages.describe(error))
             return {}
         found = {waiter: _refusal(waiter, stopped.get(waiter.operation_id)) for waiter in waiters}
         return {waiter: refusal for waiter, refusal in found.items() if refusal}

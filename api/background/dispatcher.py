@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -142,7 +141,7 @@ class Dispatcher:
 
 def _is_of_service(error: Exception) -> bool:
     """Whether a service is to blame; any other error is of the operation itself, and must not hold up the next one."""
-    return isinstance(error, RPCError | RuntimeError | OSError | DBAPIError)
+    return isinstance(error, RPCError | RuntimeError) or outages.is_outage(error)
 
 
 async def _pause(until: asyncio.Event) -> None:

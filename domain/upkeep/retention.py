@@ -1,8 +1,8 @@
 """Which old rows may go, and the statements that delete them in batches.
 
 An operation stays as long as something needs it: a row names it in `operation_id`, a retry names it, or it belongs to a
-resize whose decision a workflow may still wait for. A DELETED VM goes with the operation that deleted it, after all
-its other operations and its snapshots.
+resize whose decision a workflow may still wait for. A DELETED VM goes with its deletes (the last one names those that
+failed before it in `retry_of`), after all its other operations and its snapshots.
 """
 
 from collections.abc import Sequence
@@ -105,7 +105,9 @@ _UNUSED_VM: Final = (
     ~exists().where(Snapshot.vm_id == VM.id),
     ~exists().where(Attachment.vm_id == VM.id),
     ~exists().where(Interface.vm_id == VM.id),
-    ~exists().where(Operation.vm_id == VM.id, Operation.id != VM.operation_id),
+    ~exists().where(Operation.vm_id == VM.id, Operation.action != Action.DELETE),
+    # A volume that outlived the VM names the delete that detached it.
+    ~exists().where(Operation.vm_id == VM.id, Volume.operation_id == Operation.id),
 )
 
 
@@ -146,7 +148,7 @@ async def delete_batch(tx: AsyncConnection, expiry: Expiry, after: Sequence[Any]
 
 
 async def _delete_vms(tx: AsyncConnection, chosen: Sequence[ColumnElement[bool]]) -> None:
-    """Delete VMs and the operations that deleted them; only these are left, and each names the other."""
+    """Delete VMs and their deletes; only these are left. The VM names the last one, which may name those before it."""
     gone = delete(VM).where(*chosen).returning(VM.id).cte("gone")
     # PostgreSQL checks foreign keys at the end of the statement.
     await tx.execute(delete(Operation).where(Operation.vm_id.in_(select(gone.c.id))))

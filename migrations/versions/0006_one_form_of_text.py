@@ -56,7 +56,11 @@ def _email_keys(connection: sa.Connection) -> list[dict[str, object]]:
         "SELECT id, email FROM users WHERE octet_length(email) > char_length(email) ORDER BY created_at, id"
     )
     accounts = [(id, email, email_key(email)) for id, email in connection.execute(others)]
-    in_ascii = sa.text("""SELECT lower(email COLLATE "C") FROM users WHERE lower(email COLLATE "C") = ANY(:keys)""")
+    # Accounts with other letters are compared with each other below: one of them may be its own key.
+    in_ascii = sa.text(
+        """SELECT lower(email COLLATE "C") FROM users WHERE lower(email COLLATE "C") = ANY(:keys)
+        AND octet_length(email) = char_length(email)"""
+    )
     taken = set(connection.scalars(in_ascii, {"keys": [key for _, _, key in accounts]}))
     keys: list[dict[str, object]] = []
     for id, email, key in accounts:

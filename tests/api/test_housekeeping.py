@@ -218,6 +218,33 @@ async def test_deleted_vms_go_with_their_history_but_after_their_snapshots(engin
     assert await count(engine, Operation) == 2
 
 
+async def test_a_vm_whose_delete_was_retried_goes_with_all_its_deletes(engine: AsyncEngine) -> None:
+    """The VM names its last delete, which names the one before in `retry_of`: neither could go before the other."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx), status=Status.DELETED)
+        failed = await ended(tx, vm, Action.DELETE, status=FAILED)
+        again = await ended(tx, vm, Action.DELETE, minutes=1, status=FAILED, retry_of=failed.id)
+        await ended(tx, vm, Action.DELETE, minutes=2, holds=True, retry_of=again.id)
+        await tx.execute(update(VM).values(updated_at=LONG_AGO))
+    await clean(engine)
+    assert (await count(engine, Operation), await count(engine, VM)) == (0, 0)
+
+
+async def test_a_delete_stays_as_long_as_a_volume_that_outlived_the_vm_names_it(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user, status=Status.DELETED)
+        last = await ended(tx, vm, Action.DELETE, holds=True)
+        await tx.execute(update(VM).values(updated_at=LONG_AGO))
+        await add_volume(tx, user, operation_id=last.id)
+    await clean(engine)
+    assert (await ids(engine, Operation), await ids(engine, VM)) == ({last.id}, {vm.id})
+    async with engine.begin() as tx:
+        await tx.execute(text("UPDATE volumes SET operation_id = gen_random_uuid()"))
+    await clean(engine)
+    assert (await count(engine, Operation), await count(engine, VM)) == (0, 0)
+
+
 async def test_deleted_volumes_and_resolved_findings_go(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         user = await add_user(tx)

@@ -46,6 +46,19 @@ async def test_accounts_with_equal_addresses_survive_and_new_ones_are_refused(
                     await insert_row(tx, User, username="new", email=taken, password_hash="none")
 
 
+async def test_an_address_with_other_letters_is_not_the_duplicate_of_itself(
+    settings: Settings, engine: AsyncEngine
+) -> None:
+    """Its key and its lower case are the same text. Nobody may register the address again in another spelling."""
+    async with engine.begin() as tx:
+        await tx.run_sync(down)
+        await tx.execute(text(INSERT), {"name": "first", "email": "m\u00fcller@navy.test"})
+    await migrate(settings)
+    async with engine.begin() as tx:
+        with pytest.raises(IntegrityError, match="uq_users_email_key"):
+            await insert_row(tx, User, username="new", email="mu\u0308ller@navy.test", password_hash="none")
+
+
 async def test_usernames_that_only_a_locale_keeps_apart_are_both_found(settings: Settings, engine: AsyncEngine) -> None:
     """The lower case of I is not i in a Turkish database, so its index let both in."""
     async with engine.begin() as tx:
