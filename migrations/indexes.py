@@ -26,15 +26,19 @@ async def build(engine: AsyncEngine, config: Config) -> None:
     async with database.autocommit(engine).connect() as connection:
         current = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
         indexes = _missing(config, current)
-        if not indexes:
-            return
-        # The build waits for all older transactions that have a snapshot. So a process must not wait for the lock
-        # inside a statement, but ask again.
-        async with engine.begin() as tx:
-            while not await queries.try_long_lock(tx, _LOCK):  # noqa: ASYNC110 - another process sets no asyncio.Event
-                await asyncio.sleep(_PAUSE)
-            for name, definition in indexes.items():
-                await _build(connection, name, definition)
+        # A build waits until every transaction has ended that had a snapshot when it began to wait. So another process
+        # must not wait for the lock in one long transaction: both would wait for each other for ever.
+        while indexes and not await _build_all(engine, connection, indexes):  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE)
+
+
+async def _build_all(engine: AsyncEngine, connection: AsyncConnection, indexes: dict[str, str]) -> bool:
+    """Build the indexes and return True; False if another process is building."""
+    async with engine.begin() as tx:
+        is_alone = await queries.try_long_lock(tx, _LOCK)
+        for name, definition in indexes.items() if is_alone else ():
+            await _build(connection, name, definition)
+    return is_alone
 
 
 def _missing(config: Config, current: str | None) -> dict[str, str]:
