@@ -5,14 +5,17 @@ import asyncio
 import pytest
 from alembic import command
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from domain.data import queries
 from domain.settings import Settings
+from migrations import indexes
 from migrations.__main__ import alembic_config, migrate
 from tests.support.rows import add_user, add_vm
 
 BUILDING = """SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"""
+OPEN = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
 INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 
@@ -66,3 +69,28 @@ async def test_several_processes_may_build_at_once(settings: Settings, older: As
     async with older.connect() as connection:
         assert await connection.scalar(text(INVALID)) == 0
         assert await connection.scalar(text("SELECT to_regclass('ix_vms_live_created')")) is not None
+
+
+async def test_a_process_that_waits_for_the_build_of_another_has_no_open_transaction(
+    settings: Settings, older: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The build would wait for its end if it looked while that process was asking, and both would wait for ever."""
+    asked, original = asyncio.Event(), queries.try_long_lock
+
+    async def asking(tx: AsyncConnection, number: int) -> bool:
+        is_taken = await original(tx, number)
+        asked.set()
+        return is_taken
+
+    async with older.connect() as observer:
+        async with older.begin() as builder:
+            await original(builder, indexes._LOCK)
+            monkeypatch.setattr(queries, "try_long_lock", asking)
+            waiting = asyncio.create_task(migrate(settings))
+            async with asyncio.timeout(10):
+                await asked.wait()
+                while await observer.scalar(text(OPEN)) != 2:  # the builder and the observer
+                    await observer.rollback()
+            await observer.rollback()
+        await waiting
+        assert await observer.scalar(text(INVALID)) == 0
