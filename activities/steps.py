@@ -58,8 +58,8 @@ class StepActivities:
     async def _revoke(self, input: OperationInput) -> Operation:
         """Make sure that none of the operation's calls takes effect from now on, and return the operation.
 
-        SupersededError unless the operation is open and holds what it claimed. NotBegunError if no step was recorded,
-        as there is nothing to undo then. A delete gets no NotBegunError, because it has superseded other operations.
+        SupersededError unless the operation is open and holds what it claimed. NotBegunError if no step was recorded:
+        there is nothing to undo. A delete gets no NotBegunError, because it has superseded other operations.
         """
         async with self._engine.begin() as tx:
             await step_records.check_holds(tx, input)
@@ -84,7 +84,7 @@ class StepActivities:
         """Return the only row of a query that is known to find one."""
         async with database.autocommit(self._engine).connect() as connection:
             row = await queries.fetch_one(connection, statement)
-        assert row is not None  # noqa: S101 - the row is referenced by a row that was read before, or is never deleted
+        assert row is not None  # noqa: S101 - an open operation names the row, so it is kept
         return row
 
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:

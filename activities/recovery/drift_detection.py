@@ -75,7 +75,7 @@ async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows)
     unplugged = [row for row in interfaces.values() if row.id not in ports]
     gone = [_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row) for row in unplugged]
     gone = list(await _still_found(reader, _INTERFACES, interfaces, gone))
-    # The VM of an interface must not have changed either: a delete of the VM may be what has removed the port.
+    # The VM of an interface must not have changed either. A delete of the VM removes the ports before the rows.
     vm_ids = {difference.id for difference in found} | {interfaces[interface.id].vm_id for interface in gone}
     unchanged = await _unchanged(reader, _IDLE_VMS, vms, vm_ids)
     return [

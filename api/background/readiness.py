@@ -15,7 +15,9 @@ from domain.data import outages
 from domain.data.outages import UnusableDatabaseError
 
 CHECK_TIMEOUT = 2.0  # seconds
-REMEMBERED = 5.0  # seconds for which the error of a request counts, because the probe of the database may not see it
+# Seconds. A full database refuses requests that write, but still answers the probe, which reads. So such an error of a
+# request makes the process unready for this time.
+REMEMBERED = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Readiness:
         self._refused_at: dict[str, float] = {}  # by SQLSTATE
 
     def note_database_error(self, error: Exception) -> None:
-        """Note an error of a request. The database may have no room to write, and answer the probe all the same."""
+        """Remember that a request failed because the database is full."""
         state = outages.sqlstate_of(error)
         if state.startswith(outages.FULL):
             self._refused_at[state] = time.monotonic()

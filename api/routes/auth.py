@@ -67,7 +67,7 @@ async def login(process: Process, request: Request, body: requests.Credentials) 
         is_right = await _check_password(process, origin, user, body.password.get_secret_value())
         if user is None or not is_right:
             process.logins.note_failure(origin, account)
-            # What is no username may be a password in the wrong field, so it stays out of the log.
+            # An unknown username is not logged: it may be a password that was typed into the wrong field.
             name, address = user.username if user else "an unknown user", address_of(request.scope)
             logger.warning("login of %s from %s failed", name, address or "an unknown address")
             raise ProblemError("invalid_credentials", "The username or the password is wrong.")

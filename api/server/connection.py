@@ -58,7 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self.phase = Phase.HEAD
         self.since = self.loop.time()
         self.deadline = self.since + HEAD_TIME
-        self.waiting = b""  # what was received after the request that is being served
+        self.waiting = b""  # bytes that came after the request that is being served
         self.held = 0
         self.body_size = 0
         self.lingered = 0  # bytes received in the phase LINGERING
@@ -97,7 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        """Take what was read."""
+        """Take the bytes that were read."""
         if self.phase is Phase.LINGERING:
             self.lingered += nbytes
             if self.lingered > MOST_LINGERING:

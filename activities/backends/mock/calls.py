@@ -136,7 +136,7 @@ def clock_in(seconds: float) -> ColumnElement[object]:
 
 
 def is_one_of(column: ColumnElement[UUID], ids: Collection[UUID]) -> ColumnElement[bool]:
-    """Return the condition that a column has one of these values, of which there may be thousands."""
+    """Return a condition: the column has one of these values. There may be thousands."""
     # One array parameter: an IN list has a parameter for each value, and is a new statement for each length.
     return column == any_(cast(list(ids), ARRAY(Uuid)))
 
