@@ -125,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def is_closing(self) -> bool:
         """Whether no further answer can be sent to the client."""
-        return self.phase in (Phase.LINGERING, Phase.CLOSING) or self.transport.is_closing()
+        return self.phase is Phase.LINGERING or self.transport.is_closing()
 
     def close(self) -> None:
         """Close after the answer.
@@ -208,8 +208,8 @@ class Connection(asyncio.BufferedProtocol):
         except RefusedError as error:
             self._refuse(error)
             return
-        if self.phase is Phase.SERVING and data:
-            # What the client sends from now on stays in the kernel until this request is answered.
+        if data:
+            # It follows a complete request. Until that is answered, what the client sends stays in the kernel.
             self.read(is_wanted=False)
             self.waiting += data
         if self.held or self.waiting or self.phase is not Phase.SERVING:

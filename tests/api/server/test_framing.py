@@ -201,3 +201,10 @@ def test_a_request_of_100_header_fields_or_32_kib_is_served(site: Site) -> None:
     longest = head + b"b: " + b"c" * (32 * 1024 - len(head) - 7) + b"\r\n\r\n"
     assert len(longest) == 32 * 1024
     assert len(site.ask(longest).json()["headers"]) == 100
+
+
+def test_16_kib_of_chunk_sizes_extensions_and_trailers_are_read(site: Site) -> None:
+    end = b"\r\n!\r\n0\r\n\r\n"  # all of it but the chunk's one byte counts
+    extension = b"1;" + b"x" * (MAX_FRAMING - len(b"1;") - len(end) + 1)
+    assert site.ask(POST + CHUNKED + extension + end).json()["body"] == "!"
+    assert site.ask(POST + CHUNKED + extension + b"x" + end).status == 413
