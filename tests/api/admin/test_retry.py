@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Interface, Operation
@@ -166,6 +166,18 @@ async def test_only_one_of_many_concurrent_retries_is_accepted(ada: Person, root
     async with engine.connect() as connection:
         interfaces = select(func.count()).select_from(Interface).where(Interface.vm_id == failed.vm_id)
         assert await connection.scalar(interfaces) == 1
+
+
+@pytest.mark.parametrize("action", [Action.STOP, Action.DELETE_VOLUME, Action.DELETE])
+async def test_a_retry_of_what_housekeeping_deletes_at_that_moment_is_refused(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action
+) -> None:
+    failed = await failed_operation(ada, engine, action)
+    async with engine.begin() as housekeeping:
+        await housekeeping.execute(delete(Operation).where(Operation.id == failed.id))
+        retrying = asyncio.create_task(retry(root, failed.id))
+        await asyncio.sleep(0.2)
+    assert await retrying == (404, "not_found")
 
 
 @pytest.mark.parametrize(
