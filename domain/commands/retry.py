@@ -16,7 +16,7 @@ from domain.commands.volumes import attach_volume, delete_volume, detach_volume
 from domain.data.models import Network, Operation
 from domain.data.parameters import AttachVolume, Interface, Resize, TakeSnapshot, control_of, parameters_of
 from domain.data.queries import fetch_one, get_operation, lock_vm
-from domain.rules.errors import NotFoundError, NotRetryableError
+from domain.rules.errors import NotFoundError, NotRetryableError, UnknownReferenceError
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus
 
 Retry = Callable[[AsyncConnection, Requester, Operation], Awaitable[Accepted[Any]]]
@@ -93,7 +93,9 @@ async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Oper
 async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
     # Its parameters name the network, whose name is unique. The interface's row was deleted when the attach failed.
     name = parameters_of(failed, Interface).network
-    network_id = (await tx.scalars(select(Network.id).where(Network.name == name))).one()
+    network_id = await tx.scalar(select(Network.id).where(Network.name == name))
+    if network_id is None:
+        raise UnknownReferenceError(f"There is no network {name} any more.", [])
     return await attach_interface(tx, requester, _vm(failed), network_id)
 
 

@@ -207,3 +207,13 @@ async def test_a_retry_of_a_resize_below_the_image_is_refused(ada: Person, root:
         too_small = {"flavor_id": str(FLAVOR_IDS["m1.tiny"]), "flavor": "m1.tiny"}
         operation = await add_operation(tx, vm, Action.RESIZE, status=FAILED, input=INPUTS[Action.RESIZE] | too_small)
     assert await retry(root, operation.id) == (422, "flavor_too_small")
+
+
+async def test_a_retry_of_an_attach_to_a_network_that_was_renamed_is_refused(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    """The failed operation has the network's name only."""
+    failed = await failed_operation(
+        ada, engine, Action.ATTACH_INTERFACE, input=INPUTS[Action.ATTACH_INTERFACE] | {"network": "long-gone"}
+    )
+    assert await retry(root, failed.id) == (422, "unknown_reference")
