@@ -27,24 +27,29 @@ async def run(engine: AsyncEngine, retention_days: int) -> None:
 
 
 async def delete_expired(engine: AsyncEngine, retention_days: int) -> None:
-    """Delete all rows that have expired; an error in one table does not stop the others."""
+    """Delete all rows that have expired; an error in one table does not stop the others.
+
+    It ends if another process is at it. One that went on to the next table could take the lock there while the other
+    pauses, and nobody would delete the rest of either table in this hour.
+    """
     for expiry in retention.expiries(retention_days):
         try:
-            await _delete_all(engine, expiry)
+            if not await _delete_all(engine, expiry):
+                return
         except Exception as error:  # noqa: BLE001 - the next hour tries again
             name = expiry.model.__tablename__
             logger.warning("old rows of %s could not be deleted: %s", name, outages.describe(error))
 
 
-async def _delete_all(engine: AsyncEngine, expiry: Expiry) -> None:
-    """Delete one table's expired rows, unless another process is doing it."""
+async def _delete_all(engine: AsyncEngine, expiry: Expiry) -> bool:
+    """Delete one table's expired rows; False if another process deletes rows."""
     position: Sequence[Any] | None = None
     while True:
         # Each batch is a transaction of its own, so it holds locks and a connection only for milliseconds.
         async with engine.begin() as tx:
             if not await tx.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
-                return
+                return False
             position = await retention.delete_batch(tx, expiry, position)
         if position is None:
-            return
+            return True
         await asyncio.sleep(PAUSE)

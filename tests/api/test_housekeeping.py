@@ -98,6 +98,27 @@ async def test_one_process_deletes_at_a_time(engine: AsyncEngine) -> None:
     assert await count(engine, Operation) == 0
 
 
+async def test_a_process_that_finds_another_at_it_leaves_all_tables_to_that_one(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not take the lock for a later table while the other one pauses: neither would finish its table."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        await ended(tx, vm, Action.START)
+    original = housekeeping._delete_all
+    async with engine.connect() as other:
+        await other.execute(select(func.pg_advisory_xact_lock(housekeeping._LOCK)))
+
+        async def then_the_other_pauses(*arguments: Any) -> Any:
+            result = await original(*arguments)
+            await other.rollback()
+            return result
+
+        monkeypatch.setattr(housekeeping, "_delete_all", then_the_other_pauses)
+        await housekeeping.delete_expired(engine, DAYS)
+    assert await count(engine, Operation) == 1
+
+
 async def test_an_error_in_one_table_is_logged_with_its_reason_and_the_others_go_on(
     engine: AsyncEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
