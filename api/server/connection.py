@@ -31,10 +31,7 @@ _BUFFER = memoryview(bytearray(32 * 1024))
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A client's connection.
-
-    uvicorn's cycle takes it for the transport. So the connection, and not the cycle, decides how it is closed.
-    """
+    """A client's connection. uvicorn's cycle takes it for the transport, so it decides itself how it is closed."""
 
     def __init__(
         self,
@@ -148,6 +145,7 @@ class Connection(asyncio.BufferedProtocol):
             self._linger()
             return
         self._enter(Phase.IDLE, self.keep_alive)
+        self.weigh()
         if self.waiting:
             waiting, self.waiting = self.waiting, b""
             self._take(waiting)
@@ -189,7 +187,7 @@ class Connection(asyncio.BufferedProtocol):
     def weigh(self) -> None:
         """Tell the registry how much memory this connection takes."""
         size = len(self.reader.part_of_head) + len(self.waiting) + self.transport.get_write_buffer_size()
-        if self.phase is Phase.BODY:
+        if self.phase in (Phase.BODY, Phase.SERVING):
             size += min(self.body_size, MAX_BODY)
         if size != self.held:
             self.registry.hold(self, size)
@@ -212,7 +210,7 @@ class Connection(asyncio.BufferedProtocol):
             # What the client sends from now on stays in the kernel until this request is answered.
             self.read(is_wanted=False)
             self.waiting += data
-        if self.held or self.waiting or self.phase is not Phase.SERVING:
+        if self.held or self.waiting or self.body_size or self.phase is not Phase.SERVING:
             self.weigh()
 
     def _take_head(self, data: bytes) -> bytes:
@@ -278,6 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the application that the client gets no answer any more."""
         if self.cycle:
             self.cycle.disconnected = not self.cycle.response_complete
+            self.cycle.body = b""
             self.cycle.message_event.set()
 
     def _linger(self) -> None:

@@ -126,6 +126,22 @@ def test_if_all_unfinished_requests_hold_too_much_the_oldest_are_closed(
     assert any("unfinished data" in record.message for record in caplog.records)
 
 
+def test_large_requests_that_wait_for_an_answer_are_bounded_and_small_ones_are_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_HELD", 1_000_000)
+    small = site.client()
+    small.send(WAIT[:-2] + b"Content-Length: 9\r\n\r\n" + b"z" * 9)
+    block_until(lambda: site.server.connections.held == 9)
+    for _ in range(40):
+        site.client().send(WAIT[:-2] + b"Content-Length: 200000\r\n\r\n" + b"z" * 200_000)
+    block_until(lambda: site.server.connections.count < 10)
+    assert site.server.connections.held <= 1_000_000
+    site.gate.set()
+    assert small.read().status == 200
+    block_until(lambda: not site.server.connections.held)
+
+
 def test_closed_connections_hold_nothing(site: Site) -> None:
     for data in (GET[:-2], POST + b"Content-Length: 9\r\n\r\nabc", GET, WAIT + GET, b"nonsense\n"):
         site.client().send(data)
