@@ -52,9 +52,7 @@ class Connection(asyncio.BufferedProtocol):
         self.reader = Reader(self._take_body)
         self.cycle: RequestResponseCycle | None = None
 
-        self.phase = Phase.HEAD
-        self.since = self.loop.time()
-        self.deadline = self.since + HEAD_TIME
+        self._enter(Phase.HEAD, HEAD_TIME)
         self.waiting = b""  # bytes that came after the request that is being served
         self.held = 0
         self.body_size = 0
@@ -175,8 +173,10 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once, and free what it holds: many may be closed in one turn of the loop."""
         self.transport.abort()
+        self._disconnect()
+        self.waiting = self.reader.part_of_head = b""
 
     def read(self, *, is_wanted: bool) -> None:
         """Read from the client, or leave what it sends in the kernel, so that it has to wait."""
@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the application that the client gets no answer any more."""
         if self.cycle:
             self.cycle.disconnected = not self.cycle.response_complete
-            self.cycle.body = b""
+            self.cycle.body.clear()
             self.cycle.message_event.set()
 
     def _linger(self) -> None:

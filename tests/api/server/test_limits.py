@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 
 from api.server import connections, phases
+from api.server.connection import Connection
 from api.web.origin import network_of
 from api.web.problems import MAX_BODY
 from tests.api.server.conftest import HOST, Client, Site, running_site
@@ -140,6 +141,26 @@ def test_large_requests_that_wait_for_an_answer_are_bounded_and_small_ones_are_k
     site.gate.set()
     assert small.read().status == 200
     block_until(lambda: not site.server.connections.held)
+
+
+def test_a_closed_connection_gives_its_bytes_back_at_once(site: Site) -> None:
+    client = site.client()
+    client.send(WAIT[:-2] + b"Content-Length: 100000\r\n\r\n" + b"z" * 90_000)
+    block_until(lambda: site.server.connections.held == 90_000)
+    [connection] = site.server.connections._all()
+    assert isinstance(connection, Connection)
+
+    cycle = connection.cycle
+    assert cycle
+    left = []
+
+    def close() -> None:
+        cycle.body = bytearray(90_000)  # as if the application had had no time yet to take it
+        connection.abort()
+        left.append(len(cycle.body))
+
+    site.in_loop(close)
+    assert left == [0]
 
 
 def test_closed_connections_hold_nothing(site: Site) -> None:
