@@ -11,7 +11,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-STATE = ("lock", "secret_key", "temporal.db", "temporal.db-wal", "temporal.db-shm", "logs", "postgres", "postgres.new")
+STATE = ("lock", "secret_key", "logs", "postgres", "postgres.new")
+STATE += ("temporal.db", "temporal.db-wal", "temporal.db-shm", "temporal.unfinished")
 MAX_LOG_SIZE = 32 << 20  # bytes, for each program; the part before it is kept too, so a program needs twice as much
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

@@ -8,7 +8,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ from migrations import embedded_postgres
 from tests.support.waiting import block_until
 
 SOME_USER = 54321  # a user id that owns nothing on this machine
-
-
-@pytest.fixture
-def private_folder() -> Iterator[Path]:
-    """A folder that only its owner may enter, directly below one that is open to all."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 @pytest.fixture
