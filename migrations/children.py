@@ -46,7 +46,7 @@ async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any])
 
 
 def die_with_supervisor(supervisor: int) -> None:
-    """Prepare a child, before its program begins. It has changed its user before this: a change afterwards would clear PR_SET_PDEATHSIG."""
+    """Prepare a child before its program begins. A later change of its user would clear PR_SET_PDEATHSIG."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a child inherits the mask that `run` sets
     if PRCTL:
         PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # sent when our thread ends: children are started in the main thread

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from migrations.children import die_with_supervisor
+from migrations.data_dir import check_parents
 
 # Importing the wheel would create folders and print a warning, so its programs are found by path.
 # The folder without a number holds version 16, see VERSION.
@@ -96,7 +97,10 @@ def init_cluster(data_dir: Path) -> Path:
     version = (cluster / "PG_VERSION").read_text().strip()
     if version != VERSION:
         raise PostgresError(f"{cluster} was made by PostgreSQL {version}, not {VERSION}: set another DATA_DIR")
-    return socket_dir_of(cluster)
+    socket_dir = socket_dir_of(cluster)
+    if AS_ROOT:
+        _allow_server_to_reach(socket_dir.parent)
+    return socket_dir
 
 
 def socket_dir_of(cluster: Path) -> Path:
@@ -106,9 +110,11 @@ def socket_dir_of(cluster: Path) -> Path:
     folder = Path(tempfile.gettempdir(), f"vmapi-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]}")
     if not _suits_socket(folder):
         raise PostgresError(f"{folder} does not suit a socket: set TMPDIR to a folder with a shorter, plainer path")
+    # Who can replace the folder could run a server of their own behind our socket path.
+    check_parents(folder.parents, "TMPDIR")
     if not folder.exists():
         make_private_folder(folder)
-    # Every user may create a folder there. Its owner could run a server of their own behind our socket path.
+    # Every user may create a folder there.
     if folder.lstat().st_uid != cluster.stat().st_uid:
         raise PostgresError(f"{folder} belongs to another user: set DATA_DIR to a folder with a shorter, plainer path")
     return folder

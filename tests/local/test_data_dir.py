@@ -140,6 +140,15 @@ def test_a_name_that_cannot_be_printed_is_refused_in_one_line(tmp_path: Path, na
     assert "\n" not in str(error.value).encode().decode()
 
 
+def test_a_path_that_is_too_long_for_temporals_database_is_refused_in_one_line(tmp_path: Path) -> None:
+    accepted = tmp_path.joinpath(*["x" * 100] * 4)
+    accepted /= "x" * (data_dir.MAX_PATH - len(str(accepted)) - 1)
+    with pytest.raises(DataDirError, match=r"its path has more than 490 bytes. Choose another folder$"):
+        prepare(f"{accepted}x")
+    assert not accepted.with_name(f"{accepted.name}x").exists()
+    assert prepare(accepted) == accepted
+
+
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(DataDirError, match="cannot be used"):
@@ -181,6 +190,16 @@ def test_an_unfinished_secret_key_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "secret_key.new").touch(mode=0o600)
     assert len(data_dir.secret_key(tmp_path)) >= 32
     assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+
+
+def test_logs_of_other_programs_in_the_same_folder_are_left_alone(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_dir, "MAX_LOG_SIZE", 10)
+    (other := old / "logs" / "nginx.log").write_text("longer than the limit")
+    for path in (other, other.parent):
+        path.chmod(0o755)
+    prepare(old)
+    data_dir.limit_logs(old / "logs")
+    assert (other.read_text(), mode(other), mode(other.parent)) == ("longer than the limit", 0o755, 0o755)
 
 
 def test_a_log_that_is_too_large_begins_anew_and_keeps_what_was_before(

@@ -1,5 +1,6 @@
 """A start that was killed in the middle never keeps the next one from succeeding."""
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ async def kill_when_its_state_appears(server: Child, state: Path) -> None:
     """Kill a server in the moment in which it has made the file of its state."""
 
     async def exists() -> bool:
-        return state.exists()
+        return await asyncio.to_thread(state.exists)
 
     await poll(exists, bool, deadline=10, interval=0.001)
     assert server.process

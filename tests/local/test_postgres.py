@@ -14,6 +14,7 @@ import pytest
 
 import local
 from migrations import embedded_postgres
+from migrations.data_dir import DataDirError
 from tests.support.waiting import block_until
 
 SOME_USER = 54321  # a user id that owns nothing on this machine
@@ -62,6 +63,30 @@ def test_a_temporary_folder_that_does_not_suit_a_socket_is_refused(
     (odd := private_folder / "a,b").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(odd))
     with pytest.raises(embedded_postgres.PostgresError, match="set TMPDIR to a folder with a shorter, plainer path"):
+        embedded_postgres.socket_dir_of(cluster_with_long_path)
+
+
+@pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only as root the server runs as another user")
+def test_the_server_reaches_its_socket_in_a_temporary_folder_that_is_closed_to_others(
+    private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := private_folder / "tmp").mkdir(mode=0o700)
+    (data_dir := private_folder / "a,b").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    socket_dir = embedded_postgres.init_cluster(data_dir)
+    assert socket_dir.parent == temporary
+    touch = ["/bin/touch", str(socket_dir / "file")]
+    subprocess.run(touch, **embedded_postgres.PROCESS_OPTIONS, check=True)
+
+
+@pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only root can give a folder to another user")
+def test_a_temporary_folder_of_another_user_is_refused(
+    cluster_with_long_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := private_folder / "tmp").mkdir()
+    os.chown(temporary, SOME_USER, SOME_USER)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with pytest.raises(DataDirError, match=r"TMPDIR cannot be used: .*tmp belongs to the user with the id 54321"):
         embedded_postgres.socket_dir_of(cluster_with_long_path)
 
 
