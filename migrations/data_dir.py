@@ -93,7 +93,7 @@ def _lock(data_dir: Path) -> None:
 
 
 def check_parents(paths: Iterable[Path], setting: str) -> None:
-    """Raise DataDirError if another user could replace the folder that a setting names, of which these are the parents."""
+    """Raise DataDirError if another user could replace the folder that a setting names and that is in these."""
     for path in sorted(paths):
         with contextlib.suppress(FileNotFoundError):  # `mkdir` creates it
             info = path.lstat()
