@@ -91,7 +91,7 @@ def postgres_server(data_dir: Path, socket_dir: Path, logs: Path) -> Child:
         stop_signal=signal.SIGINT,  # on SIGTERM PostgreSQL would wait for its clients to disconnect
         probe=embedded_postgres.ready_command(socket_dir),
         options=embedded_postgres.PROCESS_OPTIONS,
-        prepare=partial(embedded_postgres.clear_after_crash, data_dir / "postgres", socket_dir),
+        prepare=partial(embedded_postgres.prepare_start, data_dir / "postgres"),
     )
 
 

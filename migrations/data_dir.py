@@ -8,8 +8,11 @@ import pwd
 import secrets
 import shutil
 import stat
+import struct
 from collections.abc import Iterable
 from pathlib import Path
+
+from domain.settings import MINIMUM_SECRET_BYTES
 
 STATE = ("lock", "secret_key", "logs", "postgres", "postgres.new")
 STATE += ("temporal.db", "temporal.db-wal", "temporal.db-shm", "temporal.unfinished")
@@ -17,6 +20,7 @@ LOGS = frozenset(f"{name}.log" for name in ("api", "worker", "temporal", "postgr
 # Bytes. SQLite opens no file with a path of more than 512, and the longest of Temporal's is `/temporal.db-journal`.
 MAX_PATH = 490
 MAX_LOG_SIZE = 32 << 20  # bytes, for each program; the part before it is kept too, so a program needs twice as much
+ACL_USER, ACL_GROUP, ACL_WRITE = 0x02, 0x08, 0x02  # in Linux's struct posix_acl_xattr
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -62,7 +66,10 @@ def secret_key(data_dir: Path) -> str:
             file.flush()
             os.fsync(file)  # otherwise a power cut could leave an empty key
         unfinished.rename(path)
-    return path.read_text()
+    key = path.read_text(errors="replace")
+    if "\ufffd" in key or len(key) < MINIMUM_SECRET_BYTES:
+        raise DataDirError(f"{path} is damaged: restore it, or delete it, which ends all logins")
+    return key
 
 
 def limit_logs(logs: Path) -> None:
@@ -99,7 +106,7 @@ def check_parents(paths: Iterable[Path], setting: str) -> None:
             info = path.lstat()
             if info.st_uid not in {0, os.geteuid()}:
                 raise DataDirError(f"{setting} cannot be used: {path} belongs to {_user(info)}. Choose another folder")
-            if _others_can_write(info) and not info.st_mode & stat.S_ISVTX:
+            if _others_can_write(path, info) and not info.st_mode & stat.S_ISVTX:
                 raise DataDirError(f"{setting} cannot be used: other users can write to {path}. Choose another folder")
 
 
@@ -113,6 +120,8 @@ def _make_private(data_dir: Path, database_user: str) -> None:
     logs = [path for path in (data_dir / "logs").glob("*") if path.name.removesuffix(".1") in LOGS]
     for path in logs:
         _check_owner(path, ours)
+        if not path.is_file():  # for example a pipe, whose reader we would wait for
+            raise DataDirError(f"{path} is no file: remove it or choose another DATA_DIR")
     # Earlier versions let everybody read their files.
     files = [data_dir / "secret_key", *data_dir.glob("temporal.db*"), *logs]
     # A folder that contains other things, such as a home directory, keeps its mode.
@@ -128,16 +137,27 @@ def _check_owner(path: Path, owners: set[int]) -> None:
     for info in (path.lstat(), path.stat()):  # of a symbolic link, and of what it leads to
         if info.st_uid not in owners:
             raise DataDirError(f"{path} belongs to {_user(info)}: start as that user or choose another DATA_DIR")
-        if _others_can_write(info):
+        if _others_can_write(path, info):
             raise DataDirError(f"Other users can write to {path}: set DATA_DIR to a new folder, or: chmod go-w {path}")
 
 
-def _others_can_write(info: os.stat_result) -> bool:
+def _others_can_write(path: Path, info: os.stat_result) -> bool:
     if stat.S_ISLNK(info.st_mode):
         return False
     if info.st_mode & stat.S_IWOTH:
         return True
-    return bool(info.st_mode & stat.S_IWGRP) and not _is_private_group(info.st_gid)
+    # If there is an access control list, these bits are its mask: they limit the users and groups that it names.
+    return bool(info.st_mode & stat.S_IWGRP) and not (_is_private_group(info.st_gid) and _list_is_private(path))
+
+
+def _list_is_private(path: Path) -> bool:
+    """Whether no other user may write because an access control list names them or their group."""
+    acl = b""
+    with contextlib.suppress(OSError):  # there is no list
+        acl = os.getxattr(path, "system.posix_acl_access")
+    writers = [(tag, id) for tag, permissions, id in struct.iter_unpack("<HHI", acl[4:]) if permissions & ACL_WRITE]
+    users, groups = ({id for tag, id in writers if tag == named} for named in (ACL_USER, ACL_GROUP))
+    return users <= {os.geteuid(), 0} and all(_is_private_group(group) for group in groups)
 
 
 def _is_private_group(group: int) -> bool:

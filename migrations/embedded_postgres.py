@@ -94,7 +94,7 @@ def init_cluster(data_dir: Path) -> Path:
         _run("initdb", directory, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
         _run("postgres", "--single", directory, "-cexit_on_error=on", "postgres", stdin="CREATE DATABASE vmapi")
         unfinished.rename(cluster)
-    version = (cluster / "PG_VERSION").read_text().strip()
+    version = (cluster / "PG_VERSION").read_text(errors="replace").strip()
     if version != VERSION:
         raise PostgresError(f"{cluster} was made by PostgreSQL {version}, not {VERSION}: set another DATA_DIR")
     socket_dir = socket_dir_of(cluster)
@@ -123,6 +123,11 @@ def socket_dir_of(cluster: Path) -> Path:
 def _suits_socket(folder: Path) -> bool:
     path = str(folder / SOCKET_NAME)
     return len(os.fsencode(path)) <= MAX_SOCKET_PATH and PLAIN_PATH.fullmatch(path) is not None
+
+
+def prepare_start(cluster: Path) -> None:
+    """Remove what a killed server has left, and make the socket's folder anew if somebody removed it."""
+    clear_after_crash(cluster, socket_dir_of(cluster))
 
 
 def clear_after_crash(cluster: Path, socket_dir: Path) -> None:

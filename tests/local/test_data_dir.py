@@ -3,6 +3,7 @@
 import os
 import pwd
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import local
 from migrations import data_dir, embedded_postgres
 from migrations.data_dir import DataDirError
 
+NO_ID = 0xFFFFFFFF
 STRANGER = 54321  # a user id that has no name on this machine
 AS_ROOT = pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only root can give a file to another user")
 
@@ -90,6 +92,16 @@ def test_the_database_servers_user_owns_the_database_and_nothing_else(old: Path,
 def test_a_file_that_others_can_write_is_refused(old: Path, name: str) -> None:
     (old / name).chmod(0o777)
     with pytest.raises(DataDirError, match=r"Other users can write to .*: chmod go-w "):
+        prepare(old)
+
+
+@pytest.mark.parametrize(("named", "id"), [(0x02, STRANGER), (0x08, pwd.getpwnam("daemon").pw_gid)])
+def test_a_folder_that_an_access_list_lets_others_write_is_refused(old: Path, named: int, id: int) -> None:
+    everything = ((0x01, 7, NO_ID), (0x04, 0, NO_ID), (named, 7, id), (0x10, 7, NO_ID), (0x20, 0, NO_ID))
+    entries = sorted(everything)  # the kernel wants them in the order of their tags
+    os.chown(old, -1, pwd.getpwuid(os.geteuid()).pw_gid)
+    os.setxattr(old, "system.posix_acl_access", b"\2\0\0\0" + b"".join(struct.pack("<HHI", *e) for e in entries))
+    with pytest.raises(DataDirError, match="Other users can write"):
         prepare(old)
 
 
@@ -184,6 +196,20 @@ def test_each_data_directory_gets_its_own_secret_key(tmp_path: Path) -> None:
     first.mkdir()
     second.mkdir()
     assert data_dir.secret_key(first) != data_dir.secret_key(second)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40])
+def test_a_damaged_secret_key_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret_key").write_bytes(content)
+    with pytest.raises(DataDirError, match=r"secret_key is damaged: restore it, or delete it, which ends all logins$"):
+        data_dir.secret_key(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_log_is_refused(old: Path) -> None:
+    (old / "logs" / "api.log").unlink()
+    os.mkfifo(old / "logs" / "api.log", 0o600)
+    with pytest.raises(DataDirError, match=r"api\.log is no file"):
+        prepare(old)
 
 
 def test_an_unfinished_secret_key_is_replaced(tmp_path: Path) -> None:
