@@ -12,13 +12,12 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-from domain.settings import MINIMUM_SECRET_BYTES
-
-STATE = ("lock", "secret_key", "logs", "postgres", "postgres.new")
-STATE += ("temporal.db", "temporal.db-wal", "temporal.db-shm", "temporal.unfinished")
+STATE = {"lock", "secret_key", "logs", "postgres", "postgres.new"}
+STATE |= {"temporal.db", "temporal.db-wal", "temporal.db-shm", "temporal.unfinished"}
 LOGS = frozenset(f"{name}.log" for name in ("api", "worker", "temporal", "postgres", "migrations"))
 # Bytes. SQLite opens no file with a path of more than 512, and the longest of Temporal's is `/temporal.db-journal`.
 MAX_PATH = 490
+MINIMUM_KEY = 32  # bytes, as for the setting SECRET_KEY
 MAX_LOG_SIZE = 32 << 20  # bytes, for each program; the part before it is kept too, so a program needs twice as much
 ACL_USER, ACL_GROUP, ACL_WRITE = 0x02, 0x08, 0x02  # in Linux's struct posix_acl_xattr
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -67,7 +66,7 @@ def secret_key(data_dir: Path) -> str:
             os.fsync(file)  # otherwise a power cut could leave an empty key
         unfinished.rename(path)
     key = path.read_text(errors="replace")
-    if "\ufffd" in key or len(key) < MINIMUM_SECRET_BYTES:
+    if "\ufffd" in key or len(key) < MINIMUM_KEY:
         raise DataDirError(f"{path} is damaged: restore it, or delete it, which ends all logins")
     return key
 
