@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # A test process that dies ends the run. If it were replaced, xdist could wait for ever for its tests (pytest-xdist#1378).
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# A `$` in NAME=value on our command line is a part of the value, as for any other program.
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
 .PHONY: up test coverage races soak faults mutants check format lock compose-upgrade clean
@@ -49,7 +51,7 @@ format: .venv/dev  ## Fix lint and formatting
 # Under root, PostgreSQL runs as another user; the umask lets that user read its programs.
 ALONE = $(PYTHON) -c 'import fcntl, os, subprocess as s, sys; os.umask(0o022); lock = open("Makefile"); \
 	fcntl.flock(lock, fcntl.LOCK_EX); sys.exit(s.call(["sh", "-c", sys.argv[1]]))'
-INSTALL = $(ALONE) '.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
+INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
 
 .venv/local: requirements-local.txt .venv/created
 	@$(INSTALL)
