@@ -101,7 +101,7 @@ async def _connect(target: Target, arguments: dict[str, Any]) -> asyncpg.Connect
         connection = await asyncpg.connect(**arguments)
     except OSError:
         raise
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         # A PG* variable of the environment is wrong, or nothing names the user, not even the system.
         raise UnusableDatabaseError(f"{_WRONG_VALUE} ({outages.describe(error)})") from None
     except asyncpg.ProtocolViolationError as error:

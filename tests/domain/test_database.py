@@ -68,10 +68,17 @@ async def test_a_missing_root_certificate_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("variable", "url"), [("PGPORT", "postgresql://127.0.0.1/x"), ("PGSSLMODE", "postgresql://db")]
+    ("variable", "value", "url"),
+    [
+        ("PGPORT", "wrong", "postgresql://127.0.0.1/x"),
+        ("PGHOST", "a,,b", "postgresql:///x"),
+        ("PGSSLMODE", "wrong", "postgresql://db"),
+    ],
 )
-async def test_a_wrong_variable_of_libpq_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
-    monkeypatch.setenv(variable, "wrong")
+async def test_a_wrong_variable_of_libpq_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str
+) -> None:
+    monkeypatch.setenv(variable, value)
     assert "a PG* variable of the environment" in await refusal_of(make_settings(url))
 
 
