@@ -96,6 +96,15 @@ async def test_a_pooler_that_the_url_does_not_name_is_refused(postgres: Path, se
         await database.refuse_unusable(make_settings(pgbouncer.through(folder, name_of(settings), pgbouncer="true")))
 
 
+@pgbouncer.needs_pgbouncer
+async def test_options_that_pgbouncer_refuses_are_refused_with_a_way_out(postgres: Path, settings: Settings) -> None:
+    with pgbouncer.running(postgres) as folder:
+        url = pgbouncer.through(folder, name_of(settings), pgbouncer="true", options="-c geqo=off")
+        line = await refusal_of(make_settings(url))
+    assert "ALTER ROLE" in line
+    assert line.endswith("unsupported startup parameter: options)")
+
+
 async def test_the_name_of_the_application_and_the_options_of_the_url_reach_the_server(settings: Settings) -> None:
     url = f"{settings.database_url}&application_name=mine&options=-c%20geqo%3Doff&connect_timeout=3&sslmode=disable"
     engine = database.create_engine(make_settings(url))
