@@ -54,7 +54,7 @@ async def main(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     """Run the command in this process, whose logs stay as they are."""
     monkeypatch.setattr(migrations, "load_settings", lambda: settings)
     monkeypatch.setattr(logs, "configure", lambda _level: None)
-    monkeypatch.setattr(migrations.temporal, "forward_logs", lambda: None)
+    monkeypatch.setattr("domain.temporal.forward_logs", lambda: None)
     await asyncio.to_thread(migrations.main)
 
 
