@@ -10,12 +10,14 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import housekeeping
+from domain.data import advisory_locks, database
 from domain.data.accounts import IdempotencyKey, RefreshToken
 from domain.data.models import VM, Finding, Operation, Snapshot, Volume
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep import retention
 from tests.api.conftest import count
+from tests.conftest import make_settings
 from tests.support.rows import add_operation, add_snapshot, add_user, add_vm, add_volume
 
 DAYS = 30
@@ -91,7 +93,7 @@ async def test_one_process_deletes_at_a_time(engine: AsyncEngine) -> None:
         vm = await add_vm(tx, await add_user(tx))
         await ended(tx, vm, Action.START)
     async with engine.begin() as other:
-        await other.execute(select(func.pg_advisory_xact_lock(housekeeping._LOCK)))
+        await other.execute(select(func.pg_advisory_xact_lock(advisory_locks.HOUSEKEEPING)))
         await housekeeping.delete_expired(engine, DAYS)
         assert await count(engine, Operation) == 1
     await housekeeping.delete_expired(engine, DAYS)
@@ -130,6 +132,14 @@ async def test_an_error_in_one_table_is_logged_with_its_reason_and_the_others_go
     assert await count(engine, Operation) == 0
     [record] = caplog.records
     assert "idempotency_keys could not be deleted: UndefinedTableError" in record.getMessage()
+
+
+async def test_an_outage_is_one_line_for_all_tables(caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = database.create_engine(make_settings("postgresql://127.0.0.1:1/none"))
+    await housekeeping.delete_expired(nowhere, DAYS)
+    await database.close(nowhere)
+    [record] = caplog.records
+    assert "old rows of idempotency_keys, refresh_tokens, " in record.getMessage()
 
 
 async def test_history_is_kept_for_ever_if_the_setting_is_zero(engine: AsyncEngine) -> None:
