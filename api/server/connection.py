@@ -41,14 +41,14 @@ class Connection(asyncio.BufferedProtocol):
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
+        _loop: None,  # a parameter that uvicorn passes and does not use
     ) -> None:
         self.registry = connections
         self.keep_alive = keep_alive
         self.config = config
         self.server_state = server_state
         self.app_state = app_state
-        self.loop = _loop or asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.reader = Reader(self._take_body)
         self.cycle: RequestResponseCycle | None = None
 

@@ -98,6 +98,7 @@ def test_a_search_finds_a_name_while_its_letters_are_typed(part: str, name: str)
         "র\u200d্য",  # Bengali: a joiner before a virama
         "葛\U000e0100城",  # Japanese: a variant of a Chinese character
         "❤\ufe0f",
+        *("\u203c\ufe0f", "\u2139\ufe0f"),  # punctuation and a letter that are emoji, too
         "1\ufe0f\u20e3",
         "👩\u200d💻",
         "👨🏽\u200d💻",

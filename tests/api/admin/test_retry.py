@@ -89,7 +89,13 @@ async def test_creates_and_operations_that_have_not_failed_cannot_be_retried(
     assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
 
 
-@pytest.mark.parametrize("action", [Action.DELETE, Action.DELETE_VOLUME, Action.DETACH_VOLUME])
+@pytest.mark.parametrize(
+    "action",
+    [
+        *(Action.DELETE, Action.DELETE_SNAPSHOT, Action.DELETE_VOLUME),
+        *(Action.DETACH_VOLUME, Action.DETACH_INTERFACE),
+    ],
+)
 async def test_a_retry_is_refused_while_the_owners_own_second_request_is_open(
     ada: Person, root: Person, engine: AsyncEngine, action: Action
 ) -> None:
@@ -97,7 +103,9 @@ async def test_a_retry_is_refused_while_the_owners_own_second_request_is_open(
     failed = await failed_operation(ada, engine, action)
     paths = {
         Action.DELETE: f"/vms/{failed.vm_id}",
+        Action.DELETE_SNAPSHOT: f"/vms/{failed.vm_id}/snapshots/{failed.resource_id}",
         Action.DELETE_VOLUME: f"/volumes/{failed.resource_id}",
+        Action.DETACH_INTERFACE: f"/vms/{failed.vm_id}/interfaces/{failed.resource_id}",
         Action.DETACH_VOLUME: f"/vms/{failed.vm_id}/volumes/{failed.resource_id}",
     }
     second = await ada.http.delete(paths[action])
