@@ -18,7 +18,7 @@ LONGEST_PAUSE: Final = 600.0  # seconds, whatever a Retry-After says
 LONGEST_TEXT: Final = 10_000  # characters of a body that are searched for an error
 REQUEST_ID: Final = "X-Openstack-Request-Id"
 # TLS 1.3 reports a missing client certificate only after the request, but the server has not read that.
-_HANDSHAKE: Final = re.compile("CERTIFICATE|HANDSHAKE|VERSION|PROTOCOL|CIPHER")
+_HANDSHAKE: Final = re.compile("CERTIFICATE|HANDSHAKE|VERSION|UNSUPPORTED|CIPHER")
 _TAG: Final = re.compile(r"<(style|script|title)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 _TITLE: Final = re.compile(r"<title>(.*?)</title>", re.DOTALL | re.IGNORECASE)
 
@@ -110,10 +110,16 @@ def how_it_was_lost(error: Exception) -> Lost:
     return Lost.CUT
 
 
+def reason_of(error: Exception) -> str:
+    """Return what the operating system or TLS says about the connection, without the address; empty if nothing."""
+    said = [inner.strerror for inner in _causes(error) if isinstance(inner, OSError) and inner.strerror]
+    return said[-1] if said else ""
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The errors that requests, urllib3 and ssl wrapped one in another, from the outside to the inside."""
     inner = error.__context__
     while inner is not None:
         yield inner
-        wrapped = (getattr(inner, "reason", None), getattr(inner, "original_error", None), *inner.args)
+        wrapped = (getattr(inner, "reason", None), getattr(inner, "original_error", None), inner.__cause__, *inner.args)
         inner = next((each for each in wrapped if isinstance(each, BaseException)), None)

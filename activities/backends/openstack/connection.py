@@ -116,9 +116,11 @@ class Cloud:
         except Exception as error:
             if error is gate.refusal:
                 raise
-            # Whatever else it is: a truncated body ends in any error that reading it may raise.
-            lost = answers.how_it_was_lost(error) if gate.is_open else Lost.UNDISCOVERED
-            raise _error_of(error, Failure(service, method, path, lost)) from error
+            if not gate.is_open:
+                raise _before_sending(error, service) from error
+            # Whatever it is: a truncated body ends in any error that reading it may raise.
+            lost, words = answers.how_it_was_lost(error), answers.reason_of(error)
+            raise cloud_error(Failure(service, method, path, lost, words=words)) from error
 
     def now(self, service: Service) -> datetime:
         """Return the service's own time in whole seconds, as its answers tell it; never later than it is there."""
@@ -170,7 +172,7 @@ class Cloud:
         except keystone.EndpointNotFound:
             raise UnusableCloudError(f"the cloud has no {service} service that this login may use") from None
         except (keystone.ClientException, SDKException) as error:
-            raise _error_of(error, Failure(service, "GET", "/", Lost.UNDISCOVERED)) from error
+            raise _before_sending(error, service) from error
         return adapter
 
 
@@ -206,15 +208,17 @@ def _check_status(response: requests.Response, service: Service, method: str, pa
         raise cloud_error(answers.failure_of(response, service, method, path))
 
 
-def _error_of(error: Exception, failure: Failure) -> CloudError:
-    """Return what an error of a library means: the failure of the login before the request, or else this one."""
-    if failure.status is not Lost.UNDISCOVERED:
-        return cloud_error(failure)
-    if isinstance(error, keystone.HttpError) and error.response is not None:
-        return cloud_error(answers.failure_of(error.response, Service.IDENTITY, "POST", "/auth/tokens"))
-    if isinstance(error, keystone.ConnectionError):
-        return cloud_error(Failure(Service.IDENTITY, "POST", "/auth/tokens", Lost.UNREACHABLE))
-    return cloud_error(failure)
+def _before_sending(error: Exception, service: Service) -> CloudError:
+    """Return what an error means that came before the request was sent: of the login, or of the service's discovery."""
+    login = (Service.IDENTITY, "POST", "/auth/tokens")
+    cause = error.__context__ if isinstance(error, keystone.DiscoveryFailure) else error
+    if isinstance(cause, keystone.HttpError) and cause.response is not None:
+        return cloud_error(answers.failure_of(cause.response, *login))
+    if isinstance(cause, keystone.ConnectionError):
+        return cloud_error(Failure(*login, Lost.UNREACHABLE, words=answers.reason_of(cause)))
+    if isinstance(error, keystone.ClientException) and not isinstance(error, keystone.EndpointNotFound):
+        return cloud_error(Failure(*login, Lost.UNREADABLE))
+    return cloud_error(Failure(service, "GET", "/", Lost.UNDISCOVERED))
 
 
 def _check_microversion(service: Service, endpoint: discover.EndpointData | None) -> None:

@@ -70,7 +70,8 @@ class UnusableCloudError(CloudError):
 class Failure:
     """A request that failed. `kind` and `words` are the type and the text of the error in the body of the answer.
 
-    `is_own` means that the service itself gave the answer, not a proxy in front of it.
+    Without an answer, the words say what happened to the connection. `is_own` means that the service itself gave the
+    answer, not a proxy in front of it.
     """
 
     service: Service
@@ -202,7 +203,7 @@ _NAMES: Final = {Service.VOLUME: "volume"}
 def _message(failure: Failure) -> str:
     subject = f"The cloud's {_NAMES.get(failure.service, failure.service)} service"
     if isinstance(failure.status, Lost):
-        return f"{subject} {failure.status}."
+        return f"{subject} {failure.status}" + (f": {clean(failure.words)}" if failure.words else ".")
     numbers = f"HTTP {failure.status}" + (f", request {failure.request_id}" if failure.request_id else "")
     verb = "refused the request" if failure.status < 500 else "failed"  # noqa: PLR2004 - a class of HTTP statuses
     words = f": {clean(failure.words)}" if failure.words else "."

@@ -1,6 +1,7 @@
 """A small HTTP server that speaks enough of Keystone and of version discovery, and answers and fails as it is told."""
 
 import json
+import ssl
 import threading
 import time
 from collections import defaultdict, deque
@@ -30,6 +31,7 @@ class Reply:
     body: Any = None
     headers: Mapping[str, str] = field(default_factory=dict)
     delay: float = 0.0
+    held_by: threading.Event | None = None  # it comes once this is set
     is_cut: bool = False  # it reads the request and closes the connection
     is_truncated: bool = False  # it closes the connection in the middle of the body
     has_request_id: bool = True
@@ -53,9 +55,11 @@ class CloudServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self.server_port}"
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.replies: dict[tuple[str, str], deque[Reply]] = defaultdict(deque)
         self.received: list[Received] = []
         self.microversions = {Service.COMPUTE: "2.96", Service.VOLUME: "3.71"}
@@ -97,7 +101,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer()
 
-    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+    do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the library's names
 
     def _answer(self) -> None:
         cloud, path = self.server, self.path.partition("?")[0]
@@ -117,6 +121,8 @@ class _Handler(BaseHTTPRequestHandler):
             cloud.most_at_once = max(cloud.most_at_once, cloud.running)
         try:
             time.sleep(reply.delay)
+            if reply.held_by:
+                reply.held_by.wait(10)
             self._send(reply)
         finally:
             with cloud.guard:
@@ -217,9 +223,9 @@ def _encoded(body: Any) -> bytes:
 
 
 @contextmanager
-def running_cloud() -> Iterator[CloudServer]:
+def running_cloud(tls: ssl.SSLContext | None = None) -> Iterator[CloudServer]:
     """A cloud that runs in threads."""
-    with CloudServer() as server:
+    with CloudServer(tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield server

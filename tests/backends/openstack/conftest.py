@@ -1,12 +1,12 @@
 """Fixtures of the OpenStack backend: a small cloud, its clouds.yaml, and what the backend has for it."""
 
+import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from openstack.config import loader
 
 from activities.backends.openstack.calls import Calls
@@ -39,7 +39,7 @@ def configure(server: CloudServer, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         scope = {"project_name": "demo", "user_domain_id": "default", "project_domain_id": "default"}
         cloud = {"auth": login | scope, "region_name": "one", **settings}
         file = tmp_path / "clouds.yaml"
-        file.write_text(yaml.safe_dump({"clouds": {"small": cloud}, **(sections or {})}))
+        file.write_text(json.dumps({"clouds": {"small": cloud}, **(sections or {})}))  # JSON is YAML
         monkeypatch.setenv("OS_CLIENT_CONFIG_FILE", str(file))
         monkeypatch.setenv("OS_CLOUD", "small")
         return file

@@ -37,28 +37,17 @@ async def test_a_cloud_that_is_new_enough_is_ready(cloud: Cloud, server: CloudSe
 
 
 @pytest.mark.parametrize(
-    ("service", "newest", "message"),
-    [
-        (
-            Service.COMPUTE,
-            "2.79",
-            "the newest microversion of the cloud's compute service is 2.79, "
-            "and 2.95 is needed (OpenStack 2023.1 or newer)",
-        ),
-        (
-            Service.VOLUME,
-            "3.9",
-            "the newest microversion of the cloud's block-storage service is 3.9, "
-            "and 3.70 is needed (OpenStack 2023.1 or newer)",
-        ),
-    ],
+    ("service", "newest", "needed"), [(Service.COMPUTE, "2.79", "2.95"), (Service.VOLUME, "3.9", "3.70")]
 )
 async def test_a_cloud_that_is_too_old_is_refused_in_one_line(
-    configure: Configure, server: CloudServer, service: Service, newest: str, message: str
+    configure: Configure, server: CloudServer, service: Service, newest: str, needed: str
 ) -> None:
     configure()
     server.microversions[service] = newest
-    assert await refusal_of_cloud() == message
+    assert await refusal_of_cloud() == (
+        f"the newest microversion of the cloud's {service} service is {newest}, "
+        f"and {needed} is needed (OpenStack 2023.1 or newer)"
+    )
 
 
 @pytest.mark.parametrize("service", [Service.COMPUTE, Service.VOLUME, Service.NETWORK, Service.IMAGE])
@@ -77,10 +66,8 @@ async def test_a_cloud_that_is_away_is_no_reason_to_end(
     server.login_replies.append(Reply(503))
     cloud = Cloud(read_configuration())
     await cloud.prepare()
-    assert [record.getMessage() for record in caplog.records] == [
-        "The cloud is not available yet, work waits for it: The cloud's identity service failed. "
-        "(HTTP 503, request req-5e11ed)"
-    ]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("The cloud is not available yet, work waits for it: The cloud's identity service failed.")
     await cloud.get(Service.COMPUTE, "/servers")
     cloud.close()
 
@@ -130,7 +117,7 @@ def test_a_file_that_is_not_yaml_is_refused_without_a_part_of_it(
     configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = configure()
-    file.write_text(file.read_text().replace(PASSWORD, f"*{PASSWORD}"))
+    file.write_text(f"clouds:\n  small:\n    auth:\n      password: *{PASSWORD}\n")
     assert refusal() == f"{file} is not valid YAML"
     assert PASSWORD not in caplog.text
 

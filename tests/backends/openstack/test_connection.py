@@ -2,9 +2,7 @@
 
 import asyncio
 import logging
-import time
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 
@@ -68,9 +66,7 @@ def test_a_503_is_not_repeated_even_if_the_configuration_wants_it(
     cloud.close()
 
 
-def test_an_answer_that_does_not_come_in_time_is_ambiguous(
-    cloud: Cloud, server: CloudServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_does_not_come_in_time_is_ambiguous(cloud: Cloud, server: CloudServer) -> None:
     cloud.request(Service.COMPUTE, "GET", "/servers")
     server.add(Service.COMPUTE, "POST", "/servers", Reply(delay=0.5))
     with pytest.raises(CloudError) as caught:
@@ -105,7 +101,7 @@ def test_a_refused_connection_is_clear(cloud: Cloud, server: CloudServer) -> Non
     server.server_close()
     error = failed(cloud)
     assert (error.code, error.retryable, error.ambiguous) == ("cloud_unavailable", True, False)
-    assert str(error) == "The cloud's compute service cannot be reached."
+    assert str(error) == "The cloud's compute service cannot be reached: Connection refused"
 
 
 def test_an_expired_login_is_renewed_once(cloud: Cloud, server: CloudServer) -> None:
@@ -131,7 +127,7 @@ def test_a_login_that_stays_refused_is_reported_and_works_later(cloud: Cloud, se
         (Reply(502, "<html>Bad Gateway</html>", HTML), "cloud_unavailable"),
         (Reply(404, "<html>no</html>", HTML), "cloud_auth_failed"),
         (Reply(is_cut=True), "cloud_unavailable"),
-        (Reply(201, "<html>no</html>", HTML), "cloud_unavailable"),
+        (Reply(201, "<html>no</html>", HTML), "cloud_error"),
     ],
     ids=["503", "500", "502", "404", "cut", "html"],
 )
@@ -208,14 +204,3 @@ def test_no_secret_is_logged_or_in_an_error(
     assert "field/attribute user_data" in written
     for secret in (PASSWORD, "cGFzc3dvcmQ=", "made-by-nova", server.logins[0]):
         assert secret not in written
-
-
-def test_a_request_takes_no_longer_than_its_timeout_if_the_cloud_hangs(cloud: Cloud, server: CloudServer) -> None:
-    cloud.request(Service.COMPUTE, "GET", "/servers")
-    server.add(Service.COMPUTE, "GET", f"/servers/{uuid4()}", Reply())
-    path = f"/servers/{uuid4()}"
-    server.add(Service.COMPUTE, "GET", path, Reply(delay=1.0))
-    before = time.monotonic()
-    with pytest.raises(CloudError):
-        cloud.request(Service.COMPUTE, "GET", path, timeout=0.1)
-    assert time.monotonic() - before < 0.9
