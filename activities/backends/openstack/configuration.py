@@ -29,10 +29,15 @@ def read_configuration() -> CloudRegion:
                 raise UnusableCloudError(f"{skipped[0]} is not valid YAML" if skipped else NO_CLOUD)
             region = configuration.get_one()
             _check_configuration(region)
+            session = region.get_session()
         except (SDKException, keystone.ClientException) as error:
             hint = f" ({skipped[0]} is not valid YAML)" if skipped else ""
             raise UnusableCloudError(f"{' '.join(str(error).split()).rstrip('.')}{hint}") from None
-    session = region.get_session()
+        except (ValueError, TypeError, AttributeError) as error:
+            # The text may repeat any value.
+            raise UnusableCloudError(
+                f"a value of the cloud's configuration is wrong ({type(error).__name__})"
+            ) from None
     # It is used for logins and for discovery. Without it they could wait for ever.
     session.timeout = session.timeout or LOGIN_TIMEOUT
     return region

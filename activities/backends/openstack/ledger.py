@@ -217,9 +217,9 @@ class Ledger:
     ) -> None:
         """Record how the attempt ended, unless the call was found to be carried out meanwhile."""
         is_found = calls.c.outcome == Outcome.ACCEPTED
-        known = {"outcome": outcome, "cloud_id": cloud_id, "request_id": request_id, "code": code}
+        known = {"outcome": outcome, "cloud_id": cloud_id, "code": code}
         values = {name: case((is_found, calls.c[name]), else_=value) for name, value in known.items()}
-        ended = {"in_flight_until": None, "touched_at": func.clock_timestamp()}
+        ended = {"request_id": request_id, "in_flight_until": None, "touched_at": func.clock_timestamp()}
         async with self._autocommit.connect() as connection:
             await connection.execute(update(calls).where(_is(run)).values(values | ended))
 

@@ -129,6 +129,11 @@ def test_a_login_without_an_address_is_refused(configure: Configure) -> None:
     assert PASSWORD not in message
 
 
+def test_a_value_that_is_no_number_is_refused(configure: Configure) -> None:
+    configure(api_timeout="soon")
+    assert refusal() == "a value of the cloud's configuration is wrong (ValueError)"
+
+
 @pytest.mark.parametrize(
     "cache", [{"expiration_time": 60}, {"class": "dogpile.cache.memory"}, {"expiration": {"server": 5}}]
 )

@@ -94,6 +94,11 @@ def test_an_answer_that_cannot_be_read_is_ambiguous(cloud: Cloud, server: CloudS
     assert caught.value.retryable
 
 
+def test_an_empty_answer_may_call_itself_html(cloud: Cloud, server: CloudServer) -> None:
+    server.add(Service.VOLUME, "DELETE", "/volumes/1", Reply(202, None, HTML))
+    assert cloud.request(Service.VOLUME, "DELETE", "/volumes/1").value is None
+
+
 def test_a_refused_connection_is_clear(cloud: Cloud, server: CloudServer) -> None:
     server.add(Service.COMPUTE, "GET", "/servers", Reply(200, {}, {"Connection": "close"}))
     cloud.request(Service.COMPUTE, "GET", "/servers")
