@@ -58,7 +58,8 @@ INSTALL = $(ALONE) '.venv/bin/python -m pip install -qq --disable-pip-version-ch
 	@$(INSTALL)
 
 # Versions in the lock files are kept; make lock LOCK_FLAGS=--upgrade renews them.
-# The largest set is resolved first and constrains the others, so that all files agree.
+# The largest set is resolved first and constrains the others, so that all files agree. requirements-openstack.txt is
+# requirements.txt with what the OpenStack backend needs. It is installed instead of that or beside requirements-local.txt.
 COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock" $(LOCK_FLAGS)
 

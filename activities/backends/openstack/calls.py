@@ -17,7 +17,8 @@ from uuid import UUID
 
 from activities.backends.openstack.connection import CONNECT_TIMEOUT, TIMEOUT, Answer, Cloud
 from activities.backends.openstack.errors import CloudError, Service
-from activities.backends.openstack.ledger import Attempt, Ledger, Outcome, Permission, Run
+from activities.backends.openstack.ledger import Attempt, History, Ledger, Permission, Run
+from activities.backends.openstack.schema import Outcome
 from activities.backends.protocol import BackendError, Token
 
 logger = logging.getLogger(__name__)
@@ -82,8 +83,8 @@ class Calls:
     ) -> Accepted:
         """Carry out a call once, and return what the cloud answered, now or earlier.
 
-        `send` makes the request of an attempt, by its number. `find` looks in the cloud for what the call does; it gets
-        the cloud's time before the first attempt, or None if nothing was sent yet. Raises `token_revoked` if the
+        `send` makes the request of an attempt, by its number. `find` asks the same service for what the call does; it
+        gets the cloud's time before the first attempt, or None if nothing was sent yet. Raises `token_revoked` if the
         operation is revoked, a retryable `settling` while an earlier attempt may still take effect, and what the table
         of errors says.
         """
@@ -98,7 +99,7 @@ class Calls:
         request = send(run.attempt)
         now = self._cloud.now(request.service)
         if found:
-            return await self._adopt(last, run, verb, now, found)
+            return await self._adopt(history, run, verb, now, found)
         if request.method == "POST" and last and last.outcome is Outcome.AMBIGUOUS:
             _check_settled(last)
         if not await self._ledger.intend(run, verb, now):
@@ -121,9 +122,9 @@ class Calls:
         if self._flights:
             await asyncio.wait(self._flights, timeout=grace)
 
-    async def _adopt(self, last: Attempt | None, run: Run, verb: str, now: datetime, found: Found) -> Accepted:
+    async def _adopt(self, history: History, run: Run, verb: str, now: datetime, found: Found) -> Accepted:
         """Record what was found as done by the last attempt."""
-        number, since = (last.number, last.intent_at) if last else (run.attempt, now)
+        number, since = history.last.number if history.last else run.attempt, history.since or now
         await self._ledger.adopt(Run(run.token, number), verb, since, found.cloud_id)
         return Accepted(found.cloud_id, None, since)
 

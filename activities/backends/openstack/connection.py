@@ -22,7 +22,15 @@ from openstack.config.cloud_region import CloudRegion
 from openstack.exceptions import SDKException
 
 from activities.backends.openstack import answers
-from activities.backends.openstack.errors import CloudError, Failure, Lost, Service, UnusableCloudError, cloud_error
+from activities.backends.openstack.errors import (
+    CloudError,
+    Failure,
+    Lost,
+    Service,
+    UnusableCloudError,
+    cloud_error,
+    name_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +113,7 @@ class Cloud:
                 params=params,
                 timeout=(CONNECT_TIMEOUT, timeout),
                 requests_auth=gate,
+                hooks={"response": gate.note_answer},
                 raise_exc=False,
                 log=False,  # keystoneauth would log bodies, with user data, and passwords that Nova makes
             )
@@ -116,14 +125,16 @@ class Cloud:
         except Exception as error:
             if error is gate.refusal:
                 raise
-            if not gate.is_open:
-                raise _before_sending(error, service) from error
+            if not gate.is_passed:
+                raise _before_sending(error, service) from None
             # Whatever it is: a truncated body ends in any error that reading it may raise.
             lost, words = answers.how_it_was_lost(error), answers.reason_of(error)
-            raise cloud_error(Failure(service, method, path, lost, words=words)) from error
+            if lost is Lost.UNREADABLE:
+                logger.warning("The answer to %s %s cannot be read", method, path, exc_info=True)
+            raise cloud_error(Failure(service, method, path, lost, words=words)) from None
 
     def now(self, service: Service) -> datetime:
-        """Return the service's own time in whole seconds, as its answers tell it; never later than it is there."""
+        """Return the service's own time in whole seconds, by its last answer; it is never later than it is there."""
         return (datetime.now(UTC) + self._ahead.get(service, timedelta())).replace(microsecond=0)
 
     def close(self) -> None:
@@ -168,11 +179,14 @@ class Cloud:
                 endpoint = (adapter.get_endpoint() or "").rstrip("/").removesuffix("/v2.0")
                 adapter.endpoint_override = f"{endpoint}/v2.0"
             else:
-                _check_microversion(service, adapter.get_endpoint_data())
+                endpoint_data = adapter.get_endpoint_data()
+                _check_microversion(service, endpoint_data)
+                if endpoint_data and adapter.endpoint_override:
+                    adapter.endpoint_override = endpoint_data.url  # the configured one may lack the version
         except keystone.EndpointNotFound:
-            raise UnusableCloudError(f"the cloud has no {service} service that this login may use") from None
+            raise UnusableCloudError(f"the cloud has no {name_of(service)} service that this login may use") from None
         except (keystone.ClientException, SDKException) as error:
-            raise _before_sending(error, service) from error
+            raise _before_sending(error, service) from None
         return adapter
 
 
@@ -180,11 +194,12 @@ class _Gate(requests.auth.AuthBase):
     """Calls a function directly before a request is sent, and only before this one, not before a login.
 
     The library calls it as the last thing before it takes a connection, each time that it sends the request.
+    `is_passed` means that the request is on its way, or that its answer is here.
     """
 
     def __init__(self, before_sending: Callable[[], None]) -> None:
         self._before_sending = before_sending
-        self.is_open = False
+        self.is_passed = False
         self.refusal: Exception | None = None
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -193,8 +208,13 @@ class _Gate(requests.auth.AuthBase):
         except Exception as error:
             self.refusal = error
             raise
-        self.is_open = True
+        self.is_passed = True
         return request
+
+    def note_answer(self, response: requests.Response, **_: object) -> None:
+        """Notice that the service wants a new login: it has done nothing, and what comes next is the login."""
+        if response.status_code == HTTPStatus.UNAUTHORIZED:
+            self.is_passed = False
 
 
 def _body(response: requests.Response) -> Any:
@@ -234,6 +254,6 @@ def _check_microversion(service: Service, endpoint: discover.EndpointData | None
     if newest is None or newest < discover.normalize_version_number(wanted):
         offered = discover.version_to_string(newest) if newest else "none"
         raise UnusableCloudError(
-            f"the newest microversion of the cloud's {service} service is {offered}, "
+            f"the newest microversion of the cloud's {name_of(service)} service is {offered}, "
             f"and {wanted} is needed ({RELEASE} or newer)"
         )

@@ -13,6 +13,7 @@ from typing import Final
 from activities.backends.protocol import BackendError
 
 LONGEST_MESSAGE: Final = 500  # characters of the cloud's own words
+LOGIN_PAUSE: Final = 30.0  # seconds
 
 
 class Service(StrEnum):
@@ -89,7 +90,8 @@ class Failure:
 class Rule:
     """A row of the table. It applies to the statuses and, if they are given, the service, the words and the condition.
 
-    The words are a regular expression that is looked for in the type and in the text of the error.
+    The words are a regular expression that is looked for in the type and in the text of the error. `pause` is the
+    `retry_after` of an answer that names none.
     """
 
     statuses: Collection[int | Lost]
@@ -98,6 +100,7 @@ class Rule:
     ambiguous: bool = False
     service: Service | None = None
     words: str = ""
+    pause: float | None = None
     condition: Callable[[Failure], bool] = lambda _: True
 
     def applies(self, failure: Failure) -> bool:
@@ -134,8 +137,9 @@ _QUOTA: Final = (
 )
 
 RULES: Final = (
-    # Keystone, before the request itself was sent. It may be half up, so even a wrong password is tried again.
-    Rule({*range(400, 408), 409}, "cloud_auth_failed", retryable=True, service=Service.IDENTITY),
+    # Keystone, before the request itself was sent. It may be half up, so even a wrong password is tried again. But
+    # slowly, because a cloud may lock the account.
+    Rule({*range(400, 408), 409}, "cloud_auth_failed", retryable=True, service=Service.IDENTITY, pause=LOGIN_PAUSE),
     Rule(range(500, 600), "cloud_unavailable", retryable=True, service=Service.IDENTITY),
     # No answer of the service.
     Rule({Lost.UNREACHABLE, Lost.UNDISCOVERED}, "cloud_unavailable", retryable=True),
@@ -148,7 +152,7 @@ RULES: Final = (
     Rule({400}, "conflict", words=r"already attached|status must be|unable to detach"),
     Rule({400}, "bad_request"),
     # 401 after a new login; 403
-    Rule({401}, "cloud_auth_failed", retryable=True),
+    Rule({401}, "cloud_auth_failed", retryable=True, pause=LOGIN_PAUSE),
     Rule({403}, "quota_exceeded", words=_QUOTA),
     Rule({403}, "bad_request", words=r"maximum number of"),
     # A member may choose an address only on a network of its own project.
@@ -185,23 +189,26 @@ RULES: Final = (
 def cloud_error(failure: Failure) -> CloudError:
     """Return the error that the table gives for the failure."""
     rule = next(rule for rule in RULES if rule.applies(failure))
+    pause = rule.pause if failure.retry_after is None else failure.retry_after
     return CloudError(
         rule.code,
         _message(failure),
         retryable=rule.retryable,
         # A login that failed was before the request: no byte of that went out.
         ambiguous=rule.ambiguous and failure.service is not Service.IDENTITY,
-        retry_after=failure.retry_after if rule.retryable else None,
+        retry_after=pause if rule.retryable else None,
         request_id=failure.request_id,
         status=None if isinstance(failure.status, Lost) else failure.status,
     )
 
 
-_NAMES: Final = {Service.VOLUME: "volume"}
+def name_of(service: Service) -> str:
+    """Return what people call the service."""
+    return "volume" if service is Service.VOLUME else service
 
 
 def _message(failure: Failure) -> str:
-    subject = f"The cloud's {_NAMES.get(failure.service, failure.service)} service"
+    subject = f"The cloud's {name_of(failure.service)} service"
     if isinstance(failure.status, Lost):
         return f"{subject} {failure.status}" + (f": {clean(failure.words)}" if failure.words else ".")
     numbers = f"HTTP {failure.status}" + (f", request {failure.request_id}" if failure.request_id else "")
@@ -210,11 +217,11 @@ def _message(failure: Failure) -> str:
     return f"{subject} {verb}{words} ({numbers})"
 
 
-# Nova repeats the value of a field that it refuses. User data may hold secrets, and messages end up in logs.
-_REPEATED_VALUE: Final = re.compile(r"(field/attribute \S*user_data)\b.*", re.DOTALL)
-
-
 def clean(words: str) -> str:
-    """Return the cloud's words as one short line without repeated user data."""
-    line = " ".join(_REPEATED_VALUE.sub(r"\1", words).split())
+    """Return the cloud's words as one short line without user data."""
+    if "user_data" in words:
+        # Nova repeats the value of a field that it refuses, or the whole body. User data may hold secrets, and messages
+        # end up in logs.
+        words = words.partition(" Value:")[0]
+    line = " ".join(words.split())
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."

@@ -1,4 +1,4 @@
-"""The record of what was sent to the cloud, in a PostgreSQL schema that all workers share and the service never reads.
+"""The record of what was sent to the cloud, which all workers share.
 
 A cloud knows no tokens, so a worker that takes over from another one reads here what that one has sent. Each row is one
 attempt to carry out a call. The next attempt begins only when the one before it may have been carried out unseen;
@@ -12,87 +12,16 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import (
-    Boolean,
-    Column,
-    ColumnElement,
-    Connection,
-    DateTime,
-    FromClause,
-    Index,
-    Integer,
-    MetaData,
-    Select,
-    Table,
-    Text,
-    Uuid,
-    and_,
-    case,
-    delete,
-    exists,
-    func,
-    inspect,
-    select,
-    text,
-    tuple_,
-    update,
-)
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, delete, exists, func, select, text, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.backends.openstack.schema import Outcome, calls, create_schema, revocations
 from activities.backends.protocol import Token
 from domain.data import database
 from domain.settings import Settings
 
-SCHEMA: Final = "openstack_cloud"
-# The number of an advisory lock. It makes workers that start together create the schema one after the other.
-_SCHEMA_LOCK: Final = 7_166_401_205
 FORGET_BATCH: Final = 1_000  # rows in a statement
-
-metadata = MetaData(schema=SCHEMA)
-
-
-class Outcome(StrEnum):
-    """What is known of an attempt."""
-
-    UNSENT = "unsent"  # the cloud received nothing
-    AMBIGUOUS = "ambiguous"  # it was sent, or is being sent, and the cloud may have carried it out or still do so
-    ACCEPTED = "accepted"
-    REFUSED = "refused"  # the cloud received it and did nothing
-
-
-calls = Table(
-    "calls",
-    metadata,
-    Column("operation_id", Uuid, primary_key=True),
-    Column("step", Text, primary_key=True),
-    Column("attempt", Integer, primary_key=True),
-    Column("verb", Text, nullable=False),
-    Column("compensates", Boolean, nullable=False),
-    # The run of the call that may send this attempt. A later run takes an attempt over that was not sent.
-    Column("run_id", Uuid, nullable=False),
-    Column("outcome", Text, nullable=False),
-    # By the clock of the cloud's service, to be compared with the times of its own records.
-    Column("intent_at", DateTime(timezone=True), nullable=False),
-    Column("sent_at", DateTime(timezone=True)),
-    # A request may be on its way until then; NULL once its end is known.
-    Column("in_flight_until", DateTime(timezone=True)),
-    Column("request_id", Text),
-    Column("cloud_id", Text),
-    Column("code", Text),  # of the error, if there was one
-    Column("touched_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    Index("ix_calls_touched_at", "touched_at"),
-    comment="Attempts to carry out a call, by the call's token.",
-)
-
-revocations = Table(
-    "revocations",
-    metadata,
-    Column("operation_id", Uuid, primary_key=True),
-    Column("revoked_at", DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp()),
-    Index("ix_revocations_revoked_at", "revoked_at"),
-    comment="Operations whose calls are refused.",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +40,7 @@ class Attempt:
 class History:
     """What is recorded of a call.
 
-    `since` is the intent of the first attempt that was sent, by the cloud's clock; None if none was.
+    `since` is the intent of the first attempt that the cloud may have received, by its clock; None if there is none.
     """
 
     last: Attempt | None
@@ -155,7 +84,7 @@ class Ledger:
     async def read(self, token: Token) -> History:
         """Return what is recorded of the call."""
         sent = calls.alias()
-        since = select(func.min(sent.c.intent_at)).where(_of(token, sent), sent.c.sent_at.is_not(None))
+        since = select(func.min(sent.c.intent_at)).where(_of(token, sent), sent.c.outcome != Outcome.UNSENT)
         age = func.clock_timestamp() - calls.c.sent_at
         statement = (
             select(calls, age.label("age"), since.scalar_subquery().label("since"))
@@ -179,8 +108,8 @@ class Ledger:
 
     async def adopt(self, run: Run, verb: str, intent_at: datetime, cloud_id: str | None) -> None:
         """Record that the cloud was found to have carried out the call."""
-        found = {"outcome": Outcome.ACCEPTED, "cloud_id": cloud_id, "code": None}
-        values = found | {"verb": verb, "run_id": run.id, "intent_at": intent_at}
+        found = {"outcome": Outcome.ACCEPTED, "cloud_id": cloud_id, "intent_at": intent_at, "code": None}
+        values = found | {"verb": verb, "run_id": run.id}
         await self._upsert(run, values, found, calls.c.outcome != Outcome.ACCEPTED)
 
     async def permit(self, run: Run, flight: timedelta) -> Permission:
@@ -282,16 +211,3 @@ def _is_revoked(token: Token) -> Select[bool]:
 async def _lock_operation(tx: AsyncConnection, operation_id: UUID, function: str) -> None:
     # An advisory lock, because the ledger may have no row of the operation that could be locked.
     await tx.execute(text(f"SELECT {function}(hashtextextended(:id, 0))"), {"id": str(operation_id)})
-
-
-async def create_schema(tx: AsyncConnection) -> None:
-    """Create the schema and its tables if they are missing; if nothing is missing, this needs no right to do so."""
-    if await tx.run_sync(_is_complete):
-        return
-    await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SCHEMA_LOCK})
-    await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-    await tx.run_sync(metadata.create_all)
-
-
-def _is_complete(connection: Connection) -> bool:
-    return {table.name for table in metadata.sorted_tables} <= set(inspect(connection).get_table_names(SCHEMA))

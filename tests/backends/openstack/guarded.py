@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.openstack.calls import Accepted, Calls, Found, Request
 from activities.backends.openstack.connection import THREADS, Cloud
 from activities.backends.openstack.errors import Service
-from activities.backends.openstack.ledger import calls as table
+from activities.backends.openstack.schema import calls as table
 from activities.backends.protocol import Token
 from tests.backends.openstack.cloud_server import CloudServer, Reply
 

@@ -78,8 +78,11 @@ async def test_a_call_whose_answer_is_lost_is_looked_for_and_not_repeated(
     assert sent(server) == 1
 
 
-async def test_the_look_gets_the_time_of_the_cloud_before_the_first_sending(calls: Calls, server: CloudServer) -> None:
+async def test_the_look_gets_the_time_of_the_cloud_before_the_first_sending(
+    calls: Calls, cloud: Cloud, server: CloudServer
+) -> None:
     server.clock_ahead = 3600.0
+    await cloud.get(Service.COMPUTE, "/servers/detail")  # as a look does
     creation = Creation()
     replies(server, CUT, CUT)
     await fails(creation, calls)
@@ -87,6 +90,7 @@ async def test_the_look_gets_the_time_of_the_cloud_before_the_first_sending(call
     first, second = creation.looks
     assert first is None
     assert second is not None
+    assert timedelta(minutes=59) < second - datetime.now(UTC) < timedelta(hours=1)
 
 
 async def test_a_call_that_stays_lost_is_sent_again_after_the_settle_time_with_the_next_number(

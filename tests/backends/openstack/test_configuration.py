@@ -7,7 +7,7 @@ import pytest
 
 from activities.backends.openstack.configuration import read_configuration
 from activities.backends.openstack.connection import Cloud
-from activities.backends.openstack.errors import CloudError, Service, UnusableCloudError
+from activities.backends.openstack.errors import CloudError, Service, UnusableCloudError, name_of
 from tests.backends.openstack.cloud_server import PASSWORD, CloudServer, Reply
 from tests.backends.openstack.conftest import Configure
 
@@ -45,7 +45,7 @@ async def test_a_cloud_that_is_too_old_is_refused_in_one_line(
     configure()
     server.microversions[service] = newest
     assert await refusal_of_cloud() == (
-        f"the newest microversion of the cloud's {service} service is {newest}, "
+        f"the newest microversion of the cloud's {name_of(service)} service is {newest}, "
         f"and {needed} is needed (OpenStack 2023.1 or newer)"
     )
 
@@ -56,7 +56,7 @@ async def test_a_cloud_without_a_service_is_refused_in_one_line(
 ) -> None:
     configure()
     server.missing.add(service)
-    assert await refusal_of_cloud() == f"the cloud has no {service} service that this login may use"
+    assert await refusal_of_cloud() == f"the cloud has no {name_of(service)} service that this login may use"
 
 
 async def test_a_cloud_that_is_away_is_no_reason_to_end(

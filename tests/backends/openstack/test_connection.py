@@ -10,7 +10,7 @@ from activities.backends.openstack import connection
 from activities.backends.openstack.configuration import read_configuration
 from activities.backends.openstack.connection import Cloud
 from activities.backends.openstack.errors import CloudError, Service
-from tests.backends.openstack.cloud_server import HTML, PASSWORD, REQUEST_ID, CloudServer, Reply
+from tests.backends.openstack.cloud_server import HTML, PASSWORD, PREFIXES, REQUEST_ID, CloudServer, Reply
 from tests.backends.openstack.conftest import Configure
 
 
@@ -142,9 +142,30 @@ def test_a_login_that_fails_sends_nothing_and_is_never_ambiguous(
     server.login_replies.append(reply)
     error = failed(cloud)
     assert (error.code, error.retryable, error.ambiguous) == (code, True, False)
-    assert error.retry_after == (7.0 if "Retry-After" in reply.headers else None)
+    assert error.retry_after == {503: 7.0, 404: 30.0}.get(reply.status)
     assert server.received == []
     cloud.request(Service.COMPUTE, "POST", "/servers", body={})
+
+
+@pytest.mark.parametrize("reply", [Reply(503), Reply(is_cut=True)], ids=["503", "cut"])
+def test_a_new_login_that_fails_is_not_ambiguous(cloud: Cloud, server: CloudServer, reply: Reply) -> None:
+    cloud.request(Service.COMPUTE, "GET", "/servers")
+    server.add(Service.COMPUTE, "POST", "/servers", Reply(401))
+    server.login_replies.append(reply)
+    error = failed(cloud)
+    assert (error.code, error.retryable, error.ambiguous) == ("cloud_unavailable", True, False)
+    assert "identity service" in str(error)
+
+
+@pytest.mark.parametrize(("service", "path"), [(Service.COMPUTE, "/compute"), (Service.NETWORK, "/network/v2.0")])
+def test_an_endpoint_may_be_configured_with_or_without_its_version(
+    configure: Configure, server: CloudServer, service: Service, path: str
+) -> None:
+    configure(**{f"{service}_endpoint_override": server.url + path})
+    cloud = Cloud(read_configuration())
+    cloud.request(service, "GET", "/things")
+    cloud.close()
+    assert [request.path for request in server.received] == [f"{PREFIXES[service]}/things"]
 
 
 def test_a_service_whose_versions_cannot_be_read_is_asked_again(cloud: Cloud, server: CloudServer) -> None:
@@ -194,11 +215,18 @@ def test_what_the_last_check_raises_is_raised_and_nothing_is_sent(cloud: Cloud, 
     assert server.received == []
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Invalid input for field/attribute user_data. Value: cGFzc3dvcmQ=. 'cGFzc3dvcmQ=' is too long",
+        "Invalid input for field/attribute server. Value: {'user_data': 'cGFzc3dvcmQ='}. 'name' is a required property",
+    ],
+    ids=["field", "body"],
+)
 def test_no_secret_is_logged_or_in_an_error(
-    cloud: Cloud, server: CloudServer, caplog: pytest.LogCaptureFixture
+    cloud: Cloud, server: CloudServer, caplog: pytest.LogCaptureFixture, words: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    words = "Invalid input for field/attribute user_data. Value: cGFzc3dvcmQ=. 'cGFzc3dvcmQ=' is too long"
     server.add(Service.COMPUTE, "POST", "/servers", Reply(400, {"badRequest": {"message": words}}))
     server.add(Service.COMPUTE, "POST", "/servers", Reply(202, {"server": {"adminPass": "made-by-nova"}}))
     with pytest.raises(CloudError) as caught:
@@ -206,6 +234,6 @@ def test_no_secret_is_logged_or_in_an_error(
     cloud.request(Service.COMPUTE, "POST", "/servers", body={"user_data": "cGFzc3dvcmQ="})
     written = caplog.text + str(caught.value)
     assert caplog.records
-    assert "field/attribute user_data" in written
+    assert "Invalid input for field/attribute" in written
     for secret in (PASSWORD, "cGFzc3dvcmQ=", "made-by-nova", server.logins[0]):
         assert secret not in written

@@ -171,7 +171,7 @@ LINES = {
     "an internal error": Line(500, nova("computeFault", "Unexpected API Error."), "cloud_error", **UNSURE),
     "a strange status": Line(599, None, "cloud_error", **UNSURE),
     "a login that ended": Line(
-        401, {"error": {"title": "Unauthorized", "message": "No."}}, "cloud_auth_failed", **AGAIN
+        401, {"error": {"title": "Unauthorized", "message": "No."}}, "cloud_auth_failed", **AGAIN, retry_after=30.0
     ),
     "a redirection to nowhere": Line(302, None, "cloud_error", **UNSURE),
 }

@@ -7,15 +7,8 @@ from uuid import uuid4
 from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.openstack.ledger import (
-    Ledger,
-    Outcome,
-    Permission,
-    Run,
-    calls,
-    create_schema,
-    revocations,
-)
+from activities.backends.openstack.ledger import Ledger, Permission, Run
+from activities.backends.openstack.schema import Outcome, calls, create_schema, revocations
 from activities.backends.protocol import Token
 from domain.settings import Settings
 from tests.backends.openstack.guarded import let_time_pass, rows
