@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             time.sleep(reply.delay)
             if reply.held_by:
-                reply.held_by.wait(10)
+                reply.held_by.wait(30)
             self._send(reply)
         finally:
             with cloud.guard:

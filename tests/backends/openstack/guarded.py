@@ -82,7 +82,7 @@ async def let_time_pass(engine: AsyncEngine, seconds: float) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Return once the condition holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110 - threads change it
             await asyncio.sleep(0.005)
 

@@ -55,7 +55,7 @@ async def test_a_call_that_waits_for_a_thread_sees_the_revocation(
         async with all_threads_busy(cloud, server):
             call = start(creation, calls)
             await until(lambda: len(calls._flights) == 1)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 await revoker.revoke(creation.token.operation_id)
         assert await code_of(call) == "token_revoked"
     assert sent(server) == 0
@@ -89,7 +89,7 @@ async def test_revoke_does_not_wait_for_other_operations_nor_for_calls_that_comp
     replies(server, *[Reply(202, CREATED.body, held_by=held)] * 2)
     running = [start(creation, calls) for creation in (undo, Creation())]
     await until(lambda: sent(server) == 2)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await calls.revoke(undo.token.operation_id)
     held.set()
     await asyncio.gather(*running)
@@ -120,7 +120,7 @@ async def test_a_new_login_does_not_carry_a_request_over_a_revocation(
     await asyncio.wait([revoke], timeout=0.3)
     held.set()
     assert await code_of(call) == "token_revoked"
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await revoke
     assert await rows(engine, creation.token) == [(1, "unsent", None, None)]
     assert sent(server) == 1
@@ -136,7 +136,10 @@ async def test_nothing_is_sent_once_revoke_has_returned(
         replies(server, *[Reply(202, CREATED.body)] * 4)
         creations = [Creation(Token(operation_id, f"step-{number}")) for number in range(4)]
         running = [start(creation, workers[number % 2]) for number, creation in enumerate(creations)]
-        await asyncio.sleep(round * 0.002)  # a little longer in each round
+        if round % 2:
+            await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        else:
+            await asyncio.sleep(round * 0.002)  # a little longer in each round
         await workers[round % 2].revoke(operation_id)
         at_return = sent(server)
         for call in running:
