@@ -60,15 +60,17 @@ INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version
 	@$(INSTALL)
 
 # Versions in the lock files are kept; make lock LOCK_FLAGS=--upgrade renews them.
-# The largest set is resolved first and constrains the others, so that all three files agree.
+# The largest set is resolved first and constrains the others, so that all files agree. requirements-openstack.txt is
+# requirements.txt with what the OpenStack backend needs. It is installed instead of that or beside requirements-local.txt.
 COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock" $(LOCK_FLAGS)
 
 lock:  ## Write the lock files anew
 	@venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && \
 	$(PYTHON) -m venv "$$venv" && "$$venv/bin/python" -m pip install -qq --disable-pip-version-check uv && \
-	$(COMPILE) --extra local --extra dev --output-file requirements-dev.txt && \
+	$(COMPILE) --extra local --extra openstack --extra dev --output-file requirements-dev.txt && \
 	$(COMPILE) --extra local --constraint requirements-dev.txt --output-file requirements-local.txt && \
+	$(COMPILE) --extra openstack --constraint requirements-dev.txt --output-file requirements-openstack.txt && \
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt
 
