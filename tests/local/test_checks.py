@@ -10,6 +10,7 @@ import pytest
 import local
 from domain.settings import Settings
 from migrations.children import StartError
+from tests.support.stack import free_ports
 
 FOREIGN = {
     "PGSSLMODE": "verify-full",
@@ -30,15 +31,9 @@ def taken_port() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def free_port() -> int:
-    """A port on which nothing listens."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 def settings(**values: Any) -> Settings:
     """Settings with free ports unless others are given."""
-    ports = {name: free_port() for name in ("api_port", "temporal_port", "temporal_ui_port")}
+    ports = dict(zip(("api_port", "temporal_port", "temporal_ui_port"), free_ports(3), strict=True))
     return Settings(**(ports | values))
 
 
@@ -50,14 +45,14 @@ def test_the_error_for_a_taken_port_names_its_setting(setting: str, taken_port: 
 
 
 def test_two_settings_cannot_share_a_port() -> None:
-    port = free_port()
+    [port] = free_ports(1)
     same = settings(api_port=port, temporal_ui_port=port)
     with pytest.raises(StartError, match=rf"Port {port} on 127.0.0.1 \(TEMPORAL_UI_PORT\)"), local.own_ports(same):
         pass
 
 
 def test_two_stacks_that_start_together_cannot_share_a_port() -> None:
-    port = free_port()
+    [port] = free_ports(1)
     first, second = settings(api_port=port), settings(api_port=port)
     with (
         local.own_ports(first),
