@@ -1,0 +1,1 @@
+"""A real OpenStack cloud. Only this package imports openstacksdk and keystoneauth, which are optional."""
