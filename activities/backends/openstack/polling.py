@@ -70,7 +70,7 @@ class Poll(Generic[T]):
     """Answers questions about things by their ids: all that were asked before a poll began, with that one poll.
 
     A poll that fails fails no question: it is repeated, with longer and longer pauses, until it succeeds or nobody
-    waits any more. `read` gets the ids that are asked for and all those that are to be remembered.
+    waits any more. `read` gets the ids that are asked for, and all those that it may remember from the polls before.
     """
 
     def __init__(
@@ -141,10 +141,12 @@ class Poll(Generic[T]):
         if not questions:
             return
         asked = frozenset[str]().union(*(question.ids for question in questions))
-        now = self._last_poll = self._clock.now()
+        now, before = self._clock.now(), self._last_poll
+        self._last_poll = now
         self._waits = {id: wait for id, wait in self._waits.items() if id in asked or now - wait.last < KEEP}
+        kept = {id for id, wait in self._waits.items() if wait.since <= before}
         try:
-            found = await self._read(asked, self._waits.keys())
+            found = await self._read(asked, kept)
         except BackendError as error:
             if self.trouble is None:
                 logger.warning("The cloud cannot be polled: %s", error)

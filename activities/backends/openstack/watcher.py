@@ -73,29 +73,29 @@ class _Servers:
 
     async def read(self, asked: Collection[str], kept: Collection[str]) -> Mapping[str, Server]:
         """Return what is known of the servers now."""
-        began = self._clock.now()
+        began, wanted = self._clock.now(), {*asked, *kept}
         self._rows = {id: row for id, row in self._rows.items() if id in kept}
         if not self._rows:
             self._since = None  # nothing is remembered, so a list of changes would help nobody
         if self._since is None:
             self._plain_list_at = began  # what follows shows the cells that are down, too
         else:
-            await self._read_list((("changes-since", f"{self._since:%Y-%m-%dT%H:%M:%SZ}"),), kept, began)
+            await self._read_list((("changes-since", f"{self._since:%Y-%m-%dT%H:%M:%SZ}"),), wanted, began)
         if began - self._plain_list_at >= PLAIN_LIST_EVERY:
             await self._read_down_cells()
             self._plain_list_at = began
         if len(asked - self._rows.keys()) > FEW:
-            await self._read_list((), kept, began)
+            await self._read_list((), wanted, began)
         await self._read_rest(asked, began)
         return self._rows
 
-    async def _read_list(self, query: Query, kept: Collection[str], began: float) -> None:
+    async def _read_list(self, query: Query, wanted: Collection[str], began: float) -> None:
         since: datetime | None = None
         async for answer in _pages(self._fetch, "compute", "/servers/detail", query, "servers"):
             since = since or self._before(answer, began)
             for body in bodies.listed(answer.body, "servers"):
                 server = bodies.server_from(body, is_from_list=True)
-                if server.id in kept:
+                if server.id in wanted:
                     self._rows[server.id] = _newer(self._rows.get(server.id), server)
         self._since = since
 
@@ -151,14 +151,17 @@ def _newer(known: Server | None, listed: ServerRow | DownServer) -> Server:
 
 @dataclass(frozen=True, slots=True)
 class _Kind(Generic[R]):
-    """How things of a kind are read: one by its path, several by a list; `single` and `several` are keys of bodies."""
+    """How things of a kind are read: one by its path, several by a list; `single` and `several` are keys of bodies.
+
+    `query` asks a list for some ids; without it, the list is of all.
+    """
 
     service: str
     path: str
     single: str | None
     list_path: str
     several: str
-    query: Callable[[Sequence[str]], Query]
+    query: Callable[[Sequence[str]], Query] | None
     parse: Callable[[Body], R]
 
 
@@ -174,8 +177,8 @@ class _Resources(Generic[R]):
         del kept
         kind = self._kind
         rows: dict[str, R | Gone] = {}
-        for ids in _queries(asked, kind) if len(asked) > 1 else ():
-            async for answer in _pages(self._fetch, kind.service, kind.list_path, kind.query(ids), kind.several):
+        for query in _queries(asked, kind) if len(asked) > 1 else ():
+            async for answer in _pages(self._fetch, kind.service, kind.list_path, query, kind.several):
                 found = [kind.parse(body) for body in bodies.listed(answer.body, kind.several)]
                 rows |= {row.id: row for row in found if row.id in asked}
 
@@ -191,9 +194,7 @@ class _Resources(Generic[R]):
 
 
 # Cinder knows no filter for several ids. Glance sends 25 rows a page, if one does not ask for more.
-_VOLUMES: Final = _Kind(
-    "block-storage", "/volumes", "volume", "/volumes/detail", "volumes", lambda _: (), bodies.volume_from
-)
+_VOLUMES: Final = _Kind("block-storage", "/volumes", "volume", "/volumes/detail", "volumes", None, bodies.volume_from)
 _IMAGES: Final = _Kind(
     "image",
     "/images",
@@ -208,12 +209,13 @@ _PORTS: Final = _Kind(
 )
 
 
-def _queries(ids: Iterable[str], kind: _Kind[R]) -> list[Sequence[str]]:
-    """Return the ids in groups that fit into a URL; one group if the list has no filter."""
-    if not kind.query(()):
+def _queries(ids: Iterable[str], kind: _Kind[R]) -> list[Query]:
+    """Return queries for all the ids, each short enough for a URL."""
+    if kind.query is None:
         return [()]
     rest = iter(sorted(ids))
-    return list(iter(lambda: tuple(islice(rest, IDS_OF_A_QUERY)), ()))
+    groups = iter(lambda: tuple(islice(rest, IDS_OF_A_QUERY)), ())
+    return [kind.query(group) for group in groups]
 
 
 async def _pages(fetch: Fetch, service: str, path: str, query: Query, name: str) -> AsyncIterator[Answer]:

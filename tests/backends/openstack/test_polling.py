@@ -31,7 +31,7 @@ class Cloud:
         await self.may_answer.wait()
         if self.failures:
             raise self.failures.pop(0)
-        return dict.fromkeys(kept, len(self.reads))
+        return dict.fromkeys({*asked, *kept}, len(self.reads))
 
 
 @pytest.fixture
@@ -182,10 +182,17 @@ async def test_something_that_was_just_asked_of_a_thing_makes_its_wait_new(poll:
 async def test_only_what_is_waited_for_is_remembered(poll: Poll[int], cloud: Cloud) -> None:
     await poll.ask({"a", "b"})
     await poll.ask({"b"})
-    assert cloud.kept[-1] == {"a", "b"}
-    cloud.clock.time += KEEP
-    await poll.ask({"b"})
+    assert cloud.kept == [set(), {"a", "b"}]
+    while cloud.clock.time < KEEP + 1:
+        await poll.ask({"b"})
     assert cloud.kept[-1] == {"b"}
+
+
+async def test_what_was_not_waited_for_a_while_is_forgotten(poll: Poll[int], cloud: Cloud) -> None:
+    await poll.ask({"a"})
+    cloud.clock.time += KEEP
+    await poll.ask({"a"})
+    assert cloud.kept == [set(), set()]
 
 
 async def test_closing_cancels_the_questions_that_are_open(poll: Poll[int], cloud: Cloud) -> None:
