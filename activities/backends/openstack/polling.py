@@ -153,18 +153,25 @@ class Poll(Generic[T]):
             self.trouble, self._failures = error, self._failures + 1
             self._questions = questions + self._questions
             return
-        except BaseException as error:  # also a cancel; nobody else would end the questions
+        except Exception as error:  # noqa: BLE001 - a mistake in the program, which belongs to those who ask
+            for question in _open(questions):
+                question.answer.set_exception(error)
+            return
+        except asyncio.CancelledError:
             for question in questions:
-                if not question.answer.done():
-                    question.answer.set_exception(error) if isinstance(error, Exception) else question.answer.cancel()
+                question.answer.cancel()
             raise
         self.trouble, self._failures = None, 0
         answered_at = self._clock.now()
         for id in asked & self._waits.keys():
             self._waits[id].last = answered_at
-        for question in questions:
-            if not question.answer.done():
-                question.answer.set_result({id: found[id] for id in question.ids if id in found})
+        for question in _open(questions):
+            question.answer.set_result({id: found[id] for id in question.ids if id in found})
 
     def _drop_canceled(self) -> None:
-        self._questions = [question for question in self._questions if not question.answer.done()]
+        self._questions = _open(self._questions)
+
+
+def _open(questions: list[_Question[T]]) -> list[_Question[T]]:
+    """Return the questions that somebody still waits for."""
+    return [question for question in questions if not question.answer.done()]

@@ -9,6 +9,7 @@ state, shows the end. The exceptions: a confirm sets none, a build has none betw
 during a build may show the finished build for a moment.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -146,6 +147,12 @@ def verdict(  # noqa: PLR0911 - each is a row of the table
     return _other(want, server, action, now)
 
 
+def entry_of(want: Want, entries: Iterable[ActionEntry], user_id: str) -> ActionEntry | None:
+    """Return the entry of a request whose answer was lost: the first of this verb and of our own user since then."""
+    ours = [entry for entry in entries if entry.action == want.verb and entry.user_id == user_id]
+    return min((entry for entry in ours if entry.started_at >= want.since), key=_start, default=None)
+
+
 def failure(want: Want, action: ActionEntry) -> Failed:
     """Return the failure that an entry shows. The cloud tells its reason only to its operators."""
     reached_a_host = any(event.name.startswith("compute_") for event in action.events)
@@ -248,6 +255,10 @@ def _which(want: Want, action: ActionEntry | None) -> str:
     at = action.started_at if action else want.since
     request_id = action.request_id if action else want.request_id
     return f"(Action {want.verb} of {_at(at)}, request {request_id or 'unknown'}.)"
+
+
+def _start(entry: ActionEntry) -> datetime:
+    return entry.started_at
 
 
 def _at(time: datetime) -> str:

@@ -8,7 +8,7 @@ import logging
 import sys
 
 from tests.backends.openstack import record_lists, record_resources, record_servers
-from tests.backends.openstack.recorder import Cloud
+from tests.backends.openstack.real_cloud import Cloud
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
+from tests.backends.openstack.real_cloud import Cloud, Daemon
 from tests.backends.openstack.record_servers import delete_server
-from tests.backends.openstack.recorder import Cloud, Daemon, Story
+from tests.backends.openstack.recorder import Story
 
 
 def lists(cloud: Cloud) -> None:

@@ -1,6 +1,7 @@
 """Stories of servers: create, power, resize, rebuild, delete, each as it goes well and as it fails."""
 
-from tests.backends.openstack.recorder import Cloud, Daemon, Json, Story
+from tests.backends.openstack.real_cloud import Cloud, Daemon, Json
+from tests.backends.openstack.recorder import Story
 
 
 def create(cloud: Cloud) -> None:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from activities.backends.openstack.bodies import action_from
 from activities.backends.openstack.records import ActionEntry, DownServer, Fault, Gone, ServerRow, Size
 from activities.backends.openstack.verdict import (
     Changed,
@@ -15,6 +16,7 @@ from activities.backends.openstack.verdict import (
     Verdict,
     Want,
     Working,
+    entry_of,
     verdict,
 )
 from tests.backends.openstack.recordings import Look, Recording
@@ -250,3 +252,16 @@ def test_a_delete_whose_server_is_still_there_after_half_a_minute_asks_for_the_e
     found = verdict(delete, SERVER, None, NOON + timedelta(seconds=40))
     assert isinstance(found, Undecided)
     assert found.needs_action
+
+
+def test_the_entry_of_a_lost_answer_is_found_by_verb_user_and_time() -> None:
+    recording = Recording("other_hand/stopped")
+    entries = [action_from(body) for body in recording.at("actions").body["instanceActions"]]
+    reboot, operators_stop = want_of(recording, Verb.REBOOT), want_of(recording, Verb.STOP)
+    user_id = next(entry.user_id for entry in entries if entry.action == "create")
+    earlier = replace(reboot, since=reboot.since - timedelta(seconds=1))
+    found = entry_of(earlier, entries, user_id)
+    assert found
+    assert found.request_id == reboot.request_id
+    assert entry_of(replace(reboot, since=reboot.since + timedelta(hours=1)), entries, user_id) is None
+    assert entry_of(operators_stop, entries, user_id) is None
