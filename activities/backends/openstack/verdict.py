@@ -125,7 +125,7 @@ def verdict(  # noqa: PLR0911 - each is a row of the table
     """Return whether a request for a server is over, and how it ended.
 
     `server` was read after the acceptance, `now` is the cloud's own time of that answer. `action` is None if it was not
-    read: a verdict rarely needs it, and then says so.
+    read, or is not there: a verdict rarely needs it, and then says so.
     """
     match server:
         case None:
@@ -153,7 +153,7 @@ def entry_of(want: Want, entries: Iterable[ActionEntry], user_id: str) -> Action
     return min((entry for entry in ours if entry.started_at >= want.since), key=_start, default=None)
 
 
-def failure(want: Want, action: ActionEntry) -> Failed:
+def _failure(want: Want, action: ActionEntry) -> Failed:
     """Return the failure that an entry shows. The cloud tells its reason only to its operators."""
     reached_a_host = any(event.name.startswith("compute_") for event in action.events)
     if want.verb is Verb.RESIZE and not reached_a_host:
@@ -162,7 +162,7 @@ def failure(want: Want, action: ActionEntry) -> Failed:
     return Failed("action_failed", f"The cloud failed to do it, and does not tell why. {_which(want, action)}")
 
 
-def interruption(want: Want, action: ActionEntry) -> Failed:
+def _interruption(want: Want, action: ActionEntry) -> Failed:
     """Return the failure of an action whose entry nobody will ever close."""
     message = f"The host stopped while it worked on this, and does not go on. {_which(want, action)}"
     return Failed("action_interrupted", message)
@@ -176,12 +176,12 @@ def by_action(want: Want, action: ActionEntry | None, idle_since: datetime, now:
     if action is None:
         return Undecided(f"It is over, and {look}.", needs_action=True)
     if action.has_failed:
-        return failure(want, action)
+        return _failure(want, action)
     if not action.has_ended:
         # The row and the entry are two answers, so an entry may be open a moment longer.
         if now - max(idle_since, want.since) < IDLE_LIMIT:
             return Undecided(f"It seems to be over, and {look}; the cloud has not closed its entry.", needs_action=True)
-        return interruption(want, action)
+        return _interruption(want, action)
     return Changed(f"It took place, and afterwards something else happened: {look}. {_which(want, action)}")
 
 
@@ -226,7 +226,8 @@ def _wanted(want: Want, server: ServerRow, action: ActionEntry | None, now: date
             return found
     if want.size and want.size != server.size:
         return Changed("It took place, but the server has another size: somebody else ended its resize.")
-    if want.image_id and want.image_id != server.image_id:
+    # A server that boots from a volume shows no image.
+    if want.image_id and server.image_id and want.image_id != server.image_id:
         return Changed("It took place, and afterwards somebody else rebuilt the server from another image.")
     return Done()
 
@@ -238,9 +239,9 @@ def _other(want: Want, server: ServerRow, action: ActionEntry | None, now: datet
             return Working(f"Waiting for the host: the server is still {server.status}.")
         if action is None:
             return Undecided(f"The server is still {server.status}.", needs_action=True)
-        # A confirm has no task state, so a host that is away looks like one that was interrupted.
-        if want.verb is Verb.CONFIRM and not action.has_ended:
-            return Working(f"Waiting for the host: it has not confirmed the resize since {_at(action.started_at)}.")
+        # Without a task state, a host that is away or slow looks like one that was interrupted.
+        if not action.has_ended:
+            return Working(f"Waiting for the host: the server is still {server.status}. {_which(want, action)}")
     if want.verb is Verb.RESIZE and server.size == want.size and action and action.has_ended and not action.has_failed:
         return Changed("The server has its new size, and somebody else has already confirmed that.")
     return by_action(want, action, server.updated_at, now, f"the server is {server.status}")

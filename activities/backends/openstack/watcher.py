@@ -40,7 +40,10 @@ class Answer:
 
 
 class Fetch(Protocol):
-    """Reads from a service of the cloud, named by its type in the catalogue; BackendError `not_found` for a 404."""
+    """Reads from a service of the cloud, named by its type in the catalogue; BackendError `not_found` for its own 404.
+
+    While a cell of the cloud is down, each list takes a minute. With a shorter timeout, all waiting would stop then.
+    """
 
     async def __call__(self, service: str, path: str, query: Query) -> Answer:
         """Send one GET."""
@@ -137,15 +140,14 @@ def _lacks_fault(row: Server) -> bool:
 
 
 def _newer(known: Server | None, listed: ServerRow | DownServer) -> Server:
-    """Return the row of the list, unless it only repeats one that was read by its id and has the fault."""
-    if isinstance(known, Gone):
-        return known
+    """Return the row of the list, unless it only repeats one that was read by its id and may have the fault."""
     if isinstance(known, ServerRow) and isinstance(listed, ServerRow) and not known.is_from_list:
-        then, now = (
-            (known.status, known.task_state, known.updated_at),
-            (listed.status, listed.task_state, listed.updated_at),
+        has_changed = (known.status, known.task_state, known.updated_at) != (
+            listed.status,
+            listed.task_state,
+            listed.updated_at,
         )
-        return known if then == now else listed
+        return listed if has_changed else known
     return listed
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,8 +80,7 @@ class Recording:
     """One story."""
 
     def __init__(self, name: str) -> None:
-        story = json.loads((RECORDED / f"{name}.json").read_text())
-        self.exchanges = [_exchange(raw) for raw in story["exchanges"]]
+        self.exchanges = [_exchange(raw) for raw in _story(name)["exchanges"]]
 
     def at(self, moment: str) -> Exchange:
         """Return the first exchange of this moment."""
@@ -117,6 +117,12 @@ class Recording:
 def all_recordings() -> list[str]:
     """Return the names of all stories."""
     return sorted(path.relative_to(RECORDED).with_suffix("").as_posix() for path in RECORDED.glob("*/*.json"))
+
+
+@cache
+def _story(name: str) -> dict[str, Any]:
+    story: dict[str, Any] = json.loads((RECORDED / f"{name}.json").read_text())
+    return story
 
 
 def _entry(exchanges: list[Exchange], number: int, request_id: str) -> ActionEntry | None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from activities.backends.openstack.records import Gone, ImageRow, PortRow, ServerRow, VolumeRow
+from activities.backends.openstack.records import ActionEntry, Gone, ImageRow, PortRow, ServerRow, VolumeRow
 from activities.backends.openstack.resource_verdicts import VolumeWant, image_verdict, port_verdict, volume_verdict
 from activities.backends.openstack.verdict import Changed, Done, Failed, Undecided, Verb, Verdict, Want, Working
 from tests.backends.openstack.recordings import Exchange, Look, Recording
@@ -102,6 +102,16 @@ def test_a_volume_that_is_gone_is_what_a_delete_and_a_detach_want() -> None:
     assert isinstance(volume_verdict(volume_want(exchange, Verb.CREATE), None, None, exchange.date), Undecided)
 
 
+def test_an_attach_that_failed_while_the_volume_stays_attaching_is_a_failure() -> None:
+    recording = Recording("attach/killed")
+    want = volume_want(recording.at("accepted"), Verb.ATTACH, recording.server_id())
+    look = list(recording.things())[-1]
+    assert isinstance(look.thing, VolumeRow)
+    assert look.action
+    failed = replace(look.action, message="Error")
+    assert isinstance(volume_verdict(want, look.thing, failed, look.now + timedelta(hours=1)), Failed)
+
+
 def snapshot(story: str) -> tuple[Recording, Want]:
     """Return a story of a snapshot, and the request in it."""
     recording = Recording(story)
@@ -164,6 +174,28 @@ def test_a_snapshot_of_a_server_that_somebody_deleted_has_failed() -> None:
     assert end.code == "server_gone"
 
 
+def test_an_image_that_is_not_listed_decides_nothing() -> None:
+    recording, want = snapshot("snapshot/ok")
+    now = recording.at("accepted").date
+    assert isinstance(image_verdict(want, None, None, None, now), Undecided)
+
+
+def test_an_image_that_somebody_deactivated_is_a_change() -> None:
+    recording, want = snapshot("snapshot/ok")
+    look = list(recording.things())[-1]
+    assert isinstance(look.thing, ImageRow)
+    off = replace(look, thing=replace(look.thing, status="deactivated"))
+    assert isinstance(judge_image(recording, want, off, server_of(recording, "ACTIVE")), Changed)
+
+
+def test_an_image_that_is_queued_although_all_ended_well_is_a_failure() -> None:
+    recording, want = snapshot("snapshot/ok")
+    look = next(look for look in recording.things() if look.moment == "queued")
+    end = judge_image(recording, want, look, server_of(recording, "ACTIVE, idle"))
+    assert isinstance(end, Failed)
+    assert end.code == "image_error"
+
+
 def test_an_image_that_lost_a_race_stays_queued() -> None:
     recording = Recording("snapshot/race")
     assert recording.at("createImage").status == 500
@@ -203,3 +235,26 @@ def test_a_port_that_somebody_deleted_is_unplugged_and_can_no_longer_be_plugged(
     end = port_verdict(replace(want, verb=Verb.PLUG), "server", gone, None)
     assert isinstance(end, Failed)
     assert end.code == "port_gone"
+
+
+def test_a_port_that_is_not_listed_decides_nothing_and_one_of_another_server_is_a_conflict() -> None:
+    recording = Recording("interface/ok")
+    plugged = next(look.thing for look in recording.things("attach") if look.moment == "ACTIVE, plugged")
+    assert isinstance(plugged, PortRow)
+    want = Want(Verb.PLUG, recording.at("attach").date)
+    assert isinstance(port_verdict(want, "server", None, None), Undecided)
+    end = port_verdict(want, "another server", plugged, None)
+    assert isinstance(end, Failed)
+    assert end.code == "conflict"
+
+
+def test_a_port_that_is_not_plugged_yet_asks_for_the_entry_and_then_waits_for_the_host() -> None:
+    recording = Recording("interface/ok")
+    free = next(look.thing for look in recording.things("create") if look.moment == "port")
+    assert isinstance(free, PortRow)
+    want = Want(Verb.PLUG, recording.at("attach").date)
+    first = port_verdict(want, "server", free, None)
+    assert isinstance(first, Undecided)
+    assert first.needs_action
+    entry = ActionEntry("attach_interface", "req-1", "user", want.since, None)
+    assert isinstance(port_verdict(want, "server", free, entry), Working)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from activities.backends.openstack.bodies import action_from
-from activities.backends.openstack.records import ActionEntry, DownServer, Fault, Gone, ServerRow, Size
+from activities.backends.openstack.records import ActionEntry, ActionEvent, DownServer, Fault, Gone, ServerRow, Size
 from activities.backends.openstack.verdict import (
     Changed,
     Done,
@@ -156,7 +156,9 @@ def test_a_confirm_waits_for_its_host_for_ever_because_it_has_no_task_state() ->
     look = next(iter(recording.looks("confirm accepted")))
     found = judge(want, look, delay=3600)
     assert isinstance(found, Working)
-    assert "has not confirmed the resize since" in found.waits_for
+    assert found.waits_for.startswith(
+        "Waiting for the host: the server is still VERIFY_RESIZE. (Action confirmResize of"
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,6 +202,13 @@ def test_a_rebuild_from_another_image_than_the_wanted_one_is_a_change() -> None:
     look = list(Recording("rebuild/ok").looks())[-1]
     want = want_of(Recording("rebuild/ok"), Verb.REBUILD)
     assert isinstance(judge(replace(want, image_id="other"), look), Changed)
+
+
+def test_a_server_that_boots_from_a_volume_shows_no_image_after_its_rebuild() -> None:
+    want = Want(Verb.REBUILD, NOON, "req-1", image_id="wanted")
+    ended = ActionEvent("compute_rebuild_instance", NOON, NOON, "Success")
+    entry = ActionEntry("rebuild", "req-1", "user", NOON, None, (ended,))
+    assert verdict(want, SERVER, entry, NOON) == Done()
 
 
 def test_a_build_without_a_task_state_is_not_idle() -> None:
@@ -246,12 +255,17 @@ def test_the_entry_is_read_only_when_the_row_does_not_decide() -> None:
     assert found.needs_action
 
 
-def test_a_delete_whose_server_is_still_there_after_half_a_minute_asks_for_the_entry() -> None:
+def test_a_delete_whose_server_is_still_there_after_half_a_minute_asks_for_the_entry_and_waits() -> None:
     delete = Want(Verb.DELETE, NOON)
     assert isinstance(verdict(delete, SERVER, None, NOON + timedelta(seconds=20)), Working)
     found = verdict(delete, SERVER, None, NOON + timedelta(seconds=40))
     assert isinstance(found, Undecided)
     assert found.needs_action
+    began = ActionEvent("compute_terminate_instance", NOON, None, None)
+    entry = ActionEntry("delete", "req-1", "user", NOON, None, (began,))
+    assert isinstance(verdict(delete, SERVER, entry, NOON + timedelta(hours=1)), Working)
+    failed = verdict(delete, SERVER, replace(entry, message="Error"), NOON)
+    assert isinstance(failed, Failed)
 
 
 def test_the_entry_of_a_lost_answer_is_found_by_verb_user_and_time() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from activities.backends.openstack.polling import KEEP
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, PortRow, ServerRow, VolumeRow
-from activities.backends.openstack.watcher import IDS_OF_A_QUERY, Watcher
+from activities.backends.openstack.watcher import IDS_OF_A_QUERY, Answer, Query, Watcher
 from activities.backends.protocol import BackendError
 from tests.backends.openstack.clocks import FakeClock
+from tests.backends.openstack.recordings import Recording
 from tests.backends.openstack.small_cloud import SmallCloud
 
 
@@ -130,12 +131,12 @@ async def test_a_server_of_a_cell_that_is_down_is_unknown_until_the_cell_is_back
         seen.append((await watcher.servers.ask({id}))[id])
     assert isinstance(seen[0], ServerRow)
     assert isinstance(seen[-1], DownServer)
-    cloud.change_server(id, "ACTIVE")
-    cloud.clock.time += 30  # the change is too old for a list of changes
+    cloud.change_server(id, "ACTIVE", age=60)  # too long ago for a list of changes
     cloud.is_down = False
-    for _ in range(40):
+    while cloud.clock.time < 200:
         await watcher.servers.ask({id})
     assert await status_of(watcher, id) == "ACTIVE"
+    assert cloud.calls.count(f"compute /servers/{id}") == 2
 
 
 async def test_pages_are_followed_to_the_end(cloud: SmallCloud, watcher: Watcher) -> None:
@@ -147,6 +148,22 @@ async def test_pages_are_followed_to_the_end(cloud: SmallCloud, watcher: Watcher
     found = await watcher.servers.ask(ids)
     assert {row.status for row in found.values() if isinstance(row, ServerRow)} == {"ACTIVE"}
     assert len(cloud.calls) == 6
+
+
+async def test_pages_of_the_real_cloud_are_followed_although_a_marker_is_deleted_meanwhile() -> None:
+    pages = [exchange for exchange in Recording("lists/changes").exchanges if exchange.moment == "page"]
+    queries: list[dict[str, str]] = []
+
+    async def fetch(service: str, path: str, query: Query) -> Answer:
+        assert (service, path) == ("compute", "/servers/detail")
+        queries.append(dict(query))
+        page = pages[len(queries) - 1]
+        return Answer(page.body, page.date)
+
+    ids = [row["id"] for page in pages for row in page.body["servers"]]
+    found = await Watcher(fetch, FakeClock()).servers.ask(ids)
+    assert found.keys() == set(ids)
+    assert [query.get("marker") for query in queries] == [None, ids[1], ids[3]]
 
 
 async def test_a_fault_that_lists_leave_out_is_read_once(cloud: SmallCloud, watcher: Watcher) -> None:
@@ -228,6 +245,27 @@ async def test_an_answer_that_cannot_be_read_is_asked_for_again(cloud: SmallClou
     cloud.spoil = [spoil]
     assert await status_of(watcher, id) == "ACTIVE"
     assert len(cloud.calls) == 2
+
+
+async def test_a_thing_that_cannot_be_read_is_asked_for_again(cloud: SmallCloud, watcher: Watcher) -> None:
+    server, volume = cloud.add_server("ACTIVE"), cloud.add("volumes")
+    cloud.error = BackendError("cloud_timeout", "The cloud did not answer.", retryable=True)
+    cloud.error_on = f"/servers/{server}"
+    assert await status_of(watcher, server) == "ACTIVE"
+    cloud.error_on, cloud.errors_left = f"/volumes/{volume}", 1
+    assert (await watcher.volumes.ask({volume})).keys() == {volume}
+    assert len(cloud.calls) == 4
+
+
+async def test_a_mistake_in_the_program_reaches_who_asks(cloud: SmallCloud, watcher: Watcher) -> None:
+    id = cloud.add_server("ACTIVE")
+
+    def fail(body: Any) -> Any:
+        raise KeyError(body)
+
+    cloud.spoil = [fail]
+    with pytest.raises(KeyError):
+        await watcher.servers.ask({id})
 
 
 async def test_closing_ends_all_polls(cloud: SmallCloud, watcher: Watcher) -> None:
