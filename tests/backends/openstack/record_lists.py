@@ -88,7 +88,7 @@ def refusals(cloud: Cloud) -> None:
             body["server"] |= change
             story.send(moment, "POST", "compute", "/servers", body)
         quota = f"/os-quota-sets/{cloud.project}"
-        cloud.send("PUT", "compute", quota, {"quota_set": {"instances": 0}}, operator=True)
+        cloud.send("PUT", "compute", quota, {"quota_set": {"instances": 0, "force": True}}, operator=True)
         story.send("quota", "POST", "compute", "/servers", cloud.server("refused"))
         cloud.send("PUT", "compute", quota, {"quota_set": {"instances": 200}}, operator=True)
         story.get("unknown server", "compute", f"/servers/{nobody}")
@@ -109,7 +109,7 @@ def refusals(cloud: Cloud) -> None:
         story.get("unknown filter", "block_storage", f"/volumes/detail?id={nobody}")
     with Story(cloud, "refusals", "network", "What Neutron refuses.") as story:
         quota = f"/quotas/{cloud.project}"
-        cloud.send("PUT", "network", quota, {"quota": {"port": 0}}, operator=True)
+        cloud.send("PUT", "network", quota, {"quota": {"port": 0, "force": True}}, operator=True)
         story.send("quota", "POST", "network", "/ports", {"port": {"network_id": cloud.network}})
         cloud.send("PUT", "network", quota, {"quota": {"port": 2000}}, operator=True)
         chosen = {"network_id": cloud.network, "fixed_ips": [{"ip_address": "10.11.0.77"}]}
