@@ -2,6 +2,8 @@
 PYTHON ?= python3
 # A test process that dies ends the run. If it were replaced, xdist could wait for ever for its tests (pytest-xdist#1378).
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# A `$` in NAME=value on our command line is a part of the value, as for any other program.
+$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
 .PHONY: up test coverage races soak faults mutants check format lock compose-upgrade clean
@@ -49,7 +51,7 @@ format: .venv/dev  ## Fix lint and formatting
 # Under root, PostgreSQL runs as another user; the umask lets that user read its programs.
 ALONE = $(PYTHON) -c 'import fcntl, os, subprocess as s, sys; os.umask(0o022); lock = open("Makefile"); \
 	fcntl.flock(lock, fcntl.LOCK_EX); sys.exit(s.call(["sh", "-c", sys.argv[1]]))'
-INSTALL = $(ALONE) '.venv/bin/python -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
+INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
 
 .venv/local: requirements-local.txt .venv/created
 	@$(INSTALL)
@@ -58,15 +60,17 @@ INSTALL = $(ALONE) '.venv/bin/python -m pip install -qq --disable-pip-version-ch
 	@$(INSTALL)
 
 # Versions in the lock files are kept; make lock LOCK_FLAGS=--upgrade renews them.
-# The largest set is resolved first and constrains the others, so that all three files agree.
+# The largest set is resolved first and constrains the others, so that all files agree. requirements-openstack.txt is
+# requirements.txt with what the OpenStack backend needs. It is installed instead of that or beside requirements-local.txt.
 COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-strip-extras --custom-compile-command "make lock" $(LOCK_FLAGS)
 
 lock:  ## Write the lock files anew
 	@venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && \
 	$(PYTHON) -m venv "$$venv" && "$$venv/bin/python" -m pip install -qq --disable-pip-version-check uv && \
-	$(COMPILE) --extra local --extra dev --output-file requirements-dev.txt && \
+	$(COMPILE) --extra local --extra openstack --extra dev --output-file requirements-dev.txt && \
 	$(COMPILE) --extra local --constraint requirements-dev.txt --output-file requirements-local.txt && \
+	$(COMPILE) --extra openstack --constraint requirements-dev.txt --output-file requirements-openstack.txt && \
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt
 

@@ -91,7 +91,7 @@ def postgres_server(data_dir: Path, socket_dir: Path, logs: Path) -> Child:
         stop_signal=signal.SIGINT,  # on SIGTERM PostgreSQL would wait for its clients to disconnect
         probe=embedded_postgres.ready_command(socket_dir),
         options=embedded_postgres.PROCESS_OPTIONS,
-        prepare=partial(embedded_postgres.clear_after_crash, data_dir / "postgres", socket_dir),
+        prepare=partial(embedded_postgres.prepare_start, data_dir / "postgres"),
     )
 
 
@@ -104,6 +104,7 @@ def temporal_server(settings: Settings, data_dir: Path, logs: Path) -> Child:
         stop_timeout=4,
         probe=embedded_temporal.retention_command(settings),
         options=embedded_temporal.process_options(data_dir),
+        prepare=partial(embedded_temporal.discard_unfinished_state, data_dir),
     )
 
 
@@ -144,6 +145,8 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     for server in own_servers(settings, data_dir, logs, ours):
         children.append(server.start())  # noqa: PERF401 - one by one: if a later one fails, these must be stopped
     await asyncio.gather(*(server.until(server.does_not_serve) for server in children))
+    if "temporal_address" not in settings.model_fields_set:
+        embedded_temporal.keep_state(data_dir)
     options = PROCESS_OPTIONS | {"env": ours}
     await migrate(logs, options)
     children.append(Child("worker", [sys.executable, "-m", "worker"], logs, options, stop_timeout=8).start())

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -15,6 +16,7 @@ import temporalio.activity
 import temporalio.workflow
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError
 from temporalio.worker import (
@@ -63,6 +65,7 @@ WORKFLOWS = [
 ]
 STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActivities, InterfaceActivities]
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RPC_RETRY_LIMIT = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
 HEALTH_PAUSE = 5.0  # seconds
@@ -159,7 +162,7 @@ def _activities(*instances: object) -> list[Callable[..., Any]]:
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then drain: steps may finish, waits continue in other workers or the next start."""
     stopping = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, _stop, stopping)
     engine = database.create_engine(settings)
     backend = load_backend(settings)
@@ -173,6 +176,15 @@ async def run(settings: Settings) -> None:
             health.cancel()
     finally:
         await asyncio.gather(backend.close(), database.close(engine))
+        if stopping.is_set():
+            _ignore_signals()
+
+
+def _ignore_signals() -> None:
+    """Keep a second signal from killing the process between the end of its event loop and its exit with code 0."""
+    for number in STOP_SIGNALS:
+        asyncio.get_running_loop().remove_signal_handler(number)  # the loop's end would restore the default
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _stop(stopping: asyncio.Event) -> None:
@@ -213,7 +225,7 @@ async def _until_available(
 ) -> Client | None:
     """Return a client once PostgreSQL and Temporal can be reached; None if the worker is stopped before."""
     is_stopping = asyncio.create_task(stopping.wait())
-    logged = ""
+    logged = set[str]()
     while not stopping.is_set():
         connecting = asyncio.create_task(_connect(settings, engine, backend))
         await asyncio.wait([connecting, is_stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -224,11 +236,11 @@ async def _until_available(
             return await connecting
         except UnusableDatabaseError as error:
             raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
-        except (OSError, RuntimeError, SQLAlchemyError) as error:
+        except (OSError, RuntimeError, RPCError, SQLAlchemyError) as error:
             reason = outages.describe(error)
-            if reason != logged:  # not every second
+            if reason not in logged:  # not every second
                 logger.warning("Waiting for PostgreSQL and Temporal: %s", reason)
-            logged = reason
+            logged.add(reason)
             await asyncio.wait([is_stopping], timeout=RECONNECT_PAUSE)
     return None
 
@@ -237,7 +249,11 @@ async def _connect(settings: Settings, engine: AsyncEngine, backend: ComputeBack
     async with engine.connect():
         pass  # a server that the service cannot work with is refused here
     await backend.prepare()
-    return await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT)
+    client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT)
+    # Without its namespace the worker would end with an error of the SDK; the namespace may be created later.
+    request = DescribeNamespaceRequest(namespace=settings.temporal_namespace)
+    await client.workflow_service.describe_namespace(request, timeout=temporal.RPC_TIMEOUT)
+    return client
 
 
 def main() -> None:
@@ -248,7 +264,11 @@ def main() -> None:
     # The operation is a field of its own in each line, so its workflow need not be in the text.
     temporalio.activity.logger.activity_info_on_message = False
     temporalio.workflow.logger.workflow_info_on_message = False
-    asyncio.run(run(settings))
+    try:
+        asyncio.run(run(settings))
+    except Exception:
+        logger.exception("The worker failed")
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -149,8 +149,10 @@ def _raise_unless_shutdown() -> NoReturn:
     details = activity.cancellation_details()
     if details and details.worker_shutdown:
         # The SDK cancels activities when their worker shuts down. If this were reported as a cancel, the workflow would
-        # take it for a user's cancel and undo the operation. After a retryable error another worker continues.
-        raise ApplicationError("The worker is shutting down.", type="worker_shutdown") from None
+        # take it for a user's cancel and undo the operation. After a retryable error another worker continues. The
+        # category keeps the SDK from logging a traceback for each of thousands of waits.
+        message, category = "The worker is shutting down.", ApplicationErrorCategory.BENIGN
+        raise ApplicationError(message, type="worker_shutdown", category=category) from None
     raise asyncio.CancelledError
 
 

@@ -27,11 +27,12 @@ from tests.support.stack import free_ports
 SECONDS = 10.0  # of a flood
 REST = 5.0
 TIMEOUT = 5.0  # of a health check
-ATTACKER, OTHER = "127.0.0.1", "127.0.0.2"
+ATTACKERS, OTHER = [f"127.0.1.{number}" for number in range(64)], "127.0.0.2"
 FILES = 1024
 GET = b"GET /api/v1/health HTTP/1.1\r\nHost: api\r\n\r\n"
 DOCUMENT = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: api\r\n\r\n"
 POST = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
+LARGE = POST + b"Content-Length: 255000\r\n\r\n" + b" " * 254_000
 Flood = tuple[str, int, bytes, bytes]
 # A title, the number of clients, what each sends first, and what it sends again and again; no client reads anything.
 FLOODS: dict[str, Flood] = {
@@ -48,17 +49,18 @@ FLOODS: dict[str, Flood] = {
     "connections": ("half-open connections", 2000, b"", b""),
     "heads": ("heads without an end", 2000, GET[:-2] + b"X: " + b"y" * 30_000, b""),
     "unfinished": ("bodies without an end", 2000, POST + b"Content-Length: 60000\r\n\r\n" + b" " * 59_000, b""),
+    "large": ("large bodies that are never complete, from 64 addresses", 2000, LARGE, b""),
     "idle": ("idle connections after a request", 2000, GET, b""),
 }
 
 
-async def client(port: int, first: bytes, again: bytes, ends_at: float) -> None:
-    """Flood until the end; connect again when the server closes the connection."""
+async def client(port: int, address: str, first: bytes, again: bytes, ends_at: float) -> None:
+    """Flood from an address until the end; connect again when the server closes the connection."""
     loop = asyncio.get_running_loop()
     while time.monotonic() < ends_at:
         with socket.socket() as connection, suppress(OSError, TimeoutError):
             connection.settimeout(0)
-            connection.bind((ATTACKER, 0))
+            connection.bind((address, 0))
             async with asyncio.timeout_at(loop.time() + ends_at - time.monotonic()):
                 await loop.sock_connect(connection, ("127.0.0.1", port))
                 await loop.sock_sendall(connection, first)
@@ -73,10 +75,11 @@ async def client(port: int, first: bytes, again: bytes, ends_at: float) -> None:
 def flood(port: int, name: str) -> None:
     """Run all clients of a flood; the main function of a process."""
     _, clients, first, again = FLOODS[name]
+    addresses = itertools.cycle(ATTACKERS if name == "large" else ATTACKERS[:1])
     ends_at = time.monotonic() + SECONDS
 
     async def run() -> None:
-        await asyncio.gather(*(client(port, first, again, ends_at) for _ in range(clients)))
+        await asyncio.gather(*(client(port, next(addresses), first, again, ends_at) for _ in range(clients)))
 
     asyncio.run(run())
 

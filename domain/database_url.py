@@ -44,11 +44,14 @@ def parse(url: str) -> Target:
     scheme, separator, rest = url.strip().partition("://")
     if not separator or scheme not in SCHEMES:
         raise ValueError("must begin with postgresql://")
-    place, _, query = rest.partition("?")
-    authority, _, database = place.partition("/")
-    if authority.count("@") > 1:
-        raise ValueError(f"{FORM}; an @ in the user or the password is written %40")
-    credentials, _, host_list = authority.rpartition("@")
+    # As libpq does it: an @ before the first slash ends the user and the password, which may contain a raw `?`.
+    before_slash, _, _ = rest.partition("/")
+    credentials, at, _ = before_slash.rpartition("@")
+    place, _, query = rest[len(credentials + at) :].partition("?")
+    host_list, _, database = place.partition("/")
+    if "@" in credentials + place:
+        # After a raw slash in the password, the rest of it would be the name of the database.
+        raise ValueError(f"{FORM}; in the user and the password, / is written %2F and @ is written %40")
     user, _, password = credentials.partition(":")
     hosts, ports = _hosts(host_list)
     given = {"user": _decode(user), "password": _decode(password), "dbname": _decode(database)}
@@ -57,7 +60,7 @@ def parse(url: str) -> Target:
     if "host" in given:
         hosts = given["host"].split(",")
     if "port" in given:
-        ports = [_port(port) for port in given["port"].split(",")]
+        ports = [_port(port) for port in given["port"].split(",")] if given["port"] else []
     return Target(_arguments(given, hosts, ports), given.get("pgbouncer") == "true")
 
 
@@ -73,11 +76,13 @@ def _hosts(text: str) -> tuple[list[str], list[int]]:
         else:
             host, _, port = item.partition(":")
         hosts.append(_decode(host))
-        ports.append(_port(port) if port else 0)
-    return hosts, [port or 5432 for port in ports] if any(ports) else []
+        ports.append(port)
+    return hosts, list(map(_port, ports)) if any(ports) else []
 
 
 def _port(text: str) -> int:
+    if not text:
+        return 5432
     if not (text.isascii() and text.isdecimal() and 0 < int(text) <= _MAX_PORT):
         raise ValueError(FORM)
     return int(text)
@@ -105,6 +110,8 @@ def _parameters(query: str) -> dict[str, str]:
             raise ValueError(f"has the parameter {shown}, which is not supported; use only {', '.join(PARAMETERS)}")
         if not separator:
             raise ValueError(f"has the parameter {name} without a value")
+        if name in given:
+            raise ValueError(f"has the parameter {name} twice")
         given[name] = _decode(value)
     if given.get("sslmode") == "true":
         given["sslmode"] = "require"

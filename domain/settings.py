@@ -170,10 +170,11 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _check_api_key(self) -> Self:
-        if self.temporal_api_key and "temporal_address" not in self.model_fields_set:
-            # The default address is a local server. It must not receive the key of another server.
-            raise ValueError("TEMPORAL_API_KEY needs TEMPORAL_ADDRESS, which is not set")
+    def _check_temporal_address(self) -> Self:
+        # The default address is a local server. It must not receive the key of another server, and knows no TLS.
+        for name in ("temporal_api_key", "temporal_tls_server_ca", "temporal_tls_client_cert"):
+            if getattr(self, name) and "temporal_address" not in self.model_fields_set:
+                raise ValueError(f"{name.upper()} needs TEMPORAL_ADDRESS, which is not set")
         return self
 
 

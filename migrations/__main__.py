@@ -4,6 +4,7 @@ Any number of processes may run it at once, at any time.
 """
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -11,19 +12,20 @@ from typing import NoReturn
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
 from activities.backends import load_backend
-from domain import temporal
-from domain.data import catalogue, database, outages
+from domain import logs, temporal
+from domain.data import advisory_locks, catalogue, database, outages
 from domain.settings import Settings, load_settings
 from migrations import indexes
 
+logger = logging.getLogger("migrations")
+
 TEMPORAL_RETRY_FOR = 10.0  # seconds
-ADVISORY_LOCK = 7_166_401_203  # an arbitrary number that no other program uses for an advisory lock
 # Less than PostgreSQL's deadlock_timeout of 1 s: the migration gives up first, so PostgreSQL never aborts a request.
 LOCK_TIMEOUT = "500ms"
 PAUSE = 1.0  # seconds in which requests that wait for the migration's locks can finish
@@ -50,7 +52,7 @@ async def migrate(settings: Settings) -> None:
     try:
         await indexes.build(engine, alembic_config())
         while not await _try_to_migrate(engine):
-            sys.stderr.write(f"Requests hold locks that the migration needs; it starts again in {PAUSE:.0f} s.\n")
+            logger.info("Requests hold locks that the migration needs; it starts again in %.0f s", PAUSE)
             await asyncio.sleep(PAUSE)
     finally:
         await database.close(engine)
@@ -70,7 +72,7 @@ async def _try_to_migrate(engine: AsyncEngine) -> bool:
     try:
         async with engine.begin() as tx:
             # Taken before the timeout is set: other migration processes wait here until this one has finished.
-            await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
+            await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
             await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "head"))
             await catalogue.seed(tx)
@@ -89,6 +91,9 @@ async def register(settings: Settings) -> None:
 def main() -> None:
     """Run the process; it ends with one clear line if a server cannot be used."""
     settings = load_settings()
+    logs.configure(settings.log_level)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # silent when all is well
+    temporal.forward_logs()
     try:
         asyncio.run(migrate(settings))
         asyncio.run(prepare_backend(settings))
@@ -108,6 +113,9 @@ def _run() -> NoReturn:
         code = 0
     except SystemExit as end:
         sys.stderr.write(f"{end}\n")
+        code = 1
+    except Exception:
+        logger.exception("The migrations failed")
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()

@@ -36,12 +36,17 @@ def say(line: str) -> None:
 async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any]) -> Process:
     """Start a program that dies with the supervisor."""
     return await asyncio.create_subprocess_exec(
-        *command, **options, stdin=DEVNULL, stdout=output, stderr=STDOUT, preexec_fn=partial(_before_exec, os.getpid())
+        *command,
+        **options,
+        stdin=DEVNULL,
+        stdout=output,
+        stderr=STDOUT,
+        preexec_fn=partial(die_with_supervisor, os.getpid()),
     )
 
 
-def _before_exec(supervisor: int) -> None:
-    """Prepare the child. It has changed its user before this: a change afterwards would clear PR_SET_PDEATHSIG."""
+def die_with_supervisor(supervisor: int) -> None:
+    """Prepare a child before its program begins. A later change of its user would clear PR_SET_PDEATHSIG."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # a child inherits the mask that `run` sets
     if PRCTL:
         PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)  # sent when our thread ends: children are started in the main thread

@@ -17,9 +17,14 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 import urllib.parse
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from migrations.children import die_with_supervisor
+from migrations.data_dir import check_parents
 
 # Importing the wheel would create folders and print a warning, so its programs are found by path.
 # The folder without a number holds version 16, see VERSION.
@@ -30,7 +35,7 @@ MAX_SOCKET_PATH = 107  # bytes: sockaddr_un of Linux holds 108, and the last is 
 # In a list of sockets or hosts a comma separates two of them, and other characters have meanings, too.
 PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 VERSION = "16"
-COMMAND_TIMEOUT = 120  # seconds
+COMMAND_TIMEOUT, KILL_TIMEOUT = 120, 5  # seconds
 # A user's data, such as the e-mail address that is registered twice, stays out of the log: it is in the details of an
 # error and in the statement.
 LOG_NO_DATA = ["-clog_error_verbosity=terse", "-clog_min_error_statement=panic"]
@@ -81,16 +86,21 @@ def init_cluster(data_dir: Path) -> Path:
         create_user()
         _allow_server_to_reach(data_dir, BIN)
     if not cluster.exists():
+        # A start that was killed may have left a process that still writes there.
+        clear_after_crash(unfinished, unfinished)
         shutil.rmtree(unfinished, ignore_errors=True)
         make_private_folder(unfinished)
         directory = f"-D{unfinished}"
         _run("initdb", directory, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
         _run("postgres", "--single", directory, "-cexit_on_error=on", "postgres", stdin="CREATE DATABASE vmapi")
         unfinished.rename(cluster)
-    version = (cluster / "PG_VERSION").read_text().strip()
+    version = (cluster / "PG_VERSION").read_text(errors="replace").strip()
     if version != VERSION:
         raise PostgresError(f"{cluster} was made by PostgreSQL {version}, not {VERSION}: set another DATA_DIR")
-    return socket_dir_of(cluster)
+    socket_dir = socket_dir_of(cluster)
+    if AS_ROOT:
+        _allow_server_to_reach(socket_dir.parent)
+    return socket_dir
 
 
 def socket_dir_of(cluster: Path) -> Path:
@@ -100,9 +110,11 @@ def socket_dir_of(cluster: Path) -> Path:
     folder = Path(tempfile.gettempdir(), f"vmapi-{hashlib.sha256(os.fsencode(cluster)).hexdigest()[:12]}")
     if not _suits_socket(folder):
         raise PostgresError(f"{folder} does not suit a socket: set TMPDIR to a folder with a shorter, plainer path")
+    # Who can replace the folder could run a server of their own behind our socket path.
+    check_parents(folder.parents, "TMPDIR")
     if not folder.exists():
         make_private_folder(folder)
-    # Every user may create a folder there. Its owner could run a server of their own behind our socket path.
+    # Every user may create a folder there.
     if folder.lstat().st_uid != cluster.stat().st_uid:
         raise PostgresError(f"{folder} belongs to another user: set DATA_DIR to a folder with a shorter, plainer path")
     return folder
@@ -113,6 +125,11 @@ def _suits_socket(folder: Path) -> bool:
     return len(os.fsencode(path)) <= MAX_SOCKET_PATH and PLAIN_PATH.fullmatch(path) is not None
 
 
+def prepare_start(cluster: Path) -> None:
+    """Remove what a killed server has left, and make the socket's folder anew if somebody removed it."""
+    clear_after_crash(cluster, socket_dir_of(cluster))
+
+
 def clear_after_crash(cluster: Path, socket_dir: Path) -> None:
     """Remove what a killed server has left, unless a server is running on the cluster.
 
@@ -120,19 +137,29 @@ def clear_after_crash(cluster: Path, socket_dir: Path) -> None:
     its death, which can take a minute, and hold its shared memory. A lock file counts as held while any process of the
     same user has the process id in it, and after a restart of the machine that can be any process.
     """
-    orphans = []
+    give_up_at = time.monotonic() + KILL_TIMEOUT
+    while orphans := _processes_of(cluster):
+        # Only the postmaster has the cluster in its arguments. Its backends overwrite their command lines.
+        if any(os.fsencode(cluster) in arguments for arguments in orphans.values()):
+            return
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > give_up_at:
+            raise PostgresError(f"Processes of an earlier server in {cluster} cannot be killed: {sorted(orphans)}")
+        time.sleep(0.01)  # the kernel kills later
+    for lock in (cluster / "postmaster.pid", socket_dir / f"{SOCKET_NAME}.lock"):
+        lock.unlink(missing_ok=True)
+
+
+def _processes_of(cluster: Path) -> dict[int, list[bytes]]:
+    """Return the processes of PostgreSQL that run in a cluster's folder, with their arguments."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it belongs to another user, or has just ended
             if (process / "cwd").samefile(cluster) and (process / "exe").readlink().name.startswith("postgres"):
-                # Only the postmaster has the cluster in its arguments. Its backends overwrite their command lines.
-                if os.fsencode(cluster) in (process / "cmdline").read_bytes().split(b"\0"):
-                    return
-                orphans.append(int(process.name))
-    for pid in orphans:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    for lock in (cluster / "postmaster.pid", socket_dir / f"{SOCKET_NAME}.lock"):
-        lock.unlink(missing_ok=True)
+                found[int(process.name)] = (process / "cmdline").read_bytes().split(b"\0")
+    return found
 
 
 def make_private_folder(folder: Path) -> None:
@@ -169,6 +196,8 @@ def allow_traversal(user_id: int, folder: Path) -> None:
 def _run(program: str, *arguments: str, stdin: str = "") -> None:
     command = [str(BIN / program), *arguments]
     options = PROCESS_OPTIONS | {"capture_output": True, "text": True, "errors": "replace", "timeout": COMMAND_TIMEOUT}
+    # An initdb that outlives us would remove what the next start has made.
+    options |= {"preexec_fn": partial(die_with_supervisor, os.getpid())}
     try:
         result = subprocess.run(command, **options, input=stdin, check=False)
     except subprocess.TimeoutExpired:

@@ -10,6 +10,7 @@ from domain.settings import Settings
 
 TEMPORAL = str(Path(sys.executable).with_name("temporal"))
 DATABASE = "temporal.db"
+UNFINISHED = "temporal.unfinished"  # exists until the server has served for the first time
 HISTORY_QUEUES = ("transfer", "timer", "visibility", "outbound")
 # The dev server's defaults sync the disk 64 times for each workflow and poll its queues only 20 times a second.
 TUNING = [
@@ -32,6 +33,25 @@ NO_CONFIGURATION = ["--disable-config-file", "--disable-config-env"]
 def process_options(data_dir: Path) -> dict[str, Any]:
     """Options for subprocess. In a session of its own the server does not get the signals of our process group."""
     return {"cwd": data_dir, "start_new_session": True, "env": ENVIRONMENT}
+
+
+def discard_unfinished_state(data_dir: Path) -> None:
+    """Remove a state that was never served. The server makes its tables only in a new file.
+
+    So a server that ends while it makes them, by Ctrl-C or on a full disk, would leave a file that no server can use.
+    """
+    if (data_dir / UNFINISHED).exists():
+        for ending in ("", "-wal", "-shm"):
+            (data_dir / f"{DATABASE}{ending}").unlink(missing_ok=True)
+    elif not (data_dir / DATABASE).exists():
+        (data_dir / UNFINISHED).touch()
+
+
+def keep_state(data_dir: Path) -> None:
+    """Keep the state from now on. The server serves, so its tables are complete, and it may get workflows."""
+    (data_dir / UNFINISHED).unlink(missing_ok=True)
+    os.fsync(folder := os.open(data_dir, os.O_RDONLY))  # after a power cut the mark must not be back
+    os.close(folder)
 
 
 def server_command(settings: Settings) -> list[str]:

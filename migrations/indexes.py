@@ -15,9 +15,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.data import database, queries
+from domain.data import advisory_locks, database, queries
 
-_LOCK = 7_166_401_207  # of the advisory lock: one process builds at a time
 _PAUSE = 1.0  # seconds
 
 
@@ -35,7 +34,7 @@ async def build(engine: AsyncEngine, config: Config) -> None:
 async def _build_all(engine: AsyncEngine, connection: AsyncConnection, indexes: dict[str, str]) -> bool:
     """Build the indexes and return True; False if another process is building."""
     async with engine.begin() as tx:
-        is_alone = await queries.try_long_lock(tx, _LOCK)
+        is_alone = await queries.try_long_lock(tx, advisory_locks.INDEX_BUILDS)
         for name, definition in indexes.items() if is_alone else ():
             await _build(connection, name, definition)
     return is_alone

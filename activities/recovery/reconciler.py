@@ -23,7 +23,7 @@ from activities.steps import find_flavor
 from domain.commands import acceptance
 from domain.commands.reset_state import reset_state
 from domain.commands.resize_decisions import latest_resize
-from domain.data import database, outages, queries
+from domain.data import advisory_locks, database, outages, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import ResetState
 from domain.rules.cloud import ServerStatus, vm_status_of
@@ -43,7 +43,6 @@ CONFIRM_AFTER_INTERVALS = 0.6
 # that is partly down. The findings are shown to admins, but nothing is marked as gone.
 MAX_GONE = 50
 ACTOR: Final = "@reconcile"  # usernames do not begin with @
-_LOCK: Final = 7_166_401_205  # of the advisory lock: one worker compares at a time
 
 _FAULT_MESSAGES: Final = {
     Drift.SERVER_GONE: "The server disappeared from the cloud, although no delete was requested.",
@@ -84,7 +83,7 @@ class Reconciler:
     async def _reconcile_unless_locked(self) -> None:
         # The lock ends with its transaction, and the transaction with the connection if the worker dies.
         async with self._engine.begin() as tx:
-            if await queries.try_long_lock(tx, _LOCK):
+            if await queries.try_long_lock(tx, advisory_locks.RECONCILIATION):
                 await self.reconcile()
 
     async def reconcile(self) -> None:

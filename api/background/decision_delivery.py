@@ -12,9 +12,9 @@ ResizeVM that moved the server and now waits to learn whether the VM keeps its n
    run of the workflow, with another run id. The receipt of a decision is `started_at`, which its first step writes.
    Until then, workflow recovery puts the decision back into the outbox when the run has changed, and otherwise after
    pauses that double, and the dispatcher sends the signal again.
-5. A reset may also make the workflow forget a decision that it had begun. Workflow recovery therefore repeats the
-   signal of a begun decision, once in each run. Every signal makes the workflow's history longer, and Temporal limits
-   its length, so none is sent without a reason.
+5. A reset may also make the workflow forget a decision that it had begun, and so may a restore of Temporal from a
+   backup, which keeps the run's id. Workflow recovery therefore repeats the signal of a begun decision in the same way.
+   Every signal makes the workflow's history longer, and Temporal limits its length: hence the pauses.
 6. Repeated signals are harmless, because the workflow ignores a decision whose operation id it has seen.
 7. If the waiting workflow closes after it has begun a decision, workflow recovery gives the decision a FinishResizeVM.
    That carries the decision out if Temporal lost the workflow. If an operator terminated the workflow, it only observes
@@ -80,9 +80,9 @@ async def deliver_again(transactions: Transactions, decision: Operation, run_id:
 
 async def signal_again(transactions: Transactions, client: Client, decision: Operation, run_id: str) -> None:
     """Repeat the signal of a decision that has begun, if the workflow's run may have forgotten it (step 5)."""
-    if decision.signaled_run == run_id:
-        return
     async with transactions.begin() as tx:
+        if not await outbox.is_signal_due(tx, decision, run_id):
+            return
         vm_name = await tx.scalar(select(VM.name).where(VM.id == decision.vm_id))
     # If the workflow is gone by now, the next check of the decision finds that out.
     if await signal_waiting_workflow(client, decision, vm_name):

@@ -2,13 +2,14 @@
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data import outages
+from domain.data import advisory_locks, outages
 from domain.upkeep import retention
 from domain.upkeep.retention import Expiry
 
@@ -16,7 +17,6 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 3600.0  # seconds
 PAUSE = 0.05  # seconds between two batches: requests come first
-_LOCK: Final = 7_166_401_206  # of the advisory lock: one process deletes at a time
 
 
 async def run(engine: AsyncEngine, retention_days: int) -> None:
@@ -27,24 +27,31 @@ async def run(engine: AsyncEngine, retention_days: int) -> None:
 
 
 async def delete_expired(engine: AsyncEngine, retention_days: int) -> None:
-    """Delete all rows that have expired; an error in one table does not stop the others."""
+    """Delete all rows that have expired; an error in one table does not stop the others.
+
+    It ends if another process is at it. One that went on to the next table could take the lock there while the other
+    pauses, and nobody would delete the rest of either table in this hour.
+    """
+    tables_of = defaultdict[str, list[str]](list)
     for expiry in retention.expiries(retention_days):
         try:
-            await _delete_all(engine, expiry)
+            if not await _delete_all(engine, expiry):
+                break
         except Exception as error:  # noqa: BLE001 - the next hour tries again
-            name = expiry.model.__tablename__
-            logger.warning("old rows of %s could not be deleted: %s", name, outages.describe(error))
+            tables_of[outages.describe(error)].append(expiry.model.__tablename__)
+    for reason, tables in tables_of.items():  # an outage has the same reason in all tables
+        logger.warning("old rows of %s could not be deleted: %s", ", ".join(tables), reason)
 
 
-async def _delete_all(engine: AsyncEngine, expiry: Expiry) -> None:
-    """Delete one table's expired rows, unless another process is doing it."""
+async def _delete_all(engine: AsyncEngine, expiry: Expiry) -> bool:
+    """Delete one table's expired rows; False if another process deletes rows."""
     position: Sequence[Any] | None = None
     while True:
         # Each batch is a transaction of its own, so it holds locks and a connection only for milliseconds.
         async with engine.begin() as tx:
-            if not await tx.scalar(select(func.pg_try_advisory_xact_lock(_LOCK))):
-                return
+            if not await tx.scalar(select(func.pg_try_advisory_xact_lock(advisory_locks.HOUSEKEEPING))):
+                return False
             position = await retention.delete_batch(tx, expiry, position)
         if position is None:
-            return
+            return True
         await asyncio.sleep(PAUSE)

@@ -15,8 +15,8 @@ from domain.data import outages
 from domain.data.outages import UnusableDatabaseError
 
 CHECK_TIMEOUT = 2.0  # seconds
-# Seconds. A full database refuses requests that write, but still answers the probe, which reads. So such an error of a
-# request makes the process unready for this time.
+# Seconds. A full database refuses requests that write, and one that shuts down refuses new connections, but both still
+# answer the probe. So such an error of a request makes the process unready for this time.
 REMEMBERED = 5.0
 
 
@@ -41,9 +41,9 @@ class Readiness:
         self._refused_at: dict[str, float] = {}  # by SQLSTATE
 
     def note_database_error(self, error: Exception) -> None:
-        """Remember that a request failed because the database is full."""
+        """Remember that a request failed for a reason that the probe may not see."""
         state = outages.sqlstate_of(error)
-        if state.startswith(outages.FULL):
+        if state.startswith(outages.UNSEEN_BY_PROBES):
             self._refused_at[state] = time.monotonic()
 
     async def checks(self) -> dict[str, Check]:

@@ -38,7 +38,7 @@ class WorkflowRecovery:
         self._client = client
         self._dispatcher = dispatcher
         self._woken = asyncio.Event()
-        self._error: str | None = None
+        self._errors = set[str]()  # since the last round that succeeded
 
     def wake(self) -> None:
         """Check now."""
@@ -59,12 +59,14 @@ class WorkflowRecovery:
                     await self._woken.wait()
 
     def _note(self, error: str | None) -> None:
-        """Log the outcome of a round if the round before had another: an outage fails one in each second."""
-        if error and error != self._error:
+        """Log the outcome of a round if it is news: an outage fails one in each second, for reasons that alternate."""
+        if error is None:
+            if self._errors:
+                logger.info("the workflows of operations are checked again")
+            self._errors.clear()
+        elif error not in self._errors:
             logger.warning("could not check the workflows of operations: %s", error)
-        elif self._error and not error:
-            logger.info("the workflows of operations are checked again")
-        self._error = error
+            self._errors.add(error)
 
     async def check(self) -> None:
         """Check the operations that are due, and confirm the resizes that are overdue."""

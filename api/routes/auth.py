@@ -64,7 +64,7 @@ async def login(process: Process, request: Request, body: requests.Credentials) 
         _refuse_if_too_soon(process.logins, origin, account)
         async with process.autocommit.connect() as connection:
             user = await queries.fetch_one(connection, user_named(body.username))
-        is_right = await _check_password(process, origin, user, body.password.get_secret_value())
+        is_right = await _check_password(process, origin, account, user, body.password.get_secret_value())
         if user is None or not is_right:
             process.logins.note_failure(origin, account)
             # An unknown username is not logged: it may be a password that was typed into the wrong field.
@@ -117,12 +117,12 @@ def _refuse_if_too_soon(logins: Logins, origin: str, account: str) -> None:
         raise ProblemError("too_many_failed_logins", detail, retry_after=delay)
 
 
-async def _check_password(process: ProcessState, origin: str, user: User | None, password: str) -> bool:
+async def _check_password(process: ProcessState, origin: str, account: str, user: User | None, password: str) -> bool:
     """Whether the account has this password, in any of its forms; it is stored in the first form from then on."""
     # An unknown user costs as much as a wrong password, so that the time does not tell which usernames exist.
     forms = password_forms(password)
     for form in forms:
-        process.logins.note_use(origin)
+        process.logins.note_use(origin, account)
         if not await security.verify_password(form, user.password_hash if user else None):
             continue
         if user and form != forms[0]:

@@ -31,10 +31,7 @@ _BUFFER = memoryview(bytearray(32 * 1024))
 
 
 class Connection(asyncio.BufferedProtocol):
-    """A client's connection.
-
-    uvicorn's cycle takes it for the transport. So the connection, and not the cycle, decides how it is closed.
-    """
+    """A client's connection. uvicorn's cycle takes it for the transport, so it decides itself how it is closed."""
 
     def __init__(
         self,
@@ -44,20 +41,18 @@ class Connection(asyncio.BufferedProtocol):
         config: Config,
         server_state: ServerState,
         app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
+        _loop: None,  # a parameter that uvicorn passes and does not use
     ) -> None:
         self.registry = connections
         self.keep_alive = keep_alive
         self.config = config
         self.server_state = server_state
         self.app_state = app_state
-        self.loop = _loop or asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.reader = Reader(self._take_body)
         self.cycle: RequestResponseCycle | None = None
 
-        self.phase = Phase.HEAD
-        self.since = self.loop.time()
-        self.deadline = self.since + HEAD_TIME
+        self._enter(Phase.HEAD, HEAD_TIME)
         self.waiting = b""  # bytes that came after the request that is being served
         self.held = 0
         self.body_size = 0
@@ -125,7 +120,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def is_closing(self) -> bool:
         """Whether no further answer can be sent to the client."""
-        return self.phase in (Phase.LINGERING, Phase.CLOSING) or self.transport.is_closing()
+        return self.phase is Phase.LINGERING or self.transport.is_closing()
 
     def close(self) -> None:
         """Close after the answer.
@@ -148,6 +143,7 @@ class Connection(asyncio.BufferedProtocol):
             self._linger()
             return
         self._enter(Phase.IDLE, self.keep_alive)
+        self.weigh()
         if self.waiting:
             waiting, self.waiting = self.waiting, b""
             self._take(waiting)
@@ -177,8 +173,10 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection at once, and free what it holds: many may be closed in one turn of the loop."""
         self.transport.abort()
+        self._disconnect()
+        self.waiting = self.reader.part_of_head = b""
 
     def read(self, *, is_wanted: bool) -> None:
         """Read from the client, or leave what it sends in the kernel, so that it has to wait."""
@@ -189,7 +187,7 @@ class Connection(asyncio.BufferedProtocol):
     def weigh(self) -> None:
         """Tell the registry how much memory this connection takes."""
         size = len(self.reader.part_of_head) + len(self.waiting) + self.transport.get_write_buffer_size()
-        if self.phase is Phase.BODY:
+        if self.phase in (Phase.BODY, Phase.SERVING):
             size += min(self.body_size, MAX_BODY)
         if size != self.held:
             self.registry.hold(self, size)
@@ -208,11 +206,11 @@ class Connection(asyncio.BufferedProtocol):
         except RefusedError as error:
             self._refuse(error)
             return
-        if self.phase is Phase.SERVING and data:
-            # What the client sends from now on stays in the kernel until this request is answered.
+        if data:
+            # It follows a complete request. Until that is answered, what the client sends stays in the kernel.
             self.read(is_wanted=False)
             self.waiting += data
-        if self.held or self.waiting or self.phase is not Phase.SERVING:
+        if self.held or self.waiting or self.body_size or self.phase is not Phase.SERVING:
             self.weigh()
 
     def _take_head(self, data: bytes) -> bytes:
@@ -278,6 +276,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the application that the client gets no answer any more."""
         if self.cycle:
             self.cycle.disconnected = not self.cycle.response_complete
+            self.cycle.body.clear()
             self.cycle.message_event.set()
 
     def _linger(self) -> None:

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 MOST_CONNECTIONS = 10_000  # each takes a few kilobytes when idle
 FEWEST_CONNECTIONS = 16
 RESERVED_FILES = 64  # for Temporal, the log, the event loop and files that are opened for a moment
-# Bytes of incomplete requests, of requests that wait behind another one, and of answers that clients do not read.
+# Bytes of requests that are not answered yet, of those that wait behind another one, and of answers not read.
 MOST_HELD = 32 * 1024 * 1024
 DRAINED_PER_TICK = 4 * 1024 * 1024  # bytes that nobody reads, from all connections together
 LOG_INTERVAL = 10.0  # seconds
@@ -97,14 +97,17 @@ class Connections:
             del self.by_address[connection.address]
 
     def hold(self, connection: Member, size: int) -> None:
-        """Note the bytes that a connection keeps. If all together keep too many, close those that keep them longest."""
+        """Note the bytes that a connection keeps. If all together keep too many, close some.
+
+        Those that keep them longest go first, and after these the largest requests that wait for us.
+        """
         if connection not in self.by_address.get(connection.address, ()):
             return  # it has just been closed
         self.held += size - connection.held
         connection.held = size
         if self.held <= MOST_HELD:
             return
-        holders = sorted((member for member in self._all() if member.held), key=lambda member: member.since)
+        holders = sorted((member for member in self._all() if member.held), key=_dispensability)
         for holder in holders:
             if self.held <= MOST_HELD * 3 // 4:  # a good deal less, because each search takes time
                 break
@@ -160,3 +163,8 @@ class Connections:
         self._events[event] += 1
         self.remove(member)
         member.abort()
+
+
+def _dispensability(member: Member) -> tuple[bool, int, float]:
+    is_busy = member.is_busy()
+    return is_busy, -member.held if is_busy else 0, member.since

@@ -19,6 +19,9 @@ _FIRST_BYTE = re.compile(_TOKEN)
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _UPGRADE = re.compile(rb"\r\n(?:[Uu][Pp][Gg][Rr][Aa][Dd][Ee]):[^\r]*")
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?]+(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
+# Of two such fields, one reader takes the first and another one the last, or both. llhttp knows this of Content-Length.
+_ONCE = frozenset((b"authorization", b"content-type", b"host", b"idempotency-key", b"transfer-encoding"))
+_LONGEST_LENGTH = 20  # digits of a Content-Length; Python converts no more than 4,300, and zeros may lead
 _HOST_BYTES = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._~!$&'()*+,;=%:[]"
 
 _VERSIONS = {b"1.0", b"1.1"}
@@ -81,27 +84,34 @@ def without_upgrade(head: bytes) -> bytes:
 
 
 def length_of_body(version: bytes, fields: Fields, values: dict[bytes, bytes]) -> int | None:
-    """The length of the body, None if it is chunked; RefusedError if the fields Host or Transfer-Encoding are wrong.
+    """The length of the body, None if it is chunked; RefusedError if a field about it, or Host, is wrong or repeated.
 
     llhttp refuses a wrong or repeated Content-Length, and one beside a Transfer-Encoding. `values` is a dictionary of
     the fields.
     """
+    if len(values) < len(fields):
+        _check_repetitions(fields)
     host = values.get(b"host")
-    if host is None:
-        is_valid = version == b"1.0"
-    else:
-        is_repeated = len(values) < len(fields) and sum(name == b"host" for name, _ in fields) > 1
-        is_valid = not is_repeated and not host.translate(None, _HOST_BYTES)
-    if not is_valid:
+    if host.translate(None, _HOST_BYTES) if host is not None else version != b"1.0":
         raise malformed("it needs exactly one valid Host field")
     coding = values.get(b"transfer-encoding")
     if coding is None:
-        return int(values.get(b"content-length", 0))
+        length = values.get(b"content-length", b"0")
+        if len(length) > _LONGEST_LENGTH:
+            raise malformed(f"its Content-Length has more than {_LONGEST_LENGTH} digits")
+        return int(length)
     if version == b"1.0":
         raise malformed("HTTP/1.0 has no Transfer-Encoding")
     if coding.lower() != b"chunked":
         raise RefusedError("not_implemented", "The only Transfer-Encoding that this server knows is chunked.")
     return None
+
+
+def _check_repetitions(fields: Fields) -> None:
+    once = [name for name, _ in fields if name in _ONCE]
+    for name in set(once):
+        if once.count(name) > 1:
+            raise malformed(f"it has the field {name.decode().title()} twice")
 
 
 def path_and_query(method: bytes, target: bytes) -> tuple[bytes, bytes]:

@@ -61,7 +61,7 @@ class Reader:
         self._parser = httptools.HttpRequestParser(self)
         self._fields: Fields = []
         self._skipped = 0  # bytes of empty lines before a head
-        self._is_in_trailers = False
+        self._is_in_trailers = self._has_trailers = False
         self._is_kept_alive = False
         self._body_left: int | None = 0  # None if the body is chunked
         self._chunk_left = 0
@@ -105,7 +105,9 @@ class Reader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a field of the head. Trailers are dropped, because they may claim what a proxy has not checked."""
-        if not self._is_in_trailers:
+        if self._is_in_trailers:
+            self._has_trailers = True
+        else:
             self._fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
@@ -133,7 +135,7 @@ class Reader:
         try:
             self._feed(head)
         except httptools.HttpParserUpgrade:
-            self._parser = httptools.HttpRequestParser(self)
+            self._replace_parser()
             self._start_message()
             self._feed(heads.without_upgrade(head))
         values = dict(self._fields)
@@ -149,7 +151,13 @@ class Reader:
             expects_continue=is_modern and values.get(b"expect", b"").lower() == b"100-continue",
         )
 
+    def _replace_parser(self) -> None:
+        self._parser = httptools.HttpRequestParser(self)
+        self._has_trailers = False
+
     def _start_message(self) -> None:
+        if self._has_trailers:  # the parser obeys a `Connection: close` among them, and takes no further request
+            self._replace_parser()
         self._fields = []
         self._is_in_trailers = self.is_complete = False
         self._chunk_left = self._framing = 0

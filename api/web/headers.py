@@ -1,11 +1,16 @@
 """Middlewares for what every answer has in common: security headers, CORS, and the answers to HEAD."""
 
+from http import HTTPStatus
+
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import PREFIX
+from api.web import problems
+from api.web.middleware import RequestContext
 
 # Headers that a page of another origin may send, beyond those that every page may.
 _SENT = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id")
@@ -75,10 +80,32 @@ class HeadAsGet:
         await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
+class _RefusedPreflight(Response):
+    """What Starlette answers to a preflight that it refuses, as a problem and not as plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        await RequestContext(self._answer, debug=False)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        detail = f"{bytes(self.body).decode()}. CORS_ALLOW_ORIGINS has the origins whose pages may call this service."
+        answer = problems.problem("preflight_refused", detail, scope["path"])
+        for name, value in self.headers.items():
+            answer.headers.setdefault(name, value)
+        await answer(scope, receive, send)
+
+
+class _Cors(CORSMiddleware):
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        is_allowed = answer.status_code == HTTPStatus.OK
+        return answer if is_allowed else _RefusedPreflight(answer.body, headers=answer.headers)
+
+
 def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
     """Let pages of these origins call the API; credentials of the browser, such as cookies, are never allowed."""
     app.add_middleware(
-        CORSMiddleware,
+        _Cors,
         allow_origins=origins,
         allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
         allow_headers=_SENT,

@@ -17,7 +17,8 @@ LONGEST_DELAY = 300.0  # seconds
 LONGEST_DELAY_BY_ACCOUNT = 30.0  # seconds; failures of others must not keep the owner out
 MEMORY = 3600.0  # seconds without a failure after which it is forgotten
 USE_HALVES_AFTER = 300.0  # seconds
-KNOWN_CREDIT = 8.0  # hashes; a script that logs in once a minute stays below it
+KNOWN_CREDIT = 8.0  # hashes of one account's owner; a script that logs in once a minute stays below it
+SHARED_CREDIT = 64.0  # hashes of all owners behind one address; nobody gets more with many accounts
 CAPACITY = 50_000  # entries in each table
 
 
@@ -61,7 +62,7 @@ class Logins:
         self._origins: _Counts[str] = _Counts()
         self._accounts: _Counts[str] = _Counts()
         self._pairs: _Counts[tuple[str, str]] = _Counts()
-        self._uses: _Counts[str] = _Counts()
+        self._uses: _Counts[tuple[str, str]] = _Counts()  # of each origin, and of each owner there
         self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def delay(self, origin: str, account: str) -> float:
@@ -83,18 +84,21 @@ class Logins:
     def rank(self, origin: str, account: str = "") -> float:
         """How many hashes the origin has used lately: the lowest rank is hashed first.
 
-        Where the account's owner has logged in before, the first few hashes do not count. Among other origins with
-        equal use, the one whose account has failed less often goes first.
+        Where the account's owner has logged in before, the first few hashes do not count, and neighbours do not matter
+        unless they use very many. Among other origins with equal use, the one whose account has failed less often goes
+        first.
         """
         if self.is_known(origin, account):
-            return self._use(origin) - KNOWN_CREDIT
+            return max(self._use(origin, account) - KNOWN_CREDIT, self._use(origin) - SHARED_CREDIT)
         failures = min(_value(self._accounts.get(account)), FREE_FAILURES)
         # At most half a hash: failures only decide between origins with equal use.
         return self._use(origin) + failures / (2 * FREE_FAILURES)
 
-    def note_use(self, origin: str) -> None:
-        """Count a hash for this origin."""
-        self._uses.set(origin, self._use(origin) + 1)
+    def note_use(self, origin: str, account: str = "") -> None:
+        """Count a hash for this origin, and for the account's owner there."""
+        self._uses.set((origin, ""), self._use(origin) + 1)
+        if self.is_known(origin, account):
+            self._uses.set((origin, account), self._use(origin, account) + 1)
 
     def note_failure(self, origin: str, account: str) -> None:
         """Count a wrong password."""
@@ -124,8 +128,8 @@ class Logins:
         """Whether somebody has logged in to this account, or registered it, from this origin before."""
         return (origin, account) in self._known
 
-    def _use(self, origin: str) -> float:
-        use = self._uses.get(origin)
+    def _use(self, origin: str, account: str = "") -> float:
+        use = self._uses.get((origin, account))
         return use.value * 0.5 ** ((time.monotonic() - use.at) / USE_HALVES_AFTER) if use else 0.0
 
 

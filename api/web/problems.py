@@ -32,6 +32,7 @@ STATUS_OF_CODE = {
     "invalid_token": 401,
     "invalid_credentials": 401,
     "admin_only": 403,
+    "preflight_refused": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,

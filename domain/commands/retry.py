@@ -16,7 +16,7 @@ from domain.commands.volumes import attach_volume, delete_volume, detach_volume
 from domain.data.models import Network, Operation
 from domain.data.parameters import AttachVolume, Interface, Resize, TakeSnapshot, control_of, parameters_of
 from domain.data.queries import fetch_one, get_operation, lock_vm
-from domain.rules.errors import NotFoundError, NotRetryableError
+from domain.rules.errors import NotFoundError, NotRetryableError, UnknownReferenceError
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus
 
 Retry = Callable[[AsyncConnection, Requester, Operation], Awaitable[Accepted[Any]]]
@@ -55,13 +55,17 @@ async def _refuse_if_repeated(tx: AsyncConnection, failed: Operation) -> None:
 
     The lifecycle table cannot refuse that. A VM may have any number of interfaces, for example.
     """
+    # The VM comes first in the lock order.
+    if failed.vm_id:
+        await lock_vm(tx, failed.vm_id)
+    # Housekeeping may be deleting the operation, and leaves it alone from now on. It keeps those that this one names.
+    kept = select(Operation.id).where(Operation.id == failed.id).with_for_update(read=True, key_share=True)
+    if await tx.scalar(kept) is None:
+        raise NotFoundError("operation", failed.id)
     first = select(Operation.id, Operation.retry_of).where(Operation.id == failed.id).cte("earlier", recursive=True)
     earlier = first.union(select(Operation.id, Operation.retry_of).where(Operation.id == first.c.retry_of))
     root = (await tx.scalars(select(earlier.c.id).where(earlier.c.retry_of.is_(None)))).one()
     # All retries of one request lock the operation that was the first, so that they come here one after the other.
-    # The VM comes before it in the lock order.
-    if failed.vm_id:
-        await lock_vm(tx, failed.vm_id)
     await tx.execute(select(Operation.id).where(Operation.id == root).with_for_update(key_share=True))
     top = select(Operation.id, Operation.status).where(Operation.id == root).cte("repeated", recursive=True)
     repeated = top.union(select(Operation.id, Operation.status).where(Operation.retry_of == top.c.id))
@@ -89,7 +93,9 @@ async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Oper
 async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
     # Its parameters name the network, whose name is unique. The interface's row was deleted when the attach failed.
     name = parameters_of(failed, Interface).network
-    network_id = (await tx.scalars(select(Network.id).where(Network.name == name))).one()
+    network_id = await tx.scalar(select(Network.id).where(Network.name == name))
+    if network_id is None:
+        raise UnknownReferenceError(f"There is no network {name} any more.", [])
     return await attach_interface(tx, requester, _vm(failed), network_id)
 
 

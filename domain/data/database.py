@@ -42,6 +42,9 @@ _POOLER = (
     "a connection pooler such as PgBouncer is in front of it; "
     "add pgbouncer=true to the parameters of DATABASE_URL, or connect to PostgreSQL itself"
 )
+_REFUSED_PARAMETER = (
+    "PgBouncer refuses a parameter of DATABASE_URL; remove it, and set what it should set with ALTER ROLE ... SET"
+)
 # The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
 _WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
 
@@ -101,12 +104,13 @@ async def _connect(target: Target, arguments: dict[str, Any]) -> asyncpg.Connect
         connection = await asyncpg.connect(**arguments)
     except OSError:
         raise
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         # A PG* variable of the environment is wrong, or nothing names the user, not even the system.
         raise UnusableDatabaseError(f"{_WRONG_VALUE} ({outages.describe(error)})") from None
     except asyncpg.ProtocolViolationError as error:
         if "startup parameter" in str(error):
-            raise UnusableDatabaseError(f"{_POOLER} ({outages.describe(error)})") from None
+            reason = _REFUSED_PARAMETER if target.has_pgbouncer else _POOLER
+            raise UnusableDatabaseError(f"{reason} ({outages.describe(error)})") from None
         raise
     except asyncpg.PostgresError as error:
         if outages.is_outage(error):

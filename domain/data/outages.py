@@ -21,8 +21,9 @@ _SERVER_GONE: Final = ("08", READ_ONLY, "57P01", "57P02", "57P03", "57P04")
 _SERVER_REFUSES: Final = ("53", "57", "25P03", "25P04", "58", "28", "3D")
 # The transaction lost a race for locks. It changed nothing, and the same request can succeed at once.
 _LOST_RACE: Final = ("40001", "40P01", "55P03")
-# The server has room for no more work. A SELECT still succeeds, so a probe would not see it.
-FULL: Final = "53"
+# The server has no room for more work, or accepts no more connections because it shuts down. A SELECT on an open
+# connection still succeeds, so a probe would not see it.
+UNSEEN_BY_PROBES: Final = ("53", "57P03")
 QUIET_TIME: Final = 5.0  # seconds without an outage, until the server counts as available again
 
 
@@ -57,6 +58,8 @@ def is_outage(error: BaseException) -> bool:
 def describe(error: BaseException) -> str:
     """One line for the log: what the server or the driver says, without the statement and its parameters."""
     original = _original(error)
+    if isinstance(original, UnusableDatabaseError):
+        return str(original)
     # The whole text of a PostgreSQL error has further lines, which may repeat values.
     text = original.args[0] if isinstance(original, asyncpg.PostgresError) else original
     kind = f"{type(original).__name__} {sqlstate_of(error)}".strip()

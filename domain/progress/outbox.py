@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import CTE, Select, func, or_, select, update
+from sqlalchemy import CTE, ColumnElement, Select, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import IN_TEMPORAL, Operation
@@ -83,23 +83,38 @@ async def give_own_workflow(tx: AsyncConnection, operation: Operation) -> Operat
 async def deliver_again(tx: AsyncConnection, decision: Operation, run_id: str | None = None) -> bool:
     """Make a decision due for delivery again, unless a worker has begun it meanwhile or it is too early for that.
 
-    It is time if another run of the waiting workflow, `run_id`, has begun since, or if there is no open run (None). It
-    is also time if the decision has waited as long since its last delivery as before it, so that the pauses double.
+    `run_id` is the open run of the waiting workflow; if there is none (None), it is not too early.
     """
     queued = [Operation.id == decision.id, Operation.status == OperationStatus.QUEUED]
     values: dict[str, Any] = {"deliveries": 0, "deliver_after": func.now()}
     if run_id is not None:
-        delivered_at = func.coalesce(Operation.delivered_at, Operation.created_at)
-        pause = func.greatest(delivered_at - Operation.created_at, MIN_PAUSE)
-        is_other_run = Operation.signaled_run.is_distinct_from(run_id)
-        queued.append(or_(is_other_run, delivered_at + pause <= func.now()))
+        queued.append(_may_be_forgotten(run_id))
         values["signaled_run"] = run_id
     return await fetch_one(tx, update(Operation).where(*queued).values(values).returning(Operation)) is not None
 
 
+async def is_signal_due(tx: AsyncConnection, decision: Operation, run_id: str) -> bool:
+    """Whether it is time to repeat the signal of a decision that has begun to this run of the waiting workflow."""
+    due = select(Operation.id).where(Operation.id == decision.id, _may_be_forgotten(run_id))
+    return await tx.scalar(due) is not None
+
+
+def _may_be_forgotten(run_id: str) -> ColumnElement[bool]:
+    """Whether the signal of a decision should be sent again.
+
+    It should if another run of the waiting workflow, `run_id`, has begun since, as after a reset. It should also if
+    the decision has waited as long since its last delivery as before it, so that the pauses double: a Temporal that was
+    restored from a backup has forgotten signals, but its runs have the same ids.
+    """
+    delivered_at = func.coalesce(Operation.delivered_at, Operation.created_at)
+    pause = func.greatest(delivered_at - Operation.created_at, MIN_PAUSE)
+    return or_(Operation.signaled_run.is_distinct_from(run_id), delivered_at + pause <= func.now())
+
+
 async def note_signaled(tx: AsyncConnection, decision: Operation, run_id: str) -> None:
     """Record that this run of the waiting workflow has got the signal of the decision again."""
-    await tx.execute(update(Operation).where(Operation.id == decision.id).values(signaled_run=run_id))
+    values = {"signaled_run": run_id, "deliveries": Operation.deliveries + 1, "delivered_at": func.now()}
+    await tx.execute(update(Operation).where(Operation.id == decision.id).values(values))
 
 
 async def restart(tx: AsyncConnection, operation: Operation, interruption: str | None = None) -> bool:

@@ -23,11 +23,18 @@ UNSEEN: Final = (
 _EXCUSED = r"\u200c\u200d\ufe0e\ufe0f"
 _HIGHER = r"\U00016fe4\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 _UNSEEN = re.compile(f"[{UNSEEN}{_EXCUSED}{_HIGHER}]")
+_FUTURE_EMOJI = re.compile("[\U0001f000-\U0001faff\U0001fc00-\U0001fffd]")  # what Unicode reserves for them
+# The flags of England, Scotland and Wales: a black flag, then tags, which are in their place nowhere else.
+_FLAGS = re.compile(
+    f"\U0001f3f4(?:{'|'.join(''.join(chr(0xE0000 + ord(c)) for c in part) for part in ('gbeng', 'gbsct', 'gbwls'))})"
+    "\U000e007f"
+)
 _JOINERS = "\u200c\u200d"
 _EMOJI_STYLE = "\ufe0e\ufe0f"
 _EMOJI_OF_OTHER_CATEGORIES = "\u203c\u2049\u2139\u3030"
 _KEYS, _KEYCAP = "0123456789#*", "\u20e3"
 _VIRAMA = 9  # the combining class of the signs that join letters in Indic scripts
+_LONGEST_RUN = 4  # letters that a search spells in all ways together; the ways of more would be too many
 _LETTERS_WITH_CASE = range(0x20000)  # the planes that have letters with case
 
 
@@ -44,6 +51,7 @@ def find_unseen(text: str) -> str | None:
     """
     if text.isascii() and text.isprintable():
         return None
+    text = _FLAGS.sub("\U0001f3f4", text)
     for position, character in enumerate(text):
         if is_unseen(character) and not _changes_its_neighbours(text[:position], character, text[position + 1 :]):
             return character
@@ -52,12 +60,18 @@ def find_unseen(text: str) -> str | None:
 
 def is_unseen(character: str) -> bool:
     """Whether a reader sees nothing in the place of this character, or cannot know what."""
-    return category(character) in _UNSEEN_CATEGORIES or _UNSEEN.match(character) is not None
+    return _category(character) in _UNSEEN_CATEGORIES or _UNSEEN.match(character) is not None
 
 
 def is_visible(text: str) -> bool:
     """Whether the text has a letter, digit, sign or symbol: anything but white space and accents."""
-    return any(category(character)[0] in "LNPS" and not is_unseen(character) for character in text)
+    return any(_category(character)[0] in "LNPS" and not is_unseen(character) for character in text)
+
+
+def _category(character: str) -> str:
+    """The character's category. An emoji that is newer than Python's version of Unicode is a symbol, too."""
+    known = category(character)
+    return "So" if known == "Cn" and _FUTURE_EMOJI.match(character) else known
 
 
 def _changes_its_neighbours(before: str, character: str, after: str) -> bool:
@@ -76,7 +90,7 @@ def _changes_its_neighbours(before: str, character: str, after: str) -> bool:
 
 
 def _is_emoji(character: str) -> bool:
-    return (category(character)[0] == "S" and not character.isascii()) or character in _EMOJI_OF_OTHER_CATEGORIES
+    return (_category(character)[0] == "S" and not character.isascii()) or character in _EMOJI_OF_OTHER_CATEGORIES
 
 
 def _is_arabic(before: str, following: str) -> bool:
@@ -123,25 +137,59 @@ def search_pattern(text: str) -> str:
 
     It lists the forms of each letter. So it finds names that were stored before names had one form, in any locale.
     """
-    wanted, pattern, position = folded(text), "", 0
-    while position < len(wanted):
-        for size in (3, 2, 1):
-            part = wanted[position : position + size]
-            if len(part) == size and (size == 1 or part in _letters_folded_to()):
-                pattern += _forms(part)
-                position += size
-                break
+    wanted, pattern, start = folded(text), "", 0
+    while start < len(wanted):
+        end = _end_of_run(wanted, start)
+        spellings = _spellings(wanted[start:end], is_last=end == len(wanted))
+        if start == 0:
+            spellings += _cut_at_the_start(wanted[:end], is_last=end == len(wanted))
+        pattern += _any_of(spellings)
+        start = end
     return pattern
 
 
-def _forms(part: str) -> str:
-    """The pattern of everything that is folded to this part."""
-    forms = [_one_of([part, *_letters_folded_to().get(part, [])])] if len(part) == 1 else []
-    if len(part) > 1:
-        forms = ["".join(map(_forms, part)), _one_of(_letters_folded_to()[part])]
-    elif normalize("NFD", part) != part:
-        forms.append("".join(map(_forms, normalize("NFD", part))))
-    return forms[0] if len(forms) == 1 else f"(?:{'|'.join(forms)})"
+def _end_of_run(wanted: str, start: int) -> int:
+    """The end of a run: letters of which some stand together in one letter, as in `ﬃ` or in `ﬀ` and `ﬁ` for `ffi`."""
+    position, end = start, start + 1
+    while position < end < start + _LONGEST_RUN:
+        ends = [position + size for size in (2, 3) if position + size <= len(wanted)]
+        end = max([end, *(other for other in ends if wanted[position:other] in _letters_folded_to())])
+        position += 1
+    return end
+
+
+def _spellings(run: str, *, is_last: bool) -> list[str]:
+    """Patterns of all ways to write the run; the last one may end with a part of what a letter stands for."""
+    if not run:
+        return [""]
+    spellings = [_letter(run[0]) + rest for rest in _spellings(run[1:], is_last=is_last)]
+    for size in (2, 3):
+        if letters := _letters_folded_to().get(run[:size]) if len(run) >= size else None:
+            spellings += [_one_of(letters) + rest for rest in _spellings(run[size:], is_last=is_last)]
+    if is_last and (letters := [x for key, x in _joined() if key.startswith(run) and key != run]):
+        spellings.append(_one_of(letters))
+    return spellings
+
+
+def _cut_at_the_start(run: str, *, is_last: bool) -> list[str]:
+    """Patterns that begin with a part of what a letter stands for, as `s` is a part of `ß`."""
+    spellings = []
+    for size in (1, 2):
+        if letters := [x for key, x in _joined() if key.endswith(run[:size]) and len(key) > size <= len(run)]:
+            spellings += [_one_of(letters) + rest for rest in _spellings(run[size:], is_last=is_last)]
+    return spellings
+
+
+def _letter(letter: str) -> str:
+    """The pattern of everything that is folded to this one letter."""
+    forms = [_one_of([letter, *_letters_folded_to().get(letter, [])])]
+    if normalize("NFD", letter) != letter:
+        forms.append("".join(map(_letter, normalize("NFD", letter))))
+    return _any_of(forms)
+
+
+def _any_of(patterns: list[str]) -> str:
+    return patterns[0] if len(patterns) == 1 else f"(?:{'|'.join(patterns)})"
 
 
 def _one_of(letters: list[str]) -> str:
@@ -159,3 +207,9 @@ def _letters_folded_to() -> dict[str, list[str]]:
         if (key := folded(letter)) != letter and not "\ud800" <= letter <= "\udfff":
             others.setdefault(key, []).append(letter)
     return others
+
+
+@cache
+def _joined() -> list[tuple[str, str]]:
+    """The letters that stand for several, each after what it is folded to."""
+    return [(key, letter) for key, letters in _letters_folded_to().items() if len(key) > 1 for letter in letters]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.activity import ActivityCancellationDetails
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.testing import ActivityEnvironment
 
 from domain.rules.states import Action
@@ -79,6 +79,7 @@ async def test_a_worker_shutdown_is_a_retryable_error_and_not_a_cancel(
     with pytest.raises(ApplicationError) as raised:
         await _cancel_running_activity(engine, environment, ActivityCancellationDetails(worker_shutdown=True))
     assert (raised.value.type, raised.value.non_retryable) == ("worker_shutdown", False)
+    assert raised.value.category is ApplicationErrorCategory.BENIGN, "otherwise the SDK logs a traceback for each wait"
 
 
 @pytest.mark.parametrize(

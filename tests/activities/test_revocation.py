@@ -14,6 +14,7 @@ from domain.settings import Settings
 from tests.activities.cloud import complete_changes, count_rows, new_ports, open_backend, server_row, server_spec
 from tests.activities.mock_cloud import add_idle_server, refused
 from tests.activities.verbs import VERBS, each_verb, vm_for
+from tests.support.waiting import wait_until_blocked
 
 
 @contextlib.asynccontextmanager
@@ -22,16 +23,6 @@ async def block_writes(engine: AsyncEngine, table: str) -> AsyncIterator[None]:
     async with engine.begin() as tx:
         await tx.execute(text(f"LOCK TABLE mock_cloud.{table} IN SHARE MODE"))
         yield
-
-
-async def wait_until_blocked(engine: AsyncEngine, wanted: int) -> None:
-    """Return once that many transactions of this database wait for a lock."""
-    blocked = text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    async with asyncio.timeout(10), engine.connect() as connection:
-        while (await connection.execute(blocked)).scalar_one() != wanted:
-            await connection.rollback()
 
 
 @each_verb

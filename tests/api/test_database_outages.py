@@ -100,12 +100,13 @@ async def test_writes_succeed_again_once_the_database_takes_them(
     assert (await anyone.get("/health/ready")).json()["checks"]["postgres"]["status"] == "ok"
 
 
-async def test_a_full_database_is_not_ready_until_a_while_after_the_last_refusal(
-    ada: Person, anyone: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("state", ["53100", "53300", "57P03"])
+async def test_a_database_that_is_full_or_shuts_down_is_not_ready_until_a_while_after_the_last_refusal(
+    ada: Person, anyone: httpx.AsyncClient, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
-    await refuse_new_vms(engine, "53100")
+    await refuse_new_vms(engine, state)
     await ada.http.post("/vms", json={"name": "web-1", "flavor_id": FLAVOR})
     check = (await anyone.get("/health/ready")).json()["checks"]["postgres"]
-    assert check == {"status": "unavailable", "error": "the database refuses to work, with SQLSTATE 53100"}
+    assert check == {"status": "unavailable", "error": f"the database refuses to work, with SQLSTATE {state}"}
     monkeypatch.setattr(readiness, "REMEMBERED", 0.0)
     assert (await anyone.get("/health/ready")).json()["checks"]["postgres"]["status"] == "ok"

@@ -161,8 +161,30 @@ async def test_a_page_of_an_allowed_origin_may_send_every_request(shop: httpx.As
         assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, ORIGIN)
         assert "Access-Control-Allow-Credentials" not in answer.headers
         assert answer.headers["Vary"].startswith("Origin")
-    assert (await preflight(shop, "PUT")).status_code == 400
-    assert (await preflight(shop, "POST", "x-other")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("origin", "method", "headers"),
+    [
+        (ORIGIN, "PUT", "authorization"),
+        (ORIGIN, "POST", "x-other"),
+        *(
+            (origin, "POST", "authorization")
+            for origin in ("null", f"{ORIGIN}/", f"{ORIGIN}:443", "https://SHOP.example")
+        ),
+    ],
+)
+async def test_a_preflight_that_is_refused_is_a_problem(
+    shop: httpx.AsyncClient, origin: str, method: str, headers: str
+) -> None:
+    shop.headers["Origin"] = origin
+    answer = await preflight(shop, method, headers)
+    assert (answer.status_code, answer.json()["code"]) == (403, "preflight_refused")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["X-Request-Id"] == answer.json()["request_id"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Vary"].startswith("Origin")
+    assert answer.headers.get("Access-Control-Allow-Origin") == (ORIGIN if origin == ORIGIN else None)
 
 
 async def test_a_page_of_an_allowed_origin_reads_answers_and_problems_with_their_headers(

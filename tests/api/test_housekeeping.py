@@ -1,12 +1,12 @@
 """Housekeeping: expired rows go in batches, and history goes when nothing needs it any more."""
 
 import asyncio
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import housekeeping
@@ -16,12 +16,10 @@ from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep import retention
 from tests.api.conftest import count
+from tests.api.old_rows import DAYS, LONG_AGO, NOW, ended
 from tests.support.rows import add_operation, add_snapshot, add_user, add_vm, add_volume
 
-DAYS = 30
-NOW = datetime.now(UTC)
-LONG_AGO = NOW - timedelta(days=DAYS + 1)
-SUCCEEDED, FAILED = OperationStatus.SUCCEEDED, OperationStatus.FAILED
+FAILED = OperationStatus.FAILED
 
 
 @pytest.fixture(autouse=True)
@@ -42,13 +40,6 @@ async def clean(engine: AsyncEngine, days: int = DAYS) -> None:
     await housekeeping.delete_expired(engine, days)
 
 
-async def ended(tx: Any, vm: VM, action: Action, *, minutes: int = 0, **values: Any) -> Operation:
-    """An operation on the VM that ended long ago, and that no row names."""
-    at = LONG_AGO + timedelta(minutes=minutes)
-    row: dict[str, Any] = {"status": SUCCEEDED, "holds": False, "created_at": at, "finished_at": at} | values
-    return await add_operation(tx, vm, action, **row)
-
-
 async def test_old_idempotency_keys_and_expired_refresh_tokens_are_deleted(engine: AsyncEngine) -> None:
     async with engine.begin() as tx:
         user = await add_user(tx)
@@ -63,52 +54,6 @@ async def test_old_idempotency_keys_and_expired_refresh_tokens_are_deleted(engin
         assert (await connection.execute(select(IdempotencyKey.key))).scalars().all() == ["1"]
         [kept_until] = (await connection.execute(select(RefreshToken.expires_at))).scalars().all()
     assert kept_until > NOW
-
-
-async def test_any_number_of_rows_goes_in_small_batches(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BATCH", 100)
-    keys = "SELECT 's', n::text, 'f', 202, '{}', '', now() - interval '3 days' FROM generate_series(1, 1050) AS n"
-    columns = "scope, key, fingerprint, status_code, headers, body, created_at"
-    deleted: list[int] = []
-    original = retention.delete_batch
-
-    async def counting(*arguments: Any) -> Any:
-        before = await count(engine, IdempotencyKey)
-        position = await original(*arguments)
-        deleted.append(before - await arguments[0].scalar(select(func.count()).select_from(IdempotencyKey)))
-        return position
-
-    async with engine.begin() as tx:
-        await tx.execute(text(f"INSERT INTO idempotency_keys ({columns}) {keys}"))
-    monkeypatch.setattr(retention, "delete_batch", counting)
-    await housekeeping.delete_expired(engine, 0)
-    assert await count(engine, IdempotencyKey) == 0
-    assert (max(deleted), sum(deleted)) == (100, 1050)
-
-
-async def test_one_process_deletes_at_a_time(engine: AsyncEngine) -> None:
-    async with engine.begin() as tx:
-        vm = await add_vm(tx, await add_user(tx))
-        await ended(tx, vm, Action.START)
-    async with engine.begin() as other:
-        await other.execute(select(func.pg_advisory_xact_lock(housekeeping._LOCK)))
-        await housekeeping.delete_expired(engine, DAYS)
-        assert await count(engine, Operation) == 1
-    await housekeeping.delete_expired(engine, DAYS)
-    assert await count(engine, Operation) == 0
-
-
-async def test_an_error_in_one_table_is_logged_with_its_reason_and_the_others_go_on(
-    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with engine.begin() as tx:
-        vm = await add_vm(tx, await add_user(tx))
-        await ended(tx, vm, Action.START)
-        await tx.execute(text("ALTER TABLE idempotency_keys RENAME TO renamed"))
-    await housekeeping.delete_expired(engine, DAYS)
-    assert await count(engine, Operation) == 0
-    [record] = caplog.records
-    assert "idempotency_keys could not be deleted: UndefinedTableError" in record.getMessage()
 
 
 async def test_history_is_kept_for_ever_if_the_setting_is_zero(engine: AsyncEngine) -> None:

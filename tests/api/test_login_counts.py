@@ -35,3 +35,16 @@ def test_an_account_under_a_long_attack_still_goes_before_an_origin_that_has_has
     fail(logins, 100 * FREE_FAILURES)
     logins.note_use(OFFICE)
     assert logins.rank(HOME, "ada") < logins.rank(OFFICE, "bob")
+
+
+def test_neighbours_who_log_in_do_not_put_a_known_owner_behind_strangers() -> None:
+    """Otherwise a flood from new addresses would keep out everybody in an office where ten people have logged in."""
+    logins = Logins()
+    logins.note_success(OFFICE, "ada")
+    for n in range(40):
+        logins.note_use(OFFICE, f"user-{n}")
+        logins.note_success(OFFICE, f"user-{n}")
+    assert logins.rank(OFFICE, "ada") < logins.rank(HOME, "bob")
+    for _ in range(30):  # one address gets no more with many accounts
+        logins.note_use(OFFICE, "mallory")
+    assert logins.rank(OFFICE, "ada") > logins.rank(HOME, "bob")

@@ -131,8 +131,8 @@ def test_who_has_hashed_less_of_late_goes_first_and_known_owners_before_all(cloc
     assert logins.rank(HOME, "ada") < logins.rank(OFFICE, "ada")
     logins.note_success(OFFICE, "ada")
     assert logins.rank(OFFICE, "ada") < logins.rank(HOME, "ada") < logins.rank(OFFICE, "bob")
-    for _ in range(int(module.KNOWN_CREDIT)):  # but a flood of good logins does not stay there
-        logins.note_use(OFFICE)
+    for _ in range(int(module.KNOWN_CREDIT) + 1):  # but a flood of good logins does not stay there
+        logins.note_use(OFFICE, "ada")
     assert logins.rank(OFFICE, "ada") > logins.rank(HOME, "ada")
     fail(logins, "203.0.113.1", "eve", FREE_FAILURES)
     assert logins.rank(HOME, "ada") < logins.rank(HOME, "eve")  # somebody attacks the account of eve

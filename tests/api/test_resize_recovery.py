@@ -85,6 +85,23 @@ async def test_a_running_decision_is_signaled_again_because_its_resize_may_have_
     assert (after.status, after.epoch, after.workflow_id) == (RUNNING, 0, resize.workflow_id)
 
 
+async def test_a_running_decision_is_signaled_again_after_pauses_that_double(
+    engine: AsyncEngine, recovery: WorkflowRecovery, client: FakeTemporal
+) -> None:
+    """A Temporal that was restored from a backup has forgotten the signal, and its run has the same id as before."""
+    resize, confirm = await add_decision(engine, status=RUNNING)
+    client.statuses[resize.workflow_id] = OPEN
+    for created, signaled, count in [(40, 40, 1), (70, 29, 1), (70, 40, 2), (1000, 490, 2), (1000, 510, 3)]:
+        async with engine.begin() as tx:
+            times = {"created_at": from_now(-created), "delivered_at": from_now(-signaled)}
+            await tx.execute(update(Operation).where(Operation.id == confirm.id).values(times))
+        await make_due(engine)
+        await recovery.check()
+        assert len(client.signals) == count
+        after = await read_operation(engine, confirm.id)
+        assert after.deliveries == 1 + count
+
+
 async def test_a_running_decision_gets_its_own_workflow_if_its_resize_was_terminated(
     engine: AsyncEngine, recovery: WorkflowRecovery, client: FakeTemporal
 ) -> None:

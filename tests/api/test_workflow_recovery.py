@@ -1,5 +1,6 @@
 """Workflow recovery: lost, closed and canceled workflows."""
 
+import logging
 from typing import Any, cast
 
 import pytest
@@ -135,3 +136,14 @@ async def test_no_workflow_counts_as_lost_while_temporal_is_unavailable(
     with pytest.raises(RPCError):
         await recovery.check()
     assert (await read_operation(engine, operation.id)).epoch == 0
+
+
+def test_an_outage_whose_reasons_alternate_is_logged_once_for_each_reason(
+    recovery: WorkflowRecovery, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "api.background.workflow_recovery")
+    for outcome in ("refused", "starting up", "refused", "starting up", None, None, "refused"):
+        recovery._note(outcome)
+    failed = "could not check the workflows of operations: "
+    again = "the workflows of operations are checked again"
+    assert caplog.messages == [f"{failed}refused", f"{failed}starting up", again, f"{failed}refused"]

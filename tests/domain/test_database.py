@@ -68,10 +68,17 @@ async def test_a_missing_root_certificate_is_refused(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("variable", "url"), [("PGPORT", "postgresql://127.0.0.1/x"), ("PGSSLMODE", "postgresql://db")]
+    ("variable", "value", "url"),
+    [
+        ("PGPORT", "wrong", "postgresql://127.0.0.1/x"),
+        ("PGHOST", "a,,b", "postgresql:///x"),
+        ("PGSSLMODE", "wrong", "postgresql://db"),
+    ],
 )
-async def test_a_wrong_variable_of_libpq_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, url: str) -> None:
-    monkeypatch.setenv(variable, "wrong")
+async def test_a_wrong_variable_of_libpq_is_refused(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, url: str
+) -> None:
+    monkeypatch.setenv(variable, value)
     assert "a PG* variable of the environment" in await refusal_of(make_settings(url))
 
 
@@ -87,6 +94,15 @@ async def test_a_pooler_that_the_url_does_not_name_is_refused(postgres: Path, se
         url = pgbouncer.through(folder, name_of(settings))
         assert "add pgbouncer=true to the parameters of DATABASE_URL" in await refusal_of(make_settings(url))
         await database.refuse_unusable(make_settings(pgbouncer.through(folder, name_of(settings), pgbouncer="true")))
+
+
+@pgbouncer.needs_pgbouncer
+async def test_options_that_pgbouncer_refuses_are_refused_with_a_way_out(postgres: Path, settings: Settings) -> None:
+    with pgbouncer.running(postgres) as folder:
+        url = pgbouncer.through(folder, name_of(settings), pgbouncer="true", options="-c geqo=off")
+        line = await refusal_of(make_settings(url))
+    assert "ALTER ROLE" in line
+    assert line.endswith("unsupported startup parameter: options)")
 
 
 async def test_the_name_of_the_application_and_the_options_of_the_url_reach_the_server(settings: Settings) -> None:

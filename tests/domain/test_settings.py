@@ -142,9 +142,15 @@ def test_a_default_page_size_above_the_maximum_is_rejected(monkeypatch: pytest.M
         load_settings()
 
 
-def test_an_api_key_without_an_address_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TEMPORAL_API_KEY", "k" * 40)
-    with pytest.raises(SystemExit, match="TEMPORAL_ADDRESS, which is not set"):
+@pytest.mark.parametrize("name", ["API_KEY", "TLS_SERVER_CA", "TLS_CLIENT_CERT"])
+def test_a_key_or_certificate_of_temporal_without_an_address_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "file.pem"
+    file.write_text("-----BEGIN SOMETHING-----")
+    monkeypatch.setenv(f"TEMPORAL_{name}", str(file))
+    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_KEY", str(file) if name == "TLS_CLIENT_CERT" else "")
+    with pytest.raises(SystemExit, match=f"TEMPORAL_{name} needs TEMPORAL_ADDRESS, which is not set"):
         load_settings()
 
 

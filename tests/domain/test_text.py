@@ -12,6 +12,12 @@ from domain.rules import text
 
 LETTERS = st.characters(categories=["L", "M", "N", "P", "S", "Zs"])
 TEXTS = st.text(LETTERS, min_size=1, max_size=20)
+
+
+def _tags(letters: str) -> str:
+    return "".join(chr(0xE0000 + ord(letter)) for letter in letters)
+
+
 SAME = [
     ("été", "ÉTÉ"),
     ("e\u0301te\u0301", "ÉTÉ"),
@@ -66,6 +72,19 @@ def test_a_search_finds_nothing_that_is_folded_to_another_text(part: str, name: 
         assert text.folded(part) in text.folded(name)
 
 
+@given(st.text("sſßtﬆfﬀiﬁlﬃk", min_size=1, max_size=2), st.text("sSßtTﬅfﬀiﬁLﬃ", max_size=6))  # noqa: RUF001
+def test_a_search_finds_a_part_of_what_one_letter_stands_for(part: str, name: str) -> None:
+    is_found = re.search(text.search_pattern(part), name) is not None
+    assert len(text.folded(part)) > text._LONGEST_RUN or is_found == (text.folded(part) in text.folded(name))
+
+
+@pytest.mark.parametrize(
+    ("part", "name"), [("stras", "Straße"), ("off", "oﬃce"), ("ice", "oﬃce"), ("office", "oﬀice"), ("ffi", "ofﬁce")]
+)
+def test_a_search_finds_a_name_while_its_letters_are_typed(part: str, name: str) -> None:
+    assert re.search(text.search_pattern(part), name)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -79,11 +98,15 @@ def test_a_search_finds_nothing_that_is_folded_to_another_text(part: str, name: 
         "র\u200d্য",  # Bengali: a joiner before a virama
         "葛\U000e0100城",  # Japanese: a variant of a Chinese character
         "❤\ufe0f",
+        *("\u203c\ufe0f", "\u2139\ufe0f"),  # punctuation and a letter that are emoji, too
         "1\ufe0f\u20e3",
         "👩\u200d💻",
         "👨🏽\u200d💻",
         "🏳\ufe0f\u200d🌈",
         "🙂\u200d↔\ufe0f",
+        *(f"🏴{tags}\U000e007f" for tags in (_tags("gbeng"), _tags("gbsct"), _tags("gbwls"))),
+        "\U0001fae9",  # of Unicode 16
+        "\U0001f2ff\u200d\U0001fc01",  # reserved for emoji that do not exist yet
     ],
     ids=ascii,
 )
@@ -116,6 +139,12 @@ def test_a_character_that_cannot_be_seen_is_found(character: str) -> None:
     assert text.find_unseen(f"we{character}b") == character
     assert text.find_unseen(character) == character
     assert not text.is_visible(character)
+
+
+@pytest.mark.parametrize("tags", ["", _tags("gbeng"), _tags("usca") + "\U000e007f", "\U000e007f"], ids=ascii)
+def test_tags_that_make_no_flag_are_found(tags: str) -> None:
+    name = f"🏴{tags}{_tags('x')}"
+    assert text.find_unseen(name) == name[1]
 
 
 @pytest.mark.parametrize("name", ["\N{COMBINING ACUTE ACCENT}", "\N{NO-BREAK SPACE}", "\u3000\u0301", ""], ids=ascii)

@@ -27,7 +27,7 @@ USERS: Final = 4
 # Seconds until a resize is confirmed automatically: the scenarios that confirm or revert it do so long before.
 CONFIRM_WINDOW: Final = 45
 # Points that the workflow recovery passes only if an operation takes long, which depends on chance.
-BY_CHANCE: Final = ("lease_checks", "deliver_again", "restart")
+BY_CHANCE: Final = ("lease_checks", "deliver_again", "is_signal_due", "note_signaled", "restart")
 EFFECTS_WITHOUT_TOKEN: Final = {"revoke", "purge"}
 GRACE: Final = 2.0  # seconds that a crash has to happen after all workflows have closed
 CALLS: Final = "SELECT step FROM mock_cloud.calls WHERE operation_id = $1"

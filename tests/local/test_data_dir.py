@@ -3,6 +3,7 @@
 import os
 import pwd
 import stat
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import local
 from migrations import data_dir, embedded_postgres
 from migrations.data_dir import DataDirError
 
+NO_ID = 0xFFFFFFFF
 STRANGER = 54321  # a user id that has no name on this machine
 AS_ROOT = pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only root can give a file to another user")
 
@@ -93,6 +95,16 @@ def test_a_file_that_others_can_write_is_refused(old: Path, name: str) -> None:
         prepare(old)
 
 
+@pytest.mark.parametrize(("named", "id"), [(0x02, STRANGER), (0x08, pwd.getpwnam("daemon").pw_gid)])
+def test_a_folder_that_an_access_list_lets_others_write_is_refused(old: Path, named: int, id: int) -> None:
+    everything = ((0x01, 7, NO_ID), (0x04, 0, NO_ID), (named, 7, id), (0x10, 7, NO_ID), (0x20, 0, NO_ID))
+    entries = sorted(everything)  # the kernel wants them in the order of their tags
+    os.chown(old, -1, pwd.getpwuid(os.geteuid()).pw_gid)
+    os.setxattr(old, "system.posix_acl_access", b"\2\0\0\0" + b"".join(struct.pack("<HHI", *e) for e in entries))
+    with pytest.raises(DataDirError, match="Other users can write"):
+        prepare(old)
+
+
 def test_the_group_may_write_if_we_are_its_only_member(old: Path) -> None:
     os.chown(old, -1, pwd.getpwuid(os.geteuid()).pw_gid)
     old.chmod(0o775)
@@ -140,6 +152,15 @@ def test_a_name_that_cannot_be_printed_is_refused_in_one_line(tmp_path: Path, na
     assert "\n" not in str(error.value).encode().decode()
 
 
+def test_a_path_that_is_too_long_for_temporals_database_is_refused_in_one_line(tmp_path: Path) -> None:
+    accepted = tmp_path.joinpath(*["x" * 100] * 4)
+    accepted /= "x" * (data_dir.MAX_PATH - len(str(accepted)) - 1)
+    with pytest.raises(DataDirError, match=r"its path has more than 490 bytes. Choose another folder$"):
+        prepare(f"{accepted}x")
+    assert not accepted.with_name(f"{accepted.name}x").exists()
+    assert prepare(accepted) == accepted
+
+
 def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     with pytest.raises(DataDirError, match="cannot be used"):
@@ -177,10 +198,34 @@ def test_each_data_directory_gets_its_own_secret_key(tmp_path: Path) -> None:
     assert data_dir.secret_key(first) != data_dir.secret_key(second)
 
 
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 40])
+def test_a_damaged_secret_key_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "secret_key").write_bytes(content)
+    with pytest.raises(DataDirError, match=r"secret_key is damaged: restore it, or delete it, which ends all logins$"):
+        data_dir.secret_key(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_log_is_refused(old: Path) -> None:
+    (old / "logs" / "api.log").unlink()
+    os.mkfifo(old / "logs" / "api.log", 0o600)
+    with pytest.raises(DataDirError, match=r"api\.log is no file"):
+        prepare(old)
+
+
 def test_an_unfinished_secret_key_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "secret_key.new").touch(mode=0o600)
     assert len(data_dir.secret_key(tmp_path)) >= 32
     assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+
+
+def test_logs_of_other_programs_in_the_same_folder_are_left_alone(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_dir, "MAX_LOG_SIZE", 10)
+    (other := old / "logs" / "nginx.log").write_text("longer than the limit")
+    for path in (other, other.parent):
+        path.chmod(0o755)
+    prepare(old)
+    data_dir.limit_logs(old / "logs")
+    assert (other.read_text(), mode(other), mode(other.parent)) == ("longer than the limit", 0o755, 0o755)
 
 
 def test_a_log_that_is_too_large_begins_anew_and_keeps_what_was_before(

@@ -8,23 +8,16 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import local
 from migrations import embedded_postgres
+from migrations.data_dir import DataDirError
 from tests.support.waiting import block_until
 
 SOME_USER = 54321  # a user id that owns nothing on this machine
-
-
-@pytest.fixture
-def private_folder() -> Iterator[Path]:
-    """A folder that only its owner may enter, directly below one that is open to all."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
 
 
 @pytest.fixture
@@ -64,6 +57,16 @@ def test_if_the_path_has_a_character_with_a_meaning_the_socket_is_in_a_private_t
     assert embedded_postgres.socket_dir_of(cluster / "postgres").parent == private_folder
 
 
+def test_a_socket_folder_that_was_removed_is_made_anew_for_the_next_start(
+    cluster_with_long_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(private_folder))
+    folder = embedded_postgres.socket_dir_of(cluster_with_long_path)
+    folder.rmdir()
+    embedded_postgres.prepare_start(cluster_with_long_path)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
 def test_a_temporary_folder_that_does_not_suit_a_socket_is_refused(
     cluster_with_long_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,12 +76,36 @@ def test_a_temporary_folder_that_does_not_suit_a_socket_is_refused(
         embedded_postgres.socket_dir_of(cluster_with_long_path)
 
 
-def test_a_cluster_of_another_version_is_refused(private_folder: Path) -> None:
+@pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only as root the server runs as another user")
+def test_the_server_reaches_its_socket_in_a_temporary_folder_that_is_closed_to_others(
+    private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := private_folder / "tmp").mkdir(mode=0o700)
+    (data_dir := private_folder / "a,b").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    socket_dir = embedded_postgres.init_cluster(data_dir)
+    assert socket_dir.parent == temporary
+    touch = ["/bin/touch", str(socket_dir / "file")]
+    subprocess.run(touch, **embedded_postgres.PROCESS_OPTIONS, check=True)
+
+
+@pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only root can give a folder to another user")
+def test_a_temporary_folder_of_another_user_is_refused(
+    cluster_with_long_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := private_folder / "tmp").mkdir()
+    os.chown(temporary, SOME_USER, SOME_USER)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with pytest.raises(DataDirError, match=r"TMPDIR cannot be used: .*tmp belongs to the user with the id 54321"):
+        embedded_postgres.socket_dir_of(cluster_with_long_path)
+
+
+@pytest.mark.parametrize("version", [b"15", b"17", b"\xff"])
+def test_a_cluster_of_another_version_is_refused(private_folder: Path, version: bytes) -> None:
     (private_folder / "postgres").mkdir()
-    (private_folder / "postgres" / "PG_VERSION").write_text("15\n")
-    with pytest.raises(
-        embedded_postgres.PostgresError, match="was made by PostgreSQL 15, not 16: set another DATA_DIR"
-    ):
+    (private_folder / "postgres" / "PG_VERSION").write_bytes(version + b"\n")
+    message = f"was made by PostgreSQL {version.decode(errors='replace')}, not 16: set another DATA_DIR"
+    with pytest.raises(embedded_postgres.PostgresError, match=message):
         embedded_postgres.init_cluster(private_folder)
 
 

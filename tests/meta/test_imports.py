@@ -53,6 +53,11 @@ def test_a_package_does_not_load_those_beside_or_above_it(package: str, forbidde
     assert loaded_by(modules_of(package)) & forbidden == set()
 
 
+def test_only_the_openstack_backend_loads_the_optional_sdk() -> None:
+    others = [module for module in modules_of("activities") if ".backends.openstack" not in module]
+    assert loaded_by(["worker", *others]) & {"openstack", "keystoneauth1", "requests"} == set()
+
+
 def contracts() -> list[dict[str, Any]]:
     """The contracts of import-linter."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -7,9 +7,8 @@ from alembic import command
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.data import queries
+from domain.data import advisory_locks, queries
 from domain.settings import Settings
-from migrations import indexes
 from migrations.__main__ import alembic_config, migrate
 from tests.support.rows import add_user, add_vm
 
@@ -84,7 +83,7 @@ async def test_a_process_that_waits_for_the_build_of_another_has_no_open_transac
 
     async with older.connect() as observer:
         async with older.begin() as builder:
-            await original(builder, indexes._LOCK)
+            await original(builder, advisory_locks.INDEX_BUILDS)
             monkeypatch.setattr(queries, "try_long_lock", asking)
             waiting = asyncio.create_task(migrate(settings))
             async with asyncio.timeout(10):

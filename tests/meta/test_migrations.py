@@ -17,7 +17,7 @@ from temporalio.api.workflowservice.v1 import RegisterNamespaceRequest
 from temporalio.client import Client
 
 import local
-from domain import search_attributes
+from domain import logs, search_attributes
 from domain.data.catalogue import FLAVORS
 from domain.data.models import Flavor
 from domain.settings import Settings
@@ -51,8 +51,10 @@ async def registered(client: Client) -> dict[str, int]:
 
 
 async def main(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
-    """Run the command in this process."""
+    """Run the command in this process, whose logs stay as they are."""
     monkeypatch.setattr(migrations, "load_settings", lambda: settings)
+    monkeypatch.setattr(logs, "configure", lambda _level: None)
+    monkeypatch.setattr("domain.temporal.forward_logs", lambda: None)
     await asyncio.to_thread(migrations.main)
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from temporalio.client import Client
 
 import local
 from migrations import embedded_postgres
@@ -21,11 +23,11 @@ from tests.support.waiting import poll
 PROCESSES = ["api", "worker", "migrations"]
 
 
-async def start(module: str, database_url: str) -> Process:
-    """Start a process with this database, and without a Temporal server."""
+async def start(module: str, database_url: str, **others: str) -> Process:
+    """Start a process with this database, and without a Temporal server unless `others` name one."""
     [port] = free_ports(1)
     settings = {"DATABASE_URL": database_url, "SECRET_KEY": secrets.token_urlsafe(48), "API_PORT": str(port)}
-    environment = os.environ | settings | {"TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    environment = os.environ | settings | {"TEMPORAL_ADDRESS": "127.0.0.1:1"} | others
     command = [sys.executable, "-m", module]
     return await asyncio.create_subprocess_exec(*command, cwd=local.ROOT, env=environment, stdout=PIPE, stderr=PIPE)
 
@@ -91,3 +93,37 @@ async def test_a_process_whose_server_never_answers_stops_when_it_is_told_to(mod
         out, err = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode in {0, -signal.SIGTERM}
     assert b"Traceback" not in out + err
+
+
+async def test_a_worker_waits_for_its_namespace_and_ends_well_however_often_it_is_told_to(
+    database_url: str, temporal: Client
+) -> None:
+    server = {"TEMPORAL_ADDRESS": temporal.service_client.config.target_host, "TEMPORAL_NAMESPACE": "nowhere"}
+    process = await start("worker", database_url, **server)
+    assert process.stderr
+    line = (await asyncio.wait_for(process.stderr.readline(), 60)).decode()
+    assert "Waiting for PostgreSQL and Temporal: RPCError: Namespace nowhere is not found." in line
+    while process.returncode is None:
+        process.terminate()
+        await asyncio.sleep(0.001)
+    assert process.returncode == 0
+    assert await process.stderr.read() == b"", "the reason is said once"
+
+
+async def test_an_error_of_the_migrations_is_one_line_in_the_format_of_all_logs(postgres: Path) -> None:
+    """Here, the database belongs to another program that has a table of the same name."""
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute("CREATE DATABASE of_others TEMPLATE template0")
+    url = embedded_postgres.database_url(postgres, "of_others")
+    other = await asyncpg.connect(host=str(postgres), user="postgres", database="of_others")
+    await other.execute("CREATE TABLE vms (secret text)")
+    process = await start("migrations", url)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    await other.close()
+    await admin.execute("DROP DATABASE of_others WITH (FORCE)")
+    await admin.close()
+    [line] = err.decode().splitlines()
+    assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{3}Z ERROR migrations The migrations failed request_id=- .*", line)
+    assert "DuplicateTableError" in line
+    assert "CREATE TABLE" not in line
+    assert (process.returncode, out) == (1, b"")

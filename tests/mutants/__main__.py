@@ -30,7 +30,7 @@ SUITES: Final = {
     "domain/commands/": ("tests/domain", "tests/api", "tests/activities"),
     "domain/progress/": ("tests/domain", "tests/activities", "tests/api"),
     "domain/upkeep/": ("tests/domain", "tests/activities", "tests/api"),
-    "domain/data/": ("tests/domain", "tests/activities", "tests/api"),
+    "domain/data/": ("tests/domain", "tests/activities", "tests/api", "tests/meta"),
     "activities/": ("tests/activities",),
     "api/background/": ("tests/api",),
     "api/server/": ("tests/api/server", "tests/api"),

@@ -5,6 +5,9 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 DEADLINE = 60.0  # seconds until a test gives up on something
 
 T = TypeVar("T")
@@ -32,3 +35,13 @@ def block_until(condition: Callable[[], object], *, deadline: float = DEADLINE, 
     while not condition():
         assert time.monotonic() < give_up_at, f"not true after {deadline:.0f} s"
         time.sleep(interval)
+
+
+async def wait_until_blocked(engine: AsyncEngine, wanted: int) -> None:
+    """Return once that many transactions of this database wait for a lock."""
+    blocked = text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    async with asyncio.timeout(10), engine.connect() as connection:
+        while (await connection.execute(blocked)).scalar_one() != wanted:
+            await connection.rollback()

@@ -17,13 +17,14 @@ from sqlalchemy import (
     delete,
     func,
     inspect,
+    select,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.data import advisory_locks
+
 SCHEMA: Final = "mock_cloud"
-# The number of an advisory lock. It makes workers that start together create the schema one after the other.
-_SCHEMA_LOCK: Final = 7_166_401_204
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -147,7 +148,8 @@ async def create_schema(tx: AsyncConnection) -> None:
     """
     if await tx.run_sync(_is_complete):
         return
-    await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SCHEMA_LOCK})
+    # Workers that start together create it one after the other.
+    await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MOCK_CLOUD_SCHEMA)))
     await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     await tx.run_sync(metadata.create_all)
     await tx.run_sync(_upgrade_tables)

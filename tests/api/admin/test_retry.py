@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Interface, Operation
@@ -89,7 +89,13 @@ async def test_creates_and_operations_that_have_not_failed_cannot_be_retried(
     assert (refusal.status_code, refusal.json()["code"]) == (409, "not_retryable")
 
 
-@pytest.mark.parametrize("action", [Action.DELETE, Action.DELETE_VOLUME, Action.DETACH_VOLUME])
+@pytest.mark.parametrize(
+    "action",
+    [
+        *(Action.DELETE, Action.DELETE_SNAPSHOT, Action.DELETE_VOLUME),
+        *(Action.DETACH_VOLUME, Action.DETACH_INTERFACE),
+    ],
+)
 async def test_a_retry_is_refused_while_the_owners_own_second_request_is_open(
     ada: Person, root: Person, engine: AsyncEngine, action: Action
 ) -> None:
@@ -97,7 +103,9 @@ async def test_a_retry_is_refused_while_the_owners_own_second_request_is_open(
     failed = await failed_operation(ada, engine, action)
     paths = {
         Action.DELETE: f"/vms/{failed.vm_id}",
+        Action.DELETE_SNAPSHOT: f"/vms/{failed.vm_id}/snapshots/{failed.resource_id}",
         Action.DELETE_VOLUME: f"/volumes/{failed.resource_id}",
+        Action.DETACH_INTERFACE: f"/vms/{failed.vm_id}/interfaces/{failed.resource_id}",
         Action.DETACH_VOLUME: f"/vms/{failed.vm_id}/volumes/{failed.resource_id}",
     }
     second = await ada.http.delete(paths[action])
@@ -168,6 +176,18 @@ async def test_only_one_of_many_concurrent_retries_is_accepted(ada: Person, root
         assert await connection.scalar(interfaces) == 1
 
 
+@pytest.mark.parametrize("action", [Action.STOP, Action.DELETE_VOLUME, Action.DELETE])
+async def test_a_retry_of_what_housekeeping_deletes_at_that_moment_is_refused(
+    ada: Person, root: Person, engine: AsyncEngine, action: Action
+) -> None:
+    failed = await failed_operation(ada, engine, action)
+    async with engine.begin() as housekeeping:
+        await housekeeping.execute(delete(Operation).where(Operation.id == failed.id))
+        retrying = asyncio.create_task(retry(root, failed.id))
+        await asyncio.sleep(0.2)
+    assert await retrying == (404, "not_found")
+
+
 @pytest.mark.parametrize(
     ("action", "input"),
     [
@@ -195,3 +215,13 @@ async def test_a_retry_of_a_resize_below_the_image_is_refused(ada: Person, root:
         too_small = {"flavor_id": str(FLAVOR_IDS["m1.tiny"]), "flavor": "m1.tiny"}
         operation = await add_operation(tx, vm, Action.RESIZE, status=FAILED, input=INPUTS[Action.RESIZE] | too_small)
     assert await retry(root, operation.id) == (422, "flavor_too_small")
+
+
+async def test_a_retry_of_an_attach_to_a_network_that_was_renamed_is_refused(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    """The failed operation has the network's name only."""
+    failed = await failed_operation(
+        ada, engine, Action.ATTACH_INTERFACE, input=INPUTS[Action.ATTACH_INTERFACE] | {"network": "long-gone"}
+    )
+    assert await retry(root, failed.id) == (422, "unknown_reference")

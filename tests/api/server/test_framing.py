@@ -72,6 +72,15 @@ def test_trailers_do_not_become_headers(site: Site) -> None:
     assert [name for name, _ in answer.json()["headers"]] == ["host", "transfer-encoding"]
 
 
+@pytest.mark.parametrize("trailer", [b"Connection: close", b"Proxy-Connection: close", b"Connection: Upgrade", b"X: y"])
+def test_trailers_do_not_change_how_the_next_request_is_read(site: Site, trailer: bytes) -> None:
+    """A proxy may send the request of somebody else over the same connection."""
+    client = site.client()
+    assert client.ask(POST + CHUNKED + b"1\r\nx\r\n0\r\n" + trailer + b"\r\n\r\n").json()["body"] == "x"
+    for _ in range(2):
+        assert client.ask(NEXT).json()["path"] == "/next"
+
+
 def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
     client = site.client()
     client.send(b"".join(b"GET /%d HTTP/1.1\r\n%b\r\n" % (number, HOST) for number in range(2000)))
@@ -119,6 +128,12 @@ def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
         POST + b"Content-Length: 99999999999999999999\r\n\r\n",
         POST + b"Transfer-Encoding: chunked\r\n" + CHUNKED + b"0\r\n\r\n",
         POST + b"Transfer-Encoding: chunked, identity\r\n\r\n",
+        POST + b"Transfer-Encoding: gzip\r\n" + CHUNKED + b"0\r\n\r\n",
+        POST + b"Transfer-Encoding: identity\r\n" + CHUNKED + b"0\r\n\r\n",
+        POST + b"Content-Length: " + b"0" * 5000 + b"1\r\n\r\na",
+        POST + b"Content-Type: text/plain\r\ncontent-type: application/json\r\n\r\n",
+        POST + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
+        POST + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n",
         b"POST / HTTP/1.0\r\n" + HOST + CHUNKED + b"0\r\n\r\n",
         POST + CHUNKED + b"0x1\r\na\r\n0\r\n\r\n",
         POST + CHUNKED + b"1 \r\na\r\n0\r\n\r\n",
@@ -201,3 +216,10 @@ def test_a_request_of_100_header_fields_or_32_kib_is_served(site: Site) -> None:
     longest = head + b"b: " + b"c" * (32 * 1024 - len(head) - 7) + b"\r\n\r\n"
     assert len(longest) == 32 * 1024
     assert len(site.ask(longest).json()["headers"]) == 100
+
+
+def test_16_kib_of_chunk_sizes_extensions_and_trailers_are_read(site: Site) -> None:
+    end = b"\r\n!\r\n0\r\n\r\n"  # all of it but the chunk's one byte counts
+    extension = b"1;" + b"x" * (MAX_FRAMING - len(b"1;") - len(end) + 1)
+    assert site.ask(POST + CHUNKED + extension + end).json()["body"] == "!"
+    assert site.ask(POST + CHUNKED + extension + b"x" + end).status == 413

@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 
 from api.server import connections, phases
+from api.server.connection import Connection
 from api.web.origin import network_of
 from api.web.problems import MAX_BODY
 from tests.api.server.conftest import HOST, Client, Site, running_site
@@ -124,6 +125,42 @@ def test_if_all_unfinished_requests_hold_too_much_the_oldest_are_closed(
     site.server.connections._next_line = 0.0
     site.pass_time(0)
     assert any("unfinished data" in record.message for record in caplog.records)
+
+
+def test_large_requests_that_wait_for_an_answer_are_bounded_and_small_ones_are_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_HELD", 1_000_000)
+    small = site.client()
+    small.send(WAIT[:-2] + b"Content-Length: 9\r\n\r\n" + b"z" * 9)
+    block_until(lambda: site.server.connections.held == 9)
+    for _ in range(40):
+        site.client().send(WAIT[:-2] + b"Content-Length: 200000\r\n\r\n" + b"z" * 200_000)
+    block_until(lambda: site.server.connections.count < 10)
+    assert site.server.connections.held <= 1_000_000
+    site.gate.set()
+    assert small.read().status == 200
+    block_until(lambda: not site.server.connections.held)
+
+
+def test_a_closed_connection_gives_its_bytes_back_at_once(site: Site) -> None:
+    client = site.client()
+    client.send(WAIT[:-2] + b"Content-Length: 100000\r\n\r\n" + b"z" * 90_000)
+    block_until(lambda: site.server.connections.held == 90_000)
+    [connection] = site.server.connections._all()
+    assert isinstance(connection, Connection)
+
+    cycle = connection.cycle
+    assert cycle
+    left = []
+
+    def close() -> None:
+        cycle.body = bytearray(90_000)  # as if the application had had no time yet to take it
+        connection.abort()
+        left.append(len(cycle.body))
+
+    site.in_loop(close)
+    assert left == [0]
 
 
 def test_closed_connections_hold_nothing(site: Site) -> None:

@@ -1,0 +1,59 @@
+"""A start that was killed in the middle never keeps the next one from succeeding."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import local
+from migrations import embedded_postgres, embedded_temporal
+from migrations.children import Child
+from tests.local.test_checks import settings
+from tests.support.waiting import block_until, poll
+
+INIT_CLUSTER = (
+    "import pathlib, sys; from migrations import embedded_postgres as e; e.init_cluster(pathlib.Path(sys.argv[1]))"
+)
+
+
+@pytest.mark.parametrize("reached", ["PG_VERSION", "global/pg_control", "base/4"])
+def test_a_cluster_can_be_made_right_after_its_making_was_killed(reached: str, private_folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", INIT_CLUSTER, str(private_folder)], cwd=local.ROOT) as first:
+        block_until((private_folder / "postgres.new" / reached).exists, deadline=20)
+        first.kill()
+    embedded_postgres.init_cluster(private_folder)
+    assert {path.name for path in private_folder.iterdir()} == {"postgres"}
+
+
+async def test_a_temporal_server_that_is_killed_while_it_makes_its_tables_does_not_fail_for_ever(
+    tmp_path: Path,
+) -> None:
+    server = local.temporal_server(settings(), tmp_path, tmp_path).start()
+    try:
+        await kill_when_its_state_appears(server, tmp_path / embedded_temporal.DATABASE)
+        await server.until(server.does_not_serve)
+    finally:
+        await server.stop()
+    assert server.failures == 1
+
+
+async def kill_when_its_state_appears(server: Child, state: Path) -> None:
+    """Kill a server in the moment in which it has made the file of its state."""
+
+    async def exists() -> bool:
+        return await asyncio.to_thread(state.exists)
+
+    await poll(exists, bool, deadline=10, interval=0.001)
+    assert server.process
+    server.process.kill()
+
+
+def test_a_state_that_was_served_once_is_kept(tmp_path: Path) -> None:
+    embedded_temporal.discard_unfinished_state(tmp_path)
+    (tmp_path / embedded_temporal.DATABASE).write_text("state")
+    embedded_temporal.keep_state(tmp_path)
+    embedded_temporal.discard_unfinished_state(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [embedded_temporal.DATABASE]
+    assert (tmp_path / embedded_temporal.DATABASE).read_text() == "state"
