@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
+from activities.backends.openstack.errors import CloudError
 from activities.backends.protocol import BackendError
 
 logger = logging.getLogger(__name__)
@@ -128,8 +129,8 @@ class Poll(Generic[T]):
 
     def _due(self) -> float:
         if self.trouble:
-            asked_for: float = getattr(self.trouble, "retry_after", None) or 0.0
-            return self._last_poll + max(asked_for, min(2.0 ** (self._failures - 1), LONGEST_BACKOFF))
+            wish = self.trouble.retry_after if isinstance(self.trouble, CloudError) else None
+            return self._last_poll + max(wish or 0.0, min(2.0 ** (self._failures - 1), LONGEST_BACKOFF))
         ids = frozenset[str]().union(*(question.ids for question in self._questions))
         youngest = max((self._waits[id].since for id in ids), default=0.0)
         return self._last_poll + pause_for(self._clock.now() - youngest)

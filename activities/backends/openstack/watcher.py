@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from activities.backends.openstack import bodies
 from activities.backends.openstack.bodies import Body
+from activities.backends.openstack.errors import Service
 from activities.backends.openstack.polling import Clock, Poll
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, PortRow, ServerRow, VolumeRow
 from activities.backends.protocol import BackendError
@@ -40,12 +41,12 @@ class Answer:
 
 
 class Fetch(Protocol):
-    """Reads from a service of the cloud, named by its type in the catalogue; BackendError `not_found` for its own 404.
+    """Reads from a service of the cloud; BackendError `not_found` for its own 404.
 
     While a cell of the cloud is down, each list takes a minute. With a shorter timeout, all waiting would stop then.
     """
 
-    async def __call__(self, service: str, path: str, query: Query) -> Answer:
+    async def __call__(self, service: Service, path: str, query: Query) -> Answer:
         """Send one GET."""
 
 
@@ -94,7 +95,7 @@ class _Servers:
 
     async def _read_list(self, query: Query, wanted: Collection[str], began: float) -> None:
         since: datetime | None = None
-        async for answer in _pages(self._fetch, "compute", "/servers/detail", query, "servers"):
+        async for answer in _pages(self._fetch, Service.COMPUTE, "/servers/detail", query, "servers"):
             since = since or self._before(answer, began)
             for body in bodies.listed(answer.body, "servers"):
                 server = bodies.server_from(body, is_from_list=True)
@@ -104,7 +105,7 @@ class _Servers:
 
     async def _read_down_cells(self) -> None:
         """Find out which servers are in cells that are down. Only the plain first page of the list shows that."""
-        answer = await self._fetch("compute", "/servers", ())
+        answer = await self._fetch(Service.COMPUTE, "/servers", ())
         rows = bodies.listed(answer.body, "servers")
         down = {str(row["id"]) for row in rows if row.get("status") == "UNKNOWN"}
         for id, row in list(self._rows.items()):
@@ -118,7 +119,7 @@ class _Servers:
         ids = [id for id in asked if id not in self._rows or _lacks_fault(self._rows[id])]
 
         async def read(id: str) -> None:
-            answer = await _single(self._fetch, "compute", f"/servers/{id}")
+            answer = await _single(self._fetch, Service.COMPUTE, f"/servers/{id}")
             if answer is None:
                 self._rows[id] = Gone(id)
                 return
@@ -158,7 +159,7 @@ class _Kind(Generic[R]):
     `query` asks a list for some ids; without it, the list is of all.
     """
 
-    service: str
+    service: Service
     path: str
     single: str | None
     list_path: str
@@ -196,9 +197,9 @@ class _Resources(Generic[R]):
 
 
 # Cinder knows no filter for several ids. Glance sends 25 rows a page, if one does not ask for more.
-_VOLUMES: Final = _Kind("block-storage", "/volumes", "volume", "/volumes/detail", "volumes", None, bodies.volume_from)
+_VOLUMES: Final = _Kind(Service.VOLUME, "/volumes", "volume", "/volumes/detail", "volumes", None, bodies.volume_from)
 _IMAGES: Final = _Kind(
-    "image",
+    Service.IMAGE,
     "/images",
     None,
     "/images",
@@ -207,7 +208,7 @@ _IMAGES: Final = _Kind(
     bodies.image_from,
 )
 _PORTS: Final = _Kind(
-    "network", "/ports", "port", "/ports", "ports", lambda ids: [("id", id) for id in ids], bodies.port_from
+    Service.NETWORK, "/ports", "port", "/ports", "ports", lambda ids: [("id", id) for id in ids], bodies.port_from
 )
 
 
@@ -220,7 +221,7 @@ def _queries(ids: Iterable[str], kind: _Kind[R]) -> list[Query]:
     return [kind.query(group) for group in groups]
 
 
-async def _pages(fetch: Fetch, service: str, path: str, query: Query, name: str) -> AsyncIterator[Answer]:
+async def _pages(fetch: Fetch, service: Service, path: str, query: Query, name: str) -> AsyncIterator[Answer]:
     while True:
         answer = await fetch(service, path, query)
         yield answer
@@ -231,7 +232,7 @@ async def _pages(fetch: Fetch, service: str, path: str, query: Query, name: str)
         query = parse_qsl(urlsplit(following).query)
 
 
-async def _single(fetch: Fetch, service: str, path: str) -> Answer | None:
+async def _single(fetch: Fetch, service: Service, path: str) -> Answer | None:
     """Return the answer about one thing; None if the cloud does not have it."""
     try:
         return await fetch(service, path, ())

@@ -6,6 +6,7 @@ from typing import Any, Final
 from urllib.parse import urlencode
 from uuid import uuid4
 
+from activities.backends.openstack.errors import Service
 from activities.backends.openstack.watcher import Answer, Query, Watcher
 from activities.backends.protocol import BackendError
 from tests.backends.openstack.clocks import FakeClock
@@ -14,9 +15,9 @@ from tests.backends.openstack.recordings import Recording
 Json = dict[str, Any]
 
 KINDS: Final = {
-    "volumes": ("block-storage", "/volumes", "volume"),
-    "images": ("image", "/images", None),
-    "ports": ("network", "/ports", "port"),
+    "volumes": (Service.VOLUME, "/volumes", "volume"),
+    "images": (Service.IMAGE, "/images", None),
+    "ports": (Service.NETWORK, "/ports", "port"),
 }
 
 
@@ -94,14 +95,14 @@ class SmallCloud:
         """Let the watcher forget the servers."""
         watcher.servers._read.__self__._rows.clear()  # type: ignore[attr-defined]
 
-    async def fetch(self, service: str, path: str, query: Query) -> Answer:
+    async def fetch(self, service: Service, path: str, query: Query) -> Answer:
         """Answer one GET."""
         self.calls.append(f"{service} {path}" + (f"?{urlencode(query, safe=':,')}" if query else ""))
         self.clock.time += self.latency
         if self.error and self.errors_left and path == self.error_on:
             self.errors_left -= 1
             raise self.error
-        body = self._server_body(path, query) if service == "compute" else self._body(service, path, query)
+        body = self._server_body(path, query) if service is Service.COMPUTE else self._body(service, path, query)
         if self.spoil:
             body = self.spoil.pop()(body)
         self.answers.append(Answer(body, self.now.replace(microsecond=0)))
@@ -123,7 +124,7 @@ class SmallCloud:
             listed = [_unknown(id) if self.is_down else row for id, row in rows.items()]
         return self._page("servers", [_without_fault(row) for row in listed], query)
 
-    def _body(self, service: str, path: str, query: Query) -> Json:
+    def _body(self, service: Service, path: str, query: Query) -> Json:
         kind, (_, list_path, single) = next(item for item in KINDS.items() if item[1][0] == service)
         rows = self._things[kind]
         if path not in {list_path, f"{list_path}/detail"}:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 
 import pytest
 
+from activities.backends.openstack.errors import CloudError
 from activities.backends.openstack.polling import KEEP, LoopClock, Poll, pause_for
 from activities.backends.protocol import BackendError
 from tests.backends.openstack.clocks import FakeClock, breathe
@@ -100,8 +101,7 @@ async def test_pauses_between_failed_reads_end_at_half_a_minute(
 
 
 async def test_a_cloud_that_asks_for_a_pause_gets_it(poll: Poll[int], cloud: Cloud, clock: FakeClock) -> None:
-    error = unreachable()
-    error.retry_after = 7.0  # type: ignore[attr-defined]
+    error = CloudError("rate_limited", "Too many requests.", retryable=True, retry_after=7.0)
     cloud.failures = [error]
     await poll.ask({"a"})
     assert clock.pauses == [7.0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from activities.backends.openstack.errors import Service
 from activities.backends.openstack.polling import KEEP
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, PortRow, ServerRow, VolumeRow
 from activities.backends.openstack.watcher import IDS_OF_A_QUERY, Answer, Query, Watcher
@@ -154,8 +155,8 @@ async def test_pages_of_the_real_cloud_are_followed_although_a_marker_is_deleted
     pages = [exchange for exchange in Recording("lists/changes").exchanges if exchange.moment == "page"]
     queries: list[dict[str, str]] = []
 
-    async def fetch(service: str, path: str, query: Query) -> Answer:
-        assert (service, path) == ("compute", "/servers/detail")
+    async def fetch(service: Service, path: str, query: Query) -> Answer:
+        assert (service, path) == (Service.COMPUTE, "/servers/detail")
         queries.append(dict(query))
         page = pages[len(queries) - 1]
         return Answer(page.body, page.date)
