@@ -1,0 +1,49 @@
+"""Records the answers of a real cloud anew: `python -m tests.backends.openstack.record [GROUP ...]`.
+
+Needs openstacksdk, OS_CLIENT_CONFIG_FILE with the clouds `osprobe` and `osprobe-admin`, and OSPROBE_HOME, where the
+process ids of that cloud's services are. README.md in `recorded/` says more.
+"""
+
+import logging
+import sys
+
+from tests.backends.openstack import record_lists, record_resources, record_servers
+from tests.backends.openstack.real_cloud import Cloud
+
+logger = logging.getLogger(__name__)
+
+GROUPS = {
+    function.__name__: function
+    for function in (
+        record_servers.create,
+        record_servers.power,
+        record_servers.hosts_that_die,
+        record_servers.resize,
+        record_servers.resizes_whose_host_dies,
+        record_servers.confirm_without_host,
+        record_servers.rebuild,
+        record_servers.delete,
+        record_servers.other_hands,
+        record_resources.snapshots,
+        record_resources.volumes,
+        record_resources.attachments,
+        record_resources.interfaces,
+        record_lists.lists,
+        record_lists.down_cell,
+        record_lists.refusals,
+    )
+}
+
+
+def main() -> None:
+    """Play the groups that the command line names, or all."""
+    logging.basicConfig(level=logging.WARNING)
+    logger.setLevel(logging.INFO)
+    cloud = Cloud()
+    for name in sys.argv[1:] or GROUPS:
+        logger.info("%s", name)
+        GROUPS[name](cloud)
+
+
+if __name__ == "__main__":
+    main()
