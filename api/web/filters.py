@@ -114,7 +114,8 @@ def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[boo
     # regular expression is slower than LIKE, so names in ASCII are not searched with it: CASE keeps it from running.
     wanted, pattern = text.folded(part), text.search_pattern(part)
     has_other_letters = func.octet_length(column) > func.char_length(column)
-    in_other_letters = case((has_other_letters, column.regexp_match(pattern)), else_=false())
+    # Early names are not in NFC. The pattern knows every form of a letter, but its accents in one order only.
+    in_other_letters = case((has_other_letters, func.normalize(column).regexp_match(pattern)), else_=false())
     if not wanted.isascii():
         return in_other_letters
     in_ascii = func.lower(column.collate("C")).contains(wanted, autoescape=True)

@@ -145,6 +145,18 @@ async def test_the_filter_by_name_ignores_case_and_form_in_every_language(
     assert await found(ada, path, "(.*)") == await found(ada, path, "***=x") == set()
 
 
+@pytest.mark.parametrize(
+    "typed", ["\u0645\u062d\u0645\u0651\u064e\u062f", "\u05d1\u05bc\u05b7\u05ea", "q\u0307\u0323"], ids=ascii
+)
+async def test_an_early_name_is_found_although_its_accents_are_in_the_order_of_typing(
+    ada: Person, engine: AsyncEngine, typed: str
+) -> None:
+    """Keyboards send the vowel after the doubling or the other way round; the form NFC has one order."""
+    async with engine.begin() as tx:
+        await add_vm(tx, ada.user, name=typed)
+    assert await found(ada, "/vms", typed) == {typed}
+
+
 async def test_an_early_vm_with_a_name_that_is_refused_today_can_be_read_found_and_changed(
     ada: Person, engine: AsyncEngine
 ) -> None:
