@@ -187,8 +187,10 @@ def _cut_at_the_start(run: str, *, is_last: bool) -> list[str]:
 def _letter(letter: str) -> str:
     """The pattern of everything that is folded to this one letter."""
     forms = [_one_of([letter, *_letters_folded_to().get(letter, [])])]
-    if normalize("NFD", letter) != letter:
-        forms.append("".join(map(_letter, normalize("NFD", letter))))
+    *letter_before, accent = normalize("NFD", letter)
+    if letter_before:
+        # The last accent may stand alone: `ῢ` in upper case is `Ϋ` and an accent, because one letter for it is missing.
+        forms.append("".join(map(_letter, normalize("NFC", "".join(letter_before)))) + _letter(accent))
     return _any_of(forms)
 
 

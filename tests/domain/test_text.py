@@ -27,6 +27,7 @@ SAME = [
     ("ОБЛАКО", "облако"),
     ("\N{KELVIN SIGN}ube", "kube"),
     ("ǆ", "ǅ"),
+    ("ῢ", "ῢ".upper()),  # which has no single letter for it
 ]
 
 
@@ -58,10 +59,10 @@ def test_a_search_finds_a_name_in_another_case_or_form(one: str, other: str) -> 
         assert re.search(text.search_pattern(part), f"a {name} b")
 
 
-@given(TEXTS, st.sampled_from([str, str.upper, str.lower, str.casefold]), st.sampled_from(["NFC", "NFD"]))
-def test_a_search_finds_what_is_folded_to_the_same(name: str, change: type[str], form: str) -> None:
-    # The pattern is PostgreSQL's; of what it uses, Python's means the same.
-    changed = normalize(form, change(name))  # type: ignore[arg-type]
+@given(TEXTS, st.sampled_from([str, str.upper, str.lower, str.casefold]))
+def test_a_search_finds_what_is_folded_to_the_same(name: str, change: type[str]) -> None:
+    # The pattern is PostgreSQL's; of what it uses, Python's means the same. The query brings names into NFC first.
+    changed = normalize("NFC", change(name))  # type: ignore[arg-type]
     if text.folded(changed) == text.folded(name):
         assert re.search(text.search_pattern(name), changed)
 
