@@ -187,10 +187,10 @@ def _cut_at_the_start(run: str, *, is_last: bool) -> list[str]:
 def _letter(letter: str) -> str:
     """The pattern of everything that is folded to this one letter."""
     forms = [_one_of([letter, *_letters_folded_to().get(letter, [])])]
-    *letter_before, accent = normalize("NFD", letter)
-    if letter_before:
+    parts = normalize("NFD", letter)
+    if len(parts) > 1:
         # The last accent may stand alone: `ῢ` in upper case is `Ϋ` and an accent, because one letter for it is missing.
-        forms.append("".join(map(_letter, normalize("NFC", "".join(letter_before)))) + _letter(accent))
+        forms.append("".join(map(_letter, normalize("NFC", parts[:-1]))) + _letter(parts[-1]))
     return _any_of(forms)
 
 

@@ -62,7 +62,7 @@ def test_a_search_finds_a_name_in_another_case_or_form(one: str, other: str) -> 
 @given(TEXTS, st.sampled_from([str, str.upper, str.lower, str.casefold]))
 def test_a_search_finds_what_is_folded_to_the_same(name: str, change: type[str]) -> None:
     # The pattern is PostgreSQL's; of what it uses, Python's means the same. The query brings names into NFC first.
-    changed = normalize("NFC", change(name))  # type: ignore[arg-type]
+    changed = normalize("NFC", change(name))
     if text.folded(changed) == text.folded(name):
         assert re.search(text.search_pattern(name), changed)
 
