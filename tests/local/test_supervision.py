@@ -166,7 +166,7 @@ def test_a_reader_of_our_output_that_goes_away_does_not_fail_the_exit() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     ended = subprocess.run(
-        [sys.executable, "-c", code], cwd=local.ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+        [sys.executable, "-E", "-c", code], cwd=local.ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
     )
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (0, b"")
