@@ -1,11 +1,16 @@
 """The supervisor behind `make up`: runs PostgreSQL, Temporal, worker and API under DATA_DIR until SIGINT or SIGTERM."""
 
+import signal
+
+if __name__ == "__main__":
+    # The imports below take half a second. A Ctrl-C meanwhile ends the process at once, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import asyncio
 import contextlib
 import http.client
 import io
 import os
-import signal
 import socket
 import sys
 import urllib.error

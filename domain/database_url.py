@@ -3,6 +3,8 @@
 https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS
 """
 
+import contextlib
+import os
 import re
 import ssl
 from collections.abc import Iterable, Mapping
@@ -10,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlencode
+
+from domain import tls
 
 SCHEMES: Final = {"postgres", "postgresql", "postgresql+asyncpg"}
 FORM: Final = "must have the form postgresql://user:password@host:5432/database"
@@ -140,20 +144,28 @@ def _is_pem(file: Path) -> bool:
 
 def _check_tls_files(given: Mapping[str, str]) -> None:
     """Raise ValueError if OpenSSL cannot use the files. A connection attempt would only say `[SSL] PEM lib`."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     for name in sorted({"sslrootcert", "sslcrl"} & given.keys()):
-        if given[name] == "system":
-            continue
-        try:
-            context.load_verify_locations(given[name])
-        except ssl.SSLError:
-            raise ValueError(f"has the {name} {given[name]}, which has no certificate that can be used") from None
-    # Without sslkey, other places may have the key.
-    if "sslcert" in given and "sslkey" in given:
-        try:
-            context.load_cert_chain(given["sslcert"], given["sslkey"], lambda: given.get("sslpassword", ""))
-        except (ssl.SSLError, ValueError):
-            raise ValueError("has an sslcert, sslkey and sslpassword that do not belong together") from None
+        if given[name] != "system" and not tls.has_certificates(Path(given[name])):
+            raise ValueError(f"has the {name} {given[name]}, which has no certificate that can be used")
+    if "sslcert" in given:
+        key = Path(given["sslkey"]) if "sslkey" in given else _key_elsewhere()
+        if not tls.belong_together(Path(given["sslcert"]), key, given.get("sslpassword", "")):
+            if "sslkey" not in given:
+                raise ValueError(
+                    f"has an sslcert without an sslkey, and {key or 'sslcert'} has no key that belongs to it"
+                )
+            raise ValueError("has an sslcert, sslkey and sslpassword that do not belong together")
+
+
+def _key_elsewhere() -> Path | None:
+    """Where asyncpg looks for a key that the URL does not name; None if only the file of the certificate is left."""
+    named = os.environ.get("PGSSLKEY")
+    if named:
+        return Path(named)
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
+        default = Path.home() / ".postgresql" / "postgresql.key"
+        return default if default.exists() else None
+    return None
 
 
 def _arguments(given: Mapping[str, str], hosts: list[str], ports: list[int]) -> dict[str, Any]:
@@ -173,9 +185,9 @@ def _arguments(given: Mapping[str, str], hosts: list[str], ports: list[int]) -> 
     if attributes:
         arguments["target_session_attrs"] = attributes
     arguments["server_settings"] = _chosen(given, _SERVER_SETTINGS)
-    tls = _tls(_chosen(given, _TLS | _PEM_FILES))
-    if tls:
-        arguments["dsn"] = f"postgresql://?{urlencode(tls)}"
+    tls_parameters = _tls(_chosen(given, _TLS | _PEM_FILES))
+    if tls_parameters:
+        arguments["dsn"] = f"postgresql://?{urlencode(tls_parameters)}"
     return arguments
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from domain import database_url
+from domain import database_url, tls
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -175,6 +175,15 @@ class Settings(BaseSettings):
         for name in ("temporal_api_key", "temporal_tls_server_ca", "temporal_tls_client_cert"):
             if getattr(self, name) and "temporal_address" not in self.model_fields_set:
                 raise ValueError(f"{name.upper()} needs TEMPORAL_ADDRESS, which is not set")
+        return self
+
+    @model_validator(mode="after")
+    def _check_temporal_files(self) -> Self:
+        ca, certificate = self.temporal_tls_server_ca, self.temporal_tls_client_cert
+        if ca and not tls.has_certificates(ca):
+            raise ValueError(f"TEMPORAL_TLS_SERVER_CA {ca} has no certificate that can be used")
+        if certificate and not tls.belong_together(certificate, self.temporal_tls_client_key):
+            raise ValueError("TEMPORAL_TLS_CLIENT_CERT and _KEY do not belong together, or the key has a password")
         return self
 
     @property

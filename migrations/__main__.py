@@ -105,7 +105,9 @@ def main() -> None:
         asyncio.run(migrate(settings))
         asyncio.run(prepare_backend(settings))
     except (*outages.UNREACHABLE, DBAPIError) as error:
-        if not outages.is_outage(error) and outages.sqlstate_of(error) != INSUFFICIENT_PRIVILEGE:
+        state = outages.sqlstate_of(error)
+        # A migration that misses a table is a bug, and not a process that has started too early.
+        if state in outages.SCHEMA_IS_OLD or not (outages.is_outage(error) or state == INSUFFICIENT_PRIVILEGE):
             raise
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {outages.describe(error)}") from None
     try:

@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
 from asyncio.subprocess import DEVNULL, STDOUT, Process
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -28,9 +29,13 @@ class StartError(Exception):
 
 
 def say(line: str) -> None:
-    """Print a line. If the terminal is gone, the stack continues without it."""
-    with contextlib.suppress(OSError):
+    """Print a line. If the terminal or the reader of a pipe is gone, the stack continues without it."""
+    try:
         print(line, flush=True)
+    except OSError:
+        # Python keeps the line, and the exit would fail because it cannot be written then either.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 async def spawn(command: Sequence[str], output: int, options: Mapping[str, Any]) -> Process:

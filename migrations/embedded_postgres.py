@@ -203,7 +203,8 @@ def _run(program: str, *arguments: str, stdin: str = "") -> None:
     except subprocess.TimeoutExpired:
         raise PostgresError(f"{program} has not ended after {COMMAND_TIMEOUT} s") from None
     if result.returncode:
-        raise PostgresError(f"{program} failed: {result.stderr.strip()}")
+        reason = result.stderr.strip() or f"it ended with {result.returncode}"  # one that was killed says nothing
+        raise PostgresError(f"{program} failed: {reason}")
 
 
 def _allow_server_to_reach(*paths: Path) -> None:

@@ -33,14 +33,19 @@ async def delete_expired(engine: AsyncEngine, retention_days: int) -> None:
     pauses, and nobody would delete the rest of either table in this hour.
     """
     tables_of = defaultdict[str, list[str]](list)
+    reason_of = dict[str, str]()
     for expiry in retention.expiries(retention_days):
         try:
             if not await _delete_all(engine, expiry):
                 break
         except Exception as error:  # noqa: BLE001 - the next hour tries again
-            tables_of[outages.describe(error)].append(expiry.model.__tablename__)
-    for reason, tables in tables_of.items():  # an outage has the same reason in all tables
-        logger.warning("old rows of %s could not be deleted: %s", ", ".join(tables), reason)
+            reason = outages.describe(error)
+            # Before the migrations have run, each reason names another missing table.
+            kind = outages.sqlstate_of(error) or reason
+            reason_of.setdefault(kind, reason)
+            tables_of[kind].append(expiry.model.__tablename__)
+    for kind, tables in tables_of.items():  # an outage has the same reason in all tables
+        logger.warning("old rows of %s could not be deleted: %s", ", ".join(tables), reason_of[kind])
 
 
 async def _delete_all(engine: AsyncEngine, expiry: Expiry) -> bool:

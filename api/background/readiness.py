@@ -1,6 +1,7 @@
 """Checks whether the services that the API process needs are available: Postgres and Temporal."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from domain import temporal
 from domain.data import outages
 from domain.data.outages import UnusableDatabaseError
 
+logger = logging.getLogger(__name__)
+
 CHECK_TIMEOUT = 2.0  # seconds
 # Seconds. A full database refuses requests that write, and one that shuts down refuses new connections, but both still
 # answer the probe. So such an error of a request makes the process unready for this time.
 REMEMBERED = 5.0
+LOG_INTERVAL = 10.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,22 @@ class Readiness:
         self._client = client
         self._run: asyncio.Task[dict[str, Check]] | None = None
         self._refused_at: dict[str, float] = {}  # by SQLSTATE
+        self._logged_at: dict[str, float] = {}  # by reason
 
     def note_database_error(self, error: Exception) -> None:
-        """Remember that a request failed for a reason that the probe may not see."""
+        """Log that the database failed a request, and remember it if the probe may not see the reason."""
+        self._log(outages.describe(error))
         state = outages.sqlstate_of(error)
         if state.startswith(outages.UNSEEN_BY_PROBES):
             self._refused_at[state] = time.monotonic()
+
+    def _log(self, reason: str) -> None:
+        """Log each reason at most once in LOG_INTERVAL: an outage fails hundreds of requests in a second."""
+        now = time.monotonic()
+        self._logged_at = {logged: at for logged, at in self._logged_at.items() if now < at + LOG_INTERVAL}
+        if reason not in self._logged_at:
+            self._logged_at[reason] = now
+            logger.warning("the database is unavailable: %s", reason)
 
     async def checks(self) -> dict[str, Check]:
         """The result of each check, by the name of the service."""
@@ -60,8 +74,11 @@ class Readiness:
         async with self._autocommit.connect() as connection:
             # False on a standby, which a failover may leave us with, and where an operator has stopped all changes.
             can_write = await connection.scalar(text("SELECT current_setting('transaction_read_only') = 'off'"))
+            is_migrated = await connection.scalar(text("SELECT to_regclass('operations') IS NOT NULL"))
         if not can_write:
             raise ValueError("the database is read-only")
+        if not is_migrated:
+            raise ValueError("the database has no tables, run python -m migrations")
         for state, refused_at in self._refused_at.items():
             if time.monotonic() < refused_at + REMEMBERED:
                 raise ValueError(f"the database refuses to work, with SQLSTATE {state}")

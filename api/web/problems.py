@@ -1,7 +1,6 @@
 """Answers every error as a problem (RFC 9457): the HTTP status of each code, and a handler for each exception."""
 
 import json
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -22,8 +21,6 @@ from domain.data import outages
 from domain.data.accounts import owner_references
 from domain.data.queries import violated_constraint
 from domain.rules.errors import InvalidTransitionError, ServiceError
-
-logger = logging.getLogger(__name__)
 
 STATUS_OF_CODE = {
     "malformed_body": 400,
@@ -187,7 +184,6 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
         return problem("invalid_token", "This account no longer exists.", request.url.path)
     if not outages.is_outage(error):
         raise error
-    logger.warning("the database is unavailable: %s", outages.describe(error))
     request.app.state.vmapi.readiness.note_database_error(error)
     return problem("database_unavailable", "The database cannot do this right now; try again.", request.url.path)
 

@@ -21,9 +21,11 @@ _SERVER_GONE: Final = ("08", READ_ONLY, "57P01", "57P02", "57P03", "57P04")
 _SERVER_REFUSES: Final = ("53", "57", "25P03", "25P04", "58", "28", "3D")
 # The transaction lost a race for locks. It changed nothing, and the same request can succeed at once.
 _LOST_RACE: Final = ("40001", "40P01", "55P03")
-# The server has no room for more work, or accepts no more connections because it shuts down. A SELECT on an open
-# connection still succeeds, so a probe would not see it.
-UNSEEN_BY_PROBES: Final = ("53", "57P03")
+# A table or a column is missing: this process was started before `python -m migrations` of its version has run.
+SCHEMA_IS_OLD: Final = ("42P01", "42703")
+# The server has no room for more work, accepts no more connections because it shuts down, or lacks a table or a column.
+# A SELECT on an open connection still succeeds, so a probe would not see it.
+UNSEEN_BY_PROBES: Final = ("53", "57P03", *SCHEMA_IS_OLD)
 QUIET_TIME: Final = 5.0  # seconds without an outage, until the server counts as available again
 
 
@@ -47,12 +49,12 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same call may succeed later, because the database is away, full, read-only or too busy."""
+    """Whether the same call may succeed later: the database is away, full, read-only, too busy or not yet migrated."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     if isinstance(_original(error), UNREACHABLE):
         return True
-    return sqlstate_of(error).startswith((*_SERVER_GONE, *_SERVER_REFUSES, *_LOST_RACE))
+    return sqlstate_of(error).startswith((*_SERVER_GONE, *_SERVER_REFUSES, *_LOST_RACE, *SCHEMA_IS_OLD))
 
 
 def describe(error: BaseException) -> str:
@@ -63,7 +65,8 @@ def describe(error: BaseException) -> str:
     # The whole text of a PostgreSQL error has further lines, which may repeat values.
     text = original.args[0] if isinstance(original, asyncpg.PostgresError) else original
     kind = f"{type(original).__name__} {sqlstate_of(error)}".strip()
-    return " ".join(f"{kind}: {text}".split())
+    what_to_do = "; run python -m migrations" if sqlstate_of(error) in SCHEMA_IS_OLD else ""
+    return " ".join(f"{kind}: {text}{what_to_do}".split())
 
 
 def on_error(context: ExceptionContext) -> None:

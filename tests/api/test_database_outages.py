@@ -59,12 +59,38 @@ async def test_an_error_that_will_pass_is_503_with_a_time_to_retry(
     refused = await ada.http.post("/vms", json={"name": "web-1", "flavor_id": FLAVOR})
     check_problem(refused, 503, "database_unavailable")
     assert refused.headers["Retry-After"] == "1"
-    [line] = [record.getMessage() for record in caplog.records if record.name == "api.web.problems"]
+    [line] = [record.getMessage() for record in caplog.records if record.name == "api.background.readiness"]
     assert state in line
     assert "INSERT" not in caplog.text
     async with engine.begin() as tx:
         await tx.execute(text("DROP FUNCTION refuse() CASCADE"))
     await ada.create()
+
+
+async def test_an_outage_that_fails_many_requests_is_one_line_with_its_reason(
+    ada: Person, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    await refuse_new_vms(engine, "53100")
+    for _ in range(3):
+        await ada.http.post("/vms", json={"name": "web-1", "flavor_id": FLAVOR})
+    [line] = [record.getMessage() for record in caplog.records if record.name == "api.background.readiness"]
+    assert line.startswith("the database is unavailable: DiskFullError 53100")
+
+
+async def test_a_process_that_was_started_before_the_migrations_is_not_ready_and_answers_503(
+    ada: Person, anyone: httpx.AsyncClient, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with engine.begin() as tx:
+        await tx.execute(text("ALTER TABLE operations RENAME TO renamed"))
+    check = (await anyone.get("/health/ready")).json()["checks"]["postgres"]
+    assert check == {"status": "unavailable", "error": "the database has no tables, run python -m migrations"}
+    check_problem(await ada.http.get("/operations"), 503, "database_unavailable")
+    assert "run python -m migrations" in caplog.text
+    async with engine.begin() as tx:
+        await tx.execute(text("ALTER TABLE renamed RENAME TO operations"))
+        await tx.execute(text("ALTER TABLE vms RENAME COLUMN cloud_id TO newer"))
+    check_problem(await ada.http.get("/vms"), 503, "database_unavailable")
+    assert (await anyone.get("/health/ready")).json()["checks"]["postgres"]["status"] == "unavailable"
 
 
 async def test_a_bug_is_still_500_and_its_statement_is_not_logged(

@@ -117,3 +117,15 @@ async def test_an_outage_is_one_line_for_all_tables(caplog: pytest.LogCaptureFix
     await database.close(nowhere)
     [record] = caplog.records
     assert "old rows of idempotency_keys, refresh_tokens, " in record.getMessage()
+
+
+async def test_missing_tables_are_one_line_before_the_migrations_have_run(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with engine.begin() as tx:
+        for table in ("idempotency_keys", "refresh_tokens"):
+            await tx.execute(text(f"ALTER TABLE {table} RENAME TO renamed_{table}"))
+    await housekeeping.delete_expired(engine, DAYS)
+    [record] = caplog.records
+    assert "old rows of idempotency_keys, refresh_tokens could not be deleted" in record.getMessage()
+    assert record.getMessage().endswith("; run python -m migrations")

@@ -10,7 +10,6 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web.problems import MAX_BODY, STATUS_OF_CODE
 from domain.settings import Settings
@@ -142,12 +141,6 @@ async def test_a_bug_is_logged_but_the_answer_shows_no_details(
     check_problem(answer, 500, "internal_error")
     assert "secret" not in answer.text
     assert "ZeroDivisionError: a secret of the code" in caplog.text
-
-
-async def test_a_statement_that_the_database_refuses_is_answered_as_a_bug(ada: Person, engine: AsyncEngine) -> None:
-    async with engine.begin() as tx:
-        await tx.exec_driver_sql("DROP TABLE operations")
-    check_problem(await ada.http.get("/operations"), 500, "internal_error")
 
 
 async def test_a_connection_that_the_server_has_just_closed_is_answered_as_an_outage(

@@ -126,6 +126,7 @@ def certificate(folder: Path, name: str = "server") -> Path:
         ("sslcert={mine}.key&sslkey={mine}.crt&sslpassword=hunter2", "do not belong together"),
         ("sslcert={mine}.crt&sslkey={mine}.key&sslpassword=hunter3", "do not belong together"),
         ("sslcert={mine}.crt&sslkey={mine}.key", "do not belong together"),
+        ("sslcert={mine}.crt", "an sslcert without an sslkey, and sslcert has no key that belongs to it"),
     ],
 )
 def test_files_that_openssl_cannot_use_are_refused(tmp_path: Path, parameters: str, message: str) -> None:
@@ -135,6 +136,23 @@ def test_files_that_openssl_cannot_use_are_refused(tmp_path: Path, parameters: s
     with pytest.raises(ValueError, match=re.escape(message.format(**files))) as refusal:
         arguments(f"db?{parameters.format(**files)}")
     assert "hunter" not in str(refusal.value)
+
+
+def test_a_key_that_the_url_does_not_name_is_found_where_libpq_looks_for_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    mine, other = certificate(tmp_path, "mine"), certificate(tmp_path, "other")
+    url = f"db?sslcert={mine}&sslpassword=hunter2"
+    with pytest.raises(ValueError, match="without an sslkey"):
+        arguments(url)
+    default = tmp_path / ".postgresql" / "postgresql.key"
+    default.parent.mkdir()
+    default.write_bytes(mine.with_suffix(".key").read_bytes())
+    assert "sslcert" in arguments(url)["dsn"]
+    monkeypatch.setenv("PGSSLKEY", str(other.with_suffix(".key")))
+    with pytest.raises(ValueError, match=re.escape(f"and {other.with_suffix('.key')} has no key")):
+        arguments(url)
 
 
 def test_files_are_read_where_the_url_names_them(tmp_path: Path) -> None:

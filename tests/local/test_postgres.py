@@ -115,6 +115,19 @@ def test_a_program_that_does_not_end_is_given_up(private_folder: Path, monkeypat
         embedded_postgres.init_cluster(private_folder)
 
 
+def test_a_program_that_is_killed_is_named_with_its_signal(
+    private_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For example when the machine has no memory left."""
+    (programs := tmp_path / "bin").mkdir()
+    (programs / "initdb").write_text("#!/bin/sh\nkill -9 $$\n")
+    for path in (programs, programs / "initdb"):
+        path.chmod(0o755)
+    monkeypatch.setattr(embedded_postgres, "BIN", programs)
+    with pytest.raises(embedded_postgres.PostgresError, match="initdb failed: it ended with -9"):
+        embedded_postgres.init_cluster(private_folder)
+
+
 @pytest.mark.skipif(not embedded_postgres.AS_ROOT, reason="only root can give a folder to another user")
 def test_a_socket_folder_of_another_user_is_refused(
     cluster_with_long_path: Path, private_folder: Path, monkeypatch: pytest.MonkeyPatch

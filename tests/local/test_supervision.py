@@ -160,6 +160,32 @@ async def test_a_probe_that_hangs_counts_as_failed(monkeypatch: pytest.MonkeyPat
     assert not await children.succeeds(SLEEP, local.PROCESS_OPTIONS)
 
 
+def test_a_reader_of_our_output_that_goes_away_does_not_fail_the_exit() -> None:
+    """As in `make up | head -3`."""
+    code = "from migrations.children import say; say('Stopping'); say('more')"
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-E", "-c", code], cwd=local.ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_ctrl_c_while_the_supervisor_is_loaded_prints_no_traceback() -> None:
+    code = """
+import importlib.abc, os, runpy, signal, sys
+class CtrlC(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("domain"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, CtrlC())
+runpy.run_path("local.py", run_name="__main__")
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=local.ROOT, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
+
+
 def test_children_die_with_a_supervisor_that_is_killed(tmp_path: Path) -> None:
     program = (
         "import asyncio, pathlib, sys\n"
