@@ -3,6 +3,7 @@
 from temporalio import activity
 
 from activities.steps import StepActivities, check_detached, undo_token
+from domain.data.models import VM, Volume
 from domain.data.parameters import AttachVolume, CreateVolume, parameters_of
 from domain.rules.messages import Activity, OperationInput
 
@@ -15,26 +16,30 @@ class VolumeActivities(StepActivities):
         """Begin to create the volume."""
         operation, token = await self._record_running(input, Activity.CREATE_VOLUME)
         request = parameters_of(operation, CreateVolume)
-        await self._backend.create_volume(token, operation.resource_id, request.name, request.size_gb)
+        id = operation.resource_id
+        cloud_id = await self._backend.create_volume(token, id, request.name, request.size_gb)
+        await self._note_created(input, Volume, id, cloud_id)
 
     @activity.defn(name=Activity.UNDO_VOLUME)
     async def undo_volume(self, input: OperationInput) -> None:
         """Revoke the operation, then remove the volume it may have begun to create."""
         operation = await self._revoke(input)
-        await self._backend.delete_volume(undo_token(input, Activity.UNDO_VOLUME), operation.resource_id)
+        volume = await self._ref(Volume, operation.resource_id)
+        await self._backend.delete_volume(undo_token(input, Activity.UNDO_VOLUME), volume)
 
     @activity.defn(name=Activity.DELETE_VOLUME)
     async def delete_volume(self, input: OperationInput) -> None:
         """Begin to delete the volume."""
         operation, token = await self._record_running(input, Activity.DELETE_VOLUME)
-        await self._backend.delete_volume(token, operation.resource_id)
+        await self._backend.delete_volume(token, await self._ref(Volume, operation.resource_id))
 
     @activity.defn(name=Activity.ATTACH_VOLUME)
     async def attach_volume(self, input: OperationInput) -> None:
-        """Begin to attach the volume to the VM's server, as the device that the API chose."""
+        """Begin to attach the volume to the VM's server, as the device that the API chose, if it did."""
         operation, token = await self._record_running(input, Activity.ATTACH_VOLUME)
         device = parameters_of(operation, AttachVolume).device
-        await self._backend.attach_volume(token, input.vm, operation.resource_id, device)
+        vm, volume = await self._ref(VM, input.vm), await self._ref(Volume, operation.resource_id)
+        await self._backend.attach_volume(token, vm, volume, device)
 
     @activity.defn(name=Activity.UNDO_ATTACH)
     async def undo_attach(self, input: OperationInput) -> None:
@@ -44,12 +49,13 @@ class VolumeActivities(StepActivities):
         from then on the API promises that the volume is available.
         """
         operation = await self._revoke(input)
-        token = undo_token(input, Activity.UNDO_ATTACH)
-        await self._backend.detach_volume(token, input.vm, operation.resource_id)
-        await check_detached(self._backend, input.vm, operation.resource_id)
+        vm, volume = await self._ref(VM, input.vm), await self._ref(Volume, operation.resource_id)
+        await self._backend.detach_volume(undo_token(input, Activity.UNDO_ATTACH), vm, volume)
+        await check_detached(self._backend, vm, volume)
 
     @activity.defn(name=Activity.DETACH_VOLUME)
     async def detach_volume(self, input: OperationInput) -> None:
         """Begin to detach the volume from the VM's server."""
         operation, token = await self._record_running(input, Activity.DETACH_VOLUME)
-        await self._backend.detach_volume(token, input.vm, operation.resource_id)
+        vm, volume = await self._ref(VM, input.vm), await self._ref(Volume, operation.resource_id)
+        await self._backend.detach_volume(token, vm, volume)
