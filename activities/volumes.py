@@ -3,8 +3,9 @@
 from temporalio import activity
 
 from activities.steps import StepActivities, check_detached, undo_token
-from domain.data.models import VM, Volume
+from domain.data.models import VM, Attachment, Volume
 from domain.data.parameters import AttachVolume, CreateVolume, parameters_of
+from domain.progress import step_records
 from domain.rules.messages import Activity, OperationInput
 
 
@@ -39,7 +40,10 @@ class VolumeActivities(StepActivities):
         operation, token = await self._record_running(input, Activity.ATTACH_VOLUME)
         device = parameters_of(operation, AttachVolume).device
         vm, volume = await self._ref(VM, input.vm), await self._ref(Volume, operation.resource_id)
-        await self._backend.attach_volume(token, vm, volume, device)
+        chosen = await self._backend.attach_volume(token, vm, volume, device)
+        if chosen != device:
+            async with self._engine.begin() as tx:
+                await step_records.note_created(tx, input, Attachment, volume.id, device=chosen)
 
     @activity.defn(name=Activity.UNDO_ATTACH)
     async def undo_attach(self, input: OperationInput) -> None:

@@ -58,7 +58,7 @@ class Image(Base):
 
 
 class Network(Base):
-    """A network that VMs can be attached to."""
+    """A network that VMs can be attached to; `allocates`: this service chooses the addresses, and not the cloud."""
 
     __tablename__ = "networks"
     __table_args__ = (Index("uq_networks_default", "is_default", unique=True, postgresql_where=text("is_default")),)
@@ -68,6 +68,7 @@ class Network(Base):
     cidr: Mapped[str]
     gateway: Mapped[str]
     is_default: Mapped[bool]
+    allocates: Mapped[bool] = mapped_column(server_default="true")
 
 
 class VM(InCloud, Timestamps, Base):
@@ -160,7 +161,10 @@ class Volume(InCloud, Timestamps, Base):
 
 
 class Attachment(Timestamps, Base):
-    """The link between a volume and the one VM it is attached to; a detach deletes the row."""
+    """The link between a volume and the one VM it is attached to; a detach deletes the row.
+
+    `device` is NULL while only the cloud can know it.
+    """
 
     __tablename__ = "attachments"
     __table_args__ = (
@@ -170,14 +174,17 @@ class Attachment(Timestamps, Base):
 
     volume_id: Mapped[UUID] = mapped_column(ForeignKey("volumes.id"), primary_key=True)
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
-    device: Mapped[str]
+    device: Mapped[str | None]
     status: Mapped[AttachmentStatus]
     delete_on_termination: Mapped[bool]
     operation_id: Mapped[UUID]
 
 
 class Interface(InCloud, Timestamps, Base):
-    """A VM's port in a network; deleting the row frees its addresses."""
+    """A VM's port in a network; deleting the row frees its addresses.
+
+    They are NULL while only the cloud can know them.
+    """
 
     __tablename__ = "interfaces"
     __table_args__ = (
@@ -191,8 +198,8 @@ class Interface(InCloud, Timestamps, Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
-    ip_address: Mapped[str]
-    mac_address: Mapped[str]
+    ip_address: Mapped[str | None]
+    mac_address: Mapped[str | None]
     status: Mapped[AttachmentStatus]
     operation_id: Mapped[UUID]
 

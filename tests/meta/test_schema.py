@@ -20,7 +20,7 @@ from domain.rules.lifecycle import legal_states
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
-from tests.support.rows import add_operation, add_snapshot, add_user, add_vm
+from tests.support.rows import add_attachment, add_interface, add_operation, add_snapshot, add_user, add_vm, add_volume
 
 
 def differences(connection: Connection) -> list[object]:
@@ -128,6 +128,20 @@ async def test_two_rows_of_a_table_cannot_have_the_same_id_of_the_cloud(engine: 
                     async with tx.begin_nested():
                         await add()
         assert [await tx.scalar(select(func.count()).select_from(model)) for model in (VM, Snapshot)] == [1, 1]
+
+
+async def test_a_downgrade_keeps_rows_whose_addresses_and_devices_only_the_cloud_knows(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user)
+        for number in range(2):
+            await add_interface(tx, vm, f"10.0.0.{number}")
+            await add_attachment(tx, vm, await add_volume(tx, user), device=None)
+        await tx.execute(text("UPDATE interfaces SET ip_address = NULL, mac_address = NULL"))
+        await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0007"))
+        known = "SELECT count(DISTINCT ip_address), count(DISTINCT mac_address) FROM interfaces"
+        assert tuple((await tx.execute(text(known))).one()) == (2, 2)
+        assert await tx.scalar(text("SELECT count(DISTINCT device) FROM attachments")) == 2
 
 
 async def test_only_a_vm_in_verify_resize_may_have_confirm_by(engine: AsyncEngine) -> None:
