@@ -9,7 +9,7 @@ from temporalio import activity
 from activities import ports
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
-from activities.steps import RecordedStep, StepActivities, check_detached, find_flavor, port_spec, ref_of
+from activities.steps import RecordedStep, StepActivities, check_detached, find_flavor, port_spec, read_ref, ref_of
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.progress import resource_claims, step_records
@@ -40,7 +40,7 @@ class ComputeActivities(StepActivities):
         spec = await self._server_spec(step.vm, step.vm.flavor_id)
         wanted = [port_spec(interface) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
-        await self._note_created(input, VM, input.vm, cloud_id)
+        await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
 
     @activity.defn(name=Activity.START_SERVER)
     async def start_server(self, input: OperationInput) -> None:
@@ -85,7 +85,7 @@ class ComputeActivities(StepActivities):
         attachments, snapshots = await self._claimed(step)
         ending = []
         for attachment in attachments:
-            volume = await self._ref(Volume, attachment.volume_id)
+            volume = await read_ref(self._engine, Volume, attachment.volume_id)
             await self._backend.detach_volume(_token(step, "release", volume.id), ref_of(step.vm), volume)
             await check_detached(self._backend, ref_of(step.vm), volume)
             ending += [volume] if attachment.delete_on_termination else []
@@ -158,7 +158,7 @@ class ComputeActivities(StepActivities):
     async def undo_create(self, input: OperationInput) -> None:
         """Revoke the operation, then remove the server and the ports that the failed build made."""
         await self._revoke(input)
-        await self._backend.purge(await self._ref(VM, input.vm))
+        await self._backend.purge(await read_ref(self._engine, VM, input.vm))
 
 
 def _token(step: RecordedStep, verb: str, id: UUID) -> Token:

@@ -6,7 +6,7 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError
 from activities.backends.resources import Ref, ServerSpec
-from activities.steps import StepActivities, ref_of, undo_token
+from activities.steps import StepActivities, read_ref, ref_of, undo_token
 from domain.data.models import VM, Operation, Snapshot
 from domain.data.parameters import Restore, TakeSnapshot, parameters_of
 from domain.rules.cloud import ImageState
@@ -22,13 +22,13 @@ class SnapshotActivities(StepActivities):
         step = await self._record_step(input, Activity.CREATE_SERVER_IMAGE)
         snapshot_id, name = step.operation.resource_id, parameters_of(step.operation, TakeSnapshot).name
         cloud_id = await self._backend.create_server_image(step.token, ref_of(step.vm), snapshot_id, name)
-        await self._note_created(input, Snapshot, snapshot_id, cloud_id)
+        await self._note_created(input, Snapshot, snapshot_id, cloud_id=cloud_id)
 
     @activity.defn(name=Activity.UPLOAD_IMAGE)
     async def upload_image(self, input: OperationInput) -> None:
         """Record that the image is uploading; `image_gone` if the cloud does not have it."""
         step = await self._record_step(input, Activity.UPLOAD_IMAGE)
-        if not await self._backend.list_images([await self._ref(Snapshot, step.operation.resource_id)]):
+        if not await self._backend.list_images([await read_ref(self._engine, Snapshot, step.operation.resource_id)]):
             message = "The cloud no longer has the image that it began to save."
             raise BackendError("image_gone", message, retryable=False)
 
@@ -36,20 +36,20 @@ class SnapshotActivities(StepActivities):
     async def undo_image(self, input: OperationInput) -> None:
         """Revoke the operation, then remove the image it may have begun to save."""
         operation = await self._revoke(input)
-        image = await self._ref(Snapshot, operation.resource_id)
+        image = await read_ref(self._engine, Snapshot, operation.resource_id)
         await self._backend.delete_image(undo_token(input, Activity.UNDO_IMAGE), image)
 
     @activity.defn(name=Activity.DELETE_IMAGE)
     async def delete_image(self, input: OperationInput) -> None:
         """Delete a snapshot's image."""
         operation, token = await self._record_running(input, Activity.DELETE_IMAGE)
-        await self._backend.delete_image(token, await self._ref(Snapshot, operation.resource_id))
+        await self._backend.delete_image(token, await read_ref(self._engine, Snapshot, operation.resource_id))
 
     @activity.defn(name=Activity.SETTLE_IMAGE)
     async def settle_image(self, input: OperationInput) -> ImageState:
         """Revoke the operation, then return the state of its image."""
         operation = await self._revoke(input)
-        ref = await self._ref(Snapshot, operation.resource_id)
+        ref = await read_ref(self._engine, Snapshot, operation.resource_id)
         image = (await self._backend.list_images([ref])).get(ref.id)
         return image.state if image else ImageState.GONE
 
@@ -75,4 +75,4 @@ class SnapshotActivities(StepActivities):
 
     async def _snapshot_spec(self, vm: VM, operation: Operation) -> ServerSpec:
         spec = await self._server_spec(vm, parameters_of(operation, Restore).flavor_id)
-        return replace(spec, image=await self._ref(Snapshot, operation.resource_id))
+        return replace(spec, image=await read_ref(self._engine, Snapshot, operation.resource_id))

@@ -3,7 +3,8 @@
 The record is the fence. It is written only while the operation is open and holds its VM, so an operation that was
 superseded stops here. The record commits before the call for two reasons: no lock is held while the cloud answers, and
 after a crash the database never lags behind the cloud. After a crash between the two, the step is tried again. The
-token of the call makes a second call harmless.
+token of the call makes a second call harmless. What the cloud has chosen in the call, such as its own id, is written
+last, behind the same fence.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from temporalio import activity
 from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpec
 from domain.data import database, queries
-from domain.data.models import VM, CloudResource, Flavor, Interface, Operation
+from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation
 from domain.progress import step_records
 from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
@@ -89,14 +90,12 @@ class StepActivities:
         assert row is not None  # noqa: S101 - an open operation names the row, so it is kept
         return row
 
-    async def _ref(self, model: type[CloudResource], id: UUID) -> Ref:
-        """Return how the cloud is asked for the resource of a row."""
-        return await read_ref(self._engine, model, id)
-
-    async def _note_created(self, input: OperationInput, model: type[CloudResource], id: UUID, cloud_id: str) -> None:
-        """Keep the cloud's id of what the operation has created; SupersededError if the operation has ended."""
+    async def _note_created(
+        self, input: OperationInput, model: type[CloudResource | Attachment], id: UUID, **chosen: str
+    ) -> None:
+        """Keep what the cloud has chosen for a resource that the operation creates, its id above all."""
         async with self._engine.begin() as tx:
-            await step_records.note_created(tx, input, model, id, cloud_id=cloud_id)
+            await step_records.note_created(tx, input, model, id, **chosen)
 
     async def _note_ports(self, input: OperationInput, ports: Mapping[UUID, Port]) -> None:
         """Keep what the cloud has chosen for these interfaces, which the operation creates."""

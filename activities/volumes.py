@@ -2,10 +2,10 @@
 
 from temporalio import activity
 
-from activities.steps import StepActivities, check_detached, undo_token
+from activities.backends.resources import Ref
+from activities.steps import StepActivities, check_detached, read_ref, undo_token
 from domain.data.models import VM, Attachment, Volume
 from domain.data.parameters import AttachVolume, CreateVolume, parameters_of
-from domain.progress import step_records
 from domain.rules.messages import Activity, OperationInput
 
 
@@ -19,31 +19,30 @@ class VolumeActivities(StepActivities):
         request = parameters_of(operation, CreateVolume)
         id = operation.resource_id
         cloud_id = await self._backend.create_volume(token, id, request.name, request.size_gb)
-        await self._note_created(input, Volume, id, cloud_id)
+        await self._note_created(input, Volume, id, cloud_id=cloud_id)
 
     @activity.defn(name=Activity.UNDO_VOLUME)
     async def undo_volume(self, input: OperationInput) -> None:
         """Revoke the operation, then remove the volume it may have begun to create."""
         operation = await self._revoke(input)
-        volume = await self._ref(Volume, operation.resource_id)
+        volume = await read_ref(self._engine, Volume, operation.resource_id)
         await self._backend.delete_volume(undo_token(input, Activity.UNDO_VOLUME), volume)
 
     @activity.defn(name=Activity.DELETE_VOLUME)
     async def delete_volume(self, input: OperationInput) -> None:
         """Begin to delete the volume."""
         operation, token = await self._record_running(input, Activity.DELETE_VOLUME)
-        await self._backend.delete_volume(token, await self._ref(Volume, operation.resource_id))
+        await self._backend.delete_volume(token, await read_ref(self._engine, Volume, operation.resource_id))
 
     @activity.defn(name=Activity.ATTACH_VOLUME)
     async def attach_volume(self, input: OperationInput) -> None:
         """Begin to attach the volume to the VM's server, as the device that the API chose, if it did."""
         operation, token = await self._record_running(input, Activity.ATTACH_VOLUME)
         device = parameters_of(operation, AttachVolume).device
-        vm, volume = await self._ref(VM, input.vm), await self._ref(Volume, operation.resource_id)
+        vm, volume = await self._vm_and_volume(input)
         chosen = await self._backend.attach_volume(token, vm, volume, device)
         if chosen != device:
-            async with self._engine.begin() as tx:
-                await step_records.note_created(tx, input, Attachment, volume.id, device=chosen)
+            await self._note_created(input, Attachment, volume.id, device=chosen)
 
     @activity.defn(name=Activity.UNDO_ATTACH)
     async def undo_attach(self, input: OperationInput) -> None:
@@ -52,14 +51,18 @@ class VolumeActivities(StepActivities):
         The activity is retried until the cloud shows the volume as released. The failure is recorded afterwards, and
         from then on the API promises that the volume is available.
         """
-        operation = await self._revoke(input)
-        vm, volume = await self._ref(VM, input.vm), await self._ref(Volume, operation.resource_id)
+        await self._revoke(input)
+        vm, volume = await self._vm_and_volume(input)
         await self._backend.detach_volume(undo_token(input, Activity.UNDO_ATTACH), vm, volume)
         await check_detached(self._backend, vm, volume)
 
     @activity.defn(name=Activity.DETACH_VOLUME)
     async def detach_volume(self, input: OperationInput) -> None:
         """Begin to detach the volume from the VM's server."""
-        operation, token = await self._record_running(input, Activity.DETACH_VOLUME)
-        vm, volume = await self._ref(VM, input.vm), await self._ref(Volume, operation.resource_id)
+        _, token = await self._record_running(input, Activity.DETACH_VOLUME)
+        vm, volume = await self._vm_and_volume(input)
         await self._backend.detach_volume(token, vm, volume)
+
+    async def _vm_and_volume(self, input: OperationInput) -> tuple[Ref, Ref]:
+        vm = await read_ref(self._engine, VM, input.vm)
+        return vm, await read_ref(self._engine, Volume, input.resource)

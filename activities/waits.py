@@ -18,7 +18,7 @@ from temporalio import activity
 from activities import ports
 from activities.backends.protocol import BackendError, ComputeBackend
 from activities.backends.resources import Fault, Image, Ref, Server, Volume
-from activities.steps import StepActivities
+from activities.steps import StepActivities, read_ref
 from activities.waiting_operations import Waiter, WaitingOperations
 from domain.data import database, queries
 from domain.data.models import VM, Interface, Snapshot
@@ -96,7 +96,7 @@ class WaitActivities(StepActivities):
         If the server can no longer get it, fail for good with `server_error`, `server_gone` or `no_valid_host`. After
         WAIT_LIMIT fail for good with `timed_out`.
         """
-        vm, waiter = await self._ref(VM, input.operation.vm), Waiter.of(input.operation)
+        vm, waiter = await read_ref(self._engine, VM, input.operation.vm), Waiter.of(input.operation)
         while not _server_reached(await self._servers.next_result(vm, waiter), input.status):
             _raise_if_overdue(f"The server did not become {input.status}")
         if input.operation.action is Action.CREATE:
@@ -119,7 +119,7 @@ class WaitActivities(StepActivities):
         If the volume can no longer get it, fail for good with `volume_error`, `volume_gone` or `volume_unchanged`.
         After WAIT_LIMIT fail for good with `timed_out`.
         """
-        volume, waiter = await self._ref(VolumeRow, input.operation.resource), Waiter.of(input.operation)
+        volume, waiter = await read_ref(self._engine, VolumeRow, input.operation.resource), Waiter.of(input.operation)
         while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
             _raise_if_overdue(f"The volume did not become {input.state}")
 
@@ -130,7 +130,7 @@ class WaitActivities(StepActivities):
         If it can no longer be saved, fail for good with `image_error` or `image_gone`. After WAIT_LIMIT fail for good
         with `timed_out`.
         """
-        image, waiter = await self._ref(Snapshot, input.resource), Waiter.of(input)
+        image, waiter = await read_ref(self._engine, Snapshot, input.resource), Waiter.of(input)
         while not _image_saved(await self._images.next_result(image, waiter)):
             _raise_if_overdue("The image was not saved")
 
@@ -142,7 +142,7 @@ class WaitActivities(StepActivities):
         holds its VM.
         """
         await self._revoke(input)
-        vm, waiter = await self._ref(VM, input.vm), Waiter.of(input, may_be_canceled=False)
+        vm, waiter = await read_ref(self._engine, VM, input.vm), Waiter.of(input, may_be_canceled=False)
         server = await self._servers.next_result(vm, waiter)
         while server and server.is_busy and _waited() < WAIT_LIMIT:
             server = await self._servers.next_result(vm, waiter)
@@ -152,7 +152,7 @@ class WaitActivities(StepActivities):
     async def settle_volume(self, input: OperationInput) -> VolumeState:
         """Do the same as SETTLE_SERVER for a volume."""
         await self._revoke(input)
-        ref, waiter = await self._ref(VolumeRow, input.resource), Waiter.of(input, may_be_canceled=False)
+        ref, waiter = await read_ref(self._engine, VolumeRow, input.resource), Waiter.of(input, may_be_canceled=False)
         volume = await self._volumes.next_result(ref, waiter)
         while volume and volume.state in TRANSITIONAL and _waited() < WAIT_LIMIT:
             volume = await self._volumes.next_result(ref, waiter)

@@ -41,9 +41,9 @@ async def find_orphans(engine: AsyncEngine, backend: ComputeBackend) -> AsyncIte
     for kind, live in _LIVE.items():
         id = live.selected_columns[0]
         async for items in _inventory(backend, kind):
-            marked = {cloud_id: item for cloud_id, item in items.items() if item.id}
-            known = await read(reader, live.where(is_one_of(id, [item.id for item in marked.values() if item.id])))
-            unknown = {cloud_id: item for cloud_id, item in marked.items() if not _is_known(cloud_id, item, known)}
+            marks = [item.id for item in items.values() if item.id]
+            known = await read(reader, live.where(is_one_of(id, marks)))
+            unknown = {cloud_id: item for cloud_id, item in items.items() if not _is_known(cloud_id, item, known)}
             if kind is Kind.INTERFACE:
                 orphans = await _orphan_ports(reader, backend, unknown)
             else:
@@ -65,10 +65,9 @@ def _is_known(cloud_id: str, item: Listed, known: Rows) -> bool:
     return row is not None and row.cloud_id in {None, cloud_id}
 
 
-def _orphans(kind: Kind, items: Items) -> Iterator[Difference]:
-    """Yield the orphans, each of our ids once."""
-    for id, (cloud_id, item) in {item.id: (cloud_id, item) for cloud_id, item in items.items()}.items():
-        assert id is not None  # noqa: S101 - they have marks
+def _orphans(kind: Kind, unknown: Items) -> Iterator[Difference]:
+    """Yield a difference for each of our ids: only what has our mark can be an orphan."""
+    for id, (cloud_id, item) in {item.id: (cloud_id, item) for cloud_id, item in unknown.items() if item.id}.items():
         match kind:
             case Kind.VM:
                 yield Difference(Drift.ORPHAN_SERVER, kind, id, {"server": item.state, "cloud_id": cloud_id})
