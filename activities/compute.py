@@ -6,10 +6,12 @@ from uuid import UUID
 from sqlalchemy import select
 from temporalio import activity
 
+from activities import ports
 from activities.backends.protocol import BackendError, Token
-from activities.steps import RecordedStep, StepActivities, check_detached, find_flavor, port_of
+from activities.backends.resources import Ref
+from activities.steps import RecordedStep, StepActivities, check_detached, find_flavor, port_spec, read_ref, ref_of
 from domain.data import database, queries
-from domain.data.models import Attachment, Interface, Snapshot, Volume
+from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.progress import resource_claims, step_records
 from domain.rules.messages import Activity, LeftoversResult, OperationInput
 
@@ -19,54 +21,56 @@ class ComputeActivities(StepActivities):
 
     @activity.defn(name=Activity.SCHEDULE_SERVER)
     async def schedule_server(self, input: OperationInput) -> None:
-        """Find a host for the VM's flavor; `no_valid_host` if no host is large enough."""
-        step = await self._record_step(input, Activity.SCHEDULE_SERVER)
-        await self._backend.select_host(step.token, await self._server_spec(step.vm, step.vm.flavor_id))
+        """Record the step. The cloud itself finds a host when it builds the server."""
+        await self._record_step(input, Activity.SCHEDULE_SERVER)
 
     @activity.defn(name=Activity.CREATE_PORTS)
     async def create_ports(self, input: OperationInput) -> None:
-        """Create the ports of the VM's interfaces."""
+        """Create those ports of the VM's interfaces that must exist before the server."""
         step = await self._record_step(input, Activity.CREATE_PORTS)
-        async with database.autocommit(self._engine).connect() as connection:
-            of_vm = select(Interface).where(Interface.vm_id == step.vm.id).order_by(Interface.created_at)
-            interfaces = await queries.fetch_all(connection, of_vm)
-        await self._backend.create_ports(step.token, step.vm.id, [port_of(interface) for interface in interfaces])
+        interfaces = await self._interfaces(input.vm)
+        wanted = [port_spec(interface) for interface in interfaces]
+        created = await self._backend.create_ports(step.token, ref_of(step.vm), wanted)
+        await self._note_ports(input, ports.by_interface(created, interfaces))
 
     @activity.defn(name=Activity.SPAWN_SERVER)
     async def spawn_server(self, input: OperationInput) -> None:
         """Begin to build the VM's server."""
         step = await self._record_step(input, Activity.SPAWN_SERVER)
-        await self._backend.create_server(step.token, await self._server_spec(step.vm, step.vm.flavor_id))
+        spec = await self._server_spec(step.vm, step.vm.flavor_id)
+        wanted = [port_spec(interface) for interface in await self._interfaces(input.vm)]
+        cloud_id = await self._backend.create_server(step.token, spec, wanted)
+        await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
 
     @activity.defn(name=Activity.START_SERVER)
     async def start_server(self, input: OperationInput) -> None:
         """Begin to power the server on."""
         step = await self._record_step(input, Activity.START_SERVER)
-        await self._backend.start_server(step.token, step.vm.id)
+        await self._backend.start_server(step.token, ref_of(step.vm))
 
     @activity.defn(name=Activity.STOP_SERVER)
     async def stop_server(self, input: OperationInput) -> None:
         """Begin to shut the server down."""
         step = await self._record_step(input, Activity.STOP_SERVER)
-        await self._backend.stop_server(step.token, step.vm.id)
+        await self._backend.stop_server(step.token, ref_of(step.vm))
 
     @activity.defn(name=Activity.REBOOT_SERVER)
     async def reboot_server(self, input: OperationInput) -> None:
         """Begin a soft reboot: the guest shuts itself down first."""
         step = await self._record_step(input, Activity.REBOOT_SERVER)
-        await self._backend.reboot_server(step.token, step.vm.id, hard=False)
+        await self._backend.reboot_server(step.token, ref_of(step.vm), hard=False)
 
     @activity.defn(name=Activity.REBOOT_SERVER_HARD)
     async def reboot_server_hard(self, input: OperationInput) -> None:
         """Begin a hard reboot: a power cycle without the guest's help."""
         step = await self._record_step(input, Activity.REBOOT_SERVER_HARD)
-        await self._backend.reboot_server(step.token, step.vm.id, hard=True)
+        await self._backend.reboot_server(step.token, ref_of(step.vm), hard=True)
 
     @activity.defn(name=Activity.DELETE_SERVER)
     async def delete_server(self, input: OperationInput) -> bool:
         """Begin to delete the server and its ports; return whether RELEASE_RESOURCES has anything to do."""
         step = await self._record_step(input, Activity.DELETE_SERVER)
-        await self._backend.delete_server(step.token, step.vm.id)
+        await self._backend.delete_server(step.token, ref_of(step.vm))
         attachments, snapshots = await self._claimed(step)
         return bool(attachments or snapshots)
 
@@ -79,17 +83,19 @@ class ComputeActivities(StepActivities):
         """
         step = await self._record_step(input, Activity.RELEASE_RESOURCES)
         attachments, snapshots = await self._claimed(step)
+        ending = []
         for attachment in attachments:
-            volume_id = attachment.volume_id
-            await self._backend.detach_volume(_token(step, "release", volume_id), step.vm.id, volume_id)
-            await check_detached(self._backend, step.vm.id, volume_id)
+            volume = await read_ref(self._engine, Volume, attachment.volume_id)
+            await self._backend.detach_volume(_token(step, "release", volume.id), ref_of(step.vm), volume)
+            await check_detached(self._backend, ref_of(step.vm), volume)
+            ending += [volume] if attachment.delete_on_termination else []
         for snapshot in snapshots:
-            deletion = self._backend.delete_image(_token(step, "release", snapshot.id), snapshot.id)
+            deletion = self._backend.delete_image(_token(step, "release", snapshot.id), ref_of(snapshot))
             await self._delete_or_mark(input, Snapshot, snapshot.id, deletion)
         # Only after every volume is detached: a cloud does not delete a volume that is attached.
-        for volume_id in (attachment.volume_id for attachment in attachments if attachment.delete_on_termination):
-            deletion = self._backend.delete_volume(_token(step, "delete", volume_id), volume_id)
-            await self._delete_or_mark(input, Volume, volume_id, deletion)
+        for volume in ending:
+            deletion = self._backend.delete_volume(_token(step, "delete", volume.id), volume)
+            await self._delete_or_mark(input, Volume, volume.id, deletion)
 
     async def _delete_or_mark(
         self, input: OperationInput, model: type[Snapshot | Volume], id: UUID, deletion: Awaitable[None]
@@ -107,31 +113,38 @@ class ComputeActivities(StepActivities):
     async def settle_remains(self, input: OperationInput) -> LeftoversResult:
         """After a failed delete, delete the VM's unfinished images and return what else the cloud still has of it."""
         async with self._engine.begin() as tx:
-            await step_records.check_holds(tx, input)
+            vm, _ = await step_records.check_holds(tx, input)
+            assert vm is not None  # noqa: S101 - a delete has a VM
             of_vm = select(Attachment.volume_id).where(Attachment.vm_id == input.vm)
-            volume_ids = (await tx.scalars(of_vm)).all()
-            unfinished = select(Snapshot.id).where(
-                Snapshot.vm_id == input.vm, Snapshot.operation_id == input.operation_id
-            )
-            image_ids = (await tx.scalars(unfinished)).all()
-        for id in image_ids:
+            attached = select(Volume).where(Volume.id.in_(of_vm))
+            unfinished = select(Snapshot).where(Snapshot.vm_id == input.vm, Snapshot.operation_id == input.operation_id)
+            volumes, snapshots = await queries.fetch_all(tx, attached), await queries.fetch_all(tx, unfinished)
+        for snapshot in snapshots:
             # SETTLE_SERVER, which runs before, has revoked the operation, so these tokens must compensate.
-            token = Token(input.operation_id, f"remove/{id}", compensates=True)
-            await self._delete_or_mark(input, Snapshot, id, self._backend.delete_image(token, id))
-        volumes = (await self._backend.list_volumes(volume_ids)).values()
+            token = Token(input.operation_id, f"remove/{snapshot.id}", compensates=True)
+            deletion = self._backend.delete_image(token, ref_of(snapshot))
+            await self._delete_or_mark(input, Snapshot, snapshot.id, deletion)
+        listed = (await self._backend.list_volumes([ref_of(volume) for volume in volumes])).values()
+        plugged = await self._backend.list_ports([ref_of(vm)])
         return LeftoversResult(
-            ports=tuple(await self._backend.list_ports([input.vm])),
-            attached=tuple(volume.id for volume in volumes if volume.vm_id == input.vm),
-            free=tuple(volume.id for volume in volumes if volume.vm_id != input.vm),
-            flavor_id=await self._flavor_of_server(input.vm),
+            ports=tuple(ports.by_interface(plugged, await self._interfaces(vm.id))),
+            attached=tuple(volume.id for volume in listed if volume.vm_id == vm.id),
+            free=tuple(volume.id for volume in listed if volume.vm_id != vm.id),
+            flavor_id=await self._flavor_of_server(ref_of(vm)),
         )
 
-    async def _flavor_of_server(self, vm_id: UUID) -> UUID | None:
-        server = (await self._backend.list_servers([vm_id])).get(vm_id)
+    async def _flavor_of_server(self, vm: Ref) -> UUID | None:
+        server = (await self._backend.list_servers([vm])).get(vm.id)
         if server is None:
             return None
         async with database.autocommit(self._engine).connect() as connection:
-            return await find_flavor(connection, vm_id, server)
+            return await find_flavor(connection, vm.id, server)
+
+    async def _interfaces(self, vm_id: UUID) -> Sequence[Interface]:
+        """Return the VM's interfaces in the order of the request."""
+        of_vm = select(Interface).where(Interface.vm_id == vm_id).order_by(Interface.created_at)
+        async with database.autocommit(self._engine).connect() as connection:
+            return await queries.fetch_all(connection, of_vm)
 
     async def _claimed(self, step: RecordedStep) -> tuple[Sequence[Attachment], Sequence[Snapshot]]:
         """Return the attachments and snapshots of the VM that the operation has claimed."""
@@ -145,7 +158,7 @@ class ComputeActivities(StepActivities):
     async def undo_create(self, input: OperationInput) -> None:
         """Revoke the operation, then remove the server and the ports that the failed build made."""
         await self._revoke(input)
-        await self._backend.purge(input.vm)
+        await self._backend.purge(await read_ref(self._engine, VM, input.vm))
 
 
 def _token(step: RecordedStep, verb: str, id: UUID) -> Token:

@@ -5,8 +5,9 @@ from typing import Final
 from sqlalchemy import select
 from temporalio import activity
 
-from activities.backends.protocol import BackendError, ServerSpec
-from activities.steps import RecordedStep, StepActivities, undo_token
+from activities.backends.protocol import BackendError
+from activities.backends.resources import ServerSpec
+from activities.steps import RecordedStep, StepActivities, ref_of, undo_token
 from domain.commands import resize_decisions
 from domain.data import database
 from domain.data.models import VM
@@ -24,9 +25,8 @@ class ResizeActivities(StepActivities):
 
     @activity.defn(name=Activity.PREPARE_RESIZE)
     async def prepare_resize(self, input: OperationInput) -> None:
-        """Find a host for the new flavor; `no_valid_host` if no host is large enough."""
-        step = await self._record_step(input, Activity.PREPARE_RESIZE)
-        await self._backend.select_host(step.token, await self._new_spec(step))
+        """Record the step. The cloud itself finds a host when it resizes the server."""
+        await self._record_step(input, Activity.PREPARE_RESIZE)
 
     @activity.defn(name=Activity.RESIZE_SERVER)
     async def resize_server(self, input: OperationInput) -> None:
@@ -44,13 +44,13 @@ class ResizeActivities(StepActivities):
     async def confirm_resize(self, input: OperationInput) -> None:
         """Begin to release the old size."""
         step = await self._record_step(input, Activity.CONFIRM_RESIZE)
-        await self._backend.confirm_server_resize(step.token, step.vm.id)
+        await self._backend.confirm_server_resize(step.token, ref_of(step.vm))
 
     @activity.defn(name=Activity.REVERT_RESIZE)
     async def revert_resize(self, input: OperationInput) -> None:
         """Begin to return the server to its old size."""
         step = await self._record_step(input, Activity.REVERT_RESIZE)
-        await self._backend.revert_server_resize(step.token, step.vm.id)
+        await self._backend.revert_server_resize(step.token, ref_of(step.vm))
 
     @activity.defn(name=Activity.CHECK_FLAVOR)
     async def check_flavor(self, input: CheckFlavorInput) -> None:
@@ -64,7 +64,7 @@ class ResizeActivities(StepActivities):
         await self._check_size(await self._server_spec(vm, flavor_id))
 
     async def _check_size(self, spec: ServerSpec) -> None:
-        server = (await self._backend.list_servers([spec.vm_id])).get(spec.vm_id)
+        server = (await self._backend.list_servers([spec.vm])).get(spec.vm.id)
         if server is None or not server.has_size_of(spec):
             message = "The cloud finished, but the server does not have the size of the expected flavor."
             raise BackendError("resize_not_applied", message, retryable=False)
@@ -77,12 +77,12 @@ class ResizeActivities(StepActivities):
         flavors = parameters_of(operation, Resize)
         old = await self._server_spec(vm, flavors.previous_flavor_id)
         new = await self._server_spec(vm, flavors.flavor_id)
-        server = (await self._backend.list_servers([vm.id])).get(vm.id)
+        server = (await self._backend.list_servers([ref_of(vm)])).get(vm.id)
         # A server that still has its old size was not resized by this operation. If it is in VERIFY_RESIZE, an earlier
         # resize awaits its decision, and a revert would undo that one.
         if server is not None and server.has_size_of(old) and not server.has_size_of(new):
             return
-        await self._backend.revert_server_resize(undo_token(input, Activity.UNDO_RESIZE), input.vm)
+        await self._backend.revert_server_resize(undo_token(input, Activity.UNDO_RESIZE), ref_of(vm))
 
     async def _new_spec(self, step: RecordedStep) -> ServerSpec:
         return await self._server_spec(step.vm, parameters_of(step.operation, Resize).flavor_id)

@@ -3,9 +3,11 @@
 The record is the fence. It is written only while the operation is open and holds its VM, so an operation that was
 superseded stops here. The record commits before the call for two reasons: no lock is held while the cloud answers, and
 after a crash the database never lags behind the cloud. After a crash between the two, the step is tried again. The
-token of the call makes a second call harmless.
+token of the call makes a second call harmless. What the cloud has chosen in the call, such as its own id, is written
+last, behind the same fence.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -15,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from temporalio import activity
 
-from activities.backends.protocol import BackendError, ComputeBackend, Port, Server, ServerSpec, Token
+from activities.backends.protocol import BackendError, ComputeBackend, Token
+from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpec
 from domain.data import database, queries
-from domain.data.models import VM, Flavor, Interface, Operation
+from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation
 from domain.progress import step_records
 from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
@@ -87,10 +90,25 @@ class StepActivities:
         assert row is not None  # noqa: S101 - an open operation names the row, so it is kept
         return row
 
+    async def _note_created(
+        self, input: OperationInput, model: type[CloudResource | Attachment], id: UUID, **chosen: str
+    ) -> None:
+        """Keep what the cloud has chosen for a resource that the operation creates, its id above all."""
+        async with self._engine.begin() as tx:
+            await step_records.note_created(tx, input, model, id, **chosen)
+
+    async def _note_ports(self, input: OperationInput, ports: Mapping[UUID, Port]) -> None:
+        """Keep what the cloud has chosen for these interfaces, which the operation creates."""
+        async with self._engine.begin() as tx:
+            for id, port in sorted(ports.items()):
+                addresses = {"ip_address": port.ip_address, "mac_address": port.mac_address}
+                await step_records.note_created(tx, input, Interface, id, cloud_id=port.cloud_id, **addresses)
+
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         """Return the spec of the VM's server with the size of this flavor."""
         flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
-        return ServerSpec(vm.id, vm.name, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, vm.image_id)
+        image = Ref(vm.image_id, str(vm.image_id))  # an image of the catalogue has the cloud's id
+        return ServerSpec(ref_of(vm), vm.name, flavor.id, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
 
 
 def undo_token(input: OperationInput, name: Activity) -> Token:
@@ -101,13 +119,29 @@ def undo_token(input: OperationInput, name: Activity) -> Token:
     return Token(input.operation_id, name, compensates=True)
 
 
-def port_of(interface: Interface) -> Port:
-    """Return the port of an interface; both have the same id."""
-    return Port(interface.id, interface.network_id, interface.ip_address, interface.mac_address)
+def ref_of(row: CloudResource) -> Ref:
+    """Return how the cloud is asked for the resource of a row."""
+    return Ref(row.id, row.cloud_id)
+
+
+async def read_ref(engine: AsyncEngine, model: type[CloudResource], id: UUID) -> Ref:
+    """Return the same for the row with this id; the cloud is asked for its mark if there is no such row."""
+    async with database.autocommit(engine).connect() as connection:
+        return Ref(id, await connection.scalar(select(model.cloud_id).where(model.id == id)))
+
+
+def port_spec(interface: Interface) -> PortSpec:
+    """Return the port that an interface should have."""
+    return PortSpec(ref_of(interface), interface.network_id, interface.ip_address, interface.mac_address)
 
 
 async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
-    """Return the flavor with the server's size, preferring the VM's own; None if no flavor has that size."""
+    """Return the server's flavor; None if it is not in the catalogue.
+
+    If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own.
+    """
+    if server.flavor_id is not None:
+        return server.flavor_id
     has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
     # False sorts before true, so the VM's own flavor comes first.
     matches = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
@@ -115,9 +149,9 @@ async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) 
     return flavor_id
 
 
-async def check_detached(backend: ComputeBackend, vm_id: UUID, volume_id: UUID) -> None:
+async def check_detached(backend: ComputeBackend, vm: Ref, volume: Ref) -> None:
     """Raise a retryable BackendError while the cloud still shows the volume at the VM."""
-    volume = (await backend.list_volumes([volume_id])).get(volume_id)
-    if volume is not None and volume.vm_id == vm_id:
-        message = f"The cloud has not released the volume yet; it is still {volume.state}."
+    listed = (await backend.list_volumes([volume])).get(volume.id)
+    if listed is not None and listed.vm_id == vm.id:
+        message = f"The cloud has not released the volume yet; it is still {listed.state}."
         raise BackendError("volume_in_use", message, retryable=True)

@@ -2,7 +2,9 @@
 
 from temporalio import activity
 
-from activities.steps import StepActivities, check_detached, undo_token
+from activities.backends.resources import Ref
+from activities.steps import StepActivities, check_detached, read_ref, undo_token
+from domain.data.models import VM, Attachment, Volume
 from domain.data.parameters import AttachVolume, CreateVolume, parameters_of
 from domain.rules.messages import Activity, OperationInput
 
@@ -15,26 +17,32 @@ class VolumeActivities(StepActivities):
         """Begin to create the volume."""
         operation, token = await self._record_running(input, Activity.CREATE_VOLUME)
         request = parameters_of(operation, CreateVolume)
-        await self._backend.create_volume(token, operation.resource_id, request.name, request.size_gb)
+        id = operation.resource_id
+        cloud_id = await self._backend.create_volume(token, id, request.name, request.size_gb)
+        await self._note_created(input, Volume, id, cloud_id=cloud_id)
 
     @activity.defn(name=Activity.UNDO_VOLUME)
     async def undo_volume(self, input: OperationInput) -> None:
         """Revoke the operation, then remove the volume it may have begun to create."""
         operation = await self._revoke(input)
-        await self._backend.delete_volume(undo_token(input, Activity.UNDO_VOLUME), operation.resource_id)
+        volume = await read_ref(self._engine, Volume, operation.resource_id)
+        await self._backend.delete_volume(undo_token(input, Activity.UNDO_VOLUME), volume)
 
     @activity.defn(name=Activity.DELETE_VOLUME)
     async def delete_volume(self, input: OperationInput) -> None:
         """Begin to delete the volume."""
         operation, token = await self._record_running(input, Activity.DELETE_VOLUME)
-        await self._backend.delete_volume(token, operation.resource_id)
+        await self._backend.delete_volume(token, await read_ref(self._engine, Volume, operation.resource_id))
 
     @activity.defn(name=Activity.ATTACH_VOLUME)
     async def attach_volume(self, input: OperationInput) -> None:
-        """Begin to attach the volume to the VM's server, as the device that the API chose."""
+        """Begin to attach the volume to the VM's server, as the device that the API chose, if it did."""
         operation, token = await self._record_running(input, Activity.ATTACH_VOLUME)
         device = parameters_of(operation, AttachVolume).device
-        await self._backend.attach_volume(token, input.vm, operation.resource_id, device)
+        vm, volume = await self._vm_and_volume(input)
+        chosen = await self._backend.attach_volume(token, vm, volume, device)
+        if chosen != device:
+            await self._note_created(input, Attachment, volume.id, device=chosen)
 
     @activity.defn(name=Activity.UNDO_ATTACH)
     async def undo_attach(self, input: OperationInput) -> None:
@@ -43,13 +51,18 @@ class VolumeActivities(StepActivities):
         The activity is retried until the cloud shows the volume as released. The failure is recorded afterwards, and
         from then on the API promises that the volume is available.
         """
-        operation = await self._revoke(input)
-        token = undo_token(input, Activity.UNDO_ATTACH)
-        await self._backend.detach_volume(token, input.vm, operation.resource_id)
-        await check_detached(self._backend, input.vm, operation.resource_id)
+        await self._revoke(input)
+        vm, volume = await self._vm_and_volume(input)
+        await self._backend.detach_volume(undo_token(input, Activity.UNDO_ATTACH), vm, volume)
+        await check_detached(self._backend, vm, volume)
 
     @activity.defn(name=Activity.DETACH_VOLUME)
     async def detach_volume(self, input: OperationInput) -> None:
         """Begin to detach the volume from the VM's server."""
-        operation, token = await self._record_running(input, Activity.DETACH_VOLUME)
-        await self._backend.detach_volume(token, input.vm, operation.resource_id)
+        _, token = await self._record_running(input, Activity.DETACH_VOLUME)
+        vm, volume = await self._vm_and_volume(input)
+        await self._backend.detach_volume(token, vm, volume)
+
+    async def _vm_and_volume(self, input: OperationInput) -> tuple[Ref, Ref]:
+        vm = await read_ref(self._engine, VM, input.vm)
+        return vm, await read_ref(self._engine, Volume, input.resource)

@@ -11,15 +11,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities.backends.protocol import BackendError, ComputeBackend, Image, Server, Volume
-from activities.steps import StepActivities
+from activities import ports
+from activities.backends.protocol import BackendError, ComputeBackend
+from activities.backends.resources import Fault, Image, Ref, Server, Volume
+from activities.steps import StepActivities, read_ref
 from activities.waiting_operations import Waiter, WaitingOperations
+from domain.data import database, queries
+from domain.data.models import VM, Interface, Snapshot
+from domain.data.models import Volume as VolumeRow
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 from domain.rules.errors import ServiceError
 from domain.rules.messages import Activity, OperationInput, WaitForServerInput, WaitForVolumeInput
+from domain.rules.states import Action
 
 T = TypeVar("T")
 
@@ -34,17 +41,17 @@ class Poll(Generic[T]):
 
     def __init__(
         self,
-        list_items: Callable[[Collection[UUID]], Awaitable[Mapping[UUID, T]]],
+        list_items: Callable[[Collection[Ref]], Awaitable[Mapping[UUID, T]]],
         interval: float,
         operations: WaitingOperations,
     ) -> None:
         self._list_items = list_items
         self._interval = interval
         self._operations = operations
-        self._waiters: dict[Waiter, UUID] = {}
+        self._waiters: dict[Waiter, Ref] = {}
         self._next: asyncio.Task[tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]] | None = None
 
-    async def next_result(self, id: UUID, waiter: Waiter) -> T | None:
+    async def next_result(self, ref: Ref, waiter: Waiter) -> T | None:
         """Return the item as the next list call shows it; None if the cloud does not have it.
 
         The list call begins after this method is called, so the answer is never older than the question. Raises
@@ -52,12 +59,12 @@ class Poll(Generic[T]):
         """
         if self._next is None:
             self._next = asyncio.create_task(self._list())
-        self._waiters[waiter] = id
+        self._waiters[waiter] = ref
         # Shielded, because the task is shared: one waiter that is canceled must not cancel it for the others.
         items, refusals = await asyncio.shield(self._next)
         if waiter in refusals:
             raise refusals[waiter]
-        return items.get(id)
+        return items.get(ref.id)
 
     async def _list(self) -> tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]:
         await asyncio.sleep(self._interval)
@@ -86,12 +93,24 @@ class WaitActivities(StepActivities):
     async def wait_for_server(self, input: WaitForServerInput) -> None:
         """Return once the server has the status.
 
-        If the server can no longer get it, fail for good with `server_error`, `server_gone` or, for a resize,
-        `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
+        If the server can no longer get it, fail for good with `server_error`, `server_gone` or `no_valid_host`. After
+        WAIT_LIMIT fail for good with `timed_out`.
         """
-        waiter = Waiter.of(input.operation)
-        while not _server_reached(await self._servers.next_result(input.operation.vm, waiter), input.status):
+        vm, waiter = await read_ref(self._engine, VM, input.operation.vm), Waiter.of(input.operation)
+        while not _server_reached(await self._servers.next_result(vm, waiter), input.status):
             _raise_if_overdue(f"The server did not become {input.status}")
+        if input.operation.action is Action.CREATE:
+            await self._note_new_ports(input.operation, vm)
+
+    async def _note_new_ports(self, input: OperationInput, vm: Ref) -> None:
+        """Keep what the cloud has chosen for interfaces whose ports it has made together with the server."""
+        of_vm = select(Interface).where(Interface.vm_id == vm.id)
+        async with database.autocommit(self._engine).connect() as connection:
+            interfaces = await queries.fetch_all(connection, of_vm)
+        unknown = {interface.id for interface in interfaces if interface.cloud_id is None}
+        if unknown:
+            found = ports.by_interface(await self._backend.list_ports([vm]), interfaces)
+            await self._note_ports(input, {id: port for id, port in found.items() if id in unknown})
 
     @activity.defn(name=Activity.WAIT_FOR_VOLUME)
     async def wait_for_volume(self, input: WaitForVolumeInput) -> None:
@@ -100,8 +119,8 @@ class WaitActivities(StepActivities):
         If the volume can no longer get it, fail for good with `volume_error`, `volume_gone` or `volume_unchanged`.
         After WAIT_LIMIT fail for good with `timed_out`.
         """
-        waiter = Waiter.of(input.operation)
-        while not _volume_reached(await self._volumes.next_result(input.operation.resource, waiter), input.state):
+        volume, waiter = await read_ref(self._engine, VolumeRow, input.operation.resource), Waiter.of(input.operation)
+        while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
             _raise_if_overdue(f"The volume did not become {input.state}")
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
@@ -111,8 +130,8 @@ class WaitActivities(StepActivities):
         If it can no longer be saved, fail for good with `image_error` or `image_gone`. After WAIT_LIMIT fail for good
         with `timed_out`.
         """
-        waiter = Waiter.of(input)
-        while not _image_saved(await self._images.next_result(input.resource, waiter)):
+        image, waiter = await read_ref(self._engine, Snapshot, input.resource), Waiter.of(input)
+        while not _image_saved(await self._images.next_result(image, waiter)):
             _raise_if_overdue("The image was not saved")
 
     @activity.defn(name=Activity.SETTLE_SERVER)
@@ -123,20 +142,20 @@ class WaitActivities(StepActivities):
         holds its VM.
         """
         await self._revoke(input)
-        waiter = Waiter.of(input, may_be_canceled=False)
-        server = await self._servers.next_result(input.vm, waiter)
+        vm, waiter = await read_ref(self._engine, VM, input.vm), Waiter.of(input, may_be_canceled=False)
+        server = await self._servers.next_result(vm, waiter)
         while server and server.is_busy and _waited() < WAIT_LIMIT:
-            server = await self._servers.next_result(input.vm, waiter)
+            server = await self._servers.next_result(vm, waiter)
         return server.status if server else ServerStatus.GONE
 
     @activity.defn(name=Activity.SETTLE_VOLUME)
     async def settle_volume(self, input: OperationInput) -> VolumeState:
         """Do the same as SETTLE_SERVER for a volume."""
         await self._revoke(input)
-        waiter = Waiter.of(input, may_be_canceled=False)
-        volume = await self._volumes.next_result(input.resource, waiter)
+        ref, waiter = await read_ref(self._engine, VolumeRow, input.resource), Waiter.of(input, may_be_canceled=False)
+        volume = await self._volumes.next_result(ref, waiter)
         while volume and volume.state in TRANSITIONAL and _waited() < WAIT_LIMIT:
-            volume = await self._volumes.next_result(input.resource, waiter)
+            volume = await self._volumes.next_result(ref, waiter)
         return volume.state if volume else VolumeState.GONE
 
 
@@ -166,8 +185,8 @@ def _server_reached(server: Server | None, target: ServerStatus) -> bool:
         raise BackendError("server_gone", "The cloud no longer has the server.", retryable=False)
     # A server in ERROR that is busy may still leave it: a reboot or a stop can repair it.
     if server and status is ServerStatus.ERROR and not server.is_busy:
-        message = server.fault or "The cloud reports the server in status ERROR."
-        raise BackendError("server_error", message, retryable=False)
+        fault = server.fault or Fault("server_error", "The cloud reports the server in status ERROR.")
+        raise BackendError(fault.code, fault.message, retryable=False)
     return False
 
 

@@ -177,6 +177,11 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name.upper()} needs TEMPORAL_ADDRESS, which is not set")
         return self
 
+    @property
+    def chooses_devices(self) -> bool:
+        """Whether this service chooses the devices of volumes, and not the cloud."""
+        return self.compute_backend == "mock"
+
 
 def load_settings() -> Settings:
     """Read the settings; a wrong value ends the process with one line on stderr and exit code 1."""

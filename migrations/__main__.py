@@ -42,18 +42,21 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 async def migrate(settings: Settings) -> None:
-    """Apply the missing migrations and seed the catalogue, in one transaction.
+    """Apply the missing migrations and seed the catalogue.
 
-    Requests hold locks that the migration needs, and they may wait for locks that it holds. If it cannot get a lock
-    in time it rolls back, which releases all its locks, and starts again after a pause.
+    That is one transaction, or several if indexes are built in between. Requests hold locks that a migration needs, and
+    they may wait for locks that it holds. If it cannot get a lock in time it rolls back, which releases all its locks,
+    and starts again after a pause.
     """
     two_connections = settings.model_copy(update={"db_pool_size": 2, "db_max_overflow": 0})
     engine = database.create_engine(two_connections, command_timeout=None)
     try:
-        await indexes.build(engine, alembic_config())
-        while not await _try_to_migrate(engine):
-            logger.info("Requests hold locks that the migration needs; it starts again in %.0f s", PAUSE)
-            await asyncio.sleep(PAUSE)
+        target = ""
+        while target != indexes.HEAD:
+            target = await indexes.build(engine, alembic_config())
+            while not await _try_to_migrate(engine, target):
+                logger.info("Requests hold locks that the migration needs; it starts again in %.0f s", PAUSE)
+                await asyncio.sleep(PAUSE)
     finally:
         await database.close(engine)
 
@@ -67,15 +70,19 @@ async def prepare_backend(settings: Settings) -> None:
         await backend.close()
 
 
-async def _try_to_migrate(engine: AsyncEngine) -> bool:
-    """Migrate and return True; change nothing and return False if a lock was not available within LOCK_TIMEOUT."""
+async def _try_to_migrate(engine: AsyncEngine, target: str) -> bool:
+    """Migrate up to the target and return True.
+
+    Change nothing and return False if a lock was not available within LOCK_TIMEOUT.
+    """
     try:
         async with engine.begin() as tx:
             # Taken before the timeout is set: other migration processes wait here until this one has finished.
             await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
             await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
-            await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "head"))
-            await catalogue.seed(tx)
+            await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), target))
+            if target == indexes.HEAD:
+                await catalogue.seed(tx)
     except DBAPIError as error:
         if outages.sqlstate_of(error) != LOCK_NOT_AVAILABLE:
             raise

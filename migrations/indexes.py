@@ -2,9 +2,9 @@
 
 An ordinary CREATE INDEX blocks all writes to its table until the index is built and the migration commits. That takes
 seconds on a table with millions of rows. CREATE INDEX CONCURRENTLY blocks nobody, but it cannot run in a transaction,
-and all migrations run in one. So a migration lists its indexes in `INDEXES`, and in `INDEXES_SINCE` the revision whose
-schema has all their columns. From that revision on they are built here first, and the migration then finds them. On an
-older or empty database the migration builds them itself.
+and migrations run in one. So a migration lists its indexes in `INDEXES`, and in `INDEXES_SINCE` the revision whose
+schema has all their columns. From that revision on they are built here first, and the migration then finds them. An
+older database is first migrated to the revision before. In an empty database the migration builds them itself.
 """
 
 import asyncio
@@ -18,17 +18,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from domain.data import advisory_locks, database, queries
 
 _PAUSE = 1.0  # seconds
+HEAD = "head"  # Alembic's word for the last revision
 
 
-async def build(engine: AsyncEngine, config: Config) -> None:
-    """Build the indexes that missing migrations list. It needs two connections of the pool."""
+async def build(engine: AsyncEngine, config: Config) -> str:
+    """Build the indexes that missing migrations list. It needs two connections of the pool.
+
+    Returns the revision up to which the migrations can run now: HEAD, or the one before a migration whose indexes need
+    columns that are still missing. After those migrations have run, call it again.
+    """
     async with database.autocommit(engine).connect() as connection:
         current = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
-        indexes = _missing(config, current)
+        indexes, target = _missing(config, current)
         # A build waits until every transaction has ended that had a snapshot when it began to wait. So another process
         # must not wait for the lock in one long transaction: both would wait for each other for ever.
         while indexes and not await _build_all(engine, connection, indexes):  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
+    return target
 
 
 async def _build_all(engine: AsyncEngine, connection: AsyncConnection, indexes: dict[str, str]) -> bool:
@@ -40,13 +46,16 @@ async def _build_all(engine: AsyncEngine, connection: AsyncConnection, indexes: 
     return is_alone
 
 
-def _missing(config: Config, current: str | None) -> dict[str, str]:
-    """The indexes of the missing migrations that can be built already, by name."""
-    if current is None:
-        return {}
-    modules = [script.module for script in ScriptDirectory.from_config(config).iterate_revisions("head", current)]
-    ready = [module for module in modules if hasattr(module, "INDEXES") and current >= module.INDEXES_SINCE]
-    return {name: definition for module in ready for name, definition in module.INDEXES.items()}
+def _missing(config: Config, current: str | None) -> tuple[dict[str, str], str]:
+    """The indexes that can be built already, by name, and the last revision that needs no others."""
+    indexes: dict[str, str] = {}
+    scripts = ScriptDirectory.from_config(config).iterate_revisions(HEAD, current) if current else ()
+    for script in reversed(list(scripts)):
+        if hasattr(script.module, "INDEXES"):
+            if current < script.module.INDEXES_SINCE:
+                return indexes, str(script.down_revision)
+            indexes |= script.module.INDEXES
+    return indexes, HEAD
 
 
 async def _build(connection: AsyncConnection, name: str, definition: str) -> None:
@@ -54,4 +63,5 @@ async def _build(connection: AsyncConnection, name: str, definition: str) -> Non
     broken = text("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = to_regclass(:name)")
     if await connection.scalar(broken, {"name": name}):
         await connection.execute(text(f"DROP INDEX CONCURRENTLY {name}"))
-    await connection.execute(text(f"CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {definition}"))
+    kind = "UNIQUE INDEX" if name.startswith("uq_") else "INDEX"
+    await connection.execute(text(f"CREATE {kind} CONCURRENTLY IF NOT EXISTS {name} ON {definition}"))

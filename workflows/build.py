@@ -16,7 +16,7 @@ class CreateVM(OperationWorkflow):
     async def run(self, operation: OperationInput) -> None:
         """Carry out a create operation."""
         async with self.carrying_out(operation, after_failure=self._undo):
-            await self.step(Activity.SCHEDULE_SERVER, operation, "Find a host")
+            await self.step(Activity.SCHEDULE_SERVER, operation, "Record that the build begins")
             await self.step(Activity.CREATE_PORTS, operation, "Create the ports")
             await self.step(Activity.SPAWN_SERVER, operation, "Build the server")
             await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to be built")

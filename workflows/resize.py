@@ -71,7 +71,7 @@ class ResizeVM(OperationWorkflow):
         # A workflow with an interruption takes no step, but the workflow that it replaces may have moved the server.
         self._may_have_moved = bool(resize.interruption)
         async with self.carrying_out(resize, after_failure=self._put_back) as outcome:
-            await self.step(Activity.PREPARE_RESIZE, resize, "Find a host for the new flavor")
+            await self.step(Activity.PREPARE_RESIZE, resize, "Record that the resize begins")
             self._may_have_moved = True
             await self.step(Activity.RESIZE_SERVER, resize, "Move the server to the new flavor")
             await self.wait_for_server(resize, ServerStatus.VERIFY_RESIZE, "Wait for the server to be moved")

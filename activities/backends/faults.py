@@ -11,7 +11,6 @@ from domain.data import database
 from domain.settings import Settings, load_settings
 
 VERBS = (
-    "select_host",
     "create_ports",
     "create_server",
     "start_server",

@@ -1,8 +1,10 @@
 """The interface that a cloud must implement. Its verbs are those of openstacksdk.
 
+Everything that is created is marked with our id, and what is created for a VM also with the VM's id. So it can be found
+and removed even if the database does not know the cloud's id, or has lost track of it.
+
 An activity may run twice. So every call that changes the cloud carries a token, and a second call with the same token
-changes nothing. `purge` and `revoke` carry no token, because repeating them is harmless. Everything that is created for
-a VM is tagged with the VM's id, so that it can be found and removed even if the database has lost track of it.
+changes nothing and returns the same. `purge` and `revoke` carry no token, because repeating them is harmless.
 
 "Begin to" means that the call returns before the change is complete; the lists show when it is.
 """
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-from domain.rules.cloud import ImageState, ServerStatus, VolumeState
+from activities.backends.resources import Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
 from domain.rules.resources import Kind
 
 
@@ -27,85 +29,6 @@ class Token:
     operation_id: UUID
     step: str
     compensates: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class ServerSpec:
-    """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB."""
-
-    vm_id: UUID
-    name: str
-    vcpus: int
-    ram_mb: int
-    disk_gb: int
-    image_id: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """A server as the cloud shows it; units as in ServerSpec.
-
-    `is_busy`: the cloud is still working on it (in Nova: it has a task state). `fault`: why its status is ERROR.
-    `image_id`: the image from which it was built or rebuilt last.
-    """
-
-    vm_id: UUID
-    status: ServerStatus
-    vcpus: int
-    ram_mb: int
-    disk_gb: int
-    is_busy: bool = False
-    fault: str | None = None
-    image_id: UUID | None = None
-
-    def has_size_of(self, spec: ServerSpec) -> bool:
-        """Return whether the server has the size of the spec."""
-        return (self.vcpus, self.ram_mb, self.disk_gb) == (spec.vcpus, spec.ram_mb, spec.disk_gb)
-
-
-@dataclass(frozen=True, slots=True)
-class Port:
-    """The port that an interface should have; both have the same id."""
-
-    id: UUID
-    network_id: UUID
-    ip_address: str
-    mac_address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """The image of a snapshot as the cloud shows it; `fault` says why its state is error."""
-
-    id: UUID
-    state: ImageState
-    fault: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached."""
-
-    id: UUID
-    state: VolumeState
-    vm_id: UUID | None = None
-    device: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """What the cloud's inventory shows of a resource: its state, and the VM of a port."""
-
-    state: str
-    vm_id: UUID | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class InventoryPage:
-    """A page of the cloud's inventory of one kind, by id; a server has the id of its VM. `next` is None on the last."""
-
-    items: Mapping[UUID, Listed]
-    next: str | None
 
 
 class BackendError(Exception):
@@ -132,78 +55,85 @@ class ComputeBackend(Protocol):
     async def close(self) -> None:
         """Close all connections."""
 
-    async def select_host(self, token: Token, spec: ServerSpec) -> None:
-        """Check that a host has room for the server; BackendError `no_valid_host` if none has."""
+    async def create_ports(self, token: Token, vm: Ref, wanted: Collection[PortSpec]) -> Collection[Port]:
+        """Create those ports of a VM that must exist before its server, and return them.
 
-    async def create_ports(self, token: Token, vm_id: UUID, wanted: Collection[Port]) -> None:
-        """Create the ports of a VM whose server does not exist yet."""
+        These are the ports for which an address is wanted. `create_server` makes the others.
+        """
 
-    async def create_server(self, token: Token, spec: ServerSpec) -> None:
-        """Begin to build the VM's server on its ports; it becomes ACTIVE or ERROR."""
+    async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
+        """Begin to build the VM's server on these ports, and return the cloud's id; it becomes ACTIVE or ERROR.
 
-    async def start_server(self, token: Token, vm_id: UUID) -> None:
+        The ports of a server that is ACTIVE all exist. If no host has room, it becomes ERROR with the fault
+        `no_valid_host`.
+        """
+
+    async def start_server(self, token: Token, vm: Ref) -> None:
         """Begin to power the server on; it becomes ACTIVE."""
 
-    async def stop_server(self, token: Token, vm_id: UUID) -> None:
+    async def stop_server(self, token: Token, vm: Ref) -> None:
         """Begin to shut the server down; it becomes SHUTOFF."""
 
-    async def reboot_server(self, token: Token, vm_id: UUID, *, hard: bool) -> None:
+    async def reboot_server(self, token: Token, vm: Ref, *, hard: bool) -> None:
         """Begin to reboot the server; it becomes ACTIVE."""
 
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
-        """Begin to give the server the spec's size; it becomes VERIFY_RESIZE.
+        """Begin to give the server the spec's flavor; it becomes VERIFY_RESIZE.
 
-        Where no host has room, the server may return to its status before, ACTIVE or SHUTOFF, without a fault. The
-        cloud reserves the old size beside the new one until the resize is confirmed or reverted.
+        If no host has room, the server returns to its status before, ACTIVE or SHUTOFF, without a fault. The cloud
+        reserves the old size beside the new one until the resize is confirmed or reverted.
         """
 
-    async def confirm_server_resize(self, token: Token, vm_id: UUID) -> None:
+    async def confirm_server_resize(self, token: Token, vm: Ref) -> None:
         """Begin to release the old size; the server becomes ACTIVE or SHUTOFF, as it was before the resize."""
 
-    async def revert_server_resize(self, token: Token, vm_id: UUID) -> None:
+    async def revert_server_resize(self, token: Token, vm: Ref) -> None:
         """Begin to return to the old size; the server becomes ACTIVE or SHUTOFF, as it was before the resize."""
 
     async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
         """Begin to replace the server's disk by the spec's image; it becomes ACTIVE or SHUTOFF, as it was before."""
 
-    async def create_server_interface(self, token: Token, vm_id: UUID, port: Port) -> None:
-        """Create a port and plug it into the server."""
+    async def create_server_interface(self, token: Token, vm: Ref, wanted: PortSpec) -> Port:
+        """Create a port, plug it into the server, and return it."""
 
-    async def delete_server_interface(self, token: Token, vm_id: UUID, port_id: UUID) -> None:
+    async def delete_server_interface(self, token: Token, vm: Ref, port: Ref) -> None:
         """Unplug a port from the server and delete it; no error if it does not exist."""
 
-    async def list_ports(self, vm_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
-        """Return the VM of each port of these VMs, by the port's id."""
+    async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
+        """Return all ports of these VMs."""
 
-    async def create_server_image(self, token: Token, vm_id: UUID, image_id: UUID, name: str) -> None:
-        """Begin to save the server's disk as an image; it becomes active or error."""
+    async def create_server_image(self, token: Token, vm: Ref, image_id: UUID, name: str) -> str:
+        """Begin to save the server's disk as an image, and return the cloud's id; it becomes active or error."""
 
-    async def delete_image(self, token: Token, image_id: UUID) -> None:
+    async def delete_image(self, token: Token, image: Ref) -> None:
         """Delete an image, saved or not; no error if it does not exist."""
 
-    async def list_images(self, image_ids: Collection[UUID]) -> Mapping[UUID, Image]:
-        """Return the images by id, without those that do not exist."""
+    async def list_images(self, wanted: Collection[Ref]) -> Mapping[UUID, Image]:
+        """Return the images by our id, without those that do not exist."""
 
-    async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> None:
-        """Begin to create a volume of `size_gb` GiB; it becomes available or error."""
+    async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> str:
+        """Begin to create a volume of `size_gb` GiB, and return the cloud's id; it becomes available or error."""
 
-    async def delete_volume(self, token: Token, volume_id: UUID) -> None:
+    async def delete_volume(self, token: Token, volume: Ref) -> None:
         """Begin to delete a volume that is not attached; no error if it does not exist."""
 
-    async def attach_volume(self, token: Token, vm_id: UUID, volume_id: UUID, device: str) -> None:
-        """Begin to attach a volume to the server; it becomes in-use."""
+    async def attach_volume(self, token: Token, vm: Ref, volume: Ref, device: str | None) -> str:
+        """Begin to attach a volume to the server, and return its device; it becomes in-use.
 
-    async def detach_volume(self, token: Token, vm_id: UUID, volume_id: UUID) -> None:
+        `device` is a wish, and None leaves the choice to the cloud.
+        """
+
+    async def detach_volume(self, token: Token, vm: Ref, volume: Ref) -> None:
         """Begin to detach a volume from the server; it becomes available. No error if it is not attached to it."""
 
-    async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
-        """Return the volumes by id, without those that do not exist."""
+    async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
+        """Return the volumes by our id, without those that do not exist."""
 
-    async def delete_server(self, token: Token, vm_id: UUID) -> None:
+    async def delete_server(self, token: Token, vm: Ref) -> None:
         """Begin to delete the server and its ports; its volumes become available. No error if it does not exist."""
 
-    async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
-        """Return the servers of these VMs by VM, without those that do not exist."""
+    async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
+        """Return the servers of these VMs by the VM's id, without those that do not exist."""
 
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
         """Return a page of what this service has in the cloud, known to its database or not.
@@ -218,5 +148,5 @@ class ComputeBackend(Protocol):
         Once this has returned, no call of the operation takes effect any more, not even one that is still running.
         """
 
-    async def purge(self, vm_id: UUID) -> None:
+    async def purge(self, vm: Ref) -> None:
         """Remove the VM's server and ports at once."""

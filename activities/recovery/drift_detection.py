@@ -16,10 +16,12 @@ from uuid import UUID
 from sqlalchemy import Row, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.protocol import ComputeBackend, Server
-from activities.backends.protocol import Volume as CloudVolume
+from activities import ports
+from activities.backends.protocol import ComputeBackend
+from activities.backends.resources import Server
+from activities.backends.resources import Volume as CloudVolume
 from activities.recovery.orphan_detection import find_orphans
-from activities.recovery.rows import Query, Rows, is_one_of, pages, read
+from activities.recovery.rows import Query, Rows, is_one_of, pages, read, refs
 from domain.data import database
 from domain.data.models import VM, Attachment, Flavor, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState, server_status_of
@@ -32,19 +34,19 @@ Found = Sequence[Difference]
 # Every query reads `operation_id`. Each operation writes its own id into the rows that it claims, so a row that an
 # operation changed and changed back still differs between the two readings.
 _IDLE_VMS: Final = (
-    select(*(VM.id, VM.status, VM.operation_id, Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb))
+    select(VM.id, VM.cloud_id, VM.status, VM.operation_id, VM.flavor_id, Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb)
     .join(Flavor, Flavor.id == VM.flavor_id)
     .where(VM.status != Status.DELETED, VM.task_state.is_(None), VM.attaching == 0)
 )
 _VOLUMES: Final = (
-    select(Volume.id, Volume.status, Volume.operation_id, Attachment.vm_id)
+    select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Attachment.vm_id)
     .outerjoin(Attachment, Attachment.volume_id == Volume.id)
     .where(Volume.status.in_((VolumeStatus.AVAILABLE, VolumeStatus.IN_USE)))
 )
-_INTERFACES: Final = select(Interface.id, Interface.operation_id, Interface.vm_id).where(
-    Interface.status == AttachmentStatus.ATTACHED
-)
-_SNAPSHOTS: Final = select(Snapshot.id, Snapshot.operation_id, Snapshot.vm_id).where(
+_INTERFACES: Final = select(
+    Interface.id, Interface.cloud_id, Interface.operation_id, Interface.vm_id, Interface.network_id
+).where(Interface.status == AttachmentStatus.ATTACHED)
+_SNAPSHOTS: Final = select(Snapshot.id, Snapshot.cloud_id, Snapshot.operation_id, Snapshot.vm_id).where(
     Snapshot.status == SnapshotStatus.AVAILABLE
 )
 
@@ -55,11 +57,11 @@ async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> AsyncItera
     async for vms in pages(reader, _IDLE_VMS):
         yield await _drift_of_vms(reader, backend, vms)
     async for rows in pages(reader, _VOLUMES):
-        volumes = await backend.list_volumes(rows.keys())
+        volumes = await backend.list_volumes(refs(rows))
         found = [difference for row in rows.values() for difference in _volume_drift(row, volumes.get(row.id))]
         yield await _still_found(reader, _VOLUMES, rows, found)
     async for rows in pages(reader, _SNAPSHOTS):
-        images = await backend.list_images(rows.keys())
+        images = await backend.list_images(refs(rows))
         gone = [row for row in rows.values() if row.id not in images]
         found = [_of_vm(Drift.IMAGE_GONE, Kind.SNAPSHOT, row) for row in gone]
         yield await _still_found(reader, _SNAPSHOTS, rows, found)
@@ -70,9 +72,10 @@ async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> AsyncItera
 async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows) -> Found:
     """Return how a page of idle VMs and their interfaces differ from the cloud."""
     interfaces = await read(reader, _INTERFACES.where(is_one_of(Interface.vm_id, vms)))
-    servers, ports = await backend.list_servers(vms.keys()), await backend.list_ports(vms.keys())
+    servers, plugged = await backend.list_servers(refs(vms)), await backend.list_ports(refs(vms))
     found = [difference for vm in vms.values() for difference in _vm_drift(vm, servers.get(vm.id))]
-    unplugged = [row for row in interfaces.values() if row.id not in ports]
+    with_port = ports.by_interface(plugged, interfaces.values())
+    unplugged = [row for row in interfaces.values() if row.id not in with_port]
     gone = [_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row) for row in unplugged]
     gone = list(await _still_found(reader, _INTERFACES, interfaces, gone))
     # The VM of an interface must not have changed either. A delete of the VM removes the ports before the rows.
@@ -121,8 +124,8 @@ def _server_drift(vm: Row[Any], server: Server | None) -> Drift | None:
     if server is None:
         return Drift.SERVER_GONE
     if server.status is server_status_of(vm.status):
-        has_size = (server.vcpus, server.ram_mb, server.disk_gb) == (vm.vcpus, vm.ram_mb, vm.disk_gb)
-        return None if has_size else Drift.SERVER_SIZE
+        has_flavor = server.has_flavor(vm.flavor_id, vm.vcpus, vm.ram_mb, vm.disk_gb)
+        return None if has_flavor else Drift.SERVER_SIZE
     return _status_drift(vm.status, server.status)
 
 

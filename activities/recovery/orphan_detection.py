@@ -1,7 +1,8 @@
 """Finds the resources in the cloud that the database has deleted or has never known (orphans), page by page.
 
-Each page of the cloud's inventory is compared with a later reading of the database, which has everything that was
-created before the page.
+Only what has our mark can be an orphan: everything else belongs to somebody else. A row that keeps the cloud's id knows
+only the resource with that id, and a second one with its mark is an orphan. Each page of the cloud's inventory is
+compared with a later reading of the database, which has everything that was created before the page.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -12,24 +13,25 @@ from uuid import UUID
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.protocol import ComputeBackend, Listed
-from activities.recovery.rows import Query, is_one_of, read
+from activities.backends.protocol import ComputeBackend
+from activities.backends.resources import Listed, Ref
+from activities.recovery.rows import Query, Rows, is_one_of, read
 from domain.data import database
 from domain.data.models import VM, Interface, Snapshot, Volume
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Status
 from domain.upkeep.findings import Difference, Drift
 
-Items = Mapping[UUID, Listed]
+Items = Mapping[str, Listed]
 
 _LIVE_VMS: Final = select(VM.id, and_(VM.task_state.is_(None), VM.attaching == 0).label("is_idle")).where(
     VM.status != Status.DELETED
 )
 _LIVE: Final[Mapping[Kind, Query]] = {
-    Kind.VM: select(VM.id).where(VM.status != Status.DELETED),
-    Kind.VOLUME: select(Volume.id).where(Volume.status != VolumeStatus.DELETED),
-    Kind.SNAPSHOT: select(Snapshot.id).where(Snapshot.status != SnapshotStatus.DELETED),
-    Kind.INTERFACE: select(Interface.id),
+    Kind.VM: select(VM.id, VM.cloud_id).where(VM.status != Status.DELETED),
+    Kind.VOLUME: select(Volume.id, Volume.cloud_id).where(Volume.status != VolumeStatus.DELETED),
+    Kind.SNAPSHOT: select(Snapshot.id, Snapshot.cloud_id).where(Snapshot.status != SnapshotStatus.DELETED),
+    Kind.INTERFACE: select(Interface.id, Interface.cloud_id),
 }
 
 
@@ -39,8 +41,9 @@ async def find_orphans(engine: AsyncEngine, backend: ComputeBackend) -> AsyncIte
     for kind, live in _LIVE.items():
         id = live.selected_columns[0]
         async for items in _inventory(backend, kind):
-            known = await read(reader, live.where(is_one_of(id, items.keys())))
-            unknown = {id: item for id, item in items.items() if id not in known}
+            marks = [item.id for item in items.values() if item.id]
+            known = await read(reader, live.where(is_one_of(id, marks)))
+            unknown = {cloud_id: item for cloud_id, item in items.items() if not _is_known(cloud_id, item, known)}
             if kind is Kind.INTERFACE:
                 orphans = await _orphan_ports(reader, backend, unknown)
             else:
@@ -57,15 +60,21 @@ async def _inventory(backend: ComputeBackend, kind: Kind) -> AsyncIterator[Items
         yield page.items
 
 
-def _orphans(kind: Kind, items: Items) -> Iterator[Difference]:
-    for id, item in items.items():
+def _is_known(cloud_id: str, item: Listed, known: Rows) -> bool:
+    row = known.get(item.id) if item.id else None
+    return row is not None and row.cloud_id in {None, cloud_id}
+
+
+def _orphans(kind: Kind, unknown: Items) -> Iterator[Difference]:
+    """Yield a difference for each of our ids: only what has our mark can be an orphan."""
+    for id, (cloud_id, item) in {item.id: (cloud_id, item) for cloud_id, item in unknown.items() if item.id}.items():
         match kind:
             case Kind.VM:
-                yield Difference(Drift.ORPHAN_SERVER, kind, id, {"server": item.state})
+                yield Difference(Drift.ORPHAN_SERVER, kind, id, {"server": item.state, "cloud_id": cloud_id})
             case Kind.VOLUME:
-                yield Difference(Drift.ORPHAN_VOLUME, kind, id, {"cloud": item.state})
+                yield Difference(Drift.ORPHAN_VOLUME, kind, id, {"cloud": item.state, "cloud_id": cloud_id})
             case _:
-                yield Difference(Drift.ORPHAN_IMAGE, kind, id)
+                yield Difference(Drift.ORPHAN_IMAGE, kind, id, {"cloud_id": cloud_id})
 
 
 async def _orphan_ports(reader: AsyncEngine, backend: ComputeBackend, items: Items) -> Sequence[Difference]:
@@ -73,11 +82,13 @@ async def _orphan_ports(reader: AsyncEngine, backend: ComputeBackend, items: Ite
     vm_ids = {item.vm_id for item in items.values() if item.vm_id}
     vms = await read(reader, _LIVE_VMS.where(is_one_of(VM.id, vm_ids)))
     idle = {vm_id for vm_id, vm in vms.items() if vm.is_idle}
-    of_idle_vms = {id: item.vm_id for id, item in items.items() if item.vm_id in idle}
+    of_idle_vms = {item.id: item.vm_id for item in items.values() if item.id and item.vm_id in idle}
     # Ports without VM and server are reported once per VM, because they are removed together. Those of a server without
     # VM are removed with the server.
     without_vm = vm_ids - vms.keys()
-    without_server = without_vm - (await backend.list_servers(without_vm)).keys() if without_vm else set()
+    without_server = (
+        without_vm - (await backend.list_servers([Ref(id) for id in without_vm])).keys() if without_vm else set()
+    )
     return [
         *(Difference(Drift.ORPHAN_PORT, Kind.INTERFACE, id, {"vm_id": str(vm)}) for id, vm in of_idle_vms.items()),
         *(Difference(Drift.ORPHAN_PORT, Kind.VM, vm_id) for vm_id in without_server),

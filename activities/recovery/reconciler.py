@@ -18,8 +18,9 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from activities.backends.protocol import BackendError, ComputeBackend, Token
+from activities.backends.resources import Ref
 from activities.recovery import drift_detection
-from activities.steps import find_flavor
+from activities.steps import find_flavor, read_ref
 from domain.commands import acceptance
 from domain.commands.reset_state import reset_state
 from domain.commands.resize_decisions import latest_resize
@@ -140,13 +141,14 @@ class Reconciler:
         """Remove an orphan from the cloud. Return a sentence for the finding, or None if it is no orphan."""
         # The operation that deleted it may be revoked, so the token must compensate.
         token = Token(held_by, f"reconcile/{found.id}", compensates=True)
+        orphan = Ref(found.id, found.seen.get("cloud_id"))
         match found.drift, found.kind:
             case ((Drift.ORPHAN_SERVER | Drift.ORPHAN_PORT), Kind.VM):
-                await self._backend.purge(found.id)
+                await self._backend.purge(orphan)
             case Drift.ORPHAN_VOLUME, _:
-                await self._backend.delete_volume(token, found.id)
+                await self._backend.delete_volume(token, orphan)
             case Drift.ORPHAN_IMAGE, _:
-                await self._backend.delete_image(token, found.id)
+                await self._backend.delete_image(token, orphan)
             case _:
                 return None
         return "It was removed from the cloud, because it had been deleted."
@@ -173,7 +175,8 @@ class Reconciler:
         message = _FAULT_MESSAGES.get(found.drift)
         fault = {"code": found.drift.value, "message": message} if message else None
         # Before the transaction, so that no lock is held while the cloud answers.
-        server = (await self._backend.list_servers([found.id])).get(found.id)
+        ref = await read_ref(self._engine, VM, found.id)
+        server = (await self._backend.list_servers([ref])).get(found.id)
         async with self._engine.begin() as tx:
             vm = await queries.lock_vm(tx, found.id)
             if vm is None or vm.operation_id != found.held_by or vm.task_state is not None or vm.attaching:

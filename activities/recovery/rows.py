@@ -8,12 +8,19 @@ from sqlalchemy import ARRAY, ColumnElement, Row, Select, Uuid, any_, cast
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.sql.elements import SQLCoreOperations
 
+from activities.backends.resources import Ref
+
 # The loop that runs the comparison also sends the heartbeats of activities. So many rows take it a few milliseconds.
 PAGE_SIZE: Final = 500
 
 Rows = Mapping[UUID, Row[Any]]
 Query = Select[*tuple[Any, ...]]
 """A query whose first column is the id of its rows."""
+
+
+def refs(rows: Rows) -> list[Ref]:
+    """Return how the cloud is asked for the resources of rows, which have `cloud_id`."""
+    return [Ref(row.id, row.cloud_id) for row in rows.values()]
 
 
 async def read(engine: AsyncEngine, query: Query) -> Rows:

@@ -98,11 +98,11 @@ class Volume(Answer):
 
 
 class Attachment(Answer):
-    """The attachment of a volume to a VM."""
+    """The attachment of a volume to a VM; `device` is null until the cloud has chosen it."""
 
     volume_id: UUID
     vm_id: UUID
-    device: str = Field(examples=["/dev/vdb"])
+    device: str | None = Field(examples=["/dev/vdb"])
     status: AttachmentStatus
     delete_on_termination: bool
     operation_id: UUID
@@ -110,13 +110,13 @@ class Attachment(Answer):
 
 
 class Interface(Answer):
-    """The interface of a VM in a network."""
+    """The interface of a VM in a network; its addresses are null until the cloud has chosen them."""
 
     id: UUID
     vm_id: UUID
     network_id: UUID
-    ip_address: str = Field(examples=["10.0.0.17"])
-    mac_address: str = Field(examples=["fa:16:3e:7c:55:01"])
+    ip_address: str | None = Field(examples=["10.0.0.17"])
+    mac_address: str | None = Field(examples=["fa:16:3e:7c:55:01"])
     status: AttachmentStatus
     operation_id: UUID
     created_at: datetime

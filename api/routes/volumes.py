@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Query, Response
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
@@ -25,7 +25,9 @@ from domain.rules.resources import VolumeStatus
 routes = router("", "Volumes")
 
 _NEWEST_FIRST = Order("-created_at", (Volume.created_at, Volume.id), descending=True)
-_BY_DEVICE = Order("device", (Attachment.device, Attachment.volume_id))
+# NULL cannot be compared with the position of a cursor.
+_PLACE = func.coalesce(Attachment.device, "").label("place")
+_BY_DEVICE = Order("device", (_PLACE, Attachment.volume_id))
 _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 
 
@@ -89,12 +91,15 @@ async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
 )
-async def attach_volume(once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
+async def attach_volume(process: Process, once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
     """Attach a volume that is AVAILABLE. `device` is the path of its device in the VM."""
-    delete_with_vm = body.delete_on_termination
+    options = {
+        "delete_on_termination": body.delete_on_termination,
+        "chooses_device": process.settings.chooses_devices,
+    }
 
     def attach(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
-        command = volumes.attach_volume(tx, requester, vm_id, body.volume_id, delete_on_termination=delete_with_vm)
+        command = volumes.attach_volume(tx, requester, vm_id, body.volume_id, **options)
         return respond_202(command, answers.Attachment, "/vms/{vm_id}/volumes/{volume_id}")
 
     return await once(attach, body)
@@ -102,8 +107,8 @@ async def attach_volume(once: OncePerKey, vm_id: UUID, body: requests.NewAttachm
 
 @routes.get("/vms/{vm_id}/volumes")
 async def list_attached_volumes(page: WantedPage, vm: OwnedVM) -> answers.AttachmentPage:
-    """The volumes attached to a VM, by device."""
-    return await page.fetch(_attachments(vm.id), _BY_DEVICE, answers.AttachmentPage)
+    """The volumes attached to a VM, by device; those without one yet come first."""
+    return await page.fetch(_attachments(vm.id).add_columns(_PLACE), _BY_DEVICE, answers.AttachmentPage)
 
 
 @routes.get(_ONE_ATTACHED, response_model=answers.Attachment)

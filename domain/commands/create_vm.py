@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, Insert, Integer, Text, Uuid, and_, any_, bindparam, func, insert, or_, select
+from sqlalchemy import ARRAY, Insert, Integer, Text, Uuid, and_, any_, bindparam, case, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, NewOperation, Requester, operation_row, requested
@@ -74,12 +74,15 @@ def _vm_row(vm_id: UUID, owner_id: UUID, new: NewVM, image_id: UUID, operation: 
     }
 
 
-def _interface_rows(ip_addresses: dict[UUID, str], network_ids: list[UUID]) -> dict[str, list[Any]]:
-    """Columns of the new interfaces, each a list with one value per interface; `ip_addresses` are by network."""
+def _interface_rows(ip_addresses: dict[UUID, str | None], network_ids: list[UUID]) -> dict[str, list[Any]]:
+    """Columns of the new interfaces, each a list with one value per interface; `ip_addresses` are by network.
+
+    The cloud chooses an address that is None, and then the MAC address, too.
+    """
     return {
         "network_id": list(ip_addresses),
         "ip_address": list(ip_addresses.values()),
-        "mac_address": [addresses.new_mac_address() for _ in ip_addresses],
+        "mac_address": [addresses.new_mac_address() if address else None for address in ip_addresses.values()],
         # Interfaces are listed and plugged in the order of the request. Their rows are in another order (see _resolve),
         # so `created_at` gets a microsecond per position.
         "position": [network_ids.index(id) for id in ip_addresses],
@@ -123,7 +126,8 @@ _REQUESTED_IMAGE = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_defau
 _REQUESTED_NETWORKS = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
 _FLAVOR = func.json_build_array(Flavor.name, Flavor.disk_gb)
 _FOUND_IMAGE = func.json_build_array(Image.id, Image.name, Image.size_gb)
-_NETWORK = func.json_build_array(Network.id, Network.name, addresses.likely_free)
+_LIKELY_FREE = case((Network.allocates, addresses.likely_free))
+_NETWORK = func.json_build_array(Network.id, Network.name, Network.allocates, _LIKELY_FREE)
 _REFERENCES = select(
     select(_FLAVOR).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor"),
     select(_FOUND_IMAGE).where(_REQUESTED_IMAGE).scalar_subquery().label("image"),
@@ -131,11 +135,14 @@ _REFERENCES = select(
 )
 
 
-async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], dict[UUID, str]]:
-    """The image and the networks of a new VM, with defaults filled in, and a free address in each network."""
+async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], dict[UUID, str | None]]:
+    """The image and the networks of a new VM, with defaults filled in, and a free address in each network.
+
+    The address is None in a network where the cloud chooses it.
+    """
     ids = {"flavor_id": new.flavor_id, "image_id": new.image_id, "network_ids": new.network_ids}
     found = (await tx.execute(_REFERENCES, ids)).one()
-    networks = {UUID(id): (name, address) for id, name, address in found.networks or []}
+    networks = {UUID(id): network for id, *network in found.networks or []}
     network_ids = list(networks) if new.network_ids is None else new.network_ids
     exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, found.image)}
     exists |= {f"network_ids/{index}": (id, id in networks) for index, id in enumerate(network_ids)}
@@ -146,5 +153,8 @@ async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], d
     disks.check_fits(flavor, disk_gb, f"image {image}", size_gb, "flavor_id")
     # Sorted, because an insert waits for another transaction that inserts the same address. Two requests that inserted
     # into the same networks in different orders could wait for each other.
-    ip_addresses = {id: networks[id][1] or await find_address(tx, id, networks[id][0]) for id in sorted(network_ids)}
+    ip_addresses: dict[UUID, str | None] = {}
+    for id in sorted(network_ids):
+        name, allocates, likely_free = networks[id]
+        ip_addresses[id] = (likely_free or await find_address(tx, id, name)) if allocates else None
     return UUID(image_id), network_ids, ip_addresses

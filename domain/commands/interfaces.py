@@ -18,7 +18,7 @@ from domain.rules.states import Action
 async def attach_interface(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, network_id: UUID
 ) -> Accepted[Interface]:
-    """Give the requester's VM an address in a network.
+    """Give the requester's VM an address in a network; the cloud chooses it, unless this service allocates there.
 
     NoFreeAddressError if the network is full. No lock protects a free address. If another request inserts it first, the
     unique index raises IntegrityError: call again in a new transaction.
@@ -26,13 +26,13 @@ async def attach_interface(
     vm = await lock_owned_vm(tx, requester, vm_id)
     check_allowed(vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
     network = (
-        await tx.execute(select(Network.name, addresses.likely_free).where(Network.id == network_id))
+        await tx.execute(select(Network.name, Network.allocates, addresses.likely_free).where(Network.id == network_id))
     ).one_or_none()
     if network is None:
         raise UnknownReferenceError("There is no such network.", [unknown_id("network_id", network_id)])
-    name, likely_address = network
-    address = likely_address or await find_address(tx, network_id, name)
-    details = parameters.Interface(address, name)
+    name, allocates, likely_address = network
+    address = (likely_address or await find_address(tx, network_id, name)) if allocates else None
+    details = parameters.Interface(name, address)
     new = requested(requester, Action.ATTACH_INTERFACE, details, **about(Kind.INTERFACE, uuid4()))
     await accept(tx, vm, new)
     values = {
@@ -40,7 +40,7 @@ async def attach_interface(
         "vm_id": vm.id,
         "network_id": network_id,
         "ip_address": address,
-        "mac_address": addresses.new_mac_address(),
+        "mac_address": addresses.new_mac_address() if allocates else None,
     }
     return Accepted(await insert_claimed(tx, Interface, new, **values), new.id)
 
@@ -55,7 +55,7 @@ async def detach_interface(
     if interface.status is AttachmentStatus.DETACHING:
         return Accepted(interface, interface.operation_id, is_new=False)
     network = await tx.scalar(select(Network.name).where(Network.id == interface.network_id))
-    details = parameters.Interface(interface.ip_address, network or "")
+    details = parameters.Interface(network or "", interface.ip_address)
     new = requested(requester, Action.DETACH_INTERFACE, details, **about(Kind.INTERFACE, interface.id))
     await accept(tx, vm, new)
     await resource_claims.claim(tx, Interface, interface, new.action, new.id)

@@ -86,8 +86,9 @@ async def _resize(tx: AsyncConnection, requester: Requester, failed: Operation) 
 
 
 async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
-    with_vm = parameters_of(failed, AttachVolume).delete_on_termination
-    return await attach_volume(tx, requester, _vm(failed), failed.resource_id, delete_on_termination=with_vm)
+    earlier = parameters_of(failed, AttachVolume)
+    options = {"delete_on_termination": earlier.delete_on_termination, "chooses_device": earlier.device is not None}
+    return await attach_volume(tx, requester, _vm(failed), failed.resource_id, **options)
 
 
 async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:

@@ -48,16 +48,25 @@ async def delete_volume(tx: AsyncConnection, requester: Requester, volume_id: UU
     return Accepted(volume, new.id)
 
 
-async def attach_volume(
-    tx: AsyncConnection, requester: Requester, vm_id: UUID, volume_id: UUID, *, delete_on_termination: bool
+async def attach_volume(  # noqa: PLR0913 - what an attach consists of
+    tx: AsyncConnection,
+    requester: Requester,
+    vm_id: UUID,
+    volume_id: UUID,
+    *,
+    delete_on_termination: bool,
+    chooses_device: bool,
 ) -> Accepted[Attachment]:
-    """Attach an available volume of the requester to their VM, as the VM's first free device."""
+    """Attach an available volume of the requester to their VM.
+
+    It becomes the VM's first free device, unless the cloud chooses the device (`chooses_device` is false).
+    """
     vm = await lock_owned_vm(tx, requester, vm_id)
     volume = await fetch_one(tx, _volume(requester, volume_id).with_for_update())
     if volume is None:
         raise NotFoundError(Kind.VOLUME, volume_id, field="volume_id")
     check_allowed(vm, Action.ATTACH_VOLUME)  # a refusal by the VM's state comes before the lack of a free device
-    device = await _free_device(tx, vm)
+    device = await _free_device(tx, vm) if chooses_device else None
     parameters = AttachVolume(volume.name, device, delete_on_termination)
     new = requested(requester, Action.ATTACH_VOLUME, parameters, **about(Kind.VOLUME, volume.id))
     await accept(tx, vm, new)

@@ -61,3 +61,12 @@ class Timestamps:
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=1)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now(), sort_order=1)
+
+
+class InCloud:
+    """The last column of a table: the id that the cloud has given to its resource.
+
+    It is NULL until an activity has written it, and stays NULL in rows whose resource an earlier version has created.
+    """
+
+    cloud_id: Mapped[str | None] = mapped_column(sort_order=2)

@@ -35,9 +35,9 @@ IMAGES = [
     _row("image", "ubuntu-24.04", os_distro="ubuntu", os_version="24.04", size_gb=4, is_default=False),
 ]
 NETWORKS = [
-    _row("network", "private", cidr="10.0.0.0/16", gateway="10.0.0.1", is_default=True),
-    _row("network", "backend", cidr="10.1.0.0/24", gateway="10.1.0.1", is_default=False),
-    _row("network", "edge", cidr="10.2.0.0/28", gateway="10.2.0.1", is_default=False),
+    _row("network", "private", cidr="10.0.0.0/16", gateway="10.0.0.1", is_default=True, allocates=True),
+    _row("network", "backend", cidr="10.1.0.0/24", gateway="10.1.0.1", is_default=False, allocates=True),
+    _row("network", "edge", cidr="10.2.0.0/28", gateway="10.2.0.1", is_default=False, allocates=True),
 ]
 
 

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, Timestamps, sql_list
+from domain.data.base import Base, InCloud, Timestamps, sql_list
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -23,6 +23,7 @@ from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, 
 LIVE = text("status <> 'DELETED'")
 DELETED = text("status = 'DELETED'")
 IN_ERROR = text("status = 'ERROR'")
+IN_CLOUD = text("cloud_id IS NOT NULL")
 
 
 def _state_check() -> str:
@@ -57,7 +58,7 @@ class Image(Base):
 
 
 class Network(Base):
-    """A network that VMs can be attached to."""
+    """A network that VMs can be attached to; `allocates`: this service chooses the addresses, and not the cloud."""
 
     __tablename__ = "networks"
     __table_args__ = (Index("uq_networks_default", "is_default", unique=True, postgresql_where=text("is_default")),)
@@ -67,9 +68,10 @@ class Network(Base):
     cidr: Mapped[str]
     gateway: Mapped[str]
     is_default: Mapped[bool]
+    allocates: Mapped[bool] = mapped_column(server_default="true")
 
 
-class VM(Timestamps, Base):
+class VM(InCloud, Timestamps, Base):
     """A virtual machine; `operation_id` is the operation that holds it, or held it last.
 
     `attaching` counts the operations that are attaching a volume or an interface to it or detaching one from it.
@@ -90,6 +92,7 @@ class VM(Timestamps, Base):
         Index("ix_vms_error", "updated_at", postgresql_where=IN_ERROR),
         Index("ix_vms_busy", "operation_id", postgresql_where=text("task_state IS NOT NULL")),
         Index("ix_vms_confirm_by", "confirm_by", postgresql_where=text("confirm_by IS NOT NULL")),
+        Index("uq_vms_cloud_id", "cloud_id", unique=True, postgresql_where=IN_CLOUD),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -107,7 +110,7 @@ class VM(Timestamps, Base):
     launched_at: Mapped[datetime | None]
 
 
-class Snapshot(Timestamps, Base):
+class Snapshot(InCloud, Timestamps, Base):
     """A saved state of a VM that can be restored: its disk as an image in the cloud, its flavor and its image.
 
     `size_gb` is in GiB; `operation_id` has the same meaning as in a VM.
@@ -120,6 +123,7 @@ class Snapshot(Timestamps, Base):
         Index("ix_snapshots_live_created", "vm_id", "created_at", "id", postgresql_where=LIVE),
         Index("ix_snapshots_deleted", "updated_at", "id", postgresql_where=DELETED),
         Index("ix_snapshots_error", "updated_at", postgresql_where=IN_ERROR),
+        Index("uq_snapshots_cloud_id", "cloud_id", unique=True, postgresql_where=IN_CLOUD),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -133,7 +137,7 @@ class Snapshot(Timestamps, Base):
     operation_id: Mapped[UUID]
 
 
-class Volume(Timestamps, Base):
+class Volume(InCloud, Timestamps, Base):
     """A block device that outlives VMs; `size_gb` is in GiB, `operation_id` has the same meaning as in a VM."""
 
     __tablename__ = "volumes"
@@ -145,6 +149,7 @@ class Volume(Timestamps, Base):
         Index("ix_volumes_deleted", "updated_at", "id", postgresql_where=DELETED),
         Index("ix_volumes_error", "updated_at", postgresql_where=IN_ERROR),
         Index("ix_volumes_operation", "operation_id"),
+        Index("uq_volumes_cloud_id", "cloud_id", unique=True, postgresql_where=IN_CLOUD),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -156,7 +161,10 @@ class Volume(Timestamps, Base):
 
 
 class Attachment(Timestamps, Base):
-    """The link between a volume and the one VM it is attached to; a detach deletes the row."""
+    """The link between a volume and the one VM it is attached to; a detach deletes the row.
+
+    `device` is NULL while only the cloud can know it.
+    """
 
     __tablename__ = "attachments"
     __table_args__ = (
@@ -166,14 +174,17 @@ class Attachment(Timestamps, Base):
 
     volume_id: Mapped[UUID] = mapped_column(ForeignKey("volumes.id"), primary_key=True)
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
-    device: Mapped[str]
+    device: Mapped[str | None]
     status: Mapped[AttachmentStatus]
     delete_on_termination: Mapped[bool]
     operation_id: Mapped[UUID]
 
 
-class Interface(Timestamps, Base):
-    """A VM's port in a network; deleting the row frees its addresses."""
+class Interface(InCloud, Timestamps, Base):
+    """A VM's port in a network; deleting the row frees its addresses.
+
+    They are NULL while only the cloud can know them.
+    """
 
     __tablename__ = "interfaces"
     __table_args__ = (
@@ -181,16 +192,20 @@ class Interface(Timestamps, Base):
         Index("uq_interfaces_ip_address", "network_id", "ip_address", unique=True),
         Index("uq_interfaces_mac_address", "mac_address", unique=True),
         Index("ix_interfaces_vm_created", "vm_id", "created_at", "id"),
+        Index("uq_interfaces_cloud_id", "cloud_id", unique=True, postgresql_where=IN_CLOUD),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=func.gen_random_uuid())
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
-    ip_address: Mapped[str]
-    mac_address: Mapped[str]
+    ip_address: Mapped[str | None]
+    mac_address: Mapped[str | None]
     status: Mapped[AttachmentStatus]
     operation_id: Mapped[UUID]
 
+
+CloudResource = VM | Snapshot | Volume | Interface
+"""The rows of what the cloud has, too."""
 
 # More such conditions, of the outbox.
 UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")

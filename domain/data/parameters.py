@@ -137,39 +137,39 @@ class DeleteVolume(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class AttachVolume(Parameters):
-    """The volume's name, its device in the VM, and whether it is deleted together with the VM."""
+    """The volume's name, its device in the VM, if we choose it, and whether it is deleted together with the VM."""
 
     name: str
-    device: str
+    device: str | None = None
     delete_on_termination: bool = False
 
     def describe(self) -> str:
         """The volume's name and its new device."""
-        return f"volume {quoted(self.name)} as {self.device}"
+        return f"volume {quoted(self.name)}" + (f" as {self.device}" if self.device else "")
 
 
 @dataclass(frozen=True, slots=True)
 class DetachVolume(Parameters):
-    """The volume's name and its device in the VM."""
+    """The volume's name and its device in the VM, if it is known."""
 
     name: str
-    device: str
+    device: str | None = None
 
     def describe(self) -> str:
         """The volume's name and its device."""
-        return f"volume {quoted(self.name)} from {self.device}"
+        return f"volume {quoted(self.name)}" + (f" from {self.device}" if self.device else "")
 
 
 @dataclass(frozen=True, slots=True)
 class Interface(Parameters):
-    """The address of the interface and the name of its network, for attach and for detach."""
+    """The name of the network and the address of the interface, if it is known, for attach and for detach."""
 
-    ip_address: str
     network: str
+    ip_address: str | None = None
 
     def describe(self) -> str:
         """The address and its network."""
-        return f"address {self.ip_address} in network {quoted(self.network)}"
+        return f"address {self.ip_address or 'of the cloud'} in network {quoted(self.network)}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ locks in the same order; in another order the two could wait for each other.
 """
 
 from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, extract, func, select, update
+from sqlalchemy import ColumnElement, exists, extract, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.data.models import VM, Operation
+from domain.data.models import VM, Attachment, CloudResource, Operation
 from domain.data.parameters import Resize, Restore, RevertResize, control_of, parameters_of
 from domain.data.queries import fetch_one, from_now, has_begun, lock_vm, update_vm
 from domain.progress import resource_claims
@@ -89,6 +90,21 @@ async def enter(tx: AsyncConnection, input: OperationInput, attempt: int, **valu
     if operation.cancel_requested_by is not None:
         raise CanceledError(operation.cancel_requested_by)
     return operation
+
+
+async def note_created(
+    tx: AsyncConnection, input: OperationInput, model: type[CloudResource | Attachment], id: UUID, **values: Any
+) -> None:
+    """Write what the cloud has chosen for a resource that the operation creates, its id above all.
+
+    SupersededError if the operation has ended, has another epoch, or no longer holds the resource.
+    """
+    (key,) = model.__table__.primary_key
+    held = (key == id, model.operation_id == input.operation_id)
+    is_current = exists().where(*_is_current(input))
+    written = await tx.execute(update(model).where(*held, is_current).values(values))
+    if not written.rowcount:
+        raise SupersededError(f"Operation {input.operation_id} no longer holds what it has created.")
 
 
 async def check_holds(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:

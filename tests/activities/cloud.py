@@ -1,6 +1,6 @@
 """Helpers on the mock cloud: open it, fill it, let its changes complete, and read what it has."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock import schema
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, servers
-from activities.backends.protocol import Listed, Port, ServerSpec, Token
+from activities.backends.protocol import Token
+from activities.backends.resources import Listed, PortSpec, Ref, ServerSpec
 from domain.data.addresses import new_mac_address
 from domain.data.catalogue import FLAVORS
 from domain.rules.cloud import ServerStatus
@@ -28,6 +29,16 @@ TABLES = ("servers", "ports", "images", "volumes", "migrations")
 CloudContents = dict[str, list[tuple[object, ...]]]
 
 
+def refs(ids: Iterable[UUID]) -> list[Ref]:
+    """Return refs without the cloud's ids: the marks decide."""
+    return [Ref(id) for id in ids]
+
+
+async def ports_of(cloud: MockBackend, vm_id: UUID) -> set[UUID | None]:
+    """Return the interfaces whose ports the cloud has for the VM."""
+    return {port.id for port in await cloud.list_ports([Ref(vm_id)])}
+
+
 async def open_backend(settings: Settings, **values: Any) -> MockBackend:
     """Open the mock cloud as another worker would; the caller closes it."""
     backend = MockBackend(settings.model_copy(update=values))
@@ -38,7 +49,8 @@ async def open_backend(settings: Settings, **values: Any) -> MockBackend:
 def server_spec(vm_id: UUID, flavor: str = "m1.small") -> ServerSpec:
     """Return the spec of a server of the flavor for the VM."""
     row = next(row for row in FLAVORS if row["name"] == flavor)
-    return ServerSpec(vm_id, "test-vm", row["vcpus"], row["ram_mb"], row["disk_gb"], BUILD_IMAGE_ID)
+    image = Ref(BUILD_IMAGE_ID, str(BUILD_IMAGE_ID))
+    return ServerSpec(Ref(vm_id), "test-vm", row["id"], row["vcpus"], row["ram_mb"], row["disk_gb"], image)
 
 
 async def add_server(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID, flavor: str = "m1.small") -> None:
@@ -53,19 +65,19 @@ async def complete_changes(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID)
         busy = (servers.c.vm_id == vm_id, servers.c.due_at.is_not(None))
         await tx.execute(update(servers).where(*busy).values(due_at=func.now()))
         await tx.execute(update(images).where(images.c.vm_id == vm_id).values(due_at=func.now()))
-    server = (await cloud.list_servers([vm_id])).get(vm_id)
+    server = (await cloud.list_servers([Ref(vm_id)])).get(vm_id)
     return server.status if server else ServerStatus.GONE
 
 
-def port(id: UUID, ip_address: str = "10.0.0.9", mac_address: str = "fa:16:3e:00:00:09") -> Port:
+def port(id: UUID, ip_address: str = "10.0.0.9", mac_address: str = "fa:16:3e:00:00:09") -> PortSpec:
     """Return a port in the private network."""
-    return Port(id, NETWORK_IDS["private"], ip_address, mac_address)
+    return PortSpec(Ref(id), NETWORK_IDS["private"], ip_address, mac_address)
 
 
-def new_ports(count: int = 1) -> list[Port]:
+def new_ports(count: int = 1) -> list[PortSpec]:
     """Return ports with unique addresses, each in another network."""
     networks = list(NETWORK_IDS.values())[:count]
-    return [Port(uuid4(), id, f"ip-{uuid4()}", new_mac_address()) for id in networks]
+    return [PortSpec(Ref(uuid4()), id, f"ip-{uuid4()}", new_mac_address()) for id in networks]
 
 
 async def cloud_contents(engine: AsyncEngine, *names: str) -> CloudContents:
@@ -78,14 +90,14 @@ async def cloud_contents(engine: AsyncEngine, *names: str) -> CloudContents:
         }
 
 
-async def inventory(cloud: MockBackend, kind: Kind) -> Mapping[UUID, Listed]:
-    """Return what the cloud has of one kind, from all pages."""
+async def inventory(cloud: MockBackend, kind: Kind) -> Mapping[UUID | None, Listed]:
+    """Return what the cloud has of one kind, from all pages, by our ids."""
     page = await cloud.inventory(kind, None)
     items = dict(page.items)
     while page.next is not None:
         page = await cloud.inventory(kind, page.next)
         items |= page.items
-    return items
+    return {item.id: item for item in items.values()}
 
 
 async def count_rows(engine: AsyncEngine, table: str, vm_id: UUID | None = None) -> int:

@@ -7,6 +7,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
+from activities.backends.resources import Ref
 from domain.data.models import VM, Finding, Interface, Operation, Snapshot, Volume
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep.findings import Drift
@@ -64,7 +65,7 @@ async def add_drift(engine: AsyncEngine, backend: MockBackend) -> dict[Any, tupl
         interface = await add_interface(tx, with_port)
         volume = await add_volume(tx, await add_user(tx))
         snapshot = await add_snapshot(tx, with_port)
-    await backend.purge(vm.id)
+    await backend.purge(Ref(vm.id))
     return {
         VM: (Drift.SERVER_GONE, vm.id),
         Interface: (Drift.INTERFACE_GONE, interface.id),

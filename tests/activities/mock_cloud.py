@@ -9,17 +9,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
-from activities.backends.protocol import BackendError, Token, Volume
+from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref, Volume
 from domain.rules.cloud import ServerStatus
 from tests.activities.cloud import cloud_contents, complete_changes, new_ports, server_spec
 
-Call = Callable[[MockBackend, Token, UUID], Coroutine[object, object, None]]
+Call = Callable[[MockBackend, Token, UUID], Coroutine[object, object, object]]
 PORTS_PER_SERVER = 2
 POWER_CHANGES: dict[str, tuple[Call, ServerStatus]] = {
-    "start": (lambda cloud, token, vm_id: cloud.start_server(token, vm_id), ServerStatus.ACTIVE),
-    "stop": (lambda cloud, token, vm_id: cloud.stop_server(token, vm_id), ServerStatus.SHUTOFF),
-    "reboot": (lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=False), ServerStatus.ACTIVE),
-    "hard reboot": (lambda cloud, token, vm_id: cloud.reboot_server(token, vm_id, hard=True), ServerStatus.ACTIVE),
+    "start": (lambda cloud, token, vm_id: cloud.start_server(token, Ref(vm_id)), ServerStatus.ACTIVE),
+    "stop": (lambda cloud, token, vm_id: cloud.stop_server(token, Ref(vm_id)), ServerStatus.SHUTOFF),
+    "reboot": (lambda cloud, token, vm_id: cloud.reboot_server(token, Ref(vm_id), hard=False), ServerStatus.ACTIVE),
+    "hard reboot": (lambda cloud, token, vm_id: cloud.reboot_server(token, Ref(vm_id), hard=True), ServerStatus.ACTIVE),
 }
 each_power_change = pytest.mark.parametrize(("call", "target"), POWER_CHANGES.values(), ids=POWER_CHANGES)
 on_or_off = pytest.mark.parametrize("previous", [ServerStatus.ACTIVE, ServerStatus.SHUTOFF])
@@ -52,14 +53,14 @@ async def make_due(engine: AsyncEngine, vm_id: UUID) -> None:
 
 async def status_of(cloud: MockBackend, vm_id: UUID) -> ServerStatus:
     """Return the status of the VM's server."""
-    server = (await cloud.list_servers([vm_id])).get(vm_id)
+    server = (await cloud.list_servers([Ref(vm_id)])).get(vm_id)
     return server.status if server else ServerStatus.GONE
 
 
 async def build_server(cloud: MockBackend, engine: AsyncEngine) -> UUID:
     """Add a small server that is ACTIVE, with ports, and return its VM's id."""
     vm_id = uuid4()
-    await cloud.create_ports(token(), vm_id, new_ports(PORTS_PER_SERVER))
+    await cloud.create_ports(token(), Ref(vm_id), new_ports(PORTS_PER_SERVER))
     await cloud.create_server(token(), server_spec(vm_id))
     assert await complete_changes(engine, cloud, vm_id) is ServerStatus.ACTIVE
     return vm_id
@@ -71,7 +72,7 @@ async def add_idle_server(
     """Add a small server that is ACTIVE or SHUTOFF, and return its VM's id."""
     vm_id = await build_server(cloud, engine)
     if previous is ServerStatus.SHUTOFF:
-        await cloud.stop_server(token(), vm_id)
+        await cloud.stop_server(token(), Ref(vm_id))
     assert await complete_changes(engine, cloud, vm_id) is previous
     return vm_id
 
@@ -79,7 +80,7 @@ async def add_idle_server(
 async def add_image(cloud: MockBackend, engine: AsyncEngine, vm_id: UUID) -> UUID:
     """Add a saved image of the VM's server, and return its id."""
     image_id = uuid4()
-    await cloud.create_server_image(token(), vm_id, image_id, "before")
+    await cloud.create_server_image(token(), Ref(vm_id), image_id, "before")
     await complete_changes(engine, cloud, vm_id)
     return image_id
 
@@ -93,4 +94,4 @@ async def add_volume(cloud: MockBackend) -> UUID:
 
 async def list_volume(cloud: MockBackend, volume_id: UUID) -> Volume | None:
     """Return the volume as the cloud lists it."""
-    return (await cloud.list_volumes([volume_id])).get(volume_id)
+    return (await cloud.list_volumes([Ref(volume_id)])).get(volume_id)

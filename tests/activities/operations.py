@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import Token
+from activities.backends.resources import Ref
 from domain.data import queries
 from domain.data.models import VM, Volume
 from domain.progress import step_records, workflow_input
@@ -72,7 +73,7 @@ async def prepare_operation(engine: AsyncEngine, cloud: MockBackend, action: Act
     vm_id = input.vm_id or uuid4()
     await add_server(engine, cloud, vm_id)
     if input.previous_status is Status.SHUTOFF:
-        await cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+        await cloud.stop_server(Token(uuid4(), "powering_off"), Ref(vm_id))
     await _create_in_cloud(cloud, action, vm_id, input.resource)
     await complete_changes(engine, cloud, vm_id)
     return input
@@ -81,13 +82,13 @@ async def prepare_operation(engine: AsyncEngine, cloud: MockBackend, action: Act
 async def _create_in_cloud(cloud: MockBackend, action: Action, vm_id: UUID, id: UUID) -> None:
     token = Token(uuid4(), "create")
     if action in {Action.RESTORE, Action.DELETE_SNAPSHOT}:
-        await cloud.create_server_image(token, vm_id, id, "before")
+        await cloud.create_server_image(token, Ref(vm_id), id, "before")
     if action in {Action.DELETE_VOLUME, Action.ATTACH_VOLUME, Action.DETACH_VOLUME}:
         await cloud.create_volume(token, id, "data", 10)
     if action is Action.DETACH_VOLUME:
-        await cloud.attach_volume(Token(uuid4(), "attach"), vm_id, id, DEVICE)
+        await cloud.attach_volume(Token(uuid4(), "attach"), Ref(vm_id), Ref(id), DEVICE)
     if action is Action.DETACH_INTERFACE:
-        await cloud.create_server_interface(token, vm_id, port(id))
+        await cloud.create_server_interface(token, Ref(vm_id), port(id))
 
 
 async def supersede(engine: AsyncEngine, input: OperationInput) -> None:

@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
-from activities.backends.protocol import Image, Server, Token, Volume
+from activities.backends.protocol import Token
+from activities.backends.resources import Image, Ref, Server, Volume
 from domain.rules.cloud import ServerStatus
 from domain.rules.messages import OperationInput, WaitForServerInput
 from domain.rules.states import Action
@@ -29,23 +30,23 @@ class PolledCloud(MockBackend):
         self.may_answer.set()
         self._polled = asyncio.Event()
 
-    async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
-        listed = await super().list_servers(vm_ids)
-        await self._record(vm_ids)
+    async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
+        listed = await super().list_servers(vms)
+        await self._record(vms)
         return listed
 
-    async def list_volumes(self, volume_ids: Collection[UUID]) -> Mapping[UUID, Volume]:
-        listed = await super().list_volumes(volume_ids)
-        await self._record(volume_ids)
+    async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
+        listed = await super().list_volumes(wanted)
+        await self._record(wanted)
         return listed
 
-    async def list_images(self, image_ids: Collection[UUID]) -> Mapping[UUID, Image]:
-        listed = await super().list_images(image_ids)
-        await self._record(image_ids)
+    async def list_images(self, wanted: Collection[Ref]) -> Mapping[UUID, Image]:
+        listed = await super().list_images(wanted)
+        await self._record(wanted)
         return listed
 
-    async def _record(self, ids: Collection[UUID]) -> None:
-        self.polls.append(set(ids))
+    async def _record(self, wanted: Collection[Ref]) -> None:
+        self.polls.append({ref.id for ref in wanted})
         self._polled.set()
         await self.may_answer.wait()
 

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
 from activities.backends.protocol import Token
+from activities.backends.resources import Ref
 from activities.resize import ResizeActivities
 from domain.progress import step_records, workflow_input
 from domain.rules.cloud import ServerStatus
@@ -26,7 +27,7 @@ async def complete_cloud_changes(
     async with engine.begin() as tx:
         due = {"due_at": servers.c.created_at}
         await tx.execute(update(servers).where(servers.c.due_at.is_not(None)).values(due))
-    server = (await backend.list_servers([input.vm]))[input.vm]
+    server = (await backend.list_servers([Ref(input.vm)]))[input.vm]
     return server.status, server.ram_mb
 
 
@@ -38,7 +39,7 @@ async def add_resize(
     await backend.create_server(Token(uuid4(), "spawning"), server_spec(input.vm))
     await complete_cloud_changes(engine, backend, input)
     if previous is Status.SHUTOFF:
-        await backend.stop_server(Token(uuid4(), "powering_off"), input.vm)
+        await backend.stop_server(Token(uuid4(), "powering_off"), Ref(input.vm))
         await complete_cloud_changes(engine, backend, input)
     return input
 

@@ -14,15 +14,17 @@ from activities.backends.faults import add_fault
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode, servers
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.compute import ComputeActivities
 from activities.records import RecordActivities
+from activities.waits import WaitActivities
 from domain.progress import step_records
 from domain.rules.cloud import ServerStatus
 from domain.rules.errors import NotBegunError, SupersededError
-from domain.rules.messages import Activity, FailOperationInput, OperationInput
+from domain.rules.messages import Activity, FailOperationInput, OperationInput, WaitForServerInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
-from tests.activities.cloud import count_rows, new_ports, server_row, server_spec
+from tests.activities.cloud import count_rows, new_ports, ports_of, server_row, server_spec
 from tests.activities.conftest import Run
 from tests.activities.operations import add_pending_interface
 from tests.support.rows import add_held_vm, claim, read_operation, read_vm
@@ -67,7 +69,7 @@ async def add_operation_before(
 
 async def _add_server(backend: MockBackend, engine: AsyncEngine, input: OperationInput) -> None:
     create = uuid4()
-    await backend.create_ports(Token(create, "networking"), input.vm, new_ports())
+    await backend.create_ports(Token(create, "networking"), Ref(input.vm), new_ports())
     await backend.create_server(Token(create, "spawning"), server_spec(input.vm))
     async with engine.begin() as tx:
         settled = {"status": ServerStatus.ACTIVE, "next_status": None, "due_at": None}
@@ -147,12 +149,14 @@ async def test_a_step_is_recorded_even_if_its_call_fails(
     assert await count_rows(engine, "servers", input.vm_id) == 1
 
 
-async def test_scheduling_a_flavor_too_large_for_every_host_fails_with_no_valid_host(
-    compute: ComputeActivities, engine: AsyncEngine, run: Run
+async def test_building_a_flavor_too_large_for_every_host_fails_with_no_valid_host(
+    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
     input = await add_held_vm(engine, Action.CREATE, flavor="m1.colossal")
+    for step in (compute.schedule_server, compute.create_ports, compute.spawn_server):
+        await run(step, input)
     with pytest.raises(BackendError) as refusal:
-        await run(compute.schedule_server, input)
+        await run(WaitActivities(engine, backend).wait_for_server, WaitForServerInput(input, ServerStatus.ACTIVE))
     assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
 
 
@@ -165,7 +169,7 @@ async def test_a_port_is_created_for_each_interface_of_the_vm(
     await add_pending_interface(engine, neighbour)
     ids = [await add_pending_interface(engine, input, name) for name in networks]
     await run(compute.create_ports, input)
-    assert sorted(await backend.list_ports([input.vm])) == sorted(ids)
+    assert await ports_of(backend, input.vm) == set(ids)
     assert await count_rows(engine, "ports") == len(networks)
 
 
@@ -185,7 +189,7 @@ async def test_delete_removes_the_server_and_its_ports(
     await run(compute.delete_server, input)
     async with engine.begin() as tx:
         await tx.execute(update(servers).values(due_at=servers.c.created_at))
-    assert await backend.list_servers([input.vm]) == {}
+    assert await backend.list_servers([Ref(input.vm)]) == {}
     assert await cloud_of(engine, input) == (None, 0)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock import backend as backend_module
@@ -132,6 +132,20 @@ async def test_deleted_resources_that_the_cloud_has_no_more_are_no_difference(
             await tx.execute(update(model).values(status="DELETED"))
     await change_cloud(engine, servers)
     await change_cloud(engine, images)
+    assert await find(engine, backend) == []
+
+
+async def test_a_resource_with_another_id_of_the_cloud_than_the_row_keeps_is_not_the_rows(
+    engine: AsyncEngine, backend: MockBackend
+) -> None:
+    """The server that we know is gone, and a second one has our mark. Nobody knows whose it is, so it stays."""
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).values(cloud_id=str(uuid4())))
+    assert await find(engine, backend) == [(Drift.SERVER_GONE, vm.id), (Drift.ORPHAN_SERVER, vm.id)]
+    async with engine.begin() as tx:
+        cloud_id = await tx.scalar(select(servers.c.id))
+        await tx.execute(update(VM).values(cloud_id=str(cloud_id)))
     assert await find(engine, backend) == []
 
 

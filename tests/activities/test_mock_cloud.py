@@ -12,10 +12,11 @@ from activities.backends.mock import servers as mock_servers
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import ports, servers
 from activities.backends.protocol import BackendError
+from activities.backends.resources import Fault, Ref
 from domain.data.catalogue import FLAVORS
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
-from tests.activities.cloud import count_rows, new_ports, open_backend, server_spec
+from tests.activities.cloud import count_rows, new_ports, open_backend, refs, server_spec
 from tests.activities.mock_cloud import (
     PORTS_PER_SERVER,
     Call,
@@ -72,7 +73,7 @@ async def test_a_power_change_of_a_missing_server_is_refused(
 
 async def test_a_server_shows_reboot_until_the_reboot_is_due(slow_backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id = await build_server(slow_backend, engine)
-    await slow_backend.reboot_server(token(), vm_id, hard=False)
+    await slow_backend.reboot_server(token(), Ref(vm_id), hard=False)
     assert await status_of(slow_backend, vm_id) is ServerStatus.REBOOT
 
 
@@ -94,14 +95,14 @@ async def test_concurrent_calls_with_one_token_create_one_server_and_its_ports(
 ) -> None:
     vm_id, plug, spawn = uuid4(), token("networking"), token("spawning")
     wanted = new_ports(PORTS_PER_SERVER)
-    await asyncio.gather(*(backend.create_ports(plug, vm_id, wanted) for _ in range(5)))
+    await asyncio.gather(*(backend.create_ports(plug, Ref(vm_id), wanted) for _ in range(5)))
     await asyncio.gather(*(backend.create_server(spawn, server_spec(vm_id)) for _ in range(5)))
     assert await count_rows(engine, "ports", vm_id) == PORTS_PER_SERVER
     assert await count_rows(engine, "servers", vm_id) == 1
 
 
 async def test_creating_no_ports_is_allowed(backend: MockBackend, engine: AsyncEngine) -> None:
-    await backend.create_ports(token(), uuid4(), [])
+    await backend.create_ports(token(), Ref(uuid4()), [])
     assert await count_rows(engine, "ports") == 0
 
 
@@ -109,7 +110,7 @@ async def test_a_deleted_server_and_its_ports_are_gone_once_the_delete_is_due(
     slow_backend: MockBackend, engine: AsyncEngine
 ) -> None:
     vm_id, neighbour = await build_server(slow_backend, engine), await build_server(slow_backend, engine)
-    await slow_backend.delete_server(token(), vm_id)
+    await slow_backend.delete_server(token(), Ref(vm_id))
     assert await status_of(slow_backend, vm_id) is ServerStatus.DELETING
     await make_due(engine, vm_id)
     assert await status_of(slow_backend, vm_id) is ServerStatus.GONE
@@ -120,15 +121,15 @@ async def test_a_deleted_server_and_its_ports_are_gone_once_the_delete_is_due(
 
 async def test_deleting_a_missing_server_deletes_its_ports(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id = uuid4()
-    await backend.create_ports(token(), vm_id, new_ports(PORTS_PER_SERVER))
-    await backend.delete_server(token(), vm_id)
+    await backend.create_ports(token(), Ref(vm_id), new_ports(PORTS_PER_SERVER))
+    await backend.delete_server(token(), Ref(vm_id))
     assert await count_rows(engine, "ports", vm_id) == 0
 
 
 async def test_purge_removes_a_server_at_once_and_may_be_repeated(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, neighbour = await build_server(backend, engine), await build_server(backend, engine)
-    await backend.purge(vm_id)
-    await backend.purge(vm_id)
+    await backend.purge(Ref(vm_id))
+    await backend.purge(Ref(vm_id))
     assert await status_of(backend, vm_id) is ServerStatus.GONE
     assert await count_rows(engine, "ports", vm_id) == 0
     assert await status_of(backend, neighbour) is ServerStatus.ACTIVE
@@ -136,18 +137,26 @@ async def test_purge_removes_a_server_at_once_and_may_be_repeated(backend: MockB
 
 async def test_only_the_requested_servers_are_listed(backend: MockBackend, engine: AsyncEngine) -> None:
     first, second = await build_server(backend, engine), await build_server(backend, engine)
-    assert set(await backend.list_servers([first, uuid4()])) == {first}
-    assert set(await backend.list_servers([first, second])) == {first, second}
+    assert set(await backend.list_servers([Ref(first), Ref(uuid4())])) == {first}
+    assert set(await backend.list_servers([Ref(first), Ref(second)])) == {first, second}
     assert await backend.list_servers([]) == {}
 
 
-async def test_every_flavor_but_the_colossal_one_finds_a_host(backend: MockBackend) -> None:
+async def test_every_flavor_but_the_colossal_one_finds_a_host(backend: MockBackend, engine: AsyncEngine) -> None:
     for row in FLAVORS:
-        if row["name"] != "m1.colossal":
-            await backend.select_host(token(), server_spec(uuid4(), row["name"]))
-    with pytest.raises(BackendError) as refusal:
-        await backend.select_host(token(), server_spec(uuid4(), "m1.colossal"))
-    assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
+        vm_id = uuid4()
+        await backend.create_server(token(), server_spec(vm_id, row["name"]))
+        await make_due(engine, vm_id)
+        fault = (await backend.list_servers([Ref(vm_id)]))[vm_id].fault
+        assert (fault and fault.code) == ("no_valid_host" if row["name"] == "m1.colossal" else None)
+
+
+async def test_a_build_without_a_host_ends_in_error_at_once(slow_backend: MockBackend) -> None:
+    vm_id = uuid4()
+    await slow_backend.create_server(token(), server_spec(vm_id, "m1.colossal"))
+    server = (await slow_backend.list_servers([Ref(vm_id)]))[vm_id]
+    assert (server.status, server.is_busy) == (ServerStatus.ERROR, False)
+    assert server.fault == Fault("no_valid_host", "No valid host was found. No host is large enough for the flavor.")
 
 
 async def test_workers_that_start_together_can_all_prepare_the_cloud(settings: Settings) -> None:
@@ -184,7 +193,9 @@ async def test_concurrent_list_calls_remove_deleted_servers_without_a_deadlock(
     others = [backend, *[await open_backend(settings) for _ in range(3)]]
 
     async def list_until_gone(cloud: MockBackend) -> None:
-        while any(server.status is not ServerStatus.GONE for server in (await cloud.list_servers(vm_ids)).values()):
+        while any(
+            server.status is not ServerStatus.GONE for server in (await cloud.list_servers(refs(vm_ids))).values()
+        ):
             pass
 
     try:
@@ -199,8 +210,9 @@ async def test_concurrent_list_calls_remove_deleted_servers_without_a_deadlock(
 def deleting_row(vm_id: UUID) -> dict[str, object]:
     """Return a row of a server that is being deleted."""
     server = server_spec(vm_id)
-    fields = {name: getattr(server, name) for name in server.__slots__}
-    return {**fields, "status": ServerStatus.DELETING, "next_status": ServerStatus.GONE}
+    fields = {name: getattr(server, name) for name in ("name", "vcpus", "ram_mb", "disk_gb")}
+    row = {**fields, "vm_id": vm_id, "image_id": server.image.id}
+    return {**row, "status": ServerStatus.DELETING, "next_status": ServerStatus.GONE}
 
 
 async def test_a_call_locks_only_its_own_server(engine: AsyncEngine, slow_backend: MockBackend) -> None:
@@ -210,6 +222,6 @@ async def test_a_call_locks_only_its_own_server(engine: AsyncEngine, slow_backen
         await slow_backend.create_server(token(), server_spec(vm_id))
         await make_due(engine, vm_id)
     async with engine.begin() as call, engine.begin() as others_call:
-        assert (await mock_servers._lock_server(call, mine)).status == ServerStatus.ACTIVE
+        assert (await mock_servers._lock_server(call, Ref(mine))).status == ServerStatus.ACTIVE
         async with asyncio.timeout(5):
-            assert (await mock_servers._lock_server(others_call, other)).status == ServerStatus.ACTIVE
+            assert (await mock_servers._lock_server(others_call, Ref(other))).status == ServerStatus.ACTIVE

@@ -12,6 +12,7 @@ from activities.backends.mock import calls
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.cloud import count_rows, open_backend, server_row, server_spec
@@ -128,7 +129,7 @@ async def test_a_resize_call_that_failed_succeeds_when_it_is_repeated(
 async def test_a_fault_affects_only_its_verb_and_its_vm(backend: MockBackend, settings: Settings) -> None:
     vm_id, other = uuid4(), uuid4()
     await add_fault(settings, "create_server", FaultMode.REFUSE, vm_id=vm_id)
-    await backend.create_ports(Token(uuid4(), "networking"), vm_id, [])
+    await backend.create_ports(Token(uuid4(), "networking"), Ref(vm_id), [])
     await backend.create_server(Token(uuid4(), "spawning"), server_spec(other))
     await refused(backend.create_server(Token(uuid4(), "spawning"), server_spec(vm_id)), "mock_refused")
 
@@ -144,10 +145,10 @@ async def test_faults_are_used_in_the_order_they_were_scripted(backend: MockBack
 
 async def test_concurrent_calls_use_each_fault_once(backend: MockBackend, settings: Settings) -> None:
     await add_fault(settings, "create_ports", FaultMode.FAIL, times=4)
-    calls = (backend.create_ports(Token(uuid4(), "networking"), uuid4(), []) for _ in range(10))
+    calls = (backend.create_ports(Token(uuid4(), "networking"), Ref(uuid4()), []) for _ in range(10))
     results = await asyncio.gather(*calls, return_exceptions=True)
     assert len([result for result in results if isinstance(result, BackendError)]) == 4
-    assert results.count(None) == 6
+    assert len([result for result in results if not isinstance(result, BaseException)]) == 6
 
 
 async def test_a_doomed_build_ends_in_error_even_if_it_is_repeated(settings: Settings) -> None:
@@ -155,7 +156,7 @@ async def test_a_doomed_build_ends_in_error_even_if_it_is_repeated(settings: Set
     vm_id, token = uuid4(), Token(uuid4(), "spawning")
     await backend.create_server(token, server_spec(vm_id))
     await backend.create_server(token, server_spec(vm_id))
-    server = (await backend.list_servers([vm_id]))[vm_id]
+    server = (await backend.list_servers([Ref(vm_id)]))[vm_id]
     assert server.status is ServerStatus.ERROR
     assert server.fault
     await backend.close()

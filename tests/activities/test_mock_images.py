@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import ColumnElement, func, select, update
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, servers
-from activities.backends.protocol import Image
+from activities.backends.resources import Image, Ref
 from domain.rules.cloud import ImageState, ServerStatus
 from domain.settings import Settings
 from tests.activities.cloud import complete_changes, disk_content, open_backend, server_spec
@@ -28,6 +28,11 @@ from tests.activities.mock_cloud import (
 SNAPSHOT_DELAY = timedelta(seconds=17)
 BOOTS = {"start", "reboot", "hard reboot"}
 MEDIUM = {"vcpus": 2, "ram_mb": 4096, "disk_gb": 40}
+
+
+async def cloud_id_of(cloud: MockBackend, image_id: UUID) -> str:
+    """Return the cloud's own id of the image."""
+    return (await cloud.list_images([Ref(image_id)]))[image_id].cloud_id
 
 
 @pytest.mark.parametrize("verb", POWER_CHANGES)
@@ -48,17 +53,17 @@ async def test_a_restore_brings_back_disk_image_and_size_and_keeps_the_power_sta
 ) -> None:
     vm_id = await add_idle_server(slow_backend, engine, previous)
     content, image_id = await disk_content(engine, vm_id), await add_image(slow_backend, engine, vm_id)
-    await slow_backend.start_server(token(), vm_id)
+    await slow_backend.start_server(token(), Ref(vm_id))
     if previous is ServerStatus.SHUTOFF:
-        await slow_backend.stop_server(token(), vm_id)
+        await slow_backend.stop_server(token(), Ref(vm_id))
     await complete_changes(engine, slow_backend, vm_id)
     assert await disk_content(engine, vm_id) != content
-    await slow_backend.rebuild_server(token(), replace(server_spec(vm_id, "m1.medium"), image_id=image_id))
-    during = (await slow_backend.list_servers([vm_id]))[vm_id]
+    await slow_backend.rebuild_server(token(), replace(server_spec(vm_id, "m1.medium"), image=Ref(image_id)))
+    during = (await slow_backend.list_servers([Ref(vm_id)]))[vm_id]
     assert (during.status, during.is_busy) == (ServerStatus.REBUILD, True)
     assert await complete_changes(engine, slow_backend, vm_id) is previous
-    after = (await slow_backend.list_servers([vm_id]))[vm_id]
-    assert (await disk_content(engine, vm_id), after.image_id) == (content, image_id)
+    after = (await slow_backend.list_servers([Ref(vm_id)]))[vm_id]
+    assert (await disk_content(engine, vm_id), after.image_id) == (content, await cloud_id_of(slow_backend, image_id))
     assert {name: getattr(after, name) for name in MEDIUM} == MEDIUM
 
 
@@ -67,20 +72,22 @@ async def test_an_image_holds_the_disk_as_it_was_when_the_save_began(
 ) -> None:
     vm_id, image_id = await add_idle_server(slow_backend, engine), uuid4()
     content = await disk_content(engine, vm_id)
-    await slow_backend.create_server_image(token(), vm_id, image_id, "before")
-    await slow_backend.reboot_server(token(), vm_id, hard=False)
+    await slow_backend.create_server_image(token(), Ref(vm_id), image_id, "before")
+    await slow_backend.reboot_server(token(), Ref(vm_id), hard=False)
     await complete_changes(engine, slow_backend, vm_id)
     assert await disk_content(engine, vm_id) != content
-    await slow_backend.rebuild_server(token(), replace(server_spec(vm_id), image_id=image_id))
+    await slow_backend.rebuild_server(token(), replace(server_spec(vm_id), image=Ref(image_id)))
     assert await disk_content(engine, vm_id) == content
 
 
 async def test_an_image_is_saving_until_it_is_due(slow_backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, image_id = await add_idle_server(slow_backend, engine), uuid4()
-    await slow_backend.create_server_image(token(), vm_id, image_id, "before")
-    assert await slow_backend.list_images([image_id]) == {image_id: Image(image_id, ImageState.SAVING)}
+    cloud_id = await slow_backend.create_server_image(token(), Ref(vm_id), image_id, "before")
+    saving = Image(image_id, cloud_id, ImageState.SAVING)
+    assert await slow_backend.list_images([Ref(image_id)]) == {image_id: saving}
     await complete_changes(engine, slow_backend, vm_id)
-    assert await slow_backend.list_images([image_id, uuid4()]) == {image_id: Image(image_id, ImageState.ACTIVE)}
+    saved = {image_id: replace(saving, state=ImageState.ACTIVE)}
+    assert await slow_backend.list_images([Ref(image_id), Ref(uuid4())]) == saved
 
 
 async def test_a_snapshot_and_a_restore_take_the_snapshot_delay(
@@ -89,8 +96,8 @@ async def test_a_snapshot_and_a_restore_take_the_snapshot_delay(
     vm_id, image_id = await add_idle_server(slow_backend, engine), uuid4()
     cloud = await open_backend(settings, mock_snapshot_delay=SNAPSHOT_DELAY.total_seconds())
     began = await _time(engine, func.clock_timestamp())
-    await cloud.create_server_image(token(), vm_id, image_id, "before")
-    await cloud.rebuild_server(token(), replace(server_spec(vm_id), image_id=image_id))
+    await cloud.create_server_image(token(), Ref(vm_id), image_id, "before")
+    await cloud.rebuild_server(token(), replace(server_spec(vm_id), image=Ref(image_id)))
     ended = await _time(engine, func.clock_timestamp())
     for due_at in (images.c.due_at, servers.c.due_at):
         assert began + SNAPSHOT_DELAY <= await _time(engine, due_at) <= ended + SNAPSHOT_DELAY
@@ -107,10 +114,11 @@ async def test_a_doomed_snapshot_ends_in_error_and_says_why(
 ) -> None:
     vm_id, image_id = await add_idle_server(slow_backend, engine), uuid4()
     doomed_backend = await open_backend(settings, mock_error_rate=1.0, mock_snapshot_delay=3600.0)
-    await doomed_backend.create_server_image(token(), vm_id, image_id, "before")
-    assert await doomed_backend.list_images([image_id]) == {image_id: Image(image_id, ImageState.SAVING)}
+    cloud_id = await doomed_backend.create_server_image(token(), Ref(vm_id), image_id, "before")
+    saving = Image(image_id, cloud_id, ImageState.SAVING)
+    assert await doomed_backend.list_images([Ref(image_id)]) == {image_id: saving}
     await complete_changes(engine, doomed_backend, vm_id)
-    image = (await doomed_backend.list_images([image_id]))[image_id]
+    image = (await doomed_backend.list_images([Ref(image_id)]))[image_id]
     assert (image.state, "MOCK_ERROR_RATE" in (image.fault or "")) == (ImageState.ERROR, True)
     await doomed_backend.close()
 
@@ -121,16 +129,16 @@ async def test_a_doomed_restore_ends_in_error_with_the_old_disk_and_a_reboot_rep
 ) -> None:
     vm_id = await add_idle_server(slow_backend, engine, previous)
     image_id, content = await add_image(slow_backend, engine, vm_id), await disk_content(engine, vm_id)
-    before = (await slow_backend.list_servers([vm_id]))[vm_id]
+    before = (await slow_backend.list_servers([Ref(vm_id)]))[vm_id]
     doomed_backend = await open_backend(settings, mock_error_rate=1.0, mock_snapshot_delay=3600.0)
-    await doomed_backend.rebuild_server(token(), replace(server_spec(vm_id, "m1.medium"), image_id=image_id))
+    await doomed_backend.rebuild_server(token(), replace(server_spec(vm_id, "m1.medium"), image=Ref(image_id)))
     assert await complete_changes(engine, doomed_backend, vm_id) is ServerStatus.ERROR
     await doomed_backend.close()
-    server = (await slow_backend.list_servers([vm_id]))[vm_id]
-    assert "MOCK_ERROR_RATE" in (server.fault or "")
+    server = (await slow_backend.list_servers([Ref(vm_id)]))[vm_id]
+    assert "MOCK_ERROR_RATE" in str(server.fault)
     assert replace(server, status=previous, fault=None) == before
     assert await disk_content(engine, vm_id) == content
-    await slow_backend.reboot_server(token(), vm_id, hard=True)
+    await slow_backend.reboot_server(token(), Ref(vm_id), hard=True)
     assert await complete_changes(engine, slow_backend, vm_id) is ServerStatus.ACTIVE
 
 
@@ -140,7 +148,7 @@ async def test_power_changes_are_refused_during_a_restore(
 ) -> None:
     vm_id = await add_idle_server(slow_backend, engine)
     image_id = await add_image(slow_backend, engine, vm_id)
-    await slow_backend.rebuild_server(token(), replace(server_spec(vm_id), image_id=image_id))
+    await slow_backend.rebuild_server(token(), replace(server_spec(vm_id), image=Ref(image_id)))
     await refused_without_effect(engine, call(slow_backend, token(), vm_id), "server_conflict")
     assert await complete_changes(engine, slow_backend, vm_id) is ServerStatus.ACTIVE
     await call(slow_backend, token(), vm_id)
@@ -150,7 +158,7 @@ async def test_power_changes_are_refused_during_a_restore(
 async def test_a_busy_server_cannot_be_restored(slow_backend: MockBackend, engine: AsyncEngine) -> None:
     for call, _ in POWER_CHANGES.values():
         vm_id = await add_idle_server(slow_backend, engine)
-        spec = replace(server_spec(vm_id), image_id=await add_image(slow_backend, engine, vm_id))
+        spec = replace(server_spec(vm_id), image=Ref(await add_image(slow_backend, engine, vm_id)))
         await call(slow_backend, token(), vm_id)
         await refused_without_effect(engine, slow_backend.rebuild_server(token(), spec), "server_conflict")
 
@@ -158,9 +166,9 @@ async def test_a_busy_server_cannot_be_restored(slow_backend: MockBackend, engin
 async def test_a_server_cannot_be_restored_from_a_missing_image(slow_backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id = await add_idle_server(slow_backend, engine)
     image_id = await add_image(slow_backend, engine, vm_id)
-    await slow_backend.delete_image(token(), image_id)
-    assert await slow_backend.list_images([image_id]) == {}
-    spec = replace(server_spec(vm_id), image_id=image_id)
+    await slow_backend.delete_image(token(), Ref(image_id))
+    assert await slow_backend.list_images([Ref(image_id)]) == {}
+    spec = replace(server_spec(vm_id), image=Ref(image_id))
     await refused_without_effect(engine, slow_backend.rebuild_server(token(), spec), "image_not_found")
 
 
@@ -168,10 +176,10 @@ async def test_an_image_is_saved_without_the_worker_that_began_it(
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine
 ) -> None:
     vm_id, image_id = await add_idle_server(slow_backend, engine), uuid4()
-    await slow_backend.create_server_image(token(), vm_id, image_id, "before")
+    await slow_backend.create_server_image(token(), Ref(vm_id), image_id, "before")
     await slow_backend.close()
     other = await open_backend(settings)
     async with engine.begin() as tx:
         await tx.execute(update(images).values(due_at=func.now()))
-    assert (await other.list_images([image_id]))[image_id].state is ImageState.ACTIVE
+    assert (await other.list_images([Ref(image_id)]))[image_id].state is ImageState.ACTIVE
     await other.close()

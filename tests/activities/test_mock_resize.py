@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import migrations
-from activities.backends.protocol import Server
+from activities.backends.resources import Ref, Server
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 from tests.activities.cloud import BUILD_IMAGE_ID, count_rows, open_backend, server_row, server_spec
@@ -29,8 +29,8 @@ from tests.activities.mock_cloud import (
 
 RESIZES: dict[str, Call] = {
     "resize": lambda cloud, token, vm_id: cloud.resize_server(token, server_spec(vm_id, "m1.medium")),
-    "confirm": lambda cloud, token, vm_id: cloud.confirm_server_resize(token, vm_id),
-    "revert": lambda cloud, token, vm_id: cloud.revert_server_resize(token, vm_id),
+    "confirm": lambda cloud, token, vm_id: cloud.confirm_server_resize(token, Ref(vm_id)),
+    "revert": lambda cloud, token, vm_id: cloud.revert_server_resize(token, Ref(vm_id)),
 }
 DECISIONS = {"confirm": ServerStatus.VERIFY_RESIZE, "revert": ServerStatus.REVERT_RESIZE}
 STATUS_DURING = {"resize": ServerStatus.RESIZE, **DECISIONS}
@@ -42,7 +42,7 @@ each_stage = pytest.mark.parametrize("stage", ["resize", "waiting", "confirm", "
 
 async def list_server(cloud: MockBackend, vm_id: UUID) -> Server:
     """Return the VM's server as the cloud lists it."""
-    return (await cloud.list_servers([vm_id]))[vm_id]
+    return (await cloud.list_servers([Ref(vm_id)]))[vm_id]
 
 
 async def size(cloud: MockBackend, vm_id: UUID) -> tuple[int, int, int]:
@@ -98,7 +98,8 @@ async def test_a_resized_server_keeps_its_old_size_until_the_decision(
         *MEDIUM,
         False,
         None,
-        BUILD_IMAGE_ID,
+        str(BUILD_IMAGE_ID),
+        None,
     )
     assert await old_sizes(engine, vm_id) == [(*SMALL, previous)]
 
@@ -119,7 +120,8 @@ async def test_a_decision_keeps_one_size_and_restores_the_power_state(
         *size_after,
         False,
         None,
-        BUILD_IMAGE_ID,
+        str(BUILD_IMAGE_ID),
+        None,
     )
     assert await count_rows(engine, "migrations") == 0
 
@@ -172,8 +174,8 @@ async def test_deleting_a_server_during_its_resize_removes_its_old_size(
 ) -> None:
     deleted, purged, neighbour = [await add_server_during(stage, slow_backend, engine) for _ in range(3)]
     before = await old_sizes(engine, neighbour)
-    await slow_backend.purge(purged)
-    await slow_backend.delete_server(token(), deleted)
+    await slow_backend.purge(Ref(purged))
+    await slow_backend.delete_server(token(), Ref(deleted))
     assert await status_of(slow_backend, deleted) is ServerStatus.DELETING
     await make_due(engine, deleted)
     for vm_id in (deleted, purged):
@@ -235,7 +237,7 @@ async def test_a_missing_or_dying_server_cannot_be_resized(
     slow_backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
     missing, dying = uuid4(), await add_server_for(verb, slow_backend, engine)
-    await slow_backend.delete_server(token(), dying)
+    await slow_backend.delete_server(token(), Ref(dying))
     for vm_id in (missing, dying):
         await refused_without_effect(engine, RESIZES[verb](slow_backend, token(), vm_id), "server_not_found")
 
@@ -252,10 +254,10 @@ async def test_a_doomed_resize_ends_in_error_at_the_old_size_with_nothing_to_rev
     await make_due(engine, vm_id)
     server = await list_server(doomed_backend, vm_id)
     assert (server.status, server.is_busy) == (ServerStatus.ERROR, False)
-    assert "MOCK_ERROR_RATE" in (server.fault or "")
+    assert "MOCK_ERROR_RATE" in str(server.fault)
     assert await size(doomed_backend, vm_id) == SMALL
     assert await count_rows(engine, "migrations") == 0
-    await refused_without_effect(engine, slow_backend.revert_server_resize(token(), vm_id), "server_conflict")
+    await refused_without_effect(engine, slow_backend.revert_server_resize(token(), Ref(vm_id)), "server_conflict")
     await doomed_backend.close()
 
 
@@ -268,7 +270,7 @@ async def test_a_reboot_repairs_a_server_whose_resize_failed(
     await doomed_backend.close()
     await make_due(engine, vm_id)
     assert await status_of(backend, vm_id) is ServerStatus.ERROR
-    await backend.reboot_server(token(), vm_id, hard=True)
+    await backend.reboot_server(token(), Ref(vm_id), hard=True)
     await make_due(engine, vm_id)
     assert astuple(await list_server(backend, vm_id)) == (
         vm_id,
@@ -276,7 +278,8 @@ async def test_a_reboot_repairs_a_server_whose_resize_failed(
         *SMALL,
         False,
         None,
-        BUILD_IMAGE_ID,
+        str(BUILD_IMAGE_ID),
+        None,
     )
 
 
@@ -290,9 +293,9 @@ async def test_a_doomed_decision_ends_in_error_at_the_new_size_and_a_reboot_repa
     await doomed_backend.close()
     await make_due(engine, vm_id)
     server = await list_server(backend, vm_id)
-    assert (server.status, "MOCK_ERROR_RATE" in (server.fault or "")) == (ServerStatus.ERROR, True)
+    assert (server.status, "MOCK_ERROR_RATE" in str(server.fault)) == (ServerStatus.ERROR, True)
     assert await size(backend, vm_id) == MEDIUM
     assert await count_rows(engine, "migrations") == 0
-    await backend.reboot_server(token(), vm_id, hard=True)
+    await backend.reboot_server(token(), Ref(vm_id), hard=True)
     await make_due(engine, vm_id)
     assert await status_of(backend, vm_id) is ServerStatus.ACTIVE

@@ -7,7 +7,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.protocol import Token
+from activities.backends.resources import Ref
 from domain.rules.cloud import ServerStatus
+from domain.rules.resources import Kind
 from domain.settings import Settings
 from tests.activities.cloud import BUILD_IMAGE_ID, DEVICE, complete_changes, disk_content, open_backend, port
 from tests.activities.mock_cloud import refused
@@ -76,22 +78,42 @@ async def test_a_server_of_an_earlier_version_is_kept_and_fully_usable(
 ) -> None:
     await add_old_server(old_engine)
     cloud, volume_id = await open_backend(settings), uuid4()
-    server = (await cloud.list_servers([OLD_VM]))[OLD_VM]
-    assert (server.status, server.image_id, server.ram_mb) == (ServerStatus.ACTIVE, BUILD_IMAGE_ID, 2048)
-    assert await cloud.list_ports([OLD_VM]) == {}, "they had no addresses"
+    server = (await cloud.list_servers([Ref(OLD_VM)]))[OLD_VM]
+    assert (server.status, server.image_id, server.ram_mb) == (ServerStatus.ACTIVE, str(BUILD_IMAGE_ID), 2048)
+    assert await cloud.list_ports([Ref(OLD_VM)]) == [], "they had no addresses"
     assert await disk_content(old_engine, OLD_VM) is None
-    await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))
+    await cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4()))
     await cloud.create_volume(Token(uuid4(), "make"), volume_id, "data", 10)
-    await cloud.attach_volume(Token(uuid4(), "attach"), OLD_VM, volume_id, DEVICE)
-    await cloud.reboot_server(Token(uuid4(), "reboot"), OLD_VM, hard=True)
+    await cloud.attach_volume(Token(uuid4(), "attach"), Ref(OLD_VM), Ref(volume_id), DEVICE)
+    await cloud.reboot_server(Token(uuid4(), "reboot"), Ref(OLD_VM), hard=True)
     assert await complete_changes(old_engine, cloud, OLD_VM) is ServerStatus.ACTIVE
     assert await disk_content(old_engine, OLD_VM) is not None
+    await cloud.close()
+
+
+async def test_each_volume_of_an_earlier_version_gets_an_id_of_the_cloud(
+    engine: AsyncEngine, settings: Settings
+) -> None:
+    cloud, ids = await open_backend(settings), [uuid4(), uuid4()]
+    for id in ids:
+        await cloud.create_volume(Token(uuid4(), "make"), id, "data", 10)
+    async with engine.begin() as tx:
+        await tx.execute(text("ALTER TABLE mock_cloud.volumes DROP COLUMN cloud_id"))
+    await cloud.prepare()
+    async with engine.begin() as tx:  # as a worker of the earlier version, which still runs
+        insert = "INSERT INTO mock_cloud.volumes (id, name, size_gb, state) VALUES (:id, 'data', 10, 'available')"
+        await tx.execute(text(insert), {"id": uuid4()})
+    page = await cloud.inventory(Kind.VOLUME, None)
+    assert len(page.items) == 3
+    for cloud_id, item in page.items.items():
+        assert item.id
+        assert set(await cloud.list_volumes([Ref(item.id, cloud_id)])) == {item.id}
     await cloud.close()
 
 
 async def test_addresses_are_unique_after_an_upgrade(old_engine: AsyncEngine, settings: Settings) -> None:
     await add_old_server(old_engine)
     cloud = await open_backend(settings)
-    await cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4()))
-    await refused(cloud.create_server_interface(Token(uuid4(), "plug"), OLD_VM, port(uuid4())), "mock_conflict")
+    await cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4()))
+    await refused(cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4())), "mock_conflict")
     await cloud.close()

@@ -15,6 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import revocations
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.preemption import ACTS_AFTER_END, PreemptionActivities
 from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput, WorkflowsInput
@@ -98,8 +99,8 @@ async def test_calls_of_superseded_operations_are_refused(
     await run(preemption.preempt_operations, input)
     for operation in superseded:
         with pytest.raises(BackendError, match="revoked"):
-            await backend.create_ports(Token(operation.operation_id, "networking"), input.vm, [])
-    await backend.create_ports(Token(input.operation_id, "deleting"), input.vm, [])
+            await backend.create_ports(Token(operation.operation_id, "networking"), Ref(input.vm), [])
+    await backend.create_ports(Token(input.operation_id, "deleting"), Ref(input.vm), [])
 
 
 async def test_only_superseded_operations_of_the_vm_are_canceled(
@@ -144,7 +145,7 @@ async def test_a_decision_and_its_resize_share_one_workflow_that_is_canceled_onc
     assert await run(preemption.preempt_operations, message(delete)) == [waiting.id]
     assert await cancel_requests(waiting) == 1
     with pytest.raises(BackendError, match="revoked"):
-        await backend.confirm_server_resize(Token(confirm.id, "resize_confirming"), vm.id)
+        await backend.confirm_server_resize(Token(confirm.id, "resize_confirming"), Ref(vm.id))
     await waiting.terminate()
 
 

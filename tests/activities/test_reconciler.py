@@ -13,6 +13,7 @@ from temporalio.client import Client
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers, volumes
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.recovery import drift_detection
 from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import Reconciler
@@ -59,7 +60,7 @@ async def test_vms_and_servers_that_are_being_changed_give_no_finding(
         await tx.execute(update(VM).where(VM.id == building.id).values(status="BUILDING", task_state="spawning"))
     await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
     busy = await add_idle_vm(engine, backend)
-    await slow_backend.stop_server(Token(uuid4(), "powering_off"), busy.id)
+    await slow_backend.stop_server(Token(uuid4(), "powering_off"), Ref(busy.id))
     await reconciler.reconcile()
     assert await recorded_findings(engine) == []
 

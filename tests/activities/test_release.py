@@ -11,7 +11,9 @@ from activities.backends.faults import add_fault
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode, servers, volumes
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.compute import ComputeActivities
+from domain.data import queries
 from domain.data.models import Snapshot, Volume
 from domain.progress import step_records, workflow_input
 from domain.rules.cloud import ServerStatus, VolumeState
@@ -20,9 +22,19 @@ from domain.rules.messages import FailOperationInput, OperationInput
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.settings import Settings
-from tests.activities.cloud import add_server, cloud_contents, complete_changes, port, server_spec
+from tests.activities.cloud import add_server, cloud_contents, complete_changes, port, refs, server_spec
 from tests.activities.conftest import Run
-from tests.support.rows import FLAVOR_IDS, add_attachment, add_snapshot, add_user, add_vm, add_volume, claim, read_vm
+from tests.support.rows import (
+    FLAVOR_IDS,
+    add_attachment,
+    add_interface,
+    add_snapshot,
+    add_user,
+    add_vm,
+    add_volume,
+    claim,
+    read_vm,
+)
 
 VOLUMES, IMAGES = 10, 2
 ENDING = {1, 4, 9}  # positions of the volumes that end with their VM
@@ -66,7 +78,7 @@ async def add_delete(engine: AsyncEngine, cloud: MockBackend, volumes: int = VOL
         finished = (await add_snapshot(tx, vm)).id
     await add_server(engine, cloud, vm.id)
     for image in [*unfinished, finished]:
-        await cloud.create_server_image(Token(uuid4(), "image"), vm.id, image, "before")
+        await cloud.create_server_image(Token(uuid4(), "image"), Ref(vm.id), image, "before")
     for number, volume in enumerate(rows):
         await add_attached(cloud, vm.id, volume.id, f"/dev/vd{chr(98 + number)}")
     return Deleted(await claim_delete(engine, vm.id), [volume.id for volume in rows], unfinished)
@@ -75,7 +87,7 @@ async def add_delete(engine: AsyncEngine, cloud: MockBackend, volumes: int = VOL
 async def add_attached(cloud: MockBackend, vm_id: UUID, volume_id: UUID, device: str) -> None:
     """Add a volume in the cloud that is attached to the VM."""
     await cloud.create_volume(Token(uuid4(), "make"), volume_id, "data", 10)
-    await cloud.attach_volume(Token(uuid4(), "attach"), vm_id, volume_id, device)
+    await cloud.attach_volume(Token(uuid4(), "attach"), Ref(vm_id), Ref(volume_id), device)
 
 
 async def claim_delete(engine: AsyncEngine, vm_id: UUID) -> OperationInput:
@@ -95,9 +107,9 @@ async def add_delete_without_server(
 
 async def is_released(cloud: MockBackend, deleted: Deleted) -> bool:
     """Return whether the volumes and images that end with the VM are gone, and the other volumes are free."""
-    listed = await cloud.list_volumes(deleted.volumes)
+    listed = await cloud.list_volumes(refs(deleted.volumes))
     free = {id for id, volume in listed.items() if (volume.state, volume.vm_id) == (VolumeState.AVAILABLE, None)}
-    return free == set(listed) == deleted.staying and not await cloud.list_images(deleted.images)
+    return free == set(listed) == deleted.staying and not await cloud.list_images(refs(deleted.images))
 
 
 async def test_release_removes_what_ends_with_the_vm_and_frees_the_rest_and_may_be_repeated(
@@ -147,7 +159,7 @@ async def test_a_volume_that_is_still_attached_is_not_deleted_but_tried_again(
     with pytest.raises(BackendError, match="still detaching") as failure:
         await run(compute.release_resources, deleted.input)
     assert (failure.value.code, failure.value.retryable) == ("volume_in_use", True)
-    assert (await slow_backend.list_volumes([detaching]))[detaching].state is VolumeState.DETACHING
+    assert (await slow_backend.list_volumes([Ref(detaching)]))[detaching].state is VolumeState.DETACHING
 
 
 async def test_the_resources_of_another_vm_are_not_released(
@@ -156,10 +168,10 @@ async def test_the_resources_of_another_vm_are_not_released(
     neighbour = await add_delete(engine, slow_backend, volumes=2, images=1)
     deleted = await add_delete_without_server(engine, slow_backend, compute, run)
     await run(compute.release_resources, deleted.input)
-    listed = await slow_backend.list_volumes(neighbour.volumes)
+    listed = await slow_backend.list_volumes(refs(neighbour.volumes))
     assert {volume.vm_id for volume in listed.values()} == {neighbour.input.vm_id}
     assert set(listed) == set(neighbour.volumes)
-    assert set(await slow_backend.list_images(neighbour.images)) == set(neighbour.images)
+    assert set(await slow_backend.list_images(refs(neighbour.images))) == set(neighbour.images)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +204,7 @@ async def test_a_failed_delete_releases_nothing_more_and_the_next_delete_does(
     again = await claim_delete(engine, deleted.input.vm)
     assert await run(compute.delete_server, again) is True
     await run(compute.release_resources, again)
-    listed = await slow_backend.list_volumes(deleted.volumes)
+    listed = await slow_backend.list_volumes(refs(deleted.volumes))
     assert set(listed) == deleted.staying
 
 
@@ -204,10 +216,10 @@ async def test_resources_that_the_cloud_refuses_to_delete_are_marked_as_error(
     await add_fault(settings, "delete_volume", FaultMode.REFUSE, vm_id=volume_id)
     await add_fault(settings, "delete_image", FaultMode.REFUSE, vm_id=unfinished)
     await run(compute.release_resources, deleted.input)
-    remaining = await slow_backend.list_volumes(deleted.volumes)
+    remaining = await slow_backend.list_volumes(refs(deleted.volumes))
     assert set(remaining) == deleted.staying | {volume_id}
     assert {volume.vm_id for volume in remaining.values()} == {None}
-    assert set(await slow_backend.list_images(deleted.images)) == {unfinished}
+    assert set(await slow_backend.list_images(refs(deleted.images))) == {unfinished}
     async with engine.begin() as tx:
         await step_records.finish(tx, deleted.input)
         errors = [
@@ -218,9 +230,13 @@ async def test_resources_that_the_cloud_refuses_to_delete_are_marked_as_error(
     assert (await read_vm(engine, deleted.input.vm)).status is Status.DELETED
 
 
-async def add_port(cloud: MockBackend, vm_id: UUID) -> UUID:
-    """Add a port of the VM's server."""
-    await cloud.create_server_interface(Token(uuid4(), "plug"), vm_id, port(id := uuid4()))
+async def add_port(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID) -> UUID:
+    """Add an interface of the VM and its port."""
+    async with engine.begin() as tx:
+        vm = await queries.lock_vm(tx, vm_id)
+        assert vm is not None
+        id = (await add_interface(tx, vm)).id
+    await cloud.create_server_interface(Token(uuid4(), "plug"), Ref(vm_id), port(id))
     return id
 
 
@@ -229,13 +245,13 @@ async def test_a_failed_delete_returns_what_the_cloud_still_has(
 ) -> None:
     deleted = await add_delete(engine, slow_backend)
     port_id, freed, deleted_volume = (
-        await add_port(slow_backend, deleted.input.vm),
+        await add_port(engine, slow_backend, deleted.input.vm),
         deleted.volumes[0],
         deleted.volumes[1],
     )
     for id in (freed, deleted_volume):
-        await slow_backend.detach_volume(Token(uuid4(), "detach"), deleted.input.vm, id)
-    await slow_backend.delete_volume(Token(uuid4(), "delete"), deleted_volume)
+        await slow_backend.detach_volume(Token(uuid4(), "detach"), Ref(deleted.input.vm), Ref(id))
+    await slow_backend.delete_volume(Token(uuid4(), "delete"), Ref(deleted_volume))
     for _ in range(2):
         remains = await run(compute.settle_remains, deleted.input)
         assert (remains.ports, remains.free) == ((port_id,), (freed,))

@@ -11,6 +11,7 @@ from activities.backends.faults import add_fault
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode, images, ports, servers, volumes
 from activities.backends.protocol import Token
+from activities.backends.resources import Ref
 from activities.recovery.reconciler import ACTOR, Reconciler
 from domain.data.models import Attachment, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
@@ -142,7 +143,7 @@ async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_reported(
     for id in (volume.id, unknown):
         await backend.create_volume(Token(uuid4(), "make"), id, "data", 1)
     for id in (snapshot.id, unknown):
-        await backend.create_server_image(Token(uuid4(), "make"), vm.id, id, "before")
+        await backend.create_server_image(Token(uuid4(), "make"), Ref(vm.id), id, "before")
     await reconciler.reconcile()
     await reconciler.reconcile()
     assert set(await inventory(backend, Kind.VOLUME)) == set(await inventory(backend, Kind.SNAPSHOT)) == {unknown}

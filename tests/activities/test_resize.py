@@ -9,13 +9,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.resize import ResizeActivities
+from activities.waits import WaitActivities
 from domain.data import queries
 from domain.data.models import VM
 from domain.progress import step_records, workflow_input
 from domain.rules.cloud import ServerStatus
 from domain.rules.errors import SupersededError
-from domain.rules.messages import CheckFlavorInput, FailOperationInput
+from domain.rules.messages import CheckFlavorInput, FailOperationInput, WaitForServerInput
 from domain.rules.states import Action, Status, TaskState
 from tests.activities.cloud import count_rows
 from tests.activities.conftest import Run
@@ -73,14 +75,18 @@ async def test_a_decision_restores_the_power_state_and_keeps_one_flavor(  # noqa
     assert (vm.status, vm.task_state, vm.flavor_id) == (previous, None, flavor)
 
 
-async def test_a_resize_to_a_flavor_without_a_host_fails_before_any_effect(
+async def test_a_resize_to_a_flavor_without_a_host_fails_and_changes_nothing(
     resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
     colossal = INPUTS[Action.RESIZE] | {"flavor_id": str(FLAVOR_IDS["m1.colossal"])}
     input = await add_resize(engine, backend, input=colossal)
+    for step in (resize.prepare_resize, resize.resize_server):
+        await run(step, input)
+    wait = WaitForServerInput(input, ServerStatus.VERIFY_RESIZE)
     with pytest.raises(BackendError) as refusal:
-        await run(resize.prepare_resize, input)
+        await run(WaitActivities(engine, backend).wait_for_server, wait)
     assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
+    assert await complete_cloud_changes(engine, backend, input) == (ServerStatus.ACTIVE, 2048)
     assert await count_rows(engine, "migrations", input.vm_id) == 0
 
 
@@ -101,9 +107,9 @@ async def test_the_check_fails_if_the_opposite_decision_was_made_in_the_cloud(
     input = await accept_decision(engine, await add_undecided_resize(engine, backend, run, resize), action)
     other = Token(uuid4(), "by hand")
     if action is Action.CONFIRM_RESIZE:
-        await backend.revert_server_resize(other, input.vm)
+        await backend.revert_server_resize(other, Ref(input.vm))
     else:
-        await backend.confirm_server_resize(other, input.vm)
+        await backend.confirm_server_resize(other, Ref(input.vm))
     await complete_cloud_changes(engine, backend, input)
     with pytest.raises(BackendError) as refusal:
         await run(resize.check_flavor, CheckFlavorInput(input))

@@ -11,6 +11,7 @@ from activities.backends.faults import add_fault
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode, images, servers, volumes
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.snapshots import SnapshotActivities
 from activities.volumes import VolumeActivities
 from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
@@ -25,6 +26,7 @@ from tests.activities.cloud import (
     count_rows,
     disk_content,
     port,
+    ports_of,
     server_spec,
 )
 from tests.activities.conftest import Run
@@ -72,10 +74,10 @@ def _other_token(input: OperationInput) -> Token:
 async def _reboot(engine: AsyncEngine, cloud: MockBackend, input: OperationInput) -> str | None:
     """Boot the server, which changes its disk, restore its power state, and return the disk's earlier content."""
     saved = await disk_content(engine, input.vm)
-    await cloud.reboot_server(Token(uuid4(), "reboot"), input.vm, hard=True)
+    await cloud.reboot_server(Token(uuid4(), "reboot"), Ref(input.vm), hard=True)
     await complete_changes(engine, cloud, input.vm)
     if input.previous_status is Status.SHUTOFF:
-        await cloud.stop_server(Token(uuid4(), "stop"), input.vm)
+        await cloud.stop_server(Token(uuid4(), "stop"), Ref(input.vm))
         await complete_changes(engine, cloud, input.vm)
     assert await disk_content(engine, input.vm) != saved
     return saved
@@ -156,7 +158,7 @@ async def test_settling_refuses_later_calls_and_returns_the_state(
     for _ in range(2):
         assert await run(cleanup_of(name, engine, slow_backend), input) is (state_after if is_done else state_before)
     with pytest.raises(BackendError, match="revoked"):
-        await slow_backend.delete_image(_other_token(input), input.resource)
+        await slow_backend.delete_image(_other_token(input), Ref(input.resource))
     assert await cloud_contents(engine) == before
 
 
@@ -164,10 +166,10 @@ async def test_a_port_of_another_vm_is_neither_listed_nor_deleted(
     slow_backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
     input, other = await add_claiming_operation(engine, Action.DETACH_INTERFACE), uuid4()
-    await slow_backend.create_ports(_other_token(input), other, [port(input.resource)])
+    await slow_backend.create_ports(_other_token(input), Ref(other), [port(input.resource)])
     await run(step_of(Activity.DELETE_INTERFACE, engine, slow_backend), input)
     assert await run(cleanup_of(Activity.SETTLE_INTERFACE, engine, slow_backend), input) is PortState.GONE
-    assert await slow_backend.list_ports([other]) == {input.resource: other}
+    assert await ports_of(slow_backend, other) == {input.resource}
 
 
 @pytest.mark.parametrize(
@@ -236,7 +238,7 @@ async def test_a_missing_server_is_not_restored_and_a_superseded_restore_is_not_
         await prepare_operation(engine, slow_backend, Action.RESTORE),
     )
     await run(snapshots.rebuild_server, input)
-    await slow_backend.purge(input.vm)
+    await slow_backend.purge(Ref(input.vm))
     assert await run(snapshots.is_restored, input) is False
     await supersede(engine, input)
     with pytest.raises(SupersededError):
@@ -248,8 +250,9 @@ async def test_a_restore_returns_to_the_flavor_of_the_snapshot(
 ) -> None:
     input = await add_claiming_operation(engine, Action.RESTORE)
     await add_server(engine, slow_backend, input.vm, "m1.large")
-    await slow_backend.create_server_image(_other_token(input), input.vm, input.resource, "before")
+    await slow_backend.create_server_image(_other_token(input), Ref(input.vm), input.resource, "before")
     await run(SnapshotActivities(engine, slow_backend).rebuild_server, input)
-    server, small = (await slow_backend.list_servers([input.vm]))[input.vm], server_spec(input.vm)
+    server, small = (await slow_backend.list_servers([Ref(input.vm)]))[input.vm], server_spec(input.vm)
     assert server.has_size_of(small)
-    assert server.image_id == input.resource
+    image = (await slow_backend.list_images([Ref(input.resource)]))[input.resource]
+    assert server.image_id == image.cloud_id

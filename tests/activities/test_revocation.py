@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from domain.settings import Settings
 from tests.activities.cloud import complete_changes, count_rows, new_ports, open_backend, server_row, server_spec
 from tests.activities.mock_cloud import add_idle_server, refused
@@ -42,8 +43,8 @@ async def test_revoking_affects_one_operation_and_may_be_repeated(backend: MockB
     revoked, other_worker = uuid4(), await open_backend(settings)
     await backend.revoke(revoked)
     await backend.revoke(revoked)
-    await refused(other_worker.create_ports(Token(revoked, "networking"), uuid4(), []), "token_revoked")
-    await other_worker.create_ports(Token(uuid4(), "networking"), uuid4(), [])
+    await refused(other_worker.create_ports(Token(revoked, "networking"), Ref(uuid4()), []), "token_revoked")
+    await other_worker.create_ports(Token(uuid4(), "networking"), Ref(uuid4()), [])
     await other_worker.close()
 
 
@@ -54,7 +55,7 @@ async def test_no_running_call_takes_effect_after_revoke_has_returned(
     for round in range(40):
         vm_id, operation_id = uuid4(), uuid4()
         calls = [
-            asyncio.create_task(backend.create_ports(Token(operation_id, f"step-{n}"), vm_id, new_ports()))
+            asyncio.create_task(backend.create_ports(Token(operation_id, f"step-{n}"), Ref(vm_id), new_ports()))
             for n in range(5)
         ]
         if round % 2:
@@ -74,7 +75,7 @@ async def test_no_running_call_takes_effect_after_revoke_has_returned(
 async def test_revoke_waits_for_a_running_call(backend: MockBackend, engine: AsyncEngine) -> None:
     vm_id, token = uuid4(), Token(uuid4(), "networking")
     async with block_writes(engine, "ports"):
-        call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
+        call = asyncio.create_task(backend.create_ports(token, Ref(vm_id), new_ports()))
         await wait_until_blocked(engine, 1)
         revoke = asyncio.create_task(backend.revoke(token.operation_id))
         await wait_until_blocked(engine, 2)
@@ -90,7 +91,7 @@ async def test_a_call_waits_for_a_running_revocation_and_is_refused(backend: Moc
         async with block_writes(engine, "revocations"):
             revoke = asyncio.create_task(backend.revoke(token.operation_id))
             await wait_until_blocked(engine, 1)
-            call = asyncio.create_task(backend.create_ports(token, vm_id, new_ports()))
+            call = asyncio.create_task(backend.create_ports(token, Ref(vm_id), new_ports()))
             await wait_until_blocked(engine, 2)
         await revoke
     await refused(call, "token_revoked")
@@ -102,7 +103,7 @@ async def test_a_compensating_call_is_accepted_after_the_revocation(backend: Moc
     await backend.resize_server(Token(operation_id, "resize_migrating"), server_spec(vm_id, "m1.medium"))
     await complete_changes(engine, backend, vm_id)
     await backend.revoke(operation_id)
-    await refused(backend.revert_server_resize(Token(operation_id, "undo"), vm_id), "token_revoked")
-    await backend.revert_server_resize(Token(operation_id, "undo", compensates=True), vm_id)
+    await refused(backend.revert_server_resize(Token(operation_id, "undo"), Ref(vm_id)), "token_revoked")
+    await backend.revert_server_resize(Token(operation_id, "undo", compensates=True), Ref(vm_id))
     await complete_changes(engine, backend, vm_id)
-    assert (await backend.list_servers([vm_id]))[vm_id].has_size_of(server_spec(vm_id))
+    assert (await backend.list_servers([Ref(vm_id)]))[vm_id].has_size_of(server_spec(vm_id))

@@ -12,6 +12,7 @@ from temporalio.testing import ActivityEnvironment
 
 from activities.backends.mock.schema import servers
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.waits import WAIT_LIMIT, WaitActivities
 from domain.rules.cloud import ServerStatus
 from domain.rules.states import Action
@@ -44,7 +45,7 @@ async def test_a_wait_for_a_delete_ends_when_the_server_is_gone(
     async with asyncio.timeout(5):
         await polled_cloud.wait_for_polls()
         assert not wait.done()
-        await polled_cloud.purge(vm_id)
+        await polled_cloud.purge(Ref(vm_id))
         await wait
 
 
@@ -79,7 +80,7 @@ async def test_a_wait_continues_if_the_server_is_in_error_but_busy(
 ) -> None:
     vm_id = await add_building_server(polled_cloud)
     await set_status(engine, [vm_id], ServerStatus.ERROR)
-    await polled_cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+    await polled_cloud.stop_server(Token(uuid4(), "powering_off"), Ref(vm_id))
     waits = WaitActivities(engine, polled_cloud)
     wait = asyncio.create_task(run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.SHUTOFF)))
     async with asyncio.timeout(5):
@@ -165,7 +166,7 @@ async def test_settling_waits_until_the_server_is_idle_and_refuses_later_calls(
         await set_status(engine, [input.vm], ServerStatus.ACTIVE)
         assert await settling is ServerStatus.ACTIVE
     with pytest.raises(BackendError, match="revoked"):
-        await polled_cloud.stop_server(Token(input.operation_id, "powering_off"), input.vm)
+        await polled_cloud.stop_server(Token(input.operation_id, "powering_off"), Ref(input.vm))
 
 
 async def test_settling_a_missing_server_returns_gone(polled_cloud: PolledCloud, engine: AsyncEngine, run: Run) -> None:
@@ -175,7 +176,7 @@ async def test_settling_a_missing_server_returns_gone(polled_cloud: PolledCloud,
 
 async def test_a_server_that_is_being_deleted_cannot_be_stopped(polled_cloud: PolledCloud) -> None:
     vm_id = await add_building_server(polled_cloud)
-    await polled_cloud.delete_server(Token(uuid4(), "deleting"), vm_id)
+    await polled_cloud.delete_server(Token(uuid4(), "deleting"), Ref(vm_id))
     with pytest.raises(BackendError) as refusal:
-        await polled_cloud.stop_server(Token(uuid4(), "powering_off"), vm_id)
+        await polled_cloud.stop_server(Token(uuid4(), "powering_off"), Ref(vm_id))
     assert refusal.value.code == "server_not_found"

@@ -14,6 +14,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, volumes
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from activities.waits import TRANSITIONAL, WAIT_LIMIT, WaitActivities
 from domain.rules.cloud import VolumeState
 from domain.rules.errors import SupersededError
@@ -141,7 +142,7 @@ async def test_a_wait_fails_if_the_image_is_gone(waits: WaitActivities, engine: 
 async def add_saving_image(engine: AsyncEngine, polled_cloud: MockBackend) -> OperationInput:
     """Add a snapshot operation whose image is being saved."""
     input = await prepare_operation(engine, polled_cloud, Action.SNAPSHOT)
-    await polled_cloud.create_server_image(Token(input.operation_id, "image"), input.vm, input.resource, "before")
+    await polled_cloud.create_server_image(Token(input.operation_id, "image"), Ref(input.vm), input.resource, "before")
     return input
 
 
@@ -209,7 +210,7 @@ async def test_settling_waits_until_the_volume_is_stable_and_refuses_later_calls
         await set_state(engine, result)
         assert await settling is result
     with pytest.raises(BackendError, match="revoked"):
-        await polled_cloud.detach_volume(Token(input.operation_id, "detach_volume"), input.vm, input.resource)
+        await polled_cloud.detach_volume(Token(input.operation_id, "detach_volume"), Ref(input.vm), Ref(input.resource))
 
 
 async def test_settling_an_overdue_volume_returns_its_present_state(

@@ -32,6 +32,7 @@ async def items(ada: Person, path: str) -> list[dict[str, Any]]:
 def shown(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the catalogue as the API shows it; a network has all its addresses free."""
     addresses = list(ip_network(row["cidr"]).hosts())[1:] if "cidr" in row else []  # the gateway has one
+    row = {name: value for name, value in row.items() if name != "allocates"}
     return row | {"id": str(row["id"])} | ({"free_addresses": len(addresses)} if addresses else {})
 
 

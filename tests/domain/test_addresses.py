@@ -124,8 +124,8 @@ def test_mac_addresses_have_the_prefix_of_openstack_and_are_rarely_the_same() ->
 async def test_a_taken_address_is_recognized_among_integrity_errors(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         vm = await add_vm(connection, await add_user(connection))
-        interface = await add_interface(connection, vm)
-        for address, mac in ((interface.ip_address, addresses.new_mac_address()), ("10.0.0.10", interface.mac_address)):
+        interface = await add_interface(connection, vm, "10.0.0.9")
+        for address, mac in (("10.0.0.9", addresses.new_mac_address()), ("10.0.0.10", interface.mac_address)):
             with pytest.raises(IntegrityError) as taken:
                 async with connection.begin_nested():
                     await add_interface(connection, vm, address, mac_address=mac)

@@ -1,5 +1,7 @@
 """The ends of operations on real PostgreSQL: recorded once, by the holder of the VM, as the table says."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -127,6 +129,19 @@ async def test_no_end_is_recorded_after_a_delete_has_superseded_the_operation(en
     async with engine.begin() as tx:
         await claim(tx, input.vm, Action.DELETE)
     await _refuses_and_changes_nothing(engine, input, ending)
+
+
+async def test_only_the_open_operation_that_holds_a_row_writes_what_the_cloud_has_chosen(engine: AsyncEngine) -> None:
+    held, ended = await add_held_vm(engine, Action.STOP), await add_held_vm(engine, Action.STOP)
+    await end(engine, ended, "fail")
+    others = replace(held, operation_id=ended.operation_id)
+    for input in (replace(held, epoch=1), ended, others):
+        with pytest.raises(SupersededError):
+            async with engine.begin() as tx:
+                await step_records.note_created(tx, input, VM, input.vm, cloud_id="a")
+    async with engine.begin() as tx:
+        await step_records.note_created(tx, held, VM, held.vm, cloud_id="a")
+    assert [(await read_vm(engine, input.vm)).cloud_id for input in (held, ended)] == ["a", None]
 
 
 @each_ending

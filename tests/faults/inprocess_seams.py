@@ -121,12 +121,12 @@ class _Backend:
         if name not in VERBS:
             return call
 
-        async def faulty(*arguments: Any, **options: Any) -> None:
-            await self._call(lambda: call(*arguments, **options))
+        async def faulty(*arguments: Any, **options: Any) -> Any:
+            return await self._call(lambda: call(*arguments, **options))
 
         return faulty
 
-    async def _call(self, call: Callable[[], Awaitable[None]]) -> None:
+    async def _call(self, call: Callable[[], Awaitable[Any]]) -> Any:
         mode = self._seams.draw(owner.get(), Seam.CLOUD)
         match mode:
             case Mode.FAILS:
@@ -137,9 +137,10 @@ class _Backend:
                 raise ConnectionResetError
             case Mode.IS_SLOW:
                 await asyncio.sleep(2)
-        await call()
+        answer = await call()
         if mode is Mode.LOSES_ANSWER:
             raise BackendError("seam_lost", "The answer was lost.", retryable=True)
+        return answer
 
 
 class _Activity(ActivityInboundInterceptor):

@@ -64,7 +64,6 @@ async def test_a_resize_succeeds_although_a_process_is_killed(
 
 
 FAULTS = {
-    "no host is found": ("select_host", FaultMode.REFUSE, "ACTIVE", "FAILED"),
     "the move is refused": ("resize_server", FaultMode.REFUSE, "ERROR", "FAILED"),
     "the move fails once": ("resize_server", FaultMode.FAIL, "VERIFY_RESIZE", "SUCCEEDED"),
     "the answer to the move is lost": ("resize_server", FaultMode.FAIL_AFTER_EFFECT, "VERIFY_RESIZE", "SUCCEEDED"),

@@ -1,4 +1,4 @@
-"""The indexes of migration 0007 are built beside requests, also after a build that was cut off."""
+"""The indexes of migrations 0007 and 0009 are built beside requests, also after a build that was cut off."""
 
 import asyncio
 
@@ -13,7 +13,7 @@ from migrations.__main__ import alembic_config, migrate
 from tests.support.rows import add_user, add_vm
 
 BUILDING = """SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"""
+    WHERE datname = current_database() AND query LIKE 'CREATE %INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"""
 OPEN = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
 INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
@@ -50,6 +50,34 @@ async def test_requests_write_while_the_indexes_are_built(settings: Settings, ol
         assert await observer.scalar(text(INVALID)) == 0
     async with older.begin() as tx:
         await add_vm(tx, await add_user(tx))
+
+
+async def test_indexes_on_columns_that_a_migration_adds_are_built_beside_requests_after_it(
+    settings: Settings, older: AsyncEngine
+) -> None:
+    await migrate_to_0008(older)
+    async with older.connect() as observer:
+        async with older.begin() as slow:
+            await slow.execute(text("UPDATE vms SET name = 'slow' WHERE false"))
+            migrating = asyncio.create_task(migrate(settings))
+            async with asyncio.timeout(10):
+                while not await observer.scalar(text(BUILDING)):
+                    await observer.rollback()
+                    await asyncio.sleep(0.01)
+            await observer.rollback()
+            async with older.begin() as request:
+                await request.execute(text("SET LOCAL lock_timeout = '2s'"))
+                await request.execute(text("UPDATE vms SET name = 'fast'"))
+        await migrating
+        assert await observer.scalar(text(INVALID)) == 0
+        unique = "SELECT indisunique FROM pg_index WHERE indexrelid = 'uq_vms_cloud_id'::regclass"
+        assert await observer.scalar(text(unique)) is True
+
+
+async def migrate_to_0008(engine: AsyncEngine) -> None:
+    """Run the migrations before the one that only has indexes."""
+    async with engine.begin() as tx:
+        await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "0008"))
 
 
 async def test_a_build_that_was_cut_off_is_repeated(settings: Settings, older: AsyncEngine) -> None:

@@ -83,7 +83,7 @@ async def test_addresses_are_valid_and_unique_until_the_network_is_full(engine: 
     in_private = [row for row in created if row.network_id == PRIVATE]
     assert len({row.ip_address for row in in_private}) == len(in_private) == len(vms)
     assert "10.0.0.1" not in {row.ip_address for row in in_private}
-    macs = {row.mac_address for row in created}
+    macs = {str(row.mac_address) for row in created}
     assert len(macs) == len(created)
     assert all(mac.startswith("fa:16:3e:") and len(bytes.fromhex(mac.replace(":", ""))) == 6 for mac in macs)
 

@@ -1,5 +1,6 @@
 """The migrated schema agrees with the models and the lifecycle table."""
 
+import contextlib
 from collections.abc import Callable
 from itertools import product
 
@@ -8,18 +9,18 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.base import Base
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS, seed
-from domain.data.models import VM, Flavor, Image, Network
+from domain.data.models import VM, Flavor, Image, Network, Snapshot
 from domain.rules.lifecycle import legal_states
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
-from tests.support.rows import add_operation, add_user, add_vm
+from tests.support.rows import add_attachment, add_interface, add_operation, add_snapshot, add_user, add_vm, add_volume
 
 
 def differences(connection: Connection) -> list[object]:
@@ -115,6 +116,32 @@ async def test_only_a_vm_in_error_may_have_a_fault(engine: AsyncEngine) -> None:
                 continue
             accepted.add(status)
     assert accepted == {Status.ERROR}
+
+
+async def test_two_rows_of_a_table_cannot_have_the_same_id_of_the_cloud(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user, cloud_id="a")
+        for add in (lambda: add_vm(tx, user, cloud_id="a"), lambda: add_snapshot(tx, vm, cloud_id="a")):
+            for _ in range(2):
+                with contextlib.suppress(IntegrityError):
+                    async with tx.begin_nested():
+                        await add()
+        assert [await tx.scalar(select(func.count()).select_from(model)) for model in (VM, Snapshot)] == [1, 1]
+
+
+async def test_a_downgrade_keeps_rows_whose_addresses_and_devices_only_the_cloud_knows(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user)
+        for number in range(2):
+            await add_interface(tx, vm, f"10.0.0.{number}")
+            await add_attachment(tx, vm, await add_volume(tx, user), device=None)
+        await tx.execute(text("UPDATE interfaces SET ip_address = NULL, mac_address = NULL"))
+        await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0007"))
+        known = "SELECT count(DISTINCT ip_address), count(DISTINCT mac_address) FROM interfaces"
+        assert tuple((await tx.execute(text(known))).one()) == (2, 2)
+        assert await tx.scalar(text("SELECT count(DISTINCT device) FROM attachments")) == 2
 
 
 async def test_only_a_vm_in_verify_resize_may_have_confirm_by(engine: AsyncEngine) -> None:

@@ -41,8 +41,8 @@ PARAMETERS: dict[Action, Parameters] = {
     Action.DELETE_VOLUME: parameters.DeleteVolume("data"),
     Action.ATTACH_VOLUME: parameters.AttachVolume("data", "/dev/vdb"),
     Action.DETACH_VOLUME: parameters.DetachVolume("data", "/dev/vdb"),
-    Action.ATTACH_INTERFACE: parameters.Interface("10.0.0.9", "private"),
-    Action.DETACH_INTERFACE: parameters.Interface("10.0.0.9", "private"),
+    Action.ATTACH_INTERFACE: parameters.Interface("private", "10.0.0.9"),
+    Action.DETACH_INTERFACE: parameters.Interface("private", "10.0.0.9"),
 }
 INPUTS: dict[Action, dict[str, Any]] = {
     action: to_json(of_action, Control(confirm_window=0) if action is Action.RESIZE else NO_CONTROL)
@@ -145,7 +145,7 @@ async def add_attachment(
     volume: Volume,
     *,
     status: AttachmentStatus = AttachmentStatus.ATTACHED,
-    device: str = "/dev/vdb",
+    device: str | None = "/dev/vdb",
     **values: Any,
 ) -> Attachment:
     """Add an attachment of the volume to the VM; the status of the volume itself does not change."""

@@ -63,6 +63,15 @@ RESOURCES = {
             UNION ALL SELECT 'interface', id, status, operation_id FROM interfaces) AS held
         JOIN operations ON operations.id = held.operation_id
         WHERE held.status LIKE '%ING' AND operations.status NOT IN ('QUEUED', 'RUNNING')""",
+    "row keeps another id than the cloud has": """
+        SELECT kept.*, cloud.id AS cloud_id FROM (
+            SELECT id, cloud_id AS kept_id FROM vms UNION ALL SELECT id, cloud_id FROM volumes
+            UNION ALL SELECT id, cloud_id FROM snapshots UNION ALL SELECT id, cloud_id FROM interfaces) AS kept
+        JOIN (
+            SELECT vm_id AS mark, id FROM mock_cloud.servers UNION ALL SELECT id, cloud_id FROM mock_cloud.volumes
+            UNION ALL SELECT id, cloud_id FROM mock_cloud.images UNION ALL SELECT id, cloud_id FROM mock_cloud.ports
+        ) AS cloud ON cloud.mark = kept.id
+        WHERE kept.kept_id <> cloud.id::text""",
     "closed operation without finished_at": """
         SELECT * FROM operations WHERE status NOT IN ('QUEUED', 'RUNNING') AND finished_at IS NULL""",
 }

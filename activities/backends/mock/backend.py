@@ -5,33 +5,34 @@ from uuid import UUID
 
 from sqlalchemy import Select, literal, select
 
+from activities.backends.mock.ports import MockPorts
 from activities.backends.mock.schema import images, ports, servers, volumes
 from activities.backends.mock.servers import MockServers, apply_due_changes
 from activities.backends.mock.storage import MockStorage
-from activities.backends.protocol import InventoryPage, Listed
+from activities.backends.resources import InventoryPage, Listed
 from domain.rules.resources import Kind
 
 PAGE_SIZE: Final = 500
 
-# The id, the state and, for a port, the VM.
+# The cloud's id, ours, the state and, for a port, the VM.
 _INVENTORY: Final[dict[Kind, Select[*tuple[Any, ...]]]] = {
-    Kind.VM: select(servers.c.vm_id, servers.c.status, literal(None)),
-    Kind.INTERFACE: select(ports.c.id, literal("ACTIVE"), ports.c.vm_id),
-    Kind.VOLUME: select(volumes.c.id, volumes.c.state, literal(None)),
-    Kind.SNAPSHOT: select(images.c.id, literal("active"), literal(None)),
+    Kind.VM: select(servers.c.id, servers.c.vm_id, servers.c.status, literal(None)),
+    Kind.INTERFACE: select(ports.c.cloud_id, ports.c.id, literal("ACTIVE"), ports.c.vm_id),
+    Kind.VOLUME: select(volumes.c.cloud_id, volumes.c.id, volumes.c.state, literal(None)),
+    Kind.SNAPSHOT: select(images.c.cloud_id, images.c.id, literal("active"), literal(None)),
 }
 
 
-class MockBackend(MockServers, MockStorage):
+class MockBackend(MockServers, MockPorts, MockStorage):
     """The mock cloud; ComputeBackend describes its methods."""
 
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
         page = _INVENTORY[kind]
-        id = page.selected_columns[0]
+        cloud_id = page.selected_columns[0]
         if marker is not None:
-            page = page.where(id > UUID(marker))
+            page = page.where(cloud_id > UUID(marker))
         async with self._engine.begin() as tx:
             await apply_due_changes(tx)
-            rows = (await tx.execute(page.order_by(id).limit(PAGE_SIZE))).all()
-        items = {id: Listed(state, vm_id) for id, state, vm_id in rows}
+            rows = (await tx.execute(page.order_by(cloud_id).limit(PAGE_SIZE))).all()
+        items = {str(cloud_id): Listed(id, state, vm_id) for cloud_id, id, state, vm_id in rows}
         return InventoryPage(items, str(rows[-1][0]) if len(rows) == PAGE_SIZE else None)

@@ -4,11 +4,14 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
     ColumnElement,
+    Row,
+    Text,
     Uuid,
     and_,
     any_,
@@ -25,9 +28,19 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.schema import FaultMode, calls, create_schema, faults, revocations, transient_failures
+from activities.backends.mock.schema import (
+    FaultMode,
+    calls,
+    create_schema,
+    faults,
+    revocations,
+    servers,
+    transient_failures,
+)
 from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Ref
 from domain.data import database
+from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 
 Effect = Callable[[AsyncConnection], Awaitable[object]]
@@ -81,6 +94,14 @@ class MockCalls:
             raise BackendError("mock_conflict", message, retryable=False) from None
         if fault is FaultMode.FAIL_AFTER_EFFECT:
             raise BackendError("mock_lost_answer", f"The mock cloud lost the answer to {verb}.", retryable=True)
+
+    async def _created(self, kind: str, cloud_id: ColumnElement[UUID], is_it: ColumnElement[bool]) -> str:
+        """Return the cloud's id of what a call has created, found by its mark: a second call returns the same."""
+        async with self._engine.connect() as connection:
+            id = await connection.scalar(select(cloud_id).where(is_it))
+        if id is None:
+            raise BackendError(f"{kind}_gone", f"The cloud no longer has the {kind}.", retryable=False)
+        return str(id)
 
     async def _take_fault(self, verb: str, token: Token, target: UUID) -> FaultMode | None:
         """Return how this call must fail, if it must, and count the fault as used."""
@@ -139,6 +160,29 @@ def is_one_of(column: ColumnElement[UUID], ids: Collection[UUID]) -> ColumnEleme
     """Return a condition: the column has one of these values. There may be thousands."""
     # One array parameter: an IN list has a parameter for each value, and is a new statement for each length.
     return column == any_(cast(list(ids), ARRAY(Uuid)))
+
+
+def means(ref: Ref, cloud_id: UUID) -> bool:
+    """Return whether the ref means the resource that has our id and this id of the cloud."""
+    return ref.cloud_id in {None, str(cloud_id)}
+
+
+def is_meant(id: ColumnElement[UUID], cloud_id: ColumnElement[UUID], ref: Ref) -> ColumnElement[bool]:
+    """Return a condition: the row is the resource that the ref means."""
+    return id == ref.id if ref.cloud_id is None else and_(id == ref.id, cast(cloud_id, Text) == ref.cloud_id)
+
+
+async def lock_live_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
+    """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
+    server = (await tx.execute(select(servers).where(servers.c.vm_id == vm.id).with_for_update())).one_or_none()
+    return live(server, vm)
+
+
+def live(server: Row[Any] | None, vm: Ref) -> Row[Any]:
+    """Return the server; BackendError if the VM has none or it is being deleted."""
+    if server is None or server.status == ServerStatus.DELETING or not means(vm, server.id):
+        raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
+    return server
 
 
 def _is_hit(seed: str, probability: float) -> bool:

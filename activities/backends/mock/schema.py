@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from typing import Final
+from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
@@ -21,6 +22,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.schema import CreateColumn
 
 from domain.data import advisory_locks
 
@@ -28,11 +30,17 @@ SCHEMA: Final = "mock_cloud"
 
 metadata = MetaData(schema=SCHEMA)
 
+
+def _cloud_id(name: str = "cloud_id") -> Column[UUID]:
+    # Earlier versions insert rows without it.
+    return Column(name, Uuid, nullable=False, server_default=func.gen_random_uuid())
+
+
 servers = Table(
     "servers",
     metadata,
     Column("vm_id", Uuid, primary_key=True),
-    Column("id", Uuid, nullable=False, server_default=func.gen_random_uuid()),
+    _cloud_id("id"),
     Column("name", Text, nullable=False),
     Column("vcpus", Integer, nullable=False),
     Column("ram_mb", Integer, nullable=False),
@@ -48,42 +56,49 @@ servers = Table(
     Column("due_at", DateTime(timezone=True)),
     Column("created_at", DateTime(timezone=True), nullable=False, server_default=func.now()),
     Index("ix_servers_due_at", "due_at", postgresql_where=text("due_at IS NOT NULL")),
+    Index("uq_servers_id", "id", unique=True),
 )
 
 ports = Table(
     "ports",
     metadata,
-    Column("id", Uuid, primary_key=True, server_default=func.gen_random_uuid()),
+    Column("id", Uuid, primary_key=True, server_default=func.gen_random_uuid()),  # of the interface
+    _cloud_id(),
     Column("vm_id", Uuid, nullable=False, index=True),
     Column("network_id", Uuid, nullable=False),
     Column("ip_address", Text),
     Column("mac_address", Text),
     Index("uq_ports_ip_address", "network_id", "ip_address", unique=True),
     Index("uq_ports_mac_address", "mac_address", unique=True),
+    Index("uq_ports_cloud_id", "cloud_id", unique=True),
 )
 
 images = Table(
     "images",
     metadata,
-    Column("id", Uuid, primary_key=True),
+    Column("id", Uuid, primary_key=True),  # of the snapshot
+    _cloud_id(),
     Column("vm_id", Uuid, nullable=False),
     Column("name", Text, nullable=False),
     Column("content", Text),
     Column("due_at", DateTime(timezone=True), nullable=False),  # the image is being saved until then
     Column("fault", Text),  # set if the image is in error from then on
+    Index("uq_images_cloud_id", "cloud_id", unique=True),
     comment="The images of snapshots.",
 )
 
 volumes = Table(
     "volumes",
     metadata,
-    Column("id", Uuid, primary_key=True),
+    Column("id", Uuid, primary_key=True),  # of the volume in the service
+    _cloud_id(),
     Column("name", Text, nullable=False),
     Column("size_gb", Integer, nullable=False),
     Column("state", Text, nullable=False),
     Column("vm_id", Uuid),
     Column("device", Text),
     Index("uq_volumes_device", "vm_id", "device", unique=True),
+    Index("uq_volumes_cloud_id", "cloud_id", unique=True),
 )
 
 migrations = Table(
@@ -174,8 +189,8 @@ def _upgrade_tables(connection: Connection) -> None:
         present = {column["name"] for column in inspector.get_columns(table.name, SCHEMA)}
         for column in table.columns:
             if column.name not in present:
-                kind = column.type.compile(connection.dialect)
-                connection.execute(text(f"ALTER TABLE {table.fullname} ADD COLUMN {column.name} {kind}"))
+                definition = CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(text(f"ALTER TABLE {table.fullname} ADD COLUMN {definition}"))
         for index in table.indexes:
             index.create(connection, checkfirst=True)
     connection.execute(delete(ports).where(ports.c.ip_address.is_(None)))

@@ -1,7 +1,6 @@
-"""The mock cloud's servers and ports. Settings say how long a build, a reboot and so on take (MOCK_*_DELAY)."""
+"""The mock cloud's servers. Settings say how long a build, a reboot and so on take (MOCK_*_DELAY)."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -9,9 +8,12 @@ from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import Effect, MockCalls, clock_in, is_one_of
-from activities.backends.mock.schema import images, migrations, ports, servers, volumes
-from activities.backends.protocol import BackendError, Port, Server, ServerSpec, Token
+from activities.backends.mock.calls import Effect, MockCalls, clock_in, is_meant, is_one_of, live, means
+from activities.backends.mock.ports import add_ports
+from activities.backends.mock.schema import images, migrations, servers, volumes
+from activities.backends.mock.schema import ports as ports_table
+from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import NO_VALID_HOST, Fault, PortSpec, Ref, Server, ServerSpec
 from domain.rules.cloud import ServerStatus, VolumeState
 
 HOST_VCPUS: Final = 64
@@ -24,113 +26,90 @@ NO_POWER_CHANGES: Final = {
     ServerStatus.REBUILD,
 }
 STABLE: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
+_NO_HOST: Final = f"{NO_VALID_HOST}. No host is large enough for the flavor."
+_DOOMED: Final = "The mock cloud failed the {} (MOCK_ERROR_RATE)."
 
 
 class MockServers(MockCalls):
-    """Servers and ports."""
+    """Servers."""
 
-    async def select_host(self, token: Token, spec: ServerSpec) -> None:
-        async def check(_: AsyncConnection) -> None:
-            if spec.vcpus > HOST_VCPUS or spec.ram_mb > HOST_RAM_MB or spec.disk_gb > HOST_DISK_GB:
-                raise BackendError(
-                    "no_valid_host", "No valid host was found: no host is large enough for the flavor.", retryable=False
-                )
-
-        await self._call("select_host", token, spec.vm_id, check)
-
-    async def create_ports(self, token: Token, vm_id: UUID, wanted: Collection[Port]) -> None:
-        async def create(tx: AsyncConnection) -> None:
-            for port in wanted:
-                await tx.execute(insert(ports).values(vm_id=vm_id, **asdict(port)))
-
-        await self._call("create_ports", token, vm_id, create)
-
-    async def create_server_interface(self, token: Token, vm_id: UUID, port: Port) -> None:
-        async def plug(tx: AsyncConnection) -> None:
-            await _lock_server(tx, vm_id)
-            await tx.execute(insert(ports).values(vm_id=vm_id, **asdict(port)))
-
-        await self._call("create_server_interface", token, vm_id, plug, may_be_doomed=True)
-
-    async def delete_server_interface(self, token: Token, vm_id: UUID, port_id: UUID) -> None:
-        async def unplug(tx: AsyncConnection) -> None:
-            await tx.execute(delete(ports).where(ports.c.id == port_id, ports.c.vm_id == vm_id))
-
-        await self._call("delete_server_interface", token, vm_id, unplug, may_be_doomed=True)
-
-    async def list_ports(self, vm_ids: Collection[UUID]) -> Mapping[UUID, UUID]:
-        async with self._engine.begin() as tx:
-            rows = await tx.execute(select(ports.c.id, ports.c.vm_id).where(is_one_of(ports.c.vm_id, vm_ids)))
-            return {row.id: row.vm_id for row in rows.all()}
-
-    async def create_server(self, token: Token, spec: ServerSpec) -> None:
-        doomed = self._is_doomed(token.operation_id)
+    async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
+        has_host = _has_host(spec)
+        fault = _DOOMED.format("build") if self._is_doomed(token.operation_id) else None
+        fault = fault if has_host else _NO_HOST
 
         async def build(tx: AsyncConnection) -> None:
             await tx.execute(
                 insert(servers).values(
-                    vm_id=spec.vm_id,
+                    vm_id=spec.vm.id,
                     name=spec.name,
                     vcpus=spec.vcpus,
                     ram_mb=spec.ram_mb,
                     disk_gb=spec.disk_gb,
-                    image_id=spec.image_id,
+                    image_id=UUID(spec.image.cloud_id) if spec.image.cloud_id else spec.image.id,
                     content=str(uuid4()),
                     status=ServerStatus.BUILD,
-                    next_status=ServerStatus.ERROR if doomed else ServerStatus.ACTIVE,
-                    next_fault="The mock cloud failed the build (MOCK_ERROR_RATE)." if doomed else None,
-                    due_at=clock_in(self._settings.mock_build_delay),
+                    next_status=ServerStatus.ERROR if fault else ServerStatus.ACTIVE,
+                    next_fault=fault,
+                    due_at=clock_in(self._settings.mock_build_delay if has_host else 0),
                 )
             )
+            present = await tx.scalars(select(ports_table.c.id).where(ports_table.c.vm_id == spec.vm.id))
+            made = set(present)
+            await add_ports(tx, spec.vm.id, [port for port in ports if port.interface.id not in made])
 
-        await self._call("create_server", token, spec.vm_id, build)
+        await self._call("create_server", token, spec.vm.id, build)
+        return await self._created("server", servers.c.id, servers.c.vm_id == spec.vm.id)
 
-    async def start_server(self, token: Token, vm_id: UUID) -> None:
-        change = _power_change(vm_id, None, ServerStatus.ACTIVE, self._settings.mock_start_delay)
-        await self._call("start_server", token, vm_id, change, may_be_doomed=True)
+    async def start_server(self, token: Token, vm: Ref) -> None:
+        change = _power_change(vm, None, ServerStatus.ACTIVE, self._settings.mock_start_delay)
+        await self._call("start_server", token, vm.id, change, may_be_doomed=True)
 
-    async def stop_server(self, token: Token, vm_id: UUID) -> None:
-        change = _power_change(vm_id, None, ServerStatus.SHUTOFF, self._settings.mock_stop_delay)
-        await self._call("stop_server", token, vm_id, change, may_be_doomed=True)
+    async def stop_server(self, token: Token, vm: Ref) -> None:
+        change = _power_change(vm, None, ServerStatus.SHUTOFF, self._settings.mock_stop_delay)
+        await self._call("stop_server", token, vm.id, change, may_be_doomed=True)
 
-    async def reboot_server(self, token: Token, vm_id: UUID, *, hard: bool) -> None:
+    async def reboot_server(self, token: Token, vm: Ref, *, hard: bool) -> None:
         del hard  # a mock guest cannot hang, so both kinds are the same to it
-        change = _power_change(vm_id, ServerStatus.REBOOT, ServerStatus.ACTIVE, self._settings.mock_reboot_delay)
-        await self._call("reboot_server", token, vm_id, change, may_be_doomed=True)
+        change = _power_change(vm, ServerStatus.REBOOT, ServerStatus.ACTIVE, self._settings.mock_reboot_delay)
+        await self._call("reboot_server", token, vm.id, change, may_be_doomed=True)
 
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
         doomed = self._is_doomed(token.operation_id)
 
         async def migrate(tx: AsyncConnection) -> None:
-            server = await _lock_idle_server(tx, spec.vm_id, *STABLE)
+            server = await _lock_idle_server(tx, spec.vm, *STABLE)
             values: dict[str, Any] = {
                 "status": ServerStatus.RESIZE,
-                "next_status": ServerStatus.ERROR if doomed else ServerStatus.VERIFY_RESIZE,
-                "next_fault": "The mock cloud failed the resize (MOCK_ERROR_RATE)." if doomed else None,
-                "due_at": clock_in(self._settings.mock_resize_delay),
+                "due_at": clock_in(self._settings.mock_resize_delay if _has_host(spec) else 0),
             }
-            if not doomed:
+            if not _has_host(spec):
+                values |= {"next_status": server.status, "next_fault": None}
+            elif doomed:
+                values |= {"next_status": ServerStatus.ERROR, "next_fault": _DOOMED.format("resize")}
+            else:
+                values |= {"next_status": ServerStatus.VERIFY_RESIZE, "next_fault": None}
                 old = {f"old_{name}": getattr(server, name) for name in ("vcpus", "ram_mb", "disk_gb", "status")}
-                await tx.execute(insert(migrations).values(vm_id=spec.vm_id, **old))
+                await tx.execute(insert(migrations).values(vm_id=spec.vm.id, **old))
                 values |= {"vcpus": spec.vcpus, "ram_mb": spec.ram_mb, "disk_gb": spec.disk_gb}
-            await tx.execute(update(servers).where(servers.c.vm_id == spec.vm_id).values(values))
+            await tx.execute(update(servers).where(servers.c.vm_id == spec.vm.id).values(values))
 
-        await self._call("resize_server", token, spec.vm_id, migrate)
+        await self._call("resize_server", token, spec.vm.id, migrate)
 
-    async def confirm_server_resize(self, token: Token, vm_id: UUID) -> None:
+    async def confirm_server_resize(self, token: Token, vm: Ref) -> None:
         async def confirm(tx: AsyncConnection) -> None:
-            migration = await _take_migration(tx, vm_id)
+            migration = await _take_migration(tx, vm)
             await self._end_resize(tx, token, migration, ServerStatus.VERIFY_RESIZE, {})
 
-        await self._call("confirm_server_resize", token, vm_id, confirm)
+        await self._call("confirm_server_resize", token, vm.id, confirm)
 
-    async def revert_server_resize(self, token: Token, vm_id: UUID) -> None:
+    async def revert_server_resize(self, token: Token, vm: Ref) -> None:
         async def revert(tx: AsyncConnection) -> None:
-            migration = await _take_migration(tx, vm_id)
+            migration = await _take_migration(tx, vm)
             old = {name: getattr(migration, f"old_{name}") for name in ("vcpus", "ram_mb", "disk_gb")}
             await self._end_resize(tx, token, migration, ServerStatus.REVERT_RESIZE, old)
 
-        await self._call("revert_server_resize", token, vm_id, revert)
+        await self._call("revert_server_resize", token, vm.id, revert)
 
     async def _end_resize(
         self,
@@ -143,16 +122,16 @@ class MockServers(MockCalls):
         """Show the server in `status` until the delay is over, then in the status that it had before the resize."""
         values: dict[str, Any] = {"status": status, "due_at": clock_in(self._settings.mock_resize_delay)}
         if self._is_doomed(token.operation_id):
-            fault = "The mock cloud failed to end the resize (MOCK_ERROR_RATE)."
-            values |= {"next_status": ServerStatus.ERROR, "next_fault": fault}
+            values |= {"next_status": ServerStatus.ERROR, "next_fault": _DOOMED.format("end of the resize")}
         else:
             values |= {"next_status": migration.old_status} | size
         await tx.execute(update(servers).where(servers.c.vm_id == migration.vm_id).values(values))
 
     async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
         async def rebuild(tx: AsyncConnection) -> None:
-            server = await _lock_idle_server(tx, spec.vm_id, *STABLE)
-            image = (await tx.execute(select(images).where(images.c.id == spec.image_id))).one_or_none()
+            server = await _lock_idle_server(tx, spec.vm, *STABLE)
+            is_it = is_meant(images.c.id, images.c.cloud_id, spec.image)
+            image = (await tx.execute(select(images).where(is_it))).one_or_none()
             if image is None:
                 raise BackendError("image_not_found", "The cloud does not have the snapshot's image.", retryable=False)
             values: dict[str, Any] = {
@@ -160,20 +139,19 @@ class MockServers(MockCalls):
                 "due_at": clock_in(self._settings.mock_snapshot_delay),
             }
             if self._is_doomed(token.operation_id):
-                fault = "The mock cloud failed the restore (MOCK_ERROR_RATE)."
-                values |= {"next_status": ServerStatus.ERROR, "next_fault": fault}
+                values |= {"next_status": ServerStatus.ERROR, "next_fault": _DOOMED.format("restore")}
             else:
                 size = {"vcpus": spec.vcpus, "ram_mb": spec.ram_mb, "disk_gb": spec.disk_gb}
-                values |= size | {"image_id": image.id, "content": image.content, "next_status": server.status}
-            await tx.execute(update(servers).where(servers.c.vm_id == spec.vm_id).values(values))
+                values |= size | {"image_id": image.cloud_id, "content": image.content, "next_status": server.status}
+            await tx.execute(update(servers).where(servers.c.vm_id == spec.vm.id).values(values))
 
-        await self._call("rebuild_server", token, spec.vm_id, rebuild)
+        await self._call("rebuild_server", token, spec.vm.id, rebuild)
 
-    async def delete_server(self, token: Token, vm_id: UUID) -> None:
+    async def delete_server(self, token: Token, vm: Ref) -> None:
         async def remove(tx: AsyncConnection) -> None:
             deletion = (
                 update(servers)
-                .where(servers.c.vm_id == vm_id)
+                .where(is_meant(servers.c.vm_id, servers.c.id, vm))
                 .values(
                     status=ServerStatus.DELETING,
                     next_status=ServerStatus.GONE,
@@ -181,19 +159,31 @@ class MockServers(MockCalls):
                 )
             )
             if (await tx.execute(deletion)).rowcount == 0:  # there is no server, but there may be ports
-                await _remove_servers(tx, [vm_id])
+                await _remove(tx, vm)
 
-        await self._call("delete_server", token, vm_id, remove, may_be_doomed=True)
+        await self._call("delete_server", token, vm.id, remove, may_be_doomed=True)
 
-    async def list_servers(self, vm_ids: Collection[UUID]) -> Mapping[UUID, Server]:
+    async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
+        refs = {vm.id: vm for vm in vms}
         async with self._engine.begin() as tx:
             await apply_due_changes(tx)
-            rows = (await tx.execute(select(servers).where(is_one_of(servers.c.vm_id, vm_ids)))).all()
-            return {row.vm_id: server_from(row) for row in rows}
+            rows = (await tx.execute(select(servers).where(is_one_of(servers.c.vm_id, refs)))).all()
+            return {row.vm_id: server_from(row) for row in rows if means(refs[row.vm_id], row.id)}
 
-    async def purge(self, vm_id: UUID) -> None:
+    async def purge(self, vm: Ref) -> None:
         async with self._engine.begin() as tx:
-            await _remove_servers(tx, [vm_id])
+            await _remove(tx, vm)
+
+
+async def _remove(tx: AsyncConnection, vm: Ref) -> None:
+    """Remove the VM's server and ports, unless they are those of another server than the one that is meant."""
+    id = await tx.scalar(select(servers.c.id).where(servers.c.vm_id == vm.id))
+    if id is None or means(vm, id):
+        await _remove_servers(tx, [vm.id])
+
+
+def _has_host(spec: ServerSpec) -> bool:
+    return spec.vcpus <= HOST_VCPUS and spec.ram_mb <= HOST_RAM_MB and spec.disk_gb <= HOST_DISK_GB
 
 
 async def apply_due_changes(tx: AsyncConnection, *of: ColumnElement[bool]) -> None:
@@ -222,25 +212,22 @@ async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None
     await tx.execute(delete(servers).where(servers.c.vm_id.in_(vm_ids)))
     released = {"state": VolumeState.AVAILABLE, "vm_id": None, "device": None}
     await tx.execute(update(volumes).where(volumes.c.vm_id.in_(vm_ids)).values(released))
-    for table in (ports, migrations):
+    for table in (ports_table, migrations):
         await tx.execute(delete(table).where(table.c.vm_id.in_(vm_ids)))
 
 
-async def _lock_server(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
+async def _lock_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
     """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
     # This server first, and no other: two calls that had each locked the other's server would wait for ever.
-    is_it = servers.c.vm_id == vm_id
+    is_it = servers.c.vm_id == vm.id
     await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
     await apply_due_changes(tx, is_it)
-    server = (await tx.execute(select(servers).where(is_it))).one_or_none()
-    if server is None or server.status == ServerStatus.DELETING:
-        raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
-    return server
+    return live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
 
 
-async def _lock_idle_server(tx: AsyncConnection, vm_id: UUID, *statuses: ServerStatus) -> Row[Any]:
+async def _lock_idle_server(tx: AsyncConnection, vm: Ref, *statuses: ServerStatus) -> Row[Any]:
     """Lock the VM's server and return its row; BackendError unless it has one of the statuses and is not busy."""
-    server = await _lock_server(tx, vm_id)
+    server = await _lock_server(tx, vm)
     if server.status not in statuses or server.due_at is not None:
         raise _conflict(server)
     return server
@@ -252,10 +239,10 @@ def _conflict(server: Row[Any]) -> BackendError:
     return BackendError("server_conflict", message, retryable=False)
 
 
-async def _take_migration(tx: AsyncConnection, vm_id: UUID) -> Row[Any]:
+async def _take_migration(tx: AsyncConnection, vm: Ref) -> Row[Any]:
     """Delete the record of the server's old size and return it, so that only one confirm or revert gets it."""
-    await _lock_idle_server(tx, vm_id, ServerStatus.VERIFY_RESIZE)
-    return (await tx.execute(delete(migrations).where(migrations.c.vm_id == vm_id).returning(migrations))).one()
+    await _lock_idle_server(tx, vm, ServerStatus.VERIFY_RESIZE)
+    return (await tx.execute(delete(migrations).where(migrations.c.vm_id == vm.id).returning(migrations))).one()
 
 
 def server_from(row: Row[Any]) -> Server:
@@ -267,12 +254,12 @@ def server_from(row: Row[Any]) -> Server:
         row.ram_mb,
         row.disk_gb,
         is_busy=row.due_at is not None,
-        fault=row.fault,
-        image_id=row.image_id,
+        fault=Fault.of_server(row.fault) if row.fault else None,
+        image_id=str(row.image_id),
     )
 
 
-def _power_change(vm_id: UUID, status: ServerStatus | None, target: ServerStatus, delay: float) -> Effect:
+def _power_change(vm: Ref, status: ServerStatus | None, target: ServerStatus, delay: float) -> Effect:
     """Return the effect that gives the server the target status after the delay, and until then `status`, if any."""
 
     async def change(tx: AsyncConnection) -> None:
@@ -281,9 +268,9 @@ def _power_change(vm_id: UUID, status: ServerStatus | None, target: ServerStatus
             values["content"] = str(uuid4())  # the guest writes to its disk when it boots
         if status is not None:
             values["status"] = status
-        server = await _lock_server(tx, vm_id)
+        server = await _lock_server(tx, vm)
         if server.status in NO_POWER_CHANGES:
             raise _conflict(server)
-        await tx.execute(update(servers).where(servers.c.vm_id == vm_id).values(values))
+        await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(values))
 
     return change

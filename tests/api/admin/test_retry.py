@@ -225,3 +225,12 @@ async def test_a_retry_of_an_attach_to_a_network_that_was_renamed_is_refused(
         ada, engine, Action.ATTACH_INTERFACE, input=INPUTS[Action.ATTACH_INTERFACE] | {"network": "long-gone"}
     )
     assert await retry(root, failed.id) == (422, "unknown_reference")
+
+
+async def test_a_retried_attach_leaves_the_choice_of_the_device_to_the_cloud_again(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    failed = await failed_operation(ada, engine, Action.ATTACH_VOLUME, input={"name": "data"})
+    status, _ = await retry(root, failed.id)
+    attachment = (await ada.http.get(f"/vms/{failed.vm_id}/volumes/{failed.resource_id}")).json()
+    assert (status, attachment["device"]) == (202, None)

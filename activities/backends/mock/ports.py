@@ -1,0 +1,76 @@
+"""The mock cloud's ports. They are created and deleted at once."""
+
+import secrets
+from collections.abc import Collection
+from ipaddress import IPv6Address
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row, delete, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from activities.backends.mock.calls import MockCalls, is_meant, is_one_of, lock_live_server
+from activities.backends.mock.schema import ports
+from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Port, PortSpec, Ref
+
+_UNIQUE_LOCAL: Final = 0xFD << 120  # the beginning of the IPv6 addresses that need no registry
+
+
+class MockPorts(MockCalls):
+    """Ports."""
+
+    async def create_ports(self, token: Token, vm: Ref, wanted: Collection[PortSpec]) -> Collection[Port]:
+        in_advance = [port for port in wanted if port.ip_address]
+
+        async def create(tx: AsyncConnection) -> None:
+            await add_ports(tx, vm.id, in_advance)
+
+        await self._call("create_ports", token, vm.id, create)
+        return await self._find([port.interface.id for port in in_advance])
+
+    async def create_server_interface(self, token: Token, vm: Ref, wanted: PortSpec) -> Port:
+        async def plug(tx: AsyncConnection) -> None:
+            await lock_live_server(tx, vm)
+            await add_ports(tx, vm.id, [wanted])
+
+        await self._call("create_server_interface", token, vm.id, plug, may_be_doomed=True)
+        for port in await self._find([wanted.interface.id]):
+            return port
+        raise BackendError("port_gone", "The cloud no longer has the port.", retryable=False)
+
+    async def delete_server_interface(self, token: Token, vm: Ref, port: Ref) -> None:
+        async def unplug(tx: AsyncConnection) -> None:
+            is_it = is_meant(ports.c.id, ports.c.cloud_id, port)
+            await tx.execute(delete(ports).where(is_it, ports.c.vm_id == vm.id))
+
+        await self._call("delete_server_interface", token, vm.id, unplug, may_be_doomed=True)
+
+    async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
+        async with self._engine.connect() as connection:
+            found = select(ports).where(is_one_of(ports.c.vm_id, [vm.id for vm in vms]))
+            return [_port_from(row) for row in (await connection.execute(found)).all()]
+
+    async def _find(self, ids: Collection[UUID]) -> list[Port]:
+        """Return the ports with these marks."""
+        async with self._engine.connect() as connection:
+            rows = (await connection.execute(select(ports).where(is_one_of(ports.c.id, ids)))).all()
+            return [_port_from(row) for row in rows]
+
+
+async def add_ports(tx: AsyncConnection, vm_id: UUID, wanted: Collection[PortSpec]) -> None:
+    """Create ports of the VM; the cloud chooses the addresses that nobody wants."""
+    for port in wanted:
+        row = {
+            "id": port.interface.id,
+            "vm_id": vm_id,
+            "network_id": port.network_id,
+            "ip_address": port.ip_address or str(IPv6Address(_UNIQUE_LOCAL | secrets.randbits(120))),
+            "mac_address": port.mac_address or "fa:16:3e:" + secrets.token_bytes(3).hex(":"),
+        }
+        await tx.execute(insert(ports).values(row))
+
+
+def _port_from(row: Row[Any]) -> Port:
+    return Port(str(row.cloud_id), row.vm_id, row.network_id, row.ip_address, row.mac_address, row.id)

@@ -1,0 +1,152 @@
+"""The resources of a cloud: how they are named, what we ask for, and what the cloud shows.
+
+A resource has two ids: ours, which our row has, and the cloud's own, which the cloud chooses when it creates the
+resource. A `Ref` names a resource by both.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Self
+from uuid import UUID
+
+from domain.rules.cloud import ImageState, ServerStatus, VolumeState
+
+NO_VALID_HOST: Final = "No valid host was found"  # the beginning of Nova's fault
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A resource in the cloud: `id` is ours, `cloud_id` is the cloud's, or None while we do not know it.
+
+    A resource with another `cloud_id` is not meant, even if it has our mark. Without a `cloud_id` the mark decides.
+    """
+
+    id: UUID
+    cloud_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
+
+    The flavors and images of the catalogue have the cloud's ids.
+    """
+
+    vm: Ref
+    name: str
+    flavor_id: UUID
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
+    image: Ref
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """The port that an interface should have; the cloud chooses an address that is None.
+
+    `interface` has a `cloud_id` if the port exists already.
+    """
+
+    interface: Ref
+    network_id: UUID
+    ip_address: str | None = None
+    mac_address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Why a server is in ERROR: `code` is for programs, `message` for people."""
+
+    code: str
+    message: str
+
+    @classmethod
+    def of_server(cls, message: str) -> Self:
+        """Return the fault with this message of Nova, which has no code for programs."""
+        return cls("no_valid_host" if message.startswith(NO_VALID_HOST) else "server_error", message)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server as the cloud shows it; units as in ServerSpec.
+
+    `is_busy`: the cloud is still working on it (in Nova: it has a task state). `fault`: why its status is ERROR.
+    `image_id`: the cloud's id of the image from which it was built or rebuilt last. `flavor_id`: None if the cloud does
+    not tell it.
+    """
+
+    vm_id: UUID
+    status: ServerStatus
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
+    is_busy: bool = False
+    fault: Fault | None = None
+    image_id: str | None = None
+    flavor_id: UUID | None = None
+
+    def has_flavor(self, id: UUID, vcpus: int, ram_mb: int, disk_gb: int) -> bool:
+        """Return whether the server has the flavor with this id or, if the cloud tells no id, of this size."""
+        if self.flavor_id is not None:
+            return self.flavor_id == id
+        return (self.vcpus, self.ram_mb, self.disk_gb) == (vcpus, ram_mb, disk_gb)
+
+    def has_size_of(self, spec: ServerSpec) -> bool:
+        """Return whether the server has the flavor of the spec."""
+        return self.has_flavor(spec.flavor_id, spec.vcpus, spec.ram_mb, spec.disk_gb)
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A port as the cloud shows it; `id` is that of its interface.
+
+    `id` is None if the port has no mark: the cloud made it together with the server.
+    """
+
+    cloud_id: str
+    vm_id: UUID
+    network_id: UUID
+    ip_address: str | None
+    mac_address: str
+    id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The image of a snapshot as the cloud shows it; `fault` says why its state is error."""
+
+    id: UUID
+    cloud_id: str
+    state: ImageState
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached."""
+
+    id: UUID
+    state: VolumeState
+    vm_id: UUID | None = None
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the cloud's inventory shows of a resource: our id, which is its mark, its state, and the VM of a port.
+
+    A server has the id of its VM. `id` is None if the mark is missing.
+    """
+
+    id: UUID | None
+    state: str
+    vm_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InventoryPage:
+    """A page of the cloud's inventory of one kind, by the cloud's ids. `next` is None on the last page."""
+
+    items: Mapping[str, Listed]
+    next: str | None
