@@ -112,6 +112,21 @@ class Ledger:
         values = found | {"verb": verb, "run_id": run.id}
         await self._upsert(run, values, found, calls.c.outcome != Outcome.ACCEPTED)
 
+    async def reopen(self, token: Token, accepted: Attempt) -> bool:
+        """Record that the cloud did not carry out what it accepted, so it may be sent again; false if another run has.
+
+        The request's id tells this acceptance from a later one of the same attempt.
+        """
+        is_it = and_(
+            _of(token),
+            calls.c.attempt == accepted.number,
+            calls.c.outcome == Outcome.ACCEPTED,
+            calls.c.request_id.is_not_distinct_from(accepted.request_id),
+        )
+        async with self._autocommit.connect() as connection:
+            reopened = await connection.execute(update(calls).where(is_it).values(outcome=Outcome.REFUSED))
+        return bool(reopened.rowcount)
+
     async def permit(self, run: Run, flight: timedelta) -> Permission:
         """Ask for the permission to send the attempt now, and record it as sent; `flight` is how long that may take.
 
@@ -170,6 +185,18 @@ class Ledger:
         statement = select(exists(select(calls.c.attempt).where(calls.c.operation_id == operation_id, flying)))
         async with self._autocommit.connect() as connection:
             return bool(await connection.scalar(statement))
+
+    async def age_of_ambiguous(self, operation_id: UUID, verb: str) -> timedelta | None:
+        """Return the time since the operation last sent a call of this verb of which nobody knows the end, if it did.
+
+        Calls that compensate do not count.
+        """
+        age = func.clock_timestamp() - func.max(calls.c.sent_at)
+        sent = and_(calls.c.operation_id == operation_id, calls.c.verb == verb, ~calls.c.compensates)
+        statement = select(age).where(sent, calls.c.outcome == Outcome.AMBIGUOUS)
+        async with self._autocommit.connect() as connection:
+            found: timedelta | None = await connection.scalar(statement)
+            return found
 
     async def forget(self, older_than: timedelta) -> int:
         """Delete a batch of what nothing has touched for so long, and return how many rows that were.
