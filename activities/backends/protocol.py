@@ -49,6 +49,9 @@ class ComputeBackend(Protocol):
     poll_interval: float
     """Seconds between two list calls while a worker waits for changes."""
 
+    poll_timeout: float
+    """Seconds in which a list call answers, if the cloud does."""
+
     async def prepare(self) -> None:
         """Get ready for use; every worker calls this once when it starts."""
 
@@ -134,6 +137,12 @@ class ComputeBackend(Protocol):
 
     async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
         """Return the servers of these VMs by the VM's id, without those that do not exist."""
+
+    async def is_over(self, operation_id: UUID, vm: Ref) -> bool:
+        """Return whether the operation's last call on a server that is not busy is over; BackendError if it has failed.
+
+        Some failures do not show in the server's status: after a stop that failed, it is ACTIVE again.
+        """
 
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
         """Return a page of what this service has in the cloud, known to its database or not.

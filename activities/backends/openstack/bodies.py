@@ -119,6 +119,11 @@ def port_from(body: Body) -> PortRow:
     )
 
 
+def created_at(server: Body) -> datetime:
+    """Return when a server was made, of any row of a detailed list."""
+    return _time(server, "created")
+
+
 def listed(body: Body, name: str) -> list[Body]:
     """Return the rows of a list."""
     return _list(body, name)

@@ -136,6 +136,16 @@ class Cloud:
                 logger.warning("The answer to %s %s cannot be read", method, path, exc_info=True)
             raise cloud_error(Failure(service, method, path, lost, words=words)) from None
 
+    async def user_id(self) -> str:
+        """Return the id of the user that this service is in the cloud."""
+        return await self.run(self._user_id)
+
+    def _user_id(self) -> str:
+        try:
+            return str(self._adapter(Service.COMPUTE).get_user_id())
+        except (keystone.ClientException, SDKException) as error:
+            raise _before_sending(error, Service.IDENTITY) from None
+
     def now(self, service: Service) -> datetime:
         """Return the service's own time in whole seconds, by its last answer; it is never later than it is there."""
         return (datetime.now(UTC) + self._ahead.get(service, timedelta())).replace(microsecond=0)

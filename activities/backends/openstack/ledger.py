@@ -49,6 +49,16 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedCall:
+    """A call that the cloud accepted, at the attempt with this number; `since` is the cloud's time shortly before."""
+
+    verb: str
+    attempt: int
+    since: datetime
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run of a call, which may send one attempt; `id` tells it from other runs of the same call."""
 
@@ -99,6 +109,23 @@ class Ledger:
             return History(None, None, is_revoked)
         last = Attempt(row.attempt, Outcome(row.outcome), row.intent_at, row.age, row.request_id, row.cloud_id)
         return History(last, row.since, is_revoked)
+
+    async def last_accepted(self, operation_id: UUID, verbs: Collection[str]) -> AcceptedCall | None:
+        """Return the operation's last accepted call of one of these verbs."""
+        columns = (calls.c.verb, calls.c.attempt, calls.c.intent_at, calls.c.request_id)
+        of_operation = (calls.c.operation_id == operation_id, calls.c.verb.in_(verbs))
+        statement = select(*columns).where(*of_operation, calls.c.outcome == Outcome.ACCEPTED)
+        async with self._autocommit.connect() as connection:
+            last = statement.order_by(calls.c.touched_at.desc()).limit(1)
+            row = (await connection.execute(last)).one_or_none()
+        return AcceptedCall(*row) if row else None
+
+    async def known_requests(self, request_ids: Collection[str]) -> set[str]:
+        """Return those of the requests whose end is known, of whatever call they are."""
+        has_ended = calls.c.outcome.in_((Outcome.ACCEPTED, Outcome.REFUSED))
+        statement = select(calls.c.request_id).where(calls.c.request_id.in_(request_ids), has_ended)
+        async with self._autocommit.connect() as connection:
+            return set((await connection.scalars(statement)).all())
 
     async def intend(self, run: Run, verb: str, intent_at: datetime) -> bool:
         """Record that this run is going to send its attempt; false if another run has sent it already."""
