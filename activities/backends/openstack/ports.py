@@ -47,7 +47,9 @@ class OpenStackPorts(OpenStackResources):
             await self._check_settled(token, CREATE)
         for row in found:
             if row.device_id is not None:
-                await self._unplug(part_of(token, f"unplug/{row.id}"), vm, row)
+                if row.device_id != await self._server_id(vm):
+                    raise BackendError("conflict", "The port is plugged into another server.", retryable=False)
+                await self._unplug(part_of(token, f"unplug/{row.id}"), row.device_id, row.id)
             await self._remove(part_of(token, row.id), DELETE, Service.NETWORK, f"/ports/{row.id}")
 
     async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
@@ -59,12 +61,16 @@ class OpenStackPorts(OpenStackResources):
         for row in made:
             if row.device_id is None and (vm_id := marks.vm_of_port(row)):
                 free.setdefault(vm_id, []).append(row)
-        # Somebody may have unplugged it, or a delete has ended halfway. Then the server does not have it.
-        existing = await self.list_servers([vm for vm in vms if vm.id in free]) if free else {}
-        for vm_id, rows in free.items():
-            if vm_id not in existing:
-                ports |= {row.id: _port_from(row, vm_id) for row in rows}
+        for vm in vms:
+            # A server that exists does not have the port: somebody unplugged it, or a delete ended halfway.
+            if vm.id in free and await self._find_server(vm) is None:
+                ports |= {row.id: _port_from(row, vm.id) for row in free[vm.id]}
         return list(ports.values())
+
+    async def _delete_ports(self, token: Token, vm: Ref) -> None:
+        """Delete the ports that we made for the VM, whose server is deleted; Nova deletes those that it made itself."""
+        for row in await self._ports_of_vm(vm.id):
+            await self._remove(part_of(token, row.id), DELETE, Service.NETWORK, f"/ports/{row.id}")
 
     async def _create_port(self, token: Token, vm: Ref, wanted: PortSpec) -> PortRow:
         interface_id = wanted.interface.id
@@ -100,8 +106,11 @@ class OpenStackPorts(OpenStackResources):
             await self._calls.call(token, Verb.PLUG, lambda _: request, find)
         except CloudError as error:
             if error.ambiguous and error.request_id:
-                await self._check_plugging(server_id, port_id, Want(Verb.PLUG, self._now(), error.request_id))
-            raise
+                want = Want(Verb.PLUG, self._cloud.now(Service.COMPUTE), error.request_id)
+                await self._check_plugging(server_id, port_id, want)
+            # The port may be in use because an earlier request has plugged it meanwhile.
+            if error.code != "conflict" or await find(None) is None:
+                raise
 
     async def _check_plugging(self, server_id: str, port_id: str, want: Want) -> None:
         """Raise a BackendError for good if the server's entry shows that the host failed to plug the port."""
@@ -111,12 +120,9 @@ class OpenStackPorts(OpenStackResources):
             if isinstance(found, Failed):
                 raise BackendError(found.code, found.message, retryable=False)
 
-    async def _unplug(self, token: Token, vm: Ref, port: PortRow) -> None:
+    async def _unplug(self, token: Token, server_id: str, port_id: str) -> None:
         """Unplug a port, and return when the host has done it."""
-        server_id = await self._server_id(vm)
-        if port.device_id != server_id:
-            raise BackendError("conflict", "The port is plugged into another server.", retryable=False)
-        path = f"/servers/{server_id}/os-interface/{port.id}"
+        path = f"/servers/{server_id}/os-interface/{port_id}"
 
         async def find(_: datetime | None) -> Found | None:
             return None if await reading.read_one(self._fetch, Service.COMPUTE, path) else Found()
@@ -131,7 +137,7 @@ class OpenStackPorts(OpenStackResources):
             if error.code != "not_found":
                 raise
             return
-        await self._wait_until_unplugged(token, server_id, port.id, accepted)
+        await self._wait_until_unplugged(token, server_id, port_id, accepted)
 
     async def _wait_until_unplugged(self, token: Token, server_id: str, port_id: str, accepted: Accepted) -> None:
         want = Want(Verb.UNPLUG, accepted.since, accepted.request_id)
@@ -163,9 +169,13 @@ class OpenStackPorts(OpenStackResources):
 
     async def _ports_marked(self, vm_id: UUID, interface_id: UUID) -> Sequence[PortRow]:
         """Return the ports with the mark of this interface, in the order of the attempts that made them."""
-        made = await self._ports_where("description", [marks.port_description(vm_id)])
-        found = [row for row in made if marks.vm_of_port(row) == vm_id and marks.interface_of(row) == interface_id]
+        found = [row for row in await self._ports_of_vm(vm_id) if marks.interface_of(row) == interface_id]
         return sorted(found, key=lambda row: (len(row.name), row.name, row.id))
+
+    async def _ports_of_vm(self, vm_id: UUID) -> Sequence[PortRow]:
+        """Return the ports that we made for the VM, plugged in or not."""
+        made = await self._ports_where("description", [marks.port_description(vm_id)])
+        return [row for row in made if marks.vm_of_port(row) == vm_id]
 
     async def _ports_where(self, field: str, values: Collection[str] | Mapping[str, UUID]) -> Sequence[PortRow]:
         """Return the ports in whose field there is one of these values; a cloud may return others, too."""
@@ -179,9 +189,6 @@ class OpenStackPorts(OpenStackResources):
     async def _read_port(self, id: str) -> PortRow | None:
         answer = await reading.read_one(self._fetch, Service.NETWORK, f"/ports/{id}")
         return bodies.port_from(bodies.single(answer.body, "port")) if answer else None
-
-    def _now(self) -> datetime:
-        return self._cloud.now(Service.COMPUTE)
 
 
 def _port_from(row: PortRow, vm_id: UUID) -> Port:
