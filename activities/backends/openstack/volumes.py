@@ -131,7 +131,7 @@ class OpenStackVolumes(OpenStackResources):
             raise refusal
 
     async def _check_rests(self, refusal: CloudError, volume_id: str) -> VolumeState | None:
-        """Return the state of a volume; raise a retryable error if the refused call came while it was being attached."""
+        """Return the state of a volume after a refusal; raise a retryable error if it is only being attached."""
         answer = await reading.read_one(self._fetch, Service.VOLUME, f"/volumes/{volume_id}")
         state = _state(bodies.volume_from(bodies.single(answer.body, "volume"))) if answer else None
         if state is VolumeState.ATTACHING:
