@@ -66,6 +66,16 @@ class OpenStackPorts(OpenStackResources):
                 ports |= {row.id: _port_from(row, vm_id) for row in rows}
         return list(ports.values())
 
+    async def _ports_of(self, vm: Ref) -> Sequence[PortRow]:
+        """Return the ports that we have made for the VM."""
+        made = await self._ports_where("description", [marks.port_description(vm.id)])
+        return [row for row in made if marks.vm_of_port(row) == vm.id]
+
+    async def _remove_ports(self, token: Token, vm: Ref) -> None:
+        """Delete the ports that we have made for the VM, plugged in or not."""
+        for row in await self._ports_of(vm):
+            await self._remove(part_of(token, row.id), DELETE, Service.NETWORK, f"/ports/{row.id}")
+
     async def _create_port(self, token: Token, vm: Ref, wanted: PortSpec) -> PortRow:
         interface_id = wanted.interface.id
         addresses: dict[str, Any] = {"mac_address": wanted.mac_address} if wanted.mac_address else {}
