@@ -34,13 +34,22 @@ class Token:
 class BackendError(Exception):
     """The cloud refused a call, or failed to carry it out; `retryable` means that the same call may succeed later.
 
-    Programs read the `code`. Users read the message, so it must be plain.
+    Programs read the `code`. Users read the message, so it must be plain. `retry_after` is the pause in seconds that
+    the cloud asks for, if it does.
     """
 
-    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+    def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class UnusableCloudError(BackendError):
+    """The service cannot work with this cloud or this configuration; the message is one line that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("not_supported_by_cloud", message, retryable=False)
 
 
 class ComputeBackend(Protocol):

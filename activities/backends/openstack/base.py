@@ -14,7 +14,7 @@ from activities.backends.openstack import bodies, marks, reading
 from activities.backends.openstack.calls import Accepted, Calls, Found, Request
 from activities.backends.openstack.configuration import read_configuration
 from activities.backends.openstack.connection import Cloud
-from activities.backends.openstack.errors import Service
+from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.ledger import Ledger
 from activities.backends.openstack.polling import LoopClock
 from activities.backends.openstack.reading import Answer, Query
@@ -89,6 +89,14 @@ class OpenStackParts:
         """Return the rows of all pages of a list."""
         pages = reading.pages(self._fetch, service, path, query, name)
         return [row async for page in pages for row in bodies.listed(page.body, name)]
+
+    async def _delete_at_once(self, service: Service, path: str) -> None:
+        """Delete the thing at the path without a token; no error if the cloud does not have it."""
+        try:
+            await self._cloud.run(self._cloud.request, service, "DELETE", path)
+        except CloudError as error:
+            if error.code != "not_found":
+                raise
 
     async def _find_server(self, vm: Ref) -> ServerRow | DownServer | None:
         """Return the VM's server as it is now; None if the cloud does not have it.

@@ -27,10 +27,10 @@ from activities.backends.openstack.errors import (
     Failure,
     Lost,
     Service,
-    UnusableCloudError,
     cloud_error,
     name_of,
 )
+from activities.backends.protocol import BackendError, UnusableCloudError
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Cloud:
             self._note_date(service, response)
             _check_status(response, service, method, path)
             return Answer(read(_body(response)), response.headers.get(answers.REQUEST_ID))
-        except CloudError:
+        except BackendError:
             raise
         except Exception as error:
             if error is gate.refusal:

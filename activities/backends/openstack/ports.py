@@ -67,9 +67,14 @@ class OpenStackPorts(OpenStackResources):
                 ports |= {row.id: _port_from(row, vm.id) for row in free[vm.id]}
         return list(ports.values())
 
-    async def _delete_ports(self, token: Token, vm: Ref) -> None:
-        """Delete the ports that we made for the VM, whose server is deleted; Nova deletes those that it made itself."""
-        for row in await self._ports_of_vm(vm.id):
+    async def _ports_of(self, vm: Ref) -> Sequence[PortRow]:
+        """Return the ports that we have made for the VM."""
+        made = await self._ports_where("description", [marks.port_description(vm.id)])
+        return [row for row in made if marks.vm_of_port(row) == vm.id]
+
+    async def _remove_ports(self, token: Token, vm: Ref) -> None:
+        """Delete the ports that we have made for the VM, plugged in or not."""
+        for row in await self._ports_of(vm):
             await self._remove(part_of(token, row.id), DELETE, Service.NETWORK, f"/ports/{row.id}")
 
     async def _create_port(self, token: Token, vm: Ref, wanted: PortSpec) -> PortRow:
@@ -83,7 +88,7 @@ class OpenStackPorts(OpenStackResources):
             return Request(Service.NETWORK, "POST", "/ports", {"port": port}, lambda body: str(body["port"]["id"]))
 
         async def find(_: datetime | None) -> Found | None:
-            made = await self._ports_marked(vm.id, interface_id)
+            made = await self._ports_marked(vm, interface_id)
             return Found(made[0].id) if made else None
 
         id = self._made(await self._calls.call(token, CREATE, send, find))
@@ -163,19 +168,14 @@ class OpenStackPorts(OpenStackResources):
     async def _ports_of_interface(self, vm: Ref, port: Ref) -> Sequence[PortRow]:
         """Return the interface's port, or all with its mark if the row keeps no id of the cloud."""
         if port.cloud_id is None:
-            return await self._ports_marked(vm.id, port.id)
+            return await self._ports_marked(vm, port.id)
         row = await self._read_port(port.cloud_id)
         return [row] if row else []
 
-    async def _ports_marked(self, vm_id: UUID, interface_id: UUID) -> Sequence[PortRow]:
+    async def _ports_marked(self, vm: Ref, interface_id: UUID) -> Sequence[PortRow]:
         """Return the ports with the mark of this interface, in the order of the attempts that made them."""
-        found = [row for row in await self._ports_of_vm(vm_id) if marks.interface_of(row) == interface_id]
+        found = [row for row in await self._ports_of(vm) if marks.interface_of(row) == interface_id]
         return sorted(found, key=lambda row: (len(row.name), row.name, row.id))
-
-    async def _ports_of_vm(self, vm_id: UUID) -> Sequence[PortRow]:
-        """Return the ports that we made for the VM, plugged in or not."""
-        made = await self._ports_where("description", [marks.port_description(vm_id)])
-        return [row for row in made if marks.vm_of_port(row) == vm_id]
 
     async def _ports_where(self, field: str, values: Collection[str] | Mapping[str, UUID]) -> Sequence[PortRow]:
         """Return the ports in whose field there is one of these values; a cloud may return others, too."""

@@ -6,9 +6,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from activities.backends.openstack import bodies, marks
-from activities.backends.openstack.actions import OpenStackActions
 from activities.backends.openstack.calls import Found, Request
-from activities.backends.openstack.errors import CloudError, Service
+from activities.backends.openstack.errors import Service
+from activities.backends.openstack.images import OpenStackImages
 from activities.backends.openstack.records import DownServer, Gone, ServerRow, Size
 from activities.backends.openstack.verdict import STABLE, Verb, code_of
 from activities.backends.openstack.watcher import IDS_OF_A_QUERY
@@ -21,8 +21,8 @@ _STATUSES: Final = {status.value: status for status in ServerStatus} | {"HARD_RE
 Body = Mapping[str, Any]
 
 
-class OpenStackServers(OpenStackActions):
-    """Servers."""
+class OpenStackServers(OpenStackImages):
+    """Servers, which are built from images."""
 
     async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
         body = _new_server(token, spec, ports)
@@ -72,11 +72,7 @@ class OpenStackServers(OpenStackActions):
 
     async def purge(self, vm: Ref) -> None:
         for id in await self._server_ids(vm):
-            try:
-                await self._cloud.run(self._cloud.request, Service.COMPUTE, "DELETE", f"/servers/{id}")
-            except CloudError as error:
-                if error.code != "not_found":
-                    raise
+            await self._delete_at_once(Service.COMPUTE, f"/servers/{id}")
 
     async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
         ids = {vm.id: vm.cloud_id for vm in vms if vm.cloud_id} | dict(await self._ids_by_mark(vms))
@@ -110,12 +106,10 @@ class OpenStackServers(OpenStackActions):
     async def _image_id(self, image: Ref) -> str:
         if image.cloud_id:
             return image.cloud_id
-        query = ((marks.SNAPSHOT, str(image.id)),)
-        images = [bodies.image_from(row) for row in await self._rows(Service.IMAGE, "/images", query, "images")]
-        found = next((row.id for row in images if marks.snapshot_of(row) == image.id), None)
-        if found is None:
+        found = await self._images_marked(image.id)
+        if not found:
             raise BackendError("image_not_found", "The cloud does not have the snapshot's image.", retryable=False)
-        return found
+        return found[0].id
 
 
 def server_from(vm_id: UUID, row: ServerRow | DownServer | Gone | None) -> Server | None:
