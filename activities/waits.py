@@ -206,8 +206,9 @@ def _volume_reached(volume: Volume | None, target: VolumeState) -> bool:
         return False
     if state is VolumeState.GONE:
         raise BackendError("volume_gone", "The cloud no longer has the volume.", retryable=False)
-    if state is VolumeState.ERROR:
-        raise BackendError("volume_error", "The cloud reports the volume in state error.", retryable=False)
+    if volume and state is VolumeState.ERROR:
+        message = volume.fault or "The cloud reports the volume in state error."
+        raise BackendError("volume_error", message, retryable=False)
     # Cinder reports no fault when it gives up on a volume: it returns the volume to its previous state.
     raise BackendError(
         "volume_unchanged", f"The volume did not become {target}: the cloud left it {state}.", retryable=False

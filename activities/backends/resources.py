@@ -124,12 +124,16 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached."""
+    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached.
+
+    `fault` says why its state is error, if the cloud tells that.
+    """
 
     id: UUID
     state: VolumeState
     vm_id: UUID | None = None
     device: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
