@@ -192,3 +192,18 @@ async def test_an_undo_waits_for_an_attach_that_may_still_begin(
     resources.attached.clear()
     await let_time_pass(engine, 121)
     await backend.detach_volume(token(operation_id=call.operation_id, undoes=True), vm, volume)
+
+
+@pytest.mark.parametrize("message", ["Error", None], ids=["failed", "done"])
+async def test_the_servers_entry_tells_whether_an_attach_failed(
+    backend: OpenStackBackend, resources: ResourceCloud, vm: Ref, volume: Ref, message: str | None
+) -> None:
+    call = token()
+    assert await backend.is_over(call.operation_id, vm)
+    await backend.attach_volume(call, vm, volume, None)
+    assert await backend.is_over(call.operation_id, vm), "there is no entry yet"
+    resources.add_entry(str(vm.cloud_id), "attach_volume", request_id=REQUEST_ID, message=message)
+    if message:
+        assert await code_of(backend.is_over(call.operation_id, vm), retryable=False) == "action_failed"
+    else:
+        assert await backend.is_over(call.operation_id, vm)

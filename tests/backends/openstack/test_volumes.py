@@ -163,6 +163,7 @@ async def test_a_volume_at_a_server_is_not_deleted(
 async def test_volumes_are_listed_with_their_state(
     backend: OpenStackBackend, resources: ResourceCloud, status: str, state: VolumeState
 ) -> None:
+    resources.refused = {("GET", "/messages"): Reply(200, {"messages": []})}
     volume, gone = add_volume(resources, status), Ref(uuid4(), str(uuid4()))
     unnoted = Ref(add_volume(resources, status).id)
     shown = await backend.list_volumes([volume, gone, unnoted, Ref(uuid4())])
@@ -193,3 +194,15 @@ async def test_a_volume_that_cannot_be_read_is_not_taken_for_gone(
         ("GET", f"/{volumes[0].cloud_id}"): Reply(500),
     }
     assert await code_of(backend.list_volumes(volumes), retryable=True) == "cloud_unavailable"
+
+
+async def test_a_volume_in_error_has_the_newest_reason_that_the_cloud_tells(
+    backend: OpenStackBackend, resources: ResourceCloud
+) -> None:
+    volume = add_volume(resources, "error")
+    told = {"Too late.": "2026-01-02T00:00:00.000000", "Too early.": "2026-01-01T00:00:00.000000"}
+    messages = [{"user_message": message, "created_at": at} for message, at in told.items()]
+    for answer, fault in ((Reply(200, {"messages": messages}), "Too late."), (Reply(403), None)):
+        resources.refused = {("GET", "/messages"): answer}
+        shown = (await backend.list_volumes([volume]))[volume.id]
+        assert (shown.state, shown.fault) == (VolumeState.ERROR, fault)
