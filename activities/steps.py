@@ -107,8 +107,9 @@ class StepActivities:
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         """Return the spec of the VM's server with the size of this flavor."""
         flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
+        size = Ref(flavor.id, flavor.cloud_id or str(flavor.id))
         image = Ref(vm.image_id, str(vm.image_id))  # an image of the catalogue has the cloud's id
-        return ServerSpec(ref_of(vm), vm.name, flavor.id, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
+        return ServerSpec(ref_of(vm), vm.name, size, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
 
 
 def undo_token(input: OperationInput, name: Activity) -> Token:
@@ -138,13 +139,15 @@ def port_spec(interface: Interface) -> PortSpec:
 async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
     """Return the server's flavor; None if it is not in the catalogue.
 
-    If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own.
+    If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own, or one that the cloud
+    still has.
     """
     if server.flavor_id is not None:
         return server.flavor_id
     has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
     # False sorts before true, so the VM's own flavor comes first.
-    matches = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
+    preference = (Flavor.id != VM.flavor_id, Flavor.is_available.is_(False), Flavor.name)
+    matches = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(*preference)
     flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
 

@@ -29,12 +29,12 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The flavors and images of the catalogue have the cloud's ids.
+    The cloud's ids of the flavor and of an image of the catalogue are known.
     """
 
     vm: Ref
     name: str
-    flavor_id: UUID
+    flavor: Ref
     vcpus: int
     ram_mb: int
     disk_gb: int
@@ -94,7 +94,7 @@ class Server:
 
     def has_size_of(self, spec: ServerSpec) -> bool:
         """Return whether the server has the flavor of the spec."""
-        return self.has_flavor(spec.flavor_id, spec.vcpus, spec.ram_mb, spec.disk_gb)
+        return self.has_flavor(spec.flavor.id, spec.vcpus, spec.ram_mb, spec.disk_gb)
 
 
 @dataclass(frozen=True, slots=True)

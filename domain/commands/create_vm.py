@@ -122,14 +122,16 @@ _CREATE_VM = select(_NEW_VM).add_cte(_insert(Operation, "operation", _OPERATION_
 _CREATE_VM_WITH_INTERFACES = _CREATE_VM.add_cte(_NEW_INTERFACES.cte("interfaces"))
 
 _IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
-_REQUESTED_IMAGE = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
-_REQUESTED_NETWORKS = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
+_REQUESTED_IMAGE = and_(or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default)), Image.is_available)
+_REQUESTED_NETWORKS = and_(
+    or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default)), Network.is_available
+)
 _FLAVOR = func.json_build_array(Flavor.name, Flavor.disk_gb)
 _FOUND_IMAGE = func.json_build_array(Image.id, Image.name, Image.size_gb)
 _LIKELY_FREE = case((Network.allocates, addresses.likely_free))
 _NETWORK = func.json_build_array(Network.id, Network.name, Network.allocates, _LIKELY_FREE)
 _REFERENCES = select(
-    select(_FLAVOR).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor"),
+    select(_FLAVOR).where(Flavor.id == bindparam("flavor_id"), Flavor.is_available).scalar_subquery().label("flavor"),
     select(_FOUND_IMAGE).where(_REQUESTED_IMAGE).scalar_subquery().label("image"),
     select(func.json_agg(_NETWORK)).where(_REQUESTED_NETWORKS).scalar_subquery().label("networks"),
 )
@@ -146,6 +148,8 @@ async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], d
     network_ids = list(networks) if new.network_ids is None else new.network_ids
     exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, found.image)}
     exists |= {f"network_ids/{index}": (id, id in networks) for index, id in enumerate(network_ids)}
+    if new.network_ids is None and not networks:
+        exists["network_ids"] = (None, False)
     unknown = [unknown_id(field, id) for field, (id, is_known) in exists.items() if not is_known]
     if unknown:
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)
