@@ -7,7 +7,7 @@ caches, and its retries would send a lost POST a second time.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,6 +34,7 @@ from activities.backends.openstack.errors import (
 
 logger = logging.getLogger(__name__)
 
+Params = Sequence[tuple[str, str]]
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -41,6 +42,7 @@ THREADS: Final = 8
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 TIMEOUT: Final = 60.0  # seconds in which an answer must begin
 LIST_TIMEOUT: Final = 20.0
+SERVERS_TIMEOUT: Final = 75.0  # while a cell of the cloud is down, each list of servers takes a minute
 MICROVERSIONS: Final = {Service.COMPUTE: "2.95", Service.VOLUME: "3.70"}
 RELEASE: Final = "OpenStack 2023.1"  # the first one that has them
 _MAJOR_VERSIONS: Final = {Service.COMPUTE: "2", Service.VOLUME: "3", Service.IMAGE: "2"}
@@ -83,9 +85,10 @@ class Cloud:
         """Call the function in one of the threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
-    async def get(self, service: Service, path: str, params: Mapping[str, str] | None = None) -> Answer[Any]:
+    async def get(self, service: Service, path: str, params: Params = ()) -> Answer[Any]:
         """Return the parsed body at the path."""
-        return await self.run(self.request, service, "GET", path, params=params, timeout=LIST_TIMEOUT)
+        timeout = SERVERS_TIMEOUT if service is Service.COMPUTE else LIST_TIMEOUT
+        return await self.run(self.request, service, "GET", path, params=params, timeout=timeout)
 
     def request(  # noqa: PLR0913 - the parts of an HTTP request
         self,
@@ -94,7 +97,7 @@ class Cloud:
         path: str,
         *,
         body: object = None,
-        params: Mapping[str, str] | None = None,
+        params: Params = (),
         timeout: float = TIMEOUT,
         read: Callable[[Any], T] = lambda body: body,
         before_sending: Callable[[], None] = lambda: None,
@@ -110,7 +113,7 @@ class Cloud:
                 path,
                 method,
                 json=body,
-                params=params,
+                params=list(params),
                 timeout=(CONNECT_TIMEOUT, timeout),
                 requests_auth=gate,
                 hooks={"response": gate.note_answer},

@@ -54,6 +54,11 @@ class ServerRow:
         """Return whether the cloud is done with it. A build is never idle: it has no task between two of its steps."""
         return self.task_state is None and self.status != "BUILD"
 
+    @property
+    def is_deleted(self) -> bool:
+        """Return whether the cloud only remembers it, or keeps it for a while in case that its owner wants it back."""
+        return self.status in {"DELETED", "SOFT_DELETED"}
+
 
 @dataclass(frozen=True, slots=True)
 class DownServer:
