@@ -148,8 +148,6 @@ async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], d
     network_ids = list(networks) if new.network_ids is None else new.network_ids
     exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, found.image)}
     exists |= {f"network_ids/{index}": (id, id in networks) for index, id in enumerate(network_ids)}
-    if new.network_ids is None and not networks:
-        exists["network_ids"] = (None, False)
     unknown = [unknown_id(field, id) for field, (id, is_known) in exists.items() if not is_known]
     if unknown:
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)

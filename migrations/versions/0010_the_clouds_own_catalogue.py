@@ -1,7 +1,7 @@
 """Let the catalogue be a cloud's own: names may repeat, some facts may be missing, and things go away.
 
-Earlier code keeps working. It shows and accepts everything that is in the tables, and it runs only with the catalogue of
-the mock cloud, of which nothing goes away.
+Earlier code keeps working. It shows and accepts everything that is in the tables, and it runs only with the catalogue
+of the mock cloud, of which nothing goes away.
 
 Revision ID: 0010
 Revises: 0009
