@@ -107,9 +107,9 @@ class StepActivities:
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         """Return the spec of the VM's server with the size of this flavor."""
         flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
-        size = Ref(flavor.id, flavor.cloud_id or str(flavor.id))
         image = Ref(vm.image_id, str(vm.image_id))  # an image of the catalogue has the cloud's id
-        return ServerSpec(ref_of(vm), vm.name, size, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
+        ref = Ref(flavor.id, flavor.cloud_id or str(flavor.id))
+        return ServerSpec(ref_of(vm), vm.name, ref, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
 
 
 def undo_token(input: OperationInput, name: Activity) -> Token:

@@ -30,7 +30,6 @@ from domain.rules.states import Action
 
 T = TypeVar("T")
 
-POLL_TIMEOUT = 10.0  # seconds
 WAIT_LIMIT = timedelta(minutes=30)
 TRANSITIONAL = {VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.DELETING}
 RESIZE_STARTS_FROM = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}
@@ -42,11 +41,11 @@ class Poll(Generic[T]):
     def __init__(
         self,
         list_items: Callable[[Collection[Ref]], Awaitable[Mapping[UUID, T]]],
-        interval: float,
+        backend: ComputeBackend,
         operations: WaitingOperations,
     ) -> None:
         self._list_items = list_items
-        self._interval = interval
+        self._backend = backend
         self._operations = operations
         self._waiters: dict[Waiter, Ref] = {}
         self._next: asyncio.Task[tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]] | None = None
@@ -67,15 +66,15 @@ class Poll(Generic[T]):
         return items.get(ref.id)
 
     async def _list(self) -> tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]:
-        await asyncio.sleep(self._interval)
+        await asyncio.sleep(self._backend.poll_interval)
         # A waiter that comes from here on belongs to the next list call, because this one begins without its id. All
         # three names change in one statement without an `await`, so no waiter can come in between and be lost.
         waiters, self._waiters, self._next = self._waiters, {}, None
         try:
-            async with asyncio.timeout(POLL_TIMEOUT):
+            async with asyncio.timeout(self._backend.poll_timeout):
                 items = await self._list_items(set(waiters.values()))
         except TimeoutError:
-            message = f"The cloud did not answer within {POLL_TIMEOUT:g} seconds."
+            message = f"The cloud did not answer within {self._backend.poll_timeout:g} seconds."
             raise BackendError("no_answer", message, retryable=True) from None
         return items, await self._operations.refusals(waiters)
 
@@ -85,22 +84,30 @@ class WaitActivities(StepActivities):
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         super().__init__(engine, backend)
-        self._servers = Poll(backend.list_servers, backend.poll_interval, WaitingOperations(engine))
-        self._volumes = Poll(backend.list_volumes, backend.poll_interval, WaitingOperations(engine))
-        self._images = Poll(backend.list_images, backend.poll_interval, WaitingOperations(engine))
+        self._servers = Poll(backend.list_servers, backend, WaitingOperations(engine))
+        self._volumes = Poll(backend.list_volumes, backend, WaitingOperations(engine))
+        self._images = Poll(backend.list_images, backend, WaitingOperations(engine))
 
     @activity.defn(name=Activity.WAIT_FOR_SERVER)
     async def wait_for_server(self, input: WaitForServerInput) -> None:
         """Return once the server has the status.
 
-        If the server can no longer get it, fail for good with `server_error`, `server_gone` or `no_valid_host`. After
-        WAIT_LIMIT fail for good with `timed_out`.
+        If the server can no longer get it, fail for good with the code that the cloud gives, or with `server_error`,
+        `server_gone` or `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         vm, waiter = await read_ref(self._engine, VM, input.operation.vm), Waiter.of(input.operation)
-        while not _server_reached(await self._servers.next_result(vm, waiter), input.status):
+        while not await self._has_reached(await self._servers.next_result(vm, waiter), vm, input):
             _raise_if_overdue(f"The server did not become {input.status}")
         if input.operation.action is Action.CREATE:
             await self._note_new_ports(input.operation, vm)
+
+    async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput) -> bool:
+        """Return whether the server has the status that is waited for; BackendError if it will never have it."""
+        # The status alone is no proof. After a reboot that failed, it is the right one.
+        is_at_rest = server is not None and not server.is_busy
+        if is_at_rest and not await self._backend.is_over(input.operation.operation_id, vm):
+            return False
+        return _server_reached(server, input.status)
 
     async def _note_new_ports(self, input: OperationInput, vm: Ref) -> None:
         """Keep what the cloud has chosen for interfaces whose ports it has made together with the server."""

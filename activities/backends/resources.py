@@ -29,7 +29,7 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The cloud's ids of the flavor and of an image of the catalogue are known.
+    The refs of a flavor and of an image of the catalogue have the cloud's ids.
     """
 
     vm: Ref

@@ -177,7 +177,7 @@ async def test_an_overdue_wait_for_an_image_fails_only_after_a_poll(
 async def test_a_poll_of_volumes_or_images_that_is_not_answered_is_retryable(
     waits: WaitActivities, polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
+    monkeypatch.setattr(polled_cloud, "poll_timeout", 0.05)
     volume = await add_volume(engine, polled_cloud, VolumeState.IN_USE)
     image = await add_saving_image(engine, polled_cloud)
     await complete_images(engine)

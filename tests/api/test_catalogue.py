@@ -94,7 +94,7 @@ async def test_rows_with_the_same_name_are_all_on_a_page(
     same = {"vcpus": 1, "ram_mb": 512, "disk_gb": 1} if model is Flavor else {}
     async with engine.begin() as tx:
         await tx.execute(update(model).values(name="same", **same))
-    shown, cursor = [], None
+    shown, cursor = list[str](), None
     while len(shown) < 10:
         query = {"page_size": "1"} | ({"cursor": cursor} if cursor else {})
         page = (await ada.http.get(f"/{path}", params=query)).json()

@@ -14,7 +14,7 @@ from activities.backends.openstack import bodies, marks, reading
 from activities.backends.openstack.calls import Accepted, Calls, Found, Request
 from activities.backends.openstack.configuration import read_configuration
 from activities.backends.openstack.connection import Cloud
-from activities.backends.openstack.errors import Service
+from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.ledger import Ledger
 from activities.backends.openstack.polling import LoopClock
 from activities.backends.openstack.reading import Answer, Query
@@ -73,6 +73,13 @@ class OpenStackParts:
         """Carry out a call once; Calls.call says how."""
         return await self._calls.call(token, verb, send, find)
 
+    @staticmethod
+    def _made(accepted: Accepted) -> str:
+        """Return the cloud's id of what a call has made."""
+        if accepted.cloud_id is None:
+            raise bodies.UnreadableError("the id of what was made is not there")
+        return accepted.cloud_id
+
     async def _fetch(self, service: Service, path: str, query: Query = ()) -> Answer:
         """Send one GET; BackendError `not_found` for the service's own 404."""
         answer = await self._cloud.get(service, path, query)
@@ -83,15 +90,27 @@ class OpenStackParts:
         pages = reading.pages(self._fetch, service, path, query, name)
         return [row async for page in pages for row in bodies.listed(page.body, name)]
 
+    async def _delete_at_once(self, service: Service, path: str) -> None:
+        """Delete the thing at the path without a token; no error if the cloud does not have it."""
+        try:
+            await self._cloud.run(self._cloud.request, service, "DELETE", path)
+        except CloudError as error:
+            if error.code != "not_found":
+                raise
+
     async def _find_server(self, vm: Ref) -> ServerRow | DownServer | None:
         """Return the VM's server as it is now; None if the cloud does not have it.
 
         Without the cloud's id it is the oldest one with the VM's mark.
         """
-        if vm.cloud_id is None:
-            found = await self._servers_tagged(marks.vm_tag(vm.id))
-            return found[0] if found else None
-        answer = await reading.read_one(self._fetch, Service.COMPUTE, f"/servers/{vm.cloud_id}")
+        if vm.cloud_id is not None:
+            return await self._read_server(vm.cloud_id)
+        found = await self._servers_tagged(marks.vm_tag(vm.id))
+        return found[0] if found else None
+
+    async def _read_server(self, id: str) -> ServerRow | DownServer | None:
+        """Return the server with this id of the cloud, as it is now; None if the cloud does not have it."""
+        answer = await reading.read_one(self._fetch, Service.COMPUTE, f"/servers/{id}")
         if answer is None:
             return None
         server = bodies.server_from(bodies.single(answer.body, "server"), is_from_list=False)
@@ -111,13 +130,13 @@ class OpenStackParts:
             raise no_server()
         return id
 
-    async def _servers_tagged(self, tag: str) -> Sequence[ServerRow]:
-        """Return the servers with this tag, the oldest first."""
-        rows = await self._rows(Service.COMPUTE, "/servers/detail", (("tags", tag),), "servers")
+    async def _servers_tagged(self, *tags: str) -> Sequence[ServerRow]:
+        """Return the servers with one of these tags, the oldest first."""
+        rows = await self._rows(Service.COMPUTE, "/servers/detail", (("tags-any", ",".join(tags)),), "servers")
         servers = [bodies.server_from(row, is_from_list=True) for row in rows]
         # A filter that a cloud does not know is ignored, so each row is checked.
-        found = [row for row in servers if isinstance(row, ServerRow) and tag in row.tags and not row.is_deleted]
-        return sorted(found, key=lambda row: (row.created_at, row.id))
+        found = [row for row in servers if isinstance(row, ServerRow) and row.tags.intersection(tags)]
+        return sorted((row for row in found if not row.is_deleted), key=lambda row: (row.created_at, row.id))
 
     async def _forget_old_calls(self) -> None:
         """Delete old rows of the ledger for ever."""

@@ -124,6 +124,11 @@ def port_from(body: Body) -> PortRow:
     )
 
 
+def created_at(server: Body) -> datetime:
+    """Return when a server was made, of any row of a detailed list."""
+    return _time(server, "created")
+
+
 def flavor_from(body: Body) -> FlavorRow:
     """Return the flavor of one row."""
     size = Size(_number(body, "vcpus"), _number(body, "ram"), _number(body, "disk"))

@@ -27,10 +27,10 @@ from activities.backends.openstack.errors import (
     Failure,
     Lost,
     Service,
-    UnusableCloudError,
     cloud_error,
     name_of,
 )
+from activities.backends.protocol import BackendError, UnusableCloudError
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ class Cloud:
             self._note_date(service, response)
             _check_status(response, service, method, path)
             return Answer(read(_body(response)), response.headers.get(answers.REQUEST_ID))
-        except CloudError:
+        except BackendError:
             raise
         except Exception as error:
             if error is gate.refusal:
@@ -135,6 +135,16 @@ class Cloud:
             if lost is Lost.UNREADABLE:
                 logger.warning("The answer to %s %s cannot be read", method, path, exc_info=True)
             raise cloud_error(Failure(service, method, path, lost, words=words)) from None
+
+    async def user_id(self) -> str:
+        """Return the id of the user that this service is in the cloud."""
+        return await self.run(self._user_id)
+
+    def _user_id(self) -> str:
+        try:
+            return str(self._adapter(Service.COMPUTE).get_user_id())
+        except (keystone.ClientException, SDKException) as error:
+            raise _before_sending(error, Service.IDENTITY) from None
 
     def now(self, service: Service) -> datetime:
         """Return the service's own time in whole seconds, by its last answer; it is never later than it is there."""

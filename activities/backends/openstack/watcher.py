@@ -163,8 +163,9 @@ class _Resources(Generic[R]):
         rows: dict[str, R | Gone] = {}
         for query in _queries(asked, kind) if len(asked) > 1 else ():
             async for answer in pages(self._fetch, kind.service, kind.list_path, query, kind.several):
-                found = [kind.parse(body) for body in bodies.listed(answer.body, kind.several)]
-                rows |= {row.id: row for row in found if row.id in asked}
+                # Only what is asked for is read further: other things of the project may have unusual fields.
+                found = [body for body in bodies.listed(answer.body, kind.several) if body.get("id") in asked]
+                rows |= {row.id: row for row in map(kind.parse, found)}
 
         async def read(id: str) -> None:
             answer = await read_one(self._fetch, kind.service, f"{kind.path}/{id}")

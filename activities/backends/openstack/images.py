@@ -1,0 +1,125 @@
+"""Images of snapshots, which Nova saves in Glance."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from activities.backends.openstack import bodies, marks, reading
+from activities.backends.openstack.calls import Found, Request
+from activities.backends.openstack.errors import Service
+from activities.backends.openstack.records import DownServer, Gone, ImageRow, ServerRow
+from activities.backends.openstack.resource_calls import OpenStackResources, part_of
+from activities.backends.openstack.resource_verdicts import IMAGE_GONE, IMAGE_WORK, image_verdict
+from activities.backends.openstack.verdict import Failed, Verb, Want
+from activities.backends.protocol import Token
+from activities.backends.resources import Image, Ref
+from domain.rules.cloud import ImageState
+
+DELETE: Final = "delete_image"
+STATES: Final = {
+    "queued": ImageState.QUEUED,
+    "saving": ImageState.SAVING,
+    "importing": ImageState.SAVING,
+    "uploading": ImageState.SAVING,
+    "active": ImageState.ACTIVE,
+}
+_BEST_FIRST: Final = ("active", "uploading", "importing", "saving")
+
+
+class OpenStackImages(OpenStackResources):
+    """Images of snapshots."""
+
+    async def create_server_image(self, token: Token, vm: Ref, image_id: UUID, name: str) -> str:
+        server_id = await self._needed_server_id(vm)
+        image = {"name": name, "metadata": marks.of_image(image_id, vm.id, server_id, token)}
+        lost: list[ImageRow] = []
+
+        async def find(since: datetime | None) -> Found | None:
+            made = await self._images_marked(image_id)
+            # Nova makes the image first. If the server is changed by another request in that moment, Nova leaves the
+            # image queued for ever and has no entry of the action.
+            has_begun = since is not None and await self._own_entry(server_id, Verb.SNAPSHOT, since) is not None
+            found = next((row for row in made if has_begun or row.status != "queued"), None)
+            lost[:] = made
+            return Found(found.id) if found else None
+
+        request = Request(
+            Service.COMPUTE,
+            "POST",
+            f"/servers/{server_id}/action",
+            {"createImage": image},
+            lambda body: str(body["image_id"]),
+        )
+        cloud_id = self._made(await self._calls.call(token, Verb.SNAPSHOT, lambda _: request, find))
+        for row in lost:
+            if row.id != cloud_id:
+                await self._remove_image(token, row.id)
+        self._watcher.images.hasten(cloud_id)
+        return cloud_id
+
+    async def delete_image(self, token: Token, image: Ref) -> None:
+        if image.cloud_id is not None:
+            await self._remove_image(token, image.cloud_id)
+            return
+        found = await self._images_marked(image.id)
+        if not found:
+            await self._check_settled(token, Verb.SNAPSHOT)
+        for row in found:
+            await self._remove_image(token, row.id)
+
+    async def list_images(self, wanted: Collection[Ref]) -> Mapping[UUID, Image]:
+        rows = await self._shown(self._watcher.images, wanted, self._images_marked)
+        faults = await self._faults([row for row in rows.values() if row.status in IMAGE_WORK])
+        return {
+            id: _image_from(id, row, faults.get(row.id)) for id, row in rows.items() if row.status not in IMAGE_GONE
+        }
+
+    async def _faults(self, unfinished: Collection[ImageRow]) -> Mapping[str, str]:
+        """Return why images will never be saved, by the cloud's id. The cloud itself shows them as at the beginning."""
+        of_servers = {row.id: row.server_id for row in unfinished if row.server_id}
+        if not of_servers:
+            return {}
+        servers = await self._watcher.servers.ask(set(of_servers.values()))
+        faults: dict[str, str] = {}
+        for id, server_id in of_servers.items():
+            server = servers.get(server_id)
+            # The image was read before the server, so it may be complete by now.
+            if _is_done(server) and (row := await self._read_image(id)) and row.status in IMAGE_WORK:
+                want = Want(Verb.SNAPSHOT, row.updated_at)
+                action = await self._entry(server_id, want) if isinstance(server, ServerRow) else None
+                found = image_verdict(want, row, server, action, self._cloud.now(Service.COMPUTE))
+                if isinstance(found, Failed):
+                    faults[id] = found.message
+                elif action is None:
+                    faults[id] = f"The cloud is done with the server and left the image {row.status}."
+        return faults
+
+    async def _read_image(self, id: str) -> ImageRow | None:
+        answer = await reading.read_one(self._fetch, Service.IMAGE, f"/images/{id}")
+        return bodies.image_from(answer.body) if answer else None
+
+    async def _images_marked(self, id: UUID) -> Sequence[ImageRow]:
+        """Return the images with this mark, those first that are or will be complete."""
+        query = ((marks.SNAPSHOT, str(id)),)
+        rows = map(bodies.image_from, await self._rows(Service.IMAGE, "/images", query, "images"))
+        found = [row for row in rows if marks.snapshot_of(row) == id and row.status not in IMAGE_GONE]
+        return sorted(found, key=lambda row: (_rank(row), row.updated_at, row.id))
+
+    async def _remove_image(self, token: Token, id: str) -> None:
+        await self._remove(part_of(token, id), DELETE, Service.IMAGE, f"/images/{id}")
+
+
+def _rank(image: ImageRow) -> int:
+    return _BEST_FIRST.index(image.status) if image.status in _BEST_FIRST else len(_BEST_FIRST)
+
+
+def _is_done(server: ServerRow | DownServer | Gone | None) -> bool:
+    """Whether nothing goes on at the server, which is so if it does not exist."""
+    return isinstance(server, Gone) or (isinstance(server, ServerRow) and (server.is_idle or server.is_deleted))
+
+
+def _image_from(id: UUID, row: ImageRow, fault: str | None) -> Image:
+    if row.status not in STATES:
+        fault = f"Somebody else made the image {row.status}."
+    return Image(id, row.id, ImageState.ERROR if fault else STATES[row.status], fault)
