@@ -10,7 +10,8 @@ from activities.backends.catalogue import Catalogue, FlavorOffer, ImageOffer, Ne
 from activities.backends.openstack import bodies
 from activities.backends.openstack.bodies import UnreadableError
 from activities.backends.openstack.catalogue import OpenStackCatalogue, flavor_offers, image_offers, network_offers
-from activities.backends.openstack.errors import CloudError, Service, UnusableCloudError
+from activities.backends.openstack.errors import CloudError, Service
+from activities.backends.protocol import UnusableCloudError
 from domain.settings import Settings
 from tests.backends.openstack.cloud_server import CloudServer, Reply
 from tests.backends.openstack.conftest import Configure
@@ -39,7 +40,8 @@ def images(*changes: dict[str, Any]) -> list[str]:
 
 def network(name: str, **changes: Any) -> dict[str, Any]:
     """The body of a network that our project has."""
-    return SHARED | {"id": str(uuid4()), "name": name, "shared": False, "project_id": OURS} | changes
+    own = {"id": str(uuid4()), "name": name, "shared": False, "project_id": OURS}
+    return dict(SHARED) | own | changes
 
 
 def networks(*rows: dict[str, Any], subnets: list[dict[str, Any]] | None = None) -> list[NetworkOffer]:
