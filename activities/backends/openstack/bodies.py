@@ -103,6 +103,7 @@ def image_from(body: Body) -> ImageRow:
         name=_text_or_none(body, "name") or "",
         status=_text(body, "status"),
         size_bytes=body.get("size") or 0,
+        created_at=_time(body, "created_at"),
         updated_at=_time(body, "updated_at"),
         server_id=body.get("instance_uuid"),
         marks=_marks(body),

@@ -1,17 +1,19 @@
 """Images of snapshots, which Nova saves in Glance."""
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Final
 from uuid import UUID
 
 from activities.backends.openstack import bodies, marks, reading
+from activities.backends.openstack.base import no_server
 from activities.backends.openstack.calls import Found, Request
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, ServerRow
 from activities.backends.openstack.resource_calls import OpenStackResources, part_of
 from activities.backends.openstack.resource_verdicts import IMAGE_GONE, IMAGE_WORK, image_verdict
-from activities.backends.openstack.verdict import Failed, Verb, Want
+from activities.backends.openstack.verdict import Failed, Verb, Want, entry_of
 from activities.backends.protocol import Token
 from activities.backends.resources import Image, Ref
 from domain.rules.cloud import ImageState
@@ -36,6 +38,8 @@ class OpenStackImages(OpenStackResources):
         lost: list[ImageRow] = []
 
         async def find(since: datetime | None) -> Found | None:
+            if since is None and await self._read_server(server_id) is None:
+                raise no_server()
             made = await self._images_marked(image_id)
             # Nova makes the image first. If the server is changed by another request in that moment, Nova leaves the
             # image queued for ever and has no entry of the action.
@@ -86,25 +90,32 @@ class OpenStackImages(OpenStackResources):
             server = servers.get(server_id)
             # The image was read before the server, so it may be complete by now.
             if _is_done(server) and (row := await self._read_image(id)) and row.status in IMAGE_WORK:
-                want = Want(Verb.SNAPSHOT, row.updated_at)
-                action = await self._entry(server_id, want) if isinstance(server, ServerRow) else None
+                want = await self._saving_of(row, server_id)
+                action = await self._entry(server_id, want) if want.request_id else None
                 found = image_verdict(want, row, server, action, self._cloud.now(Service.COMPUTE))
                 if isinstance(found, Failed):
                     faults[id] = found.message
-                elif action is None:
-                    faults[id] = f"The cloud is done with the server and left the image {row.status}."
+                elif action is None:  # it was never begun, because another request changed the server first
+                    faults[id] = f"The cloud left the image {row.status}."
         return faults
+
+    async def _saving_of(self, image: ImageRow, server_id: str) -> Want:
+        """Return the request that made the image, with its id if the server has an entry of it."""
+        want = Want(Verb.SNAPSHOT, image.created_at - timedelta(seconds=1))  # times are whole seconds
+        entry = entry_of(want, await self._entries(server_id), await self._cloud.user_id())
+        return replace(want, request_id=entry.request_id) if entry else want
 
     async def _read_image(self, id: str) -> ImageRow | None:
         answer = await reading.read_one(self._fetch, Service.IMAGE, f"/images/{id}")
         return bodies.image_from(answer.body) if answer else None
 
     async def _images_marked(self, id: UUID) -> Sequence[ImageRow]:
-        """Return the images with this mark, those first that are or will be complete."""
+        """Return the images with this mark, those first that are complete or the nearest to it."""
         query = ((marks.SNAPSHOT, str(id)),)
         rows = map(bodies.image_from, await self._rows(Service.IMAGE, "/images", query, "images"))
         found = [row for row in rows if marks.snapshot_of(row) == id and row.status not in IMAGE_GONE]
-        return sorted(found, key=lambda row: (_rank(row), row.updated_at, row.id))
+        newest_first = sorted(found, key=lambda row: (row.created_at, row.id), reverse=True)
+        return sorted(newest_first, key=_rank)
 
     async def _remove_image(self, token: Token, id: str) -> None:
         await self._remove(part_of(token, id), DELETE, Service.IMAGE, f"/images/{id}")

@@ -47,7 +47,9 @@ class OpenStackPorts(OpenStackResources):
             await self._check_settled(token, CREATE)
         for row in found:
             if row.device_id is not None:
-                await self._unplug(part_of(token, f"unplug/{row.id}"), vm, row)
+                if row.device_id != await self._server_id(vm):
+                    raise BackendError("conflict", "The port is plugged into another server.", retryable=False)
+                await self._unplug(part_of(token, f"unplug/{row.id}"), row.device_id, row.id)
             await self._remove(part_of(token, row.id), DELETE, Service.NETWORK, f"/ports/{row.id}")
 
     async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
@@ -59,11 +61,10 @@ class OpenStackPorts(OpenStackResources):
         for row in made:
             if row.device_id is None and (vm_id := marks.vm_of_port(row)):
                 free.setdefault(vm_id, []).append(row)
-        # Somebody may have unplugged it, or a delete has ended halfway. Then the server does not have it.
-        existing = await self.list_servers([vm for vm in vms if vm.id in free]) if free else {}
-        for vm_id, rows in free.items():
-            if vm_id not in existing:
-                ports |= {row.id: _port_from(row, vm_id) for row in rows}
+        for vm in vms:
+            # A server that exists does not have the port: somebody unplugged it, or a delete ended halfway.
+            if vm.id in free and await self._find_server(vm) is None:
+                ports |= {row.id: _port_from(row, vm.id) for row in free[vm.id]}
         return list(ports.values())
 
     async def _ports_of(self, vm: Ref) -> Sequence[PortRow]:
@@ -87,7 +88,7 @@ class OpenStackPorts(OpenStackResources):
             return Request(Service.NETWORK, "POST", "/ports", {"port": port}, lambda body: str(body["port"]["id"]))
 
         async def find(_: datetime | None) -> Found | None:
-            made = await self._ports_marked(vm.id, interface_id)
+            made = await self._ports_marked(vm, interface_id)
             return Found(made[0].id) if made else None
 
         id = self._made(await self._calls.call(token, CREATE, send, find))
@@ -110,8 +111,11 @@ class OpenStackPorts(OpenStackResources):
             await self._calls.call(token, Verb.PLUG, lambda _: request, find)
         except CloudError as error:
             if error.ambiguous and error.request_id:
-                await self._check_plugging(server_id, port_id, Want(Verb.PLUG, self._now(), error.request_id))
-            raise
+                want = Want(Verb.PLUG, self._cloud.now(Service.COMPUTE), error.request_id)
+                await self._check_plugging(server_id, port_id, want)
+            # The port may be in use because an earlier request has plugged it meanwhile.
+            if error.code != "conflict" or await find(None) is None:
+                raise
 
     async def _check_plugging(self, server_id: str, port_id: str, want: Want) -> None:
         """Raise a BackendError for good if the server's entry shows that the host failed to plug the port."""
@@ -121,12 +125,9 @@ class OpenStackPorts(OpenStackResources):
             if isinstance(found, Failed):
                 raise BackendError(found.code, found.message, retryable=False)
 
-    async def _unplug(self, token: Token, vm: Ref, port: PortRow) -> None:
+    async def _unplug(self, token: Token, server_id: str, port_id: str) -> None:
         """Unplug a port, and return when the host has done it."""
-        server_id = await self._server_id(vm)
-        if port.device_id != server_id:
-            raise BackendError("conflict", "The port is plugged into another server.", retryable=False)
-        path = f"/servers/{server_id}/os-interface/{port.id}"
+        path = f"/servers/{server_id}/os-interface/{port_id}"
 
         async def find(_: datetime | None) -> Found | None:
             return None if await reading.read_one(self._fetch, Service.COMPUTE, path) else Found()
@@ -141,7 +142,7 @@ class OpenStackPorts(OpenStackResources):
             if error.code != "not_found":
                 raise
             return
-        await self._wait_until_unplugged(token, server_id, port.id, accepted)
+        await self._wait_until_unplugged(token, server_id, port_id, accepted)
 
     async def _wait_until_unplugged(self, token: Token, server_id: str, port_id: str, accepted: Accepted) -> None:
         want = Want(Verb.UNPLUG, accepted.since, accepted.request_id)
@@ -167,14 +168,13 @@ class OpenStackPorts(OpenStackResources):
     async def _ports_of_interface(self, vm: Ref, port: Ref) -> Sequence[PortRow]:
         """Return the interface's port, or all with its mark if the row keeps no id of the cloud."""
         if port.cloud_id is None:
-            return await self._ports_marked(vm.id, port.id)
+            return await self._ports_marked(vm, port.id)
         row = await self._read_port(port.cloud_id)
         return [row] if row else []
 
-    async def _ports_marked(self, vm_id: UUID, interface_id: UUID) -> Sequence[PortRow]:
+    async def _ports_marked(self, vm: Ref, interface_id: UUID) -> Sequence[PortRow]:
         """Return the ports with the mark of this interface, in the order of the attempts that made them."""
-        made = await self._ports_where("description", [marks.port_description(vm_id)])
-        found = [row for row in made if marks.vm_of_port(row) == vm_id and marks.interface_of(row) == interface_id]
+        found = [row for row in await self._ports_of(vm) if marks.interface_of(row) == interface_id]
         return sorted(found, key=lambda row: (len(row.name), row.name, row.id))
 
     async def _ports_where(self, field: str, values: Collection[str] | Mapping[str, UUID]) -> Sequence[PortRow]:
@@ -189,9 +189,6 @@ class OpenStackPorts(OpenStackResources):
     async def _read_port(self, id: str) -> PortRow | None:
         answer = await reading.read_one(self._fetch, Service.NETWORK, f"/ports/{id}")
         return bodies.port_from(bodies.single(answer.body, "port")) if answer else None
-
-    def _now(self) -> datetime:
-        return self._cloud.now(Service.COMPUTE)
 
 
 def _port_from(row: PortRow, vm_id: UUID) -> Port:

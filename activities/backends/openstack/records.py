@@ -157,6 +157,7 @@ class ImageRow:
     name: str
     status: str
     size_bytes: int
+    created_at: datetime
     updated_at: datetime
     server_id: str | None = None
     marks: Mapping[str, str] = field(default_factory=dict)

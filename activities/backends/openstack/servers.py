@@ -47,7 +47,7 @@ class OpenStackServers(OpenStackImages):
         await self._act(token, Verb.REBOOT, vm, body, _never)
 
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
-        size = Size(spec.vcpus, spec.ram_mb, spec.disk_gb)
+        size = _size_of(spec)
         body = {"resize": {"flavorRef": spec.flavor.cloud_id}}
         await self._act(
             token, Verb.RESIZE, spec.vm, body, lambda server: (server.status, server.size) == ("VERIFY_RESIZE", size)
@@ -61,7 +61,10 @@ class OpenStackServers(OpenStackImages):
         await self._act(token, Verb.REVERT, vm, {"revertResize": None}, lambda server: server.status in STABLE)
 
     async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
-        body = {"rebuild": {"imageRef": await self._image_id(spec.image)}}
+        server, body = await self._find_server(spec.vm), {"rebuild": {"imageRef": await self._image_id(spec.image)}}
+        if isinstance(server, ServerRow) and server.size != _size_of(spec):
+            message = "This cloud cannot change the flavor of a server that it rebuilds; resize it first."
+            raise BackendError("not_supported_by_cloud", message, retryable=False)
         await self._act(token, Verb.REBUILD, spec.vm, body, _never)
 
     async def delete_server(self, token: Token, vm: Ref) -> None:
@@ -141,6 +144,10 @@ def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> 
         "networks": networks or "none",
     }
     return {"server": {**server, **marks.of_server(spec.vm.id, token)}}
+
+
+def _size_of(spec: ServerSpec) -> Size:
+    return Size(spec.vcpus, spec.ram_mb, spec.disk_gb)
 
 
 def _never(_: ServerRow) -> bool:

@@ -57,7 +57,12 @@ class OpenStackVolumes(OpenStackResources):
         if id is None:
             await self._check_settled(token, CREATE)
             return
-        await self._remove(token, DELETE, Service.VOLUME, f"/volumes/{id}", _is_being_deleted)
+        try:
+            await self._remove(token, DELETE, Service.VOLUME, f"/volumes/{id}", _is_being_deleted)
+        except CloudError as error:
+            if error.code == "conflict":
+                await self._check_rests(error, id)
+            raise
 
     async def attach_volume(self, token: Token, vm: Ref, volume: Ref, device: str | None) -> str:
         del device  # a member may wish for one, and hypervisors choose another one all the same
@@ -72,7 +77,12 @@ class OpenStackVolumes(OpenStackResources):
 
         # Otherwise the cloud deletes the volume together with the server.
         body = {"volumeAttachment": {"volumeId": volume_id, "delete_on_termination": False}}
-        await self._calls.call(token, Verb.ATTACH, lambda _: Request(Service.COMPUTE, "POST", path, body), find)
+        try:
+            await self._calls.call(token, Verb.ATTACH, lambda _: Request(Service.COMPUTE, "POST", path, body), find)
+        except CloudError as error:
+            # It may be attached already because an earlier request has done it meanwhile.
+            if error.code != "conflict" or await find(None) is None:
+                raise
         attachment = await self._attachment(server_id, volume_id)
         if attachment is None:
             raise BackendError("volume_detached", "The cloud no longer has the volume at the server.", retryable=False)
@@ -114,17 +124,19 @@ class OpenStackVolumes(OpenStackResources):
         return {id: self._volume_from(id, row) for id, row in rows.items()}
 
     async def _check_detaches(self, refusal: CloudError, server_id: str, volume_id: str) -> None:
-        """Return if a detach was refused because it is not needed; raise a retryable error if it comes too early."""
+        """Return if a detach was refused because it is not needed; raise an error otherwise."""
         if await self._attachment(server_id, volume_id) is None:
             return
+        if await self._check_rests(refusal, volume_id) is not VolumeState.DETACHING:
+            raise refusal
+
+    async def _check_rests(self, refusal: CloudError, volume_id: str) -> VolumeState | None:
+        """Return the state of a volume after a refusal; raise a retryable error if it is only being attached."""
         answer = await reading.read_one(self._fetch, Service.VOLUME, f"/volumes/{volume_id}")
         state = _state(bodies.volume_from(bodies.single(answer.body, "volume"))) if answer else None
-        if state is VolumeState.DETACHING:
-            return
         if state is VolumeState.ATTACHING:
-            message = "The cloud is still attaching the volume, so it cannot detach it yet."
-            raise BackendError("busy", message, retryable=True) from refusal
-        raise refusal
+            raise BackendError("busy", "The cloud is still attaching the volume.", retryable=True) from refusal
+        return state
 
     async def _attachment(self, server_id: str, volume_id: str) -> Body | None:
         """Return how the server has the volume, or is going to have it; None if it does not."""
