@@ -272,15 +272,8 @@ async def test_a_reboot_repairs_a_server_whose_resize_failed(
     assert await status_of(backend, vm_id) is ServerStatus.ERROR
     await backend.reboot_server(token(), Ref(vm_id), hard=True)
     await make_due(engine, vm_id)
-    assert astuple(await list_server(backend, vm_id)) == (
-        vm_id,
-        ServerStatus.ACTIVE,
-        *SMALL,
-        False,
-        None,
-        str(BUILD_IMAGE_ID),
-        None,
-    )
+    repaired = (vm_id, ServerStatus.ACTIVE, *SMALL, False, None, str(BUILD_IMAGE_ID), None)
+    assert astuple(await list_server(backend, vm_id)) == repaired
 
 
 @each_decision
