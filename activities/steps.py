@@ -22,6 +22,7 @@ from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpe
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation
 from domain.progress import step_records
+from domain.rules.cloud import ServerStatus
 from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
 from domain.rules.table import TABLE
@@ -82,6 +83,13 @@ class StepActivities:
             vm, operation = await step_records.check_holds(tx, input)
         assert vm is not None  # noqa: S101 - called only for operations that hold a VM
         return vm, operation
+
+    async def _server_of(self, vm: Ref) -> Server | None:
+        """Return the VM's server, if it has one; a retryable BackendError while the cloud cannot tell how it is."""
+        server = (await self._backend.list_servers([vm])).get(vm.id)
+        if server is not None and server.status is ServerStatus.UNKNOWN:
+            raise BackendError("cloud_unavailable", "The cloud cannot tell now how the server is.", retryable=True)
+        return server
 
     async def _fetch(self, statement: TypedReturnsRows[T]) -> T:
         """Return the only row of a query that is known to find one."""

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,7 +15,7 @@ from activities.backends.openstack.configuration import read_configuration
 from activities.backends.openstack.connection import Cloud
 from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.ledger import Ledger
-from activities.backends.openstack.polling import LoopClock
+from activities.backends.openstack.polling import LoopClock, Poll
 from activities.backends.openstack.reading import Answer, Query
 from activities.backends.openstack.records import DownServer, ServerRow
 from activities.backends.openstack.verdict import Verb
@@ -26,18 +25,20 @@ from activities.backends.resources import Ref
 from domain.data import outages
 from domain.settings import Settings
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 # Longer than any step is tried and any wait goes on, so nobody asks for what is forgotten.
 LEDGER_AGE: Final = timedelta(days=30)
 FORGET_INTERVAL: Final = 3600.0  # seconds
+# The watcher's longest pause, and then a list with a cell that is down. A step is ended not long after this time.
+ANSWER_TIMEOUT: Final = 120.0
 
 
 class OpenStackParts:
     """The base of all parts of the backend."""
 
     poll_interval = 0.1  # the watcher decides when the cloud is asked
-    poll_timeout = 150.0  # its longest pause, and then a list with a cell that is down
+    poll_timeout = ANSWER_TIMEOUT + 10.0
 
     def __init__(self, settings: Settings) -> None:
         self._cloud = Cloud(read_configuration())
@@ -84,6 +85,16 @@ class OpenStackParts:
         """Send one GET; BackendError `not_found` for the service's own 404."""
         answer = await self._cloud.get(service, path, query)
         return Answer(answer.value, self._cloud.now(service))
+
+    @staticmethod
+    async def _ask(poll: Poll[T], ids: Collection[str]) -> Mapping[str, T]:
+        """Return what the watcher shows of the things; a retryable BackendError if the cloud cannot be asked."""
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT):
+                return await poll.ask(ids)
+        except TimeoutError:
+            trouble = poll.trouble or BackendError("no_answer", "The cloud did not answer in time.", retryable=True)
+            raise BackendError(trouble.code, str(trouble), retryable=True) from None
 
     async def _rows(self, service: Service, path: str, query: Query, name: str) -> Sequence[bodies.Body]:
         """Return the rows of all pages of a list."""

@@ -85,7 +85,7 @@ class OpenStackImages(OpenStackResources):
         of_servers = {row.id: row.server_id for row in unfinished if row.server_id}
         if not of_servers:
             return {}
-        servers = await self._watcher.servers.ask(set(of_servers.values()))
+        servers = await self._ask(self._watcher.servers, set(of_servers.values()))
         faults: dict[str, str] = {}
         for id, server_id in of_servers.items():
             server = servers.get(server_id)

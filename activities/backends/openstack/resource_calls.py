@@ -40,7 +40,7 @@ class OpenStackResources(OpenStackActions):
     ) -> Mapping[UUID, R]:
         """Return what the cloud shows of the things, by our ids; `marked` finds those whose row keeps no cloud id."""
         ids = {ref.cloud_id: ref.id for ref in wanted if ref.cloud_id}
-        known = await poll.ask(ids.keys()) if ids else {}
+        known = await self._ask(poll, ids.keys()) if ids else {}
         if missing := sorted(ids.keys() - known.keys()):
             # A thing that is not shown may still be there, and the caller would take it for gone.
             message = f"The cloud did not answer the question about {missing[0]}."

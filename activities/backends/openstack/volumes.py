@@ -161,7 +161,7 @@ class OpenStackVolumes(OpenStackResources):
     async def _learn_vms(self, server_ids: Collection[str]) -> None:
         """Find out which VMs these servers belong to."""
         unknown = {id for id in server_ids if id not in self._vms}
-        servers = await self._watcher.servers.ask(unknown) if unknown else {}
+        servers = await self._ask(self._watcher.servers, unknown) if unknown else {}
         for id in unknown:
             match servers.get(id):
                 case ServerRow() as server:

@@ -207,6 +207,17 @@ async def test_the_inventory_has_what_has_our_marks_and_nothing_else(
     }
 
 
+async def test_a_cloud_that_cannot_be_asked_is_asked_again_later_and_says_why(
+    backend: OpenStackBackend, servers: ServerCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("activities.backends.openstack.base.ANSWER_TIMEOUT", 0.5)
+    vm = servers.add_marked()
+    servers.refused = {("GET", f"/servers/{vm.cloud_id}"): Reply(403, {"forbidden": {"message": "Not for you."}})}
+    with pytest.raises(BackendError) as refused:
+        await backend.list_servers([vm])
+    assert (refused.value.code, refused.value.retryable) == ("forbidden", True)
+
+
 async def test_the_inventory_has_pages(backend: OpenStackBackend, server: CloudServer, servers: ServerCloud) -> None:
     vm = servers.add_marked()
     link = {"rel": "next", "href": f"http://cloud/servers/detail?limit=500&marker={vm.cloud_id}"}
