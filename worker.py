@@ -31,6 +31,7 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from activities.backends import load_backend
 from activities.backends.protocol import ComputeBackend, UnusableCloudError
+from activities.catalogue import CatalogueReader
 from activities.compute import ComputeActivities
 from activities.interceptor import OperationInterceptor
 from activities.interfaces import InterfaceActivities
@@ -173,9 +174,11 @@ async def run(settings: Settings) -> None:
         client = await _until_available(stopping, settings, engine, backend)
         if client is not None:
             reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
+            catalogue = asyncio.create_task(CatalogueReader(engine, backend).run())
             health = asyncio.create_task(_show_health(client, settings.worker_health_file))
             await _work(make_workers(settings, client, engine, backend), stopping)
             reconciler.cancel()
+            catalogue.cancel()
             health.cancel()
     finally:
         await asyncio.gather(backend.close(), database.close(engine))

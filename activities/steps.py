@@ -108,7 +108,7 @@ class StepActivities:
         """Return the spec of the VM's server with the size of this flavor."""
         flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
         image = Ref(vm.image_id, str(vm.image_id))  # an image of the catalogue has the cloud's id
-        ref = Ref(flavor.id, str(flavor.id))
+        ref = Ref(flavor.id, flavor.cloud_id or str(flavor.id))
         return ServerSpec(ref_of(vm), vm.name, ref, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
 
 
@@ -139,12 +139,14 @@ def port_spec(interface: Interface) -> PortSpec:
 async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
     """Return the server's flavor; None if it is not in the catalogue.
 
-    If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own.
+    If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own, or one that the cloud
+    still has.
     """
     has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
     is_it = [Flavor.id == server.flavor_id] if server.flavor_id else has_size
     # False sorts before true, so the VM's own flavor comes first.
-    matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
+    preference = (Flavor.id != VM.flavor_id, Flavor.is_available.is_(False), Flavor.name)
+    matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(*preference)
     flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
 

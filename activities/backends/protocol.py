@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from activities.backends.catalogue import Catalogue
 from activities.backends.resources import Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
 from domain.rules.resources import Kind
 
@@ -66,6 +67,9 @@ class ComputeBackend(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+    async def list_catalogue(self) -> Catalogue | None:
+        """Return what new VMs can be made of; None if the service has that already, as it has the mock's."""
 
     async def create_ports(self, token: Token, vm: Ref, wanted: Collection[PortSpec]) -> Collection[Port]:
         """Create those ports of a VM that must exist before its server, and return them.

@@ -150,9 +150,22 @@ class Cloud:
         """Return the service's own time in whole seconds, by its last answer; it is never later than it is there."""
         return (datetime.now(UTC) + self._ahead.get(service, timedelta())).replace(microsecond=0)
 
+    async def project_id(self) -> str:
+        """Return the project of the login, which has everything that we make."""
+        return await self.run(self._project_id)
+
     def close(self) -> None:
         """Let go of the threads. One that still waits for an answer ends by its timeout."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _project_id(self) -> str:
+        try:
+            id = self._region.get_session().get_project_id()
+        except (keystone.ClientException, SDKException) as error:
+            raise _before_sending(error, Service.IDENTITY) from None
+        if id is None:
+            raise UnusableCloudError("the login has no project; name one in the cloud's configuration")
+        return id
 
     def _note_date(self, service: Service, response: requests.Response) -> None:
         date = answers.date_of(response)

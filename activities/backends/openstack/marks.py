@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
-from activities.backends.openstack.records import ImageRow, PortRow, ServerRow, VolumeRow
+from activities.backends.openstack.records import BootImageRow, ImageRow, PortRow, ServerRow, VolumeRow
 from activities.backends.protocol import Token
 
 VM: Final = "osvm_vm"
@@ -84,7 +84,7 @@ def volume_of(volume: VolumeRow) -> UUID | None:
     return _uuid(volume.metadata.get(VOLUME))
 
 
-def snapshot_of(image: ImageRow) -> UUID | None:
+def snapshot_of(image: ImageRow | BootImageRow) -> UUID | None:
     """Return the snapshot that the image is marked with; None if it only inherited the mark."""
     server_id = image.marks.get(SERVER)
     # A volume-backed server's image does not name its server.

@@ -1,11 +1,13 @@
-"""What the cloud shows, as plain data: servers, their actions, volumes, images and ports.
+"""What the cloud shows, as plain data: servers, their actions, volumes, images, ports, and what servers are made of.
 
-Ids are the cloud's own, as text: most are UUIDs, but not every service promises that.
+Ids are the cloud's own, as text: most are UUIDs, but not every service promises that. Those of networks and of images
+to boot from become ids of ours, so they must be UUIDs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,3 +176,62 @@ class PortRow:
     mac_address: str
     device_id: str | None = None
     ip_addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlavorRow:
+    """A flavor. Only operators see those that are disabled."""
+
+    id: str
+    name: str
+    size: Size
+    is_disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BootImageRow:
+    """An image as something to boot from; `marks` are our properties.
+
+    `needs_bytes` is the size of the disk that it holds, and `min_disk_gb` what its owner asks for.
+    """
+
+    id: UUID
+    name: str
+    status: str
+    visibility: str
+    project_id: str | None
+    is_hidden: bool
+    disk_format: str | None
+    needs_bytes: int
+    min_disk_gb: int
+    created_at: datetime
+    os_distro: str | None
+    os_version: str | None
+    server_id: str | None
+    marks: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    """A network. `is_shared`: all projects, or ours, may plug servers in. `is_external`: it leads out of the cloud."""
+
+    id: UUID
+    name: str
+    project_id: str
+    is_up: bool
+    is_shared: bool
+    is_external: bool
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRow:
+    """Addresses of a network. `services` are the kinds of ports that may have them; if it names none, all may."""
+
+    id: UUID
+    network_id: UUID
+    ip_version: int
+    cidr: str
+    gateway: str | None
+    services: tuple[str, ...]
+    created_at: str
