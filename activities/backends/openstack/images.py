@@ -96,8 +96,8 @@ class OpenStackImages(OpenStackResources):
                 found = image_verdict(want, row, server, action, self._cloud.now(Service.COMPUTE))
                 if isinstance(found, Failed):
                     faults[id] = found.message
-                elif action is None:  # it was never begun, because another request changed the server first
-                    faults[id] = f"The cloud left the image {row.status}."
+                elif action is None and row.status == "queued":
+                    faults[id] = "The cloud left the image queued, because another request changed the server first."
         return faults
 
     async def _saving_of(self, image: ImageRow, server_id: str) -> Want:

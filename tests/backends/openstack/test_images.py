@@ -164,6 +164,14 @@ async def test_an_image_that_its_resting_server_will_not_save_is_an_error(
     assert words in shown.fault
 
 
+async def test_an_image_that_is_being_saved_without_an_entry_is_no_error(
+    backend: OpenStackBackend, resources: ResourceCloud, vm: Ref
+) -> None:
+    image = add_image(resources, vm, "saving")
+    shown = (await backend.list_images([image]))[image.id]
+    assert (shown.state, shown.fault) == (ImageState.SAVING, None)
+
+
 async def test_an_image_of_a_deleted_server_will_not_be_saved(
     backend: OpenStackBackend, resources: ResourceCloud
 ) -> None:
