@@ -142,12 +142,11 @@ async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) 
     If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own, or one that the cloud
     still has.
     """
-    if server.flavor_id is not None:
-        return server.flavor_id
     has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
+    is_it = [Flavor.id == server.flavor_id] if server.flavor_id else has_size
     # False sorts before true, so the VM's own flavor comes first.
     preference = (Flavor.id != VM.flavor_id, Flavor.is_available.is_(False), Flavor.name)
-    matches = select(Flavor.id).where(*has_size).join(VM, VM.id == vm_id).order_by(*preference)
+    matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(*preference)
     flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
 

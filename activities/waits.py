@@ -123,23 +123,36 @@ class WaitActivities(StepActivities):
     async def wait_for_volume(self, input: WaitForVolumeInput) -> None:
         """Return once the volume has the state.
 
-        If the volume can no longer get it, fail for good with `volume_error`, `volume_gone` or `volume_unchanged`.
-        After WAIT_LIMIT fail for good with `timed_out`.
+        If the volume can no longer get it, fail for good with the code that the cloud gives, or with `volume_error`,
+        `volume_gone` or `volume_unchanged`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         volume, waiter = await read_ref(self._engine, VolumeRow, input.operation.resource), Waiter.of(input.operation)
-        while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
-            _raise_if_overdue(f"The volume did not become {input.state}")
+        try:
+            while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
+                _raise_if_overdue(f"The volume did not become {input.state}")
+        except BackendError as error:
+            await self._explain(error, input.operation)
+            raise
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
     async def wait_for_image(self, input: OperationInput) -> None:
         """Return once the snapshot's image is saved.
 
-        If it can no longer be saved, fail for good with `image_error` or `image_gone`. After WAIT_LIMIT fail for good
-        with `timed_out`.
+        If it can no longer be saved, fail for good with the code that the cloud gives, or with `image_error` or
+        `image_gone`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         image, waiter = await read_ref(self._engine, Snapshot, input.resource), Waiter.of(input)
-        while not _image_saved(await self._images.next_result(image, waiter)):
-            _raise_if_overdue("The image was not saved")
+        try:
+            while not _image_saved(await self._images.next_result(image, waiter)):
+                _raise_if_overdue("The image was not saved")
+        except BackendError as error:
+            await self._explain(error, input)
+            raise
+
+    async def _explain(self, error: BackendError, input: OperationInput) -> None:
+        """Raise a BackendError with the reason of a failure if the cloud has one; a volume or an image shows none."""
+        if not error.retryable and input.vm_id is not None:
+            await self._backend.is_over(input.operation_id, await read_ref(self._engine, VM, input.vm_id))
 
     @activity.defn(name=Activity.SETTLE_SERVER)
     async def settle_server(self, input: OperationInput) -> ServerStatus:
@@ -206,8 +219,9 @@ def _volume_reached(volume: Volume | None, target: VolumeState) -> bool:
         return False
     if state is VolumeState.GONE:
         raise BackendError("volume_gone", "The cloud no longer has the volume.", retryable=False)
-    if state is VolumeState.ERROR:
-        raise BackendError("volume_error", "The cloud reports the volume in state error.", retryable=False)
+    if volume and state is VolumeState.ERROR:
+        message = volume.fault or "The cloud reports the volume in state error."
+        raise BackendError("volume_error", message, retryable=False)
     # Cinder reports no fault when it gives up on a volume: it returns the volume to its previous state.
     raise BackendError(
         "volume_unchanged", f"The volume did not become {target}: the cloud left it {state}.", retryable=False

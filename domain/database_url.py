@@ -125,6 +125,7 @@ def _check(given: Mapping[str, str]) -> None:
     for name in sorted(_PEM_FILES & given.keys()):
         if not (name == "sslrootcert" and given[name] == "system") and not _is_pem(Path(given[name])):
             raise ValueError(f"has the {name} {given[name]}, which is not a file in PEM format")
+    _check_tls_files(given)
     timeout = given.get("connect_timeout", "1")
     if not (timeout.isascii() and timeout.isdecimal() and 0 < int(timeout) <= MAX_CONNECT_TIMEOUT):
         raise ValueError(f"has a wrong connect_timeout; it must be from 1 to {MAX_CONNECT_TIMEOUT} seconds")
@@ -135,6 +136,24 @@ def _is_pem(file: Path) -> bool:
         return b"-----BEGIN " in file.read_bytes()
     except OSError:
         return False
+
+
+def _check_tls_files(given: Mapping[str, str]) -> None:
+    """Raise ValueError if OpenSSL cannot use the files. A connection attempt would only say `[SSL] PEM lib`."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    for name in sorted({"sslrootcert", "sslcrl"} & given.keys()):
+        if given[name] == "system":
+            continue
+        try:
+            context.load_verify_locations(given[name])
+        except ssl.SSLError:
+            raise ValueError(f"has the {name} {given[name]}, which has no certificate that can be used") from None
+    # Without sslkey, other places may have the key.
+    if "sslcert" in given and "sslkey" in given:
+        try:
+            context.load_cert_chain(given["sslcert"], given["sslkey"], lambda: given.get("sslpassword", ""))
+        except (ssl.SSLError, ValueError):
+            raise ValueError("has an sslcert, sslkey and sslpassword that do not belong together") from None
 
 
 def _arguments(given: Mapping[str, str], hosts: list[str], ports: list[int]) -> dict[str, Any]:

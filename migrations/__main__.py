@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
 from activities.backends import load_backend
+from activities.backends.protocol import UnusableCloudError
 from domain import logs, temporal
 from domain.data import advisory_locks, catalogue, database, outages
 from domain.settings import Settings, load_settings
@@ -104,6 +105,8 @@ def main() -> None:
     try:
         asyncio.run(migrate(settings))
         asyncio.run(prepare_backend(settings))
+    except UnusableCloudError as error:
+        raise SystemExit(f"The cloud of COMPUTE_BACKEND cannot be used: {error}") from None
     except (*outages.UNREACHABLE, DBAPIError) as error:
         if not outages.is_outage(error) and outages.sqlstate_of(error) != INSUFFICIENT_PRIVILEGE:
             raise

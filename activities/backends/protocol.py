@@ -154,7 +154,8 @@ class ComputeBackend(Protocol):
     async def is_over(self, operation_id: UUID, vm: Ref) -> bool:
         """Return whether the operation's last call on a server that is not busy is over; BackendError if it has failed.
 
-        Some failures do not show in the server's status: after a stop that failed, it is ACTIVE again.
+        Some failures do not show in the server's status: after a stop that failed, it is ACTIVE again. For a call that
+        a volume or an image shows, such as an attach, this only tells whether it has failed.
         """
 
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:

@@ -6,12 +6,9 @@ resource. A `Ref` names a resource by both.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Self
 from uuid import UUID
 
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
-
-NO_VALID_HOST: Final = "No valid host was found"  # the beginning of Nova's fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +57,6 @@ class Fault:
 
     code: str
     message: str
-
-    @classmethod
-    def of_server(cls, message: str) -> Self:
-        """Return the fault with this message of Nova, which has no code for programs."""
-        return cls("no_valid_host" if message.startswith(NO_VALID_HOST) else "server_error", message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +116,16 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached."""
+    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached.
+
+    `fault` says why its state is error, if the cloud tells that.
+    """
 
     id: UUID
     state: VolumeState
     vm_id: UUID | None = None
     device: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,11 @@
 """Serves the application until the process is told to stop."""
 
 import asyncio
+import contextlib
+import socket
 import sys
 from functools import partial
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -12,7 +15,8 @@ from api.server.connection import Connection
 from api.server.connections import Connections, most_connections
 from domain.settings import Settings
 
-REQUEST_GRACE = 3  # seconds that requests in progress may take at shutdown
+REQUEST_GRACE = 2.5  # seconds that requests in progress may take at shutdown; then they are canceled and answered
+STOP_GRACE = 3  # seconds until the connections are cut, too
 TICKS_PER_SECOND = 10  # how often uvicorn calls `on_tick`
 
 
@@ -22,6 +26,23 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self.connections = connections
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop. Only the first signal counts: uvicorn would cut all requests at a second SIGINT."""
+        if not self.should_exit:
+            super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests in progress finish, and cancel those that need longer than REQUEST_GRACE.
+
+        uvicorn cancels them, too, but then ends at once. A request that first has to give up its statement would not
+        have the time to answer.
+        """
+        stopping = asyncio.create_task(super().shutdown(sockets))
+        await asyncio.wait([stopping], timeout=REQUEST_GRACE)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await stopping
 
     async def on_tick(self, counter: int) -> bool:
         """Do what has to be done from time to time; True ends the server."""
@@ -46,7 +67,7 @@ def create_server(app: ASGIApp, settings: Settings) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        timeout_graceful_shutdown=REQUEST_GRACE,
+        timeout_graceful_shutdown=STOP_GRACE,
     )
     return Server(config, connections)
 
@@ -54,6 +75,7 @@ def create_server(app: ASGIApp, settings: Settings) -> Server:
 def serve(app: ASGIApp, settings: Settings) -> None:
     """Serve until SIGINT or SIGTERM."""
     server = create_server(app, settings)
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn repeats the signal when it has ended
+        server.run()
     if not server.started:
         sys.exit(STARTUP_FAILURE)

@@ -10,7 +10,20 @@ from fastapi import Query
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-from sqlalchemy import ARRAY, ColumnElement, Text, and_, case, cast, false, func, literal_column, or_
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    SQLColumnExpression,
+    Text,
+    and_,
+    case,
+    cast,
+    false,
+    func,
+    literal_column,
+    or_,
+)
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute
 
 from api.web.fields import LABEL_KEY
@@ -113,8 +126,8 @@ def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[boo
     # PostgreSQL's lower() and ILIKE know only the letters of the database's locale, and in the locale C only ASCII. A
     # regular expression is slower than LIKE, so names in ASCII are not searched with it: CASE keeps it from running.
     wanted, pattern = text.folded(part), text.search_pattern(part)
-    has_other_letters = func.octet_length(column) > func.char_length(column)
-    in_other_letters = case((has_other_letters, column.regexp_match(pattern)), else_=false())
+    # Early names are not in NFC. The pattern knows every form of a letter, but its accents in one order only.
+    in_other_letters = _if_not_ascii(column, func.normalize(column).regexp_match(pattern))
     if not wanted.isascii():
         return in_other_letters
     in_ascii = func.lower(column.collate("C")).contains(wanted, autoescape=True)
@@ -132,12 +145,20 @@ def has_labels(values: list[str]) -> ColumnElement[bool]:
         return false()  # two values of one key are requested, but a label has one
     keys = cast([key for key, value in filters if value is None], ARRAY(Text))
     labels: ColumnElement[dict[str, str]] = VM.labels.expression
-    # Labels are stored in their tidy form. Those of early VMs are as they were sent.
+    # Labels are stored in their tidy form. Those of early VMs are as they were sent, in any form of their letters.
     tidy = {key: text.tidy(value) for key, value in pairs}
     has_values = labels.contains(tidy)
     if tidy != value_of:
         has_values = or_(has_values, labels.contains(value_of))
+    if not all(map(str.isascii, tidy.values())):
+        as_text = cast(labels, Text)
+        has_values = or_(has_values, _if_not_ascii(as_text, cast(func.normalize(as_text), JSONB).contains(tidy)))
     return and_(has_values, labels.has_all(keys))
+
+
+def _if_not_ascii(texts: SQLColumnExpression[str], condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """The condition for texts with other letters than ASCII, false for the rest; these do not pay for it."""
+    return case((func.octet_length(texts) > func.char_length(texts), condition), else_=false())
 
 
 def label_filters(values: list[str]) -> set[tuple[str, str | None]]:

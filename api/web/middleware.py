@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import cast
 from uuid import uuid4
 
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -160,7 +161,8 @@ class Admission:
 
 def _caller(scope: Scope, signing: Signing) -> str:
     """The id of the user whose valid token the request carries, or else the origin that it comes from."""
-    kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+    # Split as the routes do it. A token that only they find would be counted for its address, and not for its user.
+    kind, token = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
     if kind.lower() == "bearer":
         with contextlib.suppress(InvalidTokenError):
             user = verify(signing, "access", token).caller

@@ -45,6 +45,7 @@ _POOLER = (
 _REFUSED_PARAMETER = (
     "PgBouncer refuses a parameter of DATABASE_URL; remove it, and set what it should set with ALTER ROLE ... SET"
 )
+_STATEMENT_MODE = "PgBouncer is in statement mode, which has no transactions; set pool_mode to transaction or session"
 # The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
 _WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
 
@@ -133,7 +134,15 @@ async def _check(target: Target, connection: asyncpg.Connection) -> None:
         raise UnusableDatabaseError(f"it is PostgreSQL {version.major}; the service needs {OLDEST_VERSION} or newer")
     if encoding != "UTF8":
         raise UnusableDatabaseError(f"its encoding is {encoding}; create the database with ENCODING 'UTF8'")
-    if not target.has_pgbouncer:
+    if target.has_pgbouncer:
+        try:
+            await connection.execute("BEGIN")
+            await connection.execute("COMMIT")
+        except asyncpg.PostgresError as error:
+            if "statement pooling mode" in str(error):
+                raise UnusableDatabaseError(_STATEMENT_MODE) from None
+            raise
+    else:
         # A pooler makes up the process id that it reports at the start. The statement has no name, because a pooler may
         # give us a connection on which somebody else has prepared one with the same name.
         statement = await connection.prepare("SELECT pg_backend_pid()", name="")

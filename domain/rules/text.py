@@ -14,14 +14,18 @@ import idna
 # Controls, surrogates, private use, unassigned characters and separators of lines. Unicode promises nothing about what
 # a reader sees in their place.
 _UNSEEN_CATEGORIES: Final = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
-# Unicode's Default_Ignorable_Code_Point (bidirectional controls, fillers, tags), the annotation characters, and letters
-# and symbols that are drawn as a blank; those up to U+FFFF. The joiners and selectors of _EXCUSED have places of use.
+# Unicode's Default_Ignorable_Code_Point (bidirectional controls, fillers, tags), the annotation characters, the joiners
+# of hieroglyphs and shorthand, and letters and symbols that are drawn as a blank; those up to U+FFFF. The joiners and
+# selectors of _EXCUSED have places of use.
 UNSEEN: Final = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800"
     r"\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc"
 )
 _EXCUSED = r"\u200c\u200d\ufe0e\ufe0f"
-_HIGHER = r"\U00016fe4\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+_HIGHER = (
+    r"\U00013430-\U00013442\U00016fe4\U0001bc9d\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
+    r"\U000e0000-\U000e0fff"
+)
 _UNSEEN = re.compile(f"[{UNSEEN}{_EXCUSED}{_HIGHER}]")
 _FUTURE_EMOJI = re.compile("[\U0001f000-\U0001faff\U0001fc00-\U0001fffd]")  # what Unicode reserves for them
 # The flags of England, Scotland and Wales: a black flag, then tags, which are in their place nowhere else.

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from dataclasses import astuple
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -92,14 +91,8 @@ async def test_a_resized_server_keeps_its_old_size_until_the_decision(
     server = await list_server(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (ServerStatus.RESIZE, True)
     await make_due(engine, vm_id)
-    assert astuple(await list_server(slow_backend, vm_id)) == (
-        vm_id,
-        ServerStatus.VERIFY_RESIZE,
-        *MEDIUM,
-        False,
-        None,
-        str(BUILD_IMAGE_ID),
-        None,
+    assert await list_server(slow_backend, vm_id) == Server(
+        vm_id, ServerStatus.VERIFY_RESIZE, *MEDIUM, image_id=str(BUILD_IMAGE_ID)
     )
     assert await old_sizes(engine, vm_id) == [(*SMALL, previous)]
 
@@ -114,15 +107,7 @@ async def test_a_decision_keeps_one_size_and_restores_the_power_state(
     server = await list_server(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (DECISIONS[verb], True)
     await make_due(engine, vm_id)
-    assert astuple(await list_server(slow_backend, vm_id)) == (
-        vm_id,
-        previous,
-        *size_after,
-        False,
-        None,
-        str(BUILD_IMAGE_ID),
-        None,
-    )
+    assert await list_server(slow_backend, vm_id) == Server(vm_id, previous, *size_after, image_id=str(BUILD_IMAGE_ID))
     assert await count_rows(engine, "migrations") == 0
 
 
@@ -272,8 +257,7 @@ async def test_a_reboot_repairs_a_server_whose_resize_failed(
     assert await status_of(backend, vm_id) is ServerStatus.ERROR
     await backend.reboot_server(token(), Ref(vm_id), hard=True)
     await make_due(engine, vm_id)
-    repaired = (vm_id, ServerStatus.ACTIVE, *SMALL, False, None, str(BUILD_IMAGE_ID), None)
-    assert astuple(await list_server(backend, vm_id)) == repaired
+    assert await list_server(backend, vm_id) == Server(vm_id, ServerStatus.ACTIVE, *SMALL, image_id=str(BUILD_IMAGE_ID))
 
 
 @each_decision

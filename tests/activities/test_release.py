@@ -13,7 +13,6 @@ from activities.backends.mock.schema import FaultMode, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
 from activities.compute import ComputeActivities
-from domain.data import queries
 from domain.data.models import Snapshot, Volume
 from domain.progress import step_records, workflow_input
 from domain.rules.cloud import ServerStatus, VolumeState
@@ -233,9 +232,7 @@ async def test_resources_that_the_cloud_refuses_to_delete_are_marked_as_error(
 async def add_port(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID) -> UUID:
     """Add an interface of the VM and its port."""
     async with engine.begin() as tx:
-        vm = await queries.lock_vm(tx, vm_id)
-        assert vm is not None
-        id = (await add_interface(tx, vm)).id
+        id = (await add_interface(tx, await read_vm(engine, vm_id))).id
     await cloud.create_server_interface(Token(uuid4(), "plug"), Ref(vm_id), port(id))
     return id
 

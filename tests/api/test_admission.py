@@ -97,6 +97,20 @@ async def test_requests_without_a_valid_token_share_the_slots_of_their_address(
     await flood
 
 
+@pytest.mark.parametrize("form", ["bearer {}", "Bearer  {}", "Bearer \t{} "])
+async def test_a_token_counts_for_its_user_however_its_header_is_written(
+    engine: AsyncEngine, ada: Person, form: str
+) -> None:
+    kind, token = ada.http.headers["Authorization"].split()
+    assert kind == "Bearer"
+    async with locked_vms(engine):
+        flood = asyncio.create_task(create_vms(ada, 30))
+        await asyncio.sleep(0.1)
+        answer = await ada.http.get("/flavors", headers={"Authorization": form.format(token)})
+        check_problem(answer, 429, "too_many_requests")
+    await flood
+
+
 async def test_logins_wait_for_a_hashing_slot_and_the_excess_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

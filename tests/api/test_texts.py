@@ -145,6 +145,30 @@ async def test_the_filter_by_name_ignores_case_and_form_in_every_language(
     assert await found(ada, path, "(.*)") == await found(ada, path, "***=x") == set()
 
 
+@pytest.mark.parametrize(
+    "typed", ["\u0645\u062d\u0645\u0651\u064e\u062f", "\u05d1\u05bc\u05b7\u05ea", "q\u0307\u0323"], ids=ascii
+)
+async def test_an_early_name_is_found_although_its_accents_are_in_the_order_of_typing(
+    ada: Person, engine: AsyncEngine, typed: str
+) -> None:
+    """Keyboards send the vowel after the doubling or the other way round; the form NFC has one order."""
+    async with engine.begin() as tx:
+        await add_vm(tx, ada.user, name=typed)
+    assert await found(ada, "/vms", typed) == {typed}
+
+
+async def test_early_labels_are_found_in_every_form_of_their_letters(ada: Person, engine: AsyncEngine) -> None:
+    early = {"season": NFD, "owner": "\u0645\u0651\u064e", "place": "Malm\u00f6", "tier": "web"}
+    async with engine.begin() as tx:
+        await add_vm(tx, ada.user, labels=early)
+        await add_vm(tx, ada.user, labels={"season": "autumn"})
+    forms: list[Literal["NFC", "NFD"]] = ["NFC", "NFD"]
+    for form in forms:
+        labels = ",".join(f"{key}={unicodedata.normalize(form, value)}" for key, value in early.items())
+        assert (await ada.http.get("/vms", params={"labels": labels})).json()["total"] == 1
+    assert (await ada.http.get("/vms", params={"labels": f"season={NFC},tier=x"})).json()["total"] == 0
+
+
 async def test_an_early_vm_with_a_name_that_is_refused_today_can_be_read_found_and_changed(
     ada: Person, engine: AsyncEngine
 ) -> None:

@@ -97,6 +97,13 @@ async def test_a_pooler_that_the_url_does_not_name_is_refused(postgres: Path, se
 
 
 @pgbouncer.needs_pgbouncer
+async def test_a_pgbouncer_without_transactions_is_refused(postgres: Path, settings: Settings) -> None:
+    with pgbouncer.running(postgres, "pool_mode = statement") as folder:
+        url = pgbouncer.through(folder, name_of(settings), pgbouncer="true")
+        assert "set pool_mode to transaction or session" in await refusal_of(make_settings(url))
+
+
+@pgbouncer.needs_pgbouncer
 async def test_options_that_pgbouncer_refuses_are_refused_with_a_way_out(postgres: Path, settings: Settings) -> None:
     with pgbouncer.running(postgres) as folder:
         url = pgbouncer.through(folder, name_of(settings), pgbouncer="true", options="-c geqo=off")

@@ -2,6 +2,7 @@
 
 import re
 import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -107,9 +108,38 @@ def test_a_line_end_after_the_url_is_ignored() -> None:
     assert parse("postgresql://db/vms\n").arguments == parse("postgresql://db/vms").arguments
 
 
+def certificate(folder: Path, name: str = "server") -> Path:
+    """A new certificate; its key is in the file with the ending `.key`."""
+    file = folder / f"{name}.crt"
+    names = ["-subj", f"/CN={name}", "-keyout", str(file.with_suffix(".key")), "-out", str(file)]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-passout", "pass:hunter2", *names]
+    subprocess.run(command, check=True, capture_output=True)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("sslrootcert={other}.key", "has the sslrootcert {other}.key, which has no certificate that can be used"),
+        ("sslcrl={other}.key", "has the sslcrl {other}.key, which has no certificate that can be used"),
+        ("sslcert={mine}.crt&sslkey={other}.key&sslpassword=hunter2", "do not belong together"),
+        ("sslcert={mine}.key&sslkey={mine}.crt&sslpassword=hunter2", "do not belong together"),
+        ("sslcert={mine}.crt&sslkey={mine}.key&sslpassword=hunter3", "do not belong together"),
+        ("sslcert={mine}.crt&sslkey={mine}.key", "do not belong together"),
+    ],
+)
+def test_files_that_openssl_cannot_use_are_refused(tmp_path: Path, parameters: str, message: str) -> None:
+    files = {name: certificate(tmp_path, name).with_suffix("") for name in ("mine", "other")}
+    usable = "sslrootcert={other}.crt&sslcert={mine}.crt&sslkey={mine}.key&sslpassword=hunter2"
+    assert "sslpassword" in arguments(f"db?{usable.format(**files)}")["dsn"]
+    with pytest.raises(ValueError, match=re.escape(message.format(**files))) as refusal:
+        arguments(f"db?{parameters.format(**files)}")
+    assert "hunter" not in str(refusal.value)
+
+
 def test_files_are_read_where_the_url_names_them(tmp_path: Path) -> None:
     file = tmp_path / "root.crt"
-    file.write_text("-----BEGIN CERTIFICATE-----")
+    file.write_text(certificate(tmp_path).read_text())
     found = arguments(f"db?sslmode=verify-ca&sslrootcert={file}")
     assert found["dsn"].startswith("postgresql://?sslmode=verify-ca&sslrootcert=%2F")
 

@@ -129,7 +129,11 @@ def test_text_of_all_languages_and_emoji_can_be_seen(name: str) -> None:
             "\U000e0041",
             "\U000e007f",
             "\U0001d173",
-        ),  # annotations, tags, musical controls
+            "\U00013430",
+            "\U00013438",
+            "\U00013442",
+            "\U0001bc9d",
+        ),  # annotations, tags, controls of music, hieroglyphs and shorthand
         *("\ud800", "\udfff", "\ue000", "\U000f0000", "\ufdd0", "\uffff", "\U0010ffff", "\u0378"),  # no characters
         *("\u200c", "\u200d", "\ufe00", "\ufe0f", "\U000e0100"),  # between letters that they do not change
     ],

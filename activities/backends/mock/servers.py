@@ -13,7 +13,7 @@ from activities.backends.mock.ports import add_ports
 from activities.backends.mock.schema import images, migrations, servers, volumes
 from activities.backends.mock.schema import ports as ports_table
 from activities.backends.protocol import BackendError, Token
-from activities.backends.resources import NO_VALID_HOST, Fault, PortSpec, Ref, Server, ServerSpec
+from activities.backends.resources import Fault, PortSpec, Ref, Server, ServerSpec
 from domain.rules.cloud import ServerStatus, VolumeState
 
 HOST_VCPUS: Final = 64
@@ -26,7 +26,7 @@ NO_POWER_CHANGES: Final = {
     ServerStatus.REBUILD,
 }
 STABLE: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
-_NO_HOST: Final = f"{NO_VALID_HOST}. No host is large enough for the flavor."
+_NO_HOST: Final = "No valid host was found. No host is large enough for the flavor."
 _DOOMED: Final = "The mock cloud failed the {} (MOCK_ERROR_RATE)."
 
 
@@ -258,9 +258,13 @@ def server_from(row: Row[Any]) -> Server:
         row.ram_mb,
         row.disk_gb,
         is_busy=row.due_at is not None,
-        fault=Fault.of_server(row.fault) if row.fault else None,
+        fault=_fault(row.fault) if row.fault else None,
         image_id=str(row.image_id),
     )
+
+
+def _fault(message: str) -> Fault:
+    return Fault("no_valid_host" if message == _NO_HOST else "server_error", message)
 
 
 def _power_change(vm: Ref, status: ServerStatus | None, target: ServerStatus, delay: float) -> Effect:

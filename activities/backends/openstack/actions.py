@@ -17,6 +17,7 @@ from activities.backends.openstack.verdict import (
     Undecided,
     Verb,
     Want,
+    by_action,
     entry_of,
     verdict,
 )
@@ -29,15 +30,20 @@ ENDED_BY_STATUS: Final = frozenset(
     {Verb.CREATE, Verb.START, Verb.STOP, Verb.REBOOT, Verb.RESIZE, Verb.CONFIRM, Verb.REVERT, Verb.REBUILD, Verb.DELETE}
 )
 """The calls whose end the server itself shows."""
+ENDED_ELSEWHERE: Final = frozenset({Verb.ATTACH, Verb.DETACH, Verb.SNAPSHOT})
+"""The calls whose end a volume or an image shows. Why they failed, only the server's entry tells."""
 
 
 class OpenStackActions(OpenStackParts):
     """Actions on servers."""
 
     async def is_over(self, operation_id: UUID, vm: Ref) -> bool:
-        call = await self._ledger.last_accepted(operation_id, ENDED_BY_STATUS)
         id = await self._server_id(vm)
-        if call is None or id is None:
+        if id is None:
+            return True
+        call = await self._ledger.last_accepted(operation_id, ENDED_BY_STATUS)
+        if call is None:
+            await self._check_entry(operation_id, id)
             return True
         want = Want(Verb(call.verb), call.since, call.request_id)
         server = await self._read_server(id) or Gone(id)
@@ -56,6 +62,17 @@ class OpenStackActions(OpenStackParts):
         if want.verb is Verb.CREATE and isinstance(found, Done) and call.attempt > 1:
             await self._delete_doubles(operation_id, id)
         return isinstance(found, Done)
+
+    async def _check_entry(self, operation_id: UUID, server_id: str) -> None:
+        """Raise a BackendError if the server's entry of the operation's last call says that it failed."""
+        call = await self._ledger.last_accepted(operation_id, ENDED_ELSEWHERE)
+        if call is None:
+            return
+        want = Want(Verb(call.verb), call.since, call.request_id)
+        entry = await self._entry(server_id, want)
+        found = by_action(want, entry, call.since, self._cloud.now(Service.COMPUTE), "it is not done")
+        if isinstance(found, Failed):
+            raise BackendError(found.code, found.message, retryable=False)
 
     async def _act(
         self, token: Token, verb: Verb, vm: Ref, body: Mapping[str, Any], is_done: Callable[[ServerRow], bool]

@@ -5,7 +5,7 @@ without it is not the service's own (a proxy may have sent it), and raises Unrea
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -91,9 +91,16 @@ def volume_from(body: Body) -> VolumeRow:
         attachments=tuple(
             Attachment(_text(found, "server_id"), _text_or_none(found, "device"))
             for found in _list(body, "attachments")
+            if found.get("server_id") is not None  # a host may have it, too
         ),
         metadata=_texts(body.get("metadata")),
     )
+
+
+def newest_message(rows: Sequence[Body]) -> str | None:
+    """Return what Cinder last told its users about a thing; None if it told nothing."""
+    newest = max(rows, key=lambda row: _time(row, "created_at"), default=None)
+    return _text(newest, "user_message") if newest else None
 
 
 def image_from(body: Body) -> ImageRow:

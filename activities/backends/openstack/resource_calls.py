@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 from activities.backends.openstack import reading
@@ -16,12 +16,24 @@ from activities.backends.openstack.records import Gone, ImageRow, PortRow, Volum
 from activities.backends.openstack.verdict import Verb, Want
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
+from domain.settings import Settings
 
+KNOWN_SERVERS: Final = 10_000
 R = TypeVar("R", VolumeRow, ImageRow, PortRow)
 
 
 class OpenStackResources(OpenStackActions):
     """The base of volumes, images and ports."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._vms: dict[str, UUID] = {}  # by the cloud's id of the server, which never changes its VM
+
+    def _note_vm(self, server_id: str, vm_id: UUID) -> None:
+        """Remember which VM a server belongs to, for volumes that are attached to it."""
+        if len(self._vms) >= KNOWN_SERVERS:
+            self._vms.clear()
+        self._vms[server_id] = vm_id
 
     async def _shown(
         self, poll: Poll[R | Gone], wanted: Collection[Ref], marked: Callable[[UUID], Awaitable[Sequence[R]]]

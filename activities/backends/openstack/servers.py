@@ -79,6 +79,8 @@ class OpenStackServers(OpenStackImages):
 
     async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
         ids = {vm.id: vm.cloud_id for vm in vms if vm.cloud_id} | dict(await self._ids_by_mark(vms))
+        for vm_id, id in ids.items():
+            self._note_vm(id, vm_id)
         rows = await self._watcher.servers.ask(set(ids.values())) if ids else {}
         shown = {vm_id: server_from(vm_id, rows.get(id)) for vm_id, id in ids.items()}
         return {vm_id: server for vm_id, server in shown.items() if server}

@@ -1,7 +1,9 @@
 """Volumes of the cloud, which Cinder has, and their attachments, which Nova makes."""
 
+import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -16,7 +18,6 @@ from activities.backends.openstack.verdict import Verb
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref, Volume
 from domain.rules.cloud import VolumeState
-from domain.settings import Settings
 
 CREATE: Final = "create_volume"
 DELETE: Final = "delete_volume"
@@ -30,15 +31,10 @@ STATES: Final = {
     "detaching": VolumeState.DETACHING,
     "deleting": VolumeState.DELETING,
 }
-KNOWN_SERVERS: Final = 10_000
 
 
 class OpenStackVolumes(OpenStackResources):
     """Volumes."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self._vms: dict[str, UUID] = {}  # by the cloud's id of the server, which never changes its VM
 
     async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> str:
         volume = {"name": name, "size": size_gb, "metadata": marks.of_volume(volume_id, token)}
@@ -121,7 +117,11 @@ class OpenStackVolumes(OpenStackResources):
     async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
         rows = await self._shown(self._watcher.volumes, wanted, self._volumes_marked)
         await self._learn_vms({found.server_id for row in rows.values() for found in row.attachments})
-        return {id: self._volume_from(id, row) for id, row in rows.items()}
+        volumes = {id: self._volume_from(id, row) for id, row in rows.items()}
+        for id, volume in volumes.items():
+            if volume.state is VolumeState.ERROR:
+                volumes[id] = replace(volume, fault=await self._fault(rows[id].id))
+        return volumes
 
     async def _check_detaches(self, refusal: CloudError, server_id: str, volume_id: str) -> None:
         """Return if a detach was refused because it is not needed; raise an error otherwise."""
@@ -158,11 +158,6 @@ class OpenStackVolumes(OpenStackResources):
         # An operator may have removed the filter, and then all volumes come back.
         return [volume for volume in map(bodies.volume_from, found) if marks.volume_of(volume) == id]
 
-    def _note_vm(self, server_id: str, vm_id: UUID) -> None:
-        if len(self._vms) >= KNOWN_SERVERS:
-            self._vms.clear()
-        self._vms[server_id] = vm_id
-
     async def _learn_vms(self, server_ids: Collection[str]) -> None:
         """Find out which VMs these servers belong to."""
         unknown = {id for id in server_ids if id not in self._vms}
@@ -178,6 +173,13 @@ class OpenStackVolumes(OpenStackResources):
                     # The caller would take the volume for one that another server has.
                     message = f"The cloud cannot show the server {id}, which has a volume."
                     raise BackendError("cloud_unavailable", message, retryable=True)
+
+    async def _fault(self, volume_id: str) -> str | None:
+        """Return why a volume is in an error state, if the cloud tells that."""
+        query = (("resource_uuid", volume_id),)
+        with contextlib.suppress(BackendError):  # without a reason, the state says enough
+            return bodies.newest_message(await self._rows(Service.VOLUME, "/messages", query, "messages"))
+        return None
 
     def _volume_from(self, id: UUID, row: VolumeRow) -> Volume:
         # Somebody else may attach it to more servers, if its type allows that.
