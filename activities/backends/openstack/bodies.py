@@ -113,6 +113,7 @@ def image_from(body: Body) -> ImageRow:
         created_at=_time(body, "created_at"),
         updated_at=_time(body, "updated_at"),
         server_id=body.get("instance_uuid"),
+        base_image_id=body.get("base_image_ref") or None,
         marks=_marks(body),
         volume_snapshot_ids=_volume_snapshots(body.get("block_device_mapping")),
     )
@@ -159,6 +160,7 @@ def boot_image_from(body: Body) -> BootImageRow:
         os_distro=body.get("os_distro"),
         os_version=body.get("os_version"),
         server_id=body.get("instance_uuid"),
+        base_image_id=body.get("base_image_ref") or None,
         marks=_marks(body),
     )
 

@@ -34,12 +34,20 @@ class OpenStackImages(OpenStackResources):
 
     async def create_server_image(self, token: Token, vm: Ref, image_id: UUID, name: str) -> str:
         server_id = await self._needed_server_id(vm)
-        image = {"name": name, "metadata": marks.of_image(image_id, vm.id, server_id, token)}
+        base_id: str | None = None
         lost: list[ImageRow] = []
 
+        def send(_: int) -> Request:
+            image = {"name": name, "metadata": marks.of_image(image_id, vm.id, server_id, base_id, token)}
+            path = f"/servers/{server_id}/action"
+            return Request(Service.COMPUTE, "POST", path, {"createImage": image}, lambda body: str(body["image_id"]))
+
         async def find(since: datetime | None) -> Found | None:
-            if since is None and await self._read_server(server_id) is None:
+            nonlocal base_id
+            server = await self._read_server(server_id)
+            if since is None and server is None:
                 raise no_server()
+            base_id = server.image_id if isinstance(server, ServerRow) else None
             made = await self._images_marked(image_id)
             # Nova makes the image first. If the server is changed by another request in that moment, Nova leaves the
             # image queued for ever and has no entry of the action.
@@ -48,14 +56,7 @@ class OpenStackImages(OpenStackResources):
             lost[:] = made
             return Found(found.id) if found else None
 
-        request = Request(
-            Service.COMPUTE,
-            "POST",
-            f"/servers/{server_id}/action",
-            {"createImage": image},
-            lambda body: str(body["image_id"]),
-        )
-        cloud_id = self._made(await self._calls.call(token, Verb.SNAPSHOT, lambda _: request, find))
+        cloud_id = self._made(await self._calls.call(token, Verb.SNAPSHOT, send, find))
         for row in lost:
             if row.id != cloud_id:
                 await self._remove_image(token, row.id)

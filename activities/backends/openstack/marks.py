@@ -22,6 +22,7 @@ SNAPSHOT: Final = "osvm_snapshot"
 OPERATION: Final = "osvm_operation"
 STEP: Final = "osvm_step"
 SERVER: Final = "osvm_server"
+BASE: Final = "osvm_base"
 
 _PORT_NAME: Final = re.compile(r"osvm-([0-9a-f-]{36})-([0-9]+)")
 _PORT_DESCRIPTION: Final = re.compile(r"osvm vm:([0-9a-f-]{36})")
@@ -50,12 +51,14 @@ def of_volume(volume_id: UUID, token: Token) -> Mapping[str, str]:
     return {VOLUME: str(volume_id), **_of_call(token)}
 
 
-def of_image(snapshot_id: UUID, vm_id: UUID, server_id: str, token: Token) -> Mapping[str, str]:
+def of_image(snapshot_id: UUID, vm_id: UUID, server_id: str, base_id: str | None, token: Token) -> Mapping[str, str]:
     """Return the metadata of a new image of a server.
 
-    It names the server: an image that somebody makes of a server inherits the properties of that server's image.
+    It names the server and the image that this was built from, because an image that somebody makes of a server has
+    all the properties of that server's image. So it would have these marks too if the server was built from this one.
     """
-    return {SNAPSHOT: str(snapshot_id), VM: str(vm_id), SERVER: server_id, **_of_call(token)}
+    base = {BASE: base_id} if base_id else {}  # a volume-backed server has none
+    return {SNAPSHOT: str(snapshot_id), VM: str(vm_id), SERVER: server_id, **base, **_of_call(token)}
 
 
 def of_port(interface_id: UUID, vm_id: UUID, attempt: int) -> Mapping[str, str]:
@@ -86,10 +89,11 @@ def volume_of(volume: VolumeRow) -> UUID | None:
 
 def snapshot_of(image: ImageRow | BootImageRow) -> UUID | None:
     """Return the snapshot that the image is marked with; None if it only inherited the mark."""
-    server_id = image.marks.get(SERVER)
-    # A volume-backed server's image does not name its server.
+    server_id, base_id = image.marks.get(SERVER), image.marks.get(BASE)
+    # A volume-backed server's image names neither.
     is_of_server = server_id is not None and image.server_id in {None, server_id}
-    return _uuid(image.marks.get(SNAPSHOT)) if is_of_server else None
+    is_inherited = base_id is not None and image.base_image_id not in {None, base_id}
+    return _uuid(image.marks.get(SNAPSHOT)) if is_of_server and not is_inherited else None
 
 
 def interface_of(port: PortRow) -> UUID | None:

@@ -148,6 +148,7 @@ class VolumeRow:
 class ImageRow:
     """An image. `server_id`: the server of which it is a snapshot, unless that was volume-backed: then Nova omits it.
 
+    `base_image_id`: the image that this server was built from.
     `marks`: its properties that begin with `osvm_`. They alone do not make it ours: a snapshot inherits the properties
     of the image that its server was built from. `volume_snapshot_ids`: the snapshots of volumes that it consists of, if
     its server was volume-backed.
@@ -160,6 +161,7 @@ class ImageRow:
     created_at: datetime
     updated_at: datetime
     server_id: str | None = None
+    base_image_id: str | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
     volume_snapshot_ids: tuple[str, ...] = ()
 
@@ -208,6 +210,7 @@ class BootImageRow:
     os_distro: str | None
     os_version: str | None
     server_id: str | None
+    base_image_id: str | None
     marks: Mapping[str, str]
 
 

@@ -34,13 +34,15 @@ def add_image(resources: ResourceCloud, vm: Ref, status: str = "active", **field
 
 
 async def test_a_snapshot_is_taken_once_and_has_our_marks(
-    backend: OpenStackBackend, server: CloudServer, vm: Ref
+    backend: OpenStackBackend, resources: ResourceCloud, server: CloudServer, vm: Ref
 ) -> None:
     id, call = uuid4(), token()
     cloud_id = await backend.create_server_image(call, vm, id, "before")
     assert await backend.create_server_image(call, vm, id, "before") == cloud_id
     (request,) = server.seen("POST", "/action")
-    marks = {"osvm_snapshot": str(id), "osvm_vm": str(vm.id), "osvm_server": vm.cloud_id}
+    built_from = resources.things["servers"][str(vm.cloud_id)]["image"]["id"]
+    of_server = {"osvm_server": vm.cloud_id, "osvm_base": built_from}
+    marks = {"osvm_snapshot": str(id), "osvm_vm": str(vm.id), **of_server}
     call_marks = {"osvm_operation": str(call.operation_id), "osvm_step": call.step}
     assert request.body == {"createImage": {"name": "before", "metadata": marks | call_marks}}
 

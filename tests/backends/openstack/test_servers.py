@@ -183,12 +183,19 @@ async def test_the_inventory_has_what_has_our_marks_and_nothing_else(
     ours = {"name": f"osvm-{interface_id}-2", "description": f"osvm vm:{vm.id}"}
     port_id = servers.add("ports", status="DOWN", **ours)
     snapshot_id = uuid4()
-    of_snapshot = {"osvm_snapshot": str(snapshot_id), "osvm_server": "server-1", "status": "active"}
-    image = servers.add("images", instance_uuid="server-1", **of_snapshot)
+    of_snapshot = {
+        "osvm_snapshot": str(snapshot_id),
+        "osvm_server": "server-1",
+        "osvm_base": "base",
+        "status": "active",
+    }
+    image = servers.add("images", instance_uuid="server-1", base_image_ref="base", **of_snapshot)
     servers.add_server()
     servers.add("volumes", metadata={})
     servers.add("ports", name="", description="")
-    servers.add("images", instance_uuid="server-2", **of_snapshot)  # of a server that was built from our snapshot
+    # Somebody else's, of servers that were built from our snapshot, once the same server after a restore.
+    servers.add("images", instance_uuid="server-2", base_image_ref=image, **of_snapshot)
+    servers.add("images", instance_uuid="server-1", base_image_ref=image, **of_snapshot)
     found = {kind: (await backend.inventory(kind, None)).items for kind in Kind if kind is not Kind.ATTACHMENT}
     assert {
         kind: {id: (item.id, item.state, item.vm_id) for id, item in items.items()} for kind, items in found.items()
