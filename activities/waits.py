@@ -31,6 +31,7 @@ from domain.rules.states import Action
 T = TypeVar("T")
 
 WAIT_LIMIT = timedelta(minutes=30)
+SLOW_DELETE = timedelta(seconds=30)
 TRANSITIONAL = {VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.DELETING}
 RESIZE_STARTS_FROM = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}
 
@@ -103,9 +104,11 @@ class WaitActivities(StepActivities):
 
     async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput) -> bool:
         """Return whether the server has the status that is waited for; BackendError if it will never have it."""
-        # The status alone is no proof. After a reboot that failed, it is the right one.
-        is_at_rest = server is not None and not server.is_busy
-        if is_at_rest and not await self._backend.is_over(input.operation.operation_id, vm):
+        # The status alone is no proof. After a reboot that failed, it is the right one. And a delete that meets a dead
+        # host does not go on until it is asked for again, which the backend does when it is asked.
+        is_slow_delete = input.status is ServerStatus.GONE and _waited() > SLOW_DELETE
+        may_be_over = server is not None and (not server.is_busy or is_slow_delete)
+        if may_be_over and not await self._backend.is_over(input.operation.operation_id, vm):
             return False
         return _server_reached(server, input.status)
 

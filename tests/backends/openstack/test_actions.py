@@ -197,10 +197,11 @@ async def test_an_operation_that_has_asked_for_nothing_is_over(backend: OpenStac
     assert await backend.is_over(uuid4(), servers.add_marked())
 
 
+@pytest.mark.parametrize("task", [None, "deleting"])
 async def test_a_delete_that_did_nothing_is_sent_again_after_a_while(
-    backend: OpenStackBackend, engine: AsyncEngine, server: CloudServer, servers: ServerCloud
+    backend: OpenStackBackend, engine: AsyncEngine, server: CloudServer, servers: ServerCloud, task: str | None
 ) -> None:
-    vm, call = servers.add_marked(updated=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"), token()
+    vm, call = servers.add_marked(updated=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **{TASK: task}), token()
     server.add(Service.COMPUTE, "DELETE", f"/servers/{vm.cloud_id}", Reply(204))  # and it is still there
     await backend.delete_server(call, vm)
     assert not await backend.is_over(call.operation_id, vm)
