@@ -8,8 +8,10 @@ ARG PYTHON_IMAGE=python:3.13-slim-bookworm@sha256:ed86c82274b3c69b52fb5820f358f0
 FROM ${PYTHON_IMAGE} AS build
 WORKDIR /build
 RUN python -m venv --without-pip /opt/venv
-COPY requirements.txt ./
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r requirements.txt
+# For COMPUTE_BACKEND=openstack: docker build --build-arg REQUIREMENTS=requirements-openstack.txt ...
+ARG REQUIREMENTS=requirements.txt
+COPY ${REQUIREMENTS} ./
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: -r ${REQUIREMENTS}
 
 FROM ${PYTHON_IMAGE}
 # An intruder finds no installer: neither pip nor the copy of it that Python brings along.

@@ -4,11 +4,12 @@ PYTHON ?= python3
 PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # A `$` in NAME=value on our command line is a part of the value, as for any other program.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
+BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
 .PHONY: up test coverage races soak faults mutants check format lock compose-upgrade clean
 
-up: .venv/local  ## Run the whole service on this machine until Ctrl-C
+up: .venv/local $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
 
 test: check  ## Check, then run every test
@@ -54,6 +55,9 @@ ALONE = $(PYTHON) -c 'import fcntl, os, subprocess as s, sys; os.umask(0o022); l
 INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
 
 .venv/local: requirements-local.txt .venv/created
+	@$(INSTALL)
+
+.venv/openstack: requirements-openstack.txt .venv/local
 	@$(INSTALL)
 
 .venv/dev: requirements-dev.txt .venv/local

@@ -68,11 +68,18 @@ def environment(settings: Settings) -> dict[str, str]:
     """Return the environment of API, worker and migrations: our settings but the secret key, and INHERITED.
 
     Libraries read many more variables, which a shell may have for other programs. PGSSLMODE would keep us from our own
-    database, WEB_CONCURRENCY the API from starting. PG* is for the user's own database, and is given only with it.
+    database, WEB_CONCURRENCY the API from starting. PG* is for the user's own database, and OS_* for a cloud.
+    Each is given only with it.
     """
     names = INHERITED | {name.upper() for name in Settings.model_fields} - {"SECRET_KEY"}
-    prefixes = ("LC_", "PG") if "database_url" in settings.model_fields_set else ("LC_",)
-    return {name: value for name, value in os.environ.items() if name.upper() in names or name.startswith(prefixes)}
+    prefixes = ["LC_"]
+    if "database_url" in settings.model_fields_set:
+        prefixes.append("PG")
+    if settings.compute_backend == "openstack":
+        prefixes.append("OS_")
+    return {
+        name: value for name, value in os.environ.items() if name.upper() in names or name.startswith(tuple(prefixes))
+    }
 
 
 def _not_ready(url: str) -> str:

@@ -30,7 +30,8 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.backends import load_backend
-from activities.backends.protocol import ComputeBackend
+from activities.backends.protocol import ComputeBackend, UnusableCloudError
+from activities.catalogue import CatalogueReader
 from activities.compute import ComputeActivities
 from activities.interceptor import OperationInterceptor
 from activities.interfaces import InterfaceActivities
@@ -164,20 +165,29 @@ async def run(settings: Settings) -> None:
     stopping = asyncio.Event()
     for number in STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, _stop, stopping)
+    try:
+        backend = load_backend(settings)
+    except UnusableCloudError as error:
+        raise SystemExit(_unusable(error)) from None
     engine = database.create_engine(settings)
-    backend = load_backend(settings)
     try:
         client = await _until_available(stopping, settings, engine, backend)
         if client is not None:
             reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
+            catalogue = asyncio.create_task(CatalogueReader(engine, backend).run())
             health = asyncio.create_task(_show_health(client, settings.worker_health_file))
             await _work(make_workers(settings, client, engine, backend), stopping)
             reconciler.cancel()
+            catalogue.cancel()
             health.cancel()
     finally:
         await asyncio.gather(backend.close(), database.close(engine))
         if stopping.is_set():
             _ignore_signals()
+
+
+def _unusable(error: UnusableCloudError) -> str:
+    return f"The cloud of COMPUTE_BACKEND cannot be used: {error}"
 
 
 def _ignore_signals() -> None:
@@ -234,6 +244,8 @@ async def _until_available(
             return None
         try:
             return await connecting
+        except UnusableCloudError as error:
+            raise SystemExit(_unusable(error)) from None
         except UnusableDatabaseError as error:
             raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
         except (OSError, RuntimeError, RPCError, SQLAlchemyError) as error:

@@ -60,9 +60,13 @@ class _Inbound(ActivityInboundInterceptor):
         except ServiceError as error:
             raise ApplicationError(str(error), type=error.code, non_retryable=True) from error
         except BackendError as error:
+            pause = _seconds_to_next_attempt(activity.info(), error.retry_after or 0.0)
             if error.retryable:
-                await self._record_failure(input, str(error))
-            raise ApplicationError(str(error), type=error.code, non_retryable=not error.retryable) from error
+                await self._record_failure(input, str(error), pause)
+            wish = timedelta(seconds=pause) if error.retry_after else None
+            raise ApplicationError(
+                str(error), type=error.code, non_retryable=not error.retryable, next_retry_delay=wish
+            ) from error
         except Exception as error:
             # Users see this message, so it names only the type: the text may hold statements, addresses or values.
             message = f"Internal error: {type(error).__name__}"
@@ -74,7 +78,7 @@ class _Inbound(ActivityInboundInterceptor):
             else:
                 logger.exception("An activity failed")
                 category = ApplicationErrorCategory.UNSPECIFIED
-            await self._record_failure(input, message)
+            await self._record_failure(input, message, _seconds_to_next_attempt(activity.info()))
             raise ApplicationError(message, type="internal_error", category=category) from None
         else:
             outages.log.succeeded()
@@ -91,13 +95,12 @@ class _Inbound(ActivityInboundInterceptor):
                     tx, _operation(input), info.attempt, of_wait=info.activity_type in WAITS
                 )
 
-    async def _record_failure(self, input: ExecuteActivityInput, error: str) -> None:
+    async def _record_failure(self, input: ExecuteActivityInput, error: str, pause: float) -> None:
         """Show the failed attempt on its operation and, at attempts 1, 2, 4, 8 ..., in its workflow."""
         operation = _operation(input)
         info = activity.info()
         try:
             async with self._engine.begin() as tx:
-                pause = _seconds_to_next_attempt(info)
                 await step_records.note_failed_attempt(tx, operation, info.attempt, error, pause)
         except (SQLAlchemyError, *outages.UNREACHABLE) as record_error:
             if outages.is_outage(record_error):
@@ -156,11 +159,12 @@ def _raise_unless_shutdown() -> NoReturn:
     raise asyncio.CancelledError
 
 
-def _seconds_to_next_attempt(info: activity.Info) -> float:
-    """Return the pause before the next attempt, as Temporal computes it from the retry policy."""
+def _seconds_to_next_attempt(info: activity.Info, at_least: float = 0.0) -> float:
+    """Return the pause before the next attempt, as Temporal computes it from the retry policy, or a longer one."""
     policy = info.retry_policy
     if policy is None:
-        return 0.0
+        return at_least
     doublings = min(info.attempt - 1, MAX_DOUBLINGS)
     pause = policy.initial_interval.total_seconds() * policy.backoff_coefficient**doublings
-    return min(pause, policy.maximum_interval.total_seconds()) if policy.maximum_interval else pause
+    longest = policy.maximum_interval.total_seconds() if policy.maximum_interval else pause
+    return max(min(pause, longest), at_least)

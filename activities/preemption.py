@@ -20,7 +20,7 @@ from domain.rules.messages import ENTERS, Activity, OperationInput, WorkflowsInp
 from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus
 
 # How long an operation that was superseded before the delete may still act. Its workflow ends at its next step, after a
-# wait of half an hour at most, and a call takes a minute. A worker that was frozen in a call may be later than that.
+# wait of half an hour at most, and a step takes minutes. A worker that was frozen in a call may be later than that.
 ACTS_AFTER_END: Final = timedelta(days=1)
 # A decision that ends in one of these statuses was recorded by the workflow of its resize, which then ends.
 RECORDED: Final = (OperationStatus.SUCCEEDED, OperationStatus.FAILED, OperationStatus.CANCELED)

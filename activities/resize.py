@@ -64,7 +64,7 @@ class ResizeActivities(StepActivities):
         await self._check_size(await self._server_spec(vm, flavor_id))
 
     async def _check_size(self, spec: ServerSpec) -> None:
-        server = (await self._backend.list_servers([spec.vm])).get(spec.vm.id)
+        server = await self._server_of(spec.vm)
         if server is None or not server.has_size_of(spec):
             message = "The cloud finished, but the server does not have the size of the expected flavor."
             raise BackendError("resize_not_applied", message, retryable=False)
@@ -77,7 +77,7 @@ class ResizeActivities(StepActivities):
         flavors = parameters_of(operation, Resize)
         old = await self._server_spec(vm, flavors.previous_flavor_id)
         new = await self._server_spec(vm, flavors.flavor_id)
-        server = (await self._backend.list_servers([ref_of(vm)])).get(vm.id)
+        server = await self._server_of(ref_of(vm))
         # A server that still has its old size was not resized by this operation. If it is in VERIFY_RESIZE, an earlier
         # resize awaits its decision, and a revert would undo that one.
         if server is not None and server.has_size_of(old) and not server.has_size_of(new):

@@ -64,7 +64,7 @@ class SnapshotActivities(StepActivities):
         """Return whether the server has the image and the size of the snapshot."""
         vm, operation = await self._check_holds_vm(input)
         spec = await self._snapshot_spec(vm, operation)
-        server = (await self._backend.list_servers([spec.vm])).get(vm.id)
+        server = await self._server_of(spec.vm)
         image_id = spec.image.cloud_id or await self._found_id(spec.image)
         return server is not None and server.image_id == image_id and server.has_size_of(spec)
 

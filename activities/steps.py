@@ -22,6 +22,7 @@ from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpe
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation
 from domain.progress import step_records
+from domain.rules.cloud import ServerStatus
 from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
 from domain.rules.table import TABLE
@@ -83,6 +84,13 @@ class StepActivities:
         assert vm is not None  # noqa: S101 - called only for operations that hold a VM
         return vm, operation
 
+    async def _server_of(self, vm: Ref) -> Server | None:
+        """Return the VM's server, if it has one; a retryable BackendError while the cloud cannot tell how it is."""
+        server = (await self._backend.list_servers([vm])).get(vm.id)
+        if server is not None and server.status is ServerStatus.UNKNOWN:
+            raise BackendError("cloud_unavailable", "The cloud cannot tell now how the server is.", retryable=True)
+        return server
+
     async def _fetch(self, statement: TypedReturnsRows[T]) -> T:
         """Return the only row of a query that is known to find one."""
         async with database.autocommit(self._engine).connect() as connection:
@@ -108,7 +116,8 @@ class StepActivities:
         """Return the spec of the VM's server with the size of this flavor."""
         flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
         image = Ref(vm.image_id, str(vm.image_id))  # an image of the catalogue has the cloud's id
-        return ServerSpec(ref_of(vm), vm.name, flavor.id, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
+        ref = Ref(flavor.id, flavor.cloud_id or str(flavor.id))
+        return ServerSpec(ref_of(vm), vm.name, ref, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
 
 
 def undo_token(input: OperationInput, name: Activity) -> Token:
@@ -138,12 +147,14 @@ def port_spec(interface: Interface) -> PortSpec:
 async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:
     """Return the server's flavor; None if it is not in the catalogue.
 
-    If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own.
+    If the cloud does not tell it, it is a flavor of the server's size, preferably the VM's own, or one that the cloud
+    still has.
     """
     has_size = (Flavor.vcpus == server.vcpus, Flavor.ram_mb == server.ram_mb, Flavor.disk_gb == server.disk_gb)
     is_it = [Flavor.id == server.flavor_id] if server.flavor_id else has_size
     # False sorts before true, so the VM's own flavor comes first.
-    matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(Flavor.id != VM.flavor_id)
+    preference = (Flavor.id != VM.flavor_id, Flavor.is_available.is_(False), Flavor.name)
+    matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(*preference)
     flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
 

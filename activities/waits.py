@@ -30,8 +30,8 @@ from domain.rules.states import Action
 
 T = TypeVar("T")
 
-POLL_TIMEOUT = 10.0  # seconds
 WAIT_LIMIT = timedelta(minutes=30)
+SLOW_DELETE = timedelta(seconds=30)
 TRANSITIONAL = {VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.DELETING}
 RESIZE_STARTS_FROM = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}
 
@@ -42,11 +42,11 @@ class Poll(Generic[T]):
     def __init__(
         self,
         list_items: Callable[[Collection[Ref]], Awaitable[Mapping[UUID, T]]],
-        interval: float,
+        backend: ComputeBackend,
         operations: WaitingOperations,
     ) -> None:
         self._list_items = list_items
-        self._interval = interval
+        self._backend = backend
         self._operations = operations
         self._waiters: dict[Waiter, Ref] = {}
         self._next: asyncio.Task[tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]] | None = None
@@ -67,15 +67,15 @@ class Poll(Generic[T]):
         return items.get(ref.id)
 
     async def _list(self) -> tuple[Mapping[UUID, T], Mapping[Waiter, ServiceError]]:
-        await asyncio.sleep(self._interval)
+        await asyncio.sleep(self._backend.poll_interval)
         # A waiter that comes from here on belongs to the next list call, because this one begins without its id. All
         # three names change in one statement without an `await`, so no waiter can come in between and be lost.
         waiters, self._waiters, self._next = self._waiters, {}, None
         try:
-            async with asyncio.timeout(POLL_TIMEOUT):
+            async with asyncio.timeout(self._backend.poll_timeout):
                 items = await self._list_items(set(waiters.values()))
         except TimeoutError:
-            message = f"The cloud did not answer within {POLL_TIMEOUT:g} seconds."
+            message = f"The cloud did not answer within {self._backend.poll_timeout:g} seconds."
             raise BackendError("no_answer", message, retryable=True) from None
         return items, await self._operations.refusals(waiters)
 
@@ -85,22 +85,32 @@ class WaitActivities(StepActivities):
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         super().__init__(engine, backend)
-        self._servers = Poll(backend.list_servers, backend.poll_interval, WaitingOperations(engine))
-        self._volumes = Poll(backend.list_volumes, backend.poll_interval, WaitingOperations(engine))
-        self._images = Poll(backend.list_images, backend.poll_interval, WaitingOperations(engine))
+        self._servers = Poll(backend.list_servers, backend, WaitingOperations(engine))
+        self._volumes = Poll(backend.list_volumes, backend, WaitingOperations(engine))
+        self._images = Poll(backend.list_images, backend, WaitingOperations(engine))
 
     @activity.defn(name=Activity.WAIT_FOR_SERVER)
     async def wait_for_server(self, input: WaitForServerInput) -> None:
         """Return once the server has the status.
 
-        If the server can no longer get it, fail for good with `server_error`, `server_gone` or `no_valid_host`. After
-        WAIT_LIMIT fail for good with `timed_out`.
+        If the server can no longer get it, fail for good with the code that the cloud gives, or with `server_error`,
+        `server_gone` or `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         vm, waiter = await read_ref(self._engine, VM, input.operation.vm), Waiter.of(input.operation)
-        while not _server_reached(await self._servers.next_result(vm, waiter), input.status):
+        while not await self._has_reached(await self._servers.next_result(vm, waiter), vm, input):
             _raise_if_overdue(f"The server did not become {input.status}")
         if input.operation.action is Action.CREATE:
             await self._note_new_ports(input.operation, vm)
+
+    async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput) -> bool:
+        """Return whether the server has the status that is waited for; BackendError if it will never have it."""
+        # The status alone is no proof. After a reboot that failed, it is the right one. And a delete that meets a dead
+        # host does not go on until it is asked for again, which the backend does when it is asked.
+        is_slow_delete = input.status is ServerStatus.GONE and _waited() > SLOW_DELETE
+        may_be_over = server is not None and (not server.is_busy or is_slow_delete)
+        if may_be_over and not await self._backend.is_over(input.operation.operation_id, vm):
+            return False
+        return _server_reached(server, input.status)
 
     async def _note_new_ports(self, input: OperationInput, vm: Ref) -> None:
         """Keep what the cloud has chosen for interfaces whose ports it has made together with the server."""
@@ -116,23 +126,36 @@ class WaitActivities(StepActivities):
     async def wait_for_volume(self, input: WaitForVolumeInput) -> None:
         """Return once the volume has the state.
 
-        If the volume can no longer get it, fail for good with `volume_error`, `volume_gone` or `volume_unchanged`.
-        After WAIT_LIMIT fail for good with `timed_out`.
+        If the volume can no longer get it, fail for good with the code that the cloud gives, or with `volume_error`,
+        `volume_gone` or `volume_unchanged`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         volume, waiter = await read_ref(self._engine, VolumeRow, input.operation.resource), Waiter.of(input.operation)
-        while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
-            _raise_if_overdue(f"The volume did not become {input.state}")
+        try:
+            while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
+                _raise_if_overdue(f"The volume did not become {input.state}")
+        except BackendError as error:
+            await self._explain(error, input.operation)
+            raise
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
     async def wait_for_image(self, input: OperationInput) -> None:
         """Return once the snapshot's image is saved.
 
-        If it can no longer be saved, fail for good with `image_error` or `image_gone`. After WAIT_LIMIT fail for good
-        with `timed_out`.
+        If it can no longer be saved, fail for good with the code that the cloud gives, or with `image_error` or
+        `image_gone`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         image, waiter = await read_ref(self._engine, Snapshot, input.resource), Waiter.of(input)
-        while not _image_saved(await self._images.next_result(image, waiter)):
-            _raise_if_overdue("The image was not saved")
+        try:
+            while not _image_saved(await self._images.next_result(image, waiter)):
+                _raise_if_overdue("The image was not saved")
+        except BackendError as error:
+            await self._explain(error, input)
+            raise
+
+    async def _explain(self, error: BackendError, input: OperationInput) -> None:
+        """Raise a BackendError with the reason of a failure if the cloud has one; a volume or an image shows none."""
+        if not error.retryable and input.vm_id is not None:
+            await self._backend.is_over(input.operation_id, await read_ref(self._engine, VM, input.vm_id))
 
     @activity.defn(name=Activity.SETTLE_SERVER)
     async def settle_server(self, input: OperationInput) -> ServerStatus:
@@ -199,8 +222,9 @@ def _volume_reached(volume: Volume | None, target: VolumeState) -> bool:
         return False
     if state is VolumeState.GONE:
         raise BackendError("volume_gone", "The cloud no longer has the volume.", retryable=False)
-    if state is VolumeState.ERROR:
-        raise BackendError("volume_error", "The cloud reports the volume in state error.", retryable=False)
+    if volume and state is VolumeState.ERROR:
+        message = volume.fault or "The cloud reports the volume in state error."
+        raise BackendError("volume_error", message, retryable=False)
     # Cinder reports no fault when it gives up on a volume: it returns the volume to its previous state.
     raise BackendError(
         "volume_unchanged", f"The volume did not become {target}: the cloud left it {state}.", retryable=False

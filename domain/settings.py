@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     access_token_expire_minutes: int = Field(default=30, ge=1, le=1440)
     refresh_token_expire_days: int = Field(default=7, ge=1, le=365)
 
-    compute_backend: Literal["mock"] = "mock"
+    compute_backend: Literal["mock", "openstack"] = "mock"
     mock_build_delay: Seconds = 5.0
     mock_start_delay: Seconds = 2.0
     mock_stop_delay: Seconds = 2.0

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
 from activities.backends import load_backend
+from activities.backends.protocol import UnusableCloudError
 from domain import logs, temporal
 from domain.data import advisory_locks, catalogue, database, outages
 from domain.settings import Settings, load_settings
@@ -42,7 +43,7 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 async def migrate(settings: Settings) -> None:
-    """Apply the missing migrations and seed the catalogue.
+    """Apply the missing migrations, and seed the catalogue if it is not a real cloud's.
 
     That is one transaction, or several if indexes are built in between. Requests hold locks that a migration needs, and
     they may wait for locks that it holds. If it cannot get a lock in time it rolls back, which releases all its locks,
@@ -54,7 +55,7 @@ async def migrate(settings: Settings) -> None:
         target = ""
         while target != indexes.HEAD:
             target = await indexes.build(engine, alembic_config())
-            while not await _try_to_migrate(engine, target):
+            while not await _try_to_migrate(engine, target, seeds=settings.compute_backend == "mock"):
                 logger.info("Requests hold locks that the migration needs; it starts again in %.0f s", PAUSE)
                 await asyncio.sleep(PAUSE)
     finally:
@@ -70,8 +71,8 @@ async def prepare_backend(settings: Settings) -> None:
         await backend.close()
 
 
-async def _try_to_migrate(engine: AsyncEngine, target: str) -> bool:
-    """Migrate up to the target and return True.
+async def _try_to_migrate(engine: AsyncEngine, target: str, *, seeds: bool) -> bool:
+    """Migrate up to the target, with `seeds` seed the catalogue after the last migration, and return True.
 
     Change nothing and return False if a lock was not available within LOCK_TIMEOUT.
     """
@@ -81,7 +82,7 @@ async def _try_to_migrate(engine: AsyncEngine, target: str) -> bool:
             await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
             await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), target))
-            if target == indexes.HEAD:
+            if seeds and target == indexes.HEAD:
                 await catalogue.seed(tx)
     except DBAPIError as error:
         if outages.sqlstate_of(error) != LOCK_NOT_AVAILABLE:
@@ -104,6 +105,8 @@ def main() -> None:
     try:
         asyncio.run(migrate(settings))
         asyncio.run(prepare_backend(settings))
+    except UnusableCloudError as error:
+        raise SystemExit(f"The cloud of COMPUTE_BACKEND cannot be used: {error}") from None
     except (*outages.UNREACHABLE, DBAPIError) as error:
         state = outages.sqlstate_of(error)
         # A migration that misses a table is a bug, and not a process that has started too early.

@@ -42,7 +42,8 @@ Input = OperationInput | FailOperationInput | WorkflowsInput | CheckFlavorInput
 WaitInput = OperationInput | WaitForServerInput | WaitForVolumeInput
 CloudState = ServerStatus | VolumeState | ImageState | PortState
 
-CALL_LIMIT = timedelta(seconds=60)
+# A cloud may take a minute to answer, and a step first looks for what an earlier attempt has done.
+CALL_LIMIT = timedelta(seconds=150)
 WAIT_SLICE = timedelta(minutes=5)  # an activity that waits for longer is started again
 HEARTBEAT = timedelta(seconds=3)
 # Longer than that of steps, because a worker may have thousands of waits and each heartbeat is a call to Temporal. If a

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from activities.backends.catalogue import Catalogue
 from activities.backends.resources import Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
 from domain.rules.resources import Kind
 
@@ -34,13 +35,22 @@ class Token:
 class BackendError(Exception):
     """The cloud refused a call, or failed to carry it out; `retryable` means that the same call may succeed later.
 
-    Programs read the `code`. Users read the message, so it must be plain.
+    Programs read the `code`. Users read the message, so it must be plain. `retry_after` is the pause in seconds that
+    the cloud asks for, if it does.
     """
 
-    def __init__(self, code: str, message: str, *, retryable: bool) -> None:
+    def __init__(self, code: str, message: str, *, retryable: bool, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.code = code
         self.retryable = retryable
+        self.retry_after = retry_after
+
+
+class UnusableCloudError(BackendError):
+    """The service cannot work with this cloud or this configuration; the message is one line that says why."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("not_supported_by_cloud", message, retryable=False)
 
 
 class ComputeBackend(Protocol):
@@ -49,11 +59,17 @@ class ComputeBackend(Protocol):
     poll_interval: float
     """Seconds between two list calls while a worker waits for changes."""
 
+    poll_timeout: float
+    """Seconds in which a list call answers, if the cloud does."""
+
     async def prepare(self) -> None:
         """Get ready for use; every worker calls this once when it starts."""
 
     async def close(self) -> None:
         """Close all connections."""
+
+    async def list_catalogue(self) -> Catalogue | None:
+        """Return what new VMs can be made of; None if the service has that already, as it has the mock's."""
 
     async def create_ports(self, token: Token, vm: Ref, wanted: Collection[PortSpec]) -> Collection[Port]:
         """Create those ports of a VM that must exist before its server, and return them.
@@ -134,6 +150,14 @@ class ComputeBackend(Protocol):
 
     async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
         """Return the servers of these VMs by the VM's id, without those that do not exist."""
+
+    async def is_over(self, operation_id: UUID, vm: Ref) -> bool:
+        """Return whether the operation's last call on a server that is not busy is over; BackendError if it has failed.
+
+        A delete that takes long is asked about while the server is busy, too, and may be sent again.
+        Some failures do not show in the server's status: after a stop that failed, it is ACTIVE again. For a call that
+        a volume or an image shows, such as an attach, this only tells whether it has failed.
+        """
 
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
         """Return a page of what this service has in the cloud, known to its database or not.

@@ -26,12 +26,12 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The flavors and images of the catalogue have the cloud's ids.
+    The refs of a flavor and of an image of the catalogue have the cloud's ids.
     """
 
     vm: Ref
     name: str
-    flavor_id: UUID
+    flavor: Ref
     vcpus: int
     ram_mb: int
     disk_gb: int
@@ -86,7 +86,7 @@ class Server:
 
     def has_size_of(self, spec: ServerSpec) -> bool:
         """Return whether the server has the flavor of the spec."""
-        return self.has_flavor(spec.flavor_id, spec.vcpus, spec.ram_mb, spec.disk_gb)
+        return self.has_flavor(spec.flavor.id, spec.vcpus, spec.ram_mb, spec.disk_gb)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +116,16 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached."""
+    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached.
+
+    `fault` says why its state is error, if the cloud tells that.
+    """
 
     id: UUID
     state: VolumeState
     vm_id: UUID | None = None
     device: str | None = None
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import Select, case, select
 
 from api.routes import answers, router
 from api.web.dependencies import CurrentUser, Process
@@ -14,45 +14,45 @@ from domain.rules.errors import NotFoundError
 
 routes = router("", "Catalogue")
 
-_SMALLEST_FIRST = Order("size", (Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb, Flavor.name))
-_IMAGES_BY_NAME = Order("name", (Image.name,))
-_NETWORKS = select(Network, addresses.free_addresses.label("free_addresses"))
-_NETWORKS_BY_NAME = Order("name", (Network.name,))
+_SMALLEST_FIRST = Order("size/id", (Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb, Flavor.name, Flavor.id))
+_IMAGES_BY_NAME = Order("name/id", (Image.name, Image.id))
+_NETWORKS = select(Network, case((Network.allocates, addresses.free_addresses)).label("free_addresses"))
+_NETWORKS_BY_NAME = Order("name/id", (Network.name, Network.id))
 
 
 @routes.get("/flavors")
 async def list_flavors(_: CurrentUser, page: WantedPage) -> answers.FlavorPage:
     """The sizes a VM can have, smallest first."""
-    return await page.fetch(select(Flavor), _SMALLEST_FIRST, answers.FlavorPage)
+    return await page.fetch(select(Flavor).where(Flavor.is_available), _SMALLEST_FIRST, answers.FlavorPage)
 
 
 @routes.get("/flavors/{flavor_id}", response_model=answers.Flavor)
 async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Any:
-    """One flavor."""
+    """One flavor. It stays readable when the cloud no longer has it."""
     return await _get(process, select(Flavor).where(Flavor.id == flavor_id), "flavor", flavor_id)
 
 
 @routes.get("/images")
 async def list_images(_: CurrentUser, page: WantedPage) -> answers.ImagePage:
     """The images a VM can boot from, by name."""
-    return await page.fetch(select(Image), _IMAGES_BY_NAME, answers.ImagePage)
+    return await page.fetch(select(Image).where(Image.is_available), _IMAGES_BY_NAME, answers.ImagePage)
 
 
 @routes.get("/images/{image_id}", response_model=answers.Image)
 async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Any:
-    """One image."""
+    """One image. It stays readable when the cloud no longer has it."""
     return await _get(process, select(Image).where(Image.id == image_id), "image", image_id)
 
 
 @routes.get("/networks")
 async def list_networks(_: CurrentUser, page: WantedPage) -> answers.NetworkPage:
-    """The networks a VM can be attached to, by name, each with its number of free addresses."""
-    return await page.fetch(_NETWORKS, _NETWORKS_BY_NAME, answers.NetworkPage)
+    """The networks a VM can be attached to, by name, each with its number of free addresses where it is known."""
+    return await page.fetch(_NETWORKS.where(Network.is_available), _NETWORKS_BY_NAME, answers.NetworkPage)
 
 
 @routes.get("/networks/{network_id}", response_model=answers.Network)
 async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Any:
-    """One network."""
+    """One network. It stays readable when the cloud no longer has it."""
     return await _get(process, _NETWORKS.where(Network.id == network_id), "network", network_id)
 
 

@@ -122,14 +122,16 @@ _CREATE_VM = select(_NEW_VM).add_cte(_insert(Operation, "operation", _OPERATION_
 _CREATE_VM_WITH_INTERFACES = _CREATE_VM.add_cte(_NEW_INTERFACES.cte("interfaces"))
 
 _IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
-_REQUESTED_IMAGE = or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default))
-_REQUESTED_NETWORKS = or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default))
+_REQUESTED_IMAGE = and_(or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default)), Image.is_available)
+_REQUESTED_NETWORKS = and_(
+    or_(Network.id == any_(_NETWORKS), and_(_NETWORKS.is_(None), Network.is_default)), Network.is_available
+)
 _FLAVOR = func.json_build_array(Flavor.name, Flavor.disk_gb)
 _FOUND_IMAGE = func.json_build_array(Image.id, Image.name, Image.size_gb)
 _LIKELY_FREE = case((Network.allocates, addresses.likely_free))
 _NETWORK = func.json_build_array(Network.id, Network.name, Network.allocates, _LIKELY_FREE)
 _REFERENCES = select(
-    select(_FLAVOR).where(Flavor.id == bindparam("flavor_id")).scalar_subquery().label("flavor"),
+    select(_FLAVOR).where(Flavor.id == bindparam("flavor_id"), Flavor.is_available).scalar_subquery().label("flavor"),
     select(_FOUND_IMAGE).where(_REQUESTED_IMAGE).scalar_subquery().label("image"),
     select(func.json_agg(_NETWORK)).where(_REQUESTED_NETWORKS).scalar_subquery().label("networks"),
 )

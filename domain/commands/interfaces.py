@@ -2,7 +2,7 @@
 
 from uuid import UUID, uuid4
 
-from sqlalchemy import select
+from sqlalchemy import case, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
@@ -26,13 +26,17 @@ async def attach_interface(
     vm = await lock_owned_vm(tx, requester, vm_id)
     check_allowed(vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
     network = (
-        await tx.execute(select(Network.name, Network.allocates, addresses.likely_free).where(Network.id == network_id))
+        await tx.execute(
+            select(Network.name, Network.allocates, case((Network.allocates, addresses.likely_free))).where(
+                Network.id == network_id, Network.is_available
+            )
+        )
     ).one_or_none()
     if network is None:
         raise UnknownReferenceError("There is no such network.", [unknown_id("network_id", network_id)])
     name, allocates, likely_address = network
     address = (likely_address or await find_address(tx, network_id, name)) if allocates else None
-    details = parameters.Interface(name, address)
+    details = parameters.Interface(name, address, network_id)
     new = requested(requester, Action.ATTACH_INTERFACE, details, **about(Kind.INTERFACE, uuid4()))
     await accept(tx, vm, new)
     values = {

@@ -92,11 +92,13 @@ async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Oper
 
 
 async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
-    # Its parameters name the network, whose name is unique. The interface's row was deleted when the attach failed.
-    name = parameters_of(failed, Interface).network
-    network_id = await tx.scalar(select(Network.id).where(Network.name == name))
+    # The interface's row was deleted when the attach failed.
+    earlier = parameters_of(failed, Interface)
+    # An earlier version recorded the name only, and names were unique.
+    is_it = Network.id == earlier.network_id if earlier.network_id else Network.name == earlier.network
+    network_id = await tx.scalar(select(Network.id).where(is_it, Network.is_available))
     if network_id is None:
-        raise UnknownReferenceError(f"There is no network {name} any more.", [])
+        raise UnknownReferenceError(f"There is no network {earlier.network} any more.", [])
     return await attach_interface(tx, requester, _vm(failed), network_id)
 
 

@@ -43,7 +43,7 @@ async def resize_vm(
     flavors = await fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
     names = {flavor.id: flavor.name for flavor in flavors}
     disk_sizes = {flavor.id: flavor.disk_gb for flavor in flavors}
-    if flavor_id not in names:
+    if not any(flavor.id == flavor_id and flavor.is_available for flavor in flavors):
         raise UnknownReferenceError("There is no such flavor.", [unknown_id("flavor_id", flavor_id)])
     if flavor_id == vm.flavor_id:
         raise SameFlavorError(names[flavor_id])

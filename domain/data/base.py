@@ -63,6 +63,15 @@ class Timestamps:
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now(), sort_order=1)
 
 
+class Offered:
+    """The last column of a table of the catalogue: whether one can ask for the row.
+
+    If one can no longer, the row stays, because VMs may have it, but no list has it.
+    """
+
+    is_available: Mapped[bool] = mapped_column(server_default="true", sort_order=1)
+
+
 class InCloud:
     """The last column of a table: the id that the cloud has given to its resource.
 

@@ -1,16 +1,20 @@
-"""The flavors, images and networks that every installation starts with.
+"""The flavors, images and networks that one can ask for: those of the mock cloud below, or those of a real one.
 
-Their ids are derived from their names, so they are the same in every installation.
+The ids of the mock's are derived from their names, so they are the same in every installation.
 """
 
+import contextlib
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
+from sqlalchemy import ARRAY, Uuid, all_, literal, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.data.base import Base
 from domain.data.models import Flavor, Image, Network
+
+Rows = Sequence[Mapping[str, Any]]
 
 _NAMESPACE = UUID("6f0a4d0e-52a1-4c5e-9d3b-0b5c7d1f9a42")
 
@@ -41,14 +45,54 @@ NETWORKS = [
 ]
 
 
+def flavor_id(cloud_id: str) -> UUID:
+    """Return our id of a cloud's flavor: its own id if that is a UUID, else one that is derived from it."""
+    with contextlib.suppress(ValueError):
+        # An operator may choose any text, so a UUID in another spelling is another flavor.
+        if str(id := UUID(cloud_id)) == cloud_id:
+            return id
+    return uuid5(_NAMESPACE, f"flavor of the cloud/{cloud_id}")
+
+
 async def seed(tx: AsyncConnection) -> None:
-    """Insert or update the rows of the catalogue; other rows stay as they are."""
-    models: list[tuple[type[Base], list[dict[str, Any]]]] = [
-        (Flavor, FLAVORS),
-        (Image, IMAGES),
-        (Network, NETWORKS),
-    ]
-    for model, rows in models:
-        statement = insert(model).values(rows)
-        changes = {column: statement.excluded[column] for column in rows[0] if column != "id"}
-        await tx.execute(statement.on_conflict_do_update(index_elements=["id"], set_=changes))
+    """Make the mock cloud's catalogue the one that one can ask for."""
+    await replace(tx, FLAVORS, IMAGES, NETWORKS)
+
+
+async def default_of(tx: AsyncConnection, model: type[Image | Network], ids: Sequence[UUID]) -> UUID | None:
+    """Return which of these is to be the default: the present one if it is among them, else the first."""
+    present: UUID | None = await tx.scalar(select(model.id).where(model.is_default))
+    return present if present in ids else next(iter(ids), None)
+
+
+async def replace(tx: AsyncConnection, flavors: Rows, images: Rows, networks: Rows) -> None:
+    """Make these rows the ones that one can ask for. All others stay readable, because VMs may have them.
+
+    Rows that are as they should be are not written.
+    """
+    await _replace(tx, Flavor, flavors)
+    for model, rows in ((Image, images), (Network, networks)):
+        # First, because only one row may be the default.
+        defaults = [row["id"] for row in rows if row["is_default"]]
+        await tx.execute(update(model).where(model.is_default, _is_none_of(model, defaults)).values(is_default=False))
+        await _replace(tx, model, rows)
+
+
+async def _replace(tx: AsyncConnection, model: type[Flavor | Image | Network], rows: Rows) -> None:
+    is_gone = _is_none_of(model, [row["id"] for row in rows])
+    await tx.execute(update(model).where(model.is_available, is_gone).values(is_available=False))
+    if not rows:
+        return
+    statement = insert(model)
+    columns = [*(name for name in rows[0] if name != "id"), "is_available"]
+    changes = {name: statement.excluded[name] for name in columns}
+    present = tuple_(*(model.__table__.c[name] for name in columns))
+    has_changed = present.is_distinct_from(tuple_(*changes.values()))
+    await tx.execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_=changes, where=has_changed),
+        [{**row, "is_available": True} for row in rows],
+    )
+
+
+def _is_none_of(model: type[Flavor | Image | Network], ids: Sequence[UUID]) -> Any:
+    return model.id != all_(literal(ids, ARRAY(Uuid)))

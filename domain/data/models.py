@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, InCloud, Timestamps, sql_list
+from domain.data.base import Base, InCloud, Offered, Timestamps, sql_list
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -31,42 +31,43 @@ def _state_check() -> str:
     return f"status || '/' || coalesce(task_state, '') IN {sql_list(pairs)}"
 
 
-class Flavor(Base):
-    """A size of VM; `ram_mb` is in MiB, `disk_gb` in GiB."""
+class Flavor(Offered, Base):
+    """A size of VM; `ram_mb` is in MiB, `disk_gb` in GiB. `cloud_id` is the cloud's id if that is no UUID."""
 
     __tablename__ = "flavors"
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
     vcpus: Mapped[int]
     ram_mb: Mapped[int]
     disk_gb: Mapped[int]
+    cloud_id: Mapped[str | None]
 
 
-class Image(Base):
-    """A disk image that VMs boot from."""
+class Image(Offered, Base):
+    """A disk image that VMs boot from; `size_gb`, in GiB, is the smallest disk that holds it."""
 
     __tablename__ = "images"
     __table_args__ = (Index("uq_images_default", "is_default", unique=True, postgresql_where=text("is_default")),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
-    os_distro: Mapped[str]
-    os_version: Mapped[str]
+    name: Mapped[str]
+    os_distro: Mapped[str | None]
+    os_version: Mapped[str | None]
     size_gb: Mapped[int]
     is_default: Mapped[bool]
 
 
-class Network(Base):
+class Network(Offered, Base):
     """A network that VMs can be attached to; `allocates`: this service chooses the addresses, and not the cloud."""
 
     __tablename__ = "networks"
     __table_args__ = (Index("uq_networks_default", "is_default", unique=True, postgresql_where=text("is_default")),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
     cidr: Mapped[str]
-    gateway: Mapped[str]
+    gateway: Mapped[str | None]
     is_default: Mapped[bool]
     allocates: Mapped[bool] = mapped_column(server_default="true")
 

@@ -162,10 +162,14 @@ class DetachVolume(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class Interface(Parameters):
-    """The name of the network and the address of the interface, if it is known, for attach and for detach."""
+    """The name of the network and the address of the interface, if it is known, for attach and for detach.
+
+    `network_id` is that of an attach; earlier versions did not record it.
+    """
 
     network: str
     ip_address: str | None = None
+    network_id: UUID | None = None
 
     def describe(self) -> str:
         """The address and its network."""

@@ -9,7 +9,11 @@ from domain.rules.states import Status
 
 
 class ServerStatus(StrEnum):
-    """The status of a server, in Nova's words. GONE means that the cloud has no such server."""
+    """The status of a server, in Nova's words.
+
+    GONE means that the cloud has no such server, and UNKNOWN that the cloud itself cannot tell. This service pauses,
+    suspends, rescues and shelves no server, but others may do so.
+    """
 
     BUILD = "BUILD"
     ACTIVE = "ACTIVE"
@@ -22,6 +26,12 @@ class ServerStatus(StrEnum):
     ERROR = "ERROR"
     DELETING = "DELETING"
     GONE = "GONE"
+    PAUSED = "PAUSED"
+    SUSPENDED = "SUSPENDED"
+    RESCUE = "RESCUE"
+    SHELVED = "SHELVED"
+    SHELVED_OFFLOADED = "SHELVED_OFFLOADED"
+    UNKNOWN = "UNKNOWN"
 
 
 class VolumeState(StrEnum):

@@ -50,7 +50,7 @@ def server_spec(vm_id: UUID, flavor: str = "m1.small") -> ServerSpec:
     """Return the spec of a server of the flavor for the VM."""
     row = next(row for row in FLAVORS if row["name"] == flavor)
     image = Ref(BUILD_IMAGE_ID, str(BUILD_IMAGE_ID))
-    return ServerSpec(Ref(vm_id), "test-vm", row["id"], row["vcpus"], row["ram_mb"], row["disk_gb"], image)
+    return ServerSpec(Ref(vm_id), "test-vm", Ref(row["id"]), row["vcpus"], row["ram_mb"], row["disk_gb"], image)
 
 
 async def add_server(engine: AsyncEngine, cloud: MockBackend, vm_id: UUID, flavor: str = "m1.small") -> None:

@@ -86,6 +86,21 @@ async def test_a_failed_attempt_is_recorded_with_the_time_of_the_next_one(
         assert before <= operation.next_retry_at - timedelta(seconds=pause) <= after
 
 
+@pytest.mark.parametrize(("attempt", "wish", "pause"), [(1, 7.0, 7.0), (50, 3.0, 5.0)])
+async def test_the_next_attempt_is_not_before_the_time_that_the_cloud_asks_for(
+    engine: AsyncEngine, environment: ActivityEnvironment, attempt: int, wish: float, pause: float
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    environment.info = replace(environment.info, attempt=attempt)
+    before = await database_now(engine)
+    error = BackendError("rate_limited", "The cloud asks for a pause.", retryable=True, retry_after=wish)
+    raised = await failure(engine, environment, error, input)
+    operation = await read_operation(engine, input.operation_id)
+    assert operation.next_retry_at
+    assert raised.next_retry_delay == timedelta(seconds=pause)
+    assert before <= operation.next_retry_at - timedelta(seconds=pause) <= await database_now(engine)
+
+
 async def test_only_attempts_that_are_powers_of_two_are_signaled_to_the_workflow(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:

@@ -23,7 +23,7 @@ def waiter() -> Waiter:
 
 async def server_poll(cloud: PolledCloud, engine: AsyncEngine) -> tuple[Poll[Server], UUID]:
     """Return a poll of servers, and the VM of one that is being built."""
-    return Poll(cloud.list_servers, cloud.poll_interval, WaitingOperations(engine)), await add_building_server(cloud)
+    return Poll(cloud.list_servers, cloud, WaitingOperations(engine)), await add_building_server(cloud)
 
 
 async def test_a_hundred_waiters_share_each_poll(polled_cloud: PolledCloud, engine: AsyncEngine, run: Run) -> None:
@@ -106,7 +106,7 @@ async def test_a_poll_that_fails_fails_its_waiters_and_not_later_ones(
             raise BackendError("unreachable", "The cloud does not answer.", retryable=True)
         return await polled_cloud.list_servers(vms)
 
-    poll, fails = Poll(list_or_fail, polled_cloud.poll_interval, WaitingOperations(engine)), True
+    poll, fails = Poll(list_or_fail, polled_cloud, WaitingOperations(engine)), True
     results = await asyncio.gather(*(poll.next_result(Ref(vm_id), waiter()) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [BackendError] * 3
     fails = False
@@ -116,7 +116,7 @@ async def test_a_poll_that_fails_fails_its_waiters_and_not_later_ones(
 async def test_a_poll_that_is_not_answered_fails_and_is_retryable(
     polled_cloud: PolledCloud, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
+    monkeypatch.setattr(polled_cloud, "poll_timeout", 0.05)
     poll, vm_id = await server_poll(polled_cloud, engine)
     polled_cloud.may_answer.clear()
     with pytest.raises(BackendError) as refusal:

@@ -241,11 +241,8 @@ async def test_a_failed_delete_returns_what_the_cloud_still_has(
     compute: ComputeActivities, slow_backend: MockBackend, engine: AsyncEngine, run: Run
 ) -> None:
     deleted = await add_delete(engine, slow_backend)
-    port_id, freed, deleted_volume = (
-        await add_port(engine, slow_backend, deleted.input.vm),
-        deleted.volumes[0],
-        deleted.volumes[1],
-    )
+    port_id = await add_port(engine, slow_backend, deleted.input.vm)
+    freed, deleted_volume = deleted.volumes[:2]
     for id in (freed, deleted_volume):
         await slow_backend.detach_volume(Token(uuid4(), "detach"), Ref(deleted.input.vm), Ref(id))
     await slow_backend.delete_volume(Token(uuid4(), "delete"), Ref(deleted_volume))

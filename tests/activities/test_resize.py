@@ -21,6 +21,7 @@ from domain.rules.messages import CheckFlavorInput, FailOperationInput, WaitForS
 from domain.rules.states import Action, Status, TaskState
 from tests.activities.cloud import count_rows
 from tests.activities.conftest import Run
+from tests.activities.polled_cloud import set_status
 from tests.activities.resizes import accept_decision, add_resize, add_undecided_resize, complete_cloud_changes
 from tests.support.rows import FLAVOR_IDS, INPUTS, add_operation, claim, read_vm
 
@@ -88,6 +89,16 @@ async def test_a_resize_to_a_flavor_without_a_host_fails_and_changes_nothing(
     assert (refusal.value.code, refusal.value.retryable) == ("no_valid_host", False)
     assert await complete_cloud_changes(engine, backend, input) == (ServerStatus.ACTIVE, 2048)
     assert await count_rows(engine, "migrations", input.vm_id) == 0
+
+
+async def test_a_size_that_the_cloud_cannot_tell_now_is_looked_at_again(
+    resize: ResizeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
+) -> None:
+    input = await add_resize(engine, backend, step=TaskState.RESIZE_MIGRATING)
+    await set_status(engine, [input.vm], ServerStatus.UNKNOWN)
+    with pytest.raises(BackendError) as refusal:
+        await run(resize.finish_resize, input)
+    assert (refusal.value.code, refusal.value.retryable) == ("cloud_unavailable", True)
 
 
 async def test_finishing_a_resize_fails_if_the_server_does_not_have_its_new_size(

@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, update
@@ -139,6 +139,29 @@ async def test_other_waits_continue_while_the_server_is_idle(
         wait.cancel()
         with pytest.raises(asyncio.CancelledError):
             await wait
+
+
+async def test_only_a_delete_that_takes_long_is_asked_about_while_the_server_is_busy(
+    polled_cloud: PolledCloud, engine: AsyncEngine, environment: ActivityEnvironment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = WaitActivities(engine, polled_cloud)
+    vm_id, asked = await add_building_server(polled_cloud), asyncio.Event()
+
+    async def is_over(operation_id: UUID, vm: Ref) -> bool:
+        del operation_id
+        assert vm.id == vm_id
+        asked.set()
+        return False
+
+    monkeypatch.setattr(polled_cloud, "is_over", is_over)
+    for age, status in ((0, ServerStatus.GONE), (60, ServerStatus.ACTIVE), (60, ServerStatus.GONE)):
+        assert not asked.is_set()
+        environment.info = replace(environment.info, scheduled_time=datetime.now(UTC) - timedelta(seconds=age))
+        wait = asyncio.create_task(environment.run(waits.wait_for_server, waiting_for(vm_id, status)))
+        await polled_cloud.wait_for_polls(3)
+        wait.cancel()
+        await asyncio.wait([wait])
+    assert asked.is_set()
 
 
 async def test_an_overdue_wait_fails_only_after_a_poll(

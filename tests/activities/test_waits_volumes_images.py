@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -14,7 +15,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, volumes
 from activities.backends.protocol import BackendError, Token
-from activities.backends.resources import Ref
+from activities.backends.resources import Ref, Volume
 from activities.waits import TRANSITIONAL, WAIT_LIMIT, WaitActivities
 from domain.rules.cloud import VolumeState
 from domain.rules.errors import SupersededError
@@ -112,6 +113,27 @@ async def test_a_wait_fails_if_the_volume_will_not_reach_the_state(  # noqa: PLR
     await wait_fails(run(waits.wait_for_volume, WaitForVolumeInput(input, target)), code)
 
 
+async def test_a_wait_for_a_volume_in_error_fails_with_the_reason(
+    waits: WaitActivities, polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    input = await add_volume(engine, polled_cloud, VolumeState.ERROR)
+    listed = Volume(input.resource, VolumeState.ERROR, fault="There is no space left.")
+    monkeypatch.setattr(MockBackend, "list_volumes", AsyncMock(return_value={input.resource: listed}))
+    wait = run(waits.wait_for_volume, WaitForVolumeInput(input, VolumeState.AVAILABLE))
+    assert "There is no space left." in await wait_fails(wait, "volume_error")
+
+
+async def test_waits_for_volumes_and_images_fail_with_the_reason_that_the_server_has(
+    waits: WaitActivities, polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = BackendError("action_failed", "The host failed.", retryable=False)
+    monkeypatch.setattr(polled_cloud, "is_over", AsyncMock(side_effect=reason))
+    input = await prepare_operation(engine, polled_cloud, Action.DETACH_VOLUME)
+    await wait_fails(run(waits.wait_for_volume, WaitForVolumeInput(input, VolumeState.AVAILABLE)), "action_failed")
+    input = await add_claiming_operation(engine, Action.SNAPSHOT)
+    await wait_fails(run(waits.wait_for_image, input), "action_failed")
+
+
 async def test_a_wait_for_an_image_ends_when_it_is_saved(
     waits: WaitActivities, polled_cloud: PolledCloud, engine: AsyncEngine, run: Run
 ) -> None:
@@ -177,7 +199,7 @@ async def test_an_overdue_wait_for_an_image_fails_only_after_a_poll(
 async def test_a_poll_of_volumes_or_images_that_is_not_answered_is_retryable(
     waits: WaitActivities, polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("activities.waits.POLL_TIMEOUT", 0.05)
+    monkeypatch.setattr(polled_cloud, "poll_timeout", 0.05)
     volume = await add_volume(engine, polled_cloud, VolumeState.IN_USE)
     image = await add_saving_image(engine, polled_cloud)
     await complete_images(engine)

@@ -59,7 +59,7 @@ async def test_an_attached_interface_has_no_addresses_until_the_cloud_has_chosen
     assert answer.status_code == 202
     assert chosen(answer.json()) == (None, None)
     (operation,) = await operations_of(engine, vm.id)
-    assert operation.input == {"network": "tenant"}
+    assert operation.input == {"network": "tenant", "network_id": tenant}
     async with engine.begin() as tx:
         await tx.execute(update(Interface).values(ip_address="10.9.0.2", mac_address="fa:16:3e:00:00:01"))
     assert [chosen(interface) for interface in await interfaces_of(ada, vm.id)] == [("10.9.0.2", "fa:16:3e:00:00:01")]

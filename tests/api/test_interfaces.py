@@ -39,7 +39,7 @@ async def test_attaching_an_interface_reserves_its_addresses_and_leaves_the_stat
     assert (now.status, now.task_state, now.operation_id, now.attaching) == (status, None, vm.operation_id, 1)
     assert (operation.action, operation.vm_id, operation.previous_status) == (Action.ATTACH_INTERFACE, vm.id, None)
     assert (operation.resource_type, str(operation.resource_id)) == ("interface", interface["id"])
-    assert operation.input == {"ip_address": interface["ip_address"], "network": "edge"}
+    assert operation.input == {"ip_address": interface["ip_address"], "network": "edge", "network_id": EDGE}
 
 
 @pytest.mark.parametrize(

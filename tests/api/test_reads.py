@@ -33,7 +33,8 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the catalogue as the API shows it; a network has all its addresses free."""
     addresses = list(ip_network(row["cidr"]).hosts())[1:] if "cidr" in row else []  # the gateway has one
     row = {name: value for name, value in row.items() if name != "allocates"}
-    return row | {"id": str(row["id"])} | ({"free_addresses": len(addresses)} if addresses else {})
+    row |= {"id": str(row["id"]), "is_available": True}
+    return row | ({"free_addresses": len(addresses)} if addresses else {})
 
 
 async def test_flavors_are_listed_smallest_first(ada: Person) -> None:

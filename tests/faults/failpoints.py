@@ -43,8 +43,10 @@ from domain.rules.messages import FailOperationInput, OperationInput
 HOLD: Final = 1.0
 AUTO_CONFIRM: Final = "+"  # appended to a request's key: the operation that confirms its resize automatically
 EXECUTED: Final = "executed"
-READS: Final = {"prepare", "close", "inventory", "list_servers", "list_ports", "list_images", "list_volumes"}
-EFFECTS: Final = {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval"}
+READS: Final = {"prepare", "close", "inventory", "list_servers", "list_ports", "list_images", "list_volumes", "is_over"}
+EFFECTS: Final = (
+    {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval", "poll_timeout"}
+)
 BEGIN: Final = AsyncEngine.begin
 
 Place = tuple[str, UUID]

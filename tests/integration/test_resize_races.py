@@ -25,7 +25,7 @@ from domain.rules.messages import OperationInput
 from domain.rules.states import Action, Status
 from tests.support.stack import Stack
 from tests.support.truth import differences
-from tests.support.users import User, log_in
+from tests.support.users import DEADLINE_WITH_FAULTS, User, log_in
 from tests.support.waiting import poll
 
 MANY = 10  # races from which on the slow tests run
@@ -165,6 +165,7 @@ HANG = "INSERT INTO mock_cloud.faults (verb, mode) VALUES ('revert_server_resize
 @pytest.mark.parametrize("started", [False, True])
 async def test_lost_signals_are_sent_again(stack: Stack, *, started: bool) -> None:
     async with log_in(stack, poll_every=0.2) as user:
+        user.deadline = DEADLINE_WITH_FAULTS
         vms = await asyncio.gather(*(user.create_resized(f"lost-{number}") for number in range(REPETITIONS)))
         if started:  # and never finished, because the call to the cloud hangs
             await stack.sql(HANG)

@@ -101,3 +101,10 @@ def test_with_the_users_own_database_the_programs_get_the_variables_of_its_clien
     own = Settings(_env_file=None, database_url="postgresql://db.example/vmapi")
     passed = local.environment(own).keys() & FOREIGN.keys()
     assert passed == {"PGSSLMODE", "PGSERVICE"}
+
+
+@pytest.mark.usefixtures("shell")
+def test_with_a_real_cloud_the_programs_get_the_variables_of_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_CLOUD", "ours")
+    assert "OS_CLOUD" not in local.environment(Settings(_env_file=None))
+    assert local.environment(Settings(_env_file=None, compute_backend="openstack"))["OS_CLOUD"] == "ours"

@@ -16,12 +16,13 @@ COMPOSE: dict[str, Any] = yaml.safe_load(TEXT)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 IMAGE = "openstack-vm-api"
 OURS = {name: service for name, service in SERVICES.items() if service["image"] == IMAGE}
+CLOUDS_YAML = "${CLOUDS_YAML:-/dev/null}:/etc/openstack/clouds.yaml:ro"
 JOBS = {"settings", "database", "migrate", "temporal-schema", "temporal-namespace"}
 each_service = pytest.mark.parametrize("name", SERVICES)
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # Settings of `make up`; API_HOST, API_PORT and TEMPORAL_UI_PORT are where the engine publishes something.
 NOT_OF_CONTAINERS = {"temporal_port", "temporal_ui_port", "data_dir"}
-NAMED_BY_LIBRARIES = {"pgpassword", "forwarded_allow_ips"}  # asyncpg and uvicorn read these themselves
+NAMED_BY_LIBRARIES = {"pgpassword", "forwarded_allow_ips", "os_cloud"}  # which read these themselves
 
 
 def test_it_has_all_services() -> None:
@@ -170,8 +171,14 @@ def test_the_numbers_of_processes_come_from_the_env_file() -> None:
 
 
 def test_each_volume_is_declared_and_used() -> None:
-    volumes = {volume.partition(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert volumes == set(COMPOSE["volumes"])
+    mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", []) if mount != CLOUDS_YAML]
+    assert {mount.partition(":")[0] for mount in mounts} == set(COMPOSE["volumes"])
+
+
+def test_what_calls_the_cloud_gets_its_login_and_nothing_else_does() -> None:
+    having = {name for name, service in SERVICES.items() if CLOUDS_YAML in service.get("volumes", [])}
+    assert having == {"worker", "migrate"}
+    assert having == {name for name, service in OURS.items() if "OS_CLOUD" in service["environment"]}
 
 
 def test_foreign_images_have_a_fixed_version() -> None:

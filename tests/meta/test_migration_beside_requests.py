@@ -6,6 +6,7 @@ from alembic import command
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.data import database
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
 from tests.support.rows import add_user, add_volume
@@ -19,7 +20,8 @@ async def test_a_migration_releases_its_locks_for_a_request(settings: Settings, 
     async with engine.begin() as tx:
         await add_volume(tx, await add_user(tx))
         await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0007"))
-    async with engine.connect() as observer:
+    # In a transaction, the server would keep the observer's last snapshot, and the builds of indexes would wait for it.
+    async with database.autocommit(engine).connect() as observer:
         async with engine.begin() as request:
             await request.execute(text("UPDATE volumes SET name = 'claimed'"))
             migrating = asyncio.create_task(migrate(settings))

@@ -22,6 +22,7 @@ from tests.support.stack import free_ports
 from tests.support.waiting import poll
 
 PROCESSES = ["api", "worker", "migrations"]
+NO_DATABASE = "postgresql://127.0.0.1:1/none"
 
 
 async def start(module: str, database_url: str, **others: str) -> Process:
@@ -65,6 +66,17 @@ async def test_an_account_that_may_create_no_tables_ends_the_migrations_with_one
     await admin.close()
     [line] = err.decode().splitlines()
     assert line.startswith("The database of DATABASE_URL cannot be used: InsufficientPrivilegeError 42501: ")
+    assert (process.returncode, out) == (1, b"")
+
+
+async def test_a_cloud_that_is_not_configured_ends_the_worker_with_one_line(tmp_path: Path) -> None:
+    none = str(tmp_path / "clouds.yaml")
+    process = await start("worker", NO_DATABASE, COMPUTE_BACKEND="openstack", OS_CLIENT_CONFIG_FILE=none)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    [line] = err.decode().splitlines()
+    assert line.startswith(
+        "The cloud of COMPUTE_BACKEND cannot be used: no OpenStack cloud is configured; set OS_CLOUD"
+    )
     assert (process.returncode, out) == (1, b"")
 
 

@@ -9,7 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, func, inspect, select, text
+from sqlalchemy import Connection, delete, func, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -87,7 +87,32 @@ async def test_migrating_again_restores_the_catalogue(engine: AsyncEngine, setti
     async with engine.connect() as connection:
         for model, rows in ((Flavor, FLAVORS), (Image, IMAGES), (Network, NETWORKS)):
             found = (await connection.execute(select(model.__table__))).mappings().all()
-            assert {row["name"]: dict(row) for row in found} == {row["name"]: row for row in rows}
+            unwritten = {"cloud_id": None} if model is Flavor else {}
+            wanted = {row["name"]: {**row, **unwritten, "is_available": True} for row in rows}
+            assert {row["name"]: dict(row) for row in found} == wanted
+
+
+async def test_the_catalogue_of_a_real_cloud_is_not_seeded(engine: AsyncEngine, settings: Settings) -> None:
+    async with engine.begin() as tx:
+        for model in (Flavor, Image, Network):
+            await tx.execute(delete(model))
+    await migrate(settings.model_copy(update={"compute_backend": "openstack"}))
+    async with engine.connect() as connection:
+        found = [await connection.scalar(select(func.count()).select_from(model)) for model in (Flavor, Image, Network)]
+    assert found == [0, 0, 0]
+
+
+async def test_a_downgrade_keeps_what_a_cloud_has_without_a_name_of_its_own(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        await tx.execute(update(Flavor).values(name="same"))
+        await tx.execute(update(Image).values(name="same", os_distro=None, os_version=None))
+        await tx.execute(update(Network).values(name="same", gateway=None))
+        await tx.run_sync(lambda connection: command.downgrade(alembic_config(connection), "0009"))
+        for model, rows in ((Flavor, FLAVORS), (Image, IMAGES), (Network, NETWORKS)):
+            names = list(await tx.scalars(select(model.name)))
+            assert (names.count("same"), len(set(names))) == (1, len(rows))
+        assert set(await tx.scalars(select(Network.gateway))) == {"10.0.0.0", "10.1.0.0", "10.2.0.0"}
+        await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), "head"))
 
 
 async def test_the_database_accepts_exactly_the_legal_states(engine: AsyncEngine) -> None:

@@ -16,8 +16,8 @@ from tests.support.stack import Stack
 from tests.support.waiting import DEADLINE, poll
 
 CUT_AFTER = 2.0  # seconds after which a retrying user takes an answer for lost
-# Several faults that hit one step can make it pause for a minute.
-DEADLINE_WITH_FAULTS = 120.0  # seconds
+# Several faults that hit one step can make it pause for a minute. A call that hangs is tried again after 150 seconds.
+DEADLINE_WITH_FAULTS = 240.0  # seconds
 RETRYABLE = {
     "idempotency_key_in_flight",
     "database_unavailable",

@@ -26,6 +26,9 @@ _INVENTORY: Final[dict[Kind, Select[*tuple[Any, ...]]]] = {
 class MockBackend(MockServers, MockPorts, MockStorage):
     """The mock cloud; ComputeBackend describes its methods."""
 
+    async def list_catalogue(self) -> None:
+        return None
+
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
         page = _INVENTORY[kind]
         cloud_id = page.selected_columns[0]

@@ -50,6 +50,7 @@ class MockCalls:
     """The base of all parts of the mock cloud."""
 
     poll_interval = 0.2
+    poll_timeout = 10.0
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -5,20 +5,25 @@ without it is not the service's own (a proxy may have sent it), and raises Unrea
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 from activities.backends.openstack.records import (
     ActionEntry,
     ActionEvent,
     Attachment,
+    BootImageRow,
     DownServer,
     Fault,
+    FlavorRow,
     ImageRow,
+    NetworkRow,
     PortRow,
     ServerRow,
     Size,
+    SubnetRow,
     VolumeRow,
 )
 from activities.backends.protocol import BackendError
@@ -86,9 +91,16 @@ def volume_from(body: Body) -> VolumeRow:
         attachments=tuple(
             Attachment(_text(found, "server_id"), _text_or_none(found, "device"))
             for found in _list(body, "attachments")
+            if found.get("server_id") is not None  # a host may have it, too
         ),
         metadata=_texts(body.get("metadata")),
     )
+
+
+def newest_message(rows: Sequence[Body]) -> str | None:
+    """Return what Cinder last told its users about a thing; None if it told nothing."""
+    newest = max(rows, key=lambda row: _time(row, "created_at"), default=None)
+    return _text(newest, "user_message") if newest else None
 
 
 def image_from(body: Body) -> ImageRow:
@@ -98,9 +110,11 @@ def image_from(body: Body) -> ImageRow:
         name=_text_or_none(body, "name") or "",
         status=_text(body, "status"),
         size_bytes=body.get("size") or 0,
+        created_at=_time(body, "created_at"),
         updated_at=_time(body, "updated_at"),
         server_id=body.get("instance_uuid"),
-        marks=_texts({name: value for name, value in body.items() if name.startswith(MARK_PREFIX)}),
+        base_image_id=body.get("base_image_ref") or None,
+        marks=_marks(body),
         volume_snapshot_ids=_volume_snapshots(body.get("block_device_mapping")),
     )
 
@@ -116,6 +130,64 @@ def port_from(body: Body) -> PortRow:
         mac_address=_text(body, "mac_address"),
         device_id=_text(body, "device_id") or None,
         ip_addresses=tuple(_text(address, "ip_address") for address in _list(body, "fixed_ips")),
+    )
+
+
+def created_at(server: Body) -> datetime:
+    """Return when a server was made, of any row of a detailed list."""
+    return _time(server, "created")
+
+
+def flavor_from(body: Body) -> FlavorRow:
+    """Return the flavor of one row."""
+    size = Size(_number(body, "vcpus"), _number(body, "ram"), _number(body, "disk"))
+    return FlavorRow(_text(body, "id"), _text(body, "name"), size, body.get("OS-FLV-DISABLED:disabled") is True)
+
+
+def boot_image_from(body: Body) -> BootImageRow:
+    """Return the image of one row, as something to boot from."""
+    return BootImageRow(
+        id=_uuid(body, "id"),
+        name=_name(body),
+        status=_text(body, "status"),
+        visibility=_text(body, "visibility"),
+        project_id=_text_or_none(body, "owner"),
+        is_hidden=body.get("os_hidden") is True,
+        disk_format=body.get("disk_format"),
+        needs_bytes=max(body.get("size") or 0, body.get("virtual_size") or 0),
+        min_disk_gb=_number(body, "min_disk"),
+        created_at=_time(body, "created_at"),
+        os_distro=body.get("os_distro"),
+        os_version=body.get("os_version"),
+        server_id=body.get("instance_uuid"),
+        base_image_id=body.get("base_image_ref") or None,
+        marks=_marks(body),
+    )
+
+
+def network_from(body: Body) -> NetworkRow:
+    """Return the network of one row."""
+    return NetworkRow(
+        id=_uuid(body, "id"),
+        name=_name(body),
+        project_id=_text(body, "project_id"),
+        is_up=body.get("admin_state_up") is True,
+        is_shared=body.get("shared") is True,
+        is_external=body.get("router:external") is True,
+        created_at=body.get("created_at") or "",  # from an extension, as the router
+    )
+
+
+def subnet_from(body: Body) -> SubnetRow:
+    """Return the subnet of one row."""
+    return SubnetRow(
+        id=_uuid(body, "id"),
+        network_id=_uuid(body, "network_id"),
+        ip_version=_number(body, "ip_version"),
+        cidr=_text(body, "cidr"),
+        gateway=_text_or_none(body, "gateway_ip"),
+        services=tuple(body.get("service_types") or ()),
+        created_at=body.get("created_at") or "",
     )
 
 
@@ -149,6 +221,10 @@ def _volume_snapshots(mapping: Any) -> tuple[str, ...]:
     return tuple(id for id in found if isinstance(id, str))
 
 
+def _marks(image: Body) -> Mapping[str, str]:
+    return _texts({name: value for name, value in image.items() if name.startswith(MARK_PREFIX)})
+
+
 def _texts(values: Any) -> Mapping[str, str]:
     return {str(name): str(value) for name, value in (values or {}).items()}
 
@@ -161,6 +237,18 @@ def _text_or_none(body: Body, name: str) -> str | None:
     if isinstance(body, Mapping) and name in body and body[name] is None:
         return None
     return _typed(body, name, str)
+
+
+def _name(body: Body) -> str:
+    """Return a name that PostgreSQL can keep; some things have none, and go by their id."""
+    return (_text_or_none(body, "name") or "").replace("\0", "") or _text(body, "id")
+
+
+def _uuid(body: Body, name: str) -> UUID:
+    try:
+        return UUID(_text(body, name))
+    except ValueError:
+        raise UnreadableError(f"`{name}` is no UUID") from None
 
 
 def _number(body: Body, name: str) -> int:

@@ -66,6 +66,10 @@ class Accepted:
     since: datetime
 
 
+async def _never(_: Accepted) -> bool:
+    return False
+
+
 class Calls:
     """The calls of this process."""
 
@@ -80,19 +84,25 @@ class Calls:
         verb: str,
         send: Callable[[int], Request],
         find: Callable[[datetime | None], Awaitable[Found | None]],
+        has_failed: Callable[[Accepted], Awaitable[bool]] = _never,
     ) -> Accepted:
         """Carry out a call once, and return what the cloud answered, now or earlier.
 
         `send` makes the request of an attempt, by its number. `find` asks the same service for what the call does; it
-        gets the cloud's time before the first attempt, or None if nothing was sent yet. Raises `token_revoked` if the
+        gets the cloud's time before the first attempt, or None if nothing was sent yet. A call that was accepted
+        earlier is sent again if `has_failed` proves that the cloud did not carry it out. Raises `token_revoked` if the
         operation is revoked, a retryable `settling` while an earlier attempt may still take effect, and what the table
         of errors says.
         """
         history = await self._ledger.read(token)
-        last = history.last
+        last, is_refused = history.last, history.is_revoked and not token.compensates
         if last and last.outcome is Outcome.ACCEPTED:
-            return Accepted(last.cloud_id, last.request_id, last.intent_at)
-        if history.is_revoked and not token.compensates:
+            accepted = Accepted(last.cloud_id, last.request_id, last.intent_at)
+            if is_refused or not await has_failed(accepted):
+                return accepted
+            if not await self._ledger.reopen(token, last):
+                raise _refusal(Permission.TAKEN_OVER)
+        if is_refused:
             raise _refusal(Permission.REVOKED)
         found = await find(history.since)
         run = Run(token, _next_number(last))
@@ -101,10 +111,19 @@ class Calls:
         if found:
             return await self._adopt(history, run, verb, now, found)
         if request.method == "POST" and last and last.outcome is Outcome.AMBIGUOUS:
-            _check_settled(last)
+            _check_settled(last.age)
         if not await self._ledger.intend(run, verb, now):
             raise _refusal(Permission.TAKEN_OVER)
         return await self._fly(_Flight(self._cloud, self._ledger, run, request, now))
+
+    async def check_settled(self, operation_id: UUID, verb: str) -> None:
+        """Raise a retryable `settling` while what the operation has sent of this verb may take effect unseen.
+
+        Whoever undoes a call and does not find what it made must not take that for the end.
+        """
+        age = await self._ledger.age_of_ambiguous(operation_id, verb)
+        if age is not None:
+            _check_settled(age)
 
     async def revoke(self, operation_id: UUID) -> None:
         """Refuse the operation's calls from now on, except those that compensate; return once none is on its way.
@@ -228,9 +247,9 @@ def _next_number(last: Attempt | None) -> int:
     return last.number + 1 if last.outcome is Outcome.AMBIGUOUS else last.number
 
 
-def _check_settled(last: Attempt) -> None:
-    """Raise a retryable error while the attempt may still take effect."""
-    remaining = (SETTLE_TIME - (last.age or timedelta())).total_seconds()
+def _check_settled(age: timedelta | None) -> None:
+    """Raise a retryable error while an attempt of this age may still take effect."""
+    remaining = (SETTLE_TIME - (age or timedelta())).total_seconds()
     if remaining > 0:
         raise CloudError(
             "settling",

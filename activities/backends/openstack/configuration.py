@@ -14,7 +14,7 @@ from openstack.config import OpenStackConfig
 from openstack.config.cloud_region import CloudRegion
 from openstack.exceptions import SDKException
 
-from activities.backends.openstack.errors import UnusableCloudError
+from activities.backends.protocol import UnusableCloudError
 
 LOGIN_TIMEOUT: Final = 20.0  # seconds; also of the discovery of versions
 NO_CLOUD: Final = "no OpenStack cloud is configured; set OS_CLOUD to a cloud of clouds.yaml, or set the OS_* variables"

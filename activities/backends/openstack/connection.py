@@ -7,7 +7,7 @@ caches, and its retries would send a lost POST a second time.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,13 +27,14 @@ from activities.backends.openstack.errors import (
     Failure,
     Lost,
     Service,
-    UnusableCloudError,
     cloud_error,
     name_of,
 )
+from activities.backends.protocol import BackendError, UnusableCloudError
 
 logger = logging.getLogger(__name__)
 
+Params = Sequence[tuple[str, str]]
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -41,6 +42,7 @@ THREADS: Final = 8
 CONNECT_TIMEOUT: Final = 3.0  # seconds
 TIMEOUT: Final = 60.0  # seconds in which an answer must begin
 LIST_TIMEOUT: Final = 20.0
+SERVERS_TIMEOUT: Final = 75.0  # while a cell of the cloud is down, each list of servers takes a minute
 MICROVERSIONS: Final = {Service.COMPUTE: "2.95", Service.VOLUME: "3.70"}
 RELEASE: Final = "OpenStack 2023.1"  # the first one that has them
 _MAJOR_VERSIONS: Final = {Service.COMPUTE: "2", Service.VOLUME: "3", Service.IMAGE: "2"}
@@ -83,9 +85,10 @@ class Cloud:
         """Call the function in one of the threads."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: function(*args, **kwargs))
 
-    async def get(self, service: Service, path: str, params: Mapping[str, str] | None = None) -> Answer[Any]:
+    async def get(self, service: Service, path: str, params: Params = ()) -> Answer[Any]:
         """Return the parsed body at the path."""
-        return await self.run(self.request, service, "GET", path, params=params, timeout=LIST_TIMEOUT)
+        timeout = SERVERS_TIMEOUT if service is Service.COMPUTE else LIST_TIMEOUT
+        return await self.run(self.request, service, "GET", path, params=params, timeout=timeout)
 
     def request(  # noqa: PLR0913 - the parts of an HTTP request
         self,
@@ -94,7 +97,7 @@ class Cloud:
         path: str,
         *,
         body: object = None,
-        params: Mapping[str, str] | None = None,
+        params: Params = (),
         timeout: float = TIMEOUT,
         read: Callable[[Any], T] = lambda body: body,
         before_sending: Callable[[], None] = lambda: None,
@@ -110,7 +113,7 @@ class Cloud:
                 path,
                 method,
                 json=body,
-                params=params,
+                params=list(params),
                 timeout=(CONNECT_TIMEOUT, timeout),
                 requests_auth=gate,
                 hooks={"response": gate.note_answer},
@@ -120,7 +123,7 @@ class Cloud:
             self._note_date(service, response)
             _check_status(response, service, method, path)
             return Answer(read(_body(response)), response.headers.get(answers.REQUEST_ID))
-        except CloudError:
+        except BackendError:
             raise
         except Exception as error:
             if error is gate.refusal:
@@ -133,13 +136,36 @@ class Cloud:
                 logger.warning("The answer to %s %s cannot be read", method, path, exc_info=True)
             raise cloud_error(Failure(service, method, path, lost, words=words)) from None
 
+    async def user_id(self) -> str:
+        """Return the id of the user that this service is in the cloud."""
+        return await self.run(self._user_id)
+
+    def _user_id(self) -> str:
+        try:
+            return str(self._adapter(Service.COMPUTE).get_user_id())
+        except (keystone.ClientException, SDKException) as error:
+            raise _before_sending(error, Service.IDENTITY) from None
+
     def now(self, service: Service) -> datetime:
         """Return the service's own time in whole seconds, by its last answer; it is never later than it is there."""
         return (datetime.now(UTC) + self._ahead.get(service, timedelta())).replace(microsecond=0)
 
+    async def project_id(self) -> str:
+        """Return the project of the login, which has everything that we make."""
+        return await self.run(self._project_id)
+
     def close(self) -> None:
         """Let go of the threads. One that still waits for an answer ends by its timeout."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _project_id(self) -> str:
+        try:
+            id = self._region.get_session().get_project_id()
+        except (keystone.ClientException, SDKException) as error:
+            raise _before_sending(error, Service.IDENTITY) from None
+        if id is None:
+            raise UnusableCloudError("the login has no project; name one in the cloud's configuration")
+        return id
 
     def _note_date(self, service: Service, response: requests.Response) -> None:
         date = answers.date_of(response)

@@ -38,8 +38,8 @@ class Lost(StrEnum):
 class CloudError(BackendError):
     """The cloud refused a request or failed to answer it.
 
-    `ambiguous` means that the cloud may have done what was asked all the same, or still does it. `retry_after` is the
-    pause in seconds that the cloud asks for. `status` is the HTTP status; None if the service gave no answer.
+    `ambiguous` means that the cloud may have done what was asked all the same, or still does it. `status` is the HTTP
+    status; None if the service gave no answer.
     """
 
     def __init__(  # noqa: PLR0913 - all that a caller may want to know
@@ -53,18 +53,10 @@ class CloudError(BackendError):
         request_id: str | None = None,
         status: int | None = None,
     ) -> None:
-        super().__init__(code, message, retryable=retryable)
+        super().__init__(code, message, retryable=retryable, retry_after=retry_after)
         self.ambiguous = ambiguous
-        self.retry_after = retry_after
         self.request_id = request_id
         self.status = status
-
-
-class UnusableCloudError(CloudError):
-    """The service cannot work with this cloud or this configuration; the message is one line that says why."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__("not_supported_by_cloud", message, retryable=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,16 @@ class History:
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedCall:
+    """A call that the cloud accepted, at the attempt with this number; `since` is the cloud's time shortly before."""
+
+    verb: str
+    attempt: int
+    since: datetime
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run of a call, which may send one attempt; `id` tells it from other runs of the same call."""
 
@@ -100,6 +110,23 @@ class Ledger:
         last = Attempt(row.attempt, Outcome(row.outcome), row.intent_at, row.age, row.request_id, row.cloud_id)
         return History(last, row.since, is_revoked)
 
+    async def last_accepted(self, operation_id: UUID, verbs: Collection[str]) -> AcceptedCall | None:
+        """Return the operation's last accepted call of one of these verbs."""
+        columns = (calls.c.verb, calls.c.attempt, calls.c.intent_at, calls.c.request_id)
+        of_operation = (calls.c.operation_id == operation_id, calls.c.verb.in_(verbs))
+        statement = select(*columns).where(*of_operation, calls.c.outcome == Outcome.ACCEPTED)
+        async with self._autocommit.connect() as connection:
+            last = statement.order_by(calls.c.touched_at.desc()).limit(1)
+            row = (await connection.execute(last)).one_or_none()
+        return AcceptedCall(*row) if row else None
+
+    async def known_requests(self, request_ids: Collection[str]) -> set[str]:
+        """Return those of the requests whose end is known, of whatever call they are."""
+        has_ended = calls.c.outcome.in_((Outcome.ACCEPTED, Outcome.REFUSED))
+        statement = select(calls.c.request_id).where(calls.c.request_id.in_(request_ids), has_ended)
+        async with self._autocommit.connect() as connection:
+            return set((await connection.scalars(statement)).all())
+
     async def intend(self, run: Run, verb: str, intent_at: datetime) -> bool:
         """Record that this run is going to send its attempt; false if another run has sent it already."""
         values = {"verb": verb, "run_id": run.id, "outcome": Outcome.UNSENT, "intent_at": intent_at}
@@ -111,6 +138,21 @@ class Ledger:
         found = {"outcome": Outcome.ACCEPTED, "cloud_id": cloud_id, "intent_at": intent_at, "code": None}
         values = found | {"verb": verb, "run_id": run.id}
         await self._upsert(run, values, found, calls.c.outcome != Outcome.ACCEPTED)
+
+    async def reopen(self, token: Token, accepted: Attempt) -> bool:
+        """Record that the cloud did not carry out what it accepted, so it may be sent again; false if another run has.
+
+        The request's id tells this acceptance from a later one of the same attempt.
+        """
+        is_it = and_(
+            _of(token),
+            calls.c.attempt == accepted.number,
+            calls.c.outcome == Outcome.ACCEPTED,
+            calls.c.request_id.is_not_distinct_from(accepted.request_id),
+        )
+        async with self._autocommit.connect() as connection:
+            reopened = await connection.execute(update(calls).where(is_it).values(outcome=Outcome.REFUSED))
+        return bool(reopened.rowcount)
 
     async def permit(self, run: Run, flight: timedelta) -> Permission:
         """Ask for the permission to send the attempt now, and record it as sent; `flight` is how long that may take.
@@ -170,6 +212,18 @@ class Ledger:
         statement = select(exists(select(calls.c.attempt).where(calls.c.operation_id == operation_id, flying)))
         async with self._autocommit.connect() as connection:
             return bool(await connection.scalar(statement))
+
+    async def age_of_ambiguous(self, operation_id: UUID, verb: str) -> timedelta | None:
+        """Return the time since the operation last sent a call of this verb of which nobody knows the end, if it did.
+
+        Calls that compensate do not count.
+        """
+        age = func.clock_timestamp() - func.max(calls.c.sent_at)
+        sent = and_(calls.c.operation_id == operation_id, calls.c.verb == verb, ~calls.c.compensates)
+        statement = select(age).where(sent, calls.c.outcome == Outcome.AMBIGUOUS)
+        async with self._autocommit.connect() as connection:
+            found: timedelta | None = await connection.scalar(statement)
+            return found
 
     async def forget(self, older_than: timedelta) -> int:
         """Delete a batch of what nothing has touched for so long, and return how many rows that were.

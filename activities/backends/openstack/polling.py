@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
-from activities.backends.openstack.errors import CloudError
 from activities.backends.protocol import BackendError
 
 logger = logging.getLogger(__name__)
@@ -129,7 +128,7 @@ class Poll(Generic[T]):
 
     def _due(self) -> float:
         if self.trouble:
-            wish = self.trouble.retry_after if isinstance(self.trouble, CloudError) else None
+            wish = self.trouble.retry_after
             return self._last_poll + max(wish or 0.0, min(2.0 ** (self._failures - 1), LONGEST_BACKOFF))
         ids = frozenset[str]().union(*(question.ids for question in self._questions))
         youngest = max((self._waits[id].since for id in ids), default=0.0)

@@ -1,11 +1,13 @@
-"""What the cloud shows, as plain data: servers, their actions, volumes, images and ports.
+"""What the cloud shows, as plain data: servers, their actions, volumes, images, ports, and what servers are made of.
 
-Ids are the cloud's own, as text: most are UUIDs, but not every service promises that.
+Ids are the cloud's own, as text: most are UUIDs, but not every service promises that. Those of networks and of images
+to boot from become ids of ours, so they must be UUIDs.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from uuid import UUID
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class ServerRow:
     def is_idle(self) -> bool:
         """Return whether the cloud is done with it. A build is never idle: it has no task between two of its steps."""
         return self.task_state is None and self.status != "BUILD"
+
+    @property
+    def is_deleted(self) -> bool:
+        """Return whether the cloud only remembers it, or keeps it for a while in case that its owner wants it back."""
+        return self.status in {"DELETED", "SOFT_DELETED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +148,7 @@ class VolumeRow:
 class ImageRow:
     """An image. `server_id`: the server of which it is a snapshot, unless that was volume-backed: then Nova omits it.
 
+    `base_image_id`: the image that this server was built from.
     `marks`: its properties that begin with `osvm_`. They alone do not make it ours: a snapshot inherits the properties
     of the image that its server was built from. `volume_snapshot_ids`: the snapshots of volumes that it consists of, if
     its server was volume-backed.
@@ -150,8 +158,10 @@ class ImageRow:
     name: str
     status: str
     size_bytes: int
+    created_at: datetime
     updated_at: datetime
     server_id: str | None = None
+    base_image_id: str | None = None
     marks: Mapping[str, str] = field(default_factory=dict)
     volume_snapshot_ids: tuple[str, ...] = ()
 
@@ -168,3 +178,63 @@ class PortRow:
     mac_address: str
     device_id: str | None = None
     ip_addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlavorRow:
+    """A flavor. Only operators see those that are disabled."""
+
+    id: str
+    name: str
+    size: Size
+    is_disabled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BootImageRow:
+    """An image as something to boot from; `marks` are our properties.
+
+    `needs_bytes` is the size of the disk that it holds, and `min_disk_gb` what its owner asks for.
+    """
+
+    id: UUID
+    name: str
+    status: str
+    visibility: str
+    project_id: str | None
+    is_hidden: bool
+    disk_format: str | None
+    needs_bytes: int
+    min_disk_gb: int
+    created_at: datetime
+    os_distro: str | None
+    os_version: str | None
+    server_id: str | None
+    base_image_id: str | None
+    marks: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRow:
+    """A network. `is_shared`: all projects, or ours, may plug servers in. `is_external`: it leads out of the cloud."""
+
+    id: UUID
+    name: str
+    project_id: str
+    is_up: bool
+    is_shared: bool
+    is_external: bool
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubnetRow:
+    """Addresses of a network. `services` are the kinds of ports that may have them; if it names none, all may."""
+
+    id: UUID
+    network_id: UUID
+    ip_version: int
+    cidr: str
+    gateway: str | None
+    services: tuple[str, ...]
+    created_at: str

@@ -204,7 +204,7 @@ def _error(want: Want, server: ServerRow, action: ActionEntry | None) -> Verdict
     fault = server.fault
     # The fault may be one of long ago. Times are whole seconds, so one second may be lost.
     if fault and fault.created_at >= want.since - timedelta(seconds=1):
-        return Failed(_code_of(fault), f"{fault.message.rstrip('.')}. {_which(want, action)}")
+        return Failed(code_of(fault), f"{fault.message.rstrip('.')}. {_which(want, action)}")
     if fault is None and server.is_from_list:
         return Undecided("The server is in ERROR, and a list may leave out its fault.")
     if action is None:
@@ -247,7 +247,8 @@ def _other(want: Want, server: ServerRow, action: ActionEntry | None, now: datet
     return by_action(want, action, server.updated_at, now, f"the server is {server.status}")
 
 
-def _code_of(fault: Fault) -> str:
+def code_of(fault: Fault) -> str:
+    """Return the code that programs know a fault by."""
     return next((code for words, code in CODES_OF_FAULTS.items() if words in fault.message), "server_error")
 
 

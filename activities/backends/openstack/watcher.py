@@ -6,22 +6,21 @@ not known, the server is read by its id. Only an answer about a single thing can
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import Final, Generic, Protocol, TypeVar
-from urllib.parse import parse_qsl, urlsplit
+from typing import Final, Generic, TypeVar
 
 from activities.backends.openstack import bodies
 from activities.backends.openstack.bodies import Body
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.polling import Clock, Poll
+from activities.backends.openstack.reading import Answer, Fetch, Query, pages, read_one
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, PortRow, ServerRow, VolumeRow
 from activities.backends.protocol import BackendError
 
 R = TypeVar("R", bound=VolumeRow | ImageRow | PortRow)
-Query = Sequence[tuple[str, str]]
 Server = ServerRow | DownServer | Gone
 
 FEW: Final = 3
@@ -30,24 +29,6 @@ OVERLAP: Final = 5.0
 """Seconds by which the clocks of the cloud's hosts may differ."""
 PLAIN_LIST_EVERY: Final = 60.0
 IDS_OF_A_QUERY: Final = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A readable answer of a service, and the cloud's time in it."""
-
-    body: Body
-    date: datetime
-
-
-class Fetch(Protocol):
-    """Reads from a service of the cloud; BackendError `not_found` for its own 404.
-
-    While a cell of the cloud is down, each list takes a minute. With a shorter timeout, all waiting would stop then.
-    """
-
-    async def __call__(self, service: Service, path: str, query: Query) -> Answer:
-        """Send one GET."""
 
 
 class Watcher:
@@ -95,7 +76,7 @@ class _Servers:
 
     async def _read_list(self, query: Query, wanted: Collection[str], began: float) -> None:
         since: datetime | None = None
-        async for answer in _pages(self._fetch, Service.COMPUTE, "/servers/detail", query, "servers"):
+        async for answer in pages(self._fetch, Service.COMPUTE, "/servers/detail", query, "servers"):
             since = since or self._before(answer, began)
             for body in bodies.listed(answer.body, "servers"):
                 server = bodies.server_from(body, is_from_list=True)
@@ -119,7 +100,7 @@ class _Servers:
         ids = [id for id in asked if id not in self._rows or _lacks_fault(self._rows[id])]
 
         async def read(id: str) -> None:
-            answer = await _single(self._fetch, Service.COMPUTE, f"/servers/{id}")
+            answer = await read_one(self._fetch, Service.COMPUTE, f"/servers/{id}")
             if answer is None:
                 self._rows[id] = Gone(id)
                 return
@@ -181,12 +162,13 @@ class _Resources(Generic[R]):
         kind = self._kind
         rows: dict[str, R | Gone] = {}
         for query in _queries(asked, kind) if len(asked) > 1 else ():
-            async for answer in _pages(self._fetch, kind.service, kind.list_path, query, kind.several):
-                found = [kind.parse(body) for body in bodies.listed(answer.body, kind.several)]
-                rows |= {row.id: row for row in found if row.id in asked}
+            async for answer in pages(self._fetch, kind.service, kind.list_path, query, kind.several):
+                # Only what is asked for is read further: other things of the project may have unusual fields.
+                found = [body for body in bodies.listed(answer.body, kind.several) if body.get("id") in asked]
+                rows |= {row.id: row for row in map(kind.parse, found)}
 
         async def read(id: str) -> None:
-            answer = await _single(self._fetch, kind.service, f"{kind.path}/{id}")
+            answer = await read_one(self._fetch, kind.service, f"{kind.path}/{id}")
             body = answer and (bodies.single(answer.body, kind.single) if kind.single else answer.body)
             rows[id] = kind.parse(body) if body else Gone(id)
 
@@ -219,27 +201,6 @@ def _queries(ids: Iterable[str], kind: _Kind[R]) -> list[Query]:
     rest = iter(sorted(ids))
     groups = iter(lambda: tuple(islice(rest, IDS_OF_A_QUERY)), ())
     return [kind.query(group) for group in groups]
-
-
-async def _pages(fetch: Fetch, service: Service, path: str, query: Query, name: str) -> AsyncIterator[Answer]:
-    while True:
-        answer = await fetch(service, path, query)
-        yield answer
-        links = answer.body.get(f"{name}_links") or ()
-        following = answer.body.get("next") or next((link["href"] for link in links if link["rel"] == "next"), None)
-        if not following:
-            return
-        query = parse_qsl(urlsplit(following).query)
-
-
-async def _single(fetch: Fetch, service: Service, path: str) -> Answer | None:
-    """Return the answer about one thing; None if the cloud does not have it."""
-    try:
-        return await fetch(service, path, ())
-    except BackendError as error:
-        if error.code == "not_found":
-            return None
-        raise
 
 
 async def _each(read: Callable[[str], Awaitable[None]], ids: Iterable[str]) -> list[BackendError]:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data.models import Interface, Operation
+from domain.data.models import Interface, Network, Operation
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.rules.table import TABLE
@@ -17,6 +17,7 @@ from tests.support.rows import (
     FLAVOR_IDS,
     IMAGE_IDS,
     INPUTS,
+    NETWORK_IDS,
     add_attachment,
     add_interface,
     add_operation,
@@ -217,10 +218,33 @@ async def test_a_retry_of_a_resize_below_the_image_is_refused(ada: Person, root:
     assert await retry(root, operation.id) == (422, "flavor_too_small")
 
 
+async def test_a_retried_attach_finds_its_network_by_the_id_although_another_one_has_the_name(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as tx:
+        await tx.execute(update(Network).where(Network.name == "edge").values(name="private"))
+    id = str(NETWORK_IDS["edge"])
+    failed = await failed_operation(
+        ada, engine, Action.ATTACH_INTERFACE, input={"network": "private", "network_id": id}
+    )
+    status, _ = await retry(root, failed.id)
+    (interface,) = (await ada.http.get(f"/vms/{failed.vm_id}/interfaces")).json()["items"]
+    assert (status, interface["network_id"]) == (202, id)
+
+
+async def test_a_retry_of_an_attach_to_a_network_that_the_cloud_no_longer_has_is_refused(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    failed = await failed_operation(ada, engine, Action.ATTACH_INTERFACE)
+    async with engine.begin() as tx:
+        await tx.execute(update(Network).where(Network.name == "private").values(is_available=False))
+    assert await retry(root, failed.id) == (422, "unknown_reference")
+
+
 async def test_a_retry_of_an_attach_to_a_network_that_was_renamed_is_refused(
     ada: Person, root: Person, engine: AsyncEngine
 ) -> None:
-    """The failed operation has the network's name only."""
+    """An operation of an earlier version has the network's name only."""
     failed = await failed_operation(
         ada, engine, Action.ATTACH_INTERFACE, input=INPUTS[Action.ATTACH_INTERFACE] | {"network": "long-gone"}
     )

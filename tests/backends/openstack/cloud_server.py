@@ -5,7 +5,7 @@ import ssl
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,10 +48,11 @@ class Received:
     path: str
     headers: Mapping[str, str]
     body: Any
+    query: str = ""
 
 
 class CloudServer(ThreadingHTTPServer):
-    """The cloud. `replies` are used up one by one for a method and path; what has none is answered with 200 and {}."""
+    """The cloud. `replies` are used up one by one for a method and path; `respond` answers what has none."""
 
     daemon_threads = True
 
@@ -61,6 +62,7 @@ class CloudServer(ThreadingHTTPServer):
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.replies: dict[tuple[str, str], deque[Reply]] = defaultdict(deque)
+        self.respond: Callable[[Received], Reply] = lambda _: Reply(200, {})
         self.received: list[Received] = []
         self.microversions = {Service.COMPUTE: "2.96", Service.VOLUME: "3.71"}
         self.missing: set[Service] = set()  # from the catalogue
@@ -114,9 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(cloud.discovery_replies.popleft() if cloud.discovery_replies else self._versions(path))
             return
         with cloud.guard:
-            cloud.received.append(Received(self.command, path, dict(self.headers), body))
+            request = Received(self.command, path, dict(self.headers), body, self.path.partition("?")[2])
+            cloud.received.append(request)
             waiting = cloud.replies[self.command, path]
-            reply = waiting.popleft() if waiting else Reply(200, {})
+            reply = waiting.popleft() if waiting else cloud.respond(request)
             cloud.running += 1
             cloud.most_at_once = max(cloud.most_at_once, cloud.running)
         try:

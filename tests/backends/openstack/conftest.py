@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from openstack.config import loader
 
+from activities.backends.openstack.backend import OpenStackBackend
 from activities.backends.openstack.calls import Calls
 from activities.backends.openstack.configuration import read_configuration
 from activities.backends.openstack.connection import Cloud
 from activities.backends.openstack.ledger import Ledger
+from activities.backends.openstack.watcher import Watcher
 from domain.settings import Settings
+from tests.backends.openstack.clocks import FakeClock
 from tests.backends.openstack.cloud_server import PASSWORD, CloudServer, running_cloud
+from tests.backends.openstack.resource_cloud import ResourceCloud
 
 Configure = Callable[..., Path]
 
@@ -71,3 +75,23 @@ async def calls(cloud: Cloud, ledger: Ledger) -> AsyncIterator[Calls]:
     calls = Calls(cloud, ledger)
     yield calls
     await calls.close()
+
+
+@pytest.fixture
+def resources(server: CloudServer) -> ResourceCloud:
+    """The things that the small cloud has."""
+    return ResourceCloud(server)
+
+
+@pytest.fixture
+async def backend(
+    configure: Configure, resources: ResourceCloud, settings: Settings
+) -> AsyncIterator[OpenStackBackend]:
+    """The backend of a cloud that has things; its polls take no time."""
+    del resources
+    configure()
+    backend = OpenStackBackend(settings)
+    backend._watcher = Watcher(backend._fetch, FakeClock())
+    await backend.prepare()
+    yield backend
+    await backend.close()

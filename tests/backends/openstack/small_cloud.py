@@ -7,7 +7,8 @@ from urllib.parse import urlencode
 from uuid import uuid4
 
 from activities.backends.openstack.errors import Service
-from activities.backends.openstack.watcher import Answer, Query, Watcher
+from activities.backends.openstack.reading import Answer, Query
+from activities.backends.openstack.watcher import Watcher
 from activities.backends.protocol import BackendError
 from tests.backends.openstack.clocks import FakeClock
 from tests.backends.openstack.recordings import Recording

@@ -7,7 +7,8 @@ import pytest
 
 from activities.backends.openstack.configuration import read_configuration
 from activities.backends.openstack.connection import Cloud
-from activities.backends.openstack.errors import CloudError, Service, UnusableCloudError, name_of
+from activities.backends.openstack.errors import CloudError, Service, name_of
+from activities.backends.protocol import UnusableCloudError
 from tests.backends.openstack.cloud_server import PASSWORD, CloudServer, Reply
 from tests.backends.openstack.conftest import Configure
 

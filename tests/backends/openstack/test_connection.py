@@ -25,7 +25,7 @@ def failed(
 
 async def test_an_answer_is_returned_with_the_id_of_its_request(cloud: Cloud, server: CloudServer) -> None:
     server.add(Service.COMPUTE, "GET", "/servers/detail", Reply(200, {"servers": [1]}))
-    answer = await cloud.get(Service.COMPUTE, "/servers/detail", {"tags": "vm:1"})
+    answer = await cloud.get(Service.COMPUTE, "/servers/detail", (("tags", "vm:1"),))
     assert (answer.value, answer.request_id) == ({"servers": [1]}, REQUEST_ID)
 
 

@@ -9,8 +9,9 @@ import pytest
 
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.polling import KEEP
+from activities.backends.openstack.reading import Answer, Query
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, PortRow, ServerRow, VolumeRow
-from activities.backends.openstack.watcher import IDS_OF_A_QUERY, Answer, Query, Watcher
+from activities.backends.openstack.watcher import IDS_OF_A_QUERY, Watcher
 from activities.backends.protocol import BackendError
 from tests.backends.openstack.clocks import FakeClock
 from tests.backends.openstack.recordings import Recording

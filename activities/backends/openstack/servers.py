@@ -1,0 +1,156 @@
+"""Servers of the cloud, which Nova has."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from activities.backends.openstack import bodies, marks
+from activities.backends.openstack.calls import Found, Request
+from activities.backends.openstack.errors import Service
+from activities.backends.openstack.images import OpenStackImages
+from activities.backends.openstack.records import DownServer, Gone, ServerRow, Size
+from activities.backends.openstack.verdict import STABLE, Verb, code_of
+from activities.backends.openstack.watcher import IDS_OF_A_QUERY
+from activities.backends.protocol import BackendError, Token
+from activities.backends.resources import Fault, PortSpec, Ref, Server, ServerSpec
+from domain.rules.cloud import ServerStatus
+
+# Nova shows a hard reboot in a status of its own.
+_STATUSES: Final = {status.value: status for status in ServerStatus} | {"HARD_REBOOT": ServerStatus.REBOOT}
+Body = Mapping[str, Any]
+
+
+class OpenStackServers(OpenStackImages):
+    """Servers, which are built from images."""
+
+    async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
+        body = _new_server(token, spec, ports)
+
+        async def find(since: datetime | None) -> Found | None:
+            made = await self._servers_tagged(marks.operation_tag(token.operation_id))
+            if not made and since is not None:
+                await self._check_cells(since)
+            return Found(made[0].id) if made else None
+
+        request = Request(Service.COMPUTE, "POST", "/servers", body, lambda body: str(body["server"]["id"]))
+        return self._made(await self._call(token, Verb.CREATE, lambda _: request, find))
+
+    async def start_server(self, token: Token, vm: Ref) -> None:
+        await self._act(token, Verb.START, vm, {"os-start": None}, lambda server: server.status == "ACTIVE")
+
+    async def stop_server(self, token: Token, vm: Ref) -> None:
+        await self._act(token, Verb.STOP, vm, {"os-stop": None}, lambda server: server.status == "SHUTOFF")
+
+    async def reboot_server(self, token: Token, vm: Ref, *, hard: bool) -> None:
+        body = {"reboot": {"type": "HARD" if hard else "SOFT"}}
+        await self._act(token, Verb.REBOOT, vm, body, _never)
+
+    async def resize_server(self, token: Token, spec: ServerSpec) -> None:
+        size = _size_of(spec)
+        body = {"resize": {"flavorRef": spec.flavor.cloud_id}}
+        await self._act(
+            token, Verb.RESIZE, spec.vm, body, lambda server: (server.status, server.size) == ("VERIFY_RESIZE", size)
+        )
+
+    # A server that no longer waits for the decision has had one. The caller looks at its size to learn which one.
+    async def confirm_server_resize(self, token: Token, vm: Ref) -> None:
+        await self._act(token, Verb.CONFIRM, vm, {"confirmResize": None}, lambda server: server.status in STABLE)
+
+    async def revert_server_resize(self, token: Token, vm: Ref) -> None:
+        await self._act(token, Verb.REVERT, vm, {"revertResize": None}, lambda server: server.status in STABLE)
+
+    async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
+        server, body = await self._find_server(spec.vm), {"rebuild": {"imageRef": await self._image_id(spec.image)}}
+        if isinstance(server, ServerRow) and server.size != _size_of(spec):
+            message = "This cloud cannot change the flavor of a server that it rebuilds; resize it first."
+            raise BackendError("not_supported_by_cloud", message, retryable=False)
+        await self._act(token, Verb.REBUILD, spec.vm, body, _never)
+
+    async def delete_server(self, token: Token, vm: Ref) -> None:
+        for id in await self._server_ids(vm):
+            # More than one server may have the VM's mark, and a token is for one call.
+            step = f"{token.step}/{id}"
+            await self._delete(Token(token.operation_id, step, token.compensates), id)
+
+    async def purge(self, vm: Ref) -> None:
+        for id in await self._server_ids(vm):
+            await self._delete_at_once(Service.COMPUTE, f"/servers/{id}")
+
+    async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
+        ids = {vm.id: vm.cloud_id for vm in vms if vm.cloud_id} | dict(await self._ids_by_mark(vms))
+        for vm_id, id in ids.items():
+            self._note_vm(id, vm_id)
+        rows = await self._ask(self._watcher.servers, set(ids.values())) if ids else {}
+        shown = {vm_id: server_from(vm_id, rows.get(id)) for vm_id, id in ids.items()}
+        return {vm_id: server for vm_id, server in shown.items() if server}
+
+    async def _ids_by_mark(self, vms: Collection[Ref]) -> Mapping[UUID, str]:
+        """Return the cloud's ids of the servers whose row keeps none; of several with one mark, the oldest."""
+        found: dict[UUID, str] = {}
+        unknown = [vm.id for vm in vms if vm.cloud_id is None]
+        for start in range(0, len(unknown), IDS_OF_A_QUERY):
+            tags = {marks.vm_tag(id): id for id in unknown[start : start + IDS_OF_A_QUERY]}
+            for server in await self._servers_tagged(*tags):
+                for tag in server.tags & tags.keys():
+                    found.setdefault(tags[tag], server.id)
+        return found
+
+    async def _server_ids(self, vm: Ref) -> Sequence[str]:
+        """Return the cloud's id of the VM's server, or of all with its mark if the row keeps none."""
+        return [vm.cloud_id] if vm.cloud_id else [row.id for row in await self._servers_tagged(marks.vm_tag(vm.id))]
+
+    async def _check_cells(self, since: datetime) -> None:
+        """Raise a retryable BackendError if a server that nobody can look at may be one that was made since then."""
+        rows = await self._rows(Service.COMPUTE, "/servers/detail", (), "servers")
+        hidden = [row for row in rows if row.get("status") == "UNKNOWN"]  # such a row has no tags
+        if any(bodies.created_at(row) > since - timedelta(seconds=2) for row in hidden):
+            message = "A part of the cloud is down, and the server may be in it."
+            raise BackendError("cloud_unavailable", message, retryable=True)
+
+    async def _image_id(self, image: Ref) -> str:
+        if image.cloud_id:
+            return image.cloud_id
+        found = await self._images_marked(image.id)
+        if not found:
+            raise BackendError("image_not_found", "The cloud does not have the snapshot's image.", retryable=False)
+        return found[0].id
+
+
+def server_from(vm_id: UUID, row: ServerRow | DownServer | Gone | None) -> Server | None:
+    """Return the server that a row shows; None if the cloud does not have it.
+
+    A server that the cloud cannot show now is UNKNOWN and busy, so nothing is decided about it.
+    """
+    if row is None or isinstance(row, DownServer):
+        return Server(vm_id, ServerStatus.UNKNOWN, 0, 0, 0, is_busy=True)
+    if isinstance(row, Gone) or row.is_deleted:
+        return None
+    size = (row.size.vcpus, row.size.ram_mb, row.size.disk_gb)
+    status = _STATUSES.get(row.status, ServerStatus.UNKNOWN)
+    fault = Fault(code_of(row.fault), row.fault.message) if row.fault and status is ServerStatus.ERROR else None
+    is_busy = not row.is_idle or row.status == ServerStatus.UNKNOWN
+    return Server(vm_id, status, *size, is_busy=is_busy, fault=fault, image_id=row.image_id)
+
+
+def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> Body:
+    """Return the body that creates a server. A port that exists is named; Nova makes the others, and deletes them."""
+    networks = [
+        {"port": port.interface.cloud_id} if port.interface.cloud_id else {"uuid": str(port.network_id)}
+        for port in ports
+    ]
+    server = {
+        "name": spec.name,
+        "flavorRef": spec.flavor.cloud_id,
+        "imageRef": spec.image.cloud_id,
+        "networks": networks or "none",
+    }
+    return {"server": {**server, **marks.of_server(spec.vm.id, token)}}
+
+
+def _size_of(spec: ServerSpec) -> Size:
+    return Size(spec.vcpus, spec.ram_mb, spec.disk_gb)
+
+
+def _never(_: ServerRow) -> bool:
+    return False
