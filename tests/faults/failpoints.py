@@ -43,7 +43,17 @@ from domain.rules.messages import FailOperationInput, OperationInput
 HOLD: Final = 1.0
 AUTO_CONFIRM: Final = "+"  # appended to a request's key: the operation that confirms its resize automatically
 EXECUTED: Final = "executed"
-READS: Final = {"prepare", "close", "inventory", "list_servers", "list_ports", "list_images", "list_volumes", "is_over"}
+READS: Final = {
+    "prepare",
+    "close",
+    "inventory",
+    "list_servers",
+    "list_ports",
+    "list_images",
+    "list_volumes",
+    "is_over",
+    "list_catalogue",
+}
 EFFECTS: Final = (
     {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval", "poll_timeout"}
 )
