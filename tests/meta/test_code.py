@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from activities.backends.protocol import ComputeBackend
+from domain.data import advisory_locks
 from tests.meta.files import UNFINISHED, parsed, python_files, repo_path
 
 MAX_FILE_LINES = 300
@@ -60,3 +61,13 @@ def _is_overload(node: Definition) -> bool:
 @each_file
 def test_nothing_is_marked_as_unfinished(path: Path) -> None:
     assert UNFINISHED.findall(path.read_text()) == []
+
+
+def test_all_advisory_locks_have_numbers_of_their_own_in_one_place() -> None:
+    """Two locks with one number would make processes wait for each other that have nothing in common."""
+    numbers = [number for name, number in vars(advisory_locks).items() if name.isupper()]
+    assert len(set(numbers)) == len(numbers)
+    home = Path(advisory_locks.__file__)
+    constants = (node for path in PRODUCTION_FILES if path != home for node in ast.walk(parsed(path)))
+    values = (node.value for node in constants if isinstance(node, ast.Constant) and isinstance(node.value, int))
+    assert [value for value in values if abs(value - min(numbers)) < 1000] == []

@@ -16,13 +16,14 @@ from sqlalchemy import (
     Uuid,
     func,
     inspect,
+    select,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.data import advisory_locks
+
 SCHEMA: Final = "openstack_cloud"
-# The number of an advisory lock. It makes workers that start together create the schema one after the other.
-_SCHEMA_LOCK: Final = 7_166_401_205
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -74,7 +75,8 @@ async def create_schema(tx: AsyncConnection) -> None:
     """Create the schema and its tables if they are missing; if nothing is missing, this needs no right to do so."""
     if await tx.run_sync(_is_complete):
         return
-    await tx.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SCHEMA_LOCK})
+    # Workers that start together create it one after the other.
+    await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.OPENSTACK_CLOUD_SCHEMA)))
     await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     await tx.run_sync(metadata.create_all)
 
