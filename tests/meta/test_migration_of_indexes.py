@@ -31,17 +31,22 @@ async def older(engine: AsyncEngine) -> AsyncEngine:
     return engine
 
 
+async def until_building(observer: AsyncConnection) -> None:
+    """Wait until a build of an index waits for an open transaction."""
+    async with asyncio.timeout(10):
+        while not await observer.scalar(text(BUILDING)):
+            await observer.rollback()
+            await asyncio.sleep(0.01)
+    await observer.rollback()
+
+
 async def test_requests_write_while_the_indexes_are_built(settings: Settings, older: AsyncEngine) -> None:
     """An ordinary CREATE INDEX that waits for one writer would make all others wait behind it."""
     async with older.connect() as observer:
         async with older.begin() as slow:
             await slow.execute(text("UPDATE vms SET name = 'slow'"))
             migrating = asyncio.create_task(migrate(settings))
-            async with asyncio.timeout(10):
-                while not await observer.scalar(text(BUILDING)):
-                    await observer.rollback()
-                    await asyncio.sleep(0.01)
-            await observer.rollback()
+            await until_building(observer)
             async with older.begin() as request:
                 await request.execute(text("SET LOCAL lock_timeout = '2s'"))
                 await request.execute(text("INSERT INTO users VALUES (gen_random_uuid(), 'u', 'e', '')"))
@@ -60,11 +65,7 @@ async def test_indexes_on_columns_that_a_migration_adds_are_built_beside_request
         async with older.begin() as slow:
             await slow.execute(text("UPDATE vms SET name = 'slow' WHERE false"))
             migrating = asyncio.create_task(migrate(settings))
-            async with asyncio.timeout(10):
-                while not await observer.scalar(text(BUILDING)):
-                    await observer.rollback()
-                    await asyncio.sleep(0.01)
-            await observer.rollback()
+            await until_building(observer)
             async with older.begin() as request:
                 await request.execute(text("SET LOCAL lock_timeout = '2s'"))
                 await request.execute(text("UPDATE vms SET name = 'fast'"))

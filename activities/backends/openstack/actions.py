@@ -77,7 +77,7 @@ class OpenStackActions(OpenStackParts):
     async def _act(
         self, token: Token, verb: Verb, vm: Ref, body: Mapping[str, Any], is_done: Callable[[ServerRow], bool]
     ) -> None:
-        """Begin an action, unless an idle server shows that what it would do is done."""
+        """Begin an action. If the server is idle and already as the action would make it, send nothing."""
         id = await self._needed_server_id(vm)
 
         async def find(since: datetime | None) -> Found | None:

@@ -14,7 +14,7 @@ from keystoneauth1 import exceptions as keystone
 
 from activities.backends.openstack.errors import Failure, Lost, Service
 
-LONGEST_PAUSE: Final = 600.0  # seconds, whatever a Retry-After says
+LONGEST_PAUSE: Final = 600.0  # seconds; a cloud that asks for a longer pause does not get it
 LONGEST_TEXT: Final = 10_000  # characters of a body that are searched for an error
 REQUEST_ID: Final = "X-Openstack-Request-Id"
 # TLS 1.3 reports a missing client certificate only after the request, but the server has not read that.
@@ -87,7 +87,7 @@ def _error_of_json(body: Any) -> tuple[str, str]:
 
 
 def _text(response: requests.Response) -> str:
-    """Return the text of a body that is not JSON: a page's title, or what it says without its tags."""
+    """Return the text of a body that is not JSON. Of an HTML page it is the text without tags, or else the title."""
     text = response.text[:LONGEST_TEXT]
     if not is_html(response):
         return text

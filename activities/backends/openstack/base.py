@@ -27,7 +27,7 @@ from domain.settings import Settings
 
 T = TypeVar("T")
 
-# Longer than any step is tried and any wait goes on, so nobody asks for what is forgotten.
+# No step and no wait lasts as long, so nobody needs a row that was forgotten.
 LEDGER_AGE: Final = timedelta(days=30)
 FORGET_INTERVAL: Final = 3600.0  # seconds
 # The watcher's longest pause, and then a list with a cell that is down. A step is ended not long after this time.

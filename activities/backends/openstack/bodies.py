@@ -36,7 +36,7 @@ TASK_STATE: Final = "OS-EXT-STS:task_state"
 
 
 class UnreadableError(BackendError):
-    """An answer of the cloud lacks what it must have; the same question may get a readable one."""
+    """An answer of the cloud cannot be read. Another answer to the same question may be complete."""
 
     def __init__(self, problem: str) -> None:
         super().__init__("cloud_error", f"The cloud gave an answer that cannot be read: {problem}.", retryable=True)

@@ -1,8 +1,8 @@
-"""The one way in which this service changes something in the cloud: each call takes effect once, if the cloud allows.
+"""The only way in which this service changes something in the cloud. Each call should take effect once.
 
-The ledger says what was sent before. What may have been done unseen is looked for, and sent again only after a time in
-which the cloud must have finished with it. A call whose operation is revoked or whose activity is canceled is stopped
-in its thread, directly before its bytes go out.
+The ledger says what was sent before. If an answer was lost, the service looks for what the request did. It sends the
+request again only after SETTLE_TIME, when the cloud must have finished with it. A call whose operation is revoked or
+whose activity is canceled is stopped in its thread, directly before its bytes go out.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ REVOKE_PAUSE: Final = 0.2  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that changes something; `read_id` finds the cloud's id of what was made in the body of the answer."""
+    """A request that changes something. `read_id` takes the cloud's id of what was made from the answer's body."""
 
     service: Service
     method: Literal["POST", "PUT", "PATCH", "DELETE"]
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What a look found: the call was carried out. `cloud_id` is the id of what it made, if it makes something."""
+    """The cloud shows that the call was carried out. `cloud_id` is the id of what it made, if it made something."""
 
     cloud_id: str | None = None
 
