@@ -14,7 +14,7 @@ from domain.commands import vms
 from domain.commands.resize_decisions import decide_resize
 from domain.rules.states import Action
 
-routes = router("/vms/{vm_id}/actions", "VMs")
+routes = router("/vms/{vm_id}/actions", "vms")
 post_action = partial(
     routes.post,
     status_code=202,
@@ -69,7 +69,7 @@ async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: reque
 
 
 @action("/confirm-resize")
-async def confirm_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
+async def confirm_vm_resize(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Keep the new flavor of a VM in VERIFY_RESIZE and give the old one up."""
     return await once(
         lambda tx, requester: respond_202(decide_resize(tx, requester, vm_id, Action.CONFIRM_RESIZE), answers.VM), body
@@ -77,7 +77,7 @@ async def confirm_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoI
 
 
 @action("/revert-resize")
-async def revert_resize_of_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
+async def revert_vm_resize(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Put a VM in VERIFY_RESIZE back to its old flavor."""
     return await once(
         lambda tx, requester: respond_202(decide_resize(tx, requester, vm_id, Action.REVERT_RESIZE), answers.VM), body

@@ -15,7 +15,7 @@ from domain.commands.reset_state import reset_vm_by_admin
 from domain.commands.retry import retry_operation as retry
 from domain.upkeep import attention
 
-routes = router("/admin", "Administration")
+routes = router("/admin", "admin")
 
 # A retry can be refused for the same reasons as the first request.
 _REFUSALS = (

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, computed_field
 
 from api.web.models import Answer, Check, Page
 from domain.rules import lifecycle
-from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
+from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import OperationStatus, Status, TaskState
 
 
@@ -131,7 +131,7 @@ class Operation(Answer):
     id: UUID
     action: Annotated[str, BeforeValidator(attrgetter("word"))]
     status: OperationStatus
-    resource_type: str
+    resource_type: Kind
     resource_id: UUID
     vm_id: UUID | None
     step: TaskState | None
@@ -160,7 +160,7 @@ class Attention(Answer):
     """
 
     kind: str
-    resource_type: str
+    resource_type: Kind
     resource_id: UUID
     vm_id: UUID | None
     owner: str | None

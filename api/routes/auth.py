@@ -24,7 +24,7 @@ from domain.rules.text import password_forms
 
 logger = logging.getLogger(__name__)
 
-routes = router("/auth", "Authentication")
+routes = router("/auth", "auth")
 
 _USERNAME_TAKEN = FieldError(code="username_taken", detail="This username is taken.", pointer="#/username")
 _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in use.", pointer="#/email")
@@ -36,7 +36,7 @@ _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in u
     response_model=answers.User,
     openapi_extra=openapi.problems("username_taken", "email_taken"),
 )
-async def register(process: Process, request: Request, body: requests.Registration) -> User:
+async def register_user(process: Process, request: Request, body: requests.Registration) -> User:
     """Create an account. Usernames and e-mail addresses are unique, ignoring case."""
     origin = origin_of(request.scope)
     async with process.hashing.hold(origin, process.logins.rank(origin)):
@@ -55,7 +55,7 @@ async def register(process: Process, request: Request, body: requests.Registrati
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials", "too_many_failed_logins"))
-async def login(process: Process, request: Request, body: requests.Credentials) -> answers.TokenPair:
+async def log_in(process: Process, request: Request, body: requests.Credentials) -> answers.TokenPair:
     """Get a pair of tokens for a username and password. After a few failures the next attempt has to wait."""
     origin, account = origin_of(request.scope), username_key(body.username)
     _refuse_if_too_soon(process.logins, origin, account)
@@ -77,7 +77,7 @@ async def login(process: Process, request: Request, body: requests.Credentials) 
 
 
 @routes.post("/refresh", openapi_extra=openapi.problems("invalid_token"))
-async def refresh(process: Process, body: requests.RefreshRequest) -> answers.TokenPair:
+async def refresh_tokens(process: Process, body: requests.RefreshRequest) -> answers.TokenPair:
     """Exchange a refresh token for a new pair. A token works once; using it again ends its login."""
     try:
         claims = security.verify(process.signing, "refresh", body.refresh_token.get_secret_value())
@@ -93,7 +93,7 @@ async def refresh(process: Process, body: requests.RefreshRequest) -> answers.To
 
 
 @routes.post("/logout", status_code=204, response_class=Response)
-async def logout(caller: CurrentUser, process: Process) -> None:
+async def log_out(caller: CurrentUser, process: Process) -> None:
     """End this login. Its refresh tokens stop working at once, its access token when it expires."""
     async with process.engine.begin() as tx:
         await _lock_session(tx, caller.session_id)

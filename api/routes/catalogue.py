@@ -12,7 +12,7 @@ from domain.data import addresses
 from domain.data.models import Flavor, Image, Network
 from domain.rules.errors import NotFoundError
 
-routes = router("", "Catalogue")
+routes = router("", "catalogue")
 
 _SMALLEST_FIRST = Order("size/id", (Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb, Flavor.name, Flavor.id))
 _IMAGES_BY_NAME = Order("name/id", (Image.name, Image.id))

@@ -10,23 +10,23 @@ from api.web import openapi, problems
 from api.web.dependencies import Process
 from api.web.models import Check
 
-routes = router("/health", "Health")
+routes = router("/health", "health")
 
 
 @routes.get("")
-async def health(process: Process) -> answers.Health:
+async def get_health(process: Process) -> answers.Health:
     """The name and version of the service."""
     return answers.Health(status="ok", name=process.settings.app_name, version=VERSION)
 
 
 @routes.get("/live")
-async def live() -> answers.Liveness:
+async def get_liveness() -> answers.Liveness:
     """Whether the process answers at all. Restart it if it does not."""
     return answers.Liveness(status="alive")
 
 
 @routes.get("/ready", response_model=answers.Readiness, openapi_extra=openapi.problems("not_ready"))
-async def ready(process: Process, request: Request) -> Response | answers.Readiness:
+async def get_readiness(process: Process, request: Request) -> Response | answers.Readiness:
     """Whether PostgreSQL and Temporal answer, each by name in `checks`.
 
     While only Temporal is away, the service still accepts requests. It carries them out when Temporal is back.

@@ -16,7 +16,7 @@ from domain.data import queries
 from domain.data.models import Interface
 from domain.rules.errors import NotFoundError
 
-routes = router("/vms/{vm_id}/interfaces", "Interfaces")
+routes = router("/vms/{vm_id}/interfaces", "interfaces")
 
 _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
 

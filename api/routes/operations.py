@@ -20,7 +20,7 @@ from domain.data.models import Operation
 from domain.rules.errors import NotFoundError
 from domain.settings import Settings
 
-routes = router("", "Operations")
+routes = router("", "operations")
 
 _NEWEST_FIRST = Order("-created_at", (Operation.created_at, Operation.id), descending=True)
 

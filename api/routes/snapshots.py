@@ -17,7 +17,7 @@ from domain.data.models import Snapshot
 from domain.rules.errors import NotFoundError
 from domain.rules.resources import SnapshotStatus
 
-routes = router("/vms/{vm_id}/snapshots", "Snapshots")
+routes = router("/vms/{vm_id}/snapshots", "snapshots")
 
 _NEWEST_FIRST = Order("-created_at", (Snapshot.created_at, Snapshot.id), descending=True)
 

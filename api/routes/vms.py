@@ -23,7 +23,7 @@ from domain.data.models import VM
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.states import Status
 
-routes = router("/vms", "VMs")
+routes = router("/vms", "vms")
 
 Sort = Literal["created_at", "-created_at", "updated_at", "-updated_at", "name", "-name", "status", "-status"]
 _ORDERS: dict[str, Order] = {

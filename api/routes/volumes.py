@@ -22,7 +22,7 @@ from domain.data.models import Attachment, Volume
 from domain.rules.errors import NotFoundError
 from domain.rules.resources import VolumeStatus
 
-routes = router("", "Volumes")
+routes = router("", "volumes")
 
 _NEWEST_FIRST = Order("-created_at", (Volume.created_at, Volume.id), descending=True)
 # NULL cannot be compared with the position of a cursor.

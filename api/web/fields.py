@@ -21,6 +21,12 @@ _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 _LONGEST_SENT = 4 * LONGEST_PASSWORD
 
 
+def _plain_keys(schema: dict[str, Any]) -> None:
+    # pydantic describes the keys as `patternProperties`, which few generators of clients know.
+    ((pattern, values),) = schema.pop("patternProperties").items()
+    schema |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
+
+
 def _few(labels: Any) -> Any:
     # pydantic checks every label before it checks their number, and would make an error for each of thousands.
     if isinstance(labels, dict) and len(labels) > _MOST_LABELS:
@@ -118,8 +124,7 @@ Labels = Annotated[
         Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")],
         LabelValue,
     ],
-    # In the JSON schema, keys are `patternProperties`. Without the extra entry it would allow all other keys, too.
-    Field(max_length=_MOST_LABELS, json_schema_extra={"additionalProperties": False}),
+    Field(max_length=_MOST_LABELS, json_schema_extra=_plain_keys),
     BeforeValidator(_few),
 ]
 # For integers. Write them after the bounds: the OpenAPI document shows only bounds that come before them.

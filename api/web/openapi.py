@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import PREFIX
+from api.web import openapi_links, openapi_schemas
 from api.web.models import Problem
 from api.web.problems import HEADERS_OF_CODE, MEDIA_TYPE, RETRY_AFTER, STATUS_OF_CODE
 from domain.settings import Settings
@@ -43,20 +44,26 @@ repeat items when other items are added or removed, and they reach the items of 
 and page numbers end at 10,000 items. In a longer list, `total_is_exact` is false.
 """
 TAGS = [
-    {"name": "Health", "description": "Checks for load balancers and monitoring."},
-    {"name": "Authentication", "description": "Accounts, and the tokens that all other requests need."},
-    {"name": "VMs", "description": "Virtual machines and their actions."},
-    {"name": "Snapshots", "description": "Images of a VM, to restore it from. A snapshot outlives its VM."},
-    {"name": "Volumes", "description": "Block devices. A volume is attached to at most one VM."},
-    {"name": "Interfaces", "description": "The connections of a VM to networks, with their addresses."},
-    {"name": "Operations", "description": "Requested changes, their progress, and why they failed."},
-    {"name": "Administration", "description": "For the admin: problems that need a person, and ways to solve them."},
-    {"name": "Catalogue", "description": "Flavors, images and networks for VMs."},
+    {"name": "health", "description": "Checks for load balancers and monitoring."},
+    {"name": "auth", "description": "Accounts, and the tokens that all other requests need."},
+    {"name": "vms", "description": "Virtual machines and their actions."},
+    {"name": "snapshots", "description": "Images of a VM, to restore it from. A snapshot outlives its VM."},
+    {"name": "volumes", "description": "Block devices. A volume is attached to at most one VM."},
+    {"name": "interfaces", "description": "The connections of a VM to networks, with their addresses."},
+    {"name": "operations", "description": "Requested changes, their progress, and why they failed."},
+    {"name": "admin", "description": "For the admin: problems that need a person, and ways to solve them."},
+    {"name": "catalogue", "description": "Flavors, images and networks for VMs."},
 ]
 
 _PROBLEM_CODES = "x-problem-codes"
 _FASTAPI_ERRORS = {"HTTPValidationError", "ValidationError"}  # the service answers with problems instead
 _TEXT = {"type": "string"}
+_SUCCESSES = {
+    "200": "The answer.",
+    "201": "It has been made.",
+    "202": "Accepted. `Operation-Location` is the path of the operation that carries the request out.",
+    "204": "Accepted, or done at once. If there is an `Operation-Location`, that operation carries the request out.",
+}
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "X-Request-Id": ("The id of the request: the one it was sent with, or a new one.", _TEXT),
     "Location": ("The path of the new resource.", _TEXT),
@@ -99,7 +106,14 @@ def install(app: FastAPI, settings: Settings) -> None:
 
 def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     description = get_openapi(
-        title=app.title, version=app.version, description=DESCRIPTION, tags=TAGS, routes=app.routes
+        title=app.title,
+        version=app.version,
+        description=DESCRIPTION,
+        tags=TAGS,
+        routes=app.routes,
+        servers=[{"url": "/", "description": "This service"}],
+        contact={"name": "The operator of this service"},
+        license_info={"name": "MIT", "identifier": "MIT"},
     )
     components = description["components"]
     _, extra = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
@@ -109,6 +123,8 @@ def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     for path, item in description["paths"].items():
         for operation in item.values():
             _complete(path, operation, settings)
+    openapi_schemas.rewrite(description)
+    openapi_links.add(description)
     return description
 
 
@@ -116,7 +132,9 @@ def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
     operation["summary"] = operation["summary"].replace("Vm", "VM")  # FastAPI makes it from the function's name
     responses: dict[str, Any] = operation["responses"]
     parameters = {parameter["name"]: parameter for parameter in operation.get("parameters", [])}
-    success = next(iter(responses.values()))
+    success_status, success = next(iter(responses.items()))
+    success["description"] = _SUCCESSES[success_status]
+    operation.setdefault("security", [])
     if "page_size" in parameters:
         # The bounds are settings, which are not known where the parameter is declared.
         bounds = {"type": "integer", "minimum": 1, "maximum": settings.max_page_size}
@@ -135,7 +153,8 @@ def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
 
 def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
     """The problem codes that follow from the path, parameters, body and security of an operation."""
-    if "security" in operation:
+    yield "malformed_request"
+    if operation["security"]:
         yield from ("unauthenticated", "invalid_token")
     if "{" in path:
         yield "not_found"

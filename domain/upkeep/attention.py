@@ -1,6 +1,7 @@
 """The list of what needs a person's attention: open findings, resources in ERROR, operations that make no progress."""
 
 from datetime import timedelta
+from enum import StrEnum
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, Uuid, and_, cast, func, literal, null, or_, select, text, union_all
@@ -11,6 +12,24 @@ from domain.data.accounts import User
 from domain.data.models import IN_ERROR, IN_TEMPORAL, UNBEGUN, UNDELIVERED, VM, Finding, Operation, Snapshot, Volume
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, OperationStatus
+from domain.upkeep.findings import Drift
+
+
+class Concern(StrEnum):
+    """Why something needs attention, if it is not a difference between the cloud and the database."""
+
+    VM_IN_ERROR = "vm_in_error"
+    VOLUME_IN_ERROR = "volume_in_error"
+    SNAPSHOT_IN_ERROR = "snapshot_in_error"
+    OPERATION_RETRYING = "operation_retrying"
+    OPERATION_NOT_BEGUN = "operation_not_begun"
+    OPERATION_SLOW = "operation_slow"
+    OPERATION_INTERRUPTED = "operation_interrupted"
+    VM_HELD_BY_NOBODY = "vm_held_by_nobody"
+
+
+KINDS: Final = (*Drift, *Concern)
+"""All kinds of items in the list."""
 
 NOT_BEGUN_AFTER: Final = timedelta(minutes=1)  # a worker begins a delivered operation within seconds
 SLOW_AFTER: Final = timedelta(hours=1)
@@ -59,16 +78,17 @@ _OPEN_FINDINGS: Final = select(
 
 
 def _in_error(model: type[VM | Volume | Snapshot], kind: Kind, vm_id: Any, detail: Any) -> Select[*tuple[Any, ...]]:
-    resource = (literal(f"{kind}_in_error"), literal(kind.value), model.id, vm_id, model.owner_id)
+    concern = Concern(f"{kind}_in_error")
+    resource = (literal(concern.value), literal(kind.value), model.id, vm_id, model.owner_id)
     return select(*resource, model.operation_id, detail, model.updated_at).where(IN_ERROR)
 
 
-def _operations(kind: str, *conditions: Any) -> Select[*tuple[Any, ...]]:
+def _operations(concern: Concern, *conditions: Any) -> Select[*tuple[Any, ...]]:
     resource = (Operation.resource_type, Operation.resource_id, Operation.vm_id, Operation.owner_id)
     last_attempt = func.jsonb_build_object("last_error", Operation.last_error, "attempt", Operation.attempt)
     detail = func.coalesce(Operation.error, last_attempt)
     since = func.coalesce(Operation.finished_at, Operation.created_at)
-    return select(literal(kind), *resource, Operation.id, detail, since).where(*conditions)
+    return select(literal(concern.value), *resource, Operation.id, detail, since).where(*conditions)
 
 
 _ITEMS: Final = union_all(
@@ -79,15 +99,15 @@ _ITEMS: Final = union_all(
     # The literal conditions of partial indexes keep these lists cheap, however long the tables are. A wait begins a new
     # attempt every few minutes, so many attempts are no failure if there is no error.
     _operations(
-        "operation_retrying",
+        Concern.OPERATION_RETRYING,
         or_(UNDELIVERED, IN_TEMPORAL),
         Operation.attempt >= MANY_ATTEMPTS,
         Operation.last_error.is_not(None),
     ),
-    _operations("operation_not_begun", UNBEGUN, Operation.delivered_at < func.now() - NOT_BEGUN_AFTER),
-    _operations("operation_slow", or_(UNDELIVERED, _RUNNING), Operation.created_at < func.now() - SLOW_AFTER),
+    _operations(Concern.OPERATION_NOT_BEGUN, UNBEGUN, Operation.delivered_at < func.now() - NOT_BEGUN_AFTER),
+    _operations(Concern.OPERATION_SLOW, or_(UNDELIVERED, _RUNNING), Operation.created_at < func.now() - SLOW_AFTER),
     _operations(
-        "operation_interrupted",
+        Concern.OPERATION_INTERRUPTED,
         Operation.status == OperationStatus.FAILED,
         Operation.interruption.is_not(None),
         Operation.finished_at > func.now() - INTERRUPTED_SHOWN_FOR,
@@ -98,7 +118,7 @@ _ITEMS: Final = union_all(
     ),
     # The VM is busy, but its operation has ended. Only a bug can cause this, and nothing repairs it.
     _operations(
-        "vm_held_by_nobody",
+        Concern.VM_HELD_BY_NOBODY,
         Operation.id == VM.operation_id,
         VM.task_state.is_not(None),
         ~_OPEN,

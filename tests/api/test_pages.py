@@ -258,4 +258,4 @@ async def test_page_sizes_come_from_the_settings(settings: Settings, engine: Asy
     assert (len(largest["items"]), largest["pages"]) == (3, 2)
     assert too_large.status_code == 422
     [size] = [p for p in document["paths"]["/api/v1/flavors"]["get"]["parameters"] if p["name"] == "page_size"]
-    assert (size["schema"]["default"], size["schema"]["maximum"]) == (2, 3)
+    assert (size["schema"]["description"], size["schema"]["maximum"]) == ("Default: `2`.", 3)
