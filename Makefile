@@ -7,7 +7,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval ove
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test coverage races soak faults mutants check format lock compose-upgrade clean
+.PHONY: up test coverage races soak faults clients mutants check format lock compose-upgrade clean
 
 up: .venv/local $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
@@ -26,6 +26,10 @@ soak: .venv/dev  ## Run random requests in any order, compared with a model (abo
 
 faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
+
+clients: .venv/dev  ## Lint the OpenAPI document, make clients for Python and TypeScript from it, and run them (needs npm)
+	npm --prefix tests/clients/typescript ci
+	.venv/bin/python -m pytest tests/clients
 
 mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each, a survivor some minutes)
 	.venv/bin/python -m tests.mutants

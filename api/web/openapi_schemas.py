@@ -9,7 +9,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from api.web.models import Check, FieldError, Problem
 from api.web.problems import STATUS_OF_CODE
 from domain.rules.states import Action
 from domain.upkeep.attention import KINDS
@@ -28,16 +27,14 @@ _USES = {
     "ProblemCode": (("Problem", "code"),),
 }
 _REFERENCE = "#/components/schemas/"
-_WITHOUT_NULLS = (Problem, FieldError, Check)  # members that do not apply are left out
 
 
 def rewrite(document: Schema) -> None:
     """Rewrite the schemas of the document in place."""
     schemas: dict[str, Schema] = document["components"]["schemas"]
     requests = list(_schemas_of_requests(document))
-    for schema in [*requests, *(schemas[model.__name__] for model in _WITHOUT_NULLS)]:
-        _rewrite_all(schema, _without_null)
     for schema in requests:
+        _rewrite_all(schema, _without_null)
         _rewrite_all(schema, _without_default)
     for part in (schemas, document["paths"]):
         _rewrite_all(part, _without_title)
