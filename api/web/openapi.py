@@ -50,6 +50,7 @@ TAGS = [
     {"name": "Volumes", "description": "Block devices. A volume is attached to at most one VM."},
     {"name": "Interfaces", "description": "The connections of a VM to networks, with their addresses."},
     {"name": "Operations", "description": "Requested changes, their progress, and why they failed."},
+    {"name": "SSH keys", "description": "Public keys, for logins in new VMs."},
     {"name": "Administration", "description": "For the admin: problems that need a person, and ways to solve them."},
     {"name": "Catalogue", "description": "Flavors, images and networks for VMs."},
 ]

@@ -30,6 +30,7 @@ STATUS_OF_CODE = {
     "invalid_credentials": 401,
     "admin_only": 403,
     "preflight_refused": 403,
+    "quota_exceeded": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
@@ -39,6 +40,7 @@ STATUS_OF_CODE = {
     "no_free_device": 409,
     "too_late": 409,
     "not_retryable": 409,
+    "name_taken": 409,
     "username_taken": 409,
     "email_taken": 409,
     "idempotency_key_in_flight": 409,
@@ -52,6 +54,7 @@ STATUS_OF_CODE = {
     "unknown_reference": 422,
     "same_flavor": 422,
     "flavor_too_small": 422,
+    "user_data_too_large": 422,
     "invalid_cursor": 422,
     "page_too_deep": 422,
     "idempotency_key_reused": 422,
@@ -82,8 +85,8 @@ HEADERS_OF_CODE = {
     "not_ready": RETRY_AFTER,
     "shutting_down": RETRY_AFTER | {"Connection": "close"},
 }
-# Bytes. The longest legal body is a new VM with 64 labels, written with an escape of 12 bytes for each character.
-MAX_BODY = 256 * 1024
+# Bytes. The longest legal body is a new VM with 64 labels and the longest user data, with every character escaped.
+MAX_BODY = 768 * 1024
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length
 
