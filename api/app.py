@@ -17,6 +17,7 @@ from api.routes import (
     admin,
     auth,
     catalogue,
+    consoles,
     health,
     interfaces,
     operations,
@@ -44,7 +45,7 @@ QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fra
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
-    *(health, auth, vms, actions, snapshots, volumes, interfaces),
+    *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
     *(operations, ssh_keys, catalogue, admin),
 )
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot

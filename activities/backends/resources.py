@@ -131,6 +131,14 @@ class Volume:
 
 
 @dataclass(frozen=True, slots=True)
+class Console:
+    """A console that somebody may use: its type in Nova's words, such as `novnc`, and the address, which is secret."""
+
+    type: str
+    url: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
     """What the cloud's inventory shows of a resource: our id, which is its mark, its state, and the VM of a port.
 

@@ -212,16 +212,6 @@ class Network(Answer):
     is_available: bool
 
 
-class SSHKey(Answer):
-    """A public SSH key; `fingerprint` is the one that `ssh-keygen -l` shows."""
-
-    name: str
-    type: str = Field(examples=["ssh-ed25519"])
-    fingerprint: str
-    public_key: str
-    created_at: datetime
-
-
 class Health(Answer):
     """The service is up."""
 
@@ -269,10 +259,6 @@ class OperationPage(Page[Operation]):
 
 class AttentionPage(Page[Attention]):
     """What needs attention."""
-
-
-class SSHKeyPage(Page[SSHKey]):
-    """SSH keys."""
 
 
 class FlavorPage(Page[Flavor]):

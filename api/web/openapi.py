@@ -46,6 +46,7 @@ TAGS = [
     {"name": "Health", "description": "Checks for load balancers and monitoring."},
     {"name": "Authentication", "description": "Accounts, and the tokens that all other requests need."},
     {"name": "VMs", "description": "Virtual machines and their actions."},
+    {"name": "Consoles", "description": "What a VM's console has shown, and ways to use it."},
     {"name": "Snapshots", "description": "Images of a VM, to restore it from. A snapshot outlives its VM."},
     {"name": "Volumes", "description": "Block devices. A volume is attached to at most one VM."},
     {"name": "Interfaces", "description": "The connections of a VM to networks, with their addresses."},
