@@ -14,6 +14,7 @@ from domain.rules.console import NO_CONSOLE
 _KINDS: Final = (("vnc", "novnc"), ("spice", "spice-html5"), ("mks", "webmks"), ("serial", "serial"))
 _TIMEOUT: Final = 8.0  # seconds; a host that is down does not answer before a minute has passed
 _BAD_REQUEST, _CONFLICT = 400, 409
+_BUSY: Final = "InstanceInvalidState"  # the 500 that Nova answers for a server that is being deleted, for example
 
 
 class OpenStackConsoles(OpenStackParts):
@@ -45,7 +46,7 @@ class OpenStackConsoles(OpenStackParts):
         try:
             value = await self._cloud.run(self._post, f"/servers/{id}/{path}", body)
         except CloudError as error:
-            if error.code == "not_found" or error.status == _CONFLICT:
+            if error.code == "not_found" or error.status == _CONFLICT or _BUSY in str(error):
                 raise BackendError(NO_CONSOLE, str(error), retryable=False) from None
             if error.code == "forbidden":
                 raise BackendError("not_supported_by_cloud", str(error), retryable=False) from None
