@@ -1,5 +1,6 @@
 """Consoles of a cloud: logs, addresses, and what the cloud says if there are none."""
 
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -24,14 +25,15 @@ def vm(resources: ResourceCloud, server: CloudServer) -> Ref:
     return ServerCloud(server).add_marked()
 
 
-def reply(exchange: Exchange) -> Reply:
-    """The answer that was recorded."""
-    return Reply(exchange.status, exchange.body)
-
-
-def answer(server: CloudServer, vm: Ref, path: str, *replies: Reply) -> None:
-    """Let the cloud answer requests for the VM's console."""
+def answer(server: CloudServer, vm: Ref, path: str, *answers: Reply | Exchange) -> None:
+    """Let the cloud answer requests for the VM's console, as it was recorded to do or otherwise."""
+    replies = (reply if isinstance(reply, Reply) else _recorded(reply, vm) for reply in answers)
     server.add(Service.COMPUTE, "POST", f"/servers/{vm.cloud_id}/{path}", *replies)
+
+
+def _recorded(exchange: Exchange, vm: Ref) -> Reply:
+    body = json.dumps(exchange.body).replace(exchange.path.split("/")[2], vm.cloud_id or "")
+    return Reply(exchange.status, json.loads(body))
 
 
 async def refusal(call: Any) -> BackendError:
@@ -43,7 +45,7 @@ async def refusal(call: Any) -> BackendError:
 
 async def test_the_log_is_asked_for_by_its_last_lines(backend: OpenStackBackend, server: CloudServer, vm: Ref) -> None:
     recorded = Recording("console/log").at("two lines")
-    answer(server, vm, "action", reply(recorded))
+    answer(server, vm, "action", recorded)
     assert await backend.get_server_console_output(vm, 2) == "ANOTHER\nLAST LINE"
     (request,) = server.seen("POST", "/action")
     assert request.body == {"os-getConsoleOutput": {"length": 2}}
@@ -52,7 +54,7 @@ async def test_the_log_is_asked_for_by_its_last_lines(backend: OpenStackBackend,
 async def test_a_server_whose_id_was_not_kept_is_found_by_its_mark(
     backend: OpenStackBackend, server: CloudServer, vm: Ref
 ) -> None:
-    answer(server, vm, "action", reply(Recording("console/log").at("all lines")))
+    answer(server, vm, "action", Recording("console/log").at("all lines"))
     assert (await backend.get_server_console_output(Ref(vm.id), 100)).startswith("FAKE CONSOLE OUTPUT\n")
 
 
@@ -60,7 +62,7 @@ async def test_a_server_whose_id_was_not_kept_is_found_by_its_mark(
 async def test_a_server_that_has_no_log_now_has_no_console(
     backend: OpenStackBackend, server: CloudServer, vm: Ref, moment: str
 ) -> None:
-    answer(server, vm, "action", reply(Recording("console/log").at(moment)))
+    answer(server, vm, "action", Recording("console/log").at(moment))
     error = await refusal(backend.get_server_console_output(vm, 2))
     assert (error.code, error.retryable) == ("no_console", False)
 
@@ -69,7 +71,7 @@ async def test_a_server_that_has_no_log_now_has_no_console(
 async def test_a_server_that_is_being_deleted_has_no_address(
     backend: OpenStackBackend, server: CloudServer, vm: Ref, moment: str
 ) -> None:
-    answer(server, vm, "remote-consoles", reply(Recording("console/address").at(moment)))
+    answer(server, vm, "remote-consoles", Recording("console/address").at(moment))
     error = await refusal(backend.create_console(vm))
     assert (error.code, error.retryable) == ("no_console", False)
 
@@ -84,7 +86,7 @@ async def test_a_cloud_that_has_no_consoles_to_use_is_asked_for_each_kind(
     backend: OpenStackBackend, server: CloudServer, vm: Ref
 ) -> None:
     recorded = Recording("console/address")
-    answer(server, vm, "remote-consoles", *map(reply, recorded.exchanges[:4]))
+    answer(server, vm, "remote-consoles", *recorded.exchanges[:4])
     assert (await refusal(backend.create_console(vm))).code == "not_supported_by_cloud"
     kinds = [request.body["remote_console"]["type"] for request in server.seen("POST", "/remote-consoles")]
     assert kinds == ["novnc", "spice-html5", "webmks", "serial"] == [x.moment for x in recorded.exchanges[:4]]
@@ -95,7 +97,7 @@ async def test_the_address_of_the_first_kind_that_the_cloud_has_is_returned(
 ) -> None:
     spice = ADDRESS | {"protocol": "spice", "type": "spice-html5"}
     recorded = Recording("console/address").at("novnc")
-    answer(server, vm, "remote-consoles", reply(recorded), Reply(200, {"remote_console": spice}))
+    answer(server, vm, "remote-consoles", recorded, Reply(200, {"remote_console": spice}))
     console = await backend.create_console(vm)
     assert console == Console("spice-html5", ADDRESS["url"])
     assert "token" not in repr(console)
