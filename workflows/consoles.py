@@ -9,7 +9,7 @@ from datetime import timedelta
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from domain.rules.console import ANSWER_REQUEST, ANSWER_TIMEOUT, READ_CONSOLE, ConsoleRequest
+from domain.rules.console import ANSWER_REQUEST, ANSWER_TIMEOUT, ATTEMPT_TIMEOUT, READ_CONSOLE, ConsoleRequest
 
 ATTEMPTS = RetryPolicy(initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2))
 
@@ -25,6 +25,7 @@ class ReadConsole:
             ANSWER_REQUEST,
             request,
             summary=f"Read the {request.kind} of the console",
+            start_to_close_timeout=timedelta(seconds=ATTEMPT_TIMEOUT),  # then another worker may try
             schedule_to_close_timeout=timedelta(seconds=ANSWER_TIMEOUT),
             retry_policy=ATTEMPTS,
         )

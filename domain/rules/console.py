@@ -14,8 +14,10 @@ READ_CONSOLE: Final = "ReadConsole"
 """The name of the workflow."""
 ANSWER_REQUEST: Final = "answer_console_request"
 """The name of its activity."""
+ATTEMPT_TIMEOUT: Final = 10.0
+"""Seconds that a worker has for one attempt."""
 ANSWER_TIMEOUT: Final = 15.0
-"""Seconds that a worker has, retries included."""
+"""Seconds that all attempts have together."""
 WAIT_TIMEOUT: Final = 17.0
 """Seconds that the API waits; if no worker runs, nobody answers before."""
 NO_CONSOLE: Final = "no_console"
