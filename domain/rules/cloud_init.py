@@ -4,13 +4,12 @@ Nova has one field for it. User data alone goes through unchanged. Keys alone ar
 MIME message with two parts, which cloud-init carries out one after the other.
 """
 
-import email
 import email.encoders
+import hashlib
 import json
 from collections.abc import Sequence
 from email.message import Message
 from email.mime.base import MIMEBase
-from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from typing import Final
 
@@ -44,19 +43,21 @@ def _cloud_config(public_keys: Sequence[str]) -> str:
 
 
 def _both(user_data: str, public_keys: Sequence[str]) -> str:
-    keys = MIMEText(_cloud_config(public_keys), "cloud-config", _charset(_cloud_config(public_keys)))
+    config = _cloud_config(public_keys)
+    keys = MIMEText(config, "cloud-config", _charset(config))
     keys["Merge-Type"] = _MERGE
-    message = MIMEMultipart()
-    message.attach(_part(user_data))
-    message.attach(keys)  # the last one, because the merge type says how a part joins those before it
-    return message.as_string()
+    # A MIME message becomes a part as it stands. Reading one that somebody has nested a thousand times would fail.
+    first = user_data if is_mime(user_data) else _part(user_data).as_string()
+    parts = [first, keys.as_string()]  # the keys last, because the merge type says how a part joins those before it
+    boundary = f"=={hashlib.sha256(''.join(parts).encode()).hexdigest()}=="  # no part can contain its own hash
+    body = "".join(f"--{boundary}\n{part}\n" for part in parts)
+    return f'Content-Type: multipart/mixed; boundary="{boundary}"\nMIME-Version: 1.0\n\n{body}--{boundary}--\n'
 
 
 def _part(user_data: str) -> Message:
-    if is_mime(user_data):
-        return email.message_from_string(user_data)
+    """The user data as a part of a type that cloud-init looks into, to find out whether it is a script or what else."""
     if user_data.isascii() and "\r" not in user_data:
-        return MIMEText(user_data, "plain", "us-ascii")  # cloud-init finds out itself what a plain text is
+        return MIMEText(user_data, "plain", "us-ascii")
     # Base64. cloud-init would read other characters wrongly, and the message would lose carriage returns.
     part = MIMEBase("text", "plain", charset="utf-8")
     part.set_payload(user_data.encode())

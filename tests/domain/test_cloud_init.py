@@ -93,6 +93,14 @@ def test_a_message_as_user_data_keeps_its_parts() -> None:
     assert cloud_init.render(MESSAGE, []) == MESSAGE.encode()
 
 
+def test_a_message_that_is_nested_too_deeply_to_be_read_goes_through_as_it_is() -> None:
+    levels = "".join(f"Content-Type:multipart/a;boundary={n}\n\n--{n}\n" for n in range(1000))
+    opened = f"MIME-Version: 1.0\n{levels}"
+    assert opened in (cloud_init.render(opened, KEYS) or b"").decode()
+    with pytest.raises(RecursionError):
+        email.message_from_string(opened)
+
+
 def test_as_much_as_fits_into_novas_field_is_accepted_and_a_byte_more_is_not() -> None:
     assert len(cloud_init.render("x" * 49_149, []) or b"") == 49_149
     with pytest.raises(UserDataTooLargeError, match=r"49,150 bytes .* takes 49,149") as refusal:

@@ -52,7 +52,12 @@ def _shown(document: bytes) -> Iterator[str]:
         if text:
             yield f"cloud-init: user data\n{text}"
         return
-    for part in email.message_from_string(text).walk():
+    try:
+        parts = list(email.message_from_string(text).walk())
+    except RecursionError:
+        yield "cloud-init: the message is nested too deeply"
+        return
+    for part in parts:
         content = part.get_payload(decode=True)
         if isinstance(content, bytes):
             yield f"cloud-init: {part.get_content_type()}\n{content.decode(errors='replace')}"
