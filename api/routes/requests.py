@@ -79,7 +79,7 @@ class NewVM(Request):
         description="Names of your SSH keys. cloud-init lets them log in as the image's user.",
         examples=[[]],
     )
-    user_data: UserData | None = Field(default=None, examples=["#!/bin/sh\necho hello\n"])
+    user_data: UserData | None = Field(default=None, repr=False, examples=["#!/bin/sh\necho hello\n"])
 
 
 class VMChanges(Request):

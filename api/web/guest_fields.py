@@ -27,7 +27,6 @@ UserData = Annotated[
     Field(
         description="What cloud-init carries out at the first boot: a script, a cloud-config, or a MIME message. Plain "
         f"text. Together with the SSH keys it has at most {cloud_init.LARGEST:,} bytes in UTF-8. No answer shows it.",
-        repr=False,
         json_schema_extra={"writeOnly": True, "x-max-bytes": cloud_init.LARGEST},
     ),
 ]
