@@ -33,6 +33,7 @@ from activities.backends import load_backend
 from activities.backends.protocol import ComputeBackend, UnusableCloudError
 from activities.catalogue import CatalogueReader
 from activities.compute import ComputeActivities
+from activities.consoles import ConsoleActivities
 from activities.interceptor import OperationInterceptor
 from activities.interfaces import InterfaceActivities
 from activities.preemption import PreemptionActivities
@@ -45,9 +46,11 @@ from activities.waits import WaitActivities
 from domain import logs, temporal
 from domain.data import database, outages
 from domain.data.outages import UnusableDatabaseError
+from domain.rules.console import console_queue
 from domain.rules.messages import Activity, waits_queue
 from domain.settings import Settings, load_settings
 from workflows.build import CreateVM
+from workflows.consoles import ReadConsole
 from workflows.delete import DeleteVM
 from workflows.interfaces import AttachInterface, DetachInterface
 from workflows.power import RebootVM, StartVM, StopVM
@@ -74,6 +77,7 @@ HEALTH_TIMEOUT = timedelta(seconds=5)
 DRAIN_TIMEOUT = timedelta(seconds=5)  # for running steps to end after SIGTERM
 STOP_GRACE = 7.0  # seconds from SIGTERM to the end of the process; `make up` kills it after 8
 MAX_CONCURRENT_ACTIVITIES = 100
+MAX_CONCURRENT_CONSOLES = 3  # each may keep one of the few threads to a real cloud for seconds
 MAX_CONCURRENT_WAITS = 5_000  # each costs a coroutine and its heartbeats; the polls are shared
 # All workflow tasks of a worker share one processor. More at once would only wait for each other inside the worker,
 # instead of going to a worker that has time.
@@ -120,10 +124,10 @@ class _Inbound(WorkflowInboundInterceptor):
 
 
 def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backend: ComputeBackend) -> list[Worker]:
-    """Return the worker of workflows and steps, and the worker of waits, each on its own task queue.
+    """Return the worker of workflows and steps, that of waits and that of consoles, each on its own task queue.
 
     Waits take minutes and there may be thousands of them. On the queue of the steps they would take all its slots, and
-    a step, which takes milliseconds, could not start.
+    a step, which takes milliseconds, could not start. Somebody waits for each console, and wants no queue before it.
     """
     steps = [kind(engine, backend) for kind in STEPS]
     preemption = PreemptionActivities(engine, backend, client)
@@ -152,7 +156,15 @@ def make_workers(settings: Settings, client: Client, engine: AsyncEngine, backen
         # No graceful shutdown: a wait that is interrupted loses nothing, and its next attempt continues it. For the
         # same reason heartbeats are as rare as the SDK makes them. Waits learn from the database that they should stop.
     )
-    return [steps_worker, waits_worker]
+    consoles_worker = Worker(
+        client,
+        task_queue=console_queue(settings.temporal_task_queue),
+        workflows=[ReadConsole],
+        activities=[ConsoleActivities(engine, backend).answer_console_request],
+        workflow_runner=sandbox(),
+        max_concurrent_activities=MAX_CONCURRENT_CONSOLES,
+    )
+    return [steps_worker, waits_worker, consoles_worker]
 
 
 def _activities(*instances: object) -> list[Callable[..., Any]]:

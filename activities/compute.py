@@ -1,6 +1,7 @@
 """The steps that build, power and delete servers, and the undo step of a build."""
 
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from sqlalchemy import select
@@ -9,7 +10,16 @@ from temporalio import activity
 from activities import ports
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
-from activities.steps import RecordedStep, StepActivities, check_detached, find_flavor, port_spec, read_ref, ref_of
+from activities.steps import (
+    RecordedStep,
+    StepActivities,
+    check_detached,
+    find_flavor,
+    port_spec,
+    read_ref,
+    read_user_data,
+    ref_of,
+)
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.progress import resource_claims, step_records
@@ -37,7 +47,8 @@ class ComputeActivities(StepActivities):
     async def spawn_server(self, input: OperationInput) -> None:
         """Begin to build the VM's server."""
         step = await self._record_step(input, Activity.SPAWN_SERVER)
-        spec = await self._server_spec(step.vm, step.vm.flavor_id)
+        user_data = await read_user_data(self._engine, input.vm)
+        spec = replace(await self._server_spec(step.vm, step.vm.flavor_id), user_data=user_data)
         wanted = [port_spec(interface) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
         await self._note_created(input, VM, input.vm, cloud_id=cloud_id)

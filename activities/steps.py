@@ -20,6 +20,7 @@ from temporalio import activity
 from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpec
 from domain.data import database, queries
+from domain.data.guests import UserData
 from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation
 from domain.progress import step_records
 from domain.rules.cloud import ServerStatus
@@ -137,6 +138,13 @@ async def read_ref(engine: AsyncEngine, model: type[CloudResource], id: UUID) ->
     """Return the same for the row with this id; the cloud is asked for its mark if there is no such row."""
     async with database.autocommit(engine).connect() as connection:
         return Ref(id, await connection.scalar(select(model.cloud_id).where(model.id == id)))
+
+
+async def read_user_data(engine: AsyncEngine, vm_id: UUID) -> bytes | None:
+    """Return what cloud-init gets in the VM. No message to Temporal has it, because it may hold secrets."""
+    async with database.autocommit(engine).connect() as connection:
+        content: bytes | None = await connection.scalar(select(UserData.content).where(UserData.vm_id == vm_id))
+    return content
 
 
 def port_spec(interface: Interface) -> PortSpec:

@@ -12,7 +12,20 @@ from api.background import housekeeping
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
-from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
+from api.routes import (
+    actions,
+    admin,
+    auth,
+    catalogue,
+    consoles,
+    health,
+    interfaces,
+    operations,
+    snapshots,
+    ssh_keys,
+    vms,
+    volumes,
+)
 from api.web import docs, headers, openapi, problems
 from api.web.admission import Slots
 from api.web.dependencies import ProcessState
@@ -31,6 +44,10 @@ RESERVED_CONNECTIONS = 4
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
+_ROUTES = (
+    *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
+    *(operations, ssh_keys, catalogue, admin),
+)
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 
 
@@ -56,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         exception_handlers=problems.HANDLERS,
     )
-    for module in (health, auth, vms, actions, snapshots, volumes, interfaces, operations, catalogue, admin):
+    for module in _ROUTES:
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     openapi.install(app, settings)

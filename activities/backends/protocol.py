@@ -15,7 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from activities.backends.catalogue import Catalogue
-from activities.backends.resources import Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
+from activities.backends.resources import Console, Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
 from domain.rules.resources import Kind
 
 
@@ -157,6 +157,15 @@ class ComputeBackend(Protocol):
         A delete that takes long is asked about while the server is busy, too, and may be sent again.
         Some failures do not show in the server's status: after a stop that failed, it is ACTIVE again. For a call that
         a volume or an image shows, such as an attach, this only tells whether it has failed.
+        """
+
+    async def get_server_console_output(self, vm: Ref, lines: int) -> str:
+        """Return the last lines that the server's console has shown; BackendError `no_console` if it has none now."""
+
+    async def create_console(self, vm: Ref) -> Console:
+        """Return an address at which the server's console can be used for a while.
+
+        BackendError `no_console` if it has none now, and `not_supported_by_cloud` if the cloud has no such consoles.
         """
 
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:

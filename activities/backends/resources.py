@@ -5,7 +5,7 @@ resource. A `Ref` names a resource by both.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
@@ -26,7 +26,8 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The refs of a flavor and of an image of the catalogue have the cloud's ids.
+    The refs of a flavor and of an image of the catalogue have the cloud's ids. `user_data` is for cloud-init in a new
+    server.
     """
 
     vm: Ref
@@ -36,6 +37,7 @@ class ServerSpec:
     ram_mb: int
     disk_gb: int
     image: Ref
+    user_data: bytes | None = field(default=None, repr=False)  # it may hold secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +128,14 @@ class Volume:
     vm_id: UUID | None = None
     device: str | None = None
     fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Console:
+    """A console that somebody may use: its type in Nova's words, such as `novnc`, and the address, which is secret."""
+
+    type: str
+    url: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

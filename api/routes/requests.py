@@ -1,7 +1,7 @@
 """The bodies that clients send. Unknown fields are rejected."""
 
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -9,13 +9,17 @@ from pydantic_core import PydanticCustomError
 
 from api.web.field_errors import MAX_ERRORS
 from api.web.fields import WHOLE, Email, Labels, Name, NewPassword, Password, Secret, Text, Username
+from api.web.guest_fields import KeyName, PublicKeyLine, UserData
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.rules.states import Status
 
+T = TypeVar("T")
+
 _MOST_NETWORKS = 64  # of one new VM
+_MOST_KEYS = 32  # of one new VM
 
 
-def _unique(ids: list[UUID] | None) -> list[UUID] | None:
+def _unique(ids: list[T] | None) -> list[T] | None:
     if ids and len(set(ids)) < len(ids):
         raise PydanticCustomError("repeated_items", "Each id may appear once")
     return ids
@@ -68,6 +72,14 @@ class NewVM(Request):
         default=None, max_length=_MOST_NETWORKS, json_schema_extra={"uniqueItems": True}, examples=[[NETWORKS[0]["id"]]]
     )
     labels: Labels = Field(default_factory=dict, examples=[{"env": "prod"}])
+    ssh_keys: Annotated[list[KeyName], AfterValidator(_unique)] = Field(
+        default_factory=list,
+        max_length=_MOST_KEYS,
+        json_schema_extra={"uniqueItems": True},
+        description="Names of your SSH keys. cloud-init lets them log in as the image's user.",
+        examples=[[]],
+    )
+    user_data: UserData | None = Field(default=None, repr=False, examples=["#!/bin/sh\necho hello\n"])
 
 
 class VMChanges(Request):
@@ -93,6 +105,15 @@ class ResetState(Request):
     """The new status of the VM."""
 
     status: Literal[Status.ACTIVE, Status.SHUTOFF, Status.VERIFY_RESIZE, Status.ERROR]
+
+
+class NewSSHKey(Request):
+    """The public key to keep, as one line in the format of OpenSSH."""
+
+    name: KeyName = Field(examples=["laptop"])
+    public_key: PublicKeyLine = Field(
+        examples=["ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILtVUMcDwHPeMXvUiiGYGdZ9TzBuIeOHkAtxcvjsJdLR ada@laptop"]
+    )
 
 
 class NewSnapshot(Request):

@@ -38,11 +38,11 @@ _ORDERS: dict[str, Order] = {
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("unknown_reference", "flavor_too_small", "no_free_address"),
+    openapi_extra=openapi.problems("unknown_reference", "flavor_too_small", "no_free_address", "user_data_too_large"),
 )
 async def create_vm(once: OncePerKey, body: requests.NewVM) -> Response:
     """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""
-    new = NewVM(body.name, body.flavor_id, body.image_id, body.network_ids, body.labels)
+    new = NewVM(**dict(body))  # the fields of both have the same names
 
     def create(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
         return respond_202(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")

@@ -25,13 +25,15 @@ from domain.data.models import VM
 from domain.rules.errors import NotFoundError
 from domain.settings import Settings
 
+CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 4  # few, because each keeps its request slot, for seconds if no worker answers
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessState:
     """What all requests of the process share.
 
     `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
-    hashed concurrently. `logins` remembers the failed ones.
+    hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones.
     """
 
     settings: Settings
@@ -45,6 +47,7 @@ class ProcessState:
     logins: Logins
     readiness: Readiness
     long_lists: LongLists = field(default_factory=LongLists)
+    consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
 
 
 async def _process_state(request: Request) -> ProcessState:

@@ -47,10 +47,12 @@ TAGS = [
     {"name": "health", "description": "Checks for load balancers and monitoring."},
     {"name": "auth", "description": "Accounts, and the tokens that all other requests need."},
     {"name": "vms", "description": "Virtual machines and their actions."},
+    {"name": "consoles", "description": "What a VM's console has shown, and ways to use it."},
     {"name": "snapshots", "description": "Images of a VM, to restore it from. A snapshot outlives its VM."},
     {"name": "volumes", "description": "Block devices. A volume is attached to at most one VM."},
     {"name": "interfaces", "description": "The connections of a VM to networks, with their addresses."},
     {"name": "operations", "description": "Requested changes, their progress, and why they failed."},
+    {"name": "sshkeys", "description": "Public keys, for logins in new VMs."},
     {"name": "admin", "description": "For the admin: problems that need a person, and ways to solve them."},
     {"name": "catalogue", "description": "Flavors, images and networks for VMs."},
 ]

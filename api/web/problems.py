@@ -30,6 +30,7 @@ STATUS_OF_CODE = {
     "invalid_credentials": 401,
     "admin_only": 403,
     "preflight_refused": 403,
+    "quota_exceeded": 403,
     "not_found": 404,
     "method_not_allowed": 405,
     "request_timeout": 408,
@@ -37,8 +38,11 @@ STATUS_OF_CODE = {
     "attachment_in_progress": 409,
     "no_free_address": 409,
     "no_free_device": 409,
+    "no_console": 409,
+    "not_supported_by_cloud": 409,
     "too_late": 409,
     "not_retryable": 409,
+    "name_taken": 409,
     "username_taken": 409,
     "email_taken": 409,
     "idempotency_key_in_flight": 409,
@@ -52,6 +56,7 @@ STATUS_OF_CODE = {
     "unknown_reference": 422,
     "same_flavor": 422,
     "flavor_too_small": 422,
+    "user_data_too_large": 422,
     "invalid_cursor": 422,
     "page_too_deep": 422,
     "idempotency_key_reused": 422,
@@ -60,6 +65,8 @@ STATUS_OF_CODE = {
     "head_too_large": 431,
     "internal_error": 500,
     "not_implemented": 501,
+    "cloud_unavailable": 503,
+    "worker_unavailable": 503,
     "overloaded": 503,
     "database_unavailable": 503,
     "not_ready": 503,
@@ -77,13 +84,15 @@ HEADERS_OF_CODE = {
     "unsupported_media_type": {"Accept": "application/json"},
     "too_many_requests": RETRY_AFTER,
     "too_many_failed_logins": RETRY_AFTER,
+    "cloud_unavailable": RETRY_AFTER,
+    "worker_unavailable": RETRY_AFTER,
     "overloaded": RETRY_AFTER,
     "database_unavailable": RETRY_AFTER,
     "not_ready": RETRY_AFTER,
     "shutting_down": RETRY_AFTER | {"Connection": "close"},
 }
-# Bytes. The longest legal body is a new VM with 64 labels, written with an escape of 12 bytes for each character.
-MAX_BODY = 256 * 1024
+# Bytes. The longest legal body is a new VM with 64 labels and the longest user data, with every character escaped.
+MAX_BODY = 768 * 1024
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length
 

@@ -16,11 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, NewOperation, Requester, operation_row, requested
 from domain.commands.interfaces import find_address
+from domain.commands.ssh_keys import public_keys
 from domain.data import addresses
 from domain.data.base import Base
+from domain.data.guests import UserData
 from domain.data.models import VM, Flavor, Image, Interface, Network, Operation
 from domain.data.parameters import CreateVM
-from domain.rules import disks, lifecycle
+from domain.rules import cloud_init, disks, lifecycle
 from domain.rules.errors import UnknownReferenceError, unknown_id
 from domain.rules.resources import Kind
 from domain.rules.states import Action, Status
@@ -28,33 +30,40 @@ from domain.rules.states import Action, Status
 
 @dataclass(frozen=True, slots=True)
 class NewVM:
-    """The VM to create. Without an image or networks it gets the defaults; an empty list of networks means none."""
+    """The VM to create. Without an image or networks it gets the defaults; an empty list of networks means none.
+
+    `ssh_keys` are names of the requester's keys.
+    """
 
     name: str
     flavor_id: UUID
     image_id: UUID | None = None
     network_ids: list[UUID] | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    ssh_keys: list[str] = field(default_factory=list)
+    user_data: str | None = field(default=None, repr=False)  # it may hold secrets
 
 
 async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Accepted[VM]:
-    """Record a new VM, an interface in each network, and the operation that builds it.
+    """Record a new VM, an interface in each network, its user data, and the operation that builds it.
 
-    UnknownReferenceError for ids that do not exist, FlavorTooSmallError if the image does not fit the flavor's disk,
-    NoFreeAddressError if a network is full. No lock protects a free address. If another request inserts it first, the
-    unique index raises IntegrityError: call again.
+    UnknownReferenceError for ids and keys that do not exist, FlavorTooSmallError if the image does not fit the flavor's
+    disk, NoFreeAddressError if a network is full, UserDataTooLargeError. No lock protects a free address. If another
+    request inserts it first, the unique index raises IntegrityError: call again.
     """
     image_id, network_ids, ip_addresses = await _resolve(tx, new)
+    user_data = cloud_init.render(new.user_data, await public_keys(tx, requester, new.ssh_keys))
     vm_id = uuid4()
     operation = requested(requester, Action.CREATE, CreateVM(new.name, new.flavor_id, image_id, network_ids))
     values = {
         **_prefixed("vm", _vm_row(vm_id, requester.user_id, new, image_id, operation)),
         **_prefixed("operation", operation_row(operation, requester.user_id, vm_id, Status.BUILDING)),
     }
-    statement = _CREATE_VM
     if ip_addresses:
-        statement = _CREATE_VM_WITH_INTERFACES
         values |= _prefixed("interface", _interface_rows(ip_addresses, network_ids))
+    if user_data:
+        values["user_data"] = user_data
+    statement = _STATEMENTS[bool(ip_addresses), bool(user_data)]
     vm = cast("VM", (await tx.execute(statement, values)).one())
     return Accepted(vm, operation.id)
 
@@ -120,6 +129,14 @@ _NEW_INTERFACES = insert(Interface).from_select(
 _NEW_VM = _insert(VM, "vm", _VM_COLUMNS).returning(VM).cte("vm")
 _CREATE_VM = select(_NEW_VM).add_cte(_insert(Operation, "operation", _OPERATION_COLUMNS).cte("operation"))
 _CREATE_VM_WITH_INTERFACES = _CREATE_VM.add_cte(_NEW_INTERFACES.cte("interfaces"))
+_NEW_USER_DATA = insert(UserData).values(vm_id=bindparam("vm_id"), content=bindparam("user_data")).cte("new_user_data")
+# By what the VM has: interfaces, user data.
+_STATEMENTS = {
+    (False, False): _CREATE_VM,
+    (True, False): _CREATE_VM_WITH_INTERFACES,
+    (False, True): _CREATE_VM.add_cte(_NEW_USER_DATA),
+    (True, True): _CREATE_VM_WITH_INTERFACES.add_cte(_NEW_USER_DATA),
+}
 
 _IMAGE, _NETWORKS = bindparam("image_id", type_=Uuid()), bindparam("network_ids", type_=ARRAY(Uuid()))
 _REQUESTED_IMAGE = and_(or_(Image.id == _IMAGE, and_(_IMAGE.is_(None), Image.is_default)), Image.is_available)

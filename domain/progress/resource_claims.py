@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Delete, Update, and_, case, delete, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.data.guests import UserData
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import control_of
 from domain.data.queries import has_begun
@@ -45,8 +46,12 @@ async def claim(tx: AsyncConnection, model: type[T], row: T, action: Action, ope
 
 
 async def settle_success(tx: AsyncConnection, operation: Operation) -> None:
-    """Put the rows that the operation holds into the table's `target`, and delete those without one."""
-    await _settle(tx, operation, lambda change: change.target)
+    """Put the rows that the operation holds into the table's `target`, and delete those without one.
+
+    A VM that is deleted loses its user data, too.
+    """
+    is_over = [delete(UserData).where(UserData.vm_id == operation.vm_id)] if operation.action is Action.DELETE else []
+    await _settle(tx, operation, lambda change: change.target, is_over)
 
 
 async def settle_failure(
@@ -69,9 +74,13 @@ async def settle_failure(
 
 
 async def _settle(
-    tx: AsyncConnection, operation: Operation, status_of: Callable[[Change], ResourceStatus | None]
+    tx: AsyncConnection,
+    operation: Operation,
+    status_of: Callable[[Change], ResourceStatus | None],
+    others: Iterable[Delete] = (),
 ) -> None:
-    statements = []
+    """Settle the rows that the operation holds, and execute the other statements in the same round trip."""
+    statements: list[Update | Delete] = [*others]
     for change in TABLE[operation.action].changes:
         model, status = _MODELS[change.kind], status_of(change)
         held = [model.operation_id == operation.id, model.status == change.during]

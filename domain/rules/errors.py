@@ -102,6 +102,37 @@ class FlavorTooSmallError(ServiceError):
             self.fields = [FieldIssue(field, self.code, message)]
 
 
+class UserDataTooLargeError(ServiceError):
+    """User data and SSH keys together are more than the cloud takes. `field` is the body's field that has the most."""
+
+    code = "user_data_too_large"
+
+    def __init__(self, size: int, limit: int, field: str) -> None:
+        message = f"User data and SSH keys together make {size:,} bytes for cloud-init, and a cloud takes {limit:,}."
+        super().__init__(message)
+        self.fields = [FieldIssue(field, self.code, message)]
+
+
+class NameTakenError(ServiceError):
+    """Another resource of the user has this name, and names of its kind are unique."""
+
+    code = "name_taken"
+
+    def __init__(self, resource: str, name: str) -> None:
+        message = f"There is already an {resource} {name}."
+        super().__init__(message)
+        self.fields = [FieldIssue("name", self.code, message)]
+
+
+class QuotaExceededError(ServiceError):
+    """The user has as many as one may have."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, quota: str, limit: int, used: int) -> None:
+        super().__init__(f"You have {used} {quota}, and {limit} is the most. Delete one first.")
+
+
 class InvalidTransitionError(ServiceError):
     """The lifecycle table refuses the action in the current state of the VM, or of another `resource`."""
 

@@ -16,11 +16,14 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from domain.data.accounts import IdempotencyKey, RefreshToken
 from domain.data.base import Base
+from domain.data.guests import ConsoleAnswer
 from domain.data.models import DELETED, VM, Attachment, Finding, Interface, Operation, Snapshot, Volume
 from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Status
 
 BATCH: Final = 1_000  # rows in a statement: fast enough to hold up nobody who waits for one of them
 IDEMPOTENCY_KEY_LIFETIME: Final = timedelta(hours=48)  # twice what the API promises
+
+UNTAKEN_ANSWER: Final = timedelta(minutes=5)  # its request has gone away
 
 _other = aliased(Operation)
 _later = aliased(Operation)
@@ -116,6 +119,7 @@ def expiries(retention_days: int) -> list[Expiry]:
     credentials = [
         Expiry(IdempotencyKey, IdempotencyKey.created_at, IDEMPOTENCY_KEY_LIFETIME),
         Expiry(RefreshToken, RefreshToken.expires_at, timedelta()),
+        Expiry(ConsoleAnswer, ConsoleAnswer.created_at, UNTAKEN_ANSWER),
     ]
     if not retention_days:
         return credentials

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.testing import ActivityEnvironment
 
@@ -18,13 +18,14 @@ from activities.backends.resources import Ref
 from activities.compute import ComputeActivities
 from activities.records import RecordActivities
 from activities.waits import WaitActivities
+from domain.data.guests import UserData
 from domain.progress import step_records
 from domain.rules.cloud import ServerStatus
 from domain.rules.errors import NotBegunError, SupersededError
 from domain.rules.messages import Activity, FailOperationInput, OperationInput, WaitForServerInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
-from tests.activities.cloud import count_rows, new_ports, ports_of, server_row, server_spec
+from tests.activities.cloud import complete_changes, count_rows, new_ports, ports_of, server_row, server_spec
 from tests.activities.conftest import Run
 from tests.activities.operations import add_pending_interface
 from tests.support.rows import add_held_vm, claim, read_operation, read_vm
@@ -250,3 +251,21 @@ async def _supersede(engine: AsyncEngine, input: OperationInput) -> None:
             await step_records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))
         else:
             await claim(tx, input.vm, Action.DELETE)
+
+
+async def test_a_new_server_gets_the_user_data_of_its_vm_and_a_restore_keeps_it(
+    compute: ComputeActivities, backend: MockBackend, engine: AsyncEngine, run: Run
+) -> None:
+    input = await add_held_vm(engine, Action.CREATE, step=TaskState.SPAWNING)
+    async with engine.begin() as tx:
+        await tx.execute(insert(UserData).values(vm_id=input.vm, content=b"#!/bin/sh\necho hello"))
+    await run(compute.spawn_server, input)
+    await complete_changes(engine, backend, input.vm)
+    assert "echo hello" in await backend.get_server_console_output(Ref(input.vm), 10)
+    image_id = uuid4()
+    await backend.create_server_image(Token(uuid4(), "snapshot"), Ref(input.vm), image_id, "before")
+    await complete_changes(engine, backend, input.vm)
+    spec = replace(server_spec(input.vm), image=Ref(image_id))
+    await backend.rebuild_server(Token(uuid4(), "rebuild"), spec)
+    await complete_changes(engine, backend, input.vm)
+    assert "echo hello" in await backend.get_server_console_output(Ref(input.vm), 10)

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from api.web.admission import NoSlotError, Slots
+from api.web.problems import MAX_BODY
 from domain.settings import Settings
 from tests.api.conftest import PASSWORD, Person, client_of, running
 from tests.conftest import make_settings
@@ -66,7 +67,7 @@ async def test_every_answer_has_the_security_headers(anyone: httpx.AsyncClient, 
         await anyone.get("/health"),
         await anyone.get("/nothing"),
         await anyone.get("/vms"),
-        await anyone.post("/auth/login", content=b"x" * 300_000),
+        await anyone.post("/auth/login", content=b"x" * (MAX_BODY + 1)),
         await anyone.get("/openapi.json"),
         await anyone.get("/docs"),
         await anyone.get("/docs/assets/swagger-ui-bundle.js"),

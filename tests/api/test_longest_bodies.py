@@ -48,6 +48,8 @@ def longest_text(schema: dict[str, Any]) -> int:
     """The bytes of the longest legal text between its quotes, if every character is escaped."""
     if "enum" in schema or "const" in schema:
         return max(6 * len(word) for word in schema.get("enum", [schema.get("const")]))
+    if "x-max-bytes" in schema:
+        return 6 * int(schema["x-max-bytes"])  # ASCII characters have the longest escapes for their bytes
     if schema.get("format") == "uuid":
         return 36 * 6
     pattern = schema.get("pattern", "")

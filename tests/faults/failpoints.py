@@ -52,6 +52,8 @@ READS: Final = {
     "list_images",
     "list_volumes",
     "is_over",
+    "get_server_console_output",
+    "create_console",
     "list_catalogue",
 }
 EFFECTS: Final = (

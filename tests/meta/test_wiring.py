@@ -13,7 +13,8 @@ from temporalio.worker import Worker
 
 from activities.backends import load_backend
 from domain.data import database
-from domain.rules import messages
+from domain.rules import console, messages
+from domain.rules.console import ConsoleRequest, console_queue
 from domain.rules.messages import Activity, FailedAttemptInput, OperationInput, waits_queue
 from domain.rules.table import TABLE
 from domain.settings import Settings
@@ -30,9 +31,15 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-async def workers(settings: Settings, temporal: Client) -> list[Worker]:
+async def all_workers(settings: Settings, temporal: Client) -> list[Worker]:
     """The workers of a worker process, not started."""
     return make_workers(settings, temporal, database.create_engine(settings), load_backend(settings))
+
+
+@pytest.fixture
+async def workers(settings: Settings, all_workers: list[Worker]) -> list[Worker]:
+    """Those that carry out operations."""
+    return [worker for worker in all_workers if worker.task_queue != console_queue(settings.temporal_task_queue)]
 
 
 def activities_of(worker: Worker) -> dict[str, Callable[..., Any]]:
@@ -126,3 +133,11 @@ def test_every_worker_has_the_interceptor(workers: list[Worker]) -> None:
         names = [type(interceptor).__name__ for interceptor in worker.config().get("interceptors", [])]
         with_workflows = ["SignalInterceptor"] if worker.config().get("workflows") else []
         assert names == ["OperationInterceptor", *with_workflows]
+
+
+def test_one_worker_reads_consoles_and_nothing_else(all_workers: list[Worker], workers: list[Worker]) -> None:
+    (of_consoles,) = set(all_workers) - set(workers)
+    assert workflows_of(of_consoles) == [console.READ_CONSOLE]
+    (function,) = activities_of(of_consoles).values()
+    assert get_type_hints(function)["request"] is ConsoleRequest
+    assert list(activities_of(of_consoles)) == [console.ANSWER_REQUEST] == [function.__name__]

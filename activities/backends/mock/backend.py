@@ -5,6 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Select, literal, select
 
+from activities.backends.mock.consoles import MockConsoles
 from activities.backends.mock.ports import MockPorts
 from activities.backends.mock.schema import images, ports, servers, volumes
 from activities.backends.mock.servers import MockServers, apply_due_changes
@@ -23,7 +24,7 @@ _INVENTORY: Final[dict[Kind, Select[*tuple[Any, ...]]]] = {
 }
 
 
-class MockBackend(MockServers, MockPorts, MockStorage):
+class MockBackend(MockServers, MockConsoles, MockPorts, MockStorage):
     """The mock cloud; ComputeBackend describes its methods."""
 
     async def list_catalogue(self) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     DateTime,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -46,6 +47,7 @@ servers = Table(
     Column("ram_mb", Integer, nullable=False),
     Column("disk_gb", Integer, nullable=False),
     Column("image_id", Uuid, nullable=False),
+    Column("user_data", LargeBinary),
     # Represents the guest's disk: it changes with every boot, and a restore brings back an earlier value.
     Column("content", Text),
     Column("status", Text, nullable=False),

@@ -46,6 +46,7 @@ class MockServers(MockCalls):
                     vcpus=spec.vcpus,
                     ram_mb=spec.ram_mb,
                     disk_gb=spec.disk_gb,
+                    user_data=spec.user_data,
                     image_id=UUID(spec.image.cloud_id) if spec.image.cloud_id else spec.image.id,
                     content=str(uuid4()),
                     status=ServerStatus.BUILD,

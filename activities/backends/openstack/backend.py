@@ -8,6 +8,7 @@ from uuid import UUID
 from activities.backends.openstack import bodies, marks
 from activities.backends.openstack.bodies import Body
 from activities.backends.openstack.catalogue import OpenStackCatalogue
+from activities.backends.openstack.consoles import OpenStackConsoles
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.ports import OpenStackPorts
 from activities.backends.openstack.reading import next_page
@@ -32,7 +33,7 @@ class _Inventory:
     read: Callable[[Body], Listed | None]
 
 
-class OpenStackBackend(OpenStackServers, OpenStackPorts, OpenStackVolumes, OpenStackCatalogue):
+class OpenStackBackend(OpenStackServers, OpenStackConsoles, OpenStackPorts, OpenStackVolumes, OpenStackCatalogue):
     """A real OpenStack cloud; ComputeBackend describes its methods."""
 
     async def delete_server(self, token: Token, vm: Ref) -> None:

@@ -1,5 +1,6 @@
 """Servers of the cloud, which Nova has."""
 
+from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -145,6 +146,8 @@ def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> 
         "imageRef": spec.image.cloud_id,
         "networks": networks or "none",
     }
+    if spec.user_data:
+        server["user_data"] = b64encode(spec.user_data).decode()
     return {"server": {**server, **marks.of_server(spec.vm.id, token)}}
 
 

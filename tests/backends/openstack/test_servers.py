@@ -1,5 +1,7 @@
 """Servers of a cloud: created once, found by id or mark, shown, deleted and listed with all that is ours."""
 
+from base64 import b64decode
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -53,6 +55,18 @@ async def test_a_new_server_has_our_marks_and_is_made_once(
         }
     }
     assert list(servers.things["servers"]) == [cloud_id]
+
+
+async def test_user_data_goes_to_nova_as_base64_and_into_no_other_field(
+    backend: OpenStackBackend, server: CloudServer, servers: ServerCloud
+) -> None:
+    content = b"#!/bin/sh\necho tell-nobody \xc3\xbc\n"
+    spec = replace(spec_of(Ref(uuid4())), user_data=content)
+    await backend.create_server(token(), spec)
+    sent = server.seen("POST", "/servers")[0].body["server"]
+    assert b64decode(sent.pop("user_data")) == content
+    assert "tell-nobody" not in f"{sent}{spec}"
+    assert servers.things["servers"]
 
 
 async def test_a_server_without_interfaces_gets_no_network(

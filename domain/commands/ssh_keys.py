@@ -1,0 +1,58 @@
+"""Commands on the SSH keys of a user, and the keys that a new VM gets."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.commands.acceptance import Requester
+from domain.data.accounts import User
+from domain.data.guests import SSHKey
+from domain.data.queries import insert_row
+from domain.rules.errors import (
+    FieldIssue,
+    NameTakenError,
+    NotFoundError,
+    QuotaExceededError,
+    UnknownReferenceError,
+)
+from domain.rules.ssh_keys import PublicKey
+
+MOST_KEYS = 100  # of one user, as in Nova
+
+
+async def add_ssh_key(tx: AsyncConnection, requester: Requester, name: str, key: PublicKey) -> SSHKey:
+    """Keep a public key under a name; NameTakenError or QuotaExceededError if that cannot be."""
+    # The lock makes two requests of one user count one after the other. It holds up nothing else.
+    await tx.execute(select(User.id).where(User.id == requester.user_id).with_for_update(key_share=True))
+    names = (await tx.scalars(select(SSHKey.name).where(SSHKey.owner_id == requester.user_id))).all()
+    if name in names:
+        raise NameTakenError("SSH key", name)
+    if len(names) >= MOST_KEYS:
+        raise QuotaExceededError("SSH keys", MOST_KEYS, len(names))
+    row = {"type": key.type, "public_key": key.line, "fingerprint": key.fingerprint}
+    return await insert_row(tx, SSHKey, owner_id=requester.user_id, name=name, **row)
+
+
+async def delete_ssh_key(tx: AsyncConnection, requester: Requester, name: str) -> None:
+    """Forget a key. VMs that were created with it keep it."""
+    is_it = (SSHKey.owner_id == requester.user_id, SSHKey.name == name)
+    if not (await tx.execute(delete(SSHKey).where(*is_it))).rowcount:
+        raise NotFoundError("SSH key", name)
+
+
+async def public_keys(tx: AsyncConnection, requester: Requester, names: Sequence[str]) -> list[str]:
+    """The requester's keys with these names, in their order; UnknownReferenceError names those that do not exist."""
+    if not names:
+        return []
+    of_requester = (SSHKey.owner_id == requester.user_id, SSHKey.name.in_(names))
+    found = (await tx.execute(select(SSHKey.name, SSHKey.public_key).where(*of_requester))).all()
+    lines = {row.name: row.public_key for row in found}
+    unknown = [
+        FieldIssue(f"ssh_keys/{index}", UnknownReferenceError.code, f"You have no SSH key with the name {name}.")
+        for index, name in enumerate(names)
+        if name not in lines
+    ]
+    if unknown:
+        raise UnknownReferenceError("You have no SSH keys with these names; `errors` shows which.", unknown)
+    return [lines[name] for name in names]
