@@ -7,7 +7,7 @@ from pathlib import Path
 def is_pem(file: Path) -> bool:
     """Whether the file is there, may be read and is in PEM format."""
     try:
-        return b"-----BEGIN " in file.read_bytes()
+        return file.is_file() and b"-----BEGIN " in file.read_bytes()  # a pipe could be read only once
     except (OSError, ValueError):  # ValueError: no path can have a NUL
         return False
 

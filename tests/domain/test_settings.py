@@ -200,6 +200,7 @@ def test_a_file_that_may_not_be_read_is_rejected(monkeypatch: pytest.MonkeyPatch
     def refuse(self: Path) -> bytes:
         raise PermissionError(13, "Permission denied", str(self))
 
+    (tmp_path / "root.pem").write_text("-----BEGIN CERTIFICATE-----")
     monkeypatch.setattr(Path, "read_bytes", refuse)
     monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
     monkeypatch.setenv(f"TEMPORAL_{kind}", str(tmp_path / "root.pem"))
