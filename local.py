@@ -169,7 +169,7 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     url = f"http://{host}:{settings.api_port}/api/v1"
     not_ready = partial(asyncio.to_thread, _not_ready, f"{url}/health/ready")
     await asyncio.gather(api.until(not_ready), *(child.until(child.has_not_settled) for child in children))
-    temporal_ui = ours.get("TEMPORAL_UI_URL", settings.temporal_ui_url)
+    temporal_ui = ours.get("TEMPORAL_UI_URL", settings.temporal_ui_url).rstrip("/")
     say(f"Ready.\n  API          {url}\n  API docs     {url}/docs\n  Temporal UI  {temporal_ui}")
     say(f"  What waits   {embedded_temporal.waiting_url(settings, temporal_ui)}")
     say(f"  Data         {data_dir} (kept between starts)\nStop with Ctrl-C.")

@@ -235,10 +235,17 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
 
 async def _show_health(client: Client, file: Path | None) -> None:
     """Touch the file every few seconds while Temporal answers. A health check looks at the file's age."""
+    logged = ""
     while file is not None:
-        with contextlib.suppress(RPCError):
+        try:
             await client.service_client.check_health(timeout=HEALTH_TIMEOUT)
             await asyncio.to_thread(file.touch)
+        except RPCError:
+            pass  # the health check is about this
+        except OSError as error:
+            if str(error) != logged:  # not every few seconds
+                logger.warning("WORKER_HEALTH_FILE cannot be touched, so a health check fails: %s", error)
+            logged = str(error)
         await asyncio.sleep(HEALTH_PAUSE)
 
 

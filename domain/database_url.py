@@ -127,19 +127,12 @@ def _check(given: Mapping[str, str]) -> None:
         if name in given and given[name] not in choices:
             raise ValueError(f"has a wrong {name}; it must be one of {', '.join(sorted(choices))}")
     for name in sorted(_PEM_FILES & given.keys()):
-        if not (name == "sslrootcert" and given[name] == "system") and not _is_pem(Path(given[name])):
-            raise ValueError(f"has the {name} {given[name]}, which is not a file in PEM format")
+        if not (name == "sslrootcert" and given[name] == "system") and not tls.is_pem(Path(given[name])):
+            raise ValueError(f"has the {name} {given[name]}, which is not a readable file in PEM format")
     _check_tls_files(given)
     timeout = given.get("connect_timeout", "1")
     if not (timeout.isascii() and timeout.isdecimal() and 0 < int(timeout) <= MAX_CONNECT_TIMEOUT):
         raise ValueError(f"has a wrong connect_timeout; it must be from 1 to {MAX_CONNECT_TIMEOUT} seconds")
-
-
-def _is_pem(file: Path) -> bool:
-    try:
-        return b"-----BEGIN " in file.read_bytes()
-    except OSError:
-        return False
 
 
 def _check_tls_files(given: Mapping[str, str]) -> None:

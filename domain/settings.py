@@ -1,7 +1,7 @@
 """All settings with their defaults, read from the environment once and validated."""
 
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,10 +15,12 @@ MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as l
 
 # An origin in the form in which a browser sends it: in lower case, without a path, without the scheme's own port.
 _ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{1,5})")
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Port = Annotated[int, Field(ge=1, le=65_535)]
+_LAST_PORT = 65_535
+Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
 
 
 class Settings(BaseSettings):
@@ -106,10 +108,28 @@ class Settings(BaseSettings):
     @field_validator("temporal_address")
     @classmethod
     def _check_host_and_port(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        if not host or not port.isdecimal():
+        match = _HOST_AND_PORT.fullmatch(value)
+        if not match or not 0 < int(match["port"]) <= _LAST_PORT:
             raise ValueError("must have the form host:port")
+        ip = match["ipv6"] or (match["name"] if match["name"].rpartition(".")[2].isdecimal() else None)
+        if ip:
+            ip_address(ip)  # its error says what is wrong
         return value
+
+    @field_validator("temporal_api_key")
+    @classmethod
+    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
+        # The last line end of a file belongs to no key. With any other such character, Temporal's SDK sends no key at
+        # all, and the server would only say that we are not authorized.
+        key = value.get_secret_value().strip() if value else ""
+        if not re.fullmatch("[!-~]*", key):
+            raise ValueError("must have visible ASCII characters only, without spaces")
+        return SecretStr(key) if key else None
+
+    @field_validator("temporal_ui_url")
+    @classmethod
+    def _without_last_slash(cls, value: str) -> str:
+        return value.rstrip("/")
 
     @field_validator("cors_allow_origins", mode="before")
     @classmethod
@@ -156,8 +176,8 @@ class Settings(BaseSettings):
     @field_validator("temporal_tls_server_ca", "temporal_tls_client_cert", "temporal_tls_client_key")
     @classmethod
     def _check_pem_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not (value.is_file() and b"-----BEGIN " in value.read_bytes()):
-            raise ValueError(f"{value} is not a file in PEM format")
+        if value is not None and not tls.is_pem(value):
+            raise ValueError(f"{value} is not a readable file in PEM format")
         return value
 
     @field_validator("temporal_tls_client_key")
@@ -200,3 +220,5 @@ def load_settings() -> Settings:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "".join(f" {part}".upper() for part in first["loc"][:1])
         raise SystemExit(f"Wrong setting{name}: {first['msg'].removeprefix('Value error, ')}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"The file .env cannot be read: {error}") from None

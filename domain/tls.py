@@ -4,6 +4,14 @@ import ssl
 from pathlib import Path
 
 
+def is_pem(file: Path) -> bool:
+    """Whether the file is there, may be read and is in PEM format."""
+    try:
+        return file.is_file() and b"-----BEGIN " in file.read_bytes()  # a pipe could be read only once
+    except (OSError, ValueError):  # ValueError: no path can have a NUL
+        return False
+
+
 def has_certificates(file: Path) -> bool:
     """Whether the file has a certificate, or a revocation list, that can be used."""
     try:

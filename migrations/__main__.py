@@ -6,6 +6,7 @@ Any number of processes may run it at once, at any time.
 import asyncio
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
@@ -126,6 +127,9 @@ def _run() -> NoReturn:
     except SystemExit as end:
         sys.stderr.write(f"{end}\n")
         code = 1
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; what was not finished is rolled back\n")
+        code = 128 + signal.SIGINT
     except Exception:
         logger.exception("The migrations failed")
         code = 1

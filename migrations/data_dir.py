@@ -65,6 +65,8 @@ def secret_key(data_dir: Path) -> str:
             file.flush()
             os.fsync(file)  # otherwise a power cut could leave an empty key
         unfinished.rename(path)
+    if not path.is_file():  # for example a pipe, whose writer we would wait for
+        raise DataDirError(f"{path} is no file: remove it or choose another DATA_DIR")
     key = path.read_text(errors="replace")
     if "\ufffd" in key or len(key) < MINIMUM_KEY:
         raise DataDirError(f"{path} is damaged: restore it, or delete it, which ends all logins")

@@ -79,7 +79,7 @@ def test_libpq_parameters_become_arguments_of_asyncpg(rest: str, expected: dict[
         ("db?hunter2&sslmode=require", "parameter ?"),
         ("db?sslmode", "sslmode without a value"),
         ("db?sslmode=on", "wrong sslmode; it must be one of allow, disable, prefer, require, verify-ca, verify-full"),
-        ("db?sslrootcert=/nowhere.crt", "sslrootcert /nowhere.crt, which is not a file"),
+        ("db?sslrootcert=/nowhere.crt", "sslrootcert /nowhere.crt, which is not a readable file"),
         ("db?sslrootcert=system&sslmode=require", "needs sslmode=verify-full"),
         ("db?target_session_attrs=standby", "wrong target_session_attrs"),
         ("db?connect_timeout=0", "wrong connect_timeout"),

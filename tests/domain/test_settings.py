@@ -253,6 +253,13 @@ def test_the_environment_overrides_the_env_file(monkeypatch: pytest.MonkeyPatch,
     assert (settings.api_port, settings.temporal_port) == (8001, 7002)
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_an_env_file_that_is_not_utf_8_ends_the_process_with_one_line(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / ".env").write_bytes("APP_NAME=Zoë".encode(encoding))
+    with pytest.raises(SystemExit, match=r"The file \.env cannot be read: 'utf-8' codec can't decode"):
+        load_settings()
+
+
 def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().debug = True  # type: ignore[misc]

@@ -205,6 +205,13 @@ def test_a_damaged_secret_key_is_refused_in_one_line(tmp_path: Path, content: by
         data_dir.secret_key(tmp_path)
 
 
+def test_a_pipe_in_the_place_of_the_secret_key_is_refused(tmp_path: Path) -> None:
+    """Its writer would be waited for, and Ctrl-C would not end that."""
+    os.mkfifo(tmp_path / "secret_key", 0o600)
+    with pytest.raises(DataDirError, match=r"secret_key is no file"):
+        data_dir.secret_key(tmp_path)
+
+
 def test_a_pipe_in_the_place_of_a_log_is_refused(old: Path) -> None:
     (old / "logs" / "api.log").unlink()
     os.mkfifo(old / "logs" / "api.log", 0o600)

@@ -17,6 +17,7 @@ import pytest
 from temporalio.client import Client
 
 import local
+from domain.data import advisory_locks
 from migrations import embedded_postgres
 from tests.support.stack import free_ports
 from tests.support.waiting import poll
@@ -67,6 +68,23 @@ async def test_an_account_that_may_create_no_tables_ends_the_migrations_with_one
     [line] = err.decode().splitlines()
     assert line.startswith("The database of DATABASE_URL cannot be used: InsufficientPrivilegeError 42501: ")
     assert (process.returncode, out) == (1, b"")
+
+
+async def test_ctrl_c_ends_the_migrations_with_one_line(postgres: Path) -> None:
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute("CREATE DATABASE interrupted TEMPLATE template0")
+    url = embedded_postgres.database_url(postgres, "interrupted")
+    other = await asyncpg.connect(host=str(postgres), user="postgres", database="interrupted")
+    await other.execute("SELECT pg_advisory_lock($1)", advisory_locks.MIGRATIONS)  # another process migrates
+    process = await start("migrations", url)
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'interrupted' AND wait_event = 'advisory'"
+    await poll(lambda: admin.fetchval(waiting), bool)
+    process.send_signal(signal.SIGINT)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    await other.close()
+    await admin.execute("DROP DATABASE interrupted WITH (FORCE)")
+    await admin.close()
+    assert (process.returncode, out, err) == (130, b"", b"Interrupted; what was not finished is rolled back\n")
 
 
 async def test_a_cloud_that_is_not_configured_ends_the_worker_with_one_line(tmp_path: Path) -> None:

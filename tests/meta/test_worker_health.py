@@ -54,6 +54,19 @@ async def test_the_file_is_not_touched_while_temporal_does_not_answer(
         assert await touched(file) == 0
 
 
+async def test_a_file_that_cannot_be_touched_is_logged_once_and_tried_again(
+    temporal: Client, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = file.parent / "missing" / "healthy"
+    async with shown(temporal, file):
+        await poll(lambda: asyncio.sleep(0, len(caplog.records)), bool)
+        await asyncio.sleep(0.1)
+        file.parent.mkdir()
+        await poll(lambda: touched(file), bool)
+    [record] = caplog.records
+    assert record.getMessage().startswith("WORKER_HEALTH_FILE cannot be touched, so a health check fails: [Errno 2]")
+
+
 async def test_without_the_setting_no_file_is_touched(temporal: Client) -> None:
     async with shown(temporal, None):
         await asyncio.sleep(0)

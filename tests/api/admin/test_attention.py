@@ -3,18 +3,27 @@
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import func
+from sqlalchemy import func, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from domain.data import queries
+from domain.data import database, queries
 from domain.data.accounts import User
 from domain.data.models import VM, Finding
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
+from domain.upkeep.attention import ATTENTION
 from tests.api.conftest import Person
 from tests.support.rows import add_operation, add_vm, add_volume
 
 FAILED = OperationStatus.FAILED
+# Copies of an operation, each of another resource.
+COPIES = """
+INSERT INTO operations (id, owner_id, actor, action, status, resource_type, resource_id, vm_id, input, workflow_id,
+    request_id, created_at, finished_at, interruption)
+SELECT gen_random_uuid(), owner_id, actor, action, status, resource_type, gen_random_uuid(), vm_id, input, workflow_id,
+    request_id, created_at, finished_at, interruption
+FROM operations, generate_series(1, :count) WHERE id = :id
+"""
 INTERRUPTED: dict[str, Any] = {"status": FAILED, "interruption": "workflow_terminated", "holds": False}
 
 
@@ -84,3 +93,28 @@ async def test_what_needs_attention_is_listed_oldest_first_with_its_owner(
     pages = [(await root.http.get("/admin/attention", params={"page_size": 4})).json()]
     pages.append((await root.http.get("/admin/attention", params={"cursor": pages[0]["next_cursor"]})).json())
     assert [item for part in pages for item in part["items"]] == page["items"]
+
+
+async def test_interruptions_of_an_owner_with_many_later_operations_are_not_compared_with_each_of_these(
+    ada: Person, engine: AsyncEngine
+) -> None:
+    """A Temporal that is restored from a backup interrupts all open operations. The list must not time out then."""
+    async with engine.begin() as tx:
+        for count, interruption, age in ((200, INTERRUPTED["interruption"], 10), (5_000, None, 0)):
+            values: dict[str, Any] = INTERRUPTED | {"created_at": queries.from_now(-age), "interruption": interruption}
+            example = await add_operation(tx, await add_vm(tx, ada.user), Action.STOP, **values)
+            await tx.execute(text(COPIES), {"id": example.id, "count": count - 1})
+    statement = ATTENTION.compile(dialect=engine.dialect, compile_kwargs={"literal_binds": True})
+    async with database.autocommit(engine).connect() as connection:
+        await connection.execute(text("VACUUM ANALYZE operations"))
+        [plan] = (await connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}")).scalar_one()
+    assert plan["Plan"]["Actual Rows"] == 200
+    # Each of 5,200 rows is read for some of the reasons. One by one it would be a million.
+    assert rows_read(plan["Plan"]) < 50_000
+
+
+def rows_read(node: dict[str, Any]) -> int:
+    """How many rows the scans of a plan read."""
+    read = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    of_this = 0 if "Plans" in node and "Scan" not in node["Node Type"] else read * node["Actual Loops"]
+    return int(of_this) + sum(map(rows_read, node.get("Plans", ())))

@@ -1,0 +1,73 @@
+"""How to reach Temporal: what its SDK cannot use ends the process with one line."""
+
+from pathlib import Path
+
+import pytest
+
+from domain.settings import Settings, load_settings
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No setting in the environment, and no `.env` in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.parametrize("kind", ["TLS_SERVER_CA", "TLS_CLIENT_CERT"])
+def test_a_file_that_may_not_be_read_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str) -> None:
+    """Such as a key that only root may read; root may read all files, so the refusal is made up."""
+
+    def refuse(self: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    (tmp_path / "root.pem").write_text("-----BEGIN CERTIFICATE-----")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
+    monkeypatch.setenv(f"TEMPORAL_{kind}", str(tmp_path / "root.pem"))
+    with pytest.raises(SystemExit, match=f"Wrong setting TEMPORAL_{kind}: .*root.pem is not a readable file"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("temporal", ":7233", "temporal:", "temporal:0", "temporal:65536", "temporal:٧٢٣٣", "::1:7233", "[::g]:7233"),
+        *("http://temporal:7233", "temporal:7233/", "me@temporal:7233", "a b:7233", "a:1,b:1", "10.0.0.256:7233"),
+    ],
+)
+def test_an_address_of_temporal_that_its_sdk_cannot_use_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    """Each process would end with a traceback, or be told about a name that nobody can look up."""
+    monkeypatch.setenv("TEMPORAL_ADDRESS", address)
+    with pytest.raises(SystemExit, match=r"Wrong setting TEMPORAL_ADDRESS: .* (host:port|IPv6 address)$"):
+        load_settings()
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:7233", "[::1]:65535", "ns.a1b2.tmprl.cloud:7233", "temporal_server.:1"])
+def test_addresses_of_temporal(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", address)
+    assert load_settings().temporal_address == address
+
+
+@pytest.mark.parametrize("key", ["a b", "a\nb", "ключ", "a\x7f"])
+def test_a_key_of_temporal_that_its_sdk_would_not_send_is_rejected(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
+    monkeypatch.setenv("TEMPORAL_API_KEY", key)
+    with pytest.raises(SystemExit, match="Wrong setting TEMPORAL_API_KEY: must have visible ASCII characters only"):
+        load_settings()
+
+
+def test_the_last_line_end_of_a_file_belongs_to_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
+    monkeypatch.setenv("TEMPORAL_API_KEY", "abc.def\r\n")
+    key = load_settings().temporal_api_key
+    assert key
+    assert key.get_secret_value() == "abc.def"
+
+
+def test_links_into_the_web_ui_have_no_double_slash(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_UI_URL", "https://temporal.example/ui/")
+    assert load_settings().temporal_ui_url == "https://temporal.example/ui"
