@@ -50,8 +50,8 @@ async def settle_success(tx: AsyncConnection, operation: Operation) -> None:
 
     A VM that is deleted loses its user data, too.
     """
-    is_over = [delete(UserData).where(UserData.vm_id == operation.vm_id)] if operation.action is Action.DELETE else []
-    await _settle(tx, operation, lambda change: change.target, is_over)
+    forget = [delete(UserData).where(UserData.vm_id == operation.vm_id)] if operation.action is Action.DELETE else []
+    await _settle(tx, operation, lambda change: change.target, forget)
 
 
 async def settle_failure(
