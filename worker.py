@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import temporalio.activity
@@ -72,8 +71,6 @@ STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActiviti
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 RPC_RETRY_LIMIT = 10.0  # seconds
 RECONNECT_PAUSE = 1.0  # seconds
-HEALTH_PAUSE = 5.0  # seconds
-HEALTH_TIMEOUT = timedelta(seconds=5)
 DRAIN_TIMEOUT = timedelta(seconds=5)  # for running steps to end after SIGTERM
 STOP_GRACE = 7.0  # seconds from SIGTERM to the end of the process; `make up` kills it after 8
 MAX_CONCURRENT_ACTIVITIES = 100
@@ -187,7 +184,7 @@ async def run(settings: Settings) -> None:
         if client is not None:
             reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
             catalogue = asyncio.create_task(CatalogueReader(engine, backend).run())
-            health = asyncio.create_task(_show_health(client, settings.worker_health_file))
+            health = asyncio.create_task(temporal.show_health(client, settings.worker_health_file))
             await _work(make_workers(settings, client, engine, backend), stopping)
             reconciler.cancel()
             catalogue.cancel()
@@ -231,22 +228,6 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
         logger.info("Working on %s", ", ".join(worker.task_queue for worker in workers))
         await stopping.wait()
         logger.info("Draining")
-
-
-async def _show_health(client: Client, file: Path | None) -> None:
-    """Touch the file every few seconds while Temporal answers. A health check looks at the file's age."""
-    logged = ""
-    while file is not None:
-        try:
-            await client.service_client.check_health(timeout=HEALTH_TIMEOUT)
-            await asyncio.to_thread(file.touch)
-        except RPCError:
-            pass  # the health check is about this
-        except OSError as error:
-            if str(error) != logged:  # not every few seconds
-                logger.warning("WORKER_HEALTH_FILE cannot be touched, so a health check fails: %s", error)
-            logged = str(error)
-        await asyncio.sleep(HEALTH_PAUSE)
 
 
 async def _until_available(

@@ -1,7 +1,9 @@
-"""Connections to Temporal, and the registration of search attributes there."""
+"""Connections to Temporal, the registration of search attributes there, and a file that shows whether it answers."""
 
+import asyncio
 import logging
 from datetime import timedelta
+from pathlib import Path
 from typing import Final
 
 from temporalio.api.enums.v1 import IndexedValueType
@@ -14,6 +16,9 @@ from domain import search_attributes
 from domain.settings import Settings
 
 RPC_TIMEOUT = timedelta(seconds=2)
+HEALTH_PAUSE = 5.0  # seconds
+HEALTH_TIMEOUT = timedelta(seconds=5)
+logger = logging.getLogger(__name__)
 _TYPES: Final = {key.name: IndexedValueType.ValueType(int(key.indexed_value_type)) for key in search_attributes.ALL}
 
 
@@ -61,6 +66,22 @@ async def register_search_attributes(client: Client) -> None:
     except RPCError as error:
         if error.status is not RPCStatusCode.ALREADY_EXISTS:  # another process registers them at the same time
             raise
+
+
+async def show_health(client: Client, file: Path | None) -> None:
+    """Touch the file every few seconds while Temporal answers. A health check looks at the file's age."""
+    logged = ""
+    while file is not None:
+        try:
+            await client.service_client.check_health(timeout=HEALTH_TIMEOUT)
+            await asyncio.to_thread(file.touch)
+        except RPCError:
+            pass  # the health check is about this
+        except OSError as error:
+            if str(error) != logged:  # not every few seconds
+                logger.warning("WORKER_HEALTH_FILE cannot be touched, so a health check fails: %s", error)
+            logged = str(error)
+        await asyncio.sleep(HEALTH_PAUSE)
 
 
 def _tls(settings: Settings) -> TLSConfig | bool:

@@ -32,7 +32,6 @@ TEMPORAL_RETRY_FOR = 10.0  # seconds
 LOCK_TIMEOUT = "500ms"
 PAUSE = 1.0  # seconds in which requests that wait for the migration's locks can finish
 LOCK_NOT_AVAILABLE = "55P03"  # a SQLSTATE, as the next one
-INSUFFICIENT_PRIVILEGE = "42501"  # for example, because since version 15 not every user may create tables
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -111,7 +110,7 @@ def main() -> None:
     except (*outages.UNREACHABLE, DBAPIError) as error:
         state = outages.sqlstate_of(error)
         # A migration that misses a table is a bug, and not a process that has started too early.
-        if state in outages.SCHEMA_IS_OLD or not (outages.is_outage(error) or state == INSUFFICIENT_PRIVILEGE):
+        if state in outages.SCHEMA_IS_OLD or not outages.is_outage(error):
             raise
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {outages.describe(error)}") from None
     try:

@@ -74,11 +74,16 @@ class Readiness:
         async with self._autocommit.connect() as connection:
             # False on a standby, which a failover may leave us with, and where an operator has stopped all changes.
             can_write = await connection.scalar(text("SELECT current_setting('transaction_read_only') = 'off'"))
-            is_migrated = await connection.scalar(text("SELECT to_regclass('operations') IS NOT NULL"))
+            # Null if there is no such table.
+            has_rights = await connection.scalar(
+                text("SELECT has_table_privilege(to_regclass('operations'), 'INSERT')")
+            )
         if not can_write:
             raise ValueError("the database is read-only")
-        if not is_migrated:
+        if has_rights is None:
             raise ValueError("the database has no tables, run python -m migrations")
+        if not has_rights:
+            raise ValueError("the role of DATABASE_URL has no rights on the tables, docs/operations.md has the grants")
         for state, refused_at in self._refused_at.items():
             if time.monotonic() < refused_at + REMEMBERED:
                 raise ValueError(f"the database refuses to work, with SQLSTATE {state}")

@@ -114,7 +114,7 @@ async def _connect(target: Target, arguments: dict[str, Any]) -> asyncpg.Connect
             raise UnusableDatabaseError(f"{reason} ({outages.describe(error)})") from None
         raise
     except asyncpg.PostgresError as error:
-        if outages.is_outage(error):
+        if outages.is_outage(error) and outages.sqlstate_of(error) != outages.NO_RIGHTS:
             raise
         # For example, the parameter `options` of the URL names a setting that the server does not know.
         raise UnusableDatabaseError(outages.describe(error)) from None

@@ -23,9 +23,14 @@ _SERVER_REFUSES: Final = ("53", "57", "25P03", "25P04", "58", "28", "3D")
 _LOST_RACE: Final = ("40001", "40P01", "55P03")
 # A table or a column is missing: this process was started before `python -m migrations` of its version has run.
 SCHEMA_IS_OLD: Final = ("42P01", "42703")
-# The server has no room for more work, accepts no more connections because it shuts down, or lacks a table or a column.
-# A SELECT on an open connection still succeeds, so a probe would not see it.
-UNSEEN_BY_PROBES: Final = ("53", "57P03", *SCHEMA_IS_OLD)
+NO_RIGHTS: Final = "42501"  # the role may connect, but not do what the service does
+# The server has no room for more work, accepts no more connections because it shuts down, lacks a table or a column, or
+# has not given the role its rights. A SELECT on an open connection still succeeds, so a probe would not see it.
+UNSEEN_BY_PROBES: Final = ("53", "57P03", *SCHEMA_IS_OLD, NO_RIGHTS)
+_WHAT_TO_DO: Final = {
+    **dict.fromkeys(SCHEMA_IS_OLD, "; run python -m migrations"),
+    NO_RIGHTS: "; grant the role of DATABASE_URL its rights, as docs/operations.md says",
+}
 QUIET_TIME: Final = 5.0  # seconds without an outage, until the server counts as available again
 
 
@@ -49,12 +54,12 @@ def sqlstate_of(error: BaseException | None) -> str:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether the same call may succeed later: the database is away, full, read-only, too busy or not yet migrated."""
+    """Whether the same call may succeed later: the database is away, full, read-only, too busy or not yet prepared."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
     if isinstance(_original(error), UNREACHABLE):
         return True
-    return sqlstate_of(error).startswith((*_SERVER_GONE, *_SERVER_REFUSES, *_LOST_RACE, *SCHEMA_IS_OLD))
+    return sqlstate_of(error).startswith((*_SERVER_GONE, *_SERVER_REFUSES, *_LOST_RACE, *SCHEMA_IS_OLD, NO_RIGHTS))
 
 
 def describe(error: BaseException) -> str:
@@ -65,8 +70,7 @@ def describe(error: BaseException) -> str:
     # The whole text of a PostgreSQL error has further lines, which may repeat values.
     text = original.args[0] if isinstance(original, asyncpg.PostgresError) else original
     kind = f"{type(original).__name__} {sqlstate_of(error)}".strip()
-    what_to_do = "; run python -m migrations" if sqlstate_of(error) in SCHEMA_IS_OLD else ""
-    return " ".join(f"{kind}: {text}{what_to_do}".split())
+    return " ".join(f"{kind}: {text}{_WHAT_TO_DO.get(sqlstate_of(error), '')}".split())
 
 
 def on_error(context: ExceptionContext) -> None:

@@ -11,8 +11,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import readiness
 from domain.settings import Settings
-from tests.api.conftest import FLAVOR, Person
+from tests.api.conftest import FLAVOR, Person, client_of, running
 from tests.api.test_problems import check_problem
+from tests.conftest import make_settings
 
 FUNCTION = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
@@ -136,3 +137,21 @@ async def test_a_database_that_is_full_or_shuts_down_is_not_ready_until_a_while_
     assert check == {"status": "unavailable", "error": f"the database refuses to work, with SQLSTATE {state}"}
     monkeypatch.setattr(readiness, "REMEMBERED", 0.0)
     assert (await anyone.get("/health/ready")).json()["checks"]["postgres"]["status"] == "ok"
+
+
+async def test_a_role_without_rights_is_not_ready_and_answers_503(settings: Settings, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        await tx.execute(text("DROP ROLE IF EXISTS bare"))
+        await tx.execute(text("CREATE ROLE bare LOGIN"))
+    account = {"username": "berta", "email": "berta@example.com", "password": "Correct-Horse-1"}
+    bare = make_settings(settings.database_url.replace("postgres@", "bare@"))
+    async with running(bare) as app:
+        check = (await client_of(app).get("/health/ready")).json()["checks"]["postgres"]
+        answer = await client_of(app).post("/auth/register", json=account)
+    async with engine.begin() as tx:
+        await tx.execute(text("DROP ROLE bare"))
+    assert (check["status"], check["error"].split(",")[0]) == (
+        "unavailable",
+        "the role of DATABASE_URL has no rights on the tables",
+    )
+    check_problem(answer, 503, "database_unavailable")

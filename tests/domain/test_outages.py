@@ -13,8 +13,8 @@ from domain.data import outages
 from domain.data.outages import OutageLog, UnusableDatabaseError, describe, is_outage, sqlstate_of
 
 PASSES = ["08006", "25006", "25P03", "25P04", "28P01", "3D000", "40001", "40P01", "53100", "53300", "55P03", "57014"]
-PASSES += ["42703", "42P01", "57P01", "57P05", "58030"]
-BUGS = ["22003", "22012", "23514", "25P02", "42501", "42601", "42883", "54000", "XX000", "P0001"]
+PASSES += ["42501", "42703", "42P01", "57P01", "57P05", "58030"]
+BUGS = ["22003", "22012", "23514", "25P02", "42601", "42883", "54000", "XX000", "P0001"]
 DROPPED = {"25006", "53100", "57014", "57P05"}
 
 
@@ -35,6 +35,7 @@ async def test_states_that_pass_are_an_outage(engine: AsyncEngine, state: str) -
     assert "SQL:" not in str(error)
     assert f" {state}: it failed" in describe(error)
     assert describe(error).endswith("run python -m migrations") == (state in {"42703", "42P01"})
+    assert ("grant the role" in describe(error)) == (state == "42501")
     if state in DROPPED:
         assert error.connection_invalidated
 

@@ -9,14 +9,14 @@ import pytest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-import worker
+from domain import temporal
 from tests.support.waiting import poll
 
 
 @contextlib.asynccontextmanager
 async def shown(client: Client, file: Path | None) -> AsyncIterator[None]:
     """Let a worker with this client show its health."""
-    task = asyncio.create_task(worker._show_health(client, file))
+    task = asyncio.create_task(temporal.show_health(client, file))
     try:
         yield
         assert not task.done() or file is None
@@ -27,7 +27,7 @@ async def shown(client: Client, file: Path | None) -> AsyncIterator[None]:
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of WORKER_HEALTH_FILE, which a worker touches all the time."""
-    monkeypatch.setattr(worker, "HEALTH_PAUSE", 0.01)
+    monkeypatch.setattr(temporal, "HEALTH_PAUSE", 0.01)
     return tmp_path / "healthy"
 
 
