@@ -9,7 +9,16 @@ from temporalio import activity
 from activities import ports
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
-from activities.steps import RecordedStep, StepActivities, check_detached, find_flavor, port_spec, read_ref, ref_of
+from activities.steps import (
+    RecordedStep,
+    StepActivities,
+    check_detached,
+    find_flavor,
+    groups_of,
+    port_spec,
+    read_ref,
+    ref_of,
+)
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.progress import resource_claims, step_records
@@ -29,7 +38,7 @@ class ComputeActivities(StepActivities):
         """Create those ports of the VM's interfaces that must exist before the server."""
         step = await self._record_step(input, Activity.CREATE_PORTS)
         interfaces = await self._interfaces(input.vm)
-        wanted = [port_spec(interface) for interface in interfaces]
+        wanted = [port_spec(interface, groups_of(step.vm)) for interface in interfaces]
         created = await self._backend.create_ports(step.token, ref_of(step.vm), wanted)
         await self._note_ports(input, ports.by_interface(created, interfaces))
 
@@ -38,7 +47,7 @@ class ComputeActivities(StepActivities):
         """Begin to build the VM's server."""
         step = await self._record_step(input, Activity.SPAWN_SERVER)
         spec = await self._server_spec(step.vm, step.vm.flavor_id)
-        wanted = [port_spec(interface) for interface in await self._interfaces(input.vm)]
+        wanted = [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
         await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
 

@@ -26,7 +26,8 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The refs of a flavor and of an image of the catalogue have the cloud's ids.
+    The refs of a flavor and of an image of the catalogue have the cloud's ids. `security_groups` are ids of the cloud.
+    Without a zone or groups the cloud chooses.
     """
 
     vm: Ref
@@ -36,19 +37,22 @@ class ServerSpec:
     ram_mb: int
     disk_gb: int
     image: Ref
+    availability_zone: str | None = None
+    security_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PortSpec:
     """The port that an interface should have; the cloud chooses an address that is None.
 
-    `interface` has a `cloud_id` if the port exists already.
+    `interface` has a `cloud_id` if the port exists already. `security_groups` as in ServerSpec.
     """
 
     interface: Ref
     network_id: UUID
     ip_address: str | None = None
     mac_address: str | None = None
+    security_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,15 @@ class Fault(Answer):
     message: str
 
 
+def _names(groups: list[dict[str, str]] | None) -> list[str] | None:
+    return None if groups is None else [group["name"] for group in groups]
+
+
 class VM(Answer):
-    """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle."""
+    """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle.
+
+    `availability_zone` and `security_groups` (by name) are what its request asked for; null left it to the cloud.
+    """
 
     id: UUID
     name: str
@@ -54,6 +61,8 @@ class VM(Answer):
     attaching: int = Field(exclude=True)
     confirm_by: datetime | None
     launched_at: datetime | None
+    availability_zone: str | None
+    security_groups: Annotated[list[str] | None, BeforeValidator(_names)]
     created_at: datetime
     updated_at: datetime
 
@@ -212,6 +221,21 @@ class Network(Answer):
     is_available: bool
 
 
+class SecurityGroup(Answer):
+    """A set of rules that says which packets reach a VM. `is_available`: new VMs can still get it."""
+
+    id: UUID
+    name: str
+    description: str
+    is_available: bool
+
+
+class AvailabilityZone(Answer):
+    """A part of the cloud that fails by itself."""
+
+    name: str = Field(examples=["nova"])
+
+
 class Health(Answer):
     """The service is up."""
 
@@ -271,3 +295,11 @@ class ImagePage(Page[Image]):
 
 class NetworkPage(Page[Network]):
     """Networks."""
+
+
+class SecurityGroupPage(Page[SecurityGroup]):
+    """Security groups."""
+
+
+class AvailabilityZonePage(Page[AvailabilityZone]):
+    """Availability zones."""

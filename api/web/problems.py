@@ -36,6 +36,7 @@ STATUS_OF_CODE = {
     "invalid_transition": 409,
     "attachment_in_progress": 409,
     "no_free_address": 409,
+    "address_in_use": 409,
     "no_free_device": 409,
     "too_late": 409,
     "not_retryable": 409,
@@ -52,6 +53,7 @@ STATUS_OF_CODE = {
     "unknown_reference": 422,
     "same_flavor": 422,
     "flavor_too_small": 422,
+    "invalid_address": 422,
     "invalid_cursor": 422,
     "page_too_deep": 422,
     "idempotency_key_reused": 422,
@@ -82,8 +84,9 @@ HEADERS_OF_CODE = {
     "not_ready": RETRY_AFTER,
     "shutting_down": RETRY_AFTER | {"Connection": "close"},
 }
-# Bytes. The longest legal body is a new VM with 64 labels, written with an escape of 12 bytes for each character.
-MAX_BODY = 256 * 1024
+# Bytes. The longest legal body is a new VM with 64 labels, 64 interfaces and 16 security groups, written with an escape
+# of 12 bytes for each character.
+MAX_BODY = 384 * 1024
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from activities.backends.openstack import bodies, marks, reading
+from activities.backends.openstack import bodies, marks, placement, reading
 from activities.backends.openstack.calls import Accepted, Found, Request
 from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.reading import Query
@@ -85,6 +85,7 @@ class OpenStackPorts(OpenStackResources):
 
         def send(attempt: int) -> Request:
             port = {"network_id": str(wanted.network_id), **marks.of_port(interface_id, vm.id, attempt), **addresses}
+            port |= placement.of_port(wanted)
             return Request(Service.NETWORK, "POST", "/ports", {"port": port}, lambda body: str(body["port"]["id"]))
 
         async def find(_: datetime | None) -> Found | None:

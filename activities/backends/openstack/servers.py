@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from activities.backends.openstack import bodies, marks
+from activities.backends.openstack import bodies, marks, placement
 from activities.backends.openstack.calls import Found, Request
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.images import OpenStackImages
@@ -144,6 +144,7 @@ def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> 
         "flavorRef": spec.flavor.cloud_id,
         "imageRef": spec.image.cloud_id,
         "networks": networks or "none",
+        **placement.of_server(spec),
     }
     return {"server": {**server, **marks.of_server(spec.vm.id, token)}}
 
