@@ -221,21 +221,6 @@ class Network(Answer):
     is_available: bool
 
 
-class SecurityGroup(Answer):
-    """A set of rules that says which packets reach a VM. `is_available`: new VMs can still get it."""
-
-    id: UUID
-    name: str
-    description: str
-    is_available: bool
-
-
-class AvailabilityZone(Answer):
-    """A part of the cloud that fails by itself."""
-
-    name: str = Field(examples=["nova"])
-
-
 class Health(Answer):
     """The service is up."""
 
@@ -295,11 +280,3 @@ class ImagePage(Page[Image]):
 
 class NetworkPage(Page[Network]):
     """Networks."""
-
-
-class SecurityGroupPage(Page[SecurityGroup]):
-    """Security groups."""
-
-
-class AvailabilityZonePage(Page[AvailabilityZone]):
-    """Availability zones."""

@@ -1,4 +1,4 @@
-"""Flavors, images, networks, security groups and availability zones; read-only."""
+"""Flavors, images and networks; read-only."""
 
 from typing import Any
 from uuid import UUID
@@ -10,7 +10,6 @@ from api.web.dependencies import CurrentUser, Process
 from api.web.pages import Order, WantedPage
 from domain.data import addresses
 from domain.data.models import Flavor, Image, Network
-from domain.data.placement import AvailabilityZone, SecurityGroup
 from domain.rules.errors import NotFoundError
 
 routes = router("", "Catalogue")
@@ -19,8 +18,6 @@ _SMALLEST_FIRST = Order("size/id", (Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb,
 _IMAGES_BY_NAME = Order("name/id", (Image.name, Image.id))
 _NETWORKS = select(Network, case((Network.allocates, addresses.free_addresses)).label("free_addresses"))
 _NETWORKS_BY_NAME = Order("name/id", (Network.name, Network.id))
-_GROUPS_BY_NAME = Order("name/id", (SecurityGroup.name, SecurityGroup.id))
-_ZONES_BY_NAME = Order("name/id", (AvailabilityZone.name, AvailabilityZone.id))
 
 
 @routes.get("/flavors")
@@ -32,7 +29,7 @@ async def list_flavors(_: CurrentUser, page: WantedPage) -> answers.FlavorPage:
 @routes.get("/flavors/{flavor_id}", response_model=answers.Flavor)
 async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Any:
     """One flavor. It stays readable when the cloud no longer has it."""
-    return await _get(process, select(Flavor).where(Flavor.id == flavor_id), "flavor", flavor_id)
+    return await get_row(process, select(Flavor).where(Flavor.id == flavor_id), "flavor", flavor_id)
 
 
 @routes.get("/images")
@@ -44,7 +41,7 @@ async def list_images(_: CurrentUser, page: WantedPage) -> answers.ImagePage:
 @routes.get("/images/{image_id}", response_model=answers.Image)
 async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Any:
     """One image. It stays readable when the cloud no longer has it."""
-    return await _get(process, select(Image).where(Image.id == image_id), "image", image_id)
+    return await get_row(process, select(Image).where(Image.id == image_id), "image", image_id)
 
 
 @routes.get("/networks")
@@ -56,31 +53,11 @@ async def list_networks(_: CurrentUser, page: WantedPage) -> answers.NetworkPage
 @routes.get("/networks/{network_id}", response_model=answers.Network)
 async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Any:
     """One network. It stays readable when the cloud no longer has it."""
-    return await _get(process, _NETWORKS.where(Network.id == network_id), "network", network_id)
+    return await get_row(process, _NETWORKS.where(Network.id == network_id), "network", network_id)
 
 
-@routes.get("/security-groups")
-async def list_security_groups(_: CurrentUser, page: WantedPage) -> answers.SecurityGroupPage:
-    """The security groups a new VM can have, by name."""
-    groups = select(SecurityGroup).where(SecurityGroup.is_available)
-    return await page.fetch(groups, _GROUPS_BY_NAME, answers.SecurityGroupPage)
-
-
-@routes.get("/security-groups/{group_id}", response_model=answers.SecurityGroup)
-async def get_security_group(_: CurrentUser, process: Process, group_id: UUID) -> Any:
-    """One security group. It stays readable when the cloud no longer has it."""
-    group = select(SecurityGroup).where(SecurityGroup.id == group_id)
-    return await _get(process, group, "security group", group_id)
-
-
-@routes.get("/availability-zones")
-async def list_availability_zones(_: CurrentUser, page: WantedPage) -> answers.AvailabilityZonePage:
-    """The availability zones in which a new VM can be built, by name."""
-    zones = select(AvailabilityZone).where(AvailabilityZone.is_available)
-    return await page.fetch(zones, _ZONES_BY_NAME, answers.AvailabilityZonePage)
-
-
-async def _get(process: Process, statement: Select[*tuple[Any, ...]], name: str, id: UUID) -> Any:
+async def get_row(process: Process, statement: Select[*tuple[Any, ...]], name: str, id: UUID) -> Any:
+    """The only row of a query; NotFoundError, with the name of what it is, if there is none."""
     async with process.autocommit.connect() as connection:
         row = (await connection.execute(statement)).one_or_none()
     if row is None:

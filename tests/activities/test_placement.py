@@ -1,6 +1,7 @@
 """A new VM's zone, groups and wanted addresses reach the cloud, and the mock cloud refuses what it does not have."""
 
 from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -24,7 +25,7 @@ from tests.support.rows import NETWORK_IDS, add_held_vm
 DEFAULT, WEB = (str(group["id"]) for group in SECURITY_GROUPS)
 
 
-async def ports(engine: AsyncEngine) -> dict[UUID, Row[tuple[str, list[str]]]]:
+async def ports(engine: AsyncEngine) -> dict[UUID, Row[Any]]:
     """The address and the groups of each port of the mock cloud, by interface."""
     async with engine.connect() as connection:
         found = select(schema.ports.c.id, schema.ports.c.ip_address, schema.ports.c.security_groups)
@@ -65,7 +66,7 @@ async def test_without_a_wish_a_port_has_the_default_group_and_so_has_one_that_i
 
 @pytest.mark.parametrize("change", [{"availability_zone": "mars"}, {"security_groups": (str(uuid4()),)}], ids=str)
 async def test_the_mock_refuses_a_place_that_it_does_not_have(
-    backend: MockBackend, engine: AsyncEngine, change: dict[str, object]
+    backend: MockBackend, engine: AsyncEngine, change: dict[str, Any]
 ) -> None:
     """Such as one of a real cloud, which the database had before."""
     spec = replace(server_spec(uuid4()), **change)

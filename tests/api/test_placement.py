@@ -53,7 +53,7 @@ async def test_a_group_that_went_away_is_in_no_list_and_stays_readable(ada: Pers
 
 
 async def test_a_vm_shows_what_its_request_asked_for(ada: Person, engine: AsyncEngine) -> None:
-    wishes = {"availability_zone": "nova", "security_groups": ["web", "default"]}
+    wishes: dict[str, Any] = {"availability_zone": "nova", "security_groups": ["web", "default"]}
     vm = await ada.create(**wishes)
     assert vm | wishes == vm
     assert (await ada.http.get(f"/vms/{vm['id']}")).json() == vm
@@ -134,7 +134,7 @@ async def test_a_key_of_a_version_without_these_fields_still_gets_its_first_answ
     body = {"name": "web", "flavor_id": FLAVOR}
     first = await ada.http.post("/vms", json=body, headers=key)
     (kept,) = await rows_of(engine, IdempotencyKey)
-    fields = {"flavor_id": FLAVOR, "image_id": None, "labels": {}, "name": "web", "network_ids": None}
+    fields: dict[str, Any] = {"flavor_id": FLAVOR, "image_id": None, "labels": {}, "name": "web", "network_ids": None}
     assert kept.fingerprint == hashlib.sha256(json.dumps(fields).encode()).hexdigest()
     again = await ada.http.post("/vms", json=body | {"security_groups": None}, headers=key)
     assert again.json() == first.json()

@@ -6,7 +6,9 @@ from typing import Any, Final
 from activities.backends.catalogue import SecurityGroupOffer
 from activities.backends.openstack import bodies
 from activities.backends.openstack.bodies import Body
+from activities.backends.openstack.errors import CloudError
 from activities.backends.openstack.reading import Query
+from activities.backends.protocol import BackendError
 from activities.backends.resources import PortSpec, ServerSpec
 
 # Without them Neutron sends all rules of all groups.
@@ -35,6 +37,15 @@ def of_server(spec: ServerSpec) -> Mapping[str, Any]:
     if spec.security_groups:
         fields["security_groups"] = [{"name": id} for id in spec.security_groups]  # Nova takes an id as a name
     return fields
+
+
+def explained(error: CloudError) -> BackendError:
+    """Return the error of a port in the words of our API, if it is about a wanted address, or else as it is."""
+    if error.code != "not_supported_by_cloud":
+        return error
+    # Neutron's own words are the rule of its policy.
+    message = f"This cloud does not let us choose the address in this network; ask for none. {error}"
+    return BackendError(error.code, message, retryable=False)
 
 
 def of_port(wanted: PortSpec) -> Mapping[str, Any]:

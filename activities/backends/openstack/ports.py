@@ -92,7 +92,10 @@ class OpenStackPorts(OpenStackResources):
             made = await self._ports_marked(vm, interface_id)
             return Found(made[0].id) if made else None
 
-        id = self._made(await self._calls.call(token, CREATE, send, find))
+        try:
+            id = self._made(await self._calls.call(token, CREATE, send, find))
+        except CloudError as error:
+            raise placement.explained(error) from None
         port = await self._read_port(id)
         if port is None:
             raise BackendError("port_gone", "The cloud no longer has the port.", retryable=False)

@@ -28,19 +28,19 @@ def placement(cloud: Cloud) -> None:
         ):
             _port(story, moment, wanted | change)
     with Story(cloud, "placement", "server", "A server on that port and on one of Nova's, in a zone.") as story:
-        place = {"security_groups": [{"name": group}], "availability_zone": "nova"}
+        place: Json = {"security_groups": [{"name": group}], "availability_zone": "nova"}
         body = cloud.server("placement", networks=[{"port": port}, {"uuid": network}], **place)
         id = story.send("accepted", "POST", "compute", "/servers", body).body["server"]["id"]
         cloud.settle(id)
         story.get("the server", "compute", f"/servers/{id}")
         story.get("its ports", "network", f"/ports?device_id={id}")
-        for moment, change in (
-            ("unknown zone", {"availability_zone": "mars"}),
-            ("unknown group", {"security_groups": [{"name": NOBODY}]}),
-        ):
-            refused = cloud.server("placement", networks=[{"uuid": network}])
-            refused["server"] |= change
-            story.send(moment, "POST", "compute", "/servers", refused)
+        refused: dict[str, Json] = {
+            "unknown zone": {"availability_zone": "mars"},
+            "unknown group": {"security_groups": [{"name": NOBODY}]},
+        }
+        for moment, change in refused.items():
+            body = cloud.server("placement", networks=[{"uuid": network}], **change)
+            story.send(moment, "POST", "compute", "/servers", body)
     delete_server(cloud, id)
     cloud.wait("no server", lambda: cloud.get("compute", f"/servers/{id}").status == 404)
     for path in (f"/ports/{port}", f"/networks/{network}", f"/security-groups/{group}"):

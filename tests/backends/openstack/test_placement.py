@@ -11,6 +11,7 @@ from activities.backends.openstack.backend import OpenStackBackend
 from activities.backends.openstack.bodies import UnreadableError
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.placement import group_offers, zone_offers
+from activities.backends.protocol import BackendError
 from activities.backends.resources import PortSpec, Ref
 from tests.backends.openstack.cloud_server import CloudServer, Reply
 from tests.backends.openstack.recordings import Recording
@@ -100,6 +101,16 @@ async def test_a_port_that_the_cloud_refuses_is_refused_for_good(  # noqa: PLR09
     port = PortSpec(Ref(uuid4()), UUID(NETWORK), "10.77.0.9")
     vm = Ref(uuid4(), resources.add_server())
     assert await code_of(backend.create_ports(token(), vm, [port]), retryable=False) == code
+
+
+async def test_the_refusal_of_a_wanted_address_says_what_to_do(
+    backend: OpenStackBackend, server: CloudServer, resources: ResourceCloud
+) -> None:
+    answer = Recording("refusals/network").at("chosen address on a shared network")
+    server.add(Service.NETWORK, "POST", "/ports", Reply(answer.status, answer.body))
+    port = PortSpec(Ref(uuid4()), UUID(NETWORK), "10.11.0.77")
+    with pytest.raises(BackendError, match="choose the address in this network; ask for none"):
+        await backend.create_ports(token(), Ref(uuid4(), resources.add_server()), [port])
 
 
 @pytest.mark.parametrize("moment", ["unknown zone", "unknown group"])
