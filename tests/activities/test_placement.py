@@ -25,7 +25,7 @@ from tests.support.rows import NETWORK_IDS, add_held_vm
 DEFAULT, WEB = (str(group["id"]) for group in SECURITY_GROUPS)
 
 
-async def ports(engine: AsyncEngine) -> dict[UUID, Row[Any]]:
+async def ports(engine: AsyncEngine) -> dict[UUID, Row[Any, Any, Any]]:
     """The address and the groups of each port of the mock cloud, by interface."""
     async with engine.connect() as connection:
         found = select(schema.ports.c.id, schema.ports.c.ip_address, schema.ports.c.security_groups)
