@@ -106,6 +106,16 @@ async def test_without_one_of_the_lists_nothing_is_known(
         await backend.list_catalogue()
 
 
+async def test_a_cloud_whose_operator_has_switched_off_security_groups_offers_none(
+    backend: OpenStackCatalogue, server: CloudServer
+) -> None:
+    absent = {"NeutronError": {"type": "HTTPNotFound", "message": "The resource could not be found.", "detail": ""}}
+    server.add(Service.NETWORK, "GET", "/security-groups", Reply(404, absent))
+    offer_recorded(server)
+    offered = await backend.list_catalogue()
+    assert (offered.groups, len(offered.networks)) == ([], 1)
+
+
 async def test_a_login_that_fails_is_an_error_of_the_cloud(backend: OpenStackCatalogue, server: CloudServer) -> None:
     server.login_replies.append(Reply(503))
     with pytest.raises(CloudError) as refusal:
