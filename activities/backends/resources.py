@@ -69,7 +69,7 @@ class Server:
 
     `is_busy`: the cloud is still working on it (in Nova: it has a task state). `fault`: why its status is ERROR.
     `image_id`: the cloud's id of the image from which it was built or rebuilt last. `flavor_id`: None if the cloud does
-    not tell it.
+    not tell it. `availability_zone`: None while it has no host.
     """
 
     vm_id: UUID
@@ -81,6 +81,7 @@ class Server:
     fault: Fault | None = None
     image_id: str | None = None
     flavor_id: UUID | None = None
+    availability_zone: str | None = None
 
     def has_flavor(self, id: UUID, vcpus: int, ram_mb: int, disk_gb: int) -> bool:
         """Return whether the server has the flavor with this id or, if the cloud tells no id, of this size."""

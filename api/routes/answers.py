@@ -46,7 +46,8 @@ def _names(groups: list[dict[str, str]] | None) -> list[str] | None:
 class VM(Answer):
     """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle.
 
-    `availability_zone` and `security_groups` (by name) are what its request asked for; null left it to the cloud.
+    `availability_zone` is null until the cloud has chosen it, if its request did not. `security_groups` are those that
+    its request asked for, by name; null means the cloud's default group.
     """
 
     id: UUID

@@ -13,14 +13,17 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.resources import PortSpec, Ref
 from activities.compute import ComputeActivities
 from activities.interfaces import InterfaceActivities
+from activities.waits import WaitActivities
 from domain.data.models import VM, Interface
 from domain.data.seeds import SECURITY_GROUPS
+from domain.rules.cloud import ServerStatus
+from domain.rules.messages import WaitForServerInput
 from domain.rules.states import Action
-from tests.activities.cloud import count_rows, server_spec
+from tests.activities.cloud import complete_changes, count_rows, server_spec
 from tests.activities.conftest import Run
 from tests.activities.mock_cloud import refused, token
 from tests.activities.operations import add_pending_interface, prepare_operation
-from tests.support.rows import NETWORK_IDS, add_held_vm
+from tests.support.rows import NETWORK_IDS, add_held_vm, read_vm
 
 DEFAULT, WEB = (str(group["id"]) for group in SECURITY_GROUPS)
 
@@ -51,6 +54,23 @@ async def test_all_ports_of_a_new_server_have_the_groups_that_its_request_asked_
     assert made[wanted].ip_address == address
     async with engine.connect() as connection:
         assert await connection.scalar(select(schema.servers.c.zone)) == "nova"
+
+
+@pytest.mark.parametrize("wanted", ["nova", None])
+async def test_the_zone_of_a_vm_is_known_when_it_is_active(
+    backend: MockBackend, engine: AsyncEngine, run: Run, wanted: str | None
+) -> None:
+    input = await add_held_vm(engine, Action.CREATE)
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).values(availability_zone=wanted))
+    compute, waits = ComputeActivities(engine, backend), WaitActivities(engine, backend)
+    for step in (compute.schedule_server, compute.create_ports, compute.spawn_server):
+        await run(step, input)
+    assert (await read_vm(engine, input.vm)).availability_zone == wanted
+    await complete_changes(engine, backend, input.vm)
+    for _ in range(2):
+        await run(waits.wait_for_server, WaitForServerInput(input, ServerStatus.ACTIVE))
+        assert (await read_vm(engine, input.vm)).availability_zone == "nova"
 
 
 async def test_without_a_wish_a_port_has_the_default_group_and_so_has_one_that_is_attached_later(

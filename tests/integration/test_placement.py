@@ -37,7 +37,9 @@ async def test_the_cloud_gets_what_was_asked_for_and_gives_it_back(stack: Stack,
     await user.request("DELETE", f"/vms/{vm['id']}")
     await user.until(vm["id"], "DELETED")
     again = await create(user, "10.2.0.9")
-    assert (await user.until(again["id"], "ACTIVE", "ERROR"))["status"] == "ACTIVE"
+    assert (again["availability_zone"], again["security_groups"]) == (None, None)
+    active = await user.until(again["id"], "ACTIVE", "ERROR")
+    assert (active["status"], active["availability_zone"], active["security_groups"]) == ("ACTIVE", "nova", None)
 
 
 async def test_an_address_that_somebody_else_has_in_the_cloud_fails_the_build_and_is_free_again(

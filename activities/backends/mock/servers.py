@@ -263,6 +263,7 @@ def server_from(row: Row[Any]) -> Server:
         is_busy=row.due_at is not None,
         fault=_fault(row.fault) if row.fault else None,
         image_id=str(row.image_id),
+        availability_zone=row.zone,
     )
 
 

@@ -67,6 +67,7 @@ def server_from(body: Body, *, is_from_list: bool) -> ServerRow | DownServer:
         volume_ids=tuple(_text(volume, "id") for volume in body.get("os-extended-volumes:volumes_attached") or ()),
         tags=frozenset(body.get("tags") or ()),
         metadata=_texts(body.get("metadata")),
+        zone=body.get("OS-EXT-AZ:availability_zone") or None,
     )
 
 

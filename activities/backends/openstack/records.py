@@ -50,6 +50,7 @@ class ServerRow:
     volume_ids: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    zone: str | None = None
 
     @property
     def is_idle(self) -> bool:

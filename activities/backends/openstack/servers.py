@@ -130,7 +130,7 @@ def server_from(vm_id: UUID, row: ServerRow | DownServer | Gone | None) -> Serve
     status = _STATUSES.get(row.status, ServerStatus.UNKNOWN)
     fault = Fault(code_of(row.fault), row.fault.message) if row.fault and status is ServerStatus.ERROR else None
     is_busy = not row.is_idle or row.status == ServerStatus.UNKNOWN
-    return Server(vm_id, status, *size, is_busy=is_busy, fault=fault, image_id=row.image_id)
+    return Server(vm_id, status, *size, is_busy=is_busy, fault=fault, image_id=row.image_id, availability_zone=row.zone)
 
 
 def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> Body:
