@@ -105,4 +105,6 @@ async def bring_in(tx: AsyncConnection, offered: Catalogue) -> None:
         }
         for network in offered.networks
     ]
-    await catalogue.replace(tx, flavors, images, networks)
+    groups = [{"id": group.id, "name": group.name, "description": group.description} for group in offered.groups]
+    zones = [{"id": catalogue.zone_id(name), "name": name} for name in offered.zones]
+    await catalogue.replace(tx, flavors, images, networks, groups, zones)

@@ -15,6 +15,7 @@ from activities.steps import (
     StepActivities,
     check_detached,
     find_flavor,
+    groups_of,
     port_spec,
     read_ref,
     read_user_data,
@@ -39,7 +40,7 @@ class ComputeActivities(StepActivities):
         """Create those ports of the VM's interfaces that must exist before the server."""
         step = await self._record_step(input, Activity.CREATE_PORTS)
         interfaces = await self._interfaces(input.vm)
-        wanted = [port_spec(interface) for interface in interfaces]
+        wanted = [port_spec(interface, groups_of(step.vm)) for interface in interfaces]
         created = await self._backend.create_ports(step.token, ref_of(step.vm), wanted)
         await self._note_ports(input, ports.by_interface(created, interfaces))
 
@@ -49,7 +50,7 @@ class ComputeActivities(StepActivities):
         step = await self._record_step(input, Activity.SPAWN_SERVER)
         user_data = await read_user_data(self._engine, input.vm)
         spec = replace(await self._server_spec(step.vm, step.vm.flavor_id), user_data=user_data)
-        wanted = [port_spec(interface) for interface in await self._interfaces(input.vm)]
+        wanted = [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
         await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
 

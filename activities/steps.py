@@ -118,7 +118,8 @@ class StepActivities:
         flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
         image = Ref(vm.image_id, str(vm.image_id))  # an image of the catalogue has the cloud's id
         ref = Ref(flavor.id, flavor.cloud_id or str(flavor.id))
-        return ServerSpec(ref_of(vm), vm.name, ref, flavor.vcpus, flavor.ram_mb, flavor.disk_gb, image)
+        size = (flavor.vcpus, flavor.ram_mb, flavor.disk_gb)
+        return ServerSpec(ref_of(vm), vm.name, ref, *size, image, vm.availability_zone, groups_of(vm))
 
 
 def undo_token(input: OperationInput, name: Activity) -> Token:
@@ -147,9 +148,15 @@ async def read_user_data(engine: AsyncEngine, vm_id: UUID) -> bytes | None:
     return content
 
 
-def port_spec(interface: Interface) -> PortSpec:
-    """Return the port that an interface should have."""
-    return PortSpec(ref_of(interface), interface.network_id, interface.ip_address, interface.mac_address)
+def groups_of(vm: VM) -> tuple[str, ...]:
+    """Return the security groups that the VM was created with, by the cloud's ids."""
+    return tuple(group["id"] for group in vm.security_groups or ())
+
+
+def port_spec(interface: Interface, groups: tuple[str, ...] = ()) -> PortSpec:
+    """Return the port that an interface should have. One that is attached later has the cloud's usual groups."""
+    addresses = (interface.ip_address, interface.mac_address)
+    return PortSpec(ref_of(interface), interface.network_id, *addresses, groups)
 
 
 async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:

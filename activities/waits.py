@@ -23,6 +23,7 @@ from activities.waiting_operations import Waiter, WaitingOperations
 from domain.data import database, queries
 from domain.data.models import VM, Interface, Snapshot
 from domain.data.models import Volume as VolumeRow
+from domain.progress import step_records
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 from domain.rules.errors import ServiceError
 from domain.rules.messages import Activity, OperationInput, WaitForServerInput, WaitForVolumeInput
@@ -97,10 +98,13 @@ class WaitActivities(StepActivities):
         `server_gone` or `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         vm, waiter = await read_ref(self._engine, VM, input.operation.vm), Waiter.of(input.operation)
-        while not await self._has_reached(await self._servers.next_result(vm, waiter), vm, input):
+        while not await self._has_reached(server := await self._servers.next_result(vm, waiter), vm, input):
             _raise_if_overdue(f"The server did not become {input.status}")
         if input.operation.action is Action.CREATE:
             await self._note_new_ports(input.operation, vm)
+            if server and server.availability_zone:
+                async with database.autocommit(self._engine).connect() as connection:
+                    await step_records.note_zone(connection, input.operation, server.availability_zone)
 
     async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput) -> bool:
         """Return whether the server has the status that is waited for; BackendError if it will never have it."""

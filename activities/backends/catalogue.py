@@ -1,4 +1,4 @@
-"""What a cloud offers to the project: the flavors, images and networks that new VMs can be made of."""
+"""What a cloud offers to the project: what new VMs can be made of, and where they can be."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,9 +38,23 @@ class NetworkOffer:
 
 
 @dataclass(frozen=True, slots=True)
+class SecurityGroupOffer:
+    """A security group of the project. Names may repeat."""
+
+    id: UUID
+    name: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
 class Catalogue:
-    """All that is offered. The first image and the first network are the best ones for who asks for none."""
+    """All that is offered. The first image and the first network are the best ones for who asks for none.
+
+    `zones` are the names of the availability zones.
+    """
 
     flavors: Sequence[FlavorOffer]
     images: Sequence[ImageOffer]
     networks: Sequence[NetworkOffer]
+    groups: Sequence[SecurityGroupOffer] = ()
+    zones: Sequence[str] = ()

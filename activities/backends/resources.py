@@ -26,8 +26,8 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The refs of a flavor and of an image of the catalogue have the cloud's ids. `user_data` is for cloud-init in a new
-    server.
+    The refs of a flavor and of an image of the catalogue have the cloud's ids. `security_groups` are ids of the cloud.
+    Without a zone or groups the cloud chooses. `user_data` is for cloud-init in a new server.
     """
 
     vm: Ref
@@ -37,6 +37,8 @@ class ServerSpec:
     ram_mb: int
     disk_gb: int
     image: Ref
+    availability_zone: str | None = None
+    security_groups: tuple[str, ...] = ()
     user_data: bytes | None = field(default=None, repr=False)  # it may hold secrets
 
 
@@ -44,13 +46,14 @@ class ServerSpec:
 class PortSpec:
     """The port that an interface should have; the cloud chooses an address that is None.
 
-    `interface` has a `cloud_id` if the port exists already.
+    `interface` has a `cloud_id` if the port exists already. `security_groups` as in ServerSpec.
     """
 
     interface: Ref
     network_id: UUID
     ip_address: str | None = None
     mac_address: str | None = None
+    security_groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Server:
 
     `is_busy`: the cloud is still working on it (in Nova: it has a task state). `fault`: why its status is ERROR.
     `image_id`: the cloud's id of the image from which it was built or rebuilt last. `flavor_id`: None if the cloud does
-    not tell it.
+    not tell it. `availability_zone`: None while it has no host.
     """
 
     vm_id: UUID
@@ -79,6 +82,7 @@ class Server:
     fault: Fault | None = None
     image_id: str | None = None
     flavor_id: UUID | None = None
+    availability_zone: str | None = None
 
     def has_flavor(self, id: UUID, vcpus: int, ram_mb: int, disk_gb: int) -> bool:
         """Return whether the server has the flavor with this id or, if the cloud tells no id, of this size."""

@@ -39,8 +39,16 @@ class Fault(Answer):
     message: str
 
 
+def _names(groups: list[dict[str, str]] | None) -> list[str] | None:
+    return None if groups is None else [group["name"] for group in groups]
+
+
 class VM(Answer):
-    """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle."""
+    """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle.
+
+    `availability_zone` is null until the cloud has chosen it, if its request did not. `security_groups` are those that
+    its request asked for, by name; null means the cloud's default group.
+    """
 
     id: UUID
     name: str
@@ -54,6 +62,8 @@ class VM(Answer):
     attaching: int = Field(exclude=True)
     confirm_by: datetime | None
     launched_at: datetime | None
+    availability_zone: str | None
+    security_groups: Annotated[list[str] | None, BeforeValidator(_names)]
     created_at: datetime
     updated_at: datetime
 

@@ -29,7 +29,7 @@ async def list_flavors(_: CurrentUser, page: WantedPage) -> answers.FlavorPage:
 @routes.get("/flavors/{flavor_id}", response_model=answers.Flavor)
 async def get_flavor(_: CurrentUser, process: Process, flavor_id: UUID) -> Any:
     """One flavor. It stays readable when the cloud no longer has it."""
-    return await _get(process, select(Flavor).where(Flavor.id == flavor_id), "flavor", flavor_id)
+    return await get_row(process, select(Flavor).where(Flavor.id == flavor_id), "flavor", flavor_id)
 
 
 @routes.get("/images")
@@ -41,7 +41,7 @@ async def list_images(_: CurrentUser, page: WantedPage) -> answers.ImagePage:
 @routes.get("/images/{image_id}", response_model=answers.Image)
 async def get_image(_: CurrentUser, process: Process, image_id: UUID) -> Any:
     """One image. It stays readable when the cloud no longer has it."""
-    return await _get(process, select(Image).where(Image.id == image_id), "image", image_id)
+    return await get_row(process, select(Image).where(Image.id == image_id), "image", image_id)
 
 
 @routes.get("/networks")
@@ -53,10 +53,11 @@ async def list_networks(_: CurrentUser, page: WantedPage) -> answers.NetworkPage
 @routes.get("/networks/{network_id}", response_model=answers.Network)
 async def get_network(_: CurrentUser, process: Process, network_id: UUID) -> Any:
     """One network. It stays readable when the cloud no longer has it."""
-    return await _get(process, _NETWORKS.where(Network.id == network_id), "network", network_id)
+    return await get_row(process, _NETWORKS.where(Network.id == network_id), "network", network_id)
 
 
-async def _get(process: Process, statement: Select[*tuple[Any, ...]], name: str, id: UUID) -> Any:
+async def get_row(process: Process, statement: Select[*tuple[Any, ...]], name: str, id: UUID) -> Any:
+    """The only row of a query; NotFoundError, with the name of what it is, if there is none."""
     async with process.autocommit.connect() as connection:
         row = (await connection.execute(statement)).one_or_none()
     if row is None:

@@ -26,13 +26,15 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
     status_code=202,
     response_model=answers.Interface,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition", "no_free_address", "unknown_reference"),
+    openapi_extra=openapi.problems(
+        "invalid_transition", "no_free_address", "unknown_reference", "invalid_address", "address_in_use"
+    ),
 )
 async def attach_interface(once: OncePerKey, vm_id: UUID, body: requests.NewInterface) -> Response:
-    """Give a VM an address in a network. A VM may have several in one network."""
+    """Give a VM an address in a network, a certain one or any. A VM may have several in one network."""
     return await once(
         lambda tx, requester: respond_202(
-            interfaces.attach_interface(tx, requester, vm_id, body.network_id),
+            interfaces.attach_interface(tx, requester, vm_id, body.network_id, body.ip_address),
             answers.Interface,
             "/vms/{vm_id}/interfaces/{id}",
         ),

@@ -1,28 +1,53 @@
 """The bodies that clients send. Unknown fields are rejected."""
 
+from collections.abc import Hashable
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.web.field_errors import MAX_ERRORS
-from api.web.fields import WHOLE, Email, Labels, Name, NewPassword, Password, Secret, Text, Username
+from api.web.fields import WHOLE, Email, IPAddress, Labels, Name, NewPassword, Password, Secret, Text, Username
 from api.web.guest_fields import KeyName, PublicKeyLine, UserData
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
+from domain.data.seeds import AVAILABILITY_ZONES, SECURITY_GROUPS
 from domain.rules.states import Status
 
 T = TypeVar("T")
+Item = TypeVar("Item", bound=Hashable)
 
 _MOST_NETWORKS = 64  # of one new VM
 _MOST_KEYS = 32  # of one new VM
+_MOST_GROUPS = 16
 
 
-def _unique(ids: list[T] | None) -> list[T] | None:
-    if ids and len(set(ids)) < len(ids):
-        raise PydanticCustomError("repeated_items", "Each id may appear once")
-    return ids
+def _unique(items: list[Item] | None) -> list[Item] | None:
+    if items and len(set(items)) < len(items):
+        raise PydanticCustomError("repeated_items", "Each may appear once")
+    return items
+
+
+def _in_different_networks(interfaces: list["NewInterface"] | None) -> list["NewInterface"] | None:
+    _unique([interface.network_id for interface in interfaces or []])
+    return interfaces
+
+
+def _instead_of_network_ids(interfaces: T, info: ValidationInfo) -> T:
+    if interfaces is not None and info.data.get("network_ids") is not None:
+        raise PydanticCustomError("exclusive_fields", "Send either network_ids or interfaces")
+    return interfaces
+
+
+def _is_absent(value: Any) -> bool:
+    # An idempotency key is compared with the fields of the body, so a field that a later version added must not be one
+    # of them until somebody sends it. Otherwise a request that is repeated after an upgrade would not be the same.
+    return value is None
+
+
+def _is_empty(value: list[Any]) -> bool:
+    return not value  # see _is_absent
 
 
 class Request(BaseModel):
@@ -62,8 +87,19 @@ class RefreshRequest(Request):
     refresh_token: Secret = Field(max_length=4096)
 
 
+class NewInterface(Request):
+    """The network in which the VM gets an address, and that address if it matters which one."""
+
+    network_id: UUID = Field(examples=[NETWORKS[0]["id"]])
+    ip_address: IPAddress | None = Field(default=None, examples=["10.0.0.17"], exclude_if=_is_absent)
+
+
 class NewVM(Request):
-    """The VM to create. Without `image_id` or `network_ids` it gets the defaults; `[]` means no network."""
+    """The VM to create. Without `image_id` or networks it gets the defaults; `[]` means no network.
+
+    `interfaces` takes the place of `network_ids` where an address matters. Without `availability_zone` or
+    `security_groups` the cloud chooses.
+    """
 
     name: Name = Field(examples=["web-1"])
     flavor_id: UUID = Field(examples=[FLAVORS[1]["id"]])
@@ -78,8 +114,26 @@ class NewVM(Request):
         json_schema_extra={"uniqueItems": True},
         description="Names of your SSH keys. cloud-init lets them log in as the image's user.",
         examples=[[]],
+        exclude_if=_is_empty,
     )
-    user_data: UserData | None = Field(default=None, repr=False, examples=["#!/bin/sh\necho hello\n"])
+    user_data: UserData | None = Field(
+        default=None, repr=False, examples=["#!/bin/sh\necho hello\n"], exclude_if=_is_absent
+    )
+    interfaces: Annotated[
+        list[NewInterface] | None, AfterValidator(_in_different_networks), AfterValidator(_instead_of_network_ids)
+    ] = Field(default=None, max_length=_MOST_NETWORKS, exclude_if=_is_absent)
+    availability_zone: Annotated[Text, Field(min_length=1)] | None = Field(
+        default=None, examples=[AVAILABILITY_ZONES[0]["name"]], exclude_if=_is_absent
+    )
+    security_groups: Annotated[list[Annotated[Text, Field(min_length=1)]] | None, AfterValidator(_unique)] = Field(
+        default=None,
+        min_length=1,
+        max_length=_MOST_GROUPS,
+        json_schema_extra={"uniqueItems": True},
+        description="Names or, where several groups have one name, ids.",
+        examples=[[SECURITY_GROUPS[1]["name"]]],
+        exclude_if=_is_absent,
+    )
 
 
 class VMChanges(Request):
@@ -134,12 +188,6 @@ class NewAttachment(Request):
 
     volume_id: UUID
     delete_on_termination: bool = Field(default=False, strict=True)
-
-
-class NewInterface(Request):
-    """The network in which the VM gets an address."""
-
-    network_id: UUID = Field(examples=[NETWORKS[0]["id"]])
 
 
 class NoInput(Request):

@@ -1,6 +1,7 @@
 """Virtual machines."""
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from domain.commands import create_vm as commands
 from domain.commands import vms
 from domain.commands.acceptance import Requester
 from domain.commands.create_vm import NewVM
+from domain.commands.placement import Placement
 from domain.data.models import VM
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.states import Status
@@ -38,16 +40,45 @@ _ORDERS: dict[str, Order] = {
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("unknown_reference", "flavor_too_small", "no_free_address", "user_data_too_large"),
+    openapi_extra=openapi.problems(
+        "unknown_reference",
+        "flavor_too_small",
+        "no_free_address",
+        "invalid_address",
+        "address_in_use",
+        "user_data_too_large",
+    ),
 )
 async def create_vm(once: OncePerKey, body: requests.NewVM) -> Response:
     """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""
-    new = NewVM(**dict(body))  # the fields of both have the same names
+    new = _new_vm(body)
 
     def create(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
         return respond_202(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")
 
     return await once(create, body, one_statement=True)
+
+
+def _new_vm(body: requests.NewVM) -> NewVM:
+    """What the body asks for."""
+    new = NewVM(
+        body.name,
+        body.flavor_id,
+        body.image_id,
+        body.network_ids,
+        body.labels,
+        ssh_keys=body.ssh_keys,
+        user_data=body.user_data,
+        placement=Placement(body.availability_zone, body.security_groups),
+    )
+    if body.interfaces is None:
+        return new
+    return replace(
+        new,
+        network_ids=[interface.network_id for interface in body.interfaces],
+        network_field="interfaces/{}/network_id",
+        ip_addresses={each.network_id: each.ip_address for each in body.interfaces if each.ip_address},
+    )
 
 
 @routes.get("")

@@ -30,6 +30,7 @@ _CODES = {
     "literal_error": "unknown_value",
     "string_too_short": "too_short",
     "string_too_long": "too_long",
+    "too_short": "too_short",
     "too_long": "too_long",
     "greater_than_equal": "too_small",
     "less_than_equal": "too_large",

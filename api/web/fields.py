@@ -7,7 +7,7 @@ from unicodedata import name
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from domain.rules import text
+from domain.rules import addresses, text
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 256  # characters
 _UNSEEN = rf"\x00-\x1f\x7f-\x9f{text.UNSEEN}"
@@ -102,6 +102,13 @@ def _strong(password: SecretStr) -> SecretStr:
     return SecretStr(value)
 
 
+def _ip_address(value: str) -> str:
+    try:
+        return addresses.canonical(value)
+    except ValueError:
+        raise PydanticCustomError("wrong_format", "This is no IP address") from None
+
+
 # A text is made tidy (BeforeValidator), then measured, then its characters are checked. The patterns are only for
 # readers of the OpenAPI document: `_seen` knows more characters than a pattern can list, and names the wrong one.
 Name = Annotated[
@@ -132,6 +139,7 @@ WHOLE = BeforeValidator(_integral)
 PLAIN_DIGITS = BeforeValidator(_plain_digits)
 # A text to search for. It may hold more than a Name, because early resources have names that are refused today.
 Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
+IPAddress = Annotated[str, StringConstraints(max_length=45, pattern=r"^[0-9A-Fa-f.:]+$"), AfterValidator(_ip_address)]
 Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]
 Email = Annotated[
     str,

@@ -37,6 +37,7 @@ STATUS_OF_CODE = {
     "invalid_transition": 409,
     "attachment_in_progress": 409,
     "no_free_address": 409,
+    "address_in_use": 409,
     "no_free_device": 409,
     "no_console": 409,
     "not_supported_by_cloud": 409,
@@ -56,6 +57,7 @@ STATUS_OF_CODE = {
     "unknown_reference": 422,
     "same_flavor": 422,
     "flavor_too_small": 422,
+    "invalid_address": 422,
     "user_data_too_large": 422,
     "invalid_cursor": 422,
     "page_too_deep": 422,
@@ -91,7 +93,8 @@ HEADERS_OF_CODE = {
     "not_ready": RETRY_AFTER,
     "shutting_down": RETRY_AFTER | {"Connection": "close"},
 }
-# Bytes. The longest legal body is a new VM with 64 labels and the longest user data, with every character escaped.
+# Bytes. The longest legal body is a new VM with all labels, interfaces, groups and user data that are allowed, and an
+# escape for each character.
 MAX_BODY = 768 * 1024
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length

@@ -5,7 +5,7 @@ It is built once, when the module loads, because building it costs as much as ru
 functions that fill them (`_vm_row`, `operation_row`, `_interface_rows`), so the two cannot differ.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, NewOperation, Requester, operation_row, requested
 from domain.commands.interfaces import find_address
+from domain.commands.placement import ANYWHERE, Group, Placement, Wanted, check_addresses, find_groups
 from domain.commands.ssh_keys import public_keys
 from domain.data import addresses
 from domain.data.base import Base
@@ -23,7 +24,7 @@ from domain.data.guests import UserData
 from domain.data.models import VM, Flavor, Image, Interface, Network, Operation
 from domain.data.parameters import CreateVM
 from domain.rules import cloud_init, disks, lifecycle
-from domain.rules.errors import UnknownReferenceError, unknown_id
+from domain.rules.errors import FieldIssue, UnknownReferenceError, unknown_id
 from domain.rules.resources import Kind
 from domain.rules.states import Action, Status
 
@@ -32,6 +33,7 @@ from domain.rules.states import Action, Status
 class NewVM:
     """The VM to create. Without an image or networks it gets the defaults; an empty list of networks means none.
 
+    `ip_addresses` are the wanted ones by network. `network_field` is the body's field that has the network of an index.
     `ssh_keys` are names of the requester's keys.
     """
 
@@ -42,21 +44,30 @@ class NewVM:
     labels: dict[str, str] = field(default_factory=dict)
     ssh_keys: list[str] = field(default_factory=list)
     user_data: str | None = field(default=None, repr=False)  # it may hold secrets
+    ip_addresses: Mapping[UUID, str] = field(default_factory=dict)
+    network_field: str = "network_ids/{}"
+    placement: Placement = ANYWHERE
+
+
+_Addresses = tuple[str | None, str | None]
+"""The IP address and the MAC address of a new interface. The cloud chooses those that are None."""
 
 
 async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Accepted[VM]:
     """Record a new VM, an interface in each network, its user data, and the operation that builds it.
 
-    UnknownReferenceError for ids and keys that do not exist, FlavorTooSmallError if the image does not fit the flavor's
-    disk, NoFreeAddressError if a network is full, UserDataTooLargeError. No lock protects a free address. If another
-    request inserts it first, the unique index raises IntegrityError: call again.
+    UnknownReferenceError for what does not exist, FlavorTooSmallError if the image does not fit the flavor's disk,
+    InvalidAddressError and AddressInUseError if it cannot have the wanted addresses, NoFreeAddressError if a network is
+    full, UserDataTooLargeError. No lock protects a free address. If another request inserts it first, the unique index
+    raises IntegrityError: call again.
     """
-    image_id, network_ids, ip_addresses = await _resolve(tx, new)
+    groups, issues = await find_groups(tx, new.placement) if new.placement != ANYWHERE else (None, [])
+    image_id, network_ids, ip_addresses = await _resolve(tx, new, issues)
     user_data = cloud_init.render(new.user_data, await public_keys(tx, requester, new.ssh_keys))
     vm_id = uuid4()
-    operation = requested(requester, Action.CREATE, CreateVM(new.name, new.flavor_id, image_id, network_ids))
+    operation = requested(requester, Action.CREATE, _parameters(new, image_id, network_ids, groups))
     values = {
-        **_prefixed("vm", _vm_row(vm_id, requester.user_id, new, image_id, operation)),
+        **_prefixed("vm", _vm_row(vm_id, requester.user_id, new, image_id, operation) | {"security_groups": groups}),
         **_prefixed("operation", operation_row(operation, requester.user_id, vm_id, Status.BUILDING)),
     }
     if ip_addresses:
@@ -66,6 +77,18 @@ async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Ac
     statement = _STATEMENTS[bool(ip_addresses), bool(user_data)]
     vm = cast("VM", (await tx.execute(statement, values)).one())
     return Accepted(vm, operation.id)
+
+
+def _parameters(new: NewVM, image_id: UUID, network_ids: list[UUID], groups: list[Group] | None) -> CreateVM:
+    return CreateVM(
+        new.name,
+        new.flavor_id,
+        image_id,
+        network_ids,
+        ip_addresses=dict(new.ip_addresses) or None,
+        availability_zone=new.placement.availability_zone,
+        security_groups=[group["name"] for group in groups] if groups else None,
+    )
 
 
 def _vm_row(vm_id: UUID, owner_id: UUID, new: NewVM, image_id: UUID, operation: NewOperation) -> dict[str, Any]:
@@ -80,18 +103,17 @@ def _vm_row(vm_id: UUID, owner_id: UUID, new: NewVM, image_id: UUID, operation: 
         "image_id": image_id,
         "labels": new.labels,
         "operation_id": operation.id,
+        "availability_zone": new.placement.availability_zone,
+        "security_groups": None,
     }
 
 
-def _interface_rows(ip_addresses: dict[UUID, str | None], network_ids: list[UUID]) -> dict[str, list[Any]]:
-    """Columns of the new interfaces, each a list with one value per interface; `ip_addresses` are by network.
-
-    The cloud chooses an address that is None, and then the MAC address, too.
-    """
+def _interface_rows(ip_addresses: dict[UUID, _Addresses], network_ids: list[UUID]) -> dict[str, list[Any]]:
+    """Columns of the new interfaces, each a list with one value per interface; `ip_addresses` are by network."""
     return {
         "network_id": list(ip_addresses),
-        "ip_address": list(ip_addresses.values()),
-        "mac_address": [addresses.new_mac_address() if address else None for address in ip_addresses.values()],
+        "ip_address": [ip_address for ip_address, _ in ip_addresses.values()],
+        "mac_address": [mac_address for _, mac_address in ip_addresses.values()],
         # Interfaces are listed and plugged in the order of the request. Their rows are in another order (see _resolve),
         # so `created_at` gets a microsecond per position.
         "position": [network_ids.index(id) for id in ip_addresses],
@@ -154,26 +176,36 @@ _REFERENCES = select(
 )
 
 
-async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], dict[UUID, str | None]]:
-    """The image and the networks of a new VM, with defaults filled in, and a free address in each network.
+async def _resolve(
+    tx: AsyncConnection, new: NewVM, issues: Sequence[FieldIssue]
+) -> tuple[UUID, list[UUID], dict[UUID, _Addresses]]:
+    """The image and the networks of a new VM, with defaults filled in, and its addresses in each network.
 
-    The address is None in a network where the cloud chooses it.
+    `issues` are further references that are wrong.
     """
     ids = {"flavor_id": new.flavor_id, "image_id": new.image_id, "network_ids": new.network_ids}
     found = (await tx.execute(_REFERENCES, ids)).one()
     networks = {UUID(id): network for id, *network in found.networks or []}
     network_ids = list(networks) if new.network_ids is None else new.network_ids
     exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, found.image)}
-    exists |= {f"network_ids/{index}": (id, id in networks) for index, id in enumerate(network_ids)}
+    exists |= {new.network_field.format(index): (id, id in networks) for index, id in enumerate(network_ids)}
     unknown = [unknown_id(field, id) for field, (id, is_known) in exists.items() if not is_known]
+    unknown += issues
     if unknown:
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)
     (flavor, disk_gb), (image_id, image, size_gb) = found.flavor, found.image
     disks.check_fits(flavor, disk_gb, f"image {image}", size_gb, "flavor_id")
+    if new.ip_addresses:
+        fields = {id: f"interfaces/{index}/ip_address" for index, id in enumerate(network_ids)}
+        await check_addresses(tx, [Wanted(fields[id], id, address) for id, address in new.ip_addresses.items()])
     # Sorted, because an insert waits for another transaction that inserts the same address. Two requests that inserted
     # into the same networks in different orders could wait for each other.
-    ip_addresses: dict[UUID, str | None] = {}
+    ip_addresses: dict[UUID, _Addresses] = {}
     for id in sorted(network_ids):
         name, allocates, likely_free = networks[id]
-        ip_addresses[id] = (likely_free or await find_address(tx, id, name)) if allocates else None
+        if allocates:
+            address = new.ip_addresses.get(id) or likely_free or await find_address(tx, id, name)
+            ip_addresses[id] = address, addresses.new_mac_address()
+        else:
+            ip_addresses[id] = new.ip_addresses.get(id), None
     return UUID(image_id), network_ids, ip_addresses

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
 from domain.commands.claimed_rows import about, insert_claimed, lock_row
+from domain.commands.placement import Wanted, check_addresses
 from domain.data import addresses, parameters
 from domain.data.models import Interface, Network
 from domain.progress import resource_claims
@@ -16,12 +17,13 @@ from domain.rules.states import Action
 
 
 async def attach_interface(
-    tx: AsyncConnection, requester: Requester, vm_id: UUID, network_id: UUID
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, network_id: UUID, wanted: str | None = None
 ) -> Accepted[Interface]:
-    """Give the requester's VM an address in a network; the cloud chooses it, unless this service allocates there.
+    """Give the requester's VM the wanted address in a network, or any; the cloud chooses, or where it does not, we do.
 
-    NoFreeAddressError if the network is full. No lock protects a free address. If another request inserts it first, the
-    unique index raises IntegrityError: call again in a new transaction.
+    InvalidAddressError and AddressInUseError if the VM cannot have the wanted address, NoFreeAddressError if the
+    network is full. No lock protects a free address. If another request inserts it first, the unique index raises
+    IntegrityError: call again in a new transaction.
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
     check_allowed(vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
@@ -35,8 +37,11 @@ async def attach_interface(
     if network is None:
         raise UnknownReferenceError("There is no such network.", [unknown_id("network_id", network_id)])
     name, allocates, likely_address = network
-    address = (likely_address or await find_address(tx, network_id, name)) if allocates else None
-    details = parameters.Interface(name, address, network_id)
+    if wanted:
+        await check_addresses(tx, [Wanted("ip_address", network_id, wanted)])
+    chosen = (likely_address or await find_address(tx, network_id, name)) if allocates and not wanted else None
+    address = wanted or chosen
+    details = parameters.Interface(name, address, network_id, wanted)
     new = requested(requester, Action.ATTACH_INTERFACE, details, **about(Kind.INTERFACE, uuid4()))
     await accept(tx, vm, new)
     values = {

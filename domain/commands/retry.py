@@ -99,7 +99,7 @@ async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: O
     network_id = await tx.scalar(select(Network.id).where(is_it, Network.is_available))
     if network_id is None:
         raise UnknownReferenceError(f"There is no network {earlier.network} any more.", [])
-    return await attach_interface(tx, requester, _vm(failed), network_id)
+    return await attach_interface(tx, requester, _vm(failed), network_id, earlier.wanted_address)
 
 
 _RETRIES: Final[dict[Action, Retry]] = {

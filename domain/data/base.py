@@ -46,6 +46,7 @@ class Base(DeclarativeBase):
         str: Text,
         dict[str, Any]: JSONB(none_as_null=True),
         dict[str, str]: JSONB,
+        list[dict[str, str]]: JSONB(none_as_null=True),
         Action: _enum(Action),
         Status: _enum(Status),
         TaskState: _enum(TaskState),
@@ -70,6 +71,16 @@ class Offered:
     """
 
     is_available: Mapped[bool] = mapped_column(server_default="true", sort_order=1)
+
+
+class Placed:
+    """The last columns of a VM's row: what its request said about where it is to be; NULL leaves that to the cloud.
+
+    Each security group has the `id` that the cloud gave it and the `name` that it had then.
+    """
+
+    availability_zone: Mapped[str | None] = mapped_column(sort_order=3)
+    security_groups: Mapped[list[dict[str, str]] | None] = mapped_column(sort_order=3)
 
 
 class InCloud:

@@ -1,4 +1,4 @@
-"""The flavors, images and networks that one can ask for: those of the mock cloud below, or those of a real one.
+"""The flavors, images, networks and so on that one can ask for: those of the mock cloud below, or those of a real one.
 
 The ids of the mock's are derived from their names, so they are the same in every installation.
 """
@@ -13,36 +13,38 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import Flavor, Image, Network
+from domain.data.placement import AvailabilityZone, SecurityGroup
+from domain.data.seeds import AVAILABILITY_ZONES, NAMESPACE, SECURITY_GROUPS, row
 
 Rows = Sequence[Mapping[str, Any]]
-
-_NAMESPACE = UUID("6f0a4d0e-52a1-4c5e-9d3b-0b5c7d1f9a42")
-
-
-def _row(kind: str, name: str, **values: Any) -> dict[str, Any]:
-    return {"id": uuid5(_NAMESPACE, f"{kind}/{name}"), "name": name, **values}
-
+_Model = Flavor | Image | Network | SecurityGroup | AvailabilityZone
 
 FLAVORS = [
-    _row("flavor", "m1.tiny", vcpus=1, ram_mb=512, disk_gb=1),
-    _row("flavor", "m1.small", vcpus=1, ram_mb=2048, disk_gb=20),
-    _row("flavor", "m1.medium", vcpus=2, ram_mb=4096, disk_gb=40),
-    _row("flavor", "m1.large", vcpus=4, ram_mb=8192, disk_gb=80),
-    _row("flavor", "m1.xlarge", vcpus=8, ram_mb=16384, disk_gb=160),
-    _row(
+    row("flavor", "m1.tiny", vcpus=1, ram_mb=512, disk_gb=1),
+    row("flavor", "m1.small", vcpus=1, ram_mb=2048, disk_gb=20),
+    row("flavor", "m1.medium", vcpus=2, ram_mb=4096, disk_gb=40),
+    row("flavor", "m1.large", vcpus=4, ram_mb=8192, disk_gb=80),
+    row("flavor", "m1.xlarge", vcpus=8, ram_mb=16384, disk_gb=160),
+    row(
         "flavor", "m1.colossal", vcpus=512, ram_mb=4_194_304, disk_gb=65_536
     ),  # too large for any host of the mock cloud
 ]
 IMAGES = [
-    _row("image", "cirros-0.6.3", os_distro="cirros", os_version="0.6.3", size_gb=1, is_default=True),
-    _row("image", "debian-12", os_distro="debian", os_version="12", size_gb=3, is_default=False),
-    _row("image", "ubuntu-24.04", os_distro="ubuntu", os_version="24.04", size_gb=4, is_default=False),
+    row("image", "cirros-0.6.3", os_distro="cirros", os_version="0.6.3", size_gb=1, is_default=True),
+    row("image", "debian-12", os_distro="debian", os_version="12", size_gb=3, is_default=False),
+    row("image", "ubuntu-24.04", os_distro="ubuntu", os_version="24.04", size_gb=4, is_default=False),
 ]
 NETWORKS = [
-    _row("network", "private", cidr="10.0.0.0/16", gateway="10.0.0.1", is_default=True, allocates=True),
-    _row("network", "backend", cidr="10.1.0.0/24", gateway="10.1.0.1", is_default=False, allocates=True),
-    _row("network", "edge", cidr="10.2.0.0/28", gateway="10.2.0.1", is_default=False, allocates=True),
+    row("network", "private", cidr="10.0.0.0/16", gateway="10.0.0.1", is_default=True, allocates=True),
+    row("network", "backend", cidr="10.1.0.0/24", gateway="10.1.0.1", is_default=False, allocates=True),
+    row("network", "edge", cidr="10.2.0.0/28", gateway="10.2.0.1", is_default=False, allocates=True),
 ]
+
+
+def zone_id(name: str) -> UUID:
+    """Return our id of a cloud's availability zone, which has none of its own."""
+    id: UUID = row("availability zone", name)["id"]
+    return id
 
 
 def flavor_id(cloud_id: str) -> UUID:
@@ -51,12 +53,12 @@ def flavor_id(cloud_id: str) -> UUID:
         # An operator may choose any text, so a UUID in another spelling is another flavor.
         if str(id := UUID(cloud_id)) == cloud_id:
             return id
-    return uuid5(_NAMESPACE, f"flavor of the cloud/{cloud_id}")
+    return uuid5(NAMESPACE, f"flavor of the cloud/{cloud_id}")
 
 
 async def seed(tx: AsyncConnection) -> None:
     """Make the mock cloud's catalogue the one that one can ask for."""
-    await replace(tx, FLAVORS, IMAGES, NETWORKS)
+    await replace(tx, FLAVORS, IMAGES, NETWORKS, SECURITY_GROUPS, AVAILABILITY_ZONES)
 
 
 async def default_of(tx: AsyncConnection, model: type[Image | Network], ids: Sequence[UUID]) -> UUID | None:
@@ -65,7 +67,9 @@ async def default_of(tx: AsyncConnection, model: type[Image | Network], ids: Seq
     return present if present in ids else next(iter(ids), None)
 
 
-async def replace(tx: AsyncConnection, flavors: Rows, images: Rows, networks: Rows) -> None:
+async def replace(  # noqa: PLR0913, PLR0917 - a list of each kind
+    tx: AsyncConnection, flavors: Rows, images: Rows, networks: Rows, groups: Rows, zones: Rows
+) -> None:
     """Make these rows the ones that one can ask for. All others stay readable, because VMs may have them.
 
     Rows that are as they should be are not written.
@@ -76,9 +80,11 @@ async def replace(tx: AsyncConnection, flavors: Rows, images: Rows, networks: Ro
         defaults = [row["id"] for row in rows if row["is_default"]]
         await tx.execute(update(model).where(model.is_default, _is_none_of(model, defaults)).values(is_default=False))
         await _replace(tx, model, rows)
+    await _replace(tx, SecurityGroup, groups)
+    await _replace(tx, AvailabilityZone, zones)
 
 
-async def _replace(tx: AsyncConnection, model: type[Flavor | Image | Network], rows: Rows) -> None:
+async def _replace(tx: AsyncConnection, model: type[_Model], rows: Rows) -> None:
     is_gone = _is_none_of(model, [row["id"] for row in rows])
     await tx.execute(update(model).where(model.is_available, is_gone).values(is_available=False))
     if not rows:
@@ -94,5 +100,5 @@ async def _replace(tx: AsyncConnection, model: type[Flavor | Image | Network], r
     )
 
 
-def _is_none_of(model: type[Flavor | Image | Network], ids: Sequence[UUID]) -> Any:
+def _is_none_of(model: type[_Model], ids: Sequence[UUID]) -> Any:
     return model.id != all_(literal(ids, ARRAY(Uuid)))

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, InCloud, Offered, Timestamps, sql_list
+from domain.data.base import Base, InCloud, Offered, Placed, Timestamps, sql_list
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -72,7 +72,7 @@ class Network(Offered, Base):
     allocates: Mapped[bool] = mapped_column(server_default="true")
 
 
-class VM(InCloud, Timestamps, Base):
+class VM(Placed, InCloud, Timestamps, Base):
     """A virtual machine; `operation_id` is the operation that holds it, or held it last.
 
     `attaching` counts the operations that are attaching a volume or an interface to it or detaching one from it.

@@ -27,12 +27,15 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class CreateVM(Parameters):
-    """The VM to build."""
+    """The VM to build. `ip_addresses` are those that the request asked for, by network."""
 
     name: str
     flavor_id: UUID
     image_id: UUID
     network_ids: list[UUID]
+    ip_addresses: dict[UUID, str] | None = None
+    availability_zone: str | None = None
+    security_groups: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,12 +167,14 @@ class DetachVolume(Parameters):
 class Interface(Parameters):
     """The name of the network and the address of the interface, if it is known, for attach and for detach.
 
-    `network_id` is that of an attach; earlier versions did not record it.
+    `network_id` is that of an attach; earlier versions did not record it. `wanted_address` is the address that the
+    request of an attach asked for, if it did.
     """
 
     network: str
     ip_address: str | None = None
     network_id: UUID | None = None
+    wanted_address: str | None = None
 
     def describe(self) -> str:
         """The address and its network."""

@@ -107,6 +107,12 @@ async def note_created(
         raise SupersededError(f"Operation {input.operation_id} no longer holds what it has created.")
 
 
+async def note_zone(tx: AsyncConnection, input: OperationInput, zone: str) -> None:
+    """Write the zone that the cloud has chosen for the operation's VM, unless its request named one."""
+    held = (VM.id == input.vm_id, VM.operation_id == input.operation_id)
+    await tx.execute(update(VM).where(*held, VM.availability_zone.is_(None)).values(availability_zone=zone))
+
+
 async def check_holds(tx: AsyncConnection, input: OperationInput) -> tuple[VM | None, Operation]:
     """Lock the operation's VM, if it has one, and return both. SupersededError if the operation may not go on."""
     vm, operation = await _load(tx, input)

@@ -174,6 +174,26 @@ class NoFreeAddressError(ServiceError):
         super().__init__(f"Network {network} has no free address. Detach an interface from it or use another network.")
 
 
+class InvalidAddressError(ServiceError):
+    """No VM can have an address that the body asks for."""
+
+    code = "invalid_address"
+
+    def __init__(self, fields: Sequence[FieldIssue]) -> None:
+        super().__init__("The request asks for addresses that no VM can have; `errors` names them.")
+        self.fields = fields
+
+
+class AddressInUseError(ServiceError):
+    """An interface has an address that the body asks for."""
+
+    code = "address_in_use"
+
+    def __init__(self, fields: Sequence[FieldIssue]) -> None:
+        super().__init__("The request asks for addresses that are in use; `errors` names them.")
+        self.fields = fields
+
+
 class NoFreeDeviceError(ServiceError):
     """The VM has the highest possible number of volumes."""
 

@@ -12,13 +12,14 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities import catalogue as module
-from activities.backends.catalogue import Catalogue, FlavorOffer, ImageOffer, NetworkOffer
+from activities.backends.catalogue import Catalogue, FlavorOffer, ImageOffer, NetworkOffer, SecurityGroupOffer
 from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import BackendError, ComputeBackend
 from activities.catalogue import CatalogueReader
 from activities.compute import ComputeActivities
 from domain.data import advisory_locks, catalogue
 from domain.data.models import VM, Flavor, Image, Network
+from domain.data.placement import AvailabilityZone, SecurityGroup
 from tests.support.rows import FLAVOR_IDS, add_user, add_vm
 from tests.support.waiting import poll
 
@@ -28,7 +29,8 @@ DEBIAN = ImageOffer(uuid4(), "debian", 2, "debian", "13")
 PLAIN = ImageOffer(uuid4(), "plain", 1, None, None)
 PRIVATE = NetworkOffer(uuid4(), "private", "10.11.0.0/16", "10.11.0.1")
 BARE = NetworkOffer(uuid4(), "bare", "2001:db8::/64", None)
-OFFERED = Catalogue([SMALL, NUMBERED], [DEBIAN, PLAIN], [PRIVATE, BARE])
+GROUP = SecurityGroupOffer(uuid4(), "web", "From everywhere.")
+OFFERED = Catalogue([SMALL, NUMBERED], [DEBIAN, PLAIN], [PRIVATE, BARE], [GROUP], ["north", "south"])
 
 
 class Offering:
@@ -78,7 +80,7 @@ async def versions(engine: AsyncEngine) -> list[str]:
     """The transactions that wrote the rows last."""
     statement = "SELECT xmin::text FROM {} ORDER BY id"
     async with engine.connect() as connection:
-        tables = ("flavors", "images", "networks")
+        tables = ("flavors", "images", "networks", "security_groups", "availability_zones")
         return [x for table in tables for x in await connection.scalars(text(statement.format(table)))]
 
 
@@ -115,6 +117,9 @@ async def test_the_catalogue_becomes_the_clouds_and_nothing_of_the_mocks_is_left
     bare = {"id": BARE.id, "name": "bare", "cidr": "2001:db8::/64", "gateway": None, "is_default": False}
     private = {"id": PRIVATE.id, "name": "private", "cidr": "10.11.0.0/16", "gateway": "10.11.0.1", "is_default": True}
     assert await rows(engine, Network) == [row | {"allocates": False, "is_available": True} for row in (bare, private)]
+    group = {"id": GROUP.id, "name": "web", "description": "From everywhere.", "is_available": True}
+    assert await rows(engine, SecurityGroup) == [group]
+    assert await names(engine, AvailabilityZone) == ["north", "south"]
 
 
 async def test_what_is_no_longer_offered_leaves_the_catalogue_and_comes_back_with_its_changes(
@@ -138,7 +143,8 @@ async def test_everything_may_go_away(engine: AsyncEngine, cloud: Offering, read
     await reader.read()
     cloud.offered = Catalogue([], [], [])
     await reader.read()
-    assert [await rows(engine, model) for model in (Flavor, Image, Network)] == [[], [], []]
+    models = (Flavor, Image, Network, SecurityGroup, AvailabilityZone)
+    assert [await rows(engine, model) for model in models] == [[]] * 5
     assert [await default(engine, model) for model in (Image, Network)] == [[], []]
 
 
@@ -178,11 +184,12 @@ async def test_the_mocks_catalogue_comes_back_when_it_is_seeded_again(
     engine: AsyncEngine, reader: CatalogueReader
 ) -> None:
     """As after a start with another COMPUTE_BACKEND."""
-    before = [await rows(engine, model) for model in (Flavor, Image, Network)]
+    models = (Flavor, Image, Network, SecurityGroup, AvailabilityZone)
+    before = [await rows(engine, model) for model in models]
     await reader.read()
     async with engine.begin() as tx:
         await catalogue.seed(tx)
-    assert [await rows(engine, model) for model in (Flavor, Image, Network)] == before
+    assert [await rows(engine, model) for model in models] == before
 
 
 async def test_thousands_of_images_fit(engine: AsyncEngine, cloud: Offering, reader: CatalogueReader) -> None:

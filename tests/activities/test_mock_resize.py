@@ -34,6 +34,7 @@ RESIZES: dict[str, Call] = {
 DECISIONS = {"confirm": ServerStatus.VERIFY_RESIZE, "revert": ServerStatus.REVERT_RESIZE}
 STATUS_DURING = {"resize": ServerStatus.RESIZE, **DECISIONS}
 SMALL, MEDIUM = (1, 2048, 20), (2, 4096, 40)
+BUILT: Any = {"image_id": str(BUILD_IMAGE_ID), "availability_zone": "nova"}
 each_resize = pytest.mark.parametrize("verb", RESIZES)
 each_decision = pytest.mark.parametrize("verb", DECISIONS)
 each_stage = pytest.mark.parametrize("stage", ["resize", "waiting", "confirm", "revert"])
@@ -91,9 +92,7 @@ async def test_a_resized_server_keeps_its_old_size_until_the_decision(
     server = await list_server(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (ServerStatus.RESIZE, True)
     await make_due(engine, vm_id)
-    assert await list_server(slow_backend, vm_id) == Server(
-        vm_id, ServerStatus.VERIFY_RESIZE, *MEDIUM, image_id=str(BUILD_IMAGE_ID)
-    )
+    assert await list_server(slow_backend, vm_id) == Server(vm_id, ServerStatus.VERIFY_RESIZE, *MEDIUM, **BUILT)
     assert await old_sizes(engine, vm_id) == [(*SMALL, previous)]
 
 
@@ -107,7 +106,7 @@ async def test_a_decision_keeps_one_size_and_restores_the_power_state(
     server = await list_server(slow_backend, vm_id)
     assert (server.status, server.is_busy) == (DECISIONS[verb], True)
     await make_due(engine, vm_id)
-    assert await list_server(slow_backend, vm_id) == Server(vm_id, previous, *size_after, image_id=str(BUILD_IMAGE_ID))
+    assert await list_server(slow_backend, vm_id) == Server(vm_id, previous, *size_after, **BUILT)
     assert await count_rows(engine, "migrations") == 0
 
 
@@ -257,7 +256,7 @@ async def test_a_reboot_repairs_a_server_whose_resize_failed(
     assert await status_of(backend, vm_id) is ServerStatus.ERROR
     await backend.reboot_server(token(), Ref(vm_id), hard=True)
     await make_due(engine, vm_id)
-    assert await list_server(backend, vm_id) == Server(vm_id, ServerStatus.ACTIVE, *SMALL, image_id=str(BUILD_IMAGE_ID))
+    assert await list_server(backend, vm_id) == Server(vm_id, ServerStatus.ACTIVE, *SMALL, **BUILT)
 
 
 @each_decision

@@ -113,7 +113,7 @@ async def test_two_ports_cannot_have_the_same_address(
     first, spec = port(uuid4()), replace(taken, interface=Ref(uuid4()))
     await slow_backend.create_server_interface(token(), Ref(vm_id), first)
     await refused_without_effect(
-        engine, slow_backend.create_server_interface(token(), Ref(other), spec), "mock_conflict"
+        engine, slow_backend.create_server_interface(token(), Ref(other), spec), "address_in_use"
     )
     await slow_backend.delete_server_interface(token(), Ref(vm_id), first.interface)
     await slow_backend.create_server_interface(token(), Ref(other), spec)

@@ -36,14 +36,15 @@ async def known_ids(user: User, request: pytest.FixtureRequest) -> dict[str, str
     if any("{snapshot_id}" in node.name for node in request.node.listchain()):
         await user.until(vm["id"], "ACTIVE")
         snapshot = (await user.request("POST", f"/vms/{vm['id']}/snapshots", json={"name": "fuzzed"})).json()
-    lists = ("/flavors", "/images", "/networks", f"/vms/{vm['id']}/interfaces")
-    flavor, image, network, interface = [(await user.read(path))["items"][0]["id"] for path in lists]
+    lists = ("/flavors", "/images", "/networks", "/security-groups", f"/vms/{vm['id']}/interfaces")
+    flavor, image, network, group, interface = [(await user.read(path))["items"][0]["id"] for path in lists]
     return {
         "vm_id": vm["id"],
         "operation_id": vm["operation_id"],
         "flavor_id": flavor,
         "image_id": image,
         "network_id": network,
+        "group_id": group,
         "volume_id": volume.json()["id"],
         "snapshot_id": snapshot["id"],
         "interface_id": interface,

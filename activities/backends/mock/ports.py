@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock.calls import MockCalls, is_meant, is_one_of, lock_live_server
+from activities.backends.mock.placement import groups_of
 from activities.backends.mock.schema import ports
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Port, PortSpec, Ref
@@ -60,7 +61,10 @@ class MockPorts(MockCalls):
 
 
 async def add_ports(tx: AsyncConnection, vm_id: UUID, wanted: Collection[PortSpec]) -> None:
-    """Create ports of the VM; the cloud chooses the addresses that nobody wants."""
+    """Create ports of the VM; the cloud chooses the addresses that nobody wants.
+
+    BackendError, as from Neutron, for an address that another port has.
+    """
     for port in wanted:
         row = {
             "id": port.interface.id,
@@ -68,8 +72,12 @@ async def add_ports(tx: AsyncConnection, vm_id: UUID, wanted: Collection[PortSpe
             "network_id": port.network_id,
             "ip_address": port.ip_address or str(IPv6Address(_UNIQUE_LOCAL | secrets.randbits(120))),
             "mac_address": port.mac_address or "fa:16:3e:" + secrets.token_bytes(3).hex(":"),
+            "security_groups": groups_of(port.security_groups),
         }
-        await tx.execute(insert(ports).values(row))
+        made = await tx.execute(insert(ports).values(row).on_conflict_do_nothing())
+        if not made.rowcount:
+            message = f"The cloud refused the port: another one has {port.ip_address} or {port.mac_address}."
+            raise BackendError("address_in_use", message, retryable=False)
 
 
 def _port_from(row: Row[Any]) -> Port:

@@ -5,6 +5,7 @@ from typing import Final
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Column,
     Connection,
@@ -52,6 +53,7 @@ servers = Table(
     Column("content", Text),
     Column("status", Text, nullable=False),
     Column("fault", Text),
+    Column("zone", Text),
     # At `due_at` the next reader of the table gives the server this status. No process has to live until then.
     Column("next_status", Text),
     Column("next_fault", Text),
@@ -70,6 +72,7 @@ ports = Table(
     Column("network_id", Uuid, nullable=False),
     Column("ip_address", Text),
     Column("mac_address", Text),
+    Column("security_groups", ARRAY(Text)),
     Index("uq_ports_ip_address", "network_id", "ip_address", unique=True),
     Index("uq_ports_mac_address", "mac_address", unique=True),
     Index("uq_ports_cloud_id", "cloud_id", unique=True),

@@ -9,6 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock.calls import Effect, MockCalls, clock_in, is_meant, is_one_of, live, means
+from activities.backends.mock.placement import groups_of, zone_of
 from activities.backends.mock.ports import add_ports
 from activities.backends.mock.schema import images, migrations, servers, volumes
 from activities.backends.mock.schema import ports as ports_table
@@ -34,6 +35,7 @@ class MockServers(MockCalls):
     """Servers."""
 
     async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
+        zone, _ = zone_of(spec.availability_zone), groups_of(spec.security_groups)
         has_host = _has_host(spec)
         fault = _DOOMED.format("build") if self._is_doomed(token.operation_id) else None
         fault = fault if has_host else _NO_HOST
@@ -49,6 +51,7 @@ class MockServers(MockCalls):
                     user_data=spec.user_data,
                     image_id=UUID(spec.image.cloud_id) if spec.image.cloud_id else spec.image.id,
                     content=str(uuid4()),
+                    zone=zone,
                     status=ServerStatus.BUILD,
                     next_status=ServerStatus.ERROR if fault else ServerStatus.ACTIVE,
                     next_fault=fault,
@@ -261,6 +264,7 @@ def server_from(row: Row[Any]) -> Server:
         is_busy=row.due_at is not None,
         fault=_fault(row.fault) if row.fault else None,
         image_id=str(row.image_id),
+        availability_zone=row.zone,
     )
 
 

@@ -21,10 +21,12 @@ from activities.backends.openstack.records import (
     ImageRow,
     NetworkRow,
     PortRow,
+    SecurityGroupRow,
     ServerRow,
     Size,
     SubnetRow,
     VolumeRow,
+    ZoneRow,
 )
 from activities.backends.protocol import BackendError
 
@@ -65,6 +67,7 @@ def server_from(body: Body, *, is_from_list: bool) -> ServerRow | DownServer:
         volume_ids=tuple(_text(volume, "id") for volume in body.get("os-extended-volumes:volumes_attached") or ()),
         tags=frozenset(body.get("tags") or ()),
         metadata=_texts(body.get("metadata")),
+        zone=body.get("OS-EXT-AZ:availability_zone") or None,
     )
 
 
@@ -189,6 +192,17 @@ def subnet_from(body: Body) -> SubnetRow:
         services=tuple(body.get("service_types") or ()),
         created_at=body.get("created_at") or "",
     )
+
+
+def security_group_from(body: Body) -> SecurityGroupRow:
+    """Return the security group of one row."""
+    description = (body.get("description") or "").replace("\0", "")
+    return SecurityGroupRow(_uuid(body, "id"), _name(body), description, _text(body, "project_id"))
+
+
+def zone_from(body: Body) -> ZoneRow:
+    """Return the availability zone of one row."""
+    return ZoneRow(_text(body, "zoneName"), is_up=_dict(body, "zoneState").get("available") is True)
 
 
 def listed(body: Body, name: str) -> list[Body]:

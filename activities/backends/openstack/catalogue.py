@@ -1,13 +1,13 @@
-"""What the cloud offers to our project: its flavors, images and networks."""
+"""What the cloud offers to our project: its flavors, images, networks, security groups and zones."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
 from activities.backends.catalogue import Catalogue, FlavorOffer, ImageOffer, NetworkOffer
-from activities.backends.openstack import bodies, marks
+from activities.backends.openstack import bodies, marks, placement
 from activities.backends.openstack.base import OpenStackParts
-from activities.backends.openstack.errors import Service
+from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.records import BootImageRow, FlavorRow, NetworkRow, SubnetRow
 
 GIB: Final = 1 << 30
@@ -25,11 +25,23 @@ class OpenStackCatalogue(OpenStackParts):
         images = await self._rows(Service.IMAGE, "/images", _IMAGES, "images")
         networks = await self._rows(Service.NETWORK, "/networks", (), "networks")
         subnets = await self._rows(Service.NETWORK, "/subnets", (), "subnets")
+        groups = await self._security_groups()
+        zones = await self._rows(Service.COMPUTE, "/os-availability-zone", (), "availabilityZoneInfo")
         return Catalogue(
             flavor_offers(map(bodies.flavor_from, flavors)),
             image_offers(map(bodies.boot_image_from, images), project_id),
             network_offers(map(bodies.network_from, networks), map(bodies.subnet_from, subnets), project_id),
+            placement.group_offers(groups, project_id),
+            placement.zone_offers(zones),
         )
+
+    async def _security_groups(self) -> Sequence[bodies.Body]:
+        try:
+            return await self._rows(Service.NETWORK, "/security-groups", placement.GROUP_FIELDS, "security_groups")
+        except CloudError as error:
+            if error.code != "not_found":
+                raise
+            return []  # an operator may switch them off
 
 
 def flavor_offers(rows: Iterable[FlavorRow]) -> Sequence[FlavorOffer]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from activities.backends.openstack import bodies, marks, reading
+from activities.backends.openstack import bodies, marks, placement, reading
 from activities.backends.openstack.calls import Accepted, Found, Request
 from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.reading import Query
@@ -85,13 +85,17 @@ class OpenStackPorts(OpenStackResources):
 
         def send(attempt: int) -> Request:
             port = {"network_id": str(wanted.network_id), **marks.of_port(interface_id, vm.id, attempt), **addresses}
+            port |= placement.of_port(wanted)
             return Request(Service.NETWORK, "POST", "/ports", {"port": port}, lambda body: str(body["port"]["id"]))
 
         async def find(_: datetime | None) -> Found | None:
             made = await self._ports_marked(vm, interface_id)
             return Found(made[0].id) if made else None
 
-        id = self._made(await self._calls.call(token, CREATE, send, find))
+        try:
+            id = self._made(await self._calls.call(token, CREATE, send, find))
+        except CloudError as error:
+            raise placement.explained(error) from None
         port = await self._read_port(id)
         if port is None:
             raise BackendError("port_gone", "The cloud no longer has the port.", retryable=False)

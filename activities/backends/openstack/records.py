@@ -50,6 +50,7 @@ class ServerRow:
     volume_ids: tuple[str, ...] = ()
     tags: frozenset[str] = frozenset()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    zone: str | None = None
 
     @property
     def is_idle(self) -> bool:
@@ -238,3 +239,21 @@ class SubnetRow:
     gateway: str | None
     services: tuple[str, ...]
     created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecurityGroupRow:
+    """A security group of a project; names may repeat."""
+
+    id: UUID
+    name: str
+    description: str
+    project_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneRow:
+    """An availability zone; it is up if one of its hosts is."""
+
+    name: str
+    is_up: bool

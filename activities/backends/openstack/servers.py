@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from activities.backends.openstack import bodies, marks
+from activities.backends.openstack import bodies, marks, placement
 from activities.backends.openstack.calls import Found, Request
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.images import OpenStackImages
@@ -131,7 +131,7 @@ def server_from(vm_id: UUID, row: ServerRow | DownServer | Gone | None) -> Serve
     status = _STATUSES.get(row.status, ServerStatus.UNKNOWN)
     fault = Fault(code_of(row.fault), row.fault.message) if row.fault and status is ServerStatus.ERROR else None
     is_busy = not row.is_idle or row.status == ServerStatus.UNKNOWN
-    return Server(vm_id, status, *size, is_busy=is_busy, fault=fault, image_id=row.image_id)
+    return Server(vm_id, status, *size, is_busy=is_busy, fault=fault, image_id=row.image_id, availability_zone=row.zone)
 
 
 def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> Body:
@@ -145,6 +145,7 @@ def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> 
         "flavorRef": spec.flavor.cloud_id,
         "imageRef": spec.image.cloud_id,
         "networks": networks or "none",
+        **placement.of_server(spec),
     }
     if spec.user_data:
         server["user_data"] = b64encode(spec.user_data).decode()

@@ -168,6 +168,16 @@ async def test_a_retry_that_failed_too_may_be_repeated_by_either_name_but_once(
         assert await retry(root, id) == (409, "not_retryable")
 
 
+async def test_the_retry_of_an_attach_asks_for_the_same_address(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    wanted = {"network": "edge", "ip_address": "10.2.0.9", "wanted_address": "10.2.0.9"}
+    failed = await failed_operation(ada, engine, Action.ATTACH_INTERFACE, input=wanted)
+    status, second = await retry(root, failed.id)
+    assert status == 202
+    assert (await read_operation(engine, UUID(second))).input["ip_address"] == "10.2.0.9"
+    await end(engine, UUID(second), FAILED)
+    assert await retry(root, UUID(second)) == (409, "address_in_use"), "the interface of the first retry is still there"
+
+
 async def test_only_one_of_many_concurrent_retries_is_accepted(ada: Person, root: Person, engine: AsyncEngine) -> None:
     failed = await failed_operation(ada, engine, Action.ATTACH_INTERFACE)
     answers = await asyncio.gather(*(retry(root, failed.id) for _ in range(8)))

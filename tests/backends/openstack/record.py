@@ -7,7 +7,7 @@ process ids of that cloud's services are. README.md in `recorded/` says more.
 import logging
 import sys
 
-from tests.backends.openstack import record_consoles, record_lists, record_resources, record_servers
+from tests.backends.openstack import record_consoles, record_lists, record_placement, record_resources, record_servers
 from tests.backends.openstack.real_cloud import Cloud
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ GROUPS = {
         record_resources.attachments,
         record_resources.interfaces,
         record_consoles.consoles,
+        record_placement.placement,
         record_lists.lists,
         record_lists.down_cell,
         record_lists.refusals,

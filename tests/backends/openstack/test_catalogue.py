@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from activities.backends.catalogue import Catalogue, FlavorOffer, ImageOffer, NetworkOffer
+from activities.backends.catalogue import Catalogue, FlavorOffer, ImageOffer, NetworkOffer, SecurityGroupOffer
 from activities.backends.openstack import bodies
 from activities.backends.openstack.bodies import UnreadableError
 from activities.backends.openstack.catalogue import OpenStackCatalogue, flavor_offers, image_offers, network_offers
@@ -26,9 +26,9 @@ SMALL, PLAIN = RECORDED["flavors"]["flavors"][0], RECORDED["images"]["images"][1
 EXTERNAL, SHARED = RECORDED["networks"]["networks"]
 SUBNET = RECORDED["subnets"]["subnets"][0]
 LISTS = {
-    Service.COMPUTE: ["/flavors/detail"],
+    Service.COMPUTE: ["/flavors/detail", "/os-availability-zone"],
     Service.IMAGE: ["/images"],
-    Service.NETWORK: ["/networks", "/subnets"],
+    Service.NETWORK: ["/networks", "/subnets", "/security-groups"],
 }
 
 
@@ -70,6 +70,10 @@ def offer_recorded(server: CloudServer) -> None:
     server.add(Service.IMAGE, "GET", "/images", Reply(200, RECORDED["images"]))
     server.add(Service.NETWORK, "GET", "/networks", Reply(200, RECORDED["networks"]))
     server.add(Service.NETWORK, "GET", "/subnets", Reply(200, RECORDED["subnets"]))
+    groups, zones = (Recording("placement/lists").at(moment).body for moment in ("groups", "zones"))
+    own = [group | {"project_id": OURS} for group in groups["security_groups"]]
+    server.add(Service.NETWORK, "GET", "/security-groups", Reply(200, {"security_groups": own}))
+    server.add(Service.COMPUTE, "GET", "/os-availability-zone", Reply(200, zones))
 
 
 async def test_the_recorded_catalogue_is_read_from_all_pages(backend: OpenStackCatalogue, server: CloudServer) -> None:
@@ -82,6 +86,11 @@ async def test_the_recorded_catalogue_is_read_from_all_pages(backend: OpenStackC
         ],
         [ImageOffer(UUID("539afd80-eff4-4ba6-9ba3-7075ffc0dfcb"), "cirros-dummy", 1, None, None)],
         [NetworkOffer(UUID("805af26d-64df-406e-9332-19a349d6c9c4"), "private", "10.11.0.0/16", "10.11.0.1")],
+        [
+            SecurityGroupOffer(UUID("6cd601b3-c0d7-4d21-8317-44b5380e8c87"), "default", "Default security group"),
+            SecurityGroupOffer(UUID("a8481eb5-aa27-4a54-98a1-5f8f2a87a27c"), "placement", ""),
+        ],
+        ["nova"],
     )
     assert len(server.seen("GET", "/flavors/detail")) == 2
 
@@ -95,6 +104,16 @@ async def test_without_one_of_the_lists_nothing_is_known(
     offer_recorded(server)
     with pytest.raises(CloudError):
         await backend.list_catalogue()
+
+
+async def test_a_cloud_whose_operator_has_switched_off_security_groups_offers_none(
+    backend: OpenStackCatalogue, server: CloudServer
+) -> None:
+    absent = {"NeutronError": {"type": "HTTPNotFound", "message": "The resource could not be found.", "detail": ""}}
+    server.add(Service.NETWORK, "GET", "/security-groups", Reply(404, absent))
+    offer_recorded(server)
+    offered = await backend.list_catalogue()
+    assert (offered.groups, len(offered.networks)) == ([], 1)
 
 
 async def test_a_login_that_fails_is_an_error_of_the_cloud(backend: OpenStackCatalogue, server: CloudServer) -> None:

@@ -132,7 +132,8 @@ async def test_a_server_is_shown_as_the_cloud_has_it(
     servers.add_server()  # somebody else's
     vm = servers.add_marked(**fields)
     status, is_busy, fault = shown
-    expected = Server(vm.id, status, 1, 512, 1, is_busy=is_busy, fault=fault, image_id=IMAGE.cloud_id)
+    about: Any = {"image_id": IMAGE.cloud_id, "availability_zone": "nova"}
+    expected = Server(vm.id, status, 1, 512, 1, is_busy=is_busy, fault=fault, **about)
     for ref in (vm, Ref(vm.id)):
         others = [Ref(uuid4()), Ref(uuid4(), str(uuid4()))]
         assert await backend.list_servers([ref, *others]) == {vm.id: expected}
