@@ -26,7 +26,8 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The refs of a flavor and of an image of the catalogue have the cloud's ids.
+    The refs of a flavor and of an image of the catalogue have the cloud's ids. With a `boot_volume`, the server boots
+    from that instead of the image.
     """
 
     vm: Ref
@@ -36,6 +37,7 @@ class ServerSpec:
     ram_mb: int
     disk_gb: int
     image: Ref
+    boot_volume: Ref | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached.
+    """A volume as the cloud shows it; `size_gb` in GiB; `vm_id` and `device` are set while it is attached.
 
     `fault` says why its state is error, if the cloud tells that.
     """
@@ -126,6 +128,7 @@ class Volume:
     vm_id: UUID | None = None
     device: str | None = None
     fault: str | None = None
+    size_gb: int = 0
 
 
 @dataclass(frozen=True, slots=True)

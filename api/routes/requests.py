@@ -1,10 +1,10 @@
 """The bodies that clients send. Unknown fields are rejected."""
 
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic_core import PydanticCustomError
 
 from api.web.field_errors import MAX_ERRORS
@@ -12,13 +12,27 @@ from api.web.fields import WHOLE, Email, Labels, Name, NewPassword, Password, Se
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.rules.states import Status
 
+T = TypeVar("T")
+
 _MOST_NETWORKS = 64  # of one new VM
+
+
+VolumeSize = Annotated[int, Field(ge=1, le=16_384, strict=True), WHOLE]
 
 
 def _unique(ids: list[UUID] | None) -> list[UUID] | None:
     if ids and len(set(ids)) < len(ids):
         raise PydanticCustomError("repeated_items", "Each id may appear once")
     return ids
+
+
+def _only_source(value: T | None, info: ValidationInfo) -> T | None:
+    """Refuse a second field that says what the VM boots from; fields are validated in their order."""
+    others = [name for name in ("image_id", "snapshot_id") if name != info.field_name and info.data.get(name)]
+    if value is not None and others:
+        message = "A VM boots from one thing: leave out this field or {other}"
+        raise PydanticCustomError("conflicting_fields", message, {"other": others[0]})
+    return value
 
 
 class Request(BaseModel):
@@ -58,8 +72,19 @@ class RefreshRequest(Request):
     refresh_token: Secret = Field(max_length=4096)
 
 
+class NewAttachment(Request):
+    """The volume to attach; with `delete_on_termination` it is deleted together with the VM."""
+
+    volume_id: UUID
+    delete_on_termination: bool = Field(default=False, strict=True)
+
+
 class NewVM(Request):
-    """The VM to create. Without `image_id` or `network_ids` it gets the defaults; `[]` means no network."""
+    """The VM to create. Without `image_id` or `network_ids` it gets the defaults; `[]` means no network.
+
+    Instead of an image it can boot from the disk of a snapshot (`snapshot_id`), or from a volume that was created from
+    an image (`boot_volume`).
+    """
 
     name: Name = Field(examples=["web-1"])
     flavor_id: UUID = Field(examples=[FLAVORS[1]["id"]])
@@ -68,6 +93,8 @@ class NewVM(Request):
         default=None, max_length=_MOST_NETWORKS, json_schema_extra={"uniqueItems": True}, examples=[[NETWORKS[0]["id"]]]
     )
     labels: Labels = Field(default_factory=dict, examples=[{"env": "prod"}])
+    snapshot_id: Annotated[UUID | None, AfterValidator(_only_source)] = None
+    boot_volume: Annotated[NewAttachment | None, AfterValidator(_only_source)] = None
 
 
 class VMChanges(Request):
@@ -102,17 +129,17 @@ class NewSnapshot(Request):
 
 
 class NewVolume(Request):
-    """The volume to create; `size_gb` in GiB."""
+    """The volume to create; `size_gb` in GiB. With `image_id` it is a copy of the image, and VMs can boot from it."""
 
     name: Name = Field(examples=["data-1"])
-    size_gb: Annotated[int, Field(ge=1, le=16_384, strict=True), WHOLE] = Field(examples=[10])
+    size_gb: VolumeSize = Field(examples=[10])
+    image_id: UUID | None = None
 
 
-class NewAttachment(Request):
-    """The volume to attach; with `delete_on_termination` it is deleted together with the VM."""
+class Extension(Request):
+    """The new size of the volume, in GiB."""
 
-    volume_id: UUID
-    delete_on_termination: bool = Field(default=False, strict=True)
+    size_gb: VolumeSize = Field(examples=[20])
 
 
 class NewInterface(Request):

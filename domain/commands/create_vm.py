@@ -14,7 +14,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import ARRAY, Insert, Integer, Text, Uuid, and_, any_, bindparam, case, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.commands import boot_sources
 from domain.commands.acceptance import Accepted, NewOperation, Requester, operation_row, requested
+from domain.commands.boot_sources import BootSource, BootVolume
 from domain.commands.interfaces import find_address
 from domain.data import addresses
 from domain.data.base import Base
@@ -28,13 +30,18 @@ from domain.rules.states import Action, Status
 
 @dataclass(frozen=True, slots=True)
 class NewVM:
-    """The VM to create. Without an image or networks it gets the defaults; an empty list of networks means none."""
+    """The VM to create. Without an image or networks it gets the defaults; an empty list of networks means none.
+
+    It boots from one thing: an image, a snapshot, or a volume.
+    """
 
     name: str
     flavor_id: UUID
     image_id: UUID | None = None
     network_ids: list[UUID] | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    snapshot_id: UUID | None = None
+    boot_volume: BootVolume | None = None
 
 
 async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Accepted[VM]:
@@ -42,11 +49,13 @@ async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Ac
 
     UnknownReferenceError for ids that do not exist, FlavorTooSmallError if the image does not fit the flavor's disk,
     NoFreeAddressError if a network is full. No lock protects a free address. If another request inserts it first, the
-    unique index raises IntegrityError: call again.
+    unique index raises IntegrityError: call again. Only a boot from a volume needs a transaction around the call.
     """
-    image_id, network_ids, ip_addresses = await _resolve(tx, new)
-    vm_id = uuid4()
-    operation = requested(requester, Action.CREATE, CreateVM(new.name, new.flavor_id, image_id, network_ids))
+    source = await _boot_source(tx, requester, new)
+    image_id, network_ids, ip_addresses = await _resolve(tx, new, source)
+    vm_id, boot_volume_id = uuid4(), new.boot_volume.volume_id if new.boot_volume else None
+    parameters = CreateVM(new.name, new.flavor_id, image_id, network_ids, new.snapshot_id, boot_volume_id)
+    operation = requested(requester, Action.CREATE, parameters)
     values = {
         **_prefixed("vm", _vm_row(vm_id, requester.user_id, new, image_id, operation)),
         **_prefixed("operation", operation_row(operation, requester.user_id, vm_id, Status.BUILDING)),
@@ -56,7 +65,18 @@ async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Ac
         statement = _CREATE_VM_WITH_INTERFACES
         values |= _prefixed("interface", _interface_rows(ip_addresses, network_ids))
     vm = cast("VM", (await tx.execute(statement, values)).one())
+    if source and source.volume and new.boot_volume:
+        await boot_sources.claim_volume(tx, vm, source.volume, new.boot_volume)
     return Accepted(vm, operation.id)
+
+
+async def _boot_source(tx: AsyncConnection, requester: Requester, new: NewVM) -> BootSource | None:
+    """What the VM boots from, if that is no image of the catalogue."""
+    if new.snapshot_id:
+        return await boot_sources.of_snapshot(tx, requester, new.snapshot_id)
+    if new.boot_volume:
+        return await boot_sources.of_volume(tx, requester, new.boot_volume.volume_id)
+    return None
 
 
 def _vm_row(vm_id: UUID, owner_id: UUID, new: NewVM, image_id: UUID, operation: NewOperation) -> dict[str, Any]:
@@ -71,6 +91,8 @@ def _vm_row(vm_id: UUID, owner_id: UUID, new: NewVM, image_id: UUID, operation: 
         "image_id": image_id,
         "labels": new.labels,
         "operation_id": operation.id,
+        "snapshot_id": new.snapshot_id,
+        "boot_volume_id": new.boot_volume.volume_id if new.boot_volume else None,
     }
 
 
@@ -137,7 +159,9 @@ _REFERENCES = select(
 )
 
 
-async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], dict[UUID, str | None]]:
+async def _resolve(
+    tx: AsyncConnection, new: NewVM, source: BootSource | None
+) -> tuple[UUID, list[UUID], dict[UUID, str | None]]:
     """The image and the networks of a new VM, with defaults filled in, and a free address in each network.
 
     The address is None in a network where the cloud chooses it.
@@ -146,17 +170,17 @@ async def _resolve(tx: AsyncConnection, new: NewVM) -> tuple[UUID, list[UUID], d
     found = (await tx.execute(_REFERENCES, ids)).one()
     networks = {UUID(id): network for id, *network in found.networks or []}
     network_ids = list(networks) if new.network_ids is None else new.network_ids
-    exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, found.image)}
+    exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, source or found.image)}
     exists |= {f"network_ids/{index}": (id, id in networks) for index, id in enumerate(network_ids)}
     unknown = [unknown_id(field, id) for field, (id, is_known) in exists.items() if not is_known]
     if unknown:
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)
-    (flavor, disk_gb), (image_id, image, size_gb) = found.flavor, found.image
-    disks.check_fits(flavor, disk_gb, f"image {image}", size_gb, "flavor_id")
+    (flavor, disk_gb), source = found.flavor, source or boot_sources.of_image(found.image)
+    disks.check_fits(flavor, disk_gb, source.content, source.size_gb, "flavor_id")
     # Sorted, because an insert waits for another transaction that inserts the same address. Two requests that inserted
     # into the same networks in different orders could wait for each other.
     ip_addresses: dict[UUID, str | None] = {}
     for id in sorted(network_ids):
         name, allocates, likely_free = networks[id]
         ip_addresses[id] = (likely_free or await find_address(tx, id, name)) if allocates else None
-    return UUID(image_id), network_ids, ip_addresses
+    return source.image_id, network_ids, ip_addresses

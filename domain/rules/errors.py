@@ -102,6 +102,16 @@ class FlavorTooSmallError(ServiceError):
             self.fields = [FieldIssue(field, self.code, message)]
 
 
+class VolumeTooSmallError(ServiceError):
+    """The volume would be smaller than what it must hold, or not larger than it is already."""
+
+    code = "volume_too_small"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.fields = [FieldIssue("size_gb", self.code, message)]
+
+
 class InvalidTransitionError(ServiceError):
     """The lifecycle table refuses the action in the current state of the VM, or of another `resource`."""
 
@@ -132,6 +142,47 @@ class AttachmentInProgressError(InvalidTransitionError):
     def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:
         del status, task_state
         return f"Cannot {_phrase(word, resource)} while a volume or an interface is being attached or detached"
+
+
+class UnusableSourceError(InvalidTransitionError):
+    """A VM cannot be created from the snapshot or volume (`resource`) in its present status."""
+
+    def __init__(self, resource: str, status: str, allowed_actions: list[str]) -> None:
+        super().__init__("create", status, None, allowed_actions, resource)
+
+    @staticmethod
+    def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:
+        del word, task_state
+        return f"Cannot create a VM from a {resource} in status {status}"
+
+
+class NotBootableError(ServiceError):
+    """A VM cannot boot from the volume."""
+
+    code = "not_bootable"
+
+    def __init__(self, volume: str) -> None:
+        message = f"Volume {volume} was not created from an image, so no VM can boot from it."
+        super().__init__(message)
+        self.fields = [FieldIssue("boot_volume/volume_id", self.code, message)]
+
+
+class RootVolumeError(ServiceError):
+    """The volume is the disk that the VM boots from."""
+
+    code = "root_volume"
+
+    def __init__(self) -> None:
+        super().__init__("The VM boots from this volume, so it cannot be detached. It is freed when the VM is deleted.")
+
+
+class VolumeBackedError(ServiceError):
+    """The action needs a VM with a disk of its own, but this one boots from a volume."""
+
+    code = "volume_backed"
+
+    def __init__(self) -> None:
+        super().__init__("The VM boots from a volume. Snapshots can only be taken of VMs with a disk of their own.")
 
 
 class NoFreeAddressError(ServiceError):

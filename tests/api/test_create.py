@@ -14,7 +14,7 @@ from tests.support.rows import IMAGE_IDS, NETWORK_IDS
 
 FIELDS = {
     *("id", "name", "status", "task_state", "flavor_id", "image_id", "labels", "fault", "allowed_actions"),
-    *("operation_id", "confirm_by", "launched_at", "created_at", "updated_at"),
+    *("operation_id", "confirm_by", "launched_at", "created_at", "updated_at", "snapshot_id", "boot_volume_id"),
 }
 
 
