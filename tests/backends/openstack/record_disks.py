@@ -19,9 +19,9 @@ def extensions(cloud: Cloud) -> None:
         story.send("extend to less", "POST", "block_storage", f"{path}/action", {"os-extend": {"new_size": 1}})
         attach = {"volumeAttachment": {"volumeId": volume, "delete_on_termination": False}}
         story.send("attach", "POST", "compute", f"/servers/{server}/os-volume_attachments", attach)
-        story.send("extend an attaching one", "POST", "block_storage", f"{path}/action", {"os-extend": {"new_size": 3}})
+        story.send("extend an attaching one", "POST", "block_storage", f"{path}/action", {"os-extend": {"new_size": 4}})
         story.watch_resource("block_storage", path, {"in-use, 1 attached"})
-        story.send("extend attached", "POST", "block_storage", f"{path}/action", {"os-extend": {"new_size": 3}})
+        story.send("extend attached", "POST", "block_storage", f"{path}/action", {"os-extend": {"new_size": 5}})
         story.watch_resource("block_storage", path, {"in-use, 1 attached"})
         story.get("the server's actions", "compute", f"/servers/{server}/os-instance-actions")
     delete_server(cloud, server)
