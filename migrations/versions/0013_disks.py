@@ -14,12 +14,12 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
-STATUSES = "'ATTACHING', 'AVAILABLE', 'CREATING', 'DELETED', 'DELETING', 'DETACHING', 'ERROR', 'IN_USE'"
+STATUSES = ("ATTACHING", "AVAILABLE", "CREATING", "DELETED", "DELETING", "DETACHING", "ERROR", "IN_USE")
 
 
 def upgrade() -> None:
     """Apply the change."""
-    _replace_check(f"{STATUSES}, 'EXTENDING'")
+    _replace_check(*STATUSES, "EXTENDING")
     for column in ("snapshot_id", "boot_volume_id"):
         op.add_column("vms", sa.Column(column, sa.Uuid(), nullable=True))
     op.add_column("volumes", sa.Column("image_id", sa.Uuid(), nullable=True))
@@ -36,9 +36,10 @@ def downgrade() -> None:
         "(SELECT FROM attachments WHERE attachments.volume_id = volumes.id) "
         "THEN 'IN_USE' ELSE 'AVAILABLE' END WHERE status = 'EXTENDING'"
     )
-    _replace_check(STATUSES)
+    _replace_check(*STATUSES)
 
 
-def _replace_check(statuses: str) -> None:
+def _replace_check(*statuses: str) -> None:
+    listed = ", ".join(f"'{status}'" for status in sorted(statuses))
     op.drop_constraint(op.f("ck_volumes_status"), "volumes")
-    op.create_check_constraint(op.f("ck_volumes_status"), "volumes", f"status IN ({statuses})")
+    op.create_check_constraint(op.f("ck_volumes_status"), "volumes", f"status IN ({listed})")

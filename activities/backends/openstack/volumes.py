@@ -155,11 +155,11 @@ class OpenStackVolumes(OpenStackResources):
             raise refusal
 
     async def _check_rests(self, refusal: CloudError, volume_id: str) -> VolumeState | None:
-        """Return the state of a volume after a refusal; raise a retryable error if it is only being attached."""
+        """Return the state of a volume after a refusal; raise a retryable error if it only has to wait."""
         answer = await reading.read_one(self._fetch, Service.VOLUME, f"/volumes/{volume_id}")
         state = _state(bodies.volume_from(bodies.single(answer.body, "volume"))) if answer else None
-        if state is VolumeState.ATTACHING:
-            raise BackendError("busy", "The cloud is still attaching the volume.", retryable=True) from refusal
+        if state in {VolumeState.ATTACHING, VolumeState.EXTENDING}:
+            raise BackendError("busy", f"The cloud is still {state} the volume.", retryable=True) from refusal
         return state
 
     async def _attachment(self, server_id: str, volume_id: str) -> Body | None:
