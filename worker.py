@@ -55,7 +55,7 @@ from workflows.interfaces import AttachInterface, DetachInterface
 from workflows.power import RebootVM, StartVM, StopVM
 from workflows.resize import FinishResizeVM, ResizeVM
 from workflows.snapshots import CreateSnapshot, DeleteSnapshot, RestoreVM
-from workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVolume
+from workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVolume, ExtendVolume
 
 logger = logging.getLogger("worker")
 
@@ -63,7 +63,7 @@ logger = logging.getLogger("worker")
 WORKFLOWS = [
     *(CreateVM, StartVM, StopVM, RebootVM, ResizeVM, FinishResizeVM, DeleteVM),
     *(CreateSnapshot, RestoreVM, DeleteSnapshot),
-    *(CreateVolume, DeleteVolume, AttachVolume, DetachVolume),
+    *(CreateVolume, DeleteVolume, ExtendVolume, AttachVolume, DetachVolume),
     *(AttachInterface, DetachInterface),
 ]
 STEPS = [ComputeActivities, ResizeActivities, SnapshotActivities, VolumeActivities, InterfaceActivities]

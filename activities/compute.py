@@ -14,6 +14,7 @@ from activities.steps import (
     RecordedStep,
     StepActivities,
     check_detached,
+    check_released,
     find_flavor,
     groups_of,
     port_spec,
@@ -170,7 +171,12 @@ class ComputeActivities(StepActivities):
     async def undo_create(self, input: OperationInput) -> None:
         """Revoke the operation, then remove the server and the ports that the failed build made."""
         await self._revoke(input)
-        await self._backend.purge(await read_ref(self._engine, VM, input.vm))
+        vm = await self._fetch(select(VM).where(VM.id == input.vm))
+        await self._backend.purge(ref_of(vm))
+        if vm.boot_volume_id is not None:
+            # The failure is recorded afterwards, and from then on the API promises that the volume is available.
+            volume = await read_ref(self._engine, Volume, vm.boot_volume_id)
+            await check_released(self._backend, ref_of(vm), volume)
 
 
 def _token(step: RecordedStep, verb: str, id: UUID) -> Token:

@@ -21,9 +21,9 @@ from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpec
 from domain.data import database, queries
 from domain.data.guests import UserData
-from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation
+from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation, Snapshot, Volume
 from domain.progress import step_records
-from domain.rules.cloud import ServerStatus
+from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
 from domain.rules.table import TABLE
@@ -116,10 +116,14 @@ class StepActivities:
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         """Return the spec of the VM's server with the size of this flavor."""
         flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
-        image = Ref(vm.image_id, str(vm.image_id))  # an image of the catalogue has the cloud's id
+        image = image_ref(vm.image_id)
+        if vm.snapshot_id is not None:
+            image = await read_ref(self._engine, Snapshot, vm.snapshot_id)
+        boot_volume = await read_ref(self._engine, Volume, vm.boot_volume_id) if vm.boot_volume_id else None
         ref = Ref(flavor.id, flavor.cloud_id or str(flavor.id))
         size = (flavor.vcpus, flavor.ram_mb, flavor.disk_gb)
-        return ServerSpec(ref_of(vm), vm.name, ref, *size, image, vm.availability_zone, groups_of(vm))
+        place = (vm.availability_zone, groups_of(vm))
+        return ServerSpec(ref_of(vm), vm.name, ref, *size, image, boot_volume, *place)
 
 
 def undo_token(input: OperationInput, name: Activity) -> Token:
@@ -128,6 +132,11 @@ def undo_token(input: OperationInput, name: Activity) -> Token:
     Undoing begins with revoking the operation, which refuses its tokens; one that compensates is still accepted.
     """
     return Token(input.operation_id, name, compensates=True)
+
+
+def image_ref(id: UUID) -> Ref:
+    """Return how the cloud is asked for an image of the catalogue, whose id is the cloud's."""
+    return Ref(id, str(id))
 
 
 def ref_of(row: CloudResource) -> Ref:
@@ -172,6 +181,16 @@ async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) 
     matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(*preference)
     flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
+
+
+async def check_released(backend: ComputeBackend, vm: Ref, volume: Ref) -> None:
+    """Raise a retryable BackendError while the cloud still has the server, or has not released its volume."""
+    if vm.id in await backend.list_servers([vm]):
+        raise BackendError("server_there", "The cloud has not removed the server yet.", retryable=True)
+    listed = (await backend.list_volumes([volume])).get(volume.id)
+    if listed is not None and (listed.vm_id == vm.id or listed.state in {VolumeState.ATTACHING, VolumeState.DETACHING}):
+        message = f"The cloud has not released the volume yet; it is still {listed.state}."
+        raise BackendError("volume_in_use", message, retryable=True)
 
 
 async def check_detached(backend: ComputeBackend, vm: Ref, volume: Ref) -> None:

@@ -3,9 +3,9 @@
 from temporalio import activity
 
 from activities.backends.resources import Ref
-from activities.steps import StepActivities, check_detached, read_ref, undo_token
+from activities.steps import StepActivities, check_detached, image_ref, read_ref, undo_token
 from domain.data.models import VM, Attachment, Volume
-from domain.data.parameters import AttachVolume, CreateVolume, parameters_of
+from domain.data.parameters import AttachVolume, CreateVolume, ExtendVolume, parameters_of
 from domain.rules.messages import Activity, OperationInput
 
 
@@ -17,8 +17,8 @@ class VolumeActivities(StepActivities):
         """Begin to create the volume."""
         operation, token = await self._record_running(input, Activity.CREATE_VOLUME)
         request = parameters_of(operation, CreateVolume)
-        id = operation.resource_id
-        cloud_id = await self._backend.create_volume(token, id, request.name, request.size_gb)
+        id, image = operation.resource_id, image_ref(request.image_id) if request.image_id else None
+        cloud_id = await self._backend.create_volume(token, id, request.name, request.size_gb, image)
         await self._note_created(input, Volume, id, cloud_id=cloud_id)
 
     @activity.defn(name=Activity.UNDO_VOLUME)
@@ -33,6 +33,21 @@ class VolumeActivities(StepActivities):
         """Begin to delete the volume."""
         operation, token = await self._record_running(input, Activity.DELETE_VOLUME)
         await self._backend.delete_volume(token, await read_ref(self._engine, Volume, operation.resource_id))
+
+    @activity.defn(name=Activity.EXTEND_VOLUME)
+    async def extend_volume(self, input: OperationInput) -> None:
+        """Begin to make the volume larger."""
+        operation, token = await self._record_running(input, Activity.EXTEND_VOLUME)
+        volume = await read_ref(self._engine, Volume, operation.resource_id)
+        await self._backend.extend_volume(token, volume, parameters_of(operation, ExtendVolume).size_gb)
+
+    @activity.defn(name=Activity.IS_EXTENDED)
+    async def is_extended(self, input: OperationInput) -> bool:
+        """Return whether the volume has the size that the operation gives it."""
+        operation = await self._revoke(input)
+        volume = await read_ref(self._engine, Volume, operation.resource_id)
+        listed = (await self._backend.list_volumes([volume])).get(volume.id)
+        return listed is not None and listed.size_gb >= parameters_of(operation, ExtendVolume).size_gb
 
     @activity.defn(name=Activity.ATTACH_VOLUME)
     async def attach_volume(self, input: OperationInput) -> None:

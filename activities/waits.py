@@ -21,8 +21,9 @@ from activities.backends.resources import Fault, Image, Ref, Server, Volume
 from activities.steps import StepActivities, read_ref
 from activities.waiting_operations import Waiter, WaitingOperations
 from domain.data import database, queries
-from domain.data.models import VM, Interface, Snapshot
+from domain.data.models import VM, Attachment, Interface, Operation, Snapshot
 from domain.data.models import Volume as VolumeRow
+from domain.data.parameters import ExtendVolume, parameters_of
 from domain.progress import step_records
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 from domain.rules.errors import ServiceError
@@ -33,7 +34,9 @@ T = TypeVar("T")
 
 WAIT_LIMIT = timedelta(minutes=30)
 SLOW_DELETE = timedelta(seconds=30)
-TRANSITIONAL = {VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.DELETING}
+TRANSITIONAL = {
+    *(VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.EXTENDING, VolumeState.DELETING)
+}
 RESIZE_STARTS_FROM = {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}
 
 
@@ -105,6 +108,7 @@ class WaitActivities(StepActivities):
             if server and server.availability_zone:
                 async with database.autocommit(self._engine).connect() as connection:
                     await step_records.note_zone(connection, input.operation, server.availability_zone)
+            await self._note_boot_device(input.operation)
 
     async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput) -> bool:
         """Return whether the server has the status that is waited for; BackendError if it will never have it."""
@@ -126,6 +130,17 @@ class WaitActivities(StepActivities):
             found = ports.by_interface(await self._backend.list_ports([vm]), interfaces)
             await self._note_ports(input, {id: port for id, port in found.items() if id in unknown})
 
+    async def _note_boot_device(self, input: OperationInput) -> None:
+        """Keep the device of the volume that the server boots from, if the cloud has chosen it."""
+        created = (Attachment.vm_id == input.vm, Attachment.operation_id == input.operation_id)
+        unknown = select(VolumeRow.id, VolumeRow.cloud_id).join(Attachment, Attachment.volume_id == VolumeRow.id)
+        async with database.autocommit(self._engine).connect() as connection:
+            found = await connection.execute(unknown.where(*created, Attachment.device.is_(None)))
+            refs = [Ref(id, cloud_id) for id, cloud_id in found]
+        for volume in (await self._backend.list_volumes(refs)).values() if refs else ():
+            if volume.device:
+                await self._note_created(input, Attachment, volume.id, device=volume.device)
+
     @activity.defn(name=Activity.WAIT_FOR_VOLUME)
     async def wait_for_volume(self, input: WaitForVolumeInput) -> None:
         """Return once the volume has the state.
@@ -140,6 +155,15 @@ class WaitActivities(StepActivities):
         except BackendError as error:
             await self._explain(error, input.operation)
             raise
+
+    @activity.defn(name=Activity.WAIT_FOR_EXTENSION)
+    async def wait_for_extension(self, input: OperationInput) -> None:
+        """Return once the volume has the size that the operation gives it; fail as WAIT_FOR_VOLUME does."""
+        operation = await self._fetch(select(Operation).where(Operation.id == input.operation_id))
+        size_gb = parameters_of(operation, ExtendVolume).size_gb
+        volume, waiter = await read_ref(self._engine, VolumeRow, input.resource), Waiter.of(input)
+        while not _is_extended(await self._volumes.next_result(volume, waiter), size_gb):
+            _raise_if_overdue(f"The volume did not get {size_gb} GiB")
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
     async def wait_for_image(self, input: OperationInput) -> None:
@@ -224,15 +248,28 @@ def _volume_reached(volume: Volume | None, target: VolumeState) -> bool:
         return True
     if state in TRANSITIONAL:
         return False
-    if state is VolumeState.GONE:
-        raise BackendError("volume_gone", "The cloud no longer has the volume.", retryable=False)
-    if volume and state is VolumeState.ERROR:
+    raise _volume_failure(volume, f"The volume did not become {target}: the cloud left it {state}.")
+
+
+def _is_extended(volume: Volume | None, size_gb: int) -> bool:
+    """Return whether the volume is at rest and has the size; BackendError if it will never have it."""
+    if volume and volume.state in TRANSITIONAL:
+        return False
+    if volume and volume.state is not VolumeState.ERROR and volume.size_gb >= size_gb:
+        return True
+    size = volume.size_gb if volume else 0
+    raise _volume_failure(volume, f"The volume did not get {size_gb} GiB: the cloud left it at {size} GiB.")
+
+
+def _volume_failure(volume: Volume | None, unchanged: str) -> BackendError:
+    """Return why a volume that is at rest does not have what was asked."""
+    if volume is None:
+        return BackendError("volume_gone", "The cloud no longer has the volume.", retryable=False)
+    if volume.state is VolumeState.ERROR:
         message = volume.fault or "The cloud reports the volume in state error."
-        raise BackendError("volume_error", message, retryable=False)
+        return BackendError("volume_error", message, retryable=False)
     # Cinder reports no fault when it gives up on a volume: it returns the volume to its previous state.
-    raise BackendError(
-        "volume_unchanged", f"The volume did not become {target}: the cloud left it {state}.", retryable=False
-    )
+    return BackendError("volume_unchanged", unchanged, retryable=False)
 
 
 def _image_saved(image: Image | None) -> bool:

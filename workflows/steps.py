@@ -63,13 +63,15 @@ SEES_NOT_BEGUN = "sees-not-begun"
 class Aftermath:
     """What was found after a failure: the state in the cloud, if it was observed, and what that means as a residue.
 
-    `leftovers` is what the cloud still has after a failed delete. `undo_error` says why an undo was refused.
+    `leftovers` is what the cloud still has after a failed delete. `undo_error` says why an undo was refused. With
+    `succeeded`, the cloud has done what was asked, and the operation counts as a success.
     """
 
     observed: CloudState | None = None
     residue: Residue = Residue.UNKNOWN
     leftovers: LeftoversResult | None = None
     undo_error: str = ""
+    succeeded: bool = False
 
 
 @dataclass(slots=True)
@@ -251,7 +253,7 @@ class OperationWorkflow:
                 return False
             is_not_begun = refusal_code == NotBegunError.code
             aftermath = Aftermath(residue=Residue.NOT_BEGUN) if is_not_begun else Aftermath(undo_error=refusal_message)
-        if aftermath.observed is not None and aftermath.observed is success_state:
+        if aftermath.succeeded or (aftermath.observed is not None and aftermath.observed is success_state):
             return await self._record_success(operation)
         if aftermath.undo_error not in message:  # an empty string is in every message
             message = f"{message} After that: {aftermath.undo_error}"

@@ -1,4 +1,4 @@
-"""Create, delete, attach and detach volumes."""
+"""Create, delete, extend, attach and detach volumes."""
 
 from dataclasses import replace
 from types import NoneType
@@ -50,6 +50,26 @@ class DeleteVolume(_VolumeWorkflow):
         async with self.carrying_out(operation, after_failure=self.observe_volume, success_state=VolumeState.GONE):
             await self.step(Activity.DELETE_VOLUME, operation, "Delete the volume")
             await self.wait_for_volume(operation, VolumeState.GONE)
+
+
+@workflow.defn
+class ExtendVolume(_VolumeWorkflow):
+    """Makes a volume larger."""
+
+    @workflow.run
+    async def run(self, operation: OperationInput) -> None:
+        """Carry out an extend-volume operation."""
+        async with self.carrying_out(operation, after_failure=self._check_whether_extended):
+            await self.step(Activity.EXTEND_VOLUME, operation, "Extend the volume")
+            await self.wait(Activity.WAIT_FOR_EXTENSION, operation, "Wait for the volume to have its new size")
+
+    async def _check_whether_extended(self, operation: OperationInput, code: str) -> Aftermath:
+        found = await self.observe_volume(operation, code)
+        summary = "Check whether the volume has its new size"
+        is_extended = await self.run_until_done(Activity.IS_EXTENDED, operation, summary, bool)
+        at_rest = found.observed in {VolumeState.AVAILABLE, VolumeState.IN_USE}
+        residue = Residue.STILL_THERE if at_rest else Residue.UNKNOWN
+        return replace(found, residue=residue, succeeded=is_extended and at_rest)
 
 
 @workflow.defn

@@ -29,6 +29,7 @@ VERBS = (
     "delete_volume",
     "attach_volume",
     "detach_volume",
+    "extend_volume",
 )
 
 
@@ -63,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     how_often = add.add_mutually_exclusive_group()
     how_often.add_argument("--times", type=_positive, default=1, help="how many calls fail (default 1)")
     how_often.add_argument("--always", action="store_true", help="every call fails until `clear`")
-    target = "only calls for this VM (delete_image: this snapshot; create_volume, delete_volume: this volume)"
+    target = (
+        "only calls for this VM (delete_image: this snapshot; create_volume, delete_volume, extend_volume: this volume)"
+    )
     add.add_argument("--vm", "--snapshot", "--volume", dest="vm", type=UUID, help=target)
     commands.add_parser("clear", help="delete all scripted faults")
     return parser

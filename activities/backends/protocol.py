@@ -81,7 +81,7 @@ class ComputeBackend(Protocol):
         """Begin to build the VM's server on these ports, and return the cloud's id; it becomes ACTIVE or ERROR.
 
         The ports of a server that is ACTIVE all exist. If no host has room, it becomes ERROR with the fault
-        `no_valid_host`.
+        `no_valid_host`. A volume to boot from must be available; it becomes in-use.
         """
 
     async def start_server(self, token: Token, vm: Ref) -> None:
@@ -127,11 +127,19 @@ class ComputeBackend(Protocol):
     async def list_images(self, wanted: Collection[Ref]) -> Mapping[UUID, Image]:
         """Return the images by our id, without those that do not exist."""
 
-    async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> str:
-        """Begin to create a volume of `size_gb` GiB, and return the cloud's id; it becomes available or error."""
+    async def create_volume(
+        self, token: Token, volume_id: UUID, name: str, size_gb: int, image: Ref | None = None
+    ) -> str:
+        """Begin to create a volume of `size_gb` GiB, and return the cloud's id; it becomes available or error.
+
+        It is empty or has the content of an image of the catalogue. Only in the second case can a server boot from it.
+        """
 
     async def delete_volume(self, token: Token, volume: Ref) -> None:
         """Begin to delete a volume that is not attached; no error if it does not exist."""
+
+    async def extend_volume(self, token: Token, volume: Ref, size_gb: int) -> None:
+        """Begin to make a volume larger, attached or not; it becomes what it was before, with `size_gb` GiB."""
 
     async def attach_volume(self, token: Token, vm: Ref, volume: Ref, device: str | None) -> str:
         """Begin to attach a volume to the server, and return its device; it becomes in-use.

@@ -26,8 +26,9 @@ class Ref:
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
-    The refs of a flavor and of an image of the catalogue have the cloud's ids. `security_groups` are ids of the cloud.
-    Without a zone or groups the cloud chooses. `user_data` is for cloud-init in a new server.
+    The refs of a flavor and of an image of the catalogue have the cloud's ids. With a `boot_volume`, the server boots
+    from that instead of the image. `security_groups` are ids of the cloud. Without a zone or groups the cloud chooses.
+    `user_data` is for cloud-init in a new server.
     """
 
     vm: Ref
@@ -37,6 +38,7 @@ class ServerSpec:
     ram_mb: int
     disk_gb: int
     image: Ref
+    boot_volume: Ref | None = None
     availability_zone: str | None = None
     security_groups: tuple[str, ...] = ()
     user_data: bytes | None = field(default=None, repr=False)  # it may hold secrets
@@ -122,7 +124,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A volume as the cloud shows it; `vm_id` and `device` are set while it is attached.
+    """A volume as the cloud shows it; `size_gb` in GiB; `vm_id` and `device` are set while it is attached.
 
     `fault` says why its state is error, if the cloud tells that.
     """
@@ -132,6 +134,7 @@ class Volume:
     vm_id: UUID | None = None
     device: str | None = None
     fault: str | None = None
+    size_gb: int = 0
 
 
 @dataclass(frozen=True, slots=True)

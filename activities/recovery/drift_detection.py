@@ -39,7 +39,7 @@ _IDLE_VMS: Final = (
     .where(VM.status != Status.DELETED, VM.task_state.is_(None), VM.attaching == 0)
 )
 _VOLUMES: Final = (
-    select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Attachment.vm_id)
+    select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Volume.size_gb, Attachment.vm_id)
     .outerjoin(Attachment, Attachment.volume_id == Volume.id)
     .where(Volume.status.in_((VolumeStatus.AVAILABLE, VolumeStatus.IN_USE)))
 )
@@ -145,11 +145,15 @@ def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Differe
     if volume is None:
         drift = Drift.VOLUME_GONE
     elif volume.vm_id == row.vm_id:
-        return
+        # Somebody else has extended it, or a delete of its VM has superseded our own extension.
+        if volume.size_gb == row.size_gb or volume.state is VolumeState.EXTENDING:
+            return
+        drift = Drift.VOLUME_SIZE
     else:
         is_free = volume.vm_id is None and volume.state is VolumeState.AVAILABLE
         drift = Drift.VOLUME_DETACHED if is_free else Drift.VOLUME_ELSEWHERE
     seen = {"status": row.status, "cloud": volume.state if volume else VolumeState.GONE}
+    seen |= {"size_gb": volume.size_gb} if volume and drift is Drift.VOLUME_SIZE else {}
     vm_ids = {"vm_id": row.vm_id, "cloud_vm_id": volume.vm_id if volume else None}
     seen |= {name: str(id) for name, id in vm_ids.items() if id}
     yield Difference(drift, Kind.VOLUME, row.id, seen, row.operation_id)

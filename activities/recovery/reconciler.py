@@ -164,6 +164,8 @@ class Reconciler:
                 return await self._adopt_server(found)
             case Drift.VOLUME_GONE | Drift.VOLUME_DETACHED:
                 return await self._adopt_volume(found)
+            case Drift.VOLUME_SIZE:
+                return await self._adopt_size(found)
             case Drift.INTERFACE_GONE:
                 return await self._adopt_interface(found)
             case Drift.IMAGE_GONE:
@@ -211,6 +213,18 @@ class Reconciler:
             await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
             await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
         return f"The volume became {volume.status}, to match the cloud."
+
+    async def _adopt_size(self, found: Difference) -> str | None:
+        size_gb, reset = found.seen["size_gb"], _reset_operation(found, found.seen["status"])
+        async with self._engine.begin() as tx:
+            vm = await _lock_vm_of(tx, found)
+            held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
+            changed = held.values(size_gb=size_gb, operation_id=reset.id)
+            volume = await queries.fetch_one(tx, changed.returning(Volume))
+            if volume is None:
+                return None
+            await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
+        return f"The volume has {size_gb} GiB now, to match the cloud."
 
     async def _adopt_interface(self, found: Difference) -> str | None:
         reset = _reset_operation(found, "gone")

@@ -46,8 +46,9 @@ def _names(groups: list[dict[str, str]] | None) -> list[str] | None:
 class VM(Answer):
     """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle.
 
-    `availability_zone` is null until the cloud has chosen it, if its request did not. `security_groups` are those that
-    its request asked for, by name; null means the cloud's default group.
+    `snapshot_id` or `boot_volume_id` is set if it was built from a snapshot, or boots from a volume. `image_id` is then
+    the image from which that was made. `availability_zone` is null until the cloud has chosen it, if its request did
+    not. `security_groups` are those that its request asked for, by name; null means the cloud's default group.
     """
 
     id: UUID
@@ -62,6 +63,8 @@ class VM(Answer):
     attaching: int = Field(exclude=True)
     confirm_by: datetime | None
     launched_at: datetime | None
+    snapshot_id: UUID | None
+    boot_volume_id: UUID | None
     availability_zone: str | None
     security_groups: Annotated[list[str] | None, BeforeValidator(_names)]
     created_at: datetime
@@ -94,7 +97,10 @@ class Snapshot(Answer):
 
 
 class Volume(Answer):
-    """A block device that outlives VMs; `size_gb` in GiB. `vm_id` and `device` are set while it is attached."""
+    """A block device that outlives VMs; `size_gb` in GiB. `vm_id` and `device` are set while it is attached.
+
+    `image_id` is the image from which it was created, if any; then it is `bootable`.
+    """
 
     id: UUID
     name: str
@@ -102,9 +108,15 @@ class Volume(Answer):
     status: VolumeStatus
     vm_id: UUID | None = None
     device: str | None = None
+    image_id: UUID | None
     operation_id: UUID
     created_at: datetime
     updated_at: datetime
+
+    @computed_field(description="Whether VMs can boot from it.")
+    def bootable(self) -> bool:
+        """Whether it was created from an image."""
+        return self.image_id is not None
 
 
 class Attachment(Answer):

@@ -23,6 +23,9 @@ _MOST_KEYS = 32  # of one new VM
 _MOST_GROUPS = 16
 
 
+VolumeSize = Annotated[int, Field(ge=1, le=16_384, strict=True), WHOLE]
+
+
 def _unique(items: list[Item] | None) -> list[Item] | None:
     if items and len(set(items)) < len(items):
         raise PydanticCustomError("repeated_items", "Each may appear once")
@@ -36,7 +39,7 @@ def _in_different_networks(interfaces: list["NewInterface"] | None) -> list["New
 
 def _instead_of_network_ids(interfaces: T, info: ValidationInfo) -> T:
     if interfaces is not None and info.data.get("network_ids") is not None:
-        raise PydanticCustomError("exclusive_fields", "Send either network_ids or interfaces")
+        raise PydanticCustomError("conflicting_fields", "Send either network_ids or interfaces")
     return interfaces
 
 
@@ -48,6 +51,15 @@ def _is_absent(value: Any) -> bool:
 
 def _is_empty(value: list[Any]) -> bool:
     return not value  # see _is_absent
+
+
+def _only_source(value: T | None, info: ValidationInfo) -> T | None:
+    """Refuse a second field that says what the VM boots from; fields are validated in their order."""
+    others = [name for name in ("image_id", "snapshot_id") if name != info.field_name and info.data.get(name)]
+    if value is not None and others:
+        message = "A VM boots from one thing: leave out this field or {other}"
+        raise PydanticCustomError("conflicting_fields", message, {"other": others[0]})
+    return value
 
 
 class Request(BaseModel):
@@ -94,11 +106,19 @@ class NewInterface(Request):
     ip_address: IPAddress | None = Field(default=None, examples=["10.0.0.17"], exclude_if=_is_absent)
 
 
+class NewAttachment(Request):
+    """The volume to attach; with `delete_on_termination` it is deleted together with the VM."""
+
+    volume_id: UUID
+    delete_on_termination: bool = Field(default=False, strict=True)
+
+
 class NewVM(Request):
     """The VM to create. Without `image_id` or networks it gets the defaults; `[]` means no network.
 
-    `interfaces` takes the place of `network_ids` where an address matters. Without `availability_zone` or
-    `security_groups` the cloud chooses.
+    Instead of an image it can boot from the disk of a snapshot (`snapshot_id`), or from a volume that was created from
+    an image (`boot_volume`). `interfaces` takes the place of `network_ids` where an address matters. Without
+    `availability_zone` or `security_groups` the cloud chooses.
     """
 
     name: Name = Field(examples=["web-1"])
@@ -133,6 +153,10 @@ class NewVM(Request):
         description="Names or, where several groups have one name, ids.",
         examples=[[SECURITY_GROUPS[1]["name"]]],
         exclude_if=_is_absent,
+    )
+    snapshot_id: Annotated[UUID | None, AfterValidator(_only_source)] = Field(default=None, exclude_if=_is_absent)
+    boot_volume: Annotated[NewAttachment | None, AfterValidator(_only_source)] = Field(
+        default=None, exclude_if=_is_absent
     )
 
 
@@ -177,17 +201,17 @@ class NewSnapshot(Request):
 
 
 class NewVolume(Request):
-    """The volume to create; `size_gb` in GiB."""
+    """The volume to create; `size_gb` in GiB. With `image_id` it is a copy of the image, and VMs can boot from it."""
 
     name: Name = Field(examples=["data-1"])
-    size_gb: Annotated[int, Field(ge=1, le=16_384, strict=True), WHOLE] = Field(examples=[10])
+    size_gb: VolumeSize = Field(examples=[10])
+    image_id: UUID | None = Field(default=None, exclude_if=_is_absent)
 
 
-class NewAttachment(Request):
-    """The volume to attach; with `delete_on_termination` it is deleted together with the VM."""
+class Extension(Request):
+    """The new size of the volume, in GiB."""
 
-    volume_id: UUID
-    delete_on_termination: bool = Field(default=False, strict=True)
+    size_gb: VolumeSize = Field(examples=[20])
 
 
 class NoInput(Request):

@@ -27,7 +27,7 @@ _NEWEST_FIRST = Order("-created_at", (Snapshot.created_at, Snapshot.id), descend
     status_code=202,
     response_model=answers.Snapshot,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress"),
+    openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "volume_backed"),
 )
 async def create_snapshot(once: OncePerKey, vm_id: UUID, body: requests.NewSnapshot) -> Response:
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""

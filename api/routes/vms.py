@@ -19,11 +19,14 @@ from api.web.responses import respond_202, respond_204
 from domain.commands import create_vm as commands
 from domain.commands import vms
 from domain.commands.acceptance import Requester
+from domain.commands.boot_sources import BootVolume
 from domain.commands.create_vm import NewVM
 from domain.commands.placement import Placement
+from domain.commands.volumes import ROOT_DEVICE
 from domain.data.models import VM
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.states import Status
+from domain.settings import Settings
 
 routes = router("/vms", "vms")
 
@@ -41,25 +44,28 @@ _ORDERS: dict[str, Order] = {
     response_model=answers.VM,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems(
-        "unknown_reference",
-        "flavor_too_small",
-        "no_free_address",
-        "invalid_address",
-        "address_in_use",
-        "user_data_too_large",
+        *("unknown_reference", "flavor_too_small", "not_bootable", "invalid_transition", "no_free_address"),
+        *("invalid_address", "address_in_use", "user_data_too_large"),
     ),
 )
-async def create_vm(once: OncePerKey, body: requests.NewVM) -> Response:
+async def create_vm(process: Process, once: OncePerKey, body: requests.NewVM) -> Response:
     """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""
-    new = _new_vm(body)
+    new = _new_vm(body, process.settings)
 
     def create(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
         return respond_202(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")
 
-    return await once(create, body, one_statement=True)
+    return await once(create, body, one_statement=new.boot_volume is None)
 
 
-def _new_vm(body: requests.NewVM) -> NewVM:
+def _boot_volume(wanted: requests.NewAttachment | None, settings: Settings) -> BootVolume | None:
+    if wanted is None:
+        return None
+    device = ROOT_DEVICE if settings.chooses_devices else None
+    return BootVolume(wanted.volume_id, wanted.delete_on_termination, device)
+
+
+def _new_vm(body: requests.NewVM, settings: Settings) -> NewVM:
     """What the body asks for."""
     new = NewVM(
         body.name,
@@ -70,6 +76,8 @@ def _new_vm(body: requests.NewVM) -> NewVM:
         ssh_keys=body.ssh_keys,
         user_data=body.user_data,
         placement=Placement(body.availability_zone, body.security_groups),
+        snapshot_id=body.snapshot_id,
+        boot_volume=_boot_volume(body.boot_volume, settings),
     )
     if body.interfaces is None:
         return new

@@ -36,12 +36,15 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
     status_code=202,
     response_model=answers.Volume,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
+    openapi_extra=openapi.problems("unknown_reference", "volume_too_small"),
 )
 async def create_volume(once: OncePerKey, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
     return await once(
         lambda tx, requester: respond_202(
-            volumes.create_volume(tx, requester, body.name, body.size_gb), answers.Volume, "/volumes/{id}"
+            volumes.create_volume(tx, requester, body.name, body.size_gb, body.image_id),
+            answers.Volume,
+            "/volumes/{id}",
         ),
         body,
     )
@@ -82,6 +85,23 @@ async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> 
 async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
     """Delete a volume that is not attached. A second delete changes nothing."""
     return await once(lambda tx, requester: respond_204(volumes.delete_volume(tx, requester, volume_id)))
+
+
+@routes.post(
+    "/volumes/{volume_id}/actions/extend",
+    status_code=202,
+    response_model=answers.Volume,
+    responses=openapi.headers(202, "Operation-Location", "Retry-After"),
+    openapi_extra=openapi.problems("invalid_transition", "volume_too_small"),
+)
+async def extend_volume(once: OncePerKey, volume_id: UUID, body: requests.Extension) -> Response:
+    """Make a volume larger that is AVAILABLE or IN_USE. Its guest has to extend the file system itself."""
+    return await once(
+        lambda tx, requester: respond_202(
+            volumes.extend_volume(tx, requester, volume_id, body.size_gb), answers.Volume
+        ),
+        body,
+    )
 
 
 @routes.post(
@@ -127,17 +147,16 @@ async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) ->
     status_code=204,
     response_class=Response,
     responses=openapi.headers(204, "Operation-Location"),
-    openapi_extra=openapi.problems("invalid_transition"),
+    openapi_extra=openapi.problems("invalid_transition", "root_volume"),
 )
 async def detach_volume(once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
-    """Detach a volume from a VM. A second detach changes nothing."""
+    """Detach a volume from a VM, unless the VM boots from it. A second detach changes nothing."""
     return await once(lambda tx, requester: respond_204(volumes.detach_volume(tx, requester, vm_id, volume_id)))
 
 
 def _volumes(owner_id: UUID) -> Select[*tuple[Any, ...]]:
     """The owner's volumes, each with its attachment."""
-    statement = select(Volume, Attachment.vm_id, Attachment.device)
-    return statement.outerjoin(Attachment, Attachment.volume_id == Volume.id).where(Volume.owner_id == owner_id)
+    return volumes.with_attachment().where(Volume.owner_id == owner_id)
 
 
 def _attachments(vm_id: UUID) -> Select[Attachment]:

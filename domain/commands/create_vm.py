@@ -14,7 +14,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import ARRAY, Insert, Integer, Text, Uuid, and_, any_, bindparam, case, func, insert, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.commands import boot_sources
 from domain.commands.acceptance import Accepted, NewOperation, Requester, operation_row, requested
+from domain.commands.boot_sources import BootSource, BootVolume
 from domain.commands.interfaces import find_address
 from domain.commands.placement import ANYWHERE, Group, Placement, Wanted, check_addresses, find_groups
 from domain.commands.ssh_keys import public_keys
@@ -33,8 +35,8 @@ from domain.rules.states import Action, Status
 class NewVM:
     """The VM to create. Without an image or networks it gets the defaults; an empty list of networks means none.
 
+    It boots from one thing: an image, a snapshot, or a volume. `ssh_keys` are names of the requester's keys.
     `ip_addresses` are the wanted ones by network. `network_field` is the body's field that has the network of an index.
-    `ssh_keys` are names of the requester's keys.
     """
 
     name: str
@@ -47,6 +49,13 @@ class NewVM:
     ip_addresses: Mapping[UUID, str] = field(default_factory=dict)
     network_field: str = "network_ids/{}"
     placement: Placement = ANYWHERE
+    snapshot_id: UUID | None = None
+    boot_volume: BootVolume | None = None
+
+    @property
+    def boot_volume_id(self) -> UUID | None:
+        """The volume to boot from."""
+        return self.boot_volume.volume_id if self.boot_volume else None
 
 
 _Addresses = tuple[str | None, str | None]
@@ -59,10 +68,11 @@ async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Ac
     UnknownReferenceError for what does not exist, FlavorTooSmallError if the image does not fit the flavor's disk,
     InvalidAddressError and AddressInUseError if it cannot have the wanted addresses, NoFreeAddressError if a network is
     full, UserDataTooLargeError. No lock protects a free address. If another request inserts it first, the unique index
-    raises IntegrityError: call again.
+    raises IntegrityError: call again. Only a boot from a volume needs a transaction around the call.
     """
+    source = await _boot_source(tx, requester, new)
     groups, issues = await find_groups(tx, new.placement) if new.placement != ANYWHERE else (None, [])
-    image_id, network_ids, ip_addresses = await _resolve(tx, new, issues)
+    image_id, network_ids, ip_addresses = await _resolve(tx, new, source, issues)
     user_data = cloud_init.render(new.user_data, await public_keys(tx, requester, new.ssh_keys))
     vm_id = uuid4()
     operation = requested(requester, Action.CREATE, _parameters(new, image_id, network_ids, groups))
@@ -76,7 +86,18 @@ async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Ac
         values["user_data"] = user_data
     statement = _STATEMENTS[bool(ip_addresses), bool(user_data)]
     vm = cast("VM", (await tx.execute(statement, values)).one())
+    if source and source.volume and new.boot_volume:
+        await boot_sources.claim_volume(tx, vm, source.volume, new.boot_volume)
     return Accepted(vm, operation.id)
+
+
+async def _boot_source(tx: AsyncConnection, requester: Requester, new: NewVM) -> BootSource | None:
+    """What the VM boots from, if that is no image of the catalogue."""
+    if new.snapshot_id:
+        return await boot_sources.of_snapshot(tx, requester, new.snapshot_id)
+    if new.boot_volume:
+        return await boot_sources.of_volume(tx, requester, new.boot_volume.volume_id)
+    return None
 
 
 def _parameters(new: NewVM, image_id: UUID, network_ids: list[UUID], groups: list[Group] | None) -> CreateVM:
@@ -88,6 +109,8 @@ def _parameters(new: NewVM, image_id: UUID, network_ids: list[UUID], groups: lis
         ip_addresses=dict(new.ip_addresses) or None,
         availability_zone=new.placement.availability_zone,
         security_groups=[group["name"] for group in groups] if groups else None,
+        snapshot_id=new.snapshot_id,
+        boot_volume_id=new.boot_volume_id,
     )
 
 
@@ -105,6 +128,8 @@ def _vm_row(vm_id: UUID, owner_id: UUID, new: NewVM, image_id: UUID, operation: 
         "operation_id": operation.id,
         "availability_zone": new.placement.availability_zone,
         "security_groups": None,
+        "snapshot_id": new.snapshot_id,
+        "boot_volume_id": new.boot_volume_id,
     }
 
 
@@ -177,7 +202,7 @@ _REFERENCES = select(
 
 
 async def _resolve(
-    tx: AsyncConnection, new: NewVM, issues: Sequence[FieldIssue]
+    tx: AsyncConnection, new: NewVM, source: BootSource | None, issues: Sequence[FieldIssue]
 ) -> tuple[UUID, list[UUID], dict[UUID, _Addresses]]:
     """The image and the networks of a new VM, with defaults filled in, and its addresses in each network.
 
@@ -187,14 +212,14 @@ async def _resolve(
     found = (await tx.execute(_REFERENCES, ids)).one()
     networks = {UUID(id): network for id, *network in found.networks or []}
     network_ids = list(networks) if new.network_ids is None else new.network_ids
-    exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, found.image)}
+    exists = {"flavor_id": (new.flavor_id, found.flavor), "image_id": (new.image_id, source or found.image)}
     exists |= {new.network_field.format(index): (id, id in networks) for index, id in enumerate(network_ids)}
     unknown = [unknown_id(field, id) for field, (id, is_known) in exists.items() if not is_known]
     unknown += issues
     if unknown:
         raise UnknownReferenceError("The request refers to things that do not exist; `errors` names them.", unknown)
-    (flavor, disk_gb), (image_id, image, size_gb) = found.flavor, found.image
-    disks.check_fits(flavor, disk_gb, f"image {image}", size_gb, "flavor_id")
+    (flavor, disk_gb), source = found.flavor, source or boot_sources.of_image(found.image)
+    disks.check_fits(flavor, disk_gb, source.content, source.size_gb, "flavor_id")
     if new.ip_addresses:
         fields = {id: f"interfaces/{index}/ip_address" for index, id in enumerate(network_ids)}
         await check_addresses(tx, [Wanted(fields[id], id, address) for id, address in new.ip_addresses.items()])
@@ -208,4 +233,4 @@ async def _resolve(
             ip_addresses[id] = address, addresses.new_mac_address()
         else:
             ip_addresses[id] = new.ip_addresses.get(id), None
-    return UUID(image_id), network_ids, ip_addresses
+    return source.image_id, network_ids, ip_addresses

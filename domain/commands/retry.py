@@ -12,9 +12,17 @@ from domain.commands.interfaces import attach_interface, detach_interface
 from domain.commands.resize_decisions import decide_resize
 from domain.commands.snapshots import create_snapshot, delete_snapshot, restore_vm
 from domain.commands.vms import delete_vm, reboot_vm, resize_vm, start_vm, stop_vm
-from domain.commands.volumes import attach_volume, delete_volume, detach_volume
+from domain.commands.volumes import attach_volume, delete_volume, detach_volume, extend_volume
 from domain.data.models import Network, Operation
-from domain.data.parameters import AttachVolume, Interface, Resize, TakeSnapshot, control_of, parameters_of
+from domain.data.parameters import (
+    AttachVolume,
+    ExtendVolume,
+    Interface,
+    Resize,
+    TakeSnapshot,
+    control_of,
+    parameters_of,
+)
 from domain.data.queries import fetch_one, get_operation, lock_vm
 from domain.rules.errors import NotFoundError, NotRetryableError, UnknownReferenceError
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus
@@ -125,5 +133,8 @@ _RETRIES: Final[dict[Action, Retry]] = {
         tx, requester, _vm(failed), failed.resource_id
     ),
     Action.DELETE_VOLUME: lambda tx, requester, failed: delete_volume(tx, requester, failed.resource_id),
+    Action.EXTEND_VOLUME: lambda tx, requester, failed: extend_volume(
+        tx, requester, failed.resource_id, parameters_of(failed, ExtendVolume).size_gb
+    ),
 }
 """The command that repeats each action. Creates are missing: their owner deletes the resource and creates a new one."""

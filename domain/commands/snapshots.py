@@ -11,6 +11,7 @@ from domain.data.models import VM, Flavor, Image, Snapshot
 from domain.data.parameters import Control, DeleteSnapshot, Restore, TakeSnapshot
 from domain.progress import resource_claims
 from domain.rules import disks
+from domain.rules.disks import VolumeBackedError
 from domain.rules.resources import Kind, SnapshotStatus
 from domain.rules.states import Action
 
@@ -20,6 +21,9 @@ async def create_snapshot(tx: AsyncConnection, requester: Requester, vm_id: UUID
     vm = await lock_owned_vm(tx, requester, vm_id)
     new = requested(requester, Action.SNAPSHOT, TakeSnapshot(name), **about(Kind.SNAPSHOT, uuid4()))
     await accept(tx, vm, new)
+    if vm.boot_volume_id is not None:  # after a refusal by the states
+        # Nova would make an image without content and a snapshot of each volume, which nothing deletes again.
+        raise VolumeBackedError
     values = {
         "vm_id": vm.id,
         "owner_id": vm.owner_id,

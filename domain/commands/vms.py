@@ -6,11 +6,11 @@ from uuid import UUID
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.commands import boot_sources
 from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
-from domain.data.models import VM, Flavor, Image
+from domain.data.models import VM, Flavor
 from domain.data.parameters import NO_PARAMETERS, Control, Parameters, Reboot, Resize
 from domain.data.queries import fetch_all, fetch_one
-from domain.rules import disks
 from domain.rules.errors import SameFlavorError, UnknownReferenceError, unknown_id
 from domain.rules.states import Action, Status
 
@@ -36,7 +36,8 @@ async def resize_vm(
 ) -> Accepted[VM]:
     """Resize the requester's VM; the resize confirms itself `confirm_window` seconds after its end, or never if 0.
 
-    The new flavor's disk may be smaller than the old one's, but not smaller than the image.
+    The new flavor's disk may be smaller than the old one's, but not smaller than the image
+    or snapshot that the VM was built from.
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
     check_allowed(vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
@@ -47,8 +48,7 @@ async def resize_vm(
         raise UnknownReferenceError("There is no such flavor.", [unknown_id("flavor_id", flavor_id)])
     if flavor_id == vm.flavor_id:
         raise SameFlavorError(names[flavor_id])
-    image = (await tx.execute(select(Image.name, Image.size_gb).where(Image.id == vm.image_id))).one()
-    disks.check_fits(names[flavor_id], disk_sizes[flavor_id], f"image {image.name}", image.size_gb, "flavor_id")
+    await boot_sources.check_fits(tx, vm, names[flavor_id], disk_sizes[flavor_id])
     parameters = Resize(flavor_id, names[flavor_id], vm.flavor_id, names[vm.flavor_id])
     control = Control(confirm_window=confirm_window)
     vm = await accept(tx, vm, requested(requester, Action.RESIZE, parameters, control=control))

@@ -1,10 +1,10 @@
 """Volumes: create, delete, attach to a VM, detach."""
 
 from string import ascii_lowercase
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Select, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import (
@@ -17,22 +17,39 @@ from domain.commands.acceptance import (
     requested,
 )
 from domain.commands.claimed_rows import about, insert_claimed, lock_row
-from domain.data.models import VM, Attachment, Volume
-from domain.data.parameters import AttachVolume, Control, CreateVolume, DeleteVolume, DetachVolume
-from domain.data.queries import fetch_one
+from domain.data.models import VM, Attachment, Image, Volume
+from domain.data.parameters import AttachVolume, Control, CreateVolume, DeleteVolume, DetachVolume, ExtendVolume
+from domain.data.queries import fetch_one, lock_vm
 from domain.progress import resource_claims
-from domain.rules.errors import NoFreeDeviceError, NotFoundError
+from domain.rules.disks import RootVolumeError, VolumeTooSmallError
+from domain.rules.errors import (
+    InvalidTransitionError,
+    NoFreeDeviceError,
+    NotFoundError,
+    UnknownReferenceError,
+    unknown_id,
+)
 from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
 from domain.rules.states import Action
 
-DEVICES: Final = tuple(f"/dev/vd{letter}" for letter in ascii_lowercase[1:])  # /dev/vda is the VM's own disk
+ROOT_DEVICE: Final = "/dev/vda"  # the VM's own disk, or the volume that it boots from
+DEVICES: Final = tuple(f"/dev/vd{letter}" for letter in ascii_lowercase[1:])
 
 
-async def create_volume(tx: AsyncConnection, requester: Requester, name: str, size_gb: int) -> Accepted[Volume]:
-    """Create a volume of `size_gb` GiB."""
-    new = requested(requester, Action.CREATE_VOLUME, CreateVolume(name, size_gb), **about(Kind.VOLUME, uuid4()))
+async def create_volume(
+    tx: AsyncConnection, requester: Requester, name: str, size_gb: int, image_id: UUID | None = None
+) -> Accepted[Volume]:
+    """Create a volume of `size_gb` GiB, empty or as a copy of an image.
+
+    UnknownReferenceError if there is no such image, VolumeTooSmallError if the volume cannot hold it.
+    """
+    if image_id is not None:
+        await _check_image_fits(tx, image_id, size_gb)
+    parameters = CreateVolume(name, size_gb, image_id)
+    new = requested(requester, Action.CREATE_VOLUME, parameters, **about(Kind.VOLUME, uuid4()))
     await accept_without_vm(tx, requester.user_id, new)
     values = {"id": new.resource_id, "owner_id": requester.user_id, "name": name, "size_gb": size_gb}
+    values |= {"image_id": image_id}
     return Accepted(await insert_claimed(tx, Volume, new, **values), new.id)
 
 
@@ -46,6 +63,22 @@ async def delete_volume(tx: AsyncConnection, requester: Requester, volume_id: UU
     await accept_without_vm(tx, requester.user_id, new)
     await resource_claims.claim(tx, Volume, volume, new.action, new.id)
     return Accepted(volume, new.id)
+
+
+async def extend_volume(tx: AsyncConnection, requester: Requester, volume_id: UUID, size_gb: int) -> Accepted[Row[Any]]:
+    """Make a volume larger, attached or not, and return it with its attachment.
+
+    VolumeTooSmallError unless `size_gb` is more than it has.
+    """
+    vm_id, volume = await _lock_with_vm(tx, requester, volume_id)
+    parameters, control = ExtendVolume(volume.name, size_gb, volume.size_gb), Control(was=volume.status)
+    new = requested(requester, Action.EXTEND_VOLUME, parameters, control=control, **about(Kind.VOLUME, volume.id))
+    # A delete of the VM supersedes the operation, which therefore names the VM.
+    await accept_without_vm(tx, requester.user_id, new, vm_id)
+    await resource_claims.claim(tx, Volume, volume, new.action, new.id)
+    if size_gb <= volume.size_gb:  # last, because a refusal by the status comes first
+        raise VolumeTooSmallError(f"The volume has {volume.size_gb} GiB already. It can only become larger.")
+    return Accepted((await tx.execute(with_attachment().where(Volume.id == volume.id))).one(), new.id)
 
 
 async def attach_volume(  # noqa: PLR0913 - what an attach consists of
@@ -85,12 +118,41 @@ async def detach_volume(
     attachment = await lock_row(tx, Attachment, in_vm, volume_id)
     if attachment.status is AttachmentStatus.DETACHING:
         return Accepted(attachment, attachment.operation_id, is_new=False)
+    if vm.boot_volume_id == volume.id:
+        raise RootVolumeError
     parameters = DetachVolume(volume.name, attachment.device)
     new = requested(requester, Action.DETACH_VOLUME, parameters, **about(Kind.VOLUME, volume.id))
     await accept(tx, vm, new)
     await resource_claims.claim(tx, Volume, volume, new.action, new.id)
     await resource_claims.claim(tx, Attachment, attachment, new.action, new.id)
     return Accepted(attachment, new.id)
+
+
+async def _check_image_fits(tx: AsyncConnection, id: UUID, size_gb: int) -> None:
+    image = await fetch_one(tx, select(Image).where(Image.id == id, Image.is_available))
+    if image is None:
+        raise UnknownReferenceError("There is no such image.", [unknown_id("image_id", id)])
+    if size_gb < image.size_gb:
+        raise VolumeTooSmallError(f"Image {image.name} needs {image.size_gb} GiB.")
+
+
+def with_attachment() -> Select[*tuple[Any, ...]]:
+    """Volumes, each with the VM and the device of its attachment."""
+    statement = select(Volume, Attachment.vm_id, Attachment.device)
+    return statement.outerjoin(Attachment, Attachment.volume_id == Volume.id)
+
+
+async def _lock_with_vm(tx: AsyncConnection, requester: Requester, volume_id: UUID) -> tuple[UUID | None, Volume]:
+    """Lock the volume, and before it the VM that has it, if one has; return the VM's id and the volume."""
+    of_volume = select(Attachment.vm_id).where(Attachment.volume_id == volume_id)
+    vm_id = await tx.scalar(of_volume)
+    if vm_id is not None:
+        await lock_vm(tx, vm_id)
+    volume = await lock_row(tx, Volume, _volume(requester, volume_id), volume_id)
+    if await tx.scalar(of_volume) != vm_id:
+        # It was attached or detached in this moment. Its new VM can no longer be locked: the VM comes first.
+        raise InvalidTransitionError(Action.EXTEND_VOLUME.word, volume.status, None, [], resource=Kind.VOLUME)
+    return vm_id, volume
 
 
 def _volume(requester: Requester, id: UUID) -> Select[Volume]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
+from uuid import UUID
 
 from sqlalchemy import DateTime, Enum, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
@@ -81,6 +82,16 @@ class Placed:
 
     availability_zone: Mapped[str | None] = mapped_column(sort_order=3)
     security_groups: Mapped[list[dict[str, str]] | None] = mapped_column(sort_order=3)
+
+
+class BootedFrom:
+    """Columns of a VM whose disk is not a copy of its image: it was built from a snapshot, or boots from a volume.
+
+    The snapshot or the volume may be deleted by now.
+    """
+
+    snapshot_id: Mapped[UUID | None] = mapped_column(sort_order=3)
+    boot_volume_id: Mapped[UUID | None] = mapped_column(sort_order=3)
 
 
 class InCloud:

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, InCloud, Offered, Placed, Timestamps, sql_list
+from domain.data.base import Base, BootedFrom, InCloud, Offered, Placed, Timestamps, sql_list
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -72,7 +72,7 @@ class Network(Offered, Base):
     allocates: Mapped[bool] = mapped_column(server_default="true")
 
 
-class VM(Placed, InCloud, Timestamps, Base):
+class VM(Placed, InCloud, BootedFrom, Timestamps, Base):
     """A virtual machine; `operation_id` is the operation that holds it, or held it last.
 
     `attaching` counts the operations that are attaching a volume or an interface to it or detaching one from it.
@@ -139,7 +139,7 @@ class Snapshot(InCloud, Timestamps, Base):
 
 
 class Volume(InCloud, Timestamps, Base):
-    """A block device that outlives VMs; `size_gb` is in GiB, `operation_id` has the same meaning as in a VM."""
+    """A block device that outlives VMs; `size_gb` is in GiB. VMs can boot from one that was made from an image."""
 
     __tablename__ = "volumes"
     __table_args__ = (
@@ -159,6 +159,7 @@ class Volume(InCloud, Timestamps, Base):
     size_gb: Mapped[int]
     status: Mapped[VolumeStatus]
     operation_id: Mapped[UUID]
+    image_id: Mapped[UUID | None] = mapped_column(ForeignKey("images.id"))
 
 
 class Attachment(Timestamps, Base):

@@ -27,7 +27,10 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class CreateVM(Parameters):
-    """The VM to build. `ip_addresses` are those that the request asked for, by network."""
+    """The VM to build. Without a snapshot or a volume to boot from, it boots from the image.
+
+    `ip_addresses` are those that the request asked for, by network.
+    """
 
     name: str
     flavor_id: UUID
@@ -36,6 +39,8 @@ class CreateVM(Parameters):
     ip_addresses: dict[UUID, str] | None = None
     availability_zone: str | None = None
     security_groups: list[str] | None = None
+    snapshot_id: UUID | None = None
+    boot_volume_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +122,11 @@ class DeleteSnapshot(Parameters):
 
 @dataclass(frozen=True, slots=True)
 class CreateVolume(Parameters):
-    """The volume to create: `size_gb` in GiB."""
+    """The volume to create: `size_gb` in GiB. With an image, VMs can boot from it."""
 
     name: str
     size_gb: int
+    image_id: UUID | None = None
 
     def describe(self) -> str:
         """The volume's name and size."""
@@ -136,6 +142,19 @@ class DeleteVolume(Parameters):
     def describe(self) -> str:
         """The volume's name."""
         return quoted(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendVolume(Parameters):
+    """The volume's name, its new size and the one before, in GiB."""
+
+    name: str
+    size_gb: int
+    previous_size_gb: int
+
+    def describe(self) -> str:
+        """The volume's name and its sizes."""
+        return f"{quoted(self.name)} from {self.previous_size_gb} to {self.size_gb} GiB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +221,8 @@ class Control:
 
     `confirm_window`: the seconds after which a resize confirms itself; 0 means never.
     `previous_fault`: the VM's fault before the operation cleared it; it comes back if the operation never begins.
-    `was`: the status of the snapshot or volume before its delete; it comes back if the delete never begins.
+    `was`: the status of the snapshot or volume before its delete, which comes back if the delete never begins; also the
+    status of a volume before an extension.
     """
 
     confirm_window: int | None = None
@@ -234,6 +254,7 @@ SHAPES: Final[Mapping[Action, type[Parameters]]] = {
     Action.DELETE_SNAPSHOT: DeleteSnapshot,
     Action.CREATE_VOLUME: CreateVolume,
     Action.DELETE_VOLUME: DeleteVolume,
+    Action.EXTEND_VOLUME: ExtendVolume,
     Action.RESET_STATE: ResetState,
 }
 """The shape of every action's parameters."""

@@ -14,11 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.guests import UserData
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
-from domain.data.parameters import control_of
+from domain.data.parameters import ExtendVolume, control_of, parameters_of
 from domain.data.queries import has_begun
 from domain.rules.lifecycle import accept_change, change_of
 from domain.rules.messages import LeftoversResult
-from domain.rules.resources import AttachmentStatus, Change, Kind, ResourceStatus, VolumeStatus
+from domain.rules.resources import AttachmentStatus, Before, Change, Kind, ResourceStatus, VolumeStatus
 from domain.rules.states import Action
 from domain.rules.table import TABLE, Residue
 
@@ -51,7 +51,9 @@ async def settle_success(tx: AsyncConnection, operation: Operation) -> None:
     A VM that is deleted loses its user data, too.
     """
     forget = [delete(UserData).where(UserData.vm_id == operation.vm_id)] if operation.action is Action.DELETE else []
-    await _settle(tx, operation, lambda change: change.target, forget)
+    is_extension = operation.action is Action.EXTEND_VOLUME
+    values = {"size_gb": parameters_of(operation, ExtendVolume).size_gb} if is_extension else {}
+    await _settle(tx, operation, lambda change: change.target, forget, **values)
 
 
 async def settle_failure(
@@ -63,7 +65,7 @@ async def settle_failure(
     """
     if leftovers is not None:
         await _settle_by_leftovers(tx, operation, leftovers)
-    # A delete of a snapshot or volume can begin in two statuses. The operation keeps which one it was.
+    # Some actions on a snapshot or volume can begin in two statuses. The operation keeps which one it was.
     previous = control_of(operation).was
     if previous and (residue is Residue.NOT_BEGUN or not has_begun(operation)):
         await _settle(tx, operation, lambda change: type(change.during)(previous))
@@ -76,17 +78,24 @@ async def settle_failure(
 async def _settle(
     tx: AsyncConnection,
     operation: Operation,
-    status_of: Callable[[Change], ResourceStatus | None],
+    status_of: Callable[[Change], ResourceStatus | Before | None],
     others: Iterable[Delete] = (),
+    **values: Any,
 ) -> None:
-    """Settle the rows that the operation holds, and execute the other statements in the same round trip."""
+    """Settle the rows that the operation holds, and execute the other statements in the same round trip.
+
+    `values` are further columns of these rows.
+    """
     statements: list[Update | Delete] = [*others]
     for change in TABLE[operation.action].changes:
         model, status = _MODELS[change.kind], status_of(change)
+        if isinstance(status, Before):
+            status = type(change.during)(control_of(operation).was or "")
         held = [model.operation_id == operation.id, model.status == change.during]
         if not issubclass(model, Volume):
             held.append(model.vm_id == operation.vm_id)  # these have an index on vm_id, volumes on operation_id
-        statements.append(delete(model).where(*held) if status is None else _update(model, held, status=status))
+        kept = _update(model, held, status=status, **values)
+        statements.append(delete(model).where(*held) if status is None else kept)
     await _execute(tx, statements)
 
 

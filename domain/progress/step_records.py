@@ -139,7 +139,7 @@ async def finish(tx: AsyncConnection, input: OperationInput) -> None:
 
 async def _count_down(tx: AsyncConnection, vm: VM, action: Action) -> None:
     """Count down `attaching` of the VM at the end of an attach or detach."""
-    if TABLE[action].of_vm:
+    if TABLE[action].is_on_vm:
         await update_vm(tx, vm.id, {"attaching": VM.attaching - 1})
 
 

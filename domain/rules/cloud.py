@@ -42,6 +42,7 @@ class VolumeState(StrEnum):
     ATTACHING = "attaching"
     IN_USE = "in-use"
     DETACHING = "detaching"
+    EXTENDING = "extending"
     DELETING = "deleting"
     ERROR = "error"
     GONE = "gone"

@@ -58,7 +58,7 @@ def action_table() -> str:
     """Return what each action does to its VM, as a Markdown table."""
     header = "| action | from | status while it runs | task states | ends in | after a failure |"
     return "\n".join(
-        [header, "|---|---|---|---|---|---|", *(_row(action, rule) for action, rule in TABLE.items() if rule.of_vm)]
+        [header, "|---|---|---|---|---|---|", *(_row(action, rule) for action, rule in TABLE.items() if rule.is_on_vm)]
     )
 
 

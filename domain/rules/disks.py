@@ -1,6 +1,45 @@
-"""The rule that a flavor's disk must be large enough for the image or snapshot that it is to hold."""
+"""What a disk must be: large enough for what it is to hold, and one that a VM can boot from or do without."""
 
-from domain.rules.errors import FlavorTooSmallError
+from domain.rules.errors import FieldIssue, FlavorTooSmallError, ServiceError
+
+
+class VolumeTooSmallError(ServiceError):
+    """The volume would be smaller than what it must hold, or not larger than it is already."""
+
+    code = "volume_too_small"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.fields = [FieldIssue("size_gb", self.code, message)]
+
+
+class NotBootableError(ServiceError):
+    """A VM cannot boot from the volume."""
+
+    code = "not_bootable"
+
+    def __init__(self, volume: str) -> None:
+        message = f"Volume {volume} was not created from an image, so no VM can boot from it."
+        super().__init__(message)
+        self.fields = [FieldIssue("boot_volume/volume_id", self.code, message)]
+
+
+class RootVolumeError(ServiceError):
+    """The volume is the disk that the VM boots from."""
+
+    code = "root_volume"
+
+    def __init__(self) -> None:
+        super().__init__("The VM boots from this volume, so it cannot be detached. It is freed when the VM is deleted.")
+
+
+class VolumeBackedError(ServiceError):
+    """The action needs a VM with a disk of its own, but this one boots from a volume."""
+
+    code = "volume_backed"
+
+    def __init__(self) -> None:
+        super().__init__("The VM boots from a volume. Snapshots can only be taken of VMs with a disk of their own.")
 
 
 def check_fits(flavor: str, disk_gb: int, content: str, size_gb: int, field: str | None = None) -> None:

@@ -165,6 +165,18 @@ class AttachmentInProgressError(InvalidTransitionError):
         return f"Cannot {_phrase(word, resource)} while a volume or an interface is being attached or detached"
 
 
+class UnusableSourceError(InvalidTransitionError):
+    """A VM cannot be created from the snapshot or volume (`resource`) in its present status."""
+
+    def __init__(self, resource: str, status: str, allowed_actions: list[str]) -> None:
+        super().__init__("create", status, None, allowed_actions, resource)
+
+    @staticmethod
+    def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:
+        del word, task_state
+        return f"Cannot create a VM from a {resource} in status {status}"
+
+
 class NoFreeAddressError(ServiceError):
     """The network has no free address."""
 

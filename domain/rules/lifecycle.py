@@ -122,8 +122,12 @@ def accept_change(action: Action, kind: Kind, status: ResourceStatus) -> Resourc
     change = change_of(action, kind)
     if status in change.sources:
         return change.during
-    # A delete of the VM is no action on this resource, although it changes the resource, too.
-    rules = ((other, rule) for other, rule in TABLE.items() if not rule.preempts)
+    raise InvalidTransitionError(action.word, status, None, allowed_changes(kind, status), resource=kind)
+
+
+def allowed_changes(kind: Kind, status: ResourceStatus) -> list[str]:
+    """Return the words of all actions on a resource that may begin in this status."""
+    # A create or a delete of a VM is no action on the resource, although it changes the resource, too.
+    rules = ((other, rule) for other, rule in TABLE.items() if other not in {Action.CREATE, Action.DELETE})
     changes = ((other.word, change) for other, rule in rules for change in rule.changes)
-    allowed = [word for word, change in changes if change.kind is kind and status in change.sources]
-    raise InvalidTransitionError(action.word, status, None, allowed, resource=kind)
+    return [word for word, change in changes if change.kind is kind and status in change.sources]

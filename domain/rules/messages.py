@@ -40,6 +40,7 @@ class Activity(StrEnum):
     DELETE_VOLUME = "delete_volume"
     ATTACH_VOLUME = "attach_volume"
     DETACH_VOLUME = "detach_volume"
+    EXTEND_VOLUME = "extend_volume"
     CREATE_INTERFACE = "create_interface"
     DELETE_INTERFACE = "delete_interface"
     PREEMPT_OPERATIONS = "preempt_operations"
@@ -51,6 +52,8 @@ class Activity(StrEnum):
     WAIT_FOR_SERVER = "wait_for_server"
     WAIT_FOR_IMAGE = "wait_for_image"
     WAIT_FOR_VOLUME = "wait_for_volume"
+    WAIT_FOR_EXTENSION = "wait_for_extension"
+    IS_EXTENDED = "is_extended"
     SETTLE_SERVER = "settle_server"
     SETTLE_VOLUME = "settle_volume"
     SETTLE_INTERFACE = "settle_interface"
@@ -69,7 +72,7 @@ class Activity(StrEnum):
 
 
 WAITS: Final = {
-    *(Activity.WAIT_FOR_SERVER, Activity.WAIT_FOR_VOLUME, Activity.WAIT_FOR_IMAGE),
+    *(Activity.WAIT_FOR_SERVER, Activity.WAIT_FOR_VOLUME, Activity.WAIT_FOR_IMAGE, Activity.WAIT_FOR_EXTENSION),
     *(Activity.SETTLE_SERVER, Activity.SETTLE_VOLUME),
 }
 """The activities that only wait. They have a task queue of their own (see `waits_queue`)."""

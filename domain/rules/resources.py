@@ -36,6 +36,7 @@ class VolumeStatus(StrEnum):
     ATTACHING = "ATTACHING"
     IN_USE = "IN_USE"
     DETACHING = "DETACHING"
+    EXTENDING = "EXTENDING"
     DELETING = "DELETING"
     DELETED = "DELETED"
     ERROR = "ERROR"
@@ -52,17 +53,27 @@ class AttachmentStatus(StrEnum):
 ResourceStatus = SnapshotStatus | VolumeStatus | AttachmentStatus
 
 
+class Before(StrEnum):
+    """The status of the resource before the action."""
+
+    BEFORE = "as before"
+
+
+BEFORE = Before.BEFORE
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """What an action does to a resource of one kind.
 
     No `sources` means that the action creates it. A `target` or `on_failure` of None means that its row is deleted.
+    BEFORE is the status in which the action found it; the operation keeps that (`Control.was`).
     `if_still_there` is its status after a failure with Residue.STILL_THERE, if that differs from `on_failure`.
     """
 
     kind: Kind
     sources: tuple[ResourceStatus, ...]
     during: ResourceStatus
-    target: ResourceStatus | None
-    on_failure: ResourceStatus | None
-    if_still_there: ResourceStatus | None = None
+    target: ResourceStatus | Before | None
+    on_failure: ResourceStatus | Before | None
+    if_still_there: ResourceStatus | Before | None = None

@@ -59,6 +59,7 @@ class Action(StrEnum):
     DELETE_SNAPSHOT = "delete-snapshot"
     CREATE_VOLUME = "create-volume"
     DELETE_VOLUME = "delete-volume"
+    EXTEND_VOLUME = "extend-volume"
     RESET_STATE = "reset-state"  # no row and no workflow: it only records that an admin or a repair has set a status
 
     @property

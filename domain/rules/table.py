@@ -12,7 +12,7 @@ generated: run `python -m domain.rules.diagram`.
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum, auto
 
-from domain.rules.resources import AttachmentStatus, Change, Kind, SnapshotStatus, VolumeStatus
+from domain.rules.resources import BEFORE, AttachmentStatus, Change, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status, TaskState
 
 
@@ -81,6 +81,11 @@ class Rule:
     undoable: bool = False
     changes: tuple[Change, ...] = ()
 
+    @property
+    def is_on_vm(self) -> bool:
+        """Whether the action begins on a VM; the others begin on a resource alone, even if a VM has it."""
+        return bool(self.sources or self.steps)
+
     def may_be_canceled(self, *, begun: bool) -> bool:
         """Whether an open operation can still be canceled."""
         return self.undoable or not (begun or self.preempts)
@@ -89,7 +94,7 @@ class Rule:
 _ON_OR_OFF = frozenset({Status.ACTIVE, Status.SHUTOFF})
 _S, _V, _A = SnapshotStatus, VolumeStatus, AttachmentStatus
 _NEW = ()  # no sources: the action creates the resource
-_ATTACHED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING)
+_ATTACHED = (_V.ATTACHING, _V.IN_USE, _V.DETACHING, _V.EXTENDING)
 
 _LEAVES_PREVIOUS = Failure(PREVIOUS)
 # VERIFY_RESIZE by name: for a confirm or revert, PREVIOUS is the status before the resize.
@@ -116,7 +121,12 @@ TABLE: dict[Action, Rule] = {
         workflow="CreateVM",
         needs_launch=False,
         undoable=True,
-        changes=(Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None, if_still_there=_A.ATTACHED),),
+        changes=(
+            Change(Kind.INTERFACE, _NEW, _A.ATTACHING, _A.ATTACHED, None, if_still_there=_A.ATTACHED),
+            # of the volume that it boots from
+            Change(Kind.VOLUME, (_V.AVAILABLE,), _V.ATTACHING, _V.IN_USE, _V.AVAILABLE, if_still_there=_V.IN_USE),
+            Change(Kind.ATTACHMENT, _NEW, _A.ATTACHING, _A.ATTACHED, None, if_still_there=_A.ATTACHED),
+        ),
     ),
     Action.START: Rule(
         sources=frozenset({Status.SHUTOFF}),
@@ -243,5 +253,13 @@ TABLE: dict[Action, Rule] = {
     Action.DELETE_VOLUME: _of_resource(
         "DeleteVolume",
         Change(Kind.VOLUME, (_V.AVAILABLE, _V.ERROR), _V.DELETING, _V.DELETED, _V.ERROR, if_still_there=_V.AVAILABLE),
+    ),
+    # A delete of the VM that has the volume supersedes it.
+    Action.EXTEND_VOLUME: replace(
+        _of_resource(
+            "ExtendVolume",
+            Change(Kind.VOLUME, (_V.AVAILABLE, _V.IN_USE), _V.EXTENDING, BEFORE, _V.ERROR, if_still_there=BEFORE),
+        ),
+        of_vm=True,
     ),
 }

@@ -32,6 +32,7 @@ class Drift(StrEnum):
     VOLUME_GONE = "volume_gone"
     VOLUME_DETACHED = "volume_detached"
     VOLUME_ELSEWHERE = "volume_elsewhere"
+    VOLUME_SIZE = "volume_size"
     INTERFACE_GONE = "interface_gone"
     IMAGE_GONE = "image_gone"
     ORPHAN_SERVER = "orphan_server"

@@ -39,12 +39,12 @@ async def add_claiming_operation(
     rule, resource_id = TABLE[action], uuid4()
     kind = rule.changes[0].kind
     async with engine.begin() as tx:
-        is_attachment = rule.of_vm and not rule.steps
+        is_attachment = rule.is_on_vm and not rule.steps
         step = rule.steps[0] if rule.steps else None
         vm = await add_vm(tx, await add_user(tx), status=previous, task_state=step, attaching=int(is_attachment))
         values: dict[str, Any] = {"resource_type": kind, "resource_id": resource_id, "started_at": datetime.now(UTC)}
         values |= {} if step else {"previous_status": None}
-        values |= {"vm_id": None} if kind is Kind.VOLUME and not rule.of_vm else {}
+        values |= {"vm_id": None} if kind is Kind.VOLUME and not rule.is_on_vm else {}
         operation = await add_operation(tx, vm, action, holds=bool(step), **values)
         for change in rule.changes:
             await _add_claimed(tx, vm, change, resource_id, operation.id)
@@ -83,7 +83,7 @@ async def _create_in_cloud(cloud: MockBackend, action: Action, vm_id: UUID, id: 
     token = Token(uuid4(), "create")
     if action in {Action.RESTORE, Action.DELETE_SNAPSHOT}:
         await cloud.create_server_image(token, Ref(vm_id), id, "before")
-    if action in {Action.DELETE_VOLUME, Action.ATTACH_VOLUME, Action.DETACH_VOLUME}:
+    if action in {Action.DELETE_VOLUME, Action.EXTEND_VOLUME, Action.ATTACH_VOLUME, Action.DETACH_VOLUME}:
         await cloud.create_volume(token, id, "data", 10)
     if action is Action.DETACH_VOLUME:
         await cloud.attach_volume(Token(uuid4(), "attach"), Ref(vm_id), Ref(id), DEVICE)
@@ -94,7 +94,7 @@ async def _create_in_cloud(cloud: MockBackend, action: Action, vm_id: UUID, id: 
 async def supersede(engine: AsyncEngine, input: OperationInput) -> None:
     """Let a delete of the VM supersede the operation; one without a VM is ended without its workflow's knowledge."""
     async with engine.begin() as tx:
-        if TABLE[input.action].of_vm:
+        if TABLE[input.action].is_on_vm:
             await claim(tx, input.vm, Action.DELETE)
         else:
             await step_records.fail(tx, FailOperationInput(input, "timed_out", "A step did not succeed in time."))

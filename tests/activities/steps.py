@@ -19,6 +19,7 @@ STEPS: dict[Activity, tuple[type[StepActivities], Action, str]] = {
     Activity.DELETE_IMAGE: (SnapshotActivities, Action.DELETE_SNAPSHOT, "delete_image"),
     Activity.CREATE_VOLUME: (VolumeActivities, Action.CREATE_VOLUME, "create_volume"),
     Activity.DELETE_VOLUME: (VolumeActivities, Action.DELETE_VOLUME, "delete_volume"),
+    Activity.EXTEND_VOLUME: (VolumeActivities, Action.EXTEND_VOLUME, "extend_volume"),
     Activity.ATTACH_VOLUME: (VolumeActivities, Action.ATTACH_VOLUME, "attach_volume"),
     Activity.DETACH_VOLUME: (VolumeActivities, Action.DETACH_VOLUME, "detach_volume"),
     Activity.CREATE_INTERFACE: (InterfaceActivities, Action.ATTACH_INTERFACE, "create_server_interface"),

@@ -6,9 +6,11 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import volumes
 from activities.backends.resources import PortSpec, Ref, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
 from tests.activities.cloud import DEVICE, complete_changes, count_rows, port, ports_of, refs, server_spec
@@ -27,11 +29,13 @@ async def test_a_volume_is_created_attached_detached_and_deleted_at_once(
     slow_backend: MockBackend, engine: AsyncEngine
 ) -> None:
     vm_id, volume_id = await add_idle_server(slow_backend, engine), await add_volume(slow_backend)
-    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.AVAILABLE)
+    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.AVAILABLE, size_gb=10)
     await slow_backend.attach_volume(token(), Ref(vm_id), Ref(volume_id), DEVICE)
-    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.IN_USE, vm_id, DEVICE)
+    assert await list_volume(slow_backend, volume_id) == Volume(
+        volume_id, VolumeState.IN_USE, vm_id, DEVICE, size_gb=10
+    )
     await slow_backend.detach_volume(token(), Ref(vm_id), Ref(volume_id))
-    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.AVAILABLE)
+    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.AVAILABLE, size_gb=10)
     await slow_backend.delete_volume(token(), Ref(volume_id))
     assert await list_volume(slow_backend, volume_id) is None
 
@@ -68,7 +72,9 @@ async def test_an_attached_volume_cannot_be_deleted_or_detached_from_another_vm(
     await slow_backend.attach_volume(token(), Ref(vm_id), Ref(volume_id), DEVICE)
     await refused_without_effect(engine, slow_backend.delete_volume(token(), Ref(volume_id)), "volume_conflict")
     await slow_backend.detach_volume(token(), Ref(other), Ref(volume_id))
-    assert await list_volume(slow_backend, volume_id) == Volume(volume_id, VolumeState.IN_USE, vm_id, DEVICE)
+    assert await list_volume(slow_backend, volume_id) == Volume(
+        volume_id, VolumeState.IN_USE, vm_id, DEVICE, size_gb=10
+    )
 
 
 async def test_a_missing_volume_cannot_be_attached(slow_backend: MockBackend, engine: AsyncEngine) -> None:
@@ -95,10 +101,10 @@ async def test_removing_a_server_releases_its_volumes_and_keeps_its_images(
         assert (await slow_backend.list_volumes(refs(volume_ids)))[volume_ids[0]].state is VolumeState.IN_USE
         await complete_changes(engine, slow_backend, vm_id)
     assert await slow_backend.list_volumes(refs(volume_ids)) == {
-        id: Volume(id, VolumeState.AVAILABLE) for id in volume_ids
+        id: Volume(id, VolumeState.AVAILABLE, size_gb=10) for id in volume_ids
     }
     assert await list_volume(slow_backend, other_volume_id) == Volume(
-        other_volume_id, VolumeState.IN_USE, neighbour, DEVICE
+        other_volume_id, VolumeState.IN_USE, neighbour, DEVICE, size_gb=10
     )
     assert image_id in await slow_backend.list_images([Ref(image_id)])
 
@@ -135,3 +141,27 @@ async def test_a_server_that_is_being_deleted_accepts_no_changes(
         await refused_without_effect(engine, call, "server_not_found")
     assert await status_of(slow_backend, vm_id) is ServerStatus.DELETING
     assert await count_rows(engine, "images", vm_id) == 1
+
+
+@pytest.mark.parametrize("is_attached", [True, False], ids=["attached", "free"])
+async def test_a_volume_is_extended_at_once_and_never_made_smaller(
+    slow_backend: MockBackend, engine: AsyncEngine, *, is_attached: bool
+) -> None:
+    vm_id, volume_id = await add_idle_server(slow_backend, engine), await add_volume(slow_backend)
+    if is_attached:
+        await slow_backend.attach_volume(token(), Ref(vm_id), Ref(volume_id), DEVICE)
+    before = await list_volume(slow_backend, volume_id)
+    assert before is not None
+    for size in (20, 20, 15):
+        await slow_backend.extend_volume(token(), Ref(volume_id), size)
+        assert await list_volume(slow_backend, volume_id) == replace(before, size_gb=20)
+
+
+async def test_a_volume_that_is_missing_or_in_error_is_not_extended(
+    slow_backend: MockBackend, engine: AsyncEngine
+) -> None:
+    volume_id = await add_volume(slow_backend)
+    async with engine.begin() as tx:
+        await tx.execute(update(volumes).values(state="error"))
+    await refused_without_effect(engine, slow_backend.extend_volume(token(), Ref(volume_id), 20), "volume_conflict")
+    await refused_without_effect(engine, slow_backend.extend_volume(token(), Ref(uuid4()), 20), "volume_not_found")

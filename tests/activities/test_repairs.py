@@ -206,6 +206,34 @@ async def test_a_volume_adopts_its_state_in_the_cloud(  # noqa: PLR0913, PLR0917
     assert repairs == ([] if kind is Drift.VOLUME_ELSEWHERE else [("volume", volume.id, held_by)])
 
 
+@pytest.mark.parametrize("is_attached", [True, False], ids=["attached", "free"])
+async def test_a_volume_adopts_its_size_in_the_cloud(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, *, is_attached: bool
+) -> None:
+    vm = await add_idle_vm(engine, backend)
+    status = VolumeStatus.IN_USE if is_attached else VolumeStatus.AVAILABLE
+    async with engine.begin() as tx:
+        volume = await add_volume(tx, await add_user(tx), status=status)
+        if is_attached:
+            await add_attachment(tx, vm, volume)
+    await backend.create_volume(Token(uuid4(), "make"), volume.id, "data", 10)
+    if is_attached:
+        await backend.attach_volume(Token(uuid4(), "attach"), Ref(vm.id), Ref(volume.id), "/dev/vdb")
+    await reconciler.reconcile()
+    assert await recorded_findings(engine) == []
+    await change_cloud(engine, volumes, size_gb=20, state=VolumeState.EXTENDING)
+    await reconciler.reconcile()
+    assert await recorded_findings(engine) == []
+    await change_cloud(engine, volumes, state=VolumeState.IN_USE if is_attached else VolumeState.AVAILABLE)
+    await reconciler.reconcile()
+    await reconciler.reconcile()
+    (after,) = await all_rows(engine, Volume)
+    assert (after.size_gb, after.status) == (20, status)
+    assert await recorded_findings(engine) == [(Drift.VOLUME_SIZE, volume.id, False)]
+    (repair,) = await recorded_repairs(engine)
+    assert (repair.resource_id, repair.vm_id) == (volume.id, vm.id if is_attached else None)
+
+
 async def test_an_interface_and_a_snapshot_adopt_that_they_are_gone(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:

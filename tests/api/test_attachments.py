@@ -124,7 +124,9 @@ async def test_no_volume_is_attached_to_or_detached_from_a_vm_that_is_not_at_res
 async def test_only_an_available_volume_can_be_attached(ada: Person, engine: AsyncEngine, status: VolumeStatus) -> None:
     vm, volume = await vm_of(ada, engine), await volume_of(ada, engine, status=status)
     answer = await ada.http.post(f"/vms/{vm.id}/volumes", json={"volume_id": str(volume.id)})
-    allowed = {VolumeStatus.IN_USE: ["detach-volume"], VolumeStatus.ERROR: ["delete-volume"]}.get(status, [])
+    allowed = {VolumeStatus.IN_USE: ["detach-volume", "extend-volume"], VolumeStatus.ERROR: ["delete-volume"]}.get(
+        status, []
+    )
     conflict = {"current_status": status, "task_state": None, "allowed_actions": allowed}
     await check_refused_and_unchanged(engine, vm, answer, "invalid_transition", **conflict)
     assert (await rows_of(engine, Volume), await count(engine, Attachment)) == ([volume], 0)

@@ -18,7 +18,10 @@ from tests.api.vm_resources import (
 )
 
 BODY = {"name": "data-1", "size_gb": 10}
-FIELDS = {*("id", "name", "size_gb", "status", "vm_id", "device", "operation_id", "created_at", "updated_at")}
+FIELDS = {
+    *("id", "name", "size_gb", "status", "vm_id", "device", "image_id", "bootable"),
+    *("operation_id", "created_at", "updated_at"),
+}
 OPERATION = {"resource_type": "volume", "action": "create-volume", "status": "QUEUED", "vm_id": None, "step": None}
 
 
@@ -88,7 +91,7 @@ async def test_a_volume_that_is_in_use_or_busy_cannot_be_deleted(
     volume = await volume_of(ada, engine, status=status)
     answer = await ada.http.delete(f"/volumes/{volume.id}")
     problem = answer.json()
-    allowed = ["detach-volume"] if status is VolumeStatus.IN_USE else []
+    allowed = ["detach-volume", "extend-volume"] if status is VolumeStatus.IN_USE else []
     assert (answer.status_code, problem["code"]) == (409, "invalid_transition")
     assert (problem["current_status"], problem["task_state"], problem["allowed_actions"]) == (status, None, allowed)
     assert "Cannot delete a volume" in problem["detail"]

@@ -160,7 +160,7 @@ async def test_where_the_cloud_chooses_addresses_a_wanted_one_is_kept_in_its_usu
         ({"interfaces": [{"network_id": EDGE, "name": "x"}]}, "#/interfaces/0/name", "unknown_field"),
         ({"interfaces": [{"network_id": EDGE}, at(EDGE, "10.2.0.9")]}, "#/interfaces", "repeated_items"),
         ({"interfaces": [{"network_id": EDGE}] * 65}, "#/interfaces", "too_long"),
-        ({"interfaces": [], "network_ids": []}, "#/interfaces", "exclusive_fields"),
+        ({"interfaces": [], "network_ids": []}, "#/interfaces", "conflicting_fields"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -57,7 +57,12 @@ async def accept_on_new_vm(engine: AsyncEngine, action: Action) -> OperationInpu
         async with engine.begin() as tx:
             vm = await queries.lock_vm(tx, input.vm)
             assert vm is not None
-            await add_interface(tx, vm, status=AttachmentStatus.ATTACHING, operation_id=input.operation_id)
+            claimed: dict[str, Any] = {"status": AttachmentStatus.ATTACHING, "operation_id": input.operation_id}
+            await add_interface(tx, vm, **claimed)
+            volume = await add_volume(
+                tx, await add_user(tx), status=VolumeStatus.ATTACHING, operation_id=input.operation_id
+            )
+            await add_attachment(tx, vm, volume, **claimed)
         return input
     async with engine.begin() as tx:
         user = await add_user(tx)

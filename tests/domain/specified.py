@@ -48,8 +48,9 @@ SPECIFIED = {
     "delete-snapshot": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
     "create-volume": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
     "delete-volume": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
+    "extend-volume": _row("", UNCHANGED, "", AS_BEFORE, AS_BEFORE),
 }
-OF_NO_VM = {"delete-snapshot", "create-volume", "delete-volume"}  # they need no idle VM and outlive their VM
+OF_NO_VM = {"delete-snapshot", "create-volume", "delete-volume", "extend-volume"}  # they need no idle VM
 NOT_WHILE_ATTACHING = {"resize", "snapshot", "restore"}
 UNDOABLE = {"create", "resize", "snapshot", "attach-volume", "attach-interface", "create-volume"}  # until their end
 
@@ -60,7 +61,7 @@ def _words(text: str) -> list[str]:
 
 RESOURCE_STATUSES = {
     "snapshot": _words("CREATING AVAILABLE RESTORING DELETING DELETED ERROR"),
-    "volume": _words("CREATING AVAILABLE ATTACHING IN_USE DETACHING DELETING DELETED ERROR"),
+    "volume": _words("CREATING AVAILABLE ATTACHING IN_USE DETACHING EXTENDING DELETING DELETED ERROR"),
     "attachment": _words("ATTACHING ATTACHED DETACHING"),
     "interface": _words("ATTACHING ATTACHED DETACHING"),
 }
@@ -79,6 +80,10 @@ class ChangeRow:
     failure: str | None
     still_there: str | None = None
 
+    def resolved(self, status: str | None) -> str | None:
+        """Return the status of a resource that was in the first of the allowed statuses before the change."""
+        return self.sources[0] if status == AS_BEFORE else status
+
 
 def _change(
     sources: str, while_running: str, ends: str | None, failure: str | None, still_there: str | None = None
@@ -87,7 +92,11 @@ def _change(
 
 
 CHANGES = {
-    "create": {"interface": _change("", "ATTACHING", "ATTACHED", None, "ATTACHED")},
+    "create": {
+        "interface": _change("", "ATTACHING", "ATTACHED", None, "ATTACHED"),
+        "volume": _change("AVAILABLE", "ATTACHING", "IN_USE", "AVAILABLE", "IN_USE"),  # that it boots from
+        "attachment": _change("", "ATTACHING", "ATTACHED", None, "ATTACHED"),
+    },
     "snapshot": {"snapshot": _change("", "CREATING", "AVAILABLE", "ERROR")},
     "restore": {"snapshot": _change("AVAILABLE", "RESTORING", "AVAILABLE", "AVAILABLE")},
     "attach-volume": {
@@ -103,6 +112,7 @@ CHANGES = {
     "delete-snapshot": {"snapshot": _change("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
     "create-volume": {"volume": _change("", "CREATING", "AVAILABLE", "ERROR")},
     "delete-volume": {"volume": _change("AVAILABLE ERROR", "DELETING", "DELETED", "ERROR", "AVAILABLE")},
+    "extend-volume": {"volume": _change("AVAILABLE IN_USE", "EXTENDING", AS_BEFORE, "ERROR", AS_BEFORE)},
 }
 
 # What a delete of the VM does to its resources, by kind and status. It does not touch any others.
@@ -110,7 +120,7 @@ _DETACHED, _FREED = _change("", "DETACHING", None, "ATTACHED"), _change("", "DET
 CHANGES_BY_VM_DELETE = {
     **{("snapshot", status): _change("", "DELETING", "DELETED", "ERROR") for status in ("CREATING", "ERROR")},
     ("snapshot", "RESTORING"): _change("", "AVAILABLE", "AVAILABLE", "AVAILABLE"),
-    **{("volume", status): _FREED for status in ("ATTACHING", "IN_USE", "DETACHING")},
+    **{("volume", status): _FREED for status in ("ATTACHING", "IN_USE", "DETACHING", "EXTENDING")},
     **{(kind, status): _DETACHED for kind in ("attachment", "interface") for status in RESOURCE_STATUSES[kind]},
 }
 # A volume with delete_on_termination, unless its detach was accepted before the delete.

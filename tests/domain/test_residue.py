@@ -27,7 +27,7 @@ REPORTED = {
     **dict.fromkeys([Action.RESIZE, Action.CONFIRM_RESIZE, Action.REVERT_RESIZE], Residue.UNCHANGED),
     Action.RESTORE: Residue.APPLIED,
     **dict.fromkeys([Action.CREATE, Action.DELETE_SNAPSHOT, Action.DELETE_VOLUME], Residue.STILL_THERE),
-    **dict.fromkeys([Action.ATTACH_VOLUME, Action.DETACH_VOLUME], Residue.STILL_THERE),
+    **dict.fromkeys([Action.EXTEND_VOLUME, Action.ATTACH_VOLUME, Action.DETACH_VOLUME], Residue.STILL_THERE),
 }
 # What workflows of the earlier version reported: (intact, applied, begun).
 FLAGS = [(False, False, True), (True, False, True), (False, True, True), (False, False, False)]

@@ -69,6 +69,7 @@ WITHOUT_FAULTS: Final[dict[Action, Prepare]] = {
     Action.DELETE_SNAPSHOT: setups.delete_snapshot,
     Action.CREATE_VOLUME: setups.create_volume,
     Action.DELETE_VOLUME: setups.delete_volume,
+    Action.EXTEND_VOLUME: setups.extend_volume,
 }
 
 SCENARIOS: Final = [
@@ -94,10 +95,12 @@ SCENARIOS: Final = [
     _refused(Action.DELETE_SNAPSHOT, setups.delete_snapshot, "delete_image"),
     _refused(Action.CREATE_VOLUME, setups.create_volume, "create_volume", *EFFECT_THEN_REFUSED),
     _refused(Action.DELETE_VOLUME, setups.delete_volume, "delete_volume"),
+    _refused(Action.EXTEND_VOLUME, setups.extend_volume, "extend_volume", *EFFECT_THEN_REFUSED),
     _undo_refused(Action.ATTACH_VOLUME, setups.attach_volume, "attach_volume", "detach_volume"),
     _undo_refused(
         Action.ATTACH_INTERFACE, setups.attach_interface, "create_server_interface", "delete_server_interface"
     ),
+    Scenario("create, on a volume", Action.CREATE, setups.create_on_volume, beyond="create"),
     Scenario("resize, canceled", Action.RESIZE, setups.resize, beyond="resize", canceled=True),
     Scenario("confirm-resize, without workflow", Action.CONFIRM_RESIZE, setups.confirm_without_workflow),
     Scenario("revert-resize, without workflow", Action.REVERT_RESIZE, setups.revert_without_workflow),

@@ -207,6 +207,19 @@ async def delete_volume(setup: Setup) -> Request:
     return Request("DELETE", f"/volumes/{volume_id}", None, UUID(volume_id))
 
 
+async def extend_volume(setup: Setup) -> Request:
+    await setup.build()
+    volume_id = await setup.attach_new_volume()
+    return Request("POST", f"/volumes/{volume_id}/actions/extend", {"size_gb": 2}, UUID(volume_id))
+
+
+async def create_on_volume(setup: Setup) -> Request:
+    image_id = (await setup.user.read("/images"))["items"][0]["id"]
+    volume = await setup.do("POST", "/volumes", name="root", size_gb=100, image_id=image_id)
+    body = {"name": "crashes", "flavor_id": setup.flavors[0], "boot_volume": {"volume_id": volume["id"]}}
+    return Request("POST", "/vms", body)
+
+
 async def delete_during_snapshot(setup: Setup) -> Request:
     """A snapshot has created its image and hangs in the next attempt: its workflow must end first."""
     request = await delete(setup)

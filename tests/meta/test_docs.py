@@ -91,7 +91,7 @@ def test_the_diagram_and_the_tables_show_every_status_and_action() -> None:
         for word in [*rule.sources, rule.during, rule.target]:
             assert not isinstance(word, str) or word in diagram.state_diagram()
     for action, rule in TABLE.items():
-        assert f"`{action}`" in (diagram.action_table() if rule.of_vm else diagram.change_table())
+        assert f"`{action}`" in (diagram.action_table() if rule.is_on_vm else diagram.change_table())
         for change in rule.changes:
             rows = [row for row in diagram.change_table().splitlines() if f"| {change.kind} | `{action}`" in row]
             assert any(f"| {change.during} |" in row for row in rows)

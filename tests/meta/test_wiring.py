@@ -111,6 +111,7 @@ def test_waits_have_their_own_queue(settings: Settings, workers: list[Worker]) -
         Activity.WAIT_FOR_SERVER.value,
         Activity.WAIT_FOR_VOLUME.value,
         Activity.WAIT_FOR_IMAGE.value,
+        Activity.WAIT_FOR_EXTENSION.value,
         Activity.SETTLE_SERVER.value,
         Activity.SETTLE_VOLUME.value,
     }

@@ -28,6 +28,7 @@ BREAKS = {
     Action.DELETE_SNAPSHOT: Activity.DELETE_IMAGE,
     Action.CREATE_VOLUME: Activity.WAIT_FOR_VOLUME,
     Action.DELETE_VOLUME: Activity.WAIT_FOR_VOLUME,
+    Action.EXTEND_VOLUME: Activity.WAIT_FOR_EXTENSION,
     Action.ATTACH_VOLUME: Activity.WAIT_FOR_VOLUME,
     Action.DETACH_VOLUME: Activity.WAIT_FOR_VOLUME,
     Action.ATTACH_INTERFACE: Activity.CREATE_INTERFACE,
@@ -41,6 +42,7 @@ SUCCESS = {
 }
 NOT_UNDONE = {Action.ATTACH_VOLUME: Activity.UNDO_ATTACH, Action.ATTACH_INTERFACE: Activity.UNDO_INTERFACE}
 RESTORED = True
+EXTENDED = True
 HISTORIES = Path(__file__).parent / "histories"
 MACHINE_SPECIFIC = re.compile(r'"(stackTrace|identity|binaryChecksum|workerInstanceKey)": "(?:[^"\\]|\\.)*"')
 
@@ -89,6 +91,9 @@ async def endings_of_resources(world: World) -> AsyncIterator[tuple[str, Workflo
     for action, (check, state) in SUCCESS.items():
         world.script(check, state)
         yield f"{action}-canceled-too-late", await canceled(world, action)
+    world.script(Activity.SETTLE_VOLUME, VolumeState.IN_USE)
+    world.script(Activity.IS_EXTENDED, EXTENDED)
+    yield f"{Action.EXTEND_VOLUME}-canceled-too-late", await canceled(world, Action.EXTEND_VOLUME)
     world.script(Activity.CREATE_SERVER_IMAGE, refused("mock_refused"))
     world.script(Activity.UNDO_IMAGE, refused("forbidden"))
     yield f"{Action.SNAPSHOT}-not-undone", await world.start(Action.SNAPSHOT)

@@ -20,6 +20,7 @@ OF_RESIZE = (
 )
 OF_RESOURCES = {
     *("delete-releasing", "delete-release-failed", "restore-applied", "snapshot-not-undone"),
+    "extend-volume-canceled-too-late",
     *(f"{action}-canceled-too-late" for action in SUCCESS),
     *(f"{action}-not-undone" for action in NOT_UNDONE),
 }

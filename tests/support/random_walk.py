@@ -18,6 +18,7 @@ from tests.support.users import User
 ACTIONS = (
     *("create", "delete", "start", "stop", "reboot-soft", "reboot-hard", "resize", "confirm-resize", "revert-resize"),
     *("snapshot", "restore", "delete-snapshot", "create-volume", "delete-volume", "attach-volume", "detach-volume"),
+    "extend-volume",
     *("attach-interface", "detach-interface"),
 )
 RARE = {"create", "delete", "delete-volume", "delete-snapshot"}
@@ -28,6 +29,7 @@ RESOURCE_STATUSES = {
     "restore": {"AVAILABLE"},
     "delete-snapshot": {"AVAILABLE", "ERROR"},
     "delete-volume": {"AVAILABLE", "ERROR"},
+    "extend-volume": {"AVAILABLE", "IN_USE"},
     "attach-volume": {"AVAILABLE"},
     "detach-volume": {"IN_USE", "ATTACHED"},
     "detach-interface": {"ATTACHED"},
@@ -104,6 +106,7 @@ class Walker:
             "delete-snapshot": self._delete_snapshot,
             "create-volume": self._create_volume,
             "delete-volume": self._delete_volume,
+            "extend-volume": self._extend_volume,
             "attach-volume": self._attach_volume,
             "detach-volume": self._detach_volume,
             "attach-interface": self._attach_interface,
@@ -191,6 +194,10 @@ class Walker:
     async def _delete_volume(self, step: Step) -> httpx.Response:
         return await self._send("DELETE", f"/volumes/{self._volume(step)}")
 
+    async def _extend_volume(self, step: Step) -> httpx.Response:
+        size_gb = 1 + step.which + len(self.answers)
+        return await self._send("POST", f"/volumes/{self._volume(step)}/actions/extend", size_gb=size_gb)
+
     async def _attach_volume(self, step: Step) -> httpx.Response:
         body = {"volume_id": self._volume(step), "delete_on_termination": step.which % 3 == 0}
         return await self._send("POST", f"/vms/{self._vm(step)}/volumes", **body)
@@ -224,7 +231,8 @@ def check_answer(step: Step, answer: httpx.Response) -> None:
         assert step.action.startswith("detach-"), (step, problem)  # another lane has detached it first
         return
     if answer.status_code == 422:
-        assert problem["code"] == "same_flavor", (step, problem)
+        expected = "volume_too_small" if step.action == "extend-volume" else "same_flavor"
+        assert problem["code"] == expected, (step, problem)
         return
     assert answer.status_code == 409, (step, problem)
     status, task_state = problem.get("current_status"), problem.get("task_state")

@@ -39,14 +39,18 @@ PARAMETERS: dict[Action, Parameters] = {
     Action.DELETE_SNAPSHOT: parameters.DeleteSnapshot("before"),
     Action.CREATE_VOLUME: parameters.CreateVolume("data", 10),
     Action.DELETE_VOLUME: parameters.DeleteVolume("data"),
+    Action.EXTEND_VOLUME: parameters.ExtendVolume("data", 20, 10),
     Action.ATTACH_VOLUME: parameters.AttachVolume("data", "/dev/vdb"),
     Action.DETACH_VOLUME: parameters.DetachVolume("data", "/dev/vdb"),
     Action.ATTACH_INTERFACE: parameters.Interface("private", "10.0.0.9"),
     Action.DETACH_INTERFACE: parameters.Interface("private", "10.0.0.9"),
 }
+CONTROLS: dict[Action, Control] = {
+    Action.RESIZE: Control(confirm_window=0),
+    Action.EXTEND_VOLUME: Control(was=VolumeStatus.AVAILABLE),
+}
 INPUTS: dict[Action, dict[str, Any]] = {
-    action: to_json(of_action, Control(confirm_window=0) if action is Action.RESIZE else NO_CONTROL)
-    for action, of_action in PARAMETERS.items()
+    action: to_json(of_action, CONTROLS.get(action, NO_CONTROL)) for action, of_action in PARAMETERS.items()
 }
 """What `operations.input` holds for each action."""
 OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
@@ -183,8 +187,7 @@ async def add_interface(
 
 def new_operation(action: Action, **values: Any) -> NewOperation:
     """An operation that is about to be accepted, with parameters that suit its action."""
-    control = Control(confirm_window=0) if action is Action.RESIZE else NO_CONTROL
-    wanted = PARAMETERS.get(action, NO_PARAMETERS)
+    wanted, control = PARAMETERS.get(action, NO_PARAMETERS), CONTROLS.get(action, NO_CONTROL)
     return NewOperation(action, "test", "test-request", wanted, control, **values)
 
 

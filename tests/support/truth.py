@@ -45,6 +45,7 @@ RESOURCES = {
         LEFT JOIN attachments ON attachments.volume_id = volumes.id
         FULL JOIN mock_cloud.volumes AS cloud ON cloud.id = volumes.id
         WHERE volumes.status IS NULL
+           OR (volumes.status IN ('AVAILABLE', 'IN_USE') AND volumes.size_gb <> cloud.size_gb)
            OR (volumes.status = 'AVAILABLE' AND (cloud.state, attachments.device) IS DISTINCT FROM ('available', NULL))
            OR (volumes.status = 'IN_USE' AND (cloud.state, cloud.vm_id, cloud.device, 'ATTACHED')
                IS DISTINCT FROM ('in-use', attachments.vm_id, attachments.device, attachments.status))

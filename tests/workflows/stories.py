@@ -49,6 +49,7 @@ EFFECTS = {
     Action.DELETE_SNAPSHOT: [Activity.DELETE_IMAGE],
     Action.CREATE_VOLUME: [Activity.CREATE_VOLUME, Activity.WAIT_FOR_VOLUME],
     Action.DELETE_VOLUME: [Activity.DELETE_VOLUME, Activity.WAIT_FOR_VOLUME],
+    Action.EXTEND_VOLUME: [Activity.EXTEND_VOLUME, Activity.WAIT_FOR_EXTENSION],
     Action.ATTACH_VOLUME: [Activity.ATTACH_VOLUME, Activity.WAIT_FOR_VOLUME],
     Action.DETACH_VOLUME: [Activity.DETACH_VOLUME, Activity.WAIT_FOR_VOLUME],
     Action.ATTACH_INTERFACE: [Activity.CREATE_INTERFACE],
@@ -61,6 +62,7 @@ AFTER_FAILURE = {
     Action.DELETE_SNAPSHOT: [Activity.SETTLE_IMAGE],
     Action.CREATE_VOLUME: [Activity.UNDO_VOLUME],
     Action.DELETE_VOLUME: [Activity.SETTLE_VOLUME],
+    Action.EXTEND_VOLUME: [Activity.SETTLE_VOLUME, Activity.IS_EXTENDED],
     Action.ATTACH_VOLUME: [Activity.UNDO_ATTACH],
     Action.DETACH_VOLUME: [Activity.SETTLE_VOLUME],
     Action.ATTACH_INTERFACE: [Activity.UNDO_INTERFACE],
@@ -76,7 +78,7 @@ WAITED_FOR = {
     Action.DETACH_VOLUME: "available",
 }
 ON_WAITS_QUEUE = {
-    *(Activity.WAIT_FOR_SERVER, Activity.WAIT_FOR_VOLUME, Activity.WAIT_FOR_IMAGE),
+    *(Activity.WAIT_FOR_SERVER, Activity.WAIT_FOR_VOLUME, Activity.WAIT_FOR_IMAGE, Activity.WAIT_FOR_EXTENSION),
     *(Activity.SETTLE_SERVER, Activity.SETTLE_VOLUME),
 }
 WITHOUT_DECISION = [action for action in EFFECTS if action is not Action.RESIZE]

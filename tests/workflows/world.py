@@ -33,7 +33,7 @@ from worker import WORKFLOWS, SignalInterceptor, sandbox
 HANG = object()
 SLOW = object()
 HAS_RESOURCES = True  # the answer of DELETE_SERVER if the VM has resources to release
-WITHOUT_VM = {Action.CREATE_VOLUME, Action.DELETE_VOLUME}
+WITHOUT_VM = {Action.CREATE_VOLUME, Action.DELETE_VOLUME, Action.EXTEND_VOLUME}
 
 
 def new_operation(action: Action, previous: Status = Status.ACTIVE) -> OperationInput:

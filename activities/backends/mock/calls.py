@@ -186,6 +186,13 @@ def live(server: Row[Any] | None, vm: Ref) -> Row[Any]:
     return server
 
 
+def refuse_volume_backed(server: Row[Any]) -> None:
+    """Raise a BackendError if the server boots from a volume, as for calls that the other backend refuses then."""
+    if server.boot_volume_id is not None:
+        message = "A server that boots from a volume has no disk of its own."
+        raise BackendError("not_supported_by_cloud", message, retryable=False)
+
+
 def _is_hit(seed: str, probability: float) -> bool:
     """Return true with this probability, and always the same for one seed: a retry cannot change the result."""
     number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8])

@@ -49,6 +49,7 @@ servers = Table(
     Column("disk_gb", Integer, nullable=False),
     Column("image_id", Uuid, nullable=False),
     Column("user_data", LargeBinary),
+    Column("boot_volume_id", Uuid),
     # Represents the guest's disk: it changes with every boot, and a restore brings back an earlier value.
     Column("content", Text),
     Column("status", Text, nullable=False),
@@ -102,6 +103,7 @@ volumes = Table(
     Column("state", Text, nullable=False),
     Column("vm_id", Uuid),
     Column("device", Text),
+    Column("image_id", Uuid),  # servers can boot from it only if it has one
     Index("uq_volumes_device", "vm_id", "device", unique=True),
     Index("uq_volumes_cloud_id", "cloud_id", unique=True),
 )

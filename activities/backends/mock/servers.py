@@ -8,7 +8,17 @@ from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import Effect, MockCalls, clock_in, is_meant, is_one_of, live, means
+from activities.backends.mock import boot
+from activities.backends.mock.calls import (
+    Effect,
+    MockCalls,
+    clock_in,
+    is_meant,
+    is_one_of,
+    live,
+    means,
+    refuse_volume_backed,
+)
 from activities.backends.mock.placement import groups_of, zone_of
 from activities.backends.mock.ports import add_ports
 from activities.backends.mock.schema import images, migrations, servers, volumes
@@ -41,6 +51,7 @@ class MockServers(MockCalls):
         fault = fault if has_host else _NO_HOST
 
         async def build(tx: AsyncConnection) -> None:
+            disk = await boot.disk_of(tx, spec)
             await tx.execute(
                 insert(servers).values(
                     vm_id=spec.vm.id,
@@ -48,9 +59,8 @@ class MockServers(MockCalls):
                     vcpus=spec.vcpus,
                     ram_mb=spec.ram_mb,
                     disk_gb=spec.disk_gb,
+                    **disk,
                     user_data=spec.user_data,
-                    image_id=UUID(spec.image.cloud_id) if spec.image.cloud_id else spec.image.id,
-                    content=str(uuid4()),
                     zone=zone,
                     status=ServerStatus.BUILD,
                     next_status=ServerStatus.ERROR if fault else ServerStatus.ACTIVE,
@@ -134,6 +144,7 @@ class MockServers(MockCalls):
     async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
         async def rebuild(tx: AsyncConnection) -> None:
             server = await _lock_idle_server(tx, spec.vm, *STABLE)
+            refuse_volume_backed(server)
             is_it = is_meant(images.c.id, images.c.cloud_id, spec.image)
             image = (await tx.execute(select(images).where(is_it))).one_or_none()
             if image is None:
@@ -263,7 +274,7 @@ def server_from(row: Row[Any]) -> Server:
         row.disk_gb,
         is_busy=row.due_at is not None,
         fault=_fault(row.fault) if row.fault else None,
-        image_id=str(row.image_id),
+        image_id=None if row.boot_volume_id else str(row.image_id),
         availability_zone=row.zone,
     )
 

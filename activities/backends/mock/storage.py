@@ -9,8 +9,16 @@ from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import MockCalls, clock_in, is_meant, is_one_of, lock_live_server, means
-from activities.backends.mock.schema import images, volumes
+from activities.backends.mock.calls import (
+    MockCalls,
+    clock_in,
+    is_meant,
+    is_one_of,
+    lock_live_server,
+    means,
+    refuse_volume_backed,
+)
+from activities.backends.mock.schema import images, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Image, Ref, Volume
 from domain.rules.cloud import ImageState, VolumeState
@@ -24,6 +32,7 @@ class MockStorage(MockCalls):
 
         async def save(tx: AsyncConnection) -> None:
             server = await lock_live_server(tx, vm)
+            refuse_volume_backed(server)
             row = {
                 "id": image_id,
                 "vm_id": vm.id,
@@ -50,10 +59,12 @@ class MockStorage(MockCalls):
             rows = await tx.execute(select(images, is_saved).where(is_one_of(images.c.id, refs)))
             return {row.id: _image_from(row) for row in rows if means(refs[row.id], row.cloud_id)}
 
-    async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> str:
+    async def create_volume(
+        self, token: Token, volume_id: UUID, name: str, size_gb: int, image: Ref | None = None
+    ) -> str:
         async def create(tx: AsyncConnection) -> None:
             row = {"id": volume_id, "name": name, "size_gb": size_gb, "state": VolumeState.AVAILABLE}
-            await tx.execute(insert(volumes).values(row))
+            await tx.execute(insert(volumes).values(row | {"image_id": image.id if image else None}))
 
         await self._call("create_volume", token, volume_id, create, may_be_doomed=True)
         return await self._created("volume", volumes.c.cloud_id, volumes.c.id == volume_id)
@@ -67,6 +78,18 @@ class MockStorage(MockCalls):
 
         await self._call("delete_volume", token, volume.id, remove, may_be_doomed=True)
 
+    async def extend_volume(self, token: Token, volume: Ref, size_gb: int) -> None:
+        async def extend(tx: AsyncConnection) -> None:
+            row = await _lock_volume(tx, volume)
+            if row is None:
+                raise _no_volume()
+            if row.state not in {VolumeState.AVAILABLE, VolumeState.IN_USE}:
+                raise _conflict(row)
+            is_smaller = (volumes.c.id == row.id, volumes.c.size_gb < size_gb)
+            await tx.execute(update(volumes).where(*is_smaller).values(size_gb=size_gb))
+
+        await self._call("extend_volume", token, volume.id, extend, may_be_doomed=True)
+
     async def attach_volume(self, token: Token, vm: Ref, volume: Ref, device: str | None) -> str:
         async def attach(tx: AsyncConnection) -> None:
             # The server before the volume, as a delete of the server locks them. The lock also keeps the server from
@@ -74,7 +97,7 @@ class MockStorage(MockCalls):
             await lock_live_server(tx, vm)
             row = await _lock_volume(tx, volume)
             if row is None:
-                raise BackendError("volume_not_found", "The cloud does not have the volume.", retryable=False)
+                raise _no_volume()
             if row.state != VolumeState.AVAILABLE:
                 raise _conflict(row)
             values = {"state": VolumeState.IN_USE, "vm_id": vm.id, "device": device or await _free_device(tx, vm.id)}
@@ -88,6 +111,9 @@ class MockStorage(MockCalls):
 
     async def detach_volume(self, token: Token, vm: Ref, volume: Ref) -> None:
         async def detach(tx: AsyncConnection) -> None:
+            is_root = (servers.c.vm_id == vm.id, servers.c.boot_volume_id == volume.id)
+            if await tx.scalar(select(servers.c.vm_id).where(*is_root)):
+                raise BackendError("bad_request", "Cannot detach a root device volume", retryable=False)
             attached = (is_meant(volumes.c.id, volumes.c.cloud_id, volume), volumes.c.vm_id == vm.id)
             values = {"state": VolumeState.AVAILABLE, "vm_id": None, "device": None}
             await tx.execute(update(volumes).where(*attached).values(values))
@@ -114,7 +140,11 @@ async def _free_device(tx: AsyncConnection, vm_id: UUID) -> str:
 
 def volume_from(row: Row[Any]) -> Volume:
     """Return the volume that a row describes."""
-    return Volume(row.id, VolumeState(row.state), row.vm_id, row.device)
+    return Volume(row.id, VolumeState(row.state), row.vm_id, row.device, size_gb=row.size_gb)
+
+
+def _no_volume() -> BackendError:
+    return BackendError("volume_not_found", "The cloud does not have the volume.", retryable=False)
 
 
 def _conflict(volume: Row[Any]) -> BackendError:

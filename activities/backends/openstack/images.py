@@ -14,7 +14,7 @@ from activities.backends.openstack.records import DownServer, Gone, ImageRow, Se
 from activities.backends.openstack.resource_calls import OpenStackResources, part_of
 from activities.backends.openstack.resource_verdicts import IMAGE_GONE, IMAGE_WORK, image_verdict
 from activities.backends.openstack.verdict import Failed, Verb, Want, entry_of
-from activities.backends.protocol import Token
+from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Image, Ref
 from domain.rules.cloud import ImageState
 
@@ -47,7 +47,9 @@ class OpenStackImages(OpenStackResources):
             server = await self._read_server(server_id)
             if since is None and server is None:
                 raise no_server()
-            base_id = server.image_id if isinstance(server, ServerRow) else None
+            if isinstance(server, ServerRow):
+                check_has_disk(server)
+                base_id = server.image_id
             made = await self._images_marked(image_id)
             # Nova makes the image first. If the server is changed by another request in that moment, Nova leaves the
             # image queued for ever and has no entry of the action.
@@ -120,6 +122,16 @@ class OpenStackImages(OpenStackResources):
 
     async def _remove_image(self, token: Token, id: str) -> None:
         await self._remove(part_of(token, id), DELETE, Service.IMAGE, f"/images/{id}")
+
+
+def check_has_disk(server: ServerRow) -> None:
+    """Raise a BackendError if the server boots from a volume.
+
+    Nova would save it as an image without content and a snapshot of each of its volumes, which nothing deletes again.
+    """
+    if server.image_id is None:
+        message = "A server that boots from a volume has no disk of its own."
+        raise BackendError("not_supported_by_cloud", message, retryable=False)
 
 
 def _rank(image: ImageRow) -> int:

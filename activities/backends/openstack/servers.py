@@ -9,7 +9,7 @@ from uuid import UUID
 from activities.backends.openstack import bodies, marks, placement
 from activities.backends.openstack.calls import Found, Request
 from activities.backends.openstack.errors import Service
-from activities.backends.openstack.images import OpenStackImages
+from activities.backends.openstack.images import OpenStackImages, check_has_disk
 from activities.backends.openstack.records import DownServer, Gone, ServerRow, Size
 from activities.backends.openstack.verdict import STABLE, Verb, code_of
 from activities.backends.openstack.watcher import IDS_OF_A_QUERY
@@ -26,7 +26,7 @@ class OpenStackServers(OpenStackImages):
     """Servers, which are built from images."""
 
     async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
-        body = _new_server(token, spec, ports)
+        body = _new_server(token, spec, ports, await self._boot_fields(spec))
 
         async def find(since: datetime | None) -> Found | None:
             made = await self._servers_tagged(marks.operation_tag(token.operation_id))
@@ -66,6 +66,8 @@ class OpenStackServers(OpenStackImages):
         if isinstance(server, ServerRow) and server.size != _size_of(spec):
             message = "This cloud cannot change the flavor of a server that it rebuilds; resize it first."
             raise BackendError("not_supported_by_cloud", message, retryable=False)
+        if isinstance(server, ServerRow):
+            check_has_disk(server)
         await self._act(token, Verb.REBUILD, spec.vm, body, _never)
 
     async def delete_server(self, token: Token, vm: Ref) -> None:
@@ -109,6 +111,15 @@ class OpenStackServers(OpenStackImages):
             message = "A part of the cloud is down, and the server may be in it."
             raise BackendError("cloud_unavailable", message, retryable=True)
 
+    async def _boot_fields(self, spec: ServerSpec) -> Body:
+        """Return the fields of a new server that say what it boots from."""
+        if spec.boot_volume is None:
+            return {"imageRef": await self._image_id(spec.image)}
+        disk = {"source_type": "volume", "destination_type": "volume", "boot_index": 0}
+        # Otherwise the cloud deletes the volume together with the server.
+        disk |= {"uuid": spec.boot_volume.cloud_id, "delete_on_termination": False}
+        return {"block_device_mapping_v2": [disk]}
+
     async def _image_id(self, image: Ref) -> str:
         if image.cloud_id:
             return image.cloud_id
@@ -134,7 +145,7 @@ def server_from(vm_id: UUID, row: ServerRow | DownServer | Gone | None) -> Serve
     return Server(vm_id, status, *size, is_busy=is_busy, fault=fault, image_id=row.image_id, availability_zone=row.zone)
 
 
-def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> Body:
+def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec], boot: Body) -> Body:
     """Return the body that creates a server. A port that exists is named; Nova makes the others, and deletes them."""
     networks = [
         {"port": port.interface.cloud_id} if port.interface.cloud_id else {"uuid": str(port.network_id)}
@@ -143,7 +154,7 @@ def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec]) -> 
     server = {
         "name": spec.name,
         "flavorRef": spec.flavor.cloud_id,
-        "imageRef": spec.image.cloud_id,
+        **boot,
         "networks": networks or "none",
         **placement.of_server(spec),
     }

@@ -29,6 +29,7 @@ STATES: Final = {
     "attaching": VolumeState.ATTACHING,
     "in-use": VolumeState.IN_USE,
     "detaching": VolumeState.DETACHING,
+    "extending": VolumeState.EXTENDING,
     "deleting": VolumeState.DELETING,
 }
 
@@ -36,8 +37,12 @@ STATES: Final = {
 class OpenStackVolumes(OpenStackResources):
     """Volumes."""
 
-    async def create_volume(self, token: Token, volume_id: UUID, name: str, size_gb: int) -> str:
+    async def create_volume(
+        self, token: Token, volume_id: UUID, name: str, size_gb: int, image: Ref | None = None
+    ) -> str:
         volume = {"name": name, "size": size_gb, "metadata": marks.of_volume(volume_id, token)}
+        if image is not None:
+            volume["imageRef"] = image.cloud_id
 
         async def find(_: datetime | None) -> Found | None:
             made = await self._volumes_marked(volume_id)
@@ -60,11 +65,30 @@ class OpenStackVolumes(OpenStackResources):
                 await self._check_rests(error, id)
             raise
 
+    async def extend_volume(self, token: Token, volume: Ref, size_gb: int) -> None:
+        id = await self._volume_id(volume)
+        if id is None:
+            raise _no_volume()
+        path = f"/volumes/{id}"
+
+        # Cinder refuses a size that the volume has already.
+        async def find(since: datetime | None) -> Found | None:
+            answer = await reading.read_one(self._fetch, Service.VOLUME, path)
+            if answer is None:
+                raise _no_volume()
+            row = bodies.volume_from(bodies.single(answer.body, "volume"))
+            is_extending = since is not None and row.status == "extending"
+            return Found() if is_extending or row.size_gb >= size_gb else None
+
+        request = Request(Service.VOLUME, "POST", f"{path}/action", {"os-extend": {"new_size": size_gb}})
+        await self._calls.call(token, Verb.EXTEND, lambda _: request, find)
+        self._watcher.volumes.hasten(id)
+
     async def attach_volume(self, token: Token, vm: Ref, volume: Ref, device: str | None) -> str:
         del device  # a member may wish for one, and hypervisors choose another one all the same
         server_id, volume_id = await self._needed_server_id(vm), await self._volume_id(volume)
         if volume_id is None:
-            raise BackendError("volume_not_found", "The cloud does not have the volume.", retryable=False)
+            raise _no_volume()
         self._note_vm(server_id, vm.id)
         path = f"/servers/{server_id}/os-volume_attachments"
 
@@ -131,11 +155,11 @@ class OpenStackVolumes(OpenStackResources):
             raise refusal
 
     async def _check_rests(self, refusal: CloudError, volume_id: str) -> VolumeState | None:
-        """Return the state of a volume after a refusal; raise a retryable error if it is only being attached."""
+        """Return the state of a volume after a refusal; raise a retryable error if it only has to wait."""
         answer = await reading.read_one(self._fetch, Service.VOLUME, f"/volumes/{volume_id}")
         state = _state(bodies.volume_from(bodies.single(answer.body, "volume"))) if answer else None
-        if state is VolumeState.ATTACHING:
-            raise BackendError("busy", "The cloud is still attaching the volume.", retryable=True) from refusal
+        if state in {VolumeState.ATTACHING, VolumeState.EXTENDING}:
+            raise BackendError("busy", f"The cloud is still {state} the volume.", retryable=True) from refusal
         return state
 
     async def _attachment(self, server_id: str, volume_id: str) -> Body | None:
@@ -185,13 +209,17 @@ class OpenStackVolumes(OpenStackResources):
         # Somebody else may attach it to more servers, if its type allows that.
         attached = next(iter(sorted(row.attachments, key=lambda found: found.server_id not in self._vms)), None)
         vm_id = self._vms.get(attached.server_id) if attached else None
-        return Volume(id, _state(row), vm_id, attached.device if attached else None)
+        return Volume(id, _state(row), vm_id, attached.device if attached else None, size_gb=row.size_gb)
+
+
+def _no_volume() -> BackendError:
+    return BackendError("volume_not_found", "The cloud does not have the volume.", retryable=False)
 
 
 def _state(volume: VolumeRow) -> VolumeState:
     if volume.status.startswith("error"):
         return VolumeState.ERROR
-    # Somebody else backs it up, extends it, or the like.
+    # Somebody else backs it up, retypes it, or the like.
     other = VolumeState.IN_USE if volume.attachments else VolumeState.AVAILABLE
     return STATES.get(volume.status, other)
 

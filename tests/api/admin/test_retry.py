@@ -41,7 +41,7 @@ async def failed_operation(ada: Person, engine: AsyncEngine, action: Action, **v
         resource_id = vm.id
         input: dict[str, Any] = {}
         match action:
-            case Action.ATTACH_VOLUME | Action.DELETE_VOLUME:
+            case Action.ATTACH_VOLUME | Action.DELETE_VOLUME | Action.EXTEND_VOLUME:
                 resource_id = (await add_volume(tx, ada.user)).id
                 input = INPUTS[action] | {"delete_on_termination": True}
             case Action.DETACH_VOLUME:

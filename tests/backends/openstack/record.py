@@ -7,7 +7,14 @@ process ids of that cloud's services are. README.md in `recorded/` says more.
 import logging
 import sys
 
-from tests.backends.openstack import record_consoles, record_lists, record_placement, record_resources, record_servers
+from tests.backends.openstack import (
+    record_consoles,
+    record_disks,
+    record_lists,
+    record_placement,
+    record_resources,
+    record_servers,
+)
 from tests.backends.openstack.real_cloud import Cloud
 
 logger = logging.getLogger(__name__)
@@ -30,6 +37,8 @@ GROUPS = {
         record_resources.interfaces,
         record_consoles.consoles,
         record_placement.placement,
+        record_disks.extensions,
+        record_disks.boots,
         record_lists.lists,
         record_lists.down_cell,
         record_lists.refusals,

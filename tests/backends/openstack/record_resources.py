@@ -112,7 +112,7 @@ def _lost_race(cloud: Cloud) -> None:
 def volumes(cloud: Cloud) -> None:
     """Volumes: made, refused by the scheduler, extended, deleted."""
     with Story(cloud, "volume", "ok", "A volume is made, found, extended, and deleted.") as story:
-        id = _new_volume(story, "data", 1)
+        id = new_volume(story, "data", 1)
         path = f"/volumes/{id}"
         story.watch_resource("block_storage", path, {"available"})
         story.get("found by its marks", "block_storage", '/volumes/detail?metadata={"osvm_operation":"9d01"}')
@@ -127,7 +127,7 @@ def volumes(cloud: Cloud) -> None:
         body = {"volume_type": {"name": "nowhere", "extra_specs": {"volume_backend_name": "nowhere"}}}
         cloud.send("POST", "block_storage", "/types", body, operator=True)
     with Story(cloud, "volume", "fails", "A volume for which no backend has room.") as story:
-        id = _new_volume(story, "nowhere", 1, volume_type="nowhere")
+        id = new_volume(story, "nowhere", 1, volume_type="nowhere")
         story.watch_resource("block_storage", f"/volumes/{id}", {"error"})
         story.get("messages", "block_storage", f"/messages?resource_uuid={id}")
         cloud.send("DELETE", "block_storage", f"/volumes/{id}")
@@ -217,7 +217,8 @@ def interfaces(cloud: Cloud) -> None:
     delete_server(cloud, id)
 
 
-def _new_volume(story: Story, name: str, size: int, **more: str) -> str:
+def new_volume(story: Story, name: str, size: int, **more: str) -> str:
+    """Create a volume as the first moment of a story."""
     body = {"volume": {"name": name, "size": size, "metadata": MARKS} | more}
     id: str = story.send("accepted", "POST", "block_storage", "/volumes", body).body["volume"]["id"]
     return id

@@ -92,7 +92,9 @@ class ResourceCloud:
         is_lost = any(request.method == method and request.path.endswith(end) for method, end in self.lost)
         return Reply(is_cut=True) if is_lost else reply
 
-    def _carry_out(self, service: Service, request: Received, parts: list[str]) -> Reply:
+    def _carry_out(  # noqa: PLR0911 - each is a kind of request
+        self, service: Service, request: Received, parts: list[str]
+    ) -> Reply:
         if service is Service.COMPUTE and len(parts) > 2:
             return self._on_server(request, parts[1], parts[2:])
         name = parts[0]
@@ -110,6 +112,9 @@ class ResourceCloud:
             case "DELETE", [id]:
                 del self.things[name][id]
                 return Reply(204)
+            case "POST", [id, "action"]:
+                self.things[name][id]["size"] = request.body["os-extend"]["new_size"]
+                return Reply(202)
             case _, [id]:
                 row = self.things[name][id]
                 return Reply(200, {single: row} if single else row)

@@ -93,7 +93,7 @@ async def test_an_attached_volume_is_shown_at_its_vm_though_its_server_lost_the_
 ) -> None:
     await backend.attach_volume(token(), vm, volume, None)
     resources.attach(str(vm.cloud_id), str(volume.cloud_id))
-    shown = Volume(volume.id, VolumeState.IN_USE, vm.id, "/dev/sdb")
+    shown = Volume(volume.id, VolumeState.IN_USE, vm.id, "/dev/sdb", size_gb=1)
     assert await backend.list_volumes([volume]) == {volume.id: shown}
 
 

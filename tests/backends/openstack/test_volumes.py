@@ -154,6 +154,7 @@ async def test_a_volume_at_a_server_is_not_deleted(
         ("attaching", VolumeState.ATTACHING),
         ("in-use", VolumeState.IN_USE),
         ("detaching", VolumeState.DETACHING),
+        ("extending", VolumeState.EXTENDING),
         ("deleting", VolumeState.DELETING),
         ("error", VolumeState.ERROR),
         ("error_deleting", VolumeState.ERROR),
@@ -167,7 +168,7 @@ async def test_volumes_are_listed_with_their_state(
     volume, gone = add_volume(resources, status), Ref(uuid4(), str(uuid4()))
     unnoted = Ref(add_volume(resources, status).id)
     shown = await backend.list_volumes([volume, gone, unnoted, Ref(uuid4())])
-    assert shown == {volume.id: Volume(volume.id, state), unnoted.id: Volume(unnoted.id, state)}
+    assert shown == {ref.id: Volume(ref.id, state, size_gb=1) for ref in (volume, unnoted)}
 
 
 async def test_a_cloud_id_means_that_volume_and_no_other_with_the_mark(
