@@ -17,6 +17,7 @@ from domain.data.queries import fetch_all
 from domain.rules.resources import Kind
 
 ROWS_PER_STATEMENT: Final = 1_000  # a statement has at most 32,767 parameters, and a row takes five of them
+ACTOR: Final = "@reconcile"  # of the operations that record repairs; usernames do not begin with @
 NO_LONGER_FOUND: Final = "The next comparison no longer found the difference."
 
 
@@ -25,10 +26,13 @@ class Drift(StrEnum):
 
     SERVER_GONE = "server_gone"
     SERVER_ERROR = "server_error"
+    SERVER_RECOVERED = "server_recovered"
     POWER_STATE = "power_state"
+    RESIZED = "resized"
     RESIZE_DECIDED = "resize_decided"
     SERVER_STATUS = "server_status"
     SERVER_SIZE = "server_size"
+    SERVER_IMAGE = "server_image"
     VOLUME_GONE = "volume_gone"
     VOLUME_DETACHED = "volume_detached"
     VOLUME_ELSEWHERE = "volume_elsewhere"
