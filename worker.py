@@ -33,6 +33,7 @@ from activities.backends import load_backend
 from activities.backends.protocol import ComputeBackend, UnusableCloudError
 from activities.catalogue import CatalogueReader
 from activities.compute import ComputeActivities
+from activities.found_servers import FoundServersReader
 from activities.interceptor import OperationInterceptor
 from activities.interfaces import InterfaceActivities
 from activities.preemption import PreemptionActivities
@@ -175,10 +176,12 @@ async def run(settings: Settings) -> None:
         if client is not None:
             reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
             catalogue = asyncio.create_task(CatalogueReader(engine, backend).run())
+            found_servers = asyncio.create_task(FoundServersReader(engine, backend).run())
             health = asyncio.create_task(_show_health(client, settings.worker_health_file))
             await _work(make_workers(settings, client, engine, backend), stopping)
             reconciler.cancel()
             catalogue.cancel()
+            found_servers.cancel()
             health.cancel()
     finally:
         await asyncio.gather(backend.close(), database.close(engine))

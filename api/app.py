@@ -12,7 +12,7 @@ from api.background import housekeeping
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
-from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, snapshots, vms, volumes
+from api.routes import actions, admin, auth, catalogue, health, interfaces, operations, servers, snapshots, vms, volumes
 from api.web import docs, headers, openapi, problems
 from api.web.admission import Slots
 from api.web.dependencies import ProcessState
@@ -56,7 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         exception_handlers=problems.HANDLERS,
     )
-    for module in (health, auth, vms, actions, snapshots, volumes, interfaces, operations, catalogue, admin):
+    for module in (health, auth, vms, actions, snapshots, volumes, interfaces, operations, catalogue, admin, servers):
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     openapi.install(app, settings)

@@ -15,6 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from activities.backends.catalogue import Catalogue
+from activities.backends.found import FoundServer
 from activities.backends.resources import Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
 from domain.rules.resources import Kind
 
@@ -165,6 +166,9 @@ class ComputeBackend(Protocol):
         The kinds are VM (servers), INTERFACE (ports), VOLUME, and SNAPSHOT (images). The first page has no marker, and
         each page has the marker of the next one. What exists during all the calls is on one of the pages.
         """
+
+    async def list_other_servers(self, known: Collection[str]) -> Collection[FoundServer]:
+        """Return the servers of the project, whoever made them, but not those with these ids of the cloud."""
 
     async def revoke(self, operation_id: UUID) -> None:
         """Refuse the operation's calls from now on, except those that compensate.

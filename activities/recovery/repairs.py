@@ -114,7 +114,9 @@ class Repairs:
             resize = await latest_resize(tx, vm.id) if found.drift is Drift.RESIZE_DECIDED else None
         if resize is not None and resize.workflow_id:
             await self._cancel_workflow(resize.workflow_id)
-        return f"The VM became {', '.join([status, *chosen])}, to match the cloud."
+        if status is vm.status:
+            return f"The VM's {' and '.join(chosen)} changed, to match the cloud."
+        return f"The VM became {status}, to match the cloud."
 
     async def _cancel_workflow(self, workflow_id: str) -> None:
         """Cancel the workflow that still waits for the decision on a resize that was decided in the cloud."""

@@ -95,6 +95,12 @@ class ResetState(Request):
     status: Literal[Status.ACTIVE, Status.SHUTOFF, Status.VERIFY_RESIZE, Status.ERROR]
 
 
+class Adoption(Request):
+    """The user who gets the VM."""
+
+    username: Username = Field(examples=["ada"])
+
+
 class NewSnapshot(Request):
     """The snapshot to take."""
 

@@ -39,6 +39,7 @@ STATUS_OF_CODE = {
     "no_free_device": 409,
     "too_late": 409,
     "not_retryable": 409,
+    "not_adoptable": 409,
     "username_taken": 409,
     "email_taken": 409,
     "idempotency_key_in_flight": 409,

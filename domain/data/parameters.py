@@ -177,6 +177,16 @@ class Interface(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt(Parameters):
+    """The server that became a VM: its name, the cloud's id of it, its flavor and its image."""
+
+    name: str
+    cloud_id: str
+    flavor_id: UUID
+    image_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class ResetState(Parameters):
     """The status that the resource got, and why.
 
@@ -229,6 +239,7 @@ SHAPES: Final[Mapping[Action, type[Parameters]]] = {
     Action.DELETE_SNAPSHOT: DeleteSnapshot,
     Action.CREATE_VOLUME: CreateVolume,
     Action.DELETE_VOLUME: DeleteVolume,
+    Action.ADOPT: Adopt,
     Action.RESET_STATE: ResetState,
 }
 """The shape of every action's parameters."""

@@ -53,6 +53,7 @@ READS: Final = {
     "list_volumes",
     "is_over",
     "list_catalogue",
+    "list_other_servers",
 }
 EFFECTS: Final = (
     {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval", "poll_timeout"}

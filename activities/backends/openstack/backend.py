@@ -9,7 +9,7 @@ from activities.backends.openstack import bodies, marks
 from activities.backends.openstack.bodies import Body
 from activities.backends.openstack.catalogue import OpenStackCatalogue
 from activities.backends.openstack.errors import Service
-from activities.backends.openstack.ports import OpenStackPorts
+from activities.backends.openstack.found import OpenStackFound
 from activities.backends.openstack.reading import next_page
 from activities.backends.openstack.records import ServerRow
 from activities.backends.openstack.resource_verdicts import IMAGE_GONE
@@ -32,7 +32,7 @@ class _Inventory:
     read: Callable[[Body], Listed | None]
 
 
-class OpenStackBackend(OpenStackServers, OpenStackPorts, OpenStackVolumes, OpenStackCatalogue):
+class OpenStackBackend(OpenStackServers, OpenStackFound, OpenStackVolumes, OpenStackCatalogue):
     """A real OpenStack cloud; ComputeBackend describes its methods."""
 
     async def delete_server(self, token: Token, vm: Ref) -> None:
