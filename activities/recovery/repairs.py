@@ -64,8 +64,13 @@ class Repairs:
     async def _remove_orphan(self, found: Difference, held_by: UUID) -> str | None:
         """Remove an orphan from the cloud. Return a sentence for the finding, or None if it is no orphan."""
         # The operation that deleted it may be revoked, so the token must compensate.
-        token = Token(held_by, f"reconcile/{found.id}", compensates=True)
-        orphan = Ref(found.id, found.seen.get("cloud_id"))
+        cloud_id = found.seen.get("cloud_id")
+        token = Token(held_by, f"reconcile/{cloud_id or found.id}", compensates=True)
+        orphan = Ref(found.id, cloud_id)
+        if found.seen.get("of_operation") and found.kind is Kind.VM and cloud_id:
+            # The VM is live, so its ports and its own server stay: only this server is meant.
+            await self._backend.purge(Ref(UUID(cloud_id), cloud_id))
+            return "It was removed from the cloud, because it was left over from the build."
         match found.drift, found.kind:
             case ((Drift.ORPHAN_SERVER | Drift.ORPHAN_PORT), Kind.VM):
                 await self._backend.purge(orphan)
@@ -73,9 +78,12 @@ class Repairs:
                 await self._backend.delete_volume(token, orphan)
             case Drift.ORPHAN_IMAGE, _:
                 await self._backend.delete_image(token, orphan)
+            case Drift.ORPHAN_PORT, Kind.INTERFACE if found.held_by:
+                vm = await read_ref(self._engine, VM, UUID(found.seen["vm_id"]))
+                await self._backend.delete_server_interface(token, vm, orphan)
             case _:
                 return None
-        return "It was removed from the cloud, because it had been deleted."
+        return "It was removed from the cloud, because nothing here has it any more."
 
     async def _adopt(self, found: Difference) -> str | None:
         """Change the database to match the cloud. Return a sentence for the finding, or None if nothing changed.

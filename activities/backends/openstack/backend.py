@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from activities.backends.openstack import bodies, marks
@@ -61,26 +61,29 @@ def _listed_server(body: Body) -> Listed | None:
     server = bodies.server_from(body, is_from_list=True)
     if not isinstance(server, ServerRow) or server.is_deleted:
         return None
-    return _listed(marks.vm_of(server), server.status)
+    return _listed(marks.vm_of(server), server.status, operation_id=marks.operation_of(server))
 
 
 def _listed_port(body: Body) -> Listed | None:
     port = bodies.port_from(body)
-    return _listed(marks.interface_of(port), port.status, marks.vm_of_port(port))
+    vm_id, is_plugged = marks.vm_of_port(port), port.device_id is not None
+    return _listed(marks.interface_of(port), port.status, vm_id=vm_id, is_plugged=is_plugged)
 
 
 def _listed_volume(body: Body) -> Listed | None:
     volume = bodies.volume_from(body)
-    return _listed(marks.volume_of(volume), volume.status)
+    return _listed(marks.volume_of(volume), volume.status, operation_id=marks.operation_of(volume))
 
 
 def _listed_image(body: Body) -> Listed | None:
     image = bodies.image_from(body)
-    return None if image.status in IMAGE_GONE else _listed(marks.snapshot_of(image), image.status)
+    if image.status in IMAGE_GONE:
+        return None
+    return _listed(marks.snapshot_of(image), image.status, operation_id=marks.operation_of(image))
 
 
-def _listed(id: UUID | None, state: str, vm_id: UUID | None = None) -> Listed | None:
-    return Listed(id, state, vm_id) if id else None
+def _listed(id: UUID | None, state: str, **more: Any) -> Listed | None:
+    return Listed(id, state, **more) if id else None
 
 
 _INVENTORIES: Final[Mapping[Kind, _Inventory]] = {

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 from activities.backends.openstack.backend import OpenStackBackend
 from activities.backends.resources import Ref
 from domain.rules.cloud import ServerStatus
+from domain.rules.resources import Kind
 from tests.backends.openstack.resource_cloud import NETWORK, ResourceCloud
 
 VOLUMES = "os-extended-volumes:volumes_attached"
@@ -66,3 +67,36 @@ async def test_the_volume_of_an_adopted_server_is_attached_to_its_vm(
     resources.attach(id, volume)
     shown = await backend.list_volumes([Ref(UUID(volume), volume)])
     assert shown[UUID(volume)].vm_id == UUID(id)
+
+
+async def test_the_inventory_tells_which_operation_made_a_thing(
+    backend: OpenStackBackend, resources: ResourceCloud
+) -> None:
+    id, operation_id = uuid4(), uuid4()
+    by_metadata = {"osvm_vm": str(id), "osvm_volume": str(id), "osvm_operation": str(operation_id)}
+    tagged = resources.add("servers", tags=[f"vm:{id}", f"op:{operation_id}"], metadata={})
+    stripped = resources.add("servers", tags=[], metadata=by_metadata)
+    unknown = resources.add("servers", tags=[f"vm:{id}", "op:x"], metadata={})
+    volume = resources.add("volumes", metadata=by_metadata)
+    items = {**(await backend.inventory(Kind.VM, None)).items, **(await backend.inventory(Kind.VOLUME, None)).items}
+    expected = {tagged: operation_id, stripped: operation_id, unknown: None, volume: operation_id}
+    assert {cloud_id: item.operation_id for cloud_id, item in items.items()} == expected
+
+
+async def test_the_inventory_tells_which_ports_are_plugged_in(
+    backend: OpenStackBackend, resources: ResourceCloud
+) -> None:
+    mark = {"name": f"osvm-{uuid4()}-1", "description": f"osvm vm:{uuid4()}"}
+    free, plugged = resources.add("ports", device_id="", **mark), resources.add("ports", device_id="x", **mark)
+    items = (await backend.inventory(Kind.INTERFACE, None)).items
+    assert {cloud_id: item.is_plugged for cloud_id, item in items.items()} == {free: False, plugged: True}
+
+
+async def test_the_double_of_a_server_is_purged_without_the_ports_of_its_vm(
+    backend: OpenStackBackend, resources: ResourceCloud
+) -> None:
+    vm_id = uuid4()
+    own, double = (resources.add("servers", tags=[f"vm:{vm_id}"], metadata={}) for _ in range(2))
+    port = resources.add("ports", device_id="", name=f"osvm-{uuid4()}-1", description=f"osvm vm:{vm_id}")
+    await backend.purge(Ref(UUID(double), double))
+    assert (set(resources.things["servers"]), set(resources.things["ports"])) == ({own}, {port})
