@@ -69,6 +69,9 @@ class ComputeBackend(Protocol):
     async def close(self) -> None:
         """Close all connections."""
 
+    async def identity(self) -> str:
+        """Return what tells this cloud from others of its kind, in words that people know."""
+
     async def list_catalogue(self) -> Catalogue | None:
         """Return what new VMs can be made of; None if the service has that already, as it has the mock's."""
 

@@ -54,6 +54,7 @@ READS: Final = {
     "is_over",
     "list_catalogue",
     "list_other_servers",
+    "identity",
 }
 EFFECTS: Final = (
     {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval", "poll_timeout"}
