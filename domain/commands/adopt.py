@@ -33,7 +33,7 @@ async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, us
     query = select(FoundServer).where(FoundServer.cloud_id == str(cloud_id))
     found = await fetch_one(tx, query.with_for_update())
     if found is None:
-        raise NotFoundError("server without a VM", cloud_id)
+        raise NotFoundError("unmanaged server", cloud_id)
     owner = await fetch_one(tx, user_named(username))
     if owner is None:
         issue = FieldIssue("username", UnknownReferenceError.code, f"There is no such user: {username}.")

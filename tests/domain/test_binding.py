@@ -6,6 +6,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.cloud import BoundCloud
 from domain.data.models import VM, Snapshot, Volume
+from domain.rules.resources import SnapshotStatus, VolumeStatus
+from domain.rules.states import Status
 from domain.upkeep.binding import OtherCloudError, bind
 from tests.support.rows import add_snapshot, add_user, add_vm, add_volume
 
@@ -32,9 +34,9 @@ async def test_a_filled_database_refuses_another_cloud(
 ) -> None:
     async with engine.begin() as tx:
         await bind(tx, "openstack", "project p")
-        vm = await add_vm(tx, user := await add_user(tx), status="ACTIVE" if filled is VM else "DELETED")
-        await add_volume(tx, user, status="AVAILABLE" if filled is Volume else "DELETED")
-        await add_snapshot(tx, vm, status="AVAILABLE" if filled is Snapshot else "DELETED")
+        vm = await add_vm(tx, user := await add_user(tx), status=Status.ACTIVE if filled is VM else Status.DELETED)
+        await add_volume(tx, user, status=VolumeStatus.AVAILABLE if filled is Volume else VolumeStatus.DELETED)
+        await add_snapshot(tx, vm, status=SnapshotStatus.AVAILABLE if filled is Snapshot else SnapshotStatus.DELETED)
     with pytest.raises(OtherCloudError, match=r"of openstack \(project p\)"):
         async with engine.begin() as tx:
             await bind(tx, backend, identity)

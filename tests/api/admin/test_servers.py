@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.cloud import FoundServer
 from domain.data.models import VM, Flavor, Image, Operation, Volume
+from domain.rules.states import Status
 from tests.api.conftest import Person, count, pointers
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, NETWORK_IDS, add_interface, add_vm, add_volume
 
@@ -70,14 +71,14 @@ async def test_the_lists_tell_servers_of_vms_from_others(ada: Person, root: Pers
     other = await add_found(engine, "b", obstacle="It boots from a volume.", image_id=None)
     async with engine.begin() as tx:
         vm = await add_vm(tx, ada.user, cloud_id=str(uuid4()))
-        await add_vm(tx, ada.user, status="DELETED", cloud_id=str(uuid4()))
+        await add_vm(tx, ada.user, status=Status.DELETED, cloud_id=str(uuid4()))
         await add_vm(tx, ada.user)
 
     async def listed(**query: str) -> list[tuple[str, bool, str, str | None, str | None]]:
         answer = await root.http.get("/admin/servers", params=query)
         assert answer.status_code == 200, answer.text
         fields = ("id", "managed", "vm_id", "owner", "obstacle")
-        return [tuple(item[field] for field in fields) for item in answer.json()["items"]]  # type: ignore[misc]
+        return [tuple(item[field] for field in fields) for item in answer.json()["items"]]
 
     unmanaged = (str(other), False, str(other), None, "It boots from a volume.")
     managed = (vm.cloud_id, True, str(vm.id), ada.user.username, None)
