@@ -6,9 +6,11 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
+from temporalio.client import Client
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
+from activities.preemption import PreemptionActivities
 from activities.recovery.reconciler import Reconciler
 from domain.commands.acceptance import Requester
 from domain.commands.resize_decisions import decide_resize
@@ -19,8 +21,9 @@ from domain.progress import outbox
 from domain.rules.cloud import ServerStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep.findings import ACTOR, Drift
+from tests.activities.conftest import Run
 from tests.activities.drift import add_idle_vm, change_cloud, recorded_findings, recorded_repairs
-from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, add_snapshot, read_operation, read_vm
+from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, add_snapshot, claim, message, read_operation, read_vm
 
 MEDIUM = {"vcpus": 2, "ram_mb": 4096, "disk_gb": 40}
 
@@ -72,6 +75,17 @@ async def test_the_decision_on_a_resize_by_somebody_else_gets_a_workflow_of_its_
         decision = await queries.get_operation(tx, accepted.operation_id)
     assert decision.workflow_id == outbox.workflow_of(decision)
     assert decision.previous_status is Status.ACTIVE
+
+
+async def test_a_delete_looks_for_no_workflow_of_a_resize_by_somebody_else(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, temporal: Client, run: Run
+) -> None:
+    vm = await add_idle_vm(engine, backend)
+    await change_cloud(engine, servers, status=ServerStatus.VERIFY_RESIZE, **MEDIUM)
+    await compare_twice(reconciler)
+    async with engine.begin() as tx:
+        delete = await claim(tx, vm.id, Action.DELETE)
+    assert await run(PreemptionActivities(engine, backend, temporal).preempt_operations, message(delete)) == []
 
 
 async def test_a_resize_to_an_unknown_size_is_only_reported(
