@@ -29,10 +29,11 @@ from temporalio.worker import (
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.backends import load_backend
-from activities.backends.protocol import ComputeBackend, UnusableCloudError
+from activities.backends.protocol import BackendError, ComputeBackend, UnusableCloudError
 from activities.catalogue import CatalogueReader
 from activities.compute import ComputeActivities
 from activities.consoles import ConsoleActivities
+from activities.found_servers import FoundServersReader
 from activities.interceptor import OperationInterceptor
 from activities.interfaces import InterfaceActivities
 from activities.preemption import PreemptionActivities
@@ -48,6 +49,8 @@ from domain.data.outages import UnusableDatabaseError
 from domain.rules.console import console_queue
 from domain.rules.messages import Activity, waits_queue
 from domain.settings import Settings, load_settings
+from domain.upkeep import binding
+from domain.upkeep.binding import OtherCloudError
 from workflows.build import CreateVM
 from workflows.consoles import ReadConsole
 from workflows.delete import DeleteVM
@@ -184,10 +187,12 @@ async def run(settings: Settings) -> None:
         if client is not None:
             reconciler = asyncio.create_task(Reconciler(engine, backend, client).run())
             catalogue = asyncio.create_task(CatalogueReader(engine, backend).run())
+            found_servers = asyncio.create_task(FoundServersReader(engine, backend).run())
             health = asyncio.create_task(temporal.show_health(client, settings.worker_health_file))
             await _work(make_workers(settings, client, engine, backend), stopping)
             reconciler.cancel()
             catalogue.cancel()
+            found_servers.cancel()
             health.cancel()
     finally:
         await asyncio.gather(backend.close(), database.close(engine))
@@ -233,7 +238,7 @@ async def _work(workers: list[Worker], stopping: asyncio.Event) -> None:
 async def _until_available(
     stopping: asyncio.Event, settings: Settings, engine: AsyncEngine, backend: ComputeBackend
 ) -> Client | None:
-    """Return a client once PostgreSQL and Temporal can be reached; None if the worker is stopped before."""
+    """Return a client once PostgreSQL, Temporal and the cloud can be reached; None if the worker is stopped before."""
     is_stopping = asyncio.create_task(stopping.wait())
     logged = set[str]()
     while not stopping.is_set():
@@ -248,10 +253,12 @@ async def _until_available(
             raise SystemExit(_unusable(error)) from None
         except UnusableDatabaseError as error:
             raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
-        except (OSError, RuntimeError, RPCError, SQLAlchemyError) as error:
-            reason = outages.describe(error)
+        except OtherCloudError as error:
+            raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
+        except (BackendError, OSError, RuntimeError, RPCError, SQLAlchemyError) as error:
+            reason = str(error) if isinstance(error, BackendError) else outages.describe(error)
             if reason not in logged:  # not every second
-                logger.warning("Waiting for PostgreSQL and Temporal: %s", reason)
+                logger.warning("Waiting for PostgreSQL, Temporal and the cloud: %s", reason)
             logged.add(reason)
             await asyncio.wait([is_stopping], timeout=RECONNECT_PAUSE)
     return None
@@ -261,6 +268,10 @@ async def _connect(settings: Settings, engine: AsyncEngine, backend: ComputeBack
     async with engine.connect():
         pass  # a server that the service cannot work with is refused here
     await backend.prepare()
+    # Not before the cloud has said who it is: in another one, all servers would be gone.
+    identity = await backend.identity()
+    async with engine.begin() as tx:
+        await binding.bind(tx, settings.compute_backend, identity)
     client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT)
     # Without its namespace the worker would end with an error of the SDK; the namespace may be created later.
     request = DescribeNamespaceRequest(namespace=settings.temporal_namespace)

@@ -100,7 +100,8 @@ def _superseded(deletion: Operation) -> Select[Operation]:
 def _undecided_resizes(deletion: Operation) -> Select[Operation]:
     """Query the resizes whose workflows may still wait for a decision, for ever.
 
-    There may be earlier ones beside the latest, because an administrator may have reset the VM's state since.
+    There may be earlier ones beside the latest, because an administrator may have reset the VM's state since. A resize
+    that somebody made in the cloud has no workflow.
     """
     decision = aliased(Operation)
     is_decided = exists().where(
@@ -110,7 +111,8 @@ def _undecided_resizes(deletion: Operation) -> Select[Operation]:
         decision.workflow_id == Operation.workflow_id,
     )
     succeeded = (Operation.action == Action.RESIZE, Operation.status == OperationStatus.SUCCEEDED)
-    return select(Operation).where(Operation.vm_id == deletion.vm_id, *succeeded, ~is_decided)
+    has_workflow = Operation.workflow_id != ""
+    return select(Operation).where(Operation.vm_id == deletion.vm_id, *succeeded, has_workflow, ~is_decided)
 
 
 def _raise_unless_missing(error: RPCError) -> None:

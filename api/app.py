@@ -22,6 +22,7 @@ from api.routes import (
     interfaces,
     operations,
     placement,
+    servers,
     snapshots,
     ssh_keys,
     vms,
@@ -47,7 +48,7 @@ QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fra
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
     *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
-    *(operations, ssh_keys, catalogue, placement, admin),
+    *(operations, ssh_keys, catalogue, placement, admin, servers),
 )
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 

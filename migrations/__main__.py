@@ -19,10 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.service import RPCError
 
 from activities.backends import load_backend
-from activities.backends.protocol import UnusableCloudError
+from activities.backends.protocol import BackendError, ComputeBackend, UnusableCloudError
 from domain import logs, temporal
 from domain.data import advisory_locks, catalogue, database, outages
 from domain.settings import Settings, load_settings
+from domain.upkeep import binding
+from domain.upkeep.binding import OtherCloudError
 from migrations import indexes
 
 logger = logging.getLogger("migrations")
@@ -63,12 +65,28 @@ async def migrate(settings: Settings) -> None:
 
 
 async def prepare_backend(settings: Settings) -> None:
-    """Create what the cloud backend keeps in the database; the workers' role need not have the right to do that."""
-    backend = load_backend(settings)
+    """Create what the cloud backend keeps in the database; the workers' role need not have the right to do that.
+
+    OtherCloudError if the database belongs to another cloud. If the cloud does not answer, the workers will ask it.
+    """
+    backend, engine = load_backend(settings), database.create_engine(settings)
     try:
         await backend.prepare()
+        identity = await _identity(backend)
+        async with engine.begin() as tx:
+            await binding.bind(tx, settings.compute_backend, identity)
     finally:
-        await backend.close()
+        await asyncio.gather(backend.close(), database.close(engine))
+
+
+async def _identity(backend: ComputeBackend) -> str | None:
+    """Return which cloud this is; None if it does not answer."""
+    try:
+        return await backend.identity()
+    except UnusableCloudError:
+        raise
+    except BackendError:
+        return None
 
 
 async def _try_to_migrate(engine: AsyncEngine, target: str, *, seeds: bool) -> bool:
@@ -83,6 +101,7 @@ async def _try_to_migrate(engine: AsyncEngine, target: str, *, seeds: bool) -> b
             await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), target))
             if seeds and target == indexes.HEAD:
+                await binding.bind(tx, "mock", "mock")  # before the catalogue of another cloud is replaced
                 await catalogue.seed(tx)
     except DBAPIError as error:
         if outages.sqlstate_of(error) != LOCK_NOT_AVAILABLE:
@@ -105,6 +124,8 @@ def main() -> None:
     try:
         asyncio.run(migrate(settings))
         asyncio.run(prepare_backend(settings))
+    except OtherCloudError as error:
+        raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
     except UnusableCloudError as error:
         raise SystemExit(f"The cloud of COMPUTE_BACKEND cannot be used: {error}") from None
     except (*outages.UNREACHABLE, DBAPIError) as error:

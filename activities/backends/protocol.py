@@ -15,6 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from activities.backends.catalogue import Catalogue
+from activities.backends.found import FoundServer
 from activities.backends.resources import Console, Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
 from domain.rules.resources import Kind
 
@@ -67,6 +68,9 @@ class ComputeBackend(Protocol):
 
     async def close(self) -> None:
         """Close all connections."""
+
+    async def identity(self) -> str:
+        """Return what tells this cloud from others of its kind, in words that people know."""
 
     async def list_catalogue(self) -> Catalogue | None:
         """Return what new VMs can be made of; None if the service has that already, as it has the mock's."""
@@ -182,6 +186,9 @@ class ComputeBackend(Protocol):
         The kinds are VM (servers), INTERFACE (ports), VOLUME, and SNAPSHOT (images). The first page has no marker, and
         each page has the marker of the next one. What exists during all the calls is on one of the pages.
         """
+
+    async def list_other_servers(self, known: Collection[str]) -> Collection[FoundServer]:
+        """Return the servers of the project, whoever made them, but not those with these ids of the cloud."""
 
     async def revoke(self, operation_id: UUID) -> None:
         """Refuse the operation's calls from now on, except those that compensate.

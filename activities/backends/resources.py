@@ -149,12 +149,15 @@ class Console:
 class Listed:
     """What the cloud's inventory shows of a resource: our id, which is its mark, its state, and the VM of a port.
 
-    A server has the id of its VM. `id` is None if the mark is missing.
+    A server has the id of its VM. `id` is None if the mark is missing. `operation_id`: the operation that made it, by
+    its mark, unless it is a port. `is_plugged`: the port is in use.
     """
 
     id: UUID | None
     state: str
     vm_id: UUID | None = None
+    operation_id: UUID | None = None
+    is_plugged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

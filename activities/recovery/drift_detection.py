@@ -9,11 +9,11 @@ There may be any number of rows, and the loop that runs this also sends the hear
 more than a page of them.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, and_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities import ports
@@ -23,19 +23,21 @@ from activities.backends.resources import Volume as CloudVolume
 from activities.recovery.orphan_detection import find_orphans
 from activities.recovery.rows import Query, Rows, is_one_of, pages, read, refs
 from domain.data import database
-from domain.data.models import VM, Attachment, Flavor, Interface, Snapshot, Volume
+from domain.data.models import VM, Attachment, Flavor, Image, Interface, Operation, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState, server_status_of
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Status
-from domain.upkeep.findings import Difference, Drift
+from domain.upkeep.findings import ACTOR, Difference, Drift
 
 Found = Sequence[Difference]
 
 # Every query reads `operation_id`. Each operation writes its own id into the rows that it claims, so a row that an
 # operation changed and changed back still differs between the two readings.
 _IDLE_VMS: Final = (
-    select(VM.id, VM.cloud_id, VM.status, VM.operation_id, VM.flavor_id, Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb)
+    select(VM.id, VM.cloud_id, VM.status, VM.operation_id, VM.flavor_id, VM.image_id)
+    .add_columns(Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb, Operation.actor.label("put_into_error_by"))
     .join(Flavor, Flavor.id == VM.flavor_id)
+    .outerjoin(Operation, and_(Operation.id == VM.operation_id, VM.status == Status.ERROR))
     .where(VM.status != Status.DELETED, VM.task_state.is_(None), VM.attaching == 0)
 )
 _VOLUMES: Final = (
@@ -73,7 +75,8 @@ async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows)
     """Return how a page of idle VMs and their interfaces differ from the cloud."""
     interfaces = await read(reader, _INTERFACES.where(is_one_of(Interface.vm_id, vms)))
     servers, plugged = await backend.list_servers(refs(vms)), await backend.list_ports(refs(vms))
-    found = [difference for vm in vms.values() for difference in _vm_drift(vm, servers.get(vm.id))]
+    images = await _known_images(reader, vms, servers)
+    found = [difference for vm in vms.values() for difference in _vm_drift(vm, servers.get(vm.id), images)]
     with_port = ports.by_interface(plugged, interfaces.values())
     unplugged = [row for row in interfaces.values() if row.id not in with_port]
     gone = [_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row) for row in unplugged]
@@ -85,6 +88,17 @@ async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows)
         *(difference for difference in found if difference.id in unchanged),
         *(difference for difference in gone if interfaces[difference.id].vm_id in unchanged),
     ]
+
+
+async def _known_images(reader: AsyncEngine, vms: Rows, servers: Mapping[UUID, Server]) -> Collection[str]:
+    """Return those images of the catalogue that servers were built from, but not their VMs.
+
+    The image of a snapshot is in no catalogue: a server has one after a restore.
+    """
+    found = {server.image_id: vms[id].image_id for id, server in servers.items() if server.image_id}
+    others = [UUID(image_id) for image_id, known in found.items() if image_id != str(known)]
+    images = await read(reader, select(Image.id).where(is_one_of(Image.id, others))) if others else {}
+    return {str(id) for id in images}
 
 
 async def _still_found(reader: AsyncEngine, query: Query, before: Rows, found: Found) -> Found:
@@ -106,27 +120,41 @@ def _of_vm(drift: Drift, kind: Kind, row: Row[Any]) -> Difference:
     return Difference(drift, kind, row.id, {"vm_id": str(row.vm_id)}, row.operation_id)
 
 
-def _vm_drift(vm: Row[Any], server: Server | None) -> Iterator[Difference]:
+def _vm_drift(vm: Row[Any], server: Server | None, images: Collection[str]) -> Iterator[Difference]:
     """Yield how the server differs from the VM, if it does."""
-    drift = _server_drift(vm, server)
+    drift = _server_drift(vm, server, images)
     if drift:
-        seen = {"status": vm.status, "server": server.status if server else ServerStatus.GONE}
+        seen: dict[str, Any] = {"status": vm.status, "server": server.status if server else ServerStatus.GONE}
+        if server and drift in {Drift.RESIZED, Drift.SERVER_SIZE}:
+            seen["size"] = [server.vcpus, server.ram_mb, server.disk_gb]
+        if server and drift is Drift.SERVER_IMAGE:
+            seen["image"] = server.image_id
         yield Difference(drift, Kind.VM, vm.id, seen, vm.operation_id)
 
 
-def _server_drift(vm: Row[Any], server: Server | None) -> Drift | None:
+def _server_drift(vm: Row[Any], server: Server | None, images: Collection[str]) -> Drift | None:
     """Return how the server differs from the VM, if it does; a busy server is left to the next comparison."""
     if server is not None and server.is_busy:
         return None
     if vm.status is Status.ERROR:
-        # A person must decide about the VM. Show that its server has recovered, which helps with the decision.
-        return Drift.SERVER_STATUS if server and server.status is not ServerStatus.ERROR else None
+        return _recovery(vm, server)
     if server is None:
         return Drift.SERVER_GONE
-    if server.status is server_status_of(vm.status):
-        has_flavor = server.has_flavor(vm.flavor_id, vm.vcpus, vm.ram_mb, vm.disk_gb)
-        return None if has_flavor else Drift.SERVER_SIZE
-    return _status_drift(vm.status, server.status)
+    if server.status is not server_status_of(vm.status):
+        return _status_drift(vm.status, server.status)
+    if not server.has_flavor(vm.flavor_id, vm.vcpus, vm.ram_mb, vm.disk_gb):
+        return Drift.SERVER_SIZE
+    return Drift.SERVER_IMAGE if server.image_id != str(vm.image_id) and server.image_id in images else None
+
+
+def _recovery(vm: Row[Any], server: Server | None) -> Drift | None:
+    """Return how the server of a VM in ERROR has left that status, if it has."""
+    if server is None or server.status is ServerStatus.ERROR:
+        return None
+    # What only the cloud has put into ERROR, the cloud may take out of it. After an operation that failed, a person
+    # must decide about the VM. To show that its server has recovered helps with the decision.
+    follows = vm.put_into_error_by == ACTOR and server.status in {ServerStatus.ACTIVE, ServerStatus.SHUTOFF}
+    return Drift.SERVER_RECOVERED if follows else Drift.SERVER_STATUS
 
 
 def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
@@ -136,6 +164,8 @@ def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
             return Drift.RESIZE_DECIDED if status is Status.VERIFY_RESIZE else Drift.POWER_STATE
         case ServerStatus.ERROR:
             return Drift.SERVER_ERROR
+        case ServerStatus.VERIFY_RESIZE:
+            return Drift.RESIZED
         case _:
             return Drift.SERVER_STATUS
 

@@ -3,6 +3,9 @@
 Only what has our mark can be an orphan: everything else belongs to somebody else. A row that keeps the cloud's id knows
 only the resource with that id, and a second one with its mark is an orphan. Each page of the cloud's inventory is
 compared with a later reading of the database, which has everything that was created before the page.
+
+A request whose answer was lost may take effect long after its operation has ended. So the row may be live when the
+cloud shows a double of its resource, or a resource whose making was undone. `leftovers` says which may be removed.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.protocol import ComputeBackend
 from activities.backends.resources import Listed, Ref
+from activities.recovery import leftovers
 from activities.recovery.rows import Query, Rows, is_one_of, read
 from domain.data import database
 from domain.data.models import VM, Interface, Snapshot, Volume
@@ -24,13 +28,22 @@ from domain.upkeep.findings import Difference, Drift
 
 Items = Mapping[str, Listed]
 
-_LIVE_VMS: Final = select(VM.id, and_(VM.task_state.is_(None), VM.attaching == 0).label("is_idle")).where(
-    VM.status != Status.DELETED
-)
+_LIVE_VMS: Final = select(
+    VM.id, VM.operation_id, and_(VM.task_state.is_(None), VM.attaching == 0).label("is_idle")
+).where(VM.status != Status.DELETED)
 _LIVE: Final[Mapping[Kind, Query]] = {
-    Kind.VM: select(VM.id, VM.cloud_id).where(VM.status != Status.DELETED),
-    Kind.VOLUME: select(Volume.id, Volume.cloud_id).where(Volume.status != VolumeStatus.DELETED),
-    Kind.SNAPSHOT: select(Snapshot.id, Snapshot.cloud_id).where(Snapshot.status != SnapshotStatus.DELETED),
+    Kind.VM: select(VM.id, VM.cloud_id, VM.operation_id, VM.launched_at.is_(None).label("was_never_made")).where(
+        VM.status != Status.DELETED
+    ),
+    Kind.VOLUME: select(
+        Volume.id, Volume.cloud_id, Volume.operation_id, (Volume.status == VolumeStatus.ERROR).label("was_never_made")
+    ).where(Volume.status != VolumeStatus.DELETED),
+    Kind.SNAPSHOT: select(
+        Snapshot.id,
+        Snapshot.cloud_id,
+        Snapshot.operation_id,
+        (Snapshot.status == SnapshotStatus.ERROR).label("was_never_made"),
+    ).where(Snapshot.status != SnapshotStatus.DELETED),
     Kind.INTERFACE: select(Interface.id, Interface.cloud_id),
 }
 
@@ -47,7 +60,10 @@ async def find_orphans(engine: AsyncEngine, backend: ComputeBackend) -> AsyncIte
             if kind is Kind.INTERFACE:
                 orphans = await _orphan_ports(reader, backend, unknown)
             else:
-                orphans = list(_orphans(kind, unknown))
+                late = leftovers.made_late(items, known)
+                orphans = list(_orphans(kind, {**unknown, **late}))
+                orphans = await leftovers.with_their_operations(reader, backend, orphans, items, known)
+                orphans = [found for found in orphans if found.held_by or found.seen["cloud_id"] not in late]
             yield await _with_deleting_operations(reader, orphans)
 
 
@@ -82,7 +98,19 @@ async def _orphan_ports(reader: AsyncEngine, backend: ComputeBackend, items: Ite
     vm_ids = {item.vm_id for item in items.values() if item.vm_id}
     vms = await read(reader, _LIVE_VMS.where(is_one_of(VM.id, vm_ids)))
     idle = {vm_id for vm_id, vm in vms.items() if vm.is_idle}
-    of_idle_vms = {item.id: item.vm_id for item in items.values() if item.id and item.vm_id in idle}
+    of_idle_vms = [
+        Difference(
+            Drift.ORPHAN_PORT,
+            Kind.INTERFACE,
+            item.id,
+            {"vm_id": str(item.vm_id), "cloud_id": cloud_id, "is_plugged": item.is_plugged},
+            # A port that is plugged in may be so by somebody's hand, so it stays.
+            held_by=None if item.is_plugged else vms[item.vm_id].operation_id,
+            min_age=leftovers.MIN_AGE,
+        )
+        for cloud_id, item in {item.id: (cloud_id, item) for cloud_id, item in items.items()}.values()
+        if item.id and item.vm_id in idle
+    ]
     # Ports without VM and server are reported once per VM, because they are removed together. Those of a server without
     # VM are removed with the server.
     without_vm = vm_ids - vms.keys()
@@ -90,7 +118,7 @@ async def _orphan_ports(reader: AsyncEngine, backend: ComputeBackend, items: Ite
         without_vm - (await backend.list_servers([Ref(id) for id in without_vm])).keys() if without_vm else set()
     )
     return [
-        *(Difference(Drift.ORPHAN_PORT, Kind.INTERFACE, id, {"vm_id": str(vm)}) for id, vm in of_idle_vms.items()),
+        *of_idle_vms,
         *(Difference(Drift.ORPHAN_PORT, Kind.VM, vm_id) for vm_id in without_server),
     ]
 
@@ -102,4 +130,4 @@ async def _with_deleting_operations(reader: AsyncEngine, orphans: Sequence[Diffe
         is_orphan = is_one_of(model.id, [orphan.id for orphan in orphans])
         deleted = await read(reader, select(model.id, model.operation_id).where(is_orphan, model.status == "DELETED"))
         deleted_by |= {id: row.operation_id for id, row in deleted.items()}
-    return [replace(orphan, held_by=deleted_by.get(orphan.id)) for orphan in orphans]
+    return [replace(orphan, held_by=orphan.held_by or deleted_by.get(orphan.id)) for orphan in orphans]

@@ -1,4 +1,4 @@
-"""Repairs the differences between the cloud and the database, or reports them to admins. Runs in every worker.
+"""Compares the cloud with the database again and again, and repairs the differences that stay. Runs in every worker.
 
 Where they differ, the cloud is right about what exists: the database is changed to match it, and an operation records
 the change. What the database has deleted is removed from the cloud. What the database has never known may belong to
@@ -9,29 +9,19 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
-from temporalio.service import RPCError
 
-from activities.backends.protocol import BackendError, ComputeBackend, Token
-from activities.backends.resources import Ref
+from activities.backends.protocol import BackendError, ComputeBackend
 from activities.recovery import drift_detection
-from activities.steps import find_flavor, read_ref
-from domain.commands import acceptance
-from domain.commands.reset_state import reset_state
-from domain.commands.resize_decisions import latest_resize
+from activities.recovery.repairs import Repairs
 from domain.data import advisory_locks, database, outages, queries
-from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
-from domain.data.parameters import ResetState
-from domain.rules.cloud import ServerStatus, vm_status_of
-from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
-from domain.rules.states import Action
 from domain.upkeep import findings
-from domain.upkeep.findings import GONE, Difference, Drift
+from domain.upkeep.findings import GONE, Difference
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +33,6 @@ CONFIRM_AFTER_INTERVALS = 0.6
 # If more resources than this are gone at once, the answer is probably wrong: credentials of another project, or a cloud
 # that is partly down. The findings are shown to admins, but nothing is marked as gone.
 MAX_GONE = 50
-ACTOR: Final = "@reconcile"  # usernames do not begin with @
-
-_FAULT_MESSAGES: Final = {
-    Drift.SERVER_GONE: "The server disappeared from the cloud, although no delete was requested.",
-    Drift.SERVER_ERROR: "The cloud reports the server in status ERROR, although no operation was running.",
-}
 
 
 class Confirmed(NamedTuple):
@@ -65,7 +49,7 @@ class Reconciler:
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend, client: Client) -> None:
         self._engine = engine
         self._backend = backend
-        self._client = client
+        self._repairs = Repairs(engine, backend, client)
 
     async def run(self) -> None:
         """Reconcile every INTERVAL until canceled. Skip a round if another worker is reconciling."""
@@ -125,7 +109,7 @@ class Reconciler:
 
     async def _repair_one(self, found: Difference, finding_id: UUID, held_by: UUID) -> None:
         try:
-            resolution = await self._remove_orphan(found, held_by) or await self._adopt(found)
+            resolution = await self._repairs.repair(found, held_by)
             if resolution:
                 logger.warning("%s %s had the finding %s: %s", found.kind, found.id, found.drift, resolution)
                 async with self._engine.begin() as tx:
@@ -136,131 +120,3 @@ class Reconciler:
             # Any other error is of this finding alone, and must not stop the repairs behind it.
             reason = error if isinstance(error, BackendError) else outages.describe(error)
             logger.warning("%s %s still has the finding %s: %s", found.kind, found.id, found.drift, reason)
-
-    async def _remove_orphan(self, found: Difference, held_by: UUID) -> str | None:
-        """Remove an orphan from the cloud. Return a sentence for the finding, or None if it is no orphan."""
-        # The operation that deleted it may be revoked, so the token must compensate.
-        token = Token(held_by, f"reconcile/{found.id}", compensates=True)
-        orphan = Ref(found.id, found.seen.get("cloud_id"))
-        match found.drift, found.kind:
-            case ((Drift.ORPHAN_SERVER | Drift.ORPHAN_PORT), Kind.VM):
-                await self._backend.purge(orphan)
-            case Drift.ORPHAN_VOLUME, _:
-                await self._backend.delete_volume(token, orphan)
-            case Drift.ORPHAN_IMAGE, _:
-                await self._backend.delete_image(token, orphan)
-            case _:
-                return None
-        return "It was removed from the cloud, because it had been deleted."
-
-    async def _adopt(self, found: Difference) -> str | None:
-        """Change the database to match the cloud. Return a sentence for the finding, or None if nothing changed.
-
-        A row is changed only if the operation that held it during the comparison still holds it. If not, a newer
-        request has claimed the row and takes precedence. Other kinds of drift need a person's decision.
-        """
-        match found.drift:
-            case Drift.SERVER_GONE | Drift.SERVER_ERROR | Drift.POWER_STATE | Drift.RESIZE_DECIDED:
-                return await self._adopt_server(found)
-            case Drift.VOLUME_GONE | Drift.VOLUME_DETACHED:
-                return await self._adopt_volume(found)
-            case Drift.VOLUME_SIZE:
-                return await self._adopt_size(found)
-            case Drift.INTERFACE_GONE:
-                return await self._adopt_interface(found)
-            case Drift.IMAGE_GONE:
-                return await self._adopt_image(found)
-        return None
-
-    async def _adopt_server(self, found: Difference) -> str | None:
-        status = vm_status_of(ServerStatus(found.seen["server"]))
-        message = _FAULT_MESSAGES.get(found.drift)
-        fault = {"code": found.drift.value, "message": message} if message else None
-        # Before the transaction, so that no lock is held while the cloud answers.
-        ref = await read_ref(self._engine, VM, found.id)
-        server = (await self._backend.list_servers([ref])).get(found.id)
-        async with self._engine.begin() as tx:
-            vm = await queries.lock_vm(tx, found.id)
-            if vm is None or vm.operation_id != found.held_by or vm.task_state is not None or vm.attaching:
-                return None
-            decided = found.drift is Drift.RESIZE_DECIDED
-            flavor_id = (await find_flavor(tx, vm.id, server) if decided and server else None) or vm.flavor_id
-            reset = _reset_operation(found, status)
-            await reset_state(tx, vm, status, reset, fault, flavor_id=flavor_id)
-            resize = await latest_resize(tx, vm.id) if decided else None
-        if resize is not None:
-            await self._cancel_workflow(resize.workflow_id)
-        return f"The VM became {status}, to match the cloud."
-
-    async def _cancel_workflow(self, workflow_id: str) -> None:
-        """Cancel the workflow that still waits for the decision on a resize that was decided in the cloud."""
-        try:
-            await self._client.get_workflow_handle(workflow_id).cancel()
-        except RPCError as error:  # harmless: the workflow keeps waiting for a signal that never comes
-            logger.warning("Could not cancel the workflow %s: %s", workflow_id, error)
-
-    async def _adopt_volume(self, found: Difference) -> str | None:
-        status = VolumeStatus.ERROR if found.drift is Drift.VOLUME_GONE else VolumeStatus.AVAILABLE
-        reset = _reset_operation(found, status)
-        async with self._engine.begin() as tx:
-            vm = await _lock_vm_of(tx, found)
-            held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
-            changed = held.values(status=status, operation_id=reset.id)
-            volume = await queries.fetch_one(tx, changed.returning(Volume))
-            if volume is None:
-                return None
-            # The volume before its attachment. Every transaction locks in this order: VM, volume, attachment, address.
-            await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
-            await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
-        return f"The volume became {volume.status}, to match the cloud."
-
-    async def _adopt_size(self, found: Difference) -> str | None:
-        size_gb, reset = found.seen["size_gb"], _reset_operation(found, found.seen["status"])
-        async with self._engine.begin() as tx:
-            vm = await _lock_vm_of(tx, found)
-            held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
-            changed = held.values(size_gb=size_gb, operation_id=reset.id)
-            volume = await queries.fetch_one(tx, changed.returning(Volume))
-            if volume is None:
-                return None
-            await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
-        return f"The volume has {size_gb} GiB now, to match the cloud."
-
-    async def _adopt_interface(self, found: Difference) -> str | None:
-        reset = _reset_operation(found, "gone")
-        async with self._engine.begin() as tx:
-            vm = await _lock_vm_of(tx, found)
-            held = (Interface.id == found.id, Interface.operation_id == found.held_by)
-            if vm is None or not (await tx.execute(delete(Interface).where(*held))).rowcount:
-                return None
-            await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
-        return "The interface was detached and its addresses were released, to match the cloud."
-
-    async def _adopt_image(self, found: Difference) -> str | None:
-        reset = _reset_operation(found, SnapshotStatus.ERROR)
-        async with self._engine.begin() as tx:
-            vm = await _lock_vm_of(tx, found)
-            held = update(Snapshot).where(Snapshot.id == found.id, Snapshot.operation_id == found.held_by)
-            changed = held.values(status=SnapshotStatus.ERROR, operation_id=reset.id)
-            if vm is None or not (await tx.execute(changed)).rowcount:
-                return None
-            await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
-        return "The snapshot became ERROR, because the cloud no longer has its image."
-
-
-async def _lock_vm_of(tx: AsyncConnection, found: Difference) -> VM | None:
-    """Lock the VM that the resource belongs to and return it; None if it belongs to none.
-
-    Every transaction locks the VM before its volumes, attachments and interfaces. One that locked a volume first could
-    deadlock with a delete of the VM, which takes over all of them.
-    """
-    vm_id = found.seen.get("vm_id")
-    return await queries.lock_vm(tx, UUID(vm_id)) if vm_id else None
-
-
-def _reset_operation(found: Difference, status: str) -> acceptance.NewOperation:
-    """Return the operation that records the repair."""
-    reset = ResetState(status, because=found.drift.value, seen=found.seen)
-    return acceptance.NewOperation(
-        Action.RESET_STATE, ACTOR, "reconcile", reset, resource_type=found.kind, resource_id=found.id
-    )

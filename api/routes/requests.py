@@ -185,6 +185,12 @@ class ResetState(Request):
     status: Literal[Status.ACTIVE, Status.SHUTOFF, Status.VERIFY_RESIZE, Status.ERROR]
 
 
+class Adoption(Request):
+    """The user who gets the VM."""
+
+    username: Username = Field(examples=["ada"])
+
+
 class NewSSHKey(Request):
     """The public key to keep, as one line in the format of OpenSSH."""
 

@@ -46,6 +46,7 @@ STATUS_OF_CODE = {
     "too_late": 409,
     "not_retryable": 409,
     "name_taken": 409,
+    "not_adoptable": 409,
     "username_taken": 409,
     "email_taken": 409,
     "idempotency_key_in_flight": 409,

@@ -112,7 +112,9 @@ async def accept(
     if vm.fault and claimed.fault is None:
         row["input"] |= to_json(NO_PARAMETERS, Control(previous_fault=vm.fault))
     if resize is not None:
-        row |= {"previous_status": resize.previous_status, "workflow_id": resize.workflow_id}
+        row |= {"previous_status": resize.previous_status}
+        # No workflow waits after a resize that somebody made in the cloud: the decision has one of its own.
+        row |= {"workflow_id": resize.workflow_id} if resize.workflow_id else {}
     await _insert(tx, row | {"deliver_after": from_now(deliver_in)})
     return claimed
 
@@ -125,7 +127,7 @@ async def accept_without_vm(tx: AsyncConnection, owner_id: UUID, new: NewOperati
 async def record_done(
     tx: AsyncConnection, new: NewOperation, owner_id: UUID, vm_id: UUID | None, previous: Status | None = None
 ) -> None:
-    """Record an operation that is done already (a reset-state), as SUCCEEDED and without a workflow."""
+    """Record an operation that is done already, such as a reset-state, as SUCCEEDED and without a workflow."""
     done = {"status": OperationStatus.SUCCEEDED, "progress": 100, "workflow_id": ""}
     times = dict.fromkeys(("started_at", "finished_at"), func.clock_timestamp())
     await _insert(tx, operation_row(new, owner_id, vm_id, previous) | done | times)

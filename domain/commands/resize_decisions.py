@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import acceptance
 from domain.commands.acceptance import Accepted, NewOperation, Requester
-from domain.data.models import VM, Operation
+from domain.data.models import VM, Flavor, Operation
 from domain.data.parameters import ConfirmResize, Resize, RevertResize, parameters_of
-from domain.data.queries import HAS_BEGUN, fetch_all, fetch_one, from_now, get_operation, lock_vm
+from domain.data.queries import HAS_BEGUN, fetch_all, fetch_one, from_now, get_operation, lock_vm, update_vm
 from domain.rules.states import OPEN_STATUSES, RESIZE_DECISIONS, Action, OperationStatus, Status
 
 CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins with @
@@ -50,6 +50,20 @@ async def confirm_by_window(
         return None
     confirm = await get_operation(tx, confirm_id)
     return confirm if confirm.status in OPEN_STATUSES else None
+
+
+async def record_resize(tx: AsyncConnection, vm: VM, flavor_id: UUID, actor: str, request_id: str) -> VM:
+    """Record a resize or a migration of a locked VM that somebody made in the cloud, and return the VM.
+
+    No workflow waits for its decision, so a confirm or revert of it runs in a workflow of its own.
+    """
+    query = select(Flavor.id, Flavor.name).where(Flavor.id.in_((flavor_id, vm.flavor_id)))
+    names = {row.id: row.name for row in await tx.execute(query)}
+    resize = Resize(flavor_id, names[flavor_id], vm.flavor_id, names[vm.flavor_id])
+    new = NewOperation(Action.RESIZE, actor, request_id, resize)
+    await acceptance.record_done(tx, new, vm.owner_id, vm.id, vm.status)
+    state = {"status": Status.VERIFY_RESIZE, "flavor_id": flavor_id, "operation_id": new.id}
+    return await update_vm(tx, vm.id, state)
 
 
 async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) -> Sequence[VM]:

@@ -201,6 +201,16 @@ class Interface(Parameters):
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt(Parameters):
+    """The server that became a VM: its name, the cloud's id of it, its flavor and its image."""
+
+    name: str
+    cloud_id: str
+    flavor_id: UUID
+    image_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
 class ResetState(Parameters):
     """The status that the resource got, and why.
 
@@ -255,19 +265,19 @@ SHAPES: Final[Mapping[Action, type[Parameters]]] = {
     Action.CREATE_VOLUME: CreateVolume,
     Action.DELETE_VOLUME: DeleteVolume,
     Action.EXTEND_VOLUME: ExtendVolume,
+    Action.ADOPT: Adopt,
     Action.RESET_STATE: ResetState,
 }
 """The shape of every action's parameters."""
-_ADAPTERS: Final[dict[type[Any], TypeAdapter[Any]]] = {
-    shape: TypeAdapter(shape) for shape in (*SHAPES.values(), Control)
-}
+_ADAPTERS: Final[Mapping[type, TypeAdapter[Any]]] = {shape: TypeAdapter(shape) for shape in SHAPES.values()}
+_CONTROL: Final = TypeAdapter(Control)
 
 
 def to_json(parameters: Parameters, control: Control) -> dict[str, Any]:
     """The value of `operations.input`."""
     values: dict[str, Any] = _ADAPTERS[type(parameters)].dump_python(parameters, mode="json", exclude_none=True)
     if control is not NO_CONTROL:
-        values |= _ADAPTERS[Control].dump_python(control, mode="json", exclude_none=True)
+        values |= _CONTROL.dump_python(control, mode="json", exclude_none=True)
     return values
 
 
@@ -288,5 +298,4 @@ def target_flavor(operation: Operation) -> UUID:
 
 def control_of(operation: Operation) -> Control:
     """What the service needs to carry the operation out."""
-    control: Control = _ADAPTERS[Control].validate_python(operation.input)
-    return control
+    return _CONTROL.validate_python(operation.input)

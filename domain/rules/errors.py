@@ -227,6 +227,15 @@ class NotRetryableError(ServiceError):
     code = "not_retryable"
 
 
+class NotAdoptableError(ServiceError):
+    """The server cannot be adopted, at least not now."""
+
+    code = "not_adoptable"
+
+    def __init__(self, obstacle: str) -> None:
+        super().__init__(f"The server cannot be adopted. {obstacle}")
+
+
 class CanceledError(ServiceError):
     """The operation was canceled before its next step."""
 

@@ -39,7 +39,7 @@ class TaskState(StrEnum):
 
 
 class Action(StrEnum):
-    """An action of an operation. Each has a row in the lifecycle table, except RESET_STATE."""
+    """An action of an operation. Each has a row in the lifecycle table, except ADOPT and RESET_STATE."""
 
     CREATE = "create"
     START = "start"
@@ -60,6 +60,7 @@ class Action(StrEnum):
     CREATE_VOLUME = "create-volume"
     DELETE_VOLUME = "delete-volume"
     EXTEND_VOLUME = "extend-volume"
+    ADOPT = "adopt"  # no row and no workflow: it records that a server of the cloud became a VM
     RESET_STATE = "reset-state"  # no row and no workflow: it only records that an admin or a repair has set a status
 
     @property

@@ -17,6 +17,7 @@ from domain.data.queries import fetch_all
 from domain.rules.resources import Kind
 
 ROWS_PER_STATEMENT: Final = 1_000  # a statement has at most 32,767 parameters, and a row takes five of them
+ACTOR: Final = "@reconcile"  # of the operations that record repairs; usernames do not begin with @
 NO_LONGER_FOUND: Final = "The next comparison no longer found the difference."
 
 
@@ -25,10 +26,13 @@ class Drift(StrEnum):
 
     SERVER_GONE = "server_gone"
     SERVER_ERROR = "server_error"
+    SERVER_RECOVERED = "server_recovered"
     POWER_STATE = "power_state"
+    RESIZED = "resized"
     RESIZE_DECIDED = "resize_decided"
     SERVER_STATUS = "server_status"
     SERVER_SIZE = "server_size"
+    SERVER_IMAGE = "server_image"
     VOLUME_GONE = "volume_gone"
     VOLUME_DETACHED = "volume_detached"
     VOLUME_ELSEWHERE = "volume_elsewhere"
@@ -48,7 +52,8 @@ GONE: Final = {Drift.SERVER_GONE, Drift.VOLUME_GONE, Drift.INTERFACE_GONE, Drift
 class Difference:
     """One difference: its kind, the resource, and what was `seen` of it on both sides, as JSON.
 
-    `held_by` is the operation that last held the resource, or None if the database does not know the resource.
+    `held_by` is the operation that last held the resource, or None if the database does not know the resource. It is
+    confirmed only after `min_age` seconds, however often it is seen.
     """
 
     drift: Drift
@@ -56,6 +61,7 @@ class Difference:
     id: UUID
     seen: dict[str, Any] = field(default_factory=dict)
     held_by: UUID | None = None
+    min_age: float = 0.0
 
 
 async def record(
@@ -80,8 +86,9 @@ async def record(
         recorded += await fetch_all(tx, _upsert(rows[start : start + ROWS_PER_STATEMENT]))
     # Counted to the beginning, because a resource may come up twice in one long comparison: in the cloud's inventory,
     # later resources move to earlier pages when some are deleted.
-    pause = timedelta(seconds=confirm_after)
-    return {(row.kind, row.resource_id): row.id for row in recorded if row.found_at + pause < began}
+    age = {(found.drift, found.id): timedelta(seconds=max(confirm_after, found.min_age)) for found in differences}
+    ids = {(row.kind, row.resource_id): (row.id, row.found_at) for row in recorded}
+    return {key: id for key, (id, found_at) in ids.items() if found_at + age[Drift(key[0]), key[1]] < began}
 
 
 async def resolve_unseen(tx: AsyncConnection, began: datetime) -> None:

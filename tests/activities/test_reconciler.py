@@ -201,15 +201,15 @@ async def test_an_outage_ends_the_repairs_until_the_next_comparison(
 
 def _fail_first_repair(reconciler: Reconciler, error: Exception) -> list[UUID]:
     """Let the next repair fail; return a list that will name its resource."""
-    adopt, failed = reconciler._adopt, list[UUID]()
+    repair, failed = reconciler._repairs.repair, list[UUID]()
 
-    async def fail_once(found: Difference) -> str | None:
+    async def fail_once(found: Difference, held_by: UUID) -> str | None:
         if not failed:
             failed.append(found.id)
             raise error
-        return await adopt(found)
+        return await repair(found, held_by)
 
-    reconciler._adopt = fail_once  # type: ignore[method-assign]
+    reconciler._repairs.repair = fail_once  # type: ignore[method-assign]
     return failed
 
 

@@ -12,13 +12,13 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode, images, ports, servers, volumes
 from activities.backends.protocol import Token
 from activities.backends.resources import Ref
-from activities.recovery.reconciler import ACTOR, Reconciler
+from activities.recovery.reconciler import Reconciler
 from domain.data.models import Attachment, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.settings import Settings
-from domain.upkeep.findings import Drift
+from domain.upkeep.findings import ACTOR, Drift
 from tests.activities.cloud import add_server, complete_changes, inventory, server_spec
 from tests.activities.conftest import CancelRecorder
 from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
@@ -87,7 +87,7 @@ async def test_a_resize_that_was_decided_in_the_cloud_is_adopted(
 @pytest.mark.parametrize(
     ("status", "values", "kind"),
     [
-        (Status.ACTIVE, {"status": ServerStatus.VERIFY_RESIZE}, Drift.SERVER_STATUS),
+        (Status.ACTIVE, {"status": ServerStatus.PAUSED}, Drift.SERVER_STATUS),
         (Status.ACTIVE, {"vcpus": 63}, Drift.SERVER_SIZE),
         (Status.ERROR, {"status": ServerStatus.VERIFY_RESIZE}, Drift.SERVER_STATUS),
     ],

@@ -30,7 +30,7 @@ def test_statuses_task_states_and_actions_are_as_specified() -> None:
     assert [status.value for status in Status] == STATUSES
     assert {state.value for state in TaskState} == set(TASK_STATES)
     assert [action.value for action in TABLE] == list(SPECIFIED)
-    assert list(Action) == [*TABLE, Action.RESET_STATE]
+    assert list(Action) == [*TABLE, Action.ADOPT, Action.RESET_STATE]
 
 
 @each_action

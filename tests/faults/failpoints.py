@@ -55,6 +55,8 @@ READS: Final = {
     "get_server_console_output",
     "create_console",
     "list_catalogue",
+    "list_other_servers",
+    "identity",
 }
 EFFECTS: Final = (
     {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval", "poll_timeout"}

@@ -14,11 +14,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
 import local
 from domain.data import advisory_locks
+from domain.data.cloud import BoundCloud
 from migrations import embedded_postgres
+from tests.support.rows import add_user, add_vm
 from tests.support.stack import free_ports
 from tests.support.waiting import poll
 
@@ -98,6 +102,23 @@ async def test_a_cloud_that_is_not_configured_ends_the_worker_with_one_line(tmp_
     assert (process.returncode, out) == (1, b"")
 
 
+@pytest.mark.parametrize("module", ["worker", "migrations"])
+async def test_a_database_of_another_cloud_ends_the_process_with_one_line(
+    module: str, database_url: str, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as tx:
+        await add_vm(tx, await add_user(tx))
+        await tx.execute(update(BoundCloud).values(backend="openstack", identity="project p"))
+    process = await start(module, database_url)
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    [line] = err.decode().splitlines()
+    assert line == (
+        "The database of DATABASE_URL cannot be used: it has VMs, volumes or snapshots of openstack (project p), "
+        "and the settings name mock. Go back to that cloud, or use another database"
+    )
+    assert (process.returncode, out) == (1, b"")
+
+
 @pytest.mark.parametrize("module", PROCESSES)
 async def test_an_unknown_parameter_of_the_url_ends_the_process_with_one_line(module: str) -> None:
     process = await start(module, "postgresql://me:hunter2@127.0.0.1:1/x?gssencmode=disable")
@@ -133,7 +154,7 @@ async def test_a_worker_waits_for_its_namespace_and_ends_well_however_often_it_i
     process = await start("worker", database_url, **server)
     assert process.stderr
     line = (await asyncio.wait_for(process.stderr.readline(), 60)).decode()
-    assert "Waiting for PostgreSQL and Temporal: RPCError: Namespace nowhere is not found." in line
+    assert "Waiting for PostgreSQL, Temporal and the cloud: RPCError: Namespace nowhere is not found." in line
     while process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)  # `terminate` may take the exit code, which asyncio then misses

@@ -6,6 +6,7 @@ from uuid import UUID
 from sqlalchemy import Select, literal, select
 
 from activities.backends.mock.consoles import MockConsoles
+from activities.backends.mock.found import MockFound
 from activities.backends.mock.ports import MockPorts
 from activities.backends.mock.schema import images, ports, servers, volumes
 from activities.backends.mock.servers import MockServers, apply_due_changes
@@ -24,7 +25,7 @@ _INVENTORY: Final[dict[Kind, Select[*tuple[Any, ...]]]] = {
 }
 
 
-class MockBackend(MockServers, MockConsoles, MockPorts, MockStorage):
+class MockBackend(MockServers, MockConsoles, MockPorts, MockStorage, MockFound):
     """The mock cloud; ComputeBackend describes its methods."""
 
     async def list_catalogue(self) -> None:
@@ -32,7 +33,8 @@ class MockBackend(MockServers, MockConsoles, MockPorts, MockStorage):
 
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
         page = _INVENTORY[kind]
-        cloud_id = page.selected_columns[0]
+        cloud_id, id, *_ = page.selected_columns
+        page = page.where(id != cloud_id)  # what others have made has no id of ours, and the cloud's in its place
         if marker is not None:
             page = page.where(cloud_id > UUID(marker))
         async with self._engine.begin() as tx:

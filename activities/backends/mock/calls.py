@@ -63,6 +63,9 @@ class MockCalls:
     async def close(self) -> None:
         await database.close(self._engine)
 
+    async def identity(self) -> str:
+        return "mock"  # it is in the service's own database, so there is only one
+
     async def revoke(self, operation_id: UUID) -> None:
         # Calls hold the operation's lock shared, this takes it exclusively. So it waits for the calls that are running,
         # and calls that come later wait for it and then see the revocation.

@@ -51,13 +51,13 @@ class MockPorts(MockCalls):
     async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
         async with self._engine.connect() as connection:
             found = select(ports).where(is_one_of(ports.c.vm_id, [vm.id for vm in vms]))
-            return [_port_from(row) for row in (await connection.execute(found)).all()]
+            return [port_from(row) for row in (await connection.execute(found)).all()]
 
     async def _find(self, ids: Collection[UUID]) -> list[Port]:
         """Return the ports with these marks."""
         async with self._engine.connect() as connection:
             rows = (await connection.execute(select(ports).where(is_one_of(ports.c.id, ids)))).all()
-            return [_port_from(row) for row in rows]
+            return [port_from(row) for row in rows]
 
 
 async def add_ports(tx: AsyncConnection, vm_id: UUID, wanted: Collection[PortSpec]) -> None:
@@ -80,5 +80,6 @@ async def add_ports(tx: AsyncConnection, vm_id: UUID, wanted: Collection[PortSpe
             raise BackendError("address_in_use", message, retryable=False)
 
 
-def _port_from(row: Row[Any]) -> Port:
+def port_from(row: Row[Any]) -> Port:
+    """Return the port that a row describes."""
     return Port(str(row.cloud_id), row.vm_id, row.network_id, row.ip_address, row.mac_address, row.id)

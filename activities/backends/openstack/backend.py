@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from activities.backends.openstack import bodies, marks
@@ -10,7 +10,7 @@ from activities.backends.openstack.bodies import Body
 from activities.backends.openstack.catalogue import OpenStackCatalogue
 from activities.backends.openstack.consoles import OpenStackConsoles
 from activities.backends.openstack.errors import Service
-from activities.backends.openstack.ports import OpenStackPorts
+from activities.backends.openstack.found import OpenStackFound
 from activities.backends.openstack.reading import next_page
 from activities.backends.openstack.records import ServerRow
 from activities.backends.openstack.resource_verdicts import IMAGE_GONE
@@ -33,7 +33,7 @@ class _Inventory:
     read: Callable[[Body], Listed | None]
 
 
-class OpenStackBackend(OpenStackServers, OpenStackConsoles, OpenStackPorts, OpenStackVolumes, OpenStackCatalogue):
+class OpenStackBackend(OpenStackServers, OpenStackConsoles, OpenStackFound, OpenStackVolumes, OpenStackCatalogue):
     """A real OpenStack cloud; ComputeBackend describes its methods."""
 
     async def delete_server(self, token: Token, vm: Ref) -> None:
@@ -62,26 +62,29 @@ def _listed_server(body: Body) -> Listed | None:
     server = bodies.server_from(body, is_from_list=True)
     if not isinstance(server, ServerRow) or server.is_deleted:
         return None
-    return _listed(marks.vm_of(server), server.status)
+    return _listed(marks.vm_of(server), server.status, operation_id=marks.operation_of(server))
 
 
 def _listed_port(body: Body) -> Listed | None:
     port = bodies.port_from(body)
-    return _listed(marks.interface_of(port), port.status, marks.vm_of_port(port))
+    vm_id, is_plugged = marks.vm_of_port(port), port.device_id is not None
+    return _listed(marks.interface_of(port), port.status, vm_id=vm_id, is_plugged=is_plugged)
 
 
 def _listed_volume(body: Body) -> Listed | None:
     volume = bodies.volume_from(body)
-    return _listed(marks.volume_of(volume), volume.status)
+    return _listed(marks.volume_of(volume), volume.status, operation_id=marks.operation_of(volume))
 
 
 def _listed_image(body: Body) -> Listed | None:
     image = bodies.image_from(body)
-    return None if image.status in IMAGE_GONE else _listed(marks.snapshot_of(image), image.status)
+    if image.status in IMAGE_GONE:
+        return None
+    return _listed(marks.snapshot_of(image), image.status, operation_id=marks.operation_of(image))
 
 
-def _listed(id: UUID | None, state: str, vm_id: UUID | None = None) -> Listed | None:
-    return Listed(id, state, vm_id) if id else None
+def _listed(id: UUID | None, state: str, **more: Any) -> Listed | None:
+    return Listed(id, state, **more) if id else None
 
 
 _INVENTORIES: Final[Mapping[Kind, _Inventory]] = {

@@ -61,6 +61,9 @@ class OpenStackParts:
         self._cloud.close()
         await self._ledger.close()
 
+    async def identity(self) -> str:
+        return await self._cloud.identity()
+
     async def revoke(self, operation_id: UUID) -> None:
         await self._calls.revoke(operation_id)
 

@@ -150,6 +150,11 @@ class Cloud:
         """Return the service's own time in whole seconds, by its last answer; it is never later than it is there."""
         return (datetime.now(UTC) + self._ahead.get(service, timedelta())).replace(microsecond=0)
 
+    async def identity(self) -> str:
+        """Return the project and the region, which together have everything that we make."""
+        region = self._region.get_region_name(Service.COMPUTE)
+        return f"project {await self.project_id()}" + (f" in region {region}" if region else "")
+
     async def project_id(self) -> str:
         """Return the project of the login, which has everything that we make."""
         return await self.run(self._project_id)

@@ -96,6 +96,18 @@ def snapshot_of(image: ImageRow | BootImageRow) -> UUID | None:
     return _uuid(image.marks.get(SNAPSHOT)) if is_of_server and not is_inherited else None
 
 
+def operation_of(thing: ServerRow | VolumeRow | ImageRow) -> UUID | None:
+    """Return the operation that made the thing, by its mark."""
+    match thing:
+        case ServerRow():
+            tags = [_uuid(tag.removeprefix("op:")) for tag in sorted(thing.tags) if tag.startswith("op:")]
+            return next((id for id in tags if id), None) or _uuid(thing.metadata.get(OPERATION))
+        case VolumeRow():
+            return _uuid(thing.metadata.get(OPERATION))
+        case ImageRow():
+            return _uuid(thing.marks.get(OPERATION))
+
+
 def interface_of(port: PortRow) -> UUID | None:
     """Return the interface that the port is marked with."""
     found = _PORT_NAME.fullmatch(port.name)

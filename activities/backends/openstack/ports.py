@@ -30,7 +30,7 @@ class OpenStackPorts(OpenStackResources):
     async def create_ports(self, token: Token, vm: Ref, wanted: Collection[PortSpec]) -> Collection[Port]:
         # Nova makes the other ports, and deletes them in every case.
         return [
-            _port_from(await self._create_port(part_of(token, str(port.interface.id)), vm, port), vm.id)
+            port_from(await self._create_port(part_of(token, str(port.interface.id)), vm, port), vm.id)
             for port in wanted
             if port.ip_address
         ]
@@ -39,7 +39,7 @@ class OpenStackPorts(OpenStackResources):
         server_id = await self._needed_server_id(vm)
         port = await self._create_port(part_of(token, "port"), vm, wanted)
         await self._plug(part_of(token, "plug"), server_id, port.id)
-        return _port_from(port, vm.id)
+        return port_from(port, vm.id)
 
     async def delete_server_interface(self, token: Token, vm: Ref, port: Ref) -> None:
         found = await self._ports_of_interface(vm, port)
@@ -55,7 +55,7 @@ class OpenStackPorts(OpenStackResources):
     async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
         servers = {id: vm.id for vm in vms if (id := await self._server_id(vm))}
         plugged = await self._ports_where("device_id", servers)
-        ports = {row.id: _port_from(row, servers[row.device_id]) for row in plugged if row.device_id in servers}
+        ports = {row.id: port_from(row, servers[row.device_id]) for row in plugged if row.device_id in servers}
         made = await self._ports_where("description", [marks.port_description(vm.id) for vm in vms])
         free: dict[UUID, list[PortRow]] = {}
         for row in made:
@@ -64,7 +64,7 @@ class OpenStackPorts(OpenStackResources):
         for vm in vms:
             # A server that exists does not have the port: somebody unplugged it, or a delete ended halfway.
             if vm.id in free and await self._find_server(vm) is None:
-                ports |= {row.id: _port_from(row, vm.id) for row in free[vm.id]}
+                ports |= {row.id: port_from(row, vm.id) for row in free[vm.id]}
         return list(ports.values())
 
     async def _ports_of(self, vm: Ref) -> Sequence[PortRow]:
@@ -195,7 +195,8 @@ class OpenStackPorts(OpenStackResources):
         return bodies.port_from(bodies.single(answer.body, "port")) if answer else None
 
 
-def _port_from(row: PortRow, vm_id: UUID) -> Port:
+def port_from(row: PortRow, vm_id: UUID) -> Port:
+    """Return the port of a VM that a row shows."""
     # A port may have addresses of both versions, and we show one.
     addresses = sorted(row.ip_addresses, key=lambda address: ":" in address)
     ip_address = addresses[0] if addresses else None

@@ -189,8 +189,8 @@ class OpenStackVolumes(OpenStackResources):
         for id in unknown:
             match servers.get(id):
                 case ServerRow() as server:
-                    if vm_id := marks.vm_of(server):
-                        self._note_vm(id, vm_id)
+                    # The VM of a server that somebody else has made has the server's id, if there is one.
+                    self._note_vm(id, marks.vm_of(server) or UUID(id))
                 case Gone():
                     pass
                 case _:

@@ -1,6 +1,6 @@
 """Attachments of volumes to servers: begun and ended once, and never those of somebody else."""
 
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -108,12 +108,13 @@ async def test_a_worker_that_attached_nothing_learns_the_vm_from_the_marks(
 
 
 @pytest.mark.parametrize("server_exists", [True, False])
-async def test_a_volume_of_somebody_elses_server_is_at_no_vm(
+async def test_a_volume_of_somebody_elses_server_is_at_the_vm_that_would_adopt_it(
     backend: OpenStackBackend, resources: ResourceCloud, volume: Ref, *, server_exists: bool
 ) -> None:
     server_id = resources.add_server() if server_exists else str(uuid4())
     resources.attach(server_id, str(volume.cloud_id))
-    assert (await backend.list_volumes([volume]))[volume.id].vm_id is None
+    expected = UUID(server_id) if server_exists else None
+    assert (await backend.list_volumes([volume]))[volume.id].vm_id == expected
 
 
 async def test_a_server_that_the_cloud_cannot_show_is_not_taken_for_somebody_elses(

@@ -237,3 +237,7 @@ def test_no_secret_is_logged_or_in_an_error(
     assert "Invalid input for field/attribute" in written
     for secret in (PASSWORD, "cGFzc3dvcmQ=", "made-by-nova", server.logins[0]):
         assert secret not in written
+
+
+async def test_a_cloud_is_known_by_its_project_and_its_region(cloud: Cloud) -> None:
+    assert await cloud.identity() == f"project {await cloud.project_id()} in region one"

@@ -1,0 +1,143 @@
+"""Take a server that is already in the cloud under this service's care, with its volumes and ports.
+
+Nothing changes in the cloud. What the workers saw of the server last becomes rows of a VM. If it has changed since
+then, the next comparisons of the cloud with the database find that out, as for every VM.
+"""
+
+from typing import Any
+from uuid import UUID, uuid5
+
+from sqlalchemy import ARRAY, Text, and_, any_, case, delete, insert, literal, or_, select, tuple_, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.commands.acceptance import Accepted, NewOperation, Requester, record_done, requested
+from domain.data.accounts import User, user_named
+from domain.data.cloud import FoundServer
+from domain.data.models import VM, Attachment, Flavor, Image, Interface, Volume
+from domain.data.parameters import Adopt
+from domain.data.queries import fetch_all, fetch_one, insert_row
+from domain.rules.errors import FieldIssue, NotAdoptableError, NotFoundError, UnknownReferenceError
+from domain.rules.resources import AttachmentStatus, VolumeStatus
+from domain.rules.states import Action, Status
+
+_NAMESPACE = UUID("5b0f5f5c-3c39-4a6e-9a3c-0c8e7c1f2d61")
+
+
+async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, username: str) -> Accepted[VM]:
+    """Make the server with this id of the cloud a VM of the user.
+
+    NotFoundError if no server that belongs to no VM has this id, UnknownReferenceError if there is no such user,
+    NotAdoptableError if this service cannot care for it.
+    """
+    query = select(FoundServer).where(FoundServer.cloud_id == str(cloud_id))
+    found = await fetch_one(tx, query.with_for_update())
+    if found is None:
+        raise NotFoundError("unmanaged server", cloud_id)
+    owner = await fetch_one(tx, user_named(username))
+    if owner is None:
+        issue = FieldIssue("username", UnknownReferenceError.code, f"There is no such user: {username}.")
+        raise UnknownReferenceError(issue.detail, [issue])
+    volumes = await _check(tx, found, owner)
+    flavor_id, image_id = await _flavor(tx, found), await _image(tx, found)
+    new = requested(admin, Action.ADOPT, Adopt(found.name, found.cloud_id, flavor_id, image_id))
+    values = {
+        "id": found.vm_id,
+        "owner_id": owner.id,
+        "name": found.name,
+        "status": Status(found.status),
+        "flavor_id": flavor_id,
+        "image_id": image_id,
+        "labels": {},
+        "operation_id": new.id,
+        "launched_at": found.created_at,
+        "cloud_id": found.cloud_id,
+    }
+    vm = await insert_row(tx, VM, **values)
+    await record_done(tx, new, owner.id, vm.id)
+    await _adopt_volumes(tx, vm, new, volumes, found.volumes)
+    await _adopt_interfaces(tx, vm, new, found.interfaces)
+    await tx.execute(delete(FoundServer).where(FoundServer.cloud_id == found.cloud_id))
+    return Accepted(vm, new.id)
+
+
+async def _check(tx: AsyncConnection, found: FoundServer, owner: User) -> dict[str, Volume]:
+    """Return the rows of those volumes of the server that this service has already; NotAdoptableError if it cannot."""
+    if found.obstacle:
+        raise NotAdoptableError(found.obstacle)
+    if await tx.scalar(select(VM.id).where(or_(VM.id == found.vm_id, VM.cloud_id == found.cloud_id))):
+        raise NotAdoptableError("It is the server of a VM.")
+    ids = [UUID(volume["id"]) for volume in found.volumes]
+    is_known = or_(Volume.id.in_(ids), Volume.cloud_id == any_(literal(_ids(found.volumes), ARRAY(Text))))
+    volumes = await fetch_all(tx, select(Volume).where(is_known).order_by(Volume.id).with_for_update())
+    for volume in volumes:
+        if volume.cloud_id is None or volume.owner_id != owner.id or volume.status is not VolumeStatus.AVAILABLE:
+            raise NotAdoptableError(f"Its volume {volume.id} is in use here, or another user owns it.")
+    addresses = [(port["network_id"], port["ip_address"]) for port in found.interfaces if port["ip_address"]]
+    taken = or_(
+        Interface.cloud_id == any_(literal(_ids(found.interfaces), ARRAY(Text))),
+        Interface.mac_address.in_([port["mac_address"] for port in found.interfaces]),
+        *(and_(Interface.network_id == UUID(id), Interface.ip_address == address) for id, address in addresses),
+    )
+    if found.interfaces and (other := await tx.scalar(select(Interface.vm_id).where(taken).limit(1))):
+        raise NotAdoptableError(f"One of its addresses is recorded for the VM {other}; try again in a minute.")
+    return {volume.cloud_id: volume for volume in volumes if volume.cloud_id}
+
+
+def _ids(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["cloud_id"] for row in rows]
+
+
+async def _flavor(tx: AsyncConnection, found: FoundServer) -> UUID:
+    """Return the flavor of the server's size; one of its name is preferred, and one that can still be asked for.
+
+    If the catalogue has none, it gets one that cannot be asked for: a server keeps the size of a flavor that is gone.
+    """
+    size = (found.vcpus, found.ram_mb, found.disk_gb)
+    has_size = tuple_(Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb) == size
+    preference = (case((Flavor.name == found.flavor, 0), else_=1), Flavor.is_available.desc(), Flavor.name, Flavor.id)
+    present: UUID | None = await tx.scalar(select(Flavor.id).where(has_size).order_by(*preference).limit(1))
+    if present is not None:
+        return present
+    id, name = uuid5(_NAMESPACE, f"{found.flavor}/{size}"), found.flavor or "x".join(map(str, size))
+    row = {"id": id, "name": name, "vcpus": size[0], "ram_mb": size[1], "disk_gb": size[2], "is_available": False}
+    await tx.execute(upsert(Flavor).values(row).on_conflict_do_nothing())
+    return id
+
+
+async def _image(tx: AsyncConnection, found: FoundServer) -> UUID:
+    """Return the server's image. If the catalogue has never had it, it gets one that cannot be asked for."""
+    assert found.image_id is not None  # noqa: S101 - otherwise there is an obstacle
+    row = {"id": found.image_id, "name": str(found.image_id), "size_gb": 0, "is_default": False, "is_available": False}
+    await tx.execute(upsert(Image).values(row).on_conflict_do_nothing())
+    return found.image_id
+
+
+async def _adopt_volumes(
+    tx: AsyncConnection, vm: VM, new: NewOperation, present: dict[str, Volume], volumes: list[dict[str, Any]]
+) -> None:
+    for volume in volumes:
+        known = present.get(volume["cloud_id"])
+        held = {"status": VolumeStatus.IN_USE, "operation_id": new.id}
+        values = {"id": UUID(volume["id"]), "owner_id": vm.owner_id, "cloud_id": volume["cloud_id"]}
+        if known is None:
+            about = {"name": volume["name"], "size_gb": volume["size_gb"]}
+            await tx.execute(insert(Volume).values(values | about | held))
+        else:
+            await tx.execute(update(Volume).where(Volume.id == known.id).values(held))
+        attachment = {
+            "volume_id": known.id if known else values["id"],
+            "vm_id": vm.id,
+            "device": volume["device"],
+            "status": AttachmentStatus.ATTACHED,
+            "delete_on_termination": volume["delete_on_termination"],
+            "operation_id": new.id,
+        }
+        await tx.execute(insert(Attachment).values(attachment))
+
+
+async def _adopt_interfaces(tx: AsyncConnection, vm: VM, new: NewOperation, interfaces: list[dict[str, Any]]) -> None:
+    for interface in interfaces:
+        values = interface | {"id": UUID(interface["id"]), "network_id": UUID(interface["network_id"])}
+        held = {"vm_id": vm.id, "status": AttachmentStatus.ATTACHED, "operation_id": new.id}
+        await tx.execute(insert(Interface).values(values | held))

@@ -1,0 +1,127 @@
+"""Servers that belong to no VM: which are noted, what keeps them from being adopted, when they are forgotten."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities import foreign_servers, found_servers
+from activities.backends.found import FoundServer as Found
+from activities.backends.found import FoundVolume
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import servers
+from activities.backends.resources import Port
+from activities.found_servers import FoundServersReader
+from activities.recovery.reconciler import Reconciler
+from domain.commands.acceptance import Requester
+from domain.commands.adopt import adopt_server
+from domain.data.cloud import FoundServer
+from domain.data.models import VM
+from domain.rules.cloud import ServerStatus
+from domain.rules.states import Status
+from domain.settings import Settings
+from tests.activities.cloud import BUILD_IMAGE_ID
+from tests.activities.drift import add_idle_vm, recorded_findings
+from tests.support.rows import NETWORK_IDS, add_user, read_vm
+
+SERVER = Found(
+    cloud_id=str(id := uuid4()),
+    id=id,
+    name="old",
+    status=ServerStatus.ACTIVE,
+    is_busy=False,
+    flavor="m1.small",
+    vcpus=1,
+    ram_mb=2048,
+    disk_gb=20,
+    image_id=str(BUILD_IMAGE_ID),
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+VOLUME = FoundVolume(str(UUID(int=2)), UUID(int=2), "data", 1, "/dev/sdb", delete_on_termination=False)
+
+
+async def note(engine: AsyncEngine, *found: Found) -> list[tuple[str, str | None]]:
+    """Note these servers; return the name and the obstacle of all that are noted."""
+    async with engine.begin() as tx:
+        await found_servers.note(tx, found)
+        rows = await tx.execute(select(FoundServer.name, FoundServer.obstacle).order_by(FoundServer.name))
+        return [(row.name, row.obstacle) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "obstacle"),
+    [
+        ({}, None),
+        ({"status": ServerStatus.SHUTOFF}, None),
+        ({"is_busy": True}, "The cloud is changing it."),
+        ({"status": ServerStatus.PAUSED}, "Its status is PAUSED; it must be ACTIVE or SHUTOFF."),
+        ({"image_id": None}, "It boots from a volume."),
+        ({"volumes": [VOLUME]}, None),
+        (
+            {"volumes": [replace(VOLUME, is_shared=True)]},
+            f"Its volume {VOLUME.cloud_id} is attached to other servers, too.",
+        ),
+        (
+            {"ports": [Port(str(uuid4()), SERVER.id, UUID(int=1), None, "fa:16:3e:00:00:01")]},
+            f"Its network {UUID(int=1)} is not in the catalogue.",
+        ),
+        ({"ports": [Port(str(uuid4()), SERVER.id, NETWORK_IDS["private"], None, "fa:16:3e:00:00:01")]}, None),
+    ],
+)
+async def test_what_keeps_a_server_from_being_adopted(
+    engine: AsyncEngine, changes: dict[str, object], obstacle: str | None
+) -> None:
+    assert await note(engine, replace(SERVER, **changes)) == [("old", obstacle)]  # type: ignore[arg-type]
+
+
+async def test_the_servers_of_vms_are_not_noted(engine: AsyncEngine, backend: MockBackend) -> None:
+    """By their id or by their mark, also if the VM is deleted: what is left of it is removed, not adopted."""
+    known = await add_idle_vm(engine, backend)
+    deleted = await add_idle_vm(engine, backend, Status.DELETED)
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).where(VM.id == known.id).values(cloud_id="the server of a VM"))
+    found = [replace(SERVER, cloud_id="the server of a VM"), replace(SERVER, cloud_id="another", id=deleted.id)]
+    assert await note(engine, *found) == []
+
+
+async def test_a_server_that_changes_or_goes_away_is_noted_anew(engine: AsyncEngine) -> None:
+    other = replace(SERVER, cloud_id="other", id=uuid4(), name="x\0 ")
+    assert await note(engine, SERVER, other) == [("old", None), ("x", None)]
+    assert await note(engine, replace(SERVER, is_busy=True)) == [("old", "The cloud is changing it.")]
+    assert await note(engine) == []
+
+
+async def test_a_server_of_the_mock_cloud_is_found_adopted_and_repaired_as_any_other(
+    engine: AsyncEngine, backend: MockBackend, settings: Settings, reconciler: Reconciler
+) -> None:
+    cloud_id = await foreign_servers.add_server(settings, "old")
+    reader = FoundServersReader(engine, backend)
+    await reader.read()
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        accepted = await adopt_server(tx, Requester(user.id, "root", "request"), cloud_id, user.username)
+    await reader.read()
+    async with engine.connect() as connection:
+        assert (await connection.execute(select(FoundServer))).all() == []
+    for _ in range(2):
+        await reconciler.reconcile()
+    assert await recorded_findings(engine) == []
+    assert await read_vm(engine, accepted.resource.id) == accepted.resource
+    async with engine.begin() as tx:
+        await tx.execute(delete(servers))
+    for _ in range(2):
+        await reconciler.reconcile()
+    assert (await read_vm(engine, accepted.resource.id)).status is Status.ERROR
+
+
+async def test_the_reconciler_leaves_the_servers_of_others_alone(
+    engine: AsyncEngine, backend: MockBackend, settings: Settings, reconciler: Reconciler
+) -> None:
+    await foreign_servers.add_server(settings, "old")
+    for _ in range(2):
+        await reconciler.reconcile()
+    assert await recorded_findings(engine) == []
+    assert len(await backend.list_other_servers(set())) == 1
