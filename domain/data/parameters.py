@@ -6,7 +6,7 @@ carry the operation out (`Control`). It stays flat so that this version and the 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -284,8 +284,7 @@ def to_json(parameters: Parameters, control: Control) -> dict[str, Any]:
 def parameters_of(operation: Operation, shape: type[P]) -> P:
     """The operation's parameters; `shape` is the one that SHAPES names for its action."""
     # pydantic ignores the keys of the flat object that belong to Control, and those that a later version may add.
-    parameters: P = _ADAPTERS[shape].validate_python(operation.input)
-    return parameters
+    return cast("P", _ADAPTERS[shape].validate_python(operation.input))
 
 
 def target_flavor(operation: Operation) -> UUID:
