@@ -144,7 +144,8 @@ def with_attachment() -> Select[*tuple[Any, ...]]:
 
 async def _lock_with_vm(tx: AsyncConnection, requester: Requester, volume_id: UUID) -> tuple[UUID | None, Volume]:
     """Lock the volume, and before it the VM that has it, if one has; return the VM's id and the volume."""
-    of_volume = select(Attachment.vm_id).where(Attachment.volume_id == volume_id)
+    mine = (Volume.id == volume_id, Volume.owner_id == requester.user_id)
+    of_volume = select(Attachment.vm_id).join(Volume, Volume.id == Attachment.volume_id).where(*mine)
     vm_id = await tx.scalar(of_volume)
     if vm_id is not None:
         await lock_vm(tx, vm_id)
