@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -31,6 +31,9 @@ STATES: Final = {
     "detaching": VolumeState.DETACHING,
     "deleting": VolumeState.DELETING,
 }
+_PASSING: Final = {VolumeState.CREATING, VolumeState.ATTACHING}
+LONGEST_PASSING: Final = timedelta(minutes=10)
+"""A volume that has been in such a state for longer is not waited for."""
 
 
 class OpenStackVolumes(OpenStackResources):
@@ -131,11 +134,15 @@ class OpenStackVolumes(OpenStackResources):
             raise refusal
 
     async def _check_rests(self, refusal: CloudError, volume_id: str) -> VolumeState | None:
-        """Return the state of a volume after a refusal; raise a retryable error if it is only being attached."""
+        """Return the state of a volume after a refusal; raise a retryable error if it is only made or attached now."""
         answer = await reading.read_one(self._fetch, Service.VOLUME, f"/volumes/{volume_id}")
-        state = _state(bodies.volume_from(bodies.single(answer.body, "volume"))) if answer else None
-        if state is VolumeState.ATTACHING:
-            raise BackendError("busy", "The cloud is still attaching the volume.", retryable=True) from refusal
+        if answer is None:
+            return None
+        volume = bodies.volume_from(bodies.single(answer.body, "volume"))
+        state = _state(volume)
+        # A volume that its host has lost stays so for ever, and then the refusal stands.
+        if state in _PASSING and answer.date - volume.updated_at < LONGEST_PASSING:
+            raise BackendError("busy", f"The volume is still {state} in the cloud.", retryable=True) from refusal
         return state
 
     async def _attachment(self, server_id: str, volume_id: str) -> Body | None:
