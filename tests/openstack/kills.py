@@ -33,8 +33,8 @@ from tests.support.waiting import poll
 
 USERS = 6
 OURS = ("worker", "api")
-TARGETS = ("worker",) * 3 + ("api",) * 3 + COMPUTES * 2 + ("nova-api",) * 3 + ("rabbitmq",) * 2
-PAUSE, OUTAGE = (8.0, 24.0), (0.0, 4.0)  # seconds between two kills, and until a daemon of the cloud is started again
+TARGETS = ("worker",) * 3 + ("api",) * 3 + COMPUTES * 2 + ("nova-api",) * 2 + ("rabbitmq",) * 2
+PAUSE, OUTAGE = (12.0, 36.0), (0.0, 4.0)  # seconds between two kills, and until a daemon of the cloud is started again
 WAITS = 0.7  # the share of requests after which the user waits
 PATIENCE = 45.0  # seconds for which a user waits for an operation before the next request
 LARGEST_RAM = 100_000  # MB; the cloud has a flavor that fits no host

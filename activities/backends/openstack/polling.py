@@ -15,6 +15,8 @@ T = TypeVar("T")
 KEEP: Final = 10.0
 """Seconds for which a thing is remembered after the last answer about it. Who waits on asks again long before."""
 LONGEST_BACKOFF: Final = 30.0
+BUSY: Final = 0.5
+"""The largest share of the time in which a cloud should work on a poll. One that answers slowly is asked less often."""
 
 
 class Clock(Protocol):
@@ -45,7 +47,9 @@ class LoopClock:
 
 def pause_for(age: float) -> float:
     """Return the seconds between two polls while the youngest wait is that old: a fresh one is likely to end soon."""
-    if age < 30:  # noqa: PLR2004 - this function is the table
+    if age < 5:  # noqa: PLR2004 - this function is the table
+        return 0.3
+    if age < 30:  # noqa: PLR2004
         return 1.0
     if age < 300:  # noqa: PLR2004
         return 2.0 + 3.0 * (age - 30) / 270
@@ -85,6 +89,7 @@ class Poll(Generic[T]):
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._last_poll = float("-inf")
+        self._took = 0.0
         self._failures = 0
 
     async def ask(self, ids: Collection[str]) -> Mapping[str, T]:
@@ -132,7 +137,7 @@ class Poll(Generic[T]):
             return self._last_poll + max(wish or 0.0, min(2.0 ** (self._failures - 1), LONGEST_BACKOFF))
         ids = frozenset[str]().union(*(question.ids for question in self._questions))
         youngest = max((self._waits[id].since for id in ids), default=0.0)
-        return self._last_poll + pause_for(self._clock.now() - youngest)
+        return self._last_poll + max(pause_for(self._clock.now() - youngest), self._took / BUSY)
 
     async def _poll(self) -> None:
         self._drop_canceled()
@@ -163,6 +168,7 @@ class Poll(Generic[T]):
             raise
         self.trouble, self._failures = None, 0
         answered_at = self._clock.now()
+        self._took = answered_at - now
         for id in asked & self._waits.keys():
             self._waits[id].last = answered_at
         for question in _open(questions):
