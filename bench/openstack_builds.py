@@ -15,6 +15,7 @@ from pathlib import Path
 from bench.cloud_calls import Calls, counting
 from bench.usage import cpu, exit_with, memory, table
 from tests.openstack import daemons
+from tests.openstack.drill import until_listed
 from tests.support.stack import Stack
 from tests.support.users import User, log_in
 from tests.support.waiting import poll
@@ -67,7 +68,7 @@ async def measure(stack: Stack, calls: Calls, counts: list[int]) -> list[str]:
     """Measure all counts and print the tables; returns errors."""
     rows, errors = [], []
     async with log_in(stack) as user:
-        await poll(lambda: user.read("/networks"), lambda page: page["items"])
+        await until_listed(user)
         for count in counts:
             row, sent = await build(stack, user, calls, count)
             rows.append(row)

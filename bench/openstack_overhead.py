@@ -21,6 +21,7 @@ from openstack.connection import Connection
 from bench.cloud_calls import Calls, counting
 from bench.usage import exit_with, table
 from tests.openstack import daemons
+from tests.openstack.drill import until_listed
 from tests.support.stack import Stack
 from tests.support.users import User, log_in, operation_path
 from tests.support.waiting import poll
@@ -160,8 +161,7 @@ async def measure(stack: Stack, calls: Calls, rounds: int) -> list[str]:
     """Measure all ways in turns and print the table; returns errors."""
     member = daemons.connect()
     async with log_in(stack) as user:
-        for kind in ("flavors", "images", "networks"):
-            await _until_listed(user, kind)
+        await until_listed(user)
         flavors = (await user.flavors())[:2]
         image, network = [await _default(user, kind) for kind in ("images", "networks")]
         ways: dict[str, Any] = {
@@ -206,10 +206,6 @@ def _print(
     table(*columns, "calls: service", "SDK", "SDK, quick", rows=rows)
     table(f"calls of an idle service in {IDLE:.0f} s", "times", rows=sorted(idle.items()))
     return errors
-
-
-async def _until_listed(user: User, kind: str) -> None:
-    await poll(lambda: user.read(f"/{kind}"), lambda page: page["items"])
 
 
 async def _default(user: User, kind: str) -> str:

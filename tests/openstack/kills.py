@@ -1,35 +1,34 @@
 """Random requests on a real OpenStack while processes are killed: `python -m tests.openstack.kills [COUNT] [SEED]`.
 
 Some users ask for COUNT operations of every kind, 200 by default, while `kill -9` hits the worker, the API, the hosts,
-Nova's API and RabbitMQ, drawn by SEED. Then every operation must have ended with a reason, and the project must have
-exactly what the database says. At last everything is deleted, and the project must be empty. About a quarter of an
-hour on two cores. On errors the exit code is 1 and the last lines list them.
+Nova's API and RabbitMQ, drawn by SEED. An operator resets servers whose message was lost, after some minutes. Then
+every operation must have ended with a reason, and the project must have exactly what the database says. At last
+everything is deleted, and the project must be empty. About a quarter of an hour on two cores. On errors the exit code is 1 and the last lines list them.
 """
 
 import asyncio
 import json
-import shutil
-import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
-from bench.usage import exit_with, log_complaints, table
+from openstack.connection import Connection
+
+from bench.usage import table
 from tests.faults.schedule import step
 from tests.faults.schedule_checks import RetryingWalker, open_operations, owner_of
 from tests.openstack import daemons
 from tests.openstack.daemons import COMPUTES, Daemon
-from tests.openstack.truth import Project, differences, read_project
+from tests.openstack.drill import numbers, run_drill, say, until_equal, until_listed
+from tests.openstack.truth import Project
 from tests.support.random_walk import MAX_VMS, Step
 from tests.support.stack import Stack
 from tests.support.users import RetryingUser, log_in_retrying
-from tests.support.waiting import poll
 
 USERS = 6
 OURS = ("worker", "api")
@@ -38,7 +37,8 @@ PAUSE, OUTAGE = (12.0, 36.0), (0.0, 4.0)  # seconds between two kills, and until
 WAITS = 0.7  # the share of requests after which the user waits
 PATIENCE = 45.0  # seconds for which a user waits for an operation before the next request
 LARGEST_RAM = 100_000  # MB; the cloud has a flavor that fits no host
-END, AGREEMENT = 40 * 60.0, 120.0  # seconds for the operations to end, and for the reconciler to do its work
+STUCK = timedelta(seconds=150)  # the age of a state after which the operator takes it for lost
+END = 40 * 60.0  # seconds for the operations to end
 OPERATIONS = "SELECT * FROM operations ORDER BY created_at"
 CALLS = """
 SELECT verb, count(*) AS sent, count(*) FILTER (WHERE attempt > 1) AS again,
@@ -68,6 +68,7 @@ class Drill:
     targets: dict[str, Daemon]
     walkers: list[RetryingWalker] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
+    resets: int = 0
     errors: list[str] = field(default_factory=list)
 
     @property
@@ -78,8 +79,9 @@ class Drill:
 
     async def begin(self, user: RetryingUser) -> RetryingWalker:
         """Let a user create what the requests begin with."""
+        await until_listed(user)
         networks = [network["id"] for network in (await user.read("/networks"))["items"]]
-        fitting = [flavor["id"] for flavor in await _flavors(user) if flavor["ram_mb"] < LARGEST_RAM]
+        fitting = [flavor["id"] for flavor in (await user.read("/flavors"))["items"] if flavor["ram_mb"] < LARGEST_RAM]
         walker = Visitor(self.stack, user, fitting[:3], networks)
         self.walkers.append(walker)
         for which in range(2):
@@ -118,7 +120,8 @@ class Drill:
 
     async def until_ended(self) -> float:
         """Wait until no operation is open; returns the seconds."""
-        began = said = time.monotonic()
+        operator, began = daemons.connect(operator=True), time.monotonic()
+        said = began
         owners = [await owner_of(self.stack, walker.user) for walker in self.walkers]
         while rows := [id for owner in owners for id in await open_operations(self.stack, owner)]:
             now = time.monotonic()
@@ -129,22 +132,15 @@ class Drill:
                 said = now
                 for row in await self._rows(rows):
                     say(f"open: {row['action']} {row['id']} step {row['step']} {row['last_error']}")
+                self.resets += await asyncio.to_thread(_reset_stuck_servers, operator)
             await asyncio.sleep(1)
         return time.monotonic() - began
 
-    async def check(self, before: Project, when: str) -> float:
-        """Wait until the project has exactly what the database says; returns the seconds."""
-        member = daemons.connect()
-        began = time.monotonic()
-        while True:
-            project = (await asyncio.to_thread(read_project, member)).without(before)
-            found = await differences(self.stack, project)
-            seconds = time.monotonic() - began
-            if not found or seconds > AGREEMENT:
-                say(f"{when}: the project has {project.counts()}, {len(found)} differences after {seconds:.0f} s")
-                self.errors += [f"{when}: {difference}" for difference in found]
-                return seconds
-            await asyncio.sleep(2)
+    async def check(self, before: Project, when: str) -> None:
+        """Check that the project has exactly what the database says."""
+        project, found = await until_equal(self.stack, before)
+        say(f"{when}: the project has {project.counts()}, {len(found)} differences")
+        self.errors += [f"{when}: {difference}" for difference in found]
 
     async def check_operations(self) -> None:
         """Check that every accepted operation is recorded, and ended with a reason; print how they ended."""
@@ -188,6 +184,17 @@ class Drill:
         return await self.stack.sql("SELECT * FROM operations WHERE id = ANY($1)", ids)
 
 
+def _reset_stuck_servers(operator: Connection) -> int:
+    """Do what an operator has to: a message that RabbitMQ has lost leaves its server busy for ever."""
+    answer = operator.compute.get("/servers/detail?all_tenants=1", microversion="2.95")
+    limit = f"{datetime.now(UTC) - STUCK:%Y-%m-%dT%H:%M:%SZ}"
+    rows = [row for row in answer.json()["servers"] if row["OS-EXT-STS:task_state"] and row["updated"] < limit]
+    for row in rows:
+        say(f"the operator resets the server {row['id']}: {row['OS-EXT-STS:task_state']} since {row['updated']}")
+        operator.compute.post(f"/servers/{row['id']}/action", json={"os-resetState": {"state": "active"}})
+    return len(rows)
+
+
 def _has_reason(row: Any, deleted: set[Any]) -> bool:
     match row["status"]:
         case "FAILED" | "CANCELED":
@@ -207,22 +214,8 @@ async def _until_ended(user: RetryingUser) -> None:
         await asyncio.sleep(0.5)
 
 
-async def _flavors(user: RetryingUser) -> list[dict[str, Any]]:
-    """Return the flavors, once a worker has brought them in."""
-    flavors: dict[str, Any] = await poll(lambda: user.read("/flavors"), lambda page: page["items"])
-    await poll(lambda: user.read("/images"), lambda page: page["items"])
-    await poll(lambda: user.read("/networks"), lambda page: page["items"])
-    return list(flavors["items"])
-
-
-def say(words: str) -> None:
-    """Print a line at once."""
-    print(f"{time.strftime('%H:%M:%S')} {words}", flush=True)  # noqa: T201 - this is a program
-
-
-async def run(stack: Stack, count: int, seed: int) -> list[str]:
+async def run(stack: Stack, before: Project, count: int, seed: int) -> list[str]:
     """Run the drill; returns the errors."""
-    before = read_project(daemons.connect())
     targets = {daemon.name: daemon for daemon in Daemon.all(*COMPUTES, "nova-api", "rabbitmq")}
     drill = Drill(stack, Random(seed), count, targets)
     began = time.monotonic()
@@ -237,7 +230,9 @@ async def run(stack: Stack, count: int, seed: int) -> list[str]:
         await asyncio.wait({killer})
         seconds = time.monotonic() - began
         say(f"{drill.accepted} operations were accepted in {seconds:.0f} s; kills: {dict(drill.kills)}")
-        say(f"all ended after {await drill.until_ended():.0f} s more")
+        say(
+            f"all ended after {await drill.until_ended():.0f} s more; {drill.resets} servers were reset by the operator"
+        )
         await drill.check(before, "at the end")
         await drill.check_operations()
         table("call", "sent", "again", "answer lost", rows=[tuple(row) for row in await stack.sql(CALLS)])
@@ -248,21 +243,9 @@ async def run(stack: Stack, count: int, seed: int) -> list[str]:
 
 
 def main() -> None:
-    """Run the drill on a stack in a temporary folder, which is kept if there are errors."""
-    count, seed = (int(number) for number in [*sys.argv[1:], *("200", "1")[len(sys.argv) - 1 :]])
-    folder = Path(tempfile.mkdtemp())
-    stack = Stack.at(folder, **daemons.settings(), ACCESS_TOKEN_EXPIRE_MINUTES="1440")
-    stack.start()
-    try:
-        errors = asyncio.run(run(stack, count, seed))
-        table("in the logs", "times", rows=log_complaints(stack))
-    finally:
-        stack.stop()
-    if errors:
-        say(f"the database and the logs are in {folder}")
-    else:
-        shutil.rmtree(folder)
-    exit_with(errors)
+    """Run the drill."""
+    count, seed = numbers(200, 1)
+    run_drill(lambda stack, before: run(stack, before, count, seed))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,13 @@ errors the exit code is 1 and the last lines list them.
 
 import asyncio
 import json
-import shutil
-import sys
-import tempfile
 import time
 from collections import Counter
-from pathlib import Path
 
-from bench.usage import exit_with, table
-from tests.openstack import daemons
+from bench.usage import table
 from tests.openstack.daemons import Daemon
-from tests.openstack.truth import differences, read_project
+from tests.openstack.drill import numbers, run_drill, until_equal, until_listed
+from tests.openstack.truth import Project
 from tests.support.stack import Stack
 from tests.support.users import RetryingUser, log_in_retrying
 from tests.support.waiting import poll
@@ -25,7 +21,6 @@ from tests.support.waiting import poll
 SERVICES = ("keystone", "nova-api", "neutron-server")
 HEAD_START = 1.0  # seconds for the builds before the service goes away
 RECOVERY = 600.0  # seconds after which the builds should have ended
-AGREEMENT = 120.0  # seconds for the reconciler to do its work
 ENDS = """
 SELECT operations.id, vms.status, operations.error, operations.created_at, operations.finished_at FROM operations
 JOIN vms ON vms.id = operations.vm_id WHERE operations.action = 'create' AND vms.name = $1"""
@@ -62,22 +57,14 @@ async def build_meanwhile(
     return (service, f"{active} of {builds}", durations[0], durations[-1], recovered), errors
 
 
-async def run(stack: Stack, seconds: float, builds: int) -> list[str]:
+async def run(stack: Stack, before: Project, seconds: float, builds: int) -> list[str]:
     """Take one service away after the other; returns the errors."""
-    member = daemons.connect()
-    before, rows, errors = read_project(member), [], list[str]()
+    rows, errors = [], list[str]()
     async with log_in_retrying(stack.url, "user") as user:
-        for list_of in ("flavors", "images", "networks"):
-            await poll(lambda path=f"/{list_of}": user.read(path), lambda page: page["items"])  # type: ignore[misc]
+        await until_listed(user)
         for service in SERVICES:
             row, found = await build_meanwhile(stack, user, service, seconds, builds)
-            began = time.monotonic()
-            while True:
-                project = (await asyncio.to_thread(read_project, member)).without(before)
-                different = await differences(stack, project)
-                if not different or time.monotonic() - began > AGREEMENT:
-                    break
-                await asyncio.sleep(2)
+            _, different = await until_equal(stack, before)
             rows.append((*row, len(different)))
             errors += found + different
         columns = ("away", "ACTIVE", "shortest s", "longest s", "s after it was back", "differences")
@@ -89,20 +76,9 @@ async def run(stack: Stack, seconds: float, builds: int) -> list[str]:
 
 
 def main() -> None:
-    """Run the drill on a stack in a temporary folder, which is kept if there are errors."""
-    seconds, builds = (int(number) for number in [*sys.argv[1:], *("120", "10")[len(sys.argv) - 1 :]])
-    folder = Path(tempfile.mkdtemp())
-    stack = Stack.at(folder, **daemons.settings())
-    stack.start()
-    try:
-        errors = asyncio.run(run(stack, seconds, builds))
-    finally:
-        stack.stop()
-    if errors:
-        errors.append(f"the database and the logs are in {folder}")
-    else:
-        shutil.rmtree(folder)
-    exit_with(errors)
+    """Run the drill."""
+    seconds, builds = numbers(120, 10)
+    run_drill(lambda stack, before: run(stack, before, seconds, builds))
 
 
 if __name__ == "__main__":
