@@ -3,7 +3,8 @@
 Some users ask for COUNT operations of every kind, 200 by default, while `kill -9` hits the worker, the API, the hosts,
 Nova's API and RabbitMQ, drawn by SEED. An operator resets servers whose message was lost, after some minutes. Then
 every operation must have ended with a reason, and the project must have exactly what the database says. At last
-everything is deleted, and the project must be empty. About a quarter of an hour on two cores. On errors the exit code is 1 and the last lines list them.
+everything is deleted, and the project must be empty. About a quarter of an hour on two cores. On errors the exit code
+is 1 and the last lines list them.
 """
 
 import asyncio
