@@ -159,7 +159,7 @@ class Directly:
 
 async def measure(stack: Stack, calls: Calls, rounds: int) -> list[str]:
     """Measure all ways in turns and print the table; returns errors."""
-    member = daemons.connect()
+    member = await asyncio.to_thread(_connect)
     async with log_in(stack) as user:
         await until_listed(user)
         flavors = (await user.flavors())[:2]
@@ -176,6 +176,7 @@ async def measure(stack: Stack, calls: Calls, rounds: int) -> list[str]:
             for name in order:
                 for operation in OPERATIONS:
                     took, requests = await _time(getattr(ways[name], operation), calls)
+                    print(f"round {number}, {name}: {operation} {took:.2f} s", file=sys.stderr, flush=True)
                     if number:  # the first round logs in and discovers
                         seconds.setdefault((name, operation), []).append(took)
                         sent.setdefault((name, operation), []).append(requests)
@@ -184,6 +185,13 @@ async def measure(stack: Stack, calls: Calls, rounds: int) -> list[str]:
         await asyncio.sleep(IDLE)
         idle = Counter(calls)
     return _print(seconds, sent, idle)
+
+
+def _connect() -> Connection:
+    """Log in and discover the services, in a thread: the proxies need the loop meanwhile."""
+    member = daemons.connect()
+    _ = member.compute, member.image
+    return member
 
 
 async def _time(operate: Callable[[], Awaitable[None]], calls: Calls) -> tuple[float, int]:

@@ -18,7 +18,8 @@ HOME_VARIABLE: Final = "OSPROBE_HOME"
 MEMBER, OPERATOR = "osprobe", "osprobe-admin"
 """The clouds of clouds.yaml: the login of this service, and that of the cloud's operator."""
 COMPUTES: Final = ("nova-compute1", "nova-compute2")
-PORTS: Final = {"keystone": 5000, "nova-api": 8774, "neutron-server": 9696, "rabbitmq": 15673}
+NEUTRON: Final = "neutron-server"
+PORTS: Final = {"keystone": 5000, "nova-api": 8774, NEUTRON: 9696, "rabbitmq": 15673}
 START_TIME: Final = 180.0  # seconds
 
 
@@ -52,10 +53,15 @@ class Daemon:
         self.name = name
         self._pid_file = home() / "run" / f"{name}.pid"
         self._log = home() / "log" / f"{name}.log"
-        process = Path(f"/proc/{self._pid}")
-        self._command = process.joinpath("cmdline").read_bytes().decode().split("\0")[:-1]
-        variables = process.joinpath("environ").read_bytes().decode().split("\0")[:-1]
-        self._environment = dict(variable.split("=", 1) for variable in variables)
+        self._environment = dict(os.environ)
+        if name == NEUTRON:
+            # It writes its title over its command line and its environment.
+            self._command = [str(home() / "venv/bin" / name), "--config-file", str(home() / "etc/neutron/neutron.conf")]
+        else:
+            process = Path(f"/proc/{self._pid}")
+            self._command = process.joinpath("cmdline").read_bytes().decode().split("\0")[:-1]
+            variables = process.joinpath("environ").read_bytes().decode().split("\0")[:-1]
+            self._environment = dict(variable.split("=", 1) for variable in variables)
         self._child: subprocess.Popen[bytes] | None = None
 
     @classmethod

@@ -15,6 +15,8 @@ T = TypeVar("T")
 KEEP: Final = 10.0
 """Seconds for which a thing is remembered after the last answer about it. Who waits on asks again long before."""
 LONGEST_BACKOFF: Final = 30.0
+MOMENT: Final = 0.5
+"""Seconds for which the answer of a poll is as good as a new one, for who has just got it."""
 BUSY: Final = 0.5
 """The largest share of the time in which a cloud should work on a poll. One that answers slowly is asked less often."""
 
@@ -47,7 +49,7 @@ class LoopClock:
 
 def pause_for(age: float) -> float:
     """Return the seconds between two polls while the youngest wait is that old: a fresh one is likely to end soon."""
-    if age < 5:  # noqa: PLR2004 - this function is the table
+    if age < 10:  # noqa: PLR2004 - this function is the table
         return 0.3
     if age < 30:  # noqa: PLR2004
         return 1.0
@@ -90,6 +92,8 @@ class Poll(Generic[T]):
         self._task: asyncio.Task[None] | None = None
         self._last_poll = float("-inf")
         self._took = 0.0
+        self._latest: Mapping[str, T] = {}
+        self._answered_at = float("-inf")
         self._failures = 0
 
     async def ask(self, ids: Collection[str]) -> Mapping[str, T]:
@@ -102,6 +106,10 @@ class Poll(Generic[T]):
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         return await question.answer
+
+    def latest(self, id: str) -> T | None:
+        """Return what the last poll has shown of the thing, if that was a moment ago."""
+        return self._latest.get(id) if self._clock.now() - self._answered_at < MOMENT else None
 
     def hasten(self, id: str) -> None:
         """Count the wait for a thing as new: something was just asked of it."""
@@ -169,6 +177,7 @@ class Poll(Generic[T]):
         self.trouble, self._failures = None, 0
         answered_at = self._clock.now()
         self._took = answered_at - now
+        self._latest, self._answered_at = {id: found[id] for id in asked if id in found}, answered_at
         for id in asked & self._waits.keys():
             self._waits[id].last = answered_at
         for question in _open(questions):

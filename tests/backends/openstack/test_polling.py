@@ -57,7 +57,19 @@ def unreachable() -> BackendError:
 
 @pytest.mark.parametrize(
     ("age", "pause"),
-    [(0, 0.3), (5, 1), (29, 1), (30, 2), (165, 3.5), (299, 4.99), (300, 15), (900, 25), (1200, 30), (9999, 30)],
+    [
+        (0, 0.3),
+        (9, 0.3),
+        (10, 1),
+        (29, 1),
+        (30, 2),
+        (165, 3.5),
+        (299, 4.99),
+        (300, 15),
+        (900, 25),
+        (1200, 30),
+        (9999, 30),
+    ],
 )
 def test_the_pause_grows_with_the_age_of_the_youngest_wait(age: float, pause: float) -> None:
     assert pause_for(age) == pytest.approx(pause, abs=0.01)
@@ -189,6 +201,16 @@ async def test_something_that_was_just_asked_of_a_thing_makes_its_wait_new(poll:
     poll.hasten("a")
     await poll.ask({"a"})
     assert cloud.times[-1] == pytest.approx(before + 0.3)
+
+
+async def test_the_last_answer_is_known_for_a_moment(poll: Poll[int], cloud: Cloud) -> None:
+    assert poll.latest("a") is None
+    await poll.ask({"a", "b"})
+    assert poll.latest("a") == 1
+    await poll.ask({"b"})
+    assert (poll.latest("a"), poll.latest("b")) == (None, 2)
+    cloud.clock.time += 1
+    assert poll.latest("b") is None
 
 
 async def test_only_what_is_waited_for_is_remembered(poll: Poll[int], cloud: Cloud) -> None:
