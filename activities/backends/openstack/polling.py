@@ -17,8 +17,8 @@ KEEP: Final = 10.0
 LONGEST_BACKOFF: Final = 30.0
 MOMENT: Final = 0.5
 """Seconds for which the answer of a poll is as good as a new one, for who has just got it."""
-BUSY: Final = 0.5
-"""The largest share of the time in which a cloud should work on a poll. One that answers slowly is asked less often."""
+REST: Final = 2.0
+"""Seconds for which a cloud that answers slowly is left alone between two polls, at most: as long as the answer took."""
 
 
 class Clock(Protocol):
@@ -145,7 +145,8 @@ class Poll(Generic[T]):
             return self._last_poll + max(wish or 0.0, min(2.0 ** (self._failures - 1), LONGEST_BACKOFF))
         ids = frozenset[str]().union(*(question.ids for question in self._questions))
         youngest = max((self._waits[id].since for id in ids), default=0.0)
-        return self._last_poll + max(pause_for(self._clock.now() - youngest), self._took / BUSY)
+        rested = self._took + min(self._took, REST)
+        return self._last_poll + max(pause_for(self._clock.now() - youngest), rested)
 
     async def _poll(self) -> None:
         self._drop_canceled()

@@ -75,15 +75,18 @@ def test_the_pause_grows_with_the_age_of_the_youngest_wait(age: float, pause: fl
     assert pause_for(age) == pytest.approx(pause, abs=0.01)
 
 
-async def test_a_cloud_that_answers_slowly_is_asked_less_often(clock: FakeClock) -> None:
+@pytest.mark.parametrize(("took", "pause"), [(1.5, 1.5), (9.0, 2.0)])
+async def test_a_cloud_that_answers_slowly_is_left_alone_for_a_while(
+    clock: FakeClock, took: float, pause: float
+) -> None:
     async def read(asked: Collection[str], kept: Collection[str]) -> Mapping[str, int]:
-        clock.time += 4
+        clock.time += took
         return dict.fromkeys({*asked, *kept}, 1)
 
     poll = Poll(read, clock)
     for _ in range(2):
         await poll.ask({"a"})
-    assert clock.pauses == [4.0]
+    assert clock.pauses == [pause]
 
 
 async def test_a_hundred_questions_are_one_read(poll: Poll[int], cloud: Cloud) -> None:
