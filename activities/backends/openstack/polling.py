@@ -18,7 +18,7 @@ LONGEST_BACKOFF: Final = 30.0
 MOMENT: Final = 0.5
 """Seconds for which the answer of a poll is as good as a new one, for who has just got it."""
 REST: Final = 2.0
-"""Seconds for which a cloud that answers slowly is left alone between two polls, at most: as long as the answer took."""
+"""Seconds for which a cloud that answers slowly is left alone between two polls, at most."""
 
 
 class Clock(Protocol):
