@@ -115,7 +115,8 @@ class WaitActivities(StepActivities):
         # The status alone is no proof. After a reboot that failed, it is the right one. And a delete that meets a dead
         # host does not go on until it is asked for again, which the backend does when it is asked.
         is_slow_delete = input.status is ServerStatus.GONE and _waited() > SLOW_DELETE
-        may_be_over = server is not None and (not server.is_busy or is_slow_delete)
+        is_missing = server is None and input.status is not ServerStatus.GONE
+        may_be_over = is_missing or (server is not None and (not server.is_busy or is_slow_delete))
         if may_be_over and not await self._backend.is_over(input.operation.operation_id, vm):
             return False
         return _server_reached(server, input.status)

@@ -1,10 +1,13 @@
 """Create a VM."""
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 from domain.rules.cloud import ServerStatus
+from domain.rules.errors import BUILD_AGAIN
 from domain.rules.messages import Activity, OperationInput
 from domain.rules.table import Residue
+from workflows.errors import reason_of
 from workflows.steps import Aftermath, OperationWorkflow
 
 
@@ -18,8 +21,19 @@ class CreateVM(OperationWorkflow):
         async with self.carrying_out(operation, after_failure=self._undo):
             await self.step(Activity.SCHEDULE_SERVER, operation, "Record that the build begins")
             await self.step(Activity.CREATE_PORTS, operation, "Create the ports")
-            await self.step(Activity.SPAWN_SERVER, operation, "Build the server")
+            while not await self._is_built(operation):
+                pass
+
+    async def _is_built(self, operation: OperationInput) -> bool:
+        """Build the server; return false if that failed for a reason that may pass. The backend limits how often."""
+        await self.step(Activity.SPAWN_SERVER, operation, "Build the server")
+        try:
             await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to be built")
+        except ActivityError as error:
+            if reason_of(error)[0] != BUILD_AGAIN:
+                raise
+            return False
+        return True
 
     async def _undo(self, operation: OperationInput, _code: str) -> Aftermath:
         error = await self.undo(Activity.UNDO_CREATE, operation, "Remove the server and its ports")

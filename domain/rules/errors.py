@@ -48,6 +48,10 @@ class FieldIssue:
     detail: str
 
 
+BUILD_AGAIN: Final = "build_again"
+"""The code of a build that has failed for a reason that may pass, and of which the cloud keeps nothing."""
+
+
 class ServiceError(Exception):
     """An outcome that the caller can act on. The message is for people, `code` for programs.
 

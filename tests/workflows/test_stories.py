@@ -4,6 +4,7 @@ import pytest
 from temporalio.exceptions import ApplicationError, CancelledError
 
 from domain.rules.cloud import ServerStatus
+from domain.rules.errors import BUILD_AGAIN
 from domain.rules.messages import Activity
 from domain.rules.states import Action, Status
 from domain.rules.table import TABLE, Residue
@@ -200,6 +201,13 @@ async def test_a_create_that_the_cloud_refuses_to_undo_is_recorded_as_still_ther
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert (recorded["code"], recorded["residue"]) == ("mock_refused", Residue.STILL_THERE)
     assert recorded["message"].endswith("After that: forbidden, for good")
+
+
+async def test_a_build_that_failed_for_a_reason_that_may_pass_is_repeated(world: World) -> None:
+    world.script(Activity.WAIT_FOR_SERVER, *[refused(BUILD_AGAIN)] * 2)
+    await (await world.start(Action.CREATE)).result()
+    build = [Activity.SPAWN_SERVER, Activity.WAIT_FOR_SERVER]
+    assert world.called() == [*EFFECTS[Action.CREATE][:-2], *build * 3, Activity.FINISH_OPERATION]
 
 
 async def test_undos_and_records_are_retried(world: World) -> None:

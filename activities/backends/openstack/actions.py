@@ -1,5 +1,6 @@
 """Actions on a server: each is sent once, and whether it is over is read from the server and from its own entry."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -23,9 +24,17 @@ from activities.backends.openstack.verdict import (
 )
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
+from domain.rules.errors import BUILD_AGAIN
 
 REPEAT_DELETE: Final = timedelta(seconds=30)
 """A delete that meets a build or a dead host may be forgotten. One that is repeated finds it over, or the host back."""
+BUILDS: Final = 3
+"""How often a server is built if its builds fail for reasons that may pass."""
+FAILED_BUILD: Final = "discard_failed_build"
+DOUBLE: Final = "discard_double"
+"""Deletes of servers that an operation has made and does not keep. They are not what the operation waits for."""
+_MAY_PASS: Final = {"build_failed", "server_error"}
+_LASTS: Final = re.compile(r"image|flavor|quota|maximum number of (?!retries)", re.IGNORECASE)
 ENDED_BY_STATUS: Final = frozenset(
     {Verb.CREATE, Verb.START, Verb.STOP, Verb.REBOOT, Verb.RESIZE, Verb.CONFIRM, Verb.REVERT, Verb.REBUILD, Verb.DELETE}
 )
@@ -46,13 +55,16 @@ class OpenStackActions(OpenStackParts):
             await self._check_entry(operation_id, id)
             return True
         want = Want(Verb(call.verb), call.since, call.request_id)
-        server = await self._read_server(id) or Gone(id)
+        # Usually the caller has just got the answer of a poll that began after the request.
+        server = self._watcher.servers.latest(id) or await self._read_server(id) or Gone(id)
         now = self._cloud.now(Service.COMPUTE)
         found = verdict(want, server, None, now)
         if isinstance(found, Undecided) and found.needs_action:
             found = verdict(want, server, await self._entry(id, want), now)
         match found:
             case Failed(code, message):
+                if want.verb is Verb.CREATE and (_may_pass(found) or isinstance(server, Gone)):
+                    await self._discard_failed_build(operation_id, server, message)
                 raise BackendError(code, message, retryable=False)
             case Changed(message):
                 raise BackendError("changed_meanwhile", message, retryable=False)
@@ -95,7 +107,7 @@ class OpenStackActions(OpenStackParts):
         await self._call(token, verb, lambda _: request, find)
         self._watcher.servers.hasten(id)
 
-    async def _delete(self, token: Token, id: str) -> None:
+    async def _delete(self, token: Token, id: str, verb: str = Verb.DELETE) -> None:
         """Begin to delete a server."""
 
         async def find(_: datetime | None) -> Found | None:
@@ -103,7 +115,7 @@ class OpenStackActions(OpenStackParts):
 
         try:
             request = Request(Service.COMPUTE, "DELETE", f"/servers/{id}")
-            await self._call(token, Verb.DELETE, lambda _: request, find)
+            await self._calls.call(token, verb, lambda _: request, find)
         except CloudError as error:
             if error.code != "not_found":
                 raise
@@ -113,7 +125,25 @@ class OpenStackActions(OpenStackParts):
         """Delete what other attempts of the operation have made, whose answers were lost."""
         for server in await self._servers_tagged(marks.operation_tag(operation_id)):
             if server.id != id:
-                await self._delete(Token(operation_id, f"double/{server.id}"), server.id)
+                await self._delete(Token(operation_id, f"double/{server.id}"), server.id, DOUBLE)
+
+    async def _discard_failed_build(
+        self, operation_id: UUID, server: ServerRow | DownServer | Gone, reason: str
+    ) -> None:
+        """Delete the server and raise BUILD_AGAIN, unless that was done often enough.
+
+        Nova gives up on a build within seconds if another service of the cloud, or a host, is away.
+        """
+        step, is_gone = _discards(server.id), isinstance(server, Gone)
+        discarded = await self._ledger.steps(operation_id, FAILED_BUILD)
+        # A server that is gone was deleted here, by an attempt that ended before it could say so, or by somebody else.
+        if step in discarded or (not is_gone and len(discarded) < BUILDS - 1):
+            await self._delete(Token(operation_id, step), server.id, FAILED_BUILD)
+            raise BackendError(BUILD_AGAIN, f"{reason} It is built again.", retryable=False)
+
+    async def _is_discarded(self, operation_id: UUID, id: str) -> bool:
+        """Return whether the server's build has failed, so that another server is to be made."""
+        return _discards(id) in await self._ledger.steps(operation_id, FAILED_BUILD)
 
     async def _own_entry(self, server_id: str, verb: Verb, since: datetime) -> ActionEntry | None:
         """Return the entry of an action that this call may have begun unseen; None if there is none.
@@ -144,3 +174,12 @@ class OpenStackActions(OpenStackParts):
         path = f"/servers/{server_id}/os-instance-actions"
         answer = await reading.read_one(self._fetch, Service.COMPUTE, path)
         return [bodies.action_from(row) for row in bodies.listed(answer.body, "instanceActions")] if answer else []
+
+
+def _may_pass(failure: Failed) -> bool:
+    """Return whether a build may succeed if it is repeated. Nova often hides the reason, so this is a guess."""
+    return failure.code in _MAY_PASS and not _LASTS.search(failure.message)
+
+
+def _discards(id: str) -> str:
+    return f"failed-build/{id}"

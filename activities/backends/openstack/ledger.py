@@ -120,6 +120,12 @@ class Ledger:
             row = (await connection.execute(last)).one_or_none()
         return AcceptedCall(*row) if row else None
 
+    async def steps(self, operation_id: UUID, verb: str) -> set[str]:
+        """Return the steps of the operation's calls of this verb."""
+        statement = select(calls.c.step).where(calls.c.operation_id == operation_id, calls.c.verb == verb)
+        async with self._autocommit.connect() as connection:
+            return set((await connection.scalars(statement)).all())
+
     async def known_requests(self, request_ids: Collection[str]) -> set[str]:
         """Return those of the requests whose end is known, of whatever call they are."""
         has_ended = calls.c.outcome.in_((Outcome.ACCEPTED, Outcome.REFUSED))

@@ -15,6 +15,10 @@ T = TypeVar("T")
 KEEP: Final = 10.0
 """Seconds for which a thing is remembered after the last answer about it. Who waits on asks again long before."""
 LONGEST_BACKOFF: Final = 30.0
+MOMENT: Final = 0.5
+"""Seconds for which the answer of a poll is as good as a new one, for who has just got it."""
+REST: Final = 2.0
+"""Seconds for which a cloud that answers slowly is left alone between two polls, at most."""
 
 
 class Clock(Protocol):
@@ -45,7 +49,9 @@ class LoopClock:
 
 def pause_for(age: float) -> float:
     """Return the seconds between two polls while the youngest wait is that old: a fresh one is likely to end soon."""
-    if age < 30:  # noqa: PLR2004 - this function is the table
+    if age < 10:  # noqa: PLR2004 - this function is the table
+        return 0.3
+    if age < 30:  # noqa: PLR2004
         return 1.0
     if age < 300:  # noqa: PLR2004
         return 2.0 + 3.0 * (age - 30) / 270
@@ -85,6 +91,9 @@ class Poll(Generic[T]):
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._last_poll = float("-inf")
+        self._took = 0.0
+        self._latest: Mapping[str, T] = {}
+        self._answered_at = float("-inf")
         self._failures = 0
 
     async def ask(self, ids: Collection[str]) -> Mapping[str, T]:
@@ -97,6 +106,10 @@ class Poll(Generic[T]):
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
         return await question.answer
+
+    def latest(self, id: str) -> T | None:
+        """Return what the last poll has shown of the thing, if that was a moment ago."""
+        return self._latest.get(id) if self._clock.now() - self._answered_at < MOMENT else None
 
     def hasten(self, id: str) -> None:
         """Count the wait for a thing as new: something was just asked of it."""
@@ -132,7 +145,8 @@ class Poll(Generic[T]):
             return self._last_poll + max(wish or 0.0, min(2.0 ** (self._failures - 1), LONGEST_BACKOFF))
         ids = frozenset[str]().union(*(question.ids for question in self._questions))
         youngest = max((self._waits[id].since for id in ids), default=0.0)
-        return self._last_poll + pause_for(self._clock.now() - youngest)
+        rested = self._took + min(self._took, REST)
+        return self._last_poll + max(pause_for(self._clock.now() - youngest), rested)
 
     async def _poll(self) -> None:
         self._drop_canceled()
@@ -163,6 +177,8 @@ class Poll(Generic[T]):
             raise
         self.trouble, self._failures = None, 0
         answered_at = self._clock.now()
+        self._took = answered_at - now
+        self._latest, self._answered_at = {id: found[id] for id in asked if id in found}, answered_at
         for id in asked & self._waits.keys():
             self._waits[id].last = answered_at
         for question in _open(questions):

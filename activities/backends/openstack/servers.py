@@ -7,7 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from activities.backends.openstack import bodies, marks, placement
-from activities.backends.openstack.calls import Found, Request
+from activities.backends.openstack.calls import Accepted, Found, Request
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.images import OpenStackImages, check_has_disk
 from activities.backends.openstack.records import DownServer, Gone, ServerRow, Size
@@ -32,10 +32,17 @@ class OpenStackServers(OpenStackImages):
             made = await self._servers_tagged(marks.operation_tag(token.operation_id))
             if not made and since is not None:
                 await self._check_cells(since)
+            for server in made:
+                if await self._is_discarded(token.operation_id, server.id):
+                    message = "The server whose build has failed is still being deleted."
+                    raise BackendError("busy", message, retryable=True)
             return Found(made[0].id) if made else None
 
+        async def has_failed(accepted: Accepted) -> bool:
+            return accepted.cloud_id is not None and await self._is_discarded(token.operation_id, accepted.cloud_id)
+
         request = Request(Service.COMPUTE, "POST", "/servers", body, lambda body: str(body["server"]["id"]))
-        return self._made(await self._call(token, Verb.CREATE, lambda _: request, find))
+        return self._made(await self._calls.call(token, Verb.CREATE, lambda _: request, find, has_failed))
 
     async def start_server(self, token: Token, vm: Ref) -> None:
         await self._act(token, Verb.START, vm, {"os-start": None}, lambda server: server.status == "ACTIVE")

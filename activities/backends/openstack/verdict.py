@@ -57,6 +57,13 @@ STATUSES: Final = {
 """The statuses in which a server has what was asked."""
 NEEDS_PROOF: Final = {Verb.REBOOT, Verb.REBUILD}
 """These end in the status in which they began, so only the entry of the action tells that they took place."""
+LAST_EVENTS: Final = {
+    Verb.RESIZE: "compute_finish_",
+    Verb.REVERT: "compute_finish_revert_",
+    Verb.REBUILD: "compute_rebuild_",
+}
+"""How the names of their last events begin. Until then these go from one host to the next by messages, which may be
+lost. So even if every event that began has ended, the action has not, unless it had this one."""
 MAY_LAG: Final = {Verb.CONFIRM, Verb.DELETE}
 """After the acceptance of these, an idle row may still be the one from before."""
 CODES_OF_FAULTS: Final = {
@@ -177,12 +184,17 @@ def by_action(want: Want, action: ActionEntry | None, idle_since: datetime, now:
         return Undecided(f"It is over, and {look}.", needs_action=True)
     if action.has_failed:
         return _failure(want, action)
-    if not action.has_ended:
+    if not _has_ended(want, action):
         # The row and the entry are two answers, so an entry may be open a moment longer.
         if now - max(idle_since, want.since) < IDLE_LIMIT:
             return Undecided(f"It seems to be over, and {look}; the cloud has not closed its entry.", needs_action=True)
         return _interruption(want, action)
     return Changed(f"It took place, and afterwards something else happened: {look}. {_which(want, action)}")
+
+
+def _has_ended(want: Want, action: ActionEntry) -> bool:
+    last = LAST_EVENTS.get(want.verb, "")
+    return action.has_ended and any(event.name.startswith(last) for event in action.events)
 
 
 def _gone(want: Want) -> Verdict:
@@ -242,7 +254,8 @@ def _other(want: Want, server: ServerRow, action: ActionEntry | None, now: datet
         # Without a task state, a host that is away or slow looks like one that was interrupted.
         if not action.has_ended:
             return Working(f"Waiting for the host: the server is still {server.status}. {_which(want, action)}")
-    if want.verb is Verb.RESIZE and server.size == want.size and action and action.has_ended and not action.has_failed:
+    has_ended = action is not None and _has_ended(want, action) and not action.has_failed
+    if want.verb is Verb.RESIZE and server.size == want.size and has_ended:
         return Changed("The server has its new size, and somebody else has already confirmed that.")
     return by_action(want, action, server.updated_at, now, f"the server is {server.status}")
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -32,6 +32,9 @@ STATES: Final = {
     "extending": VolumeState.EXTENDING,
     "deleting": VolumeState.DELETING,
 }
+_PASSING: Final = {VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.EXTENDING}
+LONGEST_PASSING: Final = timedelta(minutes=10)
+"""A volume that has been in such a state for longer is not waited for."""
 
 
 class OpenStackVolumes(OpenStackResources):
@@ -157,9 +160,13 @@ class OpenStackVolumes(OpenStackResources):
     async def _check_rests(self, refusal: CloudError, volume_id: str) -> VolumeState | None:
         """Return the state of a volume after a refusal; raise a retryable error if it only has to wait."""
         answer = await reading.read_one(self._fetch, Service.VOLUME, f"/volumes/{volume_id}")
-        state = _state(bodies.volume_from(bodies.single(answer.body, "volume"))) if answer else None
-        if state in {VolumeState.ATTACHING, VolumeState.EXTENDING}:
-            raise BackendError("busy", f"The cloud is still {state} the volume.", retryable=True) from refusal
+        if answer is None:
+            return None
+        volume = bodies.volume_from(bodies.single(answer.body, "volume"))
+        state = _state(volume)
+        # A volume that its host has lost stays so for ever, and then the refusal stands.
+        if state in _PASSING and answer.date - volume.updated_at < LONGEST_PASSING:
+            raise BackendError("busy", f"The volume is still {state} in the cloud.", retryable=True) from refusal
         return state
 
     async def _attachment(self, server_id: str, volume_id: str) -> Body | None:

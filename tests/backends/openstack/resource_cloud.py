@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Awaitable
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import parse_qsl
 from uuid import UUID, uuid4
@@ -161,10 +162,10 @@ class ResourceCloud:
         return Reply(202 if request.method == "DELETE" else 200, {"interfaceAttachment": {}})
 
 
-def add_volume(resources: ResourceCloud, status: str = "available") -> Ref:
-    """Add a volume with our mark."""
-    id = uuid4()
-    return Ref(id, resources.add("volumes", status=status, metadata={"osvm_volume": str(id)}))
+def add_volume(resources: ResourceCloud, status: str = "available", age: timedelta = timedelta()) -> Ref:
+    """Add a volume with our mark, which has had its status for that long."""
+    id, changed_at = uuid4(), f"{datetime.now(UTC) - age:%Y-%m-%dT%H:%M:%S}.000000"
+    return Ref(id, resources.add("volumes", status=status, updated_at=changed_at, metadata={"osvm_volume": str(id)}))
 
 
 def _is_wanted(row: Json, request: Received) -> bool:

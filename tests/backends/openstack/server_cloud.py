@@ -20,7 +20,7 @@ STATES: Final = {
 }
 """What a server is after an action; one that is not here leaves it as it is."""
 TASK: Final = "OS-EXT-STS:task_state"
-EVENT: Final = {"event": "compute_act", "start_time": "2026-11-27T13:00:00.000000"}
+EVENT: Final = {"event": "compute_rebuild_instance", "start_time": "2026-11-27T13:00:00.000000"}
 ENDED: Final = [EVENT | {"finish_time": "2026-11-27T13:00:01.000000", "result": "Success"}]
 OPEN: Final = [EVENT | {"finish_time": None, "result": None}]
 FLAVOR: Final = Ref(UUID("ab" * 16), "tiny")

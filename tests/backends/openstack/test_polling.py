@@ -56,10 +56,37 @@ def unreachable() -> BackendError:
 
 
 @pytest.mark.parametrize(
-    ("age", "pause"), [(0, 1), (29, 1), (30, 2), (165, 3.5), (299, 4.99), (300, 15), (900, 25), (1200, 30), (9999, 30)]
+    ("age", "pause"),
+    [
+        (0, 0.3),
+        (9, 0.3),
+        (10, 1),
+        (29, 1),
+        (30, 2),
+        (165, 3.5),
+        (299, 4.99),
+        (300, 15),
+        (900, 25),
+        (1200, 30),
+        (9999, 30),
+    ],
 )
 def test_the_pause_grows_with_the_age_of_the_youngest_wait(age: float, pause: float) -> None:
     assert pause_for(age) == pytest.approx(pause, abs=0.01)
+
+
+@pytest.mark.parametrize(("took", "pause"), [(1.5, 1.5), (9.0, 2.0)])
+async def test_a_cloud_that_answers_slowly_is_left_alone_for_a_while(
+    clock: FakeClock, took: float, pause: float
+) -> None:
+    async def read(asked: Collection[str], kept: Collection[str]) -> Mapping[str, int]:
+        clock.time += took
+        return dict.fromkeys({*asked, *kept}, 1)
+
+    poll = Poll(read, clock)
+    for _ in range(2):
+        await poll.ask({"a"})
+    assert clock.pauses == [pause]
 
 
 async def test_a_hundred_questions_are_one_read(poll: Poll[int], cloud: Cloud) -> None:
@@ -151,11 +178,11 @@ async def test_a_wait_ages_while_one_asks_again_and_a_new_one_makes_the_pause_sh
 ) -> None:
     while cloud.clock.time < 400:
         await poll.ask({"old"})
-    assert cloud.times[:4] == [0, 1, 2, 3]
+    assert cloud.times[:4] == pytest.approx([0, 0.3, 0.6, 0.9])
     assert cloud.times[-1] - cloud.times[-2] >= 15
     before = cloud.times[-1]
     await poll.ask({"old", "new"})
-    assert cloud.times[-1] == before + 1
+    assert cloud.times[-1] == pytest.approx(before + 0.3)
 
 
 async def test_a_new_question_ends_a_long_pause(poll: Poll[int], cloud: Cloud) -> None:
@@ -166,7 +193,7 @@ async def test_a_new_question_ends_a_long_pause(poll: Poll[int], cloud: Cloud) -
     await asyncio.sleep(0)
     new = asyncio.create_task(poll.ask({"new"}))
     await asyncio.gather(old, new)
-    assert cloud.times[-1] == before + 1
+    assert cloud.times[-1] == pytest.approx(before + 0.3)
     assert cloud.reads[-1] == {"old", "new"}
 
 
@@ -176,7 +203,17 @@ async def test_something_that_was_just_asked_of_a_thing_makes_its_wait_new(poll:
     before = cloud.times[-1]
     poll.hasten("a")
     await poll.ask({"a"})
-    assert cloud.times[-1] == before + 1
+    assert cloud.times[-1] == pytest.approx(before + 0.3)
+
+
+async def test_the_last_answer_is_known_for_a_moment(poll: Poll[int], cloud: Cloud) -> None:
+    assert poll.latest("a") is None
+    await poll.ask({"a", "b"})
+    assert poll.latest("a") == 1
+    await poll.ask({"b"})
+    assert (poll.latest("a"), poll.latest("b")) == (None, 2)
+    cloud.clock.time += 1
+    assert poll.latest("b") is None
 
 
 async def test_only_what_is_waited_for_is_remembered(poll: Poll[int], cloud: Cloud) -> None:

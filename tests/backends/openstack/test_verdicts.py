@@ -142,6 +142,24 @@ def test_an_entry_that_nobody_closes_is_a_failure_after_half_a_minute(story: str
     assert end.code == "action_interrupted"
 
 
+@pytest.mark.parametrize(
+    ("verb", "event"),
+    [
+        (Verb.RESIZE, "compute_prep_resize"),
+        (Verb.REVERT, "compute_revert_resize"),
+        (Verb.REBUILD, "rebuild_server"),
+    ],
+)
+def test_an_action_whose_message_to_the_next_host_was_lost_did_not_take_place(verb: Verb, event: str) -> None:
+    entry = ActionEntry(verb, "req-1", "user", NOON, None, (ActionEvent(event, NOON, NOON, "Success"),))
+    server = replace(SERVER, status="VERIFY_RESIZE") if verb is Verb.REVERT else SERVER
+    want = Want(verb, NOON, "req-1")
+    assert is_open(verdict(want, server, entry, NOON + timedelta(seconds=20)))
+    end = verdict(want, server, entry, NOON + timedelta(seconds=40))
+    assert isinstance(end, Failed)
+    assert end.code == "action_interrupted"
+
+
 def test_a_resize_whose_host_died_at_its_end_waits_for_the_host_and_says_so() -> None:
     recording = Recording("resize/killed_in_resize_finish")
     want, look = want_of(recording, Verb.RESIZE), list(recording.looks())[-1]

@@ -1,5 +1,6 @@
 """Volumes of a cloud: created, listed and deleted, each once, whatever happens to the answers."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -134,14 +135,24 @@ async def test_a_revoked_delete_is_not_sent_again(
     assert len(server.seen("DELETE", "")) == 1
 
 
-@pytest.mark.parametrize("outcome", [("in-use", "conflict", False), ("attaching", "busy", True)])
-async def test_a_volume_at_a_server_is_not_deleted(
+@pytest.mark.parametrize(
+    "outcome", [("in-use", "conflict", False), ("attaching", "busy", True), ("creating", "busy", True)]
+)
+async def test_a_volume_at_a_server_is_not_deleted_and_one_on_its_way_not_yet(
     backend: OpenStackBackend, resources: ResourceCloud, outcome: tuple[str, str, bool]
 ) -> None:
     status, code, retryable = outcome
     volume = add_volume(resources, status)
     resources.server.add(Service.VOLUME, "DELETE", f"/volumes/{volume.cloud_id}", ATTACHED)
     assert await code_of(backend.delete_volume(token(), volume), retryable=retryable) == code
+
+
+async def test_a_volume_that_stays_on_its_way_for_ever_is_not_waited_for(
+    backend: OpenStackBackend, resources: ResourceCloud
+) -> None:
+    volume = add_volume(resources, "creating", age=timedelta(minutes=11))
+    resources.server.add(Service.VOLUME, "DELETE", f"/volumes/{volume.cloud_id}", ATTACHED)
+    assert await code_of(backend.delete_volume(token(), volume), retryable=False) == "conflict"
 
 
 @pytest.mark.parametrize(
