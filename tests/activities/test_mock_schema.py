@@ -115,5 +115,5 @@ async def test_addresses_are_unique_after_an_upgrade(old_engine: AsyncEngine, se
     await add_old_server(old_engine)
     cloud = await open_backend(settings)
     await cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4()))
-    await refused(cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4())), "mock_conflict")
+    await refused(cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4())), "address_in_use")
     await cloud.close()

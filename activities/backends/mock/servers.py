@@ -8,7 +8,17 @@ from sqlalchemy import ColumnElement, Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import Effect, MockCalls, clock_in, is_meant, is_one_of, live, means
+from activities.backends.mock.calls import (
+    COMPLETED,
+    Effect,
+    MockCalls,
+    check_state,
+    clock_in,
+    is_meant,
+    is_one_of,
+    live,
+    means,
+)
 from activities.backends.mock.ports import add_ports
 from activities.backends.mock.schema import images, migrations, servers, volumes
 from activities.backends.mock.schema import ports as ports_table
@@ -19,13 +29,8 @@ from domain.rules.cloud import ServerStatus, VolumeState
 HOST_VCPUS: Final = 64
 HOST_RAM_MB: Final = 262_144
 HOST_DISK_GB: Final = 4_096
-NO_POWER_CHANGES: Final = {
-    ServerStatus.RESIZE,
-    ServerStatus.VERIFY_RESIZE,
-    ServerStatus.REVERT_RESIZE,
-    ServerStatus.REBUILD,
-}
 STABLE: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
+HARD_REBOOT_FROM: Final = (*STABLE, ServerStatus.ERROR)
 _NO_HOST: Final = "No valid host was found. No host is large enough for the flavor."
 _DOOMED: Final = "The mock cloud failed the {} (MOCK_ERROR_RATE)."
 
@@ -62,16 +67,19 @@ class MockServers(MockCalls):
         return await self._created("server", servers.c.id, servers.c.vm_id == spec.vm.id)
 
     async def start_server(self, token: Token, vm: Ref) -> None:
-        change = _power_change(vm, None, ServerStatus.ACTIVE, self._settings.mock_start_delay)
+        delay = self._settings.mock_start_delay
+        change = _power_change(vm, None, ServerStatus.ACTIVE, delay, ServerStatus.SHUTOFF)
         await self._call("start_server", token, vm.id, change, may_be_doomed=True)
 
     async def stop_server(self, token: Token, vm: Ref) -> None:
-        change = _power_change(vm, None, ServerStatus.SHUTOFF, self._settings.mock_stop_delay)
+        delay = self._settings.mock_stop_delay
+        change = _power_change(vm, None, ServerStatus.SHUTOFF, delay, ServerStatus.ACTIVE, ServerStatus.ERROR)
         await self._call("stop_server", token, vm.id, change, may_be_doomed=True)
 
     async def reboot_server(self, token: Token, vm: Ref, *, hard: bool) -> None:
-        del hard  # a mock guest cannot hang, so both kinds are the same to it
-        change = _power_change(vm, ServerStatus.REBOOT, ServerStatus.ACTIVE, self._settings.mock_reboot_delay)
+        # A mock guest cannot hang, so both kinds take the same time.
+        delay, states = self._settings.mock_reboot_delay, HARD_REBOOT_FROM if hard else (ServerStatus.ACTIVE,)
+        change = _power_change(vm, ServerStatus.REBOOT, ServerStatus.ACTIVE, delay, *states)
         await self._call("reboot_server", token, vm.id, change, may_be_doomed=True)
 
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
@@ -79,6 +87,9 @@ class MockServers(MockCalls):
 
         async def migrate(tx: AsyncConnection) -> None:
             server = await _lock_idle_server(tx, spec.vm, *STABLE)
+            if server_from(server).has_size_of(spec):
+                message = "The cloud refused the resize, because the server has this flavor."
+                raise BackendError("bad_request", message, retryable=False)
             values: dict[str, Any] = {
                 "status": ServerStatus.RESIZE,
                 "due_at": clock_in(self._settings.mock_resize_delay if _has_host(spec) else 0),
@@ -98,16 +109,16 @@ class MockServers(MockCalls):
 
     async def confirm_server_resize(self, token: Token, vm: Ref) -> None:
         async def confirm(tx: AsyncConnection) -> None:
-            migration = await _take_migration(tx, vm)
-            await self._end_resize(tx, token, migration, ServerStatus.VERIFY_RESIZE, {})
+            if migration := await _take_migration(tx, vm):
+                await self._end_resize(tx, token, migration, ServerStatus.VERIFY_RESIZE, {})
 
         await self._call("confirm_server_resize", token, vm.id, confirm)
 
     async def revert_server_resize(self, token: Token, vm: Ref) -> None:
         async def revert(tx: AsyncConnection) -> None:
-            migration = await _take_migration(tx, vm)
-            old = {name: getattr(migration, f"old_{name}") for name in ("vcpus", "ram_mb", "disk_gb")}
-            await self._end_resize(tx, token, migration, ServerStatus.REVERT_RESIZE, old)
+            if migration := await _take_migration(tx, vm):
+                old = {name: getattr(migration, f"old_{name}") for name in ("vcpus", "ram_mb", "disk_gb")}
+                await self._end_resize(tx, token, migration, ServerStatus.REVERT_RESIZE, old)
 
         await self._call("revert_server_resize", token, vm.id, revert)
 
@@ -133,7 +144,8 @@ class MockServers(MockCalls):
             is_it = is_meant(images.c.id, images.c.cloud_id, spec.image)
             image = (await tx.execute(select(images).where(is_it))).one_or_none()
             if image is None:
-                raise BackendError("image_not_found", "The cloud does not have the snapshot's image.", retryable=False)
+                code = "invalid_image" if spec.image.cloud_id else "image_not_found"
+                raise BackendError(code, "The cloud does not have the snapshot's image.", retryable=False)
             values: dict[str, Any] = {
                 "status": ServerStatus.REBUILD,
                 "due_at": clock_in(self._settings.mock_snapshot_delay),
@@ -205,9 +217,7 @@ async def apply_due_changes(tx: AsyncConnection, *of: ColumnElement[bool]) -> No
         await _remove_servers(tx, gone)
     changed = [row.vm_id for row in rows if row.next_status != ServerStatus.GONE]
     if changed:
-        new = {"status": servers.c.next_status, "fault": servers.c.next_fault}
-        applied = {"next_status": None, "next_fault": None, "due_at": None}
-        await tx.execute(update(servers).where(servers.c.vm_id.in_(changed)).values(new | applied))
+        await tx.execute(update(servers).where(servers.c.vm_id.in_(changed)).values(COMPLETED))
 
 
 async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None:
@@ -229,23 +239,22 @@ async def _lock_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
     return live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
 
 
-async def _lock_idle_server(tx: AsyncConnection, vm: Ref, *statuses: ServerStatus) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError unless it has one of the statuses and is not busy."""
+async def _lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) -> Row[Any]:
+    """Lock the VM's server and return its row; BackendError unless it is in one of the states and not busy."""
     server = await _lock_server(tx, vm)
-    if server.status not in statuses or server.due_at is not None:
-        raise _conflict(server)
+    check_state(server, *states)
     return server
 
 
-def _conflict(server: Row[Any]) -> BackendError:
-    """Return the error for calls that Nova would answer with 409."""
-    message = f"The cloud refused the call, because the server is in status {server.status} or still being changed."
-    return BackendError("server_conflict", message, retryable=False)
+async def _take_migration(tx: AsyncConnection, vm: Ref) -> Row[Any] | None:
+    """Delete the record of the server's old size and return it, so that only one confirm or revert gets it.
 
-
-async def _take_migration(tx: AsyncConnection, vm: Ref) -> Row[Any]:
-    """Delete the record of the server's old size and return it, so that only one confirm or revert gets it."""
-    await _lock_idle_server(tx, vm, ServerStatus.VERIFY_RESIZE)
+    None if the resize has been decided, which is no error: the caller looks at the size to learn how.
+    """
+    server = await _lock_server(tx, vm)
+    if server.status in STABLE and server.due_at is None:
+        return None
+    check_state(server, ServerStatus.VERIFY_RESIZE)
     return (await tx.execute(delete(migrations).where(migrations.c.vm_id == vm.id).returning(migrations))).one()
 
 
@@ -267,8 +276,13 @@ def _fault(message: str) -> Fault:
     return Fault("no_valid_host" if message == _NO_HOST else "server_error", message)
 
 
-def _power_change(vm: Ref, status: ServerStatus | None, target: ServerStatus, delay: float) -> Effect:
-    """Return the effect that gives the server the target status after the delay, and until then `status`, if any."""
+def _power_change(
+    vm: Ref, status: ServerStatus | None, target: ServerStatus, delay: float, *states: ServerStatus
+) -> Effect:
+    """Return the effect that gives the server the target status after the delay, and until then `status`, if any.
+
+    The server must be in one of the states. Without a `status`, one that has the target already is left as it is.
+    """
 
     async def change(tx: AsyncConnection) -> None:
         values = {"next_status": target, "due_at": clock_in(delay), "fault": None, "next_fault": None}
@@ -277,8 +291,9 @@ def _power_change(vm: Ref, status: ServerStatus | None, target: ServerStatus, de
         if status is not None:
             values["status"] = status
         server = await _lock_server(tx, vm)
-        if server.status in NO_POWER_CHANGES:
-            raise _conflict(server)
+        if status is None and server.status == target and server.due_at is None:
+            return
+        check_state(server, *states)
         await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(values))
 
     return change

@@ -9,11 +9,11 @@ from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import MockCalls, clock_in, is_meant, is_one_of, lock_live_server, means
-from activities.backends.mock.schema import images, volumes
+from activities.backends.mock.calls import MockCalls, clock_in, is_meant, is_one_of, lock_idle_server, means
+from activities.backends.mock.schema import images, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Image, Ref, Volume
-from domain.rules.cloud import ImageState, VolumeState
+from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 
 
 class MockStorage(MockCalls):
@@ -23,7 +23,7 @@ class MockStorage(MockCalls):
         doomed = self._is_doomed(token.operation_id)
 
         async def save(tx: AsyncConnection) -> None:
-            server = await lock_live_server(tx, vm)
+            server = await lock_idle_server(tx, vm, ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
             row = {
                 "id": image_id,
                 "vm_id": vm.id,
@@ -32,7 +32,9 @@ class MockStorage(MockCalls):
                 "due_at": clock_in(self._settings.mock_snapshot_delay),
                 "fault": "The mock cloud failed the snapshot (MOCK_ERROR_RATE)." if doomed else None,
             }
-            await tx.execute(insert(images).values(row))
+            saved_at = await tx.scalar(insert(images).values(row).returning(images.c.due_at))
+            busy = {"next_status": server.status, "due_at": saved_at}
+            await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(busy))
 
         await self._call("create_server_image", token, vm.id, save)
         return await self._created("image", images.c.cloud_id, images.c.id == image_id)
@@ -71,10 +73,12 @@ class MockStorage(MockCalls):
         async def attach(tx: AsyncConnection) -> None:
             # The server before the volume, as a delete of the server locks them. The lock also keeps the server from
             # being deleted in the middle, which would leave the volume attached to nothing.
-            await lock_live_server(tx, vm)
+            await lock_idle_server(tx, vm, ServerStatus.ACTIVE, ServerStatus.SHUTOFF, ServerStatus.VERIFY_RESIZE)
             row = await _lock_volume(tx, volume)
             if row is None:
                 raise BackendError("volume_not_found", "The cloud does not have the volume.", retryable=False)
+            if row.vm_id == vm.id:
+                return
             if row.state != VolumeState.AVAILABLE:
                 raise _conflict(row)
             values = {"state": VolumeState.IN_USE, "vm_id": vm.id, "device": device or await _free_device(tx, vm.id)}
@@ -120,7 +124,7 @@ def volume_from(row: Row[Any]) -> Volume:
 def _conflict(volume: Row[Any]) -> BackendError:
     """Return the error for calls that Cinder would answer with 400."""
     message = f"The cloud refused the call, because the volume is {volume.state}."
-    return BackendError("volume_conflict", message, retryable=False)
+    return BackendError("conflict", message, retryable=False)
 
 
 def _image_from(row: Row[Any]) -> Image:

@@ -1,6 +1,7 @@
 """The cloud under test: the mock, or with `--openstack` the one that OS_CLOUD names."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -57,9 +58,8 @@ async def _mock_lab(settings: Settings) -> AsyncIterator[Lab]:
 
 async def _real_lab(settings: Settings) -> AsyncIterator[Lab]:
     # Only here, because the mock needs none of it.
-    import openstack  # noqa: PLC0415
-
     from activities.backends.openstack.backend import OpenStackBackend  # noqa: PLC0415
+    from activities.backends.openstack.errors import Service  # noqa: PLC0415
 
     backend = OpenStackBackend(settings)
     await backend.prepare()
@@ -73,14 +73,13 @@ async def _real_lab(settings: Settings) -> AsyncIterator[Lab]:
         return ServerSpec(Ref(uuid4()), NAME, Ref(uuid4(), flavor.cloud_id), *size, Ref(image.id, str(image.id)))
 
     # A member may choose addresses only in a network of its own.
-    member = openstack.connect()
-    network = member.network.create_network(name=NAME)
-    member.network.create_subnet(network_id=network.id, ip_version=4, cidr="10.77.0.0/24")
-    lab = Lab(backend, spec(small), spec(large), spec(sizes[-1]), UUID(network.id), ["10.77.0.77", "10.77.0.78"], 0.3)
+    send, network = partial(backend._cloud.request, Service.NETWORK), {"network": {"name": NAME}}
+    network_id = send("POST", "/networks", body=network, read=lambda body: body["network"]["id"]).value
+    send("POST", "/subnets", body={"subnet": {"network_id": network_id, "ip_version": 4, "cidr": "10.77.0.0/24"}})
+    lab = Lab(backend, spec(small), spec(large), spec(sizes[-1]), UUID(network_id), ["10.77.0.77", "10.77.0.78"], 0.3)
     try:
         yield lab
         await lab.clear()
     finally:
+        send("DELETE", f"/networks/{network_id}")
         await backend.close()
-        member.network.delete_network(network)
-        member.close()
