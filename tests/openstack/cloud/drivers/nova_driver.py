@@ -97,7 +97,7 @@ def steered(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             if method == name:
                 time.sleep(float(seconds or 1))
         if name in metadata.get("testcloud_fail", "").split(","):
-            raise exception.InternalError(f"testcloud: {name} was told to fail")
+            raise exception.InternalError(f"testcloud: {name} told to fail")
         try:
             return function(self, *args, **kwargs)
         finally:
