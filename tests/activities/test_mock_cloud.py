@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.mock import servers as mock_servers
+from activities.backends.mock import calls as mock_calls
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import ports, servers
 from activities.backends.resources import Fault, Ref
@@ -218,6 +218,6 @@ async def test_a_call_locks_only_its_own_server(engine: AsyncEngine, slow_backen
         await slow_backend.create_server(token(), server_spec(vm_id))
         await make_due(engine, vm_id)
     async with engine.begin() as call, engine.begin() as others_call:
-        assert (await mock_servers._lock_server(call, Ref(mine))).status == ServerStatus.ACTIVE
+        assert (await mock_calls.lock_server(call, Ref(mine))).status == ServerStatus.ACTIVE
         async with asyncio.timeout(5):
-            assert (await mock_servers._lock_server(others_call, Ref(other))).status == ServerStatus.ACTIVE
+            assert (await mock_calls.lock_server(others_call, Ref(other))).status == ServerStatus.ACTIVE

@@ -190,13 +190,19 @@ def is_meant(id: ColumnElement[UUID], cloud_id: ColumnElement[UUID], ref: Ref) -
     return id == ref.id if ref.cloud_id is None else and_(id == ref.id, cast(cloud_id, Text) == ref.cloud_id)
 
 
-async def lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError unless it is in one of the states and not busy."""
+async def lock_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
+    """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
+    # This server and no other: two calls that had each locked the other's server would wait for ever.
     is_it = servers.c.vm_id == vm.id
     await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
     is_due = (servers.c.due_at <= func.clock_timestamp(), servers.c.next_status != ServerStatus.GONE)
     await tx.execute(update(servers).where(is_it, *is_due).values(COMPLETED))
-    server = live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
+    return live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
+
+
+async def lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) -> Row[Any]:
+    """Do the same; BackendError also unless the server is in one of the states and not busy."""
+    server = await lock_server(tx, vm)
     check_state(server, *states)
     return server
 

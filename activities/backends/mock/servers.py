@@ -4,22 +4,22 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, update
+from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock.calls import (
     COMPLETED,
-    Effect,
-    MockCalls,
     check_state,
     clock_in,
     is_meant,
     is_one_of,
-    live,
+    lock_idle_server,
+    lock_server,
     means,
 )
 from activities.backends.mock.ports import add_ports
+from activities.backends.mock.power import MockPower
 from activities.backends.mock.schema import images, migrations, servers, volumes
 from activities.backends.mock.schema import ports as ports_table
 from activities.backends.protocol import BackendError, Token
@@ -30,12 +30,11 @@ HOST_VCPUS: Final = 64
 HOST_RAM_MB: Final = 262_144
 HOST_DISK_GB: Final = 4_096
 STABLE: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
-HARD_REBOOT_FROM: Final = (*STABLE, ServerStatus.ERROR)
 _NO_HOST: Final = "No valid host was found. No host is large enough for the flavor."
 _DOOMED: Final = "The mock cloud failed the {} (MOCK_ERROR_RATE)."
 
 
-class MockServers(MockCalls):
+class MockServers(MockPower):
     """Servers."""
 
     async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
@@ -66,27 +65,11 @@ class MockServers(MockCalls):
         await self._call("create_server", token, spec.vm.id, build)
         return await self._created("server", servers.c.id, servers.c.vm_id == spec.vm.id)
 
-    async def start_server(self, token: Token, vm: Ref) -> None:
-        delay = self._settings.mock_start_delay
-        change = _power_change(vm, None, ServerStatus.ACTIVE, delay, ServerStatus.SHUTOFF)
-        await self._call("start_server", token, vm.id, change, may_be_doomed=True)
-
-    async def stop_server(self, token: Token, vm: Ref) -> None:
-        delay = self._settings.mock_stop_delay
-        change = _power_change(vm, None, ServerStatus.SHUTOFF, delay, ServerStatus.ACTIVE, ServerStatus.ERROR)
-        await self._call("stop_server", token, vm.id, change, may_be_doomed=True)
-
-    async def reboot_server(self, token: Token, vm: Ref, *, hard: bool) -> None:
-        # A mock guest cannot hang, so both kinds take the same time.
-        delay, states = self._settings.mock_reboot_delay, HARD_REBOOT_FROM if hard else (ServerStatus.ACTIVE,)
-        change = _power_change(vm, ServerStatus.REBOOT, ServerStatus.ACTIVE, delay, *states)
-        await self._call("reboot_server", token, vm.id, change, may_be_doomed=True)
-
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
         doomed = self._is_doomed(token.operation_id)
 
         async def migrate(tx: AsyncConnection) -> None:
-            server = await _lock_idle_server(tx, spec.vm, *STABLE)
+            server = await lock_idle_server(tx, spec.vm, *STABLE)
             if server_from(server).has_size_of(spec):
                 message = "The cloud refused the resize, because the server has this flavor."
                 raise BackendError("bad_request", message, retryable=False)
@@ -140,7 +123,7 @@ class MockServers(MockCalls):
 
     async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
         async def rebuild(tx: AsyncConnection) -> None:
-            server = await _lock_idle_server(tx, spec.vm, *STABLE)
+            server = await lock_idle_server(tx, spec.vm, *STABLE)
             is_it = is_meant(images.c.id, images.c.cloud_id, spec.image)
             image = (await tx.execute(select(images).where(is_it))).one_or_none()
             if image is None:
@@ -202,12 +185,12 @@ def _has_host(spec: ServerSpec) -> bool:
     return spec.vcpus <= HOST_VCPUS and spec.ram_mb <= HOST_RAM_MB and spec.disk_gb <= HOST_DISK_GB
 
 
-async def apply_due_changes(tx: AsyncConnection, *of: ColumnElement[bool]) -> None:
-    """Complete the changes of servers that are due, of all or of one.
+async def apply_due_changes(tx: AsyncConnection) -> None:
+    """Complete the changes of servers that are due.
 
     Readers do this, so that no process has to wait for the time.
     """
-    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp(), *of)
+    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
     # SKIP LOCKED, because every list call of every worker does this. A server that is skipped is changed by the
     # transaction that holds it, or by the next reader. Waiting for it would slow down every list call, and two readers
     # that lock the same servers in a different order would deadlock.
@@ -230,28 +213,12 @@ async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None
         await tx.execute(delete(table).where(table.c.vm_id.in_(vm_ids)))
 
 
-async def _lock_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
-    # This server first, and no other: two calls that had each locked the other's server would wait for ever.
-    is_it = servers.c.vm_id == vm.id
-    await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
-    await apply_due_changes(tx, is_it)
-    return live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
-
-
-async def _lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError unless it is in one of the states and not busy."""
-    server = await _lock_server(tx, vm)
-    check_state(server, *states)
-    return server
-
-
 async def _take_migration(tx: AsyncConnection, vm: Ref) -> Row[Any] | None:
     """Delete the record of the server's old size and return it, so that only one confirm or revert gets it.
 
     None if the resize has been decided, which is no error: the caller looks at the size to learn how.
     """
-    server = await _lock_server(tx, vm)
+    server = await lock_server(tx, vm)
     if server.status in STABLE and server.due_at is None:
         return None
     check_state(server, ServerStatus.VERIFY_RESIZE)
@@ -274,26 +241,3 @@ def server_from(row: Row[Any]) -> Server:
 
 def _fault(message: str) -> Fault:
     return Fault("no_valid_host" if message == _NO_HOST else "server_error", message)
-
-
-def _power_change(
-    vm: Ref, status: ServerStatus | None, target: ServerStatus, delay: float, *states: ServerStatus
-) -> Effect:
-    """Return the effect that gives the server the target status after the delay, and until then `status`, if any.
-
-    The server must be in one of the states. Without a `status`, one that has the target already is left as it is.
-    """
-
-    async def change(tx: AsyncConnection) -> None:
-        values = {"next_status": target, "due_at": clock_in(delay), "fault": None, "next_fault": None}
-        if target is ServerStatus.ACTIVE:
-            values["content"] = str(uuid4())  # the guest writes to its disk when it boots
-        if status is not None:
-            values["status"] = status
-        server = await _lock_server(tx, vm)
-        if status is None and server.status == target and server.due_at is None:
-            return
-        check_state(server, *states)
-        await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(values))
-
-    return change
