@@ -107,7 +107,7 @@ class MockCalls:
             async with self._engine.begin() as tx:
                 await _apply_once(tx, token, effect)
         except IntegrityError as error:
-            code = "address_in_use" if _ADDRESSES & set(_names(error)) else "conflict"
+            code = "address_in_use" if _violated(error) in _ADDRESSES else "conflict"
             message = f"The mock cloud refused {verb}: its device or address is already in use."
             raise BackendError(code, message, retryable=False) from None
         if fault is FaultMode.FAIL_AFTER_EFFECT:
@@ -229,10 +229,9 @@ def live(server: Row[Any] | None, vm: Ref) -> Row[Any]:
     return server
 
 
-def _names(error: IntegrityError) -> list[str]:
-    """Return the names of the constraint that a statement violates."""
-    cause = getattr(error.orig, "__cause__", None)
-    return [str(getattr(cause, "constraint_name", ""))]
+def _violated(error: IntegrityError) -> str:
+    """Return the name of the constraint that a statement violates."""
+    return str(getattr(getattr(error.orig, "__cause__", None), "constraint_name", ""))
 
 
 def _is_hit(seed: str, probability: float) -> bool:
