@@ -7,13 +7,16 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval ove
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test coverage races soak faults clients mutants check format lock compose-upgrade clean
+.PHONY: up test test-openstack coverage races soak faults clients mutants check format lock compose-upgrade clean
 
 up: .venv/local $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
 
 test: check  ## Check, then run every test
 	.venv/bin/python -m pytest $(PARALLEL)
+
+test-openstack: .venv/dev  ## Run the tests of a real OpenStack: on OS_CLOUD, or on a cloud of its own that it starts and stops
+	.venv/bin/python -m tests.openstack
 
 coverage: .venv/dev  ## Run every test and report which lines and branches they reach (slower)
 	.venv/bin/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered

@@ -28,8 +28,9 @@ MEMORY_NEEDED = 8 << 30  # bytes: each test process has a server, and its write-
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that runs the workflow tests on the dev server, which is closer to production."""
+    """Add options: workflow tests on the dev server, which is closer to production, and tests on a real cloud."""
     parser.addoption("--temporal", choices=["skipping", "dev"], default="skipping", help="server of workflow tests")
+    parser.addoption("--openstack", action="store_true", help="test the real cloud that OS_CLOUD names")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

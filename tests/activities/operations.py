@@ -74,6 +74,7 @@ async def prepare_operation(engine: AsyncEngine, cloud: MockBackend, action: Act
     await add_server(engine, cloud, vm_id)
     if input.previous_status is Status.SHUTOFF:
         await cloud.stop_server(Token(uuid4(), "powering_off"), Ref(vm_id))
+        await complete_changes(engine, cloud, vm_id)
     await _create_in_cloud(cloud, action, vm_id, input.resource)
     await complete_changes(engine, cloud, vm_id)
     return input

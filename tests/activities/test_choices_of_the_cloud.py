@@ -128,11 +128,14 @@ async def test_the_device_of_an_attached_volume_is_known_after_the_step(
             assert await connection.scalar(select(Attachment.device)) == expected
 
 
-async def test_the_mock_gives_each_volume_and_each_port_another_place(backend: MockBackend) -> None:
+async def test_the_mock_gives_each_volume_and_each_port_another_place(
+    backend: MockBackend, engine: AsyncEngine
+) -> None:
     """As a real cloud does where nobody has a wish."""
     vm, network = Ref(uuid4()), uuid4()
     wanted = [PortSpec(Ref(uuid4()), network) for _ in range(3)]
     await backend.create_server(token(), server_spec(vm.id), wanted)
+    await complete_changes(engine, backend, vm.id)
     plugged = await backend.list_ports([vm])
     assert len({port.ip_address for port in plugged}) == len({port.mac_address for port in plugged}) == 3
     devices = [await backend.attach_volume(token(), vm, Ref(await add_volume(backend)), None) for _ in range(2)]

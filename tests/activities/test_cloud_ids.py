@@ -23,7 +23,7 @@ from domain.rules.errors import SupersededError
 from domain.rules.messages import Activity, FailOperationInput, OperationInput, WaitForServerInput
 from domain.rules.states import Action, TaskState
 from domain.settings import Settings
-from tests.activities.cloud import cloud_contents, complete_changes, count_rows, ports_of, refs
+from tests.activities.cloud import cloud_contents, complete_changes, count_rows, free_servers, ports_of, refs
 from tests.activities.conftest import Run
 from tests.activities.mock_cloud import add_idle_server, add_image, add_volume, refused, status_of, token
 from tests.activities.operations import add_pending_interface, prepare_operation
@@ -182,6 +182,7 @@ async def test_a_ref_with_the_id_of_the_cloud_means_the_resource(backend: MockBa
     assert set(await backend.list_servers([vm])) == {vm_id}
     assert set(await backend.list_volumes([volume, *refs([uuid4()])])) == {volume.id}
     assert set(await backend.list_images([image])) == {image.id}
+    await free_servers(engine)
     assert await backend.attach_volume(token(), vm, volume, None) == "/dev/sdb"
     await backend.detach_volume(token(), vm, volume)
     await backend.delete_volume(token(), volume)

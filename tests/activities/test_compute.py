@@ -64,16 +64,19 @@ async def add_operation_before(
     if step is TaskState.NETWORKING:
         await add_pending_interface(engine, input)
     if step not in NEEDS_NO_SERVER:
-        await _add_server(backend, engine, input)
+        status = ServerStatus.SHUTOFF if step is TaskState.POWERING_ON else ServerStatus.ACTIVE
+        await _add_server(backend, engine, input, status)
     return input
 
 
-async def _add_server(backend: MockBackend, engine: AsyncEngine, input: OperationInput) -> None:
+async def _add_server(
+    backend: MockBackend, engine: AsyncEngine, input: OperationInput, status: ServerStatus = ServerStatus.ACTIVE
+) -> None:
     create = uuid4()
     await backend.create_ports(Token(create, "networking"), Ref(input.vm), new_ports())
     await backend.create_server(Token(create, "spawning"), server_spec(input.vm))
     async with engine.begin() as tx:
-        settled = {"status": ServerStatus.ACTIVE, "next_status": None, "due_at": None}
+        settled = {"status": status, "next_status": None, "due_at": None}
         await tx.execute(update(servers).where(servers.c.vm_id == input.vm_id).values(settled))
 
 

@@ -4,14 +4,12 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.mock import servers as mock_servers
+from activities.backends.mock import calls as mock_calls
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import ports, servers
-from activities.backends.protocol import BackendError
 from activities.backends.resources import Fault, Ref
 from domain.data.catalogue import FLAVORS
 from domain.rules.cloud import ServerStatus
@@ -19,10 +17,14 @@ from domain.settings import Settings
 from tests.activities.cloud import count_rows, new_ports, open_backend, refs, server_spec
 from tests.activities.mock_cloud import (
     PORTS_PER_SERVER,
-    Call,
+    POWER_CHANGES,
+    add_idle_server,
+    begin_power_change,
     build_server,
     each_power_change,
     make_due,
+    power_before,
+    refused,
     status_of,
     token,
 )
@@ -52,23 +54,16 @@ async def test_a_build_completes_without_the_worker_that_began_it(
 
 @each_power_change
 async def test_a_power_change_completes_once_it_is_due(
-    slow_backend: MockBackend, engine: AsyncEngine, call: Call, target: ServerStatus
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
-    vm_id = await build_server(slow_backend, engine)
-    await call(slow_backend, token(), vm_id)
+    vm_id = await begin_power_change(slow_backend, engine, verb)
     await make_due(engine, vm_id)
-    assert await status_of(slow_backend, vm_id) is target
+    assert await status_of(slow_backend, vm_id) is POWER_CHANGES[verb][1]
 
 
 @each_power_change
-async def test_a_power_change_of_a_missing_server_is_refused(
-    backend: MockBackend, call: Call, target: ServerStatus
-) -> None:
-    vm_id = uuid4()
-    with pytest.raises(BackendError) as refusal:
-        await call(backend, token(), vm_id)
-    assert (refusal.value.code, refusal.value.retryable) == ("server_not_found", False)
-    assert target is not ServerStatus.GONE
+async def test_a_power_change_of_a_missing_server_is_refused(backend: MockBackend, verb: str) -> None:
+    await refused(POWER_CHANGES[verb][0](backend, token(), uuid4()), "server_not_found")
 
 
 async def test_a_server_shows_reboot_until_the_reboot_is_due(slow_backend: MockBackend, engine: AsyncEngine) -> None:
@@ -79,9 +74,10 @@ async def test_a_server_shows_reboot_until_the_reboot_is_due(slow_backend: MockB
 
 @each_power_change
 async def test_a_second_call_with_the_same_token_changes_nothing(
-    slow_backend: MockBackend, engine: AsyncEngine, call: Call, target: ServerStatus
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
-    vm_id, once = await build_server(slow_backend, engine), token()
+    vm_id, once = await add_idle_server(slow_backend, engine, power_before(verb)), token()
+    call, target = POWER_CHANGES[verb]
     await call(slow_backend, once, vm_id)
     await make_due(engine, vm_id)
     assert await status_of(slow_backend, vm_id) is target
@@ -222,6 +218,6 @@ async def test_a_call_locks_only_its_own_server(engine: AsyncEngine, slow_backen
         await slow_backend.create_server(token(), server_spec(vm_id))
         await make_due(engine, vm_id)
     async with engine.begin() as call, engine.begin() as others_call:
-        assert (await mock_servers._lock_server(call, Ref(mine))).status == ServerStatus.ACTIVE
+        assert (await mock_calls.lock_server(call, Ref(mine))).status == ServerStatus.ACTIVE
         async with asyncio.timeout(5):
-            assert (await mock_servers._lock_server(others_call, Ref(other))).status == ServerStatus.ACTIVE
+            assert (await mock_calls.lock_server(others_call, Ref(other))).status == ServerStatus.ACTIVE

@@ -16,11 +16,11 @@ from domain.settings import Settings
 from tests.activities.cloud import complete_changes, disk_content, open_backend, server_spec
 from tests.activities.mock_cloud import (
     POWER_CHANGES,
-    Call,
     add_idle_server,
     add_image,
     each_power_change,
     on_or_off,
+    power_before,
     refused_without_effect,
     token,
 )
@@ -37,7 +37,8 @@ async def cloud_id_of(cloud: MockBackend, image_id: UUID) -> str:
 
 @pytest.mark.parametrize("verb", POWER_CHANGES)
 async def test_only_a_boot_changes_the_disk(slow_backend: MockBackend, engine: AsyncEngine, verb: str) -> None:
-    vm_id, neighbour = await add_idle_server(slow_backend, engine), await add_idle_server(slow_backend, engine)
+    vm_id = await add_idle_server(slow_backend, engine, power_before(verb))
+    neighbour = await add_idle_server(slow_backend, engine)
     content = {id: await disk_content(engine, id) for id in (vm_id, neighbour)}
     assert len({None, *content.values()}) == 3
     call, _ = POWER_CHANGES[verb]
@@ -53,10 +54,11 @@ async def test_a_restore_brings_back_disk_image_and_size_and_keeps_the_power_sta
 ) -> None:
     vm_id = await add_idle_server(slow_backend, engine, previous)
     content, image_id = await disk_content(engine, vm_id), await add_image(slow_backend, engine, vm_id)
-    await slow_backend.start_server(token(), Ref(vm_id))
+    await slow_backend.reboot_server(token(), Ref(vm_id), hard=True)
+    await complete_changes(engine, slow_backend, vm_id)
     if previous is ServerStatus.SHUTOFF:
         await slow_backend.stop_server(token(), Ref(vm_id))
-    await complete_changes(engine, slow_backend, vm_id)
+        await complete_changes(engine, slow_backend, vm_id)
     assert await disk_content(engine, vm_id) != content
     await slow_backend.rebuild_server(token(), replace(server_spec(vm_id, "m1.medium"), image=Ref(image_id)))
     during = (await slow_backend.list_servers([Ref(vm_id)]))[vm_id]
@@ -67,12 +69,13 @@ async def test_a_restore_brings_back_disk_image_and_size_and_keeps_the_power_sta
     assert {name: getattr(after, name) for name in MEDIUM} == MEDIUM
 
 
-async def test_an_image_holds_the_disk_as_it_was_when_the_save_began(
+async def test_an_image_holds_the_disk_as_it_was_when_it_was_saved(
     slow_backend: MockBackend, engine: AsyncEngine
 ) -> None:
     vm_id, image_id = await add_idle_server(slow_backend, engine), uuid4()
     content = await disk_content(engine, vm_id)
     await slow_backend.create_server_image(token(), Ref(vm_id), image_id, "before")
+    await complete_changes(engine, slow_backend, vm_id)
     await slow_backend.reboot_server(token(), Ref(vm_id), hard=False)
     await complete_changes(engine, slow_backend, vm_id)
     assert await disk_content(engine, vm_id) != content
@@ -97,10 +100,14 @@ async def test_a_snapshot_and_a_restore_take_the_snapshot_delay(
     cloud = await open_backend(settings, mock_snapshot_delay=SNAPSHOT_DELAY.total_seconds())
     began = await _time(engine, func.clock_timestamp())
     await cloud.create_server_image(token(), Ref(vm_id), image_id, "before")
+    ended = await _time(engine, func.clock_timestamp())
+    for due_at in (images.c.due_at, servers.c.due_at):  # the server is busy until its disk is saved
+        assert began + SNAPSHOT_DELAY <= await _time(engine, due_at) <= ended + SNAPSHOT_DELAY
+    await complete_changes(engine, cloud, vm_id)
+    began = await _time(engine, func.clock_timestamp())
     await cloud.rebuild_server(token(), replace(server_spec(vm_id), image=Ref(image_id)))
     ended = await _time(engine, func.clock_timestamp())
-    for due_at in (images.c.due_at, servers.c.due_at):
-        assert began + SNAPSHOT_DELAY <= await _time(engine, due_at) <= ended + SNAPSHOT_DELAY
+    assert began + SNAPSHOT_DELAY <= await _time(engine, servers.c.due_at) <= ended + SNAPSHOT_DELAY
     await cloud.close()
 
 
@@ -144,23 +151,24 @@ async def test_a_doomed_restore_ends_in_error_with_the_old_disk_and_a_reboot_rep
 
 @each_power_change
 async def test_power_changes_are_refused_during_a_restore(
-    slow_backend: MockBackend, engine: AsyncEngine, call: Call, target: ServerStatus
+    slow_backend: MockBackend, engine: AsyncEngine, verb: str
 ) -> None:
-    vm_id = await add_idle_server(slow_backend, engine)
+    vm_id = await add_idle_server(slow_backend, engine, power_before(verb))
+    call, target = POWER_CHANGES[verb]
     image_id = await add_image(slow_backend, engine, vm_id)
     await slow_backend.rebuild_server(token(), replace(server_spec(vm_id), image=Ref(image_id)))
-    await refused_without_effect(engine, call(slow_backend, token(), vm_id), "server_conflict")
-    assert await complete_changes(engine, slow_backend, vm_id) is ServerStatus.ACTIVE
+    await refused_without_effect(engine, call(slow_backend, token(), vm_id), "busy")
+    assert await complete_changes(engine, slow_backend, vm_id) is power_before(verb)
     await call(slow_backend, token(), vm_id)
     assert await complete_changes(engine, slow_backend, vm_id) is target
 
 
 async def test_a_busy_server_cannot_be_restored(slow_backend: MockBackend, engine: AsyncEngine) -> None:
-    for call, _ in POWER_CHANGES.values():
-        vm_id = await add_idle_server(slow_backend, engine)
+    for verb, (call, _) in POWER_CHANGES.items():
+        vm_id = await add_idle_server(slow_backend, engine, power_before(verb))
         spec = replace(server_spec(vm_id), image=Ref(await add_image(slow_backend, engine, vm_id)))
         await call(slow_backend, token(), vm_id)
-        await refused_without_effect(engine, slow_backend.rebuild_server(token(), spec), "server_conflict")
+        await refused_without_effect(engine, slow_backend.rebuild_server(token(), spec), "busy")
 
 
 async def test_a_server_cannot_be_restored_from_a_missing_image(slow_backend: MockBackend, engine: AsyncEngine) -> None:

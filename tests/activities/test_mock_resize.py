@@ -19,6 +19,7 @@ from tests.activities.mock_cloud import (
     POWER_CHANGES,
     Call,
     add_idle_server,
+    begin_power_change,
     make_due,
     on_or_off,
     refused_without_effect,
@@ -83,6 +84,11 @@ async def add_server_during(stage: str, cloud: MockBackend, engine: AsyncEngine)
     return vm_id
 
 
+def refusal_during(stage: str) -> str:
+    """Return the code with which other calls are refused: during the move, the same call may succeed later."""
+    return "busy" if stage == "resize" else "conflict"
+
+
 @on_or_off
 async def test_a_resized_server_keeps_its_old_size_until_the_decision(
     slow_backend: MockBackend, engine: AsyncEngine, previous: ServerStatus
@@ -145,7 +151,7 @@ async def test_one_of_many_concurrent_confirms_and_reverts_succeeds(
         calls = [RESIZES[verb](slow_backend, token(), vm_id) for verb in [*DECISIONS] * 4]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
         codes = Counter(getattr(outcome, "code", outcome) for outcome in outcomes)
-        assert codes == {None: 1, "server_conflict": 7}
+        assert codes == {None: 1, "busy": 7}
         winner = [*DECISIONS][outcomes.index(None) % 2]
         await make_due(engine, vm_id)
         assert await status_of(slow_backend, vm_id) is ServerStatus.ACTIVE
@@ -174,7 +180,7 @@ async def test_power_changes_are_refused_during_a_resize(
 ) -> None:
     vm_id = await add_server_during(stage, slow_backend, engine)
     for call, _ in POWER_CHANGES.values():
-        await refused_without_effect(engine, call(slow_backend, token(), vm_id), "server_conflict")
+        await refused_without_effect(engine, call(slow_backend, token(), vm_id), refusal_during(stage))
 
 
 @each_stage
@@ -182,29 +188,28 @@ async def test_a_second_resize_is_refused_during_a_resize(
     slow_backend: MockBackend, engine: AsyncEngine, stage: str
 ) -> None:
     vm_id = await add_server_during(stage, slow_backend, engine)
-    await refused_without_effect(
-        engine, slow_backend.resize_server(token(), server_spec(vm_id, "m1.large")), "server_conflict"
-    )
+    resize = slow_backend.resize_server(token(), server_spec(vm_id, "m1.large"))
+    await refused_without_effect(engine, resize, refusal_during(stage))
 
 
 async def test_a_busy_server_cannot_be_resized(slow_backend: MockBackend, engine: AsyncEngine) -> None:
     building = uuid4()
     await slow_backend.create_server(token(), server_spec(building))
-    busy = [building]
-    for call, _ in POWER_CHANGES.values():
-        busy.append(await add_idle_server(slow_backend, engine))
-        await call(slow_backend, token(), busy[-1])
-    for vm_id in busy:
-        await refused_without_effect(engine, RESIZES["resize"](slow_backend, token(), vm_id), "server_conflict")
+    await refused_without_effect(engine, RESIZES["resize"](slow_backend, token(), building), "conflict")
+    for verb in POWER_CHANGES:
+        vm_id = await begin_power_change(slow_backend, engine, verb)
+        await refused_without_effect(engine, RESIZES["resize"](slow_backend, token(), vm_id), "busy")
 
 
 @on_or_off
-async def test_a_decision_without_a_resize_is_refused(
+async def test_a_decision_without_a_resize_changes_nothing(
     slow_backend: MockBackend, engine: AsyncEngine, previous: ServerStatus
 ) -> None:
     vm_id = await add_idle_server(slow_backend, engine, previous)
+    before = await server_row(engine, vm_id)
     for verb in DECISIONS:
-        await refused_without_effect(engine, RESIZES[verb](slow_backend, token(), vm_id), "server_conflict")
+        await RESIZES[verb](slow_backend, token(), vm_id)
+        assert await server_row(engine, vm_id) == before
 
 
 @each_resize
@@ -213,7 +218,8 @@ async def test_a_decision_is_refused_while_the_server_is_busy_with_its_resize(
 ) -> None:
     vm_id = await add_server_during(verb, slow_backend, engine)
     for decision in DECISIONS:
-        await refused_without_effect(engine, RESIZES[decision](slow_backend, token(), vm_id), "server_conflict")
+        code = "conflict" if verb == "resize" else "busy"
+        await refused_without_effect(engine, RESIZES[decision](slow_backend, token(), vm_id), code)
 
 
 @each_resize
@@ -241,7 +247,7 @@ async def test_a_doomed_resize_ends_in_error_at_the_old_size_with_nothing_to_rev
     assert "MOCK_ERROR_RATE" in str(server.fault)
     assert await size(doomed_backend, vm_id) == SMALL
     assert await count_rows(engine, "migrations") == 0
-    await refused_without_effect(engine, slow_backend.revert_server_resize(token(), Ref(vm_id)), "server_conflict")
+    await refused_without_effect(engine, slow_backend.revert_server_resize(token(), Ref(vm_id)), "conflict")
     await doomed_backend.close()
 
 

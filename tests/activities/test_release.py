@@ -21,7 +21,7 @@ from domain.rules.messages import FailOperationInput, OperationInput
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.settings import Settings
-from tests.activities.cloud import add_server, cloud_contents, complete_changes, port, refs, server_spec
+from tests.activities.cloud import add_server, cloud_contents, complete_changes, free_servers, port, refs, server_spec
 from tests.activities.conftest import Run
 from tests.support.rows import (
     FLAVOR_IDS,
@@ -78,6 +78,7 @@ async def add_delete(engine: AsyncEngine, cloud: MockBackend, volumes: int = VOL
     await add_server(engine, cloud, vm.id)
     for image in [*unfinished, finished]:
         await cloud.create_server_image(Token(uuid4(), "image"), Ref(vm.id), image, "before")
+        await free_servers(engine)
     for number, volume in enumerate(rows):
         await add_attached(cloud, vm.id, volume.id, f"/dev/vd{chr(98 + number)}")
     return Deleted(await claim_delete(engine, vm.id), [volume.id for volume in rows], unfinished)

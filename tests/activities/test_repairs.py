@@ -19,7 +19,7 @@ from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.settings import Settings
 from domain.upkeep.findings import ACTOR, Drift
-from tests.activities.cloud import add_server, complete_changes, inventory, server_spec
+from tests.activities.cloud import add_server, complete_changes, free_servers, inventory, server_spec
 from tests.activities.conftest import CancelRecorder
 from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
 from tests.support.rows import (
@@ -144,6 +144,7 @@ async def test_deleted_volumes_and_images_are_removed_and_unknown_ones_reported(
         await backend.create_volume(Token(uuid4(), "make"), id, "data", 1)
     for id in (snapshot.id, unknown):
         await backend.create_server_image(Token(uuid4(), "make"), Ref(vm.id), id, "before")
+        await free_servers(engine)
     await reconciler.reconcile()
     await reconciler.reconcile()
     assert set(await inventory(backend, Kind.VOLUME)) == set(await inventory(backend, Kind.SNAPSHOT)) == {unknown}

@@ -20,11 +20,13 @@ from domain.rules.messages import Activity, OperationInput
 from domain.rules.states import Action, Status
 from domain.settings import Settings
 from tests.activities.cloud import (
+    CloudContents,
     add_server,
     cloud_contents,
     complete_changes,
     count_rows,
     disk_content,
+    free_servers,
     port,
     ports_of,
     server_spec,
@@ -62,6 +64,12 @@ def step_before(name: Activity) -> Activity:
     return UNDOS[name][0] if name in UNDOS else SETTLES[name][0]
 
 
+async def idle_contents(engine: AsyncEngine) -> CloudContents:
+    """Return what the cloud has, when no server is busy with saving its disk any more."""
+    await free_servers(engine)
+    return await cloud_contents(engine)
+
+
 async def add_operation_before(engine: AsyncEngine, cloud: MockBackend, name: Activity) -> OperationInput:
     """Add an operation before its step."""
     return await prepare_operation(engine, cloud, STEPS[step_before(name)][1])
@@ -89,17 +97,17 @@ async def test_undoing_removes_the_effect_and_refuses_later_calls(
     slow_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity, *, is_done: bool
 ) -> None:
     input = await add_operation_before(engine, slow_backend, name)
-    before, step = await cloud_contents(engine), step_of(UNDOS[name][0], engine, slow_backend)
+    before, step = await idle_contents(engine), step_of(UNDOS[name][0], engine, slow_backend)
     if is_done:
         await run(step, input)
-        assert await cloud_contents(engine) != before
+        assert await idle_contents(engine) != before
     for _ in range(2):
         await run(cleanup_of(name, engine, slow_backend), input)
-        assert await cloud_contents(engine) == before
+        assert await idle_contents(engine) == before
     if not is_done:
         with pytest.raises(BackendError, match="revoked"):
             await run(step, input)
-    assert await cloud_contents(engine) == before
+    assert await idle_contents(engine) == before
 
 
 @each_undo
@@ -107,10 +115,10 @@ async def test_undoing_a_doomed_operation_succeeds(
     slow_backend: MockBackend, doomed_backend: MockBackend, engine: AsyncEngine, run: Run, name: Activity
 ) -> None:
     input = await add_operation_before(engine, slow_backend, name)
-    before = await cloud_contents(engine)
+    before = await idle_contents(engine)
     await run(step_of(UNDOS[name][0], engine, slow_backend), input)
     await run(cleanup_of(name, engine, doomed_backend), input)
-    assert await cloud_contents(engine) == before
+    assert await idle_contents(engine) == before
 
 
 @each_undo
@@ -119,15 +127,15 @@ async def test_undoing_that_failed_succeeds_when_it_is_repeated(  # noqa: PLR091
     slow_backend: MockBackend, settings: Settings, engine: AsyncEngine, run: Run, name: Activity, mode: FaultMode
 ) -> None:
     input = await add_operation_before(engine, slow_backend, name)
-    before = await cloud_contents(engine)
+    before = await idle_contents(engine)
     await run(step_of(UNDOS[name][0], engine, slow_backend), input)
     await add_fault(settings, UNDOS[name][1], mode)
     with pytest.raises(BackendError) as failure:
         await run(cleanup_of(name, engine, slow_backend), input)
     assert failure.value.retryable
-    assert (await cloud_contents(engine) == before) is (mode is FaultMode.FAIL_AFTER_EFFECT)
+    assert (await idle_contents(engine) == before) is (mode is FaultMode.FAIL_AFTER_EFFECT)
     await run(cleanup_of(name, engine, slow_backend), input)
-    assert await cloud_contents(engine) == before
+    assert await idle_contents(engine) == before
 
 
 @each_end
@@ -251,6 +259,7 @@ async def test_a_restore_returns_to_the_flavor_of_the_snapshot(
     input = await add_claiming_operation(engine, Action.RESTORE)
     await add_server(engine, slow_backend, input.vm, "m1.large")
     await slow_backend.create_server_image(_other_token(input), Ref(input.vm), input.resource, "before")
+    await complete_changes(engine, slow_backend, input.vm)
     await run(SnapshotActivities(engine, slow_backend).rebuild_server, input)
     server, small = (await slow_backend.list_servers([Ref(input.vm)]))[input.vm], server_spec(input.vm)
     assert server.has_size_of(small)

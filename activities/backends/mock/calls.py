@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    null,
     or_,
     select,
     text,
@@ -44,6 +45,21 @@ from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 
 Effect = Callable[[AsyncConnection], Awaitable[object]]
+COMPLETED: Final = {
+    "status": servers.c.next_status,
+    "fault": servers.c.next_fault,
+    **dict.fromkeys(("next_status", "next_fault", "due_at"), null()),
+}
+"""What a server becomes when its change is due."""
+_RUNNING_OR_OFF: Final = frozenset({ServerStatus.ACTIVE, ServerStatus.SHUTOFF})
+_STATES_BEFORE: Final = {
+    ServerStatus.REBOOT: _RUNNING_OR_OFF,
+    ServerStatus.RESIZE: _RUNNING_OR_OFF,
+    ServerStatus.REBUILD: _RUNNING_OR_OFF,
+    ServerStatus.REVERT_RESIZE: frozenset({ServerStatus.VERIFY_RESIZE}),
+}
+"""The states in which a server may still be for Nova while its status says what goes on."""
+_ADDRESSES: Final = frozenset({"uq_ports_ip_address", "uq_ports_mac_address"})
 
 
 class MockCalls:
@@ -93,9 +109,10 @@ class MockCalls:
         try:
             async with self._engine.begin() as tx:
                 await _apply_once(tx, token, effect)
-        except IntegrityError:
+        except IntegrityError as error:
+            code = "address_in_use" if _violated(error) in _ADDRESSES else "conflict"
             message = f"The mock cloud refused {verb}: its device or address is already in use."
-            raise BackendError("mock_conflict", message, retryable=False) from None
+            raise BackendError(code, message, retryable=False) from None
         if fault is FaultMode.FAIL_AFTER_EFFECT:
             raise BackendError("mock_lost_answer", f"The mock cloud lost the answer to {verb}.", retryable=True)
 
@@ -176,10 +193,36 @@ def is_meant(id: ColumnElement[UUID], cloud_id: ColumnElement[UUID], ref: Ref) -
     return id == ref.id if ref.cloud_id is None else and_(id == ref.id, cast(cloud_id, Text) == ref.cloud_id)
 
 
-async def lock_live_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
+async def lock_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
     """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
-    server = (await tx.execute(select(servers).where(servers.c.vm_id == vm.id).with_for_update())).one_or_none()
-    return live(server, vm)
+    # This server and no other: two calls that had each locked the other's server would wait for ever.
+    is_it = servers.c.vm_id == vm.id
+    await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
+    is_due = (servers.c.due_at <= func.clock_timestamp(), servers.c.next_status != ServerStatus.GONE)
+    await tx.execute(update(servers).where(is_it, *is_due).values(COMPLETED))
+    return live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
+
+
+async def lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) -> Row[Any]:
+    """Lock the VM's server and return its row; BackendError also unless it is in one of the states and not busy."""
+    server = await lock_server(tx, vm)
+    check_state(server, *states)
+    return server
+
+
+def check_state(server: Row[Any], *states: ServerStatus) -> None:
+    """Raise what Nova's 409 means: it allows each call in some states, and only if nothing goes on at the server.
+
+    A server that is busy is still in the state that it had before.
+    """
+    status = ServerStatus(server.status)
+    now = _STATES_BEFORE.get(status, {status})
+    if now.isdisjoint(states):
+        message = f"The cloud refused the call, because the server is in status {server.status}."
+        raise BackendError("conflict", message, retryable=False)
+    if server.due_at is not None:
+        message = f"The cloud refused the call, because the server, in status {server.status}, is still being changed."
+        raise BackendError("busy", message, retryable=True)
 
 
 def live(server: Row[Any] | None, vm: Ref) -> Row[Any]:
@@ -194,6 +237,11 @@ def refuse_volume_backed(server: Row[Any]) -> None:
     if server.boot_volume_id is not None:
         message = "A server that boots from a volume has no disk of its own."
         raise BackendError("not_supported_by_cloud", message, retryable=False)
+
+
+def _violated(error: IntegrityError) -> str:
+    """Return the name of the constraint that a statement violates."""
+    return str(getattr(getattr(error.orig, "__cause__", None), "constraint_name", ""))
 
 
 def _is_hit(seed: str, probability: float) -> bool:

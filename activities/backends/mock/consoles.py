@@ -4,11 +4,7 @@ import email
 from collections.abc import Iterator
 from typing import Final
 
-from sqlalchemy import select
-
-from activities.backends.mock.calls import MockCalls, live
-from activities.backends.mock.schema import servers
-from activities.backends.mock.servers import apply_due_changes
+from activities.backends.mock.calls import MockCalls, lock_server
 from activities.backends.protocol import BackendError
 from activities.backends.resources import Console, Ref
 from domain.rules import cloud_init
@@ -33,11 +29,9 @@ class MockConsoles(MockCalls):
 
     async def _booted(self, vm: Ref) -> tuple[str, bytes | None]:
         """Return the name and the user data of a server that has been built; BackendError as Nova has it."""
-        async with self._engine.begin() as tx:
-            await apply_due_changes(tx, servers.c.vm_id == vm.id)
-            row = (await tx.execute(select(servers).where(servers.c.vm_id == vm.id))).one_or_none()
         try:
-            server = live(row, vm)
+            async with self._engine.begin() as tx:
+                server = await lock_server(tx, vm)
         except BackendError as error:
             raise BackendError(NO_CONSOLE, str(error), retryable=False) from None
         if server.status == ServerStatus.BUILD:

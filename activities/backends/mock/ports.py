@@ -10,11 +10,12 @@ from sqlalchemy import Row, delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import MockCalls, is_meant, is_one_of, lock_live_server
+from activities.backends.mock.calls import MockCalls, is_meant, is_one_of, lock_idle_server
 from activities.backends.mock.placement import groups_of
 from activities.backends.mock.schema import ports
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Port, PortSpec, Ref
+from domain.rules.cloud import ServerStatus
 
 _UNIQUE_LOCAL: Final = 0xFD << 120  # the beginning of the IPv6 addresses that need no registry
 
@@ -33,7 +34,7 @@ class MockPorts(MockCalls):
 
     async def create_server_interface(self, token: Token, vm: Ref, wanted: PortSpec) -> Port:
         async def plug(tx: AsyncConnection) -> None:
-            await lock_live_server(tx, vm)
+            await lock_idle_server(tx, vm, ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
             await add_ports(tx, vm.id, [wanted])
 
         await self._call("create_server_interface", token, vm.id, plug, may_be_doomed=True)

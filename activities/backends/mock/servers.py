@@ -2,25 +2,27 @@
 
 from collections.abc import Collection, Mapping
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, delete, func, select, update
+from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock import boot
 from activities.backends.mock.calls import (
-    Effect,
-    MockCalls,
+    COMPLETED,
+    check_state,
     clock_in,
     is_meant,
     is_one_of,
-    live,
+    lock_idle_server,
+    lock_server,
     means,
     refuse_volume_backed,
 )
 from activities.backends.mock.placement import groups_of, zone_of
 from activities.backends.mock.ports import add_ports
+from activities.backends.mock.power import MockPower
 from activities.backends.mock.schema import images, migrations, servers, volumes
 from activities.backends.mock.schema import ports as ports_table
 from activities.backends.protocol import BackendError, Token
@@ -30,18 +32,12 @@ from domain.rules.cloud import ServerStatus, VolumeState
 HOST_VCPUS: Final = 64
 HOST_RAM_MB: Final = 262_144
 HOST_DISK_GB: Final = 4_096
-NO_POWER_CHANGES: Final = {
-    ServerStatus.RESIZE,
-    ServerStatus.VERIFY_RESIZE,
-    ServerStatus.REVERT_RESIZE,
-    ServerStatus.REBUILD,
-}
 STABLE: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
 _NO_HOST: Final = "No valid host was found. No host is large enough for the flavor."
 _DOOMED: Final = "The mock cloud failed the {} (MOCK_ERROR_RATE)."
 
 
-class MockServers(MockCalls):
+class MockServers(MockPower):
     """Servers."""
 
     async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
@@ -75,24 +71,14 @@ class MockServers(MockCalls):
         await self._call("create_server", token, spec.vm.id, build)
         return await self._created("server", servers.c.id, servers.c.vm_id == spec.vm.id)
 
-    async def start_server(self, token: Token, vm: Ref) -> None:
-        change = _power_change(vm, None, ServerStatus.ACTIVE, self._settings.mock_start_delay)
-        await self._call("start_server", token, vm.id, change, may_be_doomed=True)
-
-    async def stop_server(self, token: Token, vm: Ref) -> None:
-        change = _power_change(vm, None, ServerStatus.SHUTOFF, self._settings.mock_stop_delay)
-        await self._call("stop_server", token, vm.id, change, may_be_doomed=True)
-
-    async def reboot_server(self, token: Token, vm: Ref, *, hard: bool) -> None:
-        del hard  # a mock guest cannot hang, so both kinds are the same to it
-        change = _power_change(vm, ServerStatus.REBOOT, ServerStatus.ACTIVE, self._settings.mock_reboot_delay)
-        await self._call("reboot_server", token, vm.id, change, may_be_doomed=True)
-
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
         doomed = self._is_doomed(token.operation_id)
 
         async def migrate(tx: AsyncConnection) -> None:
-            server = await _lock_idle_server(tx, spec.vm, *STABLE)
+            server = await lock_idle_server(tx, spec.vm, *STABLE)
+            if server_from(server).has_size_of(spec):
+                message = "The cloud refused the resize, because the server has this flavor."
+                raise BackendError("bad_request", message, retryable=False)
             values: dict[str, Any] = {
                 "status": ServerStatus.RESIZE,
                 "due_at": clock_in(self._settings.mock_resize_delay if _has_host(spec) else 0),
@@ -112,16 +98,16 @@ class MockServers(MockCalls):
 
     async def confirm_server_resize(self, token: Token, vm: Ref) -> None:
         async def confirm(tx: AsyncConnection) -> None:
-            migration = await _take_migration(tx, vm)
-            await self._end_resize(tx, token, migration, ServerStatus.VERIFY_RESIZE, {})
+            if migration := await _take_migration(tx, vm):
+                await self._end_resize(tx, token, migration, ServerStatus.VERIFY_RESIZE, {})
 
         await self._call("confirm_server_resize", token, vm.id, confirm)
 
     async def revert_server_resize(self, token: Token, vm: Ref) -> None:
         async def revert(tx: AsyncConnection) -> None:
-            migration = await _take_migration(tx, vm)
-            old = {name: getattr(migration, f"old_{name}") for name in ("vcpus", "ram_mb", "disk_gb")}
-            await self._end_resize(tx, token, migration, ServerStatus.REVERT_RESIZE, old)
+            if migration := await _take_migration(tx, vm):
+                old = {name: getattr(migration, f"old_{name}") for name in ("vcpus", "ram_mb", "disk_gb")}
+                await self._end_resize(tx, token, migration, ServerStatus.REVERT_RESIZE, old)
 
         await self._call("revert_server_resize", token, vm.id, revert)
 
@@ -143,12 +129,13 @@ class MockServers(MockCalls):
 
     async def rebuild_server(self, token: Token, spec: ServerSpec) -> None:
         async def rebuild(tx: AsyncConnection) -> None:
-            server = await _lock_idle_server(tx, spec.vm, *STABLE)
+            server = await lock_idle_server(tx, spec.vm, *STABLE)
             refuse_volume_backed(server)
             is_it = is_meant(images.c.id, images.c.cloud_id, spec.image)
             image = (await tx.execute(select(images).where(is_it))).one_or_none()
             if image is None:
-                raise BackendError("image_not_found", "The cloud does not have the snapshot's image.", retryable=False)
+                code = "invalid_image" if spec.image.cloud_id else "image_not_found"
+                raise BackendError(code, "The cloud does not have the snapshot's image.", retryable=False)
             values: dict[str, Any] = {
                 "status": ServerStatus.REBUILD,
                 "due_at": clock_in(self._settings.mock_snapshot_delay),
@@ -205,12 +192,12 @@ def _has_host(spec: ServerSpec) -> bool:
     return spec.vcpus <= HOST_VCPUS and spec.ram_mb <= HOST_RAM_MB and spec.disk_gb <= HOST_DISK_GB
 
 
-async def apply_due_changes(tx: AsyncConnection, *of: ColumnElement[bool]) -> None:
-    """Complete the changes of servers that are due, of all or of one.
+async def apply_due_changes(tx: AsyncConnection) -> None:
+    """Complete the changes of servers that are due.
 
     Readers do this, so that no process has to wait for the time.
     """
-    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp(), *of)
+    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
     # SKIP LOCKED, because every list call of every worker does this. A server that is skipped is changed by the
     # transaction that holds it, or by the next reader. Waiting for it would slow down every list call, and two readers
     # that lock the same servers in a different order would deadlock.
@@ -220,9 +207,7 @@ async def apply_due_changes(tx: AsyncConnection, *of: ColumnElement[bool]) -> No
         await _remove_servers(tx, gone)
     changed = [row.vm_id for row in rows if row.next_status != ServerStatus.GONE]
     if changed:
-        new = {"status": servers.c.next_status, "fault": servers.c.next_fault}
-        applied = {"next_status": None, "next_fault": None, "due_at": None}
-        await tx.execute(update(servers).where(servers.c.vm_id.in_(changed)).values(new | applied))
+        await tx.execute(update(servers).where(servers.c.vm_id.in_(changed)).values(COMPLETED))
 
 
 async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None:
@@ -235,32 +220,15 @@ async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None
         await tx.execute(delete(table).where(table.c.vm_id.in_(vm_ids)))
 
 
-async def _lock_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
-    # This server first, and no other: two calls that had each locked the other's server would wait for ever.
-    is_it = servers.c.vm_id == vm.id
-    await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
-    await apply_due_changes(tx, is_it)
-    return live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
+async def _take_migration(tx: AsyncConnection, vm: Ref) -> Row[Any] | None:
+    """Delete the record of the server's old size and return it, so that only one confirm or revert gets it.
 
-
-async def _lock_idle_server(tx: AsyncConnection, vm: Ref, *statuses: ServerStatus) -> Row[Any]:
-    """Lock the VM's server and return its row; BackendError unless it has one of the statuses and is not busy."""
-    server = await _lock_server(tx, vm)
-    if server.status not in statuses or server.due_at is not None:
-        raise _conflict(server)
-    return server
-
-
-def _conflict(server: Row[Any]) -> BackendError:
-    """Return the error for calls that Nova would answer with 409."""
-    message = f"The cloud refused the call, because the server is in status {server.status} or still being changed."
-    return BackendError("server_conflict", message, retryable=False)
-
-
-async def _take_migration(tx: AsyncConnection, vm: Ref) -> Row[Any]:
-    """Delete the record of the server's old size and return it, so that only one confirm or revert gets it."""
-    await _lock_idle_server(tx, vm, ServerStatus.VERIFY_RESIZE)
+    None if the resize has been decided, which is no error: the caller looks at the size to learn how.
+    """
+    server = await lock_server(tx, vm)
+    if server.status in STABLE and server.due_at is None:
+        return None
+    check_state(server, ServerStatus.VERIFY_RESIZE)
     return (await tx.execute(delete(migrations).where(migrations.c.vm_id == vm.id).returning(migrations))).one()
 
 
@@ -281,20 +249,3 @@ def server_from(row: Row[Any]) -> Server:
 
 def _fault(message: str) -> Fault:
     return Fault("no_valid_host" if message == _NO_HOST else "server_error", message)
-
-
-def _power_change(vm: Ref, status: ServerStatus | None, target: ServerStatus, delay: float) -> Effect:
-    """Return the effect that gives the server the target status after the delay, and until then `status`, if any."""
-
-    async def change(tx: AsyncConnection) -> None:
-        values = {"next_status": target, "due_at": clock_in(delay), "fault": None, "next_fault": None}
-        if target is ServerStatus.ACTIVE:
-            values["content"] = str(uuid4())  # the guest writes to its disk when it boots
-        if status is not None:
-            values["status"] = status
-        server = await _lock_server(tx, vm)
-        if server.status in NO_POWER_CHANGES:
-            raise _conflict(server)
-        await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(values))
-
-    return change

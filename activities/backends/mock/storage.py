@@ -14,14 +14,14 @@ from activities.backends.mock.calls import (
     clock_in,
     is_meant,
     is_one_of,
-    lock_live_server,
+    lock_idle_server,
     means,
     refuse_volume_backed,
 )
 from activities.backends.mock.schema import images, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Image, Ref, Volume
-from domain.rules.cloud import ImageState, VolumeState
+from domain.rules.cloud import ImageState, ServerStatus, VolumeState
 
 
 class MockStorage(MockCalls):
@@ -31,7 +31,7 @@ class MockStorage(MockCalls):
         doomed = self._is_doomed(token.operation_id)
 
         async def save(tx: AsyncConnection) -> None:
-            server = await lock_live_server(tx, vm)
+            server = await lock_idle_server(tx, vm, ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
             refuse_volume_backed(server)
             row = {
                 "id": image_id,
@@ -41,7 +41,9 @@ class MockStorage(MockCalls):
                 "due_at": clock_in(self._settings.mock_snapshot_delay),
                 "fault": "The mock cloud failed the snapshot (MOCK_ERROR_RATE)." if doomed else None,
             }
-            await tx.execute(insert(images).values(row))
+            saved_at = await tx.scalar(insert(images).values(row).returning(images.c.due_at))
+            busy = {"next_status": server.status, "due_at": saved_at}
+            await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(busy))
 
         await self._call("create_server_image", token, vm.id, save)
         return await self._created("image", images.c.cloud_id, images.c.id == image_id)
@@ -94,10 +96,12 @@ class MockStorage(MockCalls):
         async def attach(tx: AsyncConnection) -> None:
             # The server before the volume, as a delete of the server locks them. The lock also keeps the server from
             # being deleted in the middle, which would leave the volume attached to nothing.
-            await lock_live_server(tx, vm)
+            await lock_idle_server(tx, vm, ServerStatus.ACTIVE, ServerStatus.SHUTOFF, ServerStatus.VERIFY_RESIZE)
             row = await _lock_volume(tx, volume)
             if row is None:
                 raise _no_volume()
+            if row.vm_id == vm.id:
+                return
             if row.state != VolumeState.AVAILABLE:
                 raise _conflict(row)
             values = {"state": VolumeState.IN_USE, "vm_id": vm.id, "device": device or await _free_device(tx, vm.id)}
@@ -150,7 +154,7 @@ def _no_volume() -> BackendError:
 def _conflict(volume: Row[Any]) -> BackendError:
     """Return the error for calls that Cinder would answer with 400."""
     message = f"The cloud refused the call, because the volume is {volume.state}."
-    return BackendError("volume_conflict", message, retryable=False)
+    return BackendError("conflict", message, retryable=False)
 
 
 def _image_from(row: Row[Any]) -> Image:

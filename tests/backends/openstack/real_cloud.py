@@ -42,9 +42,9 @@ class Cloud:
     """The real cloud as the project's member and as its operator, who is somebody else."""
 
     def __init__(self) -> None:
-        self._member = openstack.connect(cloud="osprobe")
-        self._operator = openstack.connect(cloud="osprobe-admin")
-        self.home = Path(os.environ["OSPROBE_HOME"])
+        self._member = openstack.connect(cloud="testcloud")
+        self._operator = openstack.connect(cloud="testcloud-admin")
+        self.home = Path(os.environ["TEST_CLOUD_HOME"])
         flavors = self.get("compute", "/flavors").body["flavors"]
         self.flavors = {flavor["name"]: flavor["id"] for flavor in flavors}
         self.image = next(i["id"] for i in self.get("image", "/images").body["images"] if i["name"] == "cirros-dummy")

@@ -1,7 +1,7 @@
 """Records the answers of a real cloud anew: `python -m tests.backends.openstack.record [GROUP ...]`.
 
-Needs openstacksdk, OS_CLIENT_CONFIG_FILE with the clouds `osprobe` and `osprobe-admin`, and OSPROBE_HOME, where the
-process ids of that cloud's services are. README.md in `recorded/` says more.
+Needs the test cloud (`python -m tests.openstack.cloud up`), its folder in TEST_CLOUD_HOME, where the process ids of its
+services are, and its clouds.yaml in OS_CLIENT_CONFIG_FILE. README.md in `recorded/` says more.
 """
 
 import logging

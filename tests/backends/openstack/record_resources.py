@@ -12,7 +12,7 @@ MARKS = {"osvm_snapshot": "77aa", "osvm_operation": "9d01"}
 
 def snapshots(cloud: Cloud) -> None:
     """Snapshots: done, failed, lost to a race, and of a server that is deleted meanwhile."""
-    id = cloud.new_server("snapshot", metadata={"osprobe_delay": "snapshot:1"})
+    id = cloud.new_server("snapshot", metadata={"testcloud_delay": "snapshot:1"})
     image: dict[str, Any] = {"name": "snapshot", "metadata": MARKS | {"osvm_server": id}}
     with Story(cloud, "snapshot", "ok", "A snapshot that is saved, and another one at once.") as story:
         answer = story.act("accepted", id, "createImage", image)
@@ -24,13 +24,13 @@ def snapshots(cloud: Cloud) -> None:
         story.watch(id, None, {"ACTIVE"})
         story.get("found by its marks", "image", f"/images?osvm_operation={MARKS['osvm_operation']}")
         cloud.send("DELETE", "image", path)
-    steer(cloud, id, osprobe_fail="snapshot")
+    steer(cloud, id, testcloud_fail="snapshot")
     with Story(cloud, "snapshot", "fails", "A snapshot that the host fails: its image goes away.") as story:
         answer = story.act("accepted", id, "createImage", image)
         path = f"/images/{answer.body['image_id']}"
         story.watch_resource("image", path, {"gone"}, action=(id, answer.request_id))
         story.watch(id, None, {"ACTIVE"})
-    steer(cloud, id, osprobe_delay="snapshot:4")
+    steer(cloud, id, testcloud_delay="snapshot:4")
     with Story(
         cloud, "snapshot", "image_deleted", "A snapshot whose image somebody deletes while it is saved."
     ) as story:
@@ -55,7 +55,7 @@ def snapshots(cloud: Cloud) -> None:
 
 def _killed_snapshot(cloud: Cloud) -> None:
     """Record a snapshot whose nova-compute is killed, and started again."""
-    id = cloud.new_server("snapshot-killed", metadata={"osprobe_delay": "snapshot:20"})
+    id = cloud.new_server("snapshot-killed", metadata={"testcloud_delay": "snapshot:20"})
     host = cloud.host_of(id)
     with Story(cloud, "snapshot", "killed", "nova-compute is killed while it saves, and started again.") as story:
         answer = story.act("accepted", id, "createImage", {"name": "snapshot", "metadata": MARKS})
@@ -135,7 +135,7 @@ def volumes(cloud: Cloud) -> None:
 
 def attachments(cloud: Cloud) -> None:
     """Attaches and detaches: done, repeated, failed, and by a server that is deleted."""
-    id = cloud.new_server("attach", metadata={"osprobe_delay": "attach_volume:1,detach_volume:1"})
+    id = cloud.new_server("attach", metadata={"testcloud_delay": "attach_volume:1,detach_volume:1"})
     volume = _quiet_volume(cloud)
     path, attachments_path = f"/volumes/{volume}", f"/servers/{id}/os-volume_attachments"
     attach = {"volumeAttachment": {"volumeId": volume, "delete_on_termination": False}}
@@ -146,11 +146,11 @@ def attachments(cloud: Cloud) -> None:
         story.send("again", "POST", "compute", attachments_path, attach)
         story.send("delete attached", "DELETE", "block_storage", path)
         story.get("the server", "compute", f"/servers/{id}")
-    steer(cloud, id, osprobe_fail="detach_volume")
+    steer(cloud, id, testcloud_fail="detach_volume")
     with Story(cloud, "detach", "fails", "A detach that the host fails: in-use again.") as story:
         answer = story.send("accepted", "DELETE", "compute", f"{attachments_path}/{volume}")
         story.watch_resource("block_storage", path, {"in-use, 1 attached"}, action=(id, answer.request_id))
-    steer(cloud, id, osprobe_delay="detach_volume:1", osprobe_fail="attach_volume")
+    steer(cloud, id, testcloud_delay="detach_volume:1", testcloud_fail="attach_volume")
     with Story(cloud, "detach", "ok", "A detach that succeeds, twice at once, and once more.") as story:
         answer = story.send("accepted", "DELETE", "compute", f"{attachments_path}/{volume}")
         story.send("again at once", "DELETE", "compute", f"{attachments_path}/{volume}")
@@ -165,7 +165,7 @@ def attachments(cloud: Cloud) -> None:
         cloud.wait("in-use", lambda: cloud.get("block_storage", path).body["volume"]["status"] == "in-use")
         story.send("somebody", "DELETE", "compute", f"/servers/{id}")
         story.watch_resource("block_storage", path, {"available"})
-    id = cloud.new_server("attach-killed", metadata={"osprobe_delay": "attach_volume:20"})
+    id = cloud.new_server("attach-killed", metadata={"testcloud_delay": "attach_volume:20"})
     host = cloud.host_of(id)
     with Story(cloud, "attach", "killed", "nova-compute is killed while it attaches, and started again.") as story:
         answer = story.send("accepted", "POST", "compute", f"/servers/{id}/os-volume_attachments", attach)
@@ -197,13 +197,13 @@ def interfaces(cloud: Cloud) -> None:
         story.send("detach again", "DELETE", "compute", f"/servers/{id}/os-interface/{port}")
         story.send("delete", "DELETE", "network", path)
         story.send("delete again", "DELETE", "network", path)
-    steer(cloud, id, osprobe_fail="attach_interface,detach_interface")
+    steer(cloud, id, testcloud_fail="attach_interface,detach_interface")
     with Story(cloud, "interface", "fails", "A plug that the host fails.") as story:
         port = _new_port(story, cloud)
         attach = {"interfaceAttachment": {"port_id": port}}
         answer = story.send("attach", "POST", "compute", f"/servers/{id}/os-interface", attach)
         story.watch_resource("network", f"/ports/{port}", {"DOWN, free"}, action=(id, answer.request_id))
-        steer(cloud, id, osprobe_fail="detach_interface")
+        steer(cloud, id, testcloud_fail="detach_interface")
         cloud.send("POST", "compute", f"/servers/{id}/os-interface", attach)
         answer = story.send("detach", "DELETE", "compute", f"/servers/{id}/os-interface/{port}")
         looks = {"ACTIVE, plugged", "DOWN, free"}

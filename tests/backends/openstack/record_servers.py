@@ -13,7 +13,7 @@ def create(cloud: Cloud) -> None:
         (
             "spawn_fails",
             "A create that fails on each host.",
-            _steered(cloud, "create-bad", osprobe_fail="spawn"),
+            _steered(cloud, "create-bad", testcloud_fail="spawn"),
             "ERROR",
         ),
     ):
@@ -25,7 +25,7 @@ def create(cloud: Cloud) -> None:
             story.get("actions", "compute", f"/servers/{id}/os-instance-actions")
             delete_server(cloud, id)
     with Story(cloud, "create", "killed", "nova-compute is killed while it builds, and started again.") as story:
-        body = _steered(cloud, "create-killed", osprobe_delay="spawn:20")
+        body = _steered(cloud, "create-killed", testcloud_delay="spawn:20")
         answer = story.send("accepted", "POST", "compute", "/servers", body)
         id = answer.body["server"]["id"]
         cloud.wait_for_task(id, "spawning")
@@ -46,7 +46,7 @@ def power(cloud: Cloud) -> None:
             story.watch(id, answer.request_id, {end})
             story.get("actions", "compute", f"/servers/{id}/os-instance-actions")
             story.act("again", id, action)
-    steer(cloud, id, osprobe_fail="power_off,reboot")
+    steer(cloud, id, testcloud_fail="power_off,reboot")
     with Story(cloud, "stop", "fails", "A stop that the host fails: no fault, ACTIVE again.") as story:
         answer = story.act("accepted", id, "os-stop")
         story.watch(id, answer.request_id, {"ACTIVE"})
@@ -62,7 +62,7 @@ def power(cloud: Cloud) -> None:
             story.watch(id, answer.request_id, {"ACTIVE"})
     cloud.send("POST", "compute", f"/servers/{id}/action", {"os-stop": None})
     cloud.settle(id)
-    steer(cloud, id, osprobe_fail="power_on")
+    steer(cloud, id, testcloud_fail="power_on")
     with Story(cloud, "start", "fails", "A start that the host fails: no fault, SHUTOFF again.") as story:
         answer = story.act("accepted", id, "os-start")
         story.watch(id, answer.request_id, {"SHUTOFF"})
@@ -81,7 +81,7 @@ def hosts_that_die(cloud: Cloud) -> None:
     cloud.wait_for_hosts()
     cloud.send("POST", "compute", f"/servers/{id}/action", {"os-start": None})
     cloud.settle(id)
-    steer(cloud, id, osprobe_delay="power_off:15,reboot:15")
+    steer(cloud, id, testcloud_delay="power_off:15,reboot:15")
     with Story(
         cloud, "stop", "killed", "nova-compute is killed while it stops the server, and started again."
     ) as story:
@@ -119,7 +119,7 @@ def resize(cloud: Cloud) -> None:
         ("destination_fails", "finish_migration"),
         ("revert_fails", "finish_revert_migration"),
     ):
-        id = cloud.new_server("resize-bad", metadata={"osprobe_fail": driver_call})
+        id = cloud.new_server("resize-bad", metadata={"testcloud_fail": driver_call})
         with Story(cloud, "resize", name, f"A resize whose {driver_call} fails on the host.") as story:
             answer = story.act("accepted", id, "resize", {"flavorRef": cloud.flavors["m1.small"]})
             if name == "revert_fails":
@@ -135,7 +135,7 @@ def resizes_whose_host_dies(cloud: Cloud) -> None:
         ("resize_migrating", "migrate_disk_and_power_off", {"ACTIVE", "ERROR"}),
         ("resize_finish", "finish_migration", {"RESIZE"}),
     ):
-        id = cloud.new_server("resize-killed", metadata={"osprobe_delay": f"{driver_call}:20"})
+        id = cloud.new_server("resize-killed", metadata={"testcloud_delay": f"{driver_call}:20"})
         with Story(
             cloud, "resize", f"killed_in_{task}", f"nova-compute is killed in {task}, and started again."
         ) as story:
@@ -162,12 +162,12 @@ def confirm_without_host(cloud: Cloud) -> None:
 
 def rebuild(cloud: Cloud) -> None:
     """Rebuilds."""
-    id = cloud.new_server("rebuild", metadata={"osprobe_delay": "spawn:1"})
+    id = cloud.new_server("rebuild", metadata={"testcloud_delay": "spawn:1"})
     with Story(cloud, "rebuild", "ok", "A rebuild that succeeds, and another one at once.") as story:
         answer = story.act("accepted", id, "rebuild", {"imageRef": cloud.image})
         story.act("again at once", id, "rebuild", {"imageRef": cloud.image})
         story.watch(id, answer.request_id, {"ACTIVE"})
-    steer(cloud, id, osprobe_fail="spawn")
+    steer(cloud, id, testcloud_fail="spawn")
     with Story(cloud, "rebuild", "fails", "A rebuild that the host fails.") as story:
         answer = story.act("accepted", id, "rebuild", {"imageRef": cloud.image})
         story.watch(id, answer.request_id, {"ACTIVE", "ERROR"})
@@ -176,7 +176,7 @@ def rebuild(cloud: Cloud) -> None:
 
 def delete(cloud: Cloud) -> None:
     """Deletes in each state."""
-    slow_build: Json = {"metadata": {"osprobe_delay": "spawn:4"}}
+    slow_build: Json = {"metadata": {"testcloud_delay": "spawn:4"}}
     cases: list[tuple[str, str, Json, str]] = [
         ("active", "A delete of an idle server.", {}, ""),
         ("building", "A delete while the host builds.", slow_build, "spawning"),
@@ -187,7 +187,7 @@ def delete(cloud: Cloud) -> None:
             id = answer.body["server"]["id"]
             cloud.wait_for_task(id, task) if task else cloud.settle(id)
             _record_delete(story, id)
-    id = cloud.new_server("delete-fails", metadata={"osprobe_fail": "destroy"})
+    id = cloud.new_server("delete-fails", metadata={"testcloud_fail": "destroy"})
     with Story(cloud, "delete", "fails", "A delete that the host fails, and then one that succeeds.") as story:
         answer = story.send("accepted", "DELETE", "compute", f"/servers/{id}")
         story.watch(id, None, {"ERROR", "ACTIVE"})
@@ -238,7 +238,7 @@ def other_hands(cloud: Cloud) -> None:
         story.watch(id, None, {"ERROR"})
         cloud.send("POST", "compute", f"/servers/{id}/action", {"unlock": None}, operator=True)
     delete_server(cloud, id)
-    id = cloud.new_server("others-delete", metadata={"osprobe_delay": "power_off:5"})
+    id = cloud.new_server("others-delete", metadata={"testcloud_delay": "power_off:5"})
     with Story(cloud, "other_hand", "deleted", "We stop; meanwhile the operator deletes the server.") as story:
         ours = story.act("accepted", id, "os-stop")
         story.watch(id, ours.request_id, {"ACTIVE"}, busy=True)
