@@ -44,7 +44,7 @@ def test_the_walk_through_runs_as_written(stack: Stack) -> None:
     assert health["status"] == "ok"
     assert {"stop", "reboot", "resize", "snapshot", "attach-volume", "delete"} <= set(active["allowed_actions"])
     assert [interface["status"] for interface in interfaces["items"]] == ["ATTACHED"]
-    assert (volume["name"], snapshot["name"]) == ("data-1", "before-resize")
+    assert (volume["name"], snapshot["name"]) == ("data-1", "before-upgrade")
     assert (attached["device"], attached["status"]) == ("/dev/vdb", "ATTACHING")
     assert resizing["status"] == "RESIZING"
     assert (confirming["status"], confirming["task_state"]) == ("VERIFY_RESIZE", "resize_confirming")
