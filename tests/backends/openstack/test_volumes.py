@@ -134,7 +134,9 @@ async def test_a_revoked_delete_is_not_sent_again(
     assert len(server.seen("DELETE", "")) == 1
 
 
-@pytest.mark.parametrize("outcome", [("in-use", "conflict", False), ("attaching", "busy", True)])
+@pytest.mark.parametrize(
+    "outcome", [("in-use", "conflict", False), ("attaching", "busy", True), ("extending", "busy", True)]
+)
 async def test_a_volume_at_a_server_is_not_deleted(
     backend: OpenStackBackend, resources: ResourceCloud, outcome: tuple[str, str, bool]
 ) -> None:
