@@ -72,7 +72,7 @@ def _killed_snapshot(cloud: Cloud) -> None:
 
 def _volume_backed(cloud: Cloud) -> None:
     """Record a server that boots from a volume, its snapshot, and the same image for a rebuild."""
-    volume = _quiet_volume(cloud, imageRef=cloud.image)
+    volume = quiet_volume(cloud, imageRef=cloud.image)
     disk = {"uuid": volume, "source_type": "volume", "destination_type": "volume", "boot_index": 0}
     with Story(cloud, "create", "volume_backed", "A server that boots from a volume, and its snapshot.") as story:
         body = cloud.server("boots", block_device_mapping_v2=[disk | {"delete_on_termination": True}])
@@ -136,7 +136,7 @@ def volumes(cloud: Cloud) -> None:
 def attachments(cloud: Cloud) -> None:
     """Attaches and detaches: done, repeated, failed, and by a server that is deleted."""
     id = cloud.new_server("attach", metadata={"testcloud_delay": "attach_volume:1,detach_volume:1"})
-    volume = _quiet_volume(cloud)
+    volume = quiet_volume(cloud)
     path, attachments_path = f"/volumes/{volume}", f"/servers/{id}/os-volume_attachments"
     attach = {"volumeAttachment": {"volumeId": volume, "delete_on_termination": False}}
     with Story(cloud, "attach", "ok", "An attach that succeeds, and the same again.") as story:
@@ -224,7 +224,8 @@ def new_volume(story: Story, name: str, size: int, **more: str) -> str:
     return id
 
 
-def _quiet_volume(cloud: Cloud, **more: str) -> str:
+def quiet_volume(cloud: Cloud, **more: str) -> str:
+    """Create a volume that is no part of a story, and wait until it is available."""
     body = {"volume": {"name": "data", "size": 1} | more}
     id: str = cloud.send("POST", "block_storage", "/volumes", body).body["volume"]["id"]
     cloud.wait(

@@ -136,7 +136,13 @@ async def test_a_revoked_delete_is_not_sent_again(
 
 
 @pytest.mark.parametrize(
-    "outcome", [("in-use", "conflict", False), ("attaching", "busy", True), ("creating", "busy", True)]
+    "outcome",
+    [
+        ("in-use", "conflict", False),
+        ("attaching", "busy", True),
+        ("creating", "busy", True),
+        ("extending", "busy", True),
+    ],
 )
 async def test_a_volume_at_a_server_is_not_deleted_and_one_on_its_way_not_yet(
     backend: OpenStackBackend, resources: ResourceCloud, outcome: tuple[str, str, bool]
