@@ -17,6 +17,7 @@ from activities.backends.openstack.verdict import (
     Failed,
     Undecided,
     Verb,
+    Verdict,
     Want,
     by_action,
     entry_of,
@@ -35,6 +36,8 @@ DOUBLE: Final = "discard_double"
 """Deletes of servers that an operation has made and does not keep. They are not what the operation waits for."""
 _MAY_PASS: Final = {"build_failed", "server_error"}
 _LASTS: Final = re.compile(r"image|flavor|quota|maximum number of (?!retries)", re.IGNORECASE)
+DELETES: Final = 5
+"""How often a delete that fails is sent."""
 ENDED_BY_STATUS: Final = frozenset(
     {Verb.CREATE, Verb.START, Verb.STOP, Verb.REBOOT, Verb.RESIZE, Verb.CONFIRM, Verb.REVERT, Verb.REBUILD, Verb.DELETE}
 )
@@ -61,6 +64,8 @@ class OpenStackActions(OpenStackParts):
         found = verdict(want, server, None, now)
         if isinstance(found, Undecided) and found.needs_action:
             found = verdict(want, server, await self._entry(id, want), now)
+        if want.verb is Verb.DELETE and not isinstance(found, Done):
+            return await self._repeat_delete(operation_id, id, found, now - want.since)
         match found:
             case Failed(code, message):
                 if want.verb is Verb.CREATE and (_may_pass(found) or isinstance(server, Gone)):
@@ -68,9 +73,6 @@ class OpenStackActions(OpenStackParts):
                 raise BackendError(code, message, retryable=False)
             case Changed(message):
                 raise BackendError("changed_meanwhile", message, retryable=False)
-        if want.verb is Verb.DELETE and not isinstance(found, Done) and now - want.since >= REPEAT_DELETE:
-            # A token is for one call.
-            await self._delete(Token(operation_id, f"delete/{id}/{now:%H%M%S}"), id)
         if want.verb is Verb.CREATE and isinstance(found, Done) and call.attempt > 1:
             await self._delete_doubles(operation_id, id)
         return isinstance(found, Done)
@@ -120,6 +122,18 @@ class OpenStackActions(OpenStackParts):
             if error.code != "not_found":
                 raise
         self._watcher.servers.hasten(id)
+
+    async def _repeat_delete(self, operation_id: UUID, id: str, found: Verdict, age: timedelta) -> bool:
+        """Send a delete that is not done again once it is that old; a BackendError if it has failed often enough.
+
+        Nova puts a server into ERROR if another service fails while it deletes the server.
+        """
+        repeats = len(await self._ledger.steps(operation_id, Verb.DELETE))
+        if isinstance(found, Failed) and repeats >= DELETES:
+            raise BackendError(found.code, found.message, retryable=False)
+        if age >= REPEAT_DELETE:
+            await self._delete(Token(operation_id, f"delete/{id}/{repeats}"), id)  # a token is for one call
+        return False
 
     async def _delete_doubles(self, operation_id: UUID, id: str) -> None:
         """Delete what other attempts of the operation have made, whose answers were lost."""

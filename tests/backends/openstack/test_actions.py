@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from activities.backends.openstack.actions import DELETES
 from activities.backends.openstack.backend import OpenStackBackend
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.schema import calls as table
@@ -209,6 +210,23 @@ async def test_a_delete_that_did_nothing_is_sent_again_after_a_while(
     await make_older(engine, call)
     assert not await backend.is_over(call.operation_id, vm)
     assert vm.cloud_id not in servers.things["servers"]
+
+
+async def test_a_delete_that_fails_is_sent_again_a_few_times(
+    backend: OpenStackBackend, engine: AsyncEngine, server: CloudServer, servers: ServerCloud
+) -> None:
+    fault = {"code": 500, "message": "The network service failed.", "created": "2999-01-01T00:00:00Z"}
+    vm, call = servers.add_marked(status="ERROR", fault=fault), token()
+    server.add(Service.COMPUTE, "DELETE", f"/servers/{vm.cloud_id}", *[Reply(204)] * DELETES)
+    await backend.delete_server(call, vm)
+    for _ in range(DELETES - 1):
+        assert not await backend.is_over(call.operation_id, vm)
+        await make_older(engine, call)
+        assert not await backend.is_over(call.operation_id, vm)
+    with pytest.raises(BackendError) as failed:
+        await backend.is_over(call.operation_id, vm)
+    assert (failed.value.code, failed.value.retryable) == ("server_error", False)
+    assert len(server.seen("DELETE", f"/servers/{vm.cloud_id}")) == DELETES
 
 
 async def test_a_double_of_a_new_server_is_deleted_once_the_right_one_runs(
