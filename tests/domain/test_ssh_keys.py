@@ -25,7 +25,7 @@ def packed(*parts: bytes) -> str:
     return base64.b64encode(b"".join(len(part).to_bytes(4) + part for part in parts)).decode()
 
 
-@pytest.mark.parametrize(("type", "line"), keys_of_all_types().items(), ids=str)
+@pytest.mark.parametrize(("type", "line"), keys_of_all_types().items(), ids=lambda value: value.split()[0])
 def test_a_key_of_every_type_is_accepted_and_kept_as_it_is(type: str, line: str) -> None:
     key = ssh_keys.parse(f"{line} ada@laptop")
     assert (key.type, key.line, key.comment) == (type, f"{line} ada@laptop", "ada@laptop")
