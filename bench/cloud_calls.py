@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import openstack
 
 from tests.faults.proxy import CHUNK, Proxy
-from tests.openstack import daemons
+from tests.openstack import logins
 
 SERVICES: Final = {"compute": "compute", "block-storage": "block_storage", "network": "network", "image": "image"}
 REQUEST_LINE: Final = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1\.1\r\n")
@@ -53,7 +53,7 @@ async def counting(folder: Path) -> AsyncIterator[Calls]:
 
     Logins are not counted: the endpoint of Keystone stays as it is.
     """
-    variables = daemons.settings()
+    variables = logins.settings()
     config = openstack.connect(cloud=variables["OS_CLOUD"]).config
     entry: dict[str, Any] = {"auth": dict(config.config["auth"]), "region_name": config.region_name}
     calls: Calls = Counter()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.cloud_calls import Calls, counting
 from bench.usage import cpu, exit_with, memory, table
-from tests.openstack import daemons
+from tests.openstack import logins
 from tests.openstack.drill import until_listed
 from tests.support.stack import Stack
 from tests.support.users import User, log_in
@@ -86,7 +86,7 @@ async def run(counts: list[int]) -> list[str]:
     """Run the service on a counted cloud, and measure."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         async with counting(Path(folder)) as calls:
-            stack = Stack.at(Path(folder) / "data", **daemons.settings())
+            stack = Stack.at(Path(folder) / "data", **logins.settings())
             await asyncio.to_thread(stack.start)
             try:
                 return await measure(stack, calls, counts)

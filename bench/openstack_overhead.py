@@ -20,7 +20,7 @@ from openstack.connection import Connection
 
 from bench.cloud_calls import Calls, counting
 from bench.usage import exit_with, table
-from tests.openstack import daemons
+from tests.openstack import logins
 from tests.openstack.drill import until_listed
 from tests.support.stack import Stack
 from tests.support.users import User, log_in, operation_path
@@ -189,7 +189,7 @@ async def measure(stack: Stack, calls: Calls, rounds: int) -> list[str]:
 
 def _connect() -> Connection:
     """Log in and discover the services, in a thread: the proxies need the loop meanwhile."""
-    member = daemons.connect()
+    member = logins.connect()
     _ = member.compute, member.image
     return member
 
@@ -225,7 +225,7 @@ async def run(rounds: int) -> list[str]:
     """Run the service and the measurements on the counted cloud."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         async with counting(Path(folder)) as calls:
-            stack = Stack.at(Path(folder) / "data", **daemons.settings())
+            stack = Stack.at(Path(folder) / "data", **logins.settings())
             await asyncio.to_thread(stack.start)
             try:
                 return await measure(stack, calls, rounds)

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.openstack.cloud import __main__ as test_cloud
-from tests.openstack.cloud.layout import CLOUDS_YAML, HOME, MEMBER
+from tests.openstack.cloud.layout import CLOUDS_YAML, HOME, MEMBER, OPERATOR
 
 SUITES = ["tests/backends/contract", "tests/openstack"]
 
@@ -23,7 +23,8 @@ def main() -> int:
     was_up = test_cloud.is_up()
     try:
         test_cloud.up()
-        os.environ |= {"OS_CLOUD": MEMBER, "OS_CLIENT_CONFIG_FILE": str(CLOUDS_YAML), "TEST_CLOUD_HOME": str(HOME)}
+        os.environ |= {"OS_CLOUD": MEMBER, "OS_OPERATOR_CLOUD": OPERATOR, "TEST_CLOUD_HOME": str(HOME)}
+        os.environ["OS_CLIENT_CONFIG_FILE"] = str(CLOUDS_YAML)
         return pytest.main(arguments)
     finally:
         if not was_up:

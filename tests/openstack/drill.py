@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bench.usage import exit_with, log_complaints, table
-from tests.openstack import daemons
+from tests.openstack import logins
 from tests.openstack.truth import Project, differences, read_project
 from tests.support.stack import Stack
 from tests.support.users import User
@@ -35,7 +35,7 @@ async def until_equal(stack: Stack, before: Project) -> tuple[Project, list[str]
 
     `before` is what the project had before the drill.
     """
-    member, give_up_at = daemons.connect(), time.monotonic() + AGREEMENT
+    member, give_up_at = logins.connect(), time.monotonic() + AGREEMENT
     while True:
         project = (await asyncio.to_thread(read_project, member)).without(before)
         found = await differences(stack, project)
@@ -47,8 +47,8 @@ async def until_equal(stack: Stack, before: Project) -> tuple[Project, list[str]
 def run_drill(drill: Callable[[Stack, Project], Coroutine[Any, Any, list[str]]]) -> NoReturn:
     """Run a drill on a stack in a temporary folder, which is kept if there are errors; the drill returns them."""
     folder = Path(tempfile.mkdtemp())
-    stack = Stack.at(folder, **daemons.settings(), ACCESS_TOKEN_EXPIRE_MINUTES="1440")
-    before = read_project(daemons.connect())
+    stack = Stack.at(folder, **logins.settings(), ACCESS_TOKEN_EXPIRE_MINUTES="1440")
+    before = read_project(logins.connect())
     stack.start()
     try:
         errors = asyncio.run(drill(stack, before))

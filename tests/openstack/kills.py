@@ -23,8 +23,8 @@ from openstack.connection import Connection
 from bench.usage import table
 from tests.faults.schedule import step
 from tests.faults.schedule_checks import RetryingWalker, open_operations, owner_of
-from tests.openstack import daemons
-from tests.openstack.daemons import COMPUTES, Daemon
+from tests.openstack import logins
+from tests.openstack.daemons import COMPUTES
 from tests.openstack.drill import numbers, run_drill, say, until_equal, until_listed
 from tests.openstack.truth import Project
 from tests.support.random_walk import MAX_VMS, Step
@@ -33,6 +33,7 @@ from tests.support.users import RetryingUser, log_in_retrying
 
 USERS = 6
 OURS = ("worker", "api")
+COMPUTES = tuple(f"nova-{host}" for host in HOSTS)
 TARGETS = ("worker",) * 3 + ("api",) * 3 + COMPUTES * 2 + ("nova-api",) * 2 + ("rabbitmq",) * 2
 PAUSE, OUTAGE = (12.0, 36.0), (0.0, 4.0)  # seconds between two kills, and until a daemon of the cloud is started again
 WAITS = 0.7  # the share of requests after which the user waits
@@ -66,7 +67,6 @@ class Drill:
     stack: Stack
     random: Random
     count: int
-    targets: dict[str, Daemon]
     walkers: list[RetryingWalker] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
     resets: int = 0
@@ -111,17 +111,18 @@ class Drill:
             if target in OURS:
                 self.stack.kill(target)  # its supervisor starts it again
                 continue
-            daemon = self.targets[target]
+            daemon = DAEMONS[target]
             await asyncio.to_thread(daemon.kill)
             try:
                 await asyncio.sleep(self.random.uniform(*OUTAGE))
             finally:
                 daemon.start()
-            await daemon.until_serving()
+            if daemon.port:
+                await asyncio.to_thread(daemon.wait)
 
     async def until_ended(self) -> float:
         """Wait until no operation is open; returns the seconds."""
-        operator, began = daemons.connect(operator=True), time.monotonic()
+        operator, began = logins.connect(operator=True), time.monotonic()
         said = began
         owners = [await owner_of(self.stack, walker.user) for walker in self.walkers]
         while rows := [id for owner in owners for id in await open_operations(self.stack, owner)]:
@@ -217,8 +218,7 @@ async def _until_ended(user: RetryingUser) -> None:
 
 async def run(stack: Stack, before: Project, count: int, seed: int) -> list[str]:
     """Run the drill; returns the errors."""
-    targets = {daemon.name: daemon for daemon in Daemon.all(*COMPUTES, "nova-api", "rabbitmq")}
-    drill = Drill(stack, Random(seed), count, targets)
+    drill = Drill(stack, Random(seed), count)
     began = time.monotonic()
     async with AsyncExitStack() as users:
         people = [await users.enter_async_context(log_in_retrying(stack.url, f"user-{n}")) for n in range(USERS)]

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 
 from bench.usage import table
-from tests.openstack.daemons import Daemon
+from tests.openstack.cloud.services import DAEMONS
 from tests.openstack.drill import numbers, run_drill, until_equal, until_listed
 from tests.openstack.truth import Project
 from tests.support.stack import Stack
@@ -32,7 +32,7 @@ async def build_meanwhile(
     stack: Stack, user: RetryingUser, service: str, seconds: float, builds: int
 ) -> tuple[tuple[object, ...], list[str]]:
     """Build VMs while a service is away; returns a row of the table, and the errors."""
-    daemon, flavor, name = Daemon(service), (await user.flavors())[0], f"without-{service}"
+    daemon, flavor, name = DAEMONS[service], (await user.flavors())[0], f"without-{service}"
     for _ in range(builds):
         answer = await user.change("POST", "/vms", {"name": name, "flavor_id": flavor})
         assert answer.status_code == 202, answer.text
