@@ -24,7 +24,8 @@ from bench.usage import table
 from tests.faults.schedule import step
 from tests.faults.schedule_checks import RetryingWalker, open_operations, owner_of
 from tests.openstack import logins
-from tests.openstack.daemons import COMPUTES
+from tests.openstack.cloud.layout import HOSTS
+from tests.openstack.cloud.services import DAEMONS
 from tests.openstack.drill import numbers, run_drill, say, until_equal, until_listed
 from tests.openstack.truth import Project
 from tests.support.random_walk import MAX_VMS, Step
