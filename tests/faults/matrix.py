@@ -95,7 +95,7 @@ SCENARIOS: Final = [
     _refused(Action.DELETE_SNAPSHOT, setups.delete_snapshot, "delete_image"),
     _refused(Action.CREATE_VOLUME, setups.create_volume, "create_volume", *EFFECT_THEN_REFUSED),
     _refused(Action.DELETE_VOLUME, setups.delete_volume, "delete_volume"),
-    _refused(Action.EXTEND_VOLUME, setups.extend_volume, "extend_volume", *EFFECT_THEN_REFUSED),
+    _refused(Action.EXTEND_VOLUME, setups.extend_volume, "extend_volume"),
     _undo_refused(Action.ATTACH_VOLUME, setups.attach_volume, "attach_volume", "detach_volume"),
     _undo_refused(
         Action.ATTACH_INTERFACE, setups.attach_interface, "create_server_interface", "delete_server_interface"
