@@ -6,7 +6,7 @@ import pytest
 
 from tests.openstack.cloud.services import DAEMONS
 from tests.openstack.contents import OurThings
-from tests.openstack.test_lifecycle import finished
+from tests.openstack.life import finished
 from tests.support.stack import Stack
 from tests.support.users import User, operation_path
 
