@@ -162,5 +162,5 @@ async def test_a_volume_that_is_missing_or_in_error_is_not_extended(
     volume_id = await add_volume(slow_backend)
     async with engine.begin() as tx:
         await tx.execute(update(volumes).values(state="error"))
-    await refused_without_effect(engine, slow_backend.extend_volume(token(), Ref(volume_id), 20), "volume_conflict")
+    await refused_without_effect(engine, slow_backend.extend_volume(token(), Ref(volume_id), 20), "conflict")
     await refused_without_effect(engine, slow_backend.extend_volume(token(), Ref(uuid4()), 20), "volume_not_found")

@@ -148,7 +148,7 @@ INVALID: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         for value in (1, "true", None)
     ),
     ("/vms/{vm}/interfaces", {"network_id": NETWORK}, {"network_id": "private"}, "#/network_id"),
-    ("/vms/{vm}/interfaces", {"network_id": NETWORK}, {"ip_address": "10.0.0.9"}, "#/ip_address"),
+    ("/vms/{vm}/interfaces", {"network_id": NETWORK}, {"ip_address": "10.0.0"}, "#/ip_address"),
     ("/vms/{vm}/snapshots", {"name": "x"}, {"name": "x" * 256}, "#/name"),
     ("/vms/{vm}/snapshots", {"name": "x"}, {"name": 7}, "#/name"),
     ("/vms/{vm}/snapshots", {"name": "x"}, {"size_gb": 1}, "#/size_gb"),

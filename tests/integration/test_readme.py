@@ -36,7 +36,7 @@ def test_create_and_wait_ends_with_an_active_vm(stack: Stack) -> None:
 def test_the_walk_through_runs_as_written(stack: Stack) -> None:
     done = run(stack, CREATE_AND_WAIT + WALK_THROUGH)
     assert done.returncode == 0, done.stderr
-    _, active, health, built, interfaces, volume, attached, snapshot, resizing, confirming, restoring, *rest = answers(
+    _, active, health, built, interfaces, volume, attached, resizing, confirming, snapshot, restoring, *rest = answers(
         done
     )
     stopping, refused, deleting, freed, operations = rest
@@ -49,12 +49,13 @@ def test_the_walk_through_runs_as_written(stack: Stack) -> None:
     assert resizing["status"] == "RESIZING"
     assert (confirming["status"], confirming["task_state"]) == ("VERIFY_RESIZE", "resize_confirming")
     assert (restoring["status"], restoring["task_state"]) == ("ACTIVE", "restoring")
-    assert (stopping["task_state"], stopping["flavor_id"]) == ("powering_off", active["flavor_id"])
+    assert restoring["flavor_id"] != active["flavor_id"]
+    assert (stopping["task_state"], stopping["flavor_id"]) == ("powering_off", restoring["flavor_id"])
     assert (refused["code"], refused["allowed_actions"]) == ("invalid_transition", ["delete"])
     assert "HTTP/1.1 204" in done.stdout
     assert deleting["status"] in {"DELETING", "DELETED"}
     assert (freed["status"], freed["vm_id"]) == ("AVAILABLE", None)
-    expected = ["delete", "stop", "restore", "confirm-resize", "resize", "snapshot", "attach-volume", "create"]
+    expected = ["delete", "stop", "restore", "snapshot", "confirm-resize", "resize", "attach-volume", "create"]
     assert [operation["action"] for operation in operations["items"]] == expected
 
 

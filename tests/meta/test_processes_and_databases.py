@@ -80,6 +80,8 @@ async def test_ctrl_c_ends_the_migrations_with_one_line(postgres: Path) -> None:
     url = embedded_postgres.database_url(postgres, "interrupted")
     other = await asyncpg.connect(host=str(postgres), user="postgres", database="interrupted")
     await other.execute("SELECT pg_advisory_lock($1)", advisory_locks.MIGRATIONS)  # another process migrates
+    # A shell's background jobs, and so perhaps these tests, ignore Ctrl-C, and their children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = await start("migrations", url)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'interrupted' AND wait_event = 'advisory'"
     await poll(lambda: admin.fetchval(waiting), bool)
