@@ -42,6 +42,7 @@ def volume_end(story: str, verb: Verb, moment: str = "accepted", size_gb: int = 
     [
         ("volume/ok", Verb.CREATE, "accepted", 0),
         ("volume/ok", Verb.EXTEND, "extend", 2),
+        ("volume/extend", Verb.EXTEND, "extend attached", 5),
         ("volume/ok", Verb.DELETE, "delete", 0),
         ("attach/ok", Verb.ATTACH, "accepted", 0),
         ("detach/ok", Verb.DETACH, "accepted", 0),
