@@ -76,10 +76,15 @@ def _email(value: str) -> str:
     return value
 
 
-def _whole(secret: SecretStr) -> SecretStr:
-    # pydantic checks this itself only for texts that are not secret.
-    if _HALF_A_PAIR.search(secret.get_secret_value()):
+def whole(value: str) -> str:
+    """Refuse half of a surrogate pair; pydantic checks this itself only if the text has another constraint."""
+    if _HALF_A_PAIR.search(value):
         raise PydanticKnownError("string_unicode")
+    return value
+
+
+def _whole(secret: SecretStr) -> SecretStr:
+    whole(secret.get_secret_value())
     return secret
 
 
