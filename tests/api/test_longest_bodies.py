@@ -1,5 +1,6 @@
 """Every legal body fits into MAX_BODY, also if each of its characters is escaped."""
 
+import importlib
 import json
 import re
 from typing import Any
@@ -14,6 +15,7 @@ from tests.api.conftest import FLAVOR, Person
 JSON = {"Content-Type": "application/json"}
 ASTRAL = "\N{PERSONAL COMPUTER}"  # its escape has twelve bytes, those of ASCII characters have six
 ENDLESS = 10**9
+_PARSER = importlib.import_module("re._parser")  # by its name, because type checkers do not know that it exists
 MODELS = [model for model in vars(requests).values() if isinstance(model, type) and issubclass(model, requests.Request)]
 
 
@@ -54,7 +56,7 @@ def longest_text(schema: dict[str, Any]) -> int:
         return 36 * 6
     pattern = schema.get("pattern", "")
     # The width is 0 if the pattern only looks ahead, as that of passwords does.
-    width = re._parser.parse(pattern).getwidth()[1] or ENDLESS
+    width = _PARSER.parse(pattern).getwidth()[1] or ENDLESS
     is_astral = any(re.search(pattern, text) for text in (ASTRAL * 2, f"{ASTRAL}@{ASTRAL}", f"Aa1{ASTRAL}"))
     return int(min(schema.get("maxLength", ENDLESS), width)) * (12 if is_astral else 6)
 
