@@ -137,30 +137,31 @@ class Repairs:
 
     async def _adopt_volume(self, found: Difference) -> str | None:
         status = VolumeStatus.ERROR if found.drift is Drift.VOLUME_GONE else VolumeStatus.AVAILABLE
-        reset = _reset_operation(found, status)
-        async with self._engine.begin() as tx:
-            vm = await _lock_vm_of(tx, found)
-            held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
-            changed = held.values(status=status, operation_id=reset.id)
-            volume = await queries.fetch_one(tx, changed.returning(Volume))
-            if volume is None:
-                return None
-            # The volume before its attachment. Every transaction locks in this order: VM, volume, attachment, address.
-            await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
-            await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
-        return f"The volume became {volume.status}, to match the cloud."
+        if not await self._change_volume(found, status, detached=True, status=status):
+            return None
+        return f"The volume became {status}, to match the cloud."
 
     async def _adopt_size(self, found: Difference) -> str | None:
-        size_gb, reset = found.seen["size_gb"], _reset_operation(found, found.seen["status"])
+        size_gb = found.seen["size_gb"]
+        if not await self._change_volume(found, found.seen["status"], size_gb=size_gb):
+            return None
+        return f"The volume has {size_gb} GiB now, to match the cloud."
+
+    async def _change_volume(self, found: Difference, becomes: str, *, detached: bool = False, **values: Any) -> bool:
+        """Give the volume's row these values and record what it becomes; False if another holds it."""
+        reset = _reset_operation(found, becomes)
         async with self._engine.begin() as tx:
             vm = await _lock_vm_of(tx, found)
             held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
-            changed = held.values(size_gb=size_gb, operation_id=reset.id)
+            changed = held.values(**values, operation_id=reset.id)
             volume = await queries.fetch_one(tx, changed.returning(Volume))
             if volume is None:
-                return None
+                return False
+            # The volume before its attachment. Every transaction locks in this order: VM, volume, attachment, address.
+            if detached:
+                await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
             await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
-        return f"The volume has {size_gb} GiB now, to match the cloud."
+        return True
 
     async def _adopt_interface(self, found: Difference) -> str | None:
         reset = _reset_operation(found, "gone")

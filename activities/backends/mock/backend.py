@@ -34,7 +34,7 @@ class MockBackend(MockServers, MockConsoles, MockPorts, MockStorage, MockFound):
     async def inventory(self, kind: Kind, marker: str | None) -> InventoryPage:
         page = _INVENTORY[kind]
         cloud_id, id, *_ = page.selected_columns
-        page = page.where(id != cloud_id)  # what others have made has no id of ours, and the cloud's in its place
+        page = page.where(id != cloud_id)  # a resource of others has the same id in both columns
         if marker is not None:
             page = page.where(cloud_id > UUID(marker))
         async with self._engine.begin() as tx:

@@ -58,7 +58,7 @@ _STATES_BEFORE: Final = {
     ServerStatus.REBUILD: _RUNNING_OR_OFF,
     ServerStatus.REVERT_RESIZE: frozenset({ServerStatus.VERIFY_RESIZE}),
 }
-"""The states in which a server may still be for Nova while its status says what goes on."""
+"""Per status that says what is being done: the states in which Nova may still see such a server."""
 _ADDRESSES: Final = frozenset({"uq_ports_ip_address", "uq_ports_mac_address"})
 
 

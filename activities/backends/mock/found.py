@@ -1,4 +1,4 @@
-"""Lists the mock cloud's servers, whoever made them. Somebody else's server has no VM: its `vm_id` is its own id."""
+"""Lists the mock cloud's servers that others made. In their rows, `vm_id` is the server's own id: they have no VM."""
 
 from collections.abc import Collection, Sequence
 from uuid import UUID
@@ -37,10 +37,17 @@ class MockFound(MockCalls):
                 vcpus=row.vcpus,
                 ram_mb=row.ram_mb,
                 disk_gb=row.disk_gb,
-                image_id=str(row.image_id),
+                image_id=None if row.boot_volume_id else str(row.image_id),
                 created_at=row.created_at,
                 volumes=[
-                    FoundVolume(str(volume.cloud_id), volume.id, volume.name, volume.size_gb, volume.device, False)  # noqa: FBT003
+                    FoundVolume(
+                        str(volume.cloud_id),
+                        volume.id,
+                        volume.name,
+                        volume.size_gb,
+                        volume.device,
+                        delete_on_termination=False,
+                    )
                     for volume in attached
                     if volume.vm_id == row.vm_id
                 ],
