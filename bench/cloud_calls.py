@@ -4,8 +4,9 @@ import asyncio
 import json
 import os
 import re
+import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ import openstack
 
 from tests.faults.proxy import CHUNK, Proxy
 from tests.openstack import logins
+from tests.support.stack import Stack
 
 SERVICES: Final = {"compute": "compute", "block-storage": "block_storage", "network": "network", "image": "image"}
 REQUEST_LINE: Final = re.compile(rb"(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1\.1\r\n")
@@ -71,3 +73,15 @@ async def counting(folder: Path) -> AsyncIterator[Calls]:
             yield calls
         finally:
             os.environ |= {name: variables[name] for name in ("OS_CLOUD", "OS_CLIENT_CONFIG_FILE")}
+
+
+async def with_counted_stack(measure: Callable[[Stack, Calls], Awaitable[list[str]]]) -> list[str]:
+    """Start the service on the counted cloud, measure, and stop it; returns the errors."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        async with counting(Path(folder)) as calls:
+            stack = Stack.at(Path(folder) / "data", **logins.settings())
+            await asyncio.to_thread(stack.start)
+            try:
+                return await measure(stack, calls)
+            finally:
+                await asyncio.to_thread(stack.stop)

@@ -7,14 +7,13 @@ threads and the memory of its worker. The quota of the project must allow them. 
 import asyncio
 import re
 import sys
-import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from bench.cloud_calls import Calls, counting
+from bench.cloud_calls import Calls, with_counted_stack
 from bench.usage import cpu, exit_with, memory, table
-from tests.openstack import logins
 from tests.openstack.drill import until_listed
 from tests.support.stack import Stack
 from tests.support.users import User, log_in
@@ -82,21 +81,10 @@ async def measure(stack: Stack, calls: Calls, counts: list[int]) -> list[str]:
     return errors
 
 
-async def run(counts: list[int]) -> list[str]:
-    """Run the service on a counted cloud, and measure."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        async with counting(Path(folder)) as calls:
-            stack = Stack.at(Path(folder) / "data", **logins.settings())
-            await asyncio.to_thread(stack.start)
-            try:
-                return await measure(stack, calls, counts)
-            finally:
-                await asyncio.to_thread(stack.stop)
-
-
 def main() -> None:
     """Print the tables."""
-    exit_with(asyncio.run(run([int(count) for count in sys.argv[1:] or ("1", "10", "100")])))
+    counts = [int(count) for count in sys.argv[1:] or ("1", "10", "100")]
+    exit_with(asyncio.run(with_counted_stack(partial(measure, counts=counts))))
 
 
 if __name__ == "__main__":

@@ -8,17 +8,16 @@ our client does. All three alternate. Counts the requests that each sends to the
 import asyncio
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any, Final, Protocol
 
 from openstack import resource
 from openstack.connection import Connection
 
-from bench.cloud_calls import Calls, counting
+from bench.cloud_calls import Calls, with_counted_stack
 from bench.usage import exit_with, table
 from tests.openstack import logins
 from tests.openstack.drill import until_listed
@@ -221,21 +220,10 @@ async def _default(user: User, kind: str) -> str:
     return str((await user.read(f"/{kind}"))["items"][0]["id"])
 
 
-async def run(rounds: int) -> list[str]:
-    """Run the service and the measurements on the counted cloud."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        async with counting(Path(folder)) as calls:
-            stack = Stack.at(Path(folder) / "data", **logins.settings())
-            await asyncio.to_thread(stack.start)
-            try:
-                return await measure(stack, calls, rounds)
-            finally:
-                await asyncio.to_thread(stack.stop)
-
-
 def main() -> None:
     """Print the tables."""
-    exit_with(asyncio.run(run(int((sys.argv[1:] or ["5"])[0]))))
+    rounds = int((sys.argv[1:] or ["5"])[0])
+    exit_with(asyncio.run(with_counted_stack(partial(measure, rounds=rounds))))
 
 
 if __name__ == "__main__":
