@@ -1,8 +1,8 @@
-"""The only way in which this service changes something in the cloud. Each call should take effect once.
+"""Every request that changes something in the cloud goes through here, so that each call takes effect once.
 
-The ledger says what was sent before. If an answer was lost, the service looks for what the request did. It sends the
-request again only after SETTLE_TIME, when the cloud must have finished with it. A call whose operation is revoked or
-whose activity is canceled is stopped in its thread, directly before its bytes go out.
+The ledger knows what was sent before. If an answer was lost, the service looks for what the request did, and sends it
+again only after SETTLE_TIME: by then the cloud has finished with it. If the operation is revoked or the activity is
+canceled, the thread does not send the request.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ REVOKE_PAUSE: Final = 0.2  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that changes something. `read_id` takes the cloud's id of what was made from the answer's body."""
+    """A request that changes something. `read_id` reads the id of the new resource from the body of the answer."""
 
     service: Service
     method: Literal["POST", "PUT", "PATCH", "DELETE"]
@@ -48,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The cloud shows that the call was carried out. `cloud_id` is the id of what it made, if it made something."""
+    """The cloud shows that the call was carried out. `cloud_id` is the id of the new resource, if there is one."""
 
     cloud_id: str | None = None
 
