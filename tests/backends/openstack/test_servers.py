@@ -228,8 +228,11 @@ async def test_a_cloud_that_cannot_be_asked_is_asked_again_later_and_says_why(
     monkeypatch.setattr("activities.backends.openstack.base.ANSWER_TIMEOUT", 0.5)
     vm = servers.add_marked()
     servers.refused = {("GET", f"/servers/{vm.cloud_id}"): Reply(403, {"forbidden": {"message": "Not for you."}})}
-    with pytest.raises(BackendError) as refused:
-        await backend.list_servers([vm])
+    for _ in range(20):  # on a busy machine the first question may be given up before the cloud has answered
+        with pytest.raises(BackendError) as refused:
+            await backend.list_servers([vm])
+        if refused.value.code != "no_answer":
+            break
     assert (refused.value.code, refused.value.retryable) == ("forbidden", True)
 
 
