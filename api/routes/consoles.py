@@ -4,8 +4,7 @@ from typing import Annotated
 
 from fastapi import Query, Response
 
-from api.routes import guest_answers as answers
-from api.routes import requests, router
+from api.routes import answers, requests, router
 from api.web import consoles, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import PLAIN_DIGITS

@@ -8,8 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api import PREFIX
-from api.routes import guest_answers as answers
-from api.routes import requests, router
+from api.routes import answers, requests, router
 from api.web import openapi
 from api.web.dependencies import CurrentUser, Process
 from api.web.guest_fields import KeyName

@@ -22,8 +22,8 @@ from tests.mutants.mutations import Mutation, mutations_of
 
 ROOT: Final = Path(__file__).parents[2]
 WORKERS: Final = 2  # mutations that are tried at the same time, each in a copy of its own
-TEST_TIMEOUT: Final = 120  # seconds; a mutation that makes a test hang has been noticed
-TIMEOUT: Final = 900.0  # seconds, for a process that hangs outside its tests
+TEST_TIMEOUT: Final = 300  # seconds; a mutation that makes a test hang has been noticed
+TIMEOUT: Final = 3600.0  # seconds, for a process that hangs outside its tests; a busy machine must not reach it
 # What carries rules, and the folders with its fast tests. The first prefix that fits counts.
 SUITES: Final = {
     "domain/rules/": ("tests/domain", "tests/activities", "tests/api"),

@@ -1,0 +1,41 @@
+"""The bodies of answers; each reads its fields from a row."""
+
+from api.routes.answers.accounts import SSHKey, SSHKeyPage, TokenPair, User
+from api.routes.answers.catalogue import Flavor, FlavorPage, Image, ImagePage, Network, NetworkPage
+from api.routes.answers.health import Health, Liveness, Readiness
+from api.routes.answers.operations import Attention, AttentionPage, Fault, Operation, OperationPage
+from api.routes.answers.storage import Attachment, AttachmentPage, Snapshot, SnapshotPage, Volume, VolumePage
+from api.routes.answers.vms import VM, Console, ConsoleLog, Interface, InterfacePage, VMPage
+
+__all__ = [
+    "VM",
+    "Attachment",
+    "AttachmentPage",
+    "Attention",
+    "AttentionPage",
+    "Console",
+    "ConsoleLog",
+    "Fault",
+    "Flavor",
+    "FlavorPage",
+    "Health",
+    "Image",
+    "ImagePage",
+    "Interface",
+    "InterfacePage",
+    "Liveness",
+    "Network",
+    "NetworkPage",
+    "Operation",
+    "OperationPage",
+    "Readiness",
+    "SSHKey",
+    "SSHKeyPage",
+    "Snapshot",
+    "SnapshotPage",
+    "TokenPair",
+    "User",
+    "VMPage",
+    "Volume",
+    "VolumePage",
+]

@@ -1,0 +1,26 @@
+"""The bodies that clients send."""
+
+from api.routes.requests.accounts import Credentials, NewSSHKey, RefreshRequest, Registration
+from api.routes.requests.base import NoInput, Request
+from api.routes.requests.storage import Extension, NewSnapshot, NewVolume
+from api.routes.requests.vms import Adoption, NewAttachment, NewInterface, NewVM, Reboot, ResetState, Resize, VMChanges
+
+__all__ = [
+    "Adoption",
+    "Credentials",
+    "Extension",
+    "NewAttachment",
+    "NewInterface",
+    "NewSSHKey",
+    "NewSnapshot",
+    "NewVM",
+    "NewVolume",
+    "NoInput",
+    "Reboot",
+    "RefreshRequest",
+    "Registration",
+    "Request",
+    "ResetState",
+    "Resize",
+    "VMChanges",
+]
