@@ -22,7 +22,11 @@ def main() -> None:
     temporal.forward_logs()
     asyncio.run(database.refuse_unusable(settings))
     _tune_memory()
-    serve(app, settings)
+
+    def end_waits() -> None:
+        app.state.vmapi.changes.end()
+
+    serve(app, settings, end_waits)
 
 
 def _tune_memory() -> None:

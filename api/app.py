@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from api import VERSION
 from api.background import housekeeping
+from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
@@ -18,6 +19,7 @@ from api.routes import (
     auth,
     catalogue,
     consoles,
+    events,
     health,
     interfaces,
     operations,
@@ -28,6 +30,7 @@ from api.routes import (
     vms,
     volumes,
 )
+from api.routes.resources import views_of
 from api.web import docs, headers, openapi, problems
 from api.web.admission import Slots
 from api.web.dependencies import ProcessState
@@ -41,14 +44,15 @@ from domain.settings import Settings
 
 DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
-# Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping and readiness.
-RESERVED_CONNECTIONS = 4
+# Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping, readiness and the
+# task that looks for changes.
+RESERVED_CONNECTIONS = 5
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
     *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
-    *(operations, ssh_keys, catalogue, placement, admin, servers),
+    *(operations, events, ssh_keys, catalogue, placement, admin, servers),
 )
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 
@@ -110,17 +114,19 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     recovery = WorkflowRecovery(engine, client, dispatcher)
+    autocommit = database.autocommit(engine)
+    changes = Changes(autocommit, views_of(settings))
     delivering = asyncio.create_task(dispatcher.run())
     others = [
         asyncio.create_task(recovery.run()),
+        asyncio.create_task(changes.run()),
         asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days)),
     ]
     hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
-        autocommit = database.autocommit(engine)
         readiness = Readiness(autocommit, client)
         yield ProcessState(
-            settings, signing, engine, autocommit, client, dispatcher, recovery, hashing, logins, readiness
+            settings, signing, engine, autocommit, client, dispatcher, recovery, changes, hashing, logins, readiness
         )
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If

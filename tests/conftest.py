@@ -23,6 +23,22 @@ from tests.support import logs
 from tests.support.waiting import block_until
 
 TEMPLATE = "template_vmapi"
+# What a client sees of a VM includes its interfaces and attachments (see Changing). This fails every test in which a
+# transaction changes one of them and not the row of its VM.
+VM_IS_UPDATED_TOO = """
+CREATE FUNCTION check_vm_is_updated_too() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM vms WHERE id = coalesce(NEW.vm_id, OLD.vm_id) AND changed <> pg_current_xact_id()) THEN
+        RAISE '% of VM % changed, but not the VM', TG_TABLE_NAME, coalesce(NEW.vm_id, OLD.vm_id);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER INSERT OR UPDATE OF ip_address, mac_address OR DELETE ON interfaces
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_too();
+CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER INSERT OR UPDATE OF device OR DELETE ON attachments
+DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_too();
+"""
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder created in it is private
 MEMORY_NEEDED = 8 << 30  # bytes: each test process has a server, and its write-ahead log may grow to a gigabyte
 
@@ -75,6 +91,9 @@ async def template(postgres: Path) -> str:
     await admin.execute(f"CREATE DATABASE {TEMPLATE}")
     await admin.close()
     await migrate(make_settings(embedded_postgres.database_url(postgres, TEMPLATE)))
+    database = await asyncpg.connect(host=str(postgres), user="postgres", database=TEMPLATE)
+    await database.execute(VM_IS_UPDATED_TOO)
+    await database.close()
     return TEMPLATE
 
 

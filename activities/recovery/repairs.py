@@ -160,6 +160,7 @@ class Repairs:
             # The volume before its attachment. Every transaction locks in this order: VM, volume, attachment, address.
             if detached:
                 await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
+                await queries.note_vm_changed(tx, vm.id if vm else None)
             await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
         return True
 
@@ -170,6 +171,7 @@ class Repairs:
             held = (Interface.id == found.id, Interface.operation_id == found.held_by)
             if vm is None or not (await tx.execute(delete(Interface).where(*held))).rowcount:
                 return None
+            await queries.note_vm_changed(tx, vm.id)
             await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
         return "The interface was detached and its addresses were released, to match the cloud."
 

@@ -5,7 +5,8 @@ from uuid import UUID
 from fastapi import Response
 
 from api.routes import answers, requests, router
-from api.routes.operations import answer_with, temporal_url
+from api.routes.operations import answer_with
+from api.routes.resources import temporal_url
 from api.web import openapi
 from api.web.dependencies import Admin, Process
 from api.web.idempotency import OncePerKey

@@ -1,41 +1,63 @@
 """Operations: what was requested, by whom, its progress, and why it failed."""
 
 from collections.abc import Awaitable
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Response
-from sqlalchemy import Label, Select, func, literal, select
+from fastapi import Query, Request, Response
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
+from api.routes.resources import OPERATIONS, temporal_url
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState
 from api.web.idempotency import OncePerKey
+from api.web.models import FieldError
 from api.web.pages import Order, WantedPage
+from api.web.problems import ProblemError
 from api.web.responses import respond_202
+from api.web.single import ReadOne
+from api.web.waiting import Rows, Until, Wait, wait_for
 from domain.commands.acceptance import Accepted
 from domain.commands.cancel import cancel_operation as cancel
 from domain.data.models import Operation
-from domain.rules.errors import NotFoundError
-from domain.settings import Settings
+from domain.rules.states import OPEN_STATUSES
 
 routes = router("", "operations")
 
+MOST_IDS = 100  # that one request can name
+_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+IDs = Annotated[
+    list[Annotated[str, filters.Items(_UUID, "wrong_format", "Write ids, separated by commas.")]],
+    Query(alias="id", description=f"Ids, separated by commas or in repeated parameters, {MOST_IDS} at most."),
+]
+_WAIT_FOR_ALL = "The most seconds to wait until all operations of `id` have ended."
 _NEWEST_FIRST = Order("-created_at", (Operation.created_at, Operation.id), descending=True)
 
 
-@routes.get("/operations")
+@routes.get("/operations", openapi_extra=openapi.problems("too_many_waiting"))
 async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
+    request: Request,
     caller: CurrentUser,
     process: Process,
     page: WantedPage,
     statuses: filters.OperationStatuses = [],  # noqa: B006 - FastAPI copies it
     actions: filters.ActionWords = [],  # noqa: B006
     vm_id: UUID | None = None,
+    ids: IDs = [],  # noqa: B006
+    wait: Annotated[Wait, Query(description=_WAIT_FOR_ALL)] = 0,
 ) -> answers.OperationPage:
-    """Your operations, newest first."""
+    """Your operations, newest first; with `id` and `wait` once all of these have ended."""
     statement = _operations(process, caller.id)
+    wanted = _ids(ids)
+    if wait and not wanted:
+        detail = "Say which operations to wait for: send `id` with `wait`."
+        raise ProblemError("validation_failed", detail, [FieldError(code="missing", detail=detail, parameter="id")])
+    if wait:
+        await _wait_for_all(process, request, caller.id, wait, wanted)
+    if wanted:
+        statement = statement.where(Operation.id.in_(wanted))
     if statuses:
         statement = statement.where(Operation.status.in_(filters.words(statuses)))
     if actions:
@@ -45,15 +67,15 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
     return await page.fetch(statement, _NEWEST_FIRST, answers.OperationPage)
 
 
-@routes.get("/operations/{operation_id}", response_model=answers.Operation)
-async def get_operation(caller: CurrentUser, process: Process, operation_id: UUID) -> Any:
-    """One operation. It outlives its VM."""
-    statement = _operations(process, caller.id).where(Operation.id == operation_id)
-    async with process.autocommit.connect() as connection:
-        operation = (await connection.execute(statement)).one_or_none()
-    if operation is None:
-        raise NotFoundError("operation", operation_id)
-    return operation
+@routes.get(
+    "/operations/{operation_id}",
+    response_model=answers.Operation,
+    responses=openapi.one_resource("Retry-After"),
+    openapi_extra=openapi.problems("too_many_waiting"),
+)
+async def get_operation(one: ReadOne, operation_id: UUID, wait: Wait = 0) -> Response:
+    """One operation; with `wait` once it has ended. It outlives its VM."""
+    return await one(OPERATIONS, operation_id, until=Until(wait))
 
 
 @routes.get("/vms/{vm_id}/operations")
@@ -97,12 +119,29 @@ async def answer_with(tx: AsyncConnection, process: ProcessState, command: Await
     return await respond_202(with_link(), answers.Operation)
 
 
+def _ids(texts: list[str]) -> set[UUID]:
+    """The ids of a parameter that may be repeated and may hold several each time; ProblemError if they are too many."""
+    ids = {UUID(id) for text in texts for id in text.split(",")}
+    if len(ids) > MOST_IDS:
+        detail = f"One request can ask for {MOST_IDS} operations by their ids."
+        raise ProblemError("validation_failed", detail, [FieldError(code="too_long", detail=detail, parameter="id")])
+    return ids
+
+
+async def _wait_for_all(process: ProcessState, request: Request, user_id: UUID, seconds: int, ids: set[UUID]) -> None:
+    """Wait until those of the operations have ended that are the user's."""
+
+    async def read() -> Rows:
+        mine = select(Operation.id, Operation.status).where(Operation.id.in_(ids), Operation.owner_id == user_id)
+        async with process.autocommit.connect() as connection:
+            return {row.id: row for row in await connection.execute(mine)}
+
+    def have_ended(operations: Rows) -> bool:
+        return all(operation.status not in OPEN_STATUSES for operation in operations.values())
+
+    await wait_for(process, request, user_id, seconds, ids, read, have_ended)
+
+
 def _operations(process: ProcessState, owner_id: UUID) -> Select[*tuple[Any, ...]]:
     """The owner's operations, each with its link into the Temporal Web UI."""
     return select(Operation, temporal_url(process.settings)).where(Operation.owner_id == owner_id)
-
-
-def temporal_url(settings: Settings) -> Label[str]:
-    """The link to an operation's workflow in the Temporal Web UI; NULL if it has no workflow (reset-state)."""
-    workflows = literal(f"{settings.temporal_ui_url}/namespaces/{settings.temporal_namespace}/workflows/")
-    return workflows.concat(func.nullif(Operation.workflow_id, "")).label("temporal_url")

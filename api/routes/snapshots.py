@@ -6,15 +6,16 @@ from fastapi import Response
 from sqlalchemy import select
 
 from api.routes import answers, requests, router
+from api.routes.resources import SNAPSHOTS, OnceOnSnapshot, OnceOnVM
 from api.web import filters, openapi
-from api.web.dependencies import OwnedVM, Process
+from api.web.dependencies import OwnedVM
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
+from api.web.single import ReadOne
+from api.web.waiting import Wait, until
 from domain.commands import snapshots
-from domain.data import queries
 from domain.data.models import Snapshot
-from domain.rules.errors import NotFoundError
 from domain.rules.resources import SnapshotStatus
 
 routes = router("/vms/{vm_id}/snapshots", "snapshots")
@@ -56,15 +57,22 @@ async def list_snapshots(
     return await page.fetch(statement.where(has_status), _NEWEST_FIRST, answers.SnapshotPage)
 
 
-@routes.get("/{snapshot_id}", response_model=answers.Snapshot)
-async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snapshot:
-    """One snapshot. It outlives its VM, and a DELETED snapshot stays readable."""
-    async with process.autocommit.connect() as connection:
-        statement = select(Snapshot).where(Snapshot.id == snapshot_id, Snapshot.vm_id == vm.id)
-        snapshot = await queries.fetch_one(connection, statement)
-    if snapshot is None:
-        raise NotFoundError("snapshot", snapshot_id)
-    return snapshot
+@routes.get(
+    "/{snapshot_id}",
+    response_model=answers.Snapshot,
+    responses=openapi.one_resource(),
+    openapi_extra=openapi.problems("too_many_waiting"),
+)
+async def get_vm_snapshot(
+    one: ReadOne,
+    vm_id: UUID,
+    snapshot_id: UUID,
+    wait: Wait = 0,
+    statuses: filters.ForSnapshotStatuses = [],  # noqa: B006
+) -> Response:
+    """One snapshot; with `wait` once it rests or has a status. It outlives its VM, and stays readable when DELETED."""
+    of_vm = Snapshot.vm_id == vm_id
+    return await one(SNAPSHOTS, snapshot_id, of_vm, until=until(wait, filters.words(statuses)))
 
 
 @routes.delete(
@@ -74,7 +82,7 @@ async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snap
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def delete_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
+async def delete_snapshot(once: OnceOnSnapshot, vm_id: UUID, snapshot_id: UUID) -> Response:
     """Delete a snapshot that is not being taken or restored. A second delete changes nothing."""
     return await once(lambda tx, requester: respond_204(snapshots.delete_snapshot(tx, requester, vm_id, snapshot_id)))
 
@@ -86,9 +94,7 @@ async def delete_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> R
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "flavor_too_small"),
 )
-async def restore_vm(
-    once: OncePerKey, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None
-) -> Response:
+async def restore_vm(once: OnceOnVM, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Put a VM's disk and flavor back to a snapshot. Volumes and interfaces stay, and a VM that is off stays off."""
     return await once(
         lambda tx, requester: respond_202(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body

@@ -6,16 +6,18 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 from fastapi import Query, Response
-from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
+from api.routes.resources import VMS, OnceOnVM
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process, fetch_owned_vm
+from api.web.dependencies import CurrentUser, Process, fetch_owned_vm
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
+from api.web.single import ReadOne
+from api.web.waiting import Wait, until
 from domain.commands import create_vm as commands
 from domain.commands import vms
 from domain.commands.acceptance import Requester
@@ -23,6 +25,7 @@ from domain.commands.boot_sources import BootVolume
 from domain.commands.create_vm import NewVM
 from domain.commands.placement import Placement
 from domain.commands.volumes import ROOT_DEVICE
+from domain.data import views
 from domain.data.models import VM
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.states import Status
@@ -102,7 +105,7 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
 ) -> answers.VMPage:
     """Your VMs, newest first, without DELETED ones unless you filter by that status."""
     has_status = filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED)
-    statement = select(VM).where(VM.owner_id == caller.id, has_status)
+    statement = views.VMS.where(VM.owner_id == caller.id, has_status)
     if name:
         statement = statement.where(filters.has_name(VM.name, name))
     if labels:
@@ -110,10 +113,15 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     return await page.fetch(statement, _ORDERS[sort], answers.VMPage)
 
 
-@routes.get("/{vm_id}", response_model=answers.VM)
-async def get_vm(vm: OwnedVM) -> VM:
-    """One VM. A DELETED VM stays readable."""
-    return vm
+@routes.get(
+    "/{vm_id}",
+    response_model=answers.VM,
+    responses=openapi.one_resource(),
+    openapi_extra=openapi.problems("too_many_waiting"),
+)
+async def get_vm(one: ReadOne, vm_id: UUID, wait: Wait = 0, statuses: filters.ForStatuses = []) -> Response:  # noqa: B006
+    """One VM; with `wait` once no operation holds it, or once it has a status. A DELETED VM stays readable."""
+    return await one(VMS, vm_id, until=until(wait, filters.words(statuses)))
 
 
 @routes.patch("/{vm_id}", response_model=answers.VM, openapi_extra=openapi.problems("invalid_transition"))
@@ -133,6 +141,6 @@ async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: re
 @routes.delete(
     "/{vm_id}", status_code=204, response_class=Response, responses=openapi.headers(204, "Operation-Location")
 )
-async def delete_vm(once: OncePerKey, vm_id: UUID) -> Response:
+async def delete_vm(once: OnceOnVM, vm_id: UUID) -> Response:
     """Delete a VM in any state. The delete supersedes the VM's open operations. A second delete changes nothing."""
     return await once(lambda tx, requester: respond_204(vms.delete_vm(tx, requester, vm_id)))

@@ -9,15 +9,18 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
+from api.routes.resources import VOLUMES, OnceOnVolume
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
+from api.web.single import ReadOne
+from api.web.waiting import Wait, until
 from domain.commands import volumes
 from domain.commands.acceptance import Requester
-from domain.data import queries
+from domain.data import queries, views
 from domain.data.models import Attachment, Volume
 from domain.rules.errors import NotFoundError
 from domain.rules.resources import VolumeStatus
@@ -65,14 +68,20 @@ async def list_volumes(
     return await page.fetch(statement, _NEWEST_FIRST, answers.VolumePage)
 
 
-@routes.get("/volumes/{volume_id}", response_model=answers.Volume)
-async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> Any:
-    """One volume and its attachment. A DELETED volume stays readable."""
-    async with process.autocommit.connect() as connection:
-        volume = (await connection.execute(_volumes(caller.id).where(Volume.id == volume_id))).one_or_none()
-    if volume is None:
-        raise NotFoundError("volume", volume_id)
-    return volume
+@routes.get(
+    "/volumes/{volume_id}",
+    response_model=answers.Volume,
+    responses=openapi.one_resource(),
+    openapi_extra=openapi.problems("too_many_waiting"),
+)
+async def get_volume(
+    one: ReadOne,
+    volume_id: UUID,
+    wait: Wait = 0,
+    statuses: filters.ForVolumeStatuses = [],  # noqa: B006
+) -> Response:
+    """One volume and its attachment; with `wait` once it rests or has a status. A DELETED volume stays readable."""
+    return await one(VOLUMES, volume_id, until=until(wait, filters.words(statuses)))
 
 
 @routes.delete(
@@ -82,7 +91,7 @@ async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> 
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
+async def delete_volume(once: OnceOnVolume, volume_id: UUID) -> Response:
     """Delete a volume that is not attached. A second delete changes nothing."""
     return await once(lambda tx, requester: respond_204(volumes.delete_volume(tx, requester, volume_id)))
 
@@ -94,7 +103,7 @@ async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "volume_too_small"),
 )
-async def extend_volume(once: OncePerKey, volume_id: UUID, body: requests.Extension) -> Response:
+async def extend_volume(once: OnceOnVolume, volume_id: UUID, body: requests.Extension) -> Response:
     """Make a volume larger that is AVAILABLE or IN_USE. Its guest has to extend the file system itself."""
     return await once(
         lambda tx, requester: respond_202(
@@ -156,7 +165,7 @@ async def detach_volume(once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Respo
 
 def _volumes(owner_id: UUID) -> Select[*tuple[Any, ...]]:
     """The owner's volumes, each with its attachment."""
-    return volumes.with_attachment().where(Volume.owner_id == owner_id)
+    return views.VOLUMES.where(Volume.owner_id == owner_id)
 
 
 def _attachments(vm_id: UUID) -> Select[Attachment]:

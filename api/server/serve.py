@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
@@ -23,9 +24,10 @@ TICKS_PER_SECOND = 10  # how often uvicorn calls `on_tick`
 class Server(uvicorn.Server):
     """uvicorn's server, which also ends the connections whose time is over."""
 
-    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections, on_stop: Callable[[], None]) -> None:
         super().__init__(config)
         self.connections = connections
+        self.on_stop = on_stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop. Only the first signal counts: uvicorn would cut all requests at a second SIGINT."""
@@ -38,6 +40,7 @@ class Server(uvicorn.Server):
         uvicorn cancels them, too, but then ends at once. A request that first has to give up its statement would not
         have the time to answer.
         """
+        self.on_stop()
         stopping = asyncio.create_task(super().shutdown(sockets))
         await asyncio.wait([stopping], timeout=REQUEST_GRACE)
         for task in list(self.server_state.tasks):
@@ -52,8 +55,8 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def create_server(app: ASGIApp, settings: Settings) -> Server:
-    """The server for these settings."""
+def create_server(app: ASGIApp, settings: Settings, on_stop: Callable[[], None] = lambda: None) -> Server:
+    """The server for these settings. It calls `on_stop` when it begins to stop, to end requests that would go on."""
     limit = most_connections(settings.db_pool_size + settings.db_max_overflow)
     connections = Connections(limit, settings.api_connections_per_address)
     config = uvicorn.Config(
@@ -69,12 +72,12 @@ def create_server(app: ASGIApp, settings: Settings) -> Server:
         server_header=False,
         timeout_graceful_shutdown=STOP_GRACE,
     )
-    return Server(config, connections)
+    return Server(config, connections, on_stop)
 
 
-def serve(app: ASGIApp, settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    server = create_server(app, settings)
+def serve(app: ASGIApp, settings: Settings, on_stop: Callable[[], None] = lambda: None) -> None:
+    """Serve until SIGINT or SIGTERM; then call `on_stop` and end."""
+    server = create_server(app, settings, on_stop)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn repeats the signal when it has ended
         server.run()
     if not server.started:

@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
+from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
@@ -43,6 +44,7 @@ class ProcessState:
     temporal: Client
     dispatcher: Dispatcher
     workflow_recovery: WorkflowRecovery
+    changes: Changes
     hashing: Slots
     logins: Logins
     readiness: Readiness

@@ -39,11 +39,12 @@ _HOW_TO_WRITE_LABELS = (
 )
 _UNTIL_COMMA = re.compile(r"(?:[^,\\]|\\.)+")  # a backslash takes away the meaning of a comma or a backslash after it
 _SEVERAL = "One or more values, separated by commas or in repeated parameters."
+FOR_STATUS = f"Wait until it has this status, or ERROR or DELETED. Needs `wait`. {_SEVERAL}"
 _STATUS = f"{_SEVERAL} Without this parameter, DELETED is left out."
 
 
 @dataclass(frozen=True)
-class _Items:
+class Items:
     """The form of a list of items, and what its refusal says: the pattern would tell a person nothing."""
 
     item: str
@@ -66,9 +67,9 @@ class _Items:
         return {**handler(schema), "pattern": self.pattern.pattern}
 
 
-def _any_of(words: Iterable[str]) -> _Items:
+def _any_of(words: Iterable[str]) -> Items:
     possible = list(dict.fromkeys(words))
-    return _Items(f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.")
+    return Items(f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.")
 
 
 Statuses = Annotated[
@@ -80,6 +81,11 @@ SnapshotStatuses = Annotated[
 VolumeStatuses = Annotated[
     list[Annotated[str, _any_of(VolumeStatus)]], Query(alias="status", description=_STATUS, examples=[["IN_USE"]])
 ]
+ForStatuses = Annotated[list[Annotated[str, _any_of(Status)]], Query(alias="for", description=FOR_STATUS)]
+ForVolumeStatuses = Annotated[list[Annotated[str, _any_of(VolumeStatus)]], Query(alias="for", description=FOR_STATUS)]
+ForSnapshotStatuses = Annotated[
+    list[Annotated[str, _any_of(SnapshotStatus)]], Query(alias="for", description=FOR_STATUS)
+]
 OperationStatuses = Annotated[
     list[Annotated[str, _any_of(OperationStatus)]],
     Query(alias="status", description=_SEVERAL, examples=[["QUEUED,RUNNING"]]),
@@ -89,7 +95,7 @@ ActionWords = Annotated[
     Query(alias="action", description=_SEVERAL, examples=[["create"]]),
 ]
 LabelFilter = Annotated[
-    list[Annotated[str, _Items(_LABEL, "wrong_format", _HOW_TO_WRITE_LABELS)]],
+    list[Annotated[str, Items(_LABEL, "wrong_format", _HOW_TO_WRITE_LABELS)]],
     Query(
         description="`key=value` selects VMs with that label, `key` VMs with any value of it. Several filters, "
         "separated by commas or in repeated parameters, must all match. In a value, write `\\,` for a comma and "

@@ -1,5 +1,6 @@
 """Middlewares for what every answer has in common: security headers, CORS, and the answers to HEAD."""
 
+import asyncio
 from http import HTTPStatus
 
 from fastapi import FastAPI
@@ -73,11 +74,27 @@ class HeadAsGet:
             await self.app(scope, receive, send)
             return
 
+        has_body, is_answered = False, asyncio.Event()
+
         async def send_without_body(message: Message) -> None:
-            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+            if message["type"] != "http.response.body":
+                await send(message)
+            elif not is_answered.is_set():
+                is_answered.set()
+                await send({"type": message["type"], "body": b""})
+
+        async def receive_then_leave() -> Message:
+            # A stream of events would go on until its client leaves, so this one leaves once it has the headers.
+            nonlocal has_body
+            if not has_body:
+                message = await receive()
+                has_body = not message.get("more_body", False)
+                return message
+            await is_answered.wait()
+            return {"type": "http.disconnect"}
 
         # A copy, because the server and the log need to know that it was HEAD.
-        await self.app({**scope, "method": "GET"}, receive, send_without_body)
+        await self.app({**scope, "method": "GET"}, receive_then_leave, send_without_body)
 
 
 class _RefusedPreflight(Response):

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.web.dependencies import CurrentUser, Process
+from api.web.guards import Guard
 from api.web.problems import ProblemError
 from domain import logs
 from domain.commands.acceptance import Requester
@@ -49,6 +50,7 @@ class Once:
     requester: Requester
     scope: str
     key: str | None
+    guard: Guard | None = None
 
     async def __call__(self, work: Work, body: BaseModel | None = None, *, one_statement: bool = False) -> Response:
         """Return the answer of the work, or of the first request with the same key.
@@ -70,8 +72,8 @@ class Once:
     async def _attempt(self, work: Work, body: BaseModel | None, *, one_statement: bool) -> Response:
         engine = self.process.engine
         if self.key is None:
-            async with engine.begin() if not one_statement else self.process.autocommit.connect() as tx:
-                return await work(tx, self.requester)
+            async with engine.begin() if self.guard or not one_statement else self.process.autocommit.connect() as tx:
+                return await self._work(tx, work)
         async with engine.begin() as tx:
             return await self._first_or_again(tx, work, _fingerprint(body))
 
@@ -80,9 +82,14 @@ class Once:
         kept = await self._find(tx)
         if kept is not None:
             return _replay(kept, fingerprint)
-        answer = await work(tx, self.requester)
+        answer = await self._work(tx, work)
         await self._keep(tx, fingerprint, answer)
         return answer
+
+    async def _work(self, tx: AsyncConnection, work: Work) -> Response:
+        if self.guard:
+            await self.guard.check(tx, self.requester)
+        return await work(tx, self.requester)
 
     async def _lock(self, tx: AsyncConnection) -> None:
         if not await tx.scalar(_LOCK, {"name": f"{self.scope} {self.key}"}):

@@ -128,7 +128,8 @@ class Admission:
     """Let a request pass when it gets a slot, and refuse it otherwise; health checks need no slot.
 
     The slot is released when the answer starts. No route uses the database after that, and a client that reads its
-    answer slowly would otherwise hold the slot as long as it likes.
+    answer slowly would otherwise hold the slot as long as it likes. A request that waits for a change gives it back
+    with `scope["release_slot"]()` before.
     """
 
     def __init__(self, app: ASGIApp, *, slots: Slots, signing: Signing) -> None:
@@ -156,6 +157,7 @@ class Admission:
                 await problems.refusal(error.code, scope["path"])(scope, receive, release_and_send)
                 return
             slot.callback(self.slots.release, caller)
+            scope["release_slot"] = slot.close  # for requests that wait
             await self.app(scope, receive, release_and_send)
 
 

@@ -1,6 +1,7 @@
 """The models that every route shares: pages, problems, and the base of all answers."""
 
 from typing import Generic, Literal, TypeVar
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -34,7 +35,7 @@ class FieldError(Answer):
 
 
 class Problem(Answer):
-    """An error (RFC 9457). Most problems lack the last five members."""
+    """An error (RFC 9457). Most problems lack the last six members."""
 
     type: str
     title: str
@@ -47,6 +48,7 @@ class Problem(Answer):
     current_status: Status | SnapshotStatus | VolumeStatus | AttachmentStatus | None = None
     task_state: TaskState | None = None
     allowed_actions: list[str] = []
+    operation_id: UUID | None = Field(default=None, description="The operation that the request has to wait for.")
     checks: dict[str, Check] = {}
 
 

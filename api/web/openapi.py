@@ -67,6 +67,7 @@ _SUCCESSES = {
     "204": "Accepted, or done at once. If there is an `Operation-Location`, that operation carries the request out.",
 }
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ETag": ("Names the state of the resource. It changes exactly when the answer does.", _TEXT),
     "X-Request-Id": ("The id of the request: the one it was sent with, or a new one.", _TEXT),
     "Location": ("The path of the new resource.", _TEXT),
     "Operation-Location": ("The path of the operation that carries the request out.", _TEXT),
@@ -85,6 +86,12 @@ def problems(*codes: str) -> dict[str, Any]:
 def headers(status: int, *names: str) -> dict[int | str, dict[str, Any]]:
     """The `responses` of a route: the headers of its answer with this status."""
     return {status: {"headers": {name: _reference("headers", name) for name in names}}}
+
+
+def one_resource(*names: str) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route that answers with one resource, with further headers."""
+    not_modified = {"description": "You have it already: `If-None-Match` names its ETag.", **headers(304, "ETag")[304]}
+    return {**headers(200, "ETag", *names), 304: not_modified}
 
 
 def install(app: FastAPI, settings: Settings) -> None:
@@ -166,6 +173,8 @@ def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, A
         yield "validation_failed"
     if "cursor" in parameters:
         yield from ("invalid_cursor", "page_too_deep")
+    if "If-Match" in parameters:
+        yield "precondition_failed"
     if "Idempotency-Key" in parameters:
         yield from ("idempotency_key_in_flight", "idempotency_key_reused")
     if not path.startswith(f"{PREFIX}/health"):

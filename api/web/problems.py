@@ -50,6 +50,7 @@ STATUS_OF_CODE = {
     "username_taken": 409,
     "email_taken": 409,
     "idempotency_key_in_flight": 409,
+    "precondition_failed": 412,
     "body_too_large": 413,
     "query_too_long": 414,
     "uri_too_long": 414,
@@ -68,6 +69,7 @@ STATUS_OF_CODE = {
     "page_too_deep": 422,
     "idempotency_key_reused": 422,
     "too_many_requests": 429,
+    "too_many_waiting": 429,
     "too_many_failed_logins": 429,
     "head_too_large": 431,
     "internal_error": 500,
@@ -90,6 +92,7 @@ HEADERS_OF_CODE = {
     "body_too_large": {"Connection": "close"},  # the rest of the body is not read
     "unsupported_media_type": {"Accept": "application/json"},
     "too_many_requests": RETRY_AFTER,
+    "too_many_waiting": RETRY_AFTER,
     "too_many_failed_logins": RETRY_AFTER,
     "cloud_unavailable": RETRY_AFTER,
     "worker_unavailable": RETRY_AFTER,
@@ -169,14 +172,18 @@ async def _on_service_error(request: Request, error: ServiceError) -> Response:
 
 
 async def _on_invalid_transition(request: Request, error: InvalidTransitionError) -> Response:
-    return problem(
+    answer = problem(
         error.code,
         str(error),
         request.url.path,
         current_status=error.status,
         task_state=error.task_state,
         allowed_actions=error.allowed_actions,
+        **({"operation_id": str(error.operation_id)} if error.operation_id else {}),
     )
+    if error.operation_id:
+        answer.headers.update(RETRY_AFTER)
+    return answer
 
 
 async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, func, insert, update
+from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Operation
@@ -15,7 +15,7 @@ from domain.data.parameters import NO_CONTROL, NO_PARAMETERS, Control, Parameter
 from domain.data.queries import from_now, lock_vm, update_vm
 from domain.progress import resource_claims
 from domain.rules import lifecycle
-from domain.rules.errors import NotFoundError, SupersededError
+from domain.rules.errors import AttachmentInProgressError, InvalidTransitionError, NotFoundError, SupersededError
 from domain.rules.lifecycle import Claim
 from domain.rules.messages import own_workflow_id
 from domain.rules.resources import Kind
@@ -86,10 +86,17 @@ async def lock_owned_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) 
     return vm
 
 
-def check_allowed(vm: VM, action: Action) -> Claim:
+async def check_allowed(tx: AsyncConnection, vm: VM, action: Action) -> Claim:
     """Raise InvalidTransitionError if the table refuses the action; return the state that the VM gets otherwise."""
     launched, attaching = vm.launched_at is not None, vm.attaching > 0
-    return lifecycle.accept(action, vm.status, vm.task_state, launched=launched, attaching=attaching)
+    try:
+        return lifecycle.accept(action, vm.status, vm.task_state, launched=launched, attaching=attaching)
+    except AttachmentInProgressError as error:
+        error.operation_id = await _attaching(tx, vm.id)
+        raise
+    except InvalidTransitionError as error:
+        error.operation_id = vm.operation_id if vm.task_state else None
+        raise
 
 
 async def accept(
@@ -140,7 +147,7 @@ async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UU
     open operations on the VM as SUPERSEDED, and takes over the resources that they hold. (Deletes of its snapshots go
     on, because they are not operations on the VM.)
     """
-    claim = check_allowed(vm, action)
+    claim = await check_allowed(tx, vm, action)
     if not TABLE[action].steps:
         return await update_vm(tx, vm.id, {"attaching": VM.attaching + 1})
     values: dict[str, Any] = {
@@ -156,6 +163,13 @@ async def claim_vm(tx: AsyncConnection, vm: VM, action: Action, operation_id: UU
         await resource_claims.take_over(tx, vm.id, operation_id)
         values |= {"attaching": 0}  # superseded attaches and detaches will not count themselves down
     return await update_vm(tx, vm.id, values)
+
+
+async def _attaching(tx: AsyncConnection, vm_id: UUID) -> UUID | None:
+    """The oldest of the operations that attach something to a VM or detach it."""
+    beside = [action for action, rule in TABLE.items() if rule.of_vm and not rule.steps and rule.sources]
+    open_ones = (Operation.vm_id == vm_id, Operation.action.in_(beside), Operation.status.in_(OPEN_STATUSES))
+    return await tx.scalar(select(Operation.id).where(*open_ones).order_by(Operation.created_at).limit(1))
 
 
 async def supersede(tx: AsyncConnection, message: str, *which: ColumnElement[bool]) -> None:

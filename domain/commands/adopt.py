@@ -17,6 +17,7 @@ from domain.data.cloud import FoundServer
 from domain.data.models import VM, Attachment, Flavor, Image, Interface, Volume
 from domain.data.parameters import Adopt
 from domain.data.queries import fetch_all, fetch_one, insert_row
+from domain.data.views import shown_vm
 from domain.rules.errors import FieldIssue, NotAdoptableError, NotFoundError, UnknownReferenceError
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, Status
@@ -58,7 +59,7 @@ async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, us
     await _adopt_volumes(tx, vm, new, volumes, found.volumes)
     await _adopt_interfaces(tx, vm, new, found.interfaces)
     await tx.execute(delete(FoundServer).where(FoundServer.cloud_id == found.cloud_id))
-    return Accepted(vm, new.id)
+    return Accepted(await shown_vm(tx, vm.id), new.id)
 
 
 async def _check(tx: AsyncConnection, found: FoundServer, owner: User) -> dict[str, Volume]:

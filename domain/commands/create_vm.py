@@ -25,6 +25,7 @@ from domain.data.base import Base
 from domain.data.guests import UserData
 from domain.data.models import VM, Flavor, Image, Interface, Network, Operation
 from domain.data.parameters import CreateVM
+from domain.data.views import shown_vm
 from domain.rules import cloud_init, disks, lifecycle
 from domain.rules.errors import FieldIssue, UnknownReferenceError, unknown_id
 from domain.rules.resources import Kind
@@ -88,7 +89,7 @@ async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Ac
     vm = cast("VM", (await tx.execute(statement, values)).one())
     if source and source.volume and new.boot_volume:
         await boot_sources.claim_volume(tx, vm, source.volume, new.boot_volume)
-    return Accepted(vm, operation.id)
+    return Accepted(await shown_vm(tx, vm_id), operation.id)
 
 
 async def _boot_source(tx: AsyncConnection, requester: Requester, new: NewVM) -> BootSource | None:

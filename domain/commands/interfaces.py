@@ -26,7 +26,7 @@ async def attach_interface(
     IntegrityError: call again in a new transaction.
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
-    check_allowed(vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
+    await check_allowed(tx, vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
     network = (
         await tx.execute(
             select(Network.name, Network.allocates, case((Network.allocates, addresses.likely_free))).where(

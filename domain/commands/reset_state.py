@@ -11,6 +11,7 @@ from domain.data import parameters
 from domain.data.models import VM, Operation
 from domain.data.parameters import Resize, parameters_of
 from domain.data.queries import get_operation, lock_vm, update_vm
+from domain.data.views import shown_vm
 from domain.progress import resource_claims
 from domain.rules import lifecycle
 from domain.rules.errors import InvalidTransitionError, NotFoundError
@@ -39,7 +40,8 @@ async def reset_vm_by_admin(tx: AsyncConnection, admin: Requester, vm_id: UUID, 
     message = f"{admin.username} put the VM into ERROR."
     fault = {"code": FAULT_CODE, "message": message} if status is Status.ERROR else None
     flavor = {"flavor_id": parameters_of(resize, Resize).flavor_id} if resize else {}
-    return Accepted(await reset_state(tx, vm, status, new, fault, **flavor), new.id)
+    await reset_state(tx, vm, status, new, fault, **flavor)
+    return Accepted(await shown_vm(tx, vm_id), new.id)
 
 
 async def reset_state(

@@ -7,17 +7,18 @@ api/background/decision_delivery.py for the delivery and workflows/resize.py for
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 from uuid import UUID, uuid4, uuid5
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import acceptance
 from domain.commands.acceptance import Accepted, NewOperation, Requester
+from domain.data import views
 from domain.data.models import VM, Flavor, Operation
 from domain.data.parameters import ConfirmResize, Resize, RevertResize, parameters_of
-from domain.data.queries import HAS_BEGUN, fetch_all, fetch_one, from_now, get_operation, lock_vm, update_vm
+from domain.data.queries import fetch_all, from_now, get_operation, lock_vm, update_vm
 from domain.rules.states import OPEN_STATUSES, RESIZE_DECISIONS, Action, OperationStatus, Status
 
 CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins with @
@@ -28,7 +29,7 @@ async def decide_resize(tx: AsyncConnection, requester: Requester, vm_id: UUID, 
     """Confirm or revert the resize of the requester's VM; InvalidTransitionError unless it is in VERIFY_RESIZE."""
     vm = await acceptance.lock_owned_vm(tx, requester, vm_id)
     vm = await _accept_decision(tx, vm, action, requester.username, requester.request_id)
-    return Accepted(vm, vm.operation_id)
+    return Accepted(await views.shown_vm(tx, vm.id), vm.operation_id)
 
 
 async def confirm_by_window(
@@ -75,14 +76,8 @@ async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) ->
 
 
 async def latest_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
-    """The VM's latest resize that has moved the server: the one that a VM in VERIFY_RESIZE waits to have decided.
-
-    A resize has moved the server if it SUCCEEDED, or if it had begun when an admin's reset of the VM cut it off.
-    """
-    cut_off = and_(Operation.status.in_((*OPEN_STATUSES, OperationStatus.SUPERSEDED)), HAS_BEGUN)
-    has_moved = or_(Operation.status == OperationStatus.SUCCEEDED, cut_off)
-    resizes = select(Operation).where(Operation.vm_id == vm_id, Operation.action == Action.RESIZE, has_moved)
-    return await fetch_one(tx, resizes.order_by(Operation.created_at.desc()).limit(1))
+    """The VM's latest resize that has moved the server: the one that a VM in VERIFY_RESIZE waits to have decided."""
+    return cast("Operation | None", (await tx.execute(views.latest_resize(vm_id))).one_or_none())
 
 
 async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
@@ -117,7 +112,7 @@ async def _accept_decision(  # noqa: PLR0913 - a decision comes from a person or
     id: UUID | None = None,
     deliver_in: float = 0.0,
 ) -> VM:
-    acceptance.check_allowed(vm, action)
+    await acceptance.check_allowed(tx, vm, action)
     resize = await latest_resize(tx, vm.id)
     assert resize is not None  # noqa: S101 - only a resize leaves a VM in VERIFY_RESIZE
     flavors = parameters_of(resize, Resize)

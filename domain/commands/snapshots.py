@@ -9,6 +9,7 @@ from domain.commands.acceptance import Accepted, Requester, accept, accept_witho
 from domain.commands.claimed_rows import about, insert_claimed, lock_row
 from domain.data.models import VM, Flavor, Image, Snapshot
 from domain.data.parameters import Control, DeleteSnapshot, Restore, TakeSnapshot
+from domain.data.views import shown_vm
 from domain.progress import resource_claims
 from domain.rules import disks
 from domain.rules.disks import VolumeBackedError
@@ -44,7 +45,7 @@ async def restore_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, sna
     vm = await accept(tx, vm, new)
     await resource_claims.claim(tx, Snapshot, snapshot, new.action, new.id)
     await _check_disk(tx, snapshot)  # last, because a refusal by the states comes first
-    return Accepted(vm, new.id)
+    return Accepted(await shown_vm(tx, vm.id), new.id)
 
 
 async def delete_snapshot(

@@ -11,6 +11,7 @@ from domain.commands.acceptance import Accepted, Requester, accept, check_allowe
 from domain.data.models import VM, Flavor
 from domain.data.parameters import NO_PARAMETERS, Control, Parameters, Reboot, Resize
 from domain.data.queries import fetch_all, fetch_one
+from domain.data.views import shown_vm
 from domain.rules.errors import SameFlavorError, UnknownReferenceError, unknown_id
 from domain.rules.states import Action, Status
 
@@ -40,7 +41,7 @@ async def resize_vm(
     or snapshot that the VM was built from.
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
-    check_allowed(vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
+    await check_allowed(tx, vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
     flavors = await fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
     names = {flavor.id: flavor.name for flavor in flavors}
     disk_sizes = {flavor.id: flavor.disk_gb for flavor in flavors}
@@ -52,7 +53,7 @@ async def resize_vm(
     parameters = Resize(flavor_id, names[flavor_id], vm.flavor_id, names[vm.flavor_id])
     control = Control(confirm_window=confirm_window)
     vm = await accept(tx, vm, requested(requester, Action.RESIZE, parameters, control=control))
-    return Accepted(vm, vm.operation_id)
+    return Accepted(await shown_vm(tx, vm.id), vm.operation_id)
 
 
 async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Accepted[VM]:
@@ -78,4 +79,4 @@ async def _submit(
 ) -> Accepted[VM]:
     vm = await lock_owned_vm(tx, requester, vm_id)
     vm = await accept(tx, vm, requested(requester, action, parameters))
-    return Accepted(vm, vm.operation_id)
+    return Accepted(await shown_vm(tx, vm.id), vm.operation_id)

@@ -20,6 +20,7 @@ from domain.commands.claimed_rows import about, insert_claimed, lock_row
 from domain.data.models import VM, Attachment, Image, Volume
 from domain.data.parameters import AttachVolume, Control, CreateVolume, DeleteVolume, DetachVolume, ExtendVolume
 from domain.data.queries import fetch_one, lock_vm
+from domain.data.views import VOLUMES
 from domain.progress import resource_claims
 from domain.rules.disks import RootVolumeError, VolumeTooSmallError
 from domain.rules.errors import (
@@ -78,7 +79,7 @@ async def extend_volume(tx: AsyncConnection, requester: Requester, volume_id: UU
     await resource_claims.claim(tx, Volume, volume, new.action, new.id)
     if size_gb <= volume.size_gb:  # last, because a refusal by the status comes first
         raise VolumeTooSmallError(f"The volume has {volume.size_gb} GiB already. It can only become larger.")
-    return Accepted((await tx.execute(with_attachment().where(Volume.id == volume.id))).one(), new.id)
+    return Accepted((await tx.execute(VOLUMES.where(Volume.id == volume.id))).one(), new.id)
 
 
 async def attach_volume(  # noqa: PLR0913 - what an attach consists of
@@ -98,7 +99,9 @@ async def attach_volume(  # noqa: PLR0913 - what an attach consists of
     volume = await fetch_one(tx, _volume(requester, volume_id).with_for_update())
     if volume is None:
         raise NotFoundError(Kind.VOLUME, volume_id, field="volume_id")
-    check_allowed(vm, Action.ATTACH_VOLUME)  # a refusal by the VM's state comes before the lack of a free device
+    await check_allowed(
+        tx, vm, Action.ATTACH_VOLUME
+    )  # a refusal by the VM's state comes before the lack of a free device
     device = await _free_device(tx, vm) if chooses_device else None
     parameters = AttachVolume(volume.name, device, delete_on_termination)
     new = requested(requester, Action.ATTACH_VOLUME, parameters, **about(Kind.VOLUME, volume.id))
@@ -134,12 +137,6 @@ async def _check_image_fits(tx: AsyncConnection, id: UUID, size_gb: int) -> None
         raise UnknownReferenceError("There is no such image.", [unknown_id("image_id", id)])
     if size_gb < image.size_gb:
         raise VolumeTooSmallError(f"Image {image.name} needs {image.size_gb} GiB.")
-
-
-def with_attachment() -> Select[*tuple[Any, ...]]:
-    """Volumes, each with the VM and the device of its attachment."""
-    statement = select(Volume, Attachment.vm_id, Attachment.device)
-    return statement.outerjoin(Attachment, Attachment.volume_id == Volume.id)
 
 
 async def _lock_with_vm(tx: AsyncConnection, requester: Requester, volume_id: UUID) -> tuple[UUID | None, Volume]:

@@ -8,7 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import DateTime, Enum, MetaData, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import UserDefinedType
 
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
@@ -63,6 +65,29 @@ class Timestamps:
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=1)
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now(), sort_order=1)
+
+
+class XID8(UserDefinedType[int]):
+    """The id of a transaction, which PostgreSQL never uses twice."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The name of the type."""
+        return "xid8"
+
+
+ischema_names["xid8"] = XID8  # for Alembic, which reads the types of a database's columns
+
+
+class Changing:
+    """The last column of a table whose changes clients can follow: the transaction that changed the row last.
+
+    A trigger writes it (migration 0015), so that no writer can forget it. What a client sees of a VM includes its
+    interfaces and attachments: a transaction that changes one of these must also update the row of the VM.
+    """
+
+    changed: Mapped[int | None] = mapped_column(XID8, index=True, sort_order=4)
 
 
 class Offered:

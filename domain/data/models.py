@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, BootedFrom, InCloud, Offered, Placed, Timestamps, sql_list
+from domain.data.base import Base, BootedFrom, Changing, InCloud, Offered, Placed, Timestamps, sql_list
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -72,7 +72,7 @@ class Network(Offered, Base):
     allocates: Mapped[bool] = mapped_column(server_default="true")
 
 
-class VM(Placed, InCloud, BootedFrom, Timestamps, Base):
+class VM(Changing, Placed, InCloud, BootedFrom, Timestamps, Base):
     """A virtual machine; `operation_id` is the operation that holds it, or held it last.
 
     `attaching` counts the operations that are attaching a volume or an interface to it or detaching one from it.
@@ -111,7 +111,7 @@ class VM(Placed, InCloud, BootedFrom, Timestamps, Base):
     launched_at: Mapped[datetime | None]
 
 
-class Snapshot(InCloud, Timestamps, Base):
+class Snapshot(Changing, InCloud, Timestamps, Base):
     """A saved state of a VM that can be restored: its disk as an image in the cloud, its flavor and its image.
 
     `size_gb` is in GiB; `operation_id` has the same meaning as in a VM.
@@ -138,7 +138,7 @@ class Snapshot(InCloud, Timestamps, Base):
     operation_id: Mapped[UUID]
 
 
-class Volume(InCloud, Timestamps, Base):
+class Volume(Changing, InCloud, Timestamps, Base):
     """A block device that outlives VMs; `size_gb` is in GiB. VMs can boot from one that was made from an image."""
 
     __tablename__ = "volumes"
@@ -215,7 +215,7 @@ UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the opera
 IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
 
 
-class Operation(Base):
+class Operation(Changing, Base):
     """An accepted request, its requester and its progress; also the outbox that the dispatcher delivers from.
 
     `deliver_after` is the time of the next delivery attempt or, once delivered, of the next check of its workflow.

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, insert, select, text, update
+from sqlalchemy import ColumnElement, ScalarSelect, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
@@ -25,7 +25,7 @@ async def fetch_all(tx: AsyncConnection, statement: TypedReturnsRows[T]) -> Sequ
     return cast("Sequence[T]", (await tx.execute(statement)).all())
 
 
-async def lock_vm(tx: AsyncConnection, vm_id: UUID) -> VM | None:
+async def lock_vm(tx: AsyncConnection, vm_id: UUID | ScalarSelect[UUID]) -> VM | None:
     """Lock the VM's row until the transaction ends and return it; None if there is no such VM."""
     return await fetch_one(tx, select(VM).where(VM.id == vm_id).with_for_update())
 
@@ -50,6 +50,12 @@ async def insert_row(tx: AsyncConnection, model: type[T], **values: Any) -> T:
 async def update_vm(tx: AsyncConnection, vm_id: UUID, values: dict[str, Any]) -> VM:
     """Change a VM's row and return it."""
     return cast("VM", (await tx.execute(update(VM).where(VM.id == vm_id).values(values).returning(VM))).one())
+
+
+async def note_vm_changed(tx: AsyncConnection, vm_id: UUID | None) -> None:
+    """Note that what a client sees of a VM changes, although none of its columns does: an interface or attachment."""
+    # `onupdate` writes `updated_at`, and a trigger `changed`. The VM's row is locked before the other (see models.py).
+    await tx.execute(update(VM).where(VM.id == vm_id).values(attaching=VM.attaching))
 
 
 def violated_constraint(error: IntegrityError) -> str | None:

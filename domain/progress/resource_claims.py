@@ -16,7 +16,8 @@ from domain.data.guests import UserData
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import ExtendVolume, control_of, parameters_of
 from domain.data.queries import has_begun
-from domain.rules.lifecycle import accept_change, change_of
+from domain.rules.errors import InvalidTransitionError
+from domain.rules.lifecycle import accept_change, change_of, is_at_rest
 from domain.rules.messages import LeftoversResult
 from domain.rules.resources import AttachmentStatus, Before, Change, Kind, ResourceStatus, VolumeStatus
 from domain.rules.states import Action
@@ -40,7 +41,11 @@ def kind_of(model: type[Resource]) -> Kind:
 
 async def claim(tx: AsyncConnection, model: type[T], row: T, action: Action, operation_id: UUID) -> None:
     """Let an operation claim a locked row. InvalidTransitionError if the lifecycle table refuses."""
-    status = accept_change(action, kind_of(model), row.status)
+    try:
+        status = accept_change(action, kind_of(model), row.status)
+    except InvalidTransitionError as error:
+        error.operation_id = None if is_at_rest(kind_of(model), row.status) else row.operation_id
+        raise
     (key,) = model.__table__.primary_key
     await tx.execute(_update(model, [key == getattr(row, key.name)], status=status, operation_id=operation_id))
 

@@ -14,9 +14,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, exists, extract, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.data.models import VM, Attachment, CloudResource, Operation
+from domain.data.models import VM, Attachment, CloudResource, Interface, Operation
 from domain.data.parameters import Resize, Restore, RevertResize, control_of, parameters_of
-from domain.data.queries import fetch_one, from_now, has_begun, lock_vm, update_vm
+from domain.data.queries import fetch_one, from_now, has_begun, lock_vm, note_vm_changed, update_vm
 from domain.progress import resource_claims
 from domain.rules import lifecycle
 from domain.rules.errors import CanceledError, SupersededError
@@ -102,6 +102,8 @@ async def note_created(
     (key,) = model.__table__.primary_key
     held = (key == id, model.operation_id == input.operation_id)
     is_current = exists().where(*_is_current(input))
+    if model in {Interface, Attachment}:
+        await note_vm_changed(tx, input.vm_id)
     written = await tx.execute(update(model).where(*held, is_current).values(values))
     if not written.rowcount:
         raise SupersededError(f"Operation {input.operation_id} no longer holds what it has created.")

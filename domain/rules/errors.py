@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final
+from uuid import UUID
 
 from domain.rules.states import TaskState
 
@@ -138,7 +139,10 @@ class QuotaExceededError(ServiceError):
 
 
 class InvalidTransitionError(ServiceError):
-    """The lifecycle table refuses the action in the current state of the VM, or of another `resource`."""
+    """The lifecycle table refuses the action in the current state of the VM, or of another `resource`.
+
+    `operation_id` is the operation that it has to wait for, if that is the reason.
+    """
 
     code = "invalid_transition"
 
@@ -150,6 +154,7 @@ class InvalidTransitionError(ServiceError):
         self.status = status
         self.task_state = task_state
         self.allowed_actions = allowed_actions
+        self.operation_id: UUID | None = None
 
     @staticmethod
     def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:

@@ -125,6 +125,11 @@ def accept_change(action: Action, kind: Kind, status: ResourceStatus) -> Resourc
     raise InvalidTransitionError(action.word, status, None, allowed_changes(kind, status), resource=kind)
 
 
+def is_at_rest(kind: Kind, status: ResourceStatus) -> bool:
+    """Whether no operation changes a resource in this status."""
+    return all(status is not change.during for rule in TABLE.values() for change in rule.changes if change.kind is kind)
+
+
 def allowed_changes(kind: Kind, status: ResourceStatus) -> list[str]:
     """Return the words of all actions on a resource that may begin in this status."""
     # A create or a delete of a VM is no action on the resource, although it changes the resource, too.

@@ -51,7 +51,8 @@ async def known_ids(user: User, request: pytest.FixtureRequest) -> dict[str, str
     }
 
 
-schema = schemathesis.openapi.from_dict(create_app(make_settings("postgresql://unused/unused")).openapi())
+document = create_app(make_settings("postgresql://unused/unused")).openapi()
+schema = schemathesis.openapi.from_dict(document).exclude(path_regex="/events$")  # their answers have no end
 
 
 @schema.parametrize()
@@ -61,5 +62,7 @@ def test_every_answer_is_documented_and_not_a_5xx(
 ) -> None:
     if case.path_parameters and len(case.headers or {}) % 2 == 0:
         case.path_parameters = {name: known_ids.get(name, value) for name, value in case.path_parameters.items()}
+    if case.query and "wait" in case.query:
+        case.query["wait"] = min(case.query["wait"], 1) if isinstance(case.query["wait"], int) else case.query["wait"]
     login = {"Authorization": user.http.headers["Authorization"]}
     case.call_and_validate(base_url=stack.url.removesuffix("/api/v1"), headers=login, checks=CHECKS)

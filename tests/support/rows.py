@@ -161,6 +161,7 @@ async def add_attachment(
         "delete_on_termination": False,
         "operation_id": uuid4(),
     }
+    await queries.note_vm_changed(tx, vm.id)
     return await queries.insert_row(tx, Attachment, **row | values)
 
 
@@ -182,6 +183,7 @@ async def add_interface(
         "status": status,
         "operation_id": uuid4(),
     }
+    await queries.note_vm_changed(tx, vm.id)
     return await queries.insert_row(tx, Interface, **row | values)
 
 

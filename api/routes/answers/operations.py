@@ -5,11 +5,12 @@ from operator import attrgetter
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field, PlainSerializer, ValidationInfo
 
 from api.web.models import Answer, Page
+from domain.data.views import shown_parameters
 from domain.rules.resources import Kind
-from domain.rules.states import OperationStatus, TaskState
+from domain.rules.states import Action, OperationStatus, TaskState
 
 
 class Fault(Answer):
@@ -19,18 +20,26 @@ class Fault(Answer):
     message: str
 
 
+def _shown(input: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    return shown_parameters(info.data["action"], input)
+
+
 class Operation(Answer):
     """A request to do something with a resource: who made it, its progress, and why it failed.
 
-    A reset-state has no workflow: its `workflow_id` is empty and its `temporal_url` null.
+    `parameters` is what was requested, by names and ids: of a resize, the new flavor and the one before. A reset-state
+    has no workflow: its `workflow_id` is empty and its `temporal_url` null.
     """
 
     id: UUID
-    action: Annotated[str, BeforeValidator(attrgetter("word"))]
+    action: Annotated[Action, PlainSerializer(attrgetter("word"), return_type=str)]
     status: OperationStatus
     resource_type: Kind
     resource_id: UUID
     vm_id: UUID | None
+    parameters: Annotated[dict[str, Any], BeforeValidator(_shown)] = Field(
+        validation_alias="input", examples=[{"type": "SOFT"}]
+    )
     step: TaskState | None
     progress: int
     attempt: int

@@ -18,8 +18,36 @@ def _names(groups: list[dict[str, str]] | None) -> list[str] | None:
     return None if groups is None else [group["name"] for group in groups]
 
 
+class Size(Answer):
+    """The flavor of a VM: `ram_mb` in MiB, `disk_gb` in GiB."""
+
+    id: UUID
+    name: str
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
+
+
+class Address(Answer):
+    """An address of a VM in a network; the addresses are null until the cloud has chosen them."""
+
+    network_id: UUID
+    network: str = Field(description="The network's name.")
+    ip_address: str | None = Field(examples=["10.0.0.17"])
+    mac_address: str | None = Field(examples=["fa:16:3e:7c:55:01"])
+
+
+class AttachedVolume(Answer):
+    """A volume of a VM; `device` is null until the cloud has chosen it."""
+
+    volume_id: UUID
+    device: str | None = Field(examples=["/dev/vdb"])
+
+
 class VM(Answer):
     """A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle.
+
+    `previous_flavor_id` is set in VERIFY_RESIZE: a revert of the resize brings that flavor back.
 
     `snapshot_id` or `boot_volume_id` is set if it was built from a snapshot, or boots from a volume. `image_id` is then
     the image from which that was made. `availability_zone` is null until the cloud has chosen it, if its request did
@@ -31,7 +59,11 @@ class VM(Answer):
     status: Status
     task_state: TaskState | None
     flavor_id: UUID
+    flavor: Size
+    previous_flavor_id: UUID | None
     image_id: UUID
+    addresses: list[Address]
+    volumes: list[AttachedVolume]
     labels: dict[str, str]
     fault: Fault | None
     operation_id: UUID

@@ -1,0 +1,205 @@
+"""Tells requests what has changed in the database: those that wait for a resource, and those that follow a user's.
+
+One task in each process looks for changed rows, four times a second and only while somebody wants to know. It finds
+them with one query, whoever made the change and however many requests wait. The changed resources that somebody waits
+for or follows are then read once, for all of them. PostgreSQL's NOTIFY would save the looks, but it needs a connection
+of its own, which PgBouncer in transaction mode does not give, and it makes all commits wait for one lock.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from api.background.listeners import Change, News, Stream, Watch
+from domain.data import changes, outages
+from domain.data.changes import Changed, LostTrackError, Position
+from domain.data.views import View
+
+logger = logging.getLogger(__name__)
+
+INTERVAL = 0.25  # seconds between two looks
+PAUSE_AFTER_ERROR = 1.0  # seconds
+MOST_OF_USER = 1_000  # requests of one user that wait or follow at the same time
+MOST_RESUMED = 1_000  # changes that a client gets that comes back
+BATCH = 500  # rows that one query reads
+
+
+class TooManyWaitingError(Exception):
+    """The user has as many requests that wait or follow as one may have."""
+
+
+class Changes:
+    """The requests of this process that wait or follow. `views` has what is read of the rows of each table."""
+
+    def __init__(self, autocommit: AsyncEngine, views: Mapping[str, View]) -> None:
+        self._autocommit = autocommit
+        self.views = views
+        self._watches: dict[UUID, set[Watch]] = {}
+        self._streams: dict[UUID, set[Stream]] = {}
+        self._joining: list[Stream] = []
+        self._of_user: Counter[UUID] = Counter()
+        self._last: Position | None = None
+        self._looked_at = 0.0
+        self._is_wanted = asyncio.Event()
+        self._is_over = False
+
+    @contextlib.contextmanager
+    def watch(self, user_id: UUID, ids: Iterable[UUID]) -> Iterator[Watch]:
+        """Watch resources. Read them after this, so that no change falls between. TooManyWaitingError."""
+        watch, ids = Watch(), list(ids)
+        with self._counted(user_id):
+            for id in ids:
+                self._watches.setdefault(id, set()).add(watch)
+            if self._is_over:
+                watch.end()
+            self._is_wanted.set()
+            try:
+                yield watch
+            finally:
+                for id in ids:
+                    _discard(self._watches, id, watch)
+
+    @contextlib.contextmanager
+    def follow(self, owner_id: UUID, last: Position | None) -> Iterator[Stream]:
+        """Follow all resources of a user, from the last position on or from now. TooManyWaitingError."""
+        stream = Stream(owner_id, last)
+        with self._counted(owner_id):
+            self._joining.append(stream)
+            if self._is_over:
+                stream.end()
+            self._is_wanted.set()
+            try:
+                yield stream
+            finally:
+                if stream in self._joining:
+                    self._joining.remove(stream)
+                _discard(self._streams, owner_id, stream)
+
+    def is_current(self) -> bool:
+        """Whether what has been told is what the database had a moment ago."""
+        return time.monotonic() - self._looked_at < 2 * INTERVAL + PAUSE_AFTER_ERROR
+
+    def end(self) -> None:
+        """Answer all requests that wait, and end all streams, because the process stops."""
+        self._is_over = True
+        for watch in self._all_watches():
+            watch.end()
+        for stream in [*self._joining, *self._all_streams()]:
+            stream.end()
+
+    async def run(self) -> None:
+        """Look for changes while somebody wants to know."""
+        while True:
+            await self._is_wanted.wait()
+            pause = INTERVAL
+            try:
+                async with self._autocommit.connect() as connection:
+                    await self._look(connection)
+                    await self._join(connection)
+                outages.log.succeeded()
+            except Exception as error:
+                if not outages.is_outage(error):
+                    logger.exception("could not look for changes")
+                else:
+                    outages.log.failed(error)
+                pause = PAUSE_AFTER_ERROR
+            if not (self._watches or self._streams or self._joining):
+                self._last = None
+                self._is_wanted.clear()
+            await asyncio.sleep(pause)
+
+    @contextlib.contextmanager
+    def _counted(self, user_id: UUID) -> Iterator[None]:
+        if self._of_user[user_id] >= MOST_OF_USER:
+            raise TooManyWaitingError
+        self._of_user[user_id] += 1
+        try:
+            yield
+        finally:
+            self._of_user[user_id] -= 1
+            if not self._of_user[user_id]:
+                del self._of_user[user_id]
+
+    async def _look(self, connection: AsyncConnection) -> None:
+        """Tell what has changed since the last look."""
+        if self._last is None:
+            self._restart(await changes.position(connection))
+            return
+        try:
+            now, found = await changes.since(connection, self._last)
+        except LostTrackError as error:
+            self._restart(error.now)
+            return
+        wanted = [each for each in found if each.id in self._watches or each.owner_id in self._streams]
+        read = await self._read(connection, wanted)
+        self._last, self._looked_at = now, time.monotonic()  # only now: after an error the next look finds them again
+        news: dict[UUID, list[Change]] = {}
+        for change in read:
+            for watch in self._watches.get(change.row.id, ()):
+                watch.note(change.row.id, change.row)
+            news.setdefault(change.row.owner_id, []).append(change)
+        for owner_id, streams in self._streams.items():
+            for stream in streams:
+                if owner_id in news:
+                    stream.tell(News(news[owner_id], now))
+                else:
+                    stream.position = now
+
+    def _restart(self, now: Position) -> None:
+        """Begin at a position. What happened before it may have been missed."""
+        self._last, self._looked_at = now, time.monotonic()
+        for watch in self._all_watches():
+            watch.doubt()
+        for stream in self._all_streams():
+            stream.tell(News([], now, is_reset=True))
+
+    async def _join(self, connection: AsyncConnection) -> None:
+        """Let the streams begin that have come since the last look, each at its own position."""
+        # One after the other, and by the task that looks: no stream is told something older after something newer.
+        while self._joining and self._last:
+            stream = self._joining[0]
+            news = await self._missed(connection, stream, self._last)
+            if stream in self._joining:  # its client may have gone away meanwhile
+                self._joining.remove(stream)
+                self._streams.setdefault(stream.owner_id, set()).add(stream)
+                stream.tell(news)
+
+    async def _missed(self, connection: AsyncConnection, stream: Stream, now: Position) -> News:
+        if stream.last is None:
+            return News([], now)
+        try:
+            position, found = await changes.since(connection, stream.last, owner_id=stream.owner_id, most=MOST_RESUMED)
+        except LostTrackError as error:
+            return News([], error.now, is_reset=True)
+        return News(await self._read(connection, found), position)
+
+    async def _read(self, connection: AsyncConnection, found: Sequence[Changed]) -> list[Change]:
+        """Read the changed resources, as they are now."""
+        result = list[Change]()
+        for table, view in self.views.items():
+            ids = [each.id for each in found if each.table == table]
+            for start in range(0, len(ids), BATCH):
+                rows = await connection.execute(view.rows.where(view.id.in_(ids[start : start + BATCH])))
+                result += [Change(view.kind, row) for row in rows]
+        return result
+
+    def _all_watches(self) -> set[Watch]:
+        return {watch for watches in self._watches.values() for watch in watches}
+
+    def _all_streams(self) -> list[Stream]:
+        return [stream for streams in self._streams.values() for stream in streams]
+
+
+def _discard(groups: dict[UUID, set[Any]], key: UUID, member: Any) -> None:
+    """Remove a member of a group, and the group with its last one."""
+    group = groups.get(key, set())
+    group.discard(member)
+    if not group:
+        groups.pop(key, None)

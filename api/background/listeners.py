@@ -1,0 +1,109 @@
+"""What a request hears of changes: one that waits for resources, and one that follows all resources of a user."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from domain.data.changes import Position
+
+MOST_PENDING: Final = 1_000  # changes that a client has not read yet
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A resource that has changed: its kind, and its row as it is now.
+
+    `rendered` keeps its body, for all that follow it.
+    """
+
+    kind: str
+    row: Any
+    rendered: list[bytes] = field(default_factory=list)
+
+
+class Watch:
+    """What has happened to the resources that a request waits for since it last asked."""
+
+    def __init__(self) -> None:
+        self._rows: dict[UUID, Any] = {}
+        self._is_unsure = False
+        self._happened = asyncio.Event()
+        self.is_over = False  # the process is about to stop
+
+    async def next(self, seconds: float) -> Mapping[UUID, Any] | None:
+        """Wait for a change and return the newest rows by id; none of them if nothing has changed in that time.
+
+        None means that something may have been missed: read the resources again.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._happened.wait()
+        rows, self._rows = self._rows, {}
+        was_unsure, self._is_unsure = self._is_unsure, False
+        if not self.is_over:
+            self._happened.clear()
+        return None if was_unsure else rows
+
+    def note(self, id: UUID, row: Any) -> None:
+        """Note that a resource has changed."""
+        self._rows[id] = row
+        self._happened.set()
+
+    def doubt(self) -> None:
+        """Note that something may have been missed."""
+        self._is_unsure = True
+        self._happened.set()
+
+    def end(self) -> None:
+        """Wait no longer."""
+        self.is_over = True
+        self._happened.set()
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Changes that a client is told of together, and the position that it has then. `is_reset`: some are unknown."""
+
+    changes: Sequence[Change]
+    position: Position
+    is_reset: bool = False
+
+
+class Stream:
+    """The changes of a user's resources that a client follows, from a position on or from now."""
+
+    def __init__(self, owner_id: UUID, last: Position | None) -> None:
+        self.owner_id = owner_id
+        self.last = last
+        self.position: Position | None = None  # once it has begun
+        self._news: list[News] = []
+        self._happened = asyncio.Event()
+        self._is_over = False
+
+    async def next(self, seconds: float) -> list[News] | None:
+        """Wait for news; none if nothing has happened in that time. None means that the stream has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._happened.wait()
+        news, self._news = self._news, []
+        if self._is_over:
+            return news or None
+        self._happened.clear()
+        return news
+
+    def tell(self, news: News) -> None:
+        """Add news. The stream of a client that does not read ends; the client can come back and resume it."""
+        self.position = news.position
+        if sum(len(each.changes) for each in self._news) + len(news.changes) > MOST_PENDING:
+            self.end()
+            return
+        self._news.append(news)
+        self._happened.set()
+
+    def end(self) -> None:
+        """Tell nothing more."""
+        self._is_over = True
+        self._happened.set()

@@ -1,0 +1,102 @@
+"""Requests that wait until resources have changed as their clients want.
+
+A request that waits holds no slot of Admission and no database connection. The task that looks for changes
+(api/background/changes.py) tells it of them.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Query, Request
+
+from api.background.changes import MOST_OF_USER, TooManyWaitingError
+from api.web.dependencies import ProcessState
+from api.web.fields import PLAIN_DIGITS
+from api.web.models import FieldError
+from api.web.problems import ProblemError
+
+LONGEST_WAIT = 60  # seconds
+# A resource comes from these into another status only if somebody asks for it.
+_ENDS = {"ERROR", "DELETED"}
+
+Rows = Mapping[UUID, Any]
+"""Rows by id."""
+
+Wait = Annotated[
+    int,
+    Query(
+        ge=0,
+        le=LONGEST_WAIT,
+        description="The most seconds to wait until no operation changes the resource any more. The answer comes as "
+        "soon as that is so, or else after this time with the resource as it is then.",
+    ),
+    PLAIN_DIGITS,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """What a request waits for, and how many seconds: one of the statuses or, without them, that the resource rests."""
+
+    seconds: int = 0
+    statuses: frozenset[str] = frozenset()
+
+    def has_come(self, row: Any, *, is_at_rest: bool) -> bool:
+        """Whether it has come."""
+        if not self.statuses or row.status in _ENDS:
+            return is_at_rest
+        return row.status in self.statuses
+
+
+def until(wait: int, statuses: Collection[str]) -> Until:
+    """What a request waits for; ProblemError if it names statuses and no time."""
+    if statuses and not wait:
+        detail = "`for` says what to wait for. Send `wait` with it: the most seconds to wait."
+        raise ProblemError("validation_failed", detail, [FieldError(code="missing", detail=detail, parameter="wait")])
+    return Until(wait, frozenset(statuses))
+
+
+async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to tell
+    process: ProcessState,
+    request: Request,
+    user_id: UUID,
+    seconds: int,
+    ids: Collection[UUID],
+    read: Callable[[], Awaitable[Rows]],
+    is_over: Callable[[Rows], bool],
+) -> Rows:
+    """Wait until `is_over` the rows, or the time, or the process stops, or the client goes away; return the rows."""
+    try:
+        with process.changes.watch(user_id, ids) as watch:
+            rows = await read()  # once it is watched, so that no change falls between
+            deadline = asyncio.get_running_loop().time() + seconds
+            request.scope["release_slot"]()
+            leaving = asyncio.create_task(_client_leaves(request))
+            leaving.add_done_callback(lambda _: watch.end())
+            try:
+                while not is_over(rows) and not watch.is_over:
+                    left = deadline - asyncio.get_running_loop().time()
+                    if left <= 0:
+                        break
+                    changed = await watch.next(left)
+                    rows = await read() if changed is None else {**rows, **changed}
+            finally:
+                leaving.cancel()
+            # While PostgreSQL is away nobody is told anything.
+            return rows if is_over(rows) or process.changes.is_current() else await read()
+    except TooManyWaitingError:
+        raise too_many_waiting() from None
+
+
+def too_many_waiting() -> ProblemError:
+    """The answer to a user who has as many requests that wait as one may have."""
+    detail = f"You have {MOST_OF_USER} requests that wait or follow events. Wait until some of them have ended."
+    return ProblemError("too_many_waiting", detail)
+
+
+async def _client_leaves(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

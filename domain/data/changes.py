@@ -1,0 +1,103 @@
+"""Finds the rows that have changed since an earlier look, by the transactions that changed them.
+
+Each row has the id of the transaction that changed it last (`changed`). A position is a snapshot of PostgreSQL: it says
+which transactions were visible when it was taken. So the rows that are new since a position are exactly those whose
+transaction is visible now and was not then. No transaction is missed, in whatever order they commit, and nobody has to
+keep what has changed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+MOST: Final = 10_000  # rows that one look finds
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A moment in the life of a database: what a look has seen.
+
+    `timeline` changes when a standby becomes the primary. It may lack transactions of the old one, and may give their
+    ids to others, so snapshots of two timelines cannot be compared.
+    """
+
+    timeline: str
+    snapshot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A row that has changed: its table, its id and its owner."""
+
+    table: str
+    id: UUID
+    owner_id: UUID
+
+
+class LostTrackError(Exception):
+    """What has changed since the position cannot be told. `now` is the present position."""
+
+    def __init__(self, now: Position) -> None:
+        super().__init__("what has changed cannot be told")
+        self.now = now
+
+
+_TABLES: Final = ("vms", "volumes", "snapshots", "operations")
+_NOW: Final = """
+    SELECT CAST(pg_current_snapshot() AS text) AS snapshot,
+           left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
+"""
+# Ordered by `changed`, so that each part is read from its index, and only the few rows at its end.
+_PART: Final = """
+    (SELECT '{table}' AS table_name, id, owner_id FROM {table}
+     WHERE changed >= pg_snapshot_xmin(CAST(CAST(:since AS text) AS pg_snapshot))
+       AND changed < pg_snapshot_xmax(CAST(now.snapshot AS pg_snapshot))
+       AND NOT pg_visible_in_snapshot(changed, CAST(CAST(:since AS text) AS pg_snapshot)) {condition}
+     ORDER BY changed LIMIT :most)
+"""
+
+
+_LOOK: Final = """
+    WITH now AS MATERIALIZED ({now})
+    SELECT now.snapshot, now.timeline, table_name, id, owner_id,
+           pg_snapshot_xmax(CAST(now.snapshot AS pg_snapshot))
+           < pg_snapshot_xmax(CAST(CAST(:since AS text) AS pg_snapshot))
+           AS is_older
+    FROM now LEFT JOIN LATERAL ({parts}) AS found ON true
+"""
+
+
+def _changes(condition: str) -> Any:
+    parts = " UNION ALL ".join(_PART.format(table=table, condition=condition) for table in _TABLES)
+    # Without a row of `found` there is still one row, with the position.
+    return text(_LOOK.format(now=_NOW, parts=parts))
+
+
+_OF_ALL: Final = _changes("")
+_OF_OWNER: Final = _changes("AND owner_id = :owner_id")
+
+
+async def position(connection: AsyncConnection) -> Position:
+    """The present position."""
+    row = (await connection.execute(text(_NOW))).one()
+    return Position(row.timeline, row.snapshot)
+
+
+async def since(
+    connection: AsyncConnection, last: Position, *, owner_id: UUID | None = None, most: int = MOST
+) -> tuple[Position, Sequence[Changed]]:
+    """The present position, and the rows of all owners or of one that have changed since the last position.
+
+    LostTrackError if they are more than `most` in a table, or if the database is another one, or an older copy of it.
+    """
+    parameters = {"since": last.snapshot, "most": most + 1} | ({"owner_id": owner_id} if owner_id else {})
+    rows = (await connection.execute(_OF_OWNER if owner_id else _OF_ALL, parameters)).all()
+    now = Position(rows[0].timeline, rows[0].snapshot)
+    found = [Changed(row.table_name, row.id, row.owner_id) for row in rows if row.id is not None]
+    if now.timeline != last.timeline or rows[0].is_older or len(found) > most:
+        raise LostTrackError(now)
+    return now, found
