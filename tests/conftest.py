@@ -34,9 +34,9 @@ BEGIN
     RETURN NULL;
 END
 $$;
-CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER INSERT OR UPDATE OF ip_address, mac_address OR DELETE ON interfaces
+CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER UPDATE OF ip_address, mac_address OR DELETE ON interfaces
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_too();
-CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER INSERT OR UPDATE OF device OR DELETE ON attachments
+CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER UPDATE OF device OR DELETE ON attachments
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_too();
 """
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder created in it is private

@@ -21,8 +21,8 @@ MOST: Final = 10_000  # rows that one look finds
 class Position:
     """A moment in the life of a database: what a look has seen.
 
-    `timeline` changes when a standby becomes the primary. It may lack transactions of the old one, and may give their
-    ids to others, so snapshots of two timelines cannot be compared.
+    `timeline` changes when a standby becomes the primary, and a standby has none. The new primary may lack transactions
+    of the old one and give their ids to others, so snapshots of two timelines cannot be compared.
     """
 
     timeline: str
@@ -49,7 +49,8 @@ class LostTrackError(Exception):
 _TABLES: Final = ("vms", "volumes", "snapshots", "operations")
 _NOW: Final = """
     SELECT CAST(pg_current_snapshot() AS text) AS snapshot,
-           left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) AS timeline
+           CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END
+           AS timeline
 """
 # Ordered by `changed`, so that each part is read from its index, and only the few rows at its end.
 _PART: Final = """

@@ -21,13 +21,14 @@ from tests.activities.cloud import complete_changes, count_rows, ports_of, serve
 from tests.activities.conftest import Run
 from tests.activities.mock_cloud import add_volume, token
 from tests.activities.operations import add_pending_interface, prepare_operation
-from tests.support.rows import add_held_vm
+from tests.support.rows import add_held_vm, note_vms_changed
 
 
 async def let_the_cloud_choose(engine: AsyncEngine, *interfaces: UUID) -> None:
     """Let these interfaces have no addresses yet."""
     async with engine.begin() as tx:
         unknown = {"ip_address": None, "mac_address": None}
+        await note_vms_changed(tx)
         await tx.execute(update(Interface).where(Interface.id.in_(interfaces)).values(unknown))
 
 
@@ -120,6 +121,7 @@ async def test_the_device_of_an_attached_volume_is_known_after_the_step(
     input = await prepare_operation(engine, backend, Action.ATTACH_VOLUME)
     if wanted is None:
         async with engine.begin() as tx:
+            await note_vms_changed(tx)
             await tx.execute(update(Attachment).values(device=None))
             await tx.execute(update(Operation).values(input={"name": "data"}))
     for _ in range(2):

@@ -18,6 +18,7 @@ from domain.rules.resources import Kind
 from domain.upkeep.findings import Difference, Drift
 from tests.activities.cloud import add_server, inventory
 from tests.activities.drift import add_drift, add_idle_vm, change_cloud
+from tests.support.rows import note_vms_changed
 
 Change = Callable[[], Awaitable[None]]
 PORT = {"network_id": uuid4(), "ip_address": "10.0.0.9", "mac_address": "fa:16:3e:00:00:09"}
@@ -71,6 +72,7 @@ async def test_a_row_that_changes_while_the_cloud_is_asked_is_left_to_the_next_c
 
     async def change() -> None:
         async with engine.begin() as tx:
+            await note_vms_changed(tx)
             await tx.execute(update(model).values(values))
 
     change_during(monkeypatch, backend, verb, change)

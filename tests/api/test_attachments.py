@@ -20,7 +20,7 @@ from tests.api.vm_resources import (
     vm_of,
     volume_of,
 )
-from tests.support.rows import read_vm
+from tests.support.rows import note_vms_changed, read_vm
 
 FIELDS = {*("volume_id", "vm_id", "device", "status", "delete_on_termination", "operation_id", "created_at")}
 DEVICES = [f"/dev/vd{letter}" for letter in "bcdefghijklmnopqrstuvwxyz"]
@@ -86,6 +86,7 @@ async def test_a_volume_gets_the_first_free_device_and_the_26th_volume_is_refuse
     assert (await ada.http.get(f"/volumes/{volumes[-1].id}")).json()["status"] == "AVAILABLE"
     assert (await read_vm(engine, vm.id)).attaching == 25
     async with engine.begin() as tx:
+        await note_vms_changed(tx)
         await tx.exec_driver_sql("DELETE FROM attachments WHERE device = '/dev/vdk'")
     retry = await ada.http.post(path, json={"volume_id": str(volumes[-1].id)})
     assert retry.json()["device"] == "/dev/vdk"

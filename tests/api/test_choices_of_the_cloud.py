@@ -14,7 +14,7 @@ from domain.settings import Settings
 from tests.api.conftest import Person, operations_of
 from tests.api.networks import EDGE, PRIVATE, attach, interfaces_of, is_valid
 from tests.api.vm_resources import vm_of, volume_of
-from tests.support.rows import add_attachment, add_interface, add_user, add_vm, add_volume
+from tests.support.rows import add_attachment, add_interface, add_user, add_vm, add_volume, note_vms_changed
 
 
 @pytest.fixture
@@ -61,6 +61,7 @@ async def test_an_attached_interface_has_no_addresses_until_the_cloud_has_chosen
     (operation,) = await operations_of(engine, vm.id)
     assert operation.input == {"network": "tenant", "network_id": tenant}
     async with engine.begin() as tx:
+        await note_vms_changed(tx)
         await tx.execute(update(Interface).values(ip_address="10.9.0.2", mac_address="fa:16:3e:00:00:01"))
     assert [chosen(interface) for interface in await interfaces_of(ada, vm.id)] == [("10.9.0.2", "fa:16:3e:00:00:01")]
 
@@ -69,6 +70,7 @@ async def test_an_interface_without_addresses_can_be_detached(ada: Person, engin
     vm = await vm_of(ada, engine)
     async with engine.begin() as tx:
         row = await add_interface(tx, vm)
+        await note_vms_changed(tx)
         await tx.execute(update(Interface).values(network_id=tenant, ip_address=None, mac_address=None))
     assert (await ada.http.delete(f"/vms/{vm.id}/interfaces/{row.id}")).status_code == 204
     (operation,) = await operations_of(engine, vm.id)
@@ -93,6 +95,7 @@ async def test_an_attachment_has_no_device_until_the_cloud_has_chosen_it(ada: Pe
     assert operation.input == {"name": "data", "delete_on_termination": False}
     assert (await ada.http.get(f"/volumes/{volume.id}")).json()["device"] is None
     async with engine.begin() as tx:
+        await note_vms_changed(tx)
         await tx.execute(update(Attachment).values(device="/dev/sdb"))
     assert (await ada.http.get(f"/vms/{vm.id}/volumes/{volume.id}")).json()["device"] == "/dev/sdb"
 

@@ -20,6 +20,7 @@ from api.routes.events import render
 from api.web import event_stream, security
 from api.web.event_stream import _events
 from api.web.security import Caller
+from domain.data import queries
 from domain.data.changes import Position
 from domain.data.models import VM, Operation, Volume
 from domain.data.queries import update_vm
@@ -250,6 +251,7 @@ async def test_an_event_shows_the_addresses_and_volumes_that_changed_with_the_vm
         await client.next("comment")
         async with engine.begin() as tx:
             volume = await add_volume(tx, ada.user, status=VolumeStatus.IN_USE)
+            await queries.note_vm_changed(tx, vm.id)
             await add_attachment(tx, vm, volume, device="/dev/vdb")
         assert (await client.next("vm")).data["volumes"] == [{"volume_id": str(volume.id), "device": "/dev/vdb"}]
 

@@ -161,7 +161,6 @@ async def add_attachment(
         "delete_on_termination": False,
         "operation_id": uuid4(),
     }
-    await queries.note_vm_changed(tx, vm.id)
     return await queries.insert_row(tx, Attachment, **row | values)
 
 
@@ -183,8 +182,12 @@ async def add_interface(
         "status": status,
         "operation_id": uuid4(),
     }
-    await queries.note_vm_changed(tx, vm.id)
     return await queries.insert_row(tx, Interface, **row | values)
+
+
+async def note_vms_changed(tx: AsyncConnection) -> None:
+    """Update the rows of all VMs, as a transaction has to that changes their interfaces or attachments."""
+    await tx.execute(update(VM).values(attaching=VM.attaching))
 
 
 def new_operation(action: Action, **values: Any) -> NewOperation:
