@@ -11,6 +11,7 @@ from api import VERSION
 from api.background import housekeeping
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
+from api.background.token_uses import TokenUses
 from api.background.workflow_recovery import WorkflowRecovery
 from api.routes import (
     actions,
@@ -25,6 +26,7 @@ from api.routes import (
     servers,
     snapshots,
     ssh_keys,
+    tokens,
     vms,
     volumes,
 )
@@ -34,6 +36,7 @@ from api.web.dependencies import ProcessState
 from api.web.headers import HeadAsGet, ResponseHeaders
 from api.web.logins import Logins
 from api.web.middleware import Admission, BufferedBody, RequestContext
+from api.web.program_tokens import ProgramTokens
 from api.web.security import Signing
 from domain import temporal
 from domain.data import database
@@ -41,14 +44,15 @@ from domain.settings import Settings
 
 DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
-# Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping and readiness.
-RESERVED_CONNECTIONS = 4
+# Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping, readiness and the
+# uses of tokens.
+RESERVED_CONNECTIONS = 5
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
     *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
-    *(operations, ssh_keys, catalogue, placement, admin, servers),
+    *(operations, ssh_keys, tokens, catalogue, placement, admin, servers),
 )
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 
@@ -110,17 +114,19 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT, lazy=True)
     dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
     recovery = WorkflowRecovery(engine, client, dispatcher)
+    token_uses = TokenUses(engine)
     delivering = asyncio.create_task(dispatcher.run())
     others = [
         asyncio.create_task(recovery.run()),
         asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days)),
+        asyncio.create_task(token_uses.run()),
     ]
     hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
         autocommit = database.autocommit(engine)
-        readiness = Readiness(autocommit, client)
+        readiness, tokens = Readiness(autocommit, client), ProgramTokens(autocommit, token_uses)
         yield ProcessState(
-            settings, signing, engine, autocommit, client, dispatcher, recovery, hashing, logins, readiness
+            settings, signing, engine, autocommit, client, dispatcher, recovery, hashing, logins, readiness, tokens
         )
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
