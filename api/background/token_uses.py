@@ -13,6 +13,7 @@ from domain.data import outages
 logger = logging.getLogger(__name__)
 
 PAUSE: Final = 1.0  # seconds from one write to the next
+PAUSE_AFTER_ERROR: Final = 60.0  # seconds; an outage is logged once a minute, and no use is written more often
 
 
 class TokenUses:
@@ -34,11 +35,13 @@ class TokenUses:
             await self._has_noted.wait()
             self._has_noted.clear()
             noted, self._noted = self._noted, set()
-            try:
-                async with self._engine.begin() as tx:
-                    await note_uses(tx, noted)
-            except Exception as error:  # noqa: BLE001 - the next use of each token is noted again
-                logger.warning(
-                    "the last use of %d tokens could not be written: %s", len(noted), outages.describe(error)
-                )
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(PAUSE if await self._write(noted) else PAUSE_AFTER_ERROR)
+
+    async def _write(self, noted: set[UUID]) -> bool:
+        try:
+            async with self._engine.begin() as tx:
+                await note_uses(tx, noted)
+        except Exception as error:  # noqa: BLE001 - the next use of each token is noted again
+            logger.warning("the last use of %d tokens could not be written: %s", len(noted), outages.describe(error))
+            return False
+        return True

@@ -3,6 +3,7 @@
 Each request looks its token up, so a token that is deleted stops at once, in every process.
 """
 
+import asyncio
 import hashlib
 import re
 import secrets
@@ -10,7 +11,7 @@ from collections import OrderedDict
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, bindparam, func, or_, select
+from sqlalchemy import ARRAY, LargeBinary, Row, any_, bindparam, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background.token_uses import TokenUses
@@ -20,12 +21,15 @@ from domain.data.accounts import ProgramToken, User
 from domain.rules.scopes import Scope
 
 PREFIX: Final = "vma_"
+LOOKS: Final = 2  # at once; a second one, because the first may meet a connection that hangs
 REMEMBERED: Final = 4096  # tokens of which a process knows the owner
 _SECRET_SIZE: Final = 32  # bytes
 _FORM: Final = re.compile(rf"{PREFIX}[0-9a-f]{{{2 * _SECRET_SIZE}}}")
-_FOUND: Final = (
+_Found = dict[bytes, Row[*tuple[Any, ...]]]  # by digest
+_ROWS: Final = (
     select(
         ProgramToken.id,
+        ProgramToken.digest,
         ProgramToken.owner_id,
         ProgramToken.scopes,
         ProgramToken.expires_at,
@@ -36,7 +40,7 @@ _FOUND: Final = (
         ),
     )
     .join(User, User.id == ProgramToken.owner_id)
-    .where(ProgramToken.digest == bindparam("digest"))
+    .where(ProgramToken.digest == any_(bindparam("digests", type_=ARRAY(LargeBinary))))
 )
 
 
@@ -68,6 +72,9 @@ class ProgramTokens:
         self._autocommit = autocommit
         self._uses = uses
         self._owners: OrderedDict[bytes, Caller] = OrderedDict()
+        self._wanted = set[bytes]()
+        self._next: asyncio.Task[_Found] | None = None
+        self._turns = asyncio.Semaphore(LOOKS)
 
     def owner(self, token: str) -> Caller | None:
         """The owner of a token that this process has found before; whether the token still works is another matter."""
@@ -79,7 +86,9 @@ class ProgramTokens:
         found = await self._look(key) if _FORM.fullmatch(token) else None
         if found is None or found.has_ended:
             self._owners.pop(key, None)
-            raise InvalidTokenError("The token has expired." if found else "There is no such token. It may be deleted.")
+            raise InvalidTokenError(
+                "The token has expired." if found else "There is no such token. It may have been deleted."
+            )
         if found.is_due:
             self._uses.note(found.id)
         self._owners[key] = Caller(found.owner_id, found.username)
@@ -89,5 +98,17 @@ class ProgramTokens:
         return ProgramCaller(found.owner_id, found.username, frozenset(map(Scope, found.scopes)), found.expires_at)
 
     async def _look(self, key: bytes) -> Row[*tuple[Any, ...]] | None:
-        async with self._autocommit.connect() as connection:
-            return (await connection.execute(_FOUND, {"digest": key})).one_or_none()
+        """The row of a token, read together with those of other requests that wait for a look."""
+        self._wanted.add(key)
+        if self._next is None:
+            self._next = asyncio.create_task(self._look_together())
+        found = await asyncio.shield(self._next)  # a request that goes away must not cancel the look of the others
+        return found.get(key)
+
+    async def _look_together(self) -> _Found:
+        async with self._turns:
+            # Requests that come from now on wait for a later look: this one may not see what was deleted before them.
+            wanted, self._wanted, self._next = self._wanted, set(), None
+            async with self._autocommit.connect() as connection:
+                rows = await connection.execute(_ROWS, {"digests": list(wanted)})
+                return {row.digest: row for row in rows}

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from sqlalchemy import select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.background import token_uses
 from api.background.token_uses import TokenUses
 from domain import logs
 from domain.commands.program_tokens import note_uses
@@ -94,8 +95,13 @@ async def test_a_use_is_written_once_a_minute_by_all_processes_together(ada: Per
 
 
 async def test_uses_that_cannot_be_written_stop_nothing(
-    app: FastAPI, ada: Person, engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+    app: FastAPI,
+    ada: Person,
+    engine: AsyncEngine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(token_uses, "PAUSE_AFTER_ERROR", 0.2)
     program = client_of(app, await make(ada.http))
     async with engine.begin() as tx:
         await tx.execute(text("ALTER TABLE program_tokens ADD CONSTRAINT refuse CHECK (last_used_at IS NULL)"))
@@ -137,6 +143,22 @@ async def test_a_deleted_token_counts_for_its_address(app: FastAPI, engine: Asyn
         await asyncio.sleep(0.1)
         check_problem(await program.get("/flavors"), 401, "invalid_token")
     await flood
+
+
+async def test_an_outage_refuses_tokens_for_now_whether_or_not_the_process_knows_them(
+    app: FastAPI, engine: AsyncEngine, ada: Person
+) -> None:
+    known, unknown = client_of(app, await make(ada.http)), client_of(app, await make(ada.http, "other"))
+    assert (await known.get("/flavors")).status_code == 200
+    async with engine.begin() as tx:
+        await tx.execute(text("ALTER TABLE program_tokens RENAME TO renamed"))
+    for program in (known, unknown):
+        check_problem(await program.get("/flavors"), 503, "database_unavailable")
+    assert (await ada.http.get("/flavors")).status_code == 200
+    async with engine.begin() as tx:
+        await tx.execute(text("ALTER TABLE renamed RENAME TO program_tokens"))
+    for program in (known, unknown):
+        assert (await program.get("/flavors")).status_code == 200
 
 
 class Users(logging.Handler):
