@@ -12,6 +12,7 @@ from api.background import housekeeping
 from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
+from api.background.token_uses import TokenUses
 from api.background.workflow_recovery import WorkflowRecovery
 from api.routes import (
     actions,
@@ -27,6 +28,7 @@ from api.routes import (
     servers,
     snapshots,
     ssh_keys,
+    tokens,
     vms,
     volumes,
 )
@@ -37,6 +39,7 @@ from api.web.dependencies import ProcessState
 from api.web.headers import HeadAsGet, ResponseHeaders
 from api.web.logins import Logins
 from api.web.middleware import Admission, BufferedBody, RequestContext
+from api.web.program_tokens import ProgramTokens
 from api.web.security import Signing
 from domain import temporal
 from domain.data import database
@@ -45,14 +48,14 @@ from domain.settings import Settings
 DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
 # Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping, readiness and the
-# task that looks for changes.
-RESERVED_CONNECTIONS = 5
+# task that looks for changes, and the uses of tokens.
+RESERVED_CONNECTIONS = 6
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
     *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
-    *(operations, events, ssh_keys, catalogue, placement, admin, servers),
+    *(operations, events, ssh_keys, tokens, catalogue, placement, admin, servers),
 )
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 
@@ -116,18 +119,19 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     recovery = WorkflowRecovery(engine, client, dispatcher)
     autocommit = database.autocommit(engine)
     changes = Changes(autocommit, views_of(settings))
+    token_uses = TokenUses(engine)
     delivering = asyncio.create_task(dispatcher.run())
     others = [
         asyncio.create_task(recovery.run()),
         asyncio.create_task(changes.run()),
         asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days)),
+        asyncio.create_task(token_uses.run()),
     ]
     hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
-        readiness = Readiness(autocommit, client)
-        yield ProcessState(
-            settings, signing, engine, autocommit, client, dispatcher, recovery, changes, hashing, logins, readiness
-        )
+        readiness, tokens = Readiness(autocommit, client), ProgramTokens(autocommit, token_uses)
+        services = dispatcher, recovery, changes, hashing, logins, readiness, tokens
+        yield ProcessState(settings, signing, engine, autocommit, client, *services)
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
         # they are not, another process repeats them when their leases expire. The other tasks can stop anywhere,

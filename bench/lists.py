@@ -25,7 +25,7 @@ import asyncpg
 import httpx
 
 from api.web import security
-from api.web.security import Caller, Signing
+from api.web.security import LoginCaller, Signing
 from bench.usage import table
 from migrations import embedded_postgres
 from migrations.__main__ import migrate
@@ -135,7 +135,9 @@ def _is_live() -> bool:
 
 def token(name: str, id: UUID) -> str:
     """An access token of the owner."""
-    return security.sign(Signing(SECRET, "HS256"), "access", Caller(id, name, uuid4()), uuid4(), timedelta(hours=1))
+    return security.sign(
+        Signing(SECRET, "HS256"), "access", LoginCaller(id, name, uuid4()), uuid4(), timedelta(hours=1)
+    )
 
 
 async def measure(owners: dict[str, UUID]) -> bool:

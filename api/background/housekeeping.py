@@ -1,4 +1,4 @@
-"""Deletes expired rows in small batches: answers of idempotency keys, refresh tokens, and old history."""
+"""Deletes expired rows in small batches: answers of idempotency keys, tokens, and old history."""
 
 import asyncio
 import logging

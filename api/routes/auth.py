@@ -3,23 +3,25 @@
 import logging
 import math
 from datetime import timedelta
-from uuid import UUID, uuid4
+from typing import Literal
+from uuid import uuid4
 
 from fastapi import Request, Response
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import openapi, security
-from api.web.dependencies import CurrentUser, Process, ProcessState
+from api.web.dependencies import CurrentUser, LoggedInUser, Process, ProcessState, is_admin
 from api.web.logins import Logins
 from api.web.models import FieldError
 from api.web.origin import address_of, origin_of
 from api.web.problems import ProblemError
-from api.web.security import Caller, InvalidTokenError
+from api.web.security import InvalidTokenError, LoginCaller
+from domain.commands import refresh_tokens as commands
 from domain.data import queries
-from domain.data.accounts import RefreshToken, User, user_named, username_key
+from domain.data.accounts import User, user_named, username_key
 from domain.rules.text import password_forms
 
 logger = logging.getLogger(__name__)
@@ -33,10 +35,9 @@ _EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in u
 @routes.post(
     "/register",
     status_code=201,
-    response_model=answers.User,
     openapi_extra=openapi.problems("username_taken", "email_taken"),
 )
-async def register_user(process: Process, request: Request, body: requests.Registration) -> User:
+async def register_user(process: Process, request: Request, body: requests.Registration) -> answers.User:
     """Create an account. Usernames and e-mail addresses are unique, ignoring case."""
     origin = origin_of(request.scope)
     async with process.hashing.hold(origin, process.logins.rank(origin)):
@@ -51,7 +52,7 @@ async def register_user(process: Process, request: Request, body: requests.Regis
         taken = _USERNAME_TAKEN if queries.violated_constraint(error) == "uq_users_username" else _EMAIL_TAKEN
         raise ProblemError(taken.code, taken.detail, [taken]) from None
     process.logins.note_owner(origin, username_key(user.username))
-    return user
+    return await _profile(process, user)
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials", "too_many_failed_logins"))
@@ -73,41 +74,52 @@ async def log_in(process: Process, request: Request, body: requests.Credentials)
             raise ProblemError("invalid_credentials", "The username or the password is wrong.")
     process.logins.note_success(origin, account)
     async with process.engine.begin() as tx:
-        return await _give_pair(tx, process, Caller(user.id, user.username, uuid4()))
+        return await _give_pair(tx, process, LoginCaller(user.id, user.username, uuid4()), generation=0)
 
 
 @routes.post("/refresh", openapi_extra=openapi.problems("invalid_token"))
-async def refresh_tokens(process: Process, body: requests.RefreshRequest) -> answers.TokenPair:
-    """Exchange a refresh token for a new pair. A token works once; using it again ends its login."""
+async def refresh_tokens(process: Process, request: Request, body: requests.RefreshRequest) -> answers.TokenPair:
+    """Exchange a refresh token for a new pair. A token works once; using it again later ends its login.
+
+    If the answer is lost, send the same request again within 30 seconds, from the same address.
+    """
     try:
         claims = security.verify(process.signing, "refresh", body.refresh_token.get_secret_value())
     except InvalidTokenError as error:
         raise ProblemError("invalid_token", str(error)) from None
+    caller = claims.caller
     async with process.engine.begin() as tx:
-        await _lock_session(tx, claims.caller.session_id)
-        if await _use(tx, claims.token_id):
-            return await _give_pair(tx, process, claims.caller)
-        await _revoke(tx, claims.caller.session_id)
-    # Raised outside the transaction, so that the revocation is committed.
+        generation = await commands.exchange(tx, claims.token_id, caller.session_id, origin_of(request.scope))
+        if generation is not None:
+            return await _give_pair(tx, process, caller, generation)
+        has_ended = await commands.end_login(tx, caller.session_id)
+    # After the transaction, so that the end of the login is committed.
+    if has_ended:
+        address = address_of(request.scope) or "an unknown address"
+        logger.warning("a refresh token of %s was used again from %s; its login has ended", caller.username, address)
     raise ProblemError("invalid_token", "The refresh token was used before or revoked; log in again.")
 
 
-@routes.post("/logout", status_code=204, response_class=Response)
-async def log_out(caller: CurrentUser, process: Process) -> None:
+@routes.post("/logout", status_code=204, response_class=Response, openapi_extra=openapi.problems("login_required"))
+async def log_out(caller: LoggedInUser, process: Process) -> None:
     """End this login. Its refresh tokens stop working at once, its access token when it expires."""
     async with process.engine.begin() as tx:
-        await _lock_session(tx, caller.session_id)
-        await _revoke(tx, caller.session_id)
+        await commands.end_login(tx, caller.session_id)
 
 
-@routes.get("/me", response_model=answers.User)
-async def get_me(caller: CurrentUser, process: Process) -> User:
+@routes.get("/me")
+async def get_me(caller: CurrentUser, process: Process) -> answers.User:
     """Your profile."""
     async with process.autocommit.connect() as connection:
         user = await queries.fetch_one(connection, select(User).where(User.id == caller.id))
     if user is None:
         raise ProblemError("invalid_token", "This account no longer exists.")
-    return user
+    return await _profile(process, user)
+
+
+async def _profile(process: ProcessState, user: User) -> answers.User:
+    role: Literal["user", "admin"] = "admin" if await is_admin(process, user.id, user.username) else "user"
+    return answers.User(id=user.id, username=user.username, email=user.email, role=role, created_at=user.created_at)
 
 
 def _refuse_if_too_soon(logins: Logins, origin: str, account: str) -> None:
@@ -134,39 +146,15 @@ async def _check_password(process: ProcessState, origin: str, account: str, user
     return False
 
 
-async def _give_pair(tx: AsyncConnection, process: ProcessState, caller: Caller) -> answers.TokenPair:
+async def _give_pair(
+    tx: AsyncConnection, process: ProcessState, caller: LoginCaller, generation: int
+) -> answers.TokenPair:
     settings = process.settings
     access_life = timedelta(minutes=settings.access_token_expire_minutes)
     refresh_life = timedelta(days=settings.refresh_token_expire_days)
-    token_id = uuid4()
-    await tx.execute(
-        insert(RefreshToken).values(
-            id=token_id, family_id=caller.session_id, user_id=caller.id, expires_at=func.now() + refresh_life
-        )
-    )
+    token_id = await commands.give(tx, caller.id, caller.session_id, generation, refresh_life)
     return answers.TokenPair(
         access_token=security.sign(process.signing, "access", caller, uuid4(), access_life),
         refresh_token=security.sign(process.signing, "refresh", caller, token_id, refresh_life),
         expires_in=int(access_life.total_seconds()),
     )
-
-
-async def _lock_session(tx: AsyncConnection, session_id: UUID) -> None:
-    """Serialise refresh and logout of one login, so that no new token is added while the login is being revoked."""
-    await tx.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(str(session_id), 0))))
-
-
-async def _use(tx: AsyncConnection, token_id: UUID) -> bool:
-    usable = (
-        RefreshToken.id == token_id,
-        RefreshToken.used_at.is_(None),
-        RefreshToken.revoked_at.is_(None),
-        RefreshToken.expires_at > func.now(),
-    )
-    used = await tx.execute(update(RefreshToken).where(*usable).values(used_at=func.now()))
-    return used.rowcount == 1
-
-
-async def _revoke(tx: AsyncConnection, session_id: UUID) -> None:
-    family = (RefreshToken.family_id == session_id, RefreshToken.revoked_at.is_(None))
-    await tx.execute(update(RefreshToken).where(*family).values(revoked_at=func.now()))

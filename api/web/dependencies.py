@@ -14,16 +14,18 @@ from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
-from api.web import security
+from api.web import program_tokens, security
 from api.web.admission import Slots
 from api.web.logins import Logins
 from api.web.long_lists import LongLists
 from api.web.problems import ProblemError
-from api.web.security import Caller, InvalidTokenError, Signing
+from api.web.program_tokens import ProgramTokens
+from api.web.security import Caller, InvalidTokenError, LoginCaller, ProgramCaller, Signing
 from domain.data import queries
 from domain.data.accounts import user_named, username_key
 from domain.data.models import VM
 from domain.rules.errors import NotFoundError
+from domain.rules.scopes import Scope
 from domain.settings import Settings
 
 CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 4  # few, because each keeps its request slot, for seconds if no worker answers
@@ -48,6 +50,7 @@ class ProcessState:
     hashing: Slots
     logins: Logins
     readiness: Readiness
+    program_tokens: ProgramTokens
     long_lists: LongLists = field(default_factory=LongLists)
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
 
@@ -60,39 +63,64 @@ async def _process_state(request: Request) -> ProcessState:
 Process = Annotated[ProcessState, Depends(_process_state)]
 _bearer = HTTPBearer(
     scheme_name="bearer",
-    bearerFormat="JWT",
-    description="The access token from `POST /auth/login`.",
+    description="The access token from `POST /auth/login`, or a token for programs from `POST /tokens`.",
     auto_error=False,  # FastAPI's own error is not a problem document
 )
 
 
+async def caller_with(process: ProcessState, token: str) -> Caller:
+    """The caller whom the token names; InvalidTokenError if it does not work, or does no longer."""
+    if program_tokens.is_one(token):
+        return await process.program_tokens.find(token)
+    return security.verify(process.signing, "access", token).caller
+
+
 async def _caller(
-    process: Process, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    process: Process, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
     if credentials is None:
         detail = "Send an access token in the header: Authorization: Bearer <token>."
         raise ProblemError("unauthenticated", detail)
     try:
-        return security.verify(process.signing, "access", credentials.credentials).caller
+        caller = await caller_with(process, credentials.credentials)
     except InvalidTokenError as error:
         raise ProblemError("invalid_token", str(error)) from None
+    may_write = not isinstance(caller, ProgramCaller) or Scope.WRITE in caller.scopes
+    if request.method != "GET" and not may_write:  # HEAD comes as GET
+        detail = "This token may only read. Use one with the scope write."
+        raise ProblemError("insufficient_scope", detail)
+    return caller
+
+
+async def _logged_in(caller: Annotated[Caller, Depends(_caller)]) -> LoginCaller:
+    """The caller, if the caller has logged in; ProblemError if it is a program with a token."""
+    if isinstance(caller, LoginCaller):
+        return caller
+    raise ProblemError("login_required", "A token for programs comes from no login. Log in to do this.")
+
+
+async def is_admin(process: ProcessState, user_id: UUID, username: str) -> bool:
+    """Whether this user is the admin."""
+    name = process.settings.admin_username
+    if name is None or username_key(username) != username_key(name):
+        return False
+    # Two early accounts may differ in case only. The admin is the one that logs in with ADMIN_USERNAME.
+    async with process.autocommit.connect() as connection:
+        admin = await queries.fetch_one(connection, user_named(name))
+    return admin is not None and admin.id == user_id
 
 
 async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
     """The caller, if the caller is the admin; ProblemError if not."""
-    name = process.settings.admin_username
-    if name is not None and username_key(caller.username) == username_key(name):
-        # Two early accounts may differ in case only. The admin is the one that logs in with ADMIN_USERNAME.
-        async with process.autocommit.connect() as connection:
-            admin = await queries.fetch_one(connection, user_named(name))
-        if admin is not None and admin.id == caller.id:
-            return caller
+    if await is_admin(process, caller.id, caller.username):
+        return caller
     raise ProblemError("admin_only", "Only the admin may do this. ADMIN_USERNAME names the account.")
 
 
 Admin = Annotated[Caller, Depends(_admin)]
 _OWNED_VM = select(VM).where(VM.id == bindparam("vm_id"), VM.owner_id == bindparam("owner_id"))
 CurrentUser = Annotated[Caller, Depends(_caller)]
+LoggedInUser = Annotated[LoginCaller, Depends(_logged_in)]
 
 
 async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:

@@ -27,7 +27,7 @@ _SHOWN = (
     "X-Request-Id",
 )
 _PREFLIGHT_AGE = 600  # seconds
-_TOKEN_PATHS = f"{PREFIX}/auth/"
+_TOKEN_PATHS = (f"{PREFIX}/auth/", f"{PREFIX}/tokens")
 # Headers of every answer, which keep browsers and caches from misusing it. A JSON document needs nothing and is part of
 # no page; the documentation page has a policy of its own. A cache may keep an answer for the caller's own use, but has
 # to ask each time whether it is current.

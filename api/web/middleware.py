@@ -10,16 +10,19 @@ from typing import cast
 from uuid import uuid4
 
 from fastapi.security.utils import get_authorization_scheme_param
+from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import PREFIX
-from api.web import problems
+from api.web import problems, program_tokens
 from api.web.admission import NoSlotError, Slots
 from api.web.origin import address_of, origin_of
-from api.web.security import InvalidTokenError, Signing, verify
+from api.web.program_tokens import ProgramTokens
+from api.web.security import Caller, InvalidTokenError, Signing, verify
 from domain import logs
+from domain.data import outages
 
 logger = logging.getLogger(__name__)
 
@@ -150,27 +153,56 @@ class Admission:
                     await asyncio.sleep(REFUSAL_DELAY)
                 await send(message)
 
-            caller = _caller(scope, self.signing)
             try:
-                await self.slots.acquire(caller)
+                await self._take_slot(scope, slot)
             except NoSlotError as error:
                 await problems.refusal(error.code, scope["path"])(scope, receive, release_and_send)
                 return
-            slot.callback(self.slots.release, caller)
             scope["release_slot"] = slot.close  # for requests that wait
             await self.app(scope, receive, release_and_send)
 
+    async def _take_slot(self, scope: Scope, slot: contextlib.ExitStack) -> None:
+        """Take a slot for the user whose valid token the request carries, or else for the origin that it comes from."""
+        token = _bearer(scope)
+        if not program_tokens.is_one(token):
+            await self._take(_named(_logged_in(token, self.signing)) or origin_of(scope), slot)
+            return
+        tokens: ProgramTokens = scope["app"].state.vmapi.program_tokens
+        if owner := _named(tokens.owner(token)):
+            await self._take(owner, slot)
+            return
+        # Only the database knows whose token it is, and asking it takes a slot, too.
+        await self._take(origin_of(scope), slot)
+        with contextlib.suppress(InvalidTokenError, DBAPIError, *outages.UNREACHABLE):  # the route will see it, too
+            owner = _named(await tokens.find(token))
+        if owner:
+            slot.close()
+            await self._take(owner, slot)
 
-def _caller(scope: Scope, signing: Signing) -> str:
-    """The id of the user whose valid token the request carries, or else the origin that it comes from."""
+    async def _take(self, caller: str, slot: contextlib.ExitStack) -> None:
+        await self.slots.acquire(caller)
+        slot.callback(self.slots.release, caller)
+
+
+def _bearer(scope: Scope) -> str:
     # Split as the routes do it. A token that only they find would be counted for its address, and not for its user.
     kind, token = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
-    if kind.lower() == "bearer":
-        with contextlib.suppress(InvalidTokenError):
-            user = verify(signing, "access", token).caller
-            logs.user.set(user.username)
-            return str(user.id)
-    return origin_of(scope)
+    return token if kind.lower() == "bearer" else ""
+
+
+def _logged_in(token: str, signing: Signing) -> Caller | None:
+    try:
+        return verify(signing, "access", token).caller
+    except InvalidTokenError:
+        return None
+
+
+def _named(user: Caller | None) -> str:
+    """The id of a user, whose name goes into the log; empty if there is none."""
+    if user is None:
+        return ""
+    logs.user.set(user.username)
+    return str(user.id)
 
 
 def _request_id(scope: Scope) -> str:

@@ -52,6 +52,7 @@ TAGS = [
     {"name": "volumes", "description": "Block devices. A volume is attached to at most one VM."},
     {"name": "interfaces", "description": "The connections of a VM to networks, with their addresses."},
     {"name": "operations", "description": "Requested changes, their progress, and why they failed."},
+    {"name": "tokens", "description": "Tokens for programs, which need no password and no refresh."},
     {"name": "sshkeys", "description": "Public keys, for logins in new VMs."},
     {"name": "admin", "description": "For the admin: problems that need a person, and ways to solve them."},
     {"name": "catalogue", "description": "Flavors, images and networks for VMs."},
@@ -130,14 +131,14 @@ def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
     components["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in _FASTAPI_ERRORS}
     components["headers"] = {name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()}
     for path, item in description["paths"].items():
-        for operation in item.values():
-            _complete(path, operation, settings)
+        for method, operation in item.items():
+            _complete(path, method, operation, settings)
     openapi_schemas.rewrite(description)
     openapi_links.add(description)
     return description
 
 
-def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
+def _complete(path: str, method: str, operation: dict[str, Any], settings: Settings) -> None:
     operation["summary"] = operation["summary"].replace("Vm", "VM")  # FastAPI makes it from the function's name
     responses: dict[str, Any] = operation["responses"]
     parameters = {parameter["name"]: parameter for parameter in operation.get("parameters", [])}
@@ -151,7 +152,7 @@ def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
         _add_header(success, "Link")
     if "Idempotency-Key" in parameters:
         _add_header(success, "Idempotency-Replayed")
-    codes = dict.fromkeys([*operation.get(_PROBLEM_CODES, []), *_implied_codes(path, operation, parameters)])
+    codes = dict.fromkeys([*operation.get(_PROBLEM_CODES, []), *_implied_codes(path, method, operation, parameters)])
     operation[_PROBLEM_CODES] = list(codes)
     for status in {STATUS_OF_CODE[code] for code in codes}:
         responses[str(status)] = _problem(status, [code for code in codes if STATUS_OF_CODE[code] == status])
@@ -160,11 +161,13 @@ def _complete(path: str, operation: dict[str, Any], settings: Settings) -> None:
         _add_header(response, "X-Request-Id")
 
 
-def _implied_codes(path: str, operation: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
-    """The problem codes that follow from the path, parameters, body and security of an operation."""
+def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
+    """The problem codes that follow from the path, method, parameters, body and security of an operation."""
     yield "malformed_request"
     if operation["security"]:
         yield from ("unauthenticated", "invalid_token")
+        if method != "get":
+            yield "insufficient_scope"
     if "{" in path:
         yield "not_found"
     if "requestBody" in operation:
@@ -187,7 +190,7 @@ def _problem(status: int, codes: list[str]) -> dict[str, Any]:
         "description": f"{HTTPStatus(status).phrase}: {', '.join(f'`{code}`' for code in codes)}",
         "content": {MEDIA_TYPE: {"schema": _reference("schemas", Problem.__name__)}},
     }
-    if status == HTTPStatus.UNAUTHORIZED:
+    if any("WWW-Authenticate" in HEADERS_OF_CODE.get(code, {}) for code in codes):
         _add_header(response, "WWW-Authenticate")
     if RETRY_AFTER in [HEADERS_OF_CODE.get(code) for code in codes]:
         _add_header(response, "Retry-After")

@@ -11,6 +11,8 @@ _FILLS: Final[Mapping[str, Mapping[str, str]]] = {
     "Attachment": {"vm_id": "vm_id", "volume_id": "volume_id"},
     "Interface": {"vm_id": "vm_id", "interface_id": "id"},
     "Operation": {"operation_id": "id"},
+    "Token": {"token_id": "id"},
+    "CreatedToken": {"token_id": "id"},
 }
 _OPERATION: Final = {"operation_id": "operation_id"}  # of the answers that name the operation to follow
 

@@ -29,6 +29,8 @@ STATUS_OF_CODE = {
     "invalid_token": 401,
     "invalid_credentials": 401,
     "admin_only": 403,
+    "insufficient_scope": 403,
+    "login_required": 403,
     "preflight_refused": 403,
     "quota_exceeded": 403,
     "not_found": 404,
@@ -87,6 +89,7 @@ HEADERS_OF_CODE = {
     "unauthenticated": {"WWW-Authenticate": "Bearer"},
     "invalid_token": {"WWW-Authenticate": 'Bearer error="invalid_token"'},
     "invalid_credentials": {"WWW-Authenticate": "Bearer"},
+    "insufficient_scope": {"WWW-Authenticate": 'Bearer error="insufficient_scope", scope="write"'},
     "idempotency_key_in_flight": RETRY_AFTER,
     "unsupported_encoding": {"Accept-Encoding": "identity"},
     "body_too_large": {"Connection": "close"},  # the rest of the body is not read

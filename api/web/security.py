@@ -1,4 +1,4 @@
-"""Hashes passwords with bcrypt; signs tokens and cursors with the secret key."""
+"""Hashes passwords with bcrypt; signs tokens and cursors with the secret key, and hides secrets with it."""
 
 import asyncio
 import base64
@@ -14,6 +14,8 @@ from uuid import UUID
 
 import bcrypt
 import jwt
+
+from domain.rules.scopes import Scope
 
 ISSUER = "openstack-vm-api"
 TokenType = Literal["access", "refresh"]
@@ -36,11 +38,25 @@ class Signing:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The user that a token names; `session_id` is the login that the token comes from, its refresh token family."""
+    """The user that a token names."""
 
     id: UUID
     username: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoginCaller(Caller):
+    """A user who has logged in; `session_id` is the login that the token comes from, its refresh token family."""
+
     session_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramCaller(Caller):
+    """A program with a token that the user has made for it; `expires_at` is None if the token never ends."""
+
+    scopes: frozenset[Scope]
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +64,7 @@ class Claims:
     """The content of a token with a valid signature; `expires_at` in seconds since 1970."""
 
     token_id: UUID
-    caller: Caller
+    caller: LoginCaller
     expires_at: int
 
 
@@ -72,7 +88,7 @@ def _digest(password: str) -> bytes:
     return base64.b64encode(hashlib.sha256(password.encode()).digest())
 
 
-def sign(signing: Signing, type: TokenType, caller: Caller, token_id: UUID, lifetime: timedelta) -> str:
+def sign(signing: Signing, type: TokenType, caller: LoginCaller, token_id: UUID, lifetime: timedelta) -> str:
     """A token of `type` for the caller."""
     now = datetime.now(UTC)
     claims = {
@@ -113,7 +129,7 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
         raise InvalidTokenError("The token is not valid.") from None
     if claims["type"] != type:
         raise InvalidTokenError(f"The token is not of type {type}.")
-    caller = Caller(UUID(claims["sub"]), claims["username"], UUID(claims["sid"]))
+    caller = LoginCaller(UUID(claims["sub"]), claims["username"], UUID(claims["sid"]))
     return Claims(UUID(claims["jti"]), caller, claims["exp"])
 
 
@@ -133,6 +149,15 @@ def unseal(signing: Signing, text: str) -> Any:
     return json.loads(payload) if hmac.compare_digest(signature, _signature(signing, payload)) else None
 
 
+def mask(signing: Signing, name: str, secret: bytes) -> bytes:
+    """Hide 32 random bytes; given the result and the same name, this returns them.
+
+    A name is used for one secret only.
+    """
+    pad = hmac.digest(signing.secret.encode(), b"mask" + name.encode(), "sha256")
+    return bytes(mine ^ other for mine, other in zip(pad, secret, strict=True))
+
+
 def _signature(signing: Signing, payload: bytes) -> bytes:
-    # The prefix keeps these signatures apart from those of tokens, which the same key signs.
+    # The prefix keeps these signatures apart from those of tokens and from masks, which have the same key.
     return hmac.digest(signing.secret.encode(), b"seal" + payload, "sha256")[:_SIGNATURE_SIZE]

@@ -1,9 +1,9 @@
-"""The tables of accounts and of what their clients did: logins, and answers under idempotency keys."""
+"""The tables of accounts and of what their clients have: logins, tokens, and answers under idempotency keys."""
 
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import ForeignKey, Index, Select, func, select, text
+from sqlalchemy import ARRAY, ForeignKey, Index, Select, Text, func, select, text
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -59,7 +59,12 @@ def user_named(username: str) -> Select[User]:
 
 
 class RefreshToken(Base):
-    """A refresh token that was issued; `family_id` identifies the login it descends from."""
+    """A refresh token that was issued; `family_id` identifies the login it descends from.
+
+    `generation` counts the exchanges since the login. Tokens have the same generation if they were given for the same
+    token, because the first answer may be lost. The first use of one of them is recorded in all of them, with the
+    origin of the client in `used_from`. An earlier version leaves `generation` and `used_from` empty.
+    """
 
     __tablename__ = "refresh_tokens"
 
@@ -69,6 +74,30 @@ class RefreshToken(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
     used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    generation: Mapped[int | None]
+    used_from: Mapped[str | None]
+
+
+class ProgramToken(Base):
+    """A token that a user has made for a program; `digest` is the SHA-256 of its text, which is kept nowhere.
+
+    It has ended when `expires_at` is over. A deleted one has no row.
+    """
+
+    __tablename__ = "program_tokens"
+    __table_args__ = (
+        Index("uq_program_tokens_digest", "digest", unique=True),
+        Index("uq_program_tokens_name", "owner_id", "name", unique=True),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    name: Mapped[str]
+    digest: Mapped[bytes]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime | None] = mapped_column(index=True)
+    last_used_at: Mapped[datetime | None]
 
 
 class IdempotencyKey(Base):

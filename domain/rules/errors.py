@@ -124,7 +124,7 @@ class NameTakenError(ServiceError):
     code = "name_taken"
 
     def __init__(self, resource: str, name: str) -> None:
-        message = f"There is already an {resource} {name}."
+        message = f"Another {resource} of yours has the name {name}."
         super().__init__(message)
         self.fields = [FieldIssue("name", self.code, message)]
 

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, TextClause, and_, delete, exists, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from domain.data.accounts import IdempotencyKey, RefreshToken
+from domain.data.accounts import IdempotencyKey, ProgramToken, RefreshToken
 from domain.data.base import Base
 from domain.data.guests import ConsoleAnswer
 from domain.data.models import DELETED, VM, Attachment, Finding, Interface, Operation, Snapshot, Volume
@@ -23,6 +23,7 @@ from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Statu
 BATCH: Final = 1_000  # rows in a statement: fast enough to hold up nobody who waits for one of them
 IDEMPOTENCY_KEY_LIFETIME: Final = timedelta(hours=48)  # twice what the API promises
 
+ENDED_TOKEN: Final = timedelta(days=30)  # so that its owner can see why a program has stopped
 UNTAKEN_ANSWER: Final = timedelta(minutes=5)  # its request has gone away
 
 _other = aliased(Operation)
@@ -119,6 +120,7 @@ def expiries(retention_days: int) -> list[Expiry]:
     credentials = [
         Expiry(IdempotencyKey, IdempotencyKey.created_at, IDEMPOTENCY_KEY_LIFETIME),
         Expiry(RefreshToken, RefreshToken.expires_at, timedelta()),
+        Expiry(ProgramToken, ProgramToken.expires_at, ENDED_TOKEN),
         Expiry(ConsoleAnswer, ConsoleAnswer.created_at, UNTAKEN_ANSWER),
     ]
     if not retention_days:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import create_app
 from api.web import security
-from api.web.security import Caller, Signing
+from api.web.security import LoginCaller, Signing
 from domain.data.accounts import User
 from domain.data.models import Operation
 from domain.settings import Settings
@@ -30,7 +30,7 @@ class Person:
     """A user; the client `http` sends their access token with every request."""
 
     user: User
-    caller: Caller
+    caller: LoginCaller
     http: httpx.AsyncClient
 
     async def create(self, name: str = "web-1", **body: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ async def person(app: FastAPI, engine: AsyncEngine, settings: Settings, name: st
     """A new user, without the half second that it takes to hash and check a password."""
     async with engine.begin() as tx:
         user = await add_user(tx, name)
-    caller = Caller(user.id, user.username, uuid4())
+    caller = LoginCaller(user.id, user.username, uuid4())
     token = security.sign(signing_of(settings), "access", caller, uuid4(), timedelta(minutes=5))
     return Person(user, caller, client_of(app, token))
 

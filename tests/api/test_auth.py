@@ -1,4 +1,4 @@
-"""Accounts, logins, logout, and the rotation of refresh tokens."""
+"""Accounts, logins and logout; test_refresh.py tests the rotation of refresh tokens."""
 
 import asyncio
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import security
-from domain.data.accounts import RefreshToken
-from tests.api.conftest import PASSWORD, Person, count, pointers
+from domain.settings import Settings
+from tests.api.conftest import PASSWORD, Person, client_of, pointers, running
 
 ACCOUNT = {"username": "grace", "email": "grace@navy.test", "password": PASSWORD}
 LOGIN = {"username": "grace", "password": PASSWORD}
@@ -48,7 +48,8 @@ async def refresh(http: httpx.AsyncClient, token: str) -> httpx.Response:
 async def test_a_registered_user_can_log_in_and_read_the_profile(
     anyone: httpx.AsyncClient, grace: dict[str, Any], pair: dict[str, Any]
 ) -> None:
-    assert set(grace) == {"id", "username", "email", "created_at"}
+    assert set(grace) == {"id", "username", "email", "role", "created_at"}
+    assert grace["role"] == "user"
     assert grace["created_at"].endswith("Z")
     assert pair["token_type"] == "bearer"
     assert pair["expires_in"] == 30 * 60
@@ -118,33 +119,6 @@ async def test_a_refused_login_does_not_say_whether_the_username_exists(anyone: 
     assert unknown.json() | {"request_id": ""} == wrong.json() | {"request_id": ""}
 
 
-async def test_each_refresh_returns_a_new_pair_that_works(anyone: httpx.AsyncClient, pair: dict[str, Any]) -> None:
-    second = (await refresh(anyone, pair["refresh_token"])).json()
-    third = (await refresh(anyone, second["refresh_token"])).json()
-    assert len({tokens["refresh_token"] for tokens in (pair, second, third)}) == 3
-    me = await anyone.get("/auth/me", headers={"Authorization": f"Bearer {third['access_token']}"})
-    assert me.json()["username"] == "grace"
-
-
-async def test_using_a_refresh_token_twice_ends_its_login_but_no_other(
-    anyone: httpx.AsyncClient, pair: dict[str, Any]
-) -> None:
-    other_login = (await anyone.post("/auth/login", json=LOGIN)).json()
-    second = (await refresh(anyone, pair["refresh_token"])).json()
-    reuse = await refresh(anyone, pair["refresh_token"])
-    assert (reuse.status_code, reuse.json()["code"]) == (401, "invalid_token")
-    assert (await refresh(anyone, second["refresh_token"])).status_code == 401
-    assert (await refresh(anyone, other_login["refresh_token"])).status_code == 200
-
-
-async def test_only_one_of_many_concurrent_refreshes_succeeds(
-    anyone: httpx.AsyncClient, pair: dict[str, Any], engine: AsyncEngine
-) -> None:
-    answers = await asyncio.gather(*(refresh(anyone, pair["refresh_token"]) for _ in range(8)))
-    assert sorted(answer.status_code for answer in answers) == [200] + [401] * 7
-    assert await count(engine, RefreshToken) == 2
-
-
 async def test_after_logout_the_refresh_token_of_that_login_is_refused(
     anyone: httpx.AsyncClient, pair: dict[str, Any]
 ) -> None:
@@ -160,6 +134,19 @@ async def test_an_access_token_cannot_refresh_and_a_refresh_token_cannot_authent
     assert (await refresh(anyone, pair["access_token"])).status_code == 401
     me = await anyone.get("/auth/me", headers={"Authorization": f"Bearer {pair['refresh_token']}"})
     assert (me.status_code, me.json()["code"]) == (401, "invalid_token")
+
+
+async def test_the_profile_says_who_is_the_admin(settings: Settings) -> None:
+    async with running(settings.model_copy(update={"admin_username": "Grace"})) as app, client_of(app) as http:
+        registered = [
+            (await http.post("/auth/register", json=account)).json()
+            for account in (ACCOUNT, ACCOUNT | {"username": "ada", "email": "ada@navy.test"})
+        ]
+        assert [user["role"] for user in registered] == ["admin", "user"]
+        for user, name in zip(registered, ("grace", "ada"), strict=True):
+            pair = (await http.post("/auth/login", json=LOGIN | {"username": name})).json()
+            me = await http.get("/auth/me", headers={"Authorization": f"Bearer {pair['access_token']}"})
+            assert me.json() == user
 
 
 async def test_the_token_of_a_deleted_account_gets_401(ada: Person, engine: AsyncEngine) -> None:

@@ -294,7 +294,7 @@ async def test_followers_are_counted_for_their_user(
     async with engine.begin() as tx:
         user = await add_user(tx, "zoe")
     hub: Changes = app.state.vmapi.changes
-    caller = Caller(user.id, user.username, user.id)
+    caller = Caller(user.id, user.username)
     with hub.follow(caller.id, None), pytest.raises(changes.TooManyWaitingError), hub.follow(caller.id, None):
         pass
     with hub.follow(caller.id, None):

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import housekeeping
-from domain.data.accounts import IdempotencyKey, RefreshToken
+from domain.data.accounts import IdempotencyKey, ProgramToken, RefreshToken
 from domain.data.models import VM, Finding, Operation, Snapshot, Volume
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
@@ -54,6 +54,19 @@ async def test_old_idempotency_keys_and_expired_refresh_tokens_are_deleted(engin
         assert (await connection.execute(select(IdempotencyKey.key))).scalars().all() == ["1"]
         [kept_until] = (await connection.execute(select(RefreshToken.expires_at))).scalars().all()
     assert kept_until > NOW
+
+
+async def test_tokens_of_programs_go_a_month_after_their_end(engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        for name, days in (("long ended", -31), ("ended", -29), ("in use", 1), ("endless", None)):
+            token = {"owner_id": user.id, "name": name, "digest": name.encode(), "scopes": ["read"]}
+            end = None if days is None else NOW + timedelta(days=days)
+            await tx.execute(insert(ProgramToken).values(token | {"expires_at": end}))
+    await housekeeping.delete_expired(engine, 0)
+    async with engine.connect() as connection:
+        kept = (await connection.scalars(select(ProgramToken.name))).all()
+    assert set(kept) == {"ended", "in use", "endless"}
 
 
 async def test_history_is_kept_for_ever_if_the_setting_is_zero(engine: AsyncEngine) -> None:

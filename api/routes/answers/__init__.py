@@ -1,6 +1,6 @@
 """The bodies of answers; each reads its fields from a row."""
 
-from api.routes.answers.accounts import SSHKey, SSHKeyPage, TokenPair, User
+from api.routes.answers.accounts import CreatedToken, SSHKey, SSHKeyPage, Token, TokenPage, TokenPair, User
 from api.routes.answers.catalogue import Flavor, FlavorPage, Image, ImagePage, Network, NetworkPage
 from api.routes.answers.health import Health, Liveness, Readiness
 from api.routes.answers.operations import Attention, AttentionPage, Fault, Operation, OperationPage
@@ -15,6 +15,7 @@ __all__ = [
     "AttentionPage",
     "Console",
     "ConsoleLog",
+    "CreatedToken",
     "Fault",
     "Flavor",
     "FlavorPage",
@@ -33,6 +34,8 @@ __all__ = [
     "SSHKeyPage",
     "Snapshot",
     "SnapshotPage",
+    "Token",
+    "TokenPage",
     "TokenPair",
     "User",
     "VMPage",

@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import Field
 
 from api.web.models import Answer, Page
+from domain.rules.scopes import Scope
 
 
 class User(Answer):
@@ -15,6 +16,7 @@ class User(Answer):
     id: UUID
     username: str
     email: str
+    role: Literal["user", "admin"]
     created_at: datetime
 
 
@@ -25,6 +27,27 @@ class TokenPair(Answer):
     refresh_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105 - a type of token, not a secret
     expires_in: int
+
+
+class Token(Answer):
+    """A token for programs. `last_used_at` is a minute old at most; a token without `expires_at` never ends."""
+
+    id: UUID
+    name: str
+    scopes: list[Scope]
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None
+
+
+class CreatedToken(Token):
+    """A new token for programs; `token` is its text, which no other answer shows."""
+
+    token: str = Field(examples=["vma_" + "0123456789abcdef" * 4])
+
+
+class TokenPage(Page[Token]):
+    """Tokens for programs."""
 
 
 class SSHKey(Answer):

@@ -1,6 +1,6 @@
 """The bodies that clients send."""
 
-from api.routes.requests.accounts import Credentials, NewSSHKey, RefreshRequest, Registration
+from api.routes.requests.accounts import Credentials, NewSSHKey, NewToken, RefreshRequest, Registration
 from api.routes.requests.base import NoInput, Request
 from api.routes.requests.storage import Extension, NewSnapshot, NewVolume
 from api.routes.requests.vms import Adoption, NewAttachment, NewInterface, NewVM, Reboot, ResetState, Resize, VMChanges
@@ -13,6 +13,7 @@ __all__ = [
     "NewInterface",
     "NewSSHKey",
     "NewSnapshot",
+    "NewToken",
     "NewVM",
     "NewVolume",
     "NoInput",

@@ -1,10 +1,15 @@
 """The bodies of requests about accounts."""
 
-from pydantic import Field
+from typing import Annotated
 
-from api.routes.requests.base import Request
-from api.web.fields import Email, NewPassword, Password, Secret, Text, Username
+from pydantic import AfterValidator, Field
+
+from api.routes.requests.base import Request, is_absent, unique
+from api.web.fields import WHOLE, Email, Name, NewPassword, Password, Secret, Text, Username
 from api.web.guest_fields import KeyName, PublicKeyLine
+from domain.rules.scopes import Scope
+
+LONGEST_LIFE = 3650  # days
 
 
 class Registration(Request):
@@ -26,6 +31,25 @@ class RefreshRequest(Request):
     """The refresh token of the last login or refresh."""
 
     refresh_token: Secret = Field(max_length=4096)
+
+
+class NewToken(Request):
+    """The token to make for a program."""
+
+    name: Name = Field(description="A name that none of your other tokens has.", examples=["backup-robot"])
+    scopes: Annotated[list[Scope], AfterValidator(unique)] = Field(
+        min_length=1,
+        max_length=len(Scope),
+        json_schema_extra={"uniqueItems": True},
+        description="`read` is every GET. `write` is everything that you may do, reading included.",
+        examples=[["read"]],
+    )
+    expires_in_days: Annotated[int, Field(ge=1, le=LONGEST_LIFE, strict=True), WHOLE] | None = Field(
+        default=None,
+        description="After so many days the token stops. Without this it never does.",
+        examples=[90],
+        exclude_if=is_absent,
+    )
 
 
 class NewSSHKey(Request):
