@@ -5,7 +5,8 @@ reached with it, so any process can go on from there. A client that missed some 
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 from fastapi.responses import StreamingResponse
 
@@ -21,6 +22,7 @@ KEEP_ALIVE = 15.0  # seconds between two signs of life
 LONGEST_STREAM = 900.0  # seconds; then the client comes back, and its access is checked again
 LONGEST_ABSENCE = 3600.0  # seconds after which a client has to read its resources anew
 _RECONNECT_AFTER = 1000  # milliseconds
+_COMMENT = b":"
 
 Render = Callable[[Change], bytes]
 """Returns the JSON of a change's resource."""
@@ -47,8 +49,12 @@ async def follow(
 
     async def all_events() -> AsyncIterator[bytes]:
         yield first
-        async for event in events:
-            yield event
+        async with aclosing(events):
+            async for event in events:
+                # A token that was deleted stops at once. A client that may go on comes back, and has missed nothing.
+                if not event.startswith(_COMMENT) and not await process.program_tokens.works(caller):
+                    return
+                yield event
 
     # nginx would keep the events until it has many.
     return EventStream(all_events(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -61,7 +67,7 @@ async def _events(  # noqa: PLR0913, PLR0917 - see follow
     last_id: str | None,
     render: Render,
     concerns: Callable[[Change], bool],
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     last = None if last_id is None else _position(signing, last_id)
     is_unknown = last_id is not None and last is None
     end = time.monotonic() + LONGEST_STREAM
@@ -83,7 +89,7 @@ async def _events(  # noqa: PLR0913, PLR0917 - see follow
 def _sign_of_life(signing: Signing, stream: Stream) -> bytes:
     """A comment, with the position of the client: it stays able to come back, however long nothing happens."""
     id = f"id: {_id(signing, stream.position)}\n" if stream.position else ""
-    return f": still here\n{id}\n".encode()
+    return _COMMENT + f" still here\n{id}\n".encode()
 
 
 def _render_all(changes: Sequence[Change], render: Render, id: str) -> bytes:

@@ -4,6 +4,7 @@ Each request looks its token up, so a token that is deleted stops at once, in ev
 """
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import secrets
@@ -12,11 +13,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ARRAY, LargeBinary, Row, any_, bindparam, func, or_, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background.token_uses import TokenUses
 from api.web.security import Caller, InvalidTokenError, ProgramCaller, Signing, mask
 from domain.commands.program_tokens import USE_INTERVAL
+from domain.data import outages
 from domain.data.accounts import ProgramToken, User
 from domain.rules.scopes import Scope
 
@@ -95,7 +98,20 @@ class ProgramTokens:
         self._owners.move_to_end(key)
         if len(self._owners) > REMEMBERED:
             self._owners.popitem(last=False)
-        return ProgramCaller(found.owner_id, found.username, frozenset(map(Scope, found.scopes)), found.expires_at)
+        scopes = frozenset(map(Scope, found.scopes))
+        return ProgramCaller(found.owner_id, found.username, key, scopes, found.expires_at)
+
+    async def works(self, caller: Caller) -> bool:
+        """Whether a caller that was found before may go on; False, too, if the database cannot tell.
+
+        An access token is not looked up, so one that was valid is taken to be so.
+        """
+        if not isinstance(caller, ProgramCaller):
+            return True
+        with contextlib.suppress(DBAPIError, *outages.UNREACHABLE):
+            found = await self._look(caller.digest)
+            return found is not None and not found.has_ended
+        return False
 
     async def _look(self, key: bytes) -> Row[*tuple[Any, ...]] | None:
         """The row of a token, read together with those of other requests that wait for a look."""

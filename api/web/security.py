@@ -55,6 +55,7 @@ class LoginCaller(Caller):
 class ProgramCaller(Caller):
     """A program with a token that the user has made for it; `expires_at` is None if the token never ends."""
 
+    digest: bytes  # of the token
     scopes: frozenset[Scope]
     expires_at: datetime | None
 

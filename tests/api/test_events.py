@@ -81,7 +81,7 @@ async def following(
     events = _events(hub, app.state.vmapi.signing, someone.caller, last_id, render, concerns)
     client = Client(events)
     await client.next("comment")  # retry
-    async with contextlib.aclosing(events):  # type: ignore[type-var] # it is a generator
+    async with contextlib.aclosing(events):
         yield client
 
 
