@@ -1,10 +1,10 @@
 """Operations: what was requested, by whom, its progress, and why it failed."""
 
 from collections.abc import Awaitable
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import Response
+from fastapi import Query, Response
 from sqlalchemy import Label, Select, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,7 +22,12 @@ from domain.settings import Settings
 
 routes = router("", "operations")
 
-_NEWEST_FIRST = Order("-created_at", (Operation.created_at, Operation.id), descending=True)
+_KEY = (Operation.created_at, Operation.id)
+_ORDERS = {"created_at": Order("created_at", _KEY), "-created_at": Order("-created_at", _KEY, descending=True)}
+Sort = Annotated[
+    Literal["created_at", "-created_at"],
+    Query(description="`-` sorts in descending order. Items with equal values are sorted by id."),
+]
 
 
 @routes.get("/operations")
@@ -33,6 +38,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
     statuses: filters.OperationStatuses = [],  # noqa: B006 - FastAPI copies it
     actions: filters.ActionWords = [],  # noqa: B006
     vm_id: UUID | None = None,
+    sort: Sort = "-created_at",
 ) -> answers.OperationPage:
     """Your operations, newest first."""
     statement = _operations(process, caller.id)
@@ -42,7 +48,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
         statement = statement.where(Operation.action.in_(filters.actions(actions)))
     if vm_id:
         statement = statement.where(Operation.vm_id == vm_id)
-    return await page.fetch(statement, _NEWEST_FIRST, answers.OperationPage)
+    return await page.fetch(statement, _ORDERS[sort], answers.OperationPage)
 
 
 @routes.get("/operations/{operation_id}", response_model=answers.Operation)
@@ -58,11 +64,11 @@ async def get_operation(caller: CurrentUser, process: Process, operation_id: UUI
 
 @routes.get("/vms/{vm_id}/operations")
 async def list_vm_operations(
-    caller: CurrentUser, process: Process, page: WantedPage, vm: OwnedVM
+    caller: CurrentUser, process: Process, page: WantedPage, vm: OwnedVM, sort: Sort = "-created_at"
 ) -> answers.OperationPage:
     """The operations of one VM, newest first. Those of a DELETED VM stay readable."""
     statement = _operations(process, caller.id).where(Operation.vm_id == vm.id)
-    return await page.fetch(statement, _NEWEST_FIRST, answers.OperationPage)
+    return await page.fetch(statement, _ORDERS[sort], answers.OperationPage)
 
 
 @routes.post(

@@ -1,29 +1,35 @@
-"""Snapshots of VMs."""
+"""Snapshots: those of one VM below its path, and all of the caller, also those whose VM is gone."""
 
+from typing import Annotated
 from uuid import UUID
 
-from fastapi import Response
-from sqlalchemy import select
+from fastapi import Query, Response
+from sqlalchemy import Select, select
 
 from api.routes import answers, requests, router
 from api.web import filters, openapi
-from api.web.dependencies import OwnedVM, Process
+from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.fields import Text
 from api.web.idempotency import OncePerKey
-from api.web.pages import Order, WantedPage
+from api.web.label_selectors import LabelSelectors, has_labels
+from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
-from domain.commands import snapshots
+from api.web.sorting import Sort, orders
+from domain.commands import changes, snapshots
 from domain.data import queries
 from domain.data.models import Snapshot
 from domain.rules.errors import NotFoundError
-from domain.rules.resources import SnapshotStatus
+from domain.rules.resources import Kind, SnapshotStatus
 
-routes = router("/vms/{vm_id}/snapshots", "snapshots")
+routes = router("", "snapshots")
 
-_NEWEST_FIRST = Order("-created_at", (Snapshot.created_at, Snapshot.id), descending=True)
+_ORDERS = orders(Snapshot)
+_OF_VM, _ONE_OF_VM = "/vms/{vm_id}/snapshots", "/vms/{vm_id}/snapshots/{snapshot_id}"
+_ALL, _ONE = "/snapshots", "/snapshots/{snapshot_id}"
 
 
 @routes.post(
-    "",
+    _OF_VM,
     status_code=202,
     response_model=answers.Snapshot,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
@@ -33,7 +39,7 @@ async def create_snapshot(once: OncePerKey, vm_id: UUID, body: requests.NewSnaps
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
     return await once(
         lambda tx, requester: respond_202(
-            snapshots.create_snapshot(tx, requester, vm_id, body.name),
+            snapshots.create_snapshot(tx, requester, vm_id, body.name, body.labels),
             answers.Snapshot,
             "/vms/{vm_id}/snapshots/{id}",
         ),
@@ -41,46 +47,90 @@ async def create_snapshot(once: OncePerKey, vm_id: UUID, body: requests.NewSnaps
     )
 
 
-@routes.get("")
-async def list_snapshots(
+@routes.get(_OF_VM)
+async def list_vm_snapshots(  # noqa: PLR0913, PLR0917 - each is a query parameter
     page: WantedPage,
     vm: OwnedVM,
     statuses: filters.SnapshotStatuses = [],  # noqa: B006 - FastAPI copies it
+    name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
+    labels: LabelSelectors = [],  # noqa: B006
+    sort: Sort = "-created_at",
 ) -> answers.SnapshotPage:
     """The snapshots of a VM, newest first, without DELETED ones unless you filter by that status.
 
     The snapshots of a DELETED VM stay readable.
     """
-    statement = select(Snapshot).where(Snapshot.vm_id == vm.id)
-    has_status = filters.has_status(Snapshot.status, statuses, hidden_by_default=SnapshotStatus.DELETED)
-    return await page.fetch(statement.where(has_status), _NEWEST_FIRST, answers.SnapshotPage)
+    statement = _filtered(select(Snapshot).where(Snapshot.vm_id == vm.id), statuses, name, labels)
+    return await page.fetch(statement, _ORDERS[sort], answers.SnapshotPage)
 
 
-@routes.get("/{snapshot_id}", response_model=answers.Snapshot)
-async def get_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snapshot:
-    """One snapshot. It outlives its VM, and a DELETED snapshot stays readable."""
-    async with process.autocommit.connect() as connection:
-        statement = select(Snapshot).where(Snapshot.id == snapshot_id, Snapshot.vm_id == vm.id)
-        snapshot = await queries.fetch_one(connection, statement)
-    if snapshot is None:
-        raise NotFoundError("snapshot", snapshot_id)
-    return snapshot
+@routes.get(_ALL)
+async def list_snapshots(  # noqa: PLR0913, PLR0917 - each is a query parameter
+    caller: CurrentUser,
+    page: WantedPage,
+    statuses: filters.SnapshotStatuses = [],  # noqa: B006 - FastAPI copies it
+    name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
+    labels: LabelSelectors = [],  # noqa: B006
+    vm_id: Annotated[UUID | None, Query(description="The VM, which may be DELETED.")] = None,
+    sort: Sort = "-created_at",
+) -> answers.SnapshotPage:
+    """Your snapshots, newest first, without DELETED ones unless you filter by that status.
+
+    Those of a VM that is gone are among them.
+    """
+    statement = _filtered(select(Snapshot).where(Snapshot.owner_id == caller.id), statuses, name, labels)
+    if vm_id:
+        statement = statement.where(Snapshot.vm_id == vm_id)
+    return await page.fetch(statement, _ORDERS[sort], answers.SnapshotPage)
+
+
+@routes.get(_ONE_OF_VM, response_model=answers.Snapshot)
+async def get_vm_snapshot(process: Process, vm: OwnedVM, snapshot_id: UUID) -> Snapshot:
+    """One snapshot of a VM. It outlives its VM, and a DELETED snapshot stays readable."""
+    return await _fetch(process, select(Snapshot).where(Snapshot.vm_id == vm.id), snapshot_id)
+
+
+@routes.get(_ONE, response_model=answers.Snapshot)
+async def get_snapshot(caller: CurrentUser, process: Process, snapshot_id: UUID) -> Snapshot:
+    """One of your snapshots. It outlives its VM, and a DELETED snapshot stays readable."""
+    return await _fetch(process, select(Snapshot).where(Snapshot.owner_id == caller.id), snapshot_id)
+
+
+@routes.patch(_ONE, response_model=answers.Snapshot, openapi_extra=openapi.problems("invalid_transition"))
+async def change_snapshot(
+    caller: CurrentUser, process: Process, snapshot_id: UUID, body: requests.SnapshotChanges
+) -> Snapshot:
+    """Change a snapshot's name or labels, even while an operation holds it (a JSON merge patch)."""
+    async with process.engine.begin() as tx:
+        return await changes.change(tx, Snapshot, caller.id, snapshot_id, body.fields)
 
 
 @routes.delete(
-    "/{snapshot_id}",
+    _ONE_OF_VM,
     status_code=204,
     response_class=Response,
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def delete_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
+async def delete_vm_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> Response:
     """Delete a snapshot that is not being taken or restored. A second delete changes nothing."""
-    return await once(lambda tx, requester: respond_204(snapshots.delete_snapshot(tx, requester, vm_id, snapshot_id)))
+    return await once(lambda tx, requester: respond_204(snapshots.delete_snapshot(tx, requester, snapshot_id, vm_id)))
+
+
+@routes.delete(
+    _ONE,
+    status_code=204,
+    response_class=Response,
+    responses=openapi.headers(204, "Operation-Location"),
+    openapi_extra=openapi.problems("invalid_transition"),
+)
+async def delete_snapshot(once: OncePerKey, snapshot_id: UUID) -> Response:
+    """Delete a snapshot that is not being taken or restored; its VM may be gone. A second delete changes nothing."""
+    return await once(lambda tx, requester: respond_204(snapshots.delete_snapshot(tx, requester, snapshot_id)))
 
 
 @routes.post(
-    "/{snapshot_id}/restore",
+    f"{_ONE_OF_VM}/restore",
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
@@ -93,3 +143,21 @@ async def restore_vm(
     return await once(
         lambda tx, requester: respond_202(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body
     )
+
+
+def _filtered(
+    statement: Select[Snapshot], statuses: list[str], name: str | None, labels: LabelSelectors
+) -> Select[Snapshot]:
+    """The snapshots of the statement that pass the filters."""
+    statement = statement.where(filters.has_status(Snapshot.status, statuses, hidden_by_default=SnapshotStatus.DELETED))
+    if name:
+        statement = statement.where(filters.has_name(Snapshot.name, name))
+    return statement.where(has_labels(Snapshot.labels, labels)) if labels else statement
+
+
+async def _fetch(process: Process, statement: Select[Snapshot], id: UUID) -> Snapshot:
+    async with process.autocommit.connect() as connection:
+        snapshot = await queries.fetch_one(connection, statement.where(Snapshot.id == id))
+    if snapshot is None:
+        raise NotFoundError(Kind.SNAPSHOT, id)
+    return snapshot

@@ -13,9 +13,11 @@ from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
+from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
-from domain.commands import volumes
+from api.web.sorting import Sort, orders
+from domain.commands import changes, volumes
 from domain.commands.acceptance import Requester
 from domain.data import queries
 from domain.data.models import Attachment, Volume
@@ -24,10 +26,10 @@ from domain.rules.resources import VolumeStatus
 
 routes = router("", "volumes")
 
-_NEWEST_FIRST = Order("-created_at", (Volume.created_at, Volume.id), descending=True)
+_ORDERS = orders(Volume)
 # NULL cannot be compared with the position of a cursor.
 _PLACE = func.coalesce(Attachment.device, "").label("place")
-_BY_DEVICE = Order("device", (_PLACE, Attachment.volume_id))
+_BY_DEVICE = Order("device", (_PLACE, Attachment.volume_id), changed=Attachment.updated_at)
 _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 
 
@@ -40,29 +42,30 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 )
 async def create_volume(once: OncePerKey, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
+    new = volumes.NewVolume(body.name, body.size_gb, body.image_id, body.labels)
     return await once(
-        lambda tx, requester: respond_202(
-            volumes.create_volume(tx, requester, body.name, body.size_gb, body.image_id),
-            answers.Volume,
-            "/volumes/{id}",
-        ),
+        lambda tx, requester: respond_202(volumes.create_volume(tx, requester, new), answers.Volume, "/volumes/{id}"),
         body,
     )
 
 
 @routes.get("/volumes")
-async def list_volumes(
+async def list_volumes(  # noqa: PLR0913, PLR0917 - each is a query parameter
     caller: CurrentUser,
     page: WantedPage,
     statuses: filters.VolumeStatuses = [],  # noqa: B006 - FastAPI copies it
     name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
+    labels: LabelSelectors = [],  # noqa: B006
+    sort: Sort = "-created_at",
 ) -> answers.VolumePage:
     """Your volumes, newest first, without DELETED ones unless you filter by that status."""
     has_status = filters.has_status(Volume.status, statuses, hidden_by_default=VolumeStatus.DELETED)
     statement = _volumes(caller.id).where(has_status)
     if name:
         statement = statement.where(filters.has_name(Volume.name, name))
-    return await page.fetch(statement, _NEWEST_FIRST, answers.VolumePage)
+    if labels:
+        statement = statement.where(has_labels(Volume.labels, labels))
+    return await page.fetch(statement, _ORDERS[sort], answers.VolumePage)
 
 
 @routes.get("/volumes/{volume_id}", response_model=answers.Volume)
@@ -73,6 +76,16 @@ async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> 
     if volume is None:
         raise NotFoundError("volume", volume_id)
     return volume
+
+
+@routes.patch(
+    "/volumes/{volume_id}", response_model=answers.Volume, openapi_extra=openapi.problems("invalid_transition")
+)
+async def change_volume(caller: CurrentUser, process: Process, volume_id: UUID, body: requests.VolumeChanges) -> Any:
+    """Change a volume's name or labels, even while an operation holds it (a JSON merge patch)."""
+    async with process.engine.begin() as tx:
+        await changes.change(tx, Volume, caller.id, volume_id, body.fields)
+        return (await tx.execute(_volumes(caller.id).where(Volume.id == volume_id))).one()
 
 
 @routes.delete(
