@@ -100,7 +100,11 @@ async def get_snapshot(caller: CurrentUser, process: Process, snapshot_id: UUID)
 async def change_snapshot(
     caller: CurrentUser, process: Process, snapshot_id: UUID, body: requests.SnapshotChanges
 ) -> Snapshot:
-    """Change a snapshot's name or labels, even while an operation holds it (a JSON merge patch)."""
+    """Change a snapshot's name or labels, even while an operation holds it.
+
+    The body is a JSON merge patch (RFC 7396): fields and labels that it leaves out stay, and a label that is null is
+    removed. Its media type may also be `application/merge-patch+json`.
+    """
     async with process.engine.begin() as tx:
         return await changes.change(tx, Snapshot, caller.id, snapshot_id, body.fields)
 

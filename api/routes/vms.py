@@ -136,7 +136,11 @@ async def get_vm(vm: OwnedVM) -> VM:
 
 @routes.patch("/{vm_id}", response_model=answers.VM, openapi_extra=openapi.problems("invalid_transition"))
 async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: requests.VMChanges) -> VM:
-    """Change a VM's name or labels, even while an operation holds it (a JSON merge patch)."""
+    """Change a VM's name or labels, even while an operation holds the VM.
+
+    The body is a JSON merge patch (RFC 7396): fields and labels that it leaves out stay, and a label that is null is
+    removed. Its media type may also be `application/merge-patch+json`.
+    """
     async with process.engine.begin() as tx:
         return await changes.change(tx, VM, caller.id, vm_id, body.fields)
 

@@ -82,7 +82,11 @@ async def get_volume(caller: CurrentUser, process: Process, volume_id: UUID) -> 
     "/volumes/{volume_id}", response_model=answers.Volume, openapi_extra=openapi.problems("invalid_transition")
 )
 async def change_volume(caller: CurrentUser, process: Process, volume_id: UUID, body: requests.VolumeChanges) -> Any:
-    """Change a volume's name or labels, even while an operation holds it (a JSON merge patch)."""
+    """Change a volume's name or labels, even while an operation holds it.
+
+    The body is a JSON merge patch (RFC 7396): fields and labels that it leaves out stay, and a label that is null is
+    removed. Its media type may also be `application/merge-patch+json`.
+    """
     async with process.engine.begin() as tx:
         await changes.change(tx, Volume, caller.id, volume_id, body.fields)
         return (await tx.execute(_volumes(caller.id).where(Volume.id == volume_id))).one()

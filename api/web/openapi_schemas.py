@@ -32,9 +32,6 @@ _REFERENCE = "#/components/schemas/"
 def rewrite(document: Schema) -> None:
     """Rewrite the schemas of the document in place."""
     schemas: dict[str, Schema] = document["components"]["schemas"]
-    for item in document["paths"].values():
-        if "patch" in item:
-            _name_merge_patches(item["patch"]["requestBody"]["content"])
     requests = list(_schemas_of_requests(document))
     for schema in requests:
         _rewrite_all(schema, _without_null)
@@ -49,11 +46,6 @@ def rewrite(document: Schema) -> None:
             del text["type"]
             text["$ref"] = _REFERENCE + name
     document["components"]["schemas"] = dict(sorted(schemas.items()))
-
-
-def _name_merge_patches(content: Schema) -> None:
-    """Add the media type of JSON merge patches, which every PATCH takes beside plain JSON."""
-    content["application/merge-patch+json"] = content["application/json"]
 
 
 def _schemas_of_requests(document: Schema) -> Iterator[Schema]:
