@@ -1,9 +1,10 @@
 """First pages of short and of very long lists: `python -m bench.lists [LONG]`, by default 1,000,000 rows.
 
-Starts a PostgreSQL server in a temporary folder and an API process on it. One owner has 1,000 VMs, operations and
-volumes, another has LONG of each; a third has 1,000 live VMs and LONG that are DELETED. One client asks for the page of
-the short list and that of the long list in turn, so that other work on the machine slows down both. The ratio of the
-median times is the result. The exit code is 1 if one is above 1.5.
+Starts a PostgreSQL server in a temporary folder and an API process on it. One owner has 1,000 VMs, operations, volumes
+and snapshots, another has LONG of each; a third has 1,000 live VMs and LONG that are DELETED. One client asks for the
+page of the short list and that of the long list in turn, so that other work on the machine slows down both. The ratio
+of the median times is the result. The exit code is 1 if one is above 1.5, except those of labels that few VMs have:
+such a filter reads all VMs of the owner.
 """
 
 import asyncio
@@ -45,9 +46,18 @@ LISTS = {
     "VMs in one of two statuses": "/vms?status=ACTIVE,SHUTOFF",
     "VMs in a rare status": "/vms?status=ERROR",
     "VMs with a label that all have": "/vms?labels=env=prod",
+    "VMs with one of two values of it": "/vms?labels=env%20in%20(prod,test),!x",
+    "VMs that have changed": "/vms?changes_since=2000-01-01T00:00:00Z",
     "operations": "/operations",
     "operations in progress": "/operations?status=QUEUED,RUNNING",
     "volumes": "/volumes",
+    "volumes by name": "/volumes?sort=name",
+    "snapshots": "/snapshots",
+    "snapshots, last changed first": "/snapshots?sort=-updated_at",
+}
+READ_ALL = {
+    "VMs with a label that one has": "/vms?labels=n=77",
+    "VMs whose label has a rare value": "/vms?labels=n%20in%20(77,78)",
 }
 USER = "INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $2, '')"
 # One VM in a thousand is in ERROR, and one of the others in three is off.
@@ -55,8 +65,8 @@ VMS = """
 INSERT INTO vms (id, owner_id, name, status, flavor_id, image_id, labels, operation_id, launched_at, created_at)
 SELECT gen_random_uuid(), $1, 'vm-' || n,
     coalesce($3, CASE WHEN n % 1000 = 0 THEN 'ERROR' WHEN n % 3 = 0 THEN 'SHUTOFF' ELSE 'ACTIVE' END),
-    (SELECT id FROM flavors LIMIT 1), (SELECT id FROM images WHERE is_default), '{"env": "prod"}', gen_random_uuid(),
-    now(), now() - n * interval '1 second'
+    (SELECT id FROM flavors LIMIT 1), (SELECT id FROM images WHERE is_default),
+    jsonb_build_object('env', 'prod', 'n', n::text), gen_random_uuid(), now(), now() - n * interval '1 second'
 FROM generate_series(1, $2::int) AS n
 """
 OPERATIONS = """
@@ -70,6 +80,13 @@ VOLUMES = """
 INSERT INTO volumes (id, owner_id, name, size_gb, status, operation_id, created_at)
 SELECT gen_random_uuid(), $1, 'data-' || n, 1, 'AVAILABLE', gen_random_uuid(), now() - n * interval '1 second'
 FROM generate_series(1, $2::int) AS n
+"""
+
+SNAPSHOTS = """
+INSERT INTO snapshots (id, owner_id, vm_id, name, size_gb, status, flavor_id, image_id, operation_id, created_at)
+SELECT gen_random_uuid(), owner_id, id, 'of-' || name, 1, 'AVAILABLE', flavor_id, image_id, gen_random_uuid(),
+    created_at
+FROM vms WHERE owner_id = $1
 """
 
 
@@ -91,6 +108,7 @@ async def fill(url: str, owners: dict[str, UUID], long: int) -> None:
         await connection.execute(VMS, owner, count, None)
         await connection.execute(OPERATIONS, owner)
         await connection.execute(VOLUMES, owner, count)
+        await connection.execute(SNAPSHOTS, owner)
     for index in indexes:
         await connection.execute(index["indexdef"])
     await connection.execute("VACUUM ANALYZE")  # as autovacuum does within a minute
@@ -143,7 +161,8 @@ def token(name: str, id: UUID) -> str:
 async def measure(owners: dict[str, UUID]) -> bool:
     """Print a row for each list; returns whether all ratios are allowed."""
     tokens = {name: token(name, id) for name, id in owners.items()}
-    kinds = [(name, path, "long") for name, path in LISTS.items()] + [("VMs beside DELETED ones", "/vms", "deleted")]
+    kinds = [(name, path, "long") for name, path in (LISTS | READ_ALL).items()]
+    kinds.append(("VMs beside DELETED ones", "/vms", "deleted"))
     rows = []
     async with httpx.AsyncClient(base_url=API, timeout=60) as http:
         for name, path, owner in kinds:
@@ -156,7 +175,7 @@ async def measure(owners: dict[str, UUID]) -> bool:
             short, long = (median(taken[who][WARM_UP:]) for who in ("short", owner))
             rows.append((name, short, long, long / short))
     table("first page", "short list, ms", "long list, ms", "ratio", rows=rows)
-    return all(ratio <= ALLOWED for *_, ratio in rows)
+    return all(ratio <= ALLOWED for name, *_, ratio in rows if name not in READ_ALL)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Operations: what was requested, by whom, its progress, and why it failed."""
 
 from collections.abc import Awaitable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Query, Request, Response
@@ -33,7 +33,12 @@ IDs = Annotated[
     Query(alias="id", description=f"Ids, separated by commas or in repeated parameters, {MOST_IDS} at most."),
 ]
 _WAIT_FOR_ALL = "The most seconds to wait until all operations of `id` have ended."
-_NEWEST_FIRST = Order("-created_at", (Operation.created_at, Operation.id), descending=True)
+_KEY = (Operation.created_at, Operation.id)
+_ORDERS = {"created_at": Order("created_at", _KEY), "-created_at": Order("-created_at", _KEY, descending=True)}
+Sort = Annotated[
+    Literal["created_at", "-created_at"],
+    Query(description="`-` sorts in descending order. Items with equal values are sorted by id."),
+]
 
 
 @routes.get("/operations", openapi_extra=openapi.problems("too_many_waiting"))
@@ -47,6 +52,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
     vm_id: UUID | None = None,
     ids: IDs = [],  # noqa: B006
     wait: Annotated[Wait, Query(description=_WAIT_FOR_ALL)] = 0,
+    sort: Sort = "-created_at",
 ) -> answers.OperationPage:
     """Your operations, newest first; with `id` and `wait` once all of these have ended."""
     statement = _operations(process, caller.id)
@@ -64,7 +70,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
         statement = statement.where(Operation.action.in_(filters.actions(actions)))
     if vm_id:
         statement = statement.where(Operation.vm_id == vm_id)
-    return await page.fetch(statement, _NEWEST_FIRST, answers.OperationPage)
+    return await page.fetch(statement, _ORDERS[sort], answers.OperationPage)
 
 
 @routes.get(
@@ -80,11 +86,11 @@ async def get_operation(one: ReadOne, operation_id: UUID, wait: Wait = 0) -> Res
 
 @routes.get("/vms/{vm_id}/operations")
 async def list_vm_operations(
-    caller: CurrentUser, process: Process, page: WantedPage, vm: OwnedVM
+    caller: CurrentUser, process: Process, page: WantedPage, vm: OwnedVM, sort: Sort = "-created_at"
 ) -> answers.OperationPage:
     """The operations of one VM, newest first. Those of a DELETED VM stay readable."""
     statement = _operations(process, caller.id).where(Operation.vm_id == vm.id)
-    return await page.fetch(statement, _NEWEST_FIRST, answers.OperationPage)
+    return await page.fetch(statement, _ORDERS[sort], answers.OperationPage)
 
 
 @routes.post(

@@ -2,19 +2,20 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Depends
+from fastapi import Depends, Response
 from sqlalchemy import Label, func, literal
 
 from api.routes import answers
-from api.web.dependencies import Process, ProcessState
+from api.web.dependencies import CurrentUser, Process, ProcessState
 from api.web.guards import Guard, IfMatch
 from api.web.idempotency import Once, OncePerKey
-from api.web.single import Resource
+from api.web.single import Resource, etag
+from domain.commands import changes
 from domain.data.models import VM, Operation, Snapshot, Volume
 from domain.data.views import View, views
 from domain.rules.lifecycle import is_at_rest
@@ -93,6 +94,31 @@ async def _once_on_snapshot(once: OncePerKey, process: Process, snapshot_id: UUI
     return _guarded(once, process, SNAPSHOTS, snapshot_id, if_match)
 
 
+@dataclass(frozen=True, slots=True)
+class Changer:
+    """Changes the name or labels of one resource of the caller, if `If-Match` allows it."""
+
+    process: Process
+    caller: CurrentUser
+    if_match: str | None
+
+    async def __call__(self, resource: Resource, id: UUID, fields: Mapping[str, Any]) -> Response:
+        """Change the fields, and answer with the resource and its new ETag."""
+        view = self.process.changes.views[resource.table]
+        async with self.process.engine.begin() as tx:
+            if self.if_match is not None:
+                await Guard(resource, view, id, self.if_match).check(tx, self.caller.id)
+            await changes.change(tx, view.model, self.caller.id, id, fields)
+            row = (await tx.execute(view.rows.where(view.id == id))).one()
+        body = resource.render(row)
+        return Response(body, headers={"ETag": etag(body)}, media_type="application/json")
+
+
+async def _changer(process: Process, caller: CurrentUser, if_match: IfMatch = None) -> Changer:
+    return Changer(process, caller, if_match)
+
+
+ChangeOne = Annotated[Changer, Depends(_changer)]
 OnceOnVM = Annotated[Once, Depends(_once_on_vm)]
 """OncePerKey for a change of the path's VM, which `If-Match` may guard. The others are the same."""
 OnceOnVolume = Annotated[Once, Depends(_once_on_volume)]

@@ -2,21 +2,25 @@
 
 from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
-from api.routes.resources import VMS, OnceOnVM
+from api.routes.resources import VMS, ChangeOne, OnceOnVM
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, Process, fetch_owned_vm
-from api.web.fields import Text
+from api.web.dependencies import CurrentUser, Process
+from api.web.fields import Text, Time
 from api.web.idempotency import OncePerKey
+from api.web.label_selectors import LabelSelectors, has_labels
+from api.web.models import FieldError
 from api.web.pages import Order, WantedPage
+from api.web.problems import ProblemError
 from api.web.responses import respond_202, respond_204
 from api.web.single import ReadOne
+from api.web.sorting import Sort, orders
 from api.web.waiting import Wait, until
 from domain.commands import create_vm as commands
 from domain.commands import vms
@@ -27,18 +31,15 @@ from domain.commands.placement import Placement
 from domain.commands.volumes import ROOT_DEVICE
 from domain.data import views
 from domain.data.models import VM
-from domain.rules.errors import InvalidTransitionError
 from domain.rules.states import Status
 from domain.settings import Settings
 
 routes = router("/vms", "vms")
 
-Sort = Literal["created_at", "-created_at", "updated_at", "-updated_at", "name", "-name", "status", "-status"]
-_ORDERS: dict[str, Order] = {
-    f"{sign}{column.key}": Order(f"{sign}{column.key}", (column, VM.id), descending=bool(sign))
-    for column in (VM.created_at, VM.updated_at, VM.name, VM.status)
-    for sign in ("", "-")
-}
+_ORDERS = orders(VM)
+# A VM that changes while one pages moves behind the cursor and comes again, so none is missed. Between two page numbers
+# others would take its place.
+_CHANGES = Order("changes", (VM.updated_at, VM.id), only_cursors=True)
 
 
 @routes.post(
@@ -98,19 +99,36 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     page: WantedPage,
     statuses: filters.Statuses = [],  # noqa: B006 - FastAPI copies it
     name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
-    labels: filters.LabelFilter = [],  # noqa: B006
-    sort: Annotated[
-        Sort, Query(description="`-` sorts in descending order. VMs with equal values are sorted by id.")
-    ] = "-created_at",
+    labels: LabelSelectors = [],  # noqa: B006
+    changes_since: Annotated[
+        Time | None,
+        Query(
+            description="Only VMs that have changed at or after this time, DELETED ones included, in the order of "
+            "their changes. The next time, send the `next_changes_since` of the first page.",
+            examples=["2026-11-27T19:00:00Z"],
+        ),
+    ] = None,
+    sort: Sort = "-created_at",
 ) -> answers.VMPage:
-    """Your VMs, newest first, without DELETED ones unless you filter by that status."""
-    has_status = filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED)
-    statement = views.VMS.where(VM.owner_id == caller.id, has_status)
+    """Your VMs, newest first, without DELETED ones unless you filter by that status or ask for changes."""
+    statement = views.VMS.where(VM.owner_id == caller.id)
+    if statuses or not changes_since:
+        statement = statement.where(filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED))
     if name:
         statement = statement.where(filters.has_name(VM.name, name))
     if labels:
-        statement = statement.where(filters.has_labels(labels))
-    return await page.fetch(statement, _ORDERS[sort], answers.VMPage)
+        statement = statement.where(has_labels(VM.labels, labels))
+    if not changes_since:
+        return await page.fetch(statement, _ORDERS[sort], answers.VMPage)
+    if "sort" in page.request.query_params:
+        raise _no_sort()
+    return await page.fetch(statement.where(VM.updated_at >= changes_since), _CHANGES, answers.VMPage)
+
+
+def _no_sort() -> ProblemError:
+    detail = "Changes have an order of their own. Leave out `sort` or `changes_since`."
+    errors = [FieldError(code="conflicting_parameters", detail=detail, parameter="sort")]
+    return ProblemError("validation_failed", detail, errors)
 
 
 @routes.get(
@@ -124,18 +142,19 @@ async def get_vm(one: ReadOne, vm_id: UUID, wait: Wait = 0, statuses: filters.Fo
     return await one(VMS, vm_id, until=until(wait, filters.words(statuses)))
 
 
-@routes.patch("/{vm_id}", response_model=answers.VM, openapi_extra=openapi.problems("invalid_transition"))
-async def change_vm(caller: CurrentUser, process: Process, vm_id: UUID, body: requests.VMChanges) -> VM:
-    """Change a VM's name or labels, even while an operation holds it."""
-    changes = body.model_dump(exclude_unset=True)
-    if not changes:
-        return await fetch_owned_vm(process, caller, vm_id)
-    async with process.autocommit.connect() as connection:
-        changed = await vms.change_vm(connection, caller.id, vm_id, changes)
-    if changed is None:
-        vm = await fetch_owned_vm(process, caller, vm_id)
-        raise InvalidTransitionError("change", vm.status, vm.task_state, [])
-    return changed
+@routes.patch(
+    "/{vm_id}",
+    response_model=answers.VM,
+    responses=openapi.headers(200, "ETag"),
+    openapi_extra=openapi.problems("invalid_transition"),
+)
+async def change_vm(change: ChangeOne, vm_id: UUID, body: requests.VMChanges) -> Response:
+    """Change a VM's name or labels, even while an operation holds the VM.
+
+    The body is a JSON merge patch (RFC 7396): fields and labels that it leaves out stay, and a label that is null is
+    removed. Its media type may also be `application/merge-patch+json`.
+    """
+    return await change(VMS, vm_id, body.fields)
 
 
 @routes.delete(

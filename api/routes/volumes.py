@@ -9,14 +9,16 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
-from api.routes.resources import VOLUMES, OnceOnVolume
+from api.routes.resources import VOLUMES, ChangeOne, OnceOnVolume
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import Text
 from api.web.idempotency import OncePerKey
+from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
 from api.web.single import ReadOne
+from api.web.sorting import Sort, orders
 from api.web.waiting import Wait, until
 from domain.commands import volumes
 from domain.commands.acceptance import Requester
@@ -27,10 +29,10 @@ from domain.rules.resources import VolumeStatus
 
 routes = router("", "volumes")
 
-_NEWEST_FIRST = Order("-created_at", (Volume.created_at, Volume.id), descending=True)
+_ORDERS = orders(Volume)
 # NULL cannot be compared with the position of a cursor.
 _PLACE = func.coalesce(Attachment.device, "").label("place")
-_BY_DEVICE = Order("device", (_PLACE, Attachment.volume_id))
+_BY_DEVICE = Order("device", (_PLACE, Attachment.volume_id), changed=Attachment.updated_at)
 _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 
 
@@ -43,29 +45,30 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 )
 async def create_volume(once: OncePerKey, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
+    new = volumes.NewVolume(body.name, body.size_gb, body.image_id, body.labels)
     return await once(
-        lambda tx, requester: respond_202(
-            volumes.create_volume(tx, requester, body.name, body.size_gb, body.image_id),
-            answers.Volume,
-            "/volumes/{id}",
-        ),
+        lambda tx, requester: respond_202(volumes.create_volume(tx, requester, new), answers.Volume, "/volumes/{id}"),
         body,
     )
 
 
 @routes.get("/volumes")
-async def list_volumes(
+async def list_volumes(  # noqa: PLR0913, PLR0917 - each is a query parameter
     caller: CurrentUser,
     page: WantedPage,
     statuses: filters.VolumeStatuses = [],  # noqa: B006 - FastAPI copies it
     name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
+    labels: LabelSelectors = [],  # noqa: B006
+    sort: Sort = "-created_at",
 ) -> answers.VolumePage:
     """Your volumes, newest first, without DELETED ones unless you filter by that status."""
     has_status = filters.has_status(Volume.status, statuses, hidden_by_default=VolumeStatus.DELETED)
     statement = _volumes(caller.id).where(has_status)
     if name:
         statement = statement.where(filters.has_name(Volume.name, name))
-    return await page.fetch(statement, _NEWEST_FIRST, answers.VolumePage)
+    if labels:
+        statement = statement.where(has_labels(Volume.labels, labels))
+    return await page.fetch(statement, _ORDERS[sort], answers.VolumePage)
 
 
 @routes.get(
@@ -82,6 +85,21 @@ async def get_volume(
 ) -> Response:
     """One volume and its attachment; with `wait` once it rests or has a status. A DELETED volume stays readable."""
     return await one(VOLUMES, volume_id, until=until(wait, filters.words(statuses)))
+
+
+@routes.patch(
+    "/volumes/{volume_id}",
+    response_model=answers.Volume,
+    responses=openapi.headers(200, "ETag"),
+    openapi_extra=openapi.problems("invalid_transition"),
+)
+async def change_volume(change: ChangeOne, volume_id: UUID, body: requests.VolumeChanges) -> Response:
+    """Change a volume's name or labels, even while an operation holds it.
+
+    The body is a JSON merge patch (RFC 7396): fields and labels that it leaves out stay, and a label that is null is
+    removed. Its media type may also be `application/merge-patch+json`.
+    """
+    return await change(VOLUMES, volume_id, body.fields)
 
 
 @routes.delete(

@@ -20,7 +20,7 @@ from api.web.logins import Logins
 from api.web.long_lists import LongLists
 from api.web.problems import ProblemError
 from api.web.program_tokens import ProgramTokens
-from api.web.security import Caller, InvalidTokenError, LoginCaller, ProgramCaller, Signing
+from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
 from domain.data import queries
 from domain.data.accounts import user_named, username_key
 from domain.data.models import VM
@@ -68,25 +68,20 @@ _bearer = HTTPBearer(
 )
 
 
-async def caller_with(process: ProcessState, token: str) -> Caller:
-    """The caller whom the token names; InvalidTokenError if it does not work, or does no longer."""
-    if program_tokens.is_one(token):
-        return await process.program_tokens.find(token)
-    return security.verify(process.signing, "access", token).caller
-
-
 async def _caller(
     process: Process, request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
     if credentials is None:
         detail = "Send an access token in the header: Authorization: Bearer <token>."
         raise ProblemError("unauthenticated", detail)
+    token = credentials.credentials
     try:
-        caller = await caller_with(process, credentials.credentials)
+        if not program_tokens.is_one(token):
+            return security.verify(process.signing, "access", token).caller
+        caller = await process.program_tokens.find(token)
     except InvalidTokenError as error:
         raise ProblemError("invalid_token", str(error)) from None
-    may_write = not isinstance(caller, ProgramCaller) or Scope.WRITE in caller.scopes
-    if request.method != "GET" and not may_write:  # HEAD comes as GET
+    if request.method != "GET" and Scope.WRITE not in caller.scopes:  # HEAD comes as GET
         detail = "This token may only read. Use one with the scope write."
         raise ProblemError("insufficient_scope", detail)
     return caller

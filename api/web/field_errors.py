@@ -24,6 +24,8 @@ _CODES = {
     "int_from_float": "wrong_type",
     "uuid_type": "wrong_type",
     "uuid_parsing": "wrong_format",
+    "datetime_parsing": "wrong_format",
+    "datetime_from_date_parsing": "wrong_format",
     "string_pattern_mismatch": "wrong_format",
     "string_unicode": "wrong_format",
     "invalid_key": "wrong_format",

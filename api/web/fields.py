@@ -1,20 +1,23 @@
 """Types for the texts that clients send: names, labels, accounts. `domain/rules/text.py` has the rules behind them."""
 
 import re
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from unicodedata import name
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from domain.rules import addresses, text
+from domain.rules.labels import MOST_LABELS
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 256  # characters
 _UNSEEN = rf"\x00-\x1f\x7f-\x9f{text.UNSEEN}"
 _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
 LABEL_KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
-_MOST_LABELS = 64
+_MOST_CHANGES = 2 * MOST_LABELS  # so many remove all labels and set as many others
 _DIGITS = re.compile(r"-?[0-9]+(\.0+)?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 # Characters. NFC joins at most four into one, so a longer text has more than 256 in that form, too. Normalizing takes a
 # time that grows with the square of the accents in a row: 12 seconds for those that fit into a body.
@@ -27,10 +30,22 @@ def _plain_keys(schema: dict[str, Any]) -> None:
     schema |= {"propertyNames": {"pattern": pattern}, "additionalProperties": values}
 
 
+def _or_null(schema: dict[str, Any]) -> None:
+    # One schema and not a choice of two, whose null `api.web.openapi_schemas` would leave out.
+    kinds = schema.pop("anyOf")
+    schema |= kinds[0] | {"type": [kind["type"] for kind in kinds]}
+
+
 def _few(labels: Any) -> Any:
     # pydantic checks every label before it checks their number, and would make an error for each of thousands.
-    if isinstance(labels, dict) and len(labels) > _MOST_LABELS:
-        raise PydanticCustomError("too_long", "There may be at most {most} labels", {"most": _MOST_LABELS})
+    if isinstance(labels, dict) and len(labels) > MOST_LABELS:
+        raise PydanticCustomError("too_long", "There may be at most {most} labels", {"most": MOST_LABELS})
+    return labels
+
+
+def _few_changes(labels: Any) -> Any:
+    if isinstance(labels, dict) and len(labels) > _MOST_CHANGES:
+        raise PydanticCustomError("too_long", "There may be at most {most} labels", {"most": _MOST_CHANGES})
     return labels
 
 
@@ -44,6 +59,23 @@ def _plain_digits(value: Any) -> Any:
     if isinstance(value, str) and not _DIGITS.fullmatch(value):
         raise PydanticCustomError("wrong_type", "Input should be a valid integer")
     return value
+
+
+def _written_as_time(value: Any) -> Any:
+    # pydantic also takes dates, and numbers of seconds.
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        hint = " (write the + of an offset as %2B)" if isinstance(value, str) and " " in value else ""
+        raise PydanticCustomError(
+            "wrong_format", "Write a time as 2026-11-27T19:00:00Z (RFC 3339){hint}", {"hint": hint}
+        )
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # the first or the last hours of the calendar
+        raise PydanticCustomError("wrong_format", "This time is out of range") from None
 
 
 def _tidy(value: Any) -> Any:
@@ -124,6 +156,7 @@ Name = Annotated[
     AfterValidator(_visible),
     Field(json_schema_extra={"pattern": rf"^[^{_UNSEEN}]*[^\s{_UNSEEN}][^{_UNSEEN}]*$"}),
 ]
+_LabelKey = Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")]
 LabelValue = Annotated[
     str,
     StringConstraints(max_length=255),
@@ -132,16 +165,23 @@ LabelValue = Annotated[
     Field(json_schema_extra={"pattern": f"^[^{_UNSEEN}]*$"}),
 ]
 Labels = Annotated[
-    dict[
-        Annotated[str, StringConstraints(pattern=f"^{LABEL_KEY}$")],
-        LabelValue,
-    ],
-    Field(max_length=_MOST_LABELS, json_schema_extra=_plain_keys),
+    dict[_LabelKey, LabelValue],
+    Field(max_length=MOST_LABELS, json_schema_extra=_plain_keys),
     BeforeValidator(_few),
+]
+LabelChanges = Annotated[
+    Annotated[
+        dict[_LabelKey, Annotated[LabelValue | None, Field(json_schema_extra=_or_null)]],
+        Field(max_length=_MOST_CHANGES, json_schema_extra=_plain_keys),
+        BeforeValidator(_few_changes),
+    ]
+    | None,
+    Field(),
 ]
 # For integers. Write them after the bounds: the OpenAPI document shows only bounds that come before them.
 WHOLE = BeforeValidator(_integral)
 PLAIN_DIGITS = BeforeValidator(_plain_digits)
+Time = Annotated[AwareDatetime, BeforeValidator(_written_as_time), AfterValidator(_in_utc)]
 # A text to search for. It may hold more than a Name, because early resources have names that are refused today.
 Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
 IPAddress = Annotated[str, StringConstraints(max_length=45, pattern=r"^[0-9A-Fa-f.:]+$"), AfterValidator(_ip_address)]

@@ -1,4 +1,4 @@
-"""Filters that several lists share: statuses, actions, labels, names. A filter of one list is in that list's route."""
+"""Filters that several lists share: statuses, actions, names. A filter of one list is in that list's route."""
 
 import re
 from collections.abc import Iterable
@@ -10,34 +10,13 @@ from fastapi import Query
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-from sqlalchemy import (
-    ARRAY,
-    ColumnElement,
-    SQLColumnExpression,
-    Text,
-    and_,
-    case,
-    cast,
-    false,
-    func,
-    literal_column,
-    or_,
-)
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, false, func, literal_column, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
-from api.web.fields import LABEL_KEY
-from domain.data.models import VM
 from domain.rules import text
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 
-_VALUE = r"([^,\\\x00-\x1f\x7f-\x9f]|\\[,\\]){0,255}"
-_LABEL = rf"{LABEL_KEY}(={_VALUE})?"
-_HOW_TO_WRITE_LABELS = (
-    r"Write key or key=value, separated by commas. In a value, write \, for a comma and \\ for a backslash."
-)
-_UNTIL_COMMA = re.compile(r"(?:[^,\\]|\\.)+")  # a backslash takes away the meaning of a comma or a backslash after it
 _SEVERAL = "One or more values, separated by commas or in repeated parameters."
 FOR_STATUS = f"Wait until it has this status, or ERROR or DELETED. Needs `wait`. {_SEVERAL}"
 _STATUS = f"{_SEVERAL} Without this parameter, DELETED is left out."
@@ -94,15 +73,6 @@ ActionWords = Annotated[
     list[Annotated[str, _any_of(action.word for action in Action)]],
     Query(alias="action", description=_SEVERAL, examples=[["create"]]),
 ]
-LabelFilter = Annotated[
-    list[Annotated[str, Items(_LABEL, "wrong_format", _HOW_TO_WRITE_LABELS)]],
-    Query(
-        description="`key=value` selects VMs with that label, `key` VMs with any value of it. Several filters, "
-        "separated by commas or in repeated parameters, must all match. In a value, write `\\,` for a comma and "
-        "`\\\\` for a backslash.",
-        examples=[["env=prod,tier"]],
-    ),
-]
 
 
 def words(values: list[str]) -> set[str]:
@@ -140,34 +110,6 @@ def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[boo
     return in_ascii if pattern.isascii() else or_(in_ascii, in_other_letters)
 
 
-def has_labels(values: list[str]) -> ColumnElement[bool]:
-    """Whether a VM has every requested label."""
-    filters = label_filters(values)
-    # The labels go into two bind parameters of SQL, so that the statement is the same for any number of labels. With a
-    # condition for each label, SQLAlchemy and asyncpg would compile and cache one statement for each number.
-    pairs = {(key, value) for key, value in filters if value is not None}
-    value_of = dict(pairs)
-    if len(value_of) < len(pairs):
-        return false()  # two values of one key are requested, but a label has one
-    keys = cast([key for key, value in filters if value is None], ARRAY(Text))
-    labels: ColumnElement[dict[str, str]] = VM.labels.expression
-    # Labels are stored in their tidy form. Those of early VMs are as they were sent, in any form of their letters.
-    tidy = {key: text.tidy(value) for key, value in pairs}
-    has_values = labels.contains(tidy)
-    if tidy != value_of:
-        has_values = or_(has_values, labels.contains(value_of))
-    if not all(map(str.isascii, tidy.values())):
-        as_text = cast(labels, Text)
-        has_values = or_(has_values, _if_not_ascii(as_text, cast(func.normalize(as_text), JSONB).contains(tidy)))
-    return and_(has_values, labels.has_all(keys))
-
-
 def _if_not_ascii(texts: SQLColumnExpression[str], condition: ColumnElement[bool]) -> ColumnElement[bool]:
     """The condition for texts with other letters than ASCII, false for the rest; these do not pay for it."""
     return case((func.octet_length(texts) > func.char_length(texts), condition), else_=false())
-
-
-def label_filters(values: list[str]) -> set[tuple[str, str | None]]:
-    """The key and value of every requested label; the value is None if any will do."""
-    labels = (label.partition("=") for value in values for label in _UNTIL_COMMA.findall(value))
-    return {(key, re.sub(r"\\(.)", r"\1", value) if equals else None) for key, equals, value in labels}

@@ -9,7 +9,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.web.problems import ProblemError
 from api.web.single import Resource, etag, names
-from domain.commands.acceptance import Requester
 from domain.data import views
 from domain.data.views import View
 
@@ -33,10 +32,10 @@ class Guard:
     id: UUID
     condition: str
 
-    async def check(self, tx: AsyncConnection, requester: Requester) -> None:
+    async def check(self, tx: AsyncConnection, user_id: UUID) -> None:
         """Lock the resource until the transaction ends; ProblemError if it has another ETag."""
         await views.lock(tx, self.view, self.id)
-        mine = self.view.rows.where(self.view.id == self.id, self.resource.owner_id == requester.user_id)
+        mine = self.view.rows.where(self.view.id == self.id, self.resource.owner_id == user_id)
         row = (await tx.execute(mine)).one_or_none()
         # If there is none, the command says so.
         if row is not None and not names(self.condition, etag(self.resource.render(row))):

@@ -88,7 +88,7 @@ class Once:
 
     async def _work(self, tx: AsyncConnection, work: Work) -> Response:
         if self.guard:
-            await self.guard.check(tx, self.requester)
+            await self.guard.check(tx, self.requester.user_id)
         return await work(tx, self.requester)
 
     async def _lock(self, tx: AsyncConnection) -> None:

@@ -12,7 +12,9 @@ from api.web.problems import ProblemError
 # errors for some forms of it, and needs a second for thousands of semicolons.
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _PARAMETER = re.compile(rf'[ \t]*;[ \t]*(?:({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*+"))?')
-_JSON = re.compile(rf"application/json(?P<parameters>(?:{_PARAMETER.pattern})*+)[ \t]*", re.IGNORECASE)
+_TYPE = re.compile(
+    rf"application/(?P<patch>merge-patch\+)?json(?P<parameters>(?:{_PARAMETER.pattern})*+)[ \t]*", re.IGNORECASE
+)
 _UTF_8 = {"utf-8", "utf8"}
 
 
@@ -29,11 +31,11 @@ class JsonRequest(Request):
         """Parse the body, if there is one; ProblemError if it is not plain JSON."""
         body = await self.body()
         if body:
-            _check_headers(self)
+            _check_headers(self, is_patch=self.method == "PATCH")
             self.value = _parse(body)
 
 
-def _check_headers(request: Request) -> None:
+def _check_headers(request: Request, *, is_patch: bool) -> None:
     encodings = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     if any(encoding.strip() not in {"", "identity"} for encoding in encodings):
         detail = "Send the body as it is, without compression and without the header Content-Encoding."
@@ -41,9 +43,10 @@ def _check_headers(request: Request) -> None:
     media_type = request.headers.get("content-type", "text/plain")
     if media_type == "application/json":
         return  # most clients write exactly this, which needs no parser
-    json_type = _JSON.fullmatch(media_type)
-    if not json_type:
-        detail = "Send the body as JSON, with the header Content-Type: application/json."
+    json_type = _TYPE.fullmatch(media_type)
+    if not json_type or (json_type["patch"] and not is_patch):
+        others = " or application/merge-patch+json" if is_patch else ""
+        detail = f"Send the body as JSON, with the header Content-Type: application/json{others}."
         raise ProblemError("unsupported_media_type", detail)
     parameters = _PARAMETER.findall(json_type["parameters"])
     if not {value.strip('"').lower() for name, value in parameters if name.lower() == "charset"} <= _UTF_8:

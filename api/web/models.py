@@ -56,6 +56,8 @@ class Page(Answer, Generic[T]):
     """A part of a list; `next_cursor` leads to the next part and is null at the end.
 
     `total` and `pages` stop at 10,000 items. A longer list has at least so many, and `total_is_exact` is false.
+    `items_moved` says that items have changed since you read the first page, in an order by a field that changes: some
+    may be missing from the pages, or on two of them.
     """
 
     items: list[T]
@@ -65,3 +67,4 @@ class Page(Answer, Generic[T]):
     page_size: int
     pages: int
     next_cursor: str | None
+    items_moved: bool = False

@@ -41,7 +41,8 @@ the first answer with the header `Idempotency-Replayed`, and does nothing twice.
 
 **Pages.** Follow `Link: rel="next"`, or pass `next_cursor` as `cursor`. Unlike page numbers, cursors neither skip nor
 repeat items when other items are added or removed, and they reach the items of a list of any length: `total`, `pages`
-and page numbers end at 10,000 items. In a longer list, `total_is_exact` is false.
+and page numbers end at 10,000 items. In a longer list, `total_is_exact` is false. In an order by a field that changes
+(`updated_at`, `name`, `status`), `items_moved` says whether items have moved since you read the first page.
 """
 TAGS = [
     {"name": "health", "description": "Checks for load balancers and monitoring."},

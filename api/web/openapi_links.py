@@ -1,20 +1,20 @@
 """Links between the operations of the OpenAPI document: which requests an answer leads to."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-# Per schema of an answer: the path parameters that its fields fill.
-_FILLS: Final[Mapping[str, Mapping[str, str]]] = {
-    "VM": {"vm_id": "id"},
-    "Snapshot": {"vm_id": "vm_id", "snapshot_id": "id"},
-    "Volume": {"volume_id": "id"},
-    "Attachment": {"vm_id": "vm_id", "volume_id": "volume_id"},
-    "Interface": {"vm_id": "vm_id", "interface_id": "id"},
-    "Operation": {"operation_id": "id"},
-    "Token": {"token_id": "id"},
-    "CreatedToken": {"token_id": "id"},
-}
+# Per schema of an answer: sets of path parameters that its fields fill.
 _OPERATION: Final = {"operation_id": "operation_id"}  # of the answers that name the operation to follow
+_FILLS: Final[Mapping[str, Sequence[Mapping[str, str]]]] = {
+    "VM": [{"vm_id": "id"}, _OPERATION],
+    "Snapshot": [{"vm_id": "vm_id", "snapshot_id": "id"}, {"snapshot_id": "id"}, _OPERATION],
+    "Volume": [{"volume_id": "id"}, _OPERATION],
+    "Attachment": [{"vm_id": "vm_id", "volume_id": "volume_id"}, _OPERATION],
+    "Interface": [{"vm_id": "vm_id", "interface_id": "id"}, _OPERATION],
+    "Operation": [{"operation_id": "id"}],
+    "Token": [{"token_id": "id"}],
+    "CreatedToken": [{"token_id": "id"}],
+}
 
 
 def add(document: dict[str, Any]) -> None:
@@ -25,17 +25,16 @@ def add(document: dict[str, Any]) -> None:
         for response in operation["responses"].values():
             schema = _schema_of(response)
             if schema in _FILLS:
-                links = dict(_links(schema, operations, document["components"]["schemas"][schema]))
+                links = dict(_links(schema, operations))
                 shared |= links
                 response["links"] = {name: {"$ref": f"#/components/links/{name}"} for name in links}
 
 
-def _links(name: str, operations: list[dict[str, Any]], schema: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    own = _FILLS[name]
+def _links(name: str, operations: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     for operation in operations:
         wanted = {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "path"}
-        fills = own if wanted == set(own) else _OPERATION if wanted == set(_OPERATION) else None
-        if fills is None or not set(fills.values()) <= set(schema["properties"]):
+        fills = next((fills for fills in _FILLS[name] if set(fills) == wanted), None)
+        if fills is None:
             continue
         yield (
             f"{name}_{operation['operationId']}",

@@ -6,13 +6,25 @@ list. Counting and skipping rows would take longer in longer lists, so both end 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import TypeAdapter
-from sqlalchemy import ColumnElement, ScalarSelect, Select, false, func, literal, literal_column, select, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    ScalarSelect,
+    Select,
+    SQLColumnExpression,
+    false,
+    func,
+    literal,
+    literal_column,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
@@ -29,6 +41,9 @@ MAX_PAGE = 1_000_000
 MAX_LINKS = 7500  # characters; each link repeats the filters, and common clients take no header of more than 8 KiB
 _PLACE = {"page", "page_size", "cursor", "sort"}  # parameters that choose a place in the list, not its items
 MAX_TOTAL = 10_000  # rows that are counted, and that page numbers can reach; cursors reach them all
+# `updated_at` is the time at which a transaction began, but others see the change only after its commit. No transaction
+# takes so long: each has a few statements, of 15 seconds at most, and the server ends one that idles for ten.
+MOST_OVERDUE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -36,12 +51,15 @@ class Order:
     """How a list is sorted: by columns that are never null and together unique, all in one direction.
 
     A row's position is its values in these columns. PostgreSQL can compare positions as tuples, and no two rows share
-    one.
+    one. If a row's values may change, `changed` is the column with the time of its last change. Cursors tell then
+    whether rows may have moved. With `only_cursors`, page numbers lead nowhere.
     """
 
     name: str
     columns: tuple[InstrumentedAttribute[Any] | KeyedColumnElement[Any], ...]
     descending: bool = False
+    changed: SQLColumnExpression[datetime] | None = None
+    only_cursors: bool = False
 
     @cached_property
     def position(self) -> TypeAdapter[tuple[Any, ...]]:
@@ -52,14 +70,31 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class _Start:
-    """Where a page begins: its number and, with a cursor, the position of the row before it."""
+    """Where a page begins: its number and, with a cursor, the position of the row before it.
+
+    `since` is MOST_OVERDUE before the first page was read: what that page could not see has changed after it.
+    """
 
     page: int
     after: tuple[Any, ...] | None = None
+    since: datetime | None = None
 
     def offset(self, page_size: int) -> int:
         """The number of rows to skip; with a cursor none is skipped."""
         return (self.page - 1) * page_size if self.after is None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a page and one more, if there is one, and what is known about the whole list.
+
+    `count` is the number of all rows, up to MAX_TOTAL + 1.
+    """
+
+    rows: Sequence[Any]
+    count: int
+    since: datetime
+    have_moved: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +111,51 @@ class Paging:
     async def fetch(self, statement: Rows, order: Order, shape: type[P]) -> P:
         """Fetch the requested page of the statement's rows, and set the Link header of the answer."""
         start = self._start(order)
-        rows, count = await self._read(statement, order, start)
-        total = min(count, MAX_TOTAL)
-        if count > MAX_TOTAL and start.offset(self.page_size) >= MAX_TOTAL:
+        found = await self._read(statement, order, start)
+        total = min(found.count, MAX_TOTAL)
+        if found.count > MAX_TOTAL and start.offset(self.page_size) >= MAX_TOTAL:
             raise _page_too_deep()
-        items = rows[: self.page_size]
+        items = found.rows[: self.page_size]
+        has_next = len(found.rows) > len(items)
+        next_cursor = self._cursor(order, start.page + 1, items[-1], found.since) if has_next else None
         page = shape.model_validate(
             {
                 "items": items,
                 "total": total,
-                "total_is_exact": total == count,
+                "total_is_exact": total == found.count,
                 "page": start.page,
                 "page_size": self.page_size,
                 "pages": -(-total // self.page_size),
-                "next_cursor": self._cursor(order, start.page + 1, items[-1]) if len(rows) > len(items) else None,
+                "next_cursor": next_cursor,
+                "items_moved": found.have_moved,
+                "next_changes_since": found.since,
             }
         )
-        links = self._links(page)
+        links = self._links(page, order)
         if links:
             self.response.headers["Link"] = links
         return page
 
-    async def _read(self, statement: Rows, order: Order, start: _Start) -> tuple[Sequence[Any], int]:
-        """The rows of the page and one more, if there is one, and the number of all rows up to MAX_TOTAL + 1."""
+    async def _read(self, statement: Rows, order: Order, start: _Start) -> _Rows:
         counted, long_lists, key = _count(statement, order), self.process.long_lists, self._key
         is_long = long_lists.has(key)
-        # The total is a column of every row, which saves a second query unless the page is empty.
-        wanted = statement if is_long else statement.add_columns(counted.label("total"))
+        about: dict[str, Any] = {"read_since": func.now() - MOST_OVERDUE}
+        if not is_long:
+            about["total"] = counted
+        if order.changed is not None and start.since is not None:
+            # In the order of the changes, to make the plan use the index that has them.
+            changed = statement.where(order.changed >= start.since).order_by(order.changed.desc())
+            about["have_moved"] = _any(changed)
+        columns = [value.label(name) for name, value in about.items()]
+        # They are columns of every row, which saves a second query unless the page is empty.
+        wanted = self._slice(statement.add_columns(*columns), order, start)
         async with self.process.autocommit.connect() as connection:
-            rows = (await connection.execute(self._slice(wanted, order, start))).all()
-            if is_long:
-                return rows, MAX_TOTAL + 1
-            count = rows[0].total if rows else await connection.scalar(select(counted)) or 0
-        if count > MAX_TOTAL:
+            rows = (await connection.execute(wanted)).all()
+            first = rows[0] if rows else (await connection.execute(select(*columns))).one()
+        count = MAX_TOTAL + 1 if is_long else first.total
+        if count > MAX_TOTAL and not is_long:
             long_lists.remember(key)
-        return rows, count
+        return _Rows(rows, count, start.since or first.read_since, "have_moved" in about and first.have_moved)
 
     @property
     def _key(self) -> int:
@@ -130,32 +175,37 @@ class Paging:
 
     def _start(self, order: Order) -> _Start:
         if self.cursor is None:
+            if order.only_cursors and self.page > 1:
+                raise _only_cursors()
             return _Start(self.page)
         match security.unseal(self.process.signing, self.cursor):
-            case [self.request.url.path, order.name, page, position]:
-                return _Start(page, order.position.validate_python(position))
+            case [self.request.url.path, order.name, page, position, *since]:
+                # Cursors of earlier versions have no time.
+                return _Start(page, order.position.validate_python(position), *map(datetime.fromisoformat, since))
         detail = "The cursor is not from this list in this order. Start again without a cursor."
         raise ProblemError(
             "invalid_cursor", detail, [FieldError(code="invalid_cursor", detail=detail, parameter="cursor")]
         )
 
-    def _cursor(self, order: Order, page: int, last: Any) -> str:
+    def _cursor(self, order: Order, page: int, last: Any, since: datetime) -> str:
         """The cursor of the page after the row `last`.
 
         It names the list and the order, because a position means nothing in another. It is sealed, so that clients can
         only pass positions that came from here, and these always have the types of the order's columns.
         """
         position = order.position.dump_python(tuple(getattr(last, column.key) for column in order.columns), mode="json")
-        return security.seal(self.process.signing, [self.request.url.path, order.name, page, position])
+        payload = [self.request.url.path, order.name, page, position, since.isoformat()]
+        return security.seal(self.process.signing, payload)
 
-    def _links(self, page: Page[Any]) -> str:
+    def _links(self, page: Page[Any], order: Order) -> str:
         last = max(page.pages, 1)
         targets: dict[str, dict[str, Any]] = {"first": {"page": 1}}
-        if page.total_is_exact:
+        has_numbers = not order.only_cursors
+        if page.total_is_exact and has_numbers:
             targets["last"] = {"page": last}
         # In a long list, cursors go on after the last page that has a number. They only lead forward, so no link leads
         # back from there.
-        if page.page > 1 and (page.total_is_exact or page.page - 1 <= last):
+        if page.page > 1 and has_numbers and (page.total_is_exact or page.page - 1 <= last):
             targets["prev"] = {"page": min(page.page - 1, last)}
         if page.next_cursor:
             targets["next"] = {"page": page.page + 1, "cursor": page.next_cursor}
@@ -179,6 +229,18 @@ def _count(statement: Rows, order: Order) -> ScalarSelect[int]:
     # enough rows of the owner soon in a scan of the whole table, which may begin with a million rows of others.
     some = statement.with_only_columns(literal(1), maintain_column_froms=True).order_by(*order.columns).limit(enough)
     return select(func.count()).select_from(some.subquery()).scalar_subquery()
+
+
+def _any(statement: Rows) -> ScalarSelect[bool]:
+    """Whether the statement has a row."""
+    one = statement.with_only_columns(literal(1), maintain_column_froms=True).limit(1)
+    return select(func.count() > 0).select_from(one.subquery()).scalar_subquery()
+
+
+def _only_cursors() -> ProblemError:
+    detail = "What changes meanwhile would be missed between two page numbers. Follow `next_cursor` instead of `page`."
+    errors = [FieldError(code="conflicting_parameters", detail=detail, parameter="page")]
+    return ProblemError("validation_failed", detail, errors)
 
 
 def _page_too_deep() -> ProblemError:

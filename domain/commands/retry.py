@@ -13,7 +13,7 @@ from domain.commands.resize_decisions import decide_resize
 from domain.commands.snapshots import create_snapshot, delete_snapshot, restore_vm
 from domain.commands.vms import delete_vm, reboot_vm, resize_vm, start_vm, stop_vm
 from domain.commands.volumes import attach_volume, delete_volume, detach_volume, extend_volume
-from domain.data.models import Network, Operation
+from domain.data.models import Network, Operation, Snapshot
 from domain.data.parameters import (
     AttachVolume,
     ExtendVolume,
@@ -93,6 +93,11 @@ async def _resize(tx: AsyncConnection, requester: Requester, failed: Operation) 
     return await resize_vm(tx, requester, _vm(failed), flavor_id, control_of(failed).confirm_window or 0)
 
 
+async def _snapshot(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
+    labels = await tx.scalar(select(Snapshot.labels).where(Snapshot.id == failed.resource_id))
+    return await create_snapshot(tx, requester, _vm(failed), parameters_of(failed, TakeSnapshot).name, labels or {})
+
+
 async def _attach_volume(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
     earlier = parameters_of(failed, AttachVolume)
     options = {"delete_on_termination": earlier.delete_on_termination, "chooses_device": earlier.device is not None}
@@ -119,12 +124,10 @@ _RETRIES: Final[dict[Action, Retry]] = {
     Action.CONFIRM_RESIZE: lambda tx, requester, failed: decide_resize(tx, requester, _vm(failed), failed.action),
     Action.REVERT_RESIZE: lambda tx, requester, failed: decide_resize(tx, requester, _vm(failed), failed.action),
     Action.DELETE: lambda tx, requester, failed: delete_vm(tx, requester, _vm(failed)),
-    Action.SNAPSHOT: lambda tx, requester, failed: create_snapshot(
-        tx, requester, _vm(failed), parameters_of(failed, TakeSnapshot).name
-    ),
+    Action.SNAPSHOT: _snapshot,
     Action.RESTORE: lambda tx, requester, failed: restore_vm(tx, requester, _vm(failed), failed.resource_id),
     Action.DELETE_SNAPSHOT: lambda tx, requester, failed: delete_snapshot(
-        tx, requester, _vm(failed), failed.resource_id
+        tx, requester, failed.resource_id, _vm(failed)
     ),
     Action.ATTACH_VOLUME: _attach_volume,
     Action.DETACH_VOLUME: lambda tx, requester, failed: detach_volume(tx, requester, _vm(failed), failed.resource_id),

@@ -1,5 +1,6 @@
 """Snapshots: take one, restore a VM to one, delete one."""
 
+from collections.abc import Mapping
 from uuid import UUID, uuid4
 
 from sqlalchemy import Select, select
@@ -13,11 +14,14 @@ from domain.data.views import shown_vm
 from domain.progress import resource_claims
 from domain.rules import disks
 from domain.rules.disks import VolumeBackedError
+from domain.rules.errors import NotFoundError
 from domain.rules.resources import Kind, SnapshotStatus
 from domain.rules.states import Action
 
 
-async def create_snapshot(tx: AsyncConnection, requester: Requester, vm_id: UUID, name: str) -> Accepted[Snapshot]:
+async def create_snapshot(
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, name: str, labels: Mapping[str, str]
+) -> Accepted[Snapshot]:
     """Take a snapshot of the requester's VM."""
     vm = await lock_owned_vm(tx, requester, vm_id)
     new = requested(requester, Action.SNAPSHOT, TakeSnapshot(name), **about(Kind.SNAPSHOT, uuid4()))
@@ -29,6 +33,7 @@ async def create_snapshot(tx: AsyncConnection, requester: Requester, vm_id: UUID
         "vm_id": vm.id,
         "owner_id": vm.owner_id,
         "name": name,
+        "labels": labels,
         "size_gb": await tx.scalar(select(Flavor.disk_gb).where(Flavor.id == vm.flavor_id)),
         "flavor_id": vm.flavor_id,
         "image_id": vm.image_id,
@@ -49,9 +54,18 @@ async def restore_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, sna
 
 
 async def delete_snapshot(
-    tx: AsyncConnection, requester: Requester, vm_id: UUID, snapshot_id: UUID
+    tx: AsyncConnection, requester: Requester, snapshot_id: UUID, vm_id: UUID | None = None
 ) -> Accepted[Snapshot]:
-    """Delete a snapshot in any state of its VM; if it is DELETING or DELETED already, return that operation."""
+    """Delete a snapshot in any state of its VM; if it is DELETING or DELETED already, return that operation.
+
+    With `vm_id`, it must be one of that VM.
+    """
+    if vm_id is None:
+        # Not locked, because the VM is locked first. A snapshot keeps its VM, and the VM of a snapshot keeps its row.
+        mine = (Snapshot.id == snapshot_id, Snapshot.owner_id == requester.user_id)
+        vm_id = await tx.scalar(select(Snapshot.vm_id).where(*mine))
+        if vm_id is None:
+            raise NotFoundError(Kind.SNAPSHOT, snapshot_id)
     vm = await lock_owned_vm(tx, requester, vm_id)
     snapshot = await lock_row(tx, Snapshot, _snapshot(vm, snapshot_id), snapshot_id)
     if snapshot.status in {SnapshotStatus.DELETING, SnapshotStatus.DELETED}:

@@ -1,16 +1,15 @@
-"""Commands on a VM that exists: power, resize, delete, change of name or labels."""
+"""Commands on a VM that exists: power, resize, delete."""
 
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import boot_sources
 from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
 from domain.data.models import VM, Flavor
 from domain.data.parameters import NO_PARAMETERS, Control, Parameters, Reboot, Resize
-from domain.data.queries import fetch_all, fetch_one
+from domain.data.queries import fetch_all
 from domain.data.views import shown_vm
 from domain.rules.errors import SameFlavorError, UnknownReferenceError, unknown_id
 from domain.rules.states import Action, Status
@@ -63,15 +62,6 @@ async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> A
         return Accepted(vm, vm.operation_id, is_new=False)
     vm = await accept(tx, vm, requested(requester, Action.DELETE, NO_PARAMETERS))
     return Accepted(vm, vm.operation_id)
-
-
-async def change_vm(tx: AsyncConnection, owner_id: UUID, vm_id: UUID, changes: dict[str, Any]) -> VM | None:
-    """Set the name or labels of the owner's VM; None if there is no such VM or it is DELETED.
-
-    It works while an operation holds the VM. No operation writes these columns, so no lock is needed.
-    """
-    mine = (VM.id == vm_id, VM.owner_id == owner_id, VM.status != Status.DELETED)
-    return await fetch_one(tx, update(VM).where(*mine).values(changes).returning(VM))
 
 
 async def _submit(

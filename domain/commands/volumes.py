@@ -1,5 +1,6 @@
 """Volumes: create, delete, attach to a VM, detach."""
 
+from dataclasses import asdict, dataclass
 from string import ascii_lowercase
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -37,20 +38,27 @@ ROOT_DEVICE: Final = "/dev/vda"  # the VM's own disk, or the volume that it boot
 DEVICES: Final = tuple(f"/dev/vd{letter}" for letter in ascii_lowercase[1:])
 
 
-async def create_volume(
-    tx: AsyncConnection, requester: Requester, name: str, size_gb: int, image_id: UUID | None = None
-) -> Accepted[Volume]:
-    """Create a volume of `size_gb` GiB, empty or as a copy of an image.
+@dataclass(frozen=True, slots=True)
+class NewVolume:
+    """The volume to create, of `size_gb` GiB: empty, or a copy of an image."""
+
+    name: str
+    size_gb: int
+    image_id: UUID | None
+    labels: dict[str, str]
+
+
+async def create_volume(tx: AsyncConnection, requester: Requester, wanted: NewVolume) -> Accepted[Volume]:
+    """Create a volume.
 
     UnknownReferenceError if there is no such image, VolumeTooSmallError if the volume cannot hold it.
     """
-    if image_id is not None:
-        await _check_image_fits(tx, image_id, size_gb)
-    parameters = CreateVolume(name, size_gb, image_id)
+    if wanted.image_id is not None:
+        await _check_image_fits(tx, wanted.image_id, wanted.size_gb)
+    parameters = CreateVolume(wanted.name, wanted.size_gb, wanted.image_id)
     new = requested(requester, Action.CREATE_VOLUME, parameters, **about(Kind.VOLUME, uuid4()))
     await accept_without_vm(tx, requester.user_id, new)
-    values = {"id": new.resource_id, "owner_id": requester.user_id, "name": name, "size_gb": size_gb}
-    values |= {"image_id": image_id}
+    values = {"id": new.resource_id, "owner_id": requester.user_id, **asdict(wanted)}
     return Accepted(await insert_claimed(tx, Volume, new, **values), new.id)
 
 

@@ -109,6 +109,12 @@ class Placed:
     security_groups: Mapped[list[dict[str, str]] | None] = mapped_column(sort_order=3)
 
 
+class Labelled:
+    """A column of a table whose rows the owner may label; VMs have one of their own, which is older."""
+
+    labels: Mapped[dict[str, str]] = mapped_column(server_default="{}", sort_order=3)
+
+
 class BootedFrom:
     """Columns of a VM whose disk is not a copy of its image: it was built from a snapshot, or boots from a volume.
 

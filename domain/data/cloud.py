@@ -1,10 +1,10 @@
-"""The tables about the cloud itself: which one it is, and what others have made in it."""
+"""The tables about the cloud itself: which one it is, what others have made in it, and how it differs from our rows."""
 
 from datetime import datetime
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
-from sqlalchemy import CheckConstraint, Index, func
+from sqlalchemy import CheckConstraint, Index, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -50,3 +50,26 @@ class BoundCloud(Base):
     backend: Mapped[str]
     identity: Mapped[str]
     bound_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Finding(Base):
+    """A difference between the cloud and the database; `seen` holds both sides.
+
+    It is repaired, if it can be, after a later comparison has found it again; `resolution` says how.
+    """
+
+    __tablename__ = "findings"
+    __table_args__ = (
+        Index("uq_findings_open", "kind", "resource_id", unique=True, postgresql_where=text("resolved_at IS NULL")),
+        Index("ix_findings_resolved", "resolved_at", "id", postgresql_where=text("resolved_at IS NOT NULL")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    kind: Mapped[str]
+    resource_type: Mapped[str]
+    resource_id: Mapped[UUID]
+    seen: Mapped[dict[str, Any]]
+    found_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    resolved_at: Mapped[datetime | None]
+    resolution: Mapped[str | None]

@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, BootedFrom, Changing, InCloud, Offered, Placed, Timestamps, sql_list
+from domain.data.base import Base, BootedFrom, Changing, InCloud, Labelled, Offered, Placed, Timestamps, sql_list
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -85,6 +85,7 @@ class VM(Changing, Placed, InCloud, BootedFrom, Timestamps, Base):
         CheckConstraint("confirm_by IS NULL OR status = 'VERIFY_RESIZE'", name="confirm_by"),
         CheckConstraint("attaching >= 0", name="attaching"),
         Index("ix_vms_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_vms_owner_updated", "owner_id", "updated_at", "id"),
         Index("ix_vms_live_created", "owner_id", "created_at", "id", postgresql_where=LIVE),
         Index("ix_vms_live_updated", "owner_id", "updated_at", "id", postgresql_where=LIVE),
         Index("ix_vms_live_name", "owner_id", "name", "id", postgresql_where=LIVE),
@@ -111,7 +112,7 @@ class VM(Changing, Placed, InCloud, BootedFrom, Timestamps, Base):
     launched_at: Mapped[datetime | None]
 
 
-class Snapshot(Changing, InCloud, Timestamps, Base):
+class Snapshot(Changing, Labelled, InCloud, Timestamps, Base):
     """A saved state of a VM that can be restored: its disk as an image in the cloud, its flavor and its image.
 
     `size_gb` is in GiB; `operation_id` has the same meaning as in a VM.
@@ -122,6 +123,11 @@ class Snapshot(Changing, InCloud, Timestamps, Base):
         CheckConstraint(f"status IN {sql_list(SnapshotStatus)}", name="status"),
         Index("ix_snapshots_vm_created", "vm_id", "created_at", "id"),
         Index("ix_snapshots_live_created", "vm_id", "created_at", "id", postgresql_where=LIVE),
+        Index("ix_snapshots_owner_created", "owner_id", "created_at", "id"),
+        Index("ix_snapshots_owner_live_created", "owner_id", "created_at", "id", postgresql_where=LIVE),
+        Index("ix_snapshots_owner_live_updated", "owner_id", "updated_at", "id", postgresql_where=LIVE),
+        Index("ix_snapshots_owner_live_name", "owner_id", "name", "id", postgresql_where=LIVE),
+        Index("ix_snapshots_owner_status", "owner_id", "status", "id"),
         Index("ix_snapshots_deleted", "updated_at", "id", postgresql_where=DELETED),
         Index("ix_snapshots_error", "updated_at", postgresql_where=IN_ERROR),
         Index("uq_snapshots_cloud_id", "cloud_id", unique=True, postgresql_where=IN_CLOUD),
@@ -138,7 +144,7 @@ class Snapshot(Changing, InCloud, Timestamps, Base):
     operation_id: Mapped[UUID]
 
 
-class Volume(Changing, InCloud, Timestamps, Base):
+class Volume(Changing, Labelled, InCloud, Timestamps, Base):
     """A block device that outlives VMs; `size_gb` is in GiB. VMs can boot from one that was made from an image."""
 
     __tablename__ = "volumes"
@@ -146,6 +152,8 @@ class Volume(Changing, InCloud, Timestamps, Base):
         CheckConstraint(f"status IN {sql_list(VolumeStatus)}", name="status"),
         Index("ix_volumes_owner_created", "owner_id", "created_at", "id"),
         Index("ix_volumes_live_created", "owner_id", "created_at", "id", postgresql_where=LIVE),
+        Index("ix_volumes_live_updated", "owner_id", "updated_at", "id", postgresql_where=LIVE),
+        Index("ix_volumes_live_name", "owner_id", "name", "id", postgresql_where=LIVE),
         Index("ix_volumes_owner_status", "owner_id", "status", "id"),
         Index("ix_volumes_deleted", "updated_at", "id", postgresql_where=DELETED),
         Index("ix_volumes_error", "updated_at", postgresql_where=IN_ERROR),
@@ -274,26 +282,3 @@ class Operation(Changing, Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-
-
-class Finding(Base):
-    """A difference between the cloud and the database; `seen` holds both sides.
-
-    It is repaired, if it can be, after a later comparison has found it again; `resolution` says how.
-    """
-
-    __tablename__ = "findings"
-    __table_args__ = (
-        Index("uq_findings_open", "kind", "resource_id", unique=True, postgresql_where=text("resolved_at IS NULL")),
-        Index("ix_findings_resolved", "resolved_at", "id", postgresql_where=text("resolved_at IS NOT NULL")),
-    )
-
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    kind: Mapped[str]
-    resource_type: Mapped[str]
-    resource_id: Mapped[UUID]
-    seen: Mapped[dict[str, Any]]
-    found_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    resolved_at: Mapped[datetime | None]
-    resolution: Mapped[str | None]

@@ -9,7 +9,6 @@ from uuid import UUID
 from sqlalchemy import JSON, ColumnElement, Select, Uuid, and_, case, cast, func, literal_column, or_, select
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.orm import InstrumentedAttribute
 
 from domain.data.models import VM, Attachment, Flavor, Interface, Network, Operation, Snapshot, Volume
 from domain.data.parameters import SHAPES
@@ -91,11 +90,16 @@ async def shown_vm(tx: AsyncConnection, vm_id: UUID) -> VM:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How resources of a kind are read: the statement, and the column with the id by which one is found."""
+    """How resources of a kind are read: the statement, and the model with the id by which one is found."""
 
     kind: str
     rows: Rows
-    id: InstrumentedAttribute[UUID]
+    model: Any
+
+    @property
+    def id(self) -> Any:
+        """The column with the id."""
+        return self.model.id
 
 
 async def lock(tx: AsyncConnection, view: View, id: UUID) -> None:
@@ -112,8 +116,8 @@ async def lock(tx: AsyncConnection, view: View, id: UUID) -> None:
 def views(temporal_url: ColumnElement[str]) -> dict[str, View]:
     """The views of what clients can follow, by table; operations have their link into the Temporal Web UI."""
     return {
-        VM.__tablename__: View("vm", VMS, VM.id),
-        Volume.__tablename__: View("volume", VOLUMES, Volume.id),
-        Snapshot.__tablename__: View("snapshot", select(Snapshot), Snapshot.id),
-        Operation.__tablename__: View("operation", select(Operation, temporal_url), Operation.id),
+        VM.__tablename__: View("vm", VMS, VM),
+        Volume.__tablename__: View("volume", VOLUMES, Volume),
+        Snapshot.__tablename__: View("snapshot", select(Snapshot), Snapshot),
+        Operation.__tablename__: View("operation", select(Operation, temporal_url), Operation),
     }

@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
 from domain.data.accounts import User
-from domain.data.models import IN_ERROR, IN_TEMPORAL, UNBEGUN, UNDELIVERED, VM, Finding, Operation, Snapshot, Volume
+from domain.data.cloud import Finding
+from domain.data.models import IN_ERROR, IN_TEMPORAL, UNBEGUN, UNDELIVERED, VM, Operation, Snapshot, Volume
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, OperationStatus
 from domain.upkeep.findings import Drift

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.dml import ReturningInsert
 
-from domain.data.models import Finding
+from domain.data.cloud import Finding
 from domain.data.queries import fetch_all
 from domain.rules.resources import Kind
 

@@ -16,8 +16,9 @@ from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from domain.data.accounts import IdempotencyKey, ProgramToken, RefreshToken
 from domain.data.base import Base
+from domain.data.cloud import Finding
 from domain.data.guests import ConsoleAnswer
-from domain.data.models import DELETED, VM, Attachment, Finding, Interface, Operation, Snapshot, Volume
+from domain.data.models import DELETED, VM, Attachment, Interface, Operation, Snapshot, Volume
 from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Status
 
 BATCH: Final = 1_000  # rows in a statement: fast enough to hold up nobody who waits for one of them

@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.resources import Ref
-from domain.data.models import VM, Finding, Interface, Operation, Snapshot, Volume
+from domain.data.cloud import Finding
+from domain.data.models import VM, Interface, Operation, Snapshot, Volume
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep.findings import Drift
 from tests.activities.cloud import add_server

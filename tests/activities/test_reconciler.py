@@ -17,7 +17,8 @@ from activities.backends.resources import Ref
 from activities.recovery import drift_detection
 from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import Reconciler
-from domain.data.models import VM, Finding, Interface, Snapshot, Volume
+from domain.data.cloud import Finding
+from domain.data.models import VM, Interface, Snapshot, Volume
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.states import Action, Status, TaskState
 from domain.upkeep.findings import NO_LONGER_FOUND, Difference, Drift

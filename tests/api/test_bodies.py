@@ -63,7 +63,6 @@ async def test_json_in_utf_8_is_accepted_however_it_is_declared(ada: Person, med
         "application/json; charset=utf-16",
         "application/json; charset=latin-1",
         "application/json-patch+json",
-        "application/merge-patch+json",  # it would merge labels, but a PATCH replaces them
         "application/vnd.api+json",
         "text/json",
         "application/x-www-form-urlencoded",

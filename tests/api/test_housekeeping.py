@@ -11,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import housekeeping
 from domain.data.accounts import IdempotencyKey, ProgramToken, RefreshToken
-from domain.data.models import VM, Finding, Operation, Snapshot, Volume
+from domain.data.cloud import Finding
+from domain.data.models import VM, Operation, Snapshot, Volume
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep import retention

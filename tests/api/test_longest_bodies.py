@@ -30,7 +30,7 @@ def longest(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
             return 2 + int(schema["maxItems"]) * (longest(schema["items"], definitions) + 1)
         case "object":
             return longest_object(schema, definitions)
-        case "string":
+        case "string" | ["string", "null"]:
             return 2 + longest_text(schema)
     return 20  # a number, a boolean, null
 
@@ -38,9 +38,9 @@ def longest(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
 def longest_object(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
     """The bytes of the longest legal object."""
     members = 0
-    for pattern, value in schema.get("patternProperties", {}).items():
-        name = longest_text({"pattern": pattern})
-        members += schema["maxProperties"] * (name + 4 + longest(value, definitions))
+    if "propertyNames" in schema:
+        name = longest_text(schema["propertyNames"])
+        members += schema["maxProperties"] * (name + 4 + longest(schema["additionalProperties"], definitions))
     for name, value in schema.get("properties", {}).items():
         members += 6 * len(name) + 4 + longest(value, definitions)
     return 2 + members

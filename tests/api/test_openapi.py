@@ -51,6 +51,11 @@ def sent(document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 async def test_what_a_client_sends_is_described_plainly(document: dict[str, Any]) -> None:
     for name, schema in sent(document):
+        if name in {"change_vm", "change_volume", "change_snapshot"}:
+            # In a merge patch, null removes a label. It is said in a form that generators know.
+            values = schema["properties"]["labels"]["additionalProperties"]
+            assert values["type"] == ["string", "null"]
+            values["type"] = "string"
         text = json.dumps(schema)
         for word in ('"null"', '"default"', "patternProperties", "anyOf"):
             assert word not in text, f"{name} has {word}"

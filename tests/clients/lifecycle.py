@@ -11,7 +11,7 @@ from vm_api_client.api.auth import log_in, register_user
 from vm_api_client.api.catalogue import list_flavors, list_networks
 from vm_api_client.api.interfaces import attach_interface, detach_interface, list_interfaces
 from vm_api_client.api.operations import get_operation, list_vm_operations
-from vm_api_client.api.snapshots import create_snapshot, restore_vm
+from vm_api_client.api.snapshots import create_snapshot, delete_snapshot, list_snapshots, restore_vm
 from vm_api_client.api.vms import (
     change_vm,
     confirm_vm_resize,
@@ -127,9 +127,11 @@ class Lifecycle:
         snapshot = sure(create_snapshot.sync(vm.id, client=client, body=NewSnapshot(name="before")))
         self.finish(snapshot.operation_id)
         self.done(restore_vm.sync(vm.id, snapshot.id, client=client))
-        changes = VMChanges(name="renamed", labels=VMChangesLabels.from_dict({"env": "test"}))
+        changes = VMChanges(name="renamed", labels=VMChangesLabels.from_dict({"env": "test", "team": None}))
         changed = sure(change_vm.sync(vm.id, client=client, body=changes))
         assert (changed.name, changed.labels.to_dict()) == ("renamed", {"env": "test"})
+        assert [one.id for one in sure(list_snapshots.sync(client=client)).items] == [snapshot.id]
+        self.gone(delete_snapshot.sync_detailed(snapshot.id, client=client))
 
     def attach(self, vm: VM) -> None:
         """Attach a volume and an interface, and take them away."""
@@ -156,6 +158,8 @@ class Lifecycle:
         """Delete the VM; its operations stay readable."""
         self.gone(delete_vm.sync_detailed(vm.id, client=self.client))
         assert sure(get_vm.sync(vm.id, client=self.client)).status is Status.DELETED
+        changed = sure(list_vms.sync(client=self.client, changes_since=vm.updated_at)).items
+        assert [(one.id, one.status) for one in changed] == [(vm.id, Status.DELETED)]
         operations = sure(list_vm_operations.sync(vm.id, client=self.client, page_size=50)).items
         assert {operation.action for operation in operations} >= {ActionName.CREATE, ActionName.REBOOT}
 

@@ -17,6 +17,7 @@ class Snapshot(Answer):
     name: str
     status: SnapshotStatus
     size_gb: int
+    labels: dict[str, str]
     flavor_id: UUID
     image_id: UUID
     operation_id: UUID
@@ -34,6 +35,7 @@ class Volume(Answer):
     name: str
     size_gb: int
     status: VolumeStatus
+    labels: dict[str, str]
     vm_id: UUID | None = None
     device: str | None = None
     image_id: UUID | None

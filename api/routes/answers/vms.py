@@ -116,7 +116,9 @@ class Console(Answer):
 
 
 class VMPage(Page[VM]):
-    """VMs."""
+    """VMs. `next_changes_since` of the first page is what to send as `changes_since` next time."""
+
+    next_changes_since: datetime
 
 
 class InterfacePage(Page[Interface]):

@@ -2,8 +2,9 @@
 
 from api.routes.requests.accounts import Credentials, NewSSHKey, NewToken, RefreshRequest, Registration
 from api.routes.requests.base import NoInput, Request
+from api.routes.requests.changes import SnapshotChanges, VMChanges, VolumeChanges
 from api.routes.requests.storage import Extension, NewSnapshot, NewVolume
-from api.routes.requests.vms import Adoption, NewAttachment, NewInterface, NewVM, Reboot, ResetState, Resize, VMChanges
+from api.routes.requests.vms import Adoption, NewAttachment, NewInterface, NewVM, Reboot, ResetState, Resize
 
 __all__ = [
     "Adoption",
@@ -23,5 +24,7 @@ __all__ = [
     "Request",
     "ResetState",
     "Resize",
+    "SnapshotChanges",
     "VMChanges",
+    "VolumeChanges",
 ]

@@ -1,6 +1,6 @@
 """What the bodies that clients send have in common. Unknown fields are rejected."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sized
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -26,9 +26,9 @@ def is_absent(value: Any) -> bool:
     return value is None
 
 
-def is_empty(value: list[Any]) -> bool:
-    """The same for a list."""
-    return not value
+def is_empty(value: Sized) -> bool:
+    """The same for a list or an object."""
+    return len(value) == 0
 
 
 class Request(BaseModel):

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from api.routes.requests.base import Request, is_absent
-from api.web.fields import WHOLE, Name
+from api.routes.requests.base import Request, is_absent, is_empty
+from api.web.fields import WHOLE, Labels, Name
 
 VolumeSize = Annotated[int, Field(ge=1, le=16_384, strict=True), WHOLE]
 
@@ -15,6 +15,7 @@ class NewSnapshot(Request):
     """The snapshot to take."""
 
     name: Name = Field(examples=["before-upgrade"])
+    labels: Labels = Field(default_factory=dict, examples=[{"env": "prod"}], exclude_if=is_empty)
 
 
 class NewVolume(Request):
@@ -23,6 +24,7 @@ class NewVolume(Request):
     name: Name = Field(examples=["data-1"])
     size_gb: VolumeSize = Field(examples=[10])
     image_id: UUID | None = Field(default=None, exclude_if=is_absent)
+    labels: Labels = Field(default_factory=dict, examples=[{"env": "prod"}], exclude_if=is_empty)
 
 
 class Extension(Request):

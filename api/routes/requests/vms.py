@@ -101,13 +101,6 @@ class NewVM(Request):
     )
 
 
-class VMChanges(Request):
-    """The fields to change; `labels` replaces all labels."""
-
-    name: Name = Field(default_factory=str, examples=["web-2"])
-    labels: Labels = Field(default_factory=dict, examples=[{"env": "test"}])
-
-
 class Reboot(Request):
     """SOFT asks the guest to restart; HARD cycles its power."""
 

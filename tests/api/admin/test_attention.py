@@ -8,7 +8,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.data import database, queries
 from domain.data.accounts import User
-from domain.data.models import VM, Finding
+from domain.data.cloud import Finding
+from domain.data.models import VM
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep.attention import ATTENTION

@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Interface, Network, Operation
-from domain.rules.resources import AttachmentStatus, VolumeStatus
+from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
 from domain.rules.table import TABLE
 from tests.api.conftest import Person
@@ -268,3 +268,16 @@ async def test_a_retried_attach_leaves_the_choice_of_the_device_to_the_cloud_aga
     status, _ = await retry(root, failed.id)
     attachment = (await ada.http.get(f"/vms/{failed.vm_id}/volumes/{failed.resource_id}")).json()
     assert (status, attachment["device"]) == (202, None)
+
+
+async def test_a_repeated_snapshot_has_the_labels_of_the_failed_one(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        snapshot = await add_snapshot(tx, vm, status=SnapshotStatus.ERROR, labels={"env": "prod"})
+        about: dict[str, Any] = {"resource_type": "snapshot", "resource_id": snapshot.id, "input": {"name": "nightly"}}
+        failed = await add_operation(tx, vm, Action.SNAPSHOT, status=FAILED, **about)
+    answer = await root.http.post(f"/admin/operations/{failed.id}/retry")
+    taken = (await ada.http.get(f"/snapshots/{answer.json()['resource_id']}")).json()
+    assert (taken["name"], taken["labels"], taken["status"]) == ("nightly", {"env": "prod"}, "CREATING")

@@ -81,7 +81,7 @@ async function act(vm: Schemas["VM"], larger: string): Promise<void> {
   await finish(snapshot.operation_id);
   const restored = { params: { path: { vm_id: vm.id, snapshot_id: snapshot.id } } };
   await done(await client.POST("/api/v1/vms/{vm_id}/snapshots/{snapshot_id}/restore", restored));
-  const changes = { params, body: { name: "renamed", labels: { env: "test" } } };
+  const changes = { params, body: { name: "renamed", labels: { env: "test", team: null } } };
   const changed = sure(await client.PATCH("/api/v1/vms/{vm_id}", changes));
   assert.deepEqual([changed.name, changed.labels], ["renamed", { env: "test" }]);
 }

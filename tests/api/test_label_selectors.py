@@ -1,0 +1,171 @@
+"""Label selectors: what they select in each list, which are refused, and values with any characters."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.web.label_selectors import MOST_REQUIREMENTS, LabelSelector, LabelSelectors, Requirement, has_labels
+from domain.data.models import VM
+from tests.api.conftest import Person, pointers
+from tests.api.test_pages import links, names
+from tests.support.rows import add_snapshot, add_vm, add_volume
+
+LABELS: dict[str, dict[str, str]] = {
+    "none": {},
+    "prod-a": {"env": "prod", "tier": "a"},
+    "prod-b": {"env": "prod", "tier": "b", "x": ""},
+    "prod": {"env": "prod"},
+    "test-c": {"env": "test", "tier": "c"},
+    "in": {"in": "notin", "tier": "a,b", "note": "(é)"},
+}
+EVERYTHING = set(LABELS)
+SELECTED: list[tuple[str, set[str]]] = [
+    ("env=prod", {"prod-a", "prod-b", "prod"}),
+    ("env!=prod", {"none", "test-c", "in"}),
+    ("tier in (a,b)", {"prod-a", "prod-b"}),
+    ("tier in (c)", {"test-c"}),
+    ("tier notin (a,b)", {"none", "prod", "test-c", "in"}),
+    ("tier", {"prod-a", "prod-b", "test-c", "in"}),
+    ("!tier", {"none", "prod"}),
+    ("env=prod,tier in (a,b),!x", {"prod-a"}),
+    ("  env = prod , tier  in ( a , c ) , ! x ", {"prod-a"}),
+    ("x=", {"prod-b"}),
+    ("x!=", EVERYTHING - {"prod-b"}),
+    ("x in (,y)", {"prod-b"}),
+    ("env=prod,env=test", set()),
+    ("env in (prod,test),env!=test", {"prod-a", "prod-b", "prod"}),
+    ("tier in (a,b),tier in (b,c)", {"prod-b"}),
+    ("tier,!tier", set()),
+    ("in in (notin)", {"in"}),
+    ("in", {"in"}),
+    (r"tier=a\,b", {"in"}),
+    (r"tier in (a\,b,c)", {"test-c", "in"}),
+    ("note=(é)", {"in"}),
+    ("note=\\(e\u0301\\)", {"in"}),
+    (r"note in (\(é\))", {"in"}),
+    (r"note notin (\(é\))", EVERYTHING - {"in"}),
+    ("Env=prod", set()),
+    ("env=Prod", set()),
+]
+WRONG = [
+    *("", ",", "a,", ",a", "=x", "!=x", "!", "!a=b", "!a in (b)", "-a", "a b", "a,,b"),
+    *("a in", "a in b", "a in ()", "a in ( )", "a in (b", "a in b)", "a in (b))", "a in (b)c", "a in ((b))", "ain (b)"),
+    *("a IN (b)", "a not in (b)", "a > 1", "a\t=b", "a=\0", "a in (\n)", "a" * 64, f"a={'b' * 256}"),
+    *("a=\\", "a=b\\c", "a=\\,\\", "a\\,b", "a=b,", "a=\\\\,", "a in (\\)"),
+]
+
+
+@pytest.mark.parametrize("path", ["/vms", "/volumes", "/snapshots", "/vms/{}/snapshots"])
+async def test_a_selector_selects_what_meets_all_requirements(ada: Person, engine: AsyncEngine, path: str) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, name="other", labels={"another": "one"})
+        for name, labels in LABELS.items():
+            await add_vm(tx, ada.user, name=name, labels=labels)
+            await add_volume(tx, ada.user, name=name, labels=labels)
+            await add_snapshot(tx, vm, name=name, labels=labels)
+    for selector, expected in SELECTED:
+        answer = await ada.http.get(path.format(vm.id), params={"labels": selector, "page_size": 50})
+        assert answer.status_code == 200, answer.text
+        found = {item["name"] for item in answer.json()["items"]} - {"other"}
+        assert found == expected, selector
+
+
+async def test_selectors_in_repeated_parameters_must_all_be_met(ada: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        for name, labels in LABELS.items():
+            await add_vm(tx, ada.user, name=name, labels=labels)
+    assert await names(ada, labels=["env=prod", "tier in (a,b)", "!x"]) == ["prod-a"]
+
+
+@pytest.mark.parametrize("selector", WRONG, ids=ascii)
+async def test_what_is_no_selector_is_refused_with_the_place_and_the_form(ada: Person, selector: str) -> None:
+    for path in ("/vms", "/volumes", "/snapshots"):
+        answer = await ada.http.get(path, params={"labels": selector})
+        assert (answer.status_code, pointers(answer.json())) == (422, {"labels"}), answer.text
+    [error] = answer.json()["errors"]
+    if selector:
+        assert error["code"] == "wrong_format"
+        assert "key in (a,b)" in error["detail"]
+        assert "backslash" in error["detail"]
+
+
+async def test_a_refusal_quotes_the_first_part_that_is_wrong(ada: Person) -> None:
+    answer = await ada.http.get("/vms", params={"labels": "env=prod,tier is (a,b)"})
+    [error] = answer.json()["errors"]
+    assert error["detail"].startswith("There is no label selector at 'tier is (a,b)'. Write key, ")
+
+
+async def test_a_request_has_only_so_many_requirements(ada: Person) -> None:
+    most = ",".join(f"k{n}" for n in range(MOST_REQUIREMENTS))
+    assert (await ada.http.get("/vms", params={"labels": [most, most]})).status_code == 200
+    answer = await ada.http.get("/vms", params={"labels": [most, "one-more"]})
+    [error] = answer.json()["errors"]
+    assert (answer.status_code, error["parameter"], error["code"]) == (422, "labels", "too_long")
+
+
+async def test_the_selector_does_not_change_the_statement() -> None:
+    few = str(has_labels(VM.labels, [LabelSelector.parse("a")]))
+    many = ",".join(f"k{n}=v,!l{n},m{n} in (a,b)" for n in range(20))
+    assert str(has_labels(VM.labels, [LabelSelector.parse(many)])) == few
+
+
+def escaped(value: str) -> str:
+    """The value as it stands in a selector."""
+    return "".join(f"\\{character}" if character in "\\,()" else character for character in value)
+
+
+legal_keys = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?", fullmatch=True)
+legal_values = st.text(
+    st.characters(exclude_categories=("Cs", "Cc")) | st.sampled_from(',\\()=!";&+% \N{PERSONAL COMPUTER}'), max_size=255
+)
+requirements = st.one_of(
+    st.builds(Requirement, legal_keys, st.none(), st.booleans()),
+    st.builds(Requirement, legal_keys, st.frozensets(legal_values, min_size=1, max_size=4), st.booleans()),
+)
+
+
+def written(requirement: Requirement) -> str:
+    """The requirement as a client writes it."""
+    key, values, negated = requirement.key, requirement.values, requirement.negated
+    if values is None:
+        return f"!{key}" if negated else key
+    if len(values) == 1:
+        return f"{key}{'!=' if negated else '='}{escaped(*values)}"
+    return f"{key} {'notin' if negated else 'in'} ({','.join(map(escaped, values))})"
+
+
+@limits(deadline=None)
+@given(st.lists(requirements, min_size=1, max_size=8))
+def test_every_requirement_can_be_written(wanted: list[Requirement]) -> None:
+    adapter: TypeAdapter[Any] = TypeAdapter(LabelSelectors)
+    [selector] = adapter.validate_python([",".join(map(written, wanted))])
+    assert selector.requirements == set(wanted)
+
+
+async def test_a_label_is_found_whatever_its_value_and_also_on_the_next_page(ada: Person, engine: AsyncEngine) -> None:
+    printable = "".join(map(chr, range(32, 127)))
+    values = [printable, ",", "\\", "\\,", ",\\", "a,b=c", "\\\\", "\N{PERSONAL COMPUTER},é", '"', "%2C", "a\\b", ")("]
+    async with engine.begin() as tx:
+        for n, value in enumerate(values):
+            for copy in "xy":
+                await add_vm(tx, ada.user, name=f"{n}{copy}", labels={"note": value})
+    for n, value in enumerate(values):
+        for wanted in (f"note={escaped(value)}", f"note in ({escaped(value)},other)"):
+            assert await names(ada, labels=wanted, sort="name") == [f"{n}x", f"{n}y"]
+            assert await names(ada, labels=f"note,{wanted}", sort="-name") == [f"{n}y", f"{n}x"]
+            first = await ada.http.get("/vms", params={"labels": wanted, "page_size": 1, "sort": "name"})
+            following = await ada.http.get(f"http://api{links(first)['next']}")
+            assert [vm["name"] for vm in following.json()["items"]] == [f"{n}y"]
+
+
+async def test_a_backslash_is_needed_before_a_comma_only(ada: Person, engine: AsyncEngine) -> None:
+    """As in the first version, parentheses need none after `=`."""
+    async with engine.begin() as tx:
+        await add_vm(tx, ada.user, name="v", labels={"note": "a (b) = !c"})
+    assert await names(ada, labels="note=a (b) = !c") == ["v"]
+    assert await names(ada, labels="note!=a (b) = !c") == []
