@@ -7,7 +7,7 @@ from fastapi import Query, Response
 from sqlalchemy import Select, select
 
 from api.routes import answers, requests, router
-from api.routes.resources import OnceOnVM
+from api.routes.resources import SNAPSHOTS, ChangeOne, OnceOnSnapshot, OnceOnVM
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM
 from api.web.fields import Text
@@ -15,7 +15,9 @@ from api.web.idempotency import OncePerKey
 from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
+from api.web.single import ReadOne
 from api.web.sorting import Sort, orders
+from api.web.waiting import Wait, until
 from domain.commands import snapshots
 from domain.data.models import Snapshot
 from domain.rules.resources import SnapshotStatus
