@@ -6,6 +6,7 @@ from uuid import UUID
 from fastapi import Response
 
 from api.routes import answers, requests, router
+from api.routes.requested_vms import choice_of
 from api.web import openapi
 from api.web.dependencies import Process
 from api.web.idempotency import OncePerKey
@@ -50,6 +51,7 @@ _REFUSALS_OF_RESIZE = (
     "invalid_transition",
     "attachment_in_progress",
     "unknown_reference",
+    "ambiguous_name",
     "same_flavor",
     "flavor_too_small",
 )
@@ -62,9 +64,9 @@ async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: reque
     In VERIFY_RESIZE the VM runs with the new flavor, and the old one is kept so that you can go back. If the service
     confirms the resize by itself, `confirm_by` says when.
     """
-    window = process.settings.resize_confirm_window
+    flavor, window = choice_of(body.flavor, body.flavor_id, "flavor"), process.settings.resize_confirm_window
     return await once(
-        lambda tx, requester: respond_202(vms.resize_vm(tx, requester, vm_id, body.flavor_id, window), answers.VM), body
+        lambda tx, requester: respond_202(vms.resize_vm(tx, requester, vm_id, flavor, window), answers.VM), body
     )
 
 

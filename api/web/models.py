@@ -24,13 +24,17 @@ class Check(Answer):
 
 
 class FieldError(Answer):
-    """One error in a request. Exactly one of `pointer`, `parameter` and `header` says where it is."""
+    """One error in a request. Exactly one of `pointer`, `parameter` and `header` says where it is.
+
+    `candidates` are the ids of the things that have an ambiguous name, at most 20.
+    """
 
     code: str
     detail: str
     pointer: str | None = Field(default=None, examples=["#/name"])
     parameter: str | None = None
     header: str | None = None
+    candidates: list[str] | None = None
 
 
 class Problem(Answer):

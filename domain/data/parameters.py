@@ -27,9 +27,9 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class CreateVM(Parameters):
-    """The VM to build. Without a snapshot or a volume to boot from, it boots from the image.
+    """The VM to build. `ip_addresses`, by network, were asked for; `volume_ids` are attached beside what it boots from.
 
-    `ip_addresses` are those that the request asked for, by network.
+    Without a snapshot or a volume to boot from, that is the image.
     """
 
     name: str
@@ -41,6 +41,7 @@ class CreateVM(Parameters):
     security_groups: list[str] | None = None
     snapshot_id: UUID | None = None
     boot_volume_id: UUID | None = None
+    volume_ids: list[UUID] | None = None
 
 
 @dataclass(frozen=True, slots=True)

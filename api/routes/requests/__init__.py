@@ -3,7 +3,17 @@
 from api.routes.requests.accounts import Credentials, NewSSHKey, RefreshRequest, Registration
 from api.routes.requests.base import NoInput, Request
 from api.routes.requests.storage import Extension, NewSnapshot, NewVolume
-from api.routes.requests.vms import Adoption, NewAttachment, NewInterface, NewVM, Reboot, ResetState, Resize, VMChanges
+from api.routes.requests.vms import (
+    Adoption,
+    NewAttachment,
+    NewInterface,
+    NewVM,
+    NewVMs,
+    Reboot,
+    ResetState,
+    Resize,
+    VMChanges,
+)
 
 __all__ = [
     "Adoption",
@@ -14,6 +24,7 @@ __all__ = [
     "NewSSHKey",
     "NewSnapshot",
     "NewVM",
+    "NewVMs",
     "NewVolume",
     "NoInput",
     "Reboot",
