@@ -9,7 +9,7 @@ from api.routes import answers, requests, router
 from api.routes.requested_vms import choice_of
 from api.web import openapi
 from api.web.dependencies import Process
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial
 from api.web.responses import respond_202
 from domain.commands import vms
 from domain.commands.resize_decisions import decide_resize
@@ -26,19 +26,19 @@ action = partial(post_action, openapi_extra=openapi.problems("invalid_transition
 
 
 @action("/start")
-async def start_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
+async def start_vm(once: OnceOrTrial, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Power a VM on."""
     return await once(lambda tx, requester: respond_202(vms.start_vm(tx, requester, vm_id), answers.VM), body)
 
 
 @action("/stop")
-async def stop_vm(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
+async def stop_vm(once: OnceOrTrial, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Shut a VM down."""
     return await once(lambda tx, requester: respond_202(vms.stop_vm(tx, requester, vm_id), answers.VM), body)
 
 
 @action("/reboot")
-async def reboot_vm(once: OncePerKey, vm_id: UUID, body: requests.Reboot | None = None) -> Response:
+async def reboot_vm(once: OnceOrTrial, vm_id: UUID, body: requests.Reboot | None = None) -> Response:
     """Reboot a VM: SOFT through its guest, HARD by its power. HARD also works on a VM that is off or in ERROR."""
     reboot = body or requests.Reboot()
     hard = reboot.type == "HARD"
@@ -58,7 +58,7 @@ _REFUSALS_OF_RESIZE = (
 
 
 @post_action("/resize", openapi_extra=openapi.problems(*_REFUSALS_OF_RESIZE))
-async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: requests.Resize) -> Response:
+async def resize_vm(process: Process, once: OnceOrTrial, vm_id: UUID, body: requests.Resize) -> Response:
     """Give a VM another flavor, larger or smaller. Confirm or revert the resize afterwards.
 
     In VERIFY_RESIZE the VM runs with the new flavor, and the old one is kept so that you can go back. If the service
@@ -71,7 +71,7 @@ async def resize_vm(process: Process, once: OncePerKey, vm_id: UUID, body: reque
 
 
 @action("/confirm-resize")
-async def confirm_vm_resize(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
+async def confirm_vm_resize(once: OnceOrTrial, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Keep the new flavor of a VM in VERIFY_RESIZE and give the old one up."""
     return await once(
         lambda tx, requester: respond_202(decide_resize(tx, requester, vm_id, Action.CONFIRM_RESIZE), answers.VM), body
@@ -79,7 +79,7 @@ async def confirm_vm_resize(once: OncePerKey, vm_id: UUID, body: requests.NoInpu
 
 
 @action("/revert-resize")
-async def revert_vm_resize(once: OncePerKey, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
+async def revert_vm_resize(once: OnceOrTrial, vm_id: UUID, body: requests.NoInput | None = None) -> Response:
     """Put a VM in VERIFY_RESIZE back to its old flavor."""
     return await once(
         lambda tx, requester: respond_202(decide_resize(tx, requester, vm_id, Action.REVERT_RESIZE), answers.VM), body

@@ -9,7 +9,7 @@ from api.routes import answers, requests, router
 from api.routes.requested_vms import choice_of
 from api.web import openapi
 from api.web.dependencies import OwnedVM, Process
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
 from domain.commands import interfaces
@@ -32,7 +32,7 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
         *("invalid_address", "address_in_use"),
     ),
 )
-async def attach_interface(once: OncePerKey, vm_id: UUID, body: requests.NewInterface) -> Response:
+async def attach_interface(once: OnceOrTrial, vm_id: UUID, body: requests.NewInterface) -> Response:
     """Give a VM an address in a network, a certain one or any. A VM may have several in one network."""
     network = choice_of(body.network, body.network_id, "network")
     return await once(

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202
 from domain.commands.acceptance import Accepted
@@ -73,7 +73,7 @@ async def list_vm_operations(
     openapi_extra=openapi.problems("too_late"),
 )
 async def cancel_operation(
-    process: Process, once: OncePerKey, operation_id: UUID, body: requests.NoInput | None = None
+    process: Process, once: OnceOrTrial, operation_id: UUID, body: requests.NoInput | None = None
 ) -> Response:
     """Cancel an operation before its point of no return, and undo what it has done.
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.dependencies import OwnedVM, Process
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
 from domain.commands import snapshots
@@ -29,7 +29,7 @@ _NEWEST_FIRST = Order("-created_at", (Snapshot.created_at, Snapshot.id), descend
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "volume_backed"),
 )
-async def create_snapshot(once: OncePerKey, vm_id: UUID, body: requests.NewSnapshot) -> Response:
+async def create_snapshot(once: OnceOrTrial, vm_id: UUID, body: requests.NewSnapshot) -> Response:
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
     return await once(
         lambda tx, requester: respond_202(
@@ -87,7 +87,7 @@ async def delete_snapshot(once: OncePerKey, vm_id: UUID, snapshot_id: UUID) -> R
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "flavor_too_small"),
 )
 async def restore_vm(
-    once: OncePerKey, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None
+    once: OnceOrTrial, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None
 ) -> Response:
     """Put a VM's disk and flavor back to a snapshot. Volumes and interfaces stay, and a VM that is off stays off."""
     return await once(

@@ -13,7 +13,7 @@ from api.routes.requested_vms import new_vm
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process, fetch_owned_vm
 from api.web.fields import Text
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_202_with_all, respond_204
 from domain.commands import create_vm as commands
@@ -46,7 +46,7 @@ _REFUSALS_OF_CREATE = (
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems(*_REFUSALS_OF_CREATE),
 )
-async def create_vm(process: Process, once: OncePerKey, body: requests.NewVM) -> Response:
+async def create_vm(process: Process, once: OnceOrTrial, body: requests.NewVM) -> Response:
     """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""
     new = new_vm(body, process.settings)
 
@@ -63,7 +63,7 @@ async def create_vm(process: Process, once: OncePerKey, body: requests.NewVM) ->
     responses=openapi.headers(202, "Retry-After"),
     openapi_extra=openapi.problems(*_REFUSALS_OF_CREATE),
 )
-async def create_vms(process: Process, once: OncePerKey, body: requests.NewVMs) -> Response:
+async def create_vms(process: Process, once: OnceOrTrial, body: requests.NewVMs) -> Response:
     """Create up to 100 VMs, all or none. Each has its own operation, which may fail later by itself.
 
     `items` has the VMs in the order of the request. An error points at its place in the body, such as

@@ -12,7 +12,7 @@ from api.routes import answers, requests, router
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import Text
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
 from domain.commands import volumes
@@ -38,7 +38,7 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("unknown_reference", "volume_too_small"),
 )
-async def create_volume(once: OncePerKey, body: requests.NewVolume) -> Response:
+async def create_volume(once: OnceOrTrial, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
     return await once(
         lambda tx, requester: respond_202(
@@ -94,7 +94,7 @@ async def delete_volume(once: OncePerKey, volume_id: UUID) -> Response:
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "volume_too_small"),
 )
-async def extend_volume(once: OncePerKey, volume_id: UUID, body: requests.Extension) -> Response:
+async def extend_volume(once: OnceOrTrial, volume_id: UUID, body: requests.Extension) -> Response:
     """Make a volume larger that is AVAILABLE or IN_USE. Its guest has to extend the file system itself."""
     return await once(
         lambda tx, requester: respond_202(
@@ -111,7 +111,7 @@ async def extend_volume(once: OncePerKey, volume_id: UUID, body: requests.Extens
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
 )
-async def attach_volume(process: Process, once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
+async def attach_volume(process: Process, once: OnceOrTrial, vm_id: UUID, body: requests.NewAttachment) -> Response:
     """Attach a volume that is AVAILABLE. `device` is the path of its device in the VM."""
     options = {
         "delete_on_termination": body.delete_on_termination,

@@ -54,6 +54,12 @@ class Problem(Answer):
     checks: dict[str, Check] = {}
 
 
+class Validity(Answer):
+    """The answer to a request with `validate_only=true` that would be accepted."""
+
+    valid: Literal[True] = True
+
+
 class Page(Answer, Generic[T]):
     """A part of a list; `next_cursor` leads to the next part and is null at the end.
 

@@ -58,8 +58,8 @@ def longest_object(schema: dict[str, Any], definitions: dict[str, Any]) -> int:
     }
     for names in ALTERNATIVES:
         present = sorted(names & lengths.keys(), key=lengths.__getitem__)
-        for name in present[:-1]:
-            del lengths[name]
+        for shorter in present[:-1]:
+            del lengths[shorter]
     return 2 + members + sum(lengths.values())
 
 
