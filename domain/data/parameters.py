@@ -27,10 +27,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class CreateVM(Parameters):
-    """The VM to build. `ip_addresses`, by network, were asked for; `volume_ids` are attached beside what it boots from.
-
-    Without a snapshot or a volume to boot from, that is the image.
-    """
+    """The VM to build, from a snapshot, a volume or else the image. `ip_addresses`, by network, were asked for."""
 
     name: str
     flavor_id: UUID

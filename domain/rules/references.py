@@ -14,9 +14,12 @@ class Named(Protocol):
     """Something that has an id and a name."""
 
     @property
-    def id(self) -> UUID: ...
+    def id(self) -> UUID:
+        """The id."""
+
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name, which others may have, too."""
 
 
 T = TypeVar("T", bound=Named)
