@@ -66,16 +66,16 @@ class RepeatedItemsError(ServiceError):
 
 def pick(found: Sequence[T], choice: Choice, word: str) -> T | FieldIssue:
     """Return the one that the request has chosen, or what is wrong with the choice; `word` is for example "flavor"."""
+    id, name = choice.id, choice.name
     # As in Nova, an id comes before a name that looks like this id.
-    of_id = [each for each in found if each.id == choice.id]
-    matches = of_id or [each for each in found if each.name == choice.name]
+    matches = [each for each in found if each.id == id] or [each for each in found if each.name == name]
     match matches:
         case [one]:
             return one
         case []:
             return _unknown(choice, word)
     ids = tuple(sorted(each.id for each in matches))
-    detail = f"{len(ids)} {word}s have the name {choice.name}. Name one by its id."
+    detail = f"{len(ids)} {word}s have the name {name}. Name one by its id."
     return FieldIssue(choice.field, AmbiguousNameError.code, detail, ids[:MOST_CANDIDATES])
 
 

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from api.routes.requests.base import Request, is_absent, is_empty, unique
+from api.routes.requests.base import Request, example, is_absent, is_empty, unique
 from api.web.fields import IPAddress, Labels, Name, Text, Username
 from api.web.guest_fields import KeyName, UserData
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
@@ -20,6 +20,13 @@ _MOST_KEYS = 32  # of one new VM
 _MOST_GROUPS = 16
 _MOST_VOLUMES = 25  # beside what the VM boots from: it has so many devices
 MOST_VMS = 100  # of one request
+_NEW_VM = {
+    "name": "web-1",
+    "flavor": FLAVORS[1]["name"],
+    "image": IMAGES[0]["name"],
+    "networks": [NETWORKS[0]["name"]],
+    "labels": {"env": "prod"},
+}
 
 
 def _few_vms(vms: Any) -> Any:
@@ -72,6 +79,8 @@ class NewInterface(Request):
     The network is named by `network` or by `network_id`.
     """
 
+    model_config = example(network=NETWORKS[0]["name"], ip_address="10.0.0.17")
+
     network: NameOrId | None = Field(
         default=None,
         description="The network's name, if only one has it, or its id.",
@@ -100,6 +109,8 @@ class NewVM(Request):
     an image (`boot_volume`). `interfaces` takes the place of the networks where an address matters. Without
     `availability_zone` or `security_groups` the cloud chooses.
     """
+
+    model_config = example(**_NEW_VM)
 
     name: Name = Field(examples=["web-1"])
     flavor: NameOrId | None = Field(
@@ -175,6 +186,8 @@ class NewVM(Request):
 class NewVMs(Request):
     """The VMs to create: all of them, or none."""
 
+    model_config = example(vms=[_NEW_VM, _NEW_VM | {"name": "web-2"}])
+
     vms: Annotated[list[NewVM], BeforeValidator(_few_vms)] = Field(min_length=1, max_length=MOST_VMS)
 
 
@@ -193,6 +206,8 @@ class Reboot(Request):
 
 class Resize(Request):
     """The new flavor of the VM, named by `flavor` or by `flavor_id`."""
+
+    model_config = example(flavor=FLAVORS[2]["name"])
 
     flavor: NameOrId | None = Field(
         default=None,
