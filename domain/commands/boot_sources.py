@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, literal, select, update
+from sqlalchemy import ARRAY, Uuid, any_, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Requester
@@ -17,6 +17,7 @@ from domain.commands.offers import OfferedImage
 from domain.data.bulk import insert_all, to_parameter
 from domain.data.models import VM, Attachment, Image, Snapshot, Volume
 from domain.data.queries import fetch_all
+from domain.progress import resource_claims
 from domain.rules import disks
 from domain.rules.disks import NotBootableError
 from domain.rules.errors import FieldIssue, InvalidTransitionError, UnusableSourceError, unknown_id
@@ -113,22 +114,20 @@ async def claim_volumes(tx: AsyncConnection, created: Sequence[tuple[VM, NewVM]]
     wanted = [(vm, volume) for vm, new in created for volume in new.all_volumes]
     if not wanted:
         return
-    attaching, held = (change_of(Action.CREATE, kind).during for kind in (Kind.ATTACHMENT, Kind.VOLUME))
+    claims = [(volume.volume_id, vm.operation_id) for vm, volume in wanted]
+    await resource_claims.claim_volumes(tx, Action.CREATE, claims)
     rows = [
         {
             "volume_id": volume.volume_id,
             "vm_id": vm.id,
             "device": volume.device,
-            "status": attaching,
+            "status": change_of(Action.CREATE, Kind.ATTACHMENT).during,
             "delete_on_termination": volume.delete_on_termination,
             "operation_id": vm.operation_id,
         }
         for vm, volume in wanted
     ]
     await tx.execute(_ATTACH, {"attachments": to_parameter(rows)})
-    ids = _any([volume.volume_id for _, volume in wanted])
-    claim = update(Volume).where(Volume.id == ids, Attachment.volume_id == Volume.id)
-    await tx.execute(claim.values(status=held, operation_id=Attachment.operation_id))
 
 
 async def check_fits(tx: AsyncConnection, vm: VM, flavor: str, disk_gb: int, field: str) -> None:
