@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities import ports
 from activities.backends.protocol import BackendError, Token
-from activities.backends.resources import Ref
+from activities.backends.resources import DataVolume, Ref
 from activities.steps import (
     RecordedStep,
     StepActivities,
@@ -24,6 +24,7 @@ from activities.steps import (
 )
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
+from domain.data.parameters import CreateVM, parameters_of
 from domain.progress import resource_claims, step_records
 from domain.rules.messages import Activity, LeftoversResult, OperationInput
 
@@ -50,7 +51,8 @@ class ComputeActivities(StepActivities):
         """Begin to build the VM's server."""
         step = await self._record_step(input, Activity.SPAWN_SERVER)
         user_data = await read_user_data(self._engine, input.vm)
-        spec = replace(await self._server_spec(step.vm, step.vm.flavor_id), user_data=user_data)
+        spec = await self._server_spec(step.vm, step.vm.flavor_id)
+        spec = replace(spec, user_data=user_data, volumes=await self._data_volumes(step))
         wanted = [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
         await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
@@ -173,10 +175,29 @@ class ComputeActivities(StepActivities):
         await self._revoke(input)
         vm = await self._fetch(select(VM).where(VM.id == input.vm))
         await self._backend.purge(ref_of(vm))
-        if vm.boot_volume_id is not None:
-            # The failure is recorded afterwards, and from then on the API promises that the volume is available.
-            volume = await read_ref(self._engine, Volume, vm.boot_volume_id)
-            await check_released(self._backend, ref_of(vm), volume)
+        volumes = [ref_of(volume) for volume, _ in await self._claimed_volumes(input.vm, input.operation_id)]
+        if volumes:
+            # The failure is recorded afterwards, and from then on the API promises that the volumes are available.
+            await check_released(self._backend, ref_of(vm), volumes)
+
+    async def _data_volumes(self, step: RecordedStep) -> tuple[DataVolume, ...]:
+        """Return the volumes that the create attaches beside what the VM boots from, in the order of the request."""
+        wanted = parameters_of(step.operation, CreateVM).volume_ids or ()
+        if not wanted:
+            return ()
+        claimed = await self._claimed_volumes(step.vm.id, step.operation.id)
+        found = {volume.id: DataVolume(ref_of(volume), device) for volume, device in claimed}
+        # A delete of the VM may just have taken them over. Then it also removes what this step builds.
+        return tuple(found[id] for id in wanted if id in found)
+
+    async def _claimed_volumes(self, vm_id: UUID, operation_id: UUID) -> Sequence[tuple[Volume, str | None]]:
+        """Return the volumes that the operation attaches to the VM, each with its device if we choose that."""
+        claimed = (Attachment.vm_id == vm_id, Attachment.operation_id == operation_id)
+        of_vm = select(Attachment.volume_id, Attachment.device).where(*claimed)
+        async with database.autocommit(self._engine).connect() as connection:
+            devices = {row.volume_id: row.device for row in await connection.execute(of_vm)}
+            volumes = await queries.fetch_all(connection, select(Volume).where(Volume.id.in_(devices)))
+        return [(volume, devices[volume.id]) for volume in volumes]
 
 
 def _token(step: RecordedStep, verb: str, id: UUID) -> Token:

@@ -7,7 +7,7 @@ token of the call makes a second call harmless. What the cloud has chosen in the
 last, behind the same fence.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
@@ -183,14 +183,14 @@ async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) 
     return flavor_id
 
 
-async def check_released(backend: ComputeBackend, vm: Ref, volume: Ref) -> None:
-    """Raise a retryable BackendError while the cloud still has the server, or has not released its volume."""
+async def check_released(backend: ComputeBackend, vm: Ref, volumes: Collection[Ref]) -> None:
+    """Raise a retryable BackendError while the cloud still has the server, or has not released its volumes."""
     if vm.id in await backend.list_servers([vm]):
         raise BackendError("server_there", "The cloud has not removed the server yet.", retryable=True)
-    listed = (await backend.list_volumes([volume])).get(volume.id)
-    if listed is not None and (listed.vm_id == vm.id or listed.state in {VolumeState.ATTACHING, VolumeState.DETACHING}):
-        message = f"The cloud has not released the volume yet; it is still {listed.state}."
-        raise BackendError("volume_in_use", message, retryable=True)
+    for listed in (await backend.list_volumes(volumes)).values():
+        if listed.vm_id == vm.id or listed.state in {VolumeState.ATTACHING, VolumeState.DETACHING}:
+            message = f"The cloud has not released the volume yet; it is still {listed.state}."
+            raise BackendError("volume_in_use", message, retryable=True)
 
 
 async def check_detached(backend: ComputeBackend, vm: Ref, volume: Ref) -> None:

@@ -108,7 +108,7 @@ class WaitActivities(StepActivities):
             if server and server.availability_zone:
                 async with database.autocommit(self._engine).connect() as connection:
                     await step_records.note_zone(connection, input.operation, server.availability_zone)
-            await self._note_boot_device(input.operation)
+            await self._note_devices(input.operation)
 
     async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput) -> bool:
         """Return whether the server has the status that is waited for; BackendError if it will never have it."""
@@ -131,8 +131,8 @@ class WaitActivities(StepActivities):
             found = ports.by_interface(await self._backend.list_ports([vm]), interfaces)
             await self._note_ports(input, {id: port for id, port in found.items() if id in unknown})
 
-    async def _note_boot_device(self, input: OperationInput) -> None:
-        """Keep the device of the volume that the server boots from, if the cloud has chosen it."""
+    async def _note_devices(self, input: OperationInput) -> None:
+        """Keep the devices of the volumes that the server was built with, if the cloud has chosen them."""
         created = (Attachment.vm_id == input.vm, Attachment.operation_id == input.operation_id)
         unknown = select(VolumeRow.id, VolumeRow.cloud_id).join(Attachment, Attachment.volume_id == VolumeRow.id)
         async with database.autocommit(self._engine).connect() as connection:

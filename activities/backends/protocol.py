@@ -85,7 +85,7 @@ class ComputeBackend(Protocol):
         """Begin to build the VM's server on these ports, and return the cloud's id; it becomes ACTIVE or ERROR.
 
         The ports of a server that is ACTIVE all exist. If no host has room, it becomes ERROR with the fault
-        `no_valid_host`. A volume to boot from must be available; it becomes in-use.
+        `no_valid_host`. The volumes of the spec must be available; they become in-use with the server.
         """
 
     async def start_server(self, token: Token, vm: Ref) -> None:

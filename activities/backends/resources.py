@@ -23,12 +23,20 @@ class Ref:
 
 
 @dataclass(frozen=True, slots=True)
+class DataVolume:
+    """A volume that a new server has beside its disk. `device` is a wish, and None leaves the choice to the cloud."""
+
+    volume: Ref
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSpec:
     """The server that a VM should have: `ram_mb` in MiB, `disk_gb` in GiB; `image` is the catalogue's or a snapshot's.
 
     The refs of a flavor and of an image of the catalogue have the cloud's ids. With a `boot_volume`, the server boots
     from that instead of the image. `security_groups` are ids of the cloud. Without a zone or groups the cloud chooses.
-    `user_data` is for cloud-init in a new server.
+    `user_data` and `volumes` are for a new server; the first is for cloud-init in it.
     """
 
     vm: Ref
@@ -42,6 +50,7 @@ class ServerSpec:
     availability_zone: str | None = None
     security_groups: tuple[str, ...] = ()
     user_data: bytes | None = field(default=None, repr=False)  # it may hold secrets
+    volumes: tuple[DataVolume, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

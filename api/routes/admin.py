@@ -9,7 +9,7 @@ from api.routes.operations import answer_with
 from api.routes.resources import temporal_url
 from api.web import openapi
 from api.web.dependencies import Admin, Process
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202
 from domain.commands.reset_state import reset_vm_by_admin
@@ -48,7 +48,7 @@ async def list_attention(_: Admin, process: Process, page: WantedPage) -> answer
 async def retry_operation(
     _: Admin,
     process: Process,
-    once: OncePerKey,
+    once: OnceOrTrial,
     operation_id: UUID,
     body: requests.NoInput | None = None,
 ) -> Response:
@@ -66,7 +66,7 @@ async def retry_operation(
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("admin_only", "invalid_transition"),
 )
-async def reset_vm_state(_: Admin, once: OncePerKey, vm_id: UUID, body: requests.ResetState) -> Response:
+async def reset_vm_state(_: Admin, once: OnceOrTrial, vm_id: UUID, body: requests.ResetState) -> Response:
     """Set the status of a VM at once, even while an operation holds the VM. Nothing changes in the cloud.
 
     An operation that held the VM ends as SUPERSEDED. The reset is an operation of its own and names you as its actor.

@@ -6,9 +6,10 @@ from fastapi import Response
 from sqlalchemy import Select, select
 
 from api.routes import answers, requests, router
+from api.routes.requested_vms import choice_of
 from api.web import openapi
 from api.web.dependencies import OwnedVM, Process
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
 from domain.commands import interfaces
@@ -27,14 +28,16 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
     response_model=answers.Interface,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems(
-        "invalid_transition", "no_free_address", "unknown_reference", "invalid_address", "address_in_use"
+        *("invalid_transition", "no_free_address", "unknown_reference", "ambiguous_name"),
+        *("invalid_address", "address_in_use"),
     ),
 )
-async def attach_interface(once: OncePerKey, vm_id: UUID, body: requests.NewInterface) -> Response:
+async def attach_interface(once: OnceOrTrial, vm_id: UUID, body: requests.NewInterface) -> Response:
     """Give a VM an address in a network, a certain one or any. A VM may have several in one network."""
+    network = choice_of(body.network, body.network_id, "network")
     return await once(
         lambda tx, requester: respond_202(
-            interfaces.attach_interface(tx, requester, vm_id, body.network_id, body.ip_address),
+            interfaces.attach_interface(tx, requester, vm_id, network, body.ip_address),
             answers.Interface,
             "/vms/{vm_id}/interfaces/{id}",
         ),

@@ -13,7 +13,7 @@ from sqlalchemy import Label, func, literal
 from api.routes import answers
 from api.web.dependencies import CurrentUser, Process, ProcessState
 from api.web.guards import Guard, IfMatch
-from api.web.idempotency import Once, OncePerKey
+from api.web.idempotency import Once, OnceOrTrial, OncePerKey
 from api.web.single import Resource, etag
 from domain.commands import changes
 from domain.data.models import VM, Operation, Snapshot, Volume
@@ -86,7 +86,17 @@ async def _once_on_vm(once: OncePerKey, process: Process, vm_id: UUID, if_match:
     return _guarded(once, process, VMS, vm_id, if_match)
 
 
+async def _once_or_trial_on_vm(once: OnceOrTrial, process: Process, vm_id: UUID, if_match: IfMatch = None) -> Once:
+    return _guarded(once, process, VMS, vm_id, if_match)
+
+
 async def _once_on_volume(once: OncePerKey, process: Process, volume_id: UUID, if_match: IfMatch = None) -> Once:
+    return _guarded(once, process, VOLUMES, volume_id, if_match)
+
+
+async def _once_or_trial_on_volume(
+    once: OnceOrTrial, process: Process, volume_id: UUID, if_match: IfMatch = None
+) -> Once:
     return _guarded(once, process, VOLUMES, volume_id, if_match)
 
 
@@ -119,7 +129,9 @@ async def _changer(process: Process, caller: CurrentUser, if_match: IfMatch = No
 
 
 ChangeOne = Annotated[Changer, Depends(_changer)]
+# OncePerKey and OnceOrTrial for changes of the path's resource, which `If-Match` may guard.
 OnceOnVM = Annotated[Once, Depends(_once_on_vm)]
-"""OncePerKey for a change of the path's VM, which `If-Match` may guard. The others are the same."""
+OnceOrTrialOnVM = Annotated[Once, Depends(_once_or_trial_on_vm)]
 OnceOnVolume = Annotated[Once, Depends(_once_on_volume)]
+OnceOrTrialOnVolume = Annotated[Once, Depends(_once_or_trial_on_volume)]
 OnceOnSnapshot = Annotated[Once, Depends(_once_on_snapshot)]

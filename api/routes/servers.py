@@ -9,7 +9,7 @@ from fastapi import Query, Response
 from api.routes import answers, requests, router
 from api.web import openapi
 from api.web.dependencies import Admin
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial
 from api.web.models import Answer, Page
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202
@@ -89,7 +89,7 @@ async def list_servers(_: Admin, page: WantedPage, managed: Managed = None) -> C
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("admin_only", "not_adoptable", "unknown_reference"),
 )
-async def adopt_server(_: Admin, once: OncePerKey, server_id: UUID, body: requests.Adoption) -> Response:
+async def adopt_server(_: Admin, once: OnceOrTrial, server_id: UUID, body: requests.Adoption) -> Response:
     """Make a server that belongs to no VM a VM of the user, with its volumes and interfaces.
 
     Nothing changes in the cloud. `server_id` is the cloud's id. The operation has already succeeded.

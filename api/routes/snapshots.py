@@ -7,11 +7,11 @@ from fastapi import Query, Response
 from sqlalchemy import Select, select
 
 from api.routes import answers, requests, router
-from api.routes.resources import SNAPSHOTS, ChangeOne, OnceOnSnapshot, OnceOnVM
+from api.routes.resources import SNAPSHOTS, ChangeOne, OnceOnSnapshot, OnceOrTrialOnVM
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM
 from api.web.fields import Text
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
@@ -36,7 +36,7 @@ _ALL, _ONE = "/snapshots", "/snapshots/{snapshot_id}"
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "volume_backed"),
 )
-async def create_snapshot(once: OncePerKey, vm_id: UUID, body: requests.NewSnapshot) -> Response:
+async def create_snapshot(once: OnceOrTrial, vm_id: UUID, body: requests.NewSnapshot) -> Response:
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
     return await once(
         lambda tx, requester: respond_202(
@@ -165,7 +165,9 @@ async def delete_snapshot(once: OnceOnSnapshot, snapshot_id: UUID) -> Response:
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "flavor_too_small"),
 )
-async def restore_vm(once: OnceOnVM, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None) -> Response:
+async def restore_vm(
+    once: OnceOrTrialOnVM, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None
+) -> Response:
     """Put a VM's disk and flavor back to a snapshot. Volumes and interfaces stay, and a VM that is off stays off."""
     return await once(
         lambda tx, requester: respond_202(snapshots.restore_vm(tx, requester, vm_id, snapshot_id), answers.VM), body

@@ -12,7 +12,7 @@ from api.routes import answers, requests, router
 from api.web import openapi
 from api.web.dependencies import CurrentUser, Process
 from api.web.guest_fields import KeyName
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.pages import Order, WantedPage
 from domain.commands import ssh_keys as commands
 from domain.commands.acceptance import Requester
@@ -34,7 +34,7 @@ NameInPath = Annotated[KeyName, Path(description="The name of the key.")]
     responses=openapi.headers(201, "Location"),
     openapi_extra=openapi.problems("name_taken", "quota_exceeded"),
 )
-async def add_ssh_key(once: OncePerKey, body: requests.NewSSHKey) -> Response:
+async def add_ssh_key(once: OnceOrTrial, body: requests.NewSSHKey) -> Response:
     """Keep a public key, for VMs that you create. A user has at most 100."""
     key = ssh_keys.parse(body.public_key)
 

@@ -1,7 +1,6 @@
 """Virtual machines."""
 
 from collections.abc import Awaitable
-from dataclasses import replace
 from typing import Annotated
 from uuid import UUID
 
@@ -9,30 +8,26 @@ from fastapi import Query, Response
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
+from api.routes.requested_vms import new_vm
 from api.routes.resources import VMS, ChangeOne, OnceOnVM
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, Process
 from api.web.fields import Text, Time
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.models import FieldError
 from api.web.pages import Order, WantedPage
 from api.web.problems import ProblemError
-from api.web.responses import respond_202, respond_204
+from api.web.responses import respond_202, respond_202_with_all, respond_204
 from api.web.single import ReadOne
 from api.web.sorting import Sort, orders
 from api.web.waiting import Wait, until
 from domain.commands import create_vm as commands
 from domain.commands import vms
 from domain.commands.acceptance import Requester
-from domain.commands.boot_sources import BootVolume
-from domain.commands.create_vm import NewVM
-from domain.commands.placement import Placement
-from domain.commands.volumes import ROOT_DEVICE
 from domain.data import views
 from domain.data.models import VM
 from domain.rules.states import Status
-from domain.settings import Settings
 
 routes = router("/vms", "vms")
 
@@ -42,55 +37,49 @@ _ORDERS = orders(VM)
 _CHANGES = Order("changes", (VM.updated_at, VM.id), only_cursors=True)
 
 
+_REFUSALS_OF_CREATE = (
+    *("unknown_reference", "ambiguous_name", "flavor_too_small", "not_bootable", "invalid_transition"),
+    *("no_free_address", "invalid_address", "address_in_use", "user_data_too_large"),
+)
+
+
 @routes.post(
     "",
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems(
-        *("unknown_reference", "flavor_too_small", "not_bootable", "invalid_transition", "no_free_address"),
-        *("invalid_address", "address_in_use", "user_data_too_large"),
-    ),
+    openapi_extra=openapi.problems(*_REFUSALS_OF_CREATE),
 )
-async def create_vm(process: Process, once: OncePerKey, body: requests.NewVM) -> Response:
+async def create_vm(process: Process, once: OnceOrTrial, body: requests.NewVM) -> Response:
     """Create a VM. Poll it or its operation until the VM is ACTIVE or in ERROR."""
-    new = _new_vm(body, process.settings)
+    new = new_vm(body, process.settings)
 
     def create(tx: AsyncConnection, requester: Requester) -> Awaitable[Response]:
         return respond_202(commands.create_vm(tx, requester, new), answers.VM, "/vms/{id}")
 
-    return await once(create, body, one_statement=new.boot_volume is None)
+    return await once(create, body, one_statement=not new.all_volumes)
 
 
-def _boot_volume(wanted: requests.NewAttachment | None, settings: Settings) -> BootVolume | None:
-    if wanted is None:
-        return None
-    device = ROOT_DEVICE if settings.chooses_devices else None
-    return BootVolume(wanted.volume_id, wanted.delete_on_termination, device)
+@routes.post(
+    "/batch",
+    status_code=202,
+    response_model=answers.VMs,
+    responses=openapi.headers(202, "Retry-After"),
+    openapi_extra=openapi.problems(*_REFUSALS_OF_CREATE),
+)
+async def create_vms(process: Process, once: OnceOrTrial, body: requests.NewVMs) -> Response:
+    """Create up to 100 VMs, all or none. Each has its own operation, which may fail later by itself.
 
+    `items` has the VMs in the order of the request. An error points at its place in the body, such as
+    `#/vms/3/flavor_id`.
+    """
+    wanted = [new_vm(each, process.settings, f"vms/{index}/") for index, each in enumerate(body.vms)]
 
-def _new_vm(body: requests.NewVM, settings: Settings) -> NewVM:
-    """What the body asks for."""
-    new = NewVM(
-        body.name,
-        body.flavor_id,
-        body.image_id,
-        body.network_ids,
-        body.labels,
-        ssh_keys=body.ssh_keys,
-        user_data=body.user_data,
-        placement=Placement(body.availability_zone, body.security_groups),
-        snapshot_id=body.snapshot_id,
-        boot_volume=_boot_volume(body.boot_volume, settings),
-    )
-    if body.interfaces is None:
-        return new
-    return replace(
-        new,
-        network_ids=[interface.network_id for interface in body.interfaces],
-        network_field="interfaces/{}/network_id",
-        ip_addresses={each.network_id: each.ip_address for each in body.interfaces if each.ip_address},
-    )
+    async def create(tx: AsyncConnection, requester: Requester) -> Response:
+        created = await commands.create_vms(tx, requester, wanted)
+        return respond_202_with_all(created, answers.VMs)
+
+    return await once(create, body)
 
 
 @routes.get("")

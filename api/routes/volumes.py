@@ -9,11 +9,11 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
-from api.routes.resources import VOLUMES, ChangeOne, OnceOnVolume
+from api.routes.resources import VOLUMES, ChangeOne, OnceOnVolume, OnceOrTrialOnVolume
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, OwnedVM, Process
 from api.web.fields import Text
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202, respond_204
@@ -43,7 +43,7 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("unknown_reference", "volume_too_small"),
 )
-async def create_volume(once: OncePerKey, body: requests.NewVolume) -> Response:
+async def create_volume(once: OnceOrTrial, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
     new = volumes.NewVolume(body.name, body.size_gb, body.image_id, body.labels)
     return await once(
@@ -121,7 +121,7 @@ async def delete_volume(once: OnceOnVolume, volume_id: UUID) -> Response:
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "volume_too_small"),
 )
-async def extend_volume(once: OnceOnVolume, volume_id: UUID, body: requests.Extension) -> Response:
+async def extend_volume(once: OnceOrTrialOnVolume, volume_id: UUID, body: requests.Extension) -> Response:
     """Make a volume larger that is AVAILABLE or IN_USE. Its guest has to extend the file system itself."""
     return await once(
         lambda tx, requester: respond_202(
@@ -138,7 +138,7 @@ async def extend_volume(once: OnceOnVolume, volume_id: UUID, body: requests.Exte
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
 )
-async def attach_volume(process: Process, once: OncePerKey, vm_id: UUID, body: requests.NewAttachment) -> Response:
+async def attach_volume(process: Process, once: OnceOrTrial, vm_id: UUID, body: requests.NewAttachment) -> Response:
     """Attach a volume that is AVAILABLE. `device` is the path of its device in the VM."""
     options = {
         "delete_on_termination": body.delete_on_termination,

@@ -2,15 +2,18 @@
 
 The command's rows, the key and the answer commit in one transaction. An advisory lock on the key, which ends with that
 transaction, keeps out a concurrent request with the same key. A process that dies in between leaves nothing behind.
+
+A request with `validate_only` runs the same command in a transaction that is rolled back. So it gets the very problem
+that the request would get.
 """
 
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
-from fastapi import Depends, Header, Request, Response
+from fastapi import Depends, Header, Query, Request, Response
 from pydantic import BaseModel
 from sqlalchemy import Text, bindparam, func, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -18,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.web.dependencies import CurrentUser, Process
 from api.web.guards import Guard
+from api.web.models import FieldError, Validity
 from api.web.problems import ProblemError
 from domain import logs
 from domain.commands.acceptance import Requester
@@ -37,6 +41,11 @@ KeyHeader = Header(
     examples=["3f0c5a4e-create-web-1"],
 )
 
+ValidateOnly = Query(
+    description='Only check the request: the answer is 200 `{"valid": true}` or the problem that the request would '
+    "get, and nothing changes. Not together with an `Idempotency-Key`."
+)
+
 # `try` does not wait for the lock. A request that waited would keep a connection of the pool from other requests.
 _LOCK = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text()), 0)))
 _KEPT = select(IdempotencyKey).where(IdempotencyKey.scope == bindparam("scope"), IdempotencyKey.key == bindparam("key"))
@@ -44,13 +53,17 @@ _KEPT = select(IdempotencyKey).where(IdempotencyKey.scope == bindparam("scope"),
 
 @dataclass(frozen=True, slots=True)
 class Once:
-    """Runs the work of a request in one transaction; with an idempotency key, only once."""
+    """Runs the work of a request in one transaction; with an idempotency key, only once.
+
+    With `validate_only` the transaction is rolled back.
+    """
 
     process: Process
     requester: Requester
     scope: str
     key: str | None
     guard: Guard | None = None
+    validate_only: bool = False
 
     async def __call__(self, work: Work, body: BaseModel | None = None, *, one_statement: bool = False) -> Response:
         """Return the answer of the work, or of the first request with the same key.
@@ -66,11 +79,16 @@ class Once:
                 if not addresses.is_taken(error):
                     raise
             else:
-                self.process.dispatcher.wake()  # after the commit, so that the dispatcher sees the operation
+                if not self.validate_only:
+                    self.process.dispatcher.wake()  # after the commit, so that the dispatcher sees the operation
                 return answer
 
     async def _attempt(self, work: Work, body: BaseModel | None, *, one_statement: bool) -> Response:
         engine = self.process.engine
+        if self.validate_only:
+            async with engine.connect() as tx:  # without a commit, the end of the block rolls back
+                await self._work(tx, work)
+            return Response(Validity().model_dump_json(), 200, media_type="application/json")
         if self.key is None:
             async with engine.begin() if self.guard or not one_statement else self.process.autocommit.connect() as tx:
                 return await self._work(tx, work)
@@ -132,4 +150,23 @@ async def _once(
     return Once(process, requester, f"{caller.id} {request.method} {request.url.path}", key)
 
 
+async def _once_or_trial(
+    process: Process,
+    caller: CurrentUser,
+    request: Request,
+    key: Annotated[str | None, KeyHeader] = None,
+    validate_only: Annotated[bool, ValidateOnly] = False,  # noqa: FBT002 - a query parameter
+) -> Once:
+    once = await _once(process, caller, request, key)
+    if not validate_only:
+        return once
+    if key is not None:
+        detail = "Leave out the key of a request with validate_only=true: nothing is done, so there is nothing to keep."
+        conflict = FieldError(code="conflicting_fields", detail=detail, header=KeyHeader.alias)
+        raise ProblemError("validation_failed", detail, [conflict])
+    return replace(once, validate_only=True)
+
+
 OncePerKey = Annotated[Once, Depends(_once)]
+OnceOrTrial = Annotated[Once, Depends(_once_or_trial)]
+"""For every POST that changes nothing but the database: such a request may be tried, too."""

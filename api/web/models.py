@@ -25,13 +25,17 @@ class Check(Answer):
 
 
 class FieldError(Answer):
-    """One error in a request. Exactly one of `pointer`, `parameter` and `header` says where it is."""
+    """One error in a request. Exactly one of `pointer`, `parameter` and `header` says where it is.
+
+    `candidates` are the ids of the things that have an ambiguous name, at most 20.
+    """
 
     code: str
     detail: str
     pointer: str | None = Field(default=None, examples=["#/name"])
     parameter: str | None = None
     header: str | None = None
+    candidates: list[str] | None = None
 
 
 class Problem(Answer):
@@ -50,6 +54,12 @@ class Problem(Answer):
     allowed_actions: list[str] = []
     operation_id: UUID | None = Field(default=None, description="The operation that the request has to wait for.")
     checks: dict[str, Check] = {}
+
+
+class Validity(Answer):
+    """The answer to a request with `validate_only=true` that would be accepted."""
+
+    valid: Literal[True] = True
 
 
 class Page(Answer, Generic[T]):

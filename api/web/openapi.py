@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from api import PREFIX
 from api.web import openapi_links, openapi_schemas
-from api.web.models import Problem
+from api.web.models import Problem, Validity
 from api.web.problems import HEADERS_OF_CODE, MEDIA_TYPE, RETRY_AFTER, STATUS_OF_CODE
 from domain.settings import Settings
 
@@ -38,6 +38,9 @@ refused in this way has changed nothing. Send it again after `Retry-After` secon
 
 **Repeated requests.** You can safely send a POST or DELETE again if it has an `Idempotency-Key`. The service returns
 the first answer with the header `Idempotency-Replayed`, and does nothing twice.
+
+**Trials.** With `validate_only=true` a POST changes nothing. The answer is 200, or the problem that the request would
+get.
 
 **Pages.** Follow `Link: rel="next"`, or pass `next_cursor` as `cursor`. Unlike page numbers, cursors neither skip nor
 repeat items when other items are added or removed, and they reach the items of a list of any length: `total`, `pages`
@@ -68,6 +71,7 @@ _SUCCESSES = {
     "202": "Accepted. `Operation-Location` is the path of the operation that carries the request out.",
     "204": "Accepted, or done at once. If there is an `Operation-Location`, that operation carries the request out.",
 }
+_VALID = "With `validate_only=true`: the request would be accepted. Nothing has changed."
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ETag": ("Names the state of the resource. It changes exactly when the answer does.", _TEXT),
     "X-Request-Id": ("The id of the request: the one it was sent with, or a new one.", _TEXT),
@@ -127,7 +131,9 @@ def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
         license_info={"name": "MIT", "identifier": "MIT"},
     )
     components = description["components"]
-    _, extra = models_json_schema([(Problem, "serialization")], ref_template="#/components/schemas/{model}")
+    _, extra = models_json_schema(
+        [(Problem, "serialization"), (Validity, "serialization")], ref_template="#/components/schemas/{model}"
+    )
     schemas = components["schemas"] | extra["$defs"]
     components["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name not in _FASTAPI_ERRORS}
     components["headers"] = {name: {"description": text, "schema": schema} for name, (text, schema) in _HEADERS.items()}
@@ -153,6 +159,9 @@ def _complete(path: str, method: str, operation: dict[str, Any], settings: Setti
         _add_header(success, "Link")
     if "Idempotency-Key" in parameters:
         _add_header(success, "Idempotency-Replayed")
+    if "validate_only" in parameters:
+        schema = {"schema": _reference("schemas", Validity.__name__)}
+        responses["200"] = {"description": _VALID, "content": {"application/json": schema}}
     codes = dict.fromkeys([*operation.get(_PROBLEM_CODES, []), *_implied_codes(path, method, operation, parameters)])
     operation[_PROBLEM_CODES] = list(codes)
     for status in {STATUS_OF_CODE[code] for code in codes}:

@@ -61,6 +61,7 @@ STATUS_OF_CODE = {
     "unknown_parameter": 422,
     "validation_failed": 422,
     "unknown_reference": 422,
+    "ambiguous_name": 422,
     "same_flavor": 422,
     "flavor_too_small": 422,
     "invalid_address": 422,
@@ -170,11 +171,23 @@ async def _on_problem(request: Request, error: ProblemError) -> Response:
 
 
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
-    fields = [FieldError(code=issue.code, detail=issue.detail, pointer=f"#/{issue.field}") for issue in error.fields]
-    return _with_errors(error.code, str(error), request.url.path, fields)
+    return _with_errors(error.code, str(error), request.url.path, _field_errors(error))
+
+
+def _field_errors(error: ServiceError) -> list[FieldError]:
+    return [
+        FieldError(
+            code=issue.code,
+            detail=issue.detail,
+            pointer=f"#/{issue.field}",
+            candidates=[str(id) for id in issue.candidates] or None,
+        )
+        for issue in error.fields[: MAX_ERRORS + 1]
+    ]
 
 
 async def _on_invalid_transition(request: Request, error: InvalidTransitionError) -> Response:
+    errors = [issue.model_dump(exclude_none=True) for issue in _field_errors(error)]
     answer = problem(
         error.code,
         str(error),
@@ -182,6 +195,7 @@ async def _on_invalid_transition(request: Request, error: InvalidTransitionError
         current_status=error.status,
         task_state=error.task_state,
         allowed_actions=error.allowed_actions,
+        **({"errors": errors} if errors else {}),
         **({"operation_id": str(error.operation_id)} if error.operation_id else {}),
     )
     if error.operation_id:

@@ -1,6 +1,6 @@
 """The answers to accepted commands: 202 with the resource, or 204 for a delete, and the operation to follow."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +23,12 @@ async def respond_202(command: Awaitable[Accepted[Any]], shape: type[Answer], lo
     if location is not None:
         headers["Location"] = PREFIX + location.format_map(vars(resource))
     return Response(resource.model_dump_json(), 202, headers, "application/json")
+
+
+def respond_202_with_all(done: Sequence[Accepted[Any]], shape: type[Answer]) -> Response:
+    """Answer 202 with the resources of several commands in `items`. Each resource names its operation."""
+    body = shape.model_validate({"items": [each.resource for each in done]})
+    return Response(body.model_dump_json(), 202, RETRY_AFTER, "application/json")
 
 
 async def respond_204(command: Awaitable[Accepted[Any]]) -> Response:

@@ -1,8 +1,9 @@
 """Interfaces: attach a VM to a network, detach it."""
 
+from collections.abc import Collection
 from uuid import UUID, uuid4
 
-from sqlalchemy import case, select
+from sqlalchemy import case, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
@@ -11,36 +12,39 @@ from domain.commands.placement import Wanted, check_addresses
 from domain.data import addresses, parameters
 from domain.data.models import Interface, Network
 from domain.progress import resource_claims
-from domain.rules.errors import NoFreeAddressError, UnknownReferenceError, unknown_id
+from domain.rules.errors import NoFreeAddressError
+from domain.rules.references import Choice, pick_one
 from domain.rules.resources import AttachmentStatus, Kind
 from domain.rules.states import Action
 
 
 async def attach_interface(
-    tx: AsyncConnection, requester: Requester, vm_id: UUID, network_id: UUID, wanted: str | None = None
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, choice: Choice, wanted: str | None = None
 ) -> Accepted[Interface]:
     """Give the requester's VM the wanted address in a network, or any; the cloud chooses, or where it does not, we do.
 
-    InvalidAddressError and AddressInUseError if the VM cannot have the wanted address, NoFreeAddressError if the
-    network is full. No lock protects a free address. If another request inserts it first, the unique index raises
-    IntegrityError: call again in a new transaction.
+    UnknownReferenceError and AmbiguousNameError unless the request names one network, InvalidAddressError and
+    AddressInUseError if the VM cannot have the wanted address, NoFreeAddressError if the network is full. No lock
+    protects a free address. If another request inserts it first, the unique index raises IntegrityError: call again in
+    a new transaction.
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
     await check_allowed(tx, vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
-    network = (
-        await tx.execute(
-            select(Network.name, Network.allocates, case((Network.allocates, addresses.likely_free))).where(
-                Network.id == network_id, Network.is_available
-            )
-        )
-    ).one_or_none()
-    if network is None:
-        raise UnknownReferenceError("There is no such network.", [unknown_id("network_id", network_id)])
-    name, allocates, likely_address = network
+    columns = (
+        Network.id,
+        Network.name,
+        Network.allocates,
+        case((Network.allocates, addresses.likely_free)).label("free"),
+    )
+    named = or_(Network.id == choice.id, Network.name == choice.name)
+    found = (await tx.execute(select(*columns).where(named, Network.is_available))).all()
+    network = pick_one(found, choice, "network")
+    network_id, name = network.id, network.name
     if wanted:
         await check_addresses(tx, [Wanted("ip_address", network_id, wanted)])
-    chosen = (likely_address or await find_address(tx, network_id, name)) if allocates and not wanted else None
-    address = wanted or chosen
+    address = wanted
+    if network.allocates and not address:
+        address = network.free or (await find_addresses(tx, network_id, name))[0]
     details = parameters.Interface(name, address, network_id, wanted)
     new = requested(requester, Action.ATTACH_INTERFACE, details, **about(Kind.INTERFACE, uuid4()))
     await accept(tx, vm, new)
@@ -49,7 +53,7 @@ async def attach_interface(
         "vm_id": vm.id,
         "network_id": network_id,
         "ip_address": address,
-        "mac_address": addresses.new_mac_address() if allocates else None,
+        "mac_address": addresses.new_mac_address() if network.allocates else None,
     }
     return Accepted(await insert_claimed(tx, Interface, new, **values), new.id)
 
@@ -71,11 +75,21 @@ async def detach_interface(
     return Accepted(interface, new.id)
 
 
-async def find_address(tx: AsyncConnection, network_id: UUID, name: str) -> str:
-    """A free address of a network in which a few random draws found none; NoFreeAddressError if it is full."""
+async def find_addresses(
+    tx: AsyncConnection, network_id: UUID, name: str, count: int = 1, taken: Collection[str] = ()
+) -> list[str]:
+    """So many free addresses of a network in which random draws found too few; NoFreeAddressError if it has fewer.
+
+    None of them is one of those that are `taken`: the same request asks for these itself.
+    """
     in_network = Network.id == network_id
-    if await tx.scalar(select(addresses.free_addresses).where(in_network)):  # counting is cheaper than searching
-        address: str | None = await tx.scalar(select(addresses.surely_free).where(in_network))
-        if address is not None:
-            return address
+    remaining = await tx.scalar(select(addresses.free_addresses).where(in_network)) or 0
+    if remaining >= count + len(taken):  # counting is cheaper than searching
+        if count == 1 and not taken:
+            found = [await tx.scalar(select(addresses.surely_free).where(in_network))]
+        else:
+            found = await tx.scalar(select(addresses.many_surely_free).where(in_network))
+        free = [address for address in dict.fromkeys(found) if address and address not in taken]
+        if len(free) >= count:
+            return free
     raise NoFreeAddressError(name)

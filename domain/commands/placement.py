@@ -3,29 +3,22 @@
 Few requests say anything about it. Those that do cost a query more, and the others nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 from uuid import UUID
 
 from sqlalchemy import ARRAY, Row, Text, Uuid, any_, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.commands.new_vm import NewVM
 from domain.data.models import Interface, Network
 from domain.data.placement import AvailabilityZone, SecurityGroup
 from domain.rules import addresses
 from domain.rules.errors import AddressInUseError, FieldIssue, InvalidAddressError, UnknownReferenceError
+from domain.rules.references import Choice, pick
 
 Group = dict[str, str]
 """A security group as a VM's row keeps it: `id` and `name`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The wishes of a request. A security group is named by a name that only one has, or by its id."""
-
-    availability_zone: str | None = None
-    security_groups: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,57 +30,52 @@ class Wanted:
     ip_address: str
 
 
-ANYWHERE: Final = Placement()
-_UNKNOWN: Final = UnknownReferenceError.code
-
-
-async def find_groups(tx: AsyncConnection, placement: Placement) -> tuple[list[Group] | None, list[FieldIssue]]:
-    """The security groups that the request names, each once, and what is wrong with them and with the zone."""
-    issues, groups = [], None
-    if placement.availability_zone is not None:
-        issues += await _check_zone(tx, placement.availability_zone)
-    if placement.security_groups is not None:
-        groups, unknown = await _find_groups(tx, placement.security_groups)
-        issues += unknown
+async def find_groups(
+    tx: AsyncConnection, wanted: Sequence[NewVM]
+) -> tuple[Sequence[list[Group] | None], list[FieldIssue]]:
+    """The security groups of each new VM, each once, and what is wrong with them and with the zones."""
+    issues = await _check_zones(tx, wanted)
+    choices = [_choices(new) for new in wanted]
+    if not any(choices):
+        return [None] * len(wanted), issues
+    found = await _find_groups(tx, [choice for each in choices for choice in each or ()])
+    groups: list[list[Group] | None] = []
+    for each in choices:
+        picked = [pick(found, choice, "security group") for choice in each or ()]
+        issues += [issue for issue in picked if isinstance(issue, FieldIssue)]
+        # By id, because a request may name one group by its id and by its name.
+        known = {row.id: {"id": str(row.id), "name": row.name} for row in picked if not isinstance(row, FieldIssue)}
+        groups.append(None if each is None else list(known.values()))
     return groups, issues
 
 
-async def _check_zone(tx: AsyncConnection, name: str) -> list[FieldIssue]:
-    is_it = (AvailabilityZone.name == name, AvailabilityZone.is_available)
-    if await tx.scalar(select(AvailabilityZone.id).where(*is_it)):
-        return []
-    return [FieldIssue("availability_zone", _UNKNOWN, f"There is no such availability zone: {name}.")]
-
-
-async def _find_groups(tx: AsyncConnection, wanted: Sequence[str]) -> tuple[list[Group], list[FieldIssue]]:
-    ids = [id for id in map(_uuid, wanted) if id]
-    has_name = SecurityGroup.name == any_(literal(list(wanted), ARRAY(Text)))
-    has_id = SecurityGroup.id == any_(literal(ids, ARRAY(Uuid)))
-    statement = select(SecurityGroup.id, SecurityGroup.name).where(or_(has_name, has_id), SecurityGroup.is_available)
-    rows = (await tx.execute(statement)).all()
-    groups: dict[UUID, Group] = {}
-    issues = []
-    for index, text in enumerate(wanted):
-        # As in Nova, an id comes before a group that has this id as its name.
-        found = [row for row in rows if row.id == _uuid(text)] or [row for row in rows if row.name == text]
-        if len(found) == 1:
-            groups[found[0].id] = {"id": str(found[0].id), "name": found[0].name}
-        else:
-            issues.append(FieldIssue(f"security_groups/{index}", _UNKNOWN, _why_not_one(text, found)))
-    return list(groups.values()), issues
-
-
-def _why_not_one(text: str, found: Sequence[Row[UUID, str]]) -> str:
-    if not found:
-        return f"There is no such security group: {text}."
-    return f"{len(found)} security groups have the name {text}: name one by its id."
-
-
-def _uuid(text: str) -> UUID | None:
-    try:
-        return UUID(text)
-    except ValueError:
+def _choices(new: NewVM) -> list[Choice] | None:
+    names = new.placement.security_groups
+    if names is None:
         return None
+    return [Choice(name, f"{new.at}security_groups/{index}") for index, name in enumerate(names)]
+
+
+async def _check_zones(tx: AsyncConnection, wanted: Sequence[NewVM]) -> list[FieldIssue]:
+    zones = [(new.placement.availability_zone, new.at) for new in wanted if new.placement.availability_zone is not None]
+    if not zones:
+        return []
+    names = literal([zone for zone, _ in zones], ARRAY(Text))
+    known = select(AvailabilityZone.name).where(AvailabilityZone.name == any_(names), AvailabilityZone.is_available)
+    found = set(await tx.scalars(known))
+    return [
+        FieldIssue(f"{at}availability_zone", UnknownReferenceError.code, f"There is no such availability zone: {zone}.")
+        for zone, at in zones
+        if zone not in found
+    ]
+
+
+async def _find_groups(tx: AsyncConnection, choices: Iterable[Choice]) -> Sequence[Row[UUID, str]]:
+    names, ids = zip(*((choice.name, choice.id) for choice in choices), strict=True)
+    has_name = SecurityGroup.name == any_(literal(list(names), ARRAY(Text)))
+    has_id = SecurityGroup.id == any_(literal([id for id in ids if id], ARRAY(Uuid)))
+    statement = select(SecurityGroup.id, SecurityGroup.name).where(or_(has_name, has_id), SecurityGroup.is_available)
+    return (await tx.execute(statement)).all()
 
 
 async def check_addresses(tx: AsyncConnection, wanted: Sequence[Wanted]) -> None:

@@ -25,6 +25,7 @@ from domain.data.parameters import (
 )
 from domain.data.queries import fetch_one, get_operation, lock_vm
 from domain.rules.errors import NotFoundError, NotRetryableError, UnknownReferenceError
+from domain.rules.references import Choice
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus
 
 Retry = Callable[[AsyncConnection, Requester, Operation], Awaitable[Accepted[Any]]]
@@ -89,8 +90,8 @@ def _vm(failed: Operation) -> UUID:
 
 
 async def _resize(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
-    flavor_id = parameters_of(failed, Resize).flavor_id
-    return await resize_vm(tx, requester, _vm(failed), flavor_id, control_of(failed).confirm_window or 0)
+    flavor = Choice(parameters_of(failed, Resize).flavor_id, "flavor_id")
+    return await resize_vm(tx, requester, _vm(failed), flavor, control_of(failed).confirm_window or 0)
 
 
 async def _snapshot(tx: AsyncConnection, requester: Requester, failed: Operation) -> Accepted[Any]:
@@ -112,7 +113,7 @@ async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: O
     network_id = await tx.scalar(select(Network.id).where(is_it, Network.is_available))
     if network_id is None:
         raise UnknownReferenceError(f"There is no network {earlier.network} any more.", [])
-    return await attach_interface(tx, requester, _vm(failed), network_id, earlier.wanted_address)
+    return await attach_interface(tx, requester, _vm(failed), Choice(network_id, "network_id"), earlier.wanted_address)
 
 
 _RETRIES: Final[dict[Action, Retry]] = {

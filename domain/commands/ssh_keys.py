@@ -1,11 +1,12 @@
 """Commands on the SSH keys of a user, and the keys that a new VM gets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
-from sqlalchemy import delete, select
+from sqlalchemy import ARRAY, Text, any_, delete, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Requester
+from domain.commands.new_vm import NewVM
 from domain.data.accounts import User
 from domain.data.guests import SSHKey
 from domain.data.queries import insert_row
@@ -41,18 +42,22 @@ async def delete_ssh_key(tx: AsyncConnection, requester: Requester, name: str) -
         raise NotFoundError("SSH key", name)
 
 
-async def public_keys(tx: AsyncConnection, requester: Requester, names: Sequence[str]) -> list[str]:
-    """The requester's keys with these names, in their order; UnknownReferenceError names those that do not exist."""
-    if not names:
-        return []
-    of_requester = (SSHKey.owner_id == requester.user_id, SSHKey.name.in_(names))
-    found = (await tx.execute(select(SSHKey.name, SSHKey.public_key).where(*of_requester))).all()
-    lines = {row.name: row.public_key for row in found}
-    unknown = [
-        FieldIssue(f"ssh_keys/{index}", UnknownReferenceError.code, f"You have no SSH key with the name {name}.")
-        for index, name in enumerate(names)
-        if name not in lines
+async def public_keys(tx: AsyncConnection, requester: Requester, names: Iterable[str]) -> Mapping[str, str]:
+    """The requester's keys with these names, by name. Those that do not exist are missing."""
+    wanted = set(names)
+    if not wanted:
+        return {}
+    of_requester = (SSHKey.owner_id == requester.user_id, SSHKey.name == any_(literal(sorted(wanted), ARRAY(Text))))
+    found = await tx.execute(select(SSHKey.name, SSHKey.public_key).where(*of_requester))
+    return {row.name: row.public_key for row in found}
+
+
+def unknown_keys(new: NewVM, known: Mapping[str, str]) -> list[FieldIssue]:
+    """The fields of a new VM that name a key which the requester does not have."""
+    return [
+        FieldIssue(
+            f"{new.at}ssh_keys/{index}", UnknownReferenceError.code, f"You have no SSH key with the name {name}."
+        )
+        for index, name in enumerate(new.ssh_keys)
+        if name not in known
     ]
-    if unknown:
-        raise UnknownReferenceError("You have no SSH keys with these names; `errors` shows which.", unknown)
-    return [lines[name] for name in names]

@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import boot_sources
@@ -11,7 +11,8 @@ from domain.data.models import VM, Flavor
 from domain.data.parameters import NO_PARAMETERS, Control, Parameters, Reboot, Resize
 from domain.data.queries import fetch_all
 from domain.data.views import shown_vm
-from domain.rules.errors import SameFlavorError, UnknownReferenceError, unknown_id
+from domain.rules.errors import SameFlavorError
+from domain.rules.references import Choice, pick_one
 from domain.rules.states import Action, Status
 
 
@@ -32,7 +33,7 @@ async def reboot_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID, *, h
 
 
 async def resize_vm(
-    tx: AsyncConnection, requester: Requester, vm_id: UUID, flavor_id: UUID, confirm_window: int
+    tx: AsyncConnection, requester: Requester, vm_id: UUID, choice: Choice, confirm_window: int
 ) -> Accepted[VM]:
     """Resize the requester's VM; the resize confirms itself `confirm_window` seconds after its end, or never if 0.
 
@@ -41,15 +42,14 @@ async def resize_vm(
     """
     vm = await lock_owned_vm(tx, requester, vm_id)
     await check_allowed(tx, vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
-    flavors = await fetch_all(tx, select(Flavor).where(Flavor.id.in_([flavor_id, vm.flavor_id])))
-    names = {flavor.id: flavor.name for flavor in flavors}
-    disk_sizes = {flavor.id: flavor.disk_gb for flavor in flavors}
-    if not any(flavor.id == flavor_id and flavor.is_available for flavor in flavors):
-        raise UnknownReferenceError("There is no such flavor.", [unknown_id("flavor_id", flavor_id)])
-    if flavor_id == vm.flavor_id:
-        raise SameFlavorError(names[flavor_id])
-    await boot_sources.check_fits(tx, vm, names[flavor_id], disk_sizes[flavor_id])
-    parameters = Resize(flavor_id, names[flavor_id], vm.flavor_id, names[vm.flavor_id])
+    is_either = or_(Flavor.id == vm.flavor_id, Flavor.id == choice.id, Flavor.name == choice.name)
+    flavors = await fetch_all(tx, select(Flavor).where(is_either))
+    flavor = pick_one([flavor for flavor in flavors if flavor.is_available], choice, "flavor")
+    previous = next(flavor for flavor in flavors if flavor.id == vm.flavor_id)
+    if flavor.id == previous.id:
+        raise SameFlavorError(flavor.name, choice.field)
+    await boot_sources.check_fits(tx, vm, flavor.name, flavor.disk_gb, choice.field)
+    parameters = Resize(flavor.id, flavor.name, previous.id, previous.name)
     control = Control(confirm_window=confirm_window)
     vm = await accept(tx, vm, requested(requester, Action.RESIZE, parameters, control=control))
     return Accepted(await shown_vm(tx, vm.id), vm.operation_id)

@@ -27,10 +27,7 @@ class Parameters:
 
 @dataclass(frozen=True, slots=True)
 class CreateVM(Parameters):
-    """The VM to build. Without a snapshot or a volume to boot from, it boots from the image.
-
-    `ip_addresses` are those that the request asked for, by network.
-    """
+    """The VM to build, from a snapshot, a volume or else the image. `ip_addresses`, by network, were asked for."""
 
     name: str
     flavor_id: UUID
@@ -41,6 +38,7 @@ class CreateVM(Parameters):
     security_groups: list[str] | None = None
     snapshot_id: UUID | None = None
     boot_volume_id: UUID | None = None
+    volume_ids: list[UUID] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What the service shows of its resources: each kind is read in one statement, whatever the number of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Final
 from typing import cast as cast_type
@@ -83,9 +83,15 @@ VOLUMES: Final[Rows] = select(Volume, Attachment.vm_id, Attachment.device).outer
 """Volumes, each with the VM and the device of its attachment."""
 
 
+async def shown_vms(tx: AsyncConnection, vm_ids: Iterable[UUID]) -> dict[UUID, VM]:
+    """The VMs as clients see them, by id: their rows have the further columns of VMS, too."""
+    rows = await tx.execute(VMS.where(VM.id.in_(list(vm_ids))))
+    return {row.id: cast_type("VM", row) for row in rows}
+
+
 async def shown_vm(tx: AsyncConnection, vm_id: UUID) -> VM:
-    """The VM as clients see it: its row has the further columns of VMS, too."""
-    return cast_type("VM", (await tx.execute(VMS.where(VM.id == vm_id))).one())
+    """The VM as clients see it."""
+    return (await shown_vms(tx, [vm_id]))[vm_id]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,11 @@ when they end, as the lifecycle table says. Callers lock rows in the order VM, o
 interface, so that two transactions never wait for each other.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Delete, Update, and_, case, delete, literal, select, update
+from sqlalchemy import ARRAY, ColumnElement, Delete, Update, Uuid, and_, case, delete, func, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.guests import UserData
@@ -48,6 +48,17 @@ async def claim(tx: AsyncConnection, model: type[T], row: T, action: Action, ope
         raise
     (key,) = model.__table__.primary_key
     await tx.execute(_update(model, [key == getattr(row, key.name)], status=status, operation_id=operation_id))
+
+
+async def claim_volumes(tx: AsyncConnection, action: Action, claims: Sequence[tuple[UUID, UUID]]) -> None:
+    """Let operations claim locked volumes, all in one statement. Each claim has the ids of a volume and an operation.
+
+    The caller has checked that the lifecycle table allows it.
+    """
+    volumes, operations = (literal(list(ids), ARRAY(Uuid)) for ids in zip(*claims, strict=True))
+    claim = func.unnest(volumes, operations).table_valued("volume_id", "operation_id").render_derived()
+    values = {"status": change_of(action, Kind.VOLUME).during, "operation_id": claim.c.operation_id}
+    await tx.execute(_update(Volume, [Volume.id == claim.c.volume_id], **values))
 
 
 async def settle_success(tx: AsyncConnection, operation: Operation) -> None:

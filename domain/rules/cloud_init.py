@@ -22,8 +22,11 @@ _HEAD: Final = 4096
 _MERGE: Final = "list(append)+dict(recurse_array)+str()"
 
 
-def render(user_data: str | None, public_keys: Sequence[str]) -> bytes | None:
-    """The document, or None if there is nothing to say; UserDataTooLargeError if Nova would refuse it."""
+def render(user_data: str | None, public_keys: Sequence[str], at: str = "") -> bytes | None:
+    """The document, or None if there is nothing to say; UserDataTooLargeError if Nova would refuse it.
+
+    `at` is the place of the VM in the request's body, such as `vms/3/`.
+    """
     if not public_keys:
         document = user_data or ""
     elif not user_data:
@@ -32,7 +35,7 @@ def render(user_data: str | None, public_keys: Sequence[str]) -> bytes | None:
         document = _both(user_data, public_keys)
     content = document.encode()
     if len(content) > LARGEST:
-        raise UserDataTooLargeError(len(content), LARGEST, "user_data" if user_data else "ssh_keys")
+        raise UserDataTooLargeError(len(content), LARGEST, at + ("user_data" if user_data else "ssh_keys"))
     return content or None
 
 

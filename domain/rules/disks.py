@@ -18,10 +18,10 @@ class NotBootableError(ServiceError):
 
     code = "not_bootable"
 
-    def __init__(self, volume: str) -> None:
+    def __init__(self, volume: str, field: str) -> None:
         message = f"Volume {volume} was not created from an image, so no VM can boot from it."
         super().__init__(message)
-        self.fields = [FieldIssue("boot_volume/volume_id", self.code, message)]
+        self.fields = [FieldIssue(field, self.code, message)]
 
 
 class RootVolumeError(ServiceError):

@@ -42,11 +42,15 @@ _VERBS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class FieldIssue:
-    """An invalid field of the request's body: its path in the body, such as `network_ids/0`, and why it is invalid."""
+    """An invalid field of the request's body: its path in the body, such as `network_ids/0`, and why it is invalid.
+
+    `candidates` are the ids of the things that its value may mean, if there are several.
+    """
 
     field: str
     code: str
     detail: str
+    candidates: tuple[UUID, ...] = ()
 
 
 BUILD_AGAIN: Final = "build_again"
@@ -89,10 +93,10 @@ class SameFlavorError(ServiceError):
 
     code = "same_flavor"
 
-    def __init__(self, flavor: str) -> None:
+    def __init__(self, flavor: str, field: str) -> None:
         message = f"The VM has this flavor already: {flavor}."
         super().__init__(message)
-        self.fields = [FieldIssue("flavor_id", self.code, message)]
+        self.fields = [FieldIssue(field, self.code, message)]
 
 
 class FlavorTooSmallError(ServiceError):
@@ -175,10 +179,14 @@ class AttachmentInProgressError(InvalidTransitionError):
 
 
 class UnusableSourceError(InvalidTransitionError):
-    """A VM cannot be created from the snapshot or volume (`resource`) in its present status."""
+    """A VM cannot be created from the snapshot or volume (`resource`) in its present status.
 
-    def __init__(self, resource: str, status: str, allowed_actions: list[str]) -> None:
+    `field` is the body's field that names it.
+    """
+
+    def __init__(self, resource: str, status: str, allowed_actions: list[str], field: str) -> None:
         super().__init__("create", status, None, allowed_actions, resource)
+        self.fields = [FieldIssue(field, self.code, str(self))]
 
     @staticmethod
     def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:

@@ -74,7 +74,7 @@ async def test_only_an_available_snapshot_can_be_built_from(
     ada: Person, engine: AsyncEngine, status: SnapshotStatus
 ) -> None:
     snapshot = await snapshot_of(await vm_of(ada, engine), engine, status)
-    problem = check_problem(await create(ada, snapshot_id=str(snapshot.id)), 409, "invalid_transition")
+    problem = check_problem(await create(ada, snapshot_id=str(snapshot.id)), 409, "invalid_transition", "#/snapshot_id")
     assert problem["current_status"] == status
     assert problem["detail"].startswith(f"Cannot create a VM from a snapshot in status {status}; ")
     assert await count(engine, VM) == 1
@@ -110,7 +110,8 @@ async def test_only_an_available_volume_can_be_booted_from(
     ada: Person, engine: AsyncEngine, status: VolumeStatus
 ) -> None:
     volume = await bootable(ada, engine, status=status)
-    problem = check_problem(await create(ada, boot_volume={"volume_id": str(volume.id)}), 409, "invalid_transition")
+    answer = await create(ada, boot_volume={"volume_id": str(volume.id)})
+    problem = check_problem(answer, 409, "invalid_transition", "#/boot_volume/volume_id")
     assert problem["current_status"] == status
     assert "Cannot create a VM from a volume" in problem["detail"]
     assert (await rows_of(engine, Volume), await count(engine, VM)) == ([volume], 0)

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from pydantic import BaseModel
 
+from api.routes import requests
 from api.web.problems import STATUS_OF_CODE
 from domain.rules.states import Action
 from domain.upkeep.attention import KINDS
@@ -122,3 +124,9 @@ async def test_no_success_has_the_description_of_the_framework(document: dict[st
     for operation in operations(document):
         for response in operation["responses"].values():
             assert response["description"] != "Successful Response"
+
+
+@pytest.mark.parametrize("model", [requests.NewVM, requests.NewVMs, requests.NewInterface, requests.Resize])
+async def test_the_example_of_a_body_that_cannot_have_all_fields_is_valid(model: type[BaseModel]) -> None:
+    (example,) = model.model_json_schema()["examples"]
+    assert model.model_validate(example)

@@ -88,9 +88,10 @@ async def test_an_id_comes_before_a_group_that_has_it_as_its_name(ada: Person, e
 
 
 async def test_a_name_that_several_groups_have_is_refused(ada: Person, engine: AsyncEngine) -> None:
-    await add_group(engine, "web")
+    twin = await add_group(engine, "web")
     problem = await refusal(ada, security_groups=["default", "web"])
-    assert (problem["code"], pointers(problem)) == ("unknown_reference", {"#/security_groups/1"})
+    assert (problem["code"], pointers(problem)) == ("ambiguous_name", {"#/security_groups/1"})
+    assert problem["errors"][0]["candidates"] == sorted([WEB, twin])
     assert "by its id" in problem["errors"][0]["detail"]
 
 

@@ -8,11 +8,12 @@ import pytest
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.commands.create_vm import NewVM
+from domain.commands.new_vm import NewVM
 from domain.data.guests import UserData
 from domain.data.models import VM, Operation
 from domain.progress import resource_claims
 from domain.rules import cloud_init
+from domain.rules.references import Choice
 from domain.rules.states import Action
 from tests.api.conftest import FLAVOR, Person, count, operations_of, pointers
 from tests.support.rows import add_operation, add_user, add_vm
@@ -61,7 +62,7 @@ async def test_neither_an_answer_nor_an_operation_shows_user_data(ada: Person, e
         assert "tell-nobody" not in (await ada.http.get(path)).text
     [operation] = await operations_of(engine, vm["id"])
     assert "tell-nobody" not in str(operation.input)
-    assert "tell-nobody" not in repr(NewVM("web-1", UUID(FLAVOR), user_data=SCRIPT))
+    assert "tell-nobody" not in repr(NewVM("web-1", Choice(FLAVOR, "flavor"), user_data=SCRIPT))
 
 
 async def test_a_repeated_create_with_its_key_stores_user_data_once(ada: Person, engine: AsyncEngine) -> None:

@@ -16,6 +16,7 @@ from vm_api_client.api.vms import (
     change_vm,
     confirm_vm_resize,
     create_vm,
+    create_vms,
     delete_vm,
     get_vm,
     list_vms,
@@ -35,6 +36,7 @@ from vm_api_client.models import (
     NewSnapshot,
     NewVM,
     NewVMLabels,
+    NewVMs,
     NewVolume,
     OperationStatus,
     Problem,
@@ -44,6 +46,7 @@ from vm_api_client.models import (
     Registration,
     Resize,
     Status,
+    Validity,
     VMChanges,
     VMChangesLabels,
 )
@@ -54,9 +57,9 @@ PASSWORD = "Correct-Horse-1"
 LIMIT = 60.0  # seconds for one operation
 
 
-def sure(answer: T | Problem | None) -> T:
-    """Return the answer, or stop if it is a problem."""
-    if answer is None or isinstance(answer, Problem):
+def sure(answer: T | Validity | Problem | None) -> T:
+    """Return the answer, or stop if it is a problem. Only a request with `validate_only` gets a Validity."""
+    if answer is None or isinstance(answer, Problem | Validity):
         raise SystemExit(f"Unexpected answer: {answer}")
     return answer
 
@@ -84,7 +87,7 @@ class Lifecycle:
             time.sleep(0.1)
         raise SystemExit(f"{operation.action} is {operation.status}: {operation.error or operation.last_error}")
 
-    def done(self, vm: VM | Problem | None) -> VM:
+    def done(self, vm: VM | Validity | Problem | None) -> VM:
         """Wait for the operation that the answer names, and return the VM after it."""
         accepted = sure(vm)
         self.finish(accepted.operation_id)
@@ -95,6 +98,7 @@ class Lifecycle:
         small, large = (flavor.id for flavor in sure(list_flavors.sync(client=self.client)).items[:2])
         labels = NewVMLabels.from_dict({"env": "prod", "team": "a,b"})
         new = NewVM(name="generated", flavor_id=small, labels=labels)
+        assert isinstance(create_vm.sync(client=self.client, body=new, validate_only=True), Validity)
         vm = self.done(create_vm.sync(client=self.client, body=new, idempotency_key="generated-1"))
         assert vm.status is Status.ACTIVE
         assert vm.labels.to_dict() == labels.to_dict()
@@ -106,6 +110,14 @@ class Lifecycle:
         self.act(vm, large)
         self.attach(vm)
         self.delete(vm)
+        self.many()
+
+    def many(self) -> None:
+        """Create two VMs at once, by name, and delete them."""
+        wanted = [NewVM(name=f"one-of-{n}", flavor="m1.tiny", networks=["private"]) for n in range(2)]
+        for vm in sure(create_vms.sync(client=self.client, body=NewVMs(vms=wanted))).items:
+            self.finish(vm.operation_id)
+            self.gone(delete_vm.sync_detailed(vm.id, client=self.client))
 
     def act(self, vm: VM, large: UUID) -> None:
         """Take every action, without a body where none is needed."""

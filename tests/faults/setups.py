@@ -215,9 +215,9 @@ async def extend_volume(setup: Setup) -> Request:
 
 async def create_on_volume(setup: Setup) -> Request:
     image_id = (await setup.user.read("/images"))["items"][0]["id"]
-    volume = await setup.do("POST", "/volumes", name="root", size_gb=100, image_id=image_id)
-    body = {"name": "crashes", "flavor_id": setup.flavors[0], "boot_volume": {"volume_id": volume["id"]}}
-    return Request("POST", "/vms", body)
+    root = await setup.do("POST", "/volumes", name="root", size_gb=100, image_id=image_id)
+    disks = {"boot_volume": {"volume_id": root["id"]}, "volumes": [{"volume_id": await setup.create_volume()}]}
+    return Request("POST", "/vms", {"name": "crashes", "flavor_id": setup.flavors[0]} | disks)
 
 
 async def delete_during_snapshot(setup: Setup) -> Request:

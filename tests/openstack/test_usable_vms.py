@@ -78,6 +78,25 @@ async def test_a_volume_grows_and_a_vm_boots_from_one(user: User, ours: OurThing
     await life.ask("DELETE", f"/volumes/{volume['id']}")
 
 
+async def test_a_vm_is_built_by_name_with_volumes_which_outlive_it(user: User, ours: OurThings) -> None:
+    """A name is unique in the catalogue of the test cloud; where it is not, the answer has the ids."""
+    volumes = [await created(user, "/volumes", name=f"data-{n}", size_gb=1) for n in range(2)]
+    flavor = (await user.read("/flavors"))["items"][0]
+    wanted = [{"volume_id": volume["id"]} for volume in volumes]
+    vm = await created(user, "/vms", name="with-data", flavor=flavor["name"], volumes=wanted)
+    assert (vm["status"], vm["flavor_id"]) == ("ACTIVE", flavor["id"])
+    attached = (await user.read(f"/vms/{vm['id']}/volumes"))["items"]
+    assert {each["volume_id"] for each in attached} == {volume["id"] for volume in volumes}
+    assert len({each["device"] for each in attached} - {None}) == 2
+    assert [ours.volumes(volume["id"]) for volume in volumes] == [["in-use"]] * 2
+    life = Life(user, vm["id"])
+    await life.ask("DELETE", f"/vms/{vm['id']}/volumes/{volumes[0]['id']}")
+    await life.ask("DELETE", f"/vms/{vm['id']}")
+    assert [ours.volumes(volume["id"]) for volume in volumes] == [["available"]] * 2
+    for volume in volumes:
+        await life.ask("DELETE", f"/volumes/{volume['id']}")
+
+
 async def test_a_vm_is_built_from_a_snapshot_of_another(user: User, ours: OurThings) -> None:
     first = await Life.of_new_vm(user, "first")
     answer = await user.request("POST", f"/vms/{first.vm_id}/snapshots", json={"name": "golden"})

@@ -1,9 +1,10 @@
-"""What the mock cloud's servers boot from: an image of the catalogue, the image of a snapshot, or a volume."""
+"""The disks of the mock cloud's new servers: what they boot from, and volumes beside that."""
 
+from string import ascii_lowercase
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import select, update
+from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock.calls import is_meant
@@ -13,6 +14,13 @@ from activities.backends.resources import Ref, ServerSpec
 from domain.rules.cloud import VolumeState
 
 ROOT_DEVICE: Final = "/dev/vda"
+
+
+async def attach_data(tx: AsyncConnection, spec: ServerSpec) -> None:
+    """Attach the volumes that a new server has beside its disk; BackendError if one of them is not available."""
+    for wanted in spec.volumes:
+        row = await _lock_available(tx, wanted.volume)
+        await _attach(tx, row, spec.vm, wanted.device or await free_device(tx, spec.vm.id))
 
 
 async def disk_of(tx: AsyncConnection, spec: ServerSpec) -> dict[str, Any]:
@@ -30,14 +38,29 @@ async def disk_of(tx: AsyncConnection, spec: ServerSpec) -> dict[str, Any]:
 
 
 async def _attach_root(tx: AsyncConnection, vm: Ref, volume: Ref) -> None:
+    row = await _lock_available(tx, volume)
+    if row.image_id is None:
+        raise BackendError("bad_request", "The volume is not bootable.", retryable=False)
+    await _attach(tx, row, vm, ROOT_DEVICE)
+
+
+async def _lock_available(tx: AsyncConnection, volume: Ref) -> Row[Any]:
     is_it = is_meant(volumes.c.id, volumes.c.cloud_id, volume)
     row = (await tx.execute(select(volumes).where(is_it).with_for_update())).one_or_none()
     if row is None:
-        raise BackendError("bad_request", "The cloud does not have the volume to boot from.", retryable=False)
+        raise BackendError("bad_request", "The cloud does not have the volume.", retryable=False)
     if row.state != VolumeState.AVAILABLE:
         message = f"The cloud refused the call, because the volume is {row.state}."
         raise BackendError("conflict", message, retryable=False)
-    if row.image_id is None:
-        raise BackendError("bad_request", "The volume is not bootable.", retryable=False)
-    attached = {"state": VolumeState.IN_USE, "vm_id": vm.id, "device": ROOT_DEVICE}
-    await tx.execute(update(volumes).where(volumes.c.id == row.id).values(attached))
+    return row
+
+
+async def _attach(tx: AsyncConnection, volume: Row[Any], vm: Ref, device: str) -> None:
+    attached = {"state": VolumeState.IN_USE, "vm_id": vm.id, "device": device}
+    await tx.execute(update(volumes).where(volumes.c.id == volume.id).values(attached))
+
+
+async def free_device(tx: AsyncConnection, vm_id: UUID) -> str:
+    """Return the first free device of the VM; as a real cloud does, in words of its own."""
+    taken = (await tx.scalars(select(volumes.c.device).where(volumes.c.vm_id == vm_id))).all()
+    return next(device for letter in ascii_lowercase[1:] if (device := f"/dev/sd{letter}") not in taken)

@@ -64,6 +64,7 @@ class MockServers(MockPower):
                     due_at=clock_in(self._settings.mock_build_delay if has_host else 0),
                 )
             )
+            await boot.attach_data(tx, spec)
             present = await tx.scalars(select(ports_table.c.id).where(ports_table.c.vm_id == spec.vm.id))
             made = set(present)
             await add_ports(tx, spec.vm.id, [port for port in ports if port.interface.id not in made])

@@ -1,7 +1,6 @@
 """The mock cloud's images, which take time to save, and its volumes, which change at once."""
 
 from collections.abc import Collection, Mapping
-from string import ascii_lowercase
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +8,7 @@ from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.backends.mock.boot import free_device
 from activities.backends.mock.calls import (
     MockCalls,
     clock_in,
@@ -104,7 +104,7 @@ class MockStorage(MockCalls):
                 return
             if row.state != VolumeState.AVAILABLE:
                 raise _conflict(row)
-            values = {"state": VolumeState.IN_USE, "vm_id": vm.id, "device": device or await _free_device(tx, vm.id)}
+            values = {"state": VolumeState.IN_USE, "vm_id": vm.id, "device": device or await free_device(tx, vm.id)}
             await tx.execute(update(volumes).where(volumes.c.id == volume.id).values(values))
 
         await self._call("attach_volume", token, vm.id, attach, may_be_doomed=True)
@@ -134,12 +134,6 @@ class MockStorage(MockCalls):
 async def _lock_volume(tx: AsyncConnection, volume: Ref) -> Row[Any] | None:
     is_it = is_meant(volumes.c.id, volumes.c.cloud_id, volume)
     return (await tx.execute(select(volumes).where(is_it).with_for_update())).one_or_none()
-
-
-async def _free_device(tx: AsyncConnection, vm_id: UUID) -> str:
-    """Return the first free device of the VM, whose server is locked; as a real cloud does, in words of its own."""
-    taken = (await tx.scalars(select(volumes.c.device).where(volumes.c.vm_id == vm_id))).all()
-    return next(device for letter in ascii_lowercase[1:] if (device := f"/dev/sd{letter}") not in taken)
 
 
 def volume_from(row: Row[Any]) -> Volume:

@@ -119,13 +119,17 @@ class OpenStackServers(OpenStackImages):
             raise BackendError("cloud_unavailable", message, retryable=True)
 
     async def _boot_fields(self, spec: ServerSpec) -> Body:
-        """Return the fields of a new server that say what it boots from."""
-        if spec.boot_volume is None:
-            return {"imageRef": await self._image_id(spec.image)}
-        disk = {"source_type": "volume", "destination_type": "volume", "boot_index": 0}
-        # Otherwise the cloud deletes the volume together with the server.
-        disk |= {"uuid": spec.boot_volume.cloud_id, "delete_on_termination": False}
-        return {"block_device_mapping_v2": [disk]}
+        """Return the fields of a new server that say what it boots from, and which volumes it has beside that."""
+        data = [_disk_of(wanted.volume, boot_index=-1) for wanted in spec.volumes]
+        if spec.boot_volume is not None:
+            return {"block_device_mapping_v2": [_disk_of(spec.boot_volume, boot_index=0), *data]}
+        image_id = await self._image_id(spec.image)
+        if not data:
+            return {"imageRef": image_id}
+        # A server with a list of disks needs its image in this list, too.
+        root = {"source_type": "image", "destination_type": "local", "boot_index": 0, "uuid": image_id}
+        root |= {"delete_on_termination": True}  # the copy, which is the server's own disk
+        return {"imageRef": image_id, "block_device_mapping_v2": [root, *data]}
 
     async def _image_id(self, image: Ref) -> str:
         if image.cloud_id:
@@ -168,6 +172,12 @@ def _new_server(token: Token, spec: ServerSpec, ports: Collection[PortSpec], boo
     if spec.user_data:
         server["user_data"] = b64encode(spec.user_data).decode()
     return {"server": {**server, **marks.of_server(spec.vm.id, token)}}
+
+
+def _disk_of(volume: Ref, boot_index: int) -> Body:
+    # Otherwise the cloud deletes the volume together with the server.
+    disk = {"source_type": "volume", "destination_type": "volume", "delete_on_termination": False}
+    return disk | {"uuid": volume.cloud_id, "boot_index": boot_index}
 
 
 def _size_of(spec: ServerSpec) -> Size:

@@ -5,7 +5,7 @@ from api.routes.answers.catalogue import Flavor, FlavorPage, Image, ImagePage, N
 from api.routes.answers.health import Health, Liveness, Readiness
 from api.routes.answers.operations import Attention, AttentionPage, Fault, Operation, OperationPage
 from api.routes.answers.storage import Attachment, AttachmentPage, Snapshot, SnapshotPage, Volume, VolumePage
-from api.routes.answers.vms import VM, Console, ConsoleLog, Interface, InterfacePage, VMPage
+from api.routes.answers.vms import VM, Console, ConsoleLog, Interface, InterfacePage, VMPage, VMs
 
 __all__ = [
     "VM",
@@ -39,6 +39,7 @@ __all__ = [
     "TokenPair",
     "User",
     "VMPage",
+    "VMs",
     "Volume",
     "VolumePage",
 ]

@@ -88,6 +88,12 @@ def _allowed(status: Status, task_state: TaskState | None, launched: bool, attac
     return lifecycle.allowed_actions(status, task_state, launched=launched, attaching=attaching)
 
 
+class VMs(Answer):
+    """New VMs, in the order of their request."""
+
+    items: list[VM]
+
+
 class Interface(Answer):
     """The interface of a VM in a network; its addresses are null until the cloud has chosen them."""
 

@@ -4,7 +4,16 @@ from api.routes.requests.accounts import Credentials, NewSSHKey, NewToken, Refre
 from api.routes.requests.base import NoInput, Request
 from api.routes.requests.changes import SnapshotChanges, VMChanges, VolumeChanges
 from api.routes.requests.storage import Extension, NewSnapshot, NewVolume
-from api.routes.requests.vms import Adoption, NewAttachment, NewInterface, NewVM, Reboot, ResetState, Resize
+from api.routes.requests.vms import (
+    Adoption,
+    NewAttachment,
+    NewInterface,
+    NewVM,
+    NewVMs,
+    Reboot,
+    ResetState,
+    Resize,
+)
 
 __all__ = [
     "Adoption",
@@ -16,6 +25,7 @@ __all__ = [
     "NewSnapshot",
     "NewToken",
     "NewVM",
+    "NewVMs",
     "NewVolume",
     "NoInput",
     "Reboot",

@@ -47,5 +47,10 @@ class Request(BaseModel):
         return {name: value for name, value in data.items() if name in kept}
 
 
+def example(**members: Any) -> ConfigDict:
+    """The `model_config` of a body that cannot have all its fields at once, with an example of those it may have."""
+    return ConfigDict(extra="forbid", json_schema_extra={"examples": [members]})
+
+
 class NoInput(Request):
     """The empty body of an action that needs no input."""

@@ -1,12 +1,12 @@
 """The bodies of requests about VMs."""
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from api.routes.requests.base import Request, is_absent, is_empty, unique
+from api.routes.requests.base import Request, example, is_absent, is_empty, unique
 from api.web.fields import IPAddress, Labels, Name, Text, Username
 from api.web.guest_fields import KeyName, UserData
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
@@ -18,32 +18,78 @@ T = TypeVar("T")
 _MOST_NETWORKS = 64  # of one new VM
 _MOST_KEYS = 32  # of one new VM
 _MOST_GROUPS = 16
+_MOST_VOLUMES = 25  # beside what the VM boots from: it has so many devices
+MOST_VMS = 100  # of one request
+_NEW_VM = {
+    "name": "web-1",
+    "flavor": FLAVORS[1]["name"],
+    "image": IMAGES[0]["name"],
+    "networks": [NETWORKS[0]["name"]],
+    "labels": {"env": "prod"},
+}
+
+
+def _few_vms(vms: Any) -> Any:
+    # pydantic checks every item before it checks their number, and would make errors for each of thousands.
+    if isinstance(vms, list) and len(vms) > MOST_VMS:
+        raise PydanticCustomError("too_long", "There may be at most {most} VMs", {"most": MOST_VMS})
+    return vms
 
 
 def _in_different_networks(interfaces: list["NewInterface"] | None) -> list["NewInterface"] | None:
-    unique([interface.network_id for interface in interfaces or []])
+    unique([interface.network or interface.network_id for interface in interfaces or []])
     return interfaces
 
 
-def _instead_of_network_ids(interfaces: T, info: ValidationInfo) -> T:
-    if interfaces is not None and info.data.get("network_ids") is not None:
-        raise PydanticCustomError("conflicting_fields", "Send either network_ids or interfaces")
-    return interfaces
+def _alone(*others: str, reason: str) -> AfterValidator:
+    """Refuse the field beside any of the others, which come before it: fields are validated in their order."""
+
+    def check(value: T | None, info: ValidationInfo) -> T | None:
+        present = [name for name in others if info.data.get(name) is not None]
+        if value is not None and present:
+            message = "{reason}: leave out this field or {other}"
+            raise PydanticCustomError("conflicting_fields", message, {"reason": reason, "other": present[0]})
+        return value
+
+    return AfterValidator(check)
 
 
-def _only_source(value: T | None, info: ValidationInfo) -> T | None:
-    """Refuse a second field that says what the VM boots from; fields are validated in their order."""
-    others = [name for name in ("image_id", "snapshot_id") if name != info.field_name and info.data.get(name)]
-    if value is not None and others:
-        message = "A VM boots from one thing: leave out this field or {other}"
-        raise PydanticCustomError("conflicting_fields", message, {"other": others[0]})
-    return value
+def _one_of_two(other: str) -> AfterValidator:
+    """Require the field or the other one, which comes before it, and refuse both."""
+
+    def check(value: UUID | None, info: ValidationInfo) -> UUID | None:
+        # The other one is missing here if it is invalid. That is an error by itself.
+        if value is None and other in info.data and info.data[other] is None:
+            raise PydanticCustomError("required", "Send {other} or this field", {"other": other})
+        return value
+
+    return AfterValidator(check)
+
+
+_ONE_SOURCE = "A VM boots from one thing"
+_ONE_WAY = "There is one way to name the networks of a request"
+_ONE_NAME = "Name it once"
+# A name or an id. Names of a cloud's flavors, images and networks are texts of any form.
+NameOrId = Annotated[Text, Field(min_length=1)]
 
 
 class NewInterface(Request):
-    """The network in which the VM gets an address, and that address if it matters which one."""
+    """The network in which the VM gets an address, and that address if it matters which one.
 
-    network_id: UUID = Field(examples=[NETWORKS[0]["id"]])
+    The network is named by `network` or by `network_id`.
+    """
+
+    model_config = example(network=NETWORKS[0]["name"], ip_address="10.0.0.17")
+
+    network: NameOrId | None = Field(
+        default=None,
+        description="The network's name, if only one has it, or its id.",
+        examples=[NETWORKS[0]["name"]],
+        exclude_if=is_absent,
+    )
+    network_id: Annotated[UUID | None, _alone("network", reason=_ONE_NAME), _one_of_two("network")] = Field(
+        default=None, validate_default=True, examples=[NETWORKS[0]["id"]]
+    )
     ip_address: IPAddress | None = Field(default=None, examples=["10.0.0.17"], exclude_if=is_absent)
 
 
@@ -55,18 +101,44 @@ class NewAttachment(Request):
 
 
 class NewVM(Request):
-    """The VM to create. Without `image_id` or networks it gets the defaults; `[]` means no network.
+    """The VM to create. It needs `flavor` or `flavor_id`.
 
+    Without an image or networks it gets the defaults; `[]` means no network. `flavor`, `image` and `networks` take the
+    names of things or, where several have one name, their ids; `flavor_id`, `image_id` and `network_ids` take ids.
     Instead of an image it can boot from the disk of a snapshot (`snapshot_id`), or from a volume that was created from
-    an image (`boot_volume`). `interfaces` takes the place of `network_ids` where an address matters. Without
+    an image (`boot_volume`). `interfaces` takes the place of the networks where an address matters. Without
     `availability_zone` or `security_groups` the cloud chooses.
     """
 
+    model_config = example(**_NEW_VM)
+
     name: Name = Field(examples=["web-1"])
-    flavor_id: UUID = Field(examples=[FLAVORS[1]["id"]])
+    flavor: NameOrId | None = Field(
+        default=None,
+        description="The flavor's name, if only one has it, or its id.",
+        examples=[FLAVORS[1]["name"]],
+        exclude_if=is_absent,
+    )
+    flavor_id: Annotated[UUID | None, _alone("flavor", reason=_ONE_NAME), _one_of_two("flavor")] = Field(
+        default=None, validate_default=True, examples=[FLAVORS[1]["id"]]
+    )
     image_id: UUID | None = Field(default=None, examples=[IMAGES[0]["id"]])
+    image: Annotated[NameOrId | None, _alone("image_id", reason=_ONE_SOURCE)] = Field(
+        default=None,
+        description="The image's name, if only one has it, or its id.",
+        examples=[IMAGES[0]["name"]],
+        exclude_if=is_absent,
+    )
     network_ids: Annotated[list[UUID] | None, AfterValidator(unique)] = Field(
         default=None, max_length=_MOST_NETWORKS, json_schema_extra={"uniqueItems": True}, examples=[[NETWORKS[0]["id"]]]
+    )
+    networks: Annotated[list[NameOrId] | None, AfterValidator(unique), _alone("network_ids", reason=_ONE_WAY)] = Field(
+        default=None,
+        max_length=_MOST_NETWORKS,
+        json_schema_extra={"uniqueItems": True},
+        description="Names or, where several networks have one name, ids.",
+        examples=[[NETWORKS[0]["name"]]],
+        exclude_if=is_absent,
     )
     labels: Labels = Field(default_factory=dict, examples=[{"env": "prod"}])
     ssh_keys: Annotated[list[KeyName], AfterValidator(unique)] = Field(
@@ -81,12 +153,14 @@ class NewVM(Request):
         default=None, repr=False, examples=["#!/bin/sh\necho hello\n"], exclude_if=is_absent
     )
     interfaces: Annotated[
-        list[NewInterface] | None, AfterValidator(_in_different_networks), AfterValidator(_instead_of_network_ids)
+        list[NewInterface] | None,
+        AfterValidator(_in_different_networks),
+        _alone("network_ids", "networks", reason=_ONE_WAY),
     ] = Field(default=None, max_length=_MOST_NETWORKS, exclude_if=is_absent)
-    availability_zone: Annotated[Text, Field(min_length=1)] | None = Field(
+    availability_zone: NameOrId | None = Field(
         default=None, examples=[AVAILABILITY_ZONES[0]["name"]], exclude_if=is_absent
     )
-    security_groups: Annotated[list[Annotated[Text, Field(min_length=1)]] | None, AfterValidator(unique)] = Field(
+    security_groups: Annotated[list[NameOrId] | None, AfterValidator(unique)] = Field(
         default=None,
         min_length=1,
         max_length=_MOST_GROUPS,
@@ -95,10 +169,26 @@ class NewVM(Request):
         examples=[[SECURITY_GROUPS[1]["name"]]],
         exclude_if=is_absent,
     )
-    snapshot_id: Annotated[UUID | None, AfterValidator(_only_source)] = Field(default=None, exclude_if=is_absent)
-    boot_volume: Annotated[NewAttachment | None, AfterValidator(_only_source)] = Field(
+    snapshot_id: Annotated[UUID | None, _alone("image_id", "image", reason=_ONE_SOURCE)] = Field(
         default=None, exclude_if=is_absent
     )
+    boot_volume: Annotated[NewAttachment | None, _alone("image_id", "image", "snapshot_id", reason=_ONE_SOURCE)] = (
+        Field(default=None, exclude_if=is_absent)
+    )
+    volumes: list[NewAttachment] = Field(
+        default_factory=list,
+        max_length=_MOST_VOLUMES,
+        description="Volumes that are AVAILABLE, to be attached while the VM is built.",
+        exclude_if=is_empty,
+    )
+
+
+class NewVMs(Request):
+    """The VMs to create: all of them, or none."""
+
+    model_config = example(vms=[_NEW_VM, _NEW_VM | {"name": "web-2"}])
+
+    vms: Annotated[list[NewVM], BeforeValidator(_few_vms)] = Field(min_length=1, max_length=MOST_VMS)
 
 
 class Reboot(Request):
@@ -108,9 +198,19 @@ class Reboot(Request):
 
 
 class Resize(Request):
-    """The new flavor of the VM."""
+    """The new flavor of the VM, named by `flavor` or by `flavor_id`."""
 
-    flavor_id: UUID = Field(examples=[FLAVORS[2]["id"]])
+    model_config = example(flavor=FLAVORS[2]["name"])
+
+    flavor: NameOrId | None = Field(
+        default=None,
+        description="The flavor's name, if only one has it, or its id.",
+        examples=[FLAVORS[2]["name"]],
+        exclude_if=is_absent,
+    )
+    flavor_id: Annotated[UUID | None, _alone("flavor", reason=_ONE_NAME), _one_of_two("flavor")] = Field(
+        default=None, validate_default=True, examples=[FLAVORS[2]["id"]]
+    )
 
 
 class ResetState(Request):

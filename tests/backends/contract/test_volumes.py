@@ -1,9 +1,10 @@
 """Volumes: created, attached, detached and deleted."""
 
+from dataclasses import replace
 from uuid import uuid4
 
-from activities.backends.resources import Ref
-from domain.rules.cloud import VolumeState
+from activities.backends.resources import DataVolume, Ref
+from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.resources import Kind
 from tests.backends.contract.lab import Lab, new_token, refusal
 
@@ -47,3 +48,32 @@ async def test_a_volume_survives_its_server(lab: Lab) -> None:
     await lab.delete(vm)
     free = await lab.until_volume(volume, VolumeState.AVAILABLE)
     assert (free.vm_id, free.device) == (None, None)
+
+
+async def test_a_server_is_built_with_volumes_which_survive_it(lab: Lab) -> None:
+    first, second = await lab.new_volume(), await lab.new_volume()
+    spec = replace(lab.small, volumes=(DataVolume(first), DataVolume(second)))
+    vm, token = await lab.begin_server(spec)
+    assert (await lab.settle(vm, token)).status is ServerStatus.ACTIVE
+    attached = [await lab.until_volume(volume, VolumeState.IN_USE) for volume in (first, second)]
+    assert {volume.vm_id for volume in attached} == {vm.id}
+    assert len({volume.device for volume in attached}) == 2
+    taken = replace(lab.small, vm=Ref(uuid4()), volumes=(DataVolume(first),))
+    assert (await refusal(lab.backend.create_server(new_token(), taken)))[1] is False
+    await lab.backend.detach_volume(new_token(), vm, second)
+    await lab.until_volume(second, VolumeState.AVAILABLE)
+    await lab.delete(vm)
+    assert (await lab.until_volume(first, VolumeState.AVAILABLE)).vm_id is None
+
+
+async def test_a_build_that_finds_no_host_frees_its_volumes_when_it_is_removed(lab: Lab) -> None:
+    volume = await lab.new_volume()
+    vm, _ = await lab.begin_server(replace(lab.giant, volumes=(DataVolume(volume),)))
+
+    async def has_failed() -> bool:
+        server = await lab.server(vm)
+        return server is not None and server.status is ServerStatus.ERROR and not server.is_busy
+
+    await lab.until(has_failed)
+    await lab.backend.purge(vm)
+    await lab.until_volume(volume, VolumeState.AVAILABLE)

@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 
 from activities.backends.openstack.backend import OpenStackBackend
-from activities.backends.resources import Ref
+from activities.backends.resources import DataVolume, Ref
 from tests.backends.openstack.cloud_server import CloudServer, Reply
 from tests.backends.openstack.recordings import Recording
 from tests.backends.openstack.resource_cloud import ResourceCloud, code_of
@@ -40,6 +40,26 @@ async def test_a_server_boots_from_a_volume_which_outlives_it(
             "delete_on_termination": False,
         }
     ]
+
+
+@pytest.mark.parametrize("boots_from", ["image", "volume"])
+async def test_a_server_is_built_with_volumes_beside_its_disk(
+    backend: OpenStackBackend, server: CloudServer, servers: ServerCloud, boots_from: str
+) -> None:
+    del servers
+    data = Ref(uuid4(), str(uuid4()))
+    spec = replace(spec_of(Ref(uuid4())), volumes=(DataVolume(data, "/dev/vdb"),))
+    if boots_from == "volume":
+        spec = replace(spec, boot_volume=VOLUME)
+    await backend.create_server(token(), spec)
+    (request,) = server.seen("POST", "/servers")
+    volume = {"source_type": "volume", "destination_type": "volume", "delete_on_termination": False}
+    root = {"source_type": "image", "destination_type": "local", "delete_on_termination": True, "uuid": IMAGE.cloud_id}
+    if boots_from == "volume":
+        root = volume | {"uuid": VOLUME.cloud_id}
+    disks = [root | {"boot_index": 0}, volume | {"uuid": data.cloud_id, "boot_index": -1}]
+    assert request.body["server"]["block_device_mapping_v2"] == disks
+    assert request.body["server"].get("imageRef") == (IMAGE.cloud_id if boots_from == "image" else None)
 
 
 @pytest.mark.parametrize("has_cloud_id", [True, False], ids=["by id", "by mark"])

@@ -15,10 +15,10 @@ const LIMIT = 60_000; // milliseconds for one operation
 const PASSWORD = "Correct-Horse-1";
 const client = createClient<paths>({ baseUrl: process.argv[2] ?? "" });
 
-/** Returns the body of the answer, or stops if it is a problem. */
-function sure<T>(answer: Answer<T>): T {
+/** Returns the body of the answer, or stops if it is a problem. Only a request with `validate_only` gets a Validity. */
+function sure<T>(answer: Answer<T>): Exclude<T, Schemas["Validity"]> {
   assert.ok(answer.data !== undefined, JSON.stringify(answer.error));
-  return answer.data;
+  return answer.data as Exclude<T, Schemas["Validity"]>;
 }
 
 /** Waits until the operation has succeeded. */
@@ -36,7 +36,7 @@ async function finish(id: string): Promise<void> {
 }
 
 /** Waits for the operation that the answer names, and returns the VM after it. */
-async function done(answer: Answer<Schemas["VM"]>): Promise<Schemas["VM"]> {
+async function done(answer: Answer<Schemas["VM"] | Schemas["Validity"]>): Promise<Schemas["VM"]> {
   const vm = sure(answer);
   await finish(vm.operation_id);
   return sure(await client.GET("/api/v1/vms/{vm_id}", { params: { path: { vm_id: vm.id } } }));
