@@ -43,6 +43,7 @@ check: .venv/dev  ## Check lint, formatting, types, import rules and generated d
 	.venv/bin/mypy --strict $(SOURCES)
 	.venv/bin/lint-imports
 	.venv/bin/python -m domain.rules.diagram --check
+	.venv/bin/python -m api.web.problem_document --check
 
 format: .venv/dev  ## Fix lint and formatting
 	.venv/bin/ruff check --fix .

@@ -18,7 +18,10 @@ Schema = dict[str, Any]
 _SHARED: Mapping[str, tuple[str, Iterable[str]]] = {
     "ActionName": ("The name of an action. `reboot` is both kinds of reboot.", [action.word for action in Action]),
     "AttentionKind": ("Why something needs a person's attention.", KINDS),
-    "ProblemCode": ("What went wrong, for programs. Later versions may add codes.", STATUS_OF_CODE),
+    "ProblemCode": (
+        "What went wrong, for programs. Later versions may add codes. The page at `type` explains each.",
+        STATUS_OF_CODE,
+    ),
 }
 # Fields whose models have plain texts, because nothing needs to be checked in an answer.
 _USES = {
