@@ -37,13 +37,14 @@ clients: .venv/dev  ## Lint the OpenAPI document, make clients for Python and Ty
 mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each, a survivor some minutes)
 	.venv/bin/python -m tests.mutants
 
-check: .venv/dev  ## Check lint, formatting, types, import rules and generated documentation
+check: .venv/dev  ## Check lint, formatting, types, import rules, generated documentation, and that no client of the last release breaks
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict $(SOURCES)
 	.venv/bin/lint-imports
 	.venv/bin/python -m domain.rules.diagram --check
 	.venv/bin/python -m api.web.problem_document --check
+	.venv/bin/python -m tests.contract.compatibility
 
 format: .venv/dev  ## Fix lint and formatting
 	.venv/bin/ruff check --fix .
