@@ -49,6 +49,7 @@ class _Items:
     item: str
     code: str
     detail: str
+    words: tuple[str, ...] = ()  # those that an item can be, if they can be listed
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -63,12 +64,17 @@ class _Items:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), "pattern": self.pattern.pattern}
+        # A list of words becomes choices in Swagger UI and a type in generated clients, which repeat the parameter. The
+        # description says that an item may also be several words with commas.
+        form = {"enum": list(self.words)} if self.words else {"pattern": self.pattern.pattern}
+        return {**handler(schema), **form}
 
 
 def _any_of(words: Iterable[str]) -> _Items:
     possible = list(dict.fromkeys(words))
-    return _Items(f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.")
+    return _Items(
+        f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.", tuple(possible)
+    )
 
 
 Statuses = Annotated[
@@ -82,7 +88,7 @@ VolumeStatuses = Annotated[
 ]
 OperationStatuses = Annotated[
     list[Annotated[str, _any_of(OperationStatus)]],
-    Query(alias="status", description=_SEVERAL, examples=[["QUEUED,RUNNING"]]),
+    Query(alias="status", description=_SEVERAL, examples=[["QUEUED", "RUNNING"]]),
 ]
 ActionWords = Annotated[
     list[Annotated[str, _any_of(action.word for action in Action)]],

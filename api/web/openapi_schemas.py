@@ -48,7 +48,18 @@ def rewrite(document: Schema) -> None:
             text = schema.get("items", schema)
             del text["type"]
             text["$ref"] = _REFERENCE + name
+    _share_words(document["paths"], schemas)
     document["components"]["schemas"] = dict(sorted(schemas.items()))
+
+
+def _share_words(paths: Schema, schemas: Mapping[str, Schema]) -> None:
+    """Let parameters with the words of a shared schema refer to it, so that clients have one type for them."""
+    names = {tuple(schema["enum"]): name for name, schema in schemas.items() if "enum" in schema}
+    for part in _parts(paths):
+        words = part.get("enum")
+        if isinstance(words, list) and tuple(words) in names:
+            del part["enum"], part["type"]
+            part["$ref"] = _REFERENCE + names[tuple(words)]
 
 
 def _schemas_of_requests(document: Schema) -> Iterator[Schema]:

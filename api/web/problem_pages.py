@@ -8,26 +8,15 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import HTMLResponse, Response
+from fastapi.responses import HTMLResponse
 
 from api import PREFIX
 from api.web import examples
+from api.web.docs import FILES
 from api.web.problem_types import PAGES, PROBLEM_TYPES, type_of
 from api.web.problems import HEADERS_OF_CODE, ProblemError
 
-_STYLE_PATH = f"{PREFIX}/docs/style.css"
 _POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; }
-table { border-collapse: collapse; }
-th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; }
-code, pre { font: .9em ui-monospace, monospace; }
-pre { padding: .8rem; background: #8882; border-radius: .3rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-dt { font-weight: bold; margin-top: .8rem; }
-dd { margin: 0; }
-"""
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -59,12 +48,8 @@ def install(app: FastAPI) -> None:
             raise ProblemError("not_found", "There is no such problem.")
         return HTMLResponse(page(code), headers={"Content-Security-Policy": _POLICY})
 
-    async def style() -> Response:
-        return Response(_STYLE, media_type="text/css")
-
     app.add_api_route(PAGES, list_problems, include_in_schema=False)
     app.add_api_route(f"{PAGES}/{{code}}", show_problem, include_in_schema=False)
-    app.add_api_route(_STYLE_PATH, style, include_in_schema=False)
 
 
 def _list() -> str:
@@ -117,7 +102,7 @@ def _requests(code: str, document: dict[str, Any]) -> list[str]:
 def _html(title: str, *parts: str) -> str:
     """A page with this heading; the parts are HTML."""
     body = "\n".join([f"<h1>{escape(title)}</h1>", *parts])
-    return _PAGE.format(title=escape(title), style=_STYLE_PATH, body=body)
+    return _PAGE.format(title=escape(title), style=f"{FILES}/problems.css", body=body)
 
 
 def _text(markdown: str) -> str:
