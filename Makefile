@@ -7,7 +7,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval ove
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test test-openstack coverage races soak faults clients mutants check format lock compose-upgrade clean
+.PHONY: up test test-openstack coverage races soak faults clients fuzz mutants check format lock compose-upgrade clean
 
 up: .venv/local $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
@@ -33,6 +33,9 @@ faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a tho
 clients: .venv/dev  ## Lint the OpenAPI document, make clients for Python and TypeScript from it, and run them (needs npm)
 	npm --prefix tests/clients/typescript ci
 	.venv/bin/python -m pytest tests/clients
+
+fuzz: .venv/dev  ## Send generated requests to every endpoint for FUZZ seconds (a quarter of an hour), drawn by SEED
+	FUZZ=$(or $(FUZZ),900) .venv/bin/python -m pytest -s tests/contract/test_schemathesis.py
 
 mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each, a survivor some minutes)
 	.venv/bin/python -m tests.mutants

@@ -39,6 +39,7 @@ def rewrite(document: Schema) -> None:
     for schema in requests:
         _rewrite_all(schema, _without_null)
         _rewrite_all(schema, _without_default)
+    _rewrite_all(document["paths"], _never_empty)
     for part in (schemas, document["paths"]):
         _rewrite_all(part, _without_title)
     for name, (description, values) in _SHARED.items():
@@ -109,6 +110,13 @@ def _without_null(schema: Schema) -> None:
         schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         if schema.get("default", 0) is None:
             del schema["default"]
+
+
+def _never_empty(parameter: Schema) -> None:
+    """Say of a text in the query that it is not empty: such a parameter is refused."""
+    schema = parameter.get("schema", {})
+    if parameter.get("in") == "query" and schema.get("type") == "string" and "enum" not in schema:
+        schema.setdefault("minLength", 1)
 
 
 def _without_title(schema: Schema) -> None:

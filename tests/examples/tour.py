@@ -29,7 +29,6 @@ WEB = {
     "image_id": str(IMAGE_IDS["debian-12"]),
     "network_ids": [str(NETWORK_IDS["private"])],
     "labels": {"env": "prod", "tier": "web"},
-    "ssh_keys": ["laptop"],
 }
 _OPEN = {"QUEUED", "RUNNING"}
 
