@@ -25,7 +25,8 @@ def _add_to(operation: dict[str, Any]) -> set[str]:
     name = operation["operationId"]
     codes = {code for code in operation["x-problem-codes"] if examples.of_problem(code)}
     if request := examples.of_request(name):
-        operation["requestBody"]["content"]["application/json"]["example"] = request
+        for content in operation["requestBody"]["content"].values():
+            content["example"] = request
     for status, response in operation["responses"].items():
         content = response.get("content", {})
         if MEDIA_TYPE in content:

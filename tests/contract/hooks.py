@@ -41,7 +41,7 @@ _known: deque[dict[str, str]] = deque(maxlen=200)  # what answers have shown, th
 
 @schemathesis.hook
 def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any]) -> None:
-    """Give three of four valid requests ids that exist, and no cursor, because only the service makes those."""
+    """Give three of four valid requests ids that exist, and take out cursors, which only the service makes."""
     random = Random(case.id)
     if not case.meta or not case.meta.generation.mode.is_positive or random.random() < 0.25:
         return
@@ -49,6 +49,8 @@ def before_call(_context: HookContext, case: Case[Any], _kwargs: dict[str, Any])
         _fill_path(case, random)
     if case.query:
         case.query.pop("cursor", None)
+        if isinstance(case.query.get("wait"), int):
+            case.query["wait"] = min(case.query["wait"], 1)  # seconds
     if isinstance(case.body, dict):
         _fill_body(case.body, random)
 
