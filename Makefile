@@ -7,7 +7,7 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval ove
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain worker.py local.py migrations tests bench
 
-.PHONY: up test test-openstack coverage races soak faults clients mutants check format lock compose-upgrade clean
+.PHONY: up test test-openstack coverage races soak faults clients fuzz mutants check format lock compose-upgrade clean
 
 up: .venv/local $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
@@ -34,15 +34,20 @@ clients: .venv/dev  ## Lint the OpenAPI document, make clients for Python and Ty
 	npm --prefix tests/clients/typescript ci
 	.venv/bin/python -m pytest tests/clients
 
+fuzz: .venv/dev  ## Send generated requests to every endpoint for FUZZ seconds (a quarter of an hour), drawn by SEED
+	FUZZ=$(or $(FUZZ),900) .venv/bin/python -m pytest -s tests/contract/test_schemathesis.py
+
 mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each, a survivor some minutes)
 	.venv/bin/python -m tests.mutants
 
-check: .venv/dev  ## Check lint, formatting, types, import rules and generated documentation
+check: .venv/dev  ## Check lint, formatting, types, import rules, generated documentation, and that no client of the last release breaks
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict $(SOURCES)
 	.venv/bin/lint-imports
 	.venv/bin/python -m domain.rules.diagram --check
+	.venv/bin/python -m api.web.problem_document --check
+	.venv/bin/python -m tests.contract.compatibility
 
 format: .venv/dev  ## Fix lint and formatting
 	.venv/bin/ruff check --fix .

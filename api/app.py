@@ -33,7 +33,7 @@ from api.routes import (
     volumes,
 )
 from api.routes.resources import views_of
-from api.web import docs, headers, openapi, problems
+from api.web import docs, headers, openapi, problem_pages, problems
 from api.web.admission import Slots
 from api.web.dependencies import ProcessState
 from api.web.headers import HeadAsGet, ResponseHeaders
@@ -85,6 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     for module in _ROUTES:
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
+    problem_pages.install(app)
     openapi.install(app, settings)
     _add_middlewares(app, settings, signing)
     return app

@@ -29,7 +29,7 @@ Fields = list[tuple[bytes, bytes]]  # names are in lower case
 
 
 class RefusedError(Exception):
-    """A request that is refused before the application sees it; `code` is one of problems.STATUS_OF_CODE."""
+    """A request that is refused before the application sees it; `code` is one of problem_types.PROBLEM_TYPES."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)

@@ -1,7 +1,8 @@
-"""Swagger UI, served from an installed package, so that it works without internet access."""
+"""Swagger UI, served from an installed package, so that it works without internet access, and a login above it."""
 
 import json
 from html import escape
+from pathlib import Path
 
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse, Response
@@ -10,8 +11,8 @@ from starlette.types import Receive, Scope, Send
 
 from api import PREFIX
 
-_ASSETS = f"{PREFIX}/docs/assets"
-_SCRIPT = f"{PREFIX}/docs/start.js"
+_ASSETS = f"{PREFIX}/docs/assets"  # those of Swagger UI
+FILES = f"{PREFIX}/docs/files"  # our own
 # The page loads only what this service serves, and no page may show it in a frame. Swagger UI draws its icons from
 # `data:` addresses.
 _POLICY = (
@@ -25,16 +26,26 @@ _PAGE = f"""<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{title}}</title>
 <link rel="stylesheet" href="{_ASSETS}/swagger-ui.css">
+<link rel="stylesheet" href="{FILES}/docs.css">
 <link rel="icon" href="{_ASSETS}/favicon-32x32.png">
 </head>
 <body>
-<div id="swagger-ui"></div>
+<form id="login" data-auth="{PREFIX}/auth">
+<fieldset>
+<label>Username <input name="username" autocomplete="username" required></label>
+<label>Password <input name="password" type="password" autocomplete="current-password" required></label>
+<button>Log in</button>
+</fieldset>
+<fieldset hidden disabled>You are <b></b>. <button>Log out</button></fieldset>
+<output></output>
+</form>
+<div id="swagger-ui" data-options="{{options}}"></div>
 <script src="{_ASSETS}/swagger-ui-bundle.js"></script>
-<script src="{_SCRIPT}"></script>
+<script src="{FILES}/docs.js"></script>
 </body>
 </html>
 """
-# Without `persistAuthorization` the token is kept in memory only and is gone when the page is closed.
+# Without `persistAuthorization` a token is kept in memory only and is gone when the page is closed.
 _OPTIONS = {
     "url": f"{PREFIX}/openapi.json",
     "dom_id": "#swagger-ui",
@@ -46,8 +57,8 @@ _OPTIONS = {
 }
 
 
-class _Assets(StaticFiles):
-    """The files of Swagger UI, always whole: a server may ignore Range (RFC 9110, section 14.2).
+class _Files(StaticFiles):
+    """Files, always whole: a server may ignore Range (RFC 9110, section 14.2).
 
     Starlette answers a range that it does not understand with an error that is no problem document.
     """
@@ -66,16 +77,11 @@ class _Assets(StaticFiles):
 
 def install(app: FastAPI) -> None:
     """Serve Swagger UI at /docs under the prefix."""
-    page = _PAGE.format(title=escape(app.title))
-    # A file of its own, because the policy forbids scripts inside the page.
-    script = f"SwaggerUIBundle({json.dumps(_OPTIONS)});\n"
+    page = _PAGE.format(title=escape(app.title), options=escape(json.dumps(_OPTIONS)))
 
     async def swagger_ui() -> HTMLResponse:
         return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY})
 
-    async def start_swagger_ui() -> Response:
-        return Response(script, media_type="text/javascript")
-
     app.add_api_route(f"{PREFIX}/docs", swagger_ui, include_in_schema=False)
-    app.add_api_route(_SCRIPT, start_swagger_ui, include_in_schema=False)
-    app.mount(_ASSETS, _Assets(packages=[("fastapi_swagger", "resources")]))
+    app.mount(_ASSETS, _Files(packages=[("fastapi_swagger", "resources")]))
+    app.mount(FILES, _Files(directory=Path(__file__).with_name("static")))

@@ -29,6 +29,7 @@ class Items:
     item: str
     code: str
     detail: str
+    words: tuple[str, ...] = ()  # those that an item can be, if they can be listed
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -43,12 +44,17 @@ class Items:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {**handler(schema), "pattern": self.pattern.pattern}
+        # A list of words becomes choices in Swagger UI and a type in generated clients, which repeat the parameter. The
+        # description says that an item may also be several words with commas.
+        form = {"enum": list(self.words)} if self.words else {"pattern": self.pattern.pattern}
+        return {**handler(schema), **form}
 
 
 def _any_of(words: Iterable[str]) -> Items:
     possible = list(dict.fromkeys(words))
-    return Items(f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.")
+    return Items(
+        f"({'|'.join(possible)})", "unknown_value", f"Use one or more of {', '.join(possible)}.", tuple(possible)
+    )
 
 
 Statuses = Annotated[
@@ -67,7 +73,7 @@ ForSnapshotStatuses = Annotated[
 ]
 OperationStatuses = Annotated[
     list[Annotated[str, _any_of(OperationStatus)]],
-    Query(alias="status", description=_SEVERAL, examples=[["QUEUED,RUNNING"]]),
+    Query(alias="status", description=_SEVERAL, examples=[["QUEUED", "RUNNING"]]),
 ]
 ActionWords = Annotated[
     list[Annotated[str, _any_of(action.word for action in Action)]],

@@ -41,7 +41,9 @@ class FieldError(Answer):
 class Problem(Answer):
     """An error (RFC 9457). Most problems lack the last six members."""
 
-    type: str
+    type: str = Field(
+        description="The path of a page about this kind of problem.", json_schema_extra={"format": "uri-reference"}
+    )
     title: str
     status: int
     detail: str

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import PREFIX
-from api.web import openapi_links, openapi_schemas
+from api.web import openapi_examples, openapi_links, openapi_schemas
 from api.web.models import Problem, Validity
 from api.web.problems import HEADERS_OF_CODE, MEDIA_TYPE, RETRY_AFTER, STATUS_OF_CODE
 from domain.settings import Settings
@@ -26,9 +26,10 @@ background. The header `Operation-Location` of the answer is the path of its ope
 `status` of a resource and the `task_state` of a VM report it in short.
 
 **Errors** are problem documents ([RFC 9457](https://www.rfc-editor.org/rfc/rfc9457)). A problem has a stable `code` for
-programs, a `detail` for people, and the `request_id` for support. If a request is invalid, each item of `errors` names
-its place: a JSON pointer into the body, a parameter or a header. If a resource's state does not allow an action, the
-problem has the resource's `current_status` and `task_state` and the `allowed_actions`.
+programs, a `detail` for people, and the `request_id` for support. Its `type` is the path of a page that says what to do
+([all problems](/api/v1/docs/problems)). If a request is invalid, each item of `errors` names its place: a JSON pointer
+into the body, a parameter or a header. If a resource's state does not allow an action, the problem has the resource's
+`current_status` and `task_state` and the `allowed_actions`.
 
 **Strictness.** An unknown field or query parameter is an error. So is an empty parameter, and one that is repeated but
 has one value. `errors` has at most 20 items.
@@ -142,6 +143,7 @@ def _describe(app: FastAPI, settings: Settings) -> dict[str, Any]:
             _complete(path, method, operation, settings)
     openapi_schemas.rewrite(description)
     openapi_links.add(description)
+    openapi_examples.add(description)
     return description
 
 

@@ -18,7 +18,10 @@ Schema = dict[str, Any]
 _SHARED: Mapping[str, tuple[str, Iterable[str]]] = {
     "ActionName": ("The name of an action. `reboot` is both kinds of reboot.", [action.word for action in Action]),
     "AttentionKind": ("Why something needs a person's attention.", KINDS),
-    "ProblemCode": ("What went wrong, for programs. Later versions may add codes.", STATUS_OF_CODE),
+    "ProblemCode": (
+        "What went wrong, for programs. Later versions may add codes. The page at `type` explains each.",
+        STATUS_OF_CODE,
+    ),
 }
 # Fields whose models have plain texts, because nothing needs to be checked in an answer.
 _USES = {
@@ -36,6 +39,7 @@ def rewrite(document: Schema) -> None:
     for schema in requests:
         _rewrite_all(schema, _without_null)
         _rewrite_all(schema, _without_default)
+    _rewrite_all(document["paths"], _never_empty)
     for part in (schemas, document["paths"]):
         _rewrite_all(part, _without_title)
     for name, (description, values) in _SHARED.items():
@@ -45,7 +49,18 @@ def rewrite(document: Schema) -> None:
             text = schema.get("items", schema)
             del text["type"]
             text["$ref"] = _REFERENCE + name
+    _share_words(document["paths"], schemas)
     document["components"]["schemas"] = dict(sorted(schemas.items()))
+
+
+def _share_words(paths: Schema, schemas: Mapping[str, Schema]) -> None:
+    """Let parameters with the words of a shared schema refer to it, so that clients have one type for them."""
+    names = {tuple(schema["enum"]): name for name, schema in schemas.items() if "enum" in schema}
+    for part in _parts(paths):
+        words = part.get("enum")
+        if isinstance(words, list) and tuple(words) in names:
+            del part["enum"], part["type"]
+            part["$ref"] = _REFERENCE + names[tuple(words)]
 
 
 def _schemas_of_requests(document: Schema) -> Iterator[Schema]:
@@ -95,6 +110,13 @@ def _without_null(schema: Schema) -> None:
         schema |= kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
         if schema.get("default", 0) is None:
             del schema["default"]
+
+
+def _never_empty(parameter: Schema) -> None:
+    """Say of a text in the query that it is not empty: such a parameter is refused."""
+    schema = parameter.get("schema", {})
+    if parameter.get("in") == "query" and schema.get("type") == "string" and "enum" not in schema:
+        schema.setdefault("minLength", 1)
 
 
 def _without_title(schema: Schema) -> None:

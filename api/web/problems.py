@@ -1,4 +1,4 @@
-"""Answers every error as a problem (RFC 9457): the HTTP status of each code, and a handler for each exception."""
+"""Answers every error as a problem (RFC 9457): a handler for each exception. `problem_types` has what codes mean."""
 
 import json
 from collections.abc import Callable, Coroutine, Sequence
@@ -16,75 +16,14 @@ from api.web import field_errors
 from api.web.admission import NoSlotError
 from api.web.field_errors import MAX_ERRORS
 from api.web.models import FieldError
+from api.web.problem_types import PROBLEM_TYPES, type_of
 from domain import logs
 from domain.data import outages
 from domain.data.accounts import owner_references
 from domain.data.queries import violated_constraint
 from domain.rules.errors import InvalidTransitionError, ServiceError
 
-STATUS_OF_CODE = {
-    "malformed_body": 400,
-    "malformed_request": 400,
-    "unauthenticated": 401,
-    "invalid_token": 401,
-    "invalid_credentials": 401,
-    "admin_only": 403,
-    "insufficient_scope": 403,
-    "login_required": 403,
-    "preflight_refused": 403,
-    "quota_exceeded": 403,
-    "not_found": 404,
-    "method_not_allowed": 405,
-    "request_timeout": 408,
-    "invalid_transition": 409,
-    "attachment_in_progress": 409,
-    "no_free_address": 409,
-    "address_in_use": 409,
-    "no_free_device": 409,
-    "no_console": 409,
-    "not_supported_by_cloud": 409,
-    "root_volume": 409,
-    "volume_backed": 409,
-    "too_late": 409,
-    "not_retryable": 409,
-    "name_taken": 409,
-    "not_adoptable": 409,
-    "username_taken": 409,
-    "email_taken": 409,
-    "idempotency_key_in_flight": 409,
-    "precondition_failed": 412,
-    "body_too_large": 413,
-    "query_too_long": 414,
-    "uri_too_long": 414,
-    "unsupported_encoding": 415,
-    "unsupported_media_type": 415,
-    "unknown_parameter": 422,
-    "validation_failed": 422,
-    "unknown_reference": 422,
-    "ambiguous_name": 422,
-    "same_flavor": 422,
-    "flavor_too_small": 422,
-    "invalid_address": 422,
-    "user_data_too_large": 422,
-    "volume_too_small": 422,
-    "not_bootable": 422,
-    "invalid_cursor": 422,
-    "page_too_deep": 422,
-    "idempotency_key_reused": 422,
-    "too_many_requests": 429,
-    "too_many_waiting": 429,
-    "too_many_failed_logins": 429,
-    "head_too_large": 431,
-    "internal_error": 500,
-    "not_implemented": 501,
-    "cloud_unavailable": 503,
-    "worker_unavailable": 503,
-    "overloaded": 503,
-    "database_unavailable": 503,
-    "not_ready": 503,
-    "shutting_down": 503,
-    "http_version_not_supported": 505,
-}
+STATUS_OF_CODE = {code: kind.status for code, kind in PROBLEM_TYPES.items()}
 RETRY_AFTER = {"Retry-After": "1"}
 HEADERS_OF_CODE = {
     "unauthenticated": {"WWW-Authenticate": "Bearer"},
@@ -125,19 +64,19 @@ class ProblemError(Exception):
 
 
 def problem(code: str, detail: str, path: str, **members: Any) -> Response:
-    """The answer for a code of STATUS_OF_CODE; `members` are further members of the problem."""
-    status = STATUS_OF_CODE[code]
+    """The answer for a code of PROBLEM_TYPES; `members` are further members of the problem."""
+    kind = PROBLEM_TYPES[code]
     body = {
-        "type": f"urn:openstack-vm-api:{code}",
-        "title": code.replace("_", " ").capitalize(),
-        "status": status,
+        "type": type_of(code),
+        "title": kind.title,
+        "status": kind.status,
         "detail": detail,
         "instance": quote(path[:_LONGEST_INSTANCE]),
         "code": code,
         "request_id": logs.request_id.get(),
         **members,
     }
-    return Response(json.dumps(body), status, HEADERS_OF_CODE.get(code), MEDIA_TYPE)
+    return Response(json.dumps(body), kind.status, HEADERS_OF_CODE.get(code), MEDIA_TYPE)
 
 
 def shutting_down(path: str) -> Response:

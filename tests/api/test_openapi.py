@@ -96,6 +96,17 @@ async def test_sets_of_words_are_shared_enums(document: dict[str, Any]) -> None:
     assert schemas["Attention"]["properties"]["kind"]["$ref"] == "#/components/schemas/AttentionKind"
 
 
+async def test_filters_by_status_and_action_offer_the_words_of_the_resource(document: dict[str, Any]) -> None:
+    words = {}
+    for operation in operations(document):
+        for parameter in operation.get("parameters", []):
+            if parameter["name"] in {"status", "action"}:
+                words[operation["operationId"], parameter["name"]] = parameter["schema"]["items"]
+    assert words["list_vms", "status"] == {"$ref": "#/components/schemas/Status"}
+    assert words["list_operations", "action"] == {"$ref": "#/components/schemas/ActionName"}
+    assert all("$ref" in schema for schema in words.values())
+
+
 async def test_open_routes_say_that_they_need_no_token(document: dict[str, Any]) -> None:
     open_routes = {operation["operationId"] for operation in operations(document) if operation["security"] == []}
     assert open_routes == OPEN

@@ -40,6 +40,7 @@ SUITES: Final = {
 WITHOUT_RULES: Final = (
     *("domain/rules/diagram.py", "domain/rules/markdown.py", "domain/data/catalogue.py", "activities/backends/"),
     *("api/web/docs.py", "api/web/openapi.py", "api/web/responses.py", "api/web/models.py"),
+    *("api/web/examples.py", "api/web/openapi_examples.py", "api/web/problem_"),
 )
 _FAILED: Final = re.compile(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", re.MULTILINE)
 

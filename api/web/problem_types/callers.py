@@ -1,0 +1,107 @@
+"""Problems with who sends a request: tokens, accounts, rights and limits of a caller, and repeated requests."""
+
+from typing import Final
+
+from api.web.problem_types.entry import ProblemType, Retry
+
+CALLERS: Final = {
+    "unauthenticated": ProblemType(
+        401,
+        "The request has no token",
+        "The path needs a token, and the request has no header `Authorization: Bearer ...`.",
+        "Log in, and send the access token.",
+        Retry.NO,
+    ),
+    "invalid_token": ProblemType(
+        401,
+        "The token is not valid",
+        "The token has expired or been revoked, is not one of this service's, or is not of the kind that the path "
+        "needs. Or its account no longer exists.",
+        "Get a new pair of tokens with the refresh token. If that is refused too, log in again.",
+        Retry.NO,
+    ),
+    "invalid_credentials": ProblemType(
+        401,
+        "The username or the password is wrong",
+        "There is no account with this username and password.",
+        "Correct them. After five failures each further attempt has to wait.",
+        Retry.NO,
+    ),
+    "admin_only": ProblemType(
+        403,
+        "Only the admin may do this",
+        "The path is for the admin of the service, and the token belongs to another user.",
+        "Ask the operator of the service.",
+        Retry.NO,
+    ),
+    "insufficient_scope": ProblemType(
+        403,
+        "The token may only read",
+        "The request changes something, and the token for programs that it was sent with has only the scope `read`.",
+        "Send the request with a token that has the scope `write`.",
+        Retry.NO,
+    ),
+    "login_required": ProblemType(
+        403,
+        "The path is for people who have logged in",
+        "The request was sent with a token for programs, and such a token comes from no login.",
+        "Log in, and send the access token.",
+        Retry.NO,
+    ),
+    "quota_exceeded": ProblemType(
+        403,
+        "You have as many as you may have",
+        "The request would go beyond a limit of your account. `detail` names the limit and your use.",
+        "Delete something that you no longer need.",
+        Retry.AFTER_CHANGE,
+    ),
+    "username_taken": ProblemType(
+        409,
+        "The username is taken",
+        "Another account has this username. Case makes no difference.",
+        "Choose another username, or log in if the account is yours.",
+        Retry.NO,
+    ),
+    "email_taken": ProblemType(
+        409,
+        "The email address is in use",
+        "Another account has this email address. Case makes no difference.",
+        "Use another address, or log in if the account is yours.",
+        Retry.NO,
+    ),
+    "idempotency_key_in_flight": ProblemType(
+        409,
+        "A request with this key is in progress",
+        "An earlier request with the same `Idempotency-Key` has not been answered yet.",
+        "Wait for `Retry-After` seconds, and send the same request again. You then get its answer.",
+        Retry.LATER,
+    ),
+    "idempotency_key_reused": ProblemType(
+        422,
+        "Another request had this key",
+        "The `Idempotency-Key` came before with another body or other parameters.",
+        "Use a new key for each new request, and keep a key only when you repeat a request.",
+        Retry.NO,
+    ),
+    "too_many_requests": ProblemType(
+        429,
+        "You have too many requests in progress",
+        "So many of your requests wait for a turn that one more would only wait longer.",
+        "Wait until some are answered, and send fewer at once.",
+        Retry.LATER,
+    ),
+    "too_many_waiting": ProblemType(
+        429,
+        "You have too many requests that wait",
+        "As many of your requests wait for a change or follow events as one user may have in one process.",
+        "Wait until some of them have ended. One `GET /operations?id=A,B,C&wait=60` waits for many operations.",
+        Retry.LATER,
+    ),
+    "too_many_failed_logins": ProblemType(
+        429,
+        "Too many logins have failed",
+        "Logins to this account or from your address have failed too often. The delay grows with each failure.",
+        "Wait for `Retry-After` seconds before you try again.",
+        Retry.LATER,
+    ),
+}

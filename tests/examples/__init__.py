@@ -1,0 +1,1 @@
+"""Records the examples of the documentation from real answers, and says when they are stale."""

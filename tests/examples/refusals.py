@@ -1,0 +1,171 @@
+"""A request for every problem, to an API that no worker serves and that has no Temporal."""
+
+import asyncio
+from unittest.mock import patch
+
+import asyncpg
+from fastapi import FastAPI
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from api.web.admission import NoSlotError, Slots
+from api.web.problems import MAX_BODY
+from domain.data.accounts import User
+from domain.data.cloud import FoundServer
+from domain.rules.resources import AttachmentStatus, VolumeStatus
+from domain.rules.states import Action, OperationStatus, Status, TaskState
+from tests.api.admin.test_servers import add_found
+from tests.api.conftest import Person
+from tests.api.networks import fill_edge
+from tests.examples.recorder import Recording
+from tests.examples.tour import ACCOUNT, Guest
+from tests.support.rows import (
+    FLAVOR_IDS,
+    IMAGE_IDS,
+    NETWORK_IDS,
+    add_attachment,
+    add_interface,
+    add_operation,
+    add_vm,
+    add_volume,
+)
+from tests.support.ssh_keys import ED25519
+
+UNKNOWN = "00000000-0000-4000-8000-000000000000"
+_KEYS = text("""
+INSERT INTO ssh_keys (owner_id, name, type, public_key, fingerprint)
+SELECT :owner, 'key-' || number, 'ssh-ed25519', '', '' FROM generate_series(1, :count) AS number
+""")
+JSON = {"Content-Type": "application/json"}
+_WEB = {"name": "web-1", "flavor_id": str(FLAVOR_IDS["m1.small"])}
+
+
+async def form(ada: Guest) -> None:
+    """Requests of a wrong form."""
+    http = ada.http
+    await http.post("/vms", content=b'{"name": "web-1",}', headers=JSON)
+    await http.post("/vms", content=b" " * (MAX_BODY + 1), headers=JSON)
+    await http.post("/vms", content=b"{}", headers=JSON | {"Content-Encoding": "gzip"})
+    await http.post("/vms", content=b"name=web-1", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    await http.post("/vms", json={"name": "", "flavor_id": "m1.small", "lables": {}})
+    await http.put("/vms")
+    await http.get("/vms", params={"name": "x" * 9000})
+    await http.get("/vms", params={"colour": "red"})
+    await http.get("/vms", params={"cursor": "abc"})
+    preflight = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "GET"}
+    await http.options("/vms", headers=preflight)
+
+
+async def callers(app: FastAPI, recording: Recording, ada: Guest, engine: AsyncEngine) -> None:
+    """Callers who may not do what they ask for, and requests that are repeated."""
+    anyone = Guest.of(app, recording).http
+    await anyone.get("/vms")
+    await Guest.of(app, recording, "not-a-token").http.get("/vms")
+    await ada.http.get("/admin/attention")
+    for change in ({"email": "ada.2@example.com"}, {"username": "ada-2"}):
+        await anyone.post("/auth/register", json=ACCOUNT | change)
+    for _ in range(7):
+        await anyone.post("/auth/login", json={"username": "ada", "password": "Wrong-Horse-1"})
+    key = {"Idempotency-Key": "create-web-1"}
+    async with engine.begin() as other:
+        owner = await other.scalar(select(User.id).where(User.username == "ada"))
+        scope = f"{owner} POST /api/v1/vms {key['Idempotency-Key']}"
+        await other.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(scope, 0))))
+        await ada.http.post("/vms", json=_WEB, headers=key)
+    for body in (_WEB, _WEB | {"name": "web-2"}):
+        await ada.http.post("/vms", json=body, headers=key)
+    key_of_ada = {"name": "laptop-2", "public_key": ED25519}
+    for _ in range(2):
+        await ada.http.post("/ssh-keys", json=key_of_ada)
+    async with engine.begin() as tx:
+        await tx.execute(_KEYS, {"owner": owner, "count": 99})
+    await ada.http.post("/ssh-keys", json=key_of_ada | {"name": "laptop-3"})
+
+
+async def references(ada: Guest, engine: AsyncEngine, owner: Person) -> None:
+    """Bodies that do not fit to what there is."""
+    create = ada.http.post
+    await ada.http.get(f"/vms/{UNKNOWN}")
+    await create("/vms", json=_WEB | {"flavor_id": UNKNOWN})
+    await create("/vms", json=_WEB | {"flavor_id": str(FLAVOR_IDS["m1.tiny"]), "image_id": str(IMAGE_IDS["debian-12"])})
+    await create("/vms", json=_WEB | {"user_data": "#" * 50_000})
+    await create("/volumes", json={"name": "root", "size_gb": 1, "image_id": str(IMAGE_IDS["debian-12"])})
+    vm = await fill_edge(owner, engine)
+    path = f"/vms/{vm.id}"
+    async with engine.begin() as tx:
+        volume = await add_volume(tx, owner.user)
+        await add_interface(tx, vm, "10.1.0.17", network="backend")
+    await create("/vms", json=_WEB | {"boot_volume": {"volume_id": str(volume.id)}})
+    await create(f"{path}/actions/resize", json={"flavor_id": str(FLAVOR_IDS["m1.small"])})
+    await create(f"{path}/interfaces", json={"network_id": str(NETWORK_IDS["edge"])})
+    for address in ("10.9.0.17", "10.1.0.17"):
+        await create(f"{path}/interfaces", json={"network_id": str(NETWORK_IDS["backend"]), "ip_address": address})
+
+
+async def states(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
+    """Resources whose state does not allow what is asked for."""
+    async with engine.begin() as tx:
+        idle = await add_vm(tx, owner, name="db-1")
+        building = await add_vm(tx, owner, status=Status.BUILDING, task_state=TaskState.SPAWNING, launched=False)
+        full = await add_vm(tx, owner, name="db-2")
+        volumes = [await add_volume(tx, owner, status=VolumeStatus.IN_USE) for _ in range(25)]
+        for number, each in enumerate(volumes):
+            await add_attachment(tx, full, each, device=f"/dev/vd{chr(ord('b') + number)}")
+        spare, root_volume = [await add_volume(tx, owner) for _ in range(2)]
+        booted = await add_vm(tx, owner, name="db-3", boot_volume_id=root_volume.id)
+        await add_attachment(tx, booted, root_volume, device="/dev/vda")
+        done = await add_operation(tx, idle, Action.START, status=OperationStatus.SUCCEEDED)
+        busy = await add_vm(tx, owner, name="db-4", attaching=1)
+        await add_attachment(tx, busy, spare, status=AttachmentStatus.ATTACHING)
+        free = await add_volume(tx, owner)
+    await ada.http.post(f"/vms/{idle.id}/actions/start")
+    await ada.http.get(f"/vms/{building.id}/console-log")
+    await ada.http.get(f"/vms/{idle.id}/console-log")
+    await ada.http.post(f"/vms/{full.id}/volumes", json={"volume_id": str(free.id)})
+    await ada.http.delete(f"/vms/{booted.id}/volumes/{root_volume.id}")
+    await ada.http.post(f"/vms/{booted.id}/snapshots", json={"name": "before-upgrade"})
+    await ada.http.post(f"/vms/{busy.id}/actions/resize", json={"flavor_id": str(FLAVOR_IDS["m1.medium"])})
+    await ada.http.post(f"/operations/{done.id}/cancel")
+    await root.http.post(f"/admin/operations/{done.id}/retry")
+
+
+async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
+    """What only admins can ask for, and a cancel."""
+    fault = {"code": "server_gone", "message": "The cloud no longer has the server."}
+    async with engine.begin() as tx:
+        broken = await add_vm(tx, owner, name="db-6", status=Status.ERROR, fault=fault)
+        idle = await add_vm(tx, owner, name="db-7")
+        failed = await add_operation(tx, idle, Action.STOP, status=OperationStatus.FAILED)
+        await add_operation(tx, broken, Action.REBOOT_HARD, status=OperationStatus.FAILED, error=fault)
+    await root.http.get("/admin/attention")
+    await root.http.post(f"/admin/operations/{failed.id}/retry")
+    await root.http.post(f"/admin/vms/{broken.id}/reset-state", json={"status": "SHUTOFF"})
+    found = await add_found(engine, "legacy-1")
+    await root.http.get("/admin/servers", params={"managed": "false"})
+    async with engine.begin() as tx:
+        await tx.execute(update(FoundServer).values(obstacle="It boots from a volume."))
+    await root.http.post(f"/admin/servers/{found}/adopt", json={"username": "ada"})
+    async with engine.begin() as tx:
+        await tx.execute(update(FoundServer).values(obstacle=None))
+    await root.http.post(f"/admin/servers/{found}/adopt", json={"username": "ada"})
+    async with engine.begin() as tx:
+        admin = await tx.scalar(select(User.id).where(User.username == "root"))
+        await tx.execute(_KEYS, {"owner": admin, "count": 10_001})
+    await root.http.get("/ssh-keys", params={"page": 501})
+    created = (await ada.quiet.post("/vms", json=_WEB)).json()
+    await ada.http.post(f"/operations/{created['operation_id']}/cancel")
+
+
+async def service(app: FastAPI, recording: Recording, ada: Guest) -> None:
+    """A service that cannot answer: too many requests, no database, a bug, the end of the process."""
+    for code in ("too_many_requests", "overloaded"):
+        with patch.object(Slots, "acquire", side_effect=NoSlotError(code)):
+            await ada.http.get("/vms")
+    with patch.object(Slots, "acquire", side_effect=asyncio.CancelledError):
+        await ada.http.post("/vms", json=_WEB)
+    with patch.object(asyncpg.Connection, "prepare", side_effect=asyncpg.InternalClientError("closed")):
+        await ada.http.get("/vms")
+    anyone = Guest.of(app, recording).http
+    await anyone.get("/health/ready")
+    with patch.object(app.state, "vmapi", None):
+        await anyone.get("/health")
