@@ -3,6 +3,7 @@
 from typing import Any
 
 from api.web import examples
+from api.web.models import Validity
 from api.web.problem_types import PROBLEM_TYPES
 from api.web.problems import MEDIA_TYPE, STATUS_OF_CODE
 
@@ -32,6 +33,11 @@ def _add_to(operation: dict[str, Any]) -> set[str]:
         if MEDIA_TYPE in content:
             of_status = [code for code in STATUS_OF_CODE if code in codes and str(STATUS_OF_CODE[code]) == status]
             content[MEDIA_TYPE]["examples"] = {code: {"$ref": f"#/components/examples/{code}"} for code in of_status}
-        elif "application/json" in content and (answer := examples.of_answer(name)):
+        elif "application/json" in content and (answer := _answer(name, content["application/json"])):
             content["application/json"]["example"] = answer
     return codes
+
+
+def _answer(operation: str, content: dict[str, Any]) -> Any:
+    is_trial = content["schema"].get("$ref", "").endswith(f"/{Validity.__name__}")
+    return Validity().model_dump() if is_trial else examples.of_answer(operation)

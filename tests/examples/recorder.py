@@ -22,6 +22,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{1
 _MAC = re.compile(r"fa:16:3e:[0-9a-f:]{8}")
 _PRIVATE = re.compile(r"\b10\.0\.\d+\.\d+(?![\d/])")  # the default network, in which addresses are drawn
 _TOKEN = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]+")
+_PROGRAM_TOKEN = re.compile(r"vma_[0-9a-f]{64}")
 _FIRST_DAY = datetime(2026, 11, 27, 12, tzinfo=UTC)
 _SIGNATURES = ("Yp1Qx0c7m3Zr", "k2VbW9sT5hLe", "n8DgR4uJ6aFo", "q3XcM7yP1iKz")
 
@@ -71,7 +72,9 @@ class Recording:
         text = json.dumps([self.requests, self.answers, self.problems])
         names = {value: new for pattern, of in _replacements() for value, new in _numbered(pattern, of, text)}
         names |= dict(zip(sorted(set(TIME.findall(text))), _times(), strict=False))
-        anything = re.compile("|".join(pattern.pattern for pattern in (_TOKEN, _UUID, TIME, _MAC, _PRIVATE)))
+        anything = re.compile(
+            "|".join(pattern.pattern for pattern in (_TOKEN, _PROGRAM_TOKEN, _UUID, TIME, _MAC, _PRIVATE))
+        )
         settled: dict[str, Any] = json.loads(anything.sub(lambda match: names[match[0]], json.dumps(kept)))
         return settled
 
@@ -85,6 +88,7 @@ def _replacements() -> Iterator[tuple[re.Pattern[str], Iterator[str]]]:
     random = Random(16)
     header = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9"
     yield _TOKEN, (f"{header}.eyJzdWIiOiJhZGEifQ.{signature}" for signature in itertools.cycle(_SIGNATURES))
+    yield _PROGRAM_TOKEN, (f"vma_{number:064x}" for number in itertools.count(1))
     yield _UUID, (str(UUID(int=random.getrandbits(128), version=4)) for _ in itertools.count())
     yield _MAC, (f"fa:16:3e:7c:55:{number:02x}" for number in itertools.count(1))
     yield _PRIVATE, (f"10.0.0.{number}" for number in itertools.count(17))

@@ -1,17 +1,20 @@
 """A request for every problem, to an API that no worker serves and that has no Temporal."""
 
 import asyncio
+from typing import Any
 from unittest.mock import patch
+from uuid import uuid4
 
 import asyncpg
 from fastapi import FastAPI
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web.admission import NoSlotError, Slots
 from api.web.problems import MAX_BODY
 from domain.data.accounts import User
 from domain.data.cloud import FoundServer
+from domain.data.models import Flavor
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.api.admin.test_servers import add_found
@@ -66,6 +69,12 @@ async def callers(app: FastAPI, recording: Recording, ada: Guest, engine: AsyncE
         await anyone.post("/auth/register", json=ACCOUNT | change)
     for _ in range(7):
         await anyone.post("/auth/login", json={"username": "ada", "password": "Wrong-Horse-1"})
+    for scope in ("read", "write"):
+        body: dict[str, Any] = {"name": f"robot-{scope}", "scopes": [scope]}
+        robot = Guest.of(app, recording, (await ada.quiet.post("/tokens", json=body)).json()["token"])
+        await robot.http.post("/vms" if scope == "read" else "/auth/logout", json=_WEB)
+    with patch("api.background.changes.MOST_OF_USER", 0), patch("api.web.waiting.MOST_OF_USER", 0):
+        await ada.http.get(f"/operations?id={UNKNOWN}&wait=1")
     key = {"Idempotency-Key": "create-web-1"}
     async with engine.begin() as other:
         owner = await other.scalar(select(User.id).where(User.username == "ada"))
@@ -88,6 +97,11 @@ async def references(ada: Guest, engine: AsyncEngine, owner: Person) -> None:
     await ada.http.get(f"/vms/{UNKNOWN}")
     await create("/vms", json=_WEB | {"flavor_id": UNKNOWN})
     await create("/vms", json=_WEB | {"flavor_id": str(FLAVOR_IDS["m1.tiny"]), "image_id": str(IMAGE_IDS["debian-12"])})
+    async with engine.begin() as tx:
+        for _ in range(2):
+            flavor = {"name": "m1.double", "vcpus": 1, "ram_mb": 512, "disk_gb": 1, "id": uuid4()}
+            await tx.execute(insert(Flavor).values(flavor))
+    await create("/vms", json={"name": "web-1", "flavor": "m1.double"})
     await create("/vms", json=_WEB | {"user_data": "#" * 50_000})
     await create("/volumes", json={"name": "root", "size_gb": 1, "image_id": str(IMAGE_IDS["debian-12"])})
     vm = await fill_edge(owner, engine)
@@ -119,6 +133,7 @@ async def states(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> N
         await add_attachment(tx, busy, spare, status=AttachmentStatus.ATTACHING)
         free = await add_volume(tx, owner)
     await ada.http.post(f"/vms/{idle.id}/actions/start")
+    await ada.http.delete(f"/vms/{idle.id}", headers={"If-Match": '"4d1f0c9f7a6b2e8d3c5a9b10"'})
     await ada.http.get(f"/vms/{building.id}/console-log")
     await ada.http.get(f"/vms/{idle.id}/console-log")
     await ada.http.post(f"/vms/{full.id}/volumes", json={"volume_id": str(free.id)})

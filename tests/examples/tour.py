@@ -114,6 +114,8 @@ async def take(app: FastAPI, recording: Recording) -> str:
     await _resize(ada, path)
     await ada.ask("DELETE", path)
     await ada.ask("DELETE", "/ssh-keys/laptop")
+    # Last, because VMs that are made together have no order of their own in lists.
+    await ada.ask("POST", "/vms/batch", {"vms": [WEB | {"name": "web-3"}, WEB | {"name": "web-4"}]})
     return token
 
 
@@ -124,7 +126,12 @@ async def _accounts(app: FastAPI, recording: Recording, anyone: Guest) -> str:
     await anyone.ask("POST", "/auth/refresh", {"refresh_token": login["refresh_token"]})
     await Guest.of(app, recording, login["access_token"]).ask("POST", "/auth/logout")
     token: str = (await anyone.ask("POST", "/auth/login", credentials))["access_token"]
-    await Guest.of(app, recording, token).ask("GET", "/auth/me")
+    ada = Guest.of(app, recording, token)
+    await ada.ask("GET", "/auth/me")
+    robot = await ada.ask("POST", "/tokens", {"name": "deploy", "scopes": ["read"], "expires_in_days": 90})
+    await ada.ask("GET", "/tokens")
+    await ada.ask("GET", f"/tokens/{robot['id']}")
+    await ada.ask("DELETE", f"/tokens/{robot['id']}")
     return token
 
 
@@ -156,6 +163,7 @@ async def _volumes(ada: Guest, path: str) -> None:
     id = volume["id"]
     await ada.ask("GET", "/volumes")
     await ada.ask("GET", f"/volumes/{id}")
+    await ada.ask("PATCH", f"/volumes/{id}", {"name": "data-1", "labels": {"env": "prod"}})
     await ada.ask("POST", f"/volumes/{id}/actions/extend", {"size_gb": 20})
     await ada.ask("POST", f"{path}/volumes", {"volume_id": id, "delete_on_termination": False})
     await ada.ask("GET", f"{path}/volumes")
@@ -177,8 +185,13 @@ async def _snapshots(ada: Guest, path: str) -> None:
     own = f"{path}/snapshots/{snapshot['id']}"
     await ada.ask("GET", f"{path}/snapshots")
     await ada.ask("GET", own)
+    await ada.ask("GET", "/snapshots")
+    await ada.ask("GET", f"/snapshots/{snapshot['id']}")
+    await ada.ask("PATCH", f"/snapshots/{snapshot['id']}", {"labels": {"kept": "true"}})
     await ada.ask("POST", f"{own}/restore")
     await ada.ask("DELETE", own)
+    another = await ada.ask("POST", f"{path}/snapshots", {"name": "before-upgrade"})
+    await ada.ask("DELETE", f"/snapshots/{another['id']}")
 
 
 async def _resize(ada: Guest, path: str) -> None:
