@@ -154,6 +154,9 @@ class OpenStackVolumes(OpenStackResources):
         """Return if a detach was refused because it is not needed; raise an error otherwise."""
         if await self._attachment(server_id, volume_id) is None:
             return
+        if await self._read_server(server_id) is None:
+            # For a moment a deleted server still has its volumes.
+            raise BackendError("busy", "The cloud is still deleting the server.", retryable=True) from refusal
         if await self._check_rests(refusal, volume_id) is not VolumeState.DETACHING:
             raise refusal
 

@@ -155,6 +155,19 @@ async def test_a_detach_that_is_refused_is_repeated_only_if_it_came_too_early(
     assert await code_of(backend.detach_volume(token(), vm, volume), retryable=retryable) == code
 
 
+async def test_a_detach_from_a_server_that_is_just_deleted_waits_for_that(
+    backend: OpenStackBackend, resources: ResourceCloud, vm: Ref, volume: Ref
+) -> None:
+    resources.attach(str(vm.cloud_id), str(volume.cloud_id))
+    resources.things["servers"][str(vm.cloud_id)]["status"] = "DELETED"
+    message = f"Cannot 'detach_volume' instance {vm.cloud_id} while it is in vm_state deleted"
+    refusal = Reply(409, {"conflictingRequest": {"code": 409, "message": message}})
+    resources.refused = {("DELETE", str(volume.cloud_id)): refusal}
+    assert await code_of(backend.detach_volume(token(), vm, volume), retryable=True) == "busy"
+    resources.attached.clear()
+    await backend.detach_volume(token(), vm, volume)
+
+
 async def test_a_detach_that_is_refused_is_done_if_somebody_else_does_it(
     backend: OpenStackBackend, resources: ResourceCloud, server: CloudServer, vm: Ref, volume: Ref
 ) -> None:
