@@ -179,7 +179,7 @@ def _with_errors(code: str, detail: str, path: str, errors: Sequence[FieldError]
 def _methods(request: Request) -> list[str]:
     routes = (route for route in request.app.router.routes if isinstance(route, Route))
     here = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
-    # The only path without a route is the folder of the documentation's files.
+    # The only paths without a route are the folders of the documentation's files.
     methods = {method for route in here for method in route.methods or ()} or {"GET"}
     return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 

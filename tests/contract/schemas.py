@@ -113,7 +113,8 @@ def _tighter(old: Schema, new: Schema) -> Iterator[str]:
     yield from (f"{word} is refused now" for word in words if _values(new) and word not in _values(new))
     for word in (*_UPPER, *_LOWER, *_FORMS):
         if word in new and _is_tighter(word, old.get(word), new[word]):
-            yield f"{word} was {old.get(word)}, is {new[word]}"
+            # Whether another pattern takes the same texts, only a person can tell, and it may be long.
+            yield "pattern has changed" if word == "pattern" else f"{word} was {old.get(word)}, is {new[word]}"
     if new.get("uniqueItems") and not old.get("uniqueItems"):
         yield "equal items are refused now"
     names = sorted(set(new.get("required", ())) - set(old.get("required", ())))

@@ -65,6 +65,9 @@ BREAKS: dict[str, Change] = {
     "POST /api/v1/volumes: body.name: minLength was 1, is 9": lambda new: schema(new, "NewVolume")["properties"][
         "name"
     ].update(minLength=9),
+    "parameter labels[]: pattern has changed": lambda new: parameter(new, "labels")["schema"]["items"].update(
+        pattern="a"
+    ),
     "answer 202: gone": lambda new: operation(new, RESIZE)["responses"].pop("202"),
     "answer 202: header Operation-Location is gone": lambda new: operation(new, RESIZE)["responses"]["202"][
         "headers"
