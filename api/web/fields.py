@@ -36,17 +36,14 @@ def _or_null(schema: dict[str, Any]) -> None:
     schema |= kinds[0] | {"type": [kind["type"] for kind in kinds]}
 
 
-def _few(labels: Any) -> Any:
+def _at_most(most: int) -> BeforeValidator:
     # pydantic checks every label before it checks their number, and would make an error for each of thousands.
-    if isinstance(labels, dict) and len(labels) > MOST_LABELS:
-        raise PydanticCustomError("too_long", "There may be at most {most} labels", {"most": MOST_LABELS})
-    return labels
+    def check(labels: Any) -> Any:
+        if isinstance(labels, dict) and len(labels) > most:
+            raise PydanticCustomError("too_long", "There may be at most {most} labels", {"most": most})
+        return labels
 
-
-def _few_changes(labels: Any) -> Any:
-    if isinstance(labels, dict) and len(labels) > _MOST_CHANGES:
-        raise PydanticCustomError("too_long", "There may be at most {most} labels", {"most": _MOST_CHANGES})
-    return labels
+    return BeforeValidator(check)
 
 
 def _integral(value: Any) -> Any:
@@ -167,16 +164,12 @@ LabelValue = Annotated[
 Labels = Annotated[
     dict[_LabelKey, LabelValue],
     Field(max_length=MOST_LABELS, json_schema_extra=_plain_keys),
-    BeforeValidator(_few),
+    _at_most(MOST_LABELS),
 ]
 LabelChanges = Annotated[
-    Annotated[
-        dict[_LabelKey, Annotated[LabelValue | None, Field(json_schema_extra=_or_null)]],
-        Field(max_length=_MOST_CHANGES, json_schema_extra=_plain_keys),
-        BeforeValidator(_few_changes),
-    ]
-    | None,
-    Field(),
+    dict[_LabelKey, Annotated[LabelValue | None, Field(json_schema_extra=_or_null)]],
+    Field(max_length=_MOST_CHANGES, json_schema_extra=_plain_keys),
+    _at_most(_MOST_CHANGES),
 ]
 # For integers. Write them after the bounds: the OpenAPI document shows only bounds that come before them.
 WHOLE = BeforeValidator(_integral)

@@ -41,8 +41,8 @@ MAX_PAGE = 1_000_000
 MAX_LINKS = 7500  # characters; each link repeats the filters, and common clients take no header of more than 8 KiB
 _PLACE = {"page", "page_size", "cursor", "sort"}  # parameters that choose a place in the list, not its items
 MAX_TOTAL = 10_000  # rows that are counted, and that page numbers can reach; cursors reach them all
-# `updated_at` is the time at which a transaction began, but others see the change only after its commit. No transaction
-# takes so long: each has a few statements, of 15 seconds at most, and the server ends one that idles for ten.
+# Others see a change only after the commit, which is later than its `updated_at`, but never by so much: a transaction
+# has a few statements, of 15 seconds at most, and the server ends one that idles for ten.
 MOST_OVERDUE = timedelta(minutes=1)
 
 

@@ -64,7 +64,11 @@ class Timestamps:
     """The last two columns of a table: when a row was created, and when it last changed."""
 
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=1)
-    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now(), sort_order=1)
+    # now() is the time when the transaction began. An older transaction may get a row's lock after a younger one, and
+    # would set the time of the row back.
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), onupdate=func.clock_timestamp(), sort_order=1
+    )
 
 
 class XID8(UserDefinedType[int]):

@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import pages, security
@@ -84,7 +84,7 @@ async def test_a_vm_that_changes_while_one_pages_comes_again_and_none_is_missed(
 
 
 async def test_the_next_changes_since_covers_transactions_that_commit_late(ada: Person, engine: AsyncEngine) -> None:
-    """`updated_at` is the beginning of the transaction, so such a change has a time before the read."""
+    """Such a change has a time before that of the reading, which did not see it."""
     [vm, *_] = await fleet_of(ada, engine, 1)
     async with engine.begin() as tx:
         await tx.execute(update(VM).where(VM.id == vm.id).values(name="late"))
@@ -93,6 +93,21 @@ async def test_the_next_changes_since_covers_transactions_that_commit_late(ada: 
         assert names_of(during) == []
     after = await read(ada, changes_since=during["next_changes_since"])
     assert names_of(after) == ["late"]
+
+
+async def test_a_transaction_that_waited_does_not_set_the_time_of_a_change_back(
+    ada: Person, engine: AsyncEngine
+) -> None:
+    """Otherwise the state that it leaves would be older, by its time, than one that a client has already."""
+    [vm, *_] = await fleet_of(ada, engine, 1)
+    async with engine.begin() as older:
+        await older.execute(select(1))
+        await change(engine, vm, name="younger")
+        between = (await ada.http.get(f"/vms/{vm.id}")).json()
+        await older.execute(update(VM).where(VM.id == vm.id).values(name="older"))
+    last = (await ada.http.get(f"/vms/{vm.id}")).json()
+    assert last["name"] == "older"
+    assert datetime.fromisoformat(last["updated_at"]) > datetime.fromisoformat(between["updated_at"])
 
 
 async def test_a_whole_list_also_says_from_when_on_to_ask_for_changes(ada: Person, engine: AsyncEngine) -> None:

@@ -12,7 +12,7 @@ class _Changes(Request):
     """The fields to change. Those that are left out stay as they are."""
 
     name: Name = Field(default_factory=str, examples=["web-2"])
-    labels: LabelChanges = Field(
+    labels: LabelChanges | None = Field(
         default_factory=dict,
         description="The labels to set. A label that is null is removed; all others stay.",
         examples=[{"env": "test", "legacy": None}],
