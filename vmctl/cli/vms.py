@@ -1,0 +1,113 @@
+"""`vmctl vm`: virtual machines."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from vmctl.cli import names
+from vmctl.cli.changes import Timeout, Wait, Yes, each
+from vmctl.cli.output import AGE, ID, Column, Fields, Format, Output, field, print_list, print_one
+from vmctl.cli.session import current
+from vmctl.client.models import Status
+from vmctl.client.requests import VMChanges
+
+app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
+
+
+def _flavor(vm: Fields) -> object:
+    return (vm.get("flavor") or {}).get("name") or vm["flavor_id"]
+
+
+def _addresses(vm: Fields) -> object:
+    return [address["ip_address"] for address in vm.get("addresses") or []]
+
+
+COLUMNS = [
+    field("name"),
+    field("status"),
+    field("task_state", title="TASK"),
+    Column("FLAVOR", _flavor),
+    Column("ADDRESSES", _addresses),
+    AGE,
+    field("labels", is_wide=True),
+    field("availability_zone", title="ZONE", is_wide=True),
+    ID,
+]
+
+
+@app.command("list")
+def list_vms(
+    selector: names.Selector = None,
+    status: Annotated[list[Status] | None, typer.Option(help="Only with this status.", case_sensitive=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Only with this part in the name.")] = None,
+    sort: Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")] = None,
+    limit: names.Limit = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List your VMs."""
+    vms = current().client.vms.list(labels=selector, status=status, name=name, sort=sort)
+    print_list(islice(vms, limit), COLUMNS, output)
+
+
+@app.command()
+def show(vm: names.VM, output: Output = Format.TABLE) -> None:
+    """Show one VM."""
+    print_one(current().client.vms.find(vm), output)
+
+
+@app.command()
+def delete(
+    vms: names.VMs = None,
+    selector: names.Selector = None,
+    yes: Yes = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+) -> None:
+    """Delete VMs: those that are named, or all that have the labels."""
+    session = current()
+    if bool(vms) == bool(selector):
+        raise typer.BadParameter("Name the VMs, or say which with --selector.")
+    if selector:
+        chosen = {vm.id: vm.name for vm in session.client.vms.list(labels=selector)}
+    else:
+        chosen = {session.client.vms.find_id(vm): vm for vm in vms or []}
+    if not chosen:
+        session.say("No VM has these labels.")
+        return
+    session.confirm(f"Delete {len(chosen)} VM{'s'[: len(chosen) > 1]}: {', '.join(chosen.values())}?", yes=yes)
+    each(chosen, session.client.vms.delete, wait, timeout)
+
+
+@app.command()
+def rename(vm: names.VM, name: str, output: Output = Format.TABLE) -> None:
+    """Give a VM another name."""
+    vms = current().client.vms
+    print_one(vms.change(vms.find_id(vm), name=name), output)
+
+
+@app.command()
+def label(
+    vm: names.VM,
+    labels: Annotated[list[str], typer.Argument(metavar="KEY=VALUE | KEY-", help="To set, or with - to remove.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Set and remove labels."""
+    vms = current().client.vms
+    found = vms.find(vm)
+    removed = {change[:-1] for change in labels if change.endswith("-") and "=" not in change}
+    set_ = labels_of([change for change in labels if change[:-1] not in removed])
+    kept = {key: value for key, value in found.labels.items() if key not in removed}
+    changes: VMChanges = {"labels": kept | set_}
+    print_one(vms.change(found.id, **changes), output)
+
+
+def labels_of(pairs: list[str] | None) -> dict[str, str]:
+    """The labels of KEY=VALUE pairs."""
+    labels = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair}: write a label as KEY=VALUE.")
+        labels[key] = value
+    return labels

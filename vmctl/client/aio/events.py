@@ -1,0 +1,45 @@
+"""Listens to server-sent events."""
+
+from asyncio import sleep
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from vmctl.client import retries
+from vmctl.client.aio.transport import Transport
+from vmctl.client.errors import UnreachableError
+from vmctl.client.models import VM, Operation, Snapshot, Volume
+
+Resource = VM | Volume | Snapshot | Operation
+_MODELS: Mapping[str, type[Resource]] = {"vm": VM, "volume": Volume, "snapshot": Snapshot, "operation": Operation}
+
+
+@dataclass(frozen=True)
+class Event:
+    """A resource has changed. `kind` is `vm`, `volume`, `snapshot`, `operation`, or `reset`.
+
+    After `reset` some changes may have been missed, so read again what matters. Then `resource` is None.
+    """
+
+    kind: str
+    resource: Resource | None
+    id: str
+
+
+async def listen(transport: Transport, path: str, last_event_id: str | None = None) -> AsyncIterator[Event]:
+    """Yield events for ever. A connection that is lost is made again, and continues after the last event."""
+    last = last_event_id
+    delays = retries.delays()
+    while True:
+        try:
+            async for sent in transport.events(path, last):
+                last = sent.id or last
+                delays = retries.delays()
+                if sent.event in _MODELS:
+                    yield Event(sent.event, _MODELS[sent.event].model_validate_json(sent.data), sent.id)
+                elif sent.event == "reset":
+                    yield Event("reset", None, sent.id)
+        except (httpx.TransportError, UnreachableError):
+            pass
+        await sleep(next(delays))

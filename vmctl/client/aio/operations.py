@@ -1,0 +1,27 @@
+"""Operations: what was asked, how far it is, and why it failed."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from vmctl.client.aio.collections import Collection, Id
+from vmctl.client.aio.transport import Transport
+from vmctl.client.aio.waiting import Watcher, until_ended
+from vmctl.client.models import Operation
+
+
+class Operations(Collection[Operation]):
+    """What you have asked for."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/operations", Operation)
+
+    async def wait(
+        self, ids: Sequence[UUID], *, timeout: float | None = None, watch: Watcher | None = None
+    ) -> list[Operation]:
+        """Wait until all have ended, and return them in the order of the ids, whether they have succeeded or not."""
+        return await until_ended(self.transport, ids, timeout, watch)
+
+    async def cancel(self, id: Id, *, idempotency_key: str | None = None) -> Operation:
+        """Ask for the end of an operation. It goes on until it is undone, so wait for it."""
+        response = await self.transport.send("POST", f"/operations/{id}/cancel", key=idempotency_key)
+        return Operation.model_validate_json(response.content)
