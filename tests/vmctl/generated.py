@@ -64,23 +64,26 @@ def _models() -> dict[Path, str]:
     bodies = _reachable(schemas, _references([operation.get("requestBody") for operation in operations]))
     answers = _reachable(schemas, _references([operation["responses"] for operation in operations])) - bodies
     answers -= {name for name in answers if "next_cursor" in schemas[name].get("properties", {})}  # the client reads on
-    models = _datamodel({name: _answer(schemas[name]) for name in answers}, *PYDANTIC)
+    models = _datamodel("What the service answers.", {name: _answer(schemas[name]) for name in answers}, *PYDANTIC)
     models = models.replace("from enum import StrEnum\n", "").replace("(StrEnum)", "(Word)")
     models = models.replace("vmctl.client.base import Answer", "vmctl.client.base import Answer, Word")
     return {
         CLIENT / "models.py": models,
-        CLIENT / "requests.py": _datamodel({name: _body(schemas[name]) for name in bodies}, *TYPED_DICT),
+        CLIENT / "requests.py": _datamodel(
+            "What the service is sent.", {name: _body(schemas[name]) for name in bodies}, *TYPED_DICT
+        ),
     }
 
 
-def _datamodel(schemas: dict[str, Any], *options: str) -> str:
-    """The code that the generator makes of the schemas."""
+def _datamodel(docstring: str, schemas: dict[str, Any], *options: str) -> str:
+    """The module that the generator makes of the schemas."""
     document = {"openapi": "3.1.0", "info": {"title": "API", "version": "1"}, "paths": {}}
     components = {"components": {"schemas": dict(sorted(schemas.items()))}}
     command = [str(Path(sys.executable).with_name("datamodel-codegen")), *COMMON, *options]
     text = json.dumps(document | components)
     code: str = subprocess.run(command, input=text, text=True, capture_output=True, check=True).stdout
-    return MARK.format("the OpenAPI document") + code.partition("\n\n")[2]
+    header = MARK.format("the OpenAPI document")
+    return f'{header}"""{docstring}"""\n\n' + code.partition("\n\n")[2]
 
 
 def _answer(schema: Any) -> Any:

@@ -44,8 +44,6 @@ def text_of(error: ClientError) -> str:
         lines.append(f"More about it: vmctl op show {error.operation.id}")
     if isinstance(error, ProblemError):
         problem = error.problem
-        if problem.allowed_actions:
-            lines.append(f"It allows now: {', '.join(problem.allowed_actions)}")
         if problem.status == HTTPStatus.UNAUTHORIZED and problem.code != "invalid_credentials":
             lines.append("Log in with `vmctl login`, or set VMCTL_TOKEN.")
         lines.append(f"({problem.code}, request {problem.request_id})")

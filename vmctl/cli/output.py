@@ -87,7 +87,7 @@ def print_one(item: BaseModel, output: Format) -> None:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in fields.items():
-        if value is not None:
+        if value not in (None, {}, []):
             table.add_row(name, styled(value))
     _print_table(table)
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from vmctl.cli.output import Fields, Format, Output, fields_of, styled
+from vmctl.cli.output import Fields, Format, Output, fields_of, print_list, styled
 from vmctl.cli.session import current
-from vmctl.cli.vms import app
+from vmctl.cli.vms import COLUMNS, app
 from vmctl.client.sync.events import Event
 
 OneVM = Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM.")]
@@ -22,7 +22,10 @@ def watch(vm: OneVM = None, output: Output = Format.TABLE) -> None:
     client = current().client
     vm_id = client.vms.find_id(vm) if vm else None
     for event in client.events(vm_id=vm_id):
-        if output is Format.JSON:
+        if event.resource is None and output is not Format.JSON:
+            # Without a look at what is there now, nobody would know what the changes are about.
+            print_list([client.vms.get(vm_id)] if vm_id else client.vms.list(), COLUMNS, output)
+        elif output is Format.JSON:
             data = {"event": event.kind, "resource": event.resource and fields_of(event.resource)}
             sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
             sys.stdout.flush()
@@ -31,9 +34,7 @@ def watch(vm: OneVM = None, output: Output = Format.TABLE) -> None:
 
 
 def _line(event: Event) -> Text:
-    if event.resource is None:
-        return Text("Some changes may have been missed. Look again with `vmctl vm list`.")
-    fields = fields_of(event.resource)
+    fields = fields_of(event.resource) if event.resource else {}
     words = [Text(f"{datetime.now().astimezone():%H:%M:%S}"), Text(event.kind.ljust(9))]
     words += [styled(word) for word in _words(event.kind, fields)]
     return Text(" ").join(words)

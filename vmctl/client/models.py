@@ -1,5 +1,7 @@
 # Generated from the OpenAPI document by `python -m tests.vmctl.generated`.
 
+"""What the service answers."""
+
 from typing import Any
 from uuid import UUID
 

@@ -1,5 +1,7 @@
 # Generated from the OpenAPI document by `python -m tests.vmctl.generated`.
 
+"""What the service is sent."""
+
 from typing import Literal, NotRequired, TypedDict
 from uuid import UUID
 

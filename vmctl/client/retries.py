@@ -7,7 +7,7 @@ from http import HTTPStatus
 import httpx
 
 REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PATCH"})  # a merge patch has the same effect a second time
-_BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _LOST = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})  # a proxy did not hear the answer
 _FIRST_DELAY = 0.25  # seconds
 _LONGEST_DELAY = 8.0
@@ -30,7 +30,7 @@ def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
     """Whether a later attempt may get a better answer than this one."""
     if response.status_code == HTTPStatus.CONFLICT:
         return b'"idempotency_key_in_flight"' in response.content
-    return repeatable and response.status_code in _BUSY | _LOST
+    return repeatable and response.status_code in BUSY | _LOST
 
 
 def wanted_delay(response: httpx.Response) -> float:

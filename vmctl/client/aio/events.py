@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import httpx
 
 from vmctl.client import retries
-from vmctl.client.aio.transport import Transport
-from vmctl.client.errors import UnreachableError
+from vmctl.client.aio.transport import OPENED, Transport
+from vmctl.client.errors import ProblemError, UnreachableError
 from vmctl.client.models import VM, Operation, Snapshot, Volume
 
 Resource = VM | Volume | Snapshot | Operation
@@ -19,7 +19,8 @@ _MODELS: Mapping[str, type[Resource]] = {"vm": VM, "volume": Volume, "snapshot":
 class Event:
     """A resource has changed. `kind` is `vm`, `volume`, `snapshot`, `operation`, or `reset`.
 
-    After `reset` some changes may have been missed, so read again what matters. Then `resource` is None.
+    `reset` means that changes before it may have been missed, so read what matters; none after it is missed. It comes
+    first unless the listening goes on after an earlier event, and later if the service cannot go on. It has no resource.
     """
 
     kind: str
@@ -34,6 +35,8 @@ async def listen(transport: Transport, path: str, last_event_id: str | None = No
     while True:
         try:
             async for sent in transport.events(path, last):
+                if sent.event == OPENED and last is None:
+                    yield Event("reset", None, "")
                 last = sent.id or last
                 delays = retries.delays()
                 if sent.event in _MODELS:
@@ -42,4 +45,7 @@ async def listen(transport: Transport, path: str, last_event_id: str | None = No
                     yield Event("reset", None, sent.id)
         except (httpx.TransportError, UnreachableError):
             pass
+        except ProblemError as error:
+            if error.problem.status not in retries.BUSY:
+                raise
         await sleep(next(delays))

@@ -18,6 +18,7 @@ from vmctl.client.errors import UnreachableError, error_of
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
+OPENED = "opened"  # the service has no event of this name
 M = TypeVar("M", bound=BaseModel)
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 # The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
@@ -93,7 +94,7 @@ class Transport:
         return response
 
     async def events(self, path: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
-        """Yield the events of one connection, until it ends."""
+        """Yield the events of one connection, until it ends; the first says that it is open."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         token = self._current_token(path)
         renewed = False
@@ -101,6 +102,7 @@ class Transport:
             authorized = headers | ({"Authorization": f"Bearer {token}"} if token else {})
             async with aconnect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
                 if source.response.is_success:
+                    yield ServerSentEvent(event=OPENED)
                     async for event in source.aiter_sse():
                         yield event
                     return

@@ -9,9 +9,9 @@ from time import sleep
 import httpx
 
 from vmctl.client import retries
-from vmctl.client.errors import UnreachableError
+from vmctl.client.errors import ProblemError, UnreachableError
 from vmctl.client.models import VM, Operation, Snapshot, Volume
-from vmctl.client.sync.transport import Transport
+from vmctl.client.sync.transport import OPENED, Transport
 
 Resource = VM | Volume | Snapshot | Operation
 _MODELS: Mapping[str, type[Resource]] = {"vm": VM, "volume": Volume, "snapshot": Snapshot, "operation": Operation}
@@ -21,7 +21,8 @@ _MODELS: Mapping[str, type[Resource]] = {"vm": VM, "volume": Volume, "snapshot":
 class Event:
     """A resource has changed. `kind` is `vm`, `volume`, `snapshot`, `operation`, or `reset`.
 
-    After `reset` some changes may have been missed, so read again what matters. Then `resource` is None.
+    `reset` means that changes before it may have been missed, so read what matters; none after it is missed. It comes
+    first unless the listening goes on after an earlier event, and later if the service cannot go on. It has no resource.
     """
 
     kind: str
@@ -36,6 +37,8 @@ def listen(transport: Transport, path: str, last_event_id: str | None = None) ->
     while True:
         try:
             for sent in transport.events(path, last):
+                if sent.event == OPENED and last is None:
+                    yield Event("reset", None, "")
                 last = sent.id or last
                 delays = retries.delays()
                 if sent.event in _MODELS:
@@ -44,4 +47,7 @@ def listen(transport: Transport, path: str, last_event_id: str | None = None) ->
                     yield Event("reset", None, sent.id)
         except (httpx.TransportError, UnreachableError):
             pass
+        except ProblemError as error:
+            if error.problem.status not in retries.BUSY:
+                raise
         sleep(next(delays))

@@ -20,6 +20,7 @@ from vmctl.client.errors import UnreachableError, error_of
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
+OPENED = "opened"  # the service has no event of this name
 M = TypeVar("M", bound=BaseModel)
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 # The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
@@ -95,7 +96,7 @@ class Transport:
         return response
 
     def events(self, path: str, last_event_id: str | None) -> Iterator[ServerSentEvent]:
-        """Yield the events of one connection, until it ends."""
+        """Yield the events of one connection, until it ends; the first says that it is open."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         token = self._current_token(path)
         renewed = False
@@ -103,6 +104,7 @@ class Transport:
             authorized = headers | ({"Authorization": f"Bearer {token}"} if token else {})
             with connect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
                 if source.response.is_success:
+                    yield ServerSentEvent(event=OPENED)
                     for event in source.iter_sse():
                         yield event
                     return
