@@ -62,7 +62,7 @@ def _models() -> dict[Path, str]:
     schemas: dict[str, Any] = document["components"]["schemas"]
     operations = [operation for item in document["paths"].values() for operation in item.values()]
     bodies = _reachable(schemas, _references([operation.get("requestBody") for operation in operations]))
-    answers = _reachable(schemas, _references([operation["responses"] for operation in operations])) - bodies
+    answers = _reachable(schemas, _references([operation["responses"] for operation in operations]))
     answers -= {name for name in answers if "next_cursor" in schemas[name].get("properties", {})}  # the client reads on
     models = _datamodel("What the service answers.", {name: _answer(schemas[name]) for name in answers}, *PYDANTIC)
     models = models.replace("from enum import StrEnum\n", "").replace("(StrEnum)", "(Word)")

@@ -1,6 +1,6 @@
 """What commands that change something have in common: to wait for it or not, and what they print."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
@@ -8,7 +8,7 @@ import typer
 from pydantic import BaseModel
 
 from vmctl.cli import exits
-from vmctl.cli.output import Format, print_one
+from vmctl.cli.output import Column, Format, print_list, print_one
 from vmctl.cli.progress import follow
 from vmctl.cli.session import current
 from vmctl.client import ClientError, OperationError
@@ -32,6 +32,23 @@ def conclude(accepted: Accepted[T], name: str, output: Format, *, wait: bool, ti
     if not wait and accepted.operation_id:
         _say_how_to_wait(accepted.operation_id)
     return resource
+
+
+def conclude_all(
+    accepted: Sequence[Accepted[T]], columns: Sequence[Column], output: Format, *, wait: bool, timeout: float | None
+) -> None:
+    """The same for several changes that were accepted together."""
+    resources = [each.resource for each in accepted]
+    names = {each.operation_id: str(getattr(each.resource, "name", "")) for each in accepted if each.operation_id}
+    failures: list[ClientError] = []
+    if wait:
+        failures = report(follow(current(), names, timeout))
+        resources = [each.read() for each in accepted]
+    print_list(resources, columns, output)
+    if not wait:
+        _say_how_to_wait(*names)
+    if failures:
+        raise exits.ReportedError(max(map(exits.code_of, failures)))
 
 
 def wait_for(accepted: Accepted[Any], name: str, timeout: float | None) -> None:

@@ -32,7 +32,7 @@ def attach(
 ) -> None:
     """Attach a VM to a network."""
     client = current().client
-    new: NewInterface = {"network_id": client.networks.find_id(network)}
+    new: NewInterface = {"network": network}
     if ip:
         new["ip_address"] = ip
     accepted = client.vms.attach_interface(client.vms.find_id(vm), **new)

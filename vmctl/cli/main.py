@@ -9,7 +9,19 @@ from typing import Annotated
 import typer
 from typer._completion_shared import get_completion_script
 
-from vmctl.cli import accounts, catalogue, exits, interfaces, operations, session, storage, vm_actions, vm_create, vms
+from vmctl.cli import (
+    accounts,
+    catalogue,
+    exits,
+    interfaces,
+    operations,
+    session,
+    storage,
+    tokens,
+    vm_actions,
+    vm_create,
+    vms,
+)
 from vmctl.cli import watch as vm_watch
 from vmctl.client import ClientError
 
@@ -66,6 +78,7 @@ for name, group in {
     "image": catalogue.images,
     "zone": catalogue.zones,
     "security-group": catalogue.groups,
+    "token": tokens.app,
     "ssh-key": accounts.keys,
 }.items():
     app.add_typer(group, name=name)

@@ -11,7 +11,7 @@ from vmctl.client import ClientError
 _MOST = 100  # that completion offers
 
 
-def _completion(kind: str) -> Callable[[str], list[str]]:
+def completion(kind: str) -> Callable[[str], list[str]]:
     """Offer the names that begin with what was typed. Completion must not print errors."""
 
     def offer(incomplete: str) -> list[str]:
@@ -25,6 +25,7 @@ def _completion(kind: str) -> Callable[[str], list[str]]:
             "image": client.images.list,
             "network": client.networks.list,
             "key": client.ssh_keys.list,
+            "token": client.tokens.list,
         }
         found: list[str] = []
         try:
@@ -41,38 +42,39 @@ def _completion(kind: str) -> Callable[[str], list[str]]:
     return offer
 
 
-VM = Annotated[str, typer.Argument(metavar="VM", help="Name or id of the VM.", autocompletion=_completion("vm"))]
+VM = Annotated[str, typer.Argument(metavar="VM", help="Name or id of the VM.", autocompletion=completion("vm"))]
 VMs = Annotated[
-    list[str] | None, typer.Argument(metavar="[VM]...", help="Names or ids.", autocompletion=_completion("vm"))
+    list[str] | None, typer.Argument(metavar="[VM]...", help="Names or ids.", autocompletion=completion("vm"))
 ]
 VolumeName = Annotated[
-    str, typer.Argument(metavar="VOLUME", help="Name or id of the volume.", autocompletion=_completion("volume"))
+    str, typer.Argument(metavar="VOLUME", help="Name or id of the volume.", autocompletion=completion("volume"))
 ]
 SnapshotName = Annotated[
-    str, typer.Argument(metavar="SNAPSHOT", help="Name or id of the snapshot.", autocompletion=_completion("snapshot"))
+    str, typer.Argument(metavar="SNAPSHOT", help="Name or id of the snapshot.", autocompletion=completion("snapshot"))
 ]
 NetworkName = Annotated[
-    str, typer.Argument(metavar="NETWORK", help="Name or id of the network.", autocompletion=_completion("network"))
+    str, typer.Argument(metavar="NETWORK", help="Name or id of the network.", autocompletion=completion("network"))
 ]
-KeyName = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", autocompletion=_completion("key"))]
+KeyName = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", autocompletion=completion("key"))]
 FlavorOption = Annotated[
-    str, typer.Option("--flavor", "-f", help="Name or id of the flavor.", autocompletion=_completion("flavor"))
+    str, typer.Option("--flavor", "-f", help="Name or id of the flavor.", autocompletion=completion("flavor"))
 ]
 ImageOption = Annotated[
-    str | None, typer.Option("--image", help="Name or id of the image.", autocompletion=_completion("image"))
+    str | None, typer.Option("--image", help="Name or id of the image.", autocompletion=completion("image"))
 ]
 NetworksOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--network", help="Name or id of a network; several times for several.", autocompletion=_completion("network")
+        "--network", help="Name or id of a network; several times for several.", autocompletion=completion("network")
     ),
 ]
 KeysOption = Annotated[
     list[str] | None,
-    typer.Option("--ssh-key", help="Name of a key, or the file of a public key.", autocompletion=_completion("key")),
+    typer.Option("--ssh-key", help="Name of a key, or the file of a public key.", autocompletion=completion("key")),
 ]
 VMOption = Annotated[
-    str | None, typer.Option("--vm", help="Only of this VM: its name or id.", autocompletion=_completion("vm"))
+    str | None, typer.Option("--vm", help="Only of this VM: its name or id.", autocompletion=completion("vm"))
 ]
 Selector = Annotated[str | None, typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier.")]
+Sort = Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")]
 Limit = Annotated[int | None, typer.Option(help="Print at most so many.", min=1)]

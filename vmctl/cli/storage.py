@@ -9,8 +9,10 @@ from vmctl.cli import names
 from vmctl.cli.changes import Timeout, Wait, Yes, conclude, each
 from vmctl.cli.output import AGE, ID, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
+from vmctl.cli.vms import Labels, labels_of
 from vmctl.client.models import SnapshotStatus, VolumeStatus
 from vmctl.client.requests import NewVolume
+from vmctl.client.sync.transport import Filter
 
 volumes = typer.Typer(help="Volumes.", no_args_is_help=True)
 snapshots = typer.Typer(help="Snapshots of VMs.", no_args_is_help=True)
@@ -45,11 +47,17 @@ def list_volumes(
         list[VolumeStatus] | None, typer.Option(help="Only with this status.", case_sensitive=False)
     ] = None,
     name: Annotated[str | None, typer.Option(help="Only with this part in the name.")] = None,
+    selector: names.Selector = None,
+    sort: names.Sort = None,
     limit: names.Limit = None,
     output: Output = Format.TABLE,
 ) -> None:
     """List your volumes."""
-    print_list(islice(current().client.volumes.list(status=status, name=name), limit), VOLUME_COLUMNS, output)
+    print_list(
+        islice(current().client.volumes.list(status=status, name=name, labels=selector, sort=sort), limit),
+        VOLUME_COLUMNS,
+        output,
+    )
 
 
 @volumes.command("show")
@@ -63,13 +71,14 @@ def create_volume(
     name: str,
     size: Size,
     image: names.ImageOption = None,
+    label: Labels = None,
     wait: Wait = False,
     timeout: Timeout = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Create a volume; with --image VMs can boot from it."""
     client = current().client
-    new: NewVolume = {"name": name, "size_gb": size}
+    new: NewVolume = {"name": name, "size_gb": size, "labels": labels_of(label)}
     if image:
         new["image_id"] = client.images.find_id(image)
     conclude(client.volumes.create(**new), name, output, wait=wait, timeout=timeout)
@@ -129,6 +138,8 @@ def delete_volumes(
 @snapshots.command("list")
 def list_snapshots(
     vm: names.VMOption = None,
+    selector: names.Selector = None,
+    sort: names.Sort = None,
     status: Annotated[
         list[SnapshotStatus] | None, typer.Option(help="Only with this status.", case_sensitive=False)
     ] = None,
@@ -137,7 +148,8 @@ def list_snapshots(
 ) -> None:
     """List your snapshots, also those whose VM is gone."""
     client = current().client
-    found = client.vms.snapshots(client.vms.find_id(vm), status=status) if vm else client.snapshots.list(status=status)
+    filters: dict[str, Filter] = {"status": status, "labels": selector, "sort": sort}
+    found = client.vms.snapshots(client.vms.find_id(vm), **filters) if vm else client.snapshots.list(**filters)
     print_list(islice(found, limit), SNAPSHOT_COLUMNS, output)
 
 

@@ -50,7 +50,7 @@ def resize(
     """Give a VM another flavor. Then confirm or revert that."""
     client = current().client
     id = client.vms.find_id(vm)
-    accepted = client.vms.resize(id, flavor_id=client.flavors.find_id(flavor))
+    accepted = client.vms.resize(id, flavor=flavor)
     if confirm:
         wait_for(accepted, vm, timeout)
         accepted = client.vms.confirm_resize(id)

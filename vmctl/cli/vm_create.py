@@ -7,13 +7,12 @@ from typing import Annotated
 import typer
 
 from vmctl.cli import names
-from vmctl.cli.changes import Timeout, Wait, conclude
+from vmctl.cli.changes import Timeout, Wait, conclude, conclude_all
 from vmctl.cli.output import Format, Output
 from vmctl.cli.session import current
-from vmctl.cli.vms import app, labels_of
+from vmctl.cli.vms import COLUMNS, Labels, app, labels_of
 from vmctl.client.requests import NewVM
 
-Labels = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; several times for several.")]
 UserData = Annotated[
     Path | None, typer.Option(help="File of a script or a cloud-config for the first boot; - is the standard input.")
 ]
@@ -22,7 +21,7 @@ Groups = Annotated[list[str] | None, typer.Option("--security-group", help="Name
 
 @app.command()
 def create(
-    name: str,
+    name: Annotated[list[str], typer.Argument(metavar="NAME...", help="Several names make several VMs, all or none.")],
     flavor: names.FlavorOption,
     image: names.ImageOption = None,
     snapshot: Annotated[str | None, typer.Option(help="Copy the disk of this snapshot instead of an image.")] = None,
@@ -31,6 +30,7 @@ def create(
     no_network: Annotated[bool, typer.Option("--no-network", help="Attach it to no network.")] = False,
     ssh_key: names.KeysOption = None,
     user_data: UserData = None,
+    volume: Annotated[list[str] | None, typer.Option(help="Attach this volume; several times for several.")] = None,
     label: Labels = None,
     security_group: Groups = None,
     zone: Annotated[str | None, typer.Option(help="Name of the availability zone.")] = None,
@@ -38,17 +38,14 @@ def create(
     timeout: Timeout = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Create a VM."""
+    """Create VMs."""
     client = current().client
-    new: NewVM = {"name": name, "flavor_id": client.flavors.find_id(flavor), "labels": labels_of(label)}
-    if image:
-        new["image_id"] = client.images.find_id(image)
-    if snapshot:
-        new["snapshot_id"] = client.snapshots.find_id(snapshot)
-    if boot_volume:
-        new["boot_volume"] = {"volume_id": client.volumes.find_id(boot_volume)}
+    new: NewVM = {"name": name[0], "flavor": flavor, "labels": labels_of(label)}
+    _choose_disk(new, image, snapshot, boot_volume)
     if network or no_network:
-        new["network_ids"] = [client.networks.find_id(one) for one in network or []]
+        new["networks"] = network or []
+    if volume:
+        new["volumes"] = [{"volume_id": client.volumes.find_id(one)} for one in volume]
     if ssh_key:
         new["ssh_keys"] = [_key_named(one) for one in ssh_key]
     if user_data:
@@ -57,7 +54,21 @@ def create(
         new["security_groups"] = security_group
     if zone:
         new["availability_zone"] = zone
-    conclude(client.vms.create(**new), name, output, wait=wait, timeout=timeout)
+    if len(name) == 1:
+        conclude(client.vms.create(**new), name[0], output, wait=wait, timeout=timeout)
+        return
+    accepted = client.vms.create_all([{**new, "name": one} for one in name])
+    conclude_all(accepted, COLUMNS, output, wait=wait, timeout=timeout)
+
+
+def _choose_disk(new: NewVM, image: str | None, snapshot: str | None, boot_volume: str | None) -> None:
+    client = current().client
+    if image:
+        new["image"] = image
+    if snapshot:
+        new["snapshot_id"] = client.snapshots.find_id(snapshot)
+    if boot_volume:
+        new["boot_volume"] = {"volume_id": client.volumes.find_id(boot_volume)}
 
 
 def _key_named(name_or_file: str) -> str:

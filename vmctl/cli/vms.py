@@ -10,9 +10,10 @@ from vmctl.cli.changes import Timeout, Wait, Yes, each
 from vmctl.cli.output import AGE, ID, Column, Fields, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
 from vmctl.client.models import Status
-from vmctl.client.requests import VMChanges
 
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
+
+Labels = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; several times for several.")]
 
 
 def _flavor(vm: Fields) -> object:
@@ -41,7 +42,7 @@ def list_vms(
     selector: names.Selector = None,
     status: Annotated[list[Status] | None, typer.Option(help="Only with this status.", case_sensitive=False)] = None,
     name: Annotated[str | None, typer.Option(help="Only with this part in the name.")] = None,
-    sort: Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")] = None,
+    sort: names.Sort = None,
     limit: names.Limit = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -94,12 +95,10 @@ def label(
 ) -> None:
     """Set and remove labels."""
     vms = current().client.vms
-    found = vms.find(vm)
-    removed = {change[:-1] for change in labels if change.endswith("-") and "=" not in change}
-    set_ = labels_of([change for change in labels if change[:-1] not in removed])
-    kept = {key: value for key, value in found.labels.items() if key not in removed}
-    changes: VMChanges = {"labels": kept | set_}
-    print_one(vms.change(found.id, **changes), output)
+    removed = [change for change in labels if change.endswith("-") and "=" not in change]
+    changes: dict[str, str | None] = dict.fromkeys(change[:-1] for change in removed)
+    changes |= labels_of([change for change in labels if change not in removed])
+    print_one(vms.change(vms.find_id(vm), labels=changes), output)
 
 
 def labels_of(pairs: list[str] | None) -> dict[str, str]:

@@ -12,6 +12,7 @@ from vmctl.client.errors import (
     WaitTimeoutError,
 )
 from vmctl.client.sync.client import Client
+from vmctl.client.sync.waiting import check
 
 __all__ = [
     "AmbiguousNameError",
@@ -23,5 +24,6 @@ __all__ = [
     "ProblemError",
     "UnreachableError",
     "WaitTimeoutError",
+    "check",
     "models",
 ]

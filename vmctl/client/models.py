@@ -150,6 +150,8 @@ class Fault(Answer):
 class FieldError(Answer):
     """
     One error in a request. Exactly one of `pointer`, `parameter` and `header` says where it is.
+
+    `candidates` are the ids of the things that have an ambiguous name, at most 20.
     """
 
     code: str
@@ -157,6 +159,7 @@ class FieldError(Answer):
     pointer: str | None = None
     parameter: str | None = None
     header: str | None = None
+    candidates: list[str] | None = None
 
 
 class Flavor(Answer):
@@ -274,6 +277,8 @@ class ProblemCode(Word):
     INVALID_TOKEN = "invalid_token"
     INVALID_CREDENTIALS = "invalid_credentials"
     ADMIN_ONLY = "admin_only"
+    INSUFFICIENT_SCOPE = "insufficient_scope"
+    LOGIN_REQUIRED = "login_required"
     PREFLIGHT_REFUSED = "preflight_refused"
     QUOTA_EXCEEDED = "quota_exceeded"
     NOT_FOUND = "not_found"
@@ -303,6 +308,7 @@ class ProblemCode(Word):
     UNKNOWN_PARAMETER = "unknown_parameter"
     VALIDATION_FAILED = "validation_failed"
     UNKNOWN_REFERENCE = "unknown_reference"
+    AMBIGUOUS_NAME = "ambiguous_name"
     SAME_FLAVOR = "same_flavor"
     FLAVOR_TOO_SMALL = "flavor_too_small"
     INVALID_ADDRESS = "invalid_address"
@@ -345,6 +351,15 @@ class SSHKey(Answer):
     fingerprint: str
     public_key: str
     created_at: AwareDatetime
+
+
+class Scope(Word):
+    """
+    A part of what the owner of a token may do: `read` is every GET, `write` is everything, reading included.
+    """
+
+    READ = "read"
+    WRITE = "write"
 
 
 class SecurityGroup(Answer):
@@ -410,6 +425,19 @@ class TaskState(Word):
     DELETING = "deleting"
 
 
+class Token(Answer):
+    """
+    A token for programs. `last_used_at` is a minute old at most; a token without `expires_at` never ends.
+    """
+
+    id: UUID
+    name: str
+    scopes: list[Scope]
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    last_used_at: AwareDatetime | None
+
+
 class TokenPair(Answer):
     """
     The tokens of a login; `expires_in` is the lifetime of the access token in seconds.
@@ -429,6 +457,7 @@ class User(Answer):
     id: UUID
     username: str
     email: str
+    role: str
     created_at: AwareDatetime
 
 
@@ -462,6 +491,14 @@ class VM(Answer):
     """
     The names of the actions that are allowed right now.
     """
+
+
+class VMs(Answer):
+    """
+    New VMs, in the order of their request.
+    """
+
+    items: list[VM]
 
 
 class VolumeStatus(Word):
@@ -539,6 +576,20 @@ class CloudServer(Answer):
     created_at: AwareDatetime
 
 
+class CreatedToken(Answer):
+    """
+    A new token for programs; `token` is its text, which no other answer shows.
+    """
+
+    id: UUID
+    name: str
+    scopes: list[Scope]
+    created_at: AwareDatetime
+    expires_at: AwareDatetime | None
+    last_used_at: AwareDatetime | None
+    token: str
+
+
 class Operation(Answer):
     """
     A request to do something with a resource: who made it, its progress, and why it failed.
@@ -599,6 +650,7 @@ class Snapshot(Answer):
     name: str
     status: SnapshotStatus
     size_gb: int
+    labels: dict[str, str]
     flavor_id: UUID
     image_id: UUID
     operation_id: UUID
@@ -617,6 +669,7 @@ class Volume(Answer):
     name: str
     size_gb: int
     status: VolumeStatus
+    labels: dict[str, str]
     vm_id: UUID | None = None
     device: str | None = None
     image_id: UUID | None

@@ -2,7 +2,7 @@
 
 """What the service is sent."""
 
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypeAlias, TypedDict
 from uuid import UUID
 
 
@@ -46,9 +46,16 @@ class NewAttachment(TypedDict):
 class NewInterface(TypedDict):
     """
     The network in which the VM gets an address, and that address if it matters which one.
+
+    The network is named by `network` or by `network_id`.
     """
 
-    network_id: UUID | str
+    network: NotRequired[str]
+    """
+    The network's name, if only one has it, or its id.
+    """
+
+    network_id: NotRequired[UUID | str]
     ip_address: NotRequired[str]
 
 
@@ -67,21 +74,39 @@ class NewSnapshot(TypedDict):
     """
 
     name: str
+    labels: NotRequired[dict[str, str]]
 
 
 class NewVM(TypedDict):
     """
-    The VM to create. Without `image_id` or networks it gets the defaults; `[]` means no network.
+    The VM to create. It needs `flavor` or `flavor_id`.
 
+    Without an image or networks it gets the defaults; `[]` means no network. `flavor`, `image` and `networks` take the
+    names of things or, where several have one name, their ids; `flavor_id`, `image_id` and `network_ids` take ids.
     Instead of an image it can boot from the disk of a snapshot (`snapshot_id`), or from a volume that was created from
-    an image (`boot_volume`). `interfaces` takes the place of `network_ids` where an address matters. Without
+    an image (`boot_volume`). `interfaces` takes the place of the networks where an address matters. Without
     `availability_zone` or `security_groups` the cloud chooses.
     """
 
     name: str
-    flavor_id: UUID | str
+    flavor: NotRequired[str]
+    """
+    The flavor's name, if only one has it, or its id.
+    """
+
+    flavor_id: NotRequired[UUID | str]
     image_id: NotRequired[UUID | str]
+    image: NotRequired[str]
+    """
+    The image's name, if only one has it, or its id.
+    """
+
     network_ids: NotRequired[list[UUID | str]]
+    networks: NotRequired[list[str]]
+    """
+    Names or, where several networks have one name, ids.
+    """
+
     labels: NotRequired[dict[str, str]]
     ssh_keys: NotRequired[list[str]]
     """
@@ -102,6 +127,18 @@ class NewVM(TypedDict):
 
     snapshot_id: NotRequired[UUID | str]
     boot_volume: NotRequired[NewAttachment]
+    volumes: NotRequired[list[NewAttachment]]
+    """
+    Volumes that are AVAILABLE, to be attached while the VM is built.
+    """
+
+
+class NewVMs(TypedDict):
+    """
+    The VMs to create: all of them, or none.
+    """
+
+    vms: list[NewVM]
 
 
 class NewVolume(TypedDict):
@@ -112,6 +149,7 @@ class NewVolume(TypedDict):
     name: str
     size_gb: int
     image_id: NotRequired[UUID | str]
+    labels: NotRequired[dict[str, str]]
 
 
 class NoInput(TypedDict):
@@ -159,16 +197,75 @@ class ResetState(TypedDict):
 
 class Resize(TypedDict):
     """
-    The new flavor of the VM.
+    The new flavor of the VM, named by `flavor` or by `flavor_id`.
     """
 
-    flavor_id: UUID | str
+    flavor: NotRequired[str]
+    """
+    The flavor's name, if only one has it, or its id.
+    """
+
+    flavor_id: NotRequired[UUID | str]
+
+
+Scope: TypeAlias = Literal["read", "write"]
+"""
+A part of what the owner of a token may do: `read` is every GET, `write` is everything, reading included.
+"""
+
+
+class SnapshotChanges(TypedDict):
+    """
+    The fields of a snapshot to change. Those that are left out stay as they are.
+    """
+
+    name: NotRequired[str]
+    labels: NotRequired[dict[str, str | None]]
+    """
+    The labels to set. A label that is null is removed; all others stay.
+    """
 
 
 class VMChanges(TypedDict):
     """
-    The fields to change; `labels` replaces all labels.
+    The fields of a VM to change. Those that are left out stay as they are.
     """
 
     name: NotRequired[str]
-    labels: NotRequired[dict[str, str]]
+    labels: NotRequired[dict[str, str | None]]
+    """
+    The labels to set. A label that is null is removed; all others stay.
+    """
+
+
+class VolumeChanges(TypedDict):
+    """
+    The fields of a volume to change. Those that are left out stay as they are.
+    """
+
+    name: NotRequired[str]
+    labels: NotRequired[dict[str, str | None]]
+    """
+    The labels to set. A label that is null is removed; all others stay.
+    """
+
+
+class NewToken(TypedDict):
+    """
+    The token to make for a program.
+    """
+
+    name: str
+    """
+    A name that none of your other tokens has.
+    """
+
+    scopes: list[Scope]
+    """
+    `read` is every GET. `write` is everything that you may do, reading included.
+    """
+
+    expires_in_days: NotRequired[int]
+    """
+    After so many days the token stops. Without this it never does.
+    """

@@ -1,12 +1,13 @@
-"""Accounts, logins and SSH keys."""
+"""Accounts, logins, tokens for programs and SSH keys."""
 
 from collections.abc import AsyncIterator
 from typing import Unpack
 from urllib.parse import quote
 
+from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.transport import Transport
-from vmctl.client.models import SSHKey, TokenPair, User
-from vmctl.client.requests import NewSSHKey, Registration
+from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
+from vmctl.client.requests import NewSSHKey, NewToken, Registration
 
 
 class Account:
@@ -35,6 +36,22 @@ class Account:
     async def me(self) -> User:
         """Read the caller's profile."""
         return await self._transport.get("/auth/me", User)
+
+
+class Tokens(Collection[Token]):
+    """Your tokens for programs."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/tokens", Token)
+
+    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewToken]) -> CreatedToken:
+        """Make a token. Only this answer has its text."""
+        response = await self.transport.send("POST", "/tokens", body=fields, key=idempotency_key)
+        return CreatedToken.model_validate_json(response.content)
+
+    async def delete(self, id: Id) -> None:
+        """Delete a token. It stops at once."""
+        await self.transport.send("DELETE", f"/tokens/{id}")
 
 
 class SSHKeys:

@@ -6,7 +6,7 @@ from typing import Self
 
 import httpx
 
-from vmctl.client.aio.accounts import Account, SSHKeys
+from vmctl.client.aio.accounts import Account, SSHKeys, Tokens
 from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.events import Event, listen
 from vmctl.client.aio.operations import Operations
@@ -45,6 +45,7 @@ class AsyncClient:
         self.volumes = Volumes(self.transport)
         self.snapshots = Snapshots(self.transport)
         self.operations = Operations(self.transport)
+        self.tokens = Tokens(self.transport)
         self.ssh_keys = SSHKeys(self.transport)
         self.flavors = Collection(self.transport, "/flavors", Flavor)
         self.images = Collection(self.transport, "/images", Image)

@@ -67,7 +67,6 @@ class Collection(Generic[M]):
 
 async def change(
     transport: Transport,
-    method: str,
     path: str,
     model: type[M],
     read: Callable[[M], Awaitable[M]],
@@ -76,13 +75,19 @@ async def change(
     key: str | None = None,
 ) -> Accepted[M]:
     """Send a change that answers with its resource. `read` reads the resource anew, after the change."""
-    response = await transport.send(method, path, body=body, key=key)
-    resource = model.model_validate_json(response.content)
+    response = await transport.send("POST", path, body=body, key=key)
+    return accepted(transport, model.model_validate_json(response.content), operation_of(response), read)
+
+
+def accepted(
+    transport: Transport, resource: M, operation_id: UUID | None, read: Callable[[M], Awaitable[M]]
+) -> Accepted[M]:
+    """The change of a resource, which can be waited for."""
 
     async def read_again() -> M:
         return await read(resource)
 
-    return Accepted(transport, resource, operation_of(response), read_again)
+    return Accepted(transport, resource, operation_id, read_again)
 
 
 async def remove(transport: Transport, path: str, *, key: str | None = None) -> Accepted[None]:

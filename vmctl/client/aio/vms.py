@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Unpack
 
-from vmctl.client.aio.collections import Collection, Id, change, remove
+from vmctl.client.aio.collections import Collection, Id, accepted, change, remove
 from vmctl.client.aio.transport import Filter, Transport
 from vmctl.client.aio.waiting import Accepted
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
+from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
 
 
@@ -20,8 +21,16 @@ class VMs(Collection[VM]):
         """Create a VM."""
         return await self._change("", fields, idempotency_key)
 
+    async def create_all(self, vms: Sequence[NewVM], *, idempotency_key: str | None = None) -> list[Accepted[VM]]:
+        """Create up to a hundred VMs: all of them, or none if one is refused."""
+        response = await self.transport.send("POST", "/vms/batch", body={"vms": vms}, key=idempotency_key)
+        return [
+            accepted(self.transport, vm, vm.operation_id, self._read)
+            for vm in NewVMsAnswer.model_validate_json(response.content).items
+        ]
+
     async def change(self, id: Id, **fields: Unpack[VMChanges]) -> VM:
-        """Change the name or the labels."""
+        """Change the name or labels. A label that is None is removed; those that are not named stay."""
         response = await self.transport.send("PATCH", f"/vms/{id}", body=fields)
         return VM.model_validate_json(response.content)
 
@@ -73,10 +82,10 @@ class VMs(Collection[VM]):
         return self.transport.items(f"/vms/{id}/operations", Operation, filters)
 
     async def _change(self, path: str, body: Mapping[str, Any] | None, key: str | None) -> Accepted[VM]:
-        async def read(vm: VM) -> VM:
-            return await self.get(vm.id)
+        return await change(self.transport, f"/vms{path}", VM, self._read, body=body, key=key)
 
-        return await change(self.transport, "POST", f"/vms{path}", VM, read, body=body, key=key)
+    async def _read(self, vm: VM) -> VM:
+        return await self.get(vm.id)
 
     def volumes(self, id: Id) -> AsyncIterator[Attachment]:
         """Yield the volumes that are attached to a VM."""
@@ -91,7 +100,7 @@ class VMs(Collection[VM]):
             return await self.transport.get(f"/vms/{id}/volumes/{attachment.volume_id}", Attachment)
 
         path = f"/vms/{id}/volumes"
-        return await change(self.transport, "POST", path, Attachment, read, body=fields, key=idempotency_key)
+        return await change(self.transport, path, Attachment, read, body=fields, key=idempotency_key)
 
     async def detach_volume(self, id: Id, volume_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
         """Detach a volume."""
@@ -110,7 +119,7 @@ class VMs(Collection[VM]):
             return await self.transport.get(f"/vms/{id}/interfaces/{interface.id}", Interface)
 
         path = f"/vms/{id}/interfaces"
-        return await change(self.transport, "POST", path, Interface, read, body=fields, key=idempotency_key)
+        return await change(self.transport, path, Interface, read, body=fields, key=idempotency_key)
 
     async def detach_interface(self, id: Id, interface_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
         """Take an interface away."""
@@ -129,7 +138,7 @@ class VMs(Collection[VM]):
             return await self.transport.get(f"/vms/{id}/snapshots/{snapshot.id}", Snapshot)
 
         path = f"/vms/{id}/snapshots"
-        return await change(self.transport, "POST", path, Snapshot, read, body=fields, key=idempotency_key)
+        return await change(self.transport, path, Snapshot, read, body=fields, key=idempotency_key)
 
     async def restore(self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
         """Put a VM back to a snapshot."""

@@ -1,13 +1,14 @@
 # Generated from aio/accounts.py by `python -m tests.vmctl.generated`.
 
-"""Accounts, logins and SSH keys."""
+"""Accounts, logins, tokens for programs and SSH keys."""
 
 from collections.abc import Iterator
 from typing import Unpack
 from urllib.parse import quote
 
-from vmctl.client.models import SSHKey, TokenPair, User
-from vmctl.client.requests import NewSSHKey, Registration
+from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
+from vmctl.client.requests import NewSSHKey, NewToken, Registration
+from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.transport import Transport
 
 
@@ -37,6 +38,22 @@ class Account:
     def me(self) -> User:
         """Read the caller's profile."""
         return self._transport.get("/auth/me", User)
+
+
+class Tokens(Collection[Token]):
+    """Your tokens for programs."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/tokens", Token)
+
+    def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewToken]) -> CreatedToken:
+        """Make a token. Only this answer has its text."""
+        response = self.transport.send("POST", "/tokens", body=fields, key=idempotency_key)
+        return CreatedToken.model_validate_json(response.content)
+
+    def delete(self, id: Id) -> None:
+        """Delete a token. It stops at once."""
+        self.transport.send("DELETE", f"/tokens/{id}")
 
 
 class SSHKeys:

@@ -9,7 +9,7 @@ from typing import Self
 import httpx
 
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
-from vmctl.client.sync.accounts import Account, SSHKeys
+from vmctl.client.sync.accounts import Account, SSHKeys, Tokens
 from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.events import Event, listen
 from vmctl.client.sync.operations import Operations
@@ -47,6 +47,7 @@ class Client:
         self.volumes = Volumes(self.transport)
         self.snapshots = Snapshots(self.transport)
         self.operations = Operations(self.transport)
+        self.tokens = Tokens(self.transport)
         self.ssh_keys = SSHKeys(self.transport)
         self.flavors = Collection(self.transport, "/flavors", Flavor)
         self.images = Collection(self.transport, "/images", Image)

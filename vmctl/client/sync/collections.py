@@ -69,7 +69,6 @@ class Collection(Generic[M]):
 
 def change(
     transport: Transport,
-    method: str,
     path: str,
     model: type[M],
     read: Callable[[M], M],
@@ -78,13 +77,17 @@ def change(
     key: str | None = None,
 ) -> Accepted[M]:
     """Send a change that answers with its resource. `read` reads the resource anew, after the change."""
-    response = transport.send(method, path, body=body, key=key)
-    resource = model.model_validate_json(response.content)
+    response = transport.send("POST", path, body=body, key=key)
+    return accepted(transport, model.model_validate_json(response.content), operation_of(response), read)
+
+
+def accepted(transport: Transport, resource: M, operation_id: UUID | None, read: Callable[[M], M]) -> Accepted[M]:
+    """The change of a resource, which can be waited for."""
 
     def read_again() -> M:
         return read(resource)
 
-    return Accepted(transport, resource, operation_of(response), read_again)
+    return Accepted(transport, resource, operation_id, read_again)
 
 
 def remove(transport: Transport, path: str, *, key: str | None = None) -> Accepted[None]:

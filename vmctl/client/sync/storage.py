@@ -5,7 +5,7 @@
 from typing import Unpack
 
 from vmctl.client.models import Snapshot, Volume
-from vmctl.client.requests import Extension, NewVolume
+from vmctl.client.requests import Extension, NewVolume, SnapshotChanges, VolumeChanges
 from vmctl.client.sync.collections import Collection, Id, change, remove
 from vmctl.client.sync.transport import Transport
 from vmctl.client.sync.waiting import Accepted
@@ -19,12 +19,16 @@ class Volumes(Collection[Volume]):
 
     def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewVolume]) -> Accepted[Volume]:
         """Create a volume; `size_gb` in GiB."""
-        return change(self.transport, "POST", "/volumes", Volume, self._read, body=fields, key=idempotency_key)
+        return change(self.transport, "/volumes", Volume, self._read, body=fields, key=idempotency_key)
+
+    def change(self, id: Id, **fields: Unpack[VolumeChanges]) -> Volume:
+        """Change the name or labels. A label that is None is removed; those that are not named stay."""
+        return Volume.model_validate_json((self.transport.send("PATCH", f"/volumes/{id}", body=fields)).content)
 
     def extend(self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[Extension]) -> Accepted[Volume]:
         """Make a volume larger."""
         path = f"/volumes/{id}/actions/extend"
-        return change(self.transport, "POST", path, Volume, self._read, body=fields, key=idempotency_key)
+        return change(self.transport, path, Volume, self._read, body=fields, key=idempotency_key)
 
     def delete(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
         """Delete a volume that is attached to no VM."""
@@ -39,6 +43,11 @@ class Snapshots(Collection[Snapshot]):
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport, "/snapshots", Snapshot)
+
+    def change(self, id: Id, **fields: Unpack[SnapshotChanges]) -> Snapshot:
+        """Change the name or labels. A label that is None is removed; those that are not named stay."""
+        response = self.transport.send("PATCH", f"/snapshots/{id}", body=fields)
+        return Snapshot.model_validate_json(response.content)
 
     def delete(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
         """Delete a snapshot."""

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
+from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
-from vmctl.client.sync.collections import Collection, Id, change, remove
+from vmctl.client.sync.collections import Collection, Id, accepted, change, remove
 from vmctl.client.sync.transport import Filter, Transport
 from vmctl.client.sync.waiting import Accepted
 
@@ -22,8 +23,16 @@ class VMs(Collection[VM]):
         """Create a VM."""
         return self._change("", fields, idempotency_key)
 
+    def create_all(self, vms: Sequence[NewVM], *, idempotency_key: str | None = None) -> list[Accepted[VM]]:
+        """Create up to a hundred VMs: all of them, or none if one is refused."""
+        response = self.transport.send("POST", "/vms/batch", body={"vms": vms}, key=idempotency_key)
+        return [
+            accepted(self.transport, vm, vm.operation_id, self._read)
+            for vm in NewVMsAnswer.model_validate_json(response.content).items
+        ]
+
     def change(self, id: Id, **fields: Unpack[VMChanges]) -> VM:
-        """Change the name or the labels."""
+        """Change the name or labels. A label that is None is removed; those that are not named stay."""
         response = self.transport.send("PATCH", f"/vms/{id}", body=fields)
         return VM.model_validate_json(response.content)
 
@@ -75,10 +84,10 @@ class VMs(Collection[VM]):
         return self.transport.items(f"/vms/{id}/operations", Operation, filters)
 
     def _change(self, path: str, body: Mapping[str, Any] | None, key: str | None) -> Accepted[VM]:
-        def read(vm: VM) -> VM:
-            return self.get(vm.id)
+        return change(self.transport, f"/vms{path}", VM, self._read, body=body, key=key)
 
-        return change(self.transport, "POST", f"/vms{path}", VM, read, body=body, key=key)
+    def _read(self, vm: VM) -> VM:
+        return self.get(vm.id)
 
     def volumes(self, id: Id) -> Iterator[Attachment]:
         """Yield the volumes that are attached to a VM."""
@@ -93,7 +102,7 @@ class VMs(Collection[VM]):
             return self.transport.get(f"/vms/{id}/volumes/{attachment.volume_id}", Attachment)
 
         path = f"/vms/{id}/volumes"
-        return change(self.transport, "POST", path, Attachment, read, body=fields, key=idempotency_key)
+        return change(self.transport, path, Attachment, read, body=fields, key=idempotency_key)
 
     def detach_volume(self, id: Id, volume_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
         """Detach a volume."""
@@ -112,7 +121,7 @@ class VMs(Collection[VM]):
             return self.transport.get(f"/vms/{id}/interfaces/{interface.id}", Interface)
 
         path = f"/vms/{id}/interfaces"
-        return change(self.transport, "POST", path, Interface, read, body=fields, key=idempotency_key)
+        return change(self.transport, path, Interface, read, body=fields, key=idempotency_key)
 
     def detach_interface(self, id: Id, interface_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
         """Take an interface away."""
@@ -131,7 +140,7 @@ class VMs(Collection[VM]):
             return self.transport.get(f"/vms/{id}/snapshots/{snapshot.id}", Snapshot)
 
         path = f"/vms/{id}/snapshots"
-        return change(self.transport, "POST", path, Snapshot, read, body=fields, key=idempotency_key)
+        return change(self.transport, path, Snapshot, read, body=fields, key=idempotency_key)
 
     def restore(self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
         """Put a VM back to a snapshot."""
