@@ -1,6 +1,6 @@
 """`vmctl token`: tokens for programs."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -23,14 +23,12 @@ def list_tokens(output: Output = Format.TABLE) -> None:
 @app.command()
 def create(
     name: str,
-    scope: Annotated[
-        list[Literal["read", "write"]] | None, typer.Option(help="What it may do; write includes read. Default: read.")
-    ] = None,
+    write: Annotated[bool, typer.Option("--write", help="It may change things; otherwise it may only read.")] = False,
     expires_in_days: Annotated[int | None, typer.Option(help="By default it never expires.", min=1)] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a token. It is shown now and never again."""
-    new: NewToken = {"name": name, "scopes": scope or ["read"]}
+    new: NewToken = {"name": name, "scopes": ["write" if write else "read"]}
     if expires_in_days:
         new["expires_in_days"] = expires_in_days
     print_one(current().client.tokens.create(**new), output)

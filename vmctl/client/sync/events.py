@@ -21,8 +21,9 @@ _MODELS: Mapping[str, type[Resource]] = {"vm": VM, "volume": Volume, "snapshot":
 class Event:
     """A resource has changed. `kind` is `vm`, `volume`, `snapshot`, `operation`, or `reset`.
 
-    `reset` means that earlier changes may have been missed, so read what matters; no later ones. It comes
-    first unless the listening goes on after an earlier event, and later if the service cannot go on. It has no resource.
+    `reset` means that earlier changes may have been missed, so read what matters; later ones are not missed. It comes
+    first unless the listening goes on after an earlier event, and again if the service cannot go on. It has no
+    resource.
     """
 
     kind: str
