@@ -1,6 +1,6 @@
 """Run the commands of docs/vmctl.md and write what they print: `python -m tests.vmctl.transcript`.
 
-It needs `make up` with its defaults, and changes the account `alice` of that service, which must not exist yet.
+It needs `make up`, and an account `alice` that does not exist yet. VMCTL_URL is the service, if it is not on port 8000.
 """
 
 import os
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tests.meta.files import ROOT
+from vmctl.cli.config import DEFAULT_URL
 
 DOCUMENT = ROOT / "docs/vmctl.md"
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -59,7 +60,8 @@ def main() -> None:
     """Write the document anew."""
     with tempfile.TemporaryDirectory() as home:
         outputs = run(DOCUMENT.read_text(), os.environ, Path(home))
-    DOCUMENT.write_text(written(DOCUMENT.read_text(), iter(outputs)))
+    url = os.environ.get("VMCTL_URL", DEFAULT_URL)
+    DOCUMENT.write_text(written(DOCUMENT.read_text(), (output.replace(url, DEFAULT_URL) for output in outputs)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ from vmctl.client import ClientError
 app = typer.Typer(
     help="Virtual machines from the command line.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -88,7 +87,7 @@ _COMMANDS_OF_VMS = (vm_actions, vm_create, vm_watch)  # they have added themselv
 def run() -> None:
     """Run the command, and end with its exit code."""
     try:
-        app()
+        app(prog_name="vmctl")
     except exits.ReportedError as error:
         sys.exit(error.code)
     except ClientError as error:

@@ -1,5 +1,6 @@
 """Names of resources in a shell: what completion offers, and ids of things with names."""
 
+import os
 from collections.abc import Callable, Iterable
 from typing import Annotated
 
@@ -15,8 +16,7 @@ def completion(kind: str) -> Callable[[str], list[str]]:
     """Offer the names that begin with what was typed. Completion must not print errors."""
 
     def offer(incomplete: str) -> list[str]:
-        session.begin(None)
-        client = session.current().client
+        client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
         lists: dict[str, Callable[[], Iterable[object]]] = {
             "vm": client.vms.list,
             "volume": client.volumes.list,

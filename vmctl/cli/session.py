@@ -17,8 +17,9 @@ _PATIENCE = 20.0  # seconds in which an unreachable or busy service is tried aga
 class Session:
     """One run of the command."""
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, *, is_completion: bool = False) -> None:
         self._url = url
+        self._is_completion = is_completion  # the shell waits, and shows what is printed within the line
         self._last_reason = ""
         # What a command returns goes to `out`, and everything else to `err`: a pipe gets the result and nothing else.
         self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
@@ -34,6 +35,8 @@ class Session:
         """A client of the service."""
         token = os.environ.get("VMCTL_TOKEN") or None
         tokens = config.FileTokens(self.url)
+        if self._is_completion:
+            return Client(self.url, token=token, tokens=tokens, patience=0)
         return Client(self.url, token=token, tokens=tokens, patience=_PATIENCE, on_retry=self._say_retry)
 
     def say(self, text: str) -> None:
