@@ -3,7 +3,7 @@
 import fcntl
 import json
 import os
-from contextlib import suppress
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,13 @@ def write(config: dict[str, Any]) -> None:
     """Replace the configuration, so that a reader finds the old one or the new one."""
     file = path()
     file.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-    new = file.with_name(f"{file.name}.{os.getpid()}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
+    descriptor, new = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # nobody else can read it
     try:
         with os.fdopen(descriptor, "w") as opened:
             json.dump(config, opened, indent=2)
-        new.replace(file)
+        Path(new).replace(file)
     except BaseException:
-        with suppress(FileNotFoundError):
-            new.unlink()
+        Path(new).unlink(missing_ok=True)
         raise
 
 

@@ -91,7 +91,7 @@ def run() -> None:
     except exits.ReportedError as error:
         sys.exit(error.code)
     except ClientError as error:
-        sys.stderr.write(f"vmctl: {exits.text_of(error)}\n")
+        sys.stderr.write(session.printable(f"vmctl: {exits.text_of(error)}\n"))
         sys.exit(exits.code_of(error))
     except BrokenPipeError:
         # Whoever read the output has ended. Python must not complain of it when it closes the output.

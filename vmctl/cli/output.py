@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vmctl.cli.session import current
+from vmctl.cli.session import current, printable
 
 Fields = Mapping[str, Any]
 
@@ -109,7 +109,7 @@ def _plain(value: object) -> str:
         return (
             "\n".join(map(_plain, value)) if value and isinstance(value[0], Mapping) else ", ".join(map(_plain, value))
         )
-    return str(value)
+    return printable(str(value))
 
 
 def _print_data(data: object, output: Format) -> None:

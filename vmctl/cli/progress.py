@@ -26,7 +26,9 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
     progress = _Live(names) if session.err.is_terminal else _Lines(session, names)
     try:
         with progress:
-            return session.client.operations.wait(list(names), timeout=timeout, watch=progress.show)
+            return session.client.operations.wait(
+                list(names), timeout=timeout, watch=progress.show, every=progress.every
+            )
     except KeyboardInterrupt:
         running = [str(id) for id in names if id not in progress.ended]
         session.say(f"\nInterrupted. What was asked for goes on. {exits.how_to_go_on(*running)}")
@@ -35,6 +37,8 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
 
 class _Lines:
     """Prints a line for each change, for logs and pipes."""
+
+    every = 10  # seconds: nobody looks on, so a request each second would be wasted
 
     def __init__(self, session: Session, names: Mapping[UUID, str]) -> None:
         self.ended: set[UUID] = set()
@@ -60,6 +64,8 @@ class _Lines:
 
 class _Live:
     """Shows all operations at once, and moves."""
+
+    every = 1
 
     def __init__(self, names: Mapping[UUID, str]) -> None:
         self.ended: set[UUID] = set()

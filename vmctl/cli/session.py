@@ -14,6 +14,11 @@ from vmctl.client import Client
 _PATIENCE = 20.0  # seconds in which an unreachable or busy service is tried again
 
 
+def printable(text: str) -> str:
+    """A text without what steers a terminal. Whoever wrote it, a guest for example, is not the person who reads it."""
+    return "".join(sign for sign in text if sign.isprintable() or sign in "\n\t")
+
+
 class Session:
     """One run of the command."""
 
@@ -41,7 +46,7 @@ class Session:
 
     def say(self, text: str) -> None:
         """Tell the person something that is not the result."""
-        self.err.print(text, markup=False)
+        self.err.print(printable(text), markup=False)
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask before something that cannot be undone, unless the answer was given with --yes."""

@@ -7,7 +7,7 @@ import typer
 from vmctl.cli import names
 from vmctl.cli.changes import Timeout, Wait, conclude, wait_for
 from vmctl.cli.output import Format, Output, print_one
-from vmctl.cli.session import current
+from vmctl.cli.session import current, printable
 from vmctl.cli.vms import app
 
 
@@ -78,10 +78,7 @@ def log(vm: names.VM, lines: Annotated[int | None, typer.Option(help="The last s
     """Print what the console of a VM has shown."""
     session = current()
     shown = session.client.vms.console_log(session.client.vms.find_id(vm), lines=lines).output
-    if session.out.is_terminal:
-        # A guest must not steer the terminal of who reads its log.
-        shown = "".join(sign for sign in shown if sign.isprintable() or sign in "\n\t")
-    typer.echo(shown)
+    typer.echo(printable(shown) if session.out.is_terminal else shown)
 
 
 @app.command()

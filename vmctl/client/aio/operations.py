@@ -17,10 +17,13 @@ class Operations(Collection[Operation]):
         super().__init__(transport, "/operations", Operation)
 
     async def wait(
-        self, ids: Sequence[UUID], *, timeout: float | None = None, watch: Watcher | None = None
+        self, ids: Sequence[UUID], *, timeout: float | None = None, watch: Watcher | None = None, every: int = 1
     ) -> list[Operation]:
-        """Wait until all have ended, and return them in the order of the ids, whether they have succeeded or not."""
-        return await until_ended(self.transport, ids, timeout, watch)
+        """Wait until all have ended, and return them in the order of the ids, whether they have succeeded or not.
+
+        `watch` is called with every operation, each `every` seconds (1 to 60) and at the end.
+        """
+        return await until_ended(self.transport, ids, timeout, watch, every)
 
     async def complete(
         self, accepted: Sequence[Accepted[Any]], *, timeout: float | None = None, watch: Watcher | None = None

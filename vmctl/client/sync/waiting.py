@@ -3,11 +3,11 @@
 """Waits for operations to end."""
 
 from collections.abc import Callable, Sequence
-from time import monotonic, sleep
+from time import monotonic
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from vmctl.client.errors import OperationError, ProblemError, WaitTimeoutError
+from vmctl.client.errors import OperationError, WaitTimeoutError
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sync.transport import Filter, Transport
 
@@ -19,17 +19,21 @@ _MOST_IDS = 100  # of one request
 
 
 def until_ended(
-    transport: Transport, ids: Sequence[UUID], timeout: float | None = None, watch: Watcher | None = None
+    transport: Transport,
+    ids: Sequence[UUID],
+    timeout: float | None = None,
+    watch: Watcher | None = None,
+    every: int = 1,
 ) -> list[Operation]:
     """Wait until all operations have ended, and return them in the order of the ids.
 
-    `watch` is called with every operation about once a second, and at the end.
+    `watch` is called with every operation, each `every` seconds and at the end.
     """
     give_up_at = None if timeout is None else monotonic() + timeout
     ended: dict[UUID, Operation] = {}
     while remaining := [id for id in ids if id not in ended]:
         left = _LONGEST_WAIT if give_up_at is None else give_up_at - monotonic()
-        seconds = max(0, min(1 if watch else _LONGEST_WAIT, int(left + 1)))
+        seconds = max(0, min(every if watch else _LONGEST_WAIT, int(left + 1)))
         for operation in _look(transport, remaining[:_MOST_IDS], seconds):
             if watch:
                 watch(operation)
@@ -41,16 +45,6 @@ def until_ended(
 
 
 def _look(transport: Transport, ids: Sequence[UUID], seconds: int) -> list[Operation]:
-    try:
-        return _hold(transport, ids, seconds)
-    except ProblemError as error:  # a service that cannot wait; this goes as soon as ours can
-        if error.problem.code != "unknown_parameter":
-            raise
-    sleep(0.2)
-    return [transport.get(f"/operations/{id}", Operation) for id in ids]
-
-
-def _hold(transport: Transport, ids: Sequence[UUID], seconds: int) -> list[Operation]:
     """Read the operations, as soon as all have ended or the seconds are over."""
     if len(ids) == 1:
         answer = transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds})
