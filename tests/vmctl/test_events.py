@@ -7,7 +7,7 @@ from itertools import islice
 import httpx
 import pytest
 
-from tests.vmctl.doubles import Service, operation, problem, tokens
+from tests.vmctl.doubles import Service, answer, operation, problem, tokens
 from vmctl.client import ProblemError, retries
 from vmctl.client.models import Operation
 from vmctl.client.tokens import MemoryTokens
@@ -81,7 +81,7 @@ def test_a_sign_of_life_moves_the_place_from_which_to_go_on() -> None:
 def test_an_expired_token_is_renewed() -> None:
     store = MemoryTokens()
     store.write(tokens("1"))
-    renewed = httpx.Response(200, text=tokens("2").model_dump_json())
+    renewed = answer(tokens("2").model_dump())
     service = Service([problem("invalid_token", 401), renewed, stream(*sent("1"))])
     assert list(islice(service.client(tokens=store).events(), 1))
     assert service.requests[-1].headers["Authorization"] == "Bearer access-2"

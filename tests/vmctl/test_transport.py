@@ -100,6 +100,20 @@ def test_an_answer_of_something_else_is_an_error_in_words() -> None:
         service.client().account.me()
 
 
+def test_a_page_of_something_else_is_no_answer() -> None:
+    service = Service([httpx.Response(200, html="<p>Welcome to our hotel</p>")])
+    with pytest.raises(UnreachableError, match="not as this service does"):
+        service.client().account.me()
+
+
+@pytest.mark.parametrize("id", ["../tokens/1", "..", "1?for=all", "1#x", "1/../2", ""])
+def test_an_id_cannot_lead_to_another_path(id: str) -> None:
+    service = Service([])
+    with pytest.raises(ValueError, match="no path of the service"):
+        service.client().vms.get(id)
+    assert service.requests == []
+
+
 def kept(name: str) -> MemoryTokens:
     """A store with the tokens of a login."""
     store = MemoryTokens()

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.vmctl.doubles import Service, answer, operation
-from vmctl.client import OperationError, WaitTimeoutError
+from vmctl.client import NotFoundError, OperationError, WaitTimeoutError
 from vmctl.client.models import Operation, OperationStatus
 
 RUNNING = OperationStatus.RUNNING
@@ -32,6 +32,13 @@ def test_many_operations_are_waited_for_together() -> None:
     service = Service(handle)
     assert [ended.id for ended in service.client().operations.wait(ids)] == ids
     assert [len(request.url.params["id"].split(",")) for request in service.requests] == [100, 50]
+
+
+def test_an_operation_that_does_not_exist_is_not_waited_for_for_ever() -> None:
+    known, unknown = operation(), uuid4()
+    service = Service([answer({"items": [known], "next_cursor": None})])
+    with pytest.raises(NotFoundError, match=str(unknown)):
+        service.client().operations.wait([UUID(known["id"]), unknown])
 
 
 def test_an_operation_that_goes_on_is_waited_for_again() -> None:

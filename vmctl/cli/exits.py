@@ -30,8 +30,8 @@ def code_of(error: ClientError) -> int:
     if isinstance(error, NotFoundError):
         return NOT_FOUND
     if isinstance(error, ProblemError):
-        by_status = {HTTPStatus.UNAUTHORIZED: NOT_LOGGED_IN, HTTPStatus.NOT_FOUND: NOT_FOUND}
-        return by_status.get(HTTPStatus(error.problem.status), REFUSED)
+        by_status: dict[int, int] = {HTTPStatus.UNAUTHORIZED: NOT_LOGGED_IN, HTTPStatus.NOT_FOUND: NOT_FOUND}
+        return by_status.get(error.problem.status, REFUSED)
     return REFUSED
 
 

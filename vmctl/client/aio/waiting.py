@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from vmctl.client.aio.transport import Filter, Transport
-from vmctl.client.errors import OperationError, WaitTimeoutError
+from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError
 from vmctl.client.models import Operation, OperationStatus
 
 T = TypeVar("T")
@@ -49,7 +49,10 @@ async def _look(transport: Transport, ids: Sequence[UUID], seconds: int) -> list
         return [Operation.model_validate_json(answer.content)]
     wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds, "page_size": _MOST_IDS}
     answer = await transport.send("GET", "/operations", filters=wanted)
-    return [Operation.model_validate(item) for item in answer.json()["items"]]
+    found = [Operation.model_validate(item) for item in answer.json()["items"]]
+    if missing := set(ids) - {operation.id for operation in found}:
+        raise NotFoundError(f"There is no operation {', '.join(map(str, missing))}.")
+    return found
 
 
 def check(operation: Operation) -> Operation:

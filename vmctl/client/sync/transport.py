@@ -3,6 +3,7 @@
 """Sends requests: again where that is safe, with a fresh token where the old one has expired."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from vmctl.client.errors import UnreachableError, error_of
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
+_PATH = re.compile(r"(?:/[\w~%-][\w.~%-]*)+")
 OPENED = "opened"  # the service has no event of this name
 M = TypeVar("M", bound=BaseModel)
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
@@ -79,6 +81,8 @@ class Transport:
         `key` is the Idempotency-Key of a change; without it each call gets a new one. All attempts have the same key,
         so the change is made once.
         """
+        if not _PATH.fullmatch(path):
+            raise ValueError(f"{path} is no path of the service")  # an id that was made up could lead anywhere
         filters = filters or {}
         request = {
             "params": _parameters(filters),
@@ -93,6 +97,8 @@ class Transport:
             response = self._send_patiently(method, path, request, token)
         if not response.is_success:
             raise error_of(response)
+        if response.content and "json" not in response.headers.get("Content-Type", ""):
+            raise UnreachableError(f"{response.request.url} answered, but not as this service does")
         return response
 
     def events(self, path: str, last_event_id: str | None) -> Iterator[ServerSentEvent]:
@@ -125,7 +131,10 @@ class Transport:
     def _renew(self, stale: str) -> str:
         """Return an access token that is newer than the stale one. Others may have renewed it in the meantime."""
         with self._renewing:
+            give_up_at = monotonic() + self._patience
             while not self.tokens.try_lock():
+                if monotonic() > give_up_at:
+                    raise UnreachableError("Another program has been renewing this login for too long. Try again.")
                 sleep(0.05)
             try:
                 kept = self.tokens.read()
