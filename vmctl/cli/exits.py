@@ -44,6 +44,8 @@ def text_of(error: ClientError) -> str:
         lines.append(f"More about it: vmctl op show {error.operation.id}")
     if isinstance(error, ProblemError):
         problem = error.problem
+        if problem.operation_id:
+            lines.append(f"It has to wait for an operation: vmctl op wait {problem.operation_id}")
         if problem.status == HTTPStatus.UNAUTHORIZED and problem.code != "invalid_credentials":
             lines.append("Log in with `vmctl login`, or set VMCTL_TOKEN.")
         lines.append(f"({problem.code}, request {problem.request_id})")

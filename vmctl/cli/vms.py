@@ -16,19 +16,15 @@ app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 Labels = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; several times for several.")]
 
 
-def _flavor(vm: Fields) -> object:
-    return (vm.get("flavor") or {}).get("name") or vm["flavor_id"]
-
-
 def _addresses(vm: Fields) -> object:
-    return [address["ip_address"] for address in vm.get("addresses") or []]
+    return [address["ip_address"] for address in vm["addresses"]]
 
 
 COLUMNS = [
     field("name"),
     field("status"),
     field("task_state", title="TASK"),
-    Column("FLAVOR", _flavor),
+    Column("FLAVOR", lambda vm: vm["flavor"]["name"]),
     Column("ADDRESSES", _addresses),
     AGE,
     field("labels", is_wide=True),

@@ -36,6 +36,30 @@ class ActionName(Word):
     RESET_STATE = "reset-state"
 
 
+class Address(Answer):
+    """
+    An address of a VM in a network; the addresses are null until the cloud has chosen them.
+    """
+
+    network_id: UUID
+    network: str
+    """
+    The network's name.
+    """
+
+    ip_address: str | None
+    mac_address: str | None
+
+
+class AttachedVolume(Answer):
+    """
+    A volume of a VM; `device` is null until the cloud has chosen it.
+    """
+
+    volume_id: UUID
+    device: str | None
+
+
 class AttachmentStatus(Word):
     """
     The state of an attachment or an interface. The end of a detach deletes its row.
@@ -268,7 +292,7 @@ class OperationStatus(Word):
 
 class ProblemCode(Word):
     """
-    What went wrong, for programs. Later versions may add codes.
+    What went wrong, for programs. Later versions may add codes. The page at `type` explains each.
     """
 
     MALFORMED_BODY = "malformed_body"
@@ -276,14 +300,17 @@ class ProblemCode(Word):
     UNAUTHENTICATED = "unauthenticated"
     INVALID_TOKEN = "invalid_token"
     INVALID_CREDENTIALS = "invalid_credentials"
+    PREFLIGHT_REFUSED = "preflight_refused"
     ADMIN_ONLY = "admin_only"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     LOGIN_REQUIRED = "login_required"
-    PREFLIGHT_REFUSED = "preflight_refused"
     QUOTA_EXCEEDED = "quota_exceeded"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
+    USERNAME_TAKEN = "username_taken"
+    EMAIL_TAKEN = "email_taken"
+    IDEMPOTENCY_KEY_IN_FLIGHT = "idempotency_key_in_flight"
     INVALID_TRANSITION = "invalid_transition"
     ATTACHMENT_IN_PROGRESS = "attachment_in_progress"
     NO_FREE_ADDRESS = "no_free_address"
@@ -297,9 +324,7 @@ class ProblemCode(Word):
     NOT_RETRYABLE = "not_retryable"
     NAME_TAKEN = "name_taken"
     NOT_ADOPTABLE = "not_adoptable"
-    USERNAME_TAKEN = "username_taken"
-    EMAIL_TAKEN = "email_taken"
-    IDEMPOTENCY_KEY_IN_FLIGHT = "idempotency_key_in_flight"
+    PRECONDITION_FAILED = "precondition_failed"
     BODY_TOO_LARGE = "body_too_large"
     QUERY_TOO_LONG = "query_too_long"
     URI_TOO_LONG = "uri_too_long"
@@ -307,6 +332,9 @@ class ProblemCode(Word):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     UNKNOWN_PARAMETER = "unknown_parameter"
     VALIDATION_FAILED = "validation_failed"
+    INVALID_CURSOR = "invalid_cursor"
+    PAGE_TOO_DEEP = "page_too_deep"
+    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     UNKNOWN_REFERENCE = "unknown_reference"
     AMBIGUOUS_NAME = "ambiguous_name"
     SAME_FLAVOR = "same_flavor"
@@ -315,10 +343,8 @@ class ProblemCode(Word):
     USER_DATA_TOO_LARGE = "user_data_too_large"
     VOLUME_TOO_SMALL = "volume_too_small"
     NOT_BOOTABLE = "not_bootable"
-    INVALID_CURSOR = "invalid_cursor"
-    PAGE_TOO_DEEP = "page_too_deep"
-    IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     TOO_MANY_REQUESTS = "too_many_requests"
+    TOO_MANY_WAITING = "too_many_waiting"
     TOO_MANY_FAILED_LOGINS = "too_many_failed_logins"
     HEAD_TOO_LARGE = "head_too_large"
     INTERNAL_ERROR = "internal_error"
@@ -371,6 +397,18 @@ class SecurityGroup(Answer):
     name: str
     description: str
     is_available: bool
+
+
+class Size(Answer):
+    """
+    The flavor of a VM: `ram_mb` in MiB, `disk_gb` in GiB.
+    """
+
+    id: UUID
+    name: str
+    vcpus: int
+    ram_mb: int
+    disk_gb: int
 
 
 class SnapshotStatus(Word):
@@ -465,6 +503,8 @@ class VM(Answer):
     """
     A virtual machine; `task_state` is the step that its operation is in, null if the VM is idle.
 
+    `previous_flavor_id` is set in VERIFY_RESIZE: a revert of the resize brings that flavor back.
+
     `snapshot_id` or `boot_volume_id` is set if it was built from a snapshot, or boots from a volume. `image_id` is then
     the image from which that was made. `availability_zone` is null until the cloud has chosen it, if its request did
     not. `security_groups` are those that its request asked for, by name; null means the cloud's default group.
@@ -475,7 +515,11 @@ class VM(Answer):
     status: Status
     task_state: TaskState | None
     flavor_id: UUID
+    flavor: Size
+    previous_flavor_id: UUID | None
     image_id: UUID
+    addresses: list[Address]
+    volumes: list[AttachedVolume]
     labels: dict[str, str]
     fault: Fault | None
     operation_id: UUID
@@ -499,6 +543,14 @@ class VMs(Answer):
     """
 
     items: list[VM]
+
+
+class Validity(Answer):
+    """
+    The answer to a request with `validate_only=true` that would be accepted.
+    """
+
+    valid: bool = True
 
 
 class VolumeStatus(Word):
@@ -594,7 +646,8 @@ class Operation(Answer):
     """
     A request to do something with a resource: who made it, its progress, and why it failed.
 
-    A reset-state has no workflow: its `workflow_id` is empty and its `temporal_url` null.
+    `parameters` is what was requested, by names and ids: of a resize, the new flavor and the one before. A reset-state
+    has no workflow: its `workflow_id` is empty and its `temporal_url` null.
     """
 
     id: UUID
@@ -603,6 +656,7 @@ class Operation(Answer):
     resource_type: Kind
     resource_id: UUID
     vm_id: UUID | None
+    parameters: dict[str, Any]
     step: TaskState | None
     progress: int
     attempt: int
@@ -623,10 +677,14 @@ class Operation(Answer):
 
 class Problem(Answer):
     """
-    An error (RFC 9457). Most problems lack the last five members.
+    An error (RFC 9457). Most problems lack the last six members.
     """
 
     type: str
+    """
+    The path of a page about this kind of problem.
+    """
+
     title: str
     status: int
     detail: str
@@ -637,6 +695,11 @@ class Problem(Answer):
     current_status: Status | SnapshotStatus | VolumeStatus | AttachmentStatus | None = None
     task_state: TaskState | None = None
     allowed_actions: list[ActionName] = []
+    operation_id: UUID | None = None
+    """
+    The operation that the request has to wait for.
+    """
+
     checks: dict[str, Check] = Field({}, validate_default=True)
 
 
