@@ -103,6 +103,8 @@ def _plain(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping) and {"id", "name"} <= value.keys():
+        return printable(value["name"])
     if isinstance(value, Mapping):
         return ", ".join(f"{name}={_plain(part)}" for name, part in value.items())
     if isinstance(value, list):
