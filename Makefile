@@ -5,11 +5,11 @@ PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # A `$` in NAME=value on our command line is a part of the value, as for any other program.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
-SOURCES := api workflows activities domain worker.py local.py migrations tests bench
+SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
 .PHONY: up test test-openstack coverage races soak faults clients fuzz mutants check format lock compose-upgrade clean
 
-up: .venv/local $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
+up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
 
 test: check  ## Check, then run every test
@@ -72,7 +72,12 @@ INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version
 .venv/openstack: requirements-openstack.txt .venv/local
 	@$(INSTALL)
 
-.venv/dev: requirements-dev.txt .venv/local
+# The command `vmctl`. It is the code of this checkout, not a copy.
+.venv/vmctl: pyproject.toml .venv/local
+	@$(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
+		--editable . && touch $@'
+
+.venv/dev: requirements-dev.txt .venv/vmctl
 	@$(INSTALL)
 
 # Versions in the lock files are kept; make lock LOCK_FLAGS=--upgrade renews them.
@@ -84,8 +89,8 @@ COMPILE = "$$venv/bin/uv" --quiet pip compile pyproject.toml --universal --pytho
 lock:  ## Write the lock files anew
 	@venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && \
 	$(PYTHON) -m venv "$$venv" && "$$venv/bin/python" -m pip install -qq --disable-pip-version-check uv && \
-	$(COMPILE) --extra local --extra openstack --extra dev --output-file requirements-dev.txt && \
-	$(COMPILE) --extra local --constraint requirements-dev.txt --output-file requirements-local.txt && \
+	$(COMPILE) --extra local --extra vmctl --extra openstack --extra dev --output-file requirements-dev.txt && \
+	$(COMPILE) --extra local --extra vmctl --constraint requirements-dev.txt --output-file requirements-local.txt && \
 	$(COMPILE) --extra openstack --constraint requirements-dev.txt --output-file requirements-openstack.txt && \
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt

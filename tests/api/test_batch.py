@@ -22,6 +22,8 @@ from tests.support.ssh_keys import new_key
 
 TINY = str(FLAVOR_IDS["m1.tiny"])
 
+NO_ID = str(UUID(int=4 << 76))  # of nothing; always the same, because it is part of the names of tests
+
 
 def batch(*vms: dict[str, Any]) -> dict[str, Any]:
     """The body for these VMs; each gets a name and a flavor if it has none."""
@@ -119,9 +121,9 @@ async def test_an_error_points_at_its_vm_and_nothing_is_made(ada: Person, engine
         ({"security_groups": ["web", "none"]}, "unknown_reference", "security_groups/1"),
         ({"availability_zone": "none"}, "unknown_reference", "availability_zone"),
         ({"ssh_keys": ["none"]}, "unknown_reference", "ssh_keys/0"),
-        ({"snapshot_id": unknown_id()}, "unknown_reference", "snapshot_id"),
-        ({"boot_volume": {"volume_id": unknown_id()}}, "unknown_reference", "boot_volume/volume_id"),
-        ({"volumes": [{"volume_id": unknown_id()}]}, "unknown_reference", "volumes/0/volume_id"),
+        ({"snapshot_id": NO_ID}, "unknown_reference", "snapshot_id"),
+        ({"boot_volume": {"volume_id": NO_ID}}, "unknown_reference", "boot_volume/volume_id"),
+        ({"volumes": [{"volume_id": NO_ID}]}, "unknown_reference", "volumes/0/volume_id"),
         ({"user_data": "x" * 49_150}, "user_data_too_large", "user_data"),
         ({"interfaces": [{"network": "edge", "ip_address": "10.2.0.1"}]}, "invalid_address", "interfaces/0/ip_address"),
         ({"networks": ["edge", EDGE]}, "validation_failed", "networks/1"),

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PYTHON = ("api", "workflows", "activities", "domain", "migrations", "bench", "tests", "worker.py", "local.py")
+PYTHON = ("api", "workflows", "activities", "domain", "migrations", "vmctl", "bench", "tests", "worker.py", "local.py")
 UNFINISHED = re.compile(r"\b(?:TOD[O]|FIXM[E]|X{3})\b")
 IGNORED = {".git"} | {line.strip("/") for line in (ROOT / ".gitignore").read_text().split() if "*" not in line}
 
@@ -36,6 +36,11 @@ def repo_path(path: Path) -> str:
 def python_files() -> list[Path]:
     """All Python modules, tests included."""
     return [path for path in all_files() if path.suffix == ".py" and repo_path(path).split("/")[0] in PYTHON]
+
+
+def is_generated(path: Path) -> bool:
+    """Whether a program writes the file, whose length is nobody's choice."""
+    return path.read_text().startswith("# Generated ")
 
 
 def parsed(path: Path) -> ast.Module:

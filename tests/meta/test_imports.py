@@ -46,6 +46,7 @@ def test_the_rules_load_no_framework() -> None:
     [
         ("api", {"workflows", "activities", "worker", "local", "tests"}),
         ("activities", {"workflows", "api", "worker", "local", "fastapi", "tests"}),
+        ("vmctl", {"api", "workflows", "activities", "domain", "migrations", "fastapi", "sqlalchemy", "tests"}),
         ("domain", {"workflows", "activities", "api", "worker", "local", "fastapi", "tests"}),
     ],
 )

@@ -1,0 +1,1 @@
+"""Tests of the client package and of the command."""

@@ -1,0 +1,79 @@
+"""A real stack, and the command with a configuration of its own."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from domain.settings import Settings
+from tests.integration.conftest import cloud, stack
+from tests.meta.files import ROOT
+from tests.support.stack import Stack
+
+__all__ = ["Command", "Settings", "cloud", "stack"]
+PASSWORD = "Correct-Horse-1"
+
+
+@dataclass
+class Command:
+    """Runs the command as a user in a shell does."""
+
+    environment: dict[str, str]
+
+    def run(self, *arguments: str, code: int = 0, input: str = "") -> subprocess.CompletedProcess[str]:
+        """Run it, and expect an exit code."""
+        done = subprocess.run(
+            ["vmctl", *arguments],
+            env=self.environment,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        """The result as data. It is all that the command may write to its output."""
+        return json.loads(self.run(*arguments, "-o", "json").stdout)
+
+    def names(self, *arguments: str) -> list[str]:
+        """The names of a list."""
+        return sorted(item["name"] for item in self.json(*arguments))
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the program `vmctl` of this checkout; .venv/bin may have that of another one."""
+    folder = tmp_path_factory.mktemp("bin")
+    program = folder / "vmctl"
+    program.write_text(
+        f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m vmctl "$@"\n'
+    )
+    program.chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def stranger(stack: Stack, programs: Path, tmp_path: Path) -> Command:
+    """The command of somebody who has not logged in."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VMCTL_")}
+    environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), "HOME": str(tmp_path), "VMCTL_URL": stack.url}
+    return Command(environment | {"PATH": f"{programs}:{os.environ['PATH']}", "TERM": "xterm-256color"})
+
+
+@pytest.fixture
+def vmctl(stranger: Command) -> Command:
+    """The command of a new user, who has logged in."""
+    name = f"user-{uuid4().hex[:12]}"
+    account = ("-u", name, "--email", f"{name}@example.com", "--password-stdin")
+    stranger.run("register", *account, input=f"{PASSWORD}\n")
+    return stranger

@@ -1,0 +1,85 @@
+"""A service that answers what a test wants, and notes what it was asked."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from vmctl.client import Client
+from vmctl.client.models import Operation, OperationStatus, TokenPair
+
+URL = "http://service.example"
+NOW = "2026-11-27T12:00:00Z"
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+class Service:
+    """Answers with a function, or with one answer after the other; an exception is raised instead of an answer."""
+
+    def __init__(self, answers: Handler | Iterable[httpx.Response | Exception]) -> None:
+        self._handler = answers if callable(answers) else None
+        self._answers = iter(()) if callable(answers) else iter(answers)
+        self.requests: list[httpx.Request] = []
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        """Answer a request."""
+        self.requests.append(request)
+        if self._handler:
+            return self._handler(request)
+        answer = next(self._answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def client(self, **options: Any) -> Client:
+        """A client of this service."""
+        return Client(URL, transport=httpx.MockTransport(self), **options)
+
+    def keys(self) -> list[str | None]:
+        """The Idempotency-Key of each request."""
+        return [request.headers.get("Idempotency-Key") for request in self.requests]
+
+
+def answer(body: object, status: int = 200, **headers: str) -> httpx.Response:
+    """An answer with a JSON body; `Retry_After` is the header Retry-After."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.Response(status, text=json.dumps(body), headers={"Content-Type": "application/json", **named})
+
+
+def problem(code: str, status: int, **headers: str) -> httpx.Response:
+    """The answer to a request that is refused."""
+    body: dict[str, object] = {
+        "type": f"/problems#{code}",
+        "title": code,
+        "status": status,
+        "detail": f"It is {code}.",
+        "code": code,
+    }
+    return answer(body | {"instance": "/", "request_id": "r-1"}, status, **headers)
+
+
+def operation(status: OperationStatus = OperationStatus.SUCCEEDED, **fields: object) -> dict[str, Any]:
+    """The body of an operation."""
+    ended = None if status in {OperationStatus.QUEUED, OperationStatus.RUNNING} else NOW
+    body = dict.fromkeys(Operation.model_fields)
+    known: dict[str, Any] = {
+        "id": str(uuid4()),
+        "action": "create",
+        "status": status,
+        "resource_type": "vm",
+        "actor": "ada",
+    }
+    known |= {"resource_id": str(uuid4()), "progress": 0, "attempt": 1, "request_id": "r-1", "workflow_id": "w-1"}
+    return body | known | {"created_at": NOW, "finished_at": ended} | fields
+
+
+def user() -> dict[str, Any]:
+    """The body of a profile."""
+    return {"id": str(uuid4()), "username": "ada", "email": "ada@example.com", "created_at": NOW, "role": "user"}
+
+
+def tokens(name: str) -> TokenPair:
+    """The tokens of a login."""
+    return TokenPair(access_token=f"access-{name}", refresh_token=f"refresh-{name}", token_type="bearer", expires_in=60)

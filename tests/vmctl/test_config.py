@@ -1,0 +1,77 @@
+"""The file with the logins."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.vmctl.doubles import tokens
+from vmctl.cli import config
+from vmctl.cli.config import ConfigError, FileTokens
+
+HERE, THERE = "http://127.0.0.1:8000", "https://vm.example"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of this test's configuration."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path / "vmctl"
+
+
+def test_the_file_is_its_owners_alone_whatever_the_umask(folder: Path) -> None:
+    before = os.umask(0)
+    try:
+        FileTokens(HERE).write(tokens("1"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((folder / "config.json").stat().st_mode) == 0o600
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
+def test_a_file_that_others_can_read_is_refused(folder: Path) -> None:
+    FileTokens(HERE).write(tokens("1"))
+    (folder / "config.json").chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        FileTokens(HERE).read()
+
+
+def test_a_damaged_file_is_an_error_in_words(folder: Path) -> None:
+    FileTokens(HERE).write(tokens("1"))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="log in again"):
+        config.read()
+
+
+def test_the_tokens_of_one_service_are_not_those_of_another() -> None:
+    FileTokens(HERE).write(tokens("1"))
+    assert FileTokens(THERE).read() is None
+    FileTokens(THERE).write(tokens("2"))
+    assert FileTokens(HERE).read() == tokens("1")
+
+
+def test_a_logout_forgets_one_login() -> None:
+    FileTokens(HERE).write(tokens("1"))
+    FileTokens(THERE).write(tokens("2"))
+    config.change(HERE, None)
+    assert (FileTokens(HERE).read(), FileTokens(THERE).read()) == (None, tokens("2"))
+
+
+def test_one_command_at_a_time_renews_tokens() -> None:
+    first, second = FileTokens(HERE), FileTokens(HERE)
+    assert first.try_lock()
+    assert not second.try_lock()
+    first.unlock()
+    assert second.try_lock()
+    second.unlock()
+
+
+def test_a_write_that_fails_leaves_the_old_file(folder: Path) -> None:
+    FileTokens(HERE).write(tokens("1"))
+    with pytest.raises(TypeError):
+        config.write({"url": object()})
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert json.loads((folder / "config.json").read_text())["logins"]

@@ -1,0 +1,93 @@
+"""Listening to server-sent events."""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+import httpx
+import pytest
+
+from tests.vmctl.doubles import Service, answer, operation, problem, tokens
+from vmctl.client import ProblemError, retries
+from vmctl.client.models import Operation
+from vmctl.client.tokens import MemoryTokens
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client connect again at once."""
+    monkeypatch.setattr(retries, "delays", lambda: iter(lambda: 0.0, None))
+
+
+def stream(*lines: str, breaks: bool = False) -> httpx.Response:
+    """A stream of these lines, which then ends, or breaks."""
+
+    def chunks() -> Iterator[bytes]:
+        for line in lines:
+            yield f"{line}\n".encode()
+        if breaks:
+            raise httpx.ReadError("reset")
+
+    return httpx.Response(200, content=chunks(), headers={"Content-Type": "text/event-stream"})
+
+
+def sent(id: str, kind: str = "operation") -> tuple[str, ...]:
+    """The lines of an event."""
+    return (f"id: {id}", f"event: {kind}", f"data: {json.dumps(operation(progress=int(id)))}", "")
+
+
+def test_events_are_resources() -> None:
+    service = Service([stream(": 15 s", "", *sent("1"), *sent("2"))])
+    reset, first, second = islice(service.client().events(), 3)
+    assert (reset.kind, reset.resource) == ("reset", None)
+    assert isinstance(first.resource, Operation)
+    assert isinstance(second.resource, Operation)
+    assert [first.resource.progress, second.resource.progress] == [1, 2]
+    assert (first.kind, first.id) == ("operation", "1")
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_a_connection_that_ends_is_made_again_after_the_last_event(breaks: bool) -> None:  # noqa: FBT001
+    service = Service([stream(*sent("7"), breaks=breaks), stream(*sent("8"))])
+    events = list(islice(service.client().events(vm_id="v"), 3))
+    assert [event.id for event in events] == ["", "7", "8"]
+    assert [request.headers.get("Last-Event-ID") for request in service.requests] == [None, "7"]
+    assert service.requests[0].url.path == "/api/v1/vms/v/events"
+
+
+def test_a_reset_says_that_events_may_be_missing() -> None:
+    service = Service([stream("event: reset", "id: 9", "data: {}", "")])
+    [event] = islice(service.client().events(last_event_id="1"), 1)
+    assert (event.kind, event.resource) == ("reset", None)
+    assert service.requests[0].headers["Last-Event-ID"] == "1"
+
+
+def test_events_of_a_kind_that_is_not_known_are_passed_over() -> None:
+    service = Service([stream(*sent("1", "moon"), *sent("2"))])
+    assert [event.id for event in islice(service.client().events(), 2)] == ["", "2"]
+
+
+def test_a_connection_that_breaks_before_its_first_event_is_a_reset() -> None:
+    service = Service([stream(breaks=True), problem("overloaded", 503), stream(*sent("1"))])
+    assert [event.kind for event in islice(service.client().events(), 3)] == ["reset", "reset", "operation"]
+
+
+def test_a_sign_of_life_moves_the_place_from_which_to_go_on() -> None:
+    service = Service([stream("retry: 1000", "", ": still here", "id: 4", ""), stream(*sent("5"))])
+    assert [event.id for event in islice(service.client().events(), 2)] == ["", "5"]
+    assert service.requests[1].headers["Last-Event-ID"] == "4"
+
+
+def test_an_expired_token_is_renewed() -> None:
+    store = MemoryTokens()
+    store.write(tokens("1"))
+    renewed = answer(tokens("2").model_dump())
+    service = Service([problem("invalid_token", 401), renewed, stream(*sent("1"))])
+    assert list(islice(service.client(tokens=store).events(), 1))
+    assert service.requests[-1].headers["Authorization"] == "Bearer access-2"
+
+
+def test_a_refusal_ends_the_listening() -> None:
+    service = Service([problem("not_found", 404)])
+    with pytest.raises(ProblemError):
+        next(iter(service.client().events(vm_id="v")))

@@ -1,0 +1,6 @@
+"""`python -m vmctl`."""
+
+from vmctl.cli.main import run
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,107 @@
+"""`vmctl login`, `logout`, `register`, `whoami` and `ssh-key`."""
+
+import ipaddress
+import sys
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+import typer
+
+from vmctl.cli import config, names
+from vmctl.cli.changes import Yes
+from vmctl.cli.output import AGE, Format, Output, field, print_list, print_one
+from vmctl.cli.session import Session, current
+from vmctl.cli.vm_create import read_public_key
+from vmctl.client import ProblemError
+
+keys = typer.Typer(help="Public SSH keys, for logins in new VMs.", no_args_is_help=True)
+Username = Annotated[str, typer.Option("--username", "-u", prompt=True, help="Your username.")]
+FromStdin = Annotated[bool, typer.Option("--password-stdin", help="Read the password from the standard input.")]
+
+
+def login(username: Username, password_stdin: FromStdin = False) -> None:
+    """Log in. Later commands use this login, and this service."""
+    session = current()
+    _warn_of_plain_http(session)
+    session.client.account.log_in(username, _password(password_stdin))
+    _keep(session, username)
+    session.say(f"Logged in to {session.url} as {username}.")
+
+
+def register(
+    username: Username,
+    email: Annotated[str, typer.Option(prompt=True, help="Your e-mail address.")],
+    password_stdin: FromStdin = False,
+) -> None:
+    """Make an account, and log in."""
+    session = current()
+    _warn_of_plain_http(session)
+    password = _password(password_stdin, confirm=True)
+    session.client.account.register(username=username, email=email, password=password)
+    session.client.account.log_in(username, password)
+    _keep(session, username)
+    session.say(f"Logged in to {session.url} as {username}.")
+
+
+def logout() -> None:
+    """End the login."""
+    session = current()
+    try:
+        session.client.account.log_out()
+    except ProblemError as error:
+        session.say(f"The service knew no such login: {error}")
+    config.change(session.url, None)
+
+
+def whoami(output: Output = Format.TABLE) -> None:
+    """Show your account."""
+    print_one(current().client.account.me(), output)
+
+
+def _keep(session: Session, username: str) -> None:
+    tokens = session.client.transport.tokens.read()
+    if tokens:
+        kept = {"username": username, "tokens": tokens.model_dump(mode="json")}
+        config.change(session.url, kept, current=True)
+
+
+def _password(from_stdin: bool, *, confirm: bool = False) -> str:  # noqa: FBT001
+    if from_stdin:
+        return sys.stdin.readline().rstrip("\n")
+    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True))
+
+
+def _warn_of_plain_http(session: Session) -> None:
+    parts = urlsplit(session.url)
+    host = parts.hostname or ""
+    try:
+        is_local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_local = host == "localhost"
+    if parts.scheme == "http" and not is_local:
+        session.say(f"Warning: {session.url} is not encrypted. Others on the way can read your password.")
+
+
+@keys.command("list")
+def list_keys(output: Output = Format.TABLE) -> None:
+    """List your keys."""
+    columns = [field("name"), field("type"), field("fingerprint"), AGE, field("public_key", is_wide=True)]
+    print_list(current().client.ssh_keys.list(), columns, output)
+
+
+@keys.command("add")
+def add_key(
+    name: str,
+    file: Annotated[Path, typer.Argument(help="File of the public key.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Keep a public key."""
+    print_one(current().client.ssh_keys.add(name=name, public_key=read_public_key(file)), output)
+
+
+@keys.command("delete")
+def delete_key(key: names.KeyName, yes: Yes = False) -> None:
+    """Forget a key. VMs that were created with it keep it."""
+    current().confirm(f"Forget the key {key}?", yes=yes)
+    current().client.ssh_keys.delete(key)

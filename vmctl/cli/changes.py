@@ -1,0 +1,98 @@
+"""What commands that change something have in common: to wait for it or not, and what they print."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+from pydantic import BaseModel
+
+from vmctl.cli import exits
+from vmctl.cli.output import Column, Format, print_list, print_one
+from vmctl.cli.progress import follow
+from vmctl.cli.session import current
+from vmctl.client import ClientError, OperationError
+from vmctl.client.models import Operation, OperationStatus
+from vmctl.client.sync.waiting import Accepted, check
+
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", "-w", help="Wait until it is done, and show how far it is.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most.", min=0)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def conclude(accepted: Accepted[T], name: str, output: Format, *, wait: bool, timeout: float | None = None) -> T:
+    """Print the resource of an accepted change: as it is now, or after the change is made."""
+    resource = accepted.resource
+    if wait:
+        wait_for(accepted, name, timeout)
+        resource = accepted.read()
+    print_one(resource, output)
+    if not wait and accepted.operation_id:
+        _say_how_to_wait(accepted.operation_id)
+    return resource
+
+
+def conclude_all(
+    accepted: Sequence[Accepted[T]], columns: Sequence[Column], output: Format, *, wait: bool, timeout: float | None
+) -> None:
+    """The same for several changes that were accepted together."""
+    resources = [each.resource for each in accepted]
+    names = {each.operation_id: str(getattr(each.resource, "name", "")) for each in accepted if each.operation_id}
+    failures: list[ClientError] = []
+    if wait:
+        failures = report(follow(current(), names, timeout))
+        resources = [each.read() for each in accepted]
+    print_list(resources, columns, output)
+    if not wait:
+        _say_how_to_wait(*names)
+    if failures:
+        raise exits.ReportedError(max(map(exits.code_of, failures)))
+
+
+def wait_for(accepted: Accepted[Any], name: str, timeout: float | None) -> None:
+    """Wait until a change is made, and show how far it is."""
+    if accepted.operation_id:
+        [operation] = follow(current(), {accepted.operation_id: name}, timeout)
+        check(operation)
+
+
+def each(names: Mapping[UUID, str], ask: Callable[[UUID], Accepted[None]], wait: bool, timeout: float | None) -> None:  # noqa: FBT001
+    """Ask for the same change of several resources, and go on if one is refused. Fails in the end if any has failed."""
+    session = current()
+    failures: list[ClientError] = []
+    followed: dict[UUID, str] = {}
+    for id, name in names.items():
+        try:
+            accepted = ask(id)
+        except ClientError as error:
+            session.say(f"{name}: {exits.text_of(error)}")
+            failures.append(error)
+        else:
+            if accepted.operation_id:
+                followed[accepted.operation_id] = name
+            if not wait:
+                session.out.print(f"{name}: accepted", markup=False)
+    if followed and wait:
+        failures += report(follow(session, followed, timeout))
+    elif followed:
+        _say_how_to_wait(*followed)
+    if failures:
+        raise exits.ReportedError(max(map(exits.code_of, failures)))
+
+
+def report(operations: Iterable[Operation]) -> list[ClientError]:
+    """Say how operations have failed, and return their errors."""
+    failures: list[ClientError] = []
+    for operation in operations:
+        if operation.status is not OperationStatus.SUCCEEDED:
+            error = OperationError(operation)
+            current().say(exits.text_of(error))
+            failures.append(error)
+    return failures
+
+
+def _say_how_to_wait(*ids: UUID) -> None:
+    if current().err.is_terminal:
+        current().say(f"Accepted. Wait for it with: vmctl op wait {' '.join(map(str, ids))}")

@@ -1,0 +1,104 @@
+"""Where logins are kept: one private file in the user's configuration folder."""
+
+import fcntl
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from platformdirs import user_config_path
+
+from vmctl.client.errors import ClientError
+from vmctl.client.models import TokenPair
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+_FILE_MODE = 0o600
+_FOLDER_MODE = 0o700
+_OTHERS = 0o077
+
+
+class ConfigError(ClientError):
+    """The configuration cannot be used."""
+
+
+def path() -> Path:
+    """The file of the configuration."""
+    return user_config_path("vmctl") / "config.json"
+
+
+def read() -> dict[str, Any]:
+    """Return the configuration; empty if there is none. It is refused if others could have read or written it."""
+    file = path()
+    try:
+        with file.open("rb") as opened:
+            state = os.fstat(opened.fileno())
+            if state.st_uid != os.geteuid() or state.st_mode & _OTHERS:
+                message = f"{file} holds tokens and must be yours alone. If you trust it: chmod 600 {file}"
+                raise ConfigError(message)
+            config = json.loads(opened.read())
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        raise ConfigError(f"{file} is damaged. Delete it, then log in again.") from None
+    return dict(config) if isinstance(config, dict) else {}
+
+
+def write(config: dict[str, Any]) -> None:
+    """Replace the configuration, so that a reader finds the old one or the new one."""
+    file = path()
+    file.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+    descriptor, new = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # nobody else can read it
+    try:
+        with os.fdopen(descriptor, "w") as opened:
+            json.dump(config, opened, indent=2)
+        Path(new).replace(file)
+    except BaseException:
+        Path(new).unlink(missing_ok=True)
+        raise
+
+
+def change(url: str, login: dict[str, Any] | None, *, current: bool = False) -> None:
+    """Replace the login at one service, or remove it; `current` makes it the service that commands use."""
+    config = read()
+    logins = {**config.get("logins", {}), url: login}
+    config["logins"] = {at: kept for at, kept in logins.items() if kept}
+    if current:
+        config["url"] = url
+    write(config)
+
+
+class FileTokens:
+    """The tokens of the login at one service. They are never sent to another one."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._lock: int | None = None
+
+    def read(self) -> TokenPair | None:
+        """Return the tokens, if there are any."""
+        login = read().get("logins", {}).get(self._url)
+        return TokenPair.model_validate(login["tokens"]) if login else None
+
+    def write(self, tokens: TokenPair) -> None:
+        """Replace the tokens."""
+        login = read().get("logins", {}).get(self._url, {})
+        change(self._url, {**login, "tokens": tokens.model_dump(mode="json")})
+
+    def try_lock(self) -> bool:
+        """Keep other commands from renewing the same tokens; False if one does so now."""
+        path().parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        lock = os.open(path().with_name("lock"), os.O_RDWR | os.O_CREAT, _FILE_MODE)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            return False
+        self._lock = lock
+        return True
+
+    def unlock(self) -> None:
+        """Let other commands in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -1,0 +1,80 @@
+"""Names of resources in a shell: what completion offers, and ids of things with names."""
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Annotated
+
+import typer
+
+from vmctl.cli import session
+from vmctl.client import ClientError
+
+_MOST = 100  # that completion offers
+
+
+def completion(kind: str) -> Callable[[str], list[str]]:
+    """Offer the names that begin with what was typed. Completion must not print errors."""
+
+    def offer(incomplete: str) -> list[str]:
+        client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
+        lists: dict[str, Callable[[], Iterable[object]]] = {
+            "vm": client.vms.list,
+            "volume": client.volumes.list,
+            "snapshot": client.snapshots.list,
+            "flavor": client.flavors.list,
+            "image": client.images.list,
+            "network": client.networks.list,
+            "key": client.ssh_keys.list,
+            "token": client.tokens.list,
+        }
+        found: list[str] = []
+        try:
+            for item in lists[kind]():
+                name = str(getattr(item, "name", ""))
+                if name.startswith(incomplete):
+                    found.append(name)
+                if len(found) == _MOST:
+                    break
+        except ClientError:
+            return []
+        return found
+
+    return offer
+
+
+VM = Annotated[str, typer.Argument(metavar="VM", help="Name or id of the VM.", autocompletion=completion("vm"))]
+VMs = Annotated[
+    list[str] | None, typer.Argument(metavar="[VM]...", help="Names or ids.", autocompletion=completion("vm"))
+]
+VolumeName = Annotated[
+    str, typer.Argument(metavar="VOLUME", help="Name or id of the volume.", autocompletion=completion("volume"))
+]
+SnapshotName = Annotated[
+    str, typer.Argument(metavar="SNAPSHOT", help="Name or id of the snapshot.", autocompletion=completion("snapshot"))
+]
+NetworkName = Annotated[
+    str, typer.Argument(metavar="NETWORK", help="Name or id of the network.", autocompletion=completion("network"))
+]
+KeyName = Annotated[str, typer.Argument(metavar="KEY", help="Name of the key.", autocompletion=completion("key"))]
+FlavorOption = Annotated[
+    str, typer.Option("--flavor", "-f", help="Name or id of the flavor.", autocompletion=completion("flavor"))
+]
+ImageOption = Annotated[
+    str | None, typer.Option("--image", help="Name or id of the image.", autocompletion=completion("image"))
+]
+NetworksOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network", help="Name or id of a network; several times for several.", autocompletion=completion("network")
+    ),
+]
+KeysOption = Annotated[
+    list[str] | None,
+    typer.Option("--ssh-key", help="Name of a key, or the file of a public key.", autocompletion=completion("key")),
+]
+VMOption = Annotated[
+    str | None, typer.Option("--vm", help="Only of this VM: its name or id.", autocompletion=completion("vm"))
+]
+Selector = Annotated[str | None, typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier.")]
+Sort = Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")]
+Limit = Annotated[int | None, typer.Option(help="Print at most so many.", min=1)]

@@ -1,0 +1,141 @@
+"""Prints results: as a table, as JSON, or as YAML."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+import yaml  # type: ignore[import-untyped]
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vmctl.cli.session import current, printable
+
+Fields = Mapping[str, Any]
+
+
+class Format(StrEnum):
+    """How a result is printed."""
+
+    TABLE = "table"
+    WIDE = "wide"
+    JSON = "json"
+    YAML = "yaml"
+
+
+Output = Annotated[
+    Format, typer.Option("--output", "-o", envvar="VMCTL_OUTPUT", help="How to print the result.", show_envvar=True)
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table; a wide one is only in the wide table."""
+
+    title: str
+    cell: Callable[[Fields], object]
+    is_wide: bool = False
+
+
+def field(name: str, *, title: str | None = None, is_wide: bool = False) -> Column:
+    """A column that shows a field."""
+    return Column(title or name.removesuffix("_id").replace("_", " ").upper(), lambda fields: fields.get(name), is_wide)
+
+
+AGE = Column("AGE", lambda fields: _age(fields["created_at"]))
+ID = field("id", title="ID")
+_STYLES = {
+    **dict.fromkeys(("ACTIVE", "AVAILABLE", "IN_USE", "ATTACHED", "SUCCEEDED"), "green"),
+    **dict.fromkeys(("ERROR", "FAILED"), "red"),
+    **dict.fromkeys(("SHUTOFF", "DELETED", "CANCELED", "SUPERSEDED"), "bright_black"),
+}
+
+
+def fields_of(item: BaseModel) -> dict[str, Any]:
+    """The fields of a resource as the service sent them, those included that this version does not know."""
+    return item.model_dump(mode="json")
+
+
+def print_list(items: Iterable[BaseModel], columns: Sequence[Column], output: Format) -> None:
+    """Print several resources."""
+    rows = [fields_of(item) for item in items]
+    if output in {Format.JSON, Format.YAML}:
+        _print_data(rows, output)
+        return
+    shown = [column for column in columns if output is Format.WIDE or not column.is_wide]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in shown:
+        table.add_column(column.title, overflow="fold", no_wrap=column is ID)
+    for row in rows:
+        table.add_row(*(styled(column.cell(row)) for column in shown))
+    _print_table(table)
+
+
+def print_one(item: BaseModel, output: Format) -> None:
+    """Print one resource."""
+    fields = fields_of(item)
+    if output in {Format.JSON, Format.YAML}:
+        _print_data(fields, output)
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in fields.items():
+        if value not in (None, {}, []):
+            table.add_row(name, styled(value))
+    _print_table(table)
+
+
+def styled(value: object) -> Text:
+    """A value as a person reads it; a status has its color."""
+    text = _plain(value)
+    return Text(text, _STYLES.get(text, "yellow" if text.isupper() and text.endswith("ING") else ""))
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping) and {"id", "name"} <= value.keys():
+        return printable(value["name"])
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_plain(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        return (
+            "\n".join(map(_plain, value)) if value and isinstance(value[0], Mapping) else ", ".join(map(_plain, value))
+        )
+    return printable(str(value))
+
+
+def _print_data(data: object, output: Format) -> None:
+    if output is Format.JSON:
+        text = json.dumps(data, indent=2, ensure_ascii=False)
+    else:
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip("\n")
+    sys.stdout.write(f"{text}\n")
+
+
+def _print_table(table: Table) -> None:
+    if current().out.is_terminal:
+        current().out.print(table)
+        return
+    # A program reads it, or a pager: every line whole, and no spaces at its end.
+    console = Console(width=100_000, highlight=False, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
+
+
+def _age(created_at: str) -> str:
+    seconds = max(0, int((datetime.now(UTC) - datetime.fromisoformat(created_at)).total_seconds()))
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= 2 * size:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"

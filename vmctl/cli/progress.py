@@ -1,0 +1,118 @@
+"""Follows operations at a terminal: each with its step, its attempt and its next one."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from time import monotonic
+from uuid import UUID
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.text import Text
+
+from vmctl.cli import exits
+from vmctl.cli.session import Session
+from vmctl.client.models import Operation, OperationStatus
+
+_MOST_LINES = 12
+_ENDED = {OperationStatus.SUCCEEDED: ("✓", "green"), OperationStatus.FAILED: ("✗", "red")}
+
+
+def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -> list[Operation]:
+    """Wait for operations, and show how far they are. `names` are what they are about, by operation.
+
+    Ctrl-C ends the wait, not the operations; it says how to go on.
+    """
+    progress = _Live(names) if session.err.is_terminal else _Lines(session, names)
+    try:
+        with progress:
+            return session.client.operations.wait(
+                list(names), timeout=timeout, watch=progress.show, every=progress.every
+            )
+    except KeyboardInterrupt:
+        running = [str(id) for id in names if id not in progress.ended]
+        session.say(f"\nInterrupted. What was asked for goes on. {exits.how_to_go_on(*running)}")
+        raise exits.ReportedError(exits.INTERRUPTED) from None
+
+
+class _Lines:
+    """Prints a line for each change, for logs and pipes."""
+
+    every = 10  # seconds: nobody looks on, so a request each second would be wasted
+
+    def __init__(self, session: Session, names: Mapping[UUID, str]) -> None:
+        self.ended: set[UUID] = set()
+        self._session = session
+        self._names = names
+        self._said: dict[UUID, str] = {}
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, *_: object) -> None:
+        """End."""
+
+    def show(self, operation: Operation) -> None:
+        """Take note of an operation."""
+        line = f"{operation.action} {self._names[operation.id]}: {_state(operation)}"
+        if self._said.get(operation.id) != line:
+            self._session.say(line)
+        self._said[operation.id] = line
+        if operation.finished_at:
+            self.ended.add(operation.id)
+
+
+class _Live:
+    """Shows all operations at once, and moves."""
+
+    every = 1
+
+    def __init__(self, names: Mapping[UUID, str]) -> None:
+        self.ended: set[UUID] = set()
+        self._names = names
+        self._known: dict[UUID, Operation] = {}
+        self._spinners: dict[UUID, Spinner] = {}
+        self._begun_at = monotonic()
+        self._live = Live(get_renderable=self._render, refresh_per_second=8, console=Console(stderr=True))
+
+    def __enter__(self) -> None:
+        self._live.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def show(self, operation: Operation) -> None:
+        """Take note of an operation."""
+        self._known[operation.id] = operation
+        if operation.finished_at:
+            self.ended.add(operation.id)
+
+    def _render(self) -> RenderableType:
+        operations = sorted(self._known.values(), key=lambda operation: operation.id in self.ended)
+        lines: list[RenderableType] = [self._line(operation) for operation in operations[:_MOST_LINES]]
+        if len(self._names) > _MOST_LINES:
+            lines.append(Text(f"  {len(self.ended)} of {len(self._names)} have ended"))
+        return Group(*lines)
+
+    def _line(self, operation: Operation) -> RenderableType:
+        what = f"{operation.action} {self._names[operation.id]}"
+        if operation.id in self.ended:
+            mark, style = _ENDED.get(operation.status, ("-", "yellow"))
+            took = operation.finished_at and (operation.finished_at - operation.created_at).total_seconds()
+            return Text(f"{mark} {what}: {_state(operation)} after {took:.1f} s", style)
+        spinner = self._spinners.setdefault(operation.id, Spinner("dots"))
+        spinner.update(text=Text(f"{what}: {_state(operation)}, {monotonic() - self._begun_at:.0f} s"))
+        return spinner
+
+
+def _state(operation: Operation) -> str:
+    """How far an operation is, in words."""
+    if operation.finished_at:
+        return operation.status.lower()
+    words = [operation.step or operation.status.lower(), f"{operation.progress} %"]
+    if operation.attempt > 1:
+        words.append(f"attempt {operation.attempt}")
+    if operation.next_retry_at:
+        seconds = max(0, (operation.next_retry_at - datetime.now(UTC)).total_seconds())
+        words.append(f"next attempt in {seconds:.0f} s ({operation.last_error})")
+    return ", ".join(words)

@@ -1,0 +1,76 @@
+"""What every command needs: the service, the terminal, and whether somebody is there to answer."""
+
+import os
+import sys
+from contextvars import ContextVar
+from functools import cached_property
+
+import typer
+from rich.console import Console
+
+from vmctl.cli import config, exits
+from vmctl.client import Client
+
+_PATIENCE = 20.0  # seconds in which an unreachable or busy service is tried again
+
+
+def printable(text: str) -> str:
+    """A text without what steers a terminal. Whoever wrote it, a guest for example, is not the person who reads it."""
+    return "".join(sign for sign in text if sign.isprintable() or sign in "\n\t")
+
+
+class Session:
+    """One run of the command."""
+
+    def __init__(self, url: str | None, *, is_completion: bool = False) -> None:
+        self._url = url
+        self._is_completion = is_completion  # the shell waits, and shows what is printed within the line
+        self._last_reason = ""
+        # What a command returns goes to `out`, and everything else to `err`: a pipe gets the result and nothing else.
+        self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+    @cached_property
+    def url(self) -> str:
+        """The service: of --url, of VMCTL_URL, of the last login, or the one on this machine."""
+        return (self._url or config.read().get("url") or config.DEFAULT_URL).rstrip("/").removesuffix("/api/v1")
+
+    @cached_property
+    def client(self) -> Client:
+        """A client of the service."""
+        token = os.environ.get("VMCTL_TOKEN") or None
+        tokens = config.FileTokens(self.url)
+        if self._is_completion:
+            return Client(self.url, token=token, tokens=tokens, patience=0)
+        return Client(self.url, token=token, tokens=tokens, patience=_PATIENCE, on_retry=self._say_retry)
+
+    def say(self, text: str) -> None:
+        """Tell the person something that is not the result."""
+        self.err.print(printable(text), markup=False)
+
+    def confirm(self, question: str, *, yes: bool) -> None:
+        """Ask before something that cannot be undone, unless the answer was given with --yes."""
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            self.say(f"{question} Nobody is there to answer. Add --yes.")
+            raise exits.ReportedError(exits.USAGE)
+        typer.confirm(question, abort=True, err=True)
+
+    def _say_retry(self, reason: str, _seconds: float) -> None:
+        if reason != self._last_reason:
+            self.say(f"{reason}. Trying again, for {_PATIENCE:.0f} s at most.")
+        self._last_reason = reason
+
+
+_CURRENT: ContextVar[Session] = ContextVar("session")
+
+
+def begin(url: str | None) -> None:
+    """Begin the session of the running command."""
+    _CURRENT.set(Session(url))
+
+
+def current() -> Session:
+    """The session of the running command."""
+    return _CURRENT.get()

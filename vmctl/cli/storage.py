@@ -1,0 +1,198 @@
+"""`vmctl volume` and `vmctl snapshot`."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from vmctl.cli import names
+from vmctl.cli.changes import Timeout, Wait, Yes, conclude, each
+from vmctl.cli.output import AGE, ID, Format, Output, field, print_list, print_one
+from vmctl.cli.session import current
+from vmctl.cli.vms import Labels, labels_of
+from vmctl.client.models import SnapshotStatus, VolumeStatus
+from vmctl.client.requests import NewVolume
+from vmctl.client.sync.transport import Filter
+
+volumes = typer.Typer(help="Volumes.", no_args_is_help=True)
+snapshots = typer.Typer(help="Snapshots of VMs.", no_args_is_help=True)
+Size = Annotated[int, typer.Option("--size", help="In GiB.", min=1)]
+
+VOLUME_COLUMNS = [
+    field("name"),
+    field("status"),
+    field("size_gb", title="GIB"),
+    field("vm_id", title="VM"),
+    field("device"),
+    AGE,
+    field("bootable", is_wide=True),
+    field("image_id", is_wide=True),
+    ID,
+]
+SNAPSHOT_COLUMNS = [
+    field("name"),
+    field("status"),
+    field("size_gb", title="GIB"),
+    field("vm_id", title="VM"),
+    AGE,
+    field("image_id", is_wide=True),
+    field("flavor_id", is_wide=True),
+    ID,
+]
+
+
+@volumes.command("list")
+def list_volumes(
+    status: Annotated[
+        list[VolumeStatus] | None, typer.Option(help="Only with this status.", case_sensitive=False)
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Only with this part in the name.")] = None,
+    selector: names.Selector = None,
+    sort: names.Sort = None,
+    limit: names.Limit = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List your volumes."""
+    print_list(
+        islice(current().client.volumes.list(status=status, name=name, labels=selector, sort=sort), limit),
+        VOLUME_COLUMNS,
+        output,
+    )
+
+
+@volumes.command("show")
+def show_volume(volume: names.VolumeName, output: Output = Format.TABLE) -> None:
+    """Show one volume."""
+    print_one(current().client.volumes.find(volume), output)
+
+
+@volumes.command("create")
+def create_volume(
+    name: str,
+    size: Size,
+    image: names.ImageOption = None,
+    label: Labels = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Create a volume; with --image VMs can boot from it."""
+    client = current().client
+    new: NewVolume = {"name": name, "size_gb": size, "labels": labels_of(label)}
+    if image:
+        new["image_id"] = client.images.find_id(image)
+    conclude(client.volumes.create(**new), name, output, wait=wait, timeout=timeout)
+
+
+@volumes.command()
+def extend(
+    volume: names.VolumeName, size: Size, wait: Wait = False, timeout: Timeout = None, output: Output = Format.TABLE
+) -> None:
+    """Make a volume larger."""
+    found = current().client.volumes
+    conclude(found.extend(found.find_id(volume), size_gb=size), volume, output, wait=wait, timeout=timeout)
+
+
+@volumes.command()
+def attach(
+    volume: names.VolumeName,
+    vm: names.VM,
+    delete_with_vm: Annotated[bool, typer.Option("--delete-with-vm", help="Delete it together with the VM.")] = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Attach a volume to a VM."""
+    client = current().client
+    accepted = client.vms.attach_volume(
+        client.vms.find_id(vm), volume_id=client.volumes.find_id(volume), delete_on_termination=delete_with_vm
+    )
+    conclude(accepted, volume, output, wait=wait, timeout=timeout)
+
+
+@volumes.command()
+def detach(volume: names.VolumeName, wait: Wait = False, timeout: Timeout = None) -> None:
+    """Detach a volume from its VM."""
+    client = current().client
+    found = client.volumes.find(volume)
+    if found.vm_id is None:
+        raise typer.BadParameter(f"{volume} is attached to no VM.")
+    vm_id = found.vm_id
+    each({found.id: found.name}, lambda found_id: client.vms.detach_volume(vm_id, found_id), wait, timeout)
+
+
+@volumes.command("delete")
+def delete_volumes(
+    volume: Annotated[list[str], typer.Argument(help="Names or ids.")],
+    yes: Yes = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+) -> None:
+    """Delete volumes that are attached to no VM."""
+    session = current()
+    chosen = {session.client.volumes.find_id(one): one for one in volume}
+    session.confirm(f"Delete {', '.join(chosen.values())} with all data?", yes=yes)
+    each(chosen, session.client.volumes.delete, wait, timeout)
+
+
+@snapshots.command("list")
+def list_snapshots(
+    vm: names.VMOption = None,
+    selector: names.Selector = None,
+    sort: names.Sort = None,
+    status: Annotated[
+        list[SnapshotStatus] | None, typer.Option(help="Only with this status.", case_sensitive=False)
+    ] = None,
+    limit: names.Limit = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List your snapshots, also those whose VM is gone."""
+    client = current().client
+    filters: dict[str, Filter] = {"status": status, "labels": selector, "sort": sort}
+    found = client.vms.snapshots(client.vms.find_id(vm), **filters) if vm else client.snapshots.list(**filters)
+    print_list(islice(found, limit), SNAPSHOT_COLUMNS, output)
+
+
+@snapshots.command("show")
+def show_snapshot(snapshot: names.SnapshotName, output: Output = Format.TABLE) -> None:
+    """Show one snapshot."""
+    print_one(current().client.snapshots.find(snapshot), output)
+
+
+@snapshots.command("create")
+def create_snapshot(
+    vm: names.VM, name: str, wait: Wait = False, timeout: Timeout = None, output: Output = Format.TABLE
+) -> None:
+    """Take a snapshot of a VM."""
+    vms = current().client.vms
+    conclude(vms.create_snapshot(vms.find_id(vm), name=name), name, output, wait=wait, timeout=timeout)
+
+
+@snapshots.command()
+def restore(
+    snapshot: names.SnapshotName,
+    yes: Yes = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Put the VM of a snapshot back to it. What its disk has now is lost."""
+    session = current()
+    found = session.client.snapshots.find(snapshot)
+    session.confirm(f"Put VM {found.vm_id} back to {snapshot}, and lose what its disk has now?", yes=yes)
+    accepted = session.client.vms.restore(found.vm_id, found.id)
+    conclude(accepted, accepted.resource.name, output, wait=wait, timeout=timeout)
+
+
+@snapshots.command("delete")
+def delete_snapshots(
+    snapshot: Annotated[list[str], typer.Argument(help="Names or ids.")],
+    yes: Yes = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+) -> None:
+    """Delete snapshots."""
+    session = current()
+    chosen = {session.client.snapshots.find_id(one): one for one in snapshot}
+    session.confirm(f"Delete {', '.join(chosen.values())}?", yes=yes)
+    each(chosen, session.client.snapshots.delete, wait, timeout)

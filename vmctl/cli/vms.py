@@ -1,0 +1,108 @@
+"""`vmctl vm`: virtual machines."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from vmctl.cli import names
+from vmctl.cli.changes import Timeout, Wait, Yes, each
+from vmctl.cli.output import AGE, ID, Column, Fields, Format, Output, field, print_list, print_one
+from vmctl.cli.session import current
+from vmctl.client.models import Status
+
+app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
+
+Labels = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; several times for several.")]
+
+
+def _addresses(vm: Fields) -> object:
+    return [address["ip_address"] for address in vm["addresses"]]
+
+
+COLUMNS = [
+    field("name"),
+    field("status"),
+    field("task_state", title="TASK"),
+    Column("FLAVOR", lambda vm: vm["flavor"]["name"]),
+    Column("ADDRESSES", _addresses),
+    AGE,
+    field("labels", is_wide=True),
+    field("availability_zone", title="ZONE", is_wide=True),
+    ID,
+]
+
+
+@app.command("list")
+def list_vms(
+    selector: names.Selector = None,
+    status: Annotated[list[Status] | None, typer.Option(help="Only with this status.", case_sensitive=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Only with this part in the name.")] = None,
+    sort: names.Sort = None,
+    limit: names.Limit = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List your VMs."""
+    vms = current().client.vms.list(labels=selector, status=status, name=name, sort=sort)
+    print_list(islice(vms, limit), COLUMNS, output)
+
+
+@app.command()
+def show(vm: names.VM, output: Output = Format.TABLE) -> None:
+    """Show one VM."""
+    print_one(current().client.vms.find(vm), output)
+
+
+@app.command()
+def delete(
+    vms: names.VMs = None,
+    selector: names.Selector = None,
+    yes: Yes = False,
+    wait: Wait = False,
+    timeout: Timeout = None,
+) -> None:
+    """Delete VMs: those that are named, or all that have the labels."""
+    session = current()
+    if bool(vms) == bool(selector):
+        raise typer.BadParameter("Name the VMs, or say which with --selector.")
+    if selector:
+        chosen = {vm.id: vm.name for vm in session.client.vms.list(labels=selector)}
+    else:
+        chosen = {session.client.vms.find_id(vm): vm for vm in vms or []}
+    if not chosen:
+        session.say("No VM has these labels.")
+        return
+    session.confirm(f"Delete {len(chosen)} VM{'s'[: len(chosen) > 1]}: {', '.join(chosen.values())}?", yes=yes)
+    each(chosen, session.client.vms.delete, wait, timeout)
+
+
+@app.command()
+def rename(vm: names.VM, name: str, output: Output = Format.TABLE) -> None:
+    """Give a VM another name."""
+    vms = current().client.vms
+    print_one(vms.change(vms.find_id(vm), name=name), output)
+
+
+@app.command()
+def label(
+    vm: names.VM,
+    labels: Annotated[list[str], typer.Argument(metavar="KEY=VALUE | KEY-", help="To set, or with - to remove.")],
+    output: Output = Format.TABLE,
+) -> None:
+    """Set and remove labels."""
+    vms = current().client.vms
+    removed = [change for change in labels if change.endswith("-") and "=" not in change]
+    changes: dict[str, str | None] = dict.fromkeys(change[:-1] for change in removed)
+    changes |= labels_of([change for change in labels if change not in removed])
+    print_one(vms.change(vms.find_id(vm), labels=changes), output)
+
+
+def labels_of(pairs: list[str] | None) -> dict[str, str]:
+    """The labels of KEY=VALUE pairs."""
+    labels = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair}: write a label as KEY=VALUE.")
+        labels[key] = value
+    return labels

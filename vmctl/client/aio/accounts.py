@@ -1,0 +1,78 @@
+"""Accounts, logins, tokens for programs and SSH keys."""
+
+from collections.abc import AsyncIterator
+from typing import Unpack
+from urllib.parse import quote
+
+from vmctl.client.aio.collections import Collection, Id
+from vmctl.client.aio.transport import Transport
+from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
+from vmctl.client.requests import NewSSHKey, NewToken, Registration
+
+
+class Account:
+    """The caller's account."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def register(self, **fields: Unpack[Registration]) -> User:
+        """Make an account. Log in afterwards."""
+        response = await self._transport.send("POST", "/auth/register", body=fields)
+        return User.model_validate_json(response.content)
+
+    async def log_in(self, username: str, password: str) -> TokenPair:
+        """Get tokens for the requests that follow. They are renewed when they expire."""
+        body = {"username": username, "password": password}
+        response = await self._transport.send("POST", "/auth/login", body=body)
+        tokens = TokenPair.model_validate_json(response.content)
+        self._transport.tokens.write(tokens)
+        return tokens
+
+    async def log_out(self) -> None:
+        """End the login: its tokens cannot be renewed any more."""
+        await self._transport.send("POST", "/auth/logout")
+
+    async def me(self) -> User:
+        """Read the caller's profile."""
+        return await self._transport.get("/auth/me", User)
+
+
+class Tokens(Collection[Token]):
+    """Your tokens for programs."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/tokens", Token)
+
+    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewToken]) -> CreatedToken:
+        """Make a token. Only this answer has its text."""
+        response = await self.transport.send("POST", "/tokens", body=fields, key=idempotency_key)
+        return CreatedToken.model_validate_json(response.content)
+
+    async def delete(self, id: Id) -> None:
+        """Delete a token. It stops at once."""
+        await self.transport.send("DELETE", f"/tokens/{id}")
+
+
+class SSHKeys:
+    """Your public keys, by name."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def list(self) -> AsyncIterator[SSHKey]:
+        """Yield all keys."""
+        return self._transport.items("/ssh-keys", SSHKey, {})
+
+    async def get(self, name: str) -> SSHKey:
+        """Read one key."""
+        return await self._transport.get(f"/ssh-keys/{quote(name, safe='')}", SSHKey)
+
+    async def add(self, **fields: Unpack[NewSSHKey]) -> SSHKey:
+        """Keep a public key, for VMs that are created later."""
+        response = await self._transport.send("POST", "/ssh-keys", body=fields)
+        return SSHKey.model_validate_json(response.content)
+
+    async def delete(self, name: str) -> None:
+        """Forget a key."""
+        await self._transport.send("DELETE", f"/ssh-keys/{quote(name, safe='')}")

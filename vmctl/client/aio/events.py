@@ -1,0 +1,52 @@
+"""Listens to server-sent events."""
+
+from asyncio import sleep
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+
+from vmctl.client import retries
+from vmctl.client.aio.transport import OPENED, Transport
+from vmctl.client.errors import ProblemError, UnreachableError
+from vmctl.client.models import VM, Operation, Snapshot, Volume
+
+Resource = VM | Volume | Snapshot | Operation
+_MODELS: Mapping[str, type[Resource]] = {"vm": VM, "volume": Volume, "snapshot": Snapshot, "operation": Operation}
+
+
+@dataclass(frozen=True)
+class Event:
+    """A resource has changed. `kind` is `vm`, `volume`, `snapshot`, `operation`, or `reset`.
+
+    `reset` means that earlier changes may have been missed, so read what matters; later ones are not missed. It comes
+    first unless the listening goes on after an earlier event, and again if the service cannot go on. It has no
+    resource.
+    """
+
+    kind: str
+    resource: Resource | None
+    id: str
+
+
+async def listen(transport: Transport, path: str, last_event_id: str | None = None) -> AsyncIterator[Event]:
+    """Yield events for ever. A connection that is lost is made again, and continues after the last event."""
+    last = last_event_id
+    delays = retries.delays()
+    while True:
+        try:
+            async for sent in transport.events(path, last):
+                if sent.event == OPENED and last is None:
+                    yield Event("reset", None, "")
+                last = sent.id or last
+                delays = retries.delays()
+                if sent.event in _MODELS:
+                    yield Event(sent.event, _MODELS[sent.event].model_validate_json(sent.data), sent.id)
+                elif sent.event == "reset":
+                    yield Event("reset", None, sent.id)
+        except (httpx.TransportError, UnreachableError):
+            pass
+        except ProblemError as error:
+            if error.problem.status not in retries.BUSY:
+                raise
+        await sleep(next(delays))

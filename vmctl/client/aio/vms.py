@@ -1,0 +1,149 @@
+"""Virtual machines: their life, and what is attached to them."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Unpack
+
+from vmctl.client.aio.collections import Collection, Id, accepted, change, remove
+from vmctl.client.aio.transport import Filter, Transport
+from vmctl.client.aio.waiting import Accepted
+from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
+from vmctl.client.models import VMs as NewVMsAnswer
+from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
+
+
+class VMs(Collection[VM]):
+    """Your VMs. A change answers at once; `wait()` on the answer waits until it is made."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__(transport, "/vms", VM, filters_names=True)
+
+    async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewVM]) -> Accepted[VM]:
+        """Create a VM."""
+        return await self._change("", fields, idempotency_key)
+
+    async def create_all(self, vms: Sequence[NewVM], *, idempotency_key: str | None = None) -> list[Accepted[VM]]:
+        """Create up to a hundred VMs: all of them, or none if one is refused."""
+        response = await self.transport.send("POST", "/vms/batch", body={"vms": vms}, key=idempotency_key)
+        return [
+            accepted(self.transport, vm, vm.operation_id, self._read)
+            for vm in NewVMsAnswer.model_validate_json(response.content).items
+        ]
+
+    async def change(self, id: Id, **fields: Unpack[VMChanges]) -> VM:
+        """Change the name or labels. A label that is None is removed; those that are not named stay."""
+        response = await self.transport.send("PATCH", f"/vms/{id}", body=fields)
+        return VM.model_validate_json(response.content)
+
+    async def delete(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+        """Delete a VM, in any state."""
+        return await remove(self.transport, f"/vms/{id}", key=idempotency_key)
+
+    async def start(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+        """Switch a VM on."""
+        return await self._change(f"/{id}/actions/start", None, idempotency_key)
+
+    async def stop(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+        """Switch a VM off."""
+        return await self._change(f"/{id}/actions/stop", None, idempotency_key)
+
+    async def reboot(self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[Reboot]) -> Accepted[VM]:
+        """Restart a VM. SOFT asks the guest to restart; HARD cycles its power."""
+        return await self._change(f"/{id}/actions/reboot", fields, idempotency_key)
+
+    async def resize(self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[Resize]) -> Accepted[VM]:
+        """Give a VM another flavor. It is then in VERIFY_RESIZE until that is confirmed or reverted."""
+        return await self._change(f"/{id}/actions/resize", fields, idempotency_key)
+
+    async def confirm_resize(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+        """Keep the new flavor."""
+        return await self._change(f"/{id}/actions/confirm-resize", None, idempotency_key)
+
+    async def revert_resize(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+        """Go back to the old flavor."""
+        return await self._change(f"/{id}/actions/revert-resize", None, idempotency_key)
+
+    async def wait(self, id: Id, *, until: Sequence[Status] = (), seconds: int = 60) -> VM:
+        """Read a VM as soon as it is at rest, or has one of the statuses; at the latest after `seconds` (0 to 60)."""
+        filters: dict[str, Filter] = {"wait": seconds, "for": ",".join(until)}
+        response = await self.transport.send("GET", f"/vms/{id}", filters=filters)
+        return VM.model_validate_json(response.content)
+
+    async def console_log(self, id: Id, *, lines: int | None = None) -> ConsoleLog:
+        """Read the last lines that the console has shown."""
+        return await self.transport.get(f"/vms/{id}/console-log", ConsoleLog, lines=lines)
+
+    async def open_console(self, id: Id) -> Console:
+        """Get an address to use the console, where the cloud has such."""
+        response = await self.transport.send("POST", f"/vms/{id}/console")
+        return Console.model_validate_json(response.content)
+
+    def operations(self, id: Id, **filters: Filter) -> AsyncIterator[Operation]:
+        """Yield what was asked of a VM, newest first. This works for a DELETED VM, too."""
+        return self.transport.items(f"/vms/{id}/operations", Operation, filters)
+
+    async def _change(self, path: str, body: Mapping[str, Any] | None, key: str | None) -> Accepted[VM]:
+        return await change(self.transport, f"/vms{path}", VM, self._read, body=body, key=key)
+
+    async def _read(self, vm: VM) -> VM:
+        return await self.get(vm.id)
+
+    def volumes(self, id: Id) -> AsyncIterator[Attachment]:
+        """Yield the volumes that are attached to a VM."""
+        return self.transport.items(f"/vms/{id}/volumes", Attachment, {})
+
+    async def attach_volume(
+        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[NewAttachment]
+    ) -> Accepted[Attachment]:
+        """Attach a volume."""
+
+        async def read(attachment: Attachment) -> Attachment:
+            return await self.transport.get(f"/vms/{id}/volumes/{attachment.volume_id}", Attachment)
+
+        path = f"/vms/{id}/volumes"
+        return await change(self.transport, path, Attachment, read, body=fields, key=idempotency_key)
+
+    async def detach_volume(self, id: Id, volume_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+        """Detach a volume."""
+        return await remove(self.transport, f"/vms/{id}/volumes/{volume_id}", key=idempotency_key)
+
+    def interfaces(self, id: Id) -> AsyncIterator[Interface]:
+        """Yield the interfaces of a VM, with their addresses."""
+        return self.transport.items(f"/vms/{id}/interfaces", Interface, {})
+
+    async def attach_interface(
+        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[NewInterface]
+    ) -> Accepted[Interface]:
+        """Attach a VM to a network."""
+
+        async def read(interface: Interface) -> Interface:
+            return await self.transport.get(f"/vms/{id}/interfaces/{interface.id}", Interface)
+
+        path = f"/vms/{id}/interfaces"
+        return await change(self.transport, path, Interface, read, body=fields, key=idempotency_key)
+
+    async def detach_interface(self, id: Id, interface_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+        """Take an interface away."""
+        return await remove(self.transport, f"/vms/{id}/interfaces/{interface_id}", key=idempotency_key)
+
+    def snapshots(self, id: Id, **filters: Filter) -> AsyncIterator[Snapshot]:
+        """Yield the snapshots of a VM."""
+        return self.transport.items(f"/vms/{id}/snapshots", Snapshot, filters)
+
+    async def create_snapshot(
+        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[NewSnapshot]
+    ) -> Accepted[Snapshot]:
+        """Take a snapshot."""
+
+        async def read(snapshot: Snapshot) -> Snapshot:
+            return await self.transport.get(f"/vms/{id}/snapshots/{snapshot.id}", Snapshot)
+
+        path = f"/vms/{id}/snapshots"
+        return await change(self.transport, path, Snapshot, read, body=fields, key=idempotency_key)
+
+    async def restore(self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+        """Put a VM back to a snapshot."""
+        return await self._change(f"/{id}/snapshots/{snapshot_id}/restore", None, idempotency_key)
+
+    async def delete_snapshot(self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+        """Delete a snapshot."""
+        return await remove(self.transport, f"/vms/{id}/snapshots/{snapshot_id}", key=idempotency_key)

@@ -1,0 +1,89 @@
+"""Waits for operations to end."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Generic, TypeVar
+from uuid import UUID
+
+from vmctl.client.aio.transport import Filter, Transport
+from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError
+from vmctl.client.models import Operation, OperationStatus
+
+T = TypeVar("T")
+Watcher = Callable[[Operation], None]
+_OPEN = frozenset({OperationStatus.QUEUED, OperationStatus.RUNNING})
+_LONGEST_WAIT = 60  # seconds that the service holds one answer back
+_MOST_IDS = 100  # of one request
+
+
+async def until_ended(
+    transport: Transport,
+    ids: Sequence[UUID],
+    timeout: float | None = None,
+    watch: Watcher | None = None,
+    every: int = 1,
+) -> list[Operation]:
+    """Wait until all operations have ended, and return them in the order of the ids.
+
+    `watch` is called with every operation, each `every` seconds and at the end.
+    """
+    give_up_at = None if timeout is None else monotonic() + timeout
+    ended: dict[UUID, Operation] = {}
+    while remaining := [id for id in ids if id not in ended]:
+        left = _LONGEST_WAIT if give_up_at is None else give_up_at - monotonic()
+        seconds = max(0, min(every if watch else _LONGEST_WAIT, int(left + 1)))
+        for operation in await _look(transport, remaining[:_MOST_IDS], seconds):
+            if watch:
+                watch(operation)
+            if operation.status not in _OPEN:
+                ended[operation.id] = operation
+        if left <= 0 and len(ended) < len(set(ids)):
+            raise WaitTimeoutError([id for id in ids if id not in ended])
+    return [ended[id] for id in ids]
+
+
+async def _look(transport: Transport, ids: Sequence[UUID], seconds: int) -> list[Operation]:
+    """Read the operations, as soon as all have ended or the seconds are over."""
+    if len(ids) == 1:
+        answer = await transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds})
+        return [Operation.model_validate_json(answer.content)]
+    wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds, "page_size": _MOST_IDS}
+    answer = await transport.send("GET", "/operations", filters=wanted)
+    found = [Operation.model_validate(item) for item in answer.json()["items"]]
+    if missing := set(ids) - {operation.id for operation in found}:
+        raise NotFoundError(f"There is no operation {', '.join(map(str, missing))}.")
+    return found
+
+
+def check(operation: Operation) -> Operation:
+    """Return an operation that has succeeded; raise OperationError for any other."""
+    if operation.status is not OperationStatus.SUCCEEDED:
+        raise OperationError(operation)
+    return operation
+
+
+class Accepted(Generic[T]):
+    """A change that the service has accepted and carries out in the background.
+
+    `resource` is the resource as it was answered at once; None for a delete. `operation_id` is None only if there was
+    nothing to do.
+    """
+
+    def __init__(
+        self, transport: Transport, resource: T, operation_id: UUID | None, read: Callable[[], Awaitable[T]]
+    ) -> None:
+        self.resource = resource
+        self.operation_id = operation_id
+        self._transport = transport
+        self.read = read  # reads the resource anew
+
+    async def wait(self, timeout: float | None = None, watch: Watcher | None = None) -> T:
+        """Wait until the change is made, and return the resource after it.
+
+        Raises OperationError if the operation has failed, was canceled or superseded, and WaitTimeoutError if it takes
+        longer than `timeout` seconds.
+        """
+        if self.operation_id is not None:
+            [operation] = await until_ended(self._transport, [self.operation_id], timeout, watch)
+            check(operation)
+        return await self.read()

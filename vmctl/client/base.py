@@ -1,0 +1,24 @@
+"""The bases of the generated models. Both accept what a later version of the service may add."""
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    """The base of every answer. A field that this version does not know is kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Word(StrEnum):
+    """The base of every set of words, such as the statuses. A word that this version does not know is kept."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_ = word._value_ = value
+        return word

@@ -1,0 +1,66 @@
+"""What can go wrong. Every exception is a ClientError, and its text is for people."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import httpx
+from pydantic import ValidationError
+
+from vmctl.client.models import Operation, Problem
+
+
+class ClientError(Exception):
+    """The base of all errors of the client."""
+
+
+class UnreachableError(ClientError):
+    """No answer came, or none that this service gives. A change may have taken effect or not."""
+
+
+class ProblemError(ClientError):
+    """The service has refused the request; `problem` says why."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        places = [f"{error.pointer or error.parameter or error.header}: {error.detail}" for error in problem.errors]
+        super().__init__("\n".join([problem.detail, *(f"  {place}" for place in places)]))
+
+
+class NotFoundError(ClientError):
+    """Nothing has this name."""
+
+
+class AmbiguousNameError(ClientError):
+    """Several things have this name; `ids` are theirs."""
+
+    def __init__(self, kind: str, name: str, ids: Sequence[UUID]) -> None:
+        self.ids = ids
+        listed = "".join(f"\n  {id}" for id in ids)
+        super().__init__(f"{len(ids)} {kind} have the name {name}. Use an id:{listed}")
+
+
+class OperationError(ClientError):
+    """An operation has ended in another way than SUCCEEDED; `operation` says how."""
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+        reason = operation.error.message if operation.error else operation.last_error
+        what = f"{operation.action} of {operation.resource_type} {operation.resource_id}"
+        super().__init__(f"{what}: {operation.status}" + (f". {reason}" if reason else ""))
+
+
+class WaitTimeoutError(ClientError):
+    """The time for waiting is over. The operations go on; `operation_ids` are those that have not ended."""
+
+    def __init__(self, operation_ids: Sequence[UUID]) -> None:
+        self.operation_ids = operation_ids
+        super().__init__(f"Still in progress: {', '.join(map(str, operation_ids))}")
+
+
+def error_of(response: httpx.Response) -> ClientError:
+    """The exception for an answer that is no success."""
+    try:
+        return ProblemError(Problem.model_validate_json(response.content))
+    except ValidationError:
+        # For example the page of a proxy. Its text may be long, and it is not for people at a terminal.
+        return UnreachableError(f"{response.request.url} answered {response.status_code} {response.reason_phrase}")

@@ -1,0 +1,39 @@
+"""Which requests may be sent again, and when."""
+
+import random
+from collections.abc import Iterator
+from http import HTTPStatus
+
+import httpx
+
+REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PATCH"})  # a merge patch has the same effect a second time
+BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_LOST = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})  # a proxy did not hear the answer
+_FIRST_DELAY = 0.25  # seconds
+_LONGEST_DELAY = 8.0
+
+
+def delays() -> Iterator[float]:
+    """Yield seconds to wait before each further attempt. They grow, and chance keeps clients apart."""
+    longest = _FIRST_DELAY
+    while True:
+        yield random.uniform(longest / 2, longest)  # noqa: S311 - not for secrets
+        longest = min(2 * longest, _LONGEST_DELAY)
+
+
+def may_repeat_after(error: httpx.TransportError, *, repeatable: bool) -> bool:
+    """Whether a request may be sent again that got no answer. One that never left may be sent again in any case."""
+    return repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+
+
+def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
+    """Whether a later attempt may get a better answer than this one."""
+    if response.status_code == HTTPStatus.CONFLICT:
+        return b'"idempotency_key_in_flight"' in response.content
+    return repeatable and response.status_code in BUSY | _LOST
+
+
+def wanted_delay(response: httpx.Response) -> float:
+    """The seconds that the answer asks to wait; 0 if it does not say."""
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isascii() and value.isdigit() else 0.0

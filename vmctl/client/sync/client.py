@@ -1,0 +1,76 @@
+# Generated from aio/client.py by `python -m tests.vmctl.generated`.
+
+"""The client: everything that the service can do."""
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
+from vmctl.client.sync.accounts import Account, SSHKeys, Tokens
+from vmctl.client.sync.collections import Collection, Id
+from vmctl.client.sync.events import Event, listen
+from vmctl.client.sync.operations import Operations
+from vmctl.client.sync.storage import Snapshots, Volumes
+from vmctl.client.sync.transport import Transport
+from vmctl.client.sync.vms import VMs
+from vmctl.client.tokens import TokenStore
+
+PREFIX = "/api/v1"
+
+
+class Client:
+    """A client of the service at `url`.
+
+    It uses `token` if there is one, and otherwise the tokens of a login: of `account.log_in`, or those in `tokens`. A
+    request that is safe to repeat is sent again for up to `patience` seconds if the service is away or busy.
+    `on_retry` is called before each pause, with its reason and its seconds. `transport` is for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        tokens: TokenStore | None = None,
+        patience: float = 30.0,
+        on_retry: Callable[[str, float], None] | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        base = url.rstrip("/").removesuffix(PREFIX) + PREFIX
+        http = httpx.Client(base_url=base, transport=transport)
+        self.transport = Transport(http, token=token, tokens=tokens, patience=patience, on_retry=on_retry)
+        self.account = Account(self.transport)
+        self.vms = VMs(self.transport)
+        self.volumes = Volumes(self.transport)
+        self.snapshots = Snapshots(self.transport)
+        self.operations = Operations(self.transport)
+        self.tokens = Tokens(self.transport)
+        self.ssh_keys = SSHKeys(self.transport)
+        self.flavors = Collection(self.transport, "/flavors", Flavor)
+        self.images = Collection(self.transport, "/images", Image)
+        self.networks = Collection(self.transport, "/networks", Network)
+        self.security_groups = Collection(self.transport, "/security-groups", SecurityGroup)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.transport.close()
+
+    def availability_zones(self) -> Iterator[AvailabilityZone]:
+        """Yield the availability zones."""
+        return self.transport.items("/availability-zones", AvailabilityZone, {})
+
+    def events(self, *, vm_id: Id | None = None, last_event_id: str | None = None) -> Iterator[Event]:
+        """Yield every change of your resources, or of one VM and what belongs to it, for ever."""
+        path = "/events" if vm_id is None else f"/vms/{vm_id}/events"
+        return listen(self.transport, path, last_event_id)

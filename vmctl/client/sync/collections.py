@@ -1,0 +1,106 @@
+# Generated from aio/collections.py by `python -m tests.vmctl.generated`.
+
+"""What the kinds of resources have in common: lists, reads, names instead of ids, and accepted changes."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+import httpx
+
+from vmctl.client.base import Answer
+from vmctl.client.errors import AmbiguousNameError, NotFoundError
+from vmctl.client.sync.transport import Filter, Transport
+from vmctl.client.sync.waiting import Accepted
+
+Id = UUID | str
+
+
+class NamedAnswer(Answer):
+    """The least that is known of a resource with a name."""
+
+    id: UUID
+    name: str
+
+
+M = TypeVar("M", bound=Answer)
+
+
+class Collection(Generic[M]):
+    """All resources of one kind that the caller may see."""
+
+    def __init__(self, transport: Transport, path: str, model: type[M], *, filters_names: bool = False) -> None:
+        self.transport = transport
+        self.path = path
+        self.model = model
+        self._filters_names = filters_names
+
+    def list(self, **filters: Filter) -> Iterator[M]:
+        """Yield all resources, page by page. The filters are the query parameters of the API."""
+        return self.transport.items(self.path, self.model, filters)
+
+    def get(self, id: Id) -> M:
+        """Read one resource by its id."""
+        return self.transport.get(f"{self.path}/{id}", self.model)
+
+    def find_id(self, name_or_id: Id) -> UUID:
+        """Return the id of the only resource with this name. What looks like an id is one."""
+        if isinstance(name_or_id, UUID):
+            return name_or_id
+        try:
+            return UUID(name_or_id)
+        except ValueError:
+            pass
+        kind = self.path.strip("/")
+        # The filter finds parts of names, too, so the names are compared here.
+        filters = {"name": name_or_id} if self._filters_names else {}
+        named = self.transport.items(self.path, NamedAnswer, filters)
+        ids = [item.id for item in named if item.name == name_or_id]
+        if not ids:
+            raise NotFoundError(f"None of your {kind} has the name {name_or_id}.")
+        if len(ids) > 1:
+            raise AmbiguousNameError(kind, name_or_id, ids)
+        return ids[0]
+
+    def find(self, name_or_id: Id) -> M:
+        """Read the only resource with this name, or the one with this id."""
+        return self.get(self.find_id(name_or_id))
+
+
+def change(
+    transport: Transport,
+    path: str,
+    model: type[M],
+    read: Callable[[M], M],
+    *,
+    body: Mapping[str, Any] | None = None,
+    key: str | None = None,
+) -> Accepted[M]:
+    """Send a change that answers with its resource. `read` reads the resource anew, after the change."""
+    response = transport.send("POST", path, body=body, key=key)
+    return accepted(transport, model.model_validate_json(response.content), operation_of(response), read)
+
+
+def accepted(transport: Transport, resource: M, operation_id: UUID | None, read: Callable[[M], M]) -> Accepted[M]:
+    """The change of a resource, which can be waited for."""
+
+    def read_again() -> M:
+        return read(resource)
+
+    return Accepted(transport, resource, operation_id, read_again)
+
+
+def remove(transport: Transport, path: str, *, key: str | None = None) -> Accepted[None]:
+    """Send a delete."""
+    response = transport.send("DELETE", path, key=key)
+
+    def nothing() -> None:
+        return None
+
+    return Accepted(transport, None, operation_of(response), nothing)
+
+
+def operation_of(response: httpx.Response) -> UUID | None:
+    """The operation that an answer names."""
+    location = response.headers.get("Operation-Location")
+    return UUID(location.rpartition("/")[2]) if location else None

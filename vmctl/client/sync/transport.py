@@ -1,0 +1,204 @@
+# Generated from aio/transport.py by `python -m tests.vmctl.generated`.
+
+"""Sends requests: again where that is safe, with a fresh token where the old one has expired."""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from http import HTTPStatus
+from threading import Lock
+from time import monotonic, sleep
+from typing import Any, TypeVar
+from uuid import UUID, uuid4
+
+import httpx
+from httpx_sse import ServerSentEvent, connect_sse
+from pydantic import BaseModel
+
+from vmctl.client import retries
+from vmctl.client.errors import UnreachableError, error_of
+from vmctl.client.models import TokenPair
+from vmctl.client.tokens import MemoryTokens, TokenStore
+
+_PATH = re.compile(r"(?:/[\w~%-][\w.~%-]*)+")
+OPENED = "opened"  # the service has no event of this name
+M = TypeVar("M", bound=BaseModel)
+Filter = str | int | bool | UUID | datetime | Sequence[str] | None
+# The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
+_STREAM_TIMEOUT = httpx.Timeout(5, read=40)
+
+
+class Transport:
+    """One connection pool, with what each request needs."""
+
+    def __init__(
+        self,
+        http: httpx.Client,
+        *,
+        token: str | None = None,
+        tokens: TokenStore | None = None,
+        patience: float = 30.0,
+        on_retry: Callable[[str, float], None] | None = None,
+    ) -> None:
+        self._http = http
+        self._token = token
+        self.tokens: TokenStore = tokens or MemoryTokens()
+        self._patience = patience
+        self._on_retry = on_retry
+        self._renewing = Lock()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def get(self, path: str, model: type[M], **filters: Filter) -> M:
+        """Read one resource."""
+        return model.model_validate_json((self.send("GET", path, filters=filters)).content)
+
+    def items(self, path: str, model: type[M], filters: Mapping[str, Filter]) -> Iterator[M]:
+        """Yield all items of a list, page by page."""
+        wanted = {"page_size": 100, **filters}
+        while True:
+            page = json.loads((self.send("GET", path, filters=wanted)).content)
+            for item in page["items"]:
+                yield model.model_validate(item)
+            if page["next_cursor"] is None:
+                return
+            wanted = {**wanted, "cursor": page["next_cursor"]}
+
+    def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        filters: Mapping[str, Filter] | None = None,
+        body: Mapping[str, Any] | None = None,
+        key: str | None = None,
+    ) -> httpx.Response:
+        """Send a request, and return its answer if that is a success.
+
+        `key` is the Idempotency-Key of a change; without it each call gets a new one. All attempts have the same key,
+        so the change is made once.
+        """
+        if not _PATH.fullmatch(path):
+            raise ValueError(f"{path} is no path of the service")  # an id that was made up could lead anywhere
+        filters = filters or {}
+        request = {
+            "params": _parameters(filters),
+            "content": None if body is None else json.dumps(body, default=str),
+            "headers": _headers(method, path, body, key),
+            "timeout": _timeout(filters.get("wait")),
+        }
+        token = self._current_token(path)
+        response = self._send_patiently(method, path, request, token)
+        if response.status_code == HTTPStatus.UNAUTHORIZED and token and not self._token:
+            token = self._renew(token)
+            response = self._send_patiently(method, path, request, token)
+        if not response.is_success:
+            raise error_of(response)
+        if response.content and "json" not in response.headers.get("Content-Type", ""):
+            raise UnreachableError(f"{response.request.url} answered, but not as this service does")
+        return response
+
+    def events(self, path: str, last_event_id: str | None) -> Iterator[ServerSentEvent]:
+        """Yield the events of one connection, until it ends; the first says that it is open."""
+        headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        token = self._current_token(path)
+        renewed = False
+        while True:
+            authorized = headers | ({"Authorization": f"Bearer {token}"} if token else {})
+            with connect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
+                if source.response.is_success:
+                    yield ServerSentEvent(event=OPENED)
+                    for event in source.iter_sse():
+                        yield event
+                    return
+                source.response.read()
+            if source.response.status_code != HTTPStatus.UNAUTHORIZED or not token or self._token or renewed:
+                raise error_of(source.response)
+            token, renewed = self._renew(token), True
+
+    def _current_token(self, path: str) -> str | None:
+        """The access token for a request; a login and its like need none."""
+        if path in {"/auth/login", "/auth/register", "/auth/refresh"}:
+            return None
+        if self._token:
+            return self._token
+        kept = self.tokens.read()
+        return kept.access_token if kept else None
+
+    def _renew(self, stale: str) -> str:
+        """Return an access token that is newer than the stale one. Others may have renewed it in the meantime."""
+        with self._renewing:
+            give_up_at = monotonic() + self._patience
+            while not self.tokens.try_lock():
+                if monotonic() > give_up_at:
+                    raise UnreachableError("Another program has been renewing this login for too long. Try again.")
+                sleep(0.05)
+            try:
+                kept = self.tokens.read()
+                if kept and kept.access_token == stale:
+                    # The service takes a refresh token again for some seconds, in case its answer was lost.
+                    body = {"refresh_token": kept.refresh_token}
+                    kept = TokenPair.model_validate_json((self.send("POST", "/auth/refresh", body=body)).content)
+                    self.tokens.write(kept)
+                return kept.access_token if kept else stale
+            finally:
+                self.tokens.unlock()
+
+    def _send_patiently(self, method: str, path: str, request: dict[str, Any], token: str | None) -> httpx.Response:
+        """Send a request until it has an answer that is worth having, or the patience is over."""
+        headers = request["headers"] | ({"Authorization": f"Bearer {token}"} if token else {})
+        repeatable = method in retries.REPEATABLE_METHODS or "Idempotency-Key" in headers or path == "/auth/refresh"
+        give_up_at = monotonic() + self._patience
+        for delay in retries.delays():
+            try:
+                response = self._http.request(method, path, **(request | {"headers": headers}))
+            except httpx.TransportError as error:
+                reason, wanted = f"Cannot reach {self._http.base_url}: {_reason(error)}", delay
+                if not retries.may_repeat_after(error, repeatable=repeatable) or monotonic() + wanted > give_up_at:
+                    raise UnreachableError(reason) from error
+            else:
+                reason = f"{self._http.base_url.host} answered {response.status_code}"
+                wanted = max(delay, retries.wanted_delay(response))
+                again = retries.may_repeat_answered(response, repeatable=repeatable)
+                if not again or monotonic() + wanted > give_up_at:
+                    return response
+            if self._on_retry:
+                self._on_retry(reason, wanted)
+            sleep(wanted)
+        raise AssertionError  # the delays have no end
+
+
+def _timeout(wait: Filter) -> httpx.Timeout:
+    """The limits of one request, which the service may hold back as long as its parameter `wait` says."""
+    return httpx.Timeout(30 + (wait if isinstance(wait, int) else 0), connect=5)
+
+
+def _headers(method: str, path: str, body: object, key: str | None) -> dict[str, str]:
+    headers = {"Accept": "application/json"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    if method in {"POST", "DELETE"} and not path.startswith("/auth/"):
+        headers["Idempotency-Key"] = key or str(uuid4())
+    return headers
+
+
+def _parameters(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
+    """The query parameters. A list is a parameter that is repeated; what is None or empty is left out."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in filters.items():
+        values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        pairs += [(name, _text(item)) for item in values if item not in {None, ""}]
+    return pairs
+
+
+def _text(value: Filter) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.isoformat() if isinstance(value, datetime) else str(value)
+
+
+def _reason(error: httpx.TransportError) -> str:
+    return str(error) or type(error).__name__
