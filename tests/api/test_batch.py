@@ -22,7 +22,7 @@ from tests.support.ssh_keys import new_key
 
 TINY = str(FLAVOR_IDS["m1.tiny"])
 
-NO_ID = str(UUID(int=4 << 76))  # of nothing; always the same, because it is part of the names of tests
+NO_ID = "00000000-0000-4000-8000-000000000000"  # always the same, because it is part of the names of tests
 
 
 def batch(*vms: dict[str, Any]) -> dict[str, Any]:
