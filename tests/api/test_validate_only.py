@@ -15,11 +15,13 @@ from domain.rules.states import Status, TaskState
 from tests.api.conftest import Person, count, pointers
 from tests.api.networks import EDGE_SIZE, fill_edge
 from tests.api.test_openapi import operations
-from tests.api.vm_resources import snapshot_of, unknown_id, vm_of, volume_of
+from tests.api.vm_resources import snapshot_of, vm_of, volume_of
 from tests.support.ssh_keys import new_key
 
 NEW = {"name": "web-1", "flavor": "m1.small"}
 TRIAL = {"validate_only": "true"}
+
+NO_ID = "00000000-0000-4000-8000-000000000000"  # always the same, because it is part of the names of tests
 
 
 async def tables(engine: AsyncEngine) -> dict[str, list[Any]]:
@@ -74,12 +76,12 @@ async def test_a_valid_request_changes_nothing_and_is_accepted_afterwards(ada: P
         ("/vms", NEW | {"flavor": "m9.huge"}),
         ("/vms", {"name": "web-1", "flavor": "m1.tiny", "image": "debian-12"}),
         ("/vms", NEW | {"interfaces": [{"network": "edge", "ip_address": "10.2.0.1"}]}),
-        ("/vms", NEW | {"volumes": [{"volume_id": unknown_id()}]}),
+        ("/vms", NEW | {"volumes": [{"volume_id": NO_ID}]}),
         ("/vms/batch", {"vms": [NEW, NEW | {"networks": ["dmz"]}]}),
         ("/volumes", {"name": "data", "size_gb": 0}),
-        ("/volumes", {"name": "data", "size_gb": 1, "image_id": unknown_id()}),
-        (f"/vms/{unknown_id()}/actions/stop", None),
-        (f"/operations/{unknown_id()}/cancel", None),
+        ("/volumes", {"name": "data", "size_gb": 1, "image_id": NO_ID}),
+        (f"/vms/{NO_ID}/actions/stop", None),
+        (f"/operations/{NO_ID}/cancel", None),
         ("/vms/{vm}/actions/stop", None),
         ("/vms/{vm}/actions/resize", {"flavor": "m1.medium"}),
         ("/vms/{vm}/snapshots", {"name": "before"}),
