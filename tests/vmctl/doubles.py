@@ -71,7 +71,14 @@ def operation(status: OperationStatus = OperationStatus.SUCCEEDED, **fields: obj
         "resource_type": "vm",
         "actor": "ada",
     }
-    known |= {"resource_id": str(uuid4()), "progress": 0, "attempt": 1, "request_id": "r-1", "workflow_id": "w-1"}
+    known |= {
+        "parameters": {},
+        "resource_id": str(uuid4()),
+        "progress": 0,
+        "attempt": 1,
+        "request_id": "r-1",
+        "workflow_id": "w-1",
+    }
     return body | known | {"created_at": NOW, "finished_at": ended} | fields
 
 

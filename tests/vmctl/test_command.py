@@ -1,6 +1,7 @@
 """The command on a real stack: what it does, what it prints, and its exit codes."""
 
 import json
+import signal
 import stat
 import subprocess
 import time
@@ -106,6 +107,23 @@ def test_a_wait_that_takes_too_long_says_how_to_go_on(vmctl: Command) -> None:
     assert late.stderr.splitlines()[-1].startswith("Wait again with: vmctl op wait ")
     vmctl.run(*late.stderr.splitlines()[-1].partition("vmctl ")[2].split())
     assert vmctl.json("vm", "show", "web-1")["status"] == "ACTIVE"
+
+
+def test_what_happens_can_be_watched(vmctl: Command) -> None:
+    command = ["vmctl", "vm", "watch", "-o", "json"]
+    with subprocess.Popen(command, env=vmctl.environment, stdout=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout
+        lines = (json.loads(line) for line in watching.stdout)
+        assert next(lines) == {"event": "reset", "resource": None}
+        vm = vmctl.json("vm", "create", "web-1", "-f", "m1.tiny")
+        seen = []
+        for line in lines:
+            seen.append((line["event"], line["resource"]["status"]))
+            if line["resource"]["id"] == vm["operation_id"] and line["resource"]["status"] == "SUCCEEDED":
+                break
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(10) == 130
+    assert {("vm", "BUILDING"), ("operation", "RUNNING")} <= set(seen)
 
 
 def test_an_operation_can_be_canceled(vmctl: Command) -> None:

@@ -77,6 +77,16 @@ async def test_a_wait_shows_the_next_attempt(terminal: Terminal, cloud: Settings
     terminal.until(r"^✓ create web-1: succeeded")
 
 
+def test_a_watch_begins_with_what_is_there(terminal: Terminal, vmctl: Command) -> None:
+    vmctl.run("vm", "create", "web-1", "-f", "m1.tiny", "--wait")
+    terminal.enter("vmctl vm watch web-1")
+    terminal.until(r"^web-1 +ACTIVE")
+    vmctl.run("vm", "stop", "web-1", "--wait")
+    terminal.until(r"^\d\d:\d\d:\d\d vm +web-1 ACTIVE powering_off")
+    terminal.until(r"^\d\d:\d\d:\d\d operation stop SUCCEEDED")
+    terminal.until(r"^\d\d:\d\d:\d\d vm +web-1 SHUTOFF")
+
+
 def test_an_interrupted_wait_says_how_to_go_on(terminal: Terminal) -> None:
     terminal.enter("vmctl vm create web-1 -f m1.tiny --wait; echo code $?")
     terminal.until(r"create web-1: \w+")

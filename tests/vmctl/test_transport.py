@@ -189,6 +189,17 @@ def test_a_list_is_read_page_by_page() -> None:
     assert query[1].get_list("status") == ["FAILED", "CANCELED"]
 
 
+def test_a_service_with_smaller_pages_chooses_their_size() -> None:
+    refused = problem("validation_failed", 422)
+    wrong = {"code": "too_large", "detail": "At most 50.", "parameter": "page_size"}
+    refused = answer({**refused.json(), "errors": [wrong]}, 422)
+    page = {"items": [operation()], "next_cursor": None}
+    service = Service([refused, answer(page), answer(page)])
+    client = service.client()
+    assert len([*client.operations.list(), *client.operations.list()]) == 2
+    assert [request.url.params.get("page_size") for request in service.requests] == ["100", None, None]
+
+
 def test_words_and_fields_of_a_later_version_are_kept() -> None:
     body = operation(action="dance", partner={"name": "bob"})
     found = Service([answer(body)]).client().operations.get("1")

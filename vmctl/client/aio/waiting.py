@@ -47,9 +47,8 @@ async def _look(transport: Transport, ids: Sequence[UUID], seconds: int) -> list
     if len(ids) == 1:
         answer = await transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds})
         return [Operation.model_validate_json(answer.content)]
-    wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds, "page_size": _MOST_IDS}
-    answer = await transport.send("GET", "/operations", filters=wanted)
-    found = [Operation.model_validate(item) for item in answer.json()["items"]]
+    wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds}
+    found = [operation async for operation in transport.items("/operations", Operation, wanted)]
     if missing := set(ids) - {operation.id for operation in found}:
         raise NotFoundError(f"There is no operation {', '.join(map(str, missing))}.")
     return found

@@ -17,7 +17,7 @@ from httpx_sse import ServerSentEvent, connect_sse
 from pydantic import BaseModel
 
 from vmctl.client import retries
-from vmctl.client.errors import UnreachableError, error_of
+from vmctl.client.errors import ProblemError, UnreachableError, error_of
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
@@ -47,6 +47,7 @@ class Transport:
         self._patience = patience
         self._on_retry = on_retry
         self._renewing = Lock()
+        self._page_size: int | None = 100
 
     def close(self) -> None:
         """Close the connections."""
@@ -58,14 +59,24 @@ class Transport:
 
     def items(self, path: str, model: type[M], filters: Mapping[str, Filter]) -> Iterator[M]:
         """Yield all items of a list, page by page."""
-        wanted = {"page_size": 100, **filters}
+        wanted = dict(filters)
         while True:
-            page = json.loads((self.send("GET", path, filters=wanted)).content)
+            page = json.loads((self._send_for_page(path, wanted)).content)
             for item in page["items"]:
                 yield model.model_validate(item)
             if page["next_cursor"] is None:
                 return
             wanted = {**wanted, "cursor": page["next_cursor"]}
+
+    def _send_for_page(self, path: str, filters: Mapping[str, Filter]) -> httpx.Response:
+        """Ask for a large page. A service whose pages must be smaller chooses their size itself."""
+        try:
+            return self.send("GET", path, filters={"page_size": self._page_size, **filters})
+        except ProblemError as error:
+            if self._page_size is None or "page_size" not in [item.parameter for item in error.problem.errors]:
+                raise
+        self._page_size = None
+        return self.send("GET", path, filters=filters)
 
     def send(
         self,
