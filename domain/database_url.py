@@ -165,18 +165,15 @@ def _arguments(given: Mapping[str, str], hosts: list[str], ports: list[int]) -> 
     """The arguments of asyncpg. It takes what is missing from the PG* variables of the environment, as libpq does."""
     if len(ports) not in {0, 1, len(hosts)} or (len(hosts) > 1 and not all(hosts)):
         raise ValueError("must name each host, and one port for all of them or one for each")
-    renamed = {"user": "user", "password": "password", "dbname": "database", "passfile": "passfile"}
-    arguments: dict[str, Any] = {renamed[name]: given[name] for name in renamed if given.get(name)}
+    arguments: dict[str, Any] = _chosen(given, {"user", "password", "passfile", "target_session_attrs"})
+    if given.get("dbname"):
+        arguments["database"] = given["dbname"]
     if any(hosts):
         arguments["host"] = hosts
     if ports:
         arguments["port"] = ports
     if "connect_timeout" in given:
         arguments["timeout"] = float(given["connect_timeout"])
-    # Of several servers only one is the primary, and the service needs that one.
-    attributes = given.get("target_session_attrs", "read-write" if len(hosts) > 1 else None)
-    if attributes:
-        arguments["target_session_attrs"] = attributes
     arguments["server_settings"] = _chosen(given, _SERVER_SETTINGS)
     tls_parameters = _tls(_chosen(given, _TLS | _PEM_FILES))
     if tls_parameters:

@@ -13,15 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from domain import database_url
 from domain.data import outages
+from domain.data.connector import CONNECT_TIMEOUT, Connector
 from domain.data.outages import UnusableDatabaseError
-from domain.database_url import Target
 from domain.settings import Settings
 
-CONNECT_TIMEOUT = 5.0  # seconds
 COMMAND_TIMEOUT = 15.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
 CLOSE_TIMEOUT = 0.5  # seconds
-OLDEST_VERSION = 14  # of PostgreSQL
 
 SERVER_SETTINGS = {
     "jit": "off",  # compiling one of our statements takes longer than running it
@@ -38,16 +36,6 @@ _FOR_PGBOUNCER: Final[dict[str, Any]] = {
     "prepared_statement_cache_size": 0,
     "prepared_statement_name_func": lambda: "",
 }
-_POOLER = (
-    "a connection pooler such as PgBouncer is in front of it; "
-    "add pgbouncer=true to the parameters of DATABASE_URL, or connect to PostgreSQL itself"
-)
-_REFUSED_PARAMETER = (
-    "PgBouncer refuses a parameter of DATABASE_URL; remove it, and set what it should set with ALTER ROLE ... SET"
-)
-_STATEMENT_MODE = "PgBouncer is in statement mode, which has no transactions; set pool_mode to transaction or session"
-# The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
-_WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
 
 
 class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
@@ -76,8 +64,10 @@ def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND
         **({"statement_cache_size": 0} if target.has_pgbouncer else {}),
     }
 
+    connector = Connector(target, arguments)
+
     async def connect() -> asyncpg.Connection:
-        connection = await _connect(target, arguments)
+        connection = await connector.connect()
         opened.add(connection)
         return connection
 
@@ -97,57 +87,6 @@ def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND
     event.listen(engine.sync_engine, "handle_error", outages.on_error)
     _opened[engine.sync_engine] = opened
     return engine
-
-
-async def _connect(target: Target, arguments: dict[str, Any]) -> asyncpg.Connection:
-    """Connect to the target, and refuse a server that the service cannot work with."""
-    try:
-        connection = await asyncpg.connect(**arguments)
-    except OSError:
-        raise
-    except (ValueError, LookupError) as error:
-        # A PG* variable of the environment is wrong, or nothing names the user, not even the system.
-        raise UnusableDatabaseError(f"{_WRONG_VALUE} ({outages.describe(error)})") from None
-    except asyncpg.ProtocolViolationError as error:
-        if "startup parameter" in str(error):
-            reason = _REFUSED_PARAMETER if target.has_pgbouncer else _POOLER
-            raise UnusableDatabaseError(f"{reason} ({outages.describe(error)})") from None
-        raise
-    except asyncpg.PostgresError as error:
-        if outages.is_outage(error) and outages.sqlstate_of(error) != outages.NO_RIGHTS:
-            raise
-        # For example, the parameter `options` of the URL names a setting that the server does not know.
-        raise UnusableDatabaseError(outages.describe(error)) from None
-    try:
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await _check(target, connection)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
-
-
-async def _check(target: Target, connection: asyncpg.Connection) -> None:
-    """Raise UnusableDatabaseError if the server is too old, has another encoding or hides behind a pooler."""
-    version, encoding = connection.get_server_version(), connection.get_settings().server_encoding
-    if version.major < OLDEST_VERSION:
-        raise UnusableDatabaseError(f"it is PostgreSQL {version.major}; the service needs {OLDEST_VERSION} or newer")
-    if encoding != "UTF8":
-        raise UnusableDatabaseError(f"its encoding is {encoding}; create the database with ENCODING 'UTF8'")
-    if target.has_pgbouncer:
-        try:
-            await connection.execute("BEGIN")
-            await connection.execute("COMMIT")
-        except asyncpg.PostgresError as error:
-            if "statement pooling mode" in str(error):
-                raise UnusableDatabaseError(_STATEMENT_MODE) from None
-            raise
-    else:
-        # A pooler makes up the process id that it reports at the start. The statement has no name, because a pooler may
-        # give us a connection on which somebody else has prepared one with the same name.
-        statement = await connection.prepare("SELECT pg_backend_pid()", name="")
-        if await statement.fetchval() != connection.get_server_pid():
-            raise UnusableDatabaseError(_POOLER)
 
 
 async def close(engine: AsyncEngine) -> None:

@@ -79,9 +79,12 @@ def on_error(context: ExceptionContext) -> None:
         # SQLAlchemy appends it to the text, which ends up in logs: many lines of SQL, while the error says what failed.
         context.sqlalchemy_exception.statement = None
     state = sqlstate_of(context.original_exception)
-    if state.startswith((*_SERVER_GONE, *_SERVER_REFUSES)):
+    # The machine may be gone, and then no connection of the pool will ever be answered. Each would cost a request the
+    # whole time limit of a statement.
+    has_no_answer = isinstance(context.original_exception, TimeoutError)
+    if has_no_answer or state.startswith((*_SERVER_GONE, *_SERVER_REFUSES)):
         context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = state.startswith(_SERVER_GONE)
+        context.invalidate_pool_on_disconnect = has_no_answer or state.startswith(_SERVER_GONE)
 
 
 def _original(error: BaseException | None) -> BaseException | None:

@@ -15,6 +15,8 @@ from typing import Final
 from domain.rules import text
 
 LONGEST_COMMENT: Final = 255  # characters
+# Normalizing takes a time that grows with the square of the accents in a row, and joins at most four characters.
+_LONGEST_SENT: Final = 4 * LONGEST_COMMENT
 SMALLEST_RSA, LARGEST_RSA = 1024, 16_384  # bits; OpenSSH refuses others
 _PRIVATE: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _POINTS: Final = {b"nistp256": 65, b"nistp384": 97, b"nistp521": 133}  # bytes of a point, uncompressed
@@ -51,12 +53,13 @@ def parse(line: str) -> PublicKey:
     if _PRIVATE.search(line):
         raise InvalidKeyError("This is a private key; send the public one, and make a new pair if others saw this")
     type, data, comment = [*line.split(maxsplit=2), "", "", ""][:3]
-    comment = text.tidy(comment)
+    is_too_long = len(comment.strip()) > _LONGEST_SENT
+    comment = "" if is_too_long else text.tidy(comment)
     if not data or len(line.strip().splitlines()) > 1:
         raise InvalidKeyError("Send one line in the format of OpenSSH: a type, the key in base64, a comment")
     if type not in _CHECKS:
         raise InvalidKeyError(f"The line must begin with a type that servers accept: {', '.join(_CHECKS)}")
-    if len(comment) > LONGEST_COMMENT or text.find_unseen(comment) is not None:
+    if is_too_long or len(comment) > LONGEST_COMMENT or text.find_unseen(comment) is not None:
         raise InvalidKeyError(f"The comment has at most {LONGEST_COMMENT} characters, all of them visible")
     name, *parts = _parts(data)
     if name != type.encode():

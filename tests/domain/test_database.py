@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from sqlalchemy import make_url, text
 
-from domain.data import database, outages
+from domain.data import connector, database, outages
 from domain.data.outages import UnusableDatabaseError
 from domain.settings import Settings
 from migrations import embedded_postgres
@@ -53,7 +53,7 @@ async def test_a_database_with_another_encoding_is_refused(latin1: str) -> None:
 
 
 async def test_an_old_server_is_refused(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "OLDEST_VERSION", 99)
+    monkeypatch.setattr(connector, "OLDEST_VERSION", 99)
     assert "the service needs 99 or newer" in await refusal_of(settings)
 
 

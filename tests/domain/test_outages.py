@@ -9,8 +9,9 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data import outages
+from domain.data import database, outages
 from domain.data.outages import OutageLog, UnusableDatabaseError, describe, is_outage, sqlstate_of
+from domain.settings import Settings
 
 PASSES = ["08006", "25006", "25P03", "25P04", "28P01", "3D000", "40001", "40P01", "53100", "53300", "55P03", "57014"]
 PASSES += ["42501", "42703", "42P01", "57P01", "57P05", "58030"]
@@ -48,19 +49,30 @@ async def test_other_states_are_bugs_and_keep_the_connection(engine: AsyncEngine
     assert "SQL:" not in str(error)
 
 
-async def test_a_read_only_server_costs_the_whole_pool_and_a_slow_statement_one_connection(engine: AsyncEngine) -> None:
-    async def session() -> int:
-        async with engine.connect() as connection:
-            return int(await connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+async def sessions_of(engine: AsyncEngine) -> set[int]:
+    """The sessions behind both connections of the pool."""
+    async with engine.connect() as one, engine.connect() as other:
+        return {int(await connection.scalar(text("SELECT pg_backend_pid()")) or 0) for connection in (one, other)}
 
-    async with engine.connect(), engine.connect():
-        pass  # so that the pool has two connections
-    sessions = {await session(), await session()}
+
+async def test_a_read_only_server_costs_the_whole_pool_and_a_slow_statement_one_connection(engine: AsyncEngine) -> None:
+    sessions = await sessions_of(engine)
     await error_with(engine, "57014")
-    assert {await session(), await session()} & sessions
-    sessions |= {await session(), await session()}
+    assert len(await sessions_of(engine) & sessions) == 1
+    sessions = await sessions_of(engine)
     await error_with(engine, "25006")
-    assert not {await session(), await session()} & sessions
+    assert not await sessions_of(engine) & sessions
+
+
+async def test_a_server_that_does_not_answer_costs_the_whole_pool(settings: Settings) -> None:
+    """Its machine may be gone, and then each connection would cost another request the whole time limit."""
+    engine = database.create_engine(settings, command_timeout=0.2)
+    sessions = await sessions_of(engine)
+    async with engine.connect() as connection:
+        with pytest.raises(TimeoutError):
+            await connection.execute(text("SELECT pg_sleep(1)"))
+    assert not await sessions_of(engine) & sessions
+    await database.close(engine)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Several servers in DATABASE_URL: the one that takes changes is found, whatever the others do."""
+
+import asyncio
+import signal
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from domain.data import database
+from migrations import embedded_postgres
+from tests.conftest import make_settings
+from tests.support import pgbouncer
+from tests.support.waiting import block_until
+
+
+@contextmanager
+def server(data_dir: Path, *options: str) -> Iterator[Path]:
+    """Run a second server; yields its socket directory."""
+    socket_dir = embedded_postgres.init_cluster(data_dir)
+    command = [*embedded_postgres.server_command(data_dir, socket_dir), "-F", *options]
+    process = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
+    ready = embedded_postgres.ready_command(socket_dir)
+    block_until(lambda: subprocess.run(ready, check=False).returncode == 0)
+    yield socket_dir
+    process.send_signal(signal.SIGINT)  # on SIGTERM it would wait for the connections of PgBouncer
+    process.wait()
+
+
+async def folder_of(url: str) -> Path:
+    """The data directory of the server that a new pool connects to."""
+    engine = database.create_engine(make_settings(url))
+    async with engine.connect() as connection:
+        folder = await connection.scalar(text("SHOW data_directory"))
+    await database.close(engine)
+    return Path(str(folder))
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[int]:
+    """The port of a server that accepts connections and says nothing, as one whose machine hangs."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    listening = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    yield listening.sockets[0].getsockname()[1]
+    listening.close()
+
+
+def after_a_silent_one(port: int, postgres: Path, timeout: int) -> str:
+    """DATABASE_URL of a server that says nothing and of one that works."""
+    places = f"host=127.0.0.1,{postgres}&port={port},{embedded_postgres.PORT}"
+    return f"postgresql://postgres@/postgres?{places}&connect_timeout={timeout}"
+
+
+async def test_a_server_that_does_not_answer_leaves_time_for_the_next_one(silent: int, postgres: Path) -> None:
+    engine = database.create_engine(make_settings(after_a_silent_one(silent, postgres, 1)))
+    async with engine.connect():
+        async with asyncio.timeout(0.9):  # the next connection begins with the server that worked
+            async with engine.connect():
+                pass
+    await database.close(engine)
+
+
+async def test_a_caller_with_less_time_than_a_connect_reaches_the_next_server_the_second_time(
+    silent: int, postgres: Path
+) -> None:
+    engine = database.create_engine(make_settings(after_a_silent_one(silent, postgres, 60)))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await engine.connect()
+    async with asyncio.timeout(10):
+        async with engine.connect():
+            pass
+    await database.close(engine)
+
+
+async def test_servers_that_the_environment_names_are_tried_in_the_same_way(
+    silent: int, postgres: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGHOST", f"127.0.0.1,{postgres}")
+    monkeypatch.setenv("PGPORT", f"{silent},{embedded_postgres.PORT}")
+    assert await folder_of("postgresql://postgres@/postgres?connect_timeout=1") == postgres
+
+
+async def test_an_error_of_a_server_is_shown_rather_than_that_another_is_a_standby(
+    tmp_path: Path, postgres: Path
+) -> None:
+    with server(tmp_path, "-cdefault_transaction_read_only=on") as standby:
+        engine = database.create_engine(make_settings(f"postgresql://postgres@/nowhere?host={postgres},{standby}"))
+        with pytest.raises(Exception, match='database "nowhere" does not exist'):
+            await engine.connect()
+        await database.close(engine)
+
+
+@pgbouncer.needs_pgbouncer
+async def test_of_several_pgbouncers_the_one_in_front_of_the_server_that_can_write_is_used(
+    tmp_path: Path, postgres: Path
+) -> None:
+    """PgBouncer accepts connections while its server is gone, and reports what the server was before a failover."""
+    with pgbouncer.running(tmp_path / "postgres") as first, pgbouncer.running(postgres) as second:
+        url = f"postgresql://postgres@/postgres?host={first},{second}&port={pgbouncer.PORT}&pgbouncer=true"
+        with server(tmp_path) as primary:
+            assert await folder_of(url) == primary
+        with server(tmp_path, "-cdefault_transaction_read_only=on"):
+            assert await folder_of(url) == postgres
+            assert await folder_of(f"{url}&target_session_attrs=any") == primary
+        assert await folder_of(url) == postgres
