@@ -17,6 +17,7 @@ from tests.support.stack import QUICK_CLOUD, Stack
 from tests.support.users import PASSWORD
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SECONDS = os.environ.get("FUZZ", "30")
 SEED = os.environ.get("SEED", "16")
 ADMIN = "fuzzer"
