@@ -1,11 +1,13 @@
 """The class of every route: what a request has to be before FastAPI reads it."""
 
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope
 
 from api import PREFIX
 from api.web import query
@@ -18,6 +20,23 @@ class Endpoint(APIRoute):
 
     Health checks take any query, because monitors add one against caches.
     """
+
+    literal_paths: ClassVar[set[str]] = set()  # the paths of all endpoints that have no parameters
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        if "{" not in path:
+            self.literal_paths.add(path)
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether the request is for this route.
+
+        A path that another endpoint has literally is never an id: with a method that it does not have, /vms/batch is a
+        405, and not the VM "batch".
+        """
+        if self.path not in self.literal_paths and scope["path"] in self.literal_paths:
+            return Match.NONE, {}
+        return super().matches(scope)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers requests to this route; called once, when the route is made."""

@@ -52,6 +52,7 @@ TAGS = [
     {"name": "health", "description": "Checks for load balancers and monitoring."},
     {"name": "auth", "description": "Accounts, and the tokens that all other requests need."},
     {"name": "vms", "description": "Virtual machines and their actions."},
+    {"name": "events", "description": "Streams that tell of each change as soon as it is committed."},
     {"name": "consoles", "description": "What a VM's console has shown, and ways to use it."},
     {"name": "snapshots", "description": "Images of a VM, to restore it from. A snapshot outlives its VM."},
     {"name": "volumes", "description": "Block devices. A volume is attached to at most one VM."},
