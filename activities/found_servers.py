@@ -51,9 +51,14 @@ class FoundServersReader:
         async with self._engine.begin() as tx:
             if not await queries.try_long_lock(tx, advisory_locks.FOUND_SERVERS):
                 return
-            known = await tx.scalars(select(VM.cloud_id).where(LIVE, VM.cloud_id.is_not(None)))
-            found = await self._backend.list_other_servers(frozenset(filter(None, known)))
-            await note(tx, found)
+            await note(tx, await self._backend.list_other_servers(self._known))
+
+    async def _known(self, ids: Collection[str]) -> Collection[str]:
+        """Return which of these ids of the cloud are of servers of VMs."""
+        # A statement of the lock's transaction would keep its snapshot until the cloud has answered.
+        async with self._engine.connect() as connection:
+            of_vms = select(VM.cloud_id).where(LIVE, VM.cloud_id == any_(literal(list(ids), ARRAY(Text))))
+            return {id for id in await connection.scalars(of_vms) if id}
 
 
 async def note(tx: AsyncConnection, found: Collection[Found]) -> None:

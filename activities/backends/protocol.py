@@ -9,7 +9,7 @@ changes nothing and returns the same. `purge` and `revoke` carry no token, becau
 "Begin to" means that the call returns before the change is complete; the lists show when it is.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -18,6 +18,9 @@ from activities.backends.catalogue import Catalogue
 from activities.backends.found import FoundServer
 from activities.backends.resources import Console, Image, InventoryPage, Port, PortSpec, Ref, Server, ServerSpec, Volume
 from domain.rules.resources import Kind
+
+KnownServers = Callable[[Collection[str]], Awaitable[Collection[str]]]
+"""Returns which of these ids of the cloud are of servers of VMs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +190,11 @@ class ComputeBackend(Protocol):
         each page has the marker of the next one. What exists during all the calls is on one of the pages.
         """
 
-    async def list_other_servers(self, known: Collection[str]) -> Collection[FoundServer]:
-        """Return the servers of the project, whoever made them, but not those with these ids of the cloud."""
+    async def list_other_servers(self, known: KnownServers) -> Collection[FoundServer]:
+        """Return the servers of the project that are not known, whoever made them.
+
+        They are read in pages, and `known` is asked about each, so that a large cloud is never in memory at once.
+        """
 
     async def revoke(self, operation_id: UUID) -> None:
         """Refuse the operation's calls from now on, except those that compensate.

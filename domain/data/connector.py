@@ -52,17 +52,14 @@ class Connector:
         errors: list[BaseException] = []
         for number in [*range(self._first, len(self._servers)), *range(self._first)]:
             try:
-                connection = await self._connect(self._servers[number])
+                return await self._connect(self._servers[number])
             except BaseException as error:
                 # Also if the caller gives up: it may do so each time before the connect timeout is over.
                 self._first = (number + 1) % len(self._servers)
                 if isinstance(error, UnusableDatabaseError) or not outages.is_outage(error):
                     raise
                 errors.append(error)
-            else:
-                self._first = number
-                return connection
-        # "Wrong password" says more than that another server is a standby.
+        # "Wrong password" says more than that another server is away or a standby.
         raise next((error for error in errors if isinstance(error, asyncpg.PostgresError)), errors[-1])
 
     async def _connect(self, arguments: dict[str, Any]) -> asyncpg.Connection:

@@ -1,5 +1,6 @@
 """Servers that belong to no VM: which are noted, what keeps them from being adopted, when they are forgotten."""
 
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities import foreign_servers, found_servers
 from activities.backends.found import FoundServer as Found
 from activities.backends.found import FoundVolume
+from activities.backends.mock import found
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers
 from activities.backends.resources import Port
@@ -83,8 +85,8 @@ async def test_the_servers_of_vms_are_not_noted(engine: AsyncEngine, backend: Mo
     deleted = await add_idle_vm(engine, backend, Status.DELETED)
     async with engine.begin() as tx:
         await tx.execute(update(VM).where(VM.id == known.id).values(cloud_id="the server of a VM"))
-    found = [replace(SERVER, cloud_id="the server of a VM"), replace(SERVER, cloud_id="another", id=deleted.id)]
-    assert await note(engine, *found) == []
+    of_vms = [replace(SERVER, cloud_id="the server of a VM"), replace(SERVER, cloud_id="another", id=deleted.id)]
+    assert await note(engine, *of_vms) == []
 
 
 async def test_a_server_that_changes_or_goes_away_is_noted_anew(engine: AsyncEngine) -> None:
@@ -118,10 +120,42 @@ async def test_a_server_of_the_mock_cloud_is_found_adopted_and_repaired_as_any_o
 
 
 async def test_the_reconciler_leaves_the_servers_of_others_alone(
-    engine: AsyncEngine, backend: MockBackend, settings: Settings, reconciler: Reconciler
+    engine: AsyncEngine, settings: Settings, reconciler: Reconciler
 ) -> None:
     await foreign_servers.add_server(settings, "old")
     for _ in range(2):
         await reconciler.reconcile()
     assert await recorded_findings(engine) == []
-    assert len(await backend.list_other_servers(set())) == 1
+    async with engine.connect() as connection:
+        assert len((await connection.execute(select(servers))).all()) == 1
+
+
+async def test_the_servers_of_the_cloud_are_looked_up_in_pages(
+    engine: AsyncEngine, backend: MockBackend, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ids of a large cloud at once would block the loop that sends the heartbeats of activities."""
+    monkeypatch.setattr(found, "PAGE_SIZE", 2)
+    for _ in range(3):
+        await add_idle_vm(engine, backend)
+    async with engine.connect() as connection:
+        of_vms = list(map(str, await connection.scalars(select(servers.c.id))))
+    others = [str(await foreign_servers.add_server(settings, f"old-{number}")) for number in range(2)]
+    asked: list[list[str]] = []
+
+    async def known(ids: Collection[str]) -> Collection[str]:
+        asked.append(sorted(ids))
+        return {*of_vms} & {*ids}
+
+    shown = await backend.list_other_servers(known)
+    assert sorted(server.cloud_id for server in shown) == sorted(others)
+    assert [id for page in asked for id in page] == sorted([*of_vms, *others])
+    assert max(map(len, asked)) == 2
+
+
+async def test_which_servers_are_known_is_asked_of_the_database(engine: AsyncEngine, backend: MockBackend) -> None:
+    vm, deleted = await add_idle_vm(engine, backend), await add_idle_vm(engine, backend, Status.DELETED)
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).where(VM.id == vm.id).values(cloud_id="live"))
+        await tx.execute(update(VM).where(VM.id == deleted.id).values(cloud_id="deleted"))
+    reader = FoundServersReader(engine, backend)
+    assert await reader._known(["live", "deleted", "foreign"]) == {"live"}

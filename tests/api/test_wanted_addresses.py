@@ -102,8 +102,10 @@ async def test_the_same_address_in_another_network_is_another_address(ada: Perso
     twin = {"id": uuid4(), "name": "twin", "cidr": "10.2.0.0/28", "gateway": "10.2.0.14", "is_default": False}
     async with engine.begin() as tx:
         await tx.execute(insert(Network).values(twin))
-    answer = await create(ada, at(EDGE, "10.2.0.9"), at(str(twin["id"]), "10.2.0.9"))
-    assert answer.status_code == 202, answer.text
+    await create(ada, at(EDGE, "10.2.0.8"))
+    for of_edge, of_twin in (("10.2.0.9", "10.2.0.9"), ("10.2.0.10", "10.2.0.8")):
+        answer = await create(ada, at(EDGE, of_edge), at(str(twin["id"]), of_twin))
+        assert answer.status_code == 202, answer.text
 
 
 async def test_of_twenty_requests_for_one_address_one_succeeds(ada: Person, engine: AsyncEngine) -> None:

@@ -6,15 +6,13 @@ from uuid import UUID
 from sqlalchemy import Select, literal, select
 
 from activities.backends.mock.consoles import MockConsoles
-from activities.backends.mock.found import MockFound
+from activities.backends.mock.found import PAGE_SIZE, MockFound
 from activities.backends.mock.ports import MockPorts
 from activities.backends.mock.schema import images, ports, servers, volumes
 from activities.backends.mock.servers import MockServers, apply_due_changes
 from activities.backends.mock.storage import MockStorage
 from activities.backends.resources import InventoryPage, Listed
 from domain.rules.resources import Kind
-
-PAGE_SIZE: Final = 500
 
 # The cloud's id, ours, the state and, for a port, the VM.
 _INVENTORY: Final[dict[Kind, Select[*tuple[Any, ...]]]] = {

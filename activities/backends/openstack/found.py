@@ -4,20 +4,24 @@ from collections.abc import Collection, Mapping, Sequence
 from uuid import UUID
 
 from activities.backends.found import FoundServer, FoundVolume
-from activities.backends.openstack import bodies, marks
+from activities.backends.openstack import bodies, marks, reading
 from activities.backends.openstack.bodies import Body
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.ports import OpenStackPorts, port_from
 from activities.backends.openstack.records import PortRow, ServerRow, VolumeRow
 from activities.backends.openstack.servers import server_from
+from activities.backends.protocol import KnownServers
 
 
 class OpenStackFound(OpenStackPorts):
     """Servers of others."""
 
-    async def list_other_servers(self, known: Collection[str]) -> Sequence[FoundServer]:
-        listed = await self._rows(Service.COMPUTE, "/servers/detail", (), "servers")
-        servers = {body["id"]: body for body in listed if body["id"] not in known}
+    async def list_other_servers(self, known: KnownServers) -> Sequence[FoundServer]:
+        servers: dict[str, Body] = {}
+        async for page in reading.pages(self._fetch, Service.COMPUTE, "/servers/detail", (), "servers"):
+            listed = {body["id"]: body for body in bodies.listed(page.body, "servers")}
+            of_vms = await known(listed.keys())
+            servers |= {id: body for id, body in listed.items() if id not in of_vms}
         rows = {id: bodies.server_from(body, is_from_list=True) for id, body in servers.items()}
         live = {id: row for id, row in rows.items() if isinstance(row, ServerRow) and not row.is_deleted}
         ports: dict[str, list[PortRow]] = {}
@@ -27,9 +31,14 @@ class OpenStackFound(OpenStackPorts):
         return [_found(row, servers[id], volumes, ports.get(id, ())) for id, row in live.items()]
 
     async def _found_volumes(self, ids: Collection[str]) -> Mapping[str, VolumeRow]:
+        volumes: dict[str, VolumeRow] = {}
+        if not ids:
+            return volumes
         # Cinder knows no filter for several ids.
-        listed = await self._rows(Service.VOLUME, "/volumes/detail", (), "volumes") if ids else ()
-        return {body["id"]: bodies.volume_from(body) for body in listed if body.get("id") in ids}
+        async for page in reading.pages(self._fetch, Service.VOLUME, "/volumes/detail", (), "volumes"):
+            listed = bodies.listed(page.body, "volumes")
+            volumes |= {body["id"]: bodies.volume_from(body) for body in listed if body.get("id") in ids}
+        return volumes
 
 
 def _found(row: ServerRow, body: Body, volumes: Mapping[str, VolumeRow], ports: Sequence[PortRow]) -> FoundServer:

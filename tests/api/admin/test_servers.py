@@ -4,11 +4,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.cloud import FoundServer
-from domain.data.models import VM, Flavor, Image, Operation, Volume
+from domain.data.models import VM, Flavor, Image, Interface, Operation, Volume
+from domain.rules.resources import VolumeStatus
 from domain.rules.states import Status
 from tests.api.conftest import Person, count, pointers
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, NETWORK_IDS, add_interface, add_vm, add_volume
@@ -130,6 +131,59 @@ async def test_what_is_recorded_for_somebody_already_is_not_adopted_with_a_serve
     answer = await adopt(root, id)
     assert (answer.status_code, answer.json()["code"]) == (409, "not_adoptable")
     assert str(vm.id) in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "values", [{"status": VolumeStatus.IN_USE}, {"status": VolumeStatus.EXTENDING}, {"cloud_id": None}]
+)
+async def test_a_volume_that_is_in_use_here_is_not_adopted_with_a_server(
+    ada: Person, root: Person, engine: AsyncEngine, values: dict[str, Any]
+) -> None:
+    """Without an id of the cloud it is still being made, or was never made."""
+    async with engine.begin() as tx:
+        volume = await add_volume(tx, ada.user)
+        await tx.execute(update(Volume).values({"cloud_id": "of ada"} | values))
+    id = await add_found(engine, volumes=[VOLUME | {"id": str(volume.id), "cloud_id": "of ada"}])
+    answer = await adopt(root, id)
+    assert (answer.status_code, answer.json()["code"]) == (409, "not_adoptable")
+    assert str(volume.id) in answer.json()["detail"]
+
+
+async def test_a_server_that_became_that_of_a_vm_is_not_adopted(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    """Its VM got the id of the cloud after a worker had noted the server."""
+    id = await add_found(engine)
+    async with engine.begin() as tx:
+        await add_vm(tx, ada.user, cloud_id=str(id))
+    answer = await adopt(root, id)
+    assert (answer.status_code, answer.json()["code"]) == (409, "not_adoptable")
+    assert answer.json()["detail"].endswith("It is the server of a VM.")
+
+
+async def test_a_port_whose_mac_address_is_recorded_is_not_adopted(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    id = await add_found(engine)
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        await add_interface(tx, vm, ip_address="10.0.0.9")
+        await tx.execute(update(Interface).values(mac_address=PORT["mac_address"]))
+    answer = await adopt(root, id)
+    assert (answer.status_code, answer.json()["code"]) == (409, "not_adoptable")
+    assert str(vm.id) in answer.json()["detail"]
+
+
+async def test_of_flavors_with_the_servers_size_one_that_can_be_asked_for_is_preferred(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    flavors = [
+        {"id": uuid4(), "name": name, "vcpus": 3, "ram_mb": 2048, "disk_gb": 20, "is_available": name == "b"}
+        for name in ("a", "b", "c")
+    ]
+    async with engine.begin() as tx:
+        await tx.execute(insert(Flavor).values(flavors))
+    id = await add_found(engine, flavor="renamed", vcpus=3)
+    assert (await adopt(root, id)).status_code == 202
+    assert (await ada.http.get(f"/vms/{id}")).json()["flavor_id"] == str(flavors[1]["id"])
 
 
 async def test_a_volume_that_the_owner_has_already_is_attached(ada: Person, root: Person, engine: AsyncEngine) -> None:
