@@ -50,6 +50,7 @@ def field(name: str, *, title: str | None = None, is_wide: bool = False) -> Colu
 
 AGE = Column("AGE", lambda fields: _age(fields["created_at"]))
 ID = field("id", title="ID")
+WIDE_ID = field("id", title="ID", is_wide=True)
 _STYLES = {
     **dict.fromkeys(("ACTIVE", "AVAILABLE", "IN_USE", "ATTACHED", "SUCCEEDED"), "green"),
     **dict.fromkeys(("ERROR", "FAILED"), "red"),
@@ -69,12 +70,14 @@ def print_list(items: Iterable[BaseModel], columns: Sequence[Column], output: Fo
         _print_data(rows, output)
         return
     shown = [column for column in columns if output is Format.WIDE or not column.is_wide]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in shown:
-        table.add_column(column.title, overflow="fold", no_wrap=column is ID)
-    for row in rows:
-        table.add_row(*(styled(column.cell(row)) for column in shown))
-    _print_table(table)
+    lines = [[Text(column.title, "bold") for column in shown]]
+    lines += [[styled(column.cell(row)) for column in shown] for row in rows]
+    widths = [max(cell.cell_len for cell in cells) for cells in zip(*lines, strict=True)]
+    for cells in lines:
+        for cell, width in zip(cells[:-1], widths, strict=False):
+            cell.pad_right(width - cell.cell_len)
+        # A line that is longer than the terminal goes on in the next one. Narrower columns could not be read.
+        current().out.print(Text("  ").join(cells), soft_wrap=True)
 
 
 def print_one(item: BaseModel, output: Format) -> None:
@@ -109,7 +112,7 @@ def _plain(value: object) -> str:
         return ", ".join(f"{name}={_plain(part)}" for name, part in value.items())
     if isinstance(value, list):
         return (
-            "\n".join(map(_plain, value)) if value and isinstance(value[0], Mapping) else ", ".join(map(_plain, value))
+            "; ".join(map(_plain, value)) if value and isinstance(value[0], Mapping) else ", ".join(map(_plain, value))
         )
     return printable(str(value))
 

@@ -7,7 +7,7 @@ import typer
 
 from vmctl.cli import names
 from vmctl.cli.changes import Timeout, Wait, Yes, conclude, each
-from vmctl.cli.output import AGE, ID, Format, Output, field, print_list, print_one
+from vmctl.cli.output import AGE, WIDE_ID, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
 from vmctl.cli.vms import Labels, labels_of
 from vmctl.client.models import SnapshotStatus, VolumeStatus
@@ -27,7 +27,7 @@ VOLUME_COLUMNS = [
     AGE,
     field("bootable", is_wide=True),
     field("image_id", is_wide=True),
-    ID,
+    WIDE_ID,
 ]
 SNAPSHOT_COLUMNS = [
     field("name"),
@@ -37,7 +37,7 @@ SNAPSHOT_COLUMNS = [
     AGE,
     field("image_id", is_wide=True),
     field("flavor_id", is_wide=True),
-    ID,
+    WIDE_ID,
 ]
 
 

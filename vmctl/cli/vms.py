@@ -7,7 +7,7 @@ import typer
 
 from vmctl.cli import names
 from vmctl.cli.changes import Timeout, Wait, Yes, each
-from vmctl.cli.output import AGE, ID, Column, Fields, Format, Output, field, print_list, print_one
+from vmctl.cli.output import AGE, WIDE_ID, Column, Fields, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
 from vmctl.client.models import Status
 
@@ -29,7 +29,7 @@ COLUMNS = [
     AGE,
     field("labels", is_wide=True),
     field("availability_zone", title="ZONE", is_wide=True),
-    ID,
+    WIDE_ID,
 ]
 
 
