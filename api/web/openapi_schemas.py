@@ -50,7 +50,8 @@ def rewrite(document: Schema) -> None:
             del text["type"]
             text["$ref"] = _REFERENCE + name
     _share_words(document["paths"], schemas)
-    document["components"]["schemas"] = dict(sorted(schemas.items()))
+    used = set(_references(document))  # the models may name sets of words that a shared schema has replaced
+    document["components"]["schemas"] = {name: schema for name, schema in sorted(schemas.items()) if name in used}
 
 
 def _share_words(paths: Schema, schemas: Mapping[str, Schema]) -> None:
