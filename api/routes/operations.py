@@ -59,7 +59,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
     wanted = _ids(ids)
     if wait and not wanted:
         detail = "Say which operations to wait for: send `id` with `wait`."
-        raise ProblemError("validation_failed", detail, [FieldError(code="missing", detail=detail, parameter="id")])
+        raise ProblemError("validation_failed", detail, [FieldError(code="required", detail=detail, parameter="id")])
     if wait:
         await _wait_for_all(process, request, caller.id, wait, wanted)
     if wanted:

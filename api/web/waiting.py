@@ -55,7 +55,7 @@ def until(wait: int, statuses: Collection[str]) -> Until:
     """What a request waits for; ProblemError if it names statuses and no time."""
     if statuses and not wait:
         detail = "`for` says what to wait for. Send `wait` with it: the most seconds to wait."
-        raise ProblemError("validation_failed", detail, [FieldError(code="missing", detail=detail, parameter="wait")])
+        raise ProblemError("validation_failed", detail, [FieldError(code="required", detail=detail, parameter="wait")])
     return Until(wait, frozenset(statuses))
 
 
