@@ -11,7 +11,7 @@ from api import PREFIX
 from api.routes import answers, requests, router
 from api.web import openapi, program_tokens
 from api.web.dependencies import CurrentUser, Process
-from api.web.idempotency import OncePerKey
+from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.models import FieldError
 from api.web.pages import Order, WantedPage
 from api.web.problems import ProblemError
@@ -35,7 +35,7 @@ _BY_NAME = Order("name", (ProgramToken.name,))
     responses=openapi.headers(201, "Location"),
     openapi_extra=openapi.problems("name_taken", "quota_exceeded"),
 )
-async def create_token(caller: CurrentUser, process: Process, once: OncePerKey, body: requests.NewToken) -> Response:
+async def create_token(caller: CurrentUser, process: Process, once: OnceOrTrial, body: requests.NewToken) -> Response:
     """Make a token for a program. The answer shows it, and nothing shows it again. A user has at most 100."""
     lifetime = timedelta(days=body.expires_in_days) if body.expires_in_days else None
     _refuse_longer_life(caller, lifetime)
@@ -50,7 +50,8 @@ async def create_token(caller: CurrentUser, process: Process, once: OncePerKey, 
         location = {"Location": f"{PREFIX}/tokens/{row.id}"}
         return Response(created.model_dump_json(), 201, location, "application/json")
 
-    return _with_token_shown(await once(create, body), process.signing)
+    answer = await once(create, body)
+    return answer if once.validate_only else _with_token_shown(answer, process.signing)
 
 
 @routes.get("")

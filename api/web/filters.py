@@ -33,9 +33,11 @@ class Items:
 
     @cached_property
     def pattern(self) -> re.Pattern[str]:
+        """The form of the whole list."""
         return re.compile(f"^{self.item}(,{self.item})*$")
 
     def check(self, value: str) -> str:
+        """Refuse a list of another form."""
         if not self.pattern.fullmatch(value):
             raise PydanticCustomError(self.code, "{detail}", {"detail": self.detail})
         return value

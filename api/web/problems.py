@@ -46,7 +46,7 @@ HEADERS_OF_CODE = {
 }
 # Bytes. The longest legal body is a new VM with all labels, interfaces, groups and user data that are allowed, and an
 # escape for each character.
-MAX_BODY = 768 * 1024
+MAX_BODY = 832 * 1024
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length
 

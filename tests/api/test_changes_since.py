@@ -17,7 +17,7 @@ from domain.settings import Settings
 from tests.api.conftest import Person, pointers, signing_of
 from tests.api.test_pages import links
 from tests.api.vm_resources import attached_to, vm_of
-from tests.support.rows import add_vm, add_volume
+from tests.support.rows import add_vm, add_volume, note_vms_changed
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=2)
 
@@ -216,6 +216,7 @@ async def test_volumes_and_attachments_say_it_too(ada: Person, engine: AsyncEngi
     attached = await read(ada, f"/vms/{vm.id}/volumes", page_size=1)
     assert (await ada.http.patch(f"/volumes/{volume.id}", json={"name": "another"})).status_code == 200
     async with engine.begin() as tx:
+        await note_vms_changed(tx)
         await tx.execute(update(Attachment).where(Attachment.volume_id == volume.id).values(device="/dev/vda1"))
     second = await read(ada, "/volumes", sort="name", page_size=1, cursor=first["next_cursor"])
     assert second["items_moved"] is True

@@ -2,9 +2,6 @@
 
 import asyncio
 import contextlib
-import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -16,9 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.background import changes, listeners
 from api.background.changes import Changes
 from api.background.listeners import Change, Stream
-from api.routes.events import render
 from api.web import event_stream, security
-from api.web.event_stream import _events
 from api.web.security import Caller
 from domain.data import queries
 from domain.data.changes import Position
@@ -28,61 +23,8 @@ from domain.rules.resources import VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from tests.api.conftest import Person, person, running
+from tests.api.event_client import following
 from tests.support.rows import add_attachment, add_operation, add_snapshot, add_user, add_vm, add_volume
-
-
-@dataclass
-class Event:
-    """One event as a client reads it; its kind is `comment` if it has no data."""
-
-    kind: str
-    data: dict[str, Any]
-    id: str | None
-
-
-class Client:
-    """A client that reads a stream as the standard says."""
-
-    def __init__(self, blocks: AsyncIterator[bytes]) -> None:
-        self._blocks = blocks
-        self._read: list[Event] = []
-        self.last_id: str | None = None
-
-    async def next(self, kind: str | None = None) -> Event:
-        """The next event, or the next of a kind."""
-        async with asyncio.timeout(10):
-            while True:
-                while not self._read:
-                    self._parse((await anext(self._blocks)).decode())
-                event = self._read.pop(0)
-                if event.id:
-                    self.last_id = event.id
-                if kind in {None, event.kind}:
-                    return event
-
-    def _parse(self, text: str) -> None:
-        assert text.endswith("\n\n")
-        for block in text.removesuffix("\n\n").split("\n\n"):
-            fields = dict(line.split(": ", 1) for line in block.split("\n"))
-            data = json.loads(fields.get("data", "{}"))
-            self._read.append(Event(fields.get("event", "comment"), data, fields.get("id")))
-
-
-@contextlib.asynccontextmanager
-async def following(
-    app: FastAPI, someone: Person, last_id: str | None = None, vm_id: UUID | None = None
-) -> AsyncIterator[Client]:
-    """A client that follows the events of a user, and has begun."""
-    hub: Changes = app.state.vmapi.changes
-
-    def concerns(change: Change) -> bool:
-        return vm_id is None or vm_id == (change.row.id if change.kind == "vm" else change.row.vm_id)
-
-    events = _events(hub, app.state.vmapi.signing, someone.caller, last_id, render, concerns)
-    client = Client(events)
-    await client.next("comment")  # retry
-    async with contextlib.aclosing(events):
-        yield client
 
 
 async def set_status(engine: AsyncEngine, vm: VM, status: Status) -> None:

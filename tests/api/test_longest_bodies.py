@@ -118,7 +118,7 @@ async def test_a_batch_of_a_hundred_vms_with_labels_and_scripts_fits(ada: Person
 
 async def test_a_batch_that_is_too_long_says_so(ada: Person) -> None:
     text = json.dumps(
-        {"vms": [{"name": f"web-{n}", "flavor": "m1.small", "user_data": "x" * 8192} for n in range(100)]}
+        {"vms": [{"name": f"web-{n}", "flavor": "m1.small", "user_data": "x" * 8704} for n in range(100)]}
     )
     answer = await ada.http.post("/vms/batch", content=text, headers=JSON)
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")

@@ -78,6 +78,7 @@ async def test_an_operation_shows_its_progress_and_why_it_failed(
         "resource_type": "vm",
         "resource_id": str(vm.id),
         "vm_id": str(vm.id),
+        "parameters": {"type": "HARD"},
         "step": "rebooting_hard",
         "progress": 0,
         "attempt": 3,
