@@ -12,7 +12,7 @@ from domain.data.models import Attachment, Volume
 from domain.data.queries import lock_vm
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.resources import VolumeStatus
-from tests.support.rows import add_attachment, add_user, add_vm, add_volume
+from tests.support.rows import add_attachment, add_user, add_vm, add_volume, note_vms_changed
 from tests.support.waiting import poll
 
 
@@ -38,6 +38,7 @@ async def test_an_extension_waits_for_the_vm_before_it_locks_the_volume_and_sees
         extension = asyncio.create_task(extend())
         await poll(waiting, lambda number: number == 1)
         await tx.execute(select(Volume.id).where(Volume.id == volume.id).with_for_update(nowait=True))
+        await note_vms_changed(tx)
         await tx.execute(delete(Attachment).where(Attachment.volume_id == volume.id))
     with pytest.raises(InvalidTransitionError):
         await extension
