@@ -1,6 +1,7 @@
 """Operations: what was requested, by whom, its progress, and why it failed."""
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -30,7 +31,11 @@ MOST_IDS = 100  # that one request can name
 _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 IDs = Annotated[
     list[Annotated[str, filters.Items(_UUID, "wrong_format", "Write ids, separated by commas.")]],
-    Query(alias="id", description=f"Ids, separated by commas or in repeated parameters, {MOST_IDS} at most."),
+    Query(
+        alias="id",
+        description=f"Ids, separated by commas or in repeated parameters, {MOST_IDS} at most. Without `page_size`, all "
+        "are on one page.",
+    ),
 ]
 _WAIT_FOR_ALL = "The most seconds to wait until all operations of `id` have ended."
 _KEY = (Operation.created_at, Operation.id)
@@ -64,6 +69,8 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
         await _wait_for_all(process, request, caller.id, wait, wanted)
     if wanted:
         statement = statement.where(Operation.id.in_(wanted))
+        if "page_size" not in request.query_params:  # all of them on one page
+            page = replace(page, page_size=min(len(wanted), process.settings.max_page_size))
     if statuses:
         statement = statement.where(Operation.status.in_(filters.words(statuses)))
     if actions:

@@ -130,6 +130,16 @@ async def test_a_list_of_operations_is_answered_when_all_have_ended(
     assert {item["status"] for item in page["items"]} == {"SUCCEEDED"}
 
 
+async def test_operations_that_are_asked_for_by_id_are_on_one_page(ada: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        ids = [str((await add_operation(tx, vm, Action.STOP)).id) for _ in range(25)]
+    for wanted, size in ((ids, 25), (ids[:3], 3)):
+        page = (await ada.http.get("/operations", params={"id": ",".join(wanted)})).json()
+        assert (len(page["items"]), page["page_size"], page["total"]) == (size, size, size)
+    assert len((await ada.http.get("/operations", params={"id": ids, "page_size": 2})).json()["items"]) == 2
+
+
 @pytest.mark.parametrize(
     ("path", "parameter"),
     [
