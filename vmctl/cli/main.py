@@ -104,3 +104,5 @@ def run() -> None:
     except SystemExit as end:
         # Scripts must be able to tell a mistyped command from an operation that has failed.
         raise SystemExit(exits.USAGE if end.code == _USAGE_BY_TYPER else end.code) from None
+    finally:
+        session.end()

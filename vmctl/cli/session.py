@@ -71,6 +71,13 @@ def begin(url: str | None) -> None:
     _CURRENT.set(Session(url))
 
 
+def end() -> None:
+    """End the session, if one has begun, and close its connections."""
+    session = _CURRENT.get(None)
+    if session is not None and "client" in vars(session):
+        session.client.close()
+
+
 def current() -> Session:
     """The session of the running command."""
     return _CURRENT.get()
