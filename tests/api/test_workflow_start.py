@@ -1,12 +1,13 @@
 """The start of a workflow on a real Temporal server: what a person reads there, and what it is found by."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from api.background import dispatcher
+from api.background import dispatcher, workflow_start
 from domain import search_attributes
 from domain.progress import outbox
 from domain.rules.states import Action, OperationStatus
@@ -18,6 +19,10 @@ from tests.support.rows import add_operation, add_user, add_vm
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Poll the outbox often."""
     monkeypatch.setattr(dispatcher, "PAUSE", 0.05)
+
+
+def test_a_start_that_hangs_ends_before_its_lease() -> None:
+    assert timedelta(0) < workflow_start.RPC_TIMEOUT < timedelta(seconds=dispatcher.LEASE)
 
 
 async def test_markdown_in_a_vm_name_has_no_effect_in_the_summary(engine: AsyncEngine, temporal: Client) -> None:
