@@ -110,6 +110,8 @@ def test_a_wait_that_takes_too_long_says_how_to_go_on(vmctl: Command) -> None:
 
 
 def test_what_happens_can_be_watched(vmctl: Command) -> None:
+    # A shell's background jobs, and so perhaps these tests, ignore Ctrl-C, and their children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     command = ["vmctl", "vm", "watch", "-o", "json"]
     with subprocess.Popen(command, env=vmctl.environment, stdout=subprocess.PIPE, text=True) as watching:
         assert watching.stdout
