@@ -27,6 +27,7 @@ from tests.support.waiting import block_until
 hypothesis.register_profile("any machine", deadline=None)
 hypothesis.load_profile("any machine")
 
+pytest_plugins = ["tests.support.shared_stack"]
 TEMPLATE = "template_vmapi"
 # What a client sees of a VM includes its interfaces and attachments (see Changing). This fails every test in which a
 # transaction changes one of them and not the row of its VM.

@@ -6,10 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.clients.commands import HERE, run, write_document
-from tests.integration.conftest import stack
 from tests.support.stack import Stack
-
-__all__ = ["stack"]
 
 
 def test_a_generated_client_is_typed_and_does_everything_to_a_vm(stack: Stack, tmp_path: Path) -> None:

@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.clients.commands import HERE, run, write_document
-from tests.integration.conftest import stack
 from tests.support.stack import Stack
 
-__all__ = ["stack"]
 FOLDER = HERE / "typescript"
 TOOLS = FOLDER / "node_modules/.bin"
 

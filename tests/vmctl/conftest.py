@@ -13,13 +13,10 @@ from uuid import uuid4
 
 import pytest
 
-from domain.settings import Settings
-from tests.integration.conftest import cloud, stack
 from tests.meta.files import ROOT
 from tests.support.stack import Stack
 from vmctl.cli import main
 
-__all__ = ["Command", "Settings", "cloud", "stack"]
 PASSWORD = "Correct-Horse-1"
 
 

@@ -11,8 +11,9 @@ import pytest
 
 from activities.backends.faults import add_fault
 from activities.backends.mock.schema import FaultMode
+from domain.settings import Settings
 from tests.support.stack import Stack
-from tests.vmctl.conftest import PASSWORD, Command, Settings
+from tests.vmctl.conftest import PASSWORD, Command
 
 
 def test_the_life_of_a_vm(vmctl: Command, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from activities.backends.faults import add_fault
 from activities.backends.mock.schema import FaultMode
-from tests.vmctl.conftest import PASSWORD, Command, Settings
+from domain.settings import Settings
+from tests.vmctl.conftest import PASSWORD, Command
 
 pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux")
 

@@ -1,4 +1,4 @@
-"""One stack for most integration tests, and a new user for each test."""
+"""One stack for most tests that need one, and a new user for each test."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -6,7 +6,6 @@ import pytest
 
 from activities.backends.faults import clear_faults
 from domain.settings import Settings
-from tests.conftest import make_settings
 from tests.support.stack import Stack
 from tests.support.users import User, log_in
 
@@ -30,6 +29,6 @@ async def user(stack: Stack) -> AsyncIterator[User]:
 @pytest.fixture
 async def cloud(stack: Stack) -> AsyncIterator[Settings]:
     """Settings for scripting faults of the stack's mock cloud; they are removed after the test."""
-    settings = make_settings(stack.database_url)
+    settings = Settings(_env_file=None, database_url=stack.database_url)
     yield settings
     await clear_faults(settings)
