@@ -45,19 +45,16 @@ def test_the_transcript_is_what_the_commands_print(stranger: Command, tmp_path: 
 
 def test_the_examples_in_python_are_typed_and_run(vmctl: Command, stack: Stack, tmp_path: Path) -> None:
     name = vmctl.json("whoami")["username"]
+    programs = list[Path]()
     for number, example in enumerate(re.findall(r"```python\n(.*?)```", transcript.DOCUMENT.read_text(), re.DOTALL)):
-        program = tmp_path / f"example_{number}.py"
-        program.write_text(example.replace("http://127.0.0.1:8000", stack.url).replace('"alice"', f'"{name}"'))
-        environment = vmctl.environment | {"PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}
-        checked = subprocess.run(
-            [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", program],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert checked.returncode == 0, checked.stdout
+        programs.append(tmp_path / f"example_{number}.py")
+        own = example.replace("http://127.0.0.1:8000", stack.url).replace('"alice"', f'"{name}"')
+        programs[-1].write_text(own)
+    environment = vmctl.environment | {"PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}
+    check = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *programs]
+    checked = subprocess.run(check, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout
+    for program in programs:
         done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     assert PASSWORD in transcript.DOCUMENT.read_text()
