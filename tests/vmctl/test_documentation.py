@@ -51,7 +51,7 @@ def test_the_examples_in_python_are_typed_and_run(vmctl: Command, stack: Stack, 
         own = example.replace("http://127.0.0.1:8000", stack.url).replace('"alice"', f'"{name}"')
         programs[-1].write_text(own)
     environment = vmctl.environment | {"PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}
-    check = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *programs]
+    check: list[str | Path] = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", *programs]
     checked = subprocess.run(check, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout
     for program in programs:
