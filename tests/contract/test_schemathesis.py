@@ -18,7 +18,7 @@ from tests.support.users import PASSWORD
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-SECONDS = os.environ.get("FUZZ", "30")
+SECONDS = os.environ.get("FUZZ", "15")
 SEED = os.environ.get("SEED", "16")
 ADMIN = "fuzzer"
 
