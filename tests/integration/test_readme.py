@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,15 @@ def test_create_and_wait_ends_with_an_active_vm(stack: Stack) -> None:
     assert done.returncode == 0, done.stderr
     vm = answers(done)[-1]
     assert (vm["name"], vm["status"]) == ("web-1", "ACTIVE")
+
+
+def test_vmctl_does_the_same_with_the_token_of_the_terminal(stack: Stack) -> None:
+    [command] = re.findall(r"^\$ (VMCTL_TOKEN=.*)$", README, re.MULTILINE)
+    command = command.replace(".venv/bin/vmctl", f"VMCTL_URL={stack.url} {sys.executable} -m vmctl")
+    done = run(stack, f"{CREATE_AND_WAIT}\n{command}")
+    assert done.returncode == 0, done.stderr
+    assert "create web-2: succeeded" in done.stderr
+    assert done.stdout.splitlines()[-1].split() == ["status", "ACTIVE"]
 
 
 def test_the_walk_through_runs_as_written(stack: Stack) -> None:
