@@ -191,7 +191,7 @@ class ComputeBackend(Protocol):
         """
 
     async def list_other_servers(self, known: KnownServers) -> Collection[FoundServer]:
-        """Return the servers of the project that are not known, whoever made them.
+        """Return the servers of the project that `known` does not have, whoever made them.
 
         They are read in pages, and `known` is asked about each, so that a large cloud is never in memory at once.
         """

@@ -148,7 +148,7 @@ class Repairs:
         return f"The volume has {size_gb} GiB now, to match the cloud."
 
     async def _change_volume(self, found: Difference, becomes: str, *, detached: bool = False, **values: Any) -> bool:
-        """Give the volume's row these values and record what it becomes; False if another holds it."""
+        """Write the values into the volume's row and record its new status; False if another operation holds it."""
         reset = _reset_operation(found, becomes)
         async with self._engine.begin() as tx:
             vm = await _lock_vm_of(tx, found)

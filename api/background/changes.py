@@ -1,4 +1,6 @@
-"""Tells requests what has changed in the database: those that wait for a resource, and those that follow a user's.
+"""Tells requests what has changed in the database.
+
+Some requests wait for a resource, and others follow all resources of a user.
 
 One task in each process looks for changed rows, four times a second and only while somebody wants to know. It finds
 them with one query, whoever made the change and however many requests wait. The changed resources that somebody waits
@@ -36,7 +38,7 @@ class TooManyWaitingError(Exception):
 
 
 class Changes:
-    """The requests of this process that wait or follow. `views` has what is read of the rows of each table."""
+    """All requests of this process that wait or follow. `views` says, per table, what is read of a changed row."""
 
     def __init__(self, autocommit: AsyncEngine, views: Mapping[str, View]) -> None:
         self._autocommit = autocommit

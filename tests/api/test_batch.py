@@ -16,13 +16,11 @@ from domain.data.guests import UserData
 from domain.data.models import VM, Interface, Network, Operation
 from tests.api.conftest import FLAVOR, Person, count, operations_of, pointers
 from tests.api.networks import BACKEND, EDGE, EDGE_SIZE, PRIVATE, fill_edge, interfaces_of, is_valid
-from tests.api.vm_resources import rows_of, unknown_id
+from tests.api.vm_resources import NO_ID, rows_of, unknown_id
 from tests.support.rows import FLAVOR_IDS
 from tests.support.ssh_keys import new_key
 
 TINY = str(FLAVOR_IDS["m1.tiny"])
-
-NO_ID = "00000000-0000-4000-8000-000000000000"  # always the same, because it is part of the names of tests
 
 
 def batch(*vms: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,11 @@ from domain.data.models import VM, Attachment, Operation, Volume
 from domain.rules.resources import VolumeStatus
 from tests.api.conftest import Person, count, pointers
 from tests.api.test_boot_sources import bootable
-from tests.api.vm_resources import operation_of, rows_of, volume_of
+from tests.api.vm_resources import NO_ID, operation_of, rows_of, volume_of
 from tests.support.rows import IMAGE_IDS
 
 UBUNTU = str(IMAGE_IDS["ubuntu-24.04"])
 NEW = {"name": "db-1", "flavor": "m1.small"}
-
-NO_ID = "00000000-0000-4000-8000-000000000000"  # always the same, because it is part of the names of tests
 
 
 def of(*volumes: Volume, **options: Any) -> dict[str, Any]:

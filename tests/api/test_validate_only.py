@@ -15,13 +15,11 @@ from domain.rules.states import Status, TaskState
 from tests.api.conftest import Person, count, pointers
 from tests.api.networks import EDGE_SIZE, fill_edge
 from tests.api.test_openapi import operations
-from tests.api.vm_resources import snapshot_of, vm_of, volume_of
+from tests.api.vm_resources import NO_ID, snapshot_of, vm_of, volume_of
 from tests.support.ssh_keys import new_key
 
 NEW = {"name": "web-1", "flavor": "m1.small"}
 TRIAL = {"validate_only": "true"}
-
-NO_ID = "00000000-0000-4000-8000-000000000000"  # always the same, because it is part of the names of tests
 
 
 async def tables(engine: AsyncEngine) -> dict[str, list[Any]]:

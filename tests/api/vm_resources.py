@@ -18,6 +18,8 @@ VOLUME_OF = {
     AttachmentStatus.DETACHING: VolumeStatus.DETACHING,
 }
 
+NO_ID = "00000000-0000-4000-8000-000000000000"  # of nothing; always the same, as a part of the names of tests must be
+
 
 async def vm_of(ada: Person, engine: AsyncEngine, **state: Any) -> VM:
     """A VM of the user in this state."""

@@ -1,4 +1,4 @@
-"""The disks of the mock cloud's new servers: what they boot from, and volumes beside that."""
+"""The disks of new servers in the mock cloud: the one that a server boots from, and further volumes."""
 
 from string import ascii_lowercase
 from typing import Any, Final

@@ -1,7 +1,7 @@
 """Every request that changes something in the cloud goes through here, so that each call takes effect once.
 
-The ledger knows what was sent before. If an answer was lost, the service looks for what the request did, and sends it
-again only after SETTLE_TIME: by then the cloud has finished with it. If the operation is revoked or the activity is
+The ledger keeps what was sent. If an answer was lost, the service looks in the cloud for the effect of the request. It
+sends the request again only after SETTLE_TIME: by then the cloud has finished with the first one. If the operation is revoked or the activity is
 canceled, the thread does not send the request.
 """
 

@@ -119,7 +119,7 @@ class OpenStackServers(OpenStackImages):
             raise BackendError("cloud_unavailable", message, retryable=True)
 
     async def _boot_fields(self, spec: ServerSpec) -> Body:
-        """Return the fields of a new server that say what it boots from, and which volumes it has beside that."""
+        """Return the fields of a new server for its disks: the one that it boots from, and further volumes."""
         data = [_disk_of(wanted.volume, boot_index=-1) for wanted in spec.volumes]
         if spec.boot_volume is not None:
             return {"block_device_mapping_v2": [_disk_of(spec.boot_volume, boot_index=0), *data]}
