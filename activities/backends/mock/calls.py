@@ -58,7 +58,7 @@ _STATES_BEFORE: Final = {
     ServerStatus.REBUILD: _RUNNING_OR_OFF,
     ServerStatus.REVERT_RESIZE: frozenset({ServerStatus.VERIFY_RESIZE}),
 }
-"""Some statuses name a change that is going on. Nova may still see such a server in the state before it: one of these."""
+"""Some statuses name a change that goes on. Nova may still see the server as it was before: in one of these."""
 _ADDRESSES: Final = frozenset({"uq_ports_ip_address", "uq_ports_mac_address"})
 
 

@@ -1,8 +1,8 @@
 """Every request that changes something in the cloud goes through here, so that each call takes effect once.
 
 The ledger keeps what was sent. If an answer was lost, the service looks in the cloud for the effect of the request. It
-sends the request again only after SETTLE_TIME: by then the cloud has finished with the first one. If the operation is revoked or the activity is
-canceled, the thread does not send the request.
+sends the request again only after SETTLE_TIME: by then the cloud has finished with the first one. If the operation is
+revoked or the activity is canceled, the thread does not send the request.
 """
 
 import asyncio
