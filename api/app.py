@@ -25,6 +25,8 @@ from api.routes import (
     interfaces,
     operations,
     placement,
+    projects,
+    quotas,
     servers,
     snapshots,
     ssh_keys,
@@ -55,7 +57,7 @@ QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fra
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
     *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
-    *(operations, events, ssh_keys, tokens, catalogue, placement, admin, servers),
+    *(operations, events, ssh_keys, tokens, projects, quotas, catalogue, placement, admin, servers),
 )
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 

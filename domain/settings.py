@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_va
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain import database_url, tls
+from domain.rules.quotas import Quota
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -18,6 +19,7 @@ _ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{1,5})")
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
+Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]  # 0: there is none
 Probability = Annotated[float, Field(ge=0, le=1)]
 _LAST_PORT = 65_535
 Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
@@ -57,6 +59,15 @@ class Settings(BaseSettings):
     operation_retention_days: int = Field(default=90, ge=0, le=36_500)
 
     admin_username: str | None = None
+
+    quota_vms: Limit = 10_000
+    quota_vcpus: Limit = 80_000
+    quota_ram_mb: Limit = 320_000_000
+    quota_volumes: Limit = 20_000
+    quota_volume_gb: Limit = 2_000_000
+    quota_snapshots: Limit = 20_000
+    quota_addresses_per_network: Limit = 10_000
+    quota_open_operations: Limit = 10_000
 
     default_page_size: int = Field(default=20, ge=1, le=1000)
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)
@@ -205,6 +216,11 @@ class Settings(BaseSettings):
         if certificate and not tls.belong_together(certificate, self.temporal_tls_client_key):
             raise ValueError("TEMPORAL_TLS_CLIENT_CERT and _KEY do not belong together, or the key has a password")
         return self
+
+    @property
+    def quotas(self) -> dict[Quota, int]:
+        """The limits of projects that have none of their own."""
+        return {quota: getattr(self, f"quota_{quota}") for quota in Quota}
 
     @property
     def chooses_devices(self) -> bool:

@@ -21,6 +21,7 @@ from temporalio.service import RPCError
 from activities.backends import load_backend
 from activities.backends.protocol import BackendError, ComputeBackend, UnusableCloudError
 from domain import logs, temporal
+from domain.commands import quotas
 from domain.data import advisory_locks, catalogue, database, outages
 from domain.settings import Settings, load_settings
 from domain.upkeep import binding
@@ -57,7 +58,7 @@ async def migrate(settings: Settings) -> None:
         target = ""
         while target != indexes.HEAD:
             target = await indexes.build(engine, alembic_config())
-            while not await _try_to_migrate(engine, target, seeds=settings.compute_backend == "mock"):
+            while not await _try_to_migrate(engine, target, settings):
                 logger.info("Requests hold locks that the migration needs; it starts again in %.0f s", PAUSE)
                 await asyncio.sleep(PAUSE)
     finally:
@@ -89,8 +90,8 @@ async def _identity(backend: ComputeBackend) -> str | None:
         return None
 
 
-async def _try_to_migrate(engine: AsyncEngine, target: str, *, seeds: bool) -> bool:
-    """Migrate up to the target, with `seeds` seed the catalogue after the last migration, and return True.
+async def _try_to_migrate(engine: AsyncEngine, target: str, settings: Settings) -> bool:
+    """Migrate up to the target, after the last migration write what comes from the settings, and return True.
 
     Change nothing and return False if a lock was not available within LOCK_TIMEOUT.
     """
@@ -100,7 +101,9 @@ async def _try_to_migrate(engine: AsyncEngine, target: str, *, seeds: bool) -> b
             await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
             await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), target))
-            if seeds and target == indexes.HEAD:
+            if target == indexes.HEAD:
+                await quotas.set_defaults(tx, settings.quotas)
+            if target == indexes.HEAD and settings.compute_backend == "mock":
                 await binding.bind(tx, "mock", "mock")  # before the catalogue of another cloud is replaced
                 await catalogue.seed(tx)
     except DBAPIError as error:

@@ -1,6 +1,6 @@
 """Tells requests what has changed in the database.
 
-Some requests wait for a resource, and others follow all resources of a user.
+Some requests wait for a resource, and others follow all resources that a user may read.
 
 One task in each process looks for changed rows, four times a second and only while somebody wants to know. It finds
 them with one query, whoever made the change and however many requests wait. The changed resources that somebody waits
@@ -13,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from api.background.listeners import Change, News, Stream, Watch
 from domain.data import changes, outages
 from domain.data.changes import Changed, LostTrackError, Position
+from domain.data.projects import readable_by
 from domain.data.views import View
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ PAUSE_AFTER_ERROR = 1.0  # seconds
 MOST_OF_USER = 1_000  # requests of one user that wait or follow at the same time
 MOST_RESUMED = 1_000  # changes that a client gets that comes back
 BATCH = 500  # rows that one query reads
+MEMBERS_INTERVAL = 1.0  # seconds; so long a stream may go on with what its user may no longer read
 
 
 class TooManyWaitingError(Exception):
@@ -44,11 +46,12 @@ class Changes:
         self._autocommit = autocommit
         self.views = views
         self._watches: dict[UUID, set[Watch]] = {}
-        self._streams: dict[UUID, set[Stream]] = {}
+        self._streams: set[Stream] = set()
         self._joining: list[Stream] = []
         self._of_user: Counter[UUID] = Counter()
         self._last: Position | None = None
         self._looked_at = 0.0
+        self._members_read_at = 0.0
         self._is_wanted = asyncio.Event()
         self._is_over = False
 
@@ -69,10 +72,10 @@ class Changes:
                     _discard(self._watches, id, watch)
 
     @contextlib.contextmanager
-    def follow(self, owner_id: UUID, last: Position | None) -> Iterator[Stream]:
-        """Follow all resources of a user, from the last position on or from now. TooManyWaitingError."""
-        stream = Stream(owner_id, last)
-        with self._counted(owner_id):
+    def follow(self, user_id: UUID, last: Position | None) -> Iterator[Stream]:
+        """Follow all that a user may read, from the last position on or from now. TooManyWaitingError."""
+        stream = Stream(user_id, last)
+        with self._counted(user_id):
             self._joining.append(stream)
             if self._is_over:
                 stream.end()
@@ -82,7 +85,7 @@ class Changes:
             finally:
                 if stream in self._joining:
                     self._joining.remove(stream)
-                _discard(self._streams, owner_id, stream)
+                self._streams.discard(stream)
 
     def is_current(self) -> bool:
         """Whether what has been told is what the database had a moment ago."""
@@ -93,7 +96,7 @@ class Changes:
         self._is_over = True
         for watch in self._all_watches():
             watch.end()
-        for stream in [*self._joining, *self._all_streams()]:
+        for stream in [*self._joining, *self._streams]:
             stream.end()
 
     async def run(self) -> None:
@@ -103,8 +106,10 @@ class Changes:
             pause = INTERVAL
             try:
                 async with self._autocommit.connect() as connection:
+                    came_before = list(self._joining)
                     await self._look(connection)
-                    await self._join(connection)
+                    await self._join(connection, came_before)
+                    await self._read_members(connection)
                 outages.log.succeeded()
             except Exception as error:
                 if not outages.is_outage(error):
@@ -139,7 +144,8 @@ class Changes:
         except LostTrackError as error:
             self._restart(error.now)
             return
-        wanted = [each for each in found if each.id in self._watches or each.owner_id in self._streams]
+        followed = {project for stream in self._streams for project in stream.projects}
+        wanted = [each for each in found if each.id in self._watches or each.owner_id in followed]
         read = await self._read(connection, wanted)
         self._last, self._looked_at = now, time.monotonic()  # only now: after an error the next look finds them again
         news: dict[UUID, list[Change]] = {}
@@ -147,40 +153,58 @@ class Changes:
             for watch in self._watches.get(change.row.id, ()):
                 watch.note(change.row.id, change.row)
             news.setdefault(change.row.owner_id, []).append(change)
-        for owner_id, streams in self._streams.items():
-            for stream in streams:
-                if owner_id in news:
-                    stream.tell(News(news[owner_id], now))
-                else:
-                    stream.position = now
+        for stream in self._streams:
+            concerning = [change for project in stream.projects & news.keys() for change in news[project]]
+            if concerning:
+                stream.tell(News(concerning, now))
+            else:
+                stream.position = now
 
     def _restart(self, now: Position) -> None:
         """Begin at a position. What happened before it may have been missed."""
         self._last, self._looked_at = now, time.monotonic()
         for watch in self._all_watches():
             watch.doubt()
-        for stream in self._all_streams():
+        for stream in self._streams:
             stream.tell(News([], now, is_reset=True))
 
-    async def _join(self, connection: AsyncConnection) -> None:
-        """Let the streams begin that have come since the last look, each at its own position."""
+    async def _read_members(self, connection: AsyncConnection) -> None:
+        """Find out which streams may have something else from now on: their users have joined or left projects."""
+        if not self._streams or self._last is None or time.monotonic() - self._members_read_at < MEMBERS_INTERVAL:
+            return
+        self._members_read_at = time.monotonic()
+        readable = await readable_by(connection, {stream.user_id for stream in self._streams})
+        for stream in list(self._streams):
+            if stream.projects != readable.get(stream.user_id, stream.projects):
+                stream.projects = readable[stream.user_id]
+                stream.tell(News([], self._last, is_reset=True))
+
+    async def _join(self, connection: AsyncConnection, came_before: Collection[Stream]) -> None:
+        """Let the streams begin that have come, each at its own position; `came_before` came before the last look.
+
+        A client that comes back may have a later position than the last look, from another process, if it came after
+        that. It begins with the next one.
+        """
+        joining = [stream for stream in self._joining if stream.last is None or stream in came_before]
+        readable = await readable_by(connection, {stream.user_id for stream in joining}) if joining else {}
         # One after the other, and by the task that looks: no stream is told something older after something newer.
-        while self._joining and self._last:
-            stream = self._joining[0]
-            news = await self._missed(connection, stream, self._last)
-            if stream in self._joining:  # its client may have gone away meanwhile
+        for stream in joining:
+            stream.projects = readable[stream.user_id]
+            news = await self._missed(connection, stream, self._last) if self._last else None
+            if news and stream in self._joining:  # its client may have gone away meanwhile
                 self._joining.remove(stream)
-                self._streams.setdefault(stream.owner_id, set()).add(stream)
+                self._streams.add(stream)
                 stream.tell(news)
 
     async def _missed(self, connection: AsyncConnection, stream: Stream, now: Position) -> News:
         if stream.last is None:
             return News([], now)
         try:
-            position, found = await changes.since(connection, stream.last, owner_id=stream.owner_id, most=MOST_RESUMED)
+            # Up to the last look: the next one tells what has happened since.
+            found = await changes.between(connection, stream.last, now, stream.projects, MOST_RESUMED)
         except LostTrackError as error:
             return News([], error.now, is_reset=True)
-        return News(await self._read(connection, found), position)
+        return News(await self._read(connection, found), now)
 
     async def _read(self, connection: AsyncConnection, found: Sequence[Changed]) -> list[Change]:
         """Read the changed resources, as they are now."""
@@ -194,9 +218,6 @@ class Changes:
 
     def _all_watches(self) -> set[Watch]:
         return {watch for watches in self._watches.values() for watch in watches}
-
-    def _all_streams(self) -> list[Stream]:
-        return [stream for streams in self._streams.values() for stream in streams]
 
 
 def _discard(groups: dict[UUID, set[Any]], key: UUID, member: Any) -> None:

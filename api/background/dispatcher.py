@@ -25,8 +25,8 @@ from api.background import decision_delivery
 from api.background.transactions import Transactions
 from api.background.workflow_start import Delivery, start_workflow
 from domain.data import outages
-from domain.data.accounts import User
 from domain.data.models import VM, Operation
+from domain.data.projects import Project
 from domain.progress import outbox
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,8 @@ class Dispatcher:
         operations = await outbox.lease_operations(tx, limit, LEASE)
         if not operations:
             return []
-        names = select(Operation.id, func.left(VM.name, _VM_NAME_LENGTH), User.username)
-        names = names.join(User, User.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
+        names = select(Operation.id, func.left(VM.name, _VM_NAME_LENGTH), Project.name)
+        names = names.join(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
         rows = await tx.execute(names.where(Operation.id.in_([operation.id for operation in operations])))
         names_of = {id: (vm_name, owner_name) for id, vm_name, owner_name in rows}
         return [Delivery(operation, *names_of[operation.id]) for operation in operations]

@@ -1,4 +1,4 @@
-"""What a request hears of changes: one that waits for resources, and one that follows all resources of a user."""
+"""What a request hears of changes: one that waits for resources, and one that follows all that a user may read."""
 
 import asyncio
 import contextlib
@@ -73,10 +73,11 @@ class News:
 
 
 class Stream:
-    """The changes of a user's resources that a client follows, from a position on or from now."""
+    """The changes that a client follows, of all resources that its user may read, from a position on or from now."""
 
-    def __init__(self, owner_id: UUID, last: Position | None) -> None:
-        self.owner_id = owner_id
+    def __init__(self, user_id: UUID, last: Position | None) -> None:
+        self.user_id = user_id
+        self.projects: frozenset[UUID] = frozenset()  # that the user may read, once it has begun
         self.last = last
         self.position: Position | None = None  # once it has begun
         self._news: list[News] = []

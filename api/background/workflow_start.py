@@ -20,7 +20,7 @@ TASK_TIMEOUT = timedelta(seconds=4)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A leased operation, the name of its VM if it has one, and its owner's username."""
+    """A leased operation, the name of its VM if it has one, and the name of its project."""
 
     operation: Operation
     vm_name: str | None

@@ -10,7 +10,8 @@ from api.routes.resources import temporal_url
 from api.web import openapi
 from api.web.dependencies import Admin, Process
 from api.web.idempotency import OnceOrTrial
-from api.web.pages import Order, WantedPage
+from api.web.lists import Order
+from api.web.pages import WantedPage
 from api.web.responses import respond_202
 from domain.commands.reset_state import reset_vm_by_admin
 from domain.commands.retry import retry_operation as retry

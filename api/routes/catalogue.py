@@ -7,7 +7,8 @@ from sqlalchemy import Select, case, select
 
 from api.routes import answers, router
 from api.web.dependencies import CurrentUser, Process
-from api.web.pages import Order, WantedPage
+from api.web.lists import Order
+from api.web.pages import WantedPage
 from domain.data import addresses
 from domain.data.models import Flavor, Image, Network
 from domain.rules.errors import NotFoundError

@@ -6,7 +6,7 @@ from fastapi import Query, Response
 
 from api.routes import answers, requests, router
 from api.web import consoles, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.dependencies import ChangeableVM, CurrentUser, Process, ReadableVM
 from api.web.fields import PLAIN_DIGITS
 from api.web.idempotency import OncePerKey
 from domain.rules.console import MOST_LINES, ConsoleRequestKind
@@ -21,7 +21,7 @@ _SECRET = {"Cache-Control": "no-store"}  # what guests print may be secret, and 
 async def get_console_log(
     caller: CurrentUser,
     process: Process,
-    vm: OwnedVM,
+    vm: ReadableVM,
     response: Response,
     lines: Annotated[
         int, Query(ge=1, le=MOST_LINES, description="How many lines, counted from the end."), PLAIN_DIGITS
@@ -38,7 +38,7 @@ async def get_console_log(
 
 @routes.post("/console", response_model=answers.Console, openapi_extra=_PROBLEMS)
 async def open_console(
-    once: OncePerKey, caller: CurrentUser, process: Process, vm: OwnedVM, body: requests.NoInput | None = None
+    once: OncePerKey, caller: CurrentUser, process: Process, vm: ChangeableVM, body: requests.NoInput | None = None
 ) -> Response:
     """Get an address at which a browser can use the VM's console, where the cloud has such consoles.
 

@@ -9,7 +9,7 @@ from api.background.listeners import Change
 from api.routes import router
 from api.routes.resources import BY_KIND
 from api.web import openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.dependencies import CurrentUser, Process, ReadableVM
 from api.web.event_stream import EventStream, follow
 
 routes = router("", "events")
@@ -45,7 +45,7 @@ async def follow_events(caller: CurrentUser, process: Process, last_event_id: La
     openapi_extra=openapi.problems("too_many_waiting"),
 )
 async def follow_vm_events(
-    caller: CurrentUser, process: Process, vm: OwnedVM, last_event_id: LastEventID = None
+    caller: CurrentUser, process: Process, vm: ReadableVM, last_event_id: LastEventID = None
 ) -> EventStream:
     """Follow one VM, its operations and snapshots, and the volumes that are attached to it."""
     return await follow(process, caller, last_event_id, render, lambda change: _vm_of(change) == vm.id)

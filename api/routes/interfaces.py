@@ -8,9 +8,10 @@ from sqlalchemy import Select, select
 from api.routes import answers, requests, router
 from api.routes.requested_vms import choice_of
 from api.web import openapi
-from api.web.dependencies import OwnedVM, Process
+from api.web.dependencies import Process, ReadableVM
 from api.web.idempotency import OnceOrTrial, OncePerKey
-from api.web.pages import Order, WantedPage
+from api.web.lists import Order
+from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
 from domain.commands import interfaces
 from domain.data import queries
@@ -46,13 +47,13 @@ async def attach_interface(once: OnceOrTrial, vm_id: UUID, body: requests.NewInt
 
 
 @routes.get("")
-async def list_interfaces(page: WantedPage, vm: OwnedVM) -> answers.InterfacePage:
+async def list_interfaces(page: WantedPage, vm: ReadableVM) -> answers.InterfacePage:
     """The interfaces of a VM, oldest first."""
     return await page.fetch(_interfaces(vm.id), _OLDEST_FIRST, answers.InterfacePage)
 
 
 @routes.get("/{interface_id}", response_model=answers.Interface)
-async def get_interface(process: Process, vm: OwnedVM, interface_id: UUID) -> Interface:
+async def get_interface(process: Process, vm: ReadableVM, interface_id: UUID) -> Interface:
     """One interface."""
     async with process.autocommit.connect() as connection:
         interface = await queries.fetch_one(connection, _interfaces(vm.id).where(Interface.id == interface_id))

@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.routes.resources import OPERATIONS, temporal_url
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process, ProcessState
+from api.web.dependencies import CurrentUser, Process, ProcessState, ReadableVM
 from api.web.idempotency import OnceOrTrial
+from api.web.lists import Order, Readable
 from api.web.models import FieldError
-from api.web.pages import Order, WantedPage
+from api.web.pages import WantedPage
 from api.web.problems import ProblemError
 from api.web.responses import respond_202
 from api.web.single import ReadOne
@@ -23,6 +24,7 @@ from api.web.waiting import Rows, Until, Wait, wait_for
 from domain.commands.acceptance import Accepted
 from domain.commands.cancel import cancel_operation as cancel
 from domain.data.models import Operation
+from domain.data.projects import may_read
 from domain.rules.states import OPEN_STATUSES
 
 routes = router("", "operations")
@@ -56,11 +58,12 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
     actions: filters.ActionWords = [],  # noqa: B006
     vm_id: UUID | None = None,
     ids: IDs = [],  # noqa: B006
+    project_id: filters.ProjectID = None,
     wait: Annotated[Wait, Query(description=_WAIT_FOR_ALL)] = 0,
     sort: Sort = "-created_at",
 ) -> answers.OperationPage:
-    """Your operations, newest first; with `id` and `wait` once all of these have ended."""
-    statement = _operations(process, caller.id)
+    """The operations that you may read, newest first; with `id` and `wait` once all of these have ended."""
+    statement = _operations(process)
     wanted = _ids(ids)
     if wait and not wanted:
         detail = "Say which operations to wait for: send `id` with `wait`."
@@ -77,7 +80,8 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
         statement = statement.where(Operation.action.in_(filters.actions(actions)))
     if vm_id:
         statement = statement.where(Operation.vm_id == vm_id)
-    return await page.fetch(statement, _ORDERS[sort], answers.OperationPage)
+    readable = Readable(Operation.owner_id, caller.id, project_id)
+    return await page.fetch(statement, _ORDERS[sort], answers.OperationPage, readable)
 
 
 @routes.get(
@@ -93,10 +97,10 @@ async def get_operation(one: ReadOne, operation_id: UUID, wait: Wait = 0) -> Res
 
 @routes.get("/vms/{vm_id}/operations")
 async def list_vm_operations(
-    caller: CurrentUser, process: Process, page: WantedPage, vm: OwnedVM, sort: Sort = "-created_at"
+    process: Process, page: WantedPage, vm: ReadableVM, sort: Sort = "-created_at"
 ) -> answers.OperationPage:
     """The operations of one VM, newest first. Those of a DELETED VM stay readable."""
-    statement = _operations(process, caller.id).where(Operation.vm_id == vm.id)
+    statement = _operations(process).where(Operation.vm_id == vm.id)
     return await page.fetch(statement, _ORDERS[sort], answers.OperationPage)
 
 
@@ -142,10 +146,11 @@ def _ids(texts: list[str]) -> set[UUID]:
 
 
 async def _wait_for_all(process: ProcessState, request: Request, user_id: UUID, seconds: int, ids: set[UUID]) -> None:
-    """Wait until those of the operations have ended that are the user's."""
+    """Wait until those of the operations have ended that the user may read."""
 
     async def read() -> Rows:
-        mine = select(Operation.id, Operation.status).where(Operation.id.in_(ids), Operation.owner_id == user_id)
+        readable = may_read(Operation.owner_id, user_id)
+        mine = select(Operation.id, Operation.status).where(Operation.id.in_(ids), readable)
         async with process.autocommit.connect() as connection:
             return {row.id: row for row in await connection.execute(mine)}
 
@@ -155,6 +160,6 @@ async def _wait_for_all(process: ProcessState, request: Request, user_id: UUID, 
     await wait_for(process, request, user_id, seconds, ids, read, have_ended)
 
 
-def _operations(process: ProcessState, owner_id: UUID) -> Select[*tuple[Any, ...]]:
-    """The owner's operations, each with its link into the Temporal Web UI."""
-    return select(Operation, temporal_url(process.settings)).where(Operation.owner_id == owner_id)
+def _operations(process: ProcessState) -> Select[*tuple[Any, ...]]:
+    """Operations, each with its link into the Temporal Web UI."""
+    return select(Operation, temporal_url(process.settings))

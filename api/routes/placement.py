@@ -9,8 +9,9 @@ from sqlalchemy import select
 from api.routes import router
 from api.routes.catalogue import get_row
 from api.web.dependencies import CurrentUser, Process
+from api.web.lists import Order
 from api.web.models import Answer, Page
-from api.web.pages import Order, WantedPage
+from api.web.pages import WantedPage
 from domain.data import placement
 
 routes = router("", "catalogue")

@@ -40,6 +40,7 @@ def new_vm(body: requests.NewVM, settings: Settings, at: str = "") -> NewVM:
         boot_volume=volume(body.boot_volume, "boot_volume", ROOT_DEVICE) if body.boot_volume else None,
         volumes=[volume(each, f"volumes/{n}", next(devices)) for n, each in enumerate(body.volumes)],
         at=at,
+        project_id=body.project_id,
     )
 
 

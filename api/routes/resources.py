@@ -15,7 +15,9 @@ from api.web.dependencies import CurrentUser, Process, ProcessState
 from api.web.guards import Guard, IfMatch
 from api.web.idempotency import Once, OnceOrTrial, OncePerKey
 from api.web.single import Resource, etag
+from domain import logs
 from domain.commands import changes
+from domain.commands.acceptance import Requester
 from domain.data.models import VM, Operation, Snapshot, Volume
 from domain.data.views import View, views
 from domain.rules.lifecycle import is_at_rest
@@ -106,7 +108,7 @@ async def _once_on_snapshot(once: OncePerKey, process: Process, snapshot_id: UUI
 
 @dataclass(frozen=True, slots=True)
 class Changer:
-    """Changes the name or labels of one resource of the caller, if `If-Match` allows it."""
+    """Changes the name or labels of one resource, if `If-Match` allows it."""
 
     process: Process
     caller: CurrentUser
@@ -115,10 +117,11 @@ class Changer:
     async def __call__(self, resource: Resource, id: UUID, fields: Mapping[str, Any]) -> Response:
         """Change the fields, and answer with the resource and its new ETag."""
         view = self.process.changes.views[resource.table]
+        requester = Requester(self.caller.id, self.caller.username, logs.request_id.get())
         async with self.process.engine.begin() as tx:
             if self.if_match is not None:
                 await Guard(resource, view, id, self.if_match).check(tx, self.caller.id)
-            await changes.change(tx, view.model, self.caller.id, id, fields)
+            await changes.change(tx, requester, view.model, id, fields)
             row = (await tx.execute(view.rows.where(view.id == id))).one()
         body = resource.render(row)
         return Response(body, headers={"ETag": etag(body)}, media_type="application/json")

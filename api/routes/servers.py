@@ -10,8 +10,9 @@ from api.routes import answers, requests, router
 from api.web import openapi
 from api.web.dependencies import Admin
 from api.web.idempotency import OnceOrTrial
+from api.web.lists import Order
 from api.web.models import Answer, Page
-from api.web.pages import Order, WantedPage
+from api.web.pages import WantedPage
 from api.web.responses import respond_202
 from domain.commands.adopt import adopt_server as adopt
 from domain.upkeep import servers
@@ -90,10 +91,10 @@ async def list_servers(_: Admin, page: WantedPage, managed: Managed = None) -> C
     openapi_extra=openapi.problems("admin_only", "not_adoptable", "unknown_reference"),
 )
 async def adopt_server(_: Admin, once: OnceOrTrial, server_id: UUID, body: requests.Adoption) -> Response:
-    """Make a server that belongs to no VM a VM of the user, with its volumes and interfaces.
+    """Make a server that belongs to no VM a VM of a project, with its volumes and interfaces.
 
     Nothing changes in the cloud. `server_id` is the cloud's id. The operation has already succeeded.
     """
-    return await once(
-        lambda tx, requester: respond_202(adopt(tx, requester, server_id, body.username), answers.VM), body
-    )
+    owner = body.project_id or body.username
+    assert owner is not None  # noqa: S101 - the body has one of the two
+    return await once(lambda tx, requester: respond_202(adopt(tx, requester, server_id, owner), answers.VM), body)

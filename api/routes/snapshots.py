@@ -1,4 +1,4 @@
-"""Snapshots: those of one VM below its path, and all of the caller, also those whose VM is gone."""
+"""Snapshots: those of one VM below its path, and all that the caller may read, also those whose VM is gone."""
 
 from typing import Annotated
 from uuid import UUID
@@ -9,10 +9,11 @@ from sqlalchemy import Select, select
 from api.routes import answers, requests, router
 from api.routes.resources import SNAPSHOTS, ChangeOne, OnceOnSnapshot, OnceOrTrialOnVM
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM
+from api.web.dependencies import CurrentUser, ReadableVM
 from api.web.fields import Text
 from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
+from api.web.lists import Readable
 from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
 from api.web.single import ReadOne
@@ -51,7 +52,7 @@ async def create_snapshot(once: OnceOrTrial, vm_id: UUID, body: requests.NewSnap
 @routes.get(_OF_VM)
 async def list_vm_snapshots(  # noqa: PLR0913, PLR0917 - each is a query parameter
     page: WantedPage,
-    vm: OwnedVM,
+    vm: ReadableVM,
     statuses: filters.SnapshotStatuses = [],  # noqa: B006 - FastAPI copies it
     name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
     labels: LabelSelectors = [],  # noqa: B006
@@ -73,16 +74,18 @@ async def list_snapshots(  # noqa: PLR0913, PLR0917 - each is a query parameter
     name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
     labels: LabelSelectors = [],  # noqa: B006
     vm_id: Annotated[UUID | None, Query(description="The VM, which may be DELETED.")] = None,
+    project_id: filters.ProjectID = None,
     sort: Sort = "-created_at",
 ) -> answers.SnapshotPage:
-    """Your snapshots, newest first, without DELETED ones unless you filter by that status.
+    """The snapshots that you may read, newest first, without DELETED ones unless you filter by that status.
 
     Those of a VM that is gone are among them.
     """
-    statement = _filtered(select(Snapshot).where(Snapshot.owner_id == caller.id), statuses, name, labels)
+    statement = _filtered(select(Snapshot), statuses, name, labels)
     if vm_id:
         statement = statement.where(Snapshot.vm_id == vm_id)
-    return await page.fetch(statement, _ORDERS[sort], answers.SnapshotPage)
+    readable = Readable(Snapshot.owner_id, caller.id, project_id)
+    return await page.fetch(statement, _ORDERS[sort], answers.SnapshotPage, readable)
 
 
 @routes.get(
@@ -115,7 +118,7 @@ async def get_snapshot(
     wait: Wait = 0,
     statuses: filters.ForSnapshotStatuses = [],  # noqa: B006
 ) -> Response:
-    """One of your snapshots; with `wait` once it rests or has a status. It outlives its VM, and its own delete."""
+    """One snapshot; with `wait` once it rests or has a status. It outlives its VM, and its own delete."""
     return await one(SNAPSHOTS, snapshot_id, until=until(wait, filters.words(statuses)))
 
 

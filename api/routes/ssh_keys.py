@@ -13,7 +13,8 @@ from api.web import openapi
 from api.web.dependencies import CurrentUser, Process
 from api.web.guest_fields import KeyName
 from api.web.idempotency import OnceOrTrial, OncePerKey
-from api.web.pages import Order, WantedPage
+from api.web.lists import Order
+from api.web.pages import WantedPage
 from domain.commands import ssh_keys as commands
 from domain.commands.acceptance import Requester
 from domain.data import queries

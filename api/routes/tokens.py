@@ -12,8 +12,9 @@ from api.routes import answers, requests, router
 from api.web import openapi, program_tokens
 from api.web.dependencies import CurrentUser, Process
 from api.web.idempotency import OnceOrTrial, OncePerKey
+from api.web.lists import Order
 from api.web.models import FieldError
-from api.web.pages import Order, WantedPage
+from api.web.pages import WantedPage
 from api.web.problems import ProblemError
 from api.web.security import Caller, ProgramCaller, Signing
 from domain.commands import program_tokens as commands

@@ -15,8 +15,9 @@ from api.web.dependencies import CurrentUser, Process
 from api.web.fields import Text, Time
 from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
+from api.web.lists import Order, Readable
 from api.web.models import FieldError
-from api.web.pages import Order, WantedPage
+from api.web.pages import WantedPage
 from api.web.problems import ProblemError
 from api.web.responses import respond_202, respond_202_with_all, respond_204
 from api.web.single import ReadOne
@@ -89,6 +90,7 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     statuses: filters.Statuses = [],  # noqa: B006 - FastAPI copies it
     name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
     labels: LabelSelectors = [],  # noqa: B006
+    project_id: filters.ProjectID = None,
     changes_since: Annotated[
         Time | None,
         Query(
@@ -99,8 +101,11 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     ] = None,
     sort: Sort = "-created_at",
 ) -> answers.VMPage:
-    """Your VMs, newest first, without DELETED ones unless you filter by that status or ask for changes."""
-    statement = views.VMS.where(VM.owner_id == caller.id)
+    """The VMs that you may read, newest first.
+
+    DELETED ones are left out unless you filter by that status or ask for changes.
+    """
+    statement, readable = views.VMS, Readable(VM.owner_id, caller.id, project_id)
     if statuses or not changes_since:
         statement = statement.where(filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED))
     if name:
@@ -108,10 +113,10 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
     if labels:
         statement = statement.where(has_labels(VM.labels, labels))
     if not changes_since:
-        return await page.fetch(statement, _ORDERS[sort], answers.VMPage)
+        return await page.fetch(statement, _ORDERS[sort], answers.VMPage, readable)
     if "sort" in page.request.query_params:
         raise _no_sort()
-    return await page.fetch(statement.where(VM.updated_at >= changes_since), _CHANGES, answers.VMPage)
+    return await page.fetch(statement.where(VM.updated_at >= changes_since), _CHANGES, answers.VMPage, readable)
 
 
 def _no_sort() -> ProblemError:

@@ -1,7 +1,7 @@
 """Volumes and their attachments to VMs."""
 
 from collections.abc import Awaitable
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query, Response
@@ -11,11 +11,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.routes.resources import VOLUMES, ChangeOne, OnceOnVolume, OnceOrTrialOnVolume
 from api.web import filters, openapi
-from api.web.dependencies import CurrentUser, OwnedVM, Process
+from api.web.dependencies import CurrentUser, Process, ReadableVM
 from api.web.fields import Text
 from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.label_selectors import LabelSelectors, has_labels
-from api.web.pages import Order, WantedPage
+from api.web.lists import Order, Readable
+from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
 from api.web.single import ReadOne
 from api.web.sorting import Sort, orders
@@ -45,7 +46,7 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
 )
 async def create_volume(once: OnceOrTrial, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
-    new = volumes.NewVolume(body.name, body.size_gb, body.image_id, body.labels)
+    new = volumes.NewVolume(body.name, body.size_gb, body.image_id, body.labels, body.project_id)
     return await once(
         lambda tx, requester: respond_202(volumes.create_volume(tx, requester, new), answers.Volume, "/volumes/{id}"),
         body,
@@ -59,16 +60,19 @@ async def list_volumes(  # noqa: PLR0913, PLR0917 - each is a query parameter
     statuses: filters.VolumeStatuses = [],  # noqa: B006 - FastAPI copies it
     name: Annotated[Text | None, Query(description="Part of the name; case is ignored.")] = None,
     labels: LabelSelectors = [],  # noqa: B006
+    project_id: filters.ProjectID = None,
     sort: Sort = "-created_at",
 ) -> answers.VolumePage:
-    """Your volumes, newest first, without DELETED ones unless you filter by that status."""
+    """The volumes that you may read, newest first, without DELETED ones unless you filter by that status."""
     has_status = filters.has_status(Volume.status, statuses, hidden_by_default=VolumeStatus.DELETED)
-    statement = _volumes(caller.id).where(has_status)
+    statement = views.VOLUMES.where(has_status)
     if name:
         statement = statement.where(filters.has_name(Volume.name, name))
     if labels:
         statement = statement.where(has_labels(Volume.labels, labels))
-    return await page.fetch(statement, _ORDERS[sort], answers.VolumePage)
+    return await page.fetch(
+        statement, _ORDERS[sort], answers.VolumePage, Readable(Volume.owner_id, caller.id, project_id)
+    )
 
 
 @routes.get(
@@ -153,13 +157,13 @@ async def attach_volume(process: Process, once: OnceOrTrial, vm_id: UUID, body: 
 
 
 @routes.get("/vms/{vm_id}/volumes")
-async def list_attached_volumes(page: WantedPage, vm: OwnedVM) -> answers.AttachmentPage:
+async def list_attached_volumes(page: WantedPage, vm: ReadableVM) -> answers.AttachmentPage:
     """The volumes attached to a VM, by device; those without one yet come first."""
     return await page.fetch(_attachments(vm.id).add_columns(_PLACE), _BY_DEVICE, answers.AttachmentPage)
 
 
 @routes.get(_ONE_ATTACHED, response_model=answers.Attachment)
-async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) -> Attachment:
+async def get_attached_volume(process: Process, vm: ReadableVM, volume_id: UUID) -> Attachment:
     """One attached volume."""
     async with process.autocommit.connect() as connection:
         statement = _attachments(vm.id).where(Attachment.volume_id == volume_id)
@@ -179,11 +183,6 @@ async def get_attached_volume(process: Process, vm: OwnedVM, volume_id: UUID) ->
 async def detach_volume(once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
     """Detach a volume from a VM, unless the VM boots from it. A second detach changes nothing."""
     return await once(lambda tx, requester: respond_204(volumes.detach_volume(tx, requester, vm_id, volume_id)))
-
-
-def _volumes(owner_id: UUID) -> Select[*tuple[Any, ...]]:
-    """The owner's volumes, each with its attachment."""
-    return views.VOLUMES.where(Volume.owner_id == owner_id)
 
 
 def _attachments(vm_id: UUID) -> Select[Attachment]:

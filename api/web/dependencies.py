@@ -1,4 +1,4 @@
-"""Dependencies of the routes: the state of the process, the caller, the caller's VM."""
+"""Dependencies of the routes: the state of the process, the caller, a VM."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, cast
@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import bindparam, select
+from sqlalchemy import Uuid, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
@@ -24,6 +24,9 @@ from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
 from domain.data import queries
 from domain.data.accounts import user_named, username_key
 from domain.data.models import VM
+from domain.data.projects import may_read, roles_in
+from domain.rules import access
+from domain.rules.access import Verb
 from domain.rules.errors import NotFoundError
 from domain.rules.scopes import Scope
 from domain.settings import Settings
@@ -113,19 +116,30 @@ async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) 
 
 
 Admin = Annotated[Caller, Depends(_admin)]
-_OWNED_VM = select(VM).where(VM.id == bindparam("vm_id"), VM.owner_id == bindparam("owner_id"))
+_READABLE_VM = select(VM).where(VM.id == bindparam("vm_id"), may_read(VM.owner_id, bindparam("user_id", type_=Uuid())))
 CurrentUser = Annotated[Caller, Depends(_caller)]
 LoggedInUser = Annotated[LoginCaller, Depends(_logged_in)]
 
 
-async def fetch_owned_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
-    """The caller's VM; NotFoundError if it does not exist or has another owner."""
+async def fetch_readable_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
+    """A VM that the caller may read; NotFoundError if there is none."""
     async with process.autocommit.connect() as connection:
-        found = await connection.execute(_OWNED_VM, {"vm_id": vm_id, "owner_id": caller.id})
+        found = await connection.execute(_READABLE_VM, {"vm_id": vm_id, "user_id": caller.id})
     vm = cast("VM | None", found.one_or_none())
     if vm is None:
         raise NotFoundError("VM", vm_id)
     return vm
 
 
-OwnedVM = Annotated[VM, Depends(fetch_owned_vm)]
+async def fetch_changeable_vm(
+    process: Process, caller: CurrentUser, vm: Annotated[VM, Depends(fetch_readable_vm)]
+) -> VM:
+    """A VM that the caller may change; NotFoundError or ForbiddenError."""
+    async with process.autocommit.connect() as connection:
+        roles = await roles_in(connection, caller.id, [vm.owner_id])
+    access.check(roles.get(vm.owner_id), Verb.CHANGE, "VM", vm.id)
+    return vm
+
+
+ReadableVM = Annotated[VM, Depends(fetch_readable_vm)]
+ChangeableVM = Annotated[VM, Depends(fetch_changeable_vm)]

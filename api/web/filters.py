@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
+from uuid import UUID
 
 from fastapi import Query
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -19,6 +20,9 @@ from domain.rules.states import Action, OperationStatus, Status
 
 _SEVERAL = "One or more values, separated by commas or in repeated parameters."
 FOR_STATUS = f"Wait until it has this status, or ERROR or DELETED. Needs `wait`. {_SEVERAL}"
+ProjectID = Annotated[
+    UUID | None, Query(description="Only those of this project. Without it, those of all projects that you may read.")
+]
 _STATUS = f"{_SEVERAL} Without this parameter, DELETED is left out."
 
 

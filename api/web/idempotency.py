@@ -15,7 +15,7 @@ from typing import Annotated, cast
 
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import Text, bindparam, func, insert, select
+from sqlalchemy import Text, bindparam, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -88,6 +88,7 @@ class Once:
         if self.validate_only:
             async with engine.connect() as tx:  # without a commit, the end of the block rolls back
                 await self._work(tx, work)
+                await tx.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))  # a commit would check the quotas
             return Response(Validity().model_dump_json(), 200, media_type="application/json")
         if self.key is None:
             async with engine.begin() if self.guard or not one_statement else self.process.autocommit.connect() as tx:

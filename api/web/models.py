@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from domain.rules.quotas import Quota
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Status, TaskState
 
@@ -39,7 +40,7 @@ class FieldError(Answer):
 
 
 class Problem(Answer):
-    """An error (RFC 9457). Most problems lack the last six members."""
+    """An error (RFC 9457). Most problems lack the members after `request_id`."""
 
     type: str = Field(
         description="The path of a page about this kind of problem.", json_schema_extra={"format": "uri-reference"}
@@ -56,6 +57,9 @@ class Problem(Answer):
     allowed_actions: list[str] = []
     operation_id: UUID | None = Field(default=None, description="The operation that the request has to wait for.")
     checks: dict[str, Check] = {}
+    quota: Quota | None = Field(default=None, description="The quota of the project that is too small.")
+    limit: int | None = Field(default=None, description="That quota's limit.")
+    used: int | None = Field(default=None, description="How much of it is in use.")
 
 
 class Validity(Answer):

@@ -59,11 +59,15 @@ TAGS = [
     {"name": "interfaces", "description": "The connections of a VM to networks, with their addresses."},
     {"name": "operations", "description": "Requested changes, their progress, and why they failed."},
     {"name": "tokens", "description": "Tokens for programs, which need no password and no refresh."},
+    {"name": "projects", "description": "Groups of resources that several users share, each with a role."},
+    {"name": "quotas", "description": "How much a project may have, and how much it has."},
     {"name": "sshkeys", "description": "Public keys, for logins in new VMs."},
     {"name": "admin", "description": "For the admin: problems that need a person, and ways to solve them."},
     {"name": "catalogue", "description": "Flavors, images and networks for VMs."},
 ]
 
+# What is below these paths belongs to a user or to the service, and to no project.
+_OF_NO_PROJECT = tuple(f"{PREFIX}/{part}" for part in ("auth", "tokens", "ssh-keys", "admin"))
 _PROBLEM_CODES = "x-problem-codes"
 _FASTAPI_ERRORS = {"HTTPValidationError", "ValidationError"}  # the service answers with problems instead
 _TEXT = {"type": "string"}
@@ -182,8 +186,7 @@ def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters
     yield "malformed_request"
     if operation["security"]:
         yield from ("unauthenticated", "invalid_token")
-        if method != "get":
-            yield "insufficient_scope"
+        yield from _codes_of_changes(path) if method != "get" else ()
     if "{" in path:
         yield "not_found"
     if "requestBody" in operation:
@@ -199,6 +202,10 @@ def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters
     if not path.startswith(f"{PREFIX}/health"):
         yield from ("query_too_long", "unknown_parameter", "too_many_requests", "overloaded")
     yield from ("internal_error", "database_unavailable", "shutting_down")
+
+
+def _codes_of_changes(path: str) -> tuple[str, ...]:
+    return ("insufficient_scope",) if path.startswith(_OF_NO_PROJECT) else ("insufficient_scope", "forbidden")
 
 
 def _problem(status: int, codes: list[str]) -> dict[str, Any]:

@@ -1,87 +1,33 @@
-"""Lists as pages, by number for people or by cursor for programs; each page takes one database query.
-
-A page costs the same in a short list and in one of a million rows. The rows come from an index in the order of the
-list. Counting and skipping rows would take longer in longer lists, so both end after MAX_TOTAL rows.
-"""
+"""Lists as pages, by number for people or by cursor for programs; each page takes one database query."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
+from uuid import UUID
 
 from fastapi import Depends, Query, Request, Response
-from pydantic import TypeAdapter
-from sqlalchemy import (
-    ColumnElement,
-    ScalarSelect,
-    Select,
-    SQLColumnExpression,
-    false,
-    func,
-    literal,
-    literal_column,
-    select,
-    tuple_,
-)
-from sqlalchemy.orm import InstrumentedAttribute
-from sqlalchemy.sql.elements import KeyedColumnElement
+from sqlalchemy import func, select
 
 from api.web import security
 from api.web.dependencies import Process
 from api.web.fields import PLAIN_DIGITS
+from api.web.lists import MAX_TOTAL, List, Order, Readable, Rows, Start
 from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
+from domain.data.projects import roles_in
+from domain.rules import access
+from domain.rules.access import Verb
 
 P = TypeVar("P", bound=Page[Any])
-Rows = Select[*tuple[Any, ...]]
 
 MAX_PAGE = 1_000_000
 MAX_LINKS = 7500  # characters; each link repeats the filters, and common clients take no header of more than 8 KiB
 _PLACE = {"page", "page_size", "cursor", "sort"}  # parameters that choose a place in the list, not its items
-MAX_TOTAL = 10_000  # rows that are counted, and that page numbers can reach; cursors reach them all
 # Others see a change only after the commit, which is later than its `updated_at`, but never by so much: a transaction
 # has a few statements, of 15 seconds at most, and the server ends one that idles for ten.
 MOST_OVERDUE = timedelta(minutes=1)
-
-
-@dataclass(frozen=True)
-class Order:
-    """How a list is sorted: by columns that are never null and together unique, all in one direction.
-
-    A row's position is its values in these columns. PostgreSQL can compare positions as tuples, and no two rows share
-    one. If a row's values may change, `changed` is the column with the time of its last change. Cursors tell then
-    whether rows may have moved. With `only_cursors`, page numbers lead nowhere.
-    """
-
-    name: str
-    columns: tuple[InstrumentedAttribute[Any] | KeyedColumnElement[Any], ...]
-    descending: bool = False
-    changed: SQLColumnExpression[datetime] | None = None
-    only_cursors: bool = False
-
-    @cached_property
-    def position(self) -> TypeAdapter[tuple[Any, ...]]:
-        """Converts a row's position, its values in these columns, from and to JSON."""
-        types = tuple(column.type.python_type for column in self.columns)
-        return TypeAdapter(tuple[types])  # type: ignore[valid-type] # only known at run time
-
-
-@dataclass(frozen=True, slots=True)
-class _Start:
-    """Where a page begins: its number and, with a cursor, the position of the row before it.
-
-    `since` is MOST_OVERDUE before the first page was read: what that page could not see has changed after it.
-    """
-
-    page: int
-    after: tuple[Any, ...] | None = None
-    since: datetime | None = None
-
-    def offset(self, page_size: int) -> int:
-        """The number of rows to skip; with a cursor none is skipped."""
-        return (self.page - 1) * page_size if self.after is None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +54,15 @@ class Paging:
     page_size: int
     cursor: str | None
 
-    async def fetch(self, statement: Rows, order: Order, shape: type[P]) -> P:
-        """Fetch the requested page of the statement's rows, and set the Link header of the answer."""
+    async def fetch(self, statement: Rows, order: Order, shape: type[P], whose: Readable | None = None) -> P:
+        """Fetch the requested page of the statement's rows, and set the Link header of the answer.
+
+        NotFoundError if the user may not read the project that `whose` names.
+        """
         start = self._start(order)
-        found = await self._read(statement, order, start)
+        found = await self._read(List(statement, order, whose), start)
+        if not found.rows and whose and whose.project_id:
+            await self._check_project(whose.user_id, whose.project_id)
         total = min(found.count, MAX_TOTAL)
         if found.count > MAX_TOTAL and start.offset(self.page_size) >= MAX_TOTAL:
             raise _page_too_deep()
@@ -136,21 +87,24 @@ class Paging:
             self.response.headers["Link"] = links
         return page
 
-    async def _read(self, statement: Rows, order: Order, start: _Start) -> _Rows:
-        counted, long_lists, key = _count(statement, order), self.process.long_lists, self._key
+    async def _check_project(self, user_id: UUID, project_id: UUID) -> None:
+        async with self.process.autocommit.connect() as connection:
+            roles = await roles_in(connection, user_id, [project_id])
+        access.check(roles.get(project_id), Verb.READ, "project", project_id)
+
+    async def _read(self, wanted: List, start: Start) -> _Rows:
+        long_lists, key = self.process.long_lists, self._key
         is_long = long_lists.has(key)
         about: dict[str, Any] = {"read_since": func.now() - MOST_OVERDUE}
         if not is_long:
-            about["total"] = counted
-        if order.changed is not None and start.since is not None:
-            # In the order of the changes, to make the plan use the index that has them.
-            changed = statement.where(order.changed >= start.since).order_by(order.changed.desc())
-            about["have_moved"] = _any(changed)
+            about["total"] = wanted.count()
+        if wanted.order.changed is not None and start.since is not None:
+            about["have_moved"] = wanted.has_changed(wanted.order.changed, start.since)
         columns = [value.label(name) for name, value in about.items()]
         # They are columns of every row, which saves a second query unless the page is empty.
-        wanted = self._slice(statement.add_columns(*columns), order, start)
+        page = wanted.slice(start, self.page_size).add_columns(*columns)
         async with self.process.autocommit.connect() as connection:
-            rows = (await connection.execute(wanted)).all()
+            rows = (await connection.execute(page)).all()
             first = rows[0] if rows else (await connection.execute(select(*columns))).one()
         count = MAX_TOTAL + 1 if is_long else first.total
         if count > MAX_TOTAL and not is_long:
@@ -163,25 +117,15 @@ class Paging:
         filters = sorted((name, value) for name, value in self.request.query_params.multi_items() if name not in _PLACE)
         return hash((self.request.headers.get("Authorization"), self.request.url.path, *filters))
 
-    def _slice(self, statement: Rows, order: Order, start: _Start) -> Rows:
-        columns = [column.desc() if order.descending else column for column in order.columns]
-        limited = statement.order_by(*columns).limit(self.page_size + 1)  # one more row tells whether a page follows
-        if start.after is None:
-            offset = start.offset(self.page_size)
-            # No row is shown from beyond MAX_TOTAL, so none is read.
-            return limited.offset(offset) if offset < MAX_TOTAL else limited.where(false())
-        position = tuple_(*order.columns)
-        return limited.where(position < start.after if order.descending else position > start.after)
-
-    def _start(self, order: Order) -> _Start:
+    def _start(self, order: Order) -> Start:
         if self.cursor is None:
             if order.only_cursors and self.page > 1:
                 raise _only_cursors()
-            return _Start(self.page)
+            return Start(self.page)
         match security.unseal(self.process.signing, self.cursor):
             case [self.request.url.path, order.name, page, position, *since]:
                 # Cursors of earlier versions have no time.
-                return _Start(page, order.position.validate_python(position), *map(datetime.fromisoformat, since))
+                return Start(page, order.position.validate_python(position), *map(datetime.fromisoformat, since))
         detail = "The cursor is not from this list in this order. Start again without a cursor."
         raise ProblemError(
             "invalid_cursor", detail, [FieldError(code="invalid_cursor", detail=detail, parameter="cursor")]
@@ -219,22 +163,6 @@ class Paging:
         parameters = self.request.query_params.multi_items()
         kept = [(name, value) for name, value in parameters if name not in {"page", "cursor"}]
         return f"{self.request.url.path}?{urlencode([*kept, *target.items()])}"
-
-
-def _count(statement: Rows, order: Order) -> ScalarSelect[int]:
-    """The number of the statement's rows, but not more than one above MAX_TOTAL."""
-    # Not a parameter: the plan would not know how few rows are read.
-    enough: ColumnElement[int] = literal_column(str(MAX_TOTAL + 1))
-    # Counted in the order of the list, to make the plan use its index. Without an order, the planner may expect to meet
-    # enough rows of the owner soon in a scan of the whole table, which may begin with a million rows of others.
-    some = statement.with_only_columns(literal(1), maintain_column_froms=True).order_by(*order.columns).limit(enough)
-    return select(func.count()).select_from(some.subquery()).scalar_subquery()
-
-
-def _any(statement: Rows) -> ScalarSelect[bool]:
-    """Whether the statement has a row."""
-    one = statement.with_only_columns(literal(1), maintain_column_froms=True).limit(1)
-    return select(func.count() > 0).select_from(one.subquery()).scalar_subquery()
 
 
 def _only_cursors() -> ProblemError:

@@ -18,7 +18,7 @@ from api.web.field_errors import MAX_ERRORS
 from api.web.models import FieldError
 from api.web.problem_types import PROBLEM_TYPES, type_of
 from domain import logs
-from domain.data import outages
+from domain.data import outages, quotas
 from domain.data.accounts import owner_references
 from domain.data.queries import violated_constraint
 from domain.rules.errors import InvalidTransitionError, ServiceError
@@ -159,6 +159,9 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    if isinstance(error, IntegrityError) and (refusal := quotas.exceeded(error)):
+        numbers = {"quota": refusal.quota, "limit": refusal.limit, "used": refusal.used}
+        return problem(refusal.code, str(refusal), request.url.path, **numbers)
     if isinstance(error, IntegrityError) and violated_constraint(error) in owner_references():
         # The foreign key to the owner failed: the account was deleted, but its token has not expired.
         return problem("invalid_token", "This account no longer exists.", request.url.path)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from api.web.dependencies import CurrentUser, Process
 from api.web.models import Answer
 from api.web.waiting import Rows, Until, wait_for
+from domain.data.projects import may_read
 from domain.rules.errors import NotFoundError
 
 AT_ONCE = Until()
@@ -22,7 +23,7 @@ _TAG_SIZE = 12  # bytes
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A kind of resource: its name, its table, the column with its owner, and the shape of an answer with it.
+    """A kind of resource: its name, its table, the column with its project, and the shape of an answer with it.
 
     `is_at_rest` says of a row whether no operation changes the resource. `headers` are further headers of an answer.
     """
@@ -41,7 +42,7 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads one resource of the caller for a request."""
+    """Reads one resource for a request."""
 
     process: Process
     request: Request
@@ -50,7 +51,7 @@ class Reader:
     async def __call__(
         self, resource: Resource, id: UUID, *where: ColumnElement[bool], until: Until = AT_ONCE
     ) -> Response:
-        """Answer with the resource; NotFoundError if the caller has none with this id that meets the conditions."""
+        """Answer with the resource; NotFoundError if there is none that the caller may read."""
 
         async def read() -> Rows:
             return {id: await self._read(resource, id, where)}
@@ -61,13 +62,15 @@ class Reader:
         if until.seconds:
             user = self.caller.id
             rows = await wait_for(self.process, self.request, user, until.seconds, [id], read, has_come)
+            if rows[id].owner_id != user:  # whose membership may have ended meanwhile
+                rows = await read()
         else:
             rows = await read()
         return tagged(self.request, resource.render(rows[id]), resource.headers(rows[id]))
 
     async def _read(self, resource: Resource, id: UUID, where: tuple[ColumnElement[bool], ...]) -> Any:
         view = self.process.changes.views[resource.table]
-        statement = view.rows.where(view.id == id, resource.owner_id == self.caller.id, *where)
+        statement = view.rows.where(view.id == id, may_read(resource.owner_id, self.caller.id), *where)
         async with self.process.autocommit.connect() as connection:
             row = (await connection.execute(statement)).one_or_none()
         if row is None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from fastapi import Query
 
-from api.web.pages import Order
+from api.web.lists import Order
 from domain.data.models import VM, Snapshot, Volume
 
 Sort = Annotated[

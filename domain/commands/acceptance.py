@@ -12,9 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Operation
 from domain.data.parameters import NO_CONTROL, NO_PARAMETERS, Control, Parameters, to_json
+from domain.data.projects import roles_in
 from domain.data.queries import from_now, lock_vm, update_vm
 from domain.progress import resource_claims
-from domain.rules import lifecycle
+from domain.rules import access, lifecycle
+from domain.rules.access import Verb
 from domain.rules.errors import AttachmentInProgressError, InvalidTransitionError, NotFoundError, SupersededError
 from domain.rules.lifecycle import Claim
 from domain.rules.messages import own_workflow_id
@@ -29,11 +31,15 @@ _OF_VM: Final = [action for action, rule in TABLE.items() if rule.of_vm]
 
 @dataclass(frozen=True, slots=True)
 class Requester:
-    """The user who makes a request, by id and name, and the id of the request."""
+    """The user who makes a request, by id and name, and the id of the request.
+
+    An admin who acts on behalf of others `may_change_all` projects.
+    """
 
     user_id: UUID
     username: str
     request_id: str
+    may_change_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +81,32 @@ def requested(requester: Requester, action: Action, parameters: Parameters, **va
     return NewOperation(action, requester.username, requester.request_id, parameters, **values)
 
 
-async def lock_owned_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> VM:
-    """Lock the requester's VM and return it; NotFoundError if there is none or another user owns it.
+async def check_may(  # noqa: PLR0913, PLR0917 - who wants to do what with which resource of which project
+    tx: AsyncConnection,
+    requester: Requester,
+    verb: Verb,
+    project_id: UUID,
+    kind: str,
+    id: UUID,
+    field: str | None = None,
+) -> None:
+    """Raise NotFoundError or ForbiddenError unless the requester may do this with a resource of the project."""
+    # A personal project has the id of its user, who stays its owner.
+    if project_id == requester.user_id or requester.may_change_all:
+        return
+    roles = await roles_in(tx, requester.user_id, [project_id])
+    access.check(roles.get(project_id), verb, kind, id, field)
+
+
+async def lock_changeable_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> VM:
+    """Lock a VM that the requester may change, and return it; NotFoundError if there is none, or ForbiddenError.
 
     Commands on a VM begin with this lock, so that two commands on the same VM run one after the other.
     """
     vm = await lock_vm(tx, vm_id)
-    if vm is None or vm.owner_id != requester.user_id:
+    if vm is None:
         raise NotFoundError("VM", vm_id)
+    await check_may(tx, requester, Verb.CHANGE, vm.owner_id, "VM", vm_id)
     return vm
 
 

@@ -12,39 +12,40 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, NewOperation, Requester, record_done, requested
-from domain.data.accounts import User, user_named
+from domain.data.accounts import user_named
 from domain.data.cloud import FoundServer
 from domain.data.models import VM, Attachment, Flavor, Image, Interface, Volume
 from domain.data.parameters import Adopt
+from domain.data.projects import Project
 from domain.data.queries import fetch_all, fetch_one, insert_row
 from domain.data.views import shown_vm
 from domain.rules.errors import FieldIssue, NotAdoptableError, NotFoundError, UnknownReferenceError
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, Status
 
+Owner = UUID | str
+"""A project's id, or the name of a user whose personal project is meant."""
+
 _NAMESPACE = UUID("5b0f5f5c-3c39-4a6e-9a3c-0c8e7c1f2d61")
 
 
-async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, username: str) -> Accepted[VM]:
-    """Make the server with this id of the cloud a VM of the user.
+async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, owner: Owner) -> Accepted[VM]:
+    """Make the server with this id of the cloud a VM of the owner.
 
-    NotFoundError if no server that belongs to no VM has this id, UnknownReferenceError if there is no such user,
+    NotFoundError if no server that belongs to no VM has this id, UnknownReferenceError if there is no such owner,
     NotAdoptableError if this service cannot care for it.
     """
     query = select(FoundServer).where(FoundServer.cloud_id == str(cloud_id))
     found = await fetch_one(tx, query.with_for_update())
     if found is None:
         raise NotFoundError("unmanaged server", cloud_id)
-    owner = await fetch_one(tx, user_named(username))
-    if owner is None:
-        issue = FieldIssue("username", UnknownReferenceError.code, f"There is no such user: {username}.")
-        raise UnknownReferenceError(issue.detail, [issue])
-    volumes = await _check(tx, found, owner)
+    project_id = await _project(tx, owner)
+    volumes = await _check(tx, found, project_id)
     flavor_id, image_id = await _flavor(tx, found), await _image(tx, found)
     new = requested(admin, Action.ADOPT, Adopt(found.name, found.cloud_id, flavor_id, image_id))
     values = {
         "id": found.vm_id,
-        "owner_id": owner.id,
+        "owner_id": project_id,
         "name": found.name,
         "status": Status(found.status),
         "flavor_id": flavor_id,
@@ -55,14 +56,28 @@ async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, us
         "cloud_id": found.cloud_id,
     }
     vm = await insert_row(tx, VM, **values)
-    await record_done(tx, new, owner.id, vm.id)
+    await record_done(tx, new, project_id, vm.id)
     await _adopt_volumes(tx, vm, new, volumes, found.volumes)
     await _adopt_interfaces(tx, vm, new, found.interfaces)
     await tx.execute(delete(FoundServer).where(FoundServer.cloud_id == found.cloud_id))
     return Accepted(await shown_vm(tx, vm.id), new.id)
 
 
-async def _check(tx: AsyncConnection, found: FoundServer, owner: User) -> dict[str, Volume]:
+async def _project(tx: AsyncConnection, owner: Owner) -> UUID:
+    if isinstance(owner, UUID):
+        found = await tx.scalar(select(Project.id).where(Project.id == owner))
+        field, kind = "project_id", "project"
+    else:
+        user = await fetch_one(tx, user_named(owner))
+        found = user.id if user else None
+        field, kind = "username", "user"
+    if found is None:
+        issue = FieldIssue(field, UnknownReferenceError.code, f"There is no such {kind}: {owner}.")
+        raise UnknownReferenceError(issue.detail, [issue])
+    return found
+
+
+async def _check(tx: AsyncConnection, found: FoundServer, project_id: UUID) -> dict[str, Volume]:
     """Return the rows of those volumes of the server that this service has already; NotAdoptableError if it cannot."""
     if found.obstacle:
         raise NotAdoptableError(found.obstacle)
@@ -72,8 +87,8 @@ async def _check(tx: AsyncConnection, found: FoundServer, owner: User) -> dict[s
     is_known = or_(Volume.id.in_(ids), Volume.cloud_id == any_(literal(_ids(found.volumes), ARRAY(Text))))
     volumes = await fetch_all(tx, select(Volume).where(is_known).order_by(Volume.id).with_for_update())
     for volume in volumes:
-        if volume.cloud_id is None or volume.owner_id != owner.id or volume.status is not VolumeStatus.AVAILABLE:
-            raise NotAdoptableError(f"Its volume {volume.id} is in use here, or another user owns it.")
+        if volume.cloud_id is None or volume.owner_id != project_id or volume.status is not VolumeStatus.AVAILABLE:
+            raise NotAdoptableError(f"Its volume {volume.id} is in use here, or belongs to another project.")
     addresses = [(port["network_id"], port["ip_address"]) for port in found.interfaces if port["ip_address"]]
     taken = or_(
         Interface.cloud_id == any_(literal(_ids(found.interfaces), ARRAY(Text))),

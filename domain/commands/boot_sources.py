@@ -3,7 +3,7 @@
 They are looked up for all new VMs of a request at once. Volumes are locked, because the create claims them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -11,7 +11,6 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Uuid, any_, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.commands.acceptance import Requester
 from domain.commands.new_vm import NewVM, WantedVolume
 from domain.commands.offers import OfferedImage
 from domain.data.bulk import insert_all, to_parameter
@@ -46,11 +45,15 @@ class Sources:
     snapshots: Mapping[UUID, Snapshot]
     volumes: Mapping[UUID, Volume]
 
-    def unknown(self, new: NewVM) -> list[FieldIssue]:
-        """The fields of the new VM that name something that does not exist."""
-        volumes = [each for each in new.all_volumes if each.volume_id not in self.volumes]
+    def unknown(self, new: NewVM, project_id: UUID) -> list[FieldIssue]:
+        """The fields of the new VM that name something that does not exist in the project of the VM."""
+
+        def is_there(found: Snapshot | Volume | None) -> bool:
+            return found is not None and found.owner_id == project_id
+
+        volumes = [each for each in new.all_volumes if not is_there(self.volumes.get(each.volume_id))]
         issues = [unknown_id(each.field, each.volume_id) for each in volumes]
-        if new.snapshot_id and new.snapshot_id not in self.snapshots:
+        if new.snapshot_id and not is_there(self.snapshots.get(new.snapshot_id)):
             issues.append(unknown_id(f"{new.at}snapshot_id", new.snapshot_id))
         return issues
 
@@ -88,8 +91,8 @@ def _check_attachable(volume: Volume, wanted: WantedVolume) -> None:
         raise
 
 
-async def find_sources(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewVM]) -> Sources:
-    """The requester's snapshots and volumes that the new VMs name; the volumes are locked.
+async def find_sources(tx: AsyncConnection, project_ids: Collection[UUID], wanted: Sequence[NewVM]) -> Sources:
+    """The snapshots and volumes of the projects that the new VMs name; the volumes are locked.
 
     RepeatedItemsError if a volume is named twice.
     """
@@ -97,15 +100,15 @@ async def find_sources(tx: AsyncConnection, requester: Requester, wanted: Sequen
     volumes: Sequence[Volume] = []
     snapshot_ids = [new.snapshot_id for new in wanted if new.snapshot_id]
     if snapshot_ids:
-        mine = select(Snapshot).where(Snapshot.owner_id == requester.user_id, Snapshot.id == _any(snapshot_ids))
-        snapshots = await fetch_all(tx, mine)
+        named = select(Snapshot).where(Snapshot.owner_id == _any(project_ids), Snapshot.id == _any(snapshot_ids))
+        snapshots = await fetch_all(tx, named)
     taken = [(each.volume_id, each.field) for new in wanted for each in new.all_volumes]
     if taken:
         check_once(taken, "volume")
         ids = [id for id, _ in taken]
-        of_requester = select(Volume).where(Volume.owner_id == requester.user_id, Volume.id == _any(ids))
+        named_ones = select(Volume).where(Volume.owner_id == _any(project_ids), Volume.id == _any(ids))
         # Sorted, so that two requests for the same volumes do not wait for each other.
-        volumes = await fetch_all(tx, of_requester.order_by(Volume.id).with_for_update())
+        volumes = await fetch_all(tx, named_ones.order_by(Volume.id).with_for_update())
     return Sources({each.id: each for each in snapshots}, {each.id: each for each in volumes})
 
 
@@ -150,5 +153,5 @@ _ATTACH = insert_all(
 )
 
 
-def _any(ids: Sequence[UUID]) -> Any:
+def _any(ids: Collection[UUID]) -> Any:
     return any_(literal(list(ids), ARRAY(Uuid)))

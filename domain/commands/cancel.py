@@ -5,26 +5,27 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.commands.acceptance import Accepted, Requester
+from domain.commands.acceptance import Accepted, Requester, check_may
 from domain.data.models import Operation
 from domain.data.queries import fetch_one, has_begun
+from domain.rules.access import Verb
 from domain.rules.errors import NotFoundError, TooLateError
 from domain.rules.states import OPEN_STATUSES
 from domain.rules.table import TABLE
 
 
 async def cancel_operation(tx: AsyncConnection, requester: Requester, operation_id: UUID) -> Accepted[Operation]:
-    """Request that the requester's operation ends before its next step; a second request changes nothing.
+    """Request that an operation ends before its next step; a second request changes nothing.
 
     TooLateError if it has ended, or has begun something that cannot be undone. Every step checks for the request when
     it begins. Workflow recovery also cancels the workflow, in case it is waiting.
     """
     # A step that begins updates the same row, so the lock puts this request before or after it: either the step finds
     # the request, or `has_begun` sees the step.
-    mine = select(Operation).where(Operation.id == operation_id, Operation.owner_id == requester.user_id)
-    operation = await fetch_one(tx, mine.with_for_update())
+    operation = await fetch_one(tx, select(Operation).where(Operation.id == operation_id).with_for_update())
     if operation is None:
         raise NotFoundError("operation", operation_id)
+    await check_may(tx, requester, Verb.CHANGE, operation.owner_id, "operation", operation_id)
     if operation.status not in OPEN_STATUSES:
         raise TooLateError(f"The operation has ended: {operation.status}.")
     if not operation.cancel_requested_by:

@@ -13,8 +13,8 @@ from uuid import UUID, uuid4
 from sqlalchemy import ARRAY, LargeBinary, Uuid, bindparam, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.commands import boot_sources
-from domain.commands.acceptance import Accepted, NewOperation, Requester, operation_row, requested
+from domain.commands import boot_sources, quotas
+from domain.commands.acceptance import Accepted, NewOperation, Requester, check_may, operation_row, requested
 from domain.commands.boot_sources import BootSource, Sources
 from domain.commands.new_interfaces import NewInterface, find_interfaces
 from domain.commands.new_vm import NewVM
@@ -27,6 +27,7 @@ from domain.data.models import VM, Interface, Operation
 from domain.data.parameters import CreateVM
 from domain.data.views import shown_vms
 from domain.rules import cloud_init, disks, lifecycle, references
+from domain.rules.access import Verb
 from domain.rules.references import Choice
 from domain.rules.resources import Kind
 from domain.rules.states import Action, Status
@@ -44,6 +45,7 @@ class _Plan:
     user_data: bytes | None
     vm_id: UUID
     operation: NewOperation
+    project_id: UUID
 
 
 async def create_vm(tx: AsyncConnection, requester: Requester, new: NewVM) -> Accepted[VM]:
@@ -62,15 +64,16 @@ async def create_vms(tx: AsyncConnection, requester: Requester, wanted: Sequence
     RepeatedItemsError for what only one VM can have, InvalidTransitionError for snapshots and volumes that are not
     AVAILABLE, FlavorTooSmallError if the image does not fit the flavor's disk, InvalidAddressError and
     AddressInUseError if a VM cannot have the wanted addresses, NoFreeAddressError if a network is full,
-    UserDataTooLargeError. No lock protects a free address. If another request inserts it first, the unique index raises
-    IntegrityError: call again.
+    UserDataTooLargeError, ForbiddenError for a project that the requester may only read. No lock protects a free
+    address. If another request inserts it first, the unique index raises IntegrityError: call again.
     """
     plans = await _plan(tx, requester, wanted)
+    await quotas.lock(tx, {plan.project_id for plan in plans})
     interfaces = _interface_rows(plans)
     user_data = {plan.vm_id: plan.user_data for plan in plans if plan.user_data}
     values: dict[str, Any] = {
-        "vms": to_parameter([_vm_row(plan, requester.user_id) for plan in plans]),
-        "operations": to_parameter([_operation_row(plan, requester.user_id) for plan in plans]),
+        "vms": to_parameter([_vm_row(plan) for plan in plans]),
+        "operations": to_parameter([_operation_row(plan) for plan in plans]),
     }
     if interfaces:
         values["interfaces"] = to_parameter(interfaces)
@@ -85,12 +88,13 @@ async def create_vms(tx: AsyncConnection, requester: Requester, wanted: Sequence
 
 async def _plan(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewVM]) -> Sequence[_Plan]:
     """Find everything that the new VMs name, and check it."""
-    sources = await boot_sources.find_sources(tx, requester, wanted)
+    projects = await _projects(tx, requester, wanted)
+    sources = await boot_sources.find_sources(tx, set(projects), wanted)
     groups, issues = await find_groups(tx, wanted)
     keys = await public_keys(tx, requester, (name for new in wanted for name in new.ssh_keys))
     offers, chosen = await find_offers(tx, wanted), []
-    for new in wanted:
-        issues += [*sources.unknown(new), *unknown_keys(new, keys)]
+    for new, project_id in zip(wanted, projects, strict=True):
+        issues += [*sources.unknown(new, project_id), *unknown_keys(new, keys)]
         choice = offers.choose(new)
         if isinstance(choice, Chosen):
             chosen.append(choice)
@@ -109,9 +113,18 @@ async def _plan(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewV
             cloud_init.render(new.user_data, [keys[name] for name in new.ssh_keys], new.at),
             uuid4(),
             requested(requester, Action.CREATE, _parameters(new, choice, source, groups[index])),
+            projects[index],
         )
         for index, (new, choice, source) in enumerate(zip(wanted, chosen, found, strict=True))
     ]
+
+
+async def _projects(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewVM]) -> Sequence[UUID]:
+    """The project of each new VM; NotFoundError or ForbiddenError unless the requester may change it."""
+    named = {new.project_id: f"{new.at}project_id" for new in reversed(wanted) if new.project_id}
+    for project_id, field in reversed(named.items()):
+        await check_may(tx, requester, Verb.CHANGE, project_id, "project", project_id, field)
+    return [new.project_id or requester.user_id for new in wanted]
 
 
 def _boot_source(sources: Sources, new: NewVM, chosen: Chosen) -> BootSource:
@@ -135,11 +148,11 @@ def _parameters(new: NewVM, chosen: Chosen, source: BootSource, groups: list[Gro
     )
 
 
-def _vm_row(plan: _Plan, owner_id: UUID) -> dict[str, Any]:
+def _vm_row(plan: _Plan) -> dict[str, Any]:
     claim = lifecycle.claimed(Action.CREATE, Status.BUILDING)
     return {
         "id": plan.vm_id,
-        "owner_id": owner_id,
+        "owner_id": plan.project_id,
         "name": plan.new.name,
         "status": claim.status,
         "task_state": claim.task_state,
@@ -154,8 +167,8 @@ def _vm_row(plan: _Plan, owner_id: UUID) -> dict[str, Any]:
     }
 
 
-def _operation_row(plan: _Plan, owner_id: UUID) -> dict[str, Any]:
-    return operation_row(plan.operation, owner_id, plan.vm_id, Status.BUILDING)
+def _operation_row(plan: _Plan) -> dict[str, Any]:
+    return operation_row(plan.operation, plan.project_id, plan.vm_id, Status.BUILDING)
 
 
 def _interface_rows(plans: Sequence[_Plan]) -> list[dict[str, Any]]:
@@ -188,15 +201,13 @@ def _example() -> _Plan:
     new = NewVM("", Choice(some_id, ""))
     operation = NewOperation(Action.CREATE, "", "", CreateVM("", some_id, some_id, []))
     chosen, source = Chosen(flavor, None, ()), BootSource(some_id)
-    return _Plan(new, chosen, source, None, [NewInterface(some_id, None, None)], None, some_id, operation)
+    return _Plan(new, chosen, source, None, [NewInterface(some_id, None, None)], None, some_id, operation, some_id)
 
 
 _EXAMPLE = _example()
 # PostgreSQL checks foreign keys at the end of the statement, so the inserts may run in any order.
-_NEW_VMS = insert_all(VM, "vms", _vm_row(_EXAMPLE, _EXAMPLE.vm_id)).returning(VM).cte("new_vms")
-_CREATE = select(_NEW_VMS).add_cte(
-    insert_all(Operation, "operations", _operation_row(_EXAMPLE, _EXAMPLE.vm_id)).cte("new_operations")
-)
+_NEW_VMS = insert_all(VM, "vms", _vm_row(_EXAMPLE)).returning(VM).cte("new_vms")
+_CREATE = select(_NEW_VMS).add_cte(insert_all(Operation, "operations", _operation_row(_EXAMPLE)).cte("new_operations"))
 _NEW_INTERFACES = insert_all(Interface, "interfaces", _interface_rows([_EXAMPLE])[0]).cte("new_interfaces")
 _NEW_USER_DATA = (
     insert(UserData)

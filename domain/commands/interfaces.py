@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import case, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
+from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_changeable_vm, requested
 from domain.commands.claimed_rows import about, insert_claimed, lock_row
 from domain.commands.placement import Wanted, check_addresses
 from domain.data import addresses, parameters
@@ -28,7 +28,7 @@ async def attach_interface(
     protects a free address. If another request inserts it first, the unique index raises IntegrityError: call again in
     a new transaction.
     """
-    vm = await lock_owned_vm(tx, requester, vm_id)
+    vm = await lock_changeable_vm(tx, requester, vm_id)
     await check_allowed(tx, vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
     columns = (
         Network.id,
@@ -62,7 +62,7 @@ async def detach_interface(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, interface_id: UUID
 ) -> Accepted[Interface]:
     """Detach an interface from the requester's VM; if it is DETACHING already, return that operation."""
-    vm = await lock_owned_vm(tx, requester, vm_id)
+    vm = await lock_changeable_vm(tx, requester, vm_id)
     of_vm = select(Interface).where(Interface.id == interface_id, Interface.vm_id == vm.id)
     interface = await lock_row(tx, Interface, of_vm, interface_id)
     if interface.status is AttachmentStatus.DETACHING:

@@ -38,7 +38,7 @@ class NewVM:
 
     It boots from one thing: an image, a snapshot, or a volume. `volumes` are attached to it beside that. `ssh_keys` are
     names of the requester's keys. `ip_addresses` are the wanted ones by the index of their network. `at` is the place
-    of the VM in the request's body, such as `vms/3/`.
+    of the VM in the request's body, such as `vms/3/`. Without a `project_id` it is the requester's own.
     """
 
     name: str
@@ -54,6 +54,7 @@ class NewVM:
     boot_volume: WantedVolume | None = None
     volumes: Sequence[WantedVolume] = ()
     at: str = ""
+    project_id: UUID | None = None
 
     @property
     def all_volumes(self) -> Sequence[WantedVolume]:

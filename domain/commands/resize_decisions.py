@@ -27,7 +27,7 @@ _CONFIRM_NAMESPACE: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")
 
 async def decide_resize(tx: AsyncConnection, requester: Requester, vm_id: UUID, action: Action) -> Accepted[VM]:
     """Confirm or revert the resize of the requester's VM; InvalidTransitionError unless it is in VERIFY_RESIZE."""
-    vm = await acceptance.lock_owned_vm(tx, requester, vm_id)
+    vm = await acceptance.lock_changeable_vm(tx, requester, vm_id)
     vm = await _accept_decision(tx, vm, action, requester.username, requester.request_id)
     return Accepted(await views.shown_vm(tx, vm.id), vm.operation_id)
 

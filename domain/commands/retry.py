@@ -1,6 +1,7 @@
-"""Repeat a failed operation on its owner's behalf. Only an admin can request this."""
+"""Repeat a failed operation on behalf of its project. Only an admin can request this."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -34,7 +35,7 @@ _FAILED: Final = (OperationStatus.FAILED, OperationStatus.CANCELED)
 
 
 async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: UUID) -> Accepted[Operation]:
-    """Repeat any user's failed operation; the new operation has the same owner and names the old one in `retry_of`.
+    """Repeat any user's failed operation; the new operation has the same project and names the old one in `retry_of`.
 
     NotRetryableError if it has not failed, if its resource must be created anew, or if another operation does or has
     done the same. InvalidTransitionError if the lifecycle table refuses.
@@ -50,7 +51,7 @@ async def retry_operation(tx: AsyncConnection, admin: Requester, operation_id: U
             f"A {operation.action.word} cannot be retried. Delete its resource and create a new one."
         )
     await _refuse_if_repeated(tx, operation)
-    on_behalf = Requester(operation.owner_id, admin.username, admin.request_id)
+    on_behalf = replace(admin, may_change_all=True)
     accepted = await _RETRIES[operation.action](tx, on_behalf, operation)
     if not accepted.is_new:
         raise NotRetryableError(f"Operation {accepted.operation_id} does that already.")

@@ -6,7 +6,8 @@ from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import boot_sources
-from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_owned_vm, requested
+from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_changeable_vm, requested
+from domain.commands.quotas import reserve
 from domain.data.models import VM, Flavor
 from domain.data.parameters import NO_PARAMETERS, Control, Parameters, Reboot, Resize
 from domain.data.queries import fetch_all
@@ -40,7 +41,7 @@ async def resize_vm(
     The new flavor's disk may be smaller than the old one's, but not smaller than the image
     or snapshot that the VM was built from.
     """
-    vm = await lock_owned_vm(tx, requester, vm_id)
+    vm = await lock_changeable_vm(tx, requester, vm_id)
     await check_allowed(tx, vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
     is_either = or_(Flavor.id == vm.flavor_id, Flavor.id == choice.id, Flavor.name == choice.name)
     flavors = await fetch_all(tx, select(Flavor).where(is_either))
@@ -52,12 +53,13 @@ async def resize_vm(
     parameters = Resize(flavor.id, flavor.name, previous.id, previous.name)
     control = Control(confirm_window=confirm_window)
     vm = await accept(tx, vm, requested(requester, Action.RESIZE, parameters, control=control))
+    await reserve(tx, vm.id, previous, flavor)
     return Accepted(await shown_vm(tx, vm.id), vm.operation_id)
 
 
 async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> Accepted[VM]:
     """Delete the requester's VM in any state; if it is DELETING or DELETED already, return that operation."""
-    vm = await lock_owned_vm(tx, requester, vm_id)
+    vm = await lock_changeable_vm(tx, requester, vm_id)
     if vm.status in {Status.DELETING, Status.DELETED}:
         return Accepted(vm, vm.operation_id, is_new=False)
     vm = await accept(tx, vm, requested(requester, Action.DELETE, NO_PARAMETERS))
@@ -67,6 +69,6 @@ async def delete_vm(tx: AsyncConnection, requester: Requester, vm_id: UUID) -> A
 async def _submit(
     tx: AsyncConnection, requester: Requester, vm_id: UUID, action: Action, parameters: Parameters
 ) -> Accepted[VM]:
-    vm = await lock_owned_vm(tx, requester, vm_id)
+    vm = await lock_changeable_vm(tx, requester, vm_id)
     vm = await accept(tx, vm, requested(requester, action, parameters))
     return Accepted(await shown_vm(tx, vm.id), vm.operation_id)

@@ -115,7 +115,12 @@ class IdempotencyKey(Base):
 
 
 def owner_references() -> frozenset[str]:
-    """The names of the foreign keys to the accounts, of all tables."""
+    """The names of the foreign keys to the accounts and to their projects, of all tables."""
     tables = Base.metadata.tables.values()
-    keys = {key for table in tables for key in table.foreign_key_constraints if key.referred_table.name == "users"}
+    keys = {
+        key
+        for table in tables
+        for key in table.foreign_key_constraints
+        if key.referred_table.name in {"users", "projects"}
+    }
     return frozenset(str(key.name) for key in keys)

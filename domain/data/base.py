@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
+from domain.rules.access import Role
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 
@@ -57,6 +58,7 @@ class Base(DeclarativeBase):
         SnapshotStatus: _enum(SnapshotStatus),
         VolumeStatus: _enum(VolumeStatus),
         AttachmentStatus: _enum(AttachmentStatus),
+        Role: _enum(Role),
     }
 
 
@@ -127,6 +129,16 @@ class BootedFrom:
 
     snapshot_id: Mapped[UUID | None] = mapped_column(sort_order=3)
     boot_volume_id: Mapped[UUID | None] = mapped_column(sort_order=3)
+
+
+class Resizable:
+    """Columns of a VM: what it needs at most while an operation changes its flavor, for the quotas of its project.
+
+    Triggers empty them when the operation has ended (migration 0020).
+    """
+
+    reserved_vcpus: Mapped[int | None] = mapped_column(sort_order=5)
+    reserved_ram_mb: Mapped[int | None] = mapped_column(sort_order=5)
 
 
 class InCloud:

@@ -6,12 +6,12 @@ transaction is visible now and was not then. No transaction is missed, in whatev
 keep what has changed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 MOST: Final = 10_000  # rows that one look finds
@@ -31,7 +31,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A row that has changed: its table, its id and its owner."""
+    """A row that has changed: its table, its id and the project that it belongs to."""
 
     table: str
     id: UUID
@@ -47,11 +47,11 @@ class LostTrackError(Exception):
 
 
 _TABLES: Final = ("vms", "volumes", "snapshots", "operations")
-_NOW: Final = """
-    SELECT CAST(pg_current_snapshot() AS text) AS snapshot,
-           CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END
-           AS timeline
+_TIMELINE: Final = """
+    CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END AS timeline
 """
+_NOW: Final = f"SELECT CAST(pg_current_snapshot() AS text) AS snapshot, {_TIMELINE}"
+_THEN: Final = f"SELECT CAST(:until AS text) AS snapshot, {_TIMELINE}"
 # Ordered by `changed`, so that each part is read from its index, and only the few rows at its end.
 _PART: Final = """
     (SELECT '{table}' AS table_name, id, owner_id FROM {table}
@@ -72,14 +72,16 @@ _LOOK: Final = """
 """
 
 
-def _changes(condition: str) -> Any:
+def _changes(now: str, condition: str) -> TextClause:
     parts = " UNION ALL ".join(_PART.format(table=table, condition=condition) for table in _TABLES)
     # Without a row of `found` there is still one row, with the position.
-    return text(_LOOK.format(now=_NOW, parts=parts))
+    return text(_LOOK.format(now=now, parts=parts))
 
 
-_OF_ALL: Final = _changes("")
-_OF_OWNER: Final = _changes("AND owner_id = :owner_id")
+_OF_ALL: Final = _changes(_NOW, "")
+_OF_SOME: Final = _changes(
+    _THEN, "AND owner_id = ANY(:owner_ids) AND pg_visible_in_snapshot(changed, CAST(now.snapshot AS pg_snapshot))"
+)
 
 
 async def position(connection: AsyncConnection) -> Position:
@@ -88,15 +90,26 @@ async def position(connection: AsyncConnection) -> Position:
     return Position(row.timeline, row.snapshot)
 
 
-async def since(
-    connection: AsyncConnection, last: Position, *, owner_id: UUID | None = None, most: int = MOST
-) -> tuple[Position, Sequence[Changed]]:
-    """The present position, and the rows of all owners or of one that have changed since the last position.
+async def since(connection: AsyncConnection, last: Position) -> tuple[Position, Sequence[Changed]]:
+    """The present position, and the rows that have changed since the last position.
 
-    LostTrackError if they are more than `most` in a table, or if the database is another one, or an older copy of it.
+    LostTrackError if they are more than MOST in a table, or if the database is another one, or an older copy of it.
     """
-    parameters = {"since": last.snapshot, "most": most + 1} | ({"owner_id": owner_id} if owner_id else {})
-    rows = (await connection.execute(_OF_OWNER if owner_id else _OF_ALL, parameters)).all()
+    return await _find(connection, _OF_ALL, last, MOST)
+
+
+async def between(
+    connection: AsyncConnection, last: Position, until: Position, owner_ids: Collection[UUID], most: int
+) -> Sequence[Changed]:
+    """The rows of some projects that have changed between two positions, and not again since. Errors as for `since`."""
+    projects = {"until": until.snapshot, "owner_ids": list(owner_ids)}
+    return (await _find(connection, _OF_SOME, last, most, **projects))[1]
+
+
+async def _find(
+    connection: AsyncConnection, statement: TextClause, last: Position, most: int, **more: Any
+) -> tuple[Position, Sequence[Changed]]:
+    rows = (await connection.execute(statement, {"since": last.snapshot, "most": most + 1, **more})).all()
     now = Position(rows[0].timeline, rows[0].snapshot)
     found = [Changed(row.table_name, row.id, row.owner_id) for row in rows if row.id is not None]
     if now.timeline != last.timeline or rows[0].is_older or len(found) > most:

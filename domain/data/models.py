@@ -4,6 +4,8 @@ Statements run on Core connections (see queries.py): a fetched row has these att
 
 Lock order: a transaction that locks several rows locks the VM first, then the operation, snapshots, volumes,
 attachments, and addresses (interfaces) last. Two transactions that lock in different orders can deadlock.
+
+The `owner_id` of a resource is the project that it belongs to (see projects.py).
 """
 
 from datetime import datetime
@@ -13,7 +15,18 @@ from uuid import UUID, uuid4
 from sqlalchemy import CheckConstraint, ForeignKey, Index, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base, BootedFrom, Changing, InCloud, Labelled, Offered, Placed, Timestamps, sql_list
+from domain.data.base import (
+    Base,
+    BootedFrom,
+    Changing,
+    InCloud,
+    Labelled,
+    Offered,
+    Placed,
+    Resizable,
+    Timestamps,
+    sql_list,
+)
 from domain.rules.lifecycle import legal_states
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
@@ -72,7 +85,7 @@ class Network(Offered, Base):
     allocates: Mapped[bool] = mapped_column(server_default="true")
 
 
-class VM(Changing, Placed, InCloud, BootedFrom, Timestamps, Base):
+class VM(Changing, Resizable, Placed, InCloud, BootedFrom, Timestamps, Base):
     """A virtual machine; `operation_id` is the operation that holds it, or held it last.
 
     `attaching` counts the operations that are attaching a volume or an interface to it or detaching one from it.
@@ -98,7 +111,7 @@ class VM(Changing, Placed, InCloud, BootedFrom, Timestamps, Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     status: Mapped[Status]
     task_state: Mapped[TaskState | None]
@@ -134,7 +147,7 @@ class Snapshot(Changing, Labelled, InCloud, Timestamps, Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
     vm_id: Mapped[UUID] = mapped_column(ForeignKey("vms.id"))
     name: Mapped[str]
     status: Mapped[SnapshotStatus]
@@ -162,12 +175,13 @@ class Volume(Changing, Labelled, InCloud, Timestamps, Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
     name: Mapped[str]
     size_gb: Mapped[int]
     status: Mapped[VolumeStatus]
     operation_id: Mapped[UUID]
     image_id: Mapped[UUID | None] = mapped_column(ForeignKey("images.id"))
+    reserved_gb: Mapped[int | None] = mapped_column(sort_order=5)  # its size once it is extended, for the quotas
 
 
 class Attachment(Timestamps, Base):
@@ -244,6 +258,7 @@ class Operation(Changing, Base):
         Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
+        Index("ix_operations_open", "owner_id", postgresql_where=text("finished_at IS NULL")),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
         Index("ix_operations_owner_status", "owner_id", "status", "created_at", "id"),
         Index("ix_operations_finished", "finished_at", "id", postgresql_where=text("finished_at IS NOT NULL")),
@@ -253,7 +268,7 @@ class Operation(Changing, Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    owner_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
     actor: Mapped[str]
     action: Mapped[Action]
     status: Mapped[OperationStatus] = mapped_column(server_default="QUEUED")

@@ -8,9 +8,9 @@ from sqlalchemy import ColumnElement, Select, Uuid, cast, func, literal, not_, n
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import aliased
 
-from domain.data.accounts import User
 from domain.data.cloud import Finding
 from domain.data.models import IN_ERROR, IN_TEMPORAL, UNBEGUN, UNDELIVERED, VM, Operation, Snapshot, Volume
+from domain.data.projects import Project
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, OperationStatus
 from domain.upkeep.findings import Drift
@@ -126,9 +126,11 @@ _ITEMS: Final = union_all(
     ),
 ).subquery("attention")
 
-ATTENTION: Final = select(_ITEMS, User.username.label("owner")).select_from(
-    _ITEMS.outerjoin(User, User.id == _ITEMS.c.owner_id).outerjoin(Operation, Operation.id == _ITEMS.c.operation_id)
+ATTENTION: Final = select(_ITEMS, Project.name.label("owner")).select_from(
+    _ITEMS.outerjoin(Project, Project.id == _ITEMS.c.owner_id).outerjoin(
+        Operation, Operation.id == _ITEMS.c.operation_id
+    )
 )
-"""All items, each with its owner's name, joined with its operation if it has one."""
+"""All items, each with the name of its project, joined with its operation if it has one."""
 
 SINCE, RESOURCE_ID, KIND = _ITEMS.c.since, _ITEMS.c.resource_id, _ITEMS.c.kind

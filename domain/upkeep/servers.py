@@ -5,9 +5,9 @@ from typing import Final
 from sqlalchemy import Text, cast, false, null, select, true, union_all
 from sqlalchemy.dialects.postgresql import JSONB
 
-from domain.data.accounts import User
 from domain.data.cloud import FoundServer
 from domain.data.models import VM, Flavor
+from domain.data.projects import Project
 from domain.rules.states import Status
 
 _NO_ROWS: Final = cast(null(), JSONB)
@@ -16,10 +16,10 @@ _NO_TEXT: Final = cast(null(), Text)
 # The members of a UNION have the same columns in the same order. The first member names them.
 _OF_VMS: Final = (
     select(VM.cloud_id.label("id"), VM.name, cast(VM.status, Text).label("status"), true().label("managed"))
-    .add_columns(VM.id.label("vm_id"), User.username.label("owner"))
+    .add_columns(VM.id.label("vm_id"), Project.name.label("owner"))
     .add_columns(Flavor.name.label("flavor"), Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb, VM.image_id)
     .add_columns(_NO_ROWS.label("volumes"), _NO_ROWS.label("interfaces"), _NO_TEXT.label("obstacle"), VM.created_at)
-    .join(User, User.id == VM.owner_id)
+    .join(Project, Project.id == VM.owner_id)
     .join(Flavor, Flavor.id == VM.flavor_id)
     .where(VM.status != Status.DELETED, VM.cloud_id.is_not(None))
 )

@@ -4,6 +4,7 @@ from api.routes.answers.accounts import CreatedToken, SSHKey, SSHKeyPage, Token,
 from api.routes.answers.catalogue import Flavor, FlavorPage, Image, ImagePage, Network, NetworkPage
 from api.routes.answers.health import Health, Liveness, Readiness
 from api.routes.answers.operations import Attention, AttentionPage, Fault, Operation, OperationPage
+from api.routes.answers.projects import Member, MemberPage, Project, ProjectPage, Quotas, QuotaUse
 from api.routes.answers.storage import Attachment, AttachmentPage, Snapshot, SnapshotPage, Volume, VolumePage
 from api.routes.answers.vms import VM, Console, ConsoleLog, Interface, InterfacePage, VMPage, VMs
 
@@ -25,10 +26,16 @@ __all__ = [
     "Interface",
     "InterfacePage",
     "Liveness",
+    "Member",
+    "MemberPage",
     "Network",
     "NetworkPage",
     "Operation",
     "OperationPage",
+    "Project",
+    "ProjectPage",
+    "QuotaUse",
+    "Quotas",
     "Readiness",
     "SSHKey",
     "SSHKeyPage",

@@ -32,6 +32,7 @@ class Operation(Answer):
     """
 
     id: UUID
+    project_id: UUID = Field(validation_alias="owner_id")
     action: Annotated[Action, PlainSerializer(attrgetter("word"), return_type=str)]
     status: OperationStatus
     resource_type: Kind

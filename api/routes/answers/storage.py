@@ -13,6 +13,7 @@ class Snapshot(Answer):
     """The disk of a VM at one moment; `size_gb` in GiB. A restore also brings `flavor_id` and `image_id` back."""
 
     id: UUID
+    project_id: UUID = Field(validation_alias="owner_id")
     vm_id: UUID
     name: str
     status: SnapshotStatus
@@ -32,6 +33,7 @@ class Volume(Answer):
     """
 
     id: UUID
+    project_id: UUID = Field(validation_alias="owner_id")
     name: str
     size_gb: int
     status: VolumeStatus

@@ -55,6 +55,7 @@ class VM(Answer):
     """
 
     id: UUID
+    project_id: UUID = Field(validation_alias="owner_id")
     name: str
     status: Status
     task_state: TaskState | None

@@ -3,6 +3,7 @@
 from api.routes.requests.accounts import Credentials, NewSSHKey, NewToken, RefreshRequest, Registration
 from api.routes.requests.base import NoInput, Request
 from api.routes.requests.changes import SnapshotChanges, VMChanges, VolumeChanges
+from api.routes.requests.projects import Membership, NewProject, QuotaChanges
 from api.routes.requests.storage import Extension, NewSnapshot, NewVolume
 from api.routes.requests.vms import (
     Adoption,
@@ -19,8 +20,10 @@ __all__ = [
     "Adoption",
     "Credentials",
     "Extension",
+    "Membership",
     "NewAttachment",
     "NewInterface",
+    "NewProject",
     "NewSSHKey",
     "NewSnapshot",
     "NewToken",
@@ -28,6 +31,7 @@ __all__ = [
     "NewVMs",
     "NewVolume",
     "NoInput",
+    "QuotaChanges",
     "Reboot",
     "RefreshRequest",
     "Registration",

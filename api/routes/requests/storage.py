@@ -25,6 +25,9 @@ class NewVolume(Request):
     size_gb: VolumeSize = Field(examples=[10])
     image_id: UUID | None = Field(default=None, exclude_if=is_absent)
     labels: Labels = Field(default_factory=dict, examples=[{"env": "prod"}], exclude_if=is_empty)
+    project_id: UUID | None = Field(
+        default=None, description="The project that it is to belong to; by default your own.", exclude_if=is_absent
+    )
 
 
 class Extension(Request):

@@ -181,6 +181,9 @@ class NewVM(Request):
         description="Volumes that are AVAILABLE, to be attached while the VM is built.",
         exclude_if=is_empty,
     )
+    project_id: UUID | None = Field(
+        default=None, description="The project that it is to belong to; by default your own.", exclude_if=is_absent
+    )
 
 
 class NewVMs(Request):
@@ -220,6 +223,11 @@ class ResetState(Request):
 
 
 class Adoption(Request):
-    """The user who gets the VM."""
+    """The project that gets the VM, or the user whose personal project gets it."""
 
-    username: Username = Field(examples=["ada"])
+    model_config = example(username="ada")
+
+    project_id: UUID | None = Field(default=None, exclude_if=is_absent)
+    username: Annotated[Username | None, _alone("project_id", reason=_ONE_NAME), _one_of_two("project_id")] = Field(
+        default=None, validate_default=True, examples=["ada"], exclude_if=is_absent
+    )

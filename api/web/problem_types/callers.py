@@ -48,11 +48,19 @@ CALLERS: Final = {
         "Log in, and send the access token.",
         Retry.NO,
     ),
+    "forbidden": ProblemType(
+        403,
+        "Your role in the project does not allow this",
+        "You may read the resource, but your role in its project does not allow the change. `detail` names the role "
+        "that it needs.",
+        "Ask an owner of the project for that role: `GET /projects/{id}/members` lists them.",
+        Retry.NO,
+    ),
     "quota_exceeded": ProblemType(
         403,
-        "You have as many as you may have",
-        "The request would go beyond a limit of your account. `detail` names the limit and your use.",
-        "Delete something that you no longer need.",
+        "You have as much as you may have",
+        "The request would go beyond a limit of your account or of the project. `detail` names the limit and the use.",
+        "Delete something that you no longer need, or ask an admin for more: `GET /quotas` shows all limits.",
         Retry.AFTER_CHANGE,
     ),
     "username_taken": ProblemType(

@@ -21,6 +21,20 @@ CONFLICTS: Final = {
         "If it is busy, wait until its operation has ended. Otherwise do one of `allowed_actions` first.",
         Retry.AFTER_CHANGE,
     ),
+    "last_owner": ProblemType(
+        409,
+        "The project needs this owner",
+        "The change would leave the project without an owner, or a personal project without its user.",
+        "Make another member an owner first.",
+        Retry.AFTER_CHANGE,
+    ),
+    "project_in_use": ProblemType(
+        409,
+        "The project cannot be deleted",
+        "The project has resources or operations that have not ended, or it is the personal project of a user.",
+        "Delete its VMs, volumes and snapshots first. A personal project stays as long as its user.",
+        Retry.AFTER_CHANGE,
+    ),
     "attachment_in_progress": ProblemType(
         409,
         "A volume or an interface is being attached or detached",

@@ -1,0 +1,133 @@
+"""Projects: make one, change its members, delete one."""
+
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, delete, func, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.commands.acceptance import Requester
+from domain.data.accounts import User, user_named
+from domain.data.models import VM, Operation, Snapshot, Volume
+from domain.data.projects import Project, ProjectMember, Rows
+from domain.data.queries import fetch_one, insert_row
+from domain.rules import access
+from domain.rules.access import LastOwnerError, ProjectInUseError, Role, Verb
+from domain.rules.errors import NotFoundError, QuotaExceededError
+from domain.rules.states import OPEN_STATUSES
+
+MOST_OWNED: Final = 100  # projects of which one user can be an owner, besides the personal one
+MOST_MEMBERS: Final = 1_000  # of one project
+MOST_JOINED: Final = 1_000  # projects of which one user can be a member: each costs every list a look
+
+PROJECTS: Final[Rows] = select(
+    Project.id, Project.name, Project.personal_of.is_not(None).label("personal"), ProjectMember.role, Project.created_at
+).join(ProjectMember, ProjectMember.project_id == Project.id)
+"""Projects, each with a member's role; of a user: `ProjectMember.user_id` is the user's."""
+
+MEMBERS: Final[Rows] = select(User.username, ProjectMember.role, ProjectMember.created_at, User.id).join(
+    ProjectMember, ProjectMember.user_id == User.id
+)
+"""Members, by name; of a project: `ProjectMember.project_id` is the project's."""
+
+
+async def create_project(tx: AsyncConnection, requester: Requester, name: str) -> UUID:
+    """Make a project that the requester owns, and return its id; QuotaExceededError."""
+    # The lock makes two requests of one user count one after the other. It holds up nothing else.
+    await tx.execute(select(User.id).where(User.id == requester.user_id).with_for_update(key_share=True))
+    owned = select(func.count()).where(ProjectMember.user_id == requester.user_id, ProjectMember.role == Role.OWNER)
+    number = (await tx.scalar(owned) or 1) - 1
+    if number >= MOST_OWNED:
+        raise QuotaExceededError("projects", MOST_OWNED, number)
+    project = await insert_row(tx, Project, name=name)
+    await insert_row(tx, ProjectMember, project_id=project.id, user_id=requester.user_id, role=Role.OWNER)
+    return project.id
+
+
+async def set_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str, role: Role) -> None:
+    """Make a user a member of a project, or change the member's role.
+
+    NotFoundError if the requester cannot see the project or there is no such user, ForbiddenError if the requester is
+    no owner, LastOwnerError if no owner would be left, QuotaExceededError.
+    """
+    project = await _lock(tx, requester, project_id)
+    user = await _user(tx, username)
+    present = await _role(tx, project_id, user.id)
+    if present is Role.OWNER and role is not Role.OWNER:
+        await _check_another_owner(tx, project, user.id)
+    if present is None:
+        await _check_room(tx, "members", MOST_MEMBERS, ProjectMember.project_id == project_id)
+        await _check_room(tx, "projects of the user", MOST_JOINED, ProjectMember.user_id == user.id)
+    row = {"project_id": project_id, "user_id": user.id, "role": role}
+    key = (ProjectMember.project_id, ProjectMember.user_id)
+    await tx.execute(upsert(ProjectMember).values(row).on_conflict_do_update(index_elements=key, set_={"role": role}))
+
+
+async def remove_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str) -> None:
+    """End a user's membership; every member can end their own. If the user is no member, nothing changes.
+
+    Errors as for `set_member`.
+    """
+    is_own = username.lower() == requester.username.lower()
+    project = await _lock(tx, requester, project_id, Verb.READ if is_own else Verb.MANAGE)
+    user = await _user(tx, username)
+    if await _role(tx, project_id, user.id) is Role.OWNER:
+        await _check_another_owner(tx, project, user.id)
+    is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user.id)
+    await tx.execute(delete(ProjectMember).where(*is_it))
+
+
+async def delete_project(tx: AsyncConnection, requester: Requester, project_id: UUID) -> None:
+    """Delete a project that has nothing any more; ProjectInUseError if it has, or if it is a personal one.
+
+    It has no members from now on, so nobody can see it. Its row stays until housekeeping has deleted the history.
+    """
+    project = await _lock(tx, requester, project_id)
+    if project.personal_of is not None:
+        raise ProjectInUseError("It is the personal project of a user.")
+    for model, word in ((VM, "VMs"), (Volume, "volumes"), (Snapshot, "snapshots")):
+        live = select(model.id).where(model.owner_id == project_id, model.status != "DELETED").limit(1)
+        if await tx.scalar(live):
+            raise ProjectInUseError(f"It has {word}. Delete them first.")
+    is_open = (Operation.owner_id == project_id, Operation.status.in_(OPEN_STATUSES))
+    if await tx.scalar(select(Operation.id).where(*is_open).limit(1)):
+        raise ProjectInUseError("It has operations that have not ended. Wait for them.")
+    await tx.execute(delete(ProjectMember).where(ProjectMember.project_id == project_id))
+
+
+async def _lock(tx: AsyncConnection, requester: Requester, project_id: UUID, verb: Verb = Verb.MANAGE) -> Project:
+    """Lock a project, so that two changes of its members run one after the other; NotFoundError, ForbiddenError."""
+    project = await fetch_one(tx, select(Project).where(Project.id == project_id).with_for_update(key_share=True))
+    if project is None:
+        raise NotFoundError("project", project_id)
+    access.check(await _role(tx, project_id, requester.user_id), verb, "project", project_id)
+    return project
+
+
+async def _user(tx: AsyncConnection, username: str) -> User:
+    user = await fetch_one(tx, user_named(username))
+    if user is None:
+        raise NotFoundError("user", username)
+    return user
+
+
+async def _role(tx: AsyncConnection, project_id: UUID, user_id: UUID) -> Role | None:
+    is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user_id)
+    return await tx.scalar(select(ProjectMember.role).where(*is_it))
+
+
+async def _check_another_owner(tx: AsyncConnection, project: Project, user_id: UUID) -> None:
+    if project.personal_of == user_id:
+        raise LastOwnerError("It is the user's personal project, which the user always owns.")
+    others = (ProjectMember.user_id != user_id, ProjectMember.role == Role.OWNER)
+    if not await tx.scalar(
+        select(ProjectMember.user_id).where(ProjectMember.project_id == project.id, *others).limit(1)
+    ):
+        raise LastOwnerError("The project needs an owner. Make another member an owner first.")
+
+
+async def _check_room(tx: AsyncConnection, what: str, limit: int, condition: ColumnElement[bool]) -> None:
+    number = await tx.scalar(select(func.count()).select_from(ProjectMember).where(condition)) or 0
+    if number >= limit:
+        raise QuotaExceededError(what, limit, number)

@@ -1,0 +1,107 @@
+"""The tables of projects and their members, and the SQL that says what a user may read.
+
+Every resource belongs to a project: its `owner_id` is the project's id. Each user has a personal project, which has the
+id of the user. So the column could keep its name and its values when projects came, while earlier code was running.
+A trigger makes the personal project when the user is inserted (migration 0019).
+"""
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    ARRAY,
+    BindParameter,
+    CheckConstraint,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    Select,
+    Uuid,
+    any_,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
+
+from domain.data.base import Base, sql_list
+from domain.rules.access import Role
+
+Rows = Select[*tuple[Any, ...]]
+
+
+class Project(Base):
+    """A group of resources that its members share; `personal_of` is the user whose own it is, who cannot leave it."""
+
+    __tablename__ = "projects"
+    __table_args__ = (CheckConstraint("personal_of IS NULL OR personal_of = id", name="personal"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    name: Mapped[str]
+    personal_of: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class ProjectMember(Base):
+    """A user's role in a project."""
+
+    __tablename__ = "project_members"
+    __table_args__ = (
+        CheckConstraint(f"role IN {sql_list(Role)}", name="role"),
+        Index("ix_project_members_user", "user_id", "project_id"),
+    )
+
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
+    role: Mapped[Role]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+def may_read(owner_id: InstrumentedAttribute[UUID], user_id: UUID | BindParameter[UUID]) -> ColumnElement[bool]:
+    """Whether the user may read a row, by the column with its project. It is for statements that find few rows."""
+    # Most resources belong to personal projects, so PostgreSQL seldom has to read the members.
+    return or_(owner_id == user_id, owner_id.in_(_of_user(user_id)))
+
+
+def merged(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID, project_id: UUID | None = None) -> Any:
+    """The rows of all projects that the user may read, or of one of them, as a FROM clause.
+
+    `rows` is sorted and limited, and PostgreSQL runs it for each project: each time it reads a few rows from an index.
+    For rows of several projects at once it would have to sort all of them.
+    """
+    members = _of_user(user_id)
+    if project_id is not None:
+        members = members.where(ProjectMember.project_id == project_id)
+    projects = members.subquery("readable")
+    found = rows.where(owner_id == projects.c.project_id).lateral("found")
+    return projects.join(found, true()), found
+
+
+def _of_user(user_id: UUID | BindParameter[UUID]) -> Select[UUID]:
+    return select(ProjectMember.project_id).where(ProjectMember.user_id == user_id)
+
+
+async def roles_in(tx: AsyncConnection, user_id: UUID, project_ids: Collection[UUID]) -> Mapping[UUID, Role]:
+    """The user's roles in those of the projects of which the user is a member."""
+    is_one = ProjectMember.project_id == any_(literal(list(project_ids), ARRAY(Uuid)))
+    rows = await tx.execute(
+        select(ProjectMember.project_id, ProjectMember.role).where(ProjectMember.user_id == user_id, is_one)
+    )
+    return {row.project_id: row.role for row in rows}
+
+
+_OF_USERS: Final = select(ProjectMember.user_id, ProjectMember.project_id)
+
+
+async def readable_by(tx: AsyncConnection, user_ids: Collection[UUID]) -> Mapping[UUID, frozenset[UUID]]:
+    """The projects that each of the users may read."""
+    is_one = ProjectMember.user_id == any_(literal(list(user_ids), ARRAY(Uuid)))
+    found: dict[UUID, set[UUID]] = {user_id: set() for user_id in user_ids}
+    for user_id, project_id in await tx.execute(_OF_USERS.where(is_one)):
+        found[user_id].add(project_id)
+    return {user_id: frozenset(projects) for user_id, projects in found.items()}
