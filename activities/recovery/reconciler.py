@@ -7,6 +7,8 @@ somebody else, so it is only reported.
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -20,12 +22,13 @@ from activities.backends.protocol import BackendError, ComputeBackend
 from activities.recovery import drift_detection
 from activities.recovery.repairs import Repairs
 from domain.data import advisory_locks, database, outages, queries
-from domain.upkeep import findings
+from domain.upkeep import findings, usage
 from domain.upkeep.findings import GONE, Difference
 
 logger = logging.getLogger(__name__)
 
 INTERVAL = 15.0  # seconds between two comparisons
+COUNT_INTERVAL = 3600.0  # seconds between two counts of what projects use: they read all rows
 # A finding is repaired only if a later comparison finds it unchanged. Clouds are eventually consistent, and a single
 # wrong answer must not cost a VM. Different workers may compare within the same second, which proves no more than one
 # comparison. So the time between the two comparisons must be at least this part of INTERVAL.
@@ -50,6 +53,7 @@ class Reconciler:
         self._engine = engine
         self._backend = backend
         self._repairs = Repairs(engine, backend, client)
+        self._counted_at = -math.inf
 
     async def run(self) -> None:
         """Reconcile every INTERVAL until canceled. Skip a round if another worker is reconciling."""
@@ -87,6 +91,18 @@ class Reconciler:
             logger.error("%d resources are gone at once; they are reported, not marked as gone", gone_count)
         else:
             await self._repair(gone)
+        if time.monotonic() - self._counted_at >= COUNT_INTERVAL:
+            self._counted_at = time.monotonic()
+            await self._count()
+
+    async def _count(self) -> None:
+        """Correct what is noted of the use of quotas, where it is not what there is."""
+        async with database.autocommit(self._engine).connect() as connection:
+            wrong = await usage.find_wrong(connection)
+        for project_id in wrong:
+            logger.error("The use of project %s was counted wrongly; it is counted afresh", project_id)
+            async with self._engine.begin() as tx:
+                await usage.correct(tx, project_id)
 
     async def _database_time(self) -> datetime:
         async with database.autocommit(self._engine).connect() as connection:

@@ -168,7 +168,7 @@ FUNCTIONS = {
                 SELECT coalesce(own.addresses_per_network, usual.addresses_per_network) INTO allowed
                 FROM default_quotas usual LEFT JOIN project_quotas own ON own.project_id = project;
                 IF allowed > 0 THEN
-                    SELECT least(allowed, (3 * (2 ^ (32 - masklen(cidr::inet)) - 3) / 4)::bigint) INTO allowed
+                    SELECT least(allowed, ((2 ^ (32 - masklen(cidr::inet)))::bigint - 3) * 3 / 4) INTO allowed
                     FROM networks WHERE id = network::uuid;
                     allowed := greatest(allowed, 1);
                 END IF;
