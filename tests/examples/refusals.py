@@ -147,6 +147,19 @@ async def states(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> N
     await root.http.post(f"/admin/operations/{done.id}/retry")
 
 
+async def projects(ada: Guest, root: Guest) -> None:
+    """What a role does not allow, and projects that need an owner or have something."""
+    project = (await ada.quiet.post("/projects", json={"name": "web-shop"})).json()["id"]
+    await ada.quiet.put(f"/projects/{project}/members/root", json={"role": "reader"})
+    await ada.quiet.post("/volumes", json={"name": "data", "size_gb": 1, "project_id": project})
+    await root.http.post("/volumes", json={"name": "data", "size_gb": 1, "project_id": project})
+    await ada.http.put(f"/projects/{project}/members/ada", json={"role": "reader"})
+    await ada.http.delete(f"/projects/{project}")
+    await root.http.get(f"/admin/projects/{project}/quotas")
+    await root.http.put(f"/admin/projects/{project}/quotas", json={"volumes": 1})
+    await ada.http.post("/volumes", json={"name": "data-2", "size_gb": 1, "project_id": project})
+
+
 async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
     """What only admins can ask for, and a cancel."""
     fault = {"code": "server_gone", "message": "The cloud no longer has the server."}

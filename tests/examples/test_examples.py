@@ -67,6 +67,7 @@ async def _provoke_refusals(settings: Settings, engine: AsyncEngine, new: Record
         await refusals.callers(app, new, ada, engine)
         await refusals.references(ada, engine, Person(owner, admin.caller, client_of(app)))
         await refusals.states(ada, root, engine, owner)
+        await refusals.projects(ada, root)
         await refusals.admins(ada, root, engine, owner)
         await refusals.service(app, new, ada)
 

@@ -107,6 +107,7 @@ async def take(app: FastAPI, recording: Recording) -> str:
     await ada.ask("GET", "/ssh-keys/laptop")
     vm = await ada.ask("POST", "/vms", WEB)
     path = f"/vms/{vm['id']}"
+    await _projects(ada, anyone)
     await _machine(ada, path)
     await _volumes(ada, path)
     await _interfaces(ada, path)
@@ -133,6 +134,20 @@ async def _accounts(app: FastAPI, recording: Recording, anyone: Guest) -> str:
     await ada.ask("GET", f"/tokens/{robot['id']}")
     await ada.ask("DELETE", f"/tokens/{robot['id']}")
     return token
+
+
+async def _projects(ada: Guest, anyone: Guest) -> None:
+    grace = {"username": "grace", "email": "grace@example.com", "password": ACCOUNT["password"]}
+    await anyone.quiet.post("/auth/register", json=grace)
+    path = f"/projects/{(await ada.ask('POST', '/projects', {'name': 'web-shop'}))['id']}"
+    await ada.ask("GET", "/projects")
+    await ada.ask("GET", path)
+    await ada.ask("PUT", f"{path}/members/grace", {"role": "operator"})
+    await ada.ask("GET", f"{path}/members")
+    await ada.ask("GET", f"{path}/members/grace")
+    await ada.ask("DELETE", f"{path}/members/grace")
+    await ada.ask("DELETE", path)
+    await ada.ask("GET", "/quotas")
 
 
 async def _catalogue(ada: Guest) -> None:

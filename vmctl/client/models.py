@@ -51,6 +51,15 @@ class Address(Answer):
     mac_address: str | None
 
 
+class AddressUse(Answer):
+    """
+    The number of the project's addresses in a network.
+    """
+
+    network_id: UUID
+    used: int
+
+
 class AttachedVolume(Answer):
     """
     A volume of a VM; `device` is null until the cloud has chosen it.
@@ -304,6 +313,7 @@ class ProblemCode(Word):
     ADMIN_ONLY = "admin_only"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     LOGIN_REQUIRED = "login_required"
+    FORBIDDEN = "forbidden"
     QUOTA_EXCEEDED = "quota_exceeded"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -312,6 +322,8 @@ class ProblemCode(Word):
     EMAIL_TAKEN = "email_taken"
     IDEMPOTENCY_KEY_IN_FLIGHT = "idempotency_key_in_flight"
     INVALID_TRANSITION = "invalid_transition"
+    LAST_OWNER = "last_owner"
+    PROJECT_IN_USE = "project_in_use"
     ATTACHMENT_IN_PROGRESS = "attachment_in_progress"
     NO_FREE_ADDRESS = "no_free_address"
     ADDRESS_IN_USE = "address_in_use"
@@ -358,6 +370,52 @@ class ProblemCode(Word):
     HTTP_VERSION_NOT_SUPPORTED = "http_version_not_supported"
 
 
+class Quota(Word):
+    """
+    Something of which a project may have only so much. The values are also names of columns and of settings.
+
+    VMs count until they are DELETED, with the vCPUs and the RAM of their flavors. During a resize the larger of the two
+    flavors counts. Volumes and snapshots count until they are DELETED, too.
+    """
+
+    VMS = "vms"
+    VCPUS = "vcpus"
+    RAM_MB = "ram_mb"
+    VOLUMES = "volumes"
+    VOLUME_GB = "volume_gb"
+    SNAPSHOTS = "snapshots"
+    ADDRESSES_PER_NETWORK = "addresses_per_network"
+    OPEN_OPERATIONS = "open_operations"
+
+
+class QuotaUse(Answer):
+    """
+    The limit of a quota, null if there is none, and what the project uses of it.
+    """
+
+    limit: int | None
+    used: int
+
+
+class Quotas(Answer):
+    """
+    How much the project may have, and how much it has: `ram_mb` in MiB, `volume_gb` in GiB.
+
+    `addresses_per_network` limits each network by itself. Its `used` is the largest number in `addresses`.
+    """
+
+    project_id: UUID
+    vms: QuotaUse
+    vcpus: QuotaUse
+    ram_mb: QuotaUse
+    volumes: QuotaUse
+    volume_gb: QuotaUse
+    snapshots: QuotaUse
+    addresses_per_network: QuotaUse
+    open_operations: QuotaUse
+    addresses: list[AddressUse]
+
+
 class Readiness(Answer):
     """
     Whether all services that the API needs are available.
@@ -365,6 +423,16 @@ class Readiness(Answer):
 
     status: str
     checks: dict[str, Check]
+
+
+class Role(Word):
+    """
+    What a member of a project is in it.
+    """
+
+    READER = "reader"
+    OPERATOR = "operator"
+    OWNER = "owner"
 
 
 class SSHKey(Answer):
@@ -511,6 +579,7 @@ class VM(Answer):
     """
 
     id: UUID
+    project_id: UUID
     name: str
     status: Status
     task_state: TaskState | None
@@ -642,6 +711,16 @@ class CreatedToken(Answer):
     token: str
 
 
+class Member(Answer):
+    """
+    A member of a project, since `created_at`.
+    """
+
+    username: str
+    role: Role
+    created_at: AwareDatetime
+
+
 class Operation(Answer):
     """
     A request to do something with a resource: who made it, its progress, and why it failed.
@@ -651,6 +730,7 @@ class Operation(Answer):
     """
 
     id: UUID
+    project_id: UUID
     action: ActionName
     status: OperationStatus
     resource_type: Kind
@@ -677,7 +757,7 @@ class Operation(Answer):
 
 class Problem(Answer):
     """
-    An error (RFC 9457). Most problems lack the last six members.
+    An error (RFC 9457). Most problems lack the members after `request_id`.
     """
 
     type: str
@@ -701,6 +781,32 @@ class Problem(Answer):
     """
 
     checks: dict[str, Check] = Field({}, validate_default=True)
+    quota: Quota | None = None
+    """
+    The quota of the project that is too small.
+    """
+
+    limit: int | None = None
+    """
+    That quota's limit.
+    """
+
+    used: int | None = None
+    """
+    How much of it is in use.
+    """
+
+
+class Project(Answer):
+    """
+    A project, and what you are in it. A `personal` one belongs to one user, who always owns it.
+    """
+
+    id: UUID
+    name: str
+    personal: bool
+    role: Role
+    created_at: AwareDatetime
 
 
 class Snapshot(Answer):
@@ -709,6 +815,7 @@ class Snapshot(Answer):
     """
 
     id: UUID
+    project_id: UUID
     vm_id: UUID
     name: str
     status: SnapshotStatus
@@ -729,6 +836,7 @@ class Volume(Answer):
     """
 
     id: UUID
+    project_id: UUID
     name: str
     size_gb: int
     status: VolumeStatus

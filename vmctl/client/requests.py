@@ -8,10 +8,11 @@ from uuid import UUID
 
 class Adoption(TypedDict):
     """
-    The user who gets the VM.
+    The project that gets the VM, or the user whose personal project gets it.
     """
 
-    username: str
+    project_id: NotRequired[UUID | str]
+    username: NotRequired[str]
 
 
 class Credentials(TypedDict):
@@ -57,6 +58,14 @@ class NewInterface(TypedDict):
 
     network_id: NotRequired[UUID | str]
     ip_address: NotRequired[str]
+
+
+class NewProject(TypedDict):
+    """
+    The project to make.
+    """
+
+    name: str
 
 
 class NewSSHKey(TypedDict):
@@ -132,6 +141,8 @@ class NewVM(TypedDict):
     Volumes that are AVAILABLE, to be attached while the VM is built.
     """
 
+    project_id: NotRequired[UUID | str]
+
 
 class NewVMs(TypedDict):
     """
@@ -150,12 +161,36 @@ class NewVolume(TypedDict):
     size_gb: int
     image_id: NotRequired[UUID | str]
     labels: NotRequired[dict[str, str]]
+    project_id: NotRequired[UUID | str]
 
 
 class NoInput(TypedDict):
     """
     The empty body of an action that needs no input.
     """
+
+
+class QuotaChanges(TypedDict):
+    """
+    The new limits; those that are left out stay. 0 means no limit, and null the default of the service.
+    """
+
+    vms: NotRequired[int]
+    vcpus: NotRequired[int]
+    ram_mb: NotRequired[int]
+    """
+    In MiB.
+    """
+
+    volumes: NotRequired[int]
+    volume_gb: NotRequired[int]
+    """
+    In GiB.
+    """
+
+    snapshots: NotRequired[int]
+    addresses_per_network: NotRequired[int]
+    open_operations: NotRequired[int]
 
 
 class Reboot(TypedDict):
@@ -208,6 +243,12 @@ class Resize(TypedDict):
     flavor_id: NotRequired[UUID | str]
 
 
+Role: TypeAlias = Literal["reader", "operator", "owner"]
+"""
+What a member of a project is in it.
+"""
+
+
 Scope: TypeAlias = Literal["read", "write"]
 """
 A part of what the owner of a token may do: `read` is every GET, `write` is everything, reading included.
@@ -247,6 +288,17 @@ class VolumeChanges(TypedDict):
     labels: NotRequired[dict[str, str | None]]
     """
     The labels to set. A label that is null is removed; all others stay.
+    """
+
+
+class Membership(TypedDict):
+    """
+    What the user is to be in the project.
+    """
+
+    role: Role
+    """
+    `reader`: every GET. `operator`: everything but its members. `owner`: everything.
     """
 
 
