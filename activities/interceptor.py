@@ -18,7 +18,7 @@ from activities.backends.protocol import BackendError
 from domain import logs
 from domain.data import outages
 from domain.progress import step_records
-from domain.rules.errors import ServiceError
+from domain.rules.errors import CanceledError, ServiceError, SupersededError
 from domain.rules.messages import WAITS, FailedAttemptInput, OperationInput
 
 RPC_TIMEOUT = timedelta(seconds=2)
@@ -58,26 +58,29 @@ class _Inbound(ActivityInboundInterceptor):
         except asyncio.CancelledError:
             _raise_unless_shutdown()
         except ServiceError as error:
-            raise ApplicationError(str(error), type=error.code, non_retryable=True) from error
+            category = _category(is_usual=isinstance(error, SupersededError | CanceledError))
+            raise ApplicationError(str(error), type=error.code, non_retryable=True, category=category) from error
         except BackendError as error:
             pause = _seconds_to_next_attempt(activity.info(), error.retry_after or 0.0)
+            _log_refusal(error)
             if error.retryable:
                 await self._record_failure(input, str(error), pause)
-            wish = timedelta(seconds=pause) if error.retry_after else None
             raise ApplicationError(
-                str(error), type=error.code, non_retryable=not error.retryable, next_retry_delay=wish
+                str(error),
+                type=error.code,
+                non_retryable=not error.retryable,
+                next_retry_delay=timedelta(seconds=pause) if error.retry_after else None,
+                category=_category(is_usual=True),
             ) from error
         except Exception as error:
             # Users see this message, so it names only the type: the text may hold statements, addresses or values.
             message = f"Internal error: {type(error).__name__}"
             if outages.is_outage(error):
-                # Every attempt of every operation fails now. So the log says it once, not once for each of them. The
-                # category keeps the SDK from logging them itself.
+                # Every attempt of every operation fails now. So the log says it once, not once for each of them.
                 outages.log.failed(error)
-                category = ApplicationErrorCategory.BENIGN
             else:
                 logger.exception("An activity failed")
-                category = ApplicationErrorCategory.UNSPECIFIED
+            category = _category(is_usual=outages.is_outage(error))
             await self._record_failure(input, message, _seconds_to_next_attempt(activity.info()))
             raise ApplicationError(message, type="internal_error", category=category) from None
         else:
@@ -116,6 +119,18 @@ class _Inbound(ActivityInboundInterceptor):
         handle = self._client.get_workflow_handle(info.workflow_id or "", run_id=info.workflow_run_id)
         with contextlib.suppress(RPCError):
             await handle.signal("note_failed_attempt", failure, rpc_timeout=RPC_TIMEOUT)
+
+
+def _category(*, is_usual: bool) -> ApplicationErrorCategory:
+    """The category of an error. It keeps the SDK from logging a traceback for one that is no bug."""
+    return ApplicationErrorCategory.BENIGN if is_usual else ApplicationErrorCategory.UNSPECIFIED
+
+
+def _log_refusal(error: BackendError) -> None:
+    """Log what the cloud says: one line, and not for every attempt. While the cloud is away, all operations fail."""
+    info = activity.info()
+    if not error.retryable or _is_power_of_two(info.attempt):
+        logger.warning("%s failed at attempt %d: %s: %s", info.activity_type, info.attempt, error.code, error)
 
 
 def _operation(input: ExecuteActivityInput) -> OperationInput:

@@ -7,7 +7,7 @@ send few heartbeats: a poll also asks the database whose operations have ended o
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Generic, TypeVar
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from temporalio import activity
 from activities import ports
 from activities.backends.protocol import BackendError, ComputeBackend
 from activities.backends.resources import Fault, Image, Ref, Server, Volume
+from activities.patience import WAIT_LIMIT, Patience
 from activities.steps import StepActivities, read_ref
 from activities.waiting_operations import Waiter, WaitingOperations
 from domain.data import database, queries
@@ -32,7 +33,6 @@ from domain.rules.states import Action
 
 T = TypeVar("T")
 
-WAIT_LIMIT = timedelta(minutes=30)
 SLOW_DELETE = timedelta(seconds=30)
 TRANSITIONAL = {
     *(VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.EXTENDING, VolumeState.DELETING)
@@ -100,9 +100,10 @@ class WaitActivities(StepActivities):
         If the server can no longer get it, fail for good with the code that the cloud gives, or with `server_error`,
         `server_gone` or `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
+        patience = Patience()
         vm, waiter = await read_ref(self._engine, VM, input.operation.vm), Waiter.of(input.operation)
-        while not await self._has_reached(server := await self._servers.next_result(vm, waiter), vm, input):
-            _raise_if_overdue(f"The server did not become {input.status}")
+        while not await self._has_reached(server := await self._servers.next_result(vm, waiter), vm, input, patience):
+            patience.check(f"The server did not become {input.status}")
         if input.operation.action is Action.CREATE:
             await self._note_new_ports(input.operation, vm)
             if server and server.availability_zone:
@@ -110,11 +111,11 @@ class WaitActivities(StepActivities):
                     await step_records.note_zone(connection, input.operation, server.availability_zone)
             await self._note_devices(input.operation)
 
-    async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput) -> bool:
+    async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput, patience: Patience) -> bool:
         """Return whether the server has the status that is waited for; BackendError if it will never have it."""
         # The status alone is no proof. After a reboot that failed, it is the right one. And a delete that meets a dead
         # host does not go on until it is asked for again, which the backend does when it is asked.
-        is_slow_delete = input.status is ServerStatus.GONE and _waited() > SLOW_DELETE
+        is_slow_delete = input.status is ServerStatus.GONE and patience.is_longer_than(SLOW_DELETE)
         is_missing = server is None and input.status is not ServerStatus.GONE
         may_be_over = is_missing or (server is not None and (not server.is_busy or is_slow_delete))
         if may_be_over and not await self._backend.is_over(input.operation.operation_id, vm):
@@ -149,10 +150,11 @@ class WaitActivities(StepActivities):
         If the volume can no longer get it, fail for good with the code that the cloud gives, or with `volume_error`,
         `volume_gone` or `volume_unchanged`. After WAIT_LIMIT fail for good with `timed_out`.
         """
+        patience = Patience()
         volume, waiter = await read_ref(self._engine, VolumeRow, input.operation.resource), Waiter.of(input.operation)
         try:
             while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
-                _raise_if_overdue(f"The volume did not become {input.state}")
+                patience.check(f"The volume did not become {input.state}")
         except BackendError as error:
             await self._explain(error, input.operation)
             raise
@@ -160,11 +162,12 @@ class WaitActivities(StepActivities):
     @activity.defn(name=Activity.WAIT_FOR_EXTENSION)
     async def wait_for_extension(self, input: OperationInput) -> None:
         """Return once the volume has the size that the operation gives it; fail as WAIT_FOR_VOLUME does."""
+        patience = Patience()
         operation = await self._fetch(select(Operation).where(Operation.id == input.operation_id))
         size_gb = parameters_of(operation, ExtendVolume).size_gb
         volume, waiter = await read_ref(self._engine, VolumeRow, input.resource), Waiter.of(input)
         while not _is_extended(await self._volumes.next_result(volume, waiter), size_gb):
-            _raise_if_overdue(f"The volume did not get {size_gb} GiB")
+            patience.check(f"The volume did not get {size_gb} GiB")
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
     async def wait_for_image(self, input: OperationInput) -> None:
@@ -173,10 +176,11 @@ class WaitActivities(StepActivities):
         If it can no longer be saved, fail for good with the code that the cloud gives, or with `image_error` or
         `image_gone`. After WAIT_LIMIT fail for good with `timed_out`.
         """
+        patience = Patience()
         image, waiter = await read_ref(self._engine, Snapshot, input.resource), Waiter.of(input)
         try:
             while not _image_saved(await self._images.next_result(image, waiter)):
-                _raise_if_overdue("The image was not saved")
+                patience.check("The image was not saved")
         except BackendError as error:
             await self._explain(error, input)
             raise
@@ -193,35 +197,24 @@ class WaitActivities(StepActivities):
         A server that is still busy after WAIT_LIMIT is returned as it is. SupersededError if the operation no longer
         holds its VM.
         """
+        patience = Patience()
         await self._revoke(input)
         vm, waiter = await read_ref(self._engine, VM, input.vm), Waiter.of(input, may_be_canceled=False)
         server = await self._servers.next_result(vm, waiter)
-        while server and server.is_busy and _waited() < WAIT_LIMIT:
+        while server and server.is_busy and not patience.is_longer_than(WAIT_LIMIT):
             server = await self._servers.next_result(vm, waiter)
         return server.status if server else ServerStatus.GONE
 
     @activity.defn(name=Activity.SETTLE_VOLUME)
     async def settle_volume(self, input: OperationInput) -> VolumeState:
         """Do the same as SETTLE_SERVER for a volume."""
+        patience = Patience()
         await self._revoke(input)
         ref, waiter = await read_ref(self._engine, VolumeRow, input.resource), Waiter.of(input, may_be_canceled=False)
         volume = await self._volumes.next_result(ref, waiter)
-        while volume and volume.state in TRANSITIONAL and _waited() < WAIT_LIMIT:
+        while volume and volume.state in TRANSITIONAL and not patience.is_longer_than(WAIT_LIMIT):
             volume = await self._volumes.next_result(ref, waiter)
         return volume.state if volume else VolumeState.GONE
-
-
-def _raise_if_overdue(problem: str) -> None:
-    # Called only after a poll. If the resource reached its target while no worker was running, the wait has succeeded,
-    # however late it is.
-    if _waited() > WAIT_LIMIT:
-        message = f"{problem} within {WAIT_LIMIT.seconds // 60} minutes."
-        raise BackendError("timed_out", message, retryable=False)
-
-
-def _waited() -> timedelta:
-    """Return the time since the activity was scheduled, all its attempts included."""
-    return datetime.now(UTC) - activity.info().scheduled_time
 
 
 def _server_reached(server: Server | None, target: ServerStatus) -> bool:

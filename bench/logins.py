@@ -23,7 +23,7 @@ import httpx
 PASSWORD = "Correct-Horse-1"  # noqa: S105 - of accounts that this script makes
 CONNECTIONS = 8  # of each of the three addresses
 PATIENCE = 10.0  # seconds after which a user gives up
-PAUSE = 0.5  # seconds between two logins of users
+PAUSE = 2.5  # seconds between two logins of users; with more than 8 in five minutes an owner loses the precedence
 RUN = uuid4().hex[:8]
 numbers = itertools.count()
 networks = itertools.count(1)

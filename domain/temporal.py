@@ -16,6 +16,9 @@ from domain import search_attributes
 from domain.settings import Settings
 
 RPC_TIMEOUT = timedelta(seconds=2)
+# For all addresses of the server's name together. Without it the client would wait for a first one whose machine is
+# gone as long as the system does, which are minutes, and not come to the second.
+CONNECT_TIMEOUT = timedelta(seconds=5)
 HEALTH_PAUSE = 5.0  # seconds
 HEALTH_TIMEOUT = timedelta(seconds=5)
 logger = logging.getLogger(__name__)
@@ -37,6 +40,7 @@ async def connect(settings: Settings, *, retry_for: float, lazy: bool = False) -
         namespace=settings.temporal_namespace,
         api_key=key.get_secret_value() if key else None,
         tls=_tls(settings),
+        connect_timeout=CONNECT_TIMEOUT,
         retry_config=RetryConfig(max_elapsed_time_millis=int(retry_for * 1000)),
         lazy=lazy,
     )

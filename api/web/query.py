@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator
 from itertools import islice
 from typing import get_origin
+from urllib.parse import unquote_to_bytes
 
 from fastapi.dependencies.models import Dependant
 from starlette.requests import Request
@@ -14,6 +15,8 @@ from api.web.problems import ProblemError
 
 MAX_QUERY = 8 * 1024  # bytes; a page's longest name filter, label filter and cursor together are shorter
 
+_REPLACEMENT = "\ufffd"  # what a decoder writes in the place of bytes that are not UTF-8
+
 
 class KnownParameters:
     """The query parameters of one path, read from the declaration that FastAPI reads, so that none can be missing."""
@@ -22,15 +25,16 @@ class KnownParameters:
         self._is_repeatable = dict(_declared(dependant))
 
     def check(self, request: Request) -> None:
-        """ProblemError if a parameter is unknown, is repeated although it has one value, or is empty."""
+        """ProblemError if a parameter is unknown, empty, not UTF-8, or repeated although it has one value."""
         if not request.scope["query_string"]:
             return
-        errors = list(islice(self._errors(request.query_params.multi_items()), MAX_ERRORS + 1))
+        decodes = _is_utf_8(request.scope["query_string"])
+        errors = list(islice(self._errors(request.query_params.multi_items(), decodes=decodes), MAX_ERRORS + 1))
         if errors:
             code = "unknown_parameter" if any(e.code == "unknown_parameter" for e in errors) else "validation_failed"
             raise ProblemError(code, errors[0].detail, errors)
 
-    def _errors(self, parameters: list[tuple[str, str]]) -> Iterator[FieldError]:
+    def _errors(self, parameters: list[tuple[str, str]], *, decodes: bool) -> Iterator[FieldError]:
         seen = set[str]()
         for name, value in parameters:
             if name not in self._is_repeatable:
@@ -41,6 +45,9 @@ class KnownParameters:
             elif not value:
                 detail = f"`{name}` is empty. Give it a value, or leave it out."
                 yield FieldError(code="empty_parameter", detail=detail, parameter=name)
+            elif not decodes and _REPLACEMENT in value:
+                detail = f"`{name}` is not UTF-8. Write for example é as %C3%A9."
+                yield FieldError(code="wrong_format", detail=detail, parameter=name)
             seen.add(name)
 
     def _unknown(self, name: str) -> FieldError:
@@ -58,6 +65,16 @@ def check_length(request: Request) -> None:
     """ProblemError if the query string is too long to be read."""
     if len(request.scope["query_string"]) > MAX_QUERY:
         raise ProblemError("query_too_long", f"A query string has at most {MAX_QUERY} bytes.")
+
+
+def _is_utf_8(query: bytes) -> bool:
+    if b"%" not in query:
+        return True
+    try:
+        unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _declared(dependant: Dependant) -> Iterator[tuple[str, bool]]:

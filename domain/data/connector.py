@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import asyncpg
@@ -32,38 +34,82 @@ _SUITS: Final = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """A server: its host, its port if there are several hosts, and which of the host's addresses if it has several."""
+
+    host: str = ""
+    port: int | str | None = None
+    address: str = ""
+
+    def arguments(self) -> dict[str, Any]:
+        """What `asyncpg.connect` is told."""
+        named = {"host": [self.host], "port": [self.port]} if self.port else {}
+        return named | ({"loop": _Route(self.address)} if self.address else {})
+
+
+class _Route:
+    """The event loop, for connections to one address of a host.
+
+    asyncpg has no parameter for the address. It gets the host's name, which TLS and the file of passwords need. By that
+    name it would use the first address that accepts the connection, even if nothing answers there or it is a standby.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._address = address
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    async def create_connection(self, protocol: Any, host: str, port: int, **options: Any) -> Any:
+        """Connect to the address in place of the host."""
+        if "ssl" in options:
+            options["server_hostname"] = host
+        return await self._loop.create_connection(protocol, self._address, port, **options)
+
+
 class Connector:
-    """Connects to the servers of a target, one after the other, and begins with the one that worked last.
+    """Connects to the servers of a target, one after the other, and begins with the one that failed longest ago.
 
     asyncpg has one timeout for all of them, so it never comes to the second if the machine of the first is gone.
     """
 
     def __init__(self, target: Target, arguments: Mapping[str, Any]) -> None:
-        servers = _servers(arguments)
-        # Of several servers only one is the primary, and the service needs that one.
-        self._attributes = arguments.get("target_session_attrs", "read-write" if len(servers) > 1 else "any")
+        self._arguments = arguments
+        self._named = _servers(arguments)
+        self._attributes = arguments.get("target_session_attrs", "any")
         self._has_pgbouncer = target.has_pgbouncer
-        shared = {**arguments, "target_session_attrs": "any" if self._has_pgbouncer else self._attributes}
-        self._servers = [shared | server for server in servers]
-        self._first = 0
+        self._failed: dict[_Server, int] = {}  # those that have failed since they last worked, and when
+        self._failures = 0
 
     async def connect(self) -> asyncpg.Connection:
         """Connect to the first server that suits, or raise what one of them said."""
         errors: list[BaseException] = []
-        for number in [*range(self._first, len(self._servers)), *range(self._first)]:
+        servers = [each for server in self._named for each in await _with_addresses(server)]
+        if len(servers) > 1 and "target_session_attrs" not in self._arguments:
+            self._attributes = "read-write"  # only one of them is the primary, and the service needs that one
+        self._failed = {server: self._failed[server] for server in servers if server in self._failed}
+        for server in sorted(servers, key=lambda server: self._failed.get(server, 0)):
             try:
-                return await self._connect(self._servers[number])
+                connection = await self._connect(server)
             except BaseException as error:
                 # Also if the caller gives up: it may do so each time before the connect timeout is over.
-                self._first = (number + 1) % len(self._servers)
+                self._failures += 1
+                self._failed[server] = self._failures
                 if isinstance(error, UnusableDatabaseError) or not outages.is_outage(error):
                     raise
                 errors.append(error)
+            else:
+                self._failed.pop(server, None)
+                return connection
         # "Wrong password" says more than that another server is away or a standby.
         raise next((error for error in errors if isinstance(error, asyncpg.PostgresError)), errors[-1])
 
-    async def _connect(self, arguments: dict[str, Any]) -> asyncpg.Connection:
+    async def _connect(self, server: _Server) -> asyncpg.Connection:
         """Connect to one server, and refuse one that the service cannot work with."""
+        attributes = "any" if self._has_pgbouncer else self._attributes
+        arguments = {**self._arguments, **server.arguments(), "target_session_attrs": attributes}
         try:
             connection = await asyncpg.connect(**arguments)
         except OSError:
@@ -124,15 +170,31 @@ class Connector:
             raise asyncpg.TargetServerAttributeNotMatched(f"the server is not {self._attributes}")
 
 
-def _servers(arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The host and the port of each server, from the URL or PGHOST and PGPORT.
+def _servers(arguments: Mapping[str, Any]) -> list[_Server]:
+    """The servers by name, from the URL or PGHOST and PGPORT.
 
-    Without several servers, or if the variables are wrong, that is left to asyncpg, which knows the defaults.
+    Without several hosts, or if the variables are wrong, the port is left to asyncpg, which knows the defaults.
     """
     hosts = arguments.get("host") or os.environ.get("PGHOST", "").split(",")
     ports = arguments.get("port") or (os.environ.get("PGPORT") or "5432").split(",")
-    if len(hosts) == 1 or not all(hosts) or len(ports) not in {1, len(hosts)}:
-        return [{}]
+    if len(hosts) == 1:
+        return [_Server(hosts[0])]
+    if not all(hosts) or len(ports) not in {1, len(hosts)}:
+        return [_Server()]
     if len(ports) == 1:
         ports = ports * len(hosts)
-    return [{"host": [host], "port": [port]} for host, port in zip(hosts, ports, strict=True)]
+    return [_Server(host, port) for host, port in zip(hosts, ports, strict=True)]
+
+
+async def _with_addresses(server: _Server) -> list[_Server]:
+    """The server once for each address of its host; by its name only if that has one address, or none now."""
+    if not server.host or server.host.startswith(("/", "@")):  # a Unix socket
+        return [server]
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            found = await loop.getaddrinfo(server.host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # asyncpg is about to meet the same error
+        return [server]
+    addresses = dict.fromkeys(str(address[0]) for *_, address in found)
+    return [replace(server, address=address) for address in addresses] if len(addresses) > 1 else [server]

@@ -64,13 +64,14 @@ def compute(engine: AsyncEngine, backend: MockBackend) -> ComputeActivities:
 @pytest.fixture
 def environment() -> ActivityEnvironment:
     """The environment of an activity: a first attempt, retried after 1 s, 2 s, 4 s and then every 5 s."""
-    environment = ActivityEnvironment()
+    environment, now = ActivityEnvironment(), datetime.now(UTC)
     policy = RetryPolicy(initial_interval=timedelta(seconds=1), maximum_interval=timedelta(seconds=5))
     environment.info = replace(
         environment.info,
         retry_policy=policy,
         heartbeat_timeout=timedelta(seconds=4),
-        scheduled_time=datetime.now(UTC),
+        scheduled_time=now,
+        started_time=now,
     )
     return environment
 

@@ -217,6 +217,31 @@ async def test_an_outage_is_one_line_in_the_log_however_many_attempts_fail(
     await unreachable.dispose()
 
 
+async def test_what_the_cloud_says_is_one_line_in_the_log_at_the_attempts_1_2_4_8(
+    engine: AsyncEngine, environment: ActivityEnvironment, caplog: pytest.LogCaptureFixture
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    for attempt, error in ((1, BUSY), (2, BUSY), (3, BUSY), (4, BUSY), (3, REFUSED)):
+        environment.info = replace(environment.info, attempt=attempt, activity_type="wait_for_server")
+        raised = await failure(engine, environment, error, input)
+        assert raised.category is ApplicationErrorCategory.BENIGN, "otherwise the SDK logs a traceback for each attempt"
+    assert [record.getMessage() for record in caplog.records] == [
+        *(f"wait_for_server failed at attempt {attempt}: busy: The cloud is busy." for attempt in (1, 2, 4)),
+        "wait_for_server failed at attempt 3: quota: The cloud's quota is used up.",
+    ]
+
+
+async def test_an_operation_that_another_one_supersedes_is_no_traceback_in_the_log(
+    engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    input = await add_held_vm(engine, Action.STOP)
+    for error, category in (
+        (SupersededError("Too late."), ApplicationErrorCategory.BENIGN),
+        (IllegalStepError("No such step."), ApplicationErrorCategory.UNSPECIFIED),
+    ):
+        assert (await failure(engine, environment, error, input)).category is category
+
+
 async def test_the_log_lines_of_an_activity_name_its_operation(
     engine: AsyncEngine, environment: ActivityEnvironment
 ) -> None:

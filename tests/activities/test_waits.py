@@ -13,7 +13,8 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.mock.schema import servers
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
-from activities.waits import WAIT_LIMIT, WaitActivities
+from activities.patience import WAIT_LIMIT
+from activities.waits import WaitActivities
 from domain.rules.cloud import ServerStatus
 from domain.rules.states import Action
 from tests.activities.cloud import server_spec
@@ -175,6 +176,23 @@ async def test_an_overdue_wait_fails_only_after_a_poll(
     assert (refusal.value.code, refusal.value.retryable) == ("timed_out", False)
     await set_status(engine, [vm_id], ServerStatus.ACTIVE)
     await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
+
+
+@pytest.mark.parametrize("hours", [-2, 2])
+async def test_the_clock_of_the_workers_machine_may_be_wrong(
+    polled_cloud: PolledCloud, engine: AsyncEngine, environment: ActivityEnvironment, hours: int
+) -> None:
+    waits, vm_id = WaitActivities(engine, polled_cloud), await add_building_server(polled_cloud)
+    now = datetime.now(UTC) + timedelta(hours=hours)  # by Temporal's clock
+    environment.info = replace(environment.info, scheduled_time=now - WAIT_LIMIT / 2, started_time=now)
+    wait = asyncio.create_task(environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE)))
+    await polled_cloud.wait_for_polls(3)
+    assert not wait.done()
+    wait.cancel()
+    await asyncio.wait([wait])
+    environment.info = replace(environment.info, scheduled_time=now - WAIT_LIMIT * 2)
+    with pytest.raises(BackendError, match="within 30 minutes"):
+        await environment.run(waits.wait_for_server, waiting_for(vm_id, ServerStatus.ACTIVE))
 
 
 async def test_settling_waits_until_the_server_is_idle_and_refuses_later_calls(

@@ -16,7 +16,8 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref, Volume
-from activities.waits import TRANSITIONAL, WAIT_LIMIT, WaitActivities
+from activities.patience import WAIT_LIMIT
+from activities.waits import TRANSITIONAL, WaitActivities
 from domain.rules.cloud import VolumeState
 from domain.rules.errors import SupersededError
 from domain.rules.messages import OperationInput, WaitForVolumeInput

@@ -38,6 +38,15 @@ async def test_a_mistyped_filter_is_refused_with_the_parameter_that_was_meant(ad
     check_refusal(await ada.http.get("/vms?Status=ERROR&x=1"), "unknown_parameter", "Status", "x")
 
 
+@pytest.mark.parametrize("value", ["%E9t%E9", "%C0%AF", "%ED%A0%80", "a%FF"])
+async def test_a_filter_that_is_not_utf_8_is_refused(ada: Person, value: str) -> None:
+    """Otherwise a filter such as `env!=...` in Latin-1 would let everything through."""
+    detail = check_refusal(await ada.http.get(f"/vms?labels=env!={value}&sort=name"), "validation_failed", "labels")
+    assert detail == "`labels` is not UTF-8. Write for example é as %C3%A9."
+    for name in ("%C3%A9", "%EF%BF%BD", "%25E9"):  # the second is the sign that a decoder puts in the place of others
+        assert (await ada.http.get(f"/vms?name={name}")).status_code == 200
+
+
 async def test_every_path_refuses_an_unknown_parameter_and_changes_nothing(
     settings: Settings, engine: AsyncEngine
 ) -> None:

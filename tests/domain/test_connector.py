@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from domain.data import database
 from migrations import embedded_postgres
 from tests.conftest import make_settings
 from tests.support import pgbouncer
+from tests.support.names import of_addresses
 from tests.support.waiting import block_until
 
 
@@ -53,6 +55,21 @@ async def silent() -> AsyncIterator[int]:
     listening.close()
 
 
+async def relay(address: str, socket_dir: Path, port: int = 0) -> asyncio.Server:
+    """Listen on an address and pass every connection on to the server in a folder."""
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server = await asyncio.open_unix_connection(socket_dir / embedded_postgres.SOCKET_NAME)
+        await asyncio.gather(pump(reader, server[1]), pump(server[0], writer), return_exceptions=True)
+
+    return await asyncio.start_server(serve, address, port)
+
+
 def after_a_silent_one(port: int, postgres: Path, timeout: int) -> str:
     """DATABASE_URL of a server that says nothing and of one that works."""
     places = f"host=127.0.0.1,{postgres}&port={port},{embedded_postgres.PORT}"
@@ -79,6 +96,34 @@ async def test_a_caller_with_less_time_than_a_connect_reaches_the_next_server_th
         async with engine.connect():
             pass
     await database.close(engine)
+
+
+@pytest.mark.parametrize("parameters", ["", "&pgbouncer=true", "&target_session_attrs=primary"])
+async def test_each_address_of_a_name_is_a_server(
+    silent: int, postgres: Path, monkeypatch: pytest.MonkeyPatch, parameters: str
+) -> None:
+    """The first address refuses connections, the second one is silent."""
+    monkeypatch.setattr(socket, "getaddrinfo", of_addresses("127.0.0.71", "127.0.0.1", "127.0.0.72"))
+    async with await relay("127.0.0.72", postgres, silent):
+        url = f"postgresql://postgres@db.example.com:{silent}/postgres?connect_timeout=1{parameters}"
+        engine = database.create_engine(make_settings(url))
+        async with engine.connect() as connection:
+            assert await connection.scalar(text("SHOW data_directory")) == str(postgres)
+            async with asyncio.timeout(0.9):  # the next connection begins with the address that worked
+                async with engine.connect():
+                    pass
+        await database.close(engine)
+
+
+async def test_of_the_addresses_of_a_name_the_one_that_takes_changes_is_used(
+    tmp_path: Path, postgres: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", of_addresses("127.0.0.71", "127.0.0.72"))
+    with server(tmp_path, "-cdefault_transaction_read_only=on") as other:
+        async with await relay("127.0.0.71", other) as first:
+            port = first.sockets[0].getsockname()[1]
+            async with await relay("127.0.0.72", postgres, port):
+                assert await folder_of(f"postgresql://postgres@db.example.com:{port}/postgres") == postgres
 
 
 async def test_servers_that_the_environment_names_are_tried_in_the_same_way(

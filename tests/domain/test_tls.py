@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from domain.data import database
 from domain.settings import Settings
 from migrations import embedded_postgres
 from tests.conftest import make_settings
+from tests.support.names import of_addresses
 
 SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"  # the message with which a client asks for TLS
 
@@ -96,3 +98,13 @@ async def test_sslmode_means_what_libpq_says(
     for parameters in (f"sslmode=verify-full&sslrootcert={front.root}", "sslrootcert=system"):
         with pytest.raises(ssl.SSLCertVerificationError):
             await is_encrypted(front, settings, "127.0.0.1", parameters)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with openssl")
+async def test_the_certificate_has_the_name_of_the_host_whichever_of_its_addresses_is_used(
+    front: TLSFront, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", of_addresses("127.0.0.71", "127.0.0.1"))  # nothing listens on the first
+    assert await is_encrypted(front, settings, "localhost", f"sslmode=verify-full&sslrootcert={front.root}")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await is_encrypted(front, settings, "db.example.com", f"sslmode=verify-full&sslrootcert={front.root}")

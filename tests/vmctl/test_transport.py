@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from pydantic import ValidationError
 
 from tests.vmctl.doubles import Service, answer, operation, problem, tokens, user
-from vmctl.client import ProblemError, UnreachableError, retries
+from vmctl.client import Client, ProblemError, UnreachableError, UnusableError, retries
 from vmctl.client.models import ProblemCode
 from vmctl.client.tokens import MemoryTokens
 
@@ -104,6 +105,54 @@ def test_a_page_of_something_else_is_no_answer() -> None:
     service = Service([httpx.Response(200, html="<p>Welcome to our hotel</p>")])
     with pytest.raises(UnreachableError, match="not as this service does"):
         service.client().account.me()
+
+
+@pytest.mark.parametrize("body", [b"", b"{{", b"[1]", b'{"items": {}}', b"\xff", b"[" * 100_000])
+def test_a_list_of_another_form_is_an_error_that_the_command_reports(body: bytes) -> None:
+    service = Service([httpx.Response(200, content=body, headers={"Content-Type": "application/json"})])
+    with pytest.raises(ValidationError):
+        list(service.client().vms.list())
+
+
+def test_an_answer_that_cannot_be_decoded_is_an_error_in_words() -> None:
+    service = Service([httpx.DecodingError("incorrect header check")])
+    with pytest.raises(UnreachableError, match="cannot be decoded: incorrect header check"):
+        service.client().account.me()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "vm.example", "127.0.0.1:8000", "ftp://vm.example", "http://", "http://[::1", "http://vm..example"),
+        *(
+            "http://xn--",
+            "http://vm.example:99999",
+            "http://vm.example:x",
+            "http://vm\n.example",
+            "http://vm.example/?a=b",
+        ),
+        "http://vm.example/#a",
+    ],
+)
+def test_a_url_that_no_service_can_have_is_refused_at_once(url: str) -> None:
+    with pytest.raises(UnusableError, match="is no address of a service"):
+        Client(url)
+
+
+@pytest.mark.parametrize("token", ["vma_1\nX: y", "vma_\xe9", "vma_ 1", "vma_\0"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(UnusableError) as caught:
+        Client("http://vm.example", token=token)
+    assert "vma_" not in str(caught.value)
+
+
+def test_white_space_around_a_token_or_a_url_does_not_matter() -> None:
+    """A file that holds one ends with a line end, and Kubernetes puts it into the environment as it is."""
+    service = Service([answer(user())])
+    transport = httpx.MockTransport(service)
+    Client(" http://service.example/api/v1/ \n", token="vma_1\n", transport=transport).account.me()
+    assert service.requests[0].headers["Authorization"] == "Bearer vma_1"
+    assert str(service.requests[0].url) == "http://service.example/api/v1/auth/me"
 
 
 @pytest.mark.parametrize("id", ["../tokens/1", "..", "1?for=all", "1#x", "1/../2", ""])

@@ -2,7 +2,14 @@
 
 from http import HTTPStatus
 
-from vmctl.client.errors import ClientError, NotFoundError, OperationError, ProblemError, WaitTimeoutError
+from vmctl.client.errors import (
+    ClientError,
+    NotFoundError,
+    OperationError,
+    ProblemError,
+    UnusableError,
+    WaitTimeoutError,
+)
 
 REFUSED = 1  # and everything that has no code of its own
 OPERATION_FAILED = 2
@@ -29,6 +36,8 @@ def code_of(error: ClientError) -> int:
         return TIMED_OUT
     if isinstance(error, NotFoundError):
         return NOT_FOUND
+    if isinstance(error, UnusableError):
+        return USAGE
     if isinstance(error, ProblemError):
         by_status: dict[int, int] = {HTTPStatus.UNAUTHORIZED: NOT_LOGGED_IN, HTTPStatus.NOT_FOUND: NOT_FOUND}
         return by_status.get(error.problem.status, REFUSED)

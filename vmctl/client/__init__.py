@@ -9,6 +9,7 @@ from vmctl.client.errors import (
     OperationError,
     ProblemError,
     UnreachableError,
+    UnusableError,
     WaitTimeoutError,
 )
 from vmctl.client.sync.client import Client
@@ -23,6 +24,7 @@ __all__ = [
     "OperationError",
     "ProblemError",
     "UnreachableError",
+    "UnusableError",
     "WaitTimeoutError",
     "check",
     "models",

@@ -1,7 +1,7 @@
 """The bases of the generated models. Both accept what a later version of the service may add."""
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,6 +10,13 @@ class Answer(BaseModel):
     """The base of every answer. A field that this version does not know is kept."""
 
     model_config = ConfigDict(extra="allow")
+
+
+class AnyPage(Answer):
+    """A page of a list, whatever its items are."""
+
+    items: list[Any]
+    next_cursor: str | None
 
 
 class Word(StrEnum):

@@ -13,6 +13,10 @@ class ClientError(Exception):
     """The base of all errors of the client."""
 
 
+class UnusableError(ClientError):
+    """The client cannot send requests with the URL or the token that it was given."""
+
+
 class UnreachableError(ClientError):
     """No answer came, or none that this service gives. A change may have taken effect or not."""
 

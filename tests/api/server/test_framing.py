@@ -197,6 +197,7 @@ def test_a_request_that_this_server_does_not_serve_is_refused(
         (b"GET https://other HTTP/1.1", "/", ""),
         (b"GET HTTP://other?c=d HTTP/1.1", "/", "c=d"),
         (b"GET //other/a HTTP/1.1", "//other/a", ""),
+        (b"GET /a%2Fb%2fc%2e/%64 HTTP/1.1", "/a%2Fb%2Fc./d", ""),
         (b"GET /a?b?c=d HTTP/1.1", "/a", "b?c=d"),
         (b"OPTIONS * HTTP/1.1", "*", ""),
         (b"\r\nGET /a HTTP/1.1", "/a", ""),

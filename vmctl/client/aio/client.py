@@ -14,9 +14,8 @@ from vmctl.client.aio.storage import Snapshots, Volumes
 from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.vms import VMs
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
+from vmctl.client.service import base_url, usable_token
 from vmctl.client.tokens import TokenStore
-
-PREFIX = "/api/v1"
 
 
 class AsyncClient:
@@ -37,8 +36,8 @@ class AsyncClient:
         on_retry: Callable[[str, float], None] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        base = url.rstrip("/").removesuffix(PREFIX) + PREFIX
-        http = httpx.AsyncClient(base_url=base, transport=transport)
+        token = usable_token(token)
+        http = httpx.AsyncClient(base_url=base_url(url), transport=transport)
         self.transport = Transport(http, token=token, tokens=tokens, patience=patience, on_retry=on_retry)
         self.account = Account(self.transport)
         self.vms = VMs(self.transport)

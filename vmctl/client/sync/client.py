@@ -9,6 +9,7 @@ from typing import Self
 import httpx
 
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
+from vmctl.client.service import base_url, usable_token
 from vmctl.client.sync.accounts import Account, SSHKeys, Tokens
 from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.events import Event, listen
@@ -17,8 +18,6 @@ from vmctl.client.sync.storage import Snapshots, Volumes
 from vmctl.client.sync.transport import Transport
 from vmctl.client.sync.vms import VMs
 from vmctl.client.tokens import TokenStore
-
-PREFIX = "/api/v1"
 
 
 class Client:
@@ -39,8 +38,8 @@ class Client:
         on_retry: Callable[[str, float], None] | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        base = url.rstrip("/").removesuffix(PREFIX) + PREFIX
-        http = httpx.Client(base_url=base, transport=transport)
+        token = usable_token(token)
+        http = httpx.Client(base_url=base_url(url), transport=transport)
         self.transport = Transport(http, token=token, tokens=tokens, patience=patience, on_retry=on_retry)
         self.account = Account(self.transport)
         self.vms = VMs(self.transport)

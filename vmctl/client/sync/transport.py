@@ -17,6 +17,7 @@ from httpx_sse import ServerSentEvent, connect_sse
 from pydantic import BaseModel
 
 from vmctl.client import retries
+from vmctl.client.base import AnyPage
 from vmctl.client.errors import ProblemError, UnreachableError, error_of
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
@@ -61,12 +62,12 @@ class Transport:
         """Yield all items of a list, page by page."""
         wanted = dict(filters)
         while True:
-            page = json.loads((self._send_for_page(path, wanted)).content)
-            for item in page["items"]:
+            page = AnyPage.model_validate_json((self._send_for_page(path, wanted)).content)
+            for item in page.items:
                 yield model.model_validate(item)
-            if page["next_cursor"] is None:
+            if page.next_cursor is None:
                 return
-            wanted = {**wanted, "cursor": page["next_cursor"]}
+            wanted = {**wanted, "cursor": page.next_cursor}
 
     def _send_for_page(self, path: str, filters: Mapping[str, Filter]) -> httpx.Response:
         """Ask for a large page. A service whose pages must be smaller chooses their size itself."""
@@ -166,6 +167,8 @@ class Transport:
         for delay in retries.delays():
             try:
                 response = self._http.request(method, path, **(request | {"headers": headers}))
+            except httpx.DecodingError as error:
+                raise UnreachableError(f"{self._http.base_url} answered what cannot be decoded: {error}") from error
             except httpx.TransportError as error:
                 reason, wanted = f"Cannot reach {self._http.base_url}: {_reason(error)}", delay
                 if not retries.may_repeat_after(error, repeatable=repeatable) or monotonic() + wanted > give_up_at:
