@@ -13,7 +13,8 @@ import pytest
 from activities.backends.faults import add_fault
 from activities.backends.mock.schema import FaultMode
 from domain.settings import Settings
-from tests.vmctl.conftest import PASSWORD, Command
+from tests.support.users import PASSWORD
+from tests.vmctl.conftest import Command
 
 pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux")
 
