@@ -7,9 +7,9 @@ from sqlalchemy import Select, select
 
 from api.routes import answers, requests, router
 from api.routes.requested_vms import choice_of
+from api.routes.resources import OnceOnVM, OnceOrTrialOnVM
 from api.web import openapi
 from api.web.dependencies import Process, ReadableVM
-from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.lists import Order
 from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
@@ -33,7 +33,7 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
         *("invalid_address", "address_in_use"),
     ),
 )
-async def attach_interface(once: OnceOrTrial, vm_id: UUID, body: requests.NewInterface) -> Response:
+async def attach_interface(once: OnceOrTrialOnVM, vm_id: UUID, body: requests.NewInterface) -> Response:
     """Give a VM an address in a network, a certain one or any. A VM may have several in one network."""
     network = choice_of(body.network, body.network_id, "network")
     return await once(
@@ -69,7 +69,7 @@ async def get_interface(process: Process, vm: ReadableVM, interface_id: UUID) ->
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition"),
 )
-async def detach_interface(once: OncePerKey, vm_id: UUID, interface_id: UUID) -> Response:
+async def detach_interface(once: OnceOnVM, vm_id: UUID, interface_id: UUID) -> Response:
     """Detach an interface from a VM and give its address back. A second detach changes nothing."""
     return await once(
         lambda tx, requester: respond_204(interfaces.detach_interface(tx, requester, vm_id, interface_id))

@@ -10,10 +10,9 @@ from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
-from api.routes.resources import OPERATIONS, temporal_url
+from api.routes.resources import OPERATIONS, OnceOrTrialOnOperation, temporal_url
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, Process, ProcessState, ReadableVM
-from api.web.idempotency import OnceOrTrial
 from api.web.lists import Order, Readable
 from api.web.models import FieldError
 from api.web.pages import WantedPage
@@ -112,7 +111,7 @@ async def list_vm_operations(
     openapi_extra=openapi.problems("too_late"),
 )
 async def cancel_operation(
-    process: Process, once: OnceOrTrial, operation_id: UUID, body: requests.NoInput | None = None
+    process: Process, once: OnceOrTrialOnOperation, operation_id: UUID, body: requests.NoInput | None = None
 ) -> Response:
     """Cancel an operation before its point of no return, and undo what it has done.
 

@@ -12,7 +12,7 @@ from sqlalchemy import Label, func, literal
 
 from api.routes import answers
 from api.web.dependencies import CurrentUser, Process, ProcessState
-from api.web.guards import Guard, IfMatch
+from api.web.guards import Guard, IfMatch, IfMatchOfVM
 from api.web.idempotency import Once, OnceOrTrial, OncePerKey
 from api.web.single import Resource, etag
 from domain import logs
@@ -84,11 +84,11 @@ def _guarded(once: Once, process: ProcessState, resource: Resource, id: UUID, co
     return replace(once, guard=Guard(resource, process.changes.views[resource.table], id, condition))
 
 
-async def _once_on_vm(once: OncePerKey, process: Process, vm_id: UUID, if_match: IfMatch = None) -> Once:
+async def _once_on_vm(once: OncePerKey, process: Process, vm_id: UUID, if_match: IfMatchOfVM = None) -> Once:
     return _guarded(once, process, VMS, vm_id, if_match)
 
 
-async def _once_or_trial_on_vm(once: OnceOrTrial, process: Process, vm_id: UUID, if_match: IfMatch = None) -> Once:
+async def _once_or_trial_on_vm(once: OnceOrTrial, process: Process, vm_id: UUID, if_match: IfMatchOfVM = None) -> Once:
     return _guarded(once, process, VMS, vm_id, if_match)
 
 
@@ -104,6 +104,12 @@ async def _once_or_trial_on_volume(
 
 async def _once_on_snapshot(once: OncePerKey, process: Process, snapshot_id: UUID, if_match: IfMatch = None) -> Once:
     return _guarded(once, process, SNAPSHOTS, snapshot_id, if_match)
+
+
+async def _once_or_trial_on_operation(
+    once: OnceOrTrial, process: Process, operation_id: UUID, if_match: IfMatch = None
+) -> Once:
+    return _guarded(once, process, OPERATIONS, operation_id, if_match)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +138,11 @@ async def _changer(process: Process, caller: CurrentUser, if_match: IfMatch = No
 
 
 ChangeOne = Annotated[Changer, Depends(_changer)]
-# OncePerKey and OnceOrTrial for changes of the path's resource, which `If-Match` may guard.
+# OncePerKey and OnceOrTrial for changes that `If-Match` may guard. Attachments and interfaces have no ETag of their
+# own, so the tag is that of their VM, which shows them.
 OnceOnVM = Annotated[Once, Depends(_once_on_vm)]
 OnceOrTrialOnVM = Annotated[Once, Depends(_once_or_trial_on_vm)]
 OnceOnVolume = Annotated[Once, Depends(_once_on_volume)]
 OnceOrTrialOnVolume = Annotated[Once, Depends(_once_or_trial_on_volume)]
 OnceOnSnapshot = Annotated[Once, Depends(_once_on_snapshot)]
+OnceOrTrialOnOperation = Annotated[Once, Depends(_once_or_trial_on_operation)]

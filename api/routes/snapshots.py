@@ -11,7 +11,6 @@ from api.routes.resources import SNAPSHOTS, ChangeOne, OnceOnSnapshot, OnceOrTri
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, ReadableVM
 from api.web.fields import Text
-from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.lists import Readable
 from api.web.pages import WantedPage
@@ -37,7 +36,7 @@ _ALL, _ONE = "/snapshots", "/snapshots/{snapshot_id}"
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "volume_backed"),
 )
-async def create_snapshot(once: OnceOrTrial, vm_id: UUID, body: requests.NewSnapshot) -> Response:
+async def create_snapshot(once: OnceOrTrialOnVM, vm_id: UUID, body: requests.NewSnapshot) -> Response:
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
     return await once(
         lambda tx, requester: respond_202(

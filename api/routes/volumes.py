@@ -9,11 +9,11 @@ from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
-from api.routes.resources import VOLUMES, ChangeOne, OnceOnVolume, OnceOrTrialOnVolume
+from api.routes.resources import VOLUMES, ChangeOne, OnceOnVM, OnceOnVolume, OnceOrTrialOnVM, OnceOrTrialOnVolume
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, Process, ReadableVM
 from api.web.fields import Text
-from api.web.idempotency import OnceOrTrial, OncePerKey
+from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
 from api.web.lists import Order, Readable
 from api.web.pages import WantedPage
@@ -142,7 +142,7 @@ async def extend_volume(once: OnceOrTrialOnVolume, volume_id: UUID, body: reques
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
 )
-async def attach_volume(process: Process, once: OnceOrTrial, vm_id: UUID, body: requests.NewAttachment) -> Response:
+async def attach_volume(process: Process, once: OnceOrTrialOnVM, vm_id: UUID, body: requests.NewAttachment) -> Response:
     """Attach a volume that is AVAILABLE. `device` is the path of its device in the VM."""
     options = {
         "delete_on_termination": body.delete_on_termination,
@@ -180,7 +180,7 @@ async def get_attached_volume(process: Process, vm: ReadableVM, volume_id: UUID)
     responses=openapi.headers(204, "Operation-Location"),
     openapi_extra=openapi.problems("invalid_transition", "root_volume"),
 )
-async def detach_volume(once: OncePerKey, vm_id: UUID, volume_id: UUID) -> Response:
+async def detach_volume(once: OnceOnVM, vm_id: UUID, volume_id: UUID) -> Response:
     """Detach a volume from a VM, unless the VM boots from it. A second detach changes nothing."""
     return await once(lambda tx, requester: respond_204(volumes.detach_volume(tx, requester, vm_id, volume_id)))
 

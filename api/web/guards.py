@@ -1,7 +1,7 @@
 """`If-Match`: a change is made only if the resource is still as the client has seen it."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import Header
@@ -13,15 +13,18 @@ from domain.data import views
 from domain.data.projects import may_read
 from domain.data.views import View
 
-IfMatch = Annotated[
-    str | None,
-    Header(
+
+def _if_match(resource: str) -> Any:
+    return Header(
         alias="If-Match",
         max_length=1024,
-        description="The ETag of the resource as you have seen it. If it has changed since, nothing is done (412).",
+        description=f"The ETag of the {resource} as you have seen it. If it has changed since, nothing is done (412).",
         examples=['"4d1f0c9f7a6b2e8d3c5a9b10"'],
-    ),
-]
+    )
+
+
+IfMatch = Annotated[str | None, _if_match("resource")]
+IfMatchOfVM = Annotated[str | None, _if_match("VM")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import httpx
@@ -14,6 +15,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import create_app
+from api.background import housekeeping
 from api.web import security
 from api.web.security import LoginCaller, Signing
 from domain.data.accounts import User
@@ -87,6 +89,12 @@ async def count(engine: AsyncEngine, model: type[Any]) -> int:
 def pointers(problem: dict[str, Any]) -> set[str]:
     """The pointers, parameters and headers that the errors of a problem name."""
     return {error.get("pointer") or error.get("parameter") or error.get("header") for error in problem["errors"]}
+
+
+@pytest.fixture(autouse=True)
+def no_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the application from looking for old rows when it starts: that takes longer than most tests."""
+    monkeypatch.setattr(housekeeping, "run", AsyncMock())
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from domain.data.models import VM, Operation
 from domain.data.queries import update_vm
 from domain.rules.states import Action, OperationStatus, Status
 from tests.api.conftest import FLAVOR, Person, count
-from tests.support.rows import FLAVOR_IDS, add_attachment, add_operation, add_snapshot, add_vm, add_volume
+from tests.api.vm_resources import NO_ID
+from tests.support.rows import FLAVOR_IDS, NETWORK_IDS, add_attachment, add_operation, add_snapshot, add_vm, add_volume
 from tests.support.waiting import wait_until_blocked
 
 
@@ -77,6 +78,12 @@ async def test_the_tag_of_a_vm_changes_exactly_when_its_answer_does(ada: Person,
         ("POST", "/actions/resize", {"flavor_id": str(FLAVOR_IDS["m1.large"])}),
         ("POST", "/actions/confirm-resize", None),
         ("POST", "/actions/revert-resize", None),
+        ("POST", "/volumes", {"volume_id": NO_ID}),
+        ("DELETE", f"/volumes/{NO_ID}", None),
+        ("POST", "/interfaces", {"network_id": str(NETWORK_IDS["private"])}),
+        ("DELETE", f"/interfaces/{NO_ID}", None),
+        ("POST", "/snapshots", {"name": "before"}),
+        ("POST", f"/snapshots/{NO_ID}/restore", None),
     ],
 )
 async def test_a_change_of_a_vm_that_has_changed_is_not_made(
@@ -109,6 +116,24 @@ async def test_deletes_of_volumes_and_snapshots_are_guarded_too(ada: Person, eng
     assert (await ada.http.delete(path, headers={"If-Match": '"other"'})).status_code == 412
     tag = (await ada.http.get(path)).headers["ETag"]
     assert (await ada.http.delete(path, headers={"If-Match": tag})).status_code == 204
+
+
+async def test_a_cancel_of_an_operation_is_guarded_too(ada: Person) -> None:
+    path = f"/operations/{(await ada.create())['operation_id']}"
+    assert (await ada.http.post(f"{path}/cancel", headers={"If-Match": '"other"'})).status_code == 412
+    tag = (await ada.http.get(path)).headers["ETag"]
+    assert (await ada.http.post(f"{path}/cancel", headers={"If-Match": tag})).status_code == 202
+    assert (await ada.http.post(f"{path}/cancel", headers={"If-Match": tag})).status_code == 412
+
+
+async def test_an_attach_that_comes_between_is_noticed_by_a_guarded_snapshot(ada: Person, engine: AsyncEngine) -> None:
+    async with engine.begin() as tx:
+        vm, volume = await add_vm(tx, ada.user), await add_volume(tx, ada.user)
+    guard = {"If-Match": (await ada.http.get(f"/vms/{vm.id}")).headers["ETag"]}
+    attach = await ada.http.post(f"/vms/{vm.id}/volumes", json={"volume_id": str(volume.id)}, headers=guard)
+    assert attach.status_code == 202
+    refused = await ada.http.post(f"/vms/{vm.id}/snapshots", json={"name": "before"}, headers=guard)
+    assert (refused.status_code, refused.json()["code"]) == (412, "precondition_failed")
 
 
 async def test_a_guard_says_nothing_of_what_others_have(ada: Person, bob: Person, engine: AsyncEngine) -> None:

@@ -8,15 +8,18 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import housekeeping
+from api.background.housekeeping import run
 from domain.data import advisory_locks, database
 from domain.data.accounts import IdempotencyKey
 from domain.data.models import Operation
 from domain.rules.states import Action
+from domain.settings import Settings
 from domain.upkeep import retention
-from tests.api.conftest import count
+from tests.api.conftest import count, running
 from tests.api.old_rows import DAYS, ended
 from tests.conftest import make_settings
 from tests.support.rows import add_user, add_vm
+from tests.support.waiting import poll
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +47,17 @@ async def test_any_number_of_rows_goes_in_small_batches(engine: AsyncEngine, mon
     await housekeeping.delete_expired(engine, 0)
     assert await count(engine, IdempotencyKey) == 0
     assert (max(deleted), sum(deleted)) == (100, 1050)
+
+
+async def test_the_application_deletes_old_rows_when_it_starts(
+    engine: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "run", run)
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        await ended(tx, vm, Action.START)
+    async with running(settings.model_copy(update={"operation_retention_days": DAYS})):
+        await poll(lambda: count(engine, Operation), lambda number: number == 0, interval=0.01)
 
 
 async def test_one_process_deletes_at_a_time(engine: AsyncEngine) -> None:

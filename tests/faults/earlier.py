@@ -68,6 +68,7 @@ async def api(root: Path, stack: Stack, user: User, **settings: str) -> AsyncIte
         url = f"http://127.0.0.1:{port}/api/v1"
         async with httpx.AsyncClient(base_url=url, timeout=20, headers=user.http.headers) as http:
             user_of_api = User(http)
+            user_of_api.wait = 0
             await user_of_api.request("GET", "/health/ready")
             yield process.pid, user_of_api
 

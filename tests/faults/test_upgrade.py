@@ -44,6 +44,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 async def test_operations_started_by_an_earlier_commit_end_on_this_one(stack: Stack) -> None:
     async with log_in(stack) as old, contextlib.AsyncExitStack() as processes:
+        old.wait = 0
         refusals: list[str] = []
         note_refusals(old.http, refusals)
         vms = (create_resized(old, "confirmed"), create_resized(old, "reverted"), old.create_active("auto-confirmed"))

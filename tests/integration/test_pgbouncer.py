@@ -13,7 +13,7 @@ from domain.data import database
 from tests.conftest import make_settings
 from tests.support import pgbouncer
 from tests.support.stack import QUICK_CLOUD, Stack
-from tests.support.users import log_in
+from tests.support.users import register
 
 pytestmark = pgbouncer.needs_pgbouncer
 
@@ -29,7 +29,7 @@ async def test_vms_live_and_race_behind_pgbouncer(tmp_path: Path, url: str) -> N
     stack = Stack.at(tmp_path, DATABASE_URL=url, **QUICK_CLOUD)
     stack.start()
     try:
-        async with log_in(stack) as user:
+        async with register(stack) as user:
             vms = await asyncio.gather(*(user.create_active(f"web-{number}") for number in range(6)))
             for vm in vms:
                 stops = [user.http.post(f"/vms/{vm}/actions/stop", timeout=30) for _ in range(10)]

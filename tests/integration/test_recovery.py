@@ -6,10 +6,9 @@ from uuid import UUID
 from tests.integration.mock_cloud import servers_of
 from tests.support.stack import Stack
 from tests.support.truth import differences
-from tests.support.users import User, operation_id
+from tests.support.users import ENDS, User, operation_id
 from tests.support.waiting import poll
 
-ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SUPERSEDED")
 ORPHAN = """
 INSERT INTO mock_cloud.servers (vm_id, name, vcpus, ram_mb, disk_gb, image_id, status)
 SELECT $2, 'orphan', vcpus, ram_mb, disk_gb, image_id, 'ACTIVE' FROM mock_cloud.servers WHERE vm_id = $1
@@ -36,7 +35,7 @@ async def test_operations_of_terminated_workflows_are_closed(stack: Stack, user:
         operation = await until_status(user, id, "RUNNING", *ENDS)
         await client.get_workflow_handle(operation["workflow_id"]).terminate("by an operator")
     for id in operation_ids:
-        operation = await until_status(user, id, *ENDS)
+        operation = await user.end_of(f"/operations/{id}", deadline=120)
         assert operation["status"] == "SUCCEEDED" or operation["error"]["code"] == "workflow_terminated", operation
     assert (await user.until(built["id"]))["status"] == "ERROR"
     assert await servers_of(stack, built["id"]) == []

@@ -43,6 +43,7 @@ class VMOwner:
         """Create a resource with a POST; returns it when it has the status."""
         answer = await self.send("POST", path, **body)
         assert answer.status_code == 202, answer.text
+        await self.ends_of(answer)
         return await self.until(answer.headers["Location"].removeprefix("/api/v1"), status)
 
     async def create_volume(self) -> str:
@@ -67,5 +68,4 @@ class VMOwner:
     async def ends_of(self, *answers: httpx.Response) -> list[str]:
         """Wait for the operations of the accepted requests; returns the statuses with which they end."""
         paths = [operation_path(answer) for answer in answers if answer.status_code in {202, 204}]
-        all_ends = ("SUCCEEDED", "FAILED", "CANCELED", "SUPERSEDED")
-        return [(await self.until(path, *all_ends))["status"] for path in paths]
+        return [(await self.user.end_of(path))["status"] for path in paths]

@@ -10,8 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
+import bcrypt
 import httpx
 
+from api.web import security
 from tests.support.stack import Stack
 from tests.support.waiting import DEADLINE, poll
 
@@ -26,13 +28,23 @@ RETRYABLE = {
     "shutting_down",
     "too_many_requests",
 }
+ENDS = ("SUCCEEDED", "FAILED", "CANCELED", "SUPERSEDED")
 PASSWORD = "Correct-Horse-1"
+# Hashed with the lowest cost that bcrypt allows. The real cost keeps a processor busy for half a second for each user
+# who registers and logs in; tests/api tests both.
+ADD_ACCOUNT = "INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $3, $4)"
+CHEAP_HASH = bcrypt.hashpw(security._digest(PASSWORD), bcrypt.gensalt(4)).decode()
 
 
 class User:
-    """A registered user; requests are repeated while the stack is down."""
+    """A registered user; requests are repeated while the stack is down.
+
+    `wait` is the most seconds that a request for a resource waits until no operation changes it; 0 is for an API that
+    cannot wait.
+    """
 
     deadline = DEADLINE
+    wait = 4
 
     def __init__(self, http: httpx.AsyncClient, poll_every: float = 0.05) -> None:
         self.http = http
@@ -85,15 +97,28 @@ class User:
         return await self.until(vm_id, "VERIFY_RESIZE")
 
     async def until(self, vm_id: str, *statuses: str, task_state: str | None = None) -> dict[str, Any]:
-        """Poll a VM until it has the task state, by default none, and one of the statuses, by default any."""
+        """Wait until a VM has the task state, by default none, and one of the statuses, by default any."""
+        path = f"/vms/{vm_id}" if task_state else self.waiting(f"/vms/{vm_id}")
 
         def has_arrived(vm: dict[str, Any]) -> bool:
             return vm["task_state"] == task_state and (not statuses or vm["status"] in statuses)
 
         vm: dict[str, Any] = await poll(
-            lambda: self.read(f"/vms/{vm_id}"), has_arrived, deadline=self.deadline, interval=self.poll_every
+            lambda: self.read(path), has_arrived, deadline=self.deadline, interval=self.poll_every
         )
         return vm
+
+    async def end_of(self, path: str, deadline: float | None = None) -> dict[str, Any]:
+        """The operation when it has ended."""
+        read, path = self.read, self.waiting(path)
+        operation: dict[str, Any] = await poll(
+            lambda: read(path), lambda operation: operation["status"] in ENDS, deadline=deadline or self.deadline
+        )
+        return operation
+
+    def waiting(self, path: str) -> str:
+        """The path of a request that waits until no operation changes the resource."""
+        return f"{path}?wait={self.wait}" if self.wait else path
 
     async def until_nothing_open(self) -> None:
         """Wait until none of the user's operations is queued or running."""
@@ -113,11 +138,27 @@ def operation_id(answer: httpx.Response) -> str | None:
 
 @asynccontextmanager
 async def log_in(stack: Stack, poll_every: float = 0.05) -> AsyncIterator[User]:
-    """Register a new user and log in."""
+    """Log in as a new user."""
     async with httpx.AsyncClient(base_url=stack.url, timeout=5) as http:
         user = User(http, poll_every)
-        await _authenticate(user, f"user-{uuid4().hex[:12]}", {201})
+        await _authenticate(user, await add_account(stack))
         yield user
+
+
+@asynccontextmanager
+async def register(stack: Stack) -> AsyncIterator[User]:
+    """Register a new user and log in, as a client does."""
+    async with httpx.AsyncClient(base_url=stack.url, timeout=5) as http:
+        user, name = User(http), f"user-{uuid4().hex[:12]}"
+        await _register(user, name, {201})
+        yield user
+
+
+async def add_account(stack: Stack) -> str:
+    """Add an account to a stack, which need not hash a password for it; returns its name."""
+    name = f"user-{uuid4().hex[:12]}"
+    await stack.sql(ADD_ACCOUNT, uuid4(), name, f"{name}@example.com", CHEAP_HASH)
+    return name
 
 
 @dataclass(frozen=True)
@@ -153,6 +194,7 @@ class RetryingUser(User):
     """
 
     deadline = DEADLINE_WITH_FAULTS
+    wait = 1  # less than CUT_AFTER
 
     def __init__(self, http: httpx.AsyncClient, name: str) -> None:
         super().__init__(http)
@@ -204,13 +246,16 @@ async def log_in_retrying(url: str, name: str) -> AsyncIterator[RetryingUser]:
     async with httpx.AsyncClient(base_url=url, timeout=CUT_AFTER) as http:
         user = RetryingUser(http, f"{name}-{uuid4().hex[:8]}")
         # 409: an earlier attempt has registered the user, but its answer was lost.
-        await _authenticate(user, user.name, {201, 409})
+        await _register(user, user.name, {201, 409})
         yield user
 
 
-async def _authenticate(user: User, name: str, registered: set[int]) -> None:
-    login = {"username": name, "password": PASSWORD}
-    account = login | {"email": f"{name}@example.com"}
+async def _register(user: User, name: str, registered: set[int]) -> None:
+    account = {"username": name, "email": f"{name}@example.com", "password": PASSWORD}
     assert (await user.request("POST", "/auth/register", json=account)).status_code in registered
-    tokens = (await user.request("POST", "/auth/login", json=login)).json()
+    await _authenticate(user, name)
+
+
+async def _authenticate(user: User, name: str) -> None:
+    tokens = (await user.request("POST", "/auth/login", json={"username": name, "password": PASSWORD})).json()
     user.http.headers["Authorization"] = f"Bearer {tokens['access_token']}"

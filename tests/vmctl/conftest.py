@@ -9,15 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
-from uuid import uuid4
 
 import pytest
 
 from tests.meta.files import ROOT
 from tests.support.stack import Stack
+from tests.support.users import PASSWORD, add_account
 from vmctl.cli import main
-
-PASSWORD = "Correct-Horse-1"
 
 
 @dataclass(frozen=True)
@@ -80,9 +78,7 @@ def stranger(stack: Stack, programs: Path, tmp_path: Path) -> Command:
 
 
 @pytest.fixture
-def vmctl(stranger: Command) -> Command:
+async def vmctl(stack: Stack, stranger: Command) -> Command:
     """The command of a new user, who has logged in."""
-    name = f"user-{uuid4().hex[:12]}"
-    account = ("-u", name, "--email", f"{name}@example.com", "--password-stdin")
-    stranger.run("register", *account, input=f"{PASSWORD}\n")
+    stranger.run("login", "-u", await add_account(stack), "--password-stdin", input=f"{PASSWORD}\n")
     return stranger

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.support.stack import Stack
-from tests.vmctl.conftest import PASSWORD
+from tests.support.users import PASSWORD
 from vmctl.client import AsyncClient, ProblemError
 from vmctl.client.models import OperationStatus, ProblemCode, Snapshot, SnapshotStatus, Status, VolumeStatus
 

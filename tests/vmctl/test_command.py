@@ -13,7 +13,8 @@ from activities.backends.faults import add_fault
 from activities.backends.mock.schema import FaultMode
 from domain.settings import Settings
 from tests.support.stack import Stack
-from tests.vmctl.conftest import PASSWORD, Command
+from tests.support.users import PASSWORD
+from tests.vmctl.conftest import Command
 
 
 def test_the_life_of_a_vm(vmctl: Command, tmp_path: Path) -> None:

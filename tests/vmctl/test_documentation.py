@@ -8,8 +8,9 @@ from uuid import uuid4
 
 from tests.meta.files import ROOT
 from tests.support.stack import Stack
+from tests.support.users import PASSWORD
 from tests.vmctl import transcript
-from tests.vmctl.conftest import PASSWORD, Command
+from tests.vmctl.conftest import Command
 
 ALTERABLE = [
     (r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID"),

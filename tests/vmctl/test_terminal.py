@@ -13,7 +13,9 @@ import pytest
 from activities.backends.faults import add_fault
 from activities.backends.mock.schema import FaultMode
 from domain.settings import Settings
-from tests.vmctl.conftest import PASSWORD, Command
+from tests.support.stack import Stack
+from tests.support.users import PASSWORD
+from tests.vmctl.conftest import Command
 
 pytestmark = pytest.mark.skipif(not shutil.which("tmux"), reason="needs tmux")
 
@@ -71,11 +73,17 @@ def test_a_wait_shows_the_steps_and_ends_with_the_vm(terminal: Terminal) -> None
     terminal.until(r"^status +ACTIVE")
 
 
-async def test_a_wait_shows_the_next_attempt(terminal: Terminal, cloud: Settings) -> None:
+async def test_a_wait_shows_the_next_attempt_without_asking_for_it(
+    terminal: Terminal, vmctl: Command, stack: Stack, cloud: Settings
+) -> None:
+    name = vmctl.json("whoami")["username"]
     await add_fault(cloud, "create_server", FaultMode.FAIL, times=3)
     terminal.enter("vmctl vm create web-1 -f m1.tiny --wait")
     terminal.until(r"create web-1: spawning, 66 %, attempt \d, next attempt in \d+ s \(.+\)")
     terminal.until(r"^✓ create web-1: succeeded")
+    log = (stack.data_dir / "logs" / "api.log").read_text().splitlines()
+    requests = [line for line in log if f"user={name}" in line and "GET /api/v1/operations" in line]
+    assert len(requests) <= 2, requests  # one when the events begin, and one that waits for the end
 
 
 def test_a_watch_begins_with_what_is_there(terminal: Terminal, vmctl: Command) -> None:

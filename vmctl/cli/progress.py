@@ -1,7 +1,9 @@
 """Follows operations at a terminal: each with its step, its attempt and its next one."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Thread
 from time import monotonic
 from uuid import UUID
 
@@ -12,9 +14,11 @@ from rich.text import Text
 
 from vmctl.cli import exits
 from vmctl.cli.session import Session
+from vmctl.client import ClientError
 from vmctl.client.models import Operation, OperationStatus
 
 _MOST_LINES = 12
+_MOST_IDS = 100  # of one request
 _ENDED = {OperationStatus.SUCCEEDED: ("✓", "green"), OperationStatus.FAILED: ("✗", "red")}
 
 
@@ -26,6 +30,8 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
     progress = _Live(names) if session.err.is_terminal else _Lines(session, names)
     try:
         with progress:
+            if isinstance(progress, _Live):
+                Thread(target=_show_changes, args=(session, progress), daemon=True).start()
             return session.client.operations.wait(
                 list(names), timeout=timeout, watch=progress.show, every=progress.every
             )
@@ -35,10 +41,27 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
         raise exits.ReportedError(exits.INTERRUPTED) from None
 
 
+def _show_changes(session: Session, progress: "_Live") -> None:
+    """Show each change of the operations when the service tells of it, until all have ended.
+
+    It is for the eyes only: that an operation has ended is known from the request that waits for it.
+    """
+    ids = list(progress.names)
+    with suppress(ClientError), session.connect() as client:
+        for event in client.events():
+            if event.kind == "reset":
+                for operation in client.operations.list(id=",".join(map(str, ids[:_MOST_IDS]))):
+                    progress.show(operation)
+            elif isinstance(event.resource, Operation) and event.resource.id in progress.names:
+                progress.show(event.resource)
+            if len(progress.ended) == len(ids):
+                return
+
+
 class _Lines:
     """Prints a line for each change, for logs and pipes."""
 
-    every = 10  # seconds: nobody looks on, so a request each second would be wasted
+    every = 10  # seconds: nobody looks on, so nothing tells of the changes in between
 
     def __init__(self, session: Session, names: Mapping[UUID, str]) -> None:
         self.ended: set[UUID] = set()
@@ -65,11 +88,11 @@ class _Lines:
 class _Live:
     """Shows all operations at once, and moves."""
 
-    every = 1
+    every = 30  # seconds: events tell of the changes in between
 
     def __init__(self, names: Mapping[UUID, str]) -> None:
         self.ended: set[UUID] = set()
-        self._names = names
+        self.names = names
         self._known: dict[UUID, Operation] = {}
         self._spinners: dict[UUID, Spinner] = {}
         self._begun_at = monotonic()
@@ -82,20 +105,23 @@ class _Live:
         self._live.stop()
 
     def show(self, operation: Operation) -> None:
-        """Take note of an operation."""
+        """Take note of an operation. What comes late, from the other thread, does not undo an end."""
+        if operation.id in self.ended:
+            return
         self._known[operation.id] = operation
         if operation.finished_at:
             self.ended.add(operation.id)
 
     def _render(self) -> RenderableType:
-        operations = sorted(self._known.values(), key=lambda operation: operation.id in self.ended)
+        known = tuple(self._known.values())  # at once: another thread adds to them
+        operations = sorted(known, key=lambda operation: operation.id in self.ended)
         lines: list[RenderableType] = [self._line(operation) for operation in operations[:_MOST_LINES]]
-        if len(self._names) > _MOST_LINES:
-            lines.append(Text(f"  {len(self.ended)} of {len(self._names)} have ended"))
+        if len(self.names) > _MOST_LINES:
+            lines.append(Text(f"  {len(self.ended)} of {len(self.names)} have ended"))
         return Group(*lines)
 
     def _line(self, operation: Operation) -> RenderableType:
-        what = f"{operation.action} {self._names[operation.id]}"
+        what = f"{operation.action} {self.names[operation.id]}"
         if operation.id in self.ended:
             mark, style = _ENDED.get(operation.status, ("-", "yellow"))
             took = operation.finished_at and (operation.finished_at - operation.created_at).total_seconds()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cached_property
 
@@ -37,12 +38,13 @@ class Session:
 
     @cached_property
     def client(self) -> Client:
-        """A client of the service."""
+        """The client of the service that the command uses."""
+        return self.connect() if self._is_completion else self.connect(_PATIENCE, self._say_retry)
+
+    def connect(self, patience: float = 0, on_retry: Callable[[str, float], None] | None = None) -> Client:
+        """Return a new client of the service."""
         token = os.environ.get("VMCTL_TOKEN") or None
-        tokens = config.FileTokens(self.url)
-        if self._is_completion:
-            return Client(self.url, token=token, tokens=tokens, patience=0)
-        return Client(self.url, token=token, tokens=tokens, patience=_PATIENCE, on_retry=self._say_retry)
+        return Client(self.url, token=token, tokens=config.FileTokens(self.url), patience=patience, on_retry=on_retry)
 
     def say(self, text: str) -> None:
         """Tell the person something that is not the result."""
