@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from domain.settings import Settings, load_settings
+from domain.settings import Settings, SettingsWithoutKey, load_settings
 from migrations import data_dir as data_dirs
 from migrations import embedded_postgres, embedded_temporal
 from migrations.children import STOP_SIGNALS, Child, StartError, say, spawn, tail
@@ -71,7 +71,7 @@ def environment(settings: Settings) -> dict[str, str]:
     database, WEB_CONCURRENCY the API from starting. PG* is for the user's own database, and OS_* for a cloud.
     Each is given only with it.
     """
-    names = INHERITED | {name.upper() for name in Settings.model_fields} - {"SECRET_KEY"}
+    names = INHERITED | {name.upper() for name in SettingsWithoutKey.model_fields}
     prefixes = ["LC_"]
     if "database_url" in settings.model_fields_set:
         prefixes.append("PG")

@@ -3,12 +3,13 @@
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from domain import database_url, tls
+from domain import database_url, payload_keys, tls
+from domain.payload_keys import PayloadKey
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
@@ -69,6 +70,8 @@ class Settings(BaseSettings):
     temporal_tls_server_ca: Path | None = None
     temporal_tls_client_cert: Path | None = None
     temporal_tls_client_key: Path | None = Field(default=None, validate_default=True)
+    temporal_payload_keys: SecretStr | None = None
+    temporal_search_names: Literal["none", "vms", "all"] = "vms"  # search_attributes.Names, without Temporal's SDK
 
     cors_allow_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
@@ -126,6 +129,12 @@ class Settings(BaseSettings):
             raise ValueError("must have visible ASCII characters only, without spaces")
         return SecretStr(key) if key else None
 
+    @field_validator("temporal_payload_keys")
+    @classmethod
+    def _check_payload_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        payload_keys.parse(value.get_secret_value() if value else "")
+        return value
+
     @field_validator("temporal_ui_url")
     @classmethod
     def _without_last_slash(cls, value: str) -> str:
@@ -146,7 +155,7 @@ class Settings(BaseSettings):
                 raise ValueError("must be * or origins like https://example.com, separated by commas")
         return value
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", check_fields=False)  # SettingsWithoutKey has none
     @classmethod
     def _check_strength(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -207,15 +216,27 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def payload_keys(self) -> tuple[PayloadKey, ...]:
+        """The keys that encrypt what Temporal keeps, the one in use first; none if it is not encrypted."""
+        keys = self.temporal_payload_keys
+        return payload_keys.parse(keys.get_secret_value()) if keys else ()
+
+    @property
     def chooses_devices(self) -> bool:
         """Whether this service chooses the devices of volumes, and not the cloud."""
         return self.compute_backend == "mock"
 
 
-def load_settings() -> Settings:
+class SettingsWithoutKey(Settings):
+    """The settings of processes that sign no tokens. They do not read the key, wherever it stands."""
+
+    secret_key: ClassVar[None] = None  # type: ignore[misc] # no field any more
+
+
+def load_settings(kind: type[Settings] = Settings) -> Settings:
     """Read the settings; a wrong value ends the process with one line on stderr and exit code 1."""
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "".join(f" {part}".upper() for part in first["loc"][:1])

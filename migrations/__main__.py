@@ -22,7 +22,7 @@ from activities.backends import load_backend
 from activities.backends.protocol import BackendError, ComputeBackend, UnusableCloudError
 from domain import logs, temporal
 from domain.data import advisory_locks, catalogue, database, outages
-from domain.settings import Settings, load_settings
+from domain.settings import Settings, SettingsWithoutKey, load_settings
 from domain.upkeep import binding
 from domain.upkeep.binding import OtherCloudError
 from migrations import indexes
@@ -117,7 +117,7 @@ async def register(settings: Settings) -> None:
 
 def main() -> None:
     """Run the process; it ends with one clear line if a server cannot be used."""
-    settings = load_settings()
+    settings = load_settings(SettingsWithoutKey)
     logs.configure(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # silent when all is well
     temporal.forward_logs()

@@ -25,6 +25,7 @@ UNSET = {
     "temporal_tls_server_ca",
     "temporal_tls_client_cert",
     "temporal_tls_client_key",
+    "temporal_payload_keys",
     "worker_health_file",
 }
 
