@@ -21,6 +21,7 @@ _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 _LAST_PORT = 65_535
+Role = Annotated[str, Field(max_length=63)]  # PostgreSQL cuts a longer name
 Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
 
 
@@ -37,6 +38,8 @@ class Settings(BaseSettings):
     db_pool_size: int = Field(default=10, ge=1, le=1000)
     db_max_overflow: int = Field(default=20, ge=0, le=1000)
     db_echo: bool = False
+    db_api_role: Role | None = None
+    db_worker_role: Role | None = None
 
     secret_key: SecretStr | None = None
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"

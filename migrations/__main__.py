@@ -25,7 +25,7 @@ from domain.data import advisory_locks, catalogue, database, outages
 from domain.settings import Settings, SettingsWithoutKey, load_settings
 from domain.upkeep import binding
 from domain.upkeep.binding import OtherCloudError
-from migrations import indexes
+from migrations import indexes, rights
 
 logger = logging.getLogger("migrations")
 
@@ -57,7 +57,7 @@ async def migrate(settings: Settings) -> None:
         target = ""
         while target != indexes.HEAD:
             target = await indexes.build(engine, alembic_config())
-            while not await _try_to_migrate(engine, target, seeds=settings.compute_backend == "mock"):
+            while not await _try_to_migrate(engine, settings, target):
                 logger.info("Requests hold locks that the migration needs; it starts again in %.0f s", PAUSE)
                 await asyncio.sleep(PAUSE)
     finally:
@@ -75,6 +75,8 @@ async def prepare_backend(settings: Settings) -> None:
         identity = await _identity(backend)
         async with engine.begin() as tx:
             await binding.bind(tx, settings.compute_backend, identity)
+            await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
+            await rights.grant(tx, settings)
     finally:
         await asyncio.gather(backend.close(), database.close(engine))
 
@@ -89,10 +91,11 @@ async def _identity(backend: ComputeBackend) -> str | None:
         return None
 
 
-async def _try_to_migrate(engine: AsyncEngine, target: str, *, seeds: bool) -> bool:
-    """Migrate up to the target, with `seeds` seed the catalogue after the last migration, and return True.
+async def _try_to_migrate(engine: AsyncEngine, settings: Settings, target: str) -> bool:
+    """Migrate up to the target, grant what the new tables need, and return True.
 
-    Change nothing and return False if a lock was not available within LOCK_TIMEOUT.
+    After the last migration, seed the catalogue if it is the mock's. Change nothing and return False if a lock was not
+    available within LOCK_TIMEOUT.
     """
     try:
         async with engine.begin() as tx:
@@ -100,9 +103,10 @@ async def _try_to_migrate(engine: AsyncEngine, target: str, *, seeds: bool) -> b
             await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
             await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), target))
-            if seeds and target == indexes.HEAD:
+            if settings.compute_backend == "mock" and target == indexes.HEAD:
                 await binding.bind(tx, "mock", "mock")  # before the catalogue of another cloud is replaced
                 await catalogue.seed(tx)
+            await rights.grant(tx, settings)
     except DBAPIError as error:
         if outages.sqlstate_of(error) != LOCK_NOT_AVAILABLE:
             raise
@@ -124,7 +128,7 @@ def main() -> None:
     try:
         asyncio.run(migrate(settings))
         asyncio.run(prepare_backend(settings))
-    except OtherCloudError as error:
+    except (OtherCloudError, rights.OwnerError) as error:
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
     except UnusableCloudError as error:
         raise SystemExit(f"The cloud of COMPUTE_BACKEND cannot be used: {error}") from None

@@ -52,7 +52,7 @@ def test_a_wrong_key_stops_the_start_and_is_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], value: str
 ) -> None:
     monkeypatch.setenv("TEMPORAL_PAYLOAD_KEYS", value)
-    with pytest.raises(SystemExit, match="Wrong setting TEMPORAL_PAYLOAD_KEYS: must (not )?have") as error:
+    with pytest.raises(SystemExit, match=r"Wrong setting TEMPORAL_PAYLOAD_KEYS: must (not )?have") as error:
         load_settings()
     assert value not in str(error.value) + "".join(capsys.readouterr())
 
