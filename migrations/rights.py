@@ -45,8 +45,8 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
         "program_tokens": _ONLY_API,
         "idempotency_keys": _ONLY_API,
         # What can be asked for.
-        "flavors": _CATALOGUE,
-        "images": _CATALOGUE,
+        "flavors": Rights(READ | ADD, READ | ADD | CHANGE),  # a server that is adopted may have an unknown one
+        "images": Rights(READ | ADD, READ | ADD | CHANGE),
         "networks": _CATALOGUE,
         "security_groups": _CATALOGUE,
         "availability_zones": _CATALOGUE,
@@ -60,7 +60,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
         # Of guests.
         "ssh_keys": _ONLY_API,
         "user_data": Rights(READ | ADD | REMOVE, READ | REMOVE),
-        "console_answers": Rights(READ | CHANGE | REMOVE, READ | ADD),
+        "console_answers": Rights(READ | CHANGE | REMOVE, READ | ADD | CHANGE),
         # What workers have seen in the cloud.
         "found_servers": Rights(READ | CHANGE | REMOVE, ROWS),
         "bound_cloud": Rights(NOTHING, READ | ADD | CHANGE),
