@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from temporalio.api.common.v1 import Payload
 from temporalio.converter import DataConverter, DefaultFailureConverterWithEncodedAttributes, PayloadCodec
 
-from domain.payload_keys import PayloadKey
+from domain.payload_keys import PLAIN, PayloadKey
 
 ENCRYPTED: Final = b"binary/encrypted"
 _NONCE_SIZE = 12  # bytes, as NIST SP 800-38D recommends
@@ -27,12 +27,12 @@ class UnreadablePayloadError(Exception):
 class EncryptingCodec(PayloadCodec):
     """Encrypts with the first key, decrypts with the one that a payload names, and lets plain payloads pass.
 
-    So histories that began before there were keys go on. Without keys it encrypts nothing.
+    So histories that began before there were keys go on. Without keys, or with PLAIN as the first, it encrypts nothing.
     """
 
     def __init__(self, keys: Sequence[PayloadKey]) -> None:
-        self._ciphers = {key.id: AESGCM(key.secret) for key in keys}
-        self._first = keys[0].id if keys else None
+        self._ciphers = {key.id: AESGCM(key.secret) for key in keys if key is not PLAIN}
+        self._first = keys[0].id if _encrypts(keys) else None
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Encrypt the payloads."""
@@ -59,8 +59,14 @@ class EncryptingCodec(PayloadCodec):
             raise UnreadablePayloadError(text) from None
 
 
+def _encrypts(keys: Sequence[PayloadKey]) -> bool:
+    return bool(keys) and keys[0] is not PLAIN
+
+
 def converter(keys: Sequence[PayloadKey]) -> DataConverter:
-    """The converter of a Temporal client. With keys, it also moves the texts of failures into encrypted payloads."""
+    """The converter of a Temporal client. If it encrypts, it also moves the texts of failures into payloads."""
     # Without keys, the codec still says clearly what is wrong with a payload that is encrypted.
     plain = replace(DataConverter.default, payload_codec=EncryptingCodec(keys))
-    return replace(plain, failure_converter_class=DefaultFailureConverterWithEncodedAttributes) if keys else plain
+    if not _encrypts(keys):
+        return plain
+    return replace(plain, failure_converter_class=DefaultFailureConverterWithEncodedAttributes)

@@ -19,9 +19,15 @@ class PayloadKey:
     secret: bytes = field(repr=False)
 
 
+PLAIN: Final = PayloadKey("plain", b"")
+"""In the place of the first key: nothing is encrypted, yet or any more, and the other keys decrypt."""
+
+
 def parse(text: str) -> tuple[PayloadKey, ...]:
     """The keys in a setting such as `2026-11:a2V5...,2026-05:b2xk...`; ValueError if it has another form."""
-    keys = tuple(_parse_key(part.strip()) for part in text.split(",")) if text.strip() else ()
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    is_plain = parts[:1] == [PLAIN.id]
+    keys = (*([PLAIN] if is_plain else []), *(_parse_key(part) for part in parts[is_plain:]))
     if len({key.id for key in keys}) < len(keys):
         raise ValueError("must not have two keys with one id")
     return keys

@@ -36,6 +36,18 @@ def test_the_setting_has_several_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "nnn" not in repr(settings.payload_keys)
 
 
+def test_plain_in_the_place_of_the_first_key_keeps_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPORAL_PAYLOAD_KEYS", f"plain,{encoded(NEW)}")
+    assert load_settings().payload_keys == (payload_keys.PLAIN, NEW)
+
+
+async def test_with_plain_first_nothing_is_encrypted_and_all_is_decrypted() -> None:
+    codec = EncryptingCodec(payload_keys.parse(f"plain,{encoded(NEW)}"))
+    [encrypted] = await EncryptingCodec([NEW]).encode([PLAIN])
+    assert await codec.encode([PLAIN]) == [PLAIN]
+    assert await codec.decode([encrypted]) == [PLAIN]
+
+
 def test_without_the_setting_there_are_no_keys() -> None:
     assert load_settings().payload_keys == ()
 
@@ -46,6 +58,7 @@ def test_without_the_setting_there_are_no_keys() -> None:
         *("2026-11", "2026-11:", ":bm9uZQ==", "2026-11:not base64", "a b:" + "bm5u" * 10, f"{encoded(NEW)},"),
         "2026-11:" + base64.b64encode(b"n" * 16).decode(),
         f"{encoded(NEW)},{encoded(NEW)}",
+        f"{encoded(NEW)},plain",
     ],
 )
 def test_a_wrong_key_stops_the_start_and_is_not_shown(

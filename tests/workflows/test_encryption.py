@@ -14,7 +14,7 @@ from temporalio.worker import Replayer
 
 from domain import payload_codec
 from domain.payload_codec import EncryptingCodec
-from domain.payload_keys import PayloadKey
+from domain.payload_keys import PLAIN, PayloadKey
 from domain.rules.messages import Activity
 from domain.rules.states import Action
 from tests.replay.record import HISTORIES
@@ -120,7 +120,7 @@ async def test_plain_histories_replay_with_keys(name: str) -> None:
     await replay(WorkflowHistory.from_json(name, (HISTORIES / f"{name}.json").read_text()), NEW)
 
 
-@pytest.mark.parametrize("keys", [(), (OLD,), (PayloadKey(NEW.id, b"x" * 32),)], ids=["none", "another", "wrong"])
+@pytest.mark.parametrize("keys", [(), (PayloadKey(NEW.id, b"x" * 32),)], ids=["missing", "wrong"])
 async def test_workers_without_the_key_say_so_and_lose_nothing(
     temporal_environment: WorkflowEnvironment, caplog: pytest.LogCaptureFixture, keys: tuple[PayloadKey, ...]
 ) -> None:
@@ -134,6 +134,25 @@ async def test_workers_without_the_key_say_so_and_lose_nothing(
     async with world_with(temporal_environment, OLD, NEW, queue=without_key._queue) as with_key:
         await with_key.client.get_workflow_handle(handle.id).result()
         assert with_key.called()[-1] is Activity.FINISH_OPERATION
+
+
+async def test_encryption_is_turned_on_and_off_while_a_workflow_runs(
+    temporal_environment: WorkflowEnvironment,
+) -> None:
+    """With `plain` before the key, a process can read what those that encrypt already have written."""
+    async with world_with(temporal_environment, PLAIN, NEW) as ready:
+        ready.script(Activity.WAIT_FOR_SERVER, HANG)
+        handle = await ready.start(Action.STOP)
+        await ready.reached[Activity.WAIT_FOR_SERVER].wait()
+    async with world_with(temporal_environment, NEW, queue=ready._queue) as encrypting:
+        encrypting.script(Activity.FINISH_OPERATION, HANG)
+        await encrypting.reached[Activity.FINISH_OPERATION].wait()
+    async with world_with(temporal_environment, PLAIN, NEW, queue=ready._queue):
+        await handle.result()
+    history = await history_of(handle)
+    assert b"web-1" in content(history)
+    assert b"2026-11" in content(history)
+    await replay(history, PLAIN, NEW)
 
 
 async def test_keys_are_rotated_while_a_workflow_runs(temporal_environment: WorkflowEnvironment) -> None:
