@@ -20,6 +20,7 @@ READ, ADD = frozenset({"SELECT"}), frozenset({"INSERT"})
 CHANGE, REMOVE = frozenset({"UPDATE"}), frozenset({"DELETE"})
 NOTHING = frozenset[str]()
 ROWS = READ | ADD | CHANGE | REMOVE
+_OF_SEQUENCES = frozenset({"USAGE"})
 
 
 class OwnerError(Exception):
@@ -83,11 +84,11 @@ _QUOTED = text("SELECT quote_ident(:name)")
 _EXISTS = text("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :name)")
 _IS_OURS = text("SELECT pg_has_role(:name, current_user, 'MEMBER')")
 _OURS = text("""
-SELECT schemaname AS schema, tablename AS name, false AS is_sequence FROM pg_tables
-WHERE schemaname = ANY (:schemas) AND pg_has_role(tableowner, 'USAGE')
-UNION ALL SELECT schemaname, sequencename, true FROM pg_sequences
-WHERE schemaname = ANY (:schemas) AND pg_has_role(sequenceowner, 'USAGE')
-ORDER BY 1, 2""")
+SELECT tablename AS name, 'TABLE' AS kind FROM pg_tables
+WHERE schemaname = :schema AND pg_has_role(tableowner, 'USAGE')
+UNION ALL SELECT sequencename, 'SEQUENCE' FROM pg_sequences
+WHERE schemaname = :schema AND pg_has_role(sequenceowner, 'USAGE')
+ORDER BY 1""")
 _CAN_USE = text("SELECT has_schema_privilege(:role, :schema, 'USAGE')")
 
 
@@ -133,19 +134,15 @@ async def _statements(tx: AsyncConnection, role: str, kinds: list[str]) -> list[
     name = await _quoted(tx, role)
     # An earlier version has granted rights in advance, on tables that were not made yet.
     statements = [f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM {name}" for kind in ("TABLES", "SEQUENCES")]
-    ours = (await tx.execute(_OURS, {"schemas": list(RIGHTS)})).all()
-    statements += [
-        f"GRANT USAGE ON SCHEMA {schema} TO {name}"
-        for schema in sorted({row.schema for row in ours})
-        if not await tx.scalar(_CAN_USE, {"role": role, "schema": schema})
-    ]
-    for row in ours:
-        kind, item = "SEQUENCE" if row.is_sequence else "TABLE", f'{row.schema}."{row.name}"'
-        rights = RIGHTS[row.schema].get(row.name)  # none if a later version has made the table
-        needed = frozenset[str]().union(*(getattr(rights, kind) for kind in kinds)) if rights else NOTHING
-        if row.is_sequence:
-            needed = frozenset({"USAGE"})
-        statements.append(f"REVOKE ALL ON {kind} {item} FROM {name}")
-        if needed:
-            statements.append(f"GRANT {', '.join(sorted(needed))} ON {kind} {item} TO {name}")
+    for schema, tables in RIGHTS.items():
+        needed = {table: frozenset[str]().union(*(getattr(r, kind) for kind in kinds)) for table, r in tables.items()}
+        ours = (await tx.execute(_OURS, {"schema": schema})).all()
+        if ours and any(needed.values()) and not await tx.scalar(_CAN_USE, {"role": role, "schema": schema}):
+            statements.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
+        for row in ours:
+            # A table that is not listed was made by a later version.
+            wanted = _OF_SEQUENCES if row.kind == "SEQUENCE" and any(needed.values()) else needed.get(row.name)
+            statements.append(f'REVOKE ALL ON {row.kind} {schema}."{row.name}" FROM {name}')
+            if wanted:
+                statements.append(f'GRANT {", ".join(sorted(wanted))} ON {row.kind} {schema}."{row.name}" TO {name}')
     return statements

@@ -79,6 +79,9 @@ async def test_what_must_never_be_granted(owner: asyncpg.Connection, settings: S
         assert schema == "public" or api[schema, table] == set()
         assert not (api[schema, table] | worker[schema, table]) & {"TRUNCATE", "REFERENCES", "TRIGGER"}
     assert "DELETE" not in api["public", "users"]
+    uses = "SELECT has_schema_privilege($1, 'mock_cloud', 'USAGE')"
+    assert not await owner.fetchval(uses, settings.db_api_role)
+    assert await owner.fetchval(uses, settings.db_worker_role)
 
 
 @pytest.mark.parametrize("setting", ["db_api_role", "db_worker_role"])
