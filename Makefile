@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
-.PHONY: up test test-openstack coverage races soak faults clients fuzz mutants check format lock compose-upgrade clean
+.PHONY: up test test-openstack coverage races soak faults clients fuzz mutants check format lock sbom audit compose-upgrade clean
 
 up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
@@ -96,6 +96,23 @@ lock:  ## Write the lock files anew
 	$(COMPILE) --extra openstack --constraint requirements-dev.txt --output-file requirements-openstack.txt && \
 	$(COMPILE) --constraint requirements-dev.txt --output-file requirements.txt
 	@! grep -nE 'https?://|file:|find-links|index-url' requirements*.txt
+
+# These tools run on demand, in an environment of their own, so that what we ship and test with does not depend on them.
+TOOL = venv=$$(mktemp -d) && trap 'rm -rf "$$venv"' EXIT && $(PYTHON) -m venv "$$venv" && \
+	{ "$$venv/bin/python" -m pip install -qq --disable-pip-version-check
+
+sbom:  ## Write sbom.json: the packages of the lock file LOCK (requirements.txt), as CycloneDX
+	@$(TOOL) 'cyclonedx-bom>=7.5' || { echo "cyclonedx-bom could not be installed" >&2; exit 1; }; } && \
+	"$$venv/bin/python" -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.json $(or $(LOCK),requirements.txt) && echo "Wrote sbom.json"
+
+# The lock file of the largest set has all packages of the others. A database that cannot be reached is a failure, too.
+audit:  ## Look for known vulnerabilities of all locked packages (asks api.osv.dev)
+	@$(TOOL) 'pip-audit>=2.10' || { echo "Nothing was checked: pip-audit could not be installed" >&2; exit 1; }; } && \
+	if "$$venv/bin/pip-audit" --requirement requirements-dev.txt --require-hashes --disable-pip --vulnerability-service osv \
+		--progress-spinner off 2> "$$venv/log"; then cat "$$venv/log"; exit; fi; \
+	if grep -q '^Traceback' "$$venv/log"; then echo "Nothing was checked: $$(tail -n 1 "$$venv/log" | cut -c 1-200)" >&2; \
+	else cat "$$venv/log" >&2; fi; exit 1
 
 compose-upgrade:  ## Upgrade the Docker Compose installation to this checkout; an API process is away for about three seconds
 	docker compose build

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from domain.settings import Settings, load_settings
+from domain.settings import Settings, SettingsWithoutKey, load_settings
 from migrations import data_dir as data_dirs
 from migrations import embedded_postgres, embedded_temporal
 from migrations.children import STOP_SIGNALS, Child, StartError, say, spawn, tail
@@ -71,7 +71,7 @@ def environment(settings: Settings) -> dict[str, str]:
     database, WEB_CONCURRENCY the API from starting. PG* is for the user's own database, and OS_* for a cloud.
     Each is given only with it.
     """
-    names = INHERITED | {name.upper() for name in Settings.model_fields} - {"SECRET_KEY"}
+    names = INHERITED | {name.upper() for name in SettingsWithoutKey.model_fields}
     prefixes = ["LC_"]
     if "database_url" in settings.model_fields_set:
         prefixes.append("PG")
@@ -125,12 +125,20 @@ def own_servers(settings: Settings, data_dir: Path, logs: Path, addresses: dict[
     if "database_url" not in settings.model_fields_set:
         socket_dir = embedded_postgres.init_cluster(data_dir)
         addresses["DATABASE_URL"] = embedded_postgres.database_url(socket_dir)
+        addresses |= {"DB_API_ROLE": embedded_postgres.API_ROLE, "DB_WORKER_ROLE": embedded_postgres.WORKER_ROLE}
         yield postgres_server(data_dir, socket_dir, logs)
     if "temporal_address" not in settings.model_fields_set:
         addresses["TEMPORAL_ADDRESS"] = f"127.0.0.1:{settings.temporal_port}"
         if "temporal_ui_url" not in settings.model_fields_set:
             addresses["TEMPORAL_UI_URL"] = f"http://127.0.0.1:{settings.temporal_ui_port}"
         yield temporal_server(settings, data_dir, logs)
+
+
+def as_role(settings: Settings, ours: Mapping[str, str], role: str) -> dict[str, str]:
+    """Return the environment of a process that has the rights of this role in our own database."""
+    if "database_url" in settings.model_fields_set:  # the user's own database, with the user's own account
+        return dict(ours)
+    return {**ours, "DATABASE_URL": ours["DATABASE_URL"].replace(f"//{embedded_postgres.OWNER}@", f"//{role}@")}
 
 
 async def migrate(logs: Path, options: Mapping[str, Any]) -> None:
@@ -161,8 +169,9 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
         embedded_temporal.keep_state(data_dir)
     options = PROCESS_OPTIONS | {"env": ours}
     await migrate(logs, options)
-    children.append(Child("worker", [sys.executable, "-m", "worker"], logs, options, stop_timeout=8).start())
-    with_key = PROCESS_OPTIONS | {"env": ours | {"SECRET_KEY": key}}
+    of_worker = PROCESS_OPTIONS | {"env": as_role(settings, ours, embedded_postgres.WORKER_ROLE)}
+    children.append(Child("worker", [sys.executable, "-m", "worker"], logs, of_worker, stop_timeout=8).start())
+    with_key = PROCESS_OPTIONS | {"env": as_role(settings, ours, embedded_postgres.API_ROLE) | {"SECRET_KEY": key}}
     api = Child("api", [sys.executable, "-m", "api"], logs, with_key, stop_timeout=5).start()
     children.append(api)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host

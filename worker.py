@@ -48,7 +48,7 @@ from domain.data import database, outages
 from domain.data.outages import UnusableDatabaseError
 from domain.rules.console import console_queue
 from domain.rules.messages import Activity, waits_queue
-from domain.settings import Settings, load_settings
+from domain.settings import Settings, SettingsWithoutKey, load_settings
 from domain.upkeep import binding
 from domain.upkeep.binding import OtherCloudError
 from workflows.build import CreateVM
@@ -281,7 +281,7 @@ async def _connect(settings: Settings, engine: AsyncEngine, backend: ComputeBack
 
 def main() -> None:
     """Run the process."""
-    settings = load_settings()
+    settings = load_settings(SettingsWithoutKey)
     logs.configure(settings.log_level)
     temporal.forward_logs()
     # The operation is a field of its own in each line, so its workflow need not be in the text.

@@ -19,6 +19,7 @@ from api.routes import (
     admin,
     auth,
     catalogue,
+    codec,
     consoles,
     events,
     health,
@@ -84,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         exception_handlers=problems.HANDLERS,
     )
-    for module in _ROUTES:
+    for module in (*_ROUTES, codec) if settings.temporal_payload_keys else _ROUTES:
         app.router.routes.extend(module.routes.routes)
     docs.install(app)
     problem_pages.install(app)
@@ -108,8 +109,8 @@ def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None
     app.add_middleware(BufferedBody)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, debug=settings.debug)
-    if settings.cors_allow_origins:
-        headers.allow_origins(app, settings.cors_allow_origins)
+    web_ui = settings.temporal_ui_url if settings.temporal_payload_keys else None
+    app.add_middleware(headers.Cors, origins=settings.cors_allow_origins, web_ui=web_ui)
     app.add_middleware(ResponseHeaders)
 
 
@@ -118,7 +119,7 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     """Run the background tasks, and yield the state that they share with all requests."""
     engine = database.create_engine(settings)
     client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT, lazy=True)
-    dispatcher = Dispatcher(engine, client, settings.temporal_task_queue)
+    dispatcher = Dispatcher(engine, client, settings.temporal_task_queue, settings.temporal_search_names)
     recovery = WorkflowRecovery(engine, client, dispatcher)
     autocommit = database.autocommit(engine)
     changes = Changes(autocommit, views_of(settings))

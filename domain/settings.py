@@ -3,12 +3,13 @@
 import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from domain import database_url, tls
+from domain import database_url, payload_keys, tls
+from domain.payload_keys import PayloadKey
 from domain.rules.quotas import Quota
 
 PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
@@ -22,6 +23,7 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]  # 0: there is none
 Probability = Annotated[float, Field(ge=0, le=1)]
 _LAST_PORT = 65_535
+Role = Annotated[str, Field(max_length=63)]  # PostgreSQL cuts a longer name
 Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
 
 
@@ -38,6 +40,8 @@ class Settings(BaseSettings):
     db_pool_size: int = Field(default=10, ge=1, le=1000)
     db_max_overflow: int = Field(default=20, ge=0, le=1000)
     db_echo: bool = False
+    db_api_role: Role | None = None
+    db_worker_role: Role | None = None
 
     secret_key: SecretStr | None = None
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
@@ -80,6 +84,8 @@ class Settings(BaseSettings):
     temporal_tls_server_ca: Path | None = None
     temporal_tls_client_cert: Path | None = None
     temporal_tls_client_key: Path | None = Field(default=None, validate_default=True)
+    temporal_payload_keys: SecretStr | None = None
+    temporal_search_names: Literal["none", "vms", "all"] = "vms"  # search_attributes.Names, without Temporal's SDK
 
     cors_allow_origins: Annotated[tuple[str, ...], NoDecode] = ()
 
@@ -137,6 +143,12 @@ class Settings(BaseSettings):
             raise ValueError("must have visible ASCII characters only, without spaces")
         return SecretStr(key) if key else None
 
+    @field_validator("temporal_payload_keys")
+    @classmethod
+    def _check_payload_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        payload_keys.parse(value.get_secret_value() if value else "")
+        return value
+
     @field_validator("temporal_ui_url")
     @classmethod
     def _without_last_slash(cls, value: str) -> str:
@@ -157,7 +169,7 @@ class Settings(BaseSettings):
                 raise ValueError("must be * or origins like https://example.com, separated by commas")
         return value
 
-    @field_validator("secret_key")
+    @field_validator("secret_key", check_fields=False)  # SettingsWithoutKey has none
     @classmethod
     def _check_strength(cls, value: SecretStr | None) -> SecretStr | None:
         if value is None:
@@ -223,15 +235,27 @@ class Settings(BaseSettings):
         return {quota: getattr(self, f"quota_{quota}") for quota in Quota}
 
     @property
+    def payload_keys(self) -> tuple[PayloadKey, ...]:
+        """The keys that encrypt what Temporal keeps, the one in use first; none if it is not encrypted."""
+        keys = self.temporal_payload_keys
+        return payload_keys.parse(keys.get_secret_value()) if keys else ()
+
+    @property
     def chooses_devices(self) -> bool:
         """Whether this service chooses the devices of volumes, and not the cloud."""
         return self.compute_backend == "mock"
 
 
-def load_settings() -> Settings:
+class SettingsWithoutKey(Settings):
+    """The settings of processes that sign no tokens. They do not read the key, wherever it stands."""
+
+    secret_key: ClassVar[None] = None  # type: ignore[misc] # no field any more
+
+
+def load_settings(kind: type[Settings] = Settings) -> Settings:
     """Read the settings; a wrong value ends the process with one line on stderr and exit code 1."""
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = "".join(f" {part}".upper() for part in first["loc"][:1])

@@ -12,7 +12,7 @@ from temporalio.client import Client
 from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
 from temporalio.service import RetryConfig, RPCError, RPCStatusCode, TLSConfig
 
-from domain import search_attributes
+from domain import payload_codec, search_attributes
 from domain.settings import Settings
 
 RPC_TIMEOUT = timedelta(seconds=2)
@@ -41,6 +41,7 @@ async def connect(settings: Settings, *, retry_for: float, lazy: bool = False) -
         api_key=key.get_secret_value() if key else None,
         tls=_tls(settings),
         connect_timeout=CONNECT_TIMEOUT,
+        data_converter=payload_codec.converter(settings.payload_keys),
         retry_config=RetryConfig(max_elapsed_time_millis=int(retry_for * 1000)),
         lazy=lazy,
     )

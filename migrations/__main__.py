@@ -23,10 +23,10 @@ from activities.backends.protocol import BackendError, ComputeBackend, UnusableC
 from domain import logs, temporal
 from domain.commands import quotas
 from domain.data import advisory_locks, catalogue, database, outages
-from domain.settings import Settings, load_settings
+from domain.settings import Settings, SettingsWithoutKey, load_settings
 from domain.upkeep import binding
 from domain.upkeep.binding import OtherCloudError
-from migrations import indexes
+from migrations import indexes, rights
 
 logger = logging.getLogger("migrations")
 
@@ -58,7 +58,7 @@ async def migrate(settings: Settings) -> None:
         target = ""
         while target != indexes.HEAD:
             target = await indexes.build(engine, alembic_config())
-            while not await _try_to_migrate(engine, target, settings):
+            while not await _try_to_migrate(engine, settings, target):
                 logger.info("Requests hold locks that the migration needs; it starts again in %.0f s", PAUSE)
                 await asyncio.sleep(PAUSE)
     finally:
@@ -76,6 +76,8 @@ async def prepare_backend(settings: Settings) -> None:
         identity = await _identity(backend)
         async with engine.begin() as tx:
             await binding.bind(tx, settings.compute_backend, identity)
+            await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
+            await rights.grant(tx, settings)
     finally:
         await asyncio.gather(backend.close(), database.close(engine))
 
@@ -90,10 +92,11 @@ async def _identity(backend: ComputeBackend) -> str | None:
         return None
 
 
-async def _try_to_migrate(engine: AsyncEngine, target: str, settings: Settings) -> bool:
-    """Migrate up to the target, after the last migration write what comes from the settings, and return True.
+async def _try_to_migrate(engine: AsyncEngine, settings: Settings, target: str) -> bool:
+    """Migrate up to the target, grant what the new tables need, and return True.
 
-    Change nothing and return False if a lock was not available within LOCK_TIMEOUT.
+    After the last migration, set the default quotas, and seed the catalogue if it is the mock's. Change nothing and
+    return False if a lock was not available within LOCK_TIMEOUT.
     """
     try:
         async with engine.begin() as tx:
@@ -103,9 +106,10 @@ async def _try_to_migrate(engine: AsyncEngine, target: str, settings: Settings) 
             await tx.run_sync(lambda connection: command.upgrade(alembic_config(connection), target))
             if target == indexes.HEAD:
                 await quotas.set_defaults(tx, settings.quotas)
-            if target == indexes.HEAD and settings.compute_backend == "mock":
+            if settings.compute_backend == "mock" and target == indexes.HEAD:
                 await binding.bind(tx, "mock", "mock")  # before the catalogue of another cloud is replaced
                 await catalogue.seed(tx)
+            await rights.grant(tx, settings)
     except DBAPIError as error:
         if outages.sqlstate_of(error) != LOCK_NOT_AVAILABLE:
             raise
@@ -120,14 +124,14 @@ async def register(settings: Settings) -> None:
 
 def main() -> None:
     """Run the process; it ends with one clear line if a server cannot be used."""
-    settings = load_settings()
+    settings = load_settings(SettingsWithoutKey)
     logs.configure(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # silent when all is well
     temporal.forward_logs()
     try:
         asyncio.run(migrate(settings))
         asyncio.run(prepare_backend(settings))
-    except OtherCloudError as error:
+    except (OtherCloudError, rights.OwnerError) as error:
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {error}") from None
     except UnusableCloudError as error:
         raise SystemExit(f"The cloud of COMPUTE_BACKEND cannot be used: {error}") from None

@@ -42,6 +42,8 @@ LOG_NO_DATA = ["-clog_error_verbosity=terse", "-clog_min_error_statement=panic"]
 # PostgreSQL refuses to run as root. Where we are root, it runs as a system user of its own.
 AS_ROOT = os.geteuid() == 0
 USER = "pgserver"
+# Its roles: everybody who reaches the socket may be any of them, but a bug in the API or a worker is confined.
+OWNER, API_ROLE, WORKER_ROLE = "postgres", "vmapi_api", "vmapi_worker"
 # Options for subprocess. In a session of its own the server does not get the signals of our process group, such as
 # the SIGINT of Ctrl-C. It gets no PG* of our environment, which would lead its tools to another server.
 PROCESS_OPTIONS: dict[str, Any] = {"cwd": "/", "start_new_session": True, "env": {"PATH": os.defpath}}
@@ -72,7 +74,7 @@ def ready_command(socket_dir: Path) -> list[str]:
 
 def database_url(socket_dir: Path, database: str = "vmapi") -> str:
     """DATABASE_URL of a database behind the socket."""
-    return f"postgresql+asyncpg://postgres@/{database}?host={urllib.parse.quote(str(socket_dir))}&port={PORT}"
+    return f"postgresql+asyncpg://{OWNER}@/{database}?host={urllib.parse.quote(str(socket_dir))}&port={PORT}"
 
 
 def init_cluster(data_dir: Path) -> Path:

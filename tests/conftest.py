@@ -100,7 +100,8 @@ async def template(postgres: Path) -> str:
     admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
     await admin.execute(f"CREATE DATABASE {TEMPLATE}")
     await admin.close()
-    await migrate(make_settings(embedded_postgres.database_url(postgres, TEMPLATE)))
+    roles = {"db_api_role": embedded_postgres.API_ROLE, "db_worker_role": embedded_postgres.WORKER_ROLE}
+    await migrate(make_settings(embedded_postgres.database_url(postgres, TEMPLATE), **roles))
     database = await asyncpg.connect(host=str(postgres), user="postgres", database=TEMPLATE)
     await database.execute(VM_IS_UPDATED_TOO)
     await database.close()

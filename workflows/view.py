@@ -90,7 +90,7 @@ class View:
         resource_id = operation.resource_id
         again = ", again after a failed attempt" if self._waits_for == search_attributes.RETRY else ""
         lines = {
-            "For": quoted(operation.actor),
+            **({"For": quoted(operation.actor)} if operation.actor else {}),
             **({"State": f"{self._status}, {self._task_state or 'no task state'}"} if self._status else {}),
             "Now": f"{self._doing}{again}",
             **({"Until": until} if self._doing == WAITS_FOR_DECISION else {}),

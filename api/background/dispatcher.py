@@ -28,6 +28,7 @@ from domain.data import outages
 from domain.data.models import VM, Operation
 from domain.data.projects import Project
 from domain.progress import outbox
+from domain.search_attributes import Names
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +42,11 @@ _VM_NAME_LENGTH = 64  # workflows show only the beginning of a longer name
 class Dispatcher:
     """Delivers operations from `run` until `stop`; no error ends it in between."""
 
-    def __init__(self, engine: AsyncEngine, client: Client, task_queue: str) -> None:
+    def __init__(self, engine: AsyncEngine, client: Client, task_queue: str, names: Names = "vms") -> None:
         self._transactions = Transactions(engine)
         self._client = client
         self._task_queue = task_queue
+        self._names: Names = names
         self._woken = asyncio.Event()
         self._stopped = asyncio.Event()
         self._outcomes: dict[UUID, Exception | None] = {}  # of the last batch, until they are recorded
@@ -101,7 +103,7 @@ class Dispatcher:
         names = names.join(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
         rows = await tx.execute(names.where(Operation.id.in_([operation.id for operation in operations])))
         names_of = {id: (vm_name, owner_name) for id, vm_name, owner_name in rows}
-        return [Delivery(operation, *names_of[operation.id]) for operation in operations]
+        return [Delivery(operation, *names_of[operation.id], self._names) for operation in operations]
 
     async def _deliver_batch(self, batch: Sequence[Delivery]) -> None:
         errors = await asyncio.gather(*(self._deliver(delivery) for delivery in batch))

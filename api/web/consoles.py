@@ -5,6 +5,7 @@ The API itself does not know the cloud. Temporal carries ids only: the answer co
 
 import asyncio
 import json
+import logging
 from datetime import timedelta
 from typing import Any, Final, NoReturn
 from uuid import uuid4
@@ -21,6 +22,7 @@ from api.web.security import Caller
 from domain import logs, search_attributes
 from domain.data.guests import ConsoleAnswer
 from domain.data.models import VM
+from domain.payload_codec import UnreadablePayloadError
 from domain.rules.console import (
     NO_CONSOLE,
     READ_CONSOLE,
@@ -31,6 +33,8 @@ from domain.rules.console import (
 )
 from domain.rules.markdown import quoted, title
 from domain.rules.states import Status
+
+logger = logging.getLogger(__name__)
 
 RPC_TIMEOUT: Final = timedelta(seconds=3)
 _REFUSALS: Final = {NO_CONSOLE, "not_supported_by_cloud"}
@@ -47,6 +51,9 @@ async def ask(process: ProcessState, caller: Caller, vm: VM, kind: ConsoleReques
                 await _answered(process, caller, vm, request)
         except WorkflowFailureError as error:
             _refuse(error)
+        except UnreadablePayloadError as error:
+            logger.error("the answer of a worker cannot be read: %s", error)  # noqa: TRY400 - says all there is
+            raise ProblemError("worker_unavailable", "The answer of a worker cannot be read; try again.") from None
         except TimeoutError:
             detail = f"No worker of this service has answered in {WAIT_TIMEOUT:.0f} seconds; try again."
             raise ProblemError("worker_unavailable", detail) from None
@@ -60,12 +67,14 @@ async def ask(process: ProcessState, caller: Caller, vm: VM, kind: ConsoleReques
 
 async def _answered(process: ProcessState, caller: Caller, vm: VM, request: ConsoleRequest) -> None:
     """Wait until a worker has written the answer."""
+    names = process.settings.temporal_search_names
     values = {
         search_attributes.VM: str(vm.id),
-        search_attributes.VM_NAME: vm.name,
-        search_attributes.OWNER: caller.username,
+        search_attributes.VM_NAME: vm.name if names != "none" else None,
+        search_attributes.OWNER: caller.username if names == "all" else str(caller.id),
         search_attributes.ACTION: f"console-{request.kind}",
     }
+    summary = title(f"console {request.kind}", vm.name, "")
     handle = await process.temporal.start_workflow(
         READ_CONSOLE,
         request,
@@ -73,9 +82,9 @@ async def _answered(process: ProcessState, caller: Caller, vm: VM, request: Cons
         task_queue=console_queue(process.settings.temporal_task_queue),
         # Nobody waits for it any longer.
         execution_timeout=timedelta(seconds=WAIT_TIMEOUT),
-        memo={"request_id": logs.request_id.get(), "actor": caller.username},
-        search_attributes=TypedSearchAttributes([SearchAttributePair(key, value) for key, value in values.items()]),
-        static_summary=f"{title(f'console {request.kind}', vm.name, '')} for {quoted(caller.username)}",
+        memo={"request_id": logs.request_id.get()} | ({"actor": caller.username} if names == "all" else {}),
+        search_attributes=TypedSearchAttributes([SearchAttributePair(key, v) for key, v in values.items() if v]),
+        static_summary=f"{summary} for {quoted(caller.username)}" if names == "all" else summary,
         priority=Priority(fairness_key=str(caller.id)),
         rpc_timeout=RPC_TIMEOUT,
     )

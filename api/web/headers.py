@@ -2,8 +2,9 @@
 
 import asyncio
 from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
 
-from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
@@ -27,7 +28,8 @@ _SHOWN = (
     "X-Request-Id",
 )
 _PREFLIGHT_AGE = 600  # seconds
-_TOKEN_PATHS = (f"{PREFIX}/auth/", f"{PREFIX}/tokens")
+CODEC = f"{PREFIX}/codec"
+_TOKEN_PATHS = (f"{PREFIX}/auth/", f"{PREFIX}/tokens", CODEC)
 # Headers of every answer, which keep browsers and caches from misusing it. A JSON document needs nothing and is part of
 # no page; the documentation page has a policy of its own. A cache may keep an answer for the caller's own use, but has
 # to ask each time whether it is current.
@@ -105,7 +107,8 @@ class _RefusedPreflight(Response):
         await RequestContext(self._answer, debug=False)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        detail = f"{bytes(self.body).decode()}. CORS_ALLOW_ORIGINS has the origins whose pages may call this service."
+        setting = "TEMPORAL_UI_URL" if scope["path"].startswith(CODEC) else "CORS_ALLOW_ORIGINS"
+        detail = f"{bytes(self.body).decode()}. {setting} has the origins whose pages may call this service."
         answer = problems.problem("preflight_refused", detail, scope["path"])
         for name, value in self.headers.items():
             answer.headers.setdefault(name, value)
@@ -119,13 +122,24 @@ class _Cors(CORSMiddleware):
         return answer if is_allowed else _RefusedPreflight(answer.body, headers=answer.headers)
 
 
-def allow_origins(app: FastAPI, origins: tuple[str, ...]) -> None:
-    """Let pages of these origins call the API; credentials of the browser, such as cookies, are never allowed."""
-    app.add_middleware(
-        _Cors,
-        allow_origins=origins,
-        allow_methods=("GET", "HEAD", "POST", "PATCH", "DELETE"),
-        allow_headers=_SENT,
-        expose_headers=_SHOWN,
-        max_age=_PREFLIGHT_AGE,
-    )
+class Cors:
+    """Let pages of `origins` call the API, and those of Temporal's Web UI the codec, and only that.
+
+    Credentials of the browser, such as cookies, are never allowed.
+    """
+
+    def __init__(self, app: ASGIApp, *, origins: tuple[str, ...], web_ui: str | None) -> None:
+        self._api = app
+        self._codec = app
+        if origins:
+            methods = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+            shared: dict[str, Any] = {"expose_headers": _SHOWN, "max_age": _PREFLIGHT_AGE}
+            self._api = _Cors(app, allow_origins=origins, allow_methods=methods, allow_headers=_SENT, **shared)
+        if web_ui:
+            origin, headers = "{0.scheme}://{0.netloc}".format(urlsplit(web_ui)), ("Authorization", "X-Namespace")
+            self._codec = _Cors(app, (origin,), ("POST",), headers, max_age=_PREFLIGHT_AGE)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        is_codec = scope["type"] == "http" and scope["path"].startswith(CODEC)
+        await (self._codec if is_codec else self._api)(scope, receive, send)

@@ -107,8 +107,8 @@ class OperationInput:
 
     `previous_status` is "previous" in the lifecycle table; an operation that does not hold a VM has none. `vm_id` is
     None for an operation on a volume alone. `resource_id` is the VM, snapshot, volume or interface it acts on.
-    `vm_name`, `actor` and `about` are shown to people. With an `interruption`, an earlier workflow closed too early:
-    this one only cleans up and records the failure, with the interruption as its code.
+    `vm_name` and `about` are shown to people. So is `actor`, a username, which only older versions set. With an
+    `interruption`, an earlier workflow closed too early: this one cleans up and records the failure with that code.
     """
 
     operation_id: UUID

@@ -21,6 +21,7 @@ from api.web.security import LoginCaller, Signing
 from domain.data.accounts import User
 from domain.data.models import Operation
 from domain.settings import Settings
+from migrations import embedded_postgres
 from tests.support.rows import FLAVOR_IDS, add_user
 
 PASSWORD = "Correct-Horse-1"
@@ -45,8 +46,9 @@ class Person:
 
 @contextlib.asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, started and later shut down."""
-    app = create_app(settings)
+    """The application, started and later shut down. Its role in the database has the rights of the API."""
+    url = settings.database_url.replace(f"//{embedded_postgres.OWNER}@", f"//{embedded_postgres.API_ROLE}@")
+    app = create_app(settings.model_copy(update={"database_url": url}))
     async with app.router.lifespan_context(app):
         yield app
 

@@ -14,6 +14,7 @@ from api.background.dispatcher import Dispatcher
 from domain.data.models import Operation
 from domain.rules.messages import OperationInput
 from domain.rules.states import Action, OperationStatus
+from domain.search_attributes import Names
 from tests.support.rows import add_operation, add_user, add_vm
 
 UNAVAILABLE = RPCError("connection refused", RPCStatusCode.UNAVAILABLE, b"")
@@ -74,9 +75,11 @@ class FakeTemporal:
 
 
 @contextlib.asynccontextmanager
-async def dispatching(engine: AsyncEngine, client: object, task_queue: str = "queue") -> AsyncIterator[Dispatcher]:
+async def dispatching(
+    engine: AsyncEngine, client: object, task_queue: str = "queue", names: Names = "vms"
+) -> AsyncIterator[Dispatcher]:
     """A running dispatcher."""
-    dispatcher = Dispatcher(engine, cast("Client", client), task_queue)
+    dispatcher = Dispatcher(engine, cast("Client", client), task_queue, names)
     task = asyncio.create_task(dispatcher.run())
     yield dispatcher
     dispatcher.stop()

@@ -1,6 +1,7 @@
 """The start of a workflow on a real Temporal server: what a person reads there, and what it is found by."""
 
 from datetime import timedelta
+from typing import get_args
 from uuid import uuid4
 
 import pytest
@@ -11,6 +12,7 @@ from api.background import dispatcher, workflow_start
 from domain import search_attributes
 from domain.progress import outbox
 from domain.rules.states import Action, OperationStatus
+from domain.search_attributes import Names
 from tests.api.dispatching import dispatching, until_delivered
 from tests.support.rows import add_operation, add_user, add_vm
 
@@ -32,28 +34,39 @@ async def test_markdown_in_a_vm_name_has_no_effect_in_the_summary(engine: AsyncE
     async with dispatching(engine, temporal, f"no-worker-{uuid4()}"):
         await until_delivered(engine)
     workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
-    assert await workflow.static_summary() == "stop VM `[pay](http://evil.example) '<b>' **now**` for `test`"
+    assert await workflow.static_summary() == "stop VM `[pay](http://evil.example) '<b>' **now**`"
 
 
-async def test_a_workflow_has_memo_summary_details_and_search_attributes(engine: AsyncEngine, temporal: Client) -> None:
+@pytest.mark.parametrize("names", get_args(Names))
+async def test_a_workflow_has_memo_summary_details_and_search_attributes(
+    engine: AsyncEngine, temporal: Client, names: Names
+) -> None:
+    """Only the setting `all` gives Temporal the names of users."""
     async with engine.begin() as tx:
-        user = await add_user(tx)
+        user = await add_user(tx, "zora.user")
         vm = await add_vm(tx, user, name="n" * 100)
-        operation = await add_operation(tx, vm, Action.REBOOT_HARD, status=OperationStatus.QUEUED)
+        operation = await add_operation(tx, vm, Action.REBOOT_HARD, status=OperationStatus.QUEUED, actor="zora.user")
     task_queue = f"no-worker-{uuid4()}"
-    async with dispatching(engine, temporal, task_queue):
+    async with dispatching(engine, temporal, task_queue, names):
         await until_delivered(engine)
-    workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
+    handle = temporal.get_workflow_handle(operation.workflow_id)
+    workflow = await handle.describe()
     assert (workflow.workflow_type, workflow.task_queue) == ("RebootVM", task_queue)
-    assert await workflow.memo() == {"request_id": "test-request", "actor": "test"}
-    assert await workflow.static_summary() == f"reboot VM `{'n' * 64}` for `test`"
+    shows_users = names == "all"
+    assert await workflow.memo() == {"request_id": "test-request"} | ({"actor": "zora.user"} if shows_users else {})
+    summary = f"reboot VM `{'n' * 64}`"
+    assert await workflow.static_summary() == (f"{summary} for `zora.user`" if shows_users else summary)
     details = await workflow.static_details() or ""
-    assert all(str(value) in details for value in (vm.id, operation.id, user.username, "test-request"))
+    owner = user.username if shows_users else str(user.id)
+    assert all(str(value) in details for value in (vm.id, operation.id, owner, "test-request"))
     attributes = {
         pair.key.name: pair.value for pair in workflow.typed_search_attributes if pair.key in search_attributes.ALL
     }
-    named = {"VM": str(vm.id), "VMName": "n" * 64, "Resource": str(vm.id)}
-    assert attributes == named | {"Owner": user.username, "Action": "reboot"}
+    named = {"VM": str(vm.id), "Resource": str(vm.id), "Owner": owner, "Action": "reboot"}
+    assert attributes == named | ({"VMName": "n" * 64} if names != "none" else {})
+    everything = workflow.raw_description.SerializeToString()
+    everything += b"".join([event.SerializeToString() async for event in handle.fetch_history_events()])
+    assert (b"zora" in everything) is shows_users
 
 
 async def test_a_second_delivery_does_not_start_the_workflow_again(engine: AsyncEngine, temporal: Client) -> None:

@@ -20,8 +20,9 @@ CLOUDS_YAML = "${CLOUDS_YAML:-/dev/null}:/etc/openstack/clouds.yaml:ro"
 JOBS = {"settings", "database", "migrate", "temporal-schema", "temporal-namespace"}
 each_service = pytest.mark.parametrize("name", SERVICES)
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-# Settings of `make up`; API_HOST, API_PORT and TEMPORAL_UI_PORT are where the engine publishes something.
-NOT_OF_CONTAINERS = {"temporal_port", "temporal_ui_port", "data_dir"}
+# Settings of `make up` and of the migrations. API_HOST, API_PORT and TEMPORAL_UI_PORT are where the engine publishes
+# something.
+NOT_OF_CONTAINERS = {"temporal_port", "temporal_ui_port", "data_dir", "db_api_role", "db_worker_role"}
 NAMED_BY_LIBRARIES = {"pgpassword", "forwarded_allow_ips", "os_cloud"}  # which read these themselves
 
 
@@ -66,6 +67,8 @@ def test_each_setting_reaches_the_services_that_read_it() -> None:
     api, worker = ({variable.lower() for variable in SERVICES[name]["environment"]} for name in ("api", "worker"))
     assert set(Settings.model_fields) - NOT_OF_CONTAINERS - {"worker_health_file"} <= api
     assert set(Settings.model_fields) - NOT_OF_CONTAINERS - {"secret_key", "api_host", "api_port"} <= worker
+    assert {"DB_API_ROLE", "DB_WORKER_ROLE"} <= set(SERVICES["migrate"]["environment"])
+    assert "TEMPORAL_PAYLOAD_KEYS" not in SERVICES["migrate"]["environment"]
 
 
 def test_no_setting_of_the_env_file_is_overridden_silently() -> None:
@@ -85,6 +88,11 @@ def test_a_change_of_the_env_file_replaces_only_what_uses_it() -> None:
 def test_commands_that_start_nothing_need_no_setting() -> None:
     """`${NAME:?}` would make `down` and `logs` fail without the secret."""
     assert not re.search(r"(?<!\$)\$\{\w+:?\?", TEXT)
+
+
+def test_the_migrations_grant_the_role_of_the_services_what_it_needs() -> None:
+    roles = {SERVICES["migrate"]["environment"][name] for name in ("DB_API_ROLE", "DB_WORKER_ROLE")}
+    assert roles == {"${DB_API_ROLE:-vmapi}", "${DB_WORKER_ROLE:-vmapi}"}
 
 
 def test_only_the_api_and_the_check_of_the_settings_get_the_secret_key() -> None:

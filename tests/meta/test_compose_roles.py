@@ -62,8 +62,11 @@ def settings_of(socket: Path, role: str) -> Settings:
 
 async def migrate_as(socket: Path, role: str) -> None:
     """Do what the job `migrate` does in the database."""
-    await migrate(settings_of(socket, role))
-    await prepare_backend(settings_of(socket, role))
+    environment = SERVICES["migrate"]["environment"]
+    roles = {name: environment[name.upper()].partition(":-")[2][:-1] for name in ("db_api_role", "db_worker_role")}
+    settings = settings_of(socket, role).model_copy(update=roles)
+    await migrate(settings)
+    await prepare_backend(settings)
 
 
 @pytest.fixture
@@ -81,7 +84,8 @@ async def assert_only_rows_can_be_changed(engine: AsyncEngine) -> None:
         await tx.exec_driver_sql("INSERT INTO mock_cloud.faults (verb, mode) VALUES ('create_server', 'fail')")
         await tx.exec_driver_sql("UPDATE flavors SET name = name")
         await tx.exec_driver_sql("DELETE FROM findings")
-    for refused in ("DROP TABLE vms", "CREATE TABLE mine ()", "CREATE SCHEMA mine", "ALTER TABLE vms ADD mine int"):
+    schema = ("DROP TABLE vms", "CREATE TABLE mine ()", "CREATE SCHEMA mine", "ALTER TABLE vms ADD mine int")
+    for refused in ("TRUNCATE vms", "DELETE FROM users", "SELECT * FROM alembic_version", *schema):
         with pytest.raises(Exception, match=r"permission denied|must be owner"):
             async with engine.begin() as tx:
                 await tx.exec_driver_sql(refused)

@@ -17,6 +17,8 @@ UNSET = {
     "cors_allow_origins",
     "api_connections_per_address",
     "database_url",
+    "db_api_role",
+    "db_worker_role",
     "forwarded_allow_ips",
     "secret_key",
     "temporal_address",
@@ -25,6 +27,7 @@ UNSET = {
     "temporal_tls_server_ca",
     "temporal_tls_client_cert",
     "temporal_tls_client_key",
+    "temporal_payload_keys",
     "worker_health_file",
 }
 

@@ -1,0 +1,154 @@
+"""What the roles of the API and of the workers may do in the database, and the statements that grant exactly that.
+
+The owner of the tables, who runs the migrations, may do everything. The two other roles change rows where their code
+does, and nothing else: they create, alter and truncate no table. They may be one role, which then may do what either
+needs. A new table needs a line here; `tests/meta/test_rights.py` fails without one. ADR 057 says why.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from domain.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+READ, ADD = frozenset({"SELECT"}), frozenset({"INSERT"})
+CHANGE, REMOVE = frozenset({"UPDATE"}), frozenset({"DELETE"})
+NOTHING = frozenset[str]()
+ROWS = READ | ADD | CHANGE | REMOVE
+_OF_SEQUENCES = frozenset({"USAGE"})
+
+
+class OwnerError(Exception):
+    """A role that should be able to do less than the owner of the tables could do the same; the message says so."""
+
+
+class Rights(NamedTuple):
+    """What each role may do with a table. To lock a row, a role needs the right to update it."""
+
+    api: frozenset[str]
+    worker: frozenset[str]
+
+
+_CATALOGUE = Rights(READ, READ | ADD | CHANGE)  # the workers of a real cloud renew it
+_ONLY_API, _ONLY_WORKERS = Rights(ROWS, NOTHING), Rights(NOTHING, ROWS)
+
+RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
+    "public": {
+        "alembic_version": Rights(NOTHING, NOTHING),
+        # Accounts, and what proves who somebody is. No worker can read a password's hash.
+        "users": Rights(READ | ADD | CHANGE, NOTHING),
+        "refresh_tokens": _ONLY_API,
+        "program_tokens": _ONLY_API,
+        "idempotency_keys": _ONLY_API,
+        # Projects. A trigger of users makes the personal one, and triggers of resources count for the quotas.
+        "projects": Rights(ROWS, READ),
+        "project_members": _ONLY_API,
+        "default_quotas": Rights(READ, READ),
+        "project_quotas": Rights(READ | ADD | CHANGE, READ),
+        "project_usage": Rights(READ | ADD | CHANGE, READ | CHANGE),
+        # What can be asked for.
+        "flavors": Rights(READ | ADD, READ | ADD | CHANGE),  # a server that is adopted may have an unknown one
+        "images": Rights(READ | ADD, READ | ADD | CHANGE),
+        "networks": _CATALOGUE,
+        "security_groups": _CATALOGUE,
+        "availability_zones": _CATALOGUE,
+        # Resources and their operations. Only the API removes those that are gone, when their time has come.
+        "vms": Rights(ROWS, READ | CHANGE),
+        "snapshots": Rights(ROWS, READ | CHANGE),
+        "volumes": Rights(ROWS, READ | CHANGE),
+        "attachments": Rights(ROWS, READ | CHANGE | REMOVE),
+        "interfaces": Rights(ROWS, READ | CHANGE | REMOVE),
+        "operations": Rights(ROWS, READ | ADD | CHANGE),
+        # Of guests.
+        "ssh_keys": _ONLY_API,
+        "user_data": Rights(READ | ADD | REMOVE, READ | REMOVE),
+        "console_answers": Rights(READ | CHANGE | REMOVE, READ | ADD | CHANGE),
+        # What workers have seen in the cloud.
+        "found_servers": Rights(READ | CHANGE | REMOVE, ROWS),
+        "bound_cloud": Rights(NOTHING, READ | ADD | CHANGE),
+        "findings": Rights(READ | CHANGE | REMOVE, READ | ADD | CHANGE),
+    },
+    "mock_cloud": dict.fromkeys(
+        (
+            *("servers", "ports", "images", "volumes", "migrations"),
+            *("calls", "hiccups", "revocations", "faults"),
+        ),
+        _ONLY_WORKERS,
+    ),
+    "openstack_cloud": dict.fromkeys(("calls", "revocations"), _ONLY_WORKERS),
+}
+"""By schema and table. The last two schemas are the clouds' own; each exists only with its cloud."""
+
+_OWNER = text("SELECT current_user")
+_MAKE = text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
+_QUOTED = text("SELECT quote_ident(:name)")
+_EXISTS = text("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :name)")
+_IS_OURS = text("SELECT pg_has_role(:name, current_user, 'MEMBER')")
+_OURS = text("""
+SELECT tablename AS name, 'TABLE' AS kind FROM pg_tables
+WHERE schemaname = :schema AND pg_has_role(tableowner, 'USAGE')
+UNION ALL SELECT sequencename, 'SEQUENCE' FROM pg_sequences
+WHERE schemaname = :schema AND pg_has_role(sequenceowner, 'USAGE')
+ORDER BY 1""")
+_CAN_USE = text("SELECT has_schema_privilege(:role, :schema, 'USAGE')")
+
+
+async def grant(tx: AsyncConnection, settings: Settings) -> None:
+    """Give the roles of the settings their rights on all tables that there are, and take all others.
+
+    Nothing that a role keeps is away for a moment, because it is one transaction. OwnerError if a role can do
+    what the owner can.
+    """
+    wanted: dict[str, list[str]] = {}
+    for kind, role in (("api", settings.db_api_role), ("worker", settings.db_worker_role)):
+        if role is not None:
+            wanted.setdefault(role, []).append(kind)
+    for role, kinds in wanted.items():
+        if await _is_there(tx, role):
+            for statement in await _statements(tx, role, kinds):
+                await tx.execute(text(statement))
+
+
+async def _is_there(tx: AsyncConnection, role: str) -> bool:
+    """Whether there is such a role beside the owner; it is made if that is possible.
+
+    OwnerError if it is another role that can do what the owner can.
+    """
+    if role == await tx.scalar(_OWNER):
+        logger.warning("%s owns the tables, so with it the API and the workers may do everything", role)
+        return False
+    if not await tx.scalar(_EXISTS, {"name": role}):
+        if not await tx.scalar(_MAKE):
+            logger.warning("there is no role %s, so nothing is granted to it; make it, then run this again", role)
+            return False
+        await tx.execute(text(f"CREATE ROLE {await _quoted(tx, role)} LOGIN"))  # without a password
+    if await tx.scalar(_IS_OURS, {"name": role}):
+        raise OwnerError(f"DB_API_ROLE and DB_WORKER_ROLE must not name {role}, which may do all that the owner may")
+    return True
+
+
+async def _quoted(tx: AsyncConnection, name: str) -> str:
+    return str(await tx.scalar(_QUOTED, {"name": name}))
+
+
+async def _statements(tx: AsyncConnection, role: str, kinds: list[str]) -> list[str]:
+    name = await _quoted(tx, role)
+    # An earlier version has granted rights in advance, on tables that were not made yet.
+    statements = [f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM {name}" for kind in ("TABLES", "SEQUENCES")]
+    for schema, tables in RIGHTS.items():
+        needed = {table: frozenset[str]().union(*(getattr(r, kind) for kind in kinds)) for table, r in tables.items()}
+        ours = (await tx.execute(_OURS, {"schema": schema})).all()
+        if ours and any(needed.values()) and not await tx.scalar(_CAN_USE, {"role": role, "schema": schema}):
+            statements.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
+        for row in ours:
+            # A table that is not listed was made by a later version.
+            wanted = _OF_SEQUENCES if row.kind == "SEQUENCE" and any(needed.values()) else needed.get(row.name)
+            statements.append(f'REVOKE ALL ON {row.kind} {schema}."{row.name}" FROM {name}')
+            if wanted:
+                statements.append(f'GRANT {", ".join(sorted(wanted))} ON {row.kind} {schema}."{row.name}" TO {name}')
+    return statements

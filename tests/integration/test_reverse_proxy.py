@@ -1,0 +1,157 @@
+"""A whole stack behind a real nginx with the configuration of docker-compose.tls.yml."""
+
+import asyncio
+import re
+import shutil
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from api.web.problems import MAX_BODY
+from api.web.waiting import LONGEST_WAIT
+from tests.support.stack import QUICK_CLOUD, Stack, free_ports
+from tests.support.tls import Authority
+from tests.support.users import log_in
+from tests.support.waiting import block_until
+
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx-light)")
+CLIENT = "127.0.0.2"  # the client's address; the proxy has another one
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads Compose's own `!reset` as the value behind it."""
+
+
+_Loader.add_constructor("!reset", lambda loader, node: loader.construct_sequence(node))
+FILE: dict[str, Any] = yaml.load((Path(__file__).parents[2] / "docker-compose.tls.yml").read_text(), _Loader)  # noqa: S506
+CONFIG = str(FILE["services"]["proxy"]["environment"]["CONFIG"]).replace("$$", "$")
+
+
+@dataclass
+class Proxy:
+    """A running nginx in front of a stack, and the authority of its certificate."""
+
+    stack: Stack
+    authority: Path
+    https: int
+    http: int
+
+    @asynccontextmanager
+    async def client(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+        """A client on a machine of its own."""
+        context = ssl.create_default_context(cafile=self.authority)
+        transport = httpx.AsyncHTTPTransport(verify=context, local_address=CLIENT)
+        url = f"https://localhost:{self.https}/api/v1"
+        async with httpx.AsyncClient(transport=transport, base_url=url, headers=headers, timeout=30) as http:
+            yield http
+
+
+@contextmanager
+def nginx(folder: Path, changes: dict[str, str]) -> Iterator[None]:
+    """A running nginx with the configuration of the file, but for these changes."""
+    config = CONFIG
+    for old, new in changes.items():
+        assert old in config
+        config = config.replace(old, new)
+    (folder / "nginx.conf").write_text(f"user root;\n{config}")
+    with (folder / "nginx.log").open("wb") as log:
+        command = [str(NGINX), "-e", "stderr", "-c", f"{folder}/nginx.conf", "-g", "daemon off;"]
+        process = subprocess.Popen(command, stderr=log)
+    try:
+        block_until((folder / "nginx.pid").exists)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+        sys.stdout.write((folder / "nginx.log").read_text())
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A stack that believes only nginx, and nginx."""
+    folder = tmp_path_factory.mktemp("proxy")
+    authority = Authority(folder / "authority")
+    identity = authority.identity("server")
+    https, http = free_ports(2)
+    stack = Stack.at(folder / "stack", FORWARDED_ALLOW_IPS="127.0.0.1", **QUICK_CLOUD)
+    changes = {
+        "/etc/nginx/tls/certificate.pem": str(identity.certificate),
+        "/etc/nginx/tls/key.pem": str(identity.key),
+        "listen 8443": f"listen 127.0.0.1:{https}",
+        "listen 8080": f"listen 127.0.0.1:{http}",
+        "set $api api:8000": f"set $api 127.0.0.1:{stack.api_port}",
+        "pid /tmp": f"pid {folder}",
+        "_path /tmp": f"_path {folder}",
+    }
+    with nginx(folder, changes):
+        stack.start()
+        yield Proxy(stack, authority.file, https, http)
+        stack.stop()
+
+
+async def test_a_vm_is_created_and_waited_for_through_it(proxy: Proxy) -> None:
+    async with log_in(proxy.stack) as user, proxy.client(Authorization=user.http.headers["Authorization"]) as http:
+        flavor = (await http.get("/flavors")).json()["items"][0]["id"]
+        vm = (await http.post("/vms", json={"name": "web-1", "flavor_id": flavor})).json()
+        answer = await http.get(f"/vms/{vm['id']}", params={"wait": 20, "for": "ACTIVE"})
+        assert answer.json()["status"] == "ACTIVE"
+        assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+async def test_events_arrive_at_once(proxy: Proxy) -> None:
+    async with (
+        log_in(proxy.stack) as user,
+        proxy.client(Authorization=user.http.headers["Authorization"]) as http,
+        http.stream("GET", "/events") as stream,
+        asyncio.timeout(20),
+    ):
+        lines = stream.aiter_lines()
+        flavor = (await http.get("/flavors")).json()["items"][0]["id"]
+        await http.post("/vms", json={"name": "web-1", "flavor_id": flavor})
+        while await anext(lines) != "event: vm":
+            pass
+
+
+async def test_it_passes_what_the_api_takes_and_no_more(proxy: Proxy) -> None:
+    async with proxy.client() as http:
+        largest = await http.post("/auth/login", content=b" " * MAX_BODY)
+        assert largest.headers["Content-Type"] == "application/problem+json"
+        refused = await http.post("/auth/login", content=b" " * (MAX_BODY + 1))
+        assert (refused.status_code, refused.headers["Content-Type"]) == (413, "text/html")
+
+
+async def test_a_client_cannot_claim_to_be_another(proxy: Proxy) -> None:
+    async with proxy.client() as http:
+        forged = {"X-Forwarded-For": "203.0.113.9", "Forwarded": "for=203.0.113.9"}
+        await http.post("/auth/login", json={"username": "mallory", "password": "x"}, headers=forged)
+    log = (proxy.stack.data_dir / "logs" / "api.log").read_text()
+    assert "203.0.113.9" not in log
+    assert f"from {CLIENT} failed" in log
+
+
+async def test_plain_http_leads_to_https(proxy: Proxy) -> None:
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(f"http://127.0.0.1:{proxy.http}/api/v1/vms?page=2", headers={"Host": "vms.example"})
+    assert (answer.status_code, answer.headers["Location"]) == (308, "https://vms.example/api/v1/vms?page=2")
+
+
+def test_an_answer_may_take_longer_than_the_longest_wait() -> None:
+    [seconds] = re.findall(r"proxy_read_timeout (\d+)s;", CONFIG)
+    assert int(seconds) > LONGEST_WAIT + 10
+
+
+def test_the_apis_believe_nobody_but_the_proxy_and_publish_nothing() -> None:
+    proxy = FILE["services"]["proxy"]["networks"]["edge"]["ipv4_address"]
+    for name in ("api", "api-more"):
+        service = FILE["services"][name]
+        assert (service["ports"], service["environment"]["FORWARDED_ALLOW_IPS"]) == ([], proxy)
