@@ -35,6 +35,7 @@ PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
 # What API, worker and migrations get of our environment besides the settings.
 INHERITED = {"PATH", "LD_LIBRARY_PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"}
 INHERITED |= {"SSL_CERT_FILE", "SSL_CERT_DIR"}
+SECRETS = {"SECRET_KEY", "SECRET_KEY_FALLBACKS"}  # for the API only
 
 
 @contextlib.contextmanager
@@ -65,13 +66,13 @@ def own_ports(settings: Settings) -> Iterator[None]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of API, worker and migrations: our settings but the secret key, and INHERITED.
+    """Return the environment of API, worker and migrations: our settings but the secret keys, and INHERITED.
 
     Libraries read many more variables, which a shell may have for other programs. PGSSLMODE would keep us from our own
     database, WEB_CONCURRENCY the API from starting. PG* is for the user's own database, and OS_* for a cloud.
     Each is given only with it.
     """
-    names = INHERITED | {name.upper() for name in Settings.model_fields} - {"SECRET_KEY"}
+    names = INHERITED | {name.upper() for name in Settings.model_fields} - SECRETS
     prefixes = ["LC_"]
     if "database_url" in settings.model_fields_set:
         prefixes.append("PG")
@@ -80,6 +81,17 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if name.upper() in names or name.startswith(tuple(prefixes))
     }
+
+
+def signing_keys(settings: Settings, data_dir: Path) -> dict[str, str]:
+    """Return the environment with which the API signs: the keys of the settings, or the stack's own."""
+    fallbacks = [fallback.get_secret_value() for fallback in settings.secret_key_fallbacks]
+    if settings.secret_key is not None:
+        key = settings.secret_key.get_secret_value()
+    else:
+        key = data_dirs.secret_key(data_dir)
+        fallbacks += data_dirs.former_secret_keys(data_dir)
+    return {"SECRET_KEY": key, "SECRET_KEY_FALLBACKS": ",".join(fallbacks)}
 
 
 def _not_ready(url: str) -> str:
@@ -152,7 +164,7 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     logs = data_dir / "logs"
     logs.mkdir(exist_ok=True)
     say(f"Starting; logs are in {logs}")
-    key = settings.secret_key.get_secret_value() if settings.secret_key else data_dirs.secret_key(data_dir)
+    keys = signing_keys(settings, data_dir)
     ours = environment(settings)
     for server in own_servers(settings, data_dir, logs, ours):
         children.append(server.start())  # noqa: PERF401 - one by one: if a later one fails, these must be stopped
@@ -162,7 +174,7 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     options = PROCESS_OPTIONS | {"env": ours}
     await migrate(logs, options)
     children.append(Child("worker", [sys.executable, "-m", "worker"], logs, options, stop_timeout=8).start())
-    with_key = PROCESS_OPTIONS | {"env": ours | {"SECRET_KEY": key}}
+    with_key = PROCESS_OPTIONS | {"env": ours | keys}
     api = Child("api", [sys.executable, "-m", "api"], logs, with_key, stop_timeout=5).start()
     children.append(api)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host

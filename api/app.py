@@ -65,7 +65,8 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.secret_key is None:
         command = """python -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(48))' >> .env"""
         raise SystemExit(f"SECRET_KEY is not set; make one with: {command}")
-    signing = Signing(settings.secret_key.get_secret_value(), settings.algorithm)
+    fallbacks = tuple(key.get_secret_value() for key in settings.secret_key_fallbacks)
+    signing = Signing(settings.secret_key.get_secret_value(), settings.algorithm, fallbacks)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
