@@ -8,9 +8,9 @@ from pydantic import AfterValidator, Field
 
 
 def is_safe(url: str, *, loopback: bool) -> bool:
-    """Whether nobody between us and the URL can change what it answers; http is safe only on this machine.
+    """Whether nobody between us and the URL can change what it answers.
 
-    `loopback` says whether this machine may be named at all.
+    Only if `loopback` may the URL name this machine, and only this machine may be asked by http.
     """
     try:
         parts = urlsplit(url)
@@ -19,7 +19,9 @@ def is_safe(url: str, *, loopback: bool) -> bool:
         return False
     if not is_absolute or parts.username is not None or parts.password is not None or not url.isprintable():
         return False
-    return parts.scheme == "https" or (loopback and parts.scheme == "http" and is_loopback(url))
+    if is_loopback(url):
+        return loopback and parts.scheme in {"http", "https"}
+    return parts.scheme == "https"
 
 
 def is_loopback(url: str) -> bool:
