@@ -91,15 +91,18 @@ class ProviderKeys:
                 self._reading.cancel()
             await self._client.aclose()
 
-    async def find(self, id: str | None, algorithm: str) -> jwt.PyJWK | None:
+    def find(self, id: str | None, algorithm: str) -> jwt.PyJWK | None:
         """The key with this id for this algorithm; None if the provider has none, ProviderAwayError if it is away."""
         key = self._keys.find(id, algorithm)
-        if key is None and (self._reading or time.monotonic() >= self._read_at + PAUSE):
-            await self._read_together()
-            key = self._keys.find(id, algorithm)
         if key is None and self._failure:
             raise ProviderAwayError
         return key
+
+    async def look_for(self, id: str | None, algorithm: str) -> None:
+        """Read the keys anew if this one is unknown. This may take TIMEOUT."""
+        is_due = self._reading is not None or time.monotonic() >= self._read_at + PAUSE
+        if is_due and self._keys.find(id, algorithm) is None:
+            await self._read_together()
 
     async def _read_together(self) -> None:
         """Read the keys; those who come meanwhile wait for the same reading."""

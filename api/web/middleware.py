@@ -170,7 +170,7 @@ class Admission:
             await self._take(_named(_logged_in(token, self.signing)) or origin_of(scope), slot)
             return
         owner = ""
-        with contextlib.suppress(InvalidTokenError):  # the route will see it, too
+        with contextlib.suppress(InvalidTokenError, ProviderAwayError):  # the route will see it, too
             owner = _named(finder.owner(token))
         await self._take(owner or origin_of(scope), slot)
         if owner:
@@ -192,9 +192,7 @@ async def _finder(scope: Scope) -> ProgramTokens | IdentityProvider | None:
     token, state = _bearer(scope), scope["app"].state.vmapi
     provider: IdentityProvider | None = state.provider
     if provider and oidc.is_signed(token):
-        # Before the request has a slot, which is for those who use the database: the provider may be slow.
-        with contextlib.suppress(InvalidTokenError, ProviderAwayError):
-            await provider.check(token)
+        await provider.prepare(token)  # before the request has a slot: the provider may be slow
         return provider
     tokens: ProgramTokens = state.program_tokens
     return tokens if program_tokens.is_one(token) else None

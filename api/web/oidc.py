@@ -4,6 +4,7 @@ Such a token is a JWT that the provider has signed with a key of its own. Its si
 database is asked for the user once, and what it says is kept.
 """
 
+import contextlib
 import hashlib
 import logging
 import time
@@ -70,31 +71,28 @@ class IdentityProvider:
         self._right: OrderedDict[bytes, _Checked] = OrderedDict()  # by the hash of the token
         self._users: OrderedDict[str, tuple[UUID, str]] = OrderedDict()  # by the subject
 
+    async def prepare(self, token: str) -> None:
+        """Ask the provider for the key that has signed the token, if it is a new one. The other methods ask nobody."""
+        with contextlib.suppress(InvalidTokenError):
+            await self._keys.look_for(*_named_key(token))
+
     def owner(self, token: str) -> Caller | None:
-        """The caller with a token that was right before, if the user is known; this asks nobody."""
-        checked = self._remembered(token)
-        return self._caller(checked) if checked else None
+        """The caller with this token if the user is known; the errors of `find`."""
+        return self._caller(self._check(token))
 
     async def find(self, token: str) -> ProviderCaller:
         """The caller with this token; InvalidTokenError if it is not right, ProviderAwayError if nobody can tell."""
-        checked = await self.check(token)
+        checked = self._check(token)
         caller = self._caller(checked)
         while caller is None:
             await self._look(checked.subject)
             caller = self._caller(checked)
         return caller
 
-    async def check(self, token: str) -> _Checked:
-        """What the token says, without the database; the errors of `find`."""
-        if len(token) > LONGEST_TOKEN:
-            raise InvalidTokenError(f"A token of the identity provider has at most {LONGEST_TOKEN} characters.")
+    def _check(self, token: str) -> _Checked:
         if checked := self._remembered(token):
             return checked
-        header = _header(token.partition(".")[0])
-        algorithm, kind = str(header.get("alg")), str(header.get("typ", "JWT")).lower()
-        if algorithm not in ALGORITHMS or kind not in _TYPES:
-            raise InvalidTokenError("The token is not of a kind that is accepted.")
-        key = await self._keys.find(header.get("kid"), algorithm)
+        key = self._keys.find(*_named_key(token))
         if key is None:
             raise InvalidTokenError("No key of the identity provider has signed the token.")
         checked = self._checked(self._claims(token, key))
@@ -167,6 +165,17 @@ class IdentityProvider:
 def is_signed(token: str) -> bool:
     """Whether this is to be a token of an identity provider: signed with a public key, as none of our own is."""
     return not str(_header(token.partition(".")[0]).get("alg", "HS")).startswith("HS")
+
+
+def _named_key(token: str) -> tuple[str | None, str]:
+    """The id of the key that is to have signed the token, and the algorithm."""
+    if len(token) > LONGEST_TOKEN:
+        raise InvalidTokenError(f"A token of the identity provider has at most {LONGEST_TOKEN} characters.")
+    header = _header(token.partition(".")[0])
+    algorithm, kind = str(header.get("alg")), str(header.get("typ", "JWT")).lower()
+    if algorithm not in ALGORITHMS or kind not in _TYPES:
+        raise InvalidTokenError("The token is not of a kind that is accepted.")
+    return header.get("kid"), algorithm
 
 
 # Cached because all tokens of a key begin with the same header, and each is asked for several times in a request.

@@ -1,5 +1,6 @@
 """A change of SECRET_KEY logs nobody out, whatever process a request reaches meanwhile."""
 
+import json
 import secrets
 import time
 from contextlib import AsyncExitStack
@@ -145,7 +146,7 @@ async def test_a_name_of_a_key_that_is_no_text_is_refused(settings: Settings, ki
     async with running(with_keys(settings, STEPS[2])) as app:
         encoded = jwt.api_jws.PyJWS().encode(b"{}", NEW, "HS256", headers={"kid": "x"})
         _, payload, signature = encoded.split(".")
-        header = jwt.utils.base64url_encode(jwt.api_jws.json.dumps({"alg": "HS256", "kid": kid}).encode()).decode()
+        header = jwt.utils.base64url_encode(json.dumps({"alg": "HS256", "kid": kid}).encode()).decode()
         assert await status_with(client_of(app), f"{header}.{payload}.{signature}") == 401
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import event, select
+from sqlalchemy import delete, event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import oidc
@@ -119,7 +119,7 @@ async def test_a_name_that_others_registered_in_all_its_forms_shuts_nobody_out(
 ) -> None:
     taken = (await me(app, provider.token(preferred_username=ada.user.username)))["username"]
     async with engine.begin() as tx:
-        await tx.execute(Identity.__table__.delete())  # the same subject comes again, and finds its name taken
+        await tx.execute(delete(Identity))  # the same subject comes again, and finds its name taken
     app.state.vmapi.provider._users.clear()
     again = (await me(app, provider.token(preferred_username=ada.user.username)))["username"]
     assert len(taken) < len(again) <= 64

@@ -79,12 +79,14 @@ class Provider:
         self.answers[KEY_SET] = Answer(json.dumps({"keys": [key.public for key in keys]}).encode())
 
     def token(self, signer: Key | None = None, header: dict[str, Any] | None = None, **claims: Any) -> str:
-        """A token of the user `u-1`, with these claims; None removes one."""
+        """A token of the user `u-1`, with these claims and members of the header; None removes one."""
         signer = signer or key()
         now = int(time.time())
         all_claims = {"iss": self.issuer, "aud": AUDIENCE, "sub": "u-1", "iat": now, "exp": now + 300} | claims
         kept = {name: value for name, value in all_claims.items() if value is not None}
-        return jwt.encode(kept, signer.private, signer.algorithm, headers={"kid": signer.id} | (header or {}))
+        members = {"kid": signer.id} | (header or {})
+        headers = {name: value for name, value in members.items() if value is not None}
+        return jwt.encode(kept, signer.private, signer.algorithm, headers=headers)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
