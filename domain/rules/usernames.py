@@ -21,8 +21,8 @@ def usernames(name: str, mark: str) -> Iterator[str]:
     Accents are left out, and what no username has is replaced: `Jürgen@example.com` gets `Jurgen-example.com`.
     """
     letters = normalize("NFKD", tidy(name[:_LONGEST_READ]))
-    plain = _FOREIGN.sub("-", "".join(letter for letter in letters if not combining(letter))).strip(_NO_START)
-    if _IS_USERNAME.match(plain[:LONGEST]):
+    plain = _FOREIGN.sub("-", "".join(letter for letter in letters if not combining(letter))).lstrip(_NO_START)
+    if _IS_USERNAME.fullmatch(plain[:LONGEST]):
         yield plain[:LONGEST]
     start = plain or "user"
     for size in (8, len(mark)):  # the short one may be taken, by accident or on purpose

@@ -11,6 +11,7 @@ from sqlalchemy import delete, event, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import oidc
+from api.web.admission import Slots
 from domain.data.accounts import User
 from domain.data.identities import Identity
 from domain.settings import Settings
@@ -131,7 +132,7 @@ async def test_a_name_that_others_registered_in_all_its_forms_shuts_nobody_out(
         ("Jürgen.Müller@example.com", "Jurgen.Muller-example.com"),
         ("ＡＤＡ", "ADA"),  # noqa: RUF001 - full-width letters
         ("ada\u202elove\x00lace", "ada-love-lace"),
-        ("  -ada-  ", "ada"),
+        ("  -ada-  ", "ada-"),
         ("x" * 500, "x" * 64),
         ("a\u0301" * 1000, "a" * 64),
         (["ada"], "u-1"),
@@ -145,6 +146,30 @@ async def test_a_name_that_others_registered_in_all_its_forms_shuts_nobody_out(
 async def test_a_username_is_made_of_any_name(app: FastAPI, provider: Provider, name: Any, expected: str) -> None:
     username = (await me(app, provider.token(preferred_username=name)))["username"]
     assert username == expected or (username.startswith(expected) and len(username) == len(expected) + 8)
+
+
+async def test_another_claim_may_have_the_name(settings: Settings, provider: Provider) -> None:
+    async with running(settings.model_copy(update={"oidc_username_claim": "email"})) as app:
+        token = provider.token(preferred_username="somebody", email="ada@example.com")
+        assert (await me(app, token))["username"] == "ada-example.com"
+
+
+async def test_a_user_is_logged_and_has_slots_of_the_own_account(
+    app: FastAPI, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[str]()
+    acquire = Slots.acquire
+
+    async def note(slots: Slots, caller: str) -> None:
+        taken.append(caller)
+        await acquire(slots, caller)
+
+    monkeypatch.setattr(Slots, "acquire", note)
+    profile = await me(app, provider.token())
+    await me(app, provider.token(jti="another"))
+    # The first request takes one of its address, because only the database knows the user, or makes one.
+    assert taken[1:] == [profile["id"]] * 2
+    assert taken[0] != profile["id"]
 
 
 async def test_the_name_of_the_admin_is_given_to_no_user_of_the_provider(
