@@ -77,8 +77,11 @@ async def test_a_withdrawn_key_is_refused_after_the_next_reading_with_all_its_to
     assert await me(app, provider.token(key("second")))
 
 
-async def test_made_up_keys_ask_the_provider_once_in_a_while(app: FastAPI, provider: Provider) -> None:
+async def test_made_up_keys_ask_the_provider_once_in_a_while(
+    app: FastAPI, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert await me(app, provider.token())
+    monkeypatch.setattr(provider_keys, "PAUSE", 3600.0)
     keys = app.state.vmapi.provider._keys
     keys._read_at = time.monotonic()
     asked = provider.asked.total()
@@ -140,17 +143,30 @@ async def test_a_slow_provider_delays_neither_known_keys_nor_anybody_else(
     token = provider.token()
     assert await me(app, token)
     monkeypatch.setattr(provider_keys, "PAUSE", 0.0)
-    monkeypatch.setattr(provider_keys, "TIMEOUT", 1.0)
-    provider.answers[KEY_SET].pause = 3600
+    monkeypatch.setattr(provider_keys, "TIMEOUT", 3600.0)
+    provider.answers[KEY_SET].is_held = True
     waiting = [asyncio.create_task(ask(app, provider.token(header={"kid": str(number)}))) for number in range(200)]
     await poll(lambda: _is_reading(app), bool)
     assert (await ask(app, token)).status_code == 200
     assert (await client_of(app).get("/health/live")).status_code == 200
     assert not any(task.done() for task in waiting)
+    provider.let_go.set()
     refused = {refusal(answer) for answer in await asyncio.gather(*waiting)}
-    assert AWAY in refused
-    assert refused <= {AWAY, (429, "too_many_requests"), (503, "overloaded")}
-    assert (await ask(app, token)).status_code == 200
+    assert INVALID in refused
+    assert refused <= {INVALID, (429, "too_many_requests"), (503, "overloaded")}
+
+
+@pytest.mark.usefixtures("no_pause")
+async def test_a_provider_that_does_not_end_its_answer_is_given_up(
+    app: FastAPI, provider: Provider, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await me(app, provider.token())
+    monkeypatch.setattr(provider_keys, "TIMEOUT", 0.1)
+    for path in (KEY_SET, DISCOVERY):
+        provider.answers[path].is_held = True
+        assert refusal(await ask(app, provider.token(key("second")))) == AWAY
+    assert "it takes more than" in caplog.text
+    assert await me(app, provider.token())
 
 
 async def _is_reading(app: FastAPI) -> bool:

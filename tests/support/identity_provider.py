@@ -50,20 +50,21 @@ def key(id: str = "first", algorithm: str = "RS256", size: int = 2048) -> Key:
 
 @dataclass
 class Answer:
-    """What the provider answers to a path; it sends the body in two parts, with a pause in between."""
+    """What the provider answers to a path; one that `is_held` stops in the middle until the provider is let go."""
 
     body: bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    pause: float = 0
+    is_held: bool = False
 
 
 class Provider:
-    """The provider; `asked` counts the requests of each path."""
+    """The provider; `asked` counts the requests of each path, and `let_go` ends the wait of answers that are held."""
 
     def __init__(self, port: int, *keys: Key) -> None:
         self.issuer = f"http://127.0.0.1:{port}"
         self.asked = Counter[str]()
+        self.let_go = asyncio.Event()
         self.answers: dict[str, Answer] = {}
         self.metadata = {
             "issuer": self.issuer,
@@ -100,7 +101,8 @@ class Provider:
             half = len(answer.body) // 2
             writer.write("\r\n".join(lines).encode() + answer.body[:half])
             await writer.drain()
-            await asyncio.sleep(answer.pause)
+            if answer.is_held:
+                await self.let_go.wait()
             writer.write(answer.body[half:])
             await writer.drain()
 
@@ -118,4 +120,5 @@ async def running_provider(*keys: Key) -> AsyncIterator[Provider]:
     try:
         yield provider
     finally:
+        provider.let_go.set()
         server.close()
