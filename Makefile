@@ -32,8 +32,9 @@ soak: .venv/dev  ## Run random requests in any order, compared with a model (abo
 faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
 
-clients: .venv/dev  ## Lint the OpenAPI document, make clients for Python and TypeScript from it, and run them (needs npm)
+clients: .venv/dev  ## Lint the OpenAPI document, make and run clients for Python and TypeScript, run a real identity provider (needs npm)
 	npm --prefix tests/clients/typescript ci
+	npm --prefix tests/clients/oidc ci
 	.venv/bin/python -m pytest tests/clients
 
 fuzz: .venv/dev  ## Send generated requests to every endpoint for FUZZ seconds (a quarter of an hour), drawn by SEED

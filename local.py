@@ -65,7 +65,7 @@ def own_ports(settings: Settings) -> Iterator[None]:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """Return the environment of API, worker and migrations: our settings but the secret key, and INHERITED.
+    """Return the environment of API, worker and migrations: our settings but the secret keys, and INHERITED.
 
     Libraries read many more variables, which a shell may have for other programs. PGSSLMODE would keep us from our own
     database, WEB_CONCURRENCY the API from starting. PG* is for the user's own database, and OS_* for a cloud.
@@ -80,6 +80,17 @@ def environment(settings: Settings) -> dict[str, str]:
     return {
         name: value for name, value in os.environ.items() if name.upper() in names or name.startswith(tuple(prefixes))
     }
+
+
+def signing_keys(settings: Settings, data_dir: Path) -> dict[str, str]:
+    """Return the environment with which the API signs: the keys of the settings, or the stack's own."""
+    fallbacks = [fallback.get_secret_value() for fallback in settings.secret_key_fallbacks]
+    if settings.secret_key is not None:
+        key = settings.secret_key.get_secret_value()
+    else:
+        key = data_dirs.secret_key(data_dir)
+        fallbacks += data_dirs.former_secret_keys(data_dir)
+    return {"SECRET_KEY": key, "SECRET_KEY_FALLBACKS": ",".join(fallbacks)}
 
 
 def _not_ready(url: str) -> str:
@@ -160,7 +171,7 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     logs = data_dir / "logs"
     logs.mkdir(exist_ok=True)
     say(f"Starting; logs are in {logs}")
-    key = settings.secret_key.get_secret_value() if settings.secret_key else data_dirs.secret_key(data_dir)
+    keys = signing_keys(settings, data_dir)
     ours = environment(settings)
     for server in own_servers(settings, data_dir, logs, ours):
         children.append(server.start())  # noqa: PERF401 - one by one: if a later one fails, these must be stopped
@@ -171,7 +182,7 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     await migrate(logs, options)
     of_worker = PROCESS_OPTIONS | {"env": as_role(settings, ours, embedded_postgres.WORKER_ROLE)}
     children.append(Child("worker", [sys.executable, "-m", "worker"], logs, of_worker, stop_timeout=8).start())
-    with_key = PROCESS_OPTIONS | {"env": as_role(settings, ours, embedded_postgres.API_ROLE) | {"SECRET_KEY": key}}
+    with_key = PROCESS_OPTIONS | {"env": as_role(settings, ours, embedded_postgres.API_ROLE) | keys}
     api = Child("api", [sys.executable, "-m", "api"], logs, with_key, stop_timeout=5).start()
     children.append(api)
     host = f"[{settings.api_host}]" if ":" in settings.api_host else settings.api_host

@@ -11,6 +11,7 @@ from api import VERSION
 from api.background import housekeeping
 from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
+from api.background.provider_keys import ProviderKeys
 from api.background.readiness import Readiness
 from api.background.token_uses import TokenUses
 from api.background.workflow_recovery import WorkflowRecovery
@@ -42,6 +43,7 @@ from api.web.dependencies import ProcessState
 from api.web.headers import HeadAsGet, ResponseHeaders
 from api.web.logins import Logins
 from api.web.middleware import Admission, BufferedBody, RequestContext
+from api.web.oidc import IdentityProvider
 from api.web.program_tokens import ProgramTokens
 from api.web.security import Signing
 from domain import temporal
@@ -68,7 +70,8 @@ def create_app(settings: Settings) -> FastAPI:
     if settings.secret_key is None:
         command = """python -c 'import secrets; print("SECRET_KEY=" + secrets.token_urlsafe(48))' >> .env"""
         raise SystemExit(f"SECRET_KEY is not set; make one with: {command}")
-    signing = Signing(settings.secret_key.get_secret_value(), settings.algorithm)
+    fallbacks = tuple(key.get_secret_value() for key in settings.secret_key_fallbacks)
+    signing = Signing(settings.secret_key.get_secret_value(), settings.algorithm, fallbacks)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -131,11 +134,15 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
         asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days)),
         asyncio.create_task(token_uses.run()),
     ]
+    keys = ProviderKeys(settings.oidc_issuer) if settings.oidc_issuer else None
+    if keys:
+        others.append(asyncio.create_task(keys.run()))
+    provider = IdentityProvider(settings, keys, engine, autocommit) if keys else None
     hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
         readiness, tokens = Readiness(autocommit, client), ProgramTokens(autocommit, token_uses)
         services = dispatcher, recovery, changes, hashing, logins, readiness, tokens
-        yield ProcessState(settings, signing, engine, autocommit, client, *services)
+        yield ProcessState(settings, signing, engine, autocommit, client, *services, provider=provider)
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
         # they are not, another process repeats them when their leases expire. The other tasks can stop anywhere,

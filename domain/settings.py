@@ -8,12 +8,11 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from domain import database_url, payload_keys, tls
+from domain import database_url, payload_keys, secret_keys, tls
+from domain.identity_provider import Claim, Issuer
 from domain.payload_keys import PayloadKey
 from domain.rules.quotas import Quota
-
-PLACEHOLDER_SECRET = "change-me-in-production"  # noqa: S105 - not a secret: this value is rejected
-MINIMUM_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as its hash
+from domain.secret_keys import SecretKey, SecretKeys
 
 # An origin in the form in which a browser sends it: in lower case, without a path, without the scheme's own port.
 _ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
@@ -43,10 +42,17 @@ class Settings(BaseSettings):
     db_api_role: Role | None = None
     db_worker_role: Role | None = None
 
-    secret_key: SecretStr | None = None
+    secret_key: SecretKey | None = None
+    secret_key_fallbacks: SecretKeys = ()
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     access_token_expire_minutes: int = Field(default=30, ge=1, le=1440)
     refresh_token_expire_days: int = Field(default=7, ge=1, le=365)
+
+    oidc_issuer: Issuer | None = None
+    oidc_audience: Claim | None = None
+    oidc_username_claim: Claim = "preferred_username"
+    oidc_role_claim: Claim | None = None
+    oidc_admin_value: Claim | None = None
 
     compute_backend: Literal["mock", "openstack"] = "mock"
     mock_build_delay: Seconds = 5.0
@@ -169,24 +175,14 @@ class Settings(BaseSettings):
                 raise ValueError("must be * or origins like https://example.com, separated by commas")
         return value
 
-    @field_validator("secret_key", check_fields=False)  # SettingsWithoutKey has none
-    @classmethod
-    def _check_strength(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is None:
-            return None
-        secret = value.get_secret_value()
-        if secret == PLACEHOLDER_SECRET:
-            raise ValueError("is the published placeholder; set your own secret")
-        if len(secret.encode()) < MINIMUM_SECRET_BYTES:
-            raise ValueError(f"must have at least {MINIMUM_SECRET_BYTES} bytes")
-        return value
-
     @field_validator("algorithm")
     @classmethod
     def _check_secret_length(cls, value: str, info: ValidationInfo) -> str:
         secret, minimum = info.data.get("secret_key"), int(value.removeprefix("HS")) // 8
-        if secret is not None and len(secret.get_secret_value().encode()) < minimum:
+        if secret is not None and secret_keys.size(secret) < minimum:
             raise ValueError(f"needs a SECRET_KEY of at least {minimum} bytes")
+        if any(secret_keys.size(key) < minimum for key in info.data.get("secret_key_fallbacks", ())):
+            raise ValueError(f"needs SECRET_KEY_FALLBACKS of at least {minimum} bytes each")
         return value
 
     @field_validator("max_page_size")
@@ -211,6 +207,17 @@ class Settings(BaseSettings):
         if (value is None) != (certificate is None):
             raise ValueError("belongs to TEMPORAL_TLS_CLIENT_CERT: set both or neither")
         return value
+
+    @model_validator(mode="after")
+    def _check_identity_provider(self) -> Self:
+        # Without the audience, tokens that the provider makes for any other program of the company would open this one.
+        pairs = {"OIDC_ISSUER": "OIDC_AUDIENCE", "OIDC_ROLE_CLAIM": "OIDC_ADMIN_VALUE"}
+        for one, other in pairs.items():
+            if (getattr(self, one.lower()) is None) != (getattr(self, other.lower()) is None):
+                raise ValueError(f"{one} and {other} belong together: set both or neither")
+        if self.oidc_role_claim is not None and self.oidc_issuer is None:
+            raise ValueError("OIDC_ROLE_CLAIM needs OIDC_ISSUER, which is not set")
+        return self
 
     @model_validator(mode="after")
     def _check_temporal_address(self) -> Self:
@@ -247,9 +254,10 @@ class Settings(BaseSettings):
 
 
 class SettingsWithoutKey(Settings):
-    """The settings of processes that sign no tokens. They do not read the key, wherever it stands."""
+    """The settings of processes that sign no tokens. They do not read the keys, wherever they stand."""
 
     secret_key: ClassVar[None] = None  # type: ignore[misc] # no field any more
+    secret_key_fallbacks: ClassVar[SecretKeys] = ()  # type: ignore[misc] # nor this
 
 
 def load_settings(kind: type[Settings] = Settings) -> Settings:

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterable
 from pathlib import Path
 
-STATE = {"lock", "secret_key", "logs", "postgres", "postgres.new"}
+STATE = {"lock", "secret_key", "secret_key.old", "logs", "postgres", "postgres.new"}
 STATE |= {"temporal.db", "temporal.db-wal", "temporal.db-shm", "temporal.unfinished"}
 LOGS = frozenset(f"{name}.log" for name in ("api", "worker", "temporal", "postgres", "migrations"))
 # Bytes. SQLite opens no file with a path of more than 512, and the longest of Temporal's is `/temporal.db-journal`.
@@ -57,14 +57,35 @@ def prepare(wanted: Path, *, checkout: Path, database_user: str) -> Path:
 
 def secret_key(data_dir: Path) -> str:
     """Return the stack's signing key; the first start creates it, readable by its owner only."""
-    path, unfinished = data_dir / "secret_key", data_dir / "secret_key.new"
+    path = data_dir / "secret_key"
     if not path.exists():
-        unfinished.unlink(missing_ok=True)
-        with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(48))
-            file.flush()
-            os.fsync(file)  # otherwise a power cut could leave an empty key
-        unfinished.rename(path)
+        _write_key(path, secrets.token_urlsafe(48))
+    return _read_key(path)
+
+
+def former_secret_keys(data_dir: Path) -> list[str]:
+    """Return the key that the last change of the signing key has replaced, if there was one."""
+    path = data_dir / "secret_key.old"
+    return [_read_key(path)] if path.exists() else []
+
+
+def change_secret_key(data_dir: Path) -> None:
+    """Make a new signing key. The one before it stays beside it, so that nobody is logged out."""
+    _write_key(data_dir / "secret_key.old", secret_key(data_dir))
+    _write_key(data_dir / "secret_key", secrets.token_urlsafe(48))
+
+
+def _write_key(path: Path, key: str) -> None:
+    unfinished = path.with_name("secret_key.new")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+        file.write(key)
+        file.flush()
+        os.fsync(file)  # otherwise a power cut could leave an empty key
+    unfinished.rename(path)
+
+
+def _read_key(path: Path) -> str:
     if not path.is_file():  # for example a pipe, whose writer we would wait for
         raise DataDirError(f"{path} is no file: remove it or choose another DATA_DIR")
     key = path.read_text(errors="replace")
@@ -124,7 +145,7 @@ def _make_private(data_dir: Path, database_user: str) -> None:
         if not path.is_file():  # for example a pipe, whose reader we would wait for
             raise DataDirError(f"{path} is no file: remove it or choose another DATA_DIR")
     # Earlier versions let everybody read their files.
-    files = [data_dir / "secret_key", *data_dir.glob("temporal.db*"), *logs]
+    files = [*data_dir.glob("secret_key*"), *data_dir.glob("temporal.db*"), *logs]
     # A folder that contains other things, such as a home directory, keeps its mode.
     folders = [data_dir / "logs"] if {*(data_dir / "logs").glob("*")} <= {*logs} else []
     if {path.name for path in data_dir.iterdir()} <= {*STATE, "secret_key.new"}:

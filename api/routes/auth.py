@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import openapi, security
-from api.web.dependencies import CurrentUser, LoggedInUser, Process, ProcessState, is_admin
+from api.web.dependencies import CurrentUser, LoggedInUser, Process, ProcessState, is_admin, may_administer
 from api.web.logins import Logins
 from api.web.models import FieldError
 from api.web.origin import address_of, origin_of
@@ -52,7 +52,7 @@ async def register_user(process: Process, request: Request, body: requests.Regis
         taken = _USERNAME_TAKEN if queries.violated_constraint(error) == "uq_users_username" else _EMAIL_TAKEN
         raise ProblemError(taken.code, taken.detail, [taken]) from None
     process.logins.note_owner(origin, username_key(user.username))
-    return await _profile(process, user)
+    return _profile(user, is_admin=await is_admin(process, user.id, user.username))
 
 
 @routes.post("/login", openapi_extra=openapi.problems("invalid_credentials", "too_many_failed_logins"))
@@ -114,11 +114,11 @@ async def get_me(caller: CurrentUser, process: Process) -> answers.User:
         user = await queries.fetch_one(connection, select(User).where(User.id == caller.id))
     if user is None:
         raise ProblemError("invalid_token", "This account no longer exists.")
-    return await _profile(process, user)
+    return _profile(user, is_admin=await may_administer(process, caller))
 
 
-async def _profile(process: ProcessState, user: User) -> answers.User:
-    role: Literal["user", "admin"] = "admin" if await is_admin(process, user.id, user.username) else "user"
+def _profile(user: User, *, is_admin: bool) -> answers.User:
+    role: Literal["user", "admin"] = "admin" if is_admin else "user"
     return answers.User(id=user.id, username=user.username, email=user.email, role=role, created_at=user.created_at)
 
 

@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api import PREFIX
 from api.routes import answers, requests, router
 from api.web import openapi, program_tokens
-from api.web.dependencies import CurrentUser, Process
+from api.web.dependencies import CurrentUser, Process, ProcessState
 from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.lists import Order
 from api.web.models import FieldError
 from api.web.pages import WantedPage
 from api.web.problems import ProblemError
-from api.web.security import Caller, ProgramCaller, Signing
+from api.web.security import Caller, ProgramCaller
 from domain.commands import program_tokens as commands
 from domain.commands.acceptance import Requester
 from domain.data import queries
@@ -46,13 +46,13 @@ async def create_token(caller: CurrentUser, process: Process, once: OnceOrTrial,
         new = commands.NewToken(body.name, program_tokens.digest(token), scopes.granted(body.scopes), lifetime)
         row = await commands.add_token(tx, requester, new)
         # What is kept of this answer, for a repetition of the request, must not have the token as it is.
-        hidden = program_tokens.masked(process.signing, row.id, token)
+        hidden = program_tokens.masked(process.signing.secret, row.id, token)
         created = answers.CreatedToken(**answers.Token.model_validate(row).model_dump(), token=hidden)
         location = {"Location": f"{PREFIX}/tokens/{row.id}"}
         return Response(created.model_dump_json(), 201, location, "application/json")
 
     answer = await once(create, body)
-    return answer if once.validate_only else _with_token_shown(answer, process.signing)
+    return answer if once.validate_only else await _with_token_shown(answer, process)
 
 
 @routes.get("")
@@ -94,8 +94,9 @@ def _refuse_longer_life(caller: Caller, lifetime: timedelta | None) -> None:
         raise ProblemError("insufficient_scope", detail, [error])
 
 
-def _with_token_shown(answer: Response, signing: Signing) -> Response:
+async def _with_token_shown(answer: Response, process: ProcessState) -> Response:
     created = answers.CreatedToken.model_validate_json(bytes(answer.body))
-    shown = created.model_copy(update={"token": program_tokens.masked(signing, created.id, created.token)})
+    token = await program_tokens.unmasked(process.signing, process.autocommit, created.id, created.token)
+    shown = created.model_copy(update={"token": token})
     headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
     return Response(shown.model_dump_json(), answer.status_code, headers)

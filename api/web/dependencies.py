@@ -12,12 +12,14 @@ from temporalio.client import Client
 
 from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
+from api.background.provider_keys import ProviderAwayError
 from api.background.readiness import Readiness
 from api.background.workflow_recovery import WorkflowRecovery
-from api.web import program_tokens, security
+from api.web import oidc, program_tokens, security
 from api.web.admission import Slots
 from api.web.logins import Logins
 from api.web.long_lists import LongLists
+from api.web.oidc import IdentityProvider, ProviderCaller
 from api.web.problems import ProblemError
 from api.web.program_tokens import ProgramTokens
 from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
@@ -39,7 +41,8 @@ class ProcessState:
     """What all requests of the process share.
 
     `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
-    hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones.
+    hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones. `provider`
+    is None unless the settings name an identity provider.
     """
 
     settings: Settings
@@ -56,6 +59,7 @@ class ProcessState:
     program_tokens: ProgramTokens
     long_lists: LongLists = field(default_factory=LongLists)
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
+    provider: IdentityProvider | None = None
 
 
 async def _process_state(request: Request) -> ProcessState:
@@ -66,7 +70,8 @@ async def _process_state(request: Request) -> ProcessState:
 Process = Annotated[ProcessState, Depends(_process_state)]
 _bearer = HTTPBearer(
     scheme_name="bearer",
-    description="The access token from `POST /auth/login`, or a token for programs from `POST /tokens`.",
+    description="The access token from `POST /auth/login`, a token for programs from `POST /tokens`, or an access "
+    "token of the identity provider that the operator of the service has named.",
     auto_error=False,  # FastAPI's own error is not a problem document
 )
 
@@ -79,11 +84,16 @@ async def _caller(
         raise ProblemError("unauthenticated", detail)
     token = credentials.credentials
     try:
+        if process.provider and oidc.is_signed(token):
+            return await process.provider.find(token)
         if not program_tokens.is_one(token):
             return security.verify(process.signing, "access", token).caller
         caller = await process.program_tokens.find(token)
     except InvalidTokenError as error:
         raise ProblemError("invalid_token", str(error)) from None
+    except ProviderAwayError:
+        detail = "The identity provider does not say which keys are its own, so the token cannot be checked; try again."
+        raise ProblemError("identity_provider_unavailable", detail) from None
     if request.method != "GET" and Scope.WRITE not in caller.scopes:  # HEAD comes as GET
         detail = "This token may only read. Use one with the scope write."
         raise ProblemError("insufficient_scope", detail)
@@ -91,9 +101,12 @@ async def _caller(
 
 
 async def _logged_in(caller: Annotated[Caller, Depends(_caller)]) -> LoginCaller:
-    """The caller, if the caller has logged in; ProblemError if it is a program with a token."""
+    """The caller, if the caller has logged in here; ProblemError if the token comes from elsewhere."""
     if isinstance(caller, LoginCaller):
         return caller
+    if isinstance(caller, ProviderCaller):
+        detail = "You have logged in at the identity provider and not here. Do this there."
+        raise ProblemError("login_required", detail)
     raise ProblemError("login_required", "A token for programs comes from no login. Log in to do this.")
 
 
@@ -108,9 +121,16 @@ async def is_admin(process: ProcessState, user_id: UUID, username: str) -> bool:
     return admin is not None and admin.id == user_id
 
 
+async def may_administer(process: ProcessState, caller: Caller) -> bool:
+    """Whether the caller is an admin: the identity provider decides about its users, if the settings say how."""
+    if isinstance(caller, ProviderCaller) and caller.is_admin is not None:
+        return caller.is_admin
+    return await is_admin(process, caller.id, caller.username)
+
+
 async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-    """The caller, if the caller is the admin; ProblemError if not."""
-    if await is_admin(process, caller.id, caller.username):
+    """The caller, if the caller is an admin; ProblemError if not."""
+    if await may_administer(process, caller):
         return caller
     raise ProblemError("admin_only", "Only the admin may do this. ADMIN_USERNAME names the account.")
 

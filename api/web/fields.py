@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from domain.rules import addresses, text
 from domain.rules.labels import MOST_LABELS
+from domain.rules.usernames import USERNAME
 
 SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 256  # characters
 _UNSEEN = rf"\x00-\x1f\x7f-\x9f{text.UNSEEN}"
@@ -178,7 +179,7 @@ Time = Annotated[AwareDatetime, BeforeValidator(_written_as_time), AfterValidato
 # A text to search for. It may hold more than a Name, because early resources have names that are refused today.
 Text = Annotated[str, StringConstraints(max_length=255, pattern=f"^{_PRINTABLE}*$")]
 IPAddress = Annotated[str, StringConstraints(max_length=45, pattern=r"^[0-9A-Fa-f.:]+$"), AfterValidator(_ip_address)]
-Username = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,63}$")]
+Username = Annotated[str, StringConstraints(pattern=USERNAME)]
 Email = Annotated[
     str,
     StringConstraints(max_length=254, pattern=r"^[^@\s]+@[^@\s]+$"),

@@ -16,8 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import PREFIX
-from api.web import problems, program_tokens
+from api.background.provider_keys import ProviderAwayError
+from api.web import oidc, problems, program_tokens
 from api.web.admission import NoSlotError, Slots
+from api.web.oidc import IdentityProvider
 from api.web.origin import address_of, origin_of
 from api.web.program_tokens import ProgramTokens
 from api.web.security import Caller, InvalidTokenError, Signing, verify
@@ -163,18 +165,19 @@ class Admission:
 
     async def _take_slot(self, scope: Scope, slot: contextlib.ExitStack) -> None:
         """Take a slot for the user whose valid token the request carries, or else for the origin that it comes from."""
-        token = _bearer(scope)
-        if not program_tokens.is_one(token):
+        token, finder = _bearer(scope), await _finder(scope)
+        if finder is None:
             await self._take(_named(_logged_in(token, self.signing)) or origin_of(scope), slot)
             return
-        tokens: ProgramTokens = scope["app"].state.vmapi.program_tokens
-        if owner := _named(tokens.owner(token)):
-            await self._take(owner, slot)
+        owner = ""
+        with contextlib.suppress(InvalidTokenError, ProviderAwayError):  # the route will see it, too
+            owner = _named(finder.owner(token))
+        await self._take(owner or origin_of(scope), slot)
+        if owner:
             return
         # Only the database knows whose token it is, and asking it takes a slot, too.
-        await self._take(origin_of(scope), slot)
-        with contextlib.suppress(InvalidTokenError, DBAPIError, *outages.UNREACHABLE):  # the route will see it, too
-            owner = _named(await tokens.find(token))
+        with contextlib.suppress(InvalidTokenError, ProviderAwayError, DBAPIError, *outages.UNREACHABLE):
+            owner = _named(await finder.find(token))
         if owner:
             slot.close()
             await self._take(owner, slot)
@@ -182,6 +185,17 @@ class Admission:
     async def _take(self, caller: str, slot: contextlib.ExitStack) -> None:
         await self.slots.acquire(caller)
         slot.callback(self.slots.release, caller)
+
+
+async def _finder(scope: Scope) -> ProgramTokens | IdentityProvider | None:
+    """Who knows the callers with tokens of this kind; None for our own access tokens, which say it themselves."""
+    token, state = _bearer(scope), scope["app"].state.vmapi
+    provider: IdentityProvider | None = state.provider
+    if provider and oidc.is_signed(token):
+        await provider.prepare(token)  # before the request has a slot: the provider may be slow
+        return provider
+    tokens: ProgramTokens = state.program_tokens
+    return tokens if program_tokens.is_one(token) else None
 
 
 def _bearer(scope: Scope) -> str:

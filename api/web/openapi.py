@@ -185,7 +185,7 @@ def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters
     """The problem codes that follow from the path, method, parameters, body and security of an operation."""
     yield "malformed_request"
     if operation["security"]:
-        yield from ("unauthenticated", "invalid_token")
+        yield from ("unauthenticated", "invalid_token", "identity_provider_unavailable")
         yield from _codes_of_changes(path) if method != "get" else ()
     if "{" in path:
         yield "not_found"

@@ -39,6 +39,7 @@ HEADERS_OF_CODE = {
     "too_many_failed_logins": RETRY_AFTER,
     "cloud_unavailable": RETRY_AFTER,
     "worker_unavailable": RETRY_AFTER,
+    "identity_provider_unavailable": RETRY_AFTER,
     "overloaded": RETRY_AFTER,
     "database_unavailable": RETRY_AFTER,
     "not_ready": RETRY_AFTER,

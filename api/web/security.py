@@ -1,7 +1,12 @@
-"""Hashes passwords with bcrypt; signs tokens and cursors with the secret key, and hides secrets with it."""
+"""Hashes passwords with bcrypt; signs tokens and cursors with the secret key, and hides secrets with it.
+
+There may be several keys: one signs, and the others are only accepted, so that the key can be changed while logins,
+cursors and hidden secrets live on. A token says in its header which key has signed it.
+"""
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -26,14 +31,24 @@ _BCRYPT_COST = 12
 # known one, so that the time does not tell which usernames exist.
 _DUMMY_HASH = "$2b$12$kl5D8HOrRAmz13ChIWzmjexOzVAdP1p3nbLB6ap5S.0lQ5EKxk3bC"
 _SIGNATURE_SIZE = 16  # bytes
+_KEY_ID_SIZE = 9  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Signing:
-    """The key and algorithm that tokens are signed with; cursors use the key only."""
+    """The key and algorithm that tokens are signed with; cursors use the key only.
+
+    `fallbacks` are keys that sign nothing, but whatever was signed with them is accepted.
+    """
 
     secret: str = field(repr=False)
     algorithm: str
+    fallbacks: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """All keys, the one that signs first."""
+        return self.secret, *self.fallbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +117,7 @@ def sign(signing: Signing, type: TokenType, caller: LoginCaller, token_id: UUID,
         "iat": now,
         "exp": now + lifetime,
     }
-    return jwt.encode(claims, signing.secret, signing.algorithm)
+    return jwt.encode(claims, signing.secret, signing.algorithm, headers={"kid": key_id(signing.secret)})
 
 
 def verify(signing: Signing, type: TokenType, token: str) -> Claims:
@@ -119,13 +134,7 @@ def verify(signing: Signing, type: TokenType, token: str) -> Claims:
 @lru_cache(maxsize=4096)
 def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
     try:
-        claims = jwt.decode(
-            token,
-            signing.secret,
-            algorithms=[signing.algorithm],
-            issuer=ISSUER,
-            options={"require": _CLAIMS, "verify_exp": False, "verify_iat": False},
-        )
+        claims = _checked_claims(signing, token)
     except jwt.InvalidTokenError:
         raise InvalidTokenError("The token is not valid.") from None
     if claims["type"] != type:
@@ -134,10 +143,33 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
     return Claims(UUID(claims["jti"]), caller, claims["exp"])
 
 
+def _checked_claims(signing: Signing, token: str) -> dict[str, Any]:
+    named = jwt.get_unverified_header(token).get("kid")
+    # A token of an earlier version names no key, so any of them may have signed it.
+    keys = [key for key in signing.accepted if named in {None, key_id(key)}]
+    for key in keys:
+        with contextlib.suppress(jwt.InvalidSignatureError):
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                algorithms=[signing.algorithm],  # never what the token says: it could say `none`
+                issuer=ISSUER,
+                options={"require": _CLAIMS, "verify_exp": False, "verify_iat": False},
+            )
+            return claims
+    raise jwt.InvalidSignatureError
+
+
+@lru_cache(maxsize=64)
+def key_id(secret: str) -> str:
+    """A name of the key, which everybody may know: it tells nothing about the key."""
+    return base64.urlsafe_b64encode(hmac.digest(secret.encode(), b"kid", "sha256")[:_KEY_ID_SIZE]).decode()
+
+
 def seal(signing: Signing, value: Any) -> str:
     """The JSON value with a signature, as text; clients can read the value but not change it."""
     payload = json.dumps(value, ensure_ascii=False).encode()  # escapes would make non-ASCII names longer
-    return base64.urlsafe_b64encode(_signature(signing, payload) + payload).decode()
+    return base64.urlsafe_b64encode(_signature(signing.secret, payload) + payload).decode()
 
 
 def unseal(signing: Signing, text: str) -> Any:
@@ -147,18 +179,20 @@ def unseal(signing: Signing, text: str) -> Any:
     except ValueError:
         return None
     signature, payload = content[:_SIGNATURE_SIZE], content[_SIGNATURE_SIZE:]
-    return json.loads(payload) if hmac.compare_digest(signature, _signature(signing, payload)) else None
+    is_ours = any(hmac.compare_digest(signature, _signature(key, payload)) for key in signing.accepted)
+    return json.loads(payload) if is_ours else None
 
 
-def mask(signing: Signing, name: str, secret: bytes) -> bytes:
-    """Hide 32 random bytes; given the result and the same name, this returns them.
+def mask(key: str, name: str, secret: bytes) -> bytes:
+    """Hide 32 random bytes with the key; given the result, the same key and name, this returns them.
 
     A name is used for one secret only.
     """
-    pad = hmac.digest(signing.secret.encode(), b"mask" + name.encode(), "sha256")
+    pad = hmac.digest(key.encode(), b"mask" + name.encode(), "sha256")
     return bytes(mine ^ other for mine, other in zip(pad, secret, strict=True))
 
 
-def _signature(signing: Signing, payload: bytes) -> bytes:
-    # The prefix keeps these signatures apart from those of tokens and from masks, which have the same key.
-    return hmac.digest(signing.secret.encode(), b"seal" + payload, "sha256")[:_SIGNATURE_SIZE]
+def _signature(key: str, payload: bytes) -> bytes:
+    # The prefix keeps these signatures apart from those of tokens, from masks and from names of keys, which have the
+    # same key.
+    return hmac.digest(key.encode(), b"seal" + payload, "sha256")[:_SIGNATURE_SIZE]

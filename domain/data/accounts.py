@@ -13,8 +13,8 @@ from domain.rules.text import email_key
 
 def _email_key(context: DefaultExecutionContext) -> str | None:
     """The default of `email_key`, so that no statement that inserts a user can forget it."""
-    email: str = context.get_current_parameters()["email"]  # type: ignore[no-untyped-call]
-    return None if email.isascii() else email_key(email)
+    email: str | None = context.get_current_parameters()["email"]  # type: ignore[no-untyped-call]
+    return None if email is None or email.isascii() else email_key(email)
 
 
 class User(Base):
@@ -22,7 +22,8 @@ class User(Base):
 
     Usernames and e-mail addresses are compared in lower case, by the rules of ASCII and not of the database's locale.
     `email_key` is compared instead of an address that has other letters. Two accounts that are older than these
-    rules, and equal by them, are kept apart: the key of the later one is SAME and its own name.
+    rules, and equal by them, are kept apart: the key of the later one is SAME and its own name. A user whom an
+    identity provider names has neither an e-mail address nor a password.
     """
 
     __tablename__ = "users"
@@ -35,8 +36,8 @@ class User(Base):
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     username: Mapped[str]
-    email: Mapped[str]
-    password_hash: Mapped[str]
+    email: Mapped[str | None]
+    password_hash: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     username_key: Mapped[str | None]
     email_key: Mapped[str | None] = mapped_column(default=_email_key)

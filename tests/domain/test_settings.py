@@ -18,9 +18,15 @@ DEFAULTS = {
     "db_max_overflow": 20,
     "db_echo": False,
     "secret_key": None,
+    "secret_key_fallbacks": (),
     "algorithm": "HS256",
     "access_token_expire_minutes": 30,
     "refresh_token_expire_days": 7,
+    "oidc_issuer": None,
+    "oidc_audience": None,
+    "oidc_username_claim": "preferred_username",
+    "oidc_role_claim": None,
+    "oidc_admin_value": None,
     "mock_build_delay": 5.0,
     "mock_start_delay": 2.0,
     "mock_stop_delay": 2.0,
@@ -54,6 +60,7 @@ WRONG_VALUES = {
     "DB_POOL_SIZE": "0",
     "DB_MAX_OVERFLOW": "-1",
     "SECRET_KEY": "too-short",
+    "SECRET_KEY_FALLBACKS": f"{'k' * 40},too-short",
     "ALGORITHM": "none",
     "ACCESS_TOKEN_EXPIRE_MINUTES": "0",
     "REFRESH_TOKEN_EXPIRE_DAYS": "soon",
@@ -217,8 +224,9 @@ CLOUD = {"temporal_api_key": "k" * 40, "temporal_address": "cloud.example.com:72
 
 
 def test_printed_settings_do_not_show_secrets() -> None:
-    settings = make_settings("postgresql://db/vmapi", secret_key="s" * 40, **CLOUD)
+    settings = make_settings("postgresql://db/vmapi", secret_key="s" * 40, secret_key_fallbacks="f" * 40, **CLOUD)
     assert "ssss" not in repr(settings)
+    assert "ffff" not in repr(settings)
     assert "kkkk" not in repr(settings)
 
 

@@ -1,17 +1,24 @@
 """A request for every problem, to an API that no worker serves and that has no Temporal."""
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
 
 import asyncpg
+import jwt
 from fastapi import FastAPI
 from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.background.provider_keys import ProviderKeys
 from api.web.admission import NoSlotError, Slots
+from api.web.dependencies import ProcessState
 from api.web.logins import Logins
+from api.web.oidc import IdentityProvider
 from api.web.problems import MAX_BODY
 from domain.data.accounts import User
 from domain.data.cloud import FoundServer
@@ -23,6 +30,7 @@ from tests.api.conftest import Person
 from tests.api.networks import fill_edge
 from tests.examples.recorder import Recording
 from tests.examples.tour import ACCOUNT, Guest
+from tests.support import identity_provider
 from tests.support.rows import (
     FLAVOR_IDS,
     IMAGE_IDS,
@@ -60,12 +68,26 @@ async def form(ada: Guest) -> None:
     await http.options("/vms", headers=preflight)
 
 
+@contextlib.contextmanager
+def _provider_that_is_away(app: FastAPI) -> Iterator[None]:
+    """Let the application name an identity provider that does not answer."""
+    process: ProcessState = app.state.vmapi
+    keys = ProviderKeys("http://127.0.0.1:1")
+    provider = IdentityProvider(process.settings, keys, process.engine, process.autocommit)
+    with patch.object(app.state, "vmapi", replace(process, provider=provider)):
+        yield
+
+
 async def callers(app: FastAPI, recording: Recording, ada: Guest, engine: AsyncEngine) -> None:
     """Callers who may not do what they ask for, and requests that are repeated."""
     anyone = Guest.of(app, recording).http
     await anyone.get("/vms")
     await Guest.of(app, recording, "not-a-token").http.get("/vms")
     await ada.http.get("/admin/attention")
+    with _provider_that_is_away(app):
+        await Guest.of(app, recording, jwt.encode({}, identity_provider.key().private, "RS256", {"kid": "1"})).http.get(
+            "/vms"
+        )
     for change in ({"email": "ada.2@example.com"}, {"username": "ada-2"}):
         await anyone.post("/auth/register", json=ACCOUNT | change)
     wrong = {"username": "ada", "password": "Wrong-Horse-1"}

@@ -86,6 +86,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         monkeypatch.delenv(name)
     ours = {"PATH": "/bin", "LC_ALL": "C.UTF-8", "API_PORT": "1", "log_level": "DEBUG", "secret_key": "s" * 32}
+    ours["SECRET_KEY_FALLBACKS"] = "o" * 32
     for name, value in (ours | FOREIGN).items():
         monkeypatch.setenv(name, value)
 

@@ -225,6 +225,23 @@ def test_an_unfinished_secret_key_is_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
 
 
+def test_the_key_before_the_last_change_is_kept_as_private_as_the_new_one(tmp_path: Path) -> None:
+    assert data_dir.former_secret_keys(tmp_path) == []
+    keys = [data_dir.secret_key(tmp_path)]
+    for _ in range(2):
+        data_dir.change_secret_key(tmp_path)
+        keys.append(data_dir.secret_key(tmp_path))
+        assert data_dir.former_secret_keys(tmp_path) == [keys[-2]]
+    assert len(set(keys)) == 3
+    assert {path.name: mode(path) for path in tmp_path.iterdir()} == {"secret_key": 0o600, "secret_key.old": 0o600}
+
+
+def test_a_damaged_former_key_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "secret_key.old").write_text("short")
+    with pytest.raises(DataDirError, match=r"secret_key\.old is damaged"):
+        data_dir.former_secret_keys(tmp_path)
+
+
 def test_logs_of_other_programs_in_the_same_folder_are_left_alone(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_dir, "MAX_LOG_SIZE", 10)
     (other := old / "logs" / "nginx.log").write_text("longer than the limit")

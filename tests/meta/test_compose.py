@@ -66,7 +66,8 @@ def test_each_environment_variable_of_our_services_is_a_setting(name: str) -> No
 def test_each_setting_reaches_the_services_that_read_it() -> None:
     api, worker = ({variable.lower() for variable in SERVICES[name]["environment"]} for name in ("api", "worker"))
     assert set(Settings.model_fields) - NOT_OF_CONTAINERS - {"worker_health_file"} <= api
-    assert set(Settings.model_fields) - NOT_OF_CONTAINERS - {"secret_key", "api_host", "api_port"} <= worker
+    only_api = {"secret_key", "secret_key_fallbacks", "api_host", "api_port"}
+    assert set(Settings.model_fields) - NOT_OF_CONTAINERS - only_api <= worker
     assert {"DB_API_ROLE", "DB_WORKER_ROLE"} <= set(SERVICES["migrate"]["environment"])
     assert "TEMPORAL_PAYLOAD_KEYS" not in SERVICES["migrate"]["environment"]
 
@@ -96,8 +97,9 @@ def test_the_migrations_grant_the_role_of_the_services_what_it_needs() -> None:
 
 
 def test_only_the_api_and_the_check_of_the_settings_get_the_secret_key() -> None:
-    having = {name for name, service in SERVICES.items() if "SECRET_KEY" in service.get("environment", {})}
-    assert having == {"api", "api-more", "settings"}
+    for key in ("SECRET_KEY", "SECRET_KEY_FALLBACKS"):
+        having = {name for name, service in SERVICES.items() if key in service.get("environment", {})}
+        assert having == {"api", "api-more", "settings"}
 
 
 def test_the_database_password_has_no_default_and_is_part_of_no_url() -> None:

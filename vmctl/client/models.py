@@ -363,6 +363,7 @@ class ProblemCode(Word):
     NOT_IMPLEMENTED = "not_implemented"
     CLOUD_UNAVAILABLE = "cloud_unavailable"
     WORKER_UNAVAILABLE = "worker_unavailable"
+    IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable"
     OVERLOADED = "overloaded"
     DATABASE_UNAVAILABLE = "database_unavailable"
     NOT_READY = "not_ready"
@@ -557,12 +558,12 @@ class TokenPair(Answer):
 
 class User(Answer):
     """
-    A user's profile.
+    A user's profile. A user of the identity provider has no `email` here.
     """
 
     id: UUID
     username: str
-    email: str
+    email: str | None
     role: str
     created_at: AwareDatetime
 

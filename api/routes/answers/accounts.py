@@ -11,11 +11,11 @@ from domain.rules.scopes import Scope
 
 
 class User(Answer):
-    """A user's profile."""
+    """A user's profile. A user of the identity provider has no `email` here."""
 
     id: UUID
     username: str
-    email: str
+    email: str | None
     role: Literal["user", "admin"]
     created_at: datetime
 

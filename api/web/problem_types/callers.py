@@ -15,8 +15,8 @@ CALLERS: Final = {
     "invalid_token": ProblemType(
         401,
         "The token is not valid",
-        "The token has expired or been revoked, is not one of this service's, or is not of the kind that the path "
-        "needs. Or its account no longer exists.",
+        "The token has expired or been revoked, is not one of this service's or of its identity provider's, or is not "
+        "of the kind that the path needs. Or its account no longer exists.",
         "Get a new pair of tokens with the refresh token. If that is refused too, log in again.",
         Retry.NO,
     ),
@@ -44,8 +44,9 @@ CALLERS: Final = {
     "login_required": ProblemType(
         403,
         "The path is for people who have logged in",
-        "The request was sent with a token for programs, and such a token comes from no login.",
-        "Log in, and send the access token.",
+        "The request was sent with a token for programs or one of the identity provider, and such a token comes from "
+        "no login here.",
+        "Log in, and send the access token. A user of the identity provider logs out and changes the password there.",
         Retry.NO,
     ),
     "forbidden": ProblemType(

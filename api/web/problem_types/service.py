@@ -26,6 +26,13 @@ SERVICE: Final = {
         "Wait for `Retry-After` seconds, and send the request again. If it goes on, tell the operator.",
         Retry.LATER,
     ),
+    "identity_provider_unavailable": ProblemType(
+        503,
+        "The identity provider does not answer",
+        "The token seems to be the identity provider's, whose keys could not be read, so it cannot be checked.",
+        "Wait for `Retry-After` seconds, and send the request again. If it goes on, tell the operator.",
+        Retry.LATER,
+    ),
     "overloaded": ProblemType(
         503,
         "The service has too many requests",
