@@ -5,6 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import openapi
@@ -13,7 +14,10 @@ from api.web.idempotency import OnceOrTrial
 from api.web.models import Answer, Page
 from api.web.pages import Order, WantedPage
 from api.web.responses import respond_202
+from domain.commands import audit
+from domain.commands.acceptance import Requester
 from domain.commands.adopt import adopt_server as adopt
+from domain.rules.accounts import Event
 from domain.upkeep import servers
 
 routes = router("/admin", "admin")
@@ -94,6 +98,10 @@ async def adopt_server(_: Admin, once: OnceOrTrial, server_id: UUID, body: reque
 
     Nothing changes in the cloud. `server_id` is the cloud's id. The operation has already succeeded.
     """
-    return await once(
-        lambda tx, requester: respond_202(adopt(tx, requester, server_id, body.username), answers.VM), body
-    )
+
+    async def adopt_and_record(tx: AsyncConnection, requester: Requester) -> Response:
+        answer = await respond_202(adopt(tx, requester, server_id, body.username), answers.VM)
+        await audit.record(tx, Event.ADOPT_SERVER, requester, target=str(server_id), owner=body.username)
+        return answer
+
+    return await once(adopt_and_record, body)

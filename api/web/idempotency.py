@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.web.dependencies import CurrentUser, Process
 from api.web.guards import Guard
 from api.web.models import FieldError, Validity
+from api.web.origin import source_of
 from api.web.problems import ProblemError
 from domain import logs
 from domain.commands.acceptance import Requester
@@ -146,7 +147,7 @@ def _fingerprint(body: BaseModel | None) -> str:
 async def _once(
     process: Process, caller: CurrentUser, request: Request, key: Annotated[str | None, KeyHeader] = None
 ) -> Once:
-    requester = Requester(caller.id, caller.username, logs.request_id.get())
+    requester = Requester(caller.id, caller.username, logs.request_id.get(), source_of(request.scope))
     return Once(process, requester, f"{caller.id} {request.method} {request.url.path}", key)
 
 

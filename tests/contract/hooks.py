@@ -29,6 +29,7 @@ _UNTOLD: Final = {
     *("unknown_reference", "same_flavor", "flavor_too_small", "invalid_address", "user_data_too_large"),
     *("volume_too_small", "not_bootable", "invalid_cursor", "page_too_deep", "idempotency_key_reused"),
     *("unseen_character", "nothing_visible", "invalid_domain", "invalid_ssh_key", "password_too_weak"),
+    *("password_too_common", "wrong_password"),
     *("repeated_items", "conflicting_fields", "conflicting_parameters", "ambiguous_name"),
 }
 _LONGEST_WAIT: Final = 60  # seconds

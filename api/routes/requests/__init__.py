@@ -1,6 +1,14 @@
 """The bodies that clients send."""
 
-from api.routes.requests.accounts import Credentials, NewSSHKey, NewToken, RefreshRequest, Registration
+from api.routes.requests.accounts import (
+    Credentials,
+    NewSSHKey,
+    NewToken,
+    PasswordChange,
+    RefreshRequest,
+    Registration,
+    RoleChange,
+)
 from api.routes.requests.base import NoInput, Request
 from api.routes.requests.changes import SnapshotChanges, VMChanges, VolumeChanges
 from api.routes.requests.storage import Extension, NewSnapshot, NewVolume
@@ -28,12 +36,14 @@ __all__ = [
     "NewVMs",
     "NewVolume",
     "NoInput",
+    "PasswordChange",
     "Reboot",
     "RefreshRequest",
     "Registration",
     "Request",
     "ResetState",
     "Resize",
+    "RoleChange",
     "SnapshotChanges",
     "VMChanges",
     "VolumeChanges",
