@@ -132,8 +132,8 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
         asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days, settings.audit_retention_days)),
         asyncio.create_task(token_uses.run()),
         asyncio.create_task(epochs.run()),
-        asyncio.create_task(refusals.run()),
     ]
+    refusing = asyncio.create_task(refusals.run())
     hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
         readiness, tokens = Readiness(autocommit, client), ProgramTokens(autocommit, token_uses, epochs)
@@ -148,8 +148,8 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
             task.cancel()
         writing = asyncio.create_task(refusals.write(at_once=True))
         await asyncio.wait([delivering, writing], timeout=DELIVERY_GRACE)
-        delivering.cancel()
-        writing.cancel()
+        for task in (delivering, writing, refusing):
+            task.cancel()
         # At the same time, because a task whose server hangs ends only once its connection is cut.
-        ending = asyncio.wait([delivering, writing, *others], timeout=database.CLOSE_TIMEOUT)
+        ending = asyncio.wait([delivering, writing, refusing, *others], timeout=database.CLOSE_TIMEOUT)
         await asyncio.gather(ending, database.close(engine))

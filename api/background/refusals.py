@@ -9,7 +9,7 @@ is killed loses those that it has not written.
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -28,11 +28,11 @@ PAUSE_AFTER_ERROR: Final = 10.0  # seconds
 
 @dataclass(slots=True)
 class _Kind:
-    """Equal refusals: the last one, how many are not written yet, and when the first came."""
+    """Equal refusals: the first one and when it came, and how many are not written yet."""
 
     record: Record
+    began: float
     count: int = 0
-    began: float = field(default_factory=time.monotonic)
     is_written: bool = False
 
     def is_due(self, now: float, *, at_once: bool) -> bool:
@@ -49,6 +49,7 @@ class Refusals:
         self._engine = engine
         self._kinds: dict[_Key, _Kind] = {}
         self._has_noted = asyncio.Event()
+        self._turn = asyncio.Lock()  # or two writes at once would write the same
 
     def note(self, record: Record) -> None:
         """Note that something was refused."""
@@ -57,7 +58,7 @@ class Refusals:
             key = (record.event, None, None, "others")
             anonymous = replace(record, actor_id=None, actor=None, target=None, address=None)
             record = replace(anonymous, user_agent=None, request_id=None, details={"reason": "others"})
-        kind = self._kinds.setdefault(key, _Kind(record))
+        kind = self._kinds.setdefault(key, _Kind(record, time.monotonic()))
         kind.count += 1
         self._has_noted.set()
 
@@ -72,6 +73,10 @@ class Refusals:
 
     async def write(self, *, at_once: bool = False) -> bool:
         """Write what is due or, because the process stops, everything; False if the database cannot do it."""
+        async with self._turn:
+            return await self._write(at_once=at_once)
+
+    async def _write(self, *, at_once: bool) -> bool:
         now = time.monotonic()
         due = {key: kind.count for key, kind in self._kinds.items() if kind.is_due(now, at_once=at_once)}
         records = [replace(self._kinds[key].record, count=count) for key, count in due.items()]

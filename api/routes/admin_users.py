@@ -21,7 +21,7 @@ from domain.rules.accounts import Role
 routes = router("/admin/users", "admin")
 
 _BY_AGE = Order("created_at", (User.created_at, User.id))
-NamedUser = Annotated[str, Path(max_length=64, description="The user's name, ignoring case.", examples=["ada"])]
+NamedUser = Annotated[Text, Path(description="The user's name, ignoring case.", examples=["ada"])]
 PartOfName = Annotated[Text | None, Query(min_length=1, description="Only users with this in their name.")]
 HasRole = Annotated[Role | None, Query(description="Only users with this role.")]
 IsDisabled = Annotated[bool | None, Query(description="Only disabled users (true), or only the others (false).")]

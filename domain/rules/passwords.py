@@ -15,7 +15,7 @@ def is_obvious(password: str, names: Iterable[str] = ()) -> bool:
     Case makes no difference, nor do signs before and after it: `Password1!` is as obvious as `password1`.
     """
     plain = password.lower()
-    forms = {plain, _SIGNS_AROUND.sub("", plain)}
+    forms = {plain, _SIGNS_AROUND.sub("", plain)} - {""}
     return not forms.isdisjoint(_leaked()) or not forms.isdisjoint(map(str.lower, names))
 
 
