@@ -148,8 +148,9 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
             task.cancel()
         writing = asyncio.create_task(refusals.write(at_once=True))
         await asyncio.wait([delivering, writing], timeout=DELIVERY_GRACE)
-        for task in (delivering, writing, refusing):
-            task.cancel()
+        delivering.cancel()
+        refusing.cancel()
+        writing.cancel()
         # At the same time, because a task whose server hangs ends only once its connection is cut.
         ending = asyncio.wait([delivering, writing, refusing, *others], timeout=database.CLOSE_TIMEOUT)
         await asyncio.gather(ending, database.close(engine))

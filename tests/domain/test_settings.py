@@ -109,6 +109,25 @@ def test_a_wrong_value_ends_the_process_with_one_line_that_names_it(
     assert line.removeprefix(f"Wrong setting {name}: ").strip()
 
 
+@pytest.mark.parametrize("place", ["the environment", "a file"])
+def test_the_name_of_an_admin_is_no_setting_any_more_and_the_line_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    if place == "a file":
+        (tmp_path / ".env").write_text("ADMIN_USERNAME=ada\n")
+    else:
+        monkeypatch.setenv("ADMIN_USERNAME", "ada")
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    line = str(end.value.code)
+    assert line.startswith("Wrong setting ADMIN_USERNAME: is gone")
+    assert line.endswith(".venv/bin/python -m api.admin grant ada")
+    assert len(line.splitlines()) == 1
+    monkeypatch.setenv("ADMIN_USERNAME", "")  # which counts as unset
+    (tmp_path / ".env").unlink(missing_ok=True)
+    assert load_settings()
+
+
 @pytest.mark.parametrize(
     ("value", "origins"),
     [

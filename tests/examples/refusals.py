@@ -1,6 +1,7 @@
 """A request for every problem, to an API that no worker serves and that has no Temporal."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 from uuid import uuid4
@@ -11,6 +12,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web.admission import NoSlotError, Slots
+from api.web.dependencies import ProcessState
 from api.web.logins import Logins
 from api.web.problems import MAX_BODY
 from domain.data.accounts import User
@@ -22,7 +24,7 @@ from tests.api.admin.test_servers import add_found
 from tests.api.conftest import Person
 from tests.api.networks import fill_edge
 from tests.examples.recorder import Recording
-from tests.examples.tour import ACCOUNT, Guest
+from tests.examples.tour import ACCOUNT, NEW_PASSWORD, Guest
 from tests.support.rows import (
     FLAVOR_IDS,
     IMAGE_IDS,
@@ -30,6 +32,7 @@ from tests.support.rows import (
     add_attachment,
     add_interface,
     add_operation,
+    add_user,
     add_vm,
     add_volume,
 )
@@ -70,6 +73,15 @@ async def callers(app: FastAPI, recording: Recording, ada: Guest, engine: AsyncE
         await anyone.post("/auth/register", json=ACCOUNT | change)
     wrong = {"username": "ada", "password": "Wrong-Horse-1"}
     await anyone.post("/auth/login", json=wrong)
+    await ada.http.post("/auth/password", json={"current_password": "Wrong-Horse-1", "new_password": NEW_PASSWORD})
+    process: ProcessState = app.state.vmapi
+    closed = replace(process, settings=process.settings.model_copy(update={"registration": "closed"}))
+    with patch.object(app.state, "vmapi", closed):
+        await anyone.post("/auth/register", json=ACCOUNT)
+    for disabled_at in (func.now(), None):
+        async with engine.begin() as tx:
+            await tx.execute(update(User).where(User.username == "ada").values(disabled_at=disabled_at))
+        await anyone.post("/auth/login", json={"username": "ada", "password": NEW_PASSWORD})
     with patch.object(Logins, "delay", return_value=8.0):  # seconds; the real delay depends on how long hashing takes
         await anyone.post("/auth/login", json=wrong)
     for scope in ("read", "write"):
@@ -147,6 +159,20 @@ async def states(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> N
     await root.http.post(f"/admin/operations/{done.id}/retry")
 
 
+async def _users(root: Guest, engine: AsyncEngine) -> None:
+    """Users and what was done to them."""
+    async with engine.begin() as tx:
+        await add_user(tx, "grace")
+    root.http.headers["User-Agent"] = "curl/8.5.0"
+    await root.http.get("/admin/users")
+    for action in ("disable", "enable"):
+        await root.http.post(f"/admin/users/grace/{action}")
+    await root.http.post("/admin/users/grace/role", json={"role": "admin"})
+    await root.quiet.post("/admin/users/grace/role", json={"role": "user"})
+    await root.http.post("/admin/users/root/role", json={"role": "user"})
+    await root.http.get("/admin/audit", params={"target": "grace", "event": "disable_user"})
+
+
 async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
     """What only admins can ask for, and a cancel."""
     fault = {"code": "server_gone", "message": "The cloud no longer has the server."}
@@ -156,6 +182,7 @@ async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> N
         failed = await add_operation(tx, idle, Action.STOP, status=OperationStatus.FAILED)
         await add_operation(tx, broken, Action.REBOOT_HARD, status=OperationStatus.FAILED, error=fault)
     await root.http.get("/admin/attention")
+    await _users(root, engine)
     await root.http.post(f"/admin/operations/{failed.id}/retry")
     await root.http.post(f"/admin/vms/{broken.id}/reset-state", json={"status": "SHUTOFF"})
     found = await add_found(engine, "legacy-1")

@@ -158,6 +158,15 @@ class NoInput(TypedDict):
     """
 
 
+class PasswordChange(TypedDict):
+    """
+    The password that you have, and the one to have from now on.
+    """
+
+    current_password: str
+    new_password: str
+
+
 class Reboot(TypedDict):
     """
     SOFT asks the guest to restart; HARD cycles its power.
@@ -206,6 +215,23 @@ class Resize(TypedDict):
     """
 
     flavor_id: NotRequired[UUID | str]
+
+
+Role: TypeAlias = Literal["user", "admin"]
+"""
+What a user may do: an admin may also use everything under /admin.
+"""
+
+
+class RoleChange(TypedDict):
+    """
+    The role that a user is to have.
+    """
+
+    role: Role
+    """
+    An `admin` may use everything under /admin.
+    """
 
 
 Scope: TypeAlias = Literal["read", "write"]
