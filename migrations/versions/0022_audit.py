@@ -18,7 +18,7 @@ branch_labels = None
 depends_on = None
 
 LEAST = 30  # days; AUDIT_RETENTION_DAYS allows no less
-INDEXES = {
+INDEXED = {
     "ix_audit_events_at": "at, id",
     "ix_audit_events_event": "event, at, id",
     "ix_audit_events_actor": "lower(actor), at, id",
@@ -45,7 +45,7 @@ def upgrade() -> None:
         sa.Column("details", postgresql.JSONB(), server_default="{}", nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_audit_events")),
     )
-    for name, columns in INDEXES.items():
+    for name, columns in INDEXED.items():
         op.execute(f"CREATE INDEX {name} ON audit_events ({columns})")
     op.execute(
         f"""
