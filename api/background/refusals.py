@@ -1,9 +1,9 @@
 """Writes refusals to the audit, behind the requests: wrong passwords and refused registrations.
 
 Anybody can cause as many as they like. So equal ones share a row, which has their number: a row for the first within a
-second, and one more for the rest of the minute. MOST kinds have rows of their own, and all others share one. A flood
-thus adds at most 2 * (MOST + 1) rows per minute and process, and nothing to the time that a login takes. A process that
-is killed loses those that it has not written.
+second, and one more for the rest of the minute. MOST kinds have rows of their own, and all others share one for each of
+the three events. A flood thus adds at most 2 * (MOST + 3) rows per minute and process, and nothing to the time that a
+login takes. A process that is killed loses those that it has not written.
 """
 
 import asyncio

@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 INTERVAL: Final = 0.5  # seconds between two looks
 MOST_STALE: Final = 0.9  # seconds that a look may be old when something is written
+LOOK_TIMEOUT: Final = 2.0  # seconds; writes wait for a look, which may meet a connection that hangs
 
 
 class TokenEpochs:
@@ -44,12 +45,12 @@ class TokenEpochs:
 
     def note(self, user_id: UUID, epoch: int) -> None:
         """Note an account's epoch, which this process may have begun itself, and tell who wants to know."""
-        known = self._epochs.get(user_id)
-        if known is None or known[0] < epoch:
+        known, _ = self._epochs.get(user_id, (0, 0.0))
+        self._epochs[user_id] = max(epoch, known), time.monotonic()
+        self._epochs.move_to_end(user_id)
+        if known < epoch:
             for end in [*self._ends.get(user_id, ())]:
                 end()
-        self._epochs[user_id] = max(epoch, known[0] if known else 0), time.monotonic()
-        self._epochs.move_to_end(user_id)
 
     @contextlib.contextmanager
     def calling(self, user_id: UUID, end: Callable[[], None]) -> Iterator[None]:
@@ -67,8 +68,9 @@ class TokenEpochs:
         """Wait for a look if there was none yet or, for a write, if the last one is too old."""
         age = time.monotonic() - self._looked_at
         if age > MOST_STALE and (for_write or age == float("inf")):
-            await self._look_together()
-            if time.monotonic() - self._looked_at > MOST_STALE:  # that look had begun long before
+            with contextlib.suppress(TimeoutError):
+                await self._look_together()
+            if time.monotonic() - self._looked_at > MOST_STALE:  # that look had begun long before, or has failed
                 await self._look_together()
 
     async def run(self) -> None:
@@ -99,7 +101,7 @@ class TokenEpochs:
 
     async def _look(self) -> None:
         began = time.monotonic()
-        async with self._autocommit.connect() as connection:
+        async with asyncio.timeout(LOOK_TIMEOUT), self._autocommit.connect() as connection:
             found = await token_epochs.look(connection, self._last)
         for user_id, epoch in found.epochs:
             self.note(user_id, epoch)

@@ -15,7 +15,7 @@ from api.web.idempotency import OnceOrTrial
 from api.web.pages import Order, WantedPage
 from domain.commands import accounts
 from domain.commands.acceptance import Requester
-from domain.data.accounts import User
+from domain.data.accounts import HAS_ROLE, User
 from domain.rules.accounts import Role
 
 routes = router("/admin/users", "admin")
@@ -40,7 +40,7 @@ async def list_users(
     if username is not None:
         users = users.where(has_name(User.username, username))
     if role is not None:
-        users = users.where(User.role == role)
+        users = users.where(HAS_ROLE[role])
     if disabled is not None:
         users = users.where(User.disabled_at.is_not(None) if disabled else User.disabled_at.is_(None))
     return await page.fetch(users, _BY_AGE, answers.AccountPage)

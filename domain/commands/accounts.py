@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.commands import audit
 from domain.commands.acceptance import Requester
 from domain.commands.audit import Stranger
-from domain.data.accounts import User, user_named
+from domain.data.accounts import HAS_ROLE, User, user_named
 from domain.data.queries import fetch_one, insert_row, violated_constraint
 from domain.rules.account_errors import EmailTakenError, LastAdminError, NotAnAdminError, UsernameTakenError
 from domain.rules.accounts import Event, Role
@@ -112,7 +112,7 @@ async def _lock_for_admin(tx: AsyncConnection, requester: Requester, username: s
     user = await fetch_one(tx, user_named(username))
     if user is None:
         raise NotFoundError("user", username)
-    involved = or_(User.role == Role.ADMIN, User.id == user.id)
+    involved = or_(HAS_ROLE[Role.ADMIN], User.id == user.id)
     # In the order of their ids, so that no two transactions wait for each other.
     locking = select(User).where(involved).order_by(User.id).with_for_update(key_share=True)
     locked = {row.id: row for row in (await tx.execute(locking)).all()}
@@ -124,7 +124,7 @@ async def _lock_for_admin(tx: AsyncConnection, requester: Requester, username: s
 
 async def _refuse_without_admins(tx: AsyncConnection, leaving: User) -> None:
     """LastAdminError if nobody could use /admin without this account."""
-    others = (User.role == Role.ADMIN, User.disabled_at.is_(None), User.id != leaving.id)
+    others = (HAS_ROLE[Role.ADMIN], User.disabled_at.is_(None), User.id != leaving.id)
     is_admin = leaving.role == Role.ADMIN and leaving.disabled_at is None
     if is_admin and await tx.scalar(select(User.id).where(*others).limit(1)) is None:
         raise LastAdminError

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, Select, Text, func, select, text
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, Select, Text, func, literal_column, select, text
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -36,7 +36,9 @@ class User(Base):
         Index("uq_users_username_key", text("""coalesce(username_key, lower(username COLLATE "C"))"""), unique=True),
         Index("uq_users_email_key", text("""coalesce(email_key, lower(email COLLATE "C"))"""), unique=True),
         CheckConstraint(f"role IN {sql_list(Role)}", name="role"),
-        Index("ix_users_admins", "id", postgresql_where=text("role = 'admin'")),
+        Index("ix_users_created", "created_at", "id"),
+        Index("ix_users_admins", "created_at", "id", postgresql_where=text("role = 'admin'")),
+        Index("ix_users_disabled", "created_at", "id", postgresql_where=text("disabled_at IS NOT NULL")),
         Index("ix_users_epoch_at", "epoch_at", postgresql_where=text("epoch_at IS NOT NULL")),
         Index("ix_users_changed", "changed", postgresql_where=text("changed IS NOT NULL")),
     )
@@ -55,6 +57,8 @@ class User(Base):
     changed: Mapped[int | None] = mapped_column(XID8)
 
 
+# Literals, because they are conditions of an index: the planner cannot prove those from a parameter.
+HAS_ROLE = {role: User.role == literal_column(f"'{role}'") for role in Role}
 LONGEST_USERNAME = 64  # characters, all of them ASCII
 SAME = "="  # no username or address begins with it
 

@@ -35,7 +35,7 @@ _UNTOLD: Final = {
 _LONGEST_WAIT: Final = 60  # seconds
 # Fields and headers of which a pattern describes only the characters; what is required only with or without another;
 # the number of requirements in a selector of labels.
-_UNTOLD_PLACES: Final = re.compile(r"#/(.*/)?(ip_address|flavor_id|network_id)|Idempotency-Key|wait|id|labels")
+_UNTOLD_PLACES: Final = re.compile(r"#/(.*/)?(ip_address|flavor_id|network_id)|Idempotency-Key|wait|id|labels|address")
 _CATALOGUE: Final = {
     "flavor_id": _SOME_FLAVORS[0],
     "image_id": str(IMAGES[0]["id"]),

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import token_epochs
 from api.web import logins
+from domain.data import token_epochs as data
 from domain.data.accounts import RefreshToken, User
 from domain.data.audit import AuditEvent
 from domain.rules.accounts import Event
@@ -69,6 +70,25 @@ async def test_a_write_in_another_process_notices_after_a_second_even_if_its_pol
         assert (await elsewhere.get("/flavors")).status_code == 200  # a read does not wait for a look
         assert (await elsewhere.post("/vms", json={"name": "x", "flavor_id": FLAVOR})).status_code == 401
         assert (await elsewhere.get("/flavors")).status_code == 401
+
+
+async def test_a_look_that_hangs_holds_up_no_write_for_long(
+    grace: httpx.AsyncClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_epochs, "LOOK_TIMEOUT", 0.2)
+    looks = data.look
+    hangs = [True]
+
+    async def look(*arguments: Any) -> Any:
+        if hangs.pop() if hangs else False:
+            await asyncio.sleep(3600)
+        return await looks(*arguments)
+
+    monkeypatch.setattr(data, "look", look)
+    async with running(settings) as other, asyncio.timeout(10):
+        elsewhere = client_of(other, grace.headers["Authorization"].split()[1])
+        assert (await elsewhere.post("/vms", json={"name": "x", "flavor_id": FLAVOR})).status_code == 202
+    assert not hangs
 
 
 async def test_a_process_that_starts_later_knows_which_logins_have_ended(
