@@ -13,11 +13,15 @@ from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
 from api.background.provider_keys import ProviderKeys
 from api.background.readiness import Readiness
+from api.background.refusals import Refusals
+from api.background.token_epochs import TokenEpochs
 from api.background.token_uses import TokenUses
 from api.background.workflow_recovery import WorkflowRecovery
 from api.routes import (
     actions,
     admin,
+    admin_users,
+    audit,
     auth,
     catalogue,
     codec,
@@ -53,14 +57,15 @@ from domain.settings import Settings
 DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
 # Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping, readiness and the
-# task that looks for changes, and the uses of tokens.
-RESERVED_CONNECTIONS = 6
+# task that looks for changes, the uses of tokens, the epochs of tokens and the audit's refusals.
+RESERVED_CONNECTIONS = 8
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
     *(health, auth, vms, actions, consoles, snapshots, volumes, interfaces),
     *(operations, events, ssh_keys, tokens, projects, quotas, catalogue, placement, admin, servers),
+    *(admin_users, audit),
 )
 HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
 
@@ -126,22 +131,24 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
     recovery = WorkflowRecovery(engine, client, dispatcher)
     autocommit = database.autocommit(engine)
     changes = Changes(autocommit, views_of(settings))
-    token_uses = TokenUses(engine)
+    token_uses, epochs, refusals = TokenUses(engine), TokenEpochs(autocommit), Refusals(engine)
     delivering = asyncio.create_task(dispatcher.run())
     others = [
         asyncio.create_task(recovery.run()),
         asyncio.create_task(changes.run()),
-        asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days)),
+        asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days, settings.audit_retention_days)),
         asyncio.create_task(token_uses.run()),
+        asyncio.create_task(epochs.run()),
     ]
     keys = ProviderKeys(settings.oidc_issuer) if settings.oidc_issuer else None
     if keys:
         others.append(asyncio.create_task(keys.run()))
-    provider = IdentityProvider(settings, keys, engine, autocommit) if keys else None
+    provider = IdentityProvider(settings, keys, engine, autocommit, epochs) if keys else None
+    refusing = asyncio.create_task(refusals.run())
     hashing, logins = Slots(HASHING_SLOTS, HASHING_QUEUE), Logins()
     try:
-        readiness, tokens = Readiness(autocommit, client), ProgramTokens(autocommit, token_uses)
-        services = dispatcher, recovery, changes, hashing, logins, readiness, tokens
+        readiness, tokens = Readiness(autocommit, client), ProgramTokens(autocommit, token_uses, epochs)
+        services = dispatcher, recovery, changes, hashing, logins, readiness, tokens, epochs, refusals
         yield ProcessState(settings, signing, engine, autocommit, client, *services, provider=provider)
     finally:
         # The server has answered or cut all requests by now. Deliveries in progress get a moment to be recorded. If
@@ -150,8 +157,11 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
         dispatcher.stop()
         for task in others:
             task.cancel()
-        await asyncio.wait([delivering], timeout=DELIVERY_GRACE)
+        writing = asyncio.create_task(refusals.write(at_once=True))
+        await asyncio.wait([delivering, writing], timeout=DELIVERY_GRACE)
         delivering.cancel()
+        refusing.cancel()
+        writing.cancel()
         # At the same time, because a task whose server hangs ends only once its connection is cut.
-        ending = asyncio.wait([delivering, *others], timeout=database.CLOSE_TIMEOUT)
+        ending = asyncio.wait([delivering, writing, refusing, *others], timeout=database.CLOSE_TIMEOUT)
         await asyncio.gather(ending, database.close(engine))

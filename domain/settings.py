@@ -14,6 +14,8 @@ from domain.payload_keys import PayloadKey
 from domain.rules.quotas import Quota
 from domain.secret_keys import SecretKey, SecretKeys
 
+SHORTEST_AUDIT = 30  # days, as in migration 0022
+
 # An origin in the form in which a browser sends it: in lower case, without a path, without the scheme's own port.
 _ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{1,5})")
@@ -47,6 +49,8 @@ class Settings(BaseSettings):
     algorithm: Literal["HS256", "HS384", "HS512"] = "HS256"
     access_token_expire_minutes: int = Field(default=30, ge=1, le=1440)
     refresh_token_expire_days: int = Field(default=7, ge=1, le=365)
+    login_expire_days: int = Field(default=30, ge=1, le=3650)
+    registration: Literal["open", "closed"] = "open"
 
     oidc_issuer: Issuer | None = None
     oidc_audience: Claim | None = None
@@ -68,7 +72,7 @@ class Settings(BaseSettings):
     resize_confirm_window: int = Field(default=0, ge=0, le=31_536_000)
     operation_retention_days: int = Field(default=90, ge=0, le=36_500)
 
-    admin_username: str | None = None
+    audit_retention_days: int = Field(default=365, ge=0, le=36_500)
 
     quota_vms: Limit = 10_000
     quota_vcpus: Limit = 80_000
@@ -185,6 +189,14 @@ class Settings(BaseSettings):
             raise ValueError(f"needs SECRET_KEY_FALLBACKS of at least {minimum} bytes each")
         return value
 
+    @field_validator("audit_retention_days")
+    @classmethod
+    def _check_retention(cls, value: int) -> int:
+        # The database refuses to delete younger rows, so that nobody who gets at it can hide what they did.
+        if 0 < value < SHORTEST_AUDIT:
+            raise ValueError(f"must be 0, for ever, or at least {SHORTEST_AUDIT}")
+        return value
+
     @field_validator("max_page_size")
     @classmethod
     def _check_default_page_size(cls, value: int, info: ValidationInfo) -> int:
@@ -260,9 +272,26 @@ class SettingsWithoutKey(Settings):
     secret_key_fallbacks: ClassVar[SecretKeys] = ()  # type: ignore[misc] # nor this
 
 
+class _Removed(BaseSettings):
+    """Settings that earlier versions had. To ignore one would surprise who relies on it."""
+
+    model_config = Settings.model_config
+
+    admin_username: str | None = None
+
+    @field_validator("admin_username")
+    @classmethod
+    def _refuse(cls, value: str | None) -> str | None:
+        if value is not None:
+            command = f".venv/bin/python -m api.admin grant {value}"
+            raise ValueError(f"is gone, and admins are in the database: remove it, start, and run once: {command}")
+        return value
+
+
 def load_settings(kind: type[Settings] = Settings) -> Settings:
     """Read the settings; a wrong value ends the process with one line on stderr and exit code 1."""
     try:
+        _Removed()
         return kind()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]

@@ -1,9 +1,10 @@
-"""Deletes expired rows in small batches: answers of idempotency keys, tokens, and old history."""
+"""Deletes expired rows in small batches: answers of idempotency keys, tokens, old history, and old security events."""
 
 import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import func, select
@@ -19,10 +20,11 @@ INTERVAL = 3600.0  # seconds
 PAUSE = 0.05  # seconds between two batches: requests come first
 
 
-async def run(engine: AsyncEngine, retention_days: int) -> None:
+async def run(engine: AsyncEngine, retention_days: int, audit_days: int) -> None:
     """Delete expired rows now and every hour."""
     while True:
         await delete_expired(engine, retention_days)
+        await delete_old_audit(engine, audit_days)
         await asyncio.sleep(INTERVAL)
 
 
@@ -46,6 +48,18 @@ async def delete_expired(engine: AsyncEngine, retention_days: int) -> None:
             tables_of[kind].append(expiry.model.__tablename__)
     for kind, tables in tables_of.items():  # an outage has the same reason in all tables
         logger.warning("old rows of %s could not be deleted: %s", ", ".join(tables), reason_of[kind])
+
+
+async def delete_old_audit(engine: AsyncEngine, days: int) -> None:
+    """Delete security events that are older than these days; 0 means none."""
+    try:
+        while days:
+            async with engine.begin() as tx:
+                if not await retention.delete_old_audit_events(tx, timedelta(days=days)):
+                    return
+            await asyncio.sleep(PAUSE)
+    except Exception as error:  # noqa: BLE001 - the next hour tries again
+        logger.warning("old rows of audit_events could not be deleted: %s", outages.describe(error))
 
 
 async def _delete_all(engine: AsyncEngine, expiry: Expiry) -> bool:

@@ -3,6 +3,7 @@
 from uuid import UUID
 
 from fastapi import Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.routes.operations import answer_with
@@ -13,8 +14,11 @@ from api.web.idempotency import OnceOrTrial
 from api.web.lists import Order
 from api.web.pages import WantedPage
 from api.web.responses import respond_202
+from domain.commands import audit
+from domain.commands.acceptance import Requester
 from domain.commands.reset_state import reset_vm_by_admin
 from domain.commands.retry import retry_operation as retry
+from domain.rules.accounts import Event
 from domain.upkeep import attention
 
 routes = router("/admin", "admin")
@@ -57,7 +61,13 @@ async def retry_operation(
 
     The new operation names the old one in `retry_of`. An operation that creates a VM or a volume cannot be retried.
     """
-    return await once(lambda tx, requester: answer_with(tx, process, retry(tx, requester, operation_id)), body)
+
+    async def retry_and_record(tx: AsyncConnection, requester: Requester) -> Response:
+        answer = await answer_with(tx, process, retry(tx, requester, operation_id))
+        await audit.record(tx, Event.RETRY_OPERATION, requester, target=str(operation_id))
+        return answer
+
+    return await once(retry_and_record, body)
 
 
 @routes.post(
@@ -72,6 +82,10 @@ async def reset_vm_state(_: Admin, once: OnceOrTrial, vm_id: UUID, body: request
 
     An operation that held the VM ends as SUPERSEDED. The reset is an operation of its own and names you as its actor.
     """
-    return await once(
-        lambda tx, requester: respond_202(reset_vm_by_admin(tx, requester, vm_id, body.status), answers.VM), body
-    )
+
+    async def reset_and_record(tx: AsyncConnection, requester: Requester) -> Response:
+        answer = await respond_202(reset_vm_by_admin(tx, requester, vm_id, body.status), answers.VM)
+        await audit.record(tx, Event.RESET_VM_STATE, requester, target=str(vm_id), status=body.status)
+        return answer
+
+    return await once(reset_and_record, body)

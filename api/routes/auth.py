@@ -1,98 +1,114 @@
-"""Registration, login and the rotation of refresh tokens."""
+"""Registration, login and the rotation of refresh tokens; changes of the password, and the end of logins."""
 
 import logging
-import math
 from datetime import timedelta
-from typing import Literal
 from uuid import uuid4
 
 from fastapi import Request, Response
-from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import openapi, security
-from api.web.dependencies import CurrentUser, LoggedInUser, Process, ProcessState, is_admin, may_administer
-from api.web.logins import Logins
+from api.web import passwords as checks
+from api.web.dependencies import CurrentUser, LoggedInUser, Process, ProcessState, may_administer, requester_of
 from api.web.models import FieldError
 from api.web.origin import address_of, origin_of
+from api.web.passwords import note_refusal, stranger
 from api.web.problems import ProblemError
-from api.web.security import InvalidTokenError, LoginCaller
+from api.web.security import Caller, InvalidTokenError, LoginCaller
+from domain.commands import accounts, audit
 from domain.commands import refresh_tokens as commands
-from domain.data import queries
+from domain.commands.accounts import NewUser
+from domain.data import queries, token_epochs
 from domain.data.accounts import User, user_named, username_key
-from domain.rules.text import password_forms
+from domain.rules import passwords
+from domain.rules.account_errors import EmailTakenError, UsernameTakenError
+from domain.rules.accounts import Event, Role
 
 logger = logging.getLogger(__name__)
 
 routes = router("/auth", "auth")
 
-_USERNAME_TAKEN = FieldError(code="username_taken", detail="This username is taken.", pointer="#/username")
-_EMAIL_TAKEN = FieldError(code="email_taken", detail="This email address is in use.", pointer="#/email")
-
 
 @routes.post(
     "/register",
     status_code=201,
-    openapi_extra=openapi.problems("username_taken", "email_taken"),
+    response_model=answers.User,
+    openapi_extra=openapi.problems("username_taken", "email_taken", "registration_closed"),
 )
-async def register_user(process: Process, request: Request, body: requests.Registration) -> answers.User:
-    """Create an account. Usernames and e-mail addresses are unique, ignoring case."""
+async def register_user(process: Process, request: Request, body: requests.Registration) -> User:
+    """Create an account. Usernames and e-mail addresses are unique, ignoring case.
+
+    The password must not be one that many people have, nor your username or e-mail address.
+    """
+    if process.settings.registration == "closed":
+        note_refusal(process, request, Event.REGISTER, "registration_closed")
+        raise ProblemError("registration_closed", "Nobody can register here. Ask the operator for an account.")
     origin = origin_of(request.scope)
     async with process.hashing.hold(origin, process.logins.rank(origin)):
-        process.logins.note_use(origin)
-        password_hash = await security.hash_password(body.password.get_secret_value())
+        password_hash = await checks.new_hash(process, request, body.password.get_secret_value())
     try:
-        async with process.autocommit.connect() as connection:
-            user = await queries.insert_row(
-                connection, User, username=body.username, email=body.email, password_hash=password_hash
-            )
-    except IntegrityError as error:
-        taken = _USERNAME_TAKEN if queries.violated_constraint(error) == "uq_users_username" else _EMAIL_TAKEN
-        raise ProblemError(taken.code, taken.detail, [taken]) from None
+        async with process.engine.begin() as tx:
+            new = NewUser(body.username, body.email, password_hash)
+            user = await accounts.create_user(tx, stranger(request), Event.REGISTER, new)
+    except (UsernameTakenError, EmailTakenError) as error:
+        note_refusal(process, request, Event.REGISTER, error.code)
+        raise
     process.logins.note_owner(origin, username_key(user.username))
-    return _profile(user, is_admin=await is_admin(process, user.id, user.username))
+    return user
 
 
-@routes.post("/login", openapi_extra=openapi.problems("invalid_credentials", "too_many_failed_logins"))
+@routes.post(
+    "/login",
+    openapi_extra=openapi.problems("invalid_credentials", "too_many_failed_logins", "account_disabled"),
+)
 async def log_in(process: Process, request: Request, body: requests.Credentials) -> answers.TokenPair:
     """Get a pair of tokens for a username and password. After a few failures the next attempt has to wait."""
     origin, account = origin_of(request.scope), username_key(body.username)
-    _refuse_if_too_soon(process.logins, origin, account)
+    checks.refuse_if_too_soon(process.logins, origin, account)
     async with process.hashing.hold(origin, process.logins.rank(origin, account)):
         # Attempts that came together with this one may have failed in the meantime.
-        _refuse_if_too_soon(process.logins, origin, account)
+        checks.refuse_if_too_soon(process.logins, origin, account)
         async with process.autocommit.connect() as connection:
             user = await queries.fetch_one(connection, user_named(body.username))
-        is_right = await _check_password(process, origin, account, user, body.password.get_secret_value())
-        if user is None or not is_right:
-            process.logins.note_failure(origin, account)
-            # An unknown username is not logged: it may be a password that was typed into the wrong field.
-            name, address = user.username if user else "an unknown user", address_of(request.scope)
-            logger.warning("login of %s from %s failed", name, address or "an unknown address")
-            raise ProblemError("invalid_credentials", "The username or the password is wrong.")
-    process.logins.note_success(origin, account)
+        is_right = await checks.is_right(process, request, account, user, body.password.get_secret_value())
+    if user is None or not is_right:
+        note_refusal(process, request, Event.LOGIN, "invalid_credentials", user)
+        raise ProblemError("invalid_credentials", "The username or the password is wrong.")
+    if user.disabled_at is not None:
+        note_refusal(process, request, Event.LOGIN, "account_disabled", user)
+        raise ProblemError("account_disabled", "This account is disabled. Ask the operator of the service.")
+    caller = LoginCaller(user.id, user.username, uuid4(), user.epoch)
+    lasts = timedelta(days=process.settings.login_expire_days)
     async with process.engine.begin() as tx:
-        return await _give_pair(tx, process, LoginCaller(user.id, user.username, uuid4()), generation=0)
+        # The tokens have the epoch that the account had when its password was checked.
+        await audit.record(tx, Event.LOGIN, requester_of(request, caller), target=user.username)
+        return await _give_pair(tx, process, caller, commands.Place(generation=0, login_lasts=lasts))
 
 
 @routes.post("/refresh", openapi_extra=openapi.problems("invalid_token"))
 async def refresh_tokens(process: Process, request: Request, body: requests.RefreshRequest) -> answers.TokenPair:
     """Exchange a refresh token for a new pair. A token works once; using it again later ends its login.
 
-    If the answer is lost, send the same request again within 30 seconds, from the same address.
+    If the answer is lost, send the same request again within 30 seconds, from the same address. However often it is
+    refreshed, a login ends 30 days after it began, unless the operator has chosen another time.
     """
     try:
         claims = security.verify(process.signing, "refresh", body.refresh_token.get_secret_value())
     except InvalidTokenError as error:
         raise ProblemError("invalid_token", str(error)) from None
     caller = claims.caller
+    longest = timedelta(days=process.settings.login_expire_days)
     async with process.engine.begin() as tx:
-        generation = await commands.exchange(tx, claims.token_id, caller.session_id, origin_of(request.scope))
-        if generation is not None:
-            return await _give_pair(tx, process, caller, generation)
+        if not await token_epochs.is_present(tx, caller.id, caller.epoch):
+            raise ProblemError("invalid_token", "This login has ended; log in again.")
+        place = await commands.exchange(tx, claims.token_id, caller.session_id, origin_of(request.scope), longest)
+        if place is not None:
+            return await _give_pair(tx, process, caller, place)
         has_ended = await commands.end_login(tx, caller.session_id)
+        if has_ended:
+            await audit.record(tx, Event.REUSE_REFRESH_TOKEN, stranger(request), target=caller.username)
     # After the transaction, so that the end of the login is committed.
     if has_ended:
         address = address_of(request.scope) or "an unknown address"
@@ -101,58 +117,91 @@ async def refresh_tokens(process: Process, request: Request, body: requests.Refr
 
 
 @routes.post("/logout", status_code=204, response_class=Response, openapi_extra=openapi.problems("login_required"))
-async def log_out(caller: LoggedInUser, process: Process) -> None:
+async def log_out(caller: LoggedInUser, process: Process, request: Request) -> None:
     """End this login. Its refresh tokens stop working at once, its access token when it expires."""
     async with process.engine.begin() as tx:
-        await commands.end_login(tx, caller.session_id)
+        if await commands.end_login(tx, caller.session_id):
+            await audit.record(tx, Event.LOGOUT, requester_of(request, caller), target=caller.username)
+
+
+@routes.post("/logout-all", status_code=204, response_class=Response, openapi_extra=openapi.problems("login_required"))
+async def log_out_everywhere(caller: LoggedInUser, process: Process, request: Request) -> None:
+    """End all your logins, this one included. All their tokens stop working at once.
+
+    Tokens for programs go on. Delete those that you do not know.
+    """
+    async with process.engine.begin() as tx:
+        epoch = await accounts.end_logins(tx, requester_of(request, caller))
+    process.epochs.note(caller.id, epoch)
+
+
+@routes.post(
+    "/password",
+    status_code=204,
+    response_class=Response,
+    openapi_extra=openapi.problems("login_required", "wrong_password", "too_many_failed_logins"),
+)
+async def change_password(
+    caller: LoggedInUser, process: Process, request: Request, body: requests.PasswordChange
+) -> None:
+    """Change your password. All your logins end, this one included: log in with the new password.
+
+    Tokens for programs go on. Delete those that you do not know. A wrong current password counts as a failed login.
+    """
+    origin, account = origin_of(request.scope), username_key(caller.username)
+    checks.refuse_if_too_soon(process.logins, origin, account)
+    async with process.hashing.hold(origin, process.logins.rank(origin, account)):
+        checks.refuse_if_too_soon(process.logins, origin, account)
+        user = await _profile(process, caller)
+        if not await checks.is_right(process, request, account, user, body.current_password.get_secret_value()):
+            note_refusal(process, request, Event.CHANGE_PASSWORD, "wrong_password", user)
+            raise _wrong_password()
+        password = body.new_password.get_secret_value()
+        if passwords.is_obvious(password, passwords.names_of(user.username, user.email)):
+            raise _own_name()
+        new_hash = await checks.new_hash(process, request, password)
+    async with process.engine.begin() as tx:
+        epoch = await accounts.change_password(tx, requester_of(request, caller), caller.epoch, new_hash)
+    if epoch is None:
+        raise ProblemError("invalid_token", "This login has ended; log in again.")
+    process.epochs.note(caller.id, epoch)
 
 
 @routes.get("/me")
 async def get_me(caller: CurrentUser, process: Process) -> answers.User:
     """Your profile."""
+    user = answers.User.model_validate(await _profile(process, caller))
+    # The identity provider may decide otherwise than the database.
+    return user.model_copy(update={"role": Role.ADMIN if await may_administer(process, caller) else Role.USER})
+
+
+async def _profile(process: ProcessState, caller: Caller) -> User:
     async with process.autocommit.connect() as connection:
         user = await queries.fetch_one(connection, select(User).where(User.id == caller.id))
     if user is None:
         raise ProblemError("invalid_token", "This account no longer exists.")
-    return _profile(user, is_admin=await may_administer(process, caller))
+    return user
 
 
-def _profile(user: User, *, is_admin: bool) -> answers.User:
-    role: Literal["user", "admin"] = "admin" if is_admin else "user"
-    return answers.User(id=user.id, username=user.username, email=user.email, role=role, created_at=user.created_at)
+def _wrong_password() -> ProblemError:
+    detail = "The current password is wrong."
+    error = FieldError(code="wrong_password", detail=detail, pointer="#/current_password")
+    return ProblemError("wrong_password", detail, [error])
 
 
-def _refuse_if_too_soon(logins: Logins, origin: str, account: str) -> None:
-    delay = math.ceil(logins.delay(origin, account))
-    if delay:
-        detail = f"Logins from your address have failed too often. Try again in {delay} s."
-        raise ProblemError("too_many_failed_logins", detail, retry_after=delay)
-
-
-async def _check_password(process: ProcessState, origin: str, account: str, user: User | None, password: str) -> bool:
-    """Whether the account has this password, in any of its forms; it is stored in the first form from then on."""
-    # An unknown user costs as much as a wrong password, so that the time does not tell which usernames exist.
-    forms = password_forms(password)
-    for form in forms:
-        process.logins.note_use(origin, account)
-        if not await security.verify_password(form, user.password_hash if user else None):
-            continue
-        if user and form != forms[0]:
-            changed = {"password_hash": await security.hash_password(forms[0])}
-            same = (User.id == user.id, User.password_hash == user.password_hash)
-            async with process.autocommit.connect() as connection:
-                await connection.execute(update(User).where(*same).values(changed))
-        return True
-    return False
+def _own_name() -> ProblemError:
+    detail = f"{passwords.OWN_NAME}."
+    error = FieldError(code="password_too_common", detail=detail, pointer="#/new_password")
+    return ProblemError("validation_failed", detail, [error])
 
 
 async def _give_pair(
-    tx: AsyncConnection, process: ProcessState, caller: LoginCaller, generation: int
+    tx: AsyncConnection, process: ProcessState, caller: LoginCaller, place: commands.Place
 ) -> answers.TokenPair:
     settings = process.settings
-    access_life = timedelta(minutes=settings.access_token_expire_minutes)
-    refresh_life = timedelta(days=settings.refresh_token_expire_days)
-    token_id = await commands.give(tx, caller.id, caller.session_id, generation, refresh_life)
+    access_life = min(timedelta(minutes=settings.access_token_expire_minutes), place.login_lasts)
+    refresh_life = min(timedelta(days=settings.refresh_token_expire_days), place.login_lasts)
+    token_id = await commands.give(tx, caller.id, caller.session_id, place, refresh_life)
     return answers.TokenPair(
         access_token=security.sign(process.signing, "access", caller, uuid4(), access_life),
         refresh_token=security.sign(process.signing, "refresh", caller, token_id, refresh_life),

@@ -9,19 +9,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api import PREFIX
 from api.routes import answers, requests, router
 from api.web import openapi
-from api.web.dependencies import CurrentUser, Process
+from api.web.dependencies import CurrentRequester, CurrentUser, Process
 from api.web.fields import Text
 from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.lists import Order
 from api.web.pages import WantedPage
-from domain import logs
-from domain.commands import projects
+from domain.commands import audit, projects
 from domain.commands.acceptance import Requester
 from domain.commands.projects import MEMBERS, PROJECTS
 from domain.data.accounts import LONGEST_USERNAME, User, user_named
 from domain.data.projects import Project, ProjectMember
 from domain.rules import access
 from domain.rules.access import Verb
+from domain.rules.accounts import Event
 from domain.rules.errors import NotFoundError
 
 routes = router("/projects", "projects")
@@ -44,6 +44,7 @@ async def create_project(once: OnceOrTrial, body: requests.NewProject) -> Respon
 
     async def create(tx: AsyncConnection, requester: Requester) -> Response:
         project_id = await projects.create_project(tx, requester, body.name)
+        await audit.record(tx, Event.CREATE_PROJECT, requester, target=str(project_id), name=body.name)
         statement = PROJECTS.where(Project.id == project_id, ProjectMember.user_id == requester.user_id)
         created = answers.Project.model_validate((await tx.execute(statement)).one())
         location = {"Location": f"{PREFIX}/projects/{project_id}"}
@@ -76,6 +77,7 @@ async def delete_project(once: OncePerKey, project_id: UUID) -> Response:
 
     async def delete(tx: AsyncConnection, requester: Requester) -> Response:
         await projects.delete_project(tx, requester, project_id)
+        await audit.record(tx, Event.DELETE_PROJECT, requester, target=str(project_id))
         return Response(status_code=204)
 
     return await once(delete)
@@ -98,12 +100,12 @@ async def get_member(caller: CurrentUser, process: Process, project_id: UUID, us
 
 @routes.put(_MEMBER, openapi_extra=openapi.problems("forbidden", "last_owner", "quota_exceeded"))
 async def set_member(
-    caller: CurrentUser, process: Process, project_id: UUID, username: Username, body: requests.Membership
+    requester: CurrentRequester, process: Process, project_id: UUID, username: Username, body: requests.Membership
 ) -> answers.Member:
     """Make a user a member of a project, or change the member's role. The owners of the project can do that."""
-    requester = Requester(caller.id, caller.username, logs.request_id.get())
     async with process.engine.begin() as tx:
         await projects.set_member(tx, requester, project_id, username, body.role)
+        await audit.record(tx, Event.SET_MEMBER, requester, target=username, project=str(project_id), role=body.role)
         return await _member(tx, project_id, username)
 
 
@@ -115,6 +117,7 @@ async def remove_member(once: OncePerKey, project_id: UUID, username: Username) 
 
     async def remove(tx: AsyncConnection, requester: Requester) -> Response:
         await projects.remove_member(tx, requester, project_id, username)
+        await audit.record(tx, Event.REMOVE_MEMBER, requester, target=username, project=str(project_id))
         return Response(status_code=204)
 
     return await once(remove)

@@ -8,12 +8,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import openapi
-from api.web.dependencies import Admin, CurrentUser, Process
+from api.web.dependencies import Admin, CurrentRequester, CurrentUser, Process
+from domain.commands import audit
 from domain.commands.quotas import set_quotas as set_limits
 from domain.data.projects import roles_in
 from domain.data.quotas import limits_and_usage
 from domain.rules import access
 from domain.rules.access import Verb
+from domain.rules.accounts import Event
 from domain.rules.errors import NotFoundError
 from domain.rules.quotas import Quota
 
@@ -44,11 +46,12 @@ async def get_project_quotas(_: Admin, process: Process, project_id: UUID) -> an
 
 @routes.put("/admin/projects/{project_id}/quotas", openapi_extra=openapi.problems("admin_only"))
 async def set_project_quotas(
-    _: Admin, process: Process, project_id: UUID, body: requests.QuotaChanges
+    _: Admin, requester: CurrentRequester, process: Process, project_id: UUID, body: requests.QuotaChanges
 ) -> answers.Quotas:
     """Set limits of a project. One that has more than a new limit keeps what it has, and gets no more."""
     async with process.engine.begin() as tx:
         await set_limits(tx, project_id, body.limits)
+        await audit.record(tx, Event.SET_QUOTAS, requester, target=str(project_id), limits=body.limits)
         return await _quotas(tx, project_id)
 
 

@@ -11,11 +11,10 @@ from fastapi import Depends, Response
 from sqlalchemy import Label, func, literal
 
 from api.routes import answers
-from api.web.dependencies import CurrentUser, Process, ProcessState
+from api.web.dependencies import CurrentRequester, Process, ProcessState
 from api.web.guards import Guard, IfMatch, IfMatchOfVM
 from api.web.idempotency import Once, OnceOrTrial, OncePerKey
 from api.web.single import Resource, etag
-from domain import logs
 from domain.commands import changes
 from domain.commands.acceptance import Requester
 from domain.data.models import VM, Operation, Snapshot, Volume
@@ -117,24 +116,23 @@ class Changer:
     """Changes the name or labels of one resource, if `If-Match` allows it."""
 
     process: Process
-    caller: CurrentUser
+    requester: Requester
     if_match: str | None
 
     async def __call__(self, resource: Resource, id: UUID, fields: Mapping[str, Any]) -> Response:
         """Change the fields, and answer with the resource and its new ETag."""
         view = self.process.changes.views[resource.table]
-        requester = Requester(self.caller.id, self.caller.username, logs.request_id.get())
         async with self.process.engine.begin() as tx:
             if self.if_match is not None:
-                await Guard(resource, view, id, self.if_match).check(tx, self.caller.id)
-            await changes.change(tx, requester, view.model, id, fields)
+                await Guard(resource, view, id, self.if_match).check(tx, self.requester.user_id)
+            await changes.change(tx, self.requester, view.model, id, fields)
             row = (await tx.execute(view.rows.where(view.id == id))).one()
         body = resource.render(row)
         return Response(body, headers={"ETag": etag(body)}, media_type="application/json")
 
 
-async def _changer(process: Process, caller: CurrentUser, if_match: IfMatch = None) -> Changer:
-    return Changer(process, caller, if_match)
+async def _changer(process: Process, requester: CurrentRequester, if_match: IfMatch = None) -> Changer:
+    return Changer(process, requester, if_match)
 
 
 ChangeOne = Annotated[Changer, Depends(_changer)]

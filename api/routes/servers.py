@@ -5,6 +5,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import Query, Response
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.web import openapi
@@ -14,7 +15,10 @@ from api.web.lists import Order
 from api.web.models import Answer, Page
 from api.web.pages import WantedPage
 from api.web.responses import respond_202
+from domain.commands import audit
+from domain.commands.acceptance import Requester
 from domain.commands.adopt import adopt_server as adopt
+from domain.rules.accounts import Event
 from domain.upkeep import servers
 
 routes = router("/admin", "admin")
@@ -97,4 +101,10 @@ async def adopt_server(_: Admin, once: OnceOrTrial, server_id: UUID, body: reque
     """
     owner = body.project_id or body.username
     assert owner is not None  # noqa: S101 - the body has one of the two
-    return await once(lambda tx, requester: respond_202(adopt(tx, requester, server_id, owner), answers.VM), body)
+
+    async def adopt_and_record(tx: AsyncConnection, requester: Requester) -> Response:
+        answer = await respond_202(adopt(tx, requester, server_id, owner), answers.VM)
+        await audit.record(tx, Event.ADOPT_SERVER, requester, target=str(server_id), owner=str(owner))
+        return answer
+
+    return await once(adopt_and_record, body)

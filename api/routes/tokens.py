@@ -17,11 +17,13 @@ from api.web.models import FieldError
 from api.web.pages import WantedPage
 from api.web.problems import ProblemError
 from api.web.security import Caller, ProgramCaller
+from domain.commands import audit
 from domain.commands import program_tokens as commands
 from domain.commands.acceptance import Requester
 from domain.data import queries
 from domain.data.accounts import ProgramToken
 from domain.rules import scopes
+from domain.rules.accounts import Event
 from domain.rules.errors import NotFoundError
 
 routes = router("/tokens", "tokens")
@@ -45,6 +47,8 @@ async def create_token(caller: CurrentUser, process: Process, once: OnceOrTrial,
         token = program_tokens.new()
         new = commands.NewToken(body.name, program_tokens.digest(token), scopes.granted(body.scopes), lifetime)
         row = await commands.add_token(tx, requester, new)
+        scopes_of = sorted(new.scopes)
+        await audit.record(tx, Event.CREATE_TOKEN, requester, target=row.name, id=str(row.id), scopes=scopes_of)
         # What is kept of this answer, for a repetition of the request, must not have the token as it is.
         hidden = program_tokens.masked(process.signing.secret, row.id, token)
         created = answers.CreatedToken(**answers.Token.model_validate(row).model_dump(), token=hidden)
@@ -78,7 +82,8 @@ async def delete_token(once: OncePerKey, token_id: UUID) -> Response:
     """Delete a token for programs. It stops at once."""
 
     async def delete(tx: AsyncConnection, requester: Requester) -> Response:
-        await commands.delete_token(tx, requester, token_id)
+        name = await commands.delete_token(tx, requester, token_id)
+        await audit.record(tx, Event.DELETE_TOKEN, requester, target=name, id=str(token_id))
         return Response(status_code=204)
 
     return await once(delete)

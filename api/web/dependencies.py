@@ -14,25 +14,31 @@ from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
 from api.background.provider_keys import ProviderAwayError
 from api.background.readiness import Readiness
+from api.background.refusals import Refusals
+from api.background.token_epochs import TokenEpochs
 from api.background.workflow_recovery import WorkflowRecovery
 from api.web import oidc, program_tokens, security
 from api.web.admission import Slots
 from api.web.logins import Logins
 from api.web.long_lists import LongLists
 from api.web.oidc import IdentityProvider, ProviderCaller
+from api.web.origin import source_of
 from api.web.problems import ProblemError
 from api.web.program_tokens import ProgramTokens
 from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
-from domain.data import queries
-from domain.data.accounts import user_named, username_key
+from domain import logs
+from domain.commands.acceptance import Requester
+from domain.data.accounts import User
 from domain.data.models import VM
 from domain.data.projects import may_read, roles_in
 from domain.rules import access
 from domain.rules.access import Verb
+from domain.rules.accounts import Role
 from domain.rules.errors import NotFoundError
 from domain.rules.scopes import Scope
 from domain.settings import Settings
 
+_READS = {"GET", "HEAD", "OPTIONS"}
 CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 4  # few, because each keeps its request slot, for seconds if no worker answers
 
 
@@ -41,8 +47,9 @@ class ProcessState:
     """What all requests of the process share.
 
     `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
-    hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones. `provider`
-    is None unless the settings name an identity provider.
+    hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones, `refusals`
+    writes them to the audit, and `epochs` knows which logins have ended. `provider` is None unless the settings name an
+    identity provider.
     """
 
     settings: Settings
@@ -57,6 +64,8 @@ class ProcessState:
     logins: Logins
     readiness: Readiness
     program_tokens: ProgramTokens
+    epochs: TokenEpochs
+    refusals: Refusals
     long_lists: LongLists = field(default_factory=LongLists)
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
     provider: IdentityProvider | None = None
@@ -85,10 +94,14 @@ async def _caller(
     token = credentials.credentials
     try:
         if process.provider and oidc.is_signed(token):
-            return await process.provider.find(token)
+            await process.epochs.be_current(for_write=request.method not in _READS)
+            request.scope["caller"] = user = await process.provider.find(token)
+            return user
         if not program_tokens.is_one(token):
-            return security.verify(process.signing, "access", token).caller
-        caller = await process.program_tokens.find(token)
+            login = security.verify(process.signing, "access", token).caller
+            request.scope["caller"] = await _present(process, login, request.method)
+            return login
+        request.scope["caller"] = caller = await process.program_tokens.find(token)
     except InvalidTokenError as error:
         raise ProblemError("invalid_token", str(error)) from None
     except ProviderAwayError:
@@ -97,6 +110,14 @@ async def _caller(
     if request.method != "GET" and Scope.WRITE not in caller.scopes:  # HEAD comes as GET
         detail = "This token may only read. Use one with the scope write."
         raise ProblemError("insufficient_scope", detail)
+    return caller
+
+
+async def _present(process: ProcessState, caller: LoginCaller, method: str) -> LoginCaller:
+    """The caller, for requests that wait; InvalidTokenError if the login has ended."""
+    await process.epochs.be_current(for_write=method not in _READS)
+    if process.epochs.is_void(caller.id, caller.epoch):
+        raise InvalidTokenError("This login has ended; log in again.")
     return caller
 
 
@@ -110,35 +131,44 @@ async def _logged_in(caller: Annotated[Caller, Depends(_caller)]) -> LoginCaller
     raise ProblemError("login_required", "A token for programs comes from no login. Log in to do this.")
 
 
-async def is_admin(process: ProcessState, user_id: UUID, username: str) -> bool:
-    """Whether this user is the admin."""
-    name = process.settings.admin_username
-    if name is None or username_key(username) != username_key(name):
-        return False
-    # Two early accounts may differ in case only. The admin is the one that logs in with ADMIN_USERNAME.
-    async with process.autocommit.connect() as connection:
-        admin = await queries.fetch_one(connection, user_named(name))
-    return admin is not None and admin.id == user_id
+_IS_ADMIN = select(User.epoch).where(
+    User.id == bindparam("user_id"), User.role == Role.ADMIN, User.disabled_at.is_(None)
+)
 
 
 async def may_administer(process: ProcessState, caller: Caller) -> bool:
     """Whether the caller is an admin: the identity provider decides about its users, if the settings say how."""
     if isinstance(caller, ProviderCaller) and caller.is_admin is not None:
         return caller.is_admin
-    return await is_admin(process, caller.id, caller.username)
+    # The database says so, and no token: a role that is taken away is gone for every request that comes after that.
+    async with process.autocommit.connect() as connection:
+        epoch = await connection.scalar(_IS_ADMIN, {"user_id": caller.id})
+    return epoch is not None and not (isinstance(caller, LoginCaller) and caller.epoch != epoch)
 
 
 async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-    """The caller, if the caller is an admin; ProblemError if not."""
+    """The caller, if the caller is an admin at this moment; ProblemError if not."""
     if await may_administer(process, caller):
         return caller
-    raise ProblemError("admin_only", "Only the admin may do this. ADMIN_USERNAME names the account.")
+    raise ProblemError("admin_only", "Only an admin may do this. Admins are made on the server or by other admins.")
 
 
 Admin = Annotated[Caller, Depends(_admin)]
 _READABLE_VM = select(VM).where(VM.id == bindparam("vm_id"), may_read(VM.owner_id, bindparam("user_id", type_=Uuid())))
 CurrentUser = Annotated[Caller, Depends(_caller)]
 LoggedInUser = Annotated[LoginCaller, Depends(_logged_in)]
+
+
+def requester_of(request: Request, caller: Caller) -> Requester:
+    """The caller as commands know one."""
+    return Requester(caller.id, caller.username, logs.request_id.get(), source_of(request.scope))
+
+
+async def _requester(request: Request, caller: CurrentUser) -> Requester:
+    return requester_of(request, caller)
+
+
+CurrentRequester = Annotated[Requester, Depends(_requester)]
 
 
 async def fetch_readable_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:

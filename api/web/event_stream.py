@@ -10,11 +10,11 @@ from contextlib import aclosing
 
 from fastapi.responses import StreamingResponse
 
-from api.background.changes import Changes, TooManyWaitingError
+from api.background.changes import TooManyWaitingError
 from api.background.listeners import Change, Stream
 from api.web import security
 from api.web.dependencies import ProcessState
-from api.web.security import Caller, Signing
+from api.web.security import Caller, LoginCaller, Signing
 from api.web.waiting import too_many_waiting
 from domain.data.changes import Position
 
@@ -41,7 +41,7 @@ async def follow(
 
     ProblemError if the caller follows too much already.
     """
-    events = _events(process.changes, process.signing, caller, last_id, render, concerns)
+    events = _events(process, caller, last_id, render, concerns)
     try:
         first = await anext(events)
     except TooManyWaitingError:
@@ -52,7 +52,9 @@ async def follow(
         async with aclosing(events):
             async for event in events:
                 # A token that was deleted stops at once. A client that may go on comes back, and has missed nothing.
-                if not event.startswith(_COMMENT) and not await process.program_tokens.works(caller):
+                # A comment is worth no query, and a login needs none.
+                is_checked = isinstance(caller, LoginCaller) or not event.startswith(_COMMENT)
+                if is_checked and not await process.program_tokens.works(caller):
                     return
                 yield event
 
@@ -60,18 +62,15 @@ async def follow(
     return EventStream(all_events(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-async def _events(  # noqa: PLR0913, PLR0917 - see follow
-    changes: Changes,
-    signing: Signing,
-    caller: Caller,
-    last_id: str | None,
-    render: Render,
-    concerns: Callable[[Change], bool],
+async def _events(
+    process: ProcessState, caller: Caller, last_id: str | None, render: Render, concerns: Callable[[Change], bool]
 ) -> AsyncGenerator[bytes]:
+    signing = process.signing
     last = None if last_id is None else _position(signing, last_id)
     is_unknown = last_id is not None and last is None
     end = time.monotonic() + LONGEST_STREAM
-    with changes.follow(caller.id, last) as stream:
+    # A client whose own login has not ended comes back, and has missed nothing.
+    with process.changes.follow(caller.id, last) as stream, process.epochs.calling(caller.id, stream.end):
         yield f"retry: {_RECONNECT_AFTER}\n\n".encode()
         while time.monotonic() < end and (news := await stream.next(KEEP_ALIVE)) is not None:
             for each in news:

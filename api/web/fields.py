@@ -8,11 +8,10 @@ from unicodedata import name
 from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, SecretStr, StringConstraints
 from pydantic_core import PydanticCustomError, PydanticKnownError
 
-from domain.rules import addresses, text
+from domain.rules import addresses, passwords, text
 from domain.rules.labels import MOST_LABELS
 from domain.rules.usernames import USERNAME
 
-SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 256  # characters
 _UNSEEN = rf"\x00-\x1f\x7f-\x9f{text.UNSEEN}"
 _PRINTABLE = r"[^\x00-\x1f\x7f-\x9f]"
 LABEL_KEY = r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?"
@@ -22,7 +21,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)", r
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 # Characters. NFC joins at most four into one, so a longer text has more than 256 in that form, too. Normalizing takes a
 # time that grows with the square of the accents in a row: 12 seconds for those that fit into a body.
-_LONGEST_SENT = 4 * LONGEST_PASSWORD
+_LONGEST_SENT = 4 * passwords.LONGEST
 
 
 def _plain_keys(schema: dict[str, Any]) -> None:
@@ -121,19 +120,21 @@ def _whole(secret: SecretStr) -> SecretStr:
 def _password(password: SecretStr) -> SecretStr:
     value = _whole(password).get_secret_value()
     # Early accounts may have a password that is longer in its normal form.
-    if len(value) > _LONGEST_SENT or min(map(len, text.password_forms(value))) > LONGEST_PASSWORD:
-        raise PydanticCustomError("password_length", f"A password has at most {LONGEST_PASSWORD} characters")
+    if len(value) > _LONGEST_SENT or min(map(len, text.password_forms(value))) > passwords.LONGEST:
+        raise PydanticCustomError("password_length", f"A password has at most {passwords.LONGEST} characters")
     return password
 
 
 def _strong(password: SecretStr) -> SecretStr:
     value = text.password_forms(password.get_secret_value())[0]
-    if not SHORTEST_PASSWORD <= len(value) <= LONGEST_PASSWORD:
-        message = f"A password has {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters"
+    if not passwords.SHORTEST <= len(value) <= passwords.LONGEST:
+        message = f"A password has {passwords.SHORTEST} to {passwords.LONGEST} characters"
         raise PydanticCustomError("password_length", message)
     if not (any(map(str.isupper, value)) and any(map(str.islower, value)) and any(map(str.isdigit, value))):
         message = "A password needs an upper case letter, a lower case letter and a digit"
         raise PydanticCustomError("password_too_weak", message)
+    if passwords.is_obvious(value):
+        raise PydanticCustomError("password_too_common", "Many people have this password, so it is tried first")
     return SecretStr(value)
 
 
@@ -187,15 +188,15 @@ Email = Annotated[
     AfterValidator(_seen),
     AfterValidator(_email),
 ]
-Password = Annotated[SecretStr, AfterValidator(_password), Field(json_schema_extra={"maxLength": LONGEST_PASSWORD})]
+Password = Annotated[SecretStr, AfterValidator(_password), Field(json_schema_extra={"maxLength": passwords.LONGEST})]
 NewPassword = Annotated[
     SecretStr,
     AfterValidator(_password),
     AfterValidator(_strong),
     Field(
         json_schema_extra={
-            "minLength": SHORTEST_PASSWORD,
-            "maxLength": LONGEST_PASSWORD,
+            "minLength": passwords.SHORTEST,
+            "maxLength": passwords.LONGEST,
             "pattern": r"^(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z])(?=[^0-9]*[0-9])",
         }
     ),

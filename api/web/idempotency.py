@@ -19,11 +19,10 @@ from sqlalchemy import Text, bindparam, func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.web.dependencies import CurrentUser, Process
+from api.web.dependencies import CurrentRequester, Process
 from api.web.guards import Guard
 from api.web.models import FieldError, Validity
 from api.web.problems import ProblemError
-from domain import logs
 from domain.commands.acceptance import Requester
 from domain.data import addresses
 from domain.data.accounts import IdempotencyKey
@@ -145,20 +144,19 @@ def _fingerprint(body: BaseModel | None) -> str:
 
 
 async def _once(
-    process: Process, caller: CurrentUser, request: Request, key: Annotated[str | None, KeyHeader] = None
+    process: Process, requester: CurrentRequester, request: Request, key: Annotated[str | None, KeyHeader] = None
 ) -> Once:
-    requester = Requester(caller.id, caller.username, logs.request_id.get())
-    return Once(process, requester, f"{caller.id} {request.method} {request.url.path}", key)
+    return Once(process, requester, f"{requester.user_id} {request.method} {request.url.path}", key)
 
 
 async def _once_or_trial(
     process: Process,
-    caller: CurrentUser,
+    requester: CurrentRequester,
     request: Request,
     key: Annotated[str | None, KeyHeader] = None,
     validate_only: Annotated[bool, ValidateOnly] = False,  # noqa: FBT002 - a query parameter
 ) -> Once:
-    once = await _once(process, caller, request, key)
+    once = await _once(process, requester, request, key)
     if not validate_only:
         return once
     if key is not None:

@@ -11,13 +11,14 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 import jwt
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background.provider_keys import ALGORITHMS, ProviderKeys
+from api.background.token_epochs import TokenEpochs
 from api.web.security import Caller, InvalidTokenError
 from domain.commands import identities
 from domain.commands.identities import Subject
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 LEEWAY: Final = 30  # seconds that the provider's clock and ours may differ
 LONGEST_TOKEN: Final = 16 * 1024  # characters; one with a few hundred groups has half of that
 REMEMBERED: Final = 4096  # tokens that were right, and users
+LONGEST_USE: Final = 3600.0  # seconds after which the user of a token is read again
 _LONGEST_HEADER: Final = 2048
 _LONGEST_SUBJECT: Final = 255  # OpenID Connect Core, section 2
 _TYPES: Final = {"jwt", "at+jwt", "application/jwt", "application/at+jwt"}
@@ -59,17 +61,33 @@ class _Checked:
     is_admin: bool | None
 
 
+class _User(NamedTuple):
+    """The user of a subject, as the database had it at the time `read_at`."""
+
+    id: UUID
+    name: str
+    read_at: float
+
+
 class IdentityProvider:
     """Finds the callers of a process that send tokens of the provider."""
 
-    def __init__(self, settings: Settings, keys: ProviderKeys, engine: AsyncEngine, autocommit: AsyncEngine) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keys: ProviderKeys,
+        engine: AsyncEngine,
+        autocommit: AsyncEngine,
+        epochs: TokenEpochs,
+    ) -> None:
         self._settings = settings
         self._keys = keys
         self._engine = engine
         self._autocommit = autocommit
+        self._epochs = epochs
         self._version = keys.version
         self._right: OrderedDict[bytes, _Checked] = OrderedDict()  # by the hash of the token
-        self._users: OrderedDict[str, tuple[UUID, str]] = OrderedDict()  # by the subject
+        self._users: OrderedDict[str, _User] = OrderedDict()  # by the subject
 
     async def prepare(self, token: str) -> None:
         """Ask the provider for the key that has signed the token, if it is a new one. The other methods ask nobody."""
@@ -149,17 +167,27 @@ class IdentityProvider:
 
     def _caller(self, checked: _Checked) -> ProviderCaller | None:
         user = self._users.get(checked.subject.id)
-        return user and ProviderCaller(*user, checked.issued_at, checked.expires_at, checked.is_admin)
+        if user is None or self._is_doubtful(user):
+            return None
+        return ProviderCaller(user.id, user.name, checked.issued_at, checked.expires_at, checked.is_admin)
+
+    def _is_doubtful(self, user: _User) -> bool:
+        """Whether the account may have been disabled since the database was asked for it."""
+        is_old = time.monotonic() - user.read_at > LONGEST_USE
+        return is_old or self._epochs.has_changed_since(user.id, user.read_at)
 
     async def _look(self, subject: Subject) -> None:
-        """Read the user of a subject, or make one at first sight."""
+        """Read the user of a subject, or make one at first sight; InvalidTokenError if the account is disabled."""
+        began = time.monotonic()
         async with self._autocommit.connect() as connection:
             user = await identities.find(connection, subject)
         if user is None:
             async with self._engine.begin() as tx:
-                user = await identities.find_or_add(tx, subject, self._settings.admin_username)
+                user = await identities.find_or_add(tx, subject)
             logger.info("%s is the user %s of %s", user.username, subject.id, subject.issuer)
-        _keep(self._users, subject.id, (user.id, user.username))
+        if user.disabled_at is not None:
+            raise InvalidTokenError("The account is disabled.")
+        _keep(self._users, subject.id, _User(user.id, user.username, began))
 
 
 def is_signed(token: str) -> bool:

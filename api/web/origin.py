@@ -3,10 +3,14 @@
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
+from starlette.datastructures import Headers
 from starlette.types import Scope
+
+from domain.commands.acceptance import Source
 
 # A provider gives every customer 2^64 addresses or more. They are one caller, or else one machine could be millions.
 _CUSTOMER = 64  # bits of the network's prefix
+_LONGEST_USER_AGENT = 256  # characters; a client may send one of any length
 
 
 def address_of(scope: Scope) -> str:
@@ -14,6 +18,13 @@ def address_of(scope: Scope) -> str:
     client = scope.get("client")
     ip = _address(client[0]) if client else None
     return str(ip) if ip else ""
+
+
+def source_of(scope: Scope) -> Source:
+    """The address and the program of the request's client, as the audit keeps them."""
+    agent = Headers(scope=scope).get("user-agent", "")[:_LONGEST_USER_AGENT]
+    # What cannot be printed could deceive a reader, and PostgreSQL stores no NUL.
+    return Source(address_of(scope), "".join(each if each.isprintable() else "?" for each in agent))
 
 
 def origin_of(scope: Scope) -> str:

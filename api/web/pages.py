@@ -10,10 +10,10 @@ from uuid import UUID
 from fastapi import Depends, Query, Request, Response
 from sqlalchemy import func, select
 
-from api.web import security
+from api.web import lists, security
 from api.web.dependencies import Process
 from api.web.fields import PLAIN_DIGITS
-from api.web.lists import MAX_TOTAL, List, Order, Readable, Rows, Start
+from api.web.lists import List, Order, Readable, Rows, Start
 from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
 from domain.data.projects import roles_in
@@ -34,7 +34,7 @@ MOST_OVERDUE = timedelta(minutes=1)
 class _Rows:
     """The rows of a page and one more, if there is one, and what is known about the whole list.
 
-    `count` is the number of all rows, up to MAX_TOTAL + 1.
+    `count` is the number of all rows, up to lists.MAX_TOTAL + 1.
     """
 
     rows: Sequence[Any]
@@ -63,8 +63,8 @@ class Paging:
         found = await self._read(List(statement, order, whose), start)
         if not found.rows and whose and whose.project_id:
             await self._check_project(whose.user_id, whose.project_id)
-        total = min(found.count, MAX_TOTAL)
-        if found.count > MAX_TOTAL and start.offset(self.page_size) >= MAX_TOTAL:
+        total = min(found.count, lists.MAX_TOTAL)
+        if found.count > lists.MAX_TOTAL and start.offset(self.page_size) >= lists.MAX_TOTAL:
             raise _page_too_deep()
         items = found.rows[: self.page_size]
         has_next = len(found.rows) > len(items)
@@ -106,8 +106,8 @@ class Paging:
         async with self.process.autocommit.connect() as connection:
             rows = (await connection.execute(page)).all()
             first = rows[0] if rows else (await connection.execute(select(*columns))).one()
-        count = MAX_TOTAL + 1 if is_long else first.total
-        if count > MAX_TOTAL and not is_long:
+        count = lists.MAX_TOTAL + 1 if is_long else first.total
+        if count > lists.MAX_TOTAL and not is_long:
             long_lists.remember(key)
         return _Rows(rows, count, start.since or first.read_since, "have_moved" in about and first.have_moved)
 
@@ -172,7 +172,7 @@ def _only_cursors() -> ProblemError:
 
 
 def _page_too_deep() -> ProblemError:
-    detail = f"Page numbers reach the first {MAX_TOTAL:,} items of a list. Follow `next_cursor` to go further."
+    detail = f"Page numbers reach the first {lists.MAX_TOTAL:,} items of a list. Follow `next_cursor` to go further."
     return ProblemError("page_too_deep", detail, [FieldError(code="page_too_deep", detail=detail, parameter="page")])
 
 

@@ -16,8 +16,9 @@ from sqlalchemy import ARRAY, LargeBinary, Row, any_, bindparam, func, or_, sele
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.background.token_epochs import TokenEpochs
 from api.background.token_uses import TokenUses
-from api.web.security import Caller, InvalidTokenError, ProgramCaller, Signing, mask
+from api.web.security import Caller, InvalidTokenError, LoginCaller, ProgramCaller, Signing, mask
 from domain.commands.program_tokens import USE_INTERVAL
 from domain.data import outages
 from domain.data.accounts import ProgramToken, User
@@ -37,7 +38,8 @@ _ROWS: Final = (
         ProgramToken.scopes,
         ProgramToken.expires_at,
         User.username,
-        (ProgramToken.expires_at <= func.now()).label("has_ended"),
+        User.disabled_at.is_not(None).label("is_disabled"),
+        or_(ProgramToken.expires_at <= func.now(), User.disabled_at.is_not(None)).label("has_ended"),
         or_(ProgramToken.last_used_at.is_(None), ProgramToken.last_used_at <= func.now() - USE_INTERVAL).label(
             "is_due"
         ),
@@ -45,6 +47,13 @@ _ROWS: Final = (
     .join(User, User.id == ProgramToken.owner_id)
     .where(ProgramToken.digest == any_(bindparam("digests", type_=ARRAY(LargeBinary))))
 )
+
+
+def _reason(found: Row[*tuple[Any, ...]] | None) -> str:
+    """Why a token does not work."""
+    if found is None:
+        return "There is no such token. It may have been deleted."
+    return "The account of this token is disabled." if found.is_disabled else "The token has expired."
 
 
 def new() -> str:
@@ -83,8 +92,9 @@ async def unmasked(signing: Signing, autocommit: AsyncEngine, token_id: UUID, hi
 class ProgramTokens:
     """Finds the callers of a process that send tokens of programs."""
 
-    def __init__(self, autocommit: AsyncEngine, uses: TokenUses) -> None:
+    def __init__(self, autocommit: AsyncEngine, uses: TokenUses, epochs: TokenEpochs) -> None:
         self._autocommit = autocommit
+        self._epochs = epochs
         self._uses = uses
         self._owners: OrderedDict[bytes, Caller] = OrderedDict()
         self._wanted = set[bytes]()
@@ -101,9 +111,7 @@ class ProgramTokens:
         found = await self._look(key) if _FORM.fullmatch(token) else None
         if found is None or found.has_ended:
             self._owners.pop(key, None)
-            raise InvalidTokenError(
-                "The token has expired." if found else "There is no such token. It may have been deleted."
-            )
+            raise InvalidTokenError(_reason(found))
         if found.is_due:
             self._uses.note(found.id)
         self._owners[key] = Caller(found.owner_id, found.username)
@@ -116,8 +124,10 @@ class ProgramTokens:
     async def works(self, caller: Caller) -> bool:
         """Whether a caller that was found before may go on; False, too, if the database cannot tell.
 
-        An access token is not looked up, so one that was valid is taken to be so.
+        An access token is not looked up: this process knows whether its login has ended.
         """
+        if isinstance(caller, LoginCaller):
+            return not self._epochs.is_void(caller.id, caller.epoch)
         if not isinstance(caller, ProgramCaller):
             return True
         with contextlib.suppress(DBAPIError, *outages.UNREACHABLE):

@@ -61,9 +61,13 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class LoginCaller(Caller):
-    """A user who has logged in; `session_id` is the login that the token comes from, its refresh token family."""
+    """A user who has logged in; `session_id` is the login that the token comes from, its refresh token family.
+
+    The token is void once the account has begun another epoch. Tokens of earlier versions have none.
+    """
 
     session_id: UUID
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ def sign(signing: Signing, type: TokenType, caller: LoginCaller, token_id: UUID,
         "sub": str(caller.id),
         "username": caller.username,
         "sid": str(caller.session_id),
+        "epoch": caller.epoch,
         "iat": now,
         "exp": now + lifetime,
     }
@@ -139,7 +144,7 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
         raise InvalidTokenError("The token is not valid.") from None
     if claims["type"] != type:
         raise InvalidTokenError(f"The token is not of type {type}.")
-    caller = LoginCaller(UUID(claims["sub"]), claims["username"], UUID(claims["sid"]))
+    caller = LoginCaller(UUID(claims["sub"]), claims["username"], UUID(claims["sid"]), claims.get("epoch", 0))
     return Claims(UUID(claims["jti"]), caller, claims["exp"])
 
 

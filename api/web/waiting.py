@@ -5,7 +5,8 @@ A request that waits holds no slot of Admission and no database connection. The 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 from uuid import UUID
@@ -13,10 +14,12 @@ from uuid import UUID
 from fastapi import Query, Request
 
 from api.background.changes import MOST_OF_USER, TooManyWaitingError
+from api.background.listeners import Watch
 from api.web.dependencies import ProcessState
 from api.web.fields import PLAIN_DIGITS
 from api.web.models import FieldError
 from api.web.problems import ProblemError
+from api.web.security import Caller, LoginCaller
 
 LONGEST_WAIT = 60  # seconds
 # A resource comes from these into another status only if somebody asks for it.
@@ -70,7 +73,7 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
 ) -> Rows:
     """Wait until `is_over` the rows, or the time, or the process stops, or the client goes away; return the rows."""
     try:
-        with process.changes.watch(user_id, ids) as watch:
+        with process.changes.watch(user_id, ids) as watch, _ending(process, request.scope["caller"], watch) as ended:
             rows = await read()  # once it is watched, so that no change falls between
             deadline = asyncio.get_running_loop().time() + seconds
             request.scope["release_slot"]()
@@ -85,10 +88,28 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
                     rows = await read() if changed is None else {**rows, **changed}
             finally:
                 leaving.cancel()
+            if ended and not await process.program_tokens.works(request.scope["caller"]):
+                raise ProblemError("invalid_token", "This login has ended; log in again.")
             # While PostgreSQL is away nobody is told anything.
             return rows if is_over(rows) or process.changes.is_current() else await read()
     except TooManyWaitingError:
         raise too_many_waiting() from None
+
+
+@contextlib.contextmanager
+def _ending(process: ProcessState, caller: Caller, watch: Watch) -> Iterator[list[bool]]:
+    """End the wait when logins of the user end; the list is empty until then."""
+    ended: list[bool] = []
+
+    def end() -> None:
+        ended.append(True)
+        watch.end()
+
+    with process.epochs.calling(caller.id, end):
+        # It may have ended since the request came.
+        if isinstance(caller, LoginCaller) and process.epochs.is_void(caller.id, caller.epoch):
+            end()
+        yield ended
 
 
 def too_many_waiting() -> ProblemError:

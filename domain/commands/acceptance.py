@@ -30,8 +30,19 @@ _OF_VM: Final = [action for action, rule in TABLE.items() if rule.of_vm]
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where a request comes from: the address and the program of its client, as far as they are known."""
+
+    address: str = ""
+    user_agent: str = ""
+
+
+NOWHERE: Final = Source()
+
+
+@dataclass(frozen=True, slots=True)
 class Requester:
-    """The user who makes a request, by id and name, and the id of the request.
+    """The user who makes a request, by id and name, the id of the request, and where it comes from.
 
     An admin who acts on behalf of others `may_change_all` projects.
     """
@@ -39,6 +50,7 @@ class Requester:
     user_id: UUID
     username: str
     request_id: str
+    source: Source = NOWHERE
     may_change_all: bool = False
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -9,7 +10,7 @@ from sqlalchemy import Row, Select, Text, bindparam, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_not
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from domain.data.accounts import User, username_key
+from domain.data.accounts import User
 from domain.data.identities import Identity
 from domain.rules.usernames import usernames
 
@@ -25,38 +26,36 @@ class Subject:
     name: str
 
 
-async def find(connection: AsyncConnection, subject: Subject) -> Row[UUID, str] | None:
-    """The id and the username of the subject's account; None if there is none yet."""
+async def find(connection: AsyncConnection, subject: Subject) -> Row[UUID, str, datetime | None] | None:
+    """The id and the username of the subject's account, and since when it is disabled; None if there is none yet."""
     return (await connection.execute(_account(subject))).one_or_none()
 
 
-async def find_or_add(tx: AsyncConnection, subject: Subject, reserved: str | None) -> Row[UUID, str]:
-    """The id and the username of the subject's account, which is new if need be.
+async def find_or_add(tx: AsyncConnection, subject: Subject) -> Row[UUID, str, datetime | None]:
+    """The id and the username of the subject's account, and since when it is disabled, which is new if need be.
 
-    A new one never gets the name of another account or the `reserved` one, so that a name at the provider opens no
-    account here. It has no password, so nobody can log in to it, and no e-mail address, so it takes none from others.
+    A new one never gets the name of another account, so that a name at the provider opens no account here. It has no
+    password, so nobody can log in to it, and no e-mail address, so it takes none from others.
     """
     # Other requests of the same user may come at the same time, also to other processes.
     await tx.execute(_LOCK, {"name": f"identity {subject.issuer} {subject.id}"})
     found = await find(tx, subject)
     if found is None:
-        user_id = await _add_user(tx, subject, reserved)
+        user_id = await _add_user(tx, subject)
         await tx.execute(insert(Identity).values(issuer=subject.issuer, subject=subject.id, user_id=user_id))
         found = (await tx.execute(_account(subject))).one()
     return found
 
 
-def _account(subject: Subject) -> Select[UUID, str]:
+def _account(subject: Subject) -> Select[UUID, str, datetime | None]:
     same = (Identity.issuer == subject.issuer, Identity.subject == subject.id)
-    return select(User.id, User.username).join(Identity, Identity.user_id == User.id).where(*same)
+    return select(User.id, User.username, User.disabled_at).join(Identity, Identity.user_id == User.id).where(*same)
 
 
-async def _add_user(tx: AsyncConnection, subject: Subject, reserved: str | None) -> UUID:
+async def _add_user(tx: AsyncConnection, subject: Subject) -> UUID:
     mark = hashlib.sha256(f"{subject.issuer}\0{subject.id}".encode()).hexdigest()[:32]
     # Nobody can have taken the last one on purpose.
     for username in (*usernames(subject.name, mark), f"user-{uuid4().hex}"):
-        if reserved is not None and username_key(username) == username_key(reserved):
-            continue
         row = {"id": uuid4(), "username": username, "email": None, "password_hash": None}
         # Not after a look: another user may take the name in between.
         added: UUID | None = await tx.scalar(

@@ -58,11 +58,13 @@ async def add_token(tx: AsyncConnection, requester: Requester, new: NewToken) ->
     )
 
 
-async def delete_token(tx: AsyncConnection, requester: Requester, token_id: UUID) -> None:
-    """Delete a token. No request that comes after the commit is accepted with it."""
+async def delete_token(tx: AsyncConnection, requester: Requester, token_id: UUID) -> str:
+    """Delete a token, and return its name. No request that comes after the commit is accepted with it."""
     is_it = (ProgramToken.owner_id == requester.user_id, ProgramToken.id == token_id)
-    if not (await tx.execute(delete(ProgramToken).where(*is_it))).rowcount:
+    name: str | None = await tx.scalar(delete(ProgramToken).where(*is_it).returning(ProgramToken.name))
+    if name is None:
         raise NotFoundError("token", token_id)
+    return name
 
 
 async def note_uses(tx: AsyncConnection, token_ids: Collection[UUID]) -> None:

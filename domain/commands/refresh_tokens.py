@@ -5,6 +5,7 @@ to the first use may be lost, and the client then sends the token again. So the 
 LOST_ANSWER, as long as no token that was given for it has been used: then an answer has arrived.
 """
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 from uuid import UUID, uuid4
@@ -26,28 +27,42 @@ _HAS_SUCCESSOR: Final = exists().where(
 _IS_RECENT: Final = RefreshToken.used_at > func.now() - LOST_ANSWER
 
 
-async def give(tx: AsyncConnection, user_id: UUID, session_id: UUID, generation: int, lifetime: timedelta) -> UUID:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new token stands in its login: its generation, and how long the login lasts from now on."""
+
+    generation: int
+    login_lasts: timedelta
+
+
+async def give(tx: AsyncConnection, user_id: UUID, session_id: UUID, place: Place, lifetime: timedelta) -> UUID:
     """Record a new token of the login, and return its id."""
     token_id = uuid4()
-    row = {"id": token_id, "family_id": session_id, "user_id": user_id, "generation": generation}
-    await tx.execute(insert(RefreshToken).values(row | {"expires_at": func.now() + lifetime}))
+    row = {"id": token_id, "family_id": session_id, "user_id": user_id, "generation": place.generation}
+    times = {"expires_at": func.now() + lifetime, "login_ends_at": func.now() + place.login_lasts}
+    await tx.execute(insert(RefreshToken).values(row | times))
     return token_id
 
 
-async def exchange(tx: AsyncConnection, token_id: UUID, session_id: UUID, origin: str) -> int | None:
-    """Use a token for a client from this origin, and return the generation of the one to give for it.
+async def exchange(
+    tx: AsyncConnection, token_id: UUID, session_id: UUID, origin: str, longest: timedelta
+) -> Place | None:
+    """Use a token for a client from this origin, and return the place of the one to give for it.
 
-    None if it may not be used. `end_login` has to follow then, because the token may be stolen.
+    None if it may not be used. `end_login` has to follow then, because the token may be stolen. A login that an earlier
+    version began lasts `longest` from now on.
     """
     await _lock_session(tx, session_id)
     usable = (RefreshToken.id == token_id, RefreshToken.revoked_at.is_(None), RefreshToken.expires_at > func.now())
     has_successor, is_recent = _HAS_SUCCESSOR.label("has_successor"), _IS_RECENT.label("is_recent")
-    token = (await tx.execute(select(RefreshToken, has_successor, is_recent).where(*usable))).one_or_none()
+    # In the database's time, in which the end was written: it stays the same however often the token is exchanged.
+    lasts = (func.coalesce(RefreshToken.login_ends_at, func.now() + longest) - func.now()).label("lasts")
+    token = (await tx.execute(select(RefreshToken, has_successor, is_recent, lasts).where(*usable))).one_or_none()
     if token is None:
         return None
     if token.used_at is not None:
         is_repetition = token.is_recent and token.used_from == origin and not token.has_successor
-        return token.generation + 1 if is_repetition else None
+        return Place(token.generation + 1, token.lasts) if is_repetition else None
     of_session = RefreshToken.family_id == session_id
     generation = token.generation
     if generation is None:  # an earlier version has given the token
@@ -55,7 +70,7 @@ async def exchange(tx: AsyncConnection, token_id: UUID, session_id: UUID, origin
     same = (of_session, or_(RefreshToken.id == token_id, RefreshToken.generation == generation))
     first_use = {"used_at": func.now(), "used_from": origin, "generation": generation}
     await tx.execute(update(RefreshToken).where(*same).values(first_use))
-    return int(generation) + 1
+    return Place(generation + 1, token.lasts)
 
 
 async def end_login(tx: AsyncConnection, session_id: UUID) -> bool:

@@ -3,11 +3,12 @@
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, ForeignKey, Index, Select, Text, func, select, text
+from sqlalchemy import ARRAY, CheckConstraint, ForeignKey, Index, Select, Text, func, literal_column, select, text
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.orm import Mapped, mapped_column
 
-from domain.data.base import Base
+from domain.data.base import XID8, Base, sql_list
+from domain.rules.accounts import Role
 from domain.rules.text import email_key
 
 
@@ -24,6 +25,9 @@ class User(Base):
     `email_key` is compared instead of an address that has other letters. Two accounts that are older than these
     rules, and equal by them, are kept apart: the key of the later one is SAME and its own name. A user whom an
     identity provider names has neither an e-mail address nor a password.
+
+    A login's tokens carry the `epoch` that the account had then. With the next epoch, since `epoch_at`, they are void.
+    A trigger writes to `changed` which transaction has begun it (migration 0021).
     """
 
     __tablename__ = "users"
@@ -32,6 +36,12 @@ class User(Base):
         Index("uq_users_email", text("lower(email)"), unique=True),
         Index("uq_users_username_key", text("""coalesce(username_key, lower(username COLLATE "C"))"""), unique=True),
         Index("uq_users_email_key", text("""coalesce(email_key, lower(email COLLATE "C"))"""), unique=True),
+        CheckConstraint(f"role IN {sql_list(Role)}", name="role"),
+        Index("ix_users_created", "created_at", "id"),
+        Index("ix_users_admins", "created_at", "id", postgresql_where=text("role = 'admin'")),
+        Index("ix_users_disabled", "created_at", "id", postgresql_where=text("disabled_at IS NOT NULL")),
+        Index("ix_users_epoch_at", "epoch_at", postgresql_where=text("epoch_at IS NOT NULL")),
+        Index("ix_users_changed", "changed", postgresql_where=text("changed IS NOT NULL")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -41,8 +51,15 @@ class User(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     username_key: Mapped[str | None]
     email_key: Mapped[str | None] = mapped_column(default=_email_key)
+    role: Mapped[str] = mapped_column(server_default=Role.USER)
+    disabled_at: Mapped[datetime | None]
+    epoch: Mapped[int] = mapped_column(server_default="0")
+    epoch_at: Mapped[datetime | None]
+    changed: Mapped[int | None] = mapped_column(XID8)
 
 
+# Literals, because they are conditions of an index: the planner cannot prove those from a parameter.
+HAS_ROLE = {role: User.role == literal_column(f"'{role}'") for role in Role}
 LONGEST_USERNAME = 64  # characters, all of them ASCII
 SAME = "="  # no username or address begins with it
 
@@ -64,7 +81,8 @@ class RefreshToken(Base):
 
     `generation` counts the exchanges since the login. Tokens have the same generation if they were given for the same
     token, because the first answer may be lost. The first use of one of them is recorded in all of them, with the
-    origin of the client in `used_from`. An earlier version leaves `generation` and `used_from` empty.
+    origin of the client in `used_from`. No token of the login lasts longer than until `login_ends_at`. An earlier
+    version leaves these three empty.
     """
 
     __tablename__ = "refresh_tokens"
@@ -77,6 +95,7 @@ class RefreshToken(Base):
     revoked_at: Mapped[datetime | None]
     generation: Mapped[int | None]
     used_from: Mapped[str | None]
+    login_ends_at: Mapped[datetime | None]
 
 
 class ProgramToken(Base):

@@ -3,14 +3,14 @@
 Earlier code keeps working: it gives both to each account that it makes, and refuses the password of one without.
 
 Revision ID: 0023
-Revises: 0018
+Revises: 0022
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0023"
-down_revision = "0018"
+down_revision = "0022"
 branch_labels = None
 depends_on = None
 

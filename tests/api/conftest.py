@@ -20,6 +20,7 @@ from api.web import security
 from api.web.security import LoginCaller, Signing
 from domain.data.accounts import User
 from domain.data.models import Operation
+from domain.rules.accounts import Role
 from domain.settings import Settings
 from migrations import embedded_postgres
 from tests.support.rows import FLAVOR_IDS, add_user
@@ -66,10 +67,10 @@ def signing_of(settings: Settings) -> Signing:
     return Signing(settings.secret_key.get_secret_value(), settings.algorithm)
 
 
-async def person(app: FastAPI, engine: AsyncEngine, settings: Settings, name: str) -> Person:
+async def person(app: FastAPI, engine: AsyncEngine, settings: Settings, name: str, role: Role = Role.USER) -> Person:
     """A new user, without the half second that it takes to hash and check a password."""
     async with engine.begin() as tx:
-        user = await add_user(tx, name)
+        user = await add_user(tx, name, role)
     caller = LoginCaller(user.id, user.username, uuid4())
     token = security.sign(signing_of(settings), "access", caller, uuid4(), timedelta(minutes=5))
     return Person(user, caller, client_of(app, token))

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from fastapi import FastAPI
 
-from api.background.changes import Changes
 from api.background.listeners import Change
 from api.routes.events import render
 from api.web.event_stream import _events
@@ -59,12 +58,11 @@ async def following(
     app: FastAPI, someone: Person, last_id: str | None = None, vm_id: UUID | None = None
 ) -> AsyncIterator[Client]:
     """A client that follows the events of a user, and has begun."""
-    hub: Changes = app.state.vmapi.changes
 
     def concerns(change: Change) -> bool:
         return vm_id is None or vm_id == (change.row.id if change.kind == "vm" else change.row.vm_id)
 
-    events = _events(hub, app.state.vmapi.signing, someone.caller, last_id, render, concerns)
+    events = _events(app.state.vmapi, someone.caller, last_id, render, concerns)
     client = Client(events)
     await client.next("comment")  # retry
     async with contextlib.aclosing(events):

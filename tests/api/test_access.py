@@ -6,7 +6,6 @@ The routes come from the OpenAPI document, so a new one takes part. One that fit
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import count
@@ -14,17 +13,17 @@ from typing import Any
 from uuid import UUID
 
 import httpx
-import pytest
 from fastapi import FastAPI
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.projects import ProjectMember
+from domain.rules import accounts
 from domain.rules.access import ALLOWED, Role, Verb
 from domain.rules.resources import AttachmentStatus
 from domain.rules.states import Action, OperationStatus
 from domain.settings import Settings
-from tests.api.conftest import Person, client_of, person, running
+from tests.api.conftest import Person, client_of, person
 from tests.api.test_program_tokens import make
 from tests.api.vm_resources import attached_to, snapshot_of, vm_of
 from tests.support.rows import FLAVOR_IDS, add_interface, add_operation, add_volume
@@ -42,6 +41,7 @@ OWN_KEYS = {
 ADMIN_KEYS = {"server_id"}
 
 
+ENDS_LOGINS = {"/auth/logout", "/auth/logout-all"}  # of who asks
 _numbers = count(1)
 
 
@@ -110,17 +110,12 @@ BODIES: dict[str, Any] = {
     "POST /tokens": {"name": "robot", "scopes": ["read"]},
     "POST /projects": {"name": "web-shop"},
     "PUT /projects/{project_id}/members/{username}": {"role": "reader"},
+    "POST /auth/password": {"current_password": "Wrong-Horse-1", "new_password": "Other-Horse-12"},
+    "POST /admin/users/{username}/role": {"role": "user"},
     "POST /admin/vms/{vm_id}/reset-state": {"status": "ERROR"},
     "POST /admin/servers/{server_id}/adopt": {"username": "ada"},
     "PUT /admin/projects/{project_id}/quotas": {"vms": 5},
 }
-
-
-@pytest.fixture
-async def app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, with an admin."""
-    async with running(settings.model_copy(update={"admin_username": "root"})) as app:
-        yield app
 
 
 def routes_of(app: FastAPI) -> list[Route]:
@@ -199,10 +194,10 @@ async def outcome_of_stream(client: httpx.AsyncClient, path: str) -> Outcome:
 async def test_every_route_lets_in_whom_its_role_allows_and_nobody_else(
     app: FastAPI, engine: AsyncEngine, settings: Settings
 ) -> None:
-    owner, reader, operator, stranger, admin = [
-        await person(app, engine, settings, name) for name in ("owner", "reader", "operator", "stranger", "root")
+    owner, reader, operator, stranger, guest = [
+        await person(app, engine, settings, name) for name in ("owner", "reader", "operator", "stranger", "guest")
     ]
-    guest = await person(app, engine, settings, "guest")
+    admin = await person(app, engine, settings, "root", accounts.Role.ADMIN)
     async with engine.begin() as tx:
         for member, role in ((reader, Role.READER), (operator, Role.OPERATOR), (guest, Role.READER)):
             row = {"project_id": owner.user.id, "user_id": member.user.id, "role": role}
@@ -218,18 +213,16 @@ async def test_every_route_lets_in_whom_its_role_allows_and_nobody_else(
         "owner": owner.http,
     }
     wrong, pairs = [], 0
-    routes = [route for route in routes_of(app) if route.path != "/auth/logout"]  # it would end the login
+    routes = [route for route in routes_of(app) if route.path not in ENDS_LOGINS]
     # Those that end a membership come last.
     values = await resources(engine, owner)
     for route in sorted(routes, key=lambda route: (route.verb is Verb.MANAGE, route.path, route.method)):
-        for role, client in clients.items():
-            if (
-                role in {"operator", "owner"} and route.verb is not Verb.READ
-            ):  # those before may have changed the others
-                values = await resources(engine, owner)
-            expected, found = route.expected(role), await outcome_of(client, route, values)
+        for caller, client in clients.items():
+            if caller in {"operator", "owner"} and route.verb is not Verb.READ:
+                values = await resources(engine, owner)  # those before may have changed the others
+            expected, found = route.expected(caller), await outcome_of(client, route, values)
             pairs += 1
             if found is not expected:
-                wrong.append(f"{route.method} {route.path} as {role}: {found} instead of {expected}")
+                wrong.append(f"{route.method} {route.path} as {caller}: {found} instead of {expected}")
     assert wrong == []
     assert pairs == len(routes) * len(clients)

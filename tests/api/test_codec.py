@@ -14,6 +14,7 @@ from temporalio.api.common.v1 import Payload, Payloads
 
 from domain.payload_codec import ENCRYPTED, EncryptingCodec
 from domain.payload_keys import PayloadKey
+from domain.rules.accounts import Role
 from domain.settings import Settings
 from tests.api.conftest import Person, client_of, person, running
 
@@ -24,7 +25,6 @@ CHANGES = {
     "temporal_payload_keys": f"{KEY.id}:{base64.b64encode(KEY.secret).decode()}",
     "temporal_ui_url": f"{WEB_UI}/ui",
     "cors_allow_origins": (OTHER,),
-    "admin_username": "root",
 }
 
 
@@ -36,7 +36,7 @@ def settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application. Its admin is "root"."""
+    """The application."""
     async with running(settings) as app:
         yield app
 
@@ -44,7 +44,7 @@ async def app(settings: Settings) -> AsyncIterator[FastAPI]:
 @pytest.fixture
 async def root(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Person:
     """The admin."""
-    return await person(app, engine, settings, "root")
+    return await person(app, engine, settings, "root", Role.ADMIN)
 
 
 def body_of(*payloads: Payload) -> Any:

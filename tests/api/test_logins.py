@@ -290,7 +290,7 @@ async def test_a_failed_login_is_logged_with_account_and_address_but_never_a_pas
         await log_in(at(app, OFFICE), "wrong-Secret-1", "GRACE")
         await log_in(at(app, "2001:db8::1"), "wrong-Secret-1", "my-Password-1")
         await log_in(at(app, "not\x1b[31m an address"), "wrong-Secret-1", "x\u2028y")
-    lines = [record.getMessage() for record in caplog.records if record.name == "api.routes.auth"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "api.web.passwords"]
     assert lines == [
         f"login of grace from {OFFICE} failed",
         "login of an unknown user from 2001:db8::1 failed",

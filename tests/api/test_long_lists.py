@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.web import long_lists, pages
+from api.web import lists, long_lists
 from domain.data.catalogue import FLAVORS, IMAGES
 from tests.api.conftest import Person
 from tests.api.test_pages import links
@@ -21,7 +21,7 @@ SELECT gen_random_uuid(), :owner, 'vm-' || n, :status, '{FLAVORS[0]["id"]}', '{I
     gen_random_uuid(), now() - n * interval '1 second'
 FROM generate_series(1, :count) AS n
 """  # noqa: S608 - constants
-LONGER = pages.MAX_TOTAL + 1
+LONGER = lists.MAX_TOTAL + 1
 
 
 async def fill(engine: AsyncEngine, person: Person, count: int, status: str = "ACTIVE") -> None:
@@ -36,7 +36,7 @@ async def get(person: Person, **parameters: Any) -> httpx.Response:
 
 
 async def test_a_total_of_ten_thousand_is_exact_and_a_larger_one_is_not(ada: Person, engine: AsyncEngine) -> None:
-    await fill(engine, ada, pages.MAX_TOTAL)
+    await fill(engine, ada, lists.MAX_TOTAL)
     exact = await get(ada, page_size=100)
     assert (exact.json()["total"], exact.json()["total_is_exact"], exact.json()["pages"]) == (10_000, True, 100)
     assert set(links(exact)) == {"first", "last", "next"}
@@ -78,7 +78,7 @@ async def test_a_page_far_behind_a_short_list_is_empty(ada: Person, engine: Asyn
 async def test_a_long_list_is_not_counted_again_for_some_seconds(
     app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pages, "MAX_TOTAL", 10)
+    monkeypatch.setattr(lists, "MAX_TOTAL", 10)
     await fill(engine, ada, 25)
     await fill(engine, bob, 3)
     counts: list[str] = []
@@ -112,7 +112,7 @@ def test_only_so_many_long_lists_are_remembered(monkeypatch: pytest.MonkeyPatch)
 async def test_the_last_countable_page_can_be_reached_by_its_number(
     ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, page_size: int
 ) -> None:
-    monkeypatch.setattr(pages, "MAX_TOTAL", 10)
+    monkeypatch.setattr(lists, "MAX_TOTAL", 10)
     await fill(engine, ada, 25)
     first = (await get(ada, page_size=page_size)).json()
     assert (first["total"], first["total_is_exact"]) == (10, False)

@@ -14,8 +14,9 @@ from api.web import oidc
 from api.web.admission import Slots
 from domain.data.accounts import User
 from domain.data.identities import Identity
+from domain.rules.accounts import Role
 from domain.settings import Settings
-from tests.api.conftest import FLAVOR, Person, client_of, count, running
+from tests.api.conftest import FLAVOR, Person, client_of, count, person, running
 from tests.api.oidc import me, refusal, trusting
 from tests.support.identity_provider import AUDIENCE, Provider, key, running_provider
 
@@ -172,13 +173,34 @@ async def test_a_user_is_logged_and_has_slots_of_the_own_account(
     assert taken[0] != profile["id"]
 
 
-async def test_the_name_of_the_admin_is_given_to_no_user_of_the_provider(
-    settings: Settings, provider: Provider
+async def test_a_user_of_the_provider_with_the_name_of_an_admin_is_none(
+    app: FastAPI, engine: AsyncEngine, settings: Settings, provider: Provider
 ) -> None:
-    async with running(settings.model_copy(update={"admin_username": "root"})) as app:
-        user = await me(app, provider.token(preferred_username="Root"))
-        assert (user["username"][:5], user["role"]) == ("Root-", "user")
-        assert refusal(await client_of(app, provider.token()).get("/admin/attention")) == (403, "admin_only")
+    await person(app, engine, settings, "root", Role.ADMIN)
+    user = await me(app, provider.token(preferred_username="Root"))
+    assert (user["username"][:5], user["role"]) == ("Root-", "user")
+    assert refusal(await client_of(app, provider.token()).get("/admin/attention")) == (403, "admin_only")
+
+
+async def test_a_disabled_user_of_the_provider_is_refused_also_where_the_user_is_known(
+    app: FastAPI, engine: AsyncEngine, settings: Settings, provider: Provider
+) -> None:
+    admin = await person(app, engine, settings, "root", Role.ADMIN)
+    token = provider.token()
+    user = await me(app, token)
+    for action, status in (("disable", 401), ("enable", 200), ("disable", 401)):
+        assert (await admin.http.post(f"/admin/users/{user['username']}/{action}")).is_success
+        assert (await client_of(app, token).get("/auth/me")).status_code == status
+
+
+async def test_a_role_in_the_database_counts_if_no_claim_decides(
+    app: FastAPI, engine: AsyncEngine, settings: Settings, provider: Provider
+) -> None:
+    admin = await person(app, engine, settings, "root", Role.ADMIN)
+    user = await me(app, provider.token())
+    await admin.http.post(f"/admin/users/{user['username']}/role", json={"role": "admin"})
+    assert (await client_of(app, provider.token()).get("/admin/attention")).status_code == 200
+    assert (await me(app, provider.token()))["role"] == "admin"
 
 
 @pytest.mark.parametrize(

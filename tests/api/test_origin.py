@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 import local
 from api.web.logins import FREE_FAILURES
-from api.web.origin import address_of, origin_of
+from api.web.origin import address_of, origin_of, source_of
+from domain.commands.acceptance import NOWHERE
 from domain.settings import Settings
 from tests.conftest import make_settings
 from tests.support.stack import free_ports
@@ -94,3 +95,12 @@ async def test_the_last_address_that_no_trusted_proxy_has_counts(settings: Setti
         assert await failing_logins(http, "ada", "192.0.2.2") == [401]
         garbage = ["unknown", "x" * 5000, "::x", "999.1.1.1", "_hidden", "192.0.2.1/32"]
         assert await failing_logins(http, "bob", *garbage) == [401] * FREE_FAILURES + [429]
+
+
+def test_the_program_of_a_client_is_kept_short_and_printable() -> None:
+    headers = [(b"user-agent", b"curl/8.5\x1b[31m\x00" + b"x" * 10_000)]
+    source = source_of({"type": "http", "client": ("::ffff:192.0.2.1", 1), "headers": headers})
+    assert source.address == "192.0.2.1"
+    assert source.user_agent.startswith("curl/8.5?[31m?x")
+    assert len(source.user_agent) == 256
+    assert source_of({"type": "http", "client": None, "headers": []}) == NOWHERE

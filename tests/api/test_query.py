@@ -10,10 +10,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web.pages import MAX_LINKS
 from api.web.query import MAX_QUERY
+from domain.rules.accounts import Role
 from domain.settings import Settings
 from tests.api.conftest import Person, person, pointers, running
 from tests.api.test_pages import links
-from tests.conftest import make_settings
 from tests.support.rows import add_vm
 
 
@@ -50,9 +50,8 @@ async def test_a_filter_that_is_not_utf_8_is_refused(ada: Person, value: str) ->
 async def test_every_path_refuses_an_unknown_parameter_and_changes_nothing(
     settings: Settings, engine: AsyncEngine
 ) -> None:
-    with_admin = make_settings(settings.database_url, admin_username="ada")
-    async with running(with_admin) as app:
-        ada = await person(app, engine, with_admin, "ada")
+    async with running(settings) as app:
+        ada = await person(app, engine, settings, "ada", Role.ADMIN)
         vm = await ada.create()
         routes = [route for route in app.router.routes if isinstance(route, APIRoute) and route.include_in_schema]
         assert len(routes) > 40

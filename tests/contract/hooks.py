@@ -29,12 +29,13 @@ _UNTOLD: Final = {
     *("unknown_reference", "same_flavor", "flavor_too_small", "invalid_address", "user_data_too_large"),
     *("volume_too_small", "not_bootable", "invalid_cursor", "page_too_deep", "idempotency_key_reused"),
     *("unseen_character", "nothing_visible", "invalid_domain", "invalid_ssh_key", "password_too_weak"),
+    *("password_too_common", "wrong_password"),
     *("repeated_items", "conflicting_fields", "conflicting_parameters", "ambiguous_name"),
 }
 _LONGEST_WAIT: Final = 60  # seconds
 # Fields and headers of which a pattern describes only the characters; what is required only with or without another;
 # the number of requirements in a selector of labels.
-_UNTOLD_PLACES: Final = re.compile(r"#/(.*/)?(ip_address|flavor_id|network_id)|Idempotency-Key|wait|id|labels")
+_UNTOLD_PLACES: Final = re.compile(r"#/(.*/)?(ip_address|flavor_id|network_id)|Idempotency-Key|wait|id|labels|address")
 _CATALOGUE: Final = {
     "flavor_id": _SOME_FLAVORS[0],
     "image_id": str(IMAGES[0]["id"]),

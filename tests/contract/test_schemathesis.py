@@ -26,7 +26,7 @@ ADMIN = "fuzzer"
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack whose admin sends the requests, with tokens that do not expire meanwhile."""
-    settings = {"ADMIN_USERNAME": ADMIN, "ACCESS_TOKEN_EXPIRE_MINUTES": "1440", **QUICK_CLOUD}
+    settings = {"ACCESS_TOKEN_EXPIRE_MINUTES": "1440", **QUICK_CLOUD}
     stack = Stack.at(tmp_path_factory.mktemp("stack"), **settings)
     stack.start()
     yield stack
@@ -37,6 +37,7 @@ def _token(stack: Stack) -> str:
     login = {"username": ADMIN, "password": PASSWORD}
     with httpx.Client(base_url=stack.url, timeout=30) as http:
         http.post("/auth/register", json=login | {"email": f"{ADMIN}@example.com"}).raise_for_status()
+        stack.grant(ADMIN)
         token: str = http.post("/auth/login", json=login).raise_for_status().json()["access_token"]
     return token
 

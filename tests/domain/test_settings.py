@@ -43,7 +43,9 @@ DEFAULTS = {
     "temporal_task_queue": "vm-lifecycle",
     "temporal_api_key": None,
     "resize_confirm_window": 0,
-    "admin_username": None,
+    "login_expire_days": 30,
+    "registration": "open",
+    "audit_retention_days": 365,
     "cors_allow_origins": (),
     "api_host": "127.0.0.1",
     "api_port": 8000,
@@ -64,6 +66,9 @@ WRONG_VALUES = {
     "ALGORITHM": "none",
     "ACCESS_TOKEN_EXPIRE_MINUTES": "0",
     "REFRESH_TOKEN_EXPIRE_DAYS": "soon",
+    "LOGIN_EXPIRE_DAYS": "0",
+    "REGISTRATION": "ajar",
+    "AUDIT_RETENTION_DAYS": "29",
     "MOCK_BUILD_DELAY": "-1",
     "MOCK_START_DELAY": "nan",
     "MOCK_STOP_DELAY": "inf",
@@ -109,6 +114,25 @@ def test_a_wrong_value_ends_the_process_with_one_line_that_names_it(
     assert line.startswith(f"Wrong setting {name}: ")
     assert len(line.splitlines()) == 1
     assert line.removeprefix(f"Wrong setting {name}: ").strip()
+
+
+@pytest.mark.parametrize("place", ["the environment", "a file"])
+def test_the_name_of_an_admin_is_no_setting_any_more_and_the_line_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    if place == "a file":
+        (tmp_path / ".env").write_text("ADMIN_USERNAME=ada\n")
+    else:
+        monkeypatch.setenv("ADMIN_USERNAME", "ada")
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    line = str(end.value.code)
+    assert line.startswith("Wrong setting ADMIN_USERNAME: is gone")
+    assert line.endswith(".venv/bin/python -m api.admin grant ada")
+    assert len(line.splitlines()) == 1
+    monkeypatch.setenv("ADMIN_USERNAME", "")  # which counts as unset
+    (tmp_path / ".env").unlink(missing_ok=True)
+    assert load_settings()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tests.api.admin.test_servers import add_found
 from tests.api.conftest import Person
 from tests.api.networks import fill_edge
 from tests.examples.recorder import Recording
-from tests.examples.tour import ACCOUNT, Guest
+from tests.examples.tour import ACCOUNT, NEW_PASSWORD, Guest
 from tests.support import identity_provider
 from tests.support.rows import (
     FLAVOR_IDS,
@@ -38,6 +38,7 @@ from tests.support.rows import (
     add_attachment,
     add_interface,
     add_operation,
+    add_user,
     add_vm,
     add_volume,
 )
@@ -73,7 +74,7 @@ def _provider_that_is_away(app: FastAPI) -> Iterator[None]:
     """Let the application name an identity provider that does not answer."""
     process: ProcessState = app.state.vmapi
     keys = ProviderKeys("http://127.0.0.1:1")
-    provider = IdentityProvider(process.settings, keys, process.engine, process.autocommit)
+    provider = IdentityProvider(process.settings, keys, process.engine, process.autocommit, process.epochs)
     with patch.object(app.state, "vmapi", replace(process, provider=provider)):
         yield
 
@@ -92,6 +93,15 @@ async def callers(app: FastAPI, recording: Recording, ada: Guest, engine: AsyncE
         await anyone.post("/auth/register", json=ACCOUNT | change)
     wrong = {"username": "ada", "password": "Wrong-Horse-1"}
     await anyone.post("/auth/login", json=wrong)
+    await ada.http.post("/auth/password", json={"current_password": "Wrong-Horse-1", "new_password": NEW_PASSWORD})
+    process: ProcessState = app.state.vmapi
+    closed = replace(process, settings=process.settings.model_copy(update={"registration": "closed"}))
+    with patch.object(app.state, "vmapi", closed):
+        await anyone.post("/auth/register", json=ACCOUNT)
+    for disabled_at in (func.now(), None):
+        async with engine.begin() as tx:
+            await tx.execute(update(User).where(User.username == "ada").values(disabled_at=disabled_at))
+        await anyone.post("/auth/login", json={"username": "ada", "password": NEW_PASSWORD})
     with patch.object(Logins, "delay", return_value=8.0):  # seconds; the real delay depends on how long hashing takes
         await anyone.post("/auth/login", json=wrong)
     for scope in ("read", "write"):
@@ -182,6 +192,20 @@ async def projects(ada: Guest, root: Guest) -> None:
     await ada.http.post("/volumes", json={"name": "data-2", "size_gb": 1, "project_id": project})
 
 
+async def _users(root: Guest, engine: AsyncEngine) -> None:
+    """Users and what was done to them."""
+    async with engine.begin() as tx:
+        await add_user(tx, "grace")
+    root.http.headers["User-Agent"] = "curl/8.5.0"
+    await root.http.get("/admin/users")
+    for action in ("disable", "enable"):
+        await root.http.post(f"/admin/users/grace/{action}")
+    await root.http.post("/admin/users/grace/role", json={"role": "admin"})
+    await root.quiet.post("/admin/users/grace/role", json={"role": "user"})
+    await root.http.post("/admin/users/root/role", json={"role": "user"})
+    await root.http.get("/admin/audit", params={"target": "grace", "event": "disable_user"})
+
+
 async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
     """What only admins can ask for, and a cancel."""
     fault = {"code": "server_gone", "message": "The cloud no longer has the server."}
@@ -191,6 +215,7 @@ async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> N
         failed = await add_operation(tx, idle, Action.STOP, status=OperationStatus.FAILED)
         await add_operation(tx, broken, Action.REBOOT_HARD, status=OperationStatus.FAILED, error=fault)
     await root.http.get("/admin/attention")
+    await _users(root, engine)
     await root.http.post(f"/admin/operations/{failed.id}/retry")
     await root.http.post(f"/admin/vms/{broken.id}/reset-state", json={"status": "SHUTOFF"})
     found = await add_found(engine, "legacy-1")

@@ -22,6 +22,7 @@ from api.web import examples
 from api.web.problem_types import PROBLEM_TYPES
 from domain.data import database, queries
 from domain.data.accounts import User
+from domain.rules.accounts import Role
 from domain.settings import Settings
 from tests.api.conftest import Person, client_of, person, running
 from tests.api.server.conftest import running_site
@@ -44,7 +45,6 @@ async def recording(database_url: str, temporal: Client) -> dict[str, Any]:
         temporal_address=address,
         temporal_task_queue=f"test-{uuid4()}",
         temporal_ui_url="http://127.0.0.1:8233",
-        admin_username="root",
         cors_allow_origins=ORIGIN,
     )
     engine = database.create_engine(settings)
@@ -58,7 +58,7 @@ async def recording(database_url: str, temporal: Client) -> dict[str, Any]:
 
 async def _provoke_refusals(settings: Settings, engine: AsyncEngine, new: Recording, token: str) -> None:
     async with running(settings) as app:
-        admin = await person(app, engine, settings, "root")
+        admin = await person(app, engine, settings, "root", Role.ADMIN)
         ada, root = Guest.of(app, new, token), Guest.of(app, new, admin.http.headers["Authorization"].split()[1])
         async with engine.connect() as connection:
             owner = await queries.fetch_one(connection, select(User).where(User.username == "ada"))

@@ -23,6 +23,7 @@ from tests.support.waiting import poll
 from worker import make_workers
 
 ACCOUNT = {"username": "ada", "email": "ada@example.com", "password": "Correct-Horse-1"}
+NEW_PASSWORD = "Correct-Horse-2"
 WEB = {
     "name": "web-1",
     "flavor_id": str(FLAVOR_IDS["m1.small"]),
@@ -126,7 +127,12 @@ async def _accounts(app: FastAPI, recording: Recording, anyone: Guest) -> str:
     login = await anyone.ask("POST", "/auth/login", credentials)
     await anyone.ask("POST", "/auth/refresh", {"refresh_token": login["refresh_token"]})
     await Guest.of(app, recording, login["access_token"]).ask("POST", "/auth/logout")
-    token: str = (await anyone.ask("POST", "/auth/login", credentials))["access_token"]
+    login = await anyone.ask("POST", "/auth/login", credentials)
+    await Guest.of(app, recording, login["access_token"]).ask("POST", "/auth/logout-all")
+    login = await anyone.ask("POST", "/auth/login", credentials)
+    change = {"current_password": ACCOUNT["password"], "new_password": NEW_PASSWORD}
+    await Guest.of(app, recording, login["access_token"]).ask("POST", "/auth/password", change)
+    token: str = (await anyone.ask("POST", "/auth/login", credentials | {"password": NEW_PASSWORD}))["access_token"]
     ada = Guest.of(app, recording, token)
     await ada.ask("GET", "/auth/me")
     robot = await ada.ask("POST", "/tokens", {"name": "deploy", "scopes": ["read"], "expires_in_days": 90})

@@ -13,7 +13,6 @@ SETTING = re.compile(r"(?P<unset>#?)(?P<name>[A-Z][A-Z_]*)=(?P<value>.*)")
 
 # The code or `make up` checks whether these are set at all, so the example leaves them unset.
 UNSET = {
-    "admin_username",
     "cors_allow_origins",
     "api_connections_per_address",
     "database_url",

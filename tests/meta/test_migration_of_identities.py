@@ -10,7 +10,7 @@ from domain.commands.identities import Subject
 from migrations.__main__ import alembic_config
 from tests.support.rows import add_user
 
-BEFORE = "0018"
+BEFORE = "0022"
 
 
 async def test_the_version_before_registers_users_in_the_new_schema(engine: AsyncEngine) -> None:
@@ -23,7 +23,7 @@ async def test_a_downgrade_keeps_the_users_and_opens_none_of_their_accounts(engi
     async with engine.begin() as tx:
         await add_user(tx, "ada")
         ids = [
-            (await identities.find_or_add(tx, Subject("https://login.example.com", subject, "grace"), None)).id
+            (await identities.find_or_add(tx, Subject("https://login.example.com", subject, "grace"))).id
             for subject in ("1", "2")
         ]
 

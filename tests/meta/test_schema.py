@@ -13,6 +13,7 @@ from sqlalchemy import Connection, delete, func, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.data.audit import AuditEvent
 from domain.data.base import Base
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS, seed
 from domain.data.models import VM, Flavor, Image, Network, Snapshot
@@ -41,6 +42,7 @@ def constraints(connection: Connection) -> dict[str, str]:
 
 
 async def test_the_migrations_create_the_tables_of_the_models(engine: AsyncEngine) -> None:
+    assert AuditEvent.__tablename__ in Base.metadata.tables
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
 

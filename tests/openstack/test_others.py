@@ -140,7 +140,7 @@ ALLOWED_TO_OPERATORS: list[Change] = [migrated_and_confirmed_by_us, put_into_err
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack with an admin."""
     folder = tmp_path_factory.mktemp("stack")
-    stack = Stack.at(folder, COMPUTE_BACKEND="openstack", ADMIN_USERNAME=ADMIN)
+    stack = Stack.at(folder, COMPUTE_BACKEND="openstack")
     stack.start()
     yield stack
     stack.stop()
@@ -154,6 +154,7 @@ async def user(stack: Stack) -> AsyncIterator[User]:
         user = User(http, poll_every=1.0)
         user.deadline = 300.0  # the cloud may share the machine with the tests
         await user.request("POST", "/auth/register", json=account | {"email": "admin@example.com"})
+        stack.grant(ADMIN)
         tokens = (await user.request("POST", "/auth/login", json=account)).json()
         http.headers["Authorization"] = f"Bearer {tokens['access_token']}"
         await poll(user.flavors, bool)  # a worker reads the cloud's catalogue when it starts

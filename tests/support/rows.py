@@ -16,6 +16,7 @@ from domain.data.addresses import new_mac_address
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.data.models import VM, Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import NO_CONTROL, NO_PARAMETERS, Control, Parameters, to_json
+from domain.rules.accounts import Role
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
@@ -56,10 +57,11 @@ INPUTS: dict[Action, dict[str, Any]] = {
 OPEN = {OperationStatus.QUEUED, OperationStatus.RUNNING}
 
 
-async def add_user(tx: AsyncConnection, username: str | None = None) -> User:
+async def add_user(tx: AsyncConnection, username: str | None = None, role: Role = Role.USER) -> User:
     """Add a user. The password hash is not a real one, so a login with it fails."""
     name = username or f"user-{uuid4().hex[:12]}"
-    return await queries.insert_row(tx, User, username=name, email=f"{name}@example.com", password_hash="none")
+    row = {"username": name, "email": f"{name}@example.com", "password_hash": "none", "role": role}
+    return await queries.insert_row(tx, User, **row)
 
 
 async def add_vm(

@@ -109,6 +109,12 @@ class Stack:
         assert self.supervisor.wait(30) == 0
         self.forget_supervisor()
 
+    def grant(self, username: str) -> None:
+        """Make a user an admin, with the command for that."""
+        command = [sys.executable, "-m", "api.admin", "grant", username]
+        environment = os.environ | self.settings | {"DATA_DIR": str(self.data_dir)}
+        subprocess.run(command, cwd=self.root, env=environment, check=True)
+
     async def temporal(self) -> Client:
         """A client of the stack's Temporal server."""
         return await Client.connect(f"127.0.0.1:{self.temporal_port}")

@@ -9,6 +9,19 @@ from pydantic import AwareDatetime, Field
 from vmctl.client.base import Answer, Word
 
 
+class Account(Answer):
+    """
+    A user, as admins see it. A disabled one can neither log in nor use a token.
+    """
+
+    id: UUID
+    username: str
+    email: str
+    role: str
+    created_at: AwareDatetime
+    disabled_at: AwareDatetime | None
+
+
 class ActionName(Word):
     """
     The name of an action. `reboot` is both kinds of reboot.
@@ -171,6 +184,28 @@ class ConsoleLog(Answer):
     is_truncated: bool
 
 
+class Event(Word):
+    """
+    A security event, named by what was asked for or seen.
+    """
+
+    REGISTER = "register"
+    LOGIN = "login"
+    LOGOUT = "logout"
+    LOGOUT_ALL = "logout_all"
+    CHANGE_PASSWORD = "change_password"
+    REUSE_REFRESH_TOKEN = "reuse_refresh_token"
+    CREATE_TOKEN = "create_token"
+    DELETE_TOKEN = "delete_token"
+    CREATE_USER = "create_user"
+    CHANGE_ROLE = "change_role"
+    DISABLE_USER = "disable_user"
+    ENABLE_USER = "enable_user"
+    RETRY_OPERATION = "retry_operation"
+    RESET_VM_STATE = "reset_vm_state"
+    ADOPT_SERVER = "adopt_server"
+
+
 class Fault(Answer):
     """
     Why something failed: `code` is for programs, `message` for people.
@@ -299,6 +334,15 @@ class OperationStatus(Word):
     SUPERSEDED = "SUPERSEDED"
 
 
+class Outcome(Word):
+    """
+    Whether what was asked for was done.
+    """
+
+    SUCCEEDED = "succeeded"
+    REFUSED = "refused"
+
+
 class ProblemCode(Word):
     """
     What went wrong, for programs. Later versions may add codes. The page at `type` explains each.
@@ -311,6 +355,8 @@ class ProblemCode(Word):
     INVALID_CREDENTIALS = "invalid_credentials"
     PREFLIGHT_REFUSED = "preflight_refused"
     ADMIN_ONLY = "admin_only"
+    ACCOUNT_DISABLED = "account_disabled"
+    REGISTRATION_CLOSED = "registration_closed"
     INSUFFICIENT_SCOPE = "insufficient_scope"
     LOGIN_REQUIRED = "login_required"
     FORBIDDEN = "forbidden"
@@ -318,6 +364,7 @@ class ProblemCode(Word):
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
+    LAST_ADMIN = "last_admin"
     USERNAME_TAKEN = "username_taken"
     EMAIL_TAKEN = "email_taken"
     IDEMPOTENCY_KEY_IN_FLIGHT = "idempotency_key_in_flight"
@@ -346,6 +393,7 @@ class ProblemCode(Word):
     VALIDATION_FAILED = "validation_failed"
     INVALID_CURSOR = "invalid_cursor"
     PAGE_TOO_DEEP = "page_too_deep"
+    WRONG_PASSWORD = "wrong_password"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     UNKNOWN_REFERENCE = "unknown_reference"
     AMBIGUOUS_NAME = "ambiguous_name"
@@ -455,6 +503,29 @@ class Scope(Word):
 
     READ = "read"
     WRITE = "write"
+
+
+class SecurityEvent(Answer):
+    """
+    A security event: who did what, when and from where.
+
+    `actor` is the user who asked for it, null for somebody who has not logged in, or `@server` for a command on the
+    server. `target` is the name or the id of what the event is about. Equal refusals of a minute are one event with
+    their `count`.
+    """
+
+    id: UUID
+    at: AwareDatetime
+    event: Event
+    outcome: Outcome
+    actor_id: UUID | None
+    actor: str | None
+    target: str | None
+    address: str | None
+    user_agent: str | None
+    request_id: str | None
+    count: int
+    details: dict[str, Any]
 
 
 class SecurityGroup(Answer):

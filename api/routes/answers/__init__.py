@@ -1,6 +1,17 @@
 """The bodies of answers; each reads its fields from a row."""
 
-from api.routes.answers.accounts import CreatedToken, SSHKey, SSHKeyPage, Token, TokenPage, TokenPair, User
+from api.routes.answers.accounts import (
+    Account,
+    AccountPage,
+    CreatedToken,
+    SSHKey,
+    SSHKeyPage,
+    Token,
+    TokenPage,
+    TokenPair,
+    User,
+)
+from api.routes.answers.audit import SecurityEvent, SecurityEventPage
 from api.routes.answers.catalogue import Flavor, FlavorPage, Image, ImagePage, Network, NetworkPage
 from api.routes.answers.health import Health, Liveness, Readiness
 from api.routes.answers.operations import Attention, AttentionPage, Fault, Operation, OperationPage
@@ -10,6 +21,8 @@ from api.routes.answers.vms import VM, Console, ConsoleLog, Interface, Interface
 
 __all__ = [
     "VM",
+    "Account",
+    "AccountPage",
     "Attachment",
     "AttachmentPage",
     "Attention",
@@ -39,6 +52,8 @@ __all__ = [
     "Readiness",
     "SSHKey",
     "SSHKeyPage",
+    "SecurityEvent",
+    "SecurityEventPage",
     "Snapshot",
     "SnapshotPage",
     "Token",

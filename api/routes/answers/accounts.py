@@ -20,6 +20,16 @@ class User(Answer):
     created_at: datetime
 
 
+class Account(User):
+    """A user, as admins see it. A disabled one can neither log in nor use a token."""
+
+    disabled_at: datetime | None
+
+
+class AccountPage(Page[Account]):
+    """Users."""
+
+
 class TokenPair(Answer):
     """The tokens of a login; `expires_in` is the lifetime of the access token in seconds."""
 

@@ -1,6 +1,14 @@
 """The bodies that clients send."""
 
-from api.routes.requests.accounts import Credentials, NewSSHKey, NewToken, RefreshRequest, Registration
+from api.routes.requests.accounts import (
+    Credentials,
+    NewSSHKey,
+    NewToken,
+    PasswordChange,
+    RefreshRequest,
+    Registration,
+    RoleChange,
+)
 from api.routes.requests.base import NoInput, Request
 from api.routes.requests.changes import SnapshotChanges, VMChanges, VolumeChanges
 from api.routes.requests.projects import Membership, NewProject, QuotaChanges
@@ -31,6 +39,7 @@ __all__ = [
     "NewVMs",
     "NewVolume",
     "NoInput",
+    "PasswordChange",
     "QuotaChanges",
     "Reboot",
     "RefreshRequest",
@@ -38,6 +47,7 @@ __all__ = [
     "Request",
     "ResetState",
     "Resize",
+    "RoleChange",
     "SnapshotChanges",
     "VMChanges",
     "VolumeChanges",

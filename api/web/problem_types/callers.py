@@ -16,7 +16,7 @@ CALLERS: Final = {
         401,
         "The token is not valid",
         "The token has expired or been revoked, is not one of this service's or of its identity provider's, or is not "
-        "of the kind that the path needs. Or its account no longer exists.",
+        "of the kind that the path needs. Or its login has ended, or its account is disabled or no longer exists.",
         "Get a new pair of tokens with the refresh token. If that is refused too, log in again.",
         Retry.NO,
     ),
@@ -29,9 +29,23 @@ CALLERS: Final = {
     ),
     "admin_only": ProblemType(
         403,
-        "Only the admin may do this",
-        "The path is for the admin of the service, and the token belongs to another user.",
-        "Ask the operator of the service.",
+        "Only an admin may do this",
+        "The path is for the admins of the service, and the token belongs to another user.",
+        "Ask an admin of the service.",
+        Retry.NO,
+    ),
+    "account_disabled": ProblemType(
+        403,
+        "The account is disabled",
+        "An admin has disabled the account. It cannot log in, and none of its tokens works.",
+        "Ask an admin of the service.",
+        Retry.NO,
+    ),
+    "registration_closed": ProblemType(
+        403,
+        "Nobody can register",
+        "This service is set up so that only its operator makes accounts.",
+        "Ask the operator of the service for an account.",
         Retry.NO,
     ),
     "insufficient_scope": ProblemType(
@@ -64,6 +78,13 @@ CALLERS: Final = {
         "Delete something that you no longer need, or ask an admin for more: `GET /quotas` shows all limits.",
         Retry.AFTER_CHANGE,
     ),
+    "last_admin": ProblemType(
+        409,
+        "You are the last admin",
+        "Nobody could use the paths for admins any more.",
+        "Make another user an admin first.",
+        Retry.NO,
+    ),
     "username_taken": ProblemType(
         409,
         "The username is taken",
@@ -84,6 +105,13 @@ CALLERS: Final = {
         "An earlier request with the same `Idempotency-Key` has not been answered yet.",
         "Wait for `Retry-After` seconds, and send the same request again. You then get its answer.",
         Retry.LATER,
+    ),
+    "wrong_password": ProblemType(
+        422,
+        "The current password is wrong",
+        "The request to change the password names a current password that is wrong. It counts as a failed login.",
+        "Correct it. If you have forgotten it, ask an admin of the service.",
+        Retry.NO,
     ),
     "idempotency_key_reused": ProblemType(
         422,

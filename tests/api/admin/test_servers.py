@@ -123,7 +123,7 @@ async def test_what_is_recorded_for_somebody_already_is_not_adopted_with_a_serve
         volumes = [VOLUME | {"id": str(volume.id), "cloud_id": "of bob"}]
         await tx.execute(update(Volume).values(cloud_id="of bob"))
         await tx.execute(update(FoundServer).values(volumes=volumes))
-    assert "another user owns it" in (await adopt(root, id)).json()["detail"]
+    assert "belongs to another project" in (await adopt(root, id)).json()["detail"]
     async with engine.begin() as tx:
         await tx.execute(update(FoundServer).values(volumes=[]))
         vm = await add_vm(tx, ada.user)
