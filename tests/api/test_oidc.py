@@ -18,6 +18,8 @@ from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, count, running
 from tests.api.oidc import me, refusal, trusting
 from tests.support.identity_provider import AUDIENCE, Provider, key, running_provider
+from tests.support.rows import add_user
+from tests.support.waiting import wait_until_blocked
 
 ADMINS = {"oidc_role_claim": "groups", "oidc_admin_value": "vm-admins"}
 
@@ -57,6 +59,20 @@ async def test_the_account_is_the_same_after_a_restart_and_in_every_process(
         profiles = await asyncio.gather(*(me(each, token) for each in (app, other) * 4))
     assert len({profile["id"] for profile in profiles}) == 1
     assert await count(engine, User) == 1
+
+
+async def test_requests_of_a_new_user_that_race_find_one_account(
+    app: FastAPI, provider: Provider, engine: AsyncEngine
+) -> None:
+    token = provider.token(preferred_username="ada")
+    async with engine.connect() as connection:
+        await add_user(connection, "ada")  # not committed: who wants the name waits to learn whether it is taken
+        racing = [asyncio.create_task(me(app, token)) for _ in range(3)]
+        await wait_until_blocked(engine, 3)
+        await connection.rollback()
+    profiles = await asyncio.gather(*racing)
+    assert profiles == [profiles[0]] * 3
+    assert (await count(engine, User), profiles[0]["username"]) == (1, "ada")
 
 
 async def test_the_token_is_taken_on_every_route(app: FastAPI, provider: Provider, ada: Person) -> None:
