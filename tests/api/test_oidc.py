@@ -12,6 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import oidc
 from api.web.admission import Slots
+from domain.commands import identities
+from domain.commands.identities import Subject
 from domain.data.accounts import User
 from domain.data.identities import Identity
 from domain.rules.accounts import Role
@@ -19,6 +21,8 @@ from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, count, person, running
 from tests.api.oidc import me, refusal, trusting
 from tests.support.identity_provider import AUDIENCE, Provider, key, running_provider
+from tests.support.rows import add_user
+from tests.support.waiting import wait_until_blocked
 
 ADMINS = {"oidc_role_claim": "groups", "oidc_admin_value": "vm-admins"}
 
@@ -58,6 +62,22 @@ async def test_the_account_is_the_same_after_a_restart_and_in_every_process(
         profiles = await asyncio.gather(*(me(each, token) for each in (app, other) * 4))
     assert len({profile["id"] for profile in profiles}) == 1
     assert await count(engine, User) == 1
+
+
+async def test_processes_that_see_a_new_user_at_once_find_one_account(engine: AsyncEngine) -> None:
+    async def find() -> tuple[UUID, str]:
+        async with engine.begin() as tx:
+            found = await identities.find_or_add(tx, Subject("https://login.example.com", "u-1", "ada"), None)
+        return found.id, found.username
+
+    async with engine.connect() as connection:
+        await add_user(connection, "ada")  # not committed: who wants the name waits to learn whether it is taken
+        racing = [asyncio.create_task(find()) for _ in range(3)]
+        await wait_until_blocked(engine, 3)
+        await connection.rollback()
+    found = await asyncio.gather(*racing)
+    assert found == [found[0]] * 3
+    assert (await count(engine, User), found[0][1]) == (1, "ada")
 
 
 async def test_the_token_is_taken_on_every_route(app: FastAPI, provider: Provider, ada: Person) -> None:

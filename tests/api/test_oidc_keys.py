@@ -245,11 +245,13 @@ async def test_what_cannot_be_keys_is_refused_and_the_known_keys_stay(
     ],
 )
 async def test_metadata_that_leads_elsewhere_is_refused(
-    settings: Settings, provider: Provider, metadata: dict[str, Any]
+    settings: Settings, provider: Provider, metadata: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     provider.publish(key(), **metadata)
     async with running(settings) as app:
         assert refusal(await ask(app, provider.token())) == AWAY
+    # Not that it cannot be reached, or has no keys.
+    assert ("the address of its keys is" in caplog.text) == ("jwks_uri" in metadata)
 
 
 async def test_one_bad_key_hides_no_good_one(app: FastAPI, provider: Provider) -> None:
@@ -270,7 +272,7 @@ async def test_without_an_id_one_of_several_keys_is_not_guessed(app: FastAPI, pr
     await read_again(app)
     token = provider.token(header={"kid": None})
     assert await me(app, token)
-    provider.answers[KEY_SET] = published(nameless, key("second").public)
+    provider.answers[KEY_SET] = published(key("second").public, nameless)
     await read_again(app)
     assert refusal(await ask(app, token)) == INVALID
 
