@@ -17,7 +17,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 from pydantic import BaseModel
 
 from vmctl.client import retries
-from vmctl.client.errors import ProblemError, UnreachableError, error_of
+from vmctl.client.errors import NoTrialError, ProblemError, UnreachableError, error_of
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
@@ -102,9 +102,9 @@ class Transport:
             raise ValueError(f"{path} is no path of the service")  # an id that was made up could lead anywhere
         filters = filters or {}
         headers = _headers(method, path, body, key) | ({"If-Match": if_match} if if_match else {})
-        is_trial = _IS_TRIAL.get() and method != "GET"
+        is_trial = _IS_TRIAL.get() and method != "GET" and not path.startswith("/auth/")
         if is_trial:
-            filters = _filters_of_trial(method, path, filters)
+            filters = _filters_of_trial(method, filters)
             headers.pop("Idempotency-Key", None)
         request = {
             "params": _parameters(filters),
@@ -209,9 +209,9 @@ def trial() -> Iterator[None]:
         _IS_TRIAL.reset(token)
 
 
-def _filters_of_trial(method: str, path: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
+def _filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
     if method != "POST":
-        raise ValueError(f"{method} {path} cannot be tried: only a POST can")
+        raise NoTrialError("This cannot be tried: only what makes something or acts on it can")
     return {**filters, "validate_only": True}
 
 
