@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.stack import Stack
 from tests.support.users import PASSWORD
-from vmctl.client import AsyncClient, ProblemError
+from vmctl.client import AsyncClient, ClientError, ProblemError
 from vmctl.client.models import OperationStatus, ProblemCode, Snapshot, SnapshotStatus, Status, VolumeStatus
 
 
@@ -54,6 +54,40 @@ async def test_a_problem_has_its_code(client: AsyncClient) -> None:
     with pytest.raises(ProblemError) as caught:
         await client.vms.create(name="web-1", flavor="m1.nothing")
     assert [error.pointer for error in caught.value.problem.errors] == ["#/flavor"]
+
+
+async def test_a_change_is_made_only_if_the_vm_is_as_it_was_seen(client: AsyncClient) -> None:
+    built = await (await client.vms.create(name="web-1", flavor="m1.tiny")).wait()
+    vm, etag = await client.vms.get_with_etag(built.id)
+    assert vm == built
+    assert (await client.vms.change(vm.id, labels={"env": "prod"}, if_match=etag)).labels == {"env": "prod"}
+    changes = (
+        client.vms.stop(vm.id, if_match=etag),
+        client.vms.resize(vm.id, flavor="m1.small", if_match=etag),
+        client.vms.create_snapshot(vm.id, name="before", if_match=etag),
+        client.vms.delete(vm.id, if_match=etag),
+    )
+    for change in changes:
+        with pytest.raises(ProblemError) as caught:
+            await change
+        assert caught.value.problem.code is ProblemCode.PRECONDITION_FAILED
+    _, etag = await client.vms.get_with_etag(vm.id)
+    await (await client.vms.delete(vm.id, if_match=etag)).wait()
+
+
+async def test_a_trial_changes_nothing_and_says_what_the_service_would(client: AsyncClient) -> None:
+    await client.validate(client.vms.create, name="web-1", flavor="m1.tiny")
+    await client.validate(client.vms.create_all, [{"name": "web-1", "flavor": "m1.tiny"}])
+    await client.validate(client.volumes.create, name="data", size_gb=1)
+    with pytest.raises(ProblemError) as caught:
+        await client.validate(client.vms.create, name="web-1", flavor="m1.nothing")
+    assert [error.pointer for error in caught.value.problem.errors] == ["#/flavor"]
+    assert [vm async for vm in client.vms.list()] == []
+    assert [volume async for volume in client.volumes.list()] == []
+    volume = await (await client.volumes.create(name="data", size_gb=1)).wait()
+    with pytest.raises(ClientError, match="cannot be tried"):
+        await client.validate(client.volumes.delete, volume.id)
+    assert (await client.volumes.get(volume.id)).status is VolumeStatus.AVAILABLE
 
 
 async def test_events_are_the_resources(client: AsyncClient) -> None:

@@ -60,6 +60,19 @@ def test_a_fleet(vmctl: Command) -> None:
     assert vmctl.names("vm", "list") == ["other"]
 
 
+def test_a_trial_says_what_the_service_would_and_changes_nothing(vmctl: Command, tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "id"], check=True)
+    new = ("vm", "create", "web-1", "web-2", "--ssh-key", str(tmp_path / "id.pub"), "--wait")
+    tried = vmctl.run("--validate-only", *new, "-f", "m1.tiny")
+    assert (tried.stdout, tried.stderr) == ("", "The service would accept this. Nothing was changed.\n")
+    assert "#/vms/0/flavor" in vmctl.run("--validate-only", *new, "-f", "m1.nothing", code=1).stderr
+    assert (vmctl.json("vm", "list"), vmctl.json("ssh-key", "list")) == ([], [])
+    vmctl.run("vm", "create", "web-1", "-f", "m1.tiny", "--wait")
+    assert "invalid_transition" in vmctl.run("--validate-only", "vm", "start", "web-1", code=1).stderr
+    assert "cannot be tried" in vmctl.run("--validate-only", "vm", "delete", "web-1", "--yes", code=1).stderr
+    assert vmctl.names("vm", "list") == ["web-1"]
+
+
 def test_a_fleet_with_one_mistake_is_not_begun(vmctl: Command) -> None:
     refused = vmctl.run("vm", "create", "good", "bad\x01", "-f", "m1.tiny", code=1)
     assert "#/vms/1/name" in refused.stderr

@@ -25,6 +25,7 @@ from vmctl.cli import (
 )
 from vmctl.cli import watch as vm_watch
 from vmctl.client import ClientError
+from vmctl.client.sync.transport import AcceptableError
 
 app = typer.Typer(
     help="Virtual machines from the command line.",
@@ -48,9 +49,13 @@ def main(
     url: Annotated[
         str | None, typer.Option(envvar="VMCTL_URL", help="The service, for example https://vm.example.")
     ] = None,
+    validate_only: Annotated[
+        bool,
+        typer.Option("--validate-only", help="Only ask whether the change would be accepted."),
+    ] = False,
 ) -> None:
     """Virtual machines from the command line."""
-    session.begin(url)
+    session.begin(url, is_trial=validate_only)
 
 
 @app.command("version")
@@ -89,6 +94,8 @@ def run() -> None:
     """Run the command, and end with its exit code."""
     try:
         app(prog_name="vmctl")
+    except AcceptableError:
+        session.current().say("The service would accept this. Nothing was changed.")
     except exits.ReportedError as error:
         sys.exit(error.code)
     except ClientError as error:

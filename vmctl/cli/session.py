@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from contextvars import ContextVar
 from functools import cached_property
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from vmctl.cli import config, exits
 from vmctl.client import Client
+from vmctl.client.sync.transport import trial
 
 _PATIENCE = 20.0  # seconds in which an unreachable or busy service is tried again
 
@@ -23,8 +25,12 @@ def printable(text: str) -> str:
 class Session:
     """One run of the command."""
 
-    def __init__(self, url: str | None, *, is_completion: bool = False) -> None:
+    def __init__(self, url: str | None, *, is_completion: bool = False, is_trial: bool = False) -> None:
         self._url = url
+        self.is_trial = is_trial  # the first change is only tried, and ends the command
+        self.trial = ExitStack()
+        if is_trial:
+            self.trial.enter_context(trial())
         self._is_completion = is_completion  # the shell waits, and shows what is printed within the line
         self._last_reason = ""
         # What a command returns goes to `out`, and everything else to `err`: a pipe gets the result and nothing else.
@@ -68,16 +74,18 @@ class Session:
 _CURRENT: ContextVar[Session] = ContextVar("session")
 
 
-def begin(url: str | None) -> None:
+def begin(url: str | None, *, is_trial: bool = False) -> None:
     """Begin the session of the running command."""
-    _CURRENT.set(Session(url))
+    _CURRENT.set(Session(url, is_trial=is_trial))
 
 
 def end() -> None:
     """End the session, if one has begun, and close its connections."""
     session = _CURRENT.get(None)
-    if session is not None and "client" in vars(session):
-        session.client.close()
+    if session is not None:
+        session.trial.close()
+        if "client" in vars(session):
+            session.client.close()
 
 
 def current() -> Session:

@@ -47,7 +47,7 @@ def create(
     if volume:
         new["volumes"] = [{"volume_id": client.volumes.find_id(one)} for one in volume]
     if ssh_key:
-        new["ssh_keys"] = [_key_named(one) for one in ssh_key]
+        new["ssh_keys"] = [key for key in map(_key_named, ssh_key) if key]
     if user_data:
         new["user_data"] = sys.stdin.read() if str(user_data) == "-" else user_data.read_text()
     if security_group:
@@ -71,8 +71,11 @@ def _choose_disk(new: NewVM, image: str | None, snapshot: str | None, boot_volum
         new["boot_volume"] = {"volume_id": client.volumes.find_id(boot_volume)}
 
 
-def _key_named(name_or_file: str) -> str:
-    """The name of a key of the service. The public key of a file is added if the service does not have it yet."""
+def _key_named(name_or_file: str) -> str | None:
+    """The name of a key of the service. The public key of a file is added if the service does not have it yet.
+
+    A trial adds nothing, so it goes without the key.
+    """
     file = Path(name_or_file).expanduser()
     if "/" not in name_or_file and not name_or_file.endswith(".pub"):
         return name_or_file
@@ -82,6 +85,8 @@ def _key_named(name_or_file: str) -> str:
     for key in keys.list():
         if key.public_key.split()[:2] == kind_and_key:
             return key.name
+    if current().is_trial:
+        return None
     name = keys.add(name=file.stem, public_key=line).name
     current().say(f"Added the SSH key {name}.")
     return name

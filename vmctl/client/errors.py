@@ -43,6 +43,10 @@ class AmbiguousNameError(ClientError):
         super().__init__(f"{len(ids)} {kind} have the name {name}. Use an id:{listed}")
 
 
+class NoTrialError(ClientError):
+    """The change cannot be tried. Only a POST can."""
+
+
 class OperationError(ClientError):
     """An operation has ended in another way than SUCCEEDED; `operation` says how."""
 

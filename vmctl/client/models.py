@@ -16,7 +16,7 @@ class Account(Answer):
 
     id: UUID
     username: str
-    email: str
+    email: str | None
     role: str
     created_at: AwareDatetime
     disabled_at: AwareDatetime | None
@@ -204,6 +204,11 @@ class Event(Word):
     RETRY_OPERATION = "retry_operation"
     RESET_VM_STATE = "reset_vm_state"
     ADOPT_SERVER = "adopt_server"
+    CREATE_PROJECT = "create_project"
+    DELETE_PROJECT = "delete_project"
+    SET_MEMBER = "set_member"
+    REMOVE_MEMBER = "remove_member"
+    SET_QUOTAS = "set_quotas"
 
 
 class Fault(Answer):
@@ -474,7 +479,7 @@ class Readiness(Answer):
     checks: dict[str, Check]
 
 
-class Role(Word):
+class RoleOutput(Word):
     """
     What a member of a project is in it.
     """
@@ -789,7 +794,7 @@ class Member(Answer):
     """
 
     username: str
-    role: Role
+    role: RoleOutput
     created_at: AwareDatetime
 
 
@@ -877,7 +882,7 @@ class Project(Answer):
     id: UUID
     name: str
     personal: bool
-    role: Role
+    role: RoleOutput
     created_at: AwareDatetime
 
 

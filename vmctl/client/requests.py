@@ -170,6 +170,15 @@ class NoInput(TypedDict):
     """
 
 
+class PasswordChange(TypedDict):
+    """
+    The password that you have, and the one to have from now on.
+    """
+
+    current_password: str
+    new_password: str
+
+
 class QuotaChanges(TypedDict):
     """
     The new limits; those that are left out stay. 0 means no limit, and null the default of the service.
@@ -243,12 +252,6 @@ class Resize(TypedDict):
     flavor_id: NotRequired[UUID | str]
 
 
-Role: TypeAlias = Literal["reader", "operator", "owner"]
-"""
-What a member of a project is in it.
-"""
-
-
 Scope: TypeAlias = Literal["read", "write"]
 """
 A part of what the owner of a token may do: `read` is every GET, `write` is everything, reading included.
@@ -291,12 +294,24 @@ class VolumeChanges(TypedDict):
     """
 
 
+DomainRulesAccessRole: TypeAlias = Literal["reader", "operator", "owner"]
+"""
+What a member of a project is in it.
+"""
+
+
+DomainRulesAccountsRole: TypeAlias = Literal["user", "admin"]
+"""
+What a user may do: an admin may also use everything under /admin.
+"""
+
+
 class Membership(TypedDict):
     """
     What the user is to be in the project.
     """
 
-    role: Role
+    role: DomainRulesAccessRole
     """
     `reader`: every GET. `operator`: everything but its members. `owner`: everything.
     """
@@ -320,4 +335,15 @@ class NewToken(TypedDict):
     expires_in_days: NotRequired[int]
     """
     After so many days the token stops. Without this it never does.
+    """
+
+
+class RoleChange(TypedDict):
+    """
+    The role that a user is to have.
+    """
+
+    role: DomainRulesAccountsRole
+    """
+    An `admin` may use everything under /admin.
     """

@@ -1,8 +1,8 @@
 """The client: everything that the service can do."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import ParamSpec, Self
 
 import httpx
 
@@ -11,11 +11,13 @@ from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.events import Event, listen
 from vmctl.client.aio.operations import Operations
 from vmctl.client.aio.storage import Snapshots, Volumes
-from vmctl.client.aio.transport import Transport
+from vmctl.client.aio.transport import Transport, trial
 from vmctl.client.aio.vms import VMs
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
 from vmctl.client.service import base_url, usable_token
 from vmctl.client.tokens import TokenStore
+
+P = ParamSpec("P")
 
 
 class AsyncClient:
@@ -62,6 +64,14 @@ class AsyncClient:
     async def aclose(self) -> None:
         """Close the connections."""
         await self.transport.aclose()
+
+    async def validate(self, ask: Callable[P, Awaitable[object]], *arguments: P.args, **fields: P.kwargs) -> None:
+        """Ask whether the service would accept a change now, and change nothing. ProblemError says why it would not.
+
+        `ask` is a method that sends a POST: `client.validate(client.vms.create, name="web-1", flavor="m1.small")`.
+        """
+        with trial():
+            await ask(*arguments, **fields)
 
     def availability_zones(self) -> AsyncIterator[AvailabilityZone]:
         """Yield the availability zones."""

@@ -65,6 +65,15 @@ class Collection(Generic[M]):
         return await self.get(await self.find_id(name_or_id))
 
 
+class TaggedCollection(Collection[M]):
+    """All resources of a kind that has ETags, which `if_match` of a change takes."""
+
+    async def get_with_etag(self, id: Id) -> tuple[M, str]:
+        """Read one resource by its id, and its ETag, which changes exactly when the resource does."""
+        response = await self.transport.send("GET", f"{self.path}/{id}")
+        return self.model.model_validate_json(response.content), response.headers["ETag"]
+
+
 async def change(
     transport: Transport,
     path: str,
@@ -73,9 +82,10 @@ async def change(
     *,
     body: Mapping[str, Any] | None = None,
     key: str | None = None,
+    if_match: str | None = None,
 ) -> Accepted[M]:
     """Send a change that answers with its resource. `read` reads the resource anew, after the change."""
-    response = await transport.send("POST", path, body=body, key=key)
+    response = await transport.send("POST", path, body=body, key=key, if_match=if_match)
     return accepted(transport, model.model_validate_json(response.content), operation_of(response), read)
 
 
@@ -90,9 +100,11 @@ def accepted(
     return Accepted(transport, resource, operation_id, read_again)
 
 
-async def remove(transport: Transport, path: str, *, key: str | None = None) -> Accepted[None]:
+async def remove(
+    transport: Transport, path: str, *, key: str | None = None, if_match: str | None = None
+) -> Accepted[None]:
     """Send a delete."""
-    response = await transport.send("DELETE", path, key=key)
+    response = await transport.send("DELETE", path, key=key, if_match=if_match)
 
     async def nothing() -> None:
         return None

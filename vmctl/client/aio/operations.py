@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from vmctl.client.aio.collections import Collection, Id
+from vmctl.client.aio.collections import Id, TaggedCollection
 from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.waiting import Accepted, Watcher, check, until_ended
 from vmctl.client.models import Operation
 
 
-class Operations(Collection[Operation]):
+class Operations(TaggedCollection[Operation]):
     """What you have asked for."""
 
     def __init__(self, transport: Transport) -> None:
@@ -32,7 +32,7 @@ class Operations(Collection[Operation]):
         ids = [each.operation_id for each in accepted if each.operation_id]
         return [check(operation) for operation in await self.wait(ids, timeout=timeout, watch=watch)]
 
-    async def cancel(self, id: Id, *, idempotency_key: str | None = None) -> Operation:
+    async def cancel(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Operation:
         """Ask for the end of an operation. It goes on until it is undone, so wait for it."""
-        response = await self.transport.send("POST", f"/operations/{id}/cancel", key=idempotency_key)
+        response = await self.transport.send("POST", f"/operations/{id}/cancel", key=idempotency_key, if_match=if_match)
         return Operation.model_validate_json(response.content)

@@ -2,14 +2,14 @@
 
 from typing import Unpack
 
-from vmctl.client.aio.collections import Collection, Id, change, remove
+from vmctl.client.aio.collections import Id, TaggedCollection, change, remove
 from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.waiting import Accepted
 from vmctl.client.models import Snapshot, Volume
 from vmctl.client.requests import Extension, NewVolume, SnapshotChanges, VolumeChanges
 
 
-class Volumes(Collection[Volume]):
+class Volumes(TaggedCollection[Volume]):
     """Your volumes."""
 
     def __init__(self, transport: Transport) -> None:
@@ -19,36 +19,44 @@ class Volumes(Collection[Volume]):
         """Create a volume; `size_gb` in GiB."""
         return await change(self.transport, "/volumes", Volume, self._read, body=fields, key=idempotency_key)
 
-    async def change(self, id: Id, **fields: Unpack[VolumeChanges]) -> Volume:
+    async def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[VolumeChanges]) -> Volume:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
-        return Volume.model_validate_json((await self.transport.send("PATCH", f"/volumes/{id}", body=fields)).content)
+        return Volume.model_validate_json(
+            (await self.transport.send("PATCH", f"/volumes/{id}", body=fields, if_match=if_match)).content
+        )
 
     async def extend(
-        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[Extension]
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None, **fields: Unpack[Extension]
     ) -> Accepted[Volume]:
         """Make a volume larger."""
         path = f"/volumes/{id}/actions/extend"
-        return await change(self.transport, path, Volume, self._read, body=fields, key=idempotency_key)
+        return await change(
+            self.transport, path, Volume, self._read, body=fields, key=idempotency_key, if_match=if_match
+        )
 
-    async def delete(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+    async def delete(
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[None]:
         """Delete a volume that is attached to no VM."""
-        return await remove(self.transport, f"/volumes/{id}", key=idempotency_key)
+        return await remove(self.transport, f"/volumes/{id}", key=idempotency_key, if_match=if_match)
 
     async def _read(self, volume: Volume) -> Volume:
         return await self.get(volume.id)
 
 
-class Snapshots(Collection[Snapshot]):
+class Snapshots(TaggedCollection[Snapshot]):
     """Your snapshots, also those whose VM is gone. `vms.create_snapshot` takes one."""
 
     def __init__(self, transport: Transport) -> None:
         super().__init__(transport, "/snapshots", Snapshot)
 
-    async def change(self, id: Id, **fields: Unpack[SnapshotChanges]) -> Snapshot:
+    async def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[SnapshotChanges]) -> Snapshot:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
-        response = await self.transport.send("PATCH", f"/snapshots/{id}", body=fields)
+        response = await self.transport.send("PATCH", f"/snapshots/{id}", body=fields, if_match=if_match)
         return Snapshot.model_validate_json(response.content)
 
-    async def delete(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+    async def delete(
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[None]:
         """Delete a snapshot."""
-        return await remove(self.transport, f"/snapshots/{id}", key=idempotency_key)
+        return await remove(self.transport, f"/snapshots/{id}", key=idempotency_key, if_match=if_match)

@@ -3,7 +3,9 @@
 import json
 import re
 from asyncio import Lock, sleep
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from http import HTTPStatus
 from time import monotonic
@@ -16,7 +18,7 @@ from pydantic import BaseModel
 
 from vmctl.client import retries
 from vmctl.client.base import AnyPage
-from vmctl.client.errors import ProblemError, UnreachableError, error_of
+from vmctl.client.errors import NoTrialError, ProblemError, UnreachableError, error_of
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
@@ -26,6 +28,11 @@ M = TypeVar("M", bound=BaseModel)
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 # The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
 _STREAM_TIMEOUT = httpx.Timeout(5, read=40)
+_IS_TRIAL = ContextVar("is_trial", default=False)
+
+
+class AcceptableError(Exception):
+    """A trial has ended: the service would accept the change."""
 
 
 class Transport:
@@ -85,19 +92,25 @@ class Transport:
         filters: Mapping[str, Filter] | None = None,
         body: Mapping[str, Any] | None = None,
         key: str | None = None,
+        if_match: str | None = None,
     ) -> httpx.Response:
         """Send a request, and return its answer if that is a success.
 
         `key` is the Idempotency-Key of a change; without it each call gets a new one. All attempts have the same key,
-        so the change is made once.
+        so the change is made once. `if_match` is the ETag that the resource must still have.
         """
         if not _PATH.fullmatch(path):
             raise ValueError(f"{path} is no path of the service")  # an id that was made up could lead anywhere
         filters = filters or {}
+        headers = _headers(method, path, body, key) | ({"If-Match": if_match} if if_match else {})
+        is_trial = _IS_TRIAL.get() and method != "GET" and not path.startswith("/auth/")
+        if is_trial:
+            filters = _filters_of_trial(method, filters)
+            headers.pop("Idempotency-Key", None)
         request = {
             "params": _parameters(filters),
             "content": None if body is None else json.dumps(body, default=str),
-            "headers": _headers(method, path, body, key),
+            "headers": headers,
             "timeout": _timeout(filters.get("wait")),
         }
         token = self._current_token(path)
@@ -109,6 +122,8 @@ class Transport:
             raise error_of(response)
         if response.content and "json" not in response.headers.get("Content-Type", ""):
             raise UnreachableError(f"{response.request.url} answered, but not as this service does")
+        if is_trial:
+            raise AcceptableError
         return response
 
     async def events(self, path: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
@@ -183,6 +198,24 @@ class Transport:
                 self._on_retry(reason, wanted)
             await sleep(wanted)
         raise AssertionError  # the delays have no end
+
+
+@contextmanager
+def trial() -> Iterator[None]:
+    """Send the next change as a trial, which changes nothing. What the service would accept ends the block."""
+    token = _IS_TRIAL.set(True)
+    try:
+        yield
+    except AcceptableError:
+        pass
+    finally:
+        _IS_TRIAL.reset(token)
+
+
+def _filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
+    if method != "POST":
+        raise NoTrialError("This cannot be tried: only what makes something or acts on it can")
+    return {**filters, "validate_only": True}
 
 
 def _timeout(wait: Filter) -> httpx.Timeout:

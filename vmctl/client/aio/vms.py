@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Unpack
 
-from vmctl.client.aio.collections import Collection, Id, accepted, change, remove
+from vmctl.client.aio.collections import Id, TaggedCollection, accepted, change, remove
 from vmctl.client.aio.transport import Filter, Transport
 from vmctl.client.aio.waiting import Accepted
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
@@ -11,7 +11,7 @@ from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
 
 
-class VMs(Collection[VM]):
+class VMs(TaggedCollection[VM]):
     """Your VMs. A change answers at once; `wait()` on the answer waits until it is made."""
 
     def __init__(self, transport: Transport) -> None:
@@ -29,38 +29,48 @@ class VMs(Collection[VM]):
             for vm in NewVMsAnswer.model_validate_json(response.content).items
         ]
 
-    async def change(self, id: Id, **fields: Unpack[VMChanges]) -> VM:
+    async def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[VMChanges]) -> VM:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
-        response = await self.transport.send("PATCH", f"/vms/{id}", body=fields)
+        response = await self.transport.send("PATCH", f"/vms/{id}", body=fields, if_match=if_match)
         return VM.model_validate_json(response.content)
 
-    async def delete(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+    async def delete(
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[None]:
         """Delete a VM, in any state."""
-        return await remove(self.transport, f"/vms/{id}", key=idempotency_key)
+        return await remove(self.transport, f"/vms/{id}", key=idempotency_key, if_match=if_match)
 
-    async def start(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+    async def start(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Accepted[VM]:
         """Switch a VM on."""
-        return await self._change(f"/{id}/actions/start", None, idempotency_key)
+        return await self._change(f"/{id}/actions/start", None, idempotency_key, if_match)
 
-    async def stop(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+    async def stop(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Accepted[VM]:
         """Switch a VM off."""
-        return await self._change(f"/{id}/actions/stop", None, idempotency_key)
+        return await self._change(f"/{id}/actions/stop", None, idempotency_key, if_match)
 
-    async def reboot(self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[Reboot]) -> Accepted[VM]:
+    async def reboot(
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None, **fields: Unpack[Reboot]
+    ) -> Accepted[VM]:
         """Restart a VM. SOFT asks the guest to restart; HARD cycles its power."""
-        return await self._change(f"/{id}/actions/reboot", fields, idempotency_key)
+        return await self._change(f"/{id}/actions/reboot", fields, idempotency_key, if_match)
 
-    async def resize(self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[Resize]) -> Accepted[VM]:
+    async def resize(
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None, **fields: Unpack[Resize]
+    ) -> Accepted[VM]:
         """Give a VM another flavor. It is then in VERIFY_RESIZE until that is confirmed or reverted."""
-        return await self._change(f"/{id}/actions/resize", fields, idempotency_key)
+        return await self._change(f"/{id}/actions/resize", fields, idempotency_key, if_match)
 
-    async def confirm_resize(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+    async def confirm_resize(
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[VM]:
         """Keep the new flavor."""
-        return await self._change(f"/{id}/actions/confirm-resize", None, idempotency_key)
+        return await self._change(f"/{id}/actions/confirm-resize", None, idempotency_key, if_match)
 
-    async def revert_resize(self, id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+    async def revert_resize(
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[VM]:
         """Go back to the old flavor."""
-        return await self._change(f"/{id}/actions/revert-resize", None, idempotency_key)
+        return await self._change(f"/{id}/actions/revert-resize", None, idempotency_key, if_match)
 
     async def wait(self, id: Id, *, until: Sequence[Status] = (), seconds: int = 60) -> VM:
         """Read a VM as soon as it is at rest, or has one of the statuses; at the latest after `seconds` (0 to 60)."""
@@ -81,8 +91,10 @@ class VMs(Collection[VM]):
         """Yield what was asked of a VM, newest first. This works for a DELETED VM, too."""
         return self.transport.items(f"/vms/{id}/operations", Operation, filters)
 
-    async def _change(self, path: str, body: Mapping[str, Any] | None, key: str | None) -> Accepted[VM]:
-        return await change(self.transport, f"/vms{path}", VM, self._read, body=body, key=key)
+    async def _change(
+        self, path: str, body: Mapping[str, Any] | None, key: str | None, if_match: str | None = None
+    ) -> Accepted[VM]:
+        return await change(self.transport, f"/vms{path}", VM, self._read, body=body, key=key, if_match=if_match)
 
     async def _read(self, vm: VM) -> VM:
         return await self.get(vm.id)
@@ -92,7 +104,12 @@ class VMs(Collection[VM]):
         return self.transport.items(f"/vms/{id}/volumes", Attachment, {})
 
     async def attach_volume(
-        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[NewAttachment]
+        self,
+        id: Id,
+        *,
+        idempotency_key: str | None = None,
+        if_match: str | None = None,
+        **fields: Unpack[NewAttachment],
     ) -> Accepted[Attachment]:
         """Attach a volume."""
 
@@ -100,18 +117,20 @@ class VMs(Collection[VM]):
             return await self.transport.get(f"/vms/{id}/volumes/{attachment.volume_id}", Attachment)
 
         path = f"/vms/{id}/volumes"
-        return await change(self.transport, path, Attachment, read, body=fields, key=idempotency_key)
+        return await change(self.transport, path, Attachment, read, body=fields, key=idempotency_key, if_match=if_match)
 
-    async def detach_volume(self, id: Id, volume_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+    async def detach_volume(
+        self, id: Id, volume_id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[None]:
         """Detach a volume."""
-        return await remove(self.transport, f"/vms/{id}/volumes/{volume_id}", key=idempotency_key)
+        return await remove(self.transport, f"/vms/{id}/volumes/{volume_id}", key=idempotency_key, if_match=if_match)
 
     def interfaces(self, id: Id) -> AsyncIterator[Interface]:
         """Yield the interfaces of a VM, with their addresses."""
         return self.transport.items(f"/vms/{id}/interfaces", Interface, {})
 
     async def attach_interface(
-        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[NewInterface]
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None, **fields: Unpack[NewInterface]
     ) -> Accepted[Interface]:
         """Attach a VM to a network."""
 
@@ -119,18 +138,22 @@ class VMs(Collection[VM]):
             return await self.transport.get(f"/vms/{id}/interfaces/{interface.id}", Interface)
 
         path = f"/vms/{id}/interfaces"
-        return await change(self.transport, path, Interface, read, body=fields, key=idempotency_key)
+        return await change(self.transport, path, Interface, read, body=fields, key=idempotency_key, if_match=if_match)
 
-    async def detach_interface(self, id: Id, interface_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+    async def detach_interface(
+        self, id: Id, interface_id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[None]:
         """Take an interface away."""
-        return await remove(self.transport, f"/vms/{id}/interfaces/{interface_id}", key=idempotency_key)
+        return await remove(
+            self.transport, f"/vms/{id}/interfaces/{interface_id}", key=idempotency_key, if_match=if_match
+        )
 
     def snapshots(self, id: Id, **filters: Filter) -> AsyncIterator[Snapshot]:
         """Yield the snapshots of a VM."""
         return self.transport.items(f"/vms/{id}/snapshots", Snapshot, filters)
 
     async def create_snapshot(
-        self, id: Id, *, idempotency_key: str | None = None, **fields: Unpack[NewSnapshot]
+        self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None, **fields: Unpack[NewSnapshot]
     ) -> Accepted[Snapshot]:
         """Take a snapshot."""
 
@@ -138,12 +161,18 @@ class VMs(Collection[VM]):
             return await self.transport.get(f"/vms/{id}/snapshots/{snapshot.id}", Snapshot)
 
         path = f"/vms/{id}/snapshots"
-        return await change(self.transport, path, Snapshot, read, body=fields, key=idempotency_key)
+        return await change(self.transport, path, Snapshot, read, body=fields, key=idempotency_key, if_match=if_match)
 
-    async def restore(self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None) -> Accepted[VM]:
+    async def restore(
+        self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[VM]:
         """Put a VM back to a snapshot."""
-        return await self._change(f"/{id}/snapshots/{snapshot_id}/restore", None, idempotency_key)
+        return await self._change(f"/{id}/snapshots/{snapshot_id}/restore", None, idempotency_key, if_match)
 
-    async def delete_snapshot(self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None) -> Accepted[None]:
+    async def delete_snapshot(
+        self, id: Id, snapshot_id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
+    ) -> Accepted[None]:
         """Delete a snapshot."""
-        return await remove(self.transport, f"/vms/{id}/snapshots/{snapshot_id}", key=idempotency_key)
+        return await remove(
+            self.transport, f"/vms/{id}/snapshots/{snapshot_id}", key=idempotency_key, if_match=if_match
+        )

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import ParamSpec, Self
 
 import httpx
 
@@ -15,9 +15,11 @@ from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.events import Event, listen
 from vmctl.client.sync.operations import Operations
 from vmctl.client.sync.storage import Snapshots, Volumes
-from vmctl.client.sync.transport import Transport
+from vmctl.client.sync.transport import Transport, trial
 from vmctl.client.sync.vms import VMs
 from vmctl.client.tokens import TokenStore
+
+P = ParamSpec("P")
 
 
 class Client:
@@ -64,6 +66,14 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self.transport.close()
+
+    def validate(self, ask: Callable[P, object], *arguments: P.args, **fields: P.kwargs) -> None:
+        """Ask whether the service would accept a change now, and change nothing. ProblemError says why it would not.
+
+        `ask` is a method that sends a POST: `client.validate(client.vms.create, name="web-1", flavor="m1.small")`.
+        """
+        with trial():
+            ask(*arguments, **fields)
 
     def availability_zones(self) -> Iterator[AvailabilityZone]:
         """Yield the availability zones."""

@@ -67,6 +67,15 @@ class Collection(Generic[M]):
         return self.get(self.find_id(name_or_id))
 
 
+class TaggedCollection(Collection[M]):
+    """All resources of a kind that has ETags, which `if_match` of a change takes."""
+
+    def get_with_etag(self, id: Id) -> tuple[M, str]:
+        """Read one resource by its id, and its ETag, which changes exactly when the resource does."""
+        response = self.transport.send("GET", f"{self.path}/{id}")
+        return self.model.model_validate_json(response.content), response.headers["ETag"]
+
+
 def change(
     transport: Transport,
     path: str,
@@ -75,9 +84,10 @@ def change(
     *,
     body: Mapping[str, Any] | None = None,
     key: str | None = None,
+    if_match: str | None = None,
 ) -> Accepted[M]:
     """Send a change that answers with its resource. `read` reads the resource anew, after the change."""
-    response = transport.send("POST", path, body=body, key=key)
+    response = transport.send("POST", path, body=body, key=key, if_match=if_match)
     return accepted(transport, model.model_validate_json(response.content), operation_of(response), read)
 
 
@@ -90,9 +100,9 @@ def accepted(transport: Transport, resource: M, operation_id: UUID | None, read:
     return Accepted(transport, resource, operation_id, read_again)
 
 
-def remove(transport: Transport, path: str, *, key: str | None = None) -> Accepted[None]:
+def remove(transport: Transport, path: str, *, key: str | None = None, if_match: str | None = None) -> Accepted[None]:
     """Send a delete."""
-    response = transport.send("DELETE", path, key=key)
+    response = transport.send("DELETE", path, key=key, if_match=if_match)
 
     def nothing() -> None:
         return None

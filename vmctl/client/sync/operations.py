@@ -7,12 +7,12 @@ from typing import Any
 from uuid import UUID
 
 from vmctl.client.models import Operation
-from vmctl.client.sync.collections import Collection, Id
+from vmctl.client.sync.collections import Id, TaggedCollection
 from vmctl.client.sync.transport import Transport
 from vmctl.client.sync.waiting import Accepted, Watcher, check, until_ended
 
 
-class Operations(Collection[Operation]):
+class Operations(TaggedCollection[Operation]):
     """What you have asked for."""
 
     def __init__(self, transport: Transport) -> None:
@@ -34,7 +34,7 @@ class Operations(Collection[Operation]):
         ids = [each.operation_id for each in accepted if each.operation_id]
         return [check(operation) for operation in self.wait(ids, timeout=timeout, watch=watch)]
 
-    def cancel(self, id: Id, *, idempotency_key: str | None = None) -> Operation:
+    def cancel(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Operation:
         """Ask for the end of an operation. It goes on until it is undone, so wait for it."""
-        response = self.transport.send("POST", f"/operations/{id}/cancel", key=idempotency_key)
+        response = self.transport.send("POST", f"/operations/{id}/cancel", key=idempotency_key, if_match=if_match)
         return Operation.model_validate_json(response.content)
