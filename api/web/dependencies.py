@@ -98,6 +98,7 @@ async def _caller(
             request.scope["caller"] = user = await process.provider.find(token)
             return user
         if not program_tokens.is_one(token):
+            # Kept for requests that wait, which look at it again.
             login = security.verify(process.signing, "access", token).caller
             request.scope["caller"] = await _present(process, login, request.method)
             return login
@@ -114,7 +115,7 @@ async def _caller(
 
 
 async def _present(process: ProcessState, caller: LoginCaller, method: str) -> LoginCaller:
-    """The caller, for requests that wait; InvalidTokenError if the login has ended."""
+    """The caller; InvalidTokenError if the login has ended."""
     await process.epochs.be_current(for_write=method not in _READS)
     if process.epochs.is_void(caller.id, caller.epoch):
         raise InvalidTokenError("This login has ended; log in again.")

@@ -14,6 +14,8 @@ from domain.commands.acceptance import Source
 from domain.commands.audit import Stranger
 from domain.data.audit import AuditEvent
 from domain.rules.accounts import Event, Outcome
+from domain.settings import Settings
+from tests.api.conftest import client_of, running
 
 ADDRESS = Source("192.0.2.1", "tests")
 
@@ -135,6 +137,15 @@ async def test_refusals_that_cannot_be_written_are_written_later(engine: AsyncEn
     assert await refusals.write(at_once=True)
     async with engine.connect() as connection:
         assert (await connection.scalars(select(AuditEvent.count))).all() == [2]
+
+
+async def test_a_process_that_stops_writes_what_it_has_counted(settings: Settings, engine: AsyncEngine) -> None:
+    wrong = {"username": "nobody", "password": "Wrong-Horse-1"}
+    async with running(settings) as app:
+        for _ in range(3):
+            assert (await client_of(app).post("/auth/login", json=wrong)).status_code == 401
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(func.sum(AuditEvent.count))) == 3
 
 
 async def test_equal_refusals_share_a_row_for_a_minute(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:

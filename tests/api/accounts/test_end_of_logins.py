@@ -117,6 +117,24 @@ async def test_an_end_that_commits_late_is_not_missed(
     await poll(lambda: grace.get("/flavors"), lambda answer: answer.status_code == 401)
 
 
+async def test_no_refresh_or_login_that_runs_at_the_same_time_outlives_the_end(
+    app: FastAPI, grace: httpx.AsyncClient
+) -> None:
+    for _ in range(10):
+        other = await logged_in(app)
+        refreshed, login, end = await asyncio.gather(refresh(other), log_in(app), grace.post("/auth/logout-all"))
+        assert end.status_code == 204
+        grace = await logged_in(app)
+        for answer in (refreshed, login):
+            if answer.status_code == 200:
+                survivor = client_of(app, answer.json()["access_token"])
+                survivor.headers["X-Refresh"] = answer.json()["refresh_token"]
+                is_later = (await survivor.get("/auth/me")).status_code == 200
+                # A login that was checked after the end is a new one. A refresh never is.
+                assert not is_later or answer is login
+                assert ((await refresh(survivor)).status_code == 200) == is_later
+
+
 async def test_tokens_for_programs_go_on(app: FastAPI, grace: httpx.AsyncClient) -> None:
     program = client_of(app, await make(grace))
     assert (await grace.post("/auth/logout-all")).status_code == 204
