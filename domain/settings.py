@@ -19,6 +19,7 @@ _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Requests = Annotated[int, Field(ge=0, le=1_000_000_000)]
 _LAST_PORT = 65_535
 Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
 
@@ -55,6 +56,13 @@ class Settings(BaseSettings):
 
     resize_confirm_window: int = Field(default=0, ge=0, le=31_536_000)
     operation_retention_days: int = Field(default=90, ge=0, le=36_500)
+
+    rate_limit_user_reads: Requests = 30_000
+    rate_limit_user_writes: Requests = 9_000
+    rate_limit_token_reads: Requests = 15_000
+    rate_limit_token_writes: Requests = 4_500
+    rate_limit_address_reads: Requests = 6_000
+    rate_limit_address_writes: Requests = 3_000
 
     admin_username: str | None = None
 
