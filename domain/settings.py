@@ -57,14 +57,14 @@ class Settings(BaseSettings):
     resize_confirm_window: int = Field(default=0, ge=0, le=31_536_000)
     operation_retention_days: int = Field(default=90, ge=0, le=36_500)
 
+    admin_username: str | None = None
+
     rate_limit_user_reads: Requests = 30_000
     rate_limit_user_writes: Requests = 9_000
     rate_limit_token_reads: Requests = 15_000
     rate_limit_token_writes: Requests = 4_500
     rate_limit_address_reads: Requests = 6_000
     rate_limit_address_writes: Requests = 3_000
-
-    admin_username: str | None = None
 
     default_page_size: int = Field(default=20, ge=1, le=1000)
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)

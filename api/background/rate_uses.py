@@ -18,6 +18,8 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
+from domain.data.rate_limits import Told
+
 WINDOW: Final = 300  # seconds in which a limit that was used up is whole again
 CAPACITY: Final = 50_000  # uses in each table
 MOST_TOLD: Final = 1_000  # uses at once, the greatest first; a flood from made-up addresses has many small ones
@@ -27,15 +29,19 @@ _OTHERS: Final = "others"  # all callers for whom there is no room
 
 
 class Use:
-    """The use of one limit by one caller; `untold` is what the other processes do not know yet, in seconds."""
+    """The use of one limit by one caller.
 
-    __slots__ = ("is_known", "key", "refused", "reported_at", "until", "untold")
+    `untold` are the seconds of it that the other processes do not know of yet, used from `since` on.
+    """
+
+    __slots__ = ("is_known", "key", "refused", "reported_at", "since", "until", "untold")
 
     def __init__(self, key: str, *, is_known: bool) -> None:
         self.key = key
         self.is_known = is_known  # in which table it is
         self.until = 0.0
         self.untold = 0.0
+        self.since = 0.0
         self.refused = 0  # requests since the last line about it in the log
         self.reported_at = 0.0
 
@@ -67,18 +73,21 @@ class RateUses:
 
     def add(self, use: Use, seconds: float) -> None:
         """Count a request that takes so many seconds of the limit."""
-        use.until = max(use.until, time.monotonic()) + seconds * self.processes
+        now = time.monotonic()
+        use.until = max(use.until, now) + seconds * self.processes
+        if not use.untold:
+            use.since = now
         use.untold += seconds
         self._tables[use.is_known][use.key] = self._untold[use.key] = use
         self.has_untold.set()
         if self.processes > 1 and use.untold * self.processes > URGENT:
             self.is_urgent.set()
 
-    def tell(self) -> dict[str, float]:
-        """Take the seconds that the other processes do not know yet, by the keys of the uses."""
-        greatest = heapq.nlargest(MOST_TOLD, self._untold.values(), key=lambda use: use.untold)
-        told = {use.key: use.untold for use in greatest}
+    def tell(self) -> dict[str, Told]:
+        """Take what the other processes do not know yet, by the keys of the uses."""
         now = time.monotonic()
+        greatest = heapq.nlargest(MOST_TOLD, self._untold.values(), key=lambda use: use.untold)
+        told = {use.key: Told(use.untold, now - use.since) for use in greatest}
         for use in greatest:
             use.untold = 0.0
         # What is not told now, and no longer counts here, never is. Otherwise a flood would leave more and more.
@@ -89,18 +98,20 @@ class RateUses:
         return told
 
     def hear(self, seconds: Mapping[str, float]) -> None:
-        """Replace what was assumed of these uses by what all processes have used."""
+        """Replace what was assumed of these uses by what all processes have used, in seconds."""
         now = time.monotonic()
         for key, ahead in seconds.items():
             if use := self._get(key):
-                use.until = now + ahead + use.untold * self.processes  # there may be new requests meanwhile
+                # There may be new requests meanwhile.
+                use.until = now + max(0.0, ahead) + use.untold * self.processes
 
-    def keep(self, told: Mapping[str, float]) -> None:
+    def keep(self, told: Mapping[str, Told]) -> None:
         """Keep what could not be told, as far as it still counts."""
         now = time.monotonic()
-        for key, seconds in told.items():
+        for key, (seconds, _) in told.items():
             if use := self._get(key):
                 use.untold = min(use.untold + seconds, max(0.0, use.until - now) / self.processes)
+                use.since = now
                 self._untold[key] = use
         if self._untold:
             self.has_untold.set()

@@ -57,7 +57,7 @@ class Counted:
         for limit, use in self.used:
             wait = use.until - now + limit.cost - WINDOW
             if wait > 0:
-                _report(limit, use, now)
+                _report(use, now)
                 raise RateLimitedError(limit, math.ceil(wait))
         for limit, use in self.used:
             self._limits.uses.add(use, limit.cost)
@@ -109,7 +109,7 @@ def _policy(limits: tuple[Limit, ...], slots: int) -> bytes:
     return ", ".join([*policies, f'"{SLOTS}";q={slots};qu="concurrent-requests"']).encode()
 
 
-def _report(limit: Limit, use: Use, now: float) -> None:
+def _report(use: Use, now: float) -> None:
     """Log the first refusal, and then once a minute how many there were: a flood must not fill the log."""
     use.refused += 1
     if now >= use.reported_at + REPORT_INTERVAL:

@@ -18,6 +18,7 @@ def upgrade() -> None:
     op.create_table(
         "rate_uses",
         sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("since", sa.DateTime(timezone=True), nullable=False),
         sa.Column("busy_until", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_rate_uses")),
         prefixes=["UNLOGGED"],

@@ -13,6 +13,7 @@ from api.web import middleware
 from domain.settings import Settings
 from tests.api.conftest import Person, client_of, person, running
 from tests.api.test_problems import check_problem
+from vmctl.client import AsyncClient
 
 POLICY = '"user-reads";q=4;w=300, "concurrent";q={};qu="concurrent-requests"'
 LEFT = re.compile(r'"([a-z-]+)";r=(\d+)(?:;t=(\d+))?')
@@ -125,9 +126,7 @@ async def test_a_program_counts_for_its_token_and_for_its_user(app: FastAPI, ada
     assert await statuses(ada.http, 2) == [200, 429]
 
 
-async def test_without_limits_only_simultaneous_requests_are_told(
-    settings: Settings, engine: AsyncEngine, ada: Person
-) -> None:
+async def test_without_limits_only_simultaneous_requests_are_told(settings: Settings, engine: AsyncEngine) -> None:
     unlimited = settings.model_copy(update={f"rate_limit_{name}": 0 for name in LIMITS})
     async with running(unlimited) as app:
         http = (await person(app, engine, unlimited, "eve")).http
@@ -152,7 +151,18 @@ async def test_a_refused_login_attempt_costs_nothing_of_another_address(app: Fas
     attacker = client_of(app)
     answers = [(await attacker.post("/auth/login", json=wrong)).status_code for _ in range(4)]
     assert answers == [401] * 3 + [429]
-    owner = httpx.AsyncClient(
-        transport=httpx.ASGITransport(app, client=("192.0.2.7", 1)), base_url="http://api/api/v1"
-    )
+    owner = httpx.AsyncClient(transport=httpx.ASGITransport(app, client=("192.0.2.7", 1)), base_url="http://api/api/v1")
     assert (await owner.post("/auth/login", json=wrong)).status_code == 401
+
+
+async def test_the_client_waits_until_the_limit_has_room(
+    settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.web.rate_limits.WINDOW", LIMITS["user_reads"])  # one more each second
+    said: list[float] = []
+    async with running(settings) as app:
+        token = (await person(app, engine, settings, "eve")).http.headers["Authorization"].removeprefix("Bearer ")
+        transport = httpx.ASGITransport(app)
+        client = AsyncClient("http://api", token=token, transport=transport, on_retry=lambda _, s: said.append(s))
+        names = [(await client.account.me()).username for _ in range(5)]
+    assert (names, said) == (["eve"] * 5, [1.0])

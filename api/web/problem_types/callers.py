@@ -95,7 +95,7 @@ CALLERS: Final = {
         "You have sent too many requests",
         "You have used up a limit on the number of your requests: reads and changes have one each. `detail` names the "
         "limit, and `RateLimit-Policy` has it.",
-        "Wait for `Retry-After` seconds. `RateLimit` says how many requests are left, so that you can slow down before.",
+        "Wait for `Retry-After` seconds. `RateLimit` says how many requests are left: slow down before there are none.",
         Retry.LATER,
     ),
     "too_many_waiting": ProblemType(
