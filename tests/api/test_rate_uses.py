@@ -36,10 +36,16 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
+def now() -> float:
+    """The time by the clock of the uses."""
+    seconds: float = vars(rate_uses)["time"].monotonic()
+    return seconds
+
+
 def ask(uses: RateUses, caller: str = "ada", quota: int = QUOTA, *, is_known: bool = True) -> bool:
     """Whether one more request is let through."""
     use, cost = uses.find("reads", caller, is_known=is_known), WINDOW / quota
-    if use.until - rate_uses.time.monotonic() + cost > WINDOW:
+    if use.until - now() + cost > WINDOW:
         return False
     uses.add(use, cost)
     return True
@@ -128,7 +134,7 @@ async def test_nobody_waits_long_after_processes_that_did_not_know_of_each_other
         uses = RateUses()
         assert flood(uses) >= QUOTA
         await UseExchange(database.autocommit(engine), uses).exchange()
-    assert uses.find("reads", "ada", is_known=True).until - rate_uses.time.monotonic() <= WINDOW + LONGEST_DEBT
+    assert uses.find("reads", "ada", is_known=True).until - now() <= WINDOW + LONGEST_DEBT
 
 
 async def test_what_no_longer_counts_is_deleted(engine: AsyncEngine) -> None:
@@ -156,10 +162,10 @@ class Shared:
 
     def exchange(self, uses: RateUses) -> None:
         """Exchange the uses of one process."""
-        now = self._clock.now
+        at = self._clock.now
         for key, (seconds, age) in uses.tell().items():
-            self._until = min(max(self._until, now - age) + seconds, now + WINDOW + LONGEST_DEBT)
-            uses.hear({key: self._until - now})
+            self._until = min(max(self._until, at - age) + seconds, at + WINDOW + LONGEST_DEBT)
+            uses.hear({key: self._until - at})
 
 
 def simulate(clock: Clock, random: Random, weights: list[int], quota: int, rate: float) -> Iterator[float]:
