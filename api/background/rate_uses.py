@@ -20,7 +20,7 @@ from typing import Final
 
 from domain.data.rate_limits import Told
 
-WINDOW: Final = 300  # seconds in which a limit that was used up is whole again
+WINDOW: Final = 600  # seconds in which a limit that was used up is whole again
 CAPACITY: Final = 50_000  # uses in each table
 MOST_TOLD: Final = 1_000  # uses at once, the greatest first; a flood from made-up addresses has many small ones
 URGENT: Final = WINDOW / 20  # seconds that may be assumed of the others before they are asked

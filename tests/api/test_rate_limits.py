@@ -16,7 +16,7 @@ from tests.api.conftest import Person, client_of, person, running
 from tests.api.test_problems import check_problem
 from vmctl.client import AsyncClient
 
-POLICY = '"user-reads";q=4;w=300, "concurrent";q={};qu="concurrent-requests"'
+POLICY = '"user-reads";q=4;w=600, "concurrent";q={};qu="concurrent-requests"'
 LEFT = re.compile(r'"([a-z-]+)";r=(\d+)(?:;t=(\d+))?')
 LIMITS = {"user_reads": 4, "user_writes": 2, "token_reads": 3, "token_writes": 1, "address_reads": 5}
 LIMITS |= {"address_writes": 3}
@@ -53,14 +53,14 @@ async def test_a_user_who_has_used_up_the_limit_is_told_when_to_come_back(ada: P
     refused = await ada.http.get("/flavors")
     check_problem(refused, 429, "rate_limited")
     assert "user-reads" in refused.json()["detail"]
-    assert 70 <= int(refused.headers["Retry-After"]) <= 75  # a quarter of the window
+    assert 145 <= int(refused.headers["Retry-After"]) <= 150  # a quarter of the window
     assert left(refused)["user-reads"] == (0, int(refused.headers["Retry-After"]))
     assert await statuses(bob.http, 4) == [200] * 4
 
 
 async def test_a_limit_fills_again_as_time_passes(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await statuses(ada.http, 5) == [200] * 4 + [429]
-    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 76)
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + 151)
     monkeypatch.setattr("api.web.rate_limits.time", later)
     assert await statuses(ada.http, 2) == [200, 429]
 
@@ -82,7 +82,7 @@ async def test_every_answer_tells_the_limits_and_what_is_left(ada: Person) -> No
     answer = await ada.http.get("/flavors")
     [slots] = re.findall(r'"concurrent";q=(\d+)', answer.headers["RateLimit-Policy"])
     assert answer.headers["RateLimit-Policy"] == POLICY.format(slots)
-    assert left(answer) == {"user-reads": (3, 75), "concurrent": (int(slots), 0)}
+    assert left(answer) == {"user-reads": (3, 150), "concurrent": (int(slots), 0)}
     assert left(await ada.http.get("/vms/nothing"))["user-reads"][0] == 2
 
 

@@ -14,7 +14,7 @@ from api.background.use_exchange import SHORTEST_INTERVAL, SIGN_OF_LIFE, UseExch
 from domain.data import database
 from domain.data.rate_limits import LONGEST_DEBT, APIProcess, RateUse
 
-QUOTA = 300  # requests in the window: one takes a second
+QUOTA = 600  # requests in the window: one takes a second
 
 
 class Clock:
