@@ -179,16 +179,18 @@ class Admission:
 
     async def _admit(self, scope: Scope, admitted: "_Admitted") -> None:
         """Count the request and take a slot, for its user if it has a valid token, else for its origin."""
-        token, origin = _bearer(scope), origin_of(scope)
+        token = _bearer(scope)
         if not program_tokens.is_one(token):
             user = _named(_logged_in(token, self.signing))
-            admitted.counted.count(("user", user) if user else ("address", origin))
-            await self._take(user or origin, admitted)
+            caller = user or origin_of(scope)
+            admitted.counted.count(("user" if user else "address", caller))
+            await self._take(caller, admitted)
             return
         tokens: ProgramTokens = scope["app"].state.vmapi.program_tokens
         owner = _named(tokens.owner(token))
         if not owner:
             # Only the database knows whose token it is. Asking it takes a slot and counts, too: tokens may be made up.
+            origin = origin_of(scope)
             admitted.counted.count(("address", origin))
             await self._take(origin, admitted)
             with contextlib.suppress(InvalidTokenError, DBAPIError, *outages.UNREACHABLE):  # the route will see it, too

@@ -22,7 +22,7 @@ REPORT_INTERVAL: Final = 60.0  # seconds between two lines in the log about one 
 SLOTS: Final = "concurrent"  # the name of the limit of simultaneous requests (see Admission)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Limit:
     """How many requests of one kind a caller may send in WINDOW seconds; `cost` is the time that one takes of it."""
 
