@@ -169,12 +169,12 @@ class Shared:
 
 
 def simulate(clock: Clock, random: Random, weights: list[int], quota: int, rate: float) -> Iterator[float]:
-    """The moments of the requests that pass in three windows, sent at random to processes with these weights."""
+    """The moments of the requests that pass, of ten times the limit that are sent at random to these processes."""
     all_uses, shared = [RateUses() for _ in weights], Shared(clock)
     due = [clock.now + random.random() for _ in weights]
     for uses in all_uses:
         uses.processes = len(weights)
-    end = clock.now + 3 * WINDOW
+    end = clock.now + 10 * quota / rate
     while clock.now < end:
         clock.now += random.expovariate(rate)
         for number, uses in enumerate(all_uses):
@@ -186,11 +186,14 @@ def simulate(clock: Clock, random: Random, weights: list[int], quota: int, rate:
             yield clock.now
 
 
+@pytest.mark.parametrize("rate", [50, 2000])
 @pytest.mark.parametrize("weights", [[1, 1], [9, 1], [1, 0], [1, 1, 1, 1], [10, 1, 1, 1], [1, 0, 0, 0]])
-def test_all_processes_together_keep_the_limit_within_a_twentieth(clock: Clock, weights: list[int]) -> None:
+def test_all_processes_together_keep_the_limit_within_a_twentieth(
+    clock: Clock, weights: list[int], rate: float
+) -> None:
     """In any stretch of time no more pass than the limit, what comes back meanwhile, and a twentieth of the limit."""
     quota, started_at = 3000, clock.now
-    passed = list(simulate(clock, Random(17), weights, quota, rate=50))
+    passed = list(simulate(clock, Random(17), weights, quota, rate))
     cost = WINDOW / quota
     assert len(passed) == pytest.approx(quota + (clock.now - started_at) / cost, abs=quota / 20)
     least = worst = 0.0
