@@ -17,7 +17,7 @@ from domain.data.base import Base
 
 LONGEST_DEBT: Final = 60.0  # seconds; more may be owed only if processes did not know of each other
 ALIVE: Final = 15.0  # seconds for which a process counts after its last sign of life
-_FORGOTTEN: Final = 10_000  # rows that one statement deletes
+_FORGOTTEN: Final = 50_000  # rows that one statement deletes
 
 
 class RateUse(Base):
