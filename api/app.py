@@ -12,10 +12,12 @@ from api.background import housekeeping
 from api.background.changes import Changes
 from api.background.dispatcher import Dispatcher
 from api.background.provider_keys import ProviderKeys
+from api.background.rate_uses import RateUses
 from api.background.readiness import Readiness
 from api.background.refusals import Refusals
 from api.background.token_epochs import TokenEpochs
 from api.background.token_uses import TokenUses
+from api.background.use_exchange import UseExchange
 from api.background.workflow_recovery import WorkflowRecovery
 from api.routes import (
     actions,
@@ -49,6 +51,7 @@ from api.web.logins import Logins
 from api.web.middleware import Admission, BufferedBody, RequestContext
 from api.web.oidc import IdentityProvider
 from api.web.program_tokens import ProgramTokens
+from api.web.rate_limits import RateLimits
 from api.web.security import Signing
 from domain import temporal
 from domain.data import database
@@ -57,8 +60,8 @@ from domain.settings import Settings
 DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
 # Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping, readiness and the
-# task that looks for changes, the uses of tokens, the epochs of tokens and the audit's refusals.
-RESERVED_CONNECTIONS = 8
+# task that looks for changes, the uses of tokens, the epochs of tokens, the audit's refusals, and the uses of rate limits.
+RESERVED_CONNECTIONS = 9
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
@@ -77,10 +80,11 @@ def create_app(settings: Settings) -> FastAPI:
         raise SystemExit(f"SECRET_KEY is not set; make one with: {command}")
     fallbacks = tuple(key.get_secret_value() for key in settings.secret_key_fallbacks)
     signing = Signing(settings.secret_key.get_secret_value(), settings.algorithm, fallbacks)
+    uses = RateUses()
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with _running_process(settings, signing) as app.state.vmapi:
+        async with _running_process(settings, signing, uses) as app.state.vmapi:
             yield
 
     app = FastAPI(
@@ -98,11 +102,11 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     problem_pages.install(app)
     openapi.install(app, settings)
-    _add_middlewares(app, settings, signing)
+    _add_middlewares(app, settings, signing, RateLimits(settings, uses))
     return app
 
 
-def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None:
+def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing, limits: RateLimits) -> None:
     """Wrap the routes in the middlewares, outermost first: ResponseHeaders, CORS, RequestContext, and so on.
 
     The first two also apply to the problems that RequestContext makes of bugs; without CORS headers a page could not
@@ -113,7 +117,7 @@ def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None
     # slots and not in the pool, which would serve them in the order of their arrival.
     slots = max(1, settings.db_pool_size + settings.db_max_overflow - RESERVED_CONNECTIONS)
     # Each middleware that is added wraps those before it, so the innermost comes first.
-    app.add_middleware(Admission, slots=Slots(slots, QUEUE_PER_SLOT * slots), signing=signing)
+    app.add_middleware(Admission, slots=Slots(slots, QUEUE_PER_SLOT * slots), signing=signing, limits=limits)
     app.add_middleware(BufferedBody)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, debug=settings.debug)
@@ -123,7 +127,7 @@ def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing) -> None
 
 
 @contextlib.asynccontextmanager
-async def _running_process(settings: Settings, signing: Signing) -> AsyncIterator[ProcessState]:
+async def _running_process(settings: Settings, signing: Signing, uses: RateUses) -> AsyncIterator[ProcessState]:
     """Run the background tasks, and yield the state that they share with all requests."""
     engine = database.create_engine(settings)
     client = await temporal.connect(settings, retry_for=RPC_RETRY_LIMIT, lazy=True)
@@ -139,6 +143,7 @@ async def _running_process(settings: Settings, signing: Signing) -> AsyncIterato
         asyncio.create_task(housekeeping.run(engine, settings.operation_retention_days, settings.audit_retention_days)),
         asyncio.create_task(token_uses.run()),
         asyncio.create_task(epochs.run()),
+        asyncio.create_task(UseExchange(autocommit, uses).run()),
     ]
     keys = ProviderKeys(settings.oidc_issuer) if settings.oidc_issuer else None
     if keys:

@@ -134,7 +134,8 @@ def database() -> Iterator[str]:
 def api(url: str) -> Iterator[None]:
     """Run an API process on the database; no Temporal server is needed for lists."""
     settings = {"DATABASE_URL": url, "SECRET_KEY": SECRET, "API_PORT": str(PORT), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
-    settings |= {"LOG_LEVEL": "ERROR", "OPERATION_RETENTION_DAYS": "0"}
+    settings |= {"LOG_LEVEL": "ERROR", "OPERATION_RETENTION_DAYS": "0", "RATE_LIMIT_USER_READS": "0"}
+    settings |= {"RATE_LIMIT_TOKEN_READS": "0"}
     process = subprocess.Popen([sys.executable, "-m", "api"], env=os.environ | settings, stderr=subprocess.DEVNULL)
     while not _is_live():
         time.sleep(0.1)

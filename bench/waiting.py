@@ -42,6 +42,8 @@ SETTINGS = {
     "RESIZE_CONFIRM_WINDOW": "604800",  # seconds: a week, so no resize is confirmed automatically
     "MOCK_RESIZE_DELAY": "0.5",
     "ACCESS_TOKEN_EXPIRE_MINUTES": "1440",
+    "RATE_LIMIT_USER_READS": "0",
+    "RATE_LIMIT_USER_WRITES": "0",
 }
 OLD, NEW, IMAGE = FLAVOR_IDS["m1.small"], FLAVOR_IDS["m1.medium"], IMAGE_IDS["cirros-0.6.3"]
 CONCURRENT = 16  # requests

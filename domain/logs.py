@@ -10,6 +10,7 @@ from typing import Final
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 operation_id: ContextVar[str] = ContextVar("operation_id", default="-")
 user: ContextVar[str] = ContextVar("user", default="-")
+has_line: ContextVar[bool] = ContextVar("has_line", default=True)  # whether the request has a line of its own
 
 _FORMAT: Final = (
     "%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s %(message)s"

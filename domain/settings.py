@@ -23,6 +23,7 @@ _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]  # 0: there is none
 Probability = Annotated[float, Field(ge=0, le=1)]
+Requests = Annotated[int, Field(ge=0, le=1_000_000_000)]
 _LAST_PORT = 65_535
 Role = Annotated[str, Field(max_length=63)]  # PostgreSQL cuts a longer name
 Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
@@ -82,6 +83,13 @@ class Settings(BaseSettings):
     quota_snapshots: Limit = 20_000
     quota_addresses_per_network: Limit = 10_000
     quota_open_operations: Limit = 10_000
+
+    rate_limit_user_reads: Requests = 300_000
+    rate_limit_user_writes: Requests = 90_000
+    rate_limit_token_reads: Requests = 150_000
+    rate_limit_token_writes: Requests = 45_000
+    rate_limit_address_reads: Requests = 6_000
+    rate_limit_address_writes: Requests = 3_000
 
     default_page_size: int = Field(default=20, ge=1, le=1000)
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)

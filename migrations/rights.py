@@ -44,6 +44,8 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
         "users": Rights(READ | ADD | CHANGE, NOTHING),
         "refresh_tokens": _ONLY_API,
         "program_tokens": _ONLY_API,
+        "rate_uses": _ONLY_API,
+        "api_processes": _ONLY_API,
         "identities": Rights(READ | ADD, NOTHING),
         "audit_events": Rights(READ | ADD, NOTHING),  # a function of the owner deletes old rows
         "idempotency_keys": _ONLY_API,

@@ -44,6 +44,11 @@ class Slots:
         # The callers that wait, each with its requests, oldest first. Of callers with equal rank, the first is next.
         self._waiting: dict[str, deque[_Waiter]] = {}
         self._ranks: dict[str, float] = {}  # of the callers that wait
+        self.most_of_caller = self._caller_limit + self._caller_queue_limit  # requests, served or waiting
+
+    def free_of(self, caller: str) -> int:
+        """How many more requests of the caller may be served or wait at the same time."""
+        return self.most_of_caller - self._held[caller] - len(self._waiting.get(caller, ()))
 
     @asynccontextmanager
     async def hold(self, caller: str, rank: float = 0.0) -> AsyncIterator[None]:

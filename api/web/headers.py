@@ -23,6 +23,8 @@ _SHOWN = (
     "Link",
     "Location",
     "Operation-Location",
+    "RateLimit",
+    "RateLimit-Policy",
     "Retry-After",
     "WWW-Authenticate",
     "X-Request-Id",

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import re
+from dataclasses import dataclass
 from http import HTTPStatus
 from time import perf_counter
 from typing import cast
@@ -22,6 +23,7 @@ from api.web.admission import NoSlotError, Slots
 from api.web.oidc import IdentityProvider
 from api.web.origin import address_of, origin_of
 from api.web.program_tokens import ProgramTokens
+from api.web.rate_limits import Counted, RateLimitedError, RateLimits
 from api.web.security import Caller, InvalidTokenError, Signing, verify
 from domain import logs
 from domain.data import outages
@@ -40,7 +42,8 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # anything else could forge 
 class RequestContext:
     """Give the request an id, return the id with the answer, log one line, and turn an exception into a problem.
 
-    A health check is logged only if it fails: it comes every few seconds and says nothing otherwise.
+    A health check is logged only if it fails: it comes every few seconds and says nothing otherwise. Requests beyond a
+    rate limit have few lines of their own.
     """
 
     def __init__(self, app: ASGIApp, *, debug: bool) -> None:
@@ -55,7 +58,8 @@ class RequestContext:
         started_at = perf_counter()
         status = 0
         request_id = _request_id(scope)
-        # All three, because the task of a pipelined request inherits those of the request before it.
+        logs.has_line.set(True)
+        # All of them, because the task of a pipelined request inherits those of the request before it.
         for variable, value in ((logs.request_id, request_id), (logs.operation_id, "-"), (logs.user, "-")):
             variable.set(value)
 
@@ -77,7 +81,8 @@ class RequestContext:
                 raise  # the answer has started, so the server can only cut the connection
             await self._problem(error, scope["path"])(scope, receive, send_with_id)
         finally:
-            _log(scope, status, 1000 * (perf_counter() - started_at))
+            if logs.has_line.get():
+                _log(scope, status, 1000 * (perf_counter() - started_at))
 
     def _problem(self, error: BaseException, path: str) -> Response:
         if isinstance(error, asyncio.CancelledError):
@@ -130,17 +135,18 @@ class BufferedBody:
 
 
 class Admission:
-    """Let a request pass when it gets a slot, and refuse it otherwise; health checks need no slot.
+    """Let a request pass within its callers' rate limits when it gets a slot, and refuse it otherwise.
 
-    The slot is released when the answer starts. No route uses the database after that, and a client that reads its
-    answer slowly would otherwise hold the slot as long as it likes. A request that waits for a change gives it back
-    with `scope["release_slot"]()` before.
+    Health checks have no limits and need no slot. The slot is released when the answer starts. No route uses the
+    database after that, and a client that reads its answer slowly would otherwise hold the slot as long as it likes. A
+    request that waits for a change gives it back with `scope["release_slot"]()` before.
     """
 
-    def __init__(self, app: ASGIApp, *, slots: Slots, signing: Signing) -> None:
+    def __init__(self, app: ASGIApp, *, slots: Slots, signing: Signing, limits: RateLimits) -> None:
         self.app = app
         self.slots = slots
         self.signing = signing
+        self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -148,43 +154,70 @@ class Admission:
             await self.app(scope, receive, send)
             return
         with contextlib.ExitStack() as slot:
+            admitted = _Admitted(slot, Counted(self.limits, scope["method"]))
 
             async def release_and_send(message: Message) -> None:
                 slot.close()  # releases the slot the first time and does nothing after that
-                if message.get("status") in _REFUSALS:
-                    await asyncio.sleep(REFUSAL_DELAY)
+                if message["type"] == "http.response.start":
+                    if message["status"] in _REFUSALS:
+                        await asyncio.sleep(REFUSAL_DELAY)
+                    free = self.slots.free_of(admitted.caller)
+                    told = admitted.counted.headers(self.slots.most_of_caller, free)
+                    message["headers"] = [*message["headers"], *told]
                 await send(message)
 
             try:
-                await self._take_slot(scope, slot)
+                await self._admit(scope, admitted)
             except NoSlotError as error:
                 await problems.refusal(error.code, scope["path"])(scope, receive, release_and_send)
+                return
+            except RateLimitedError as error:
+                logs.has_line.set(False)  # there are lines about it already
+                answer = problems.rate_limited(error.limit.name, error.limit.quota, error.retry_after, scope["path"])
+                await answer(scope, receive, release_and_send)
                 return
             scope["release_slot"] = slot.close  # for requests that wait
             await self.app(scope, receive, release_and_send)
 
-    async def _take_slot(self, scope: Scope, slot: contextlib.ExitStack) -> None:
-        """Take a slot for the user whose valid token the request carries, or else for the origin that it comes from."""
+    async def _admit(self, scope: Scope, admitted: "_Admitted") -> None:
+        """Count the request and take a slot, for its user if it has a valid token, else for its origin."""
         token, finder = _bearer(scope), await _finder(scope)
         if finder is None:
-            await self._take(_named(_logged_in(token, self.signing)) or origin_of(scope), slot)
+            user = _named(_logged_in(token, self.signing))
+            caller = user or origin_of(scope)
+            admitted.counted.count(("user" if user else "address", caller))
+            await self._take(caller, admitted)
             return
         owner = ""
         with contextlib.suppress(InvalidTokenError, ProviderAwayError):  # the route will see it, too
             owner = _named(finder.owner(token))
-        await self._take(owner or origin_of(scope), slot)
-        if owner:
-            return
-        # Only the database knows whose token it is, and asking it takes a slot, too.
-        with contextlib.suppress(InvalidTokenError, ProviderAwayError, DBAPIError, *outages.UNREACHABLE):
-            owner = _named(await finder.find(token))
-        if owner:
-            slot.close()
-            await self._take(owner, slot)
+        if not owner:
+            # Only the database knows whose token it is. Asking it takes a slot and counts, too: tokens may be made up.
+            origin = origin_of(scope)
+            admitted.counted.count(("address", origin))
+            await self._take(origin, admitted)
+            with contextlib.suppress(InvalidTokenError, ProviderAwayError, DBAPIError, *outages.UNREACHABLE):
+                owner = _named(await finder.find(token))
+            if not owner:
+                return
+            admitted.slot.close()
+        of_token = [("token", program_tokens.digest(token).hex())] if program_tokens.is_one(token) else []
+        admitted.counted.count(*of_token, ("user", owner))
+        await self._take(owner, admitted)
 
-    async def _take(self, caller: str, slot: contextlib.ExitStack) -> None:
+    async def _take(self, caller: str, admitted: "_Admitted") -> None:
+        admitted.caller = caller
         await self.slots.acquire(caller)
-        slot.callback(self.slots.release, caller)
+        admitted.slot.callback(self.slots.release, caller)
+
+
+@dataclass(slots=True)
+class _Admitted:
+    """The slot that a request holds, the limits that it counts for, and the caller that both are of."""
+
+    slot: contextlib.ExitStack
+    counted: Counted
+    caller: str = ""
 
 
 async def _finder(scope: Scope) -> ProgramTokens | IdentityProvider | None:

@@ -34,8 +34,9 @@ into the body, a parameter or a header. If a resource's state does not allow an 
 **Strictness.** An unknown field or query parameter is an error. So is an empty parameter, and one that is repeated but
 has one value. `errors` has at most 20 items.
 
-**Overload.** 429 means that you have too many requests in progress. 503 means that all clients together have. A request
-refused in this way has changed nothing. Send it again after `Retry-After` seconds, and wait longer after each refusal.
+**Overload.** 429 means that you have sent too many requests, or have too many in progress. 503 means that all clients
+together have. A request refused in this way has changed nothing. Send it again after `Retry-After` seconds, and wait
+longer after each refusal. Every answer says in `RateLimit` how many requests you have left.
 
 **Repeated requests.** You can safely send a POST or DELETE again if it has an `Idempotency-Key`. The service returns
 the first answer with the header `Idempotency-Replayed`, and does nothing twice.
@@ -70,6 +71,7 @@ TAGS = [
 _OF_NO_PROJECT = tuple(f"{PREFIX}/{part}" for part in ("auth", "tokens", "ssh-keys", "admin"))
 _PROBLEM_CODES = "x-problem-codes"
 _FASTAPI_ERRORS = {"HTTPValidationError", "ValidationError"}  # the service answers with problems instead
+_RATE_LIMITED = "rate_limited"
 _TEXT = {"type": "string"}
 _SUCCESSES = {
     "200": "The answer.",
@@ -86,6 +88,11 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "X-Request-Id": ("The id of the request: the one it was sent with, or a new one.", _TEXT),
     "Location": ("The path of the new resource.", _TEXT),
     "Operation-Location": ("The path of the operation that carries the request out.", _TEXT),
+    "RateLimit": ("For each limit: requests that are left (`r`), and seconds until there is one more (`t`).", _TEXT),
+    "RateLimit-Policy": (
+        "Your limits: `q` requests at once, and as many in each `w` seconds; `concurrent` is for those in progress.",
+        _TEXT,
+    ),
     "Retry-After": ("Seconds to wait before the next request for progress, or the next attempt.", {"type": "integer"}),
     "Idempotency-Replayed": ("Marks the stored answer of an earlier request with the same key.", {"const": "true"}),
     "Link": ("Links to the first, previous, next and last page (RFC 8288).", _TEXT),
@@ -177,8 +184,10 @@ def _complete(path: str, method: str, operation: dict[str, Any], settings: Setti
     for status in {STATUS_OF_CODE[code] for code in codes}:
         responses[str(status)] = _problem(status, [code for code in codes if STATUS_OF_CODE[code] == status])
     operation["responses"] = dict(sorted(responses.items()))
+    told = ("X-Request-Id", "RateLimit", "RateLimit-Policy") if _RATE_LIMITED in codes else ("X-Request-Id",)
     for response in responses.values():
-        _add_header(response, "X-Request-Id")
+        for name in told:
+            _add_header(response, name)
 
 
 def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters: dict[str, Any]) -> Iterator[str]:
@@ -200,7 +209,7 @@ def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters
     if "Idempotency-Key" in parameters:
         yield from ("idempotency_key_in_flight", "idempotency_key_reused")
     if not path.startswith(f"{PREFIX}/health"):
-        yield from ("query_too_long", "unknown_parameter", "too_many_requests", "overloaded")
+        yield from ("query_too_long", "unknown_parameter", "too_many_requests", _RATE_LIMITED, "overloaded")
     yield from ("internal_error", "database_unavailable", "shutting_down")
 
 

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
+from api.background.rate_uses import WINDOW
 from api.web import field_errors
 from api.web.admission import NoSlotError
 from api.web.field_errors import MAX_ERRORS
@@ -35,6 +36,7 @@ HEADERS_OF_CODE = {
     "body_too_large": {"Connection": "close"},  # the rest of the body is not read
     "unsupported_media_type": {"Accept": "application/json"},
     "too_many_requests": RETRY_AFTER,
+    "rate_limited": RETRY_AFTER,
     "too_many_waiting": RETRY_AFTER,
     "too_many_failed_logins": RETRY_AFTER,
     "cloud_unavailable": RETRY_AFTER,
@@ -97,6 +99,17 @@ def refusal(code: str, path: str) -> Response:
     if code == "too_many_requests":
         detail = "You have too many requests open at once. Wait until some are answered, then try again."
     return problem(code, detail, path)
+
+
+def rate_limited(limit: str, quota: int, retry_after: int, path: str) -> Response:
+    """The answer to a request whose caller has used up a rate limit."""
+    detail = (
+        f"You have used up the limit {limit}: {quota} requests, and then {quota / WINDOW:.3g} per second. "
+        f"Try again in {retry_after} s."
+    )
+    answer = problem("rate_limited", detail, path)
+    answer.headers["Retry-After"] = str(retry_after)
+    return answer
 
 
 async def _on_refused(request: Request, error: NoSlotError) -> Response:

@@ -19,7 +19,7 @@ from tests.api.conftest import PASSWORD, Person, client_of, running
 from tests.conftest import make_settings
 
 ORIGIN = "https://shop.example"
-VARYING = {"x-request-id", "date"}
+VARYING = {"x-request-id", "date", "ratelimit"}
 
 
 def fixed(answer: httpx.Response) -> dict[str, str]:
@@ -209,7 +209,7 @@ async def test_a_page_of_an_allowed_origin_reads_answers_and_problems_with_their
         assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
         assert "Access-Control-Allow-Credentials" not in answer.headers
         shown = set(answer.headers["Access-Control-Expose-Headers"].split(", "))
-        assert shown >= {"Location", "Operation-Location", "Retry-After", "Link", "X-Request-Id"}
+        assert shown >= {"Location", "Operation-Location", "Retry-After", "Link", "X-Request-Id", "RateLimit"}
         assert shown >= {"Idempotency-Replayed", "WWW-Authenticate"}
 
 

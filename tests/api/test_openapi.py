@@ -113,6 +113,14 @@ async def test_open_routes_say_that_they_need_no_token(document: dict[str, Any])
     assert document["servers"] == [{"url": "/", "description": "This service"}]
 
 
+async def test_every_answer_that_rate_limits_apply_to_tells_what_is_left(document: dict[str, Any]) -> None:
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            for answer in operation["responses"].values():
+                is_told = {"RateLimit", "RateLimit-Policy"} <= set(answer["headers"])
+                assert is_told is not path.startswith("/api/v1/health"), path
+
+
 async def test_operations_and_tags_have_names_that_are_good_in_code(document: dict[str, Any]) -> None:
     tags = {tag["name"] for tag in document["tags"]}
     assert all(re.fullmatch("[a-z]+", tag) for tag in tags)

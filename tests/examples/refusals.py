@@ -20,6 +20,7 @@ from api.web.dependencies import ProcessState
 from api.web.logins import Logins
 from api.web.oidc import IdentityProvider
 from api.web.problems import MAX_BODY
+from api.web.rate_limits import Counted, Limit, RateLimitedError
 from domain.data.accounts import User
 from domain.data.cloud import FoundServer
 from domain.data.models import Flavor
@@ -236,6 +237,9 @@ async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> N
 
 async def service(app: FastAPI, recording: Recording, ada: Guest) -> None:
     """A service that cannot answer: too many requests, no database, a bug, the end of the process."""
+    used_up = RateLimitedError(Limit("user-reads", quota=30_000, cost=0.01), retry_after=1)
+    with patch.object(Counted, "count", side_effect=used_up):
+        await ada.http.get("/vms")
     for code in ("too_many_requests", "overloaded"):
         with patch.object(Slots, "acquire", side_effect=NoSlotError(code)):
             await ada.http.get("/vms")

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable
 from itertools import product
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -17,6 +18,7 @@ from domain.data.audit import AuditEvent
 from domain.data.base import Base
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS, seed
 from domain.data.models import VM, Flavor, Image, Network, Snapshot
+from domain.data.rate_limits import APIProcess, RateUse
 from domain.rules.lifecycle import legal_states
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
@@ -45,6 +47,15 @@ async def test_the_migrations_create_the_tables_of_the_models(engine: AsyncEngin
     assert AuditEvent.__tablename__ in Base.metadata.tables
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
+
+
+@pytest.mark.parametrize("model", [RateUse, APIProcess])
+async def test_what_is_true_for_minutes_only_is_not_in_the_write_ahead_log(
+    engine: AsyncEngine, model: type[Base]
+) -> None:
+    persistence = text("SELECT relpersistence FROM pg_class WHERE oid = to_regclass(:name)")
+    async with engine.connect() as connection:
+        assert await connection.scalar(persistence, {"name": model.__tablename__}) == b"u"
 
 
 async def test_the_migrations_create_the_constraints_of_the_models(engine: AsyncEngine) -> None:

@@ -409,6 +409,7 @@ class ProblemCode(Word):
     VOLUME_TOO_SMALL = "volume_too_small"
     NOT_BOOTABLE = "not_bootable"
     TOO_MANY_REQUESTS = "too_many_requests"
+    RATE_LIMITED = "rate_limited"
     TOO_MANY_WAITING = "too_many_waiting"
     TOO_MANY_FAILED_LOGINS = "too_many_failed_logins"
     HEAD_TOO_LARGE = "head_too_large"

@@ -127,6 +127,14 @@ CALLERS: Final = {
         "Wait until some are answered, and send fewer at once.",
         Retry.LATER,
     ),
+    "rate_limited": ProblemType(
+        429,
+        "You have sent too many requests",
+        "You have used up a limit on the number of your requests: reads and changes have one each. `detail` names the "
+        "limit, and `RateLimit-Policy` has it.",
+        "Wait for `Retry-After` seconds. `RateLimit` says how many requests are left: slow down before there are none.",
+        Retry.LATER,
+    ),
     "too_many_waiting": ProblemType(
         429,
         "You have too many requests that wait",
