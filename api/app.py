@@ -60,7 +60,7 @@ from domain.settings import Settings
 DELIVERY_GRACE = 1.0  # seconds that deliveries in progress may take at shutdown
 RPC_RETRY_LIMIT = 1.0  # seconds
 # Database connections that requests do not get: for the dispatcher, workflow recovery, housekeeping, readiness and the
-# task that looks for changes, the uses of tokens, the epochs of tokens, the audit's refusals, and the uses of rate limits.
+# task that looks for changes, the uses and epochs of tokens, the audit's refusals, and the uses of rate limits.
 RESERVED_CONNECTIONS = 9
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.

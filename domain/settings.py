@@ -10,8 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from domain import database_url, payload_keys, secret_keys, tls
 from domain.identity_provider import Claim, Issuer
+from domain.limit_settings import LimitSettings
 from domain.payload_keys import PayloadKey
-from domain.rules.quotas import Quota
 from domain.secret_keys import SecretKey, SecretKeys
 
 SHORTEST_AUDIT = 30  # days, as in migration 0022
@@ -21,15 +21,13 @@ _ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{1,5})")
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
-Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]  # 0: there is none
 Probability = Annotated[float, Field(ge=0, le=1)]
-Requests = Annotated[int, Field(ge=0, le=1_000_000_000)]
 _LAST_PORT = 65_535
 Role = Annotated[str, Field(max_length=63)]  # PostgreSQL cuts a longer name
 Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
 
 
-class Settings(BaseSettings):
+class Settings(LimitSettings):
     """All settings; the environment overrides `.env`. Delays are in seconds, rates are probabilities."""
 
     model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
@@ -74,22 +72,6 @@ class Settings(BaseSettings):
     operation_retention_days: int = Field(default=90, ge=0, le=36_500)
 
     audit_retention_days: int = Field(default=365, ge=0, le=36_500)
-
-    quota_vms: Limit = 10_000
-    quota_vcpus: Limit = 80_000
-    quota_ram_mb: Limit = 320_000_000
-    quota_volumes: Limit = 20_000
-    quota_volume_gb: Limit = 2_000_000
-    quota_snapshots: Limit = 20_000
-    quota_addresses_per_network: Limit = 10_000
-    quota_open_operations: Limit = 10_000
-
-    rate_limit_user_reads: Requests = 300_000
-    rate_limit_user_writes: Requests = 90_000
-    rate_limit_token_reads: Requests = 150_000
-    rate_limit_token_writes: Requests = 45_000
-    rate_limit_address_reads: Requests = 6_000
-    rate_limit_address_writes: Requests = 3_000
 
     default_page_size: int = Field(default=20, ge=1, le=1000)
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)
@@ -255,11 +237,6 @@ class Settings(BaseSettings):
         if certificate and not tls.belong_together(certificate, self.temporal_tls_client_key):
             raise ValueError("TEMPORAL_TLS_CLIENT_CERT and _KEY do not belong together, or the key has a password")
         return self
-
-    @property
-    def quotas(self) -> dict[Quota, int]:
-        """The limits of projects that have none of their own."""
-        return {quota: getattr(self, f"quota_{quota}") for quota in Quota}
 
     @property
     def payload_keys(self) -> tuple[PayloadKey, ...]:

@@ -201,8 +201,10 @@ class Admission:
             if not owner:
                 return
             admitted.slot.close()
-        of_token = [("token", program_tokens.digest(token).hex())] if program_tokens.is_one(token) else []
-        admitted.counted.count(*of_token, ("user", owner))
+        if program_tokens.is_one(token):
+            admitted.counted.count(("token", program_tokens.digest(token).hex()), ("user", owner))
+        else:
+            admitted.counted.count(("user", owner))
         await self._take(owner, admitted)
 
     async def _take(self, caller: str, admitted: "_Admitted") -> None:

@@ -67,7 +67,7 @@ async def test_the_account_is_the_same_after_a_restart_and_in_every_process(
 async def test_processes_that_see_a_new_user_at_once_find_one_account(engine: AsyncEngine) -> None:
     async def find() -> tuple[UUID, str]:
         async with engine.begin() as tx:
-            found = await identities.find_or_add(tx, Subject("https://login.example.com", "u-1", "ada"), None)
+            found = await identities.find_or_add(tx, Subject("https://login.example.com", "u-1", "ada"))
         return found.id, found.username
 
     async with engine.connect() as connection:
