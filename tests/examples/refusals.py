@@ -196,15 +196,15 @@ async def projects(ada: Guest, root: Guest) -> None:
 async def _users(root: Guest, engine: AsyncEngine) -> None:
     """Users and what was done to them."""
     async with engine.begin() as tx:
-        await add_user(tx, "grace")
+        await add_user(tx, "edith")
     root.http.headers["User-Agent"] = "curl/8.5.0"
     await root.http.get("/admin/users")
     for action in ("disable", "enable"):
-        await root.http.post(f"/admin/users/grace/{action}")
-    await root.http.post("/admin/users/grace/role", json={"role": "admin"})
-    await root.quiet.post("/admin/users/grace/role", json={"role": "user"})
+        await root.http.post(f"/admin/users/edith/{action}")
+    await root.http.post("/admin/users/edith/role", json={"role": "admin"})
+    await root.quiet.post("/admin/users/edith/role", json={"role": "user"})
     await root.http.post("/admin/users/root/role", json={"role": "user"})
-    await root.http.get("/admin/audit", params={"target": "grace", "event": "disable_user"})
+    await root.http.get("/admin/audit", params={"target": "edith", "event": "disable_user"})
 
 
 async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
