@@ -52,7 +52,7 @@ async def registered(client: Client) -> dict[str, int]:
 
 async def main(monkeypatch: pytest.MonkeyPatch, settings: Settings) -> None:
     """Run the command in this process, whose logs stay as they are."""
-    monkeypatch.setattr(migrations, "load_settings", lambda: settings)
+    monkeypatch.setattr(migrations, "load_settings", lambda _kind: settings)
     monkeypatch.setattr(logs, "configure", lambda _level: None)
     monkeypatch.setattr("domain.temporal.forward_logs", lambda: None)
     await asyncio.to_thread(migrations.main)
