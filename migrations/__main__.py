@@ -75,8 +75,9 @@ async def prepare_backend(settings: Settings) -> None:
         await backend.prepare()
         identity = await _identity(backend)
         async with engine.begin() as tx:
-            await binding.bind(tx, settings.compute_backend, identity)
+            # First, as in a migration: another process may migrate now.
             await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MIGRATIONS)))
+            await binding.bind(tx, settings.compute_backend, identity)
             await rights.grant(tx, settings)
     finally:
         await asyncio.gather(backend.close(), database.close(engine))

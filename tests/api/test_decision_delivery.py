@@ -77,7 +77,7 @@ async def test_a_decision_signals_the_waiting_resize(
     [(workflow_id, name, input)] = client.signals
     assert (workflow_id, name) == (resize.workflow_id, signal)
     assert (input.operation_id, input.action, input.previous_status) == (decision.id, action, Status.SHUTOFF)
-    assert (input.vm_name, input.actor, input.about) == ("test-vm", "test", about)
+    assert (input.vm_name, input.actor, input.about) == ("test-vm", "", about)
     assert client.started == []
     assert (await read_operation(engine, decision.id)).deliveries == 1
 

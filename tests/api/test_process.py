@@ -127,7 +127,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
 async def test_requests_get_503_while_the_database_is_unavailable_and_succeed_after_that(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings = make_settings(embedded_postgres.database_url(server.socket_dir), temporal_address="127.0.0.1:1")
+    values = {"temporal_address": "127.0.0.1:1", "db_api_role": embedded_postgres.API_ROLE}
+    settings = make_settings(embedded_postgres.database_url(server.socket_dir), **values)
     await migrate(settings)
     engine = database.create_engine(settings)
     async with running(settings) as app:
