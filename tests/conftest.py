@@ -45,6 +45,8 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_
 CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER UPDATE OF device OR DELETE ON attachments
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_too();
 """
+WITH_STACK = {"contract", "examples", "faults", "integration", "local", "vmctl"}  # folders of tests
+LAST_STACK = 0.8  # of the run, after which no test with a stack begins
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder created in it is private
 MEMORY_NEEDED = 8 << 30  # bytes: each test process has a server, and its write-ahead log may grow to a gigabyte
 
@@ -56,11 +58,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests that need the time-skipping server if it is not used, and begin with those of the command.
+    """Mix the files, and leave out the tests that need the time-skipping server if it is not used.
 
-    They start stacks, and few processes would still have work while the last of them ran.
+    Tests of a stack wait most of their time, and the others compute. If the processes had only the one or the other
+    kind at a time, processors would idle first and be short later. The last files are short ones, for the same end.
     """
-    items.sort(key=lambda item: "tests/vmctl/" not in item.path.as_posix())
+    files = list(dict.fromkeys(item.path for item in items))
+    waiting = [file for file in files if file.parent.name in WITH_STACK]
+    computing = [file for file in files if file.parent.name not in WITH_STACK]
+    place = {file: number / len(waiting) * LAST_STACK for number, file in enumerate(waiting)}
+    place |= {file: number / len(computing) for number, file in enumerate(computing)}
+    items.sort(key=lambda item: place[item.path])
     if config.getoption("--temporal") == "dev":
         items[:] = [item for item in items if not item.get_closest_marker("skips_time")]
 
