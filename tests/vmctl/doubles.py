@@ -69,6 +69,7 @@ def operation(status: OperationStatus = OperationStatus.SUCCEEDED, **fields: obj
         "action": "create",
         "status": status,
         "resource_type": "vm",
+        "project_id": str(uuid4()),
         "actor": "ada",
     }
     known |= {
