@@ -114,7 +114,6 @@ FUNCTIONS = {
             RETURN NULL;
         END
     """,
-    # A quarter of each network is left to others, unless the project has no limit.
     "count_address() RETURNS trigger": """
         DECLARE
             project uuid;
@@ -134,11 +133,6 @@ FUNCTIONS = {
             IF TG_OP = 'INSERT' AND NEW.status = 'ATTACHING' THEN
                 SELECT coalesce(own.addresses_per_network, usual.addresses_per_network) INTO allowed
                 FROM default_quotas usual LEFT JOIN project_quotas own ON own.project_id = project;
-                IF allowed > 0 THEN
-                    SELECT least(allowed, ((2 ^ (32 - masklen(cidr::inet)))::bigint - 3) * 3 / 4) INTO allowed
-                    FROM networks WHERE id = network::uuid;
-                    allowed := greatest(allowed, 1);
-                END IF;
                 PERFORM refuse_beyond('addresses_per_network', allowed, used, more);
             END IF;
             RETURN NULL;

@@ -112,7 +112,7 @@ async def set_member(
 @routes.delete(
     _MEMBER, status_code=204, response_class=Response, openapi_extra=openapi.problems("forbidden", "last_owner")
 )
-async def remove_member(once: OncePerKey, project_id: UUID, username: Username) -> Response:
+async def delete_member(once: OncePerKey, project_id: UUID, username: Username) -> Response:
     """End a membership. The owners of the project can do that, and every member can leave. It takes effect at once."""
 
     async def remove(tx: AsyncConnection, requester: Requester) -> Response:

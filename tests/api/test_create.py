@@ -13,7 +13,18 @@ from tests.api.conftest import FLAVOR, Person, count, operations_of, pointers
 from tests.support.rows import IMAGE_IDS, NETWORK_IDS
 
 FIELDS = {
-    *("id", "name", "status", "task_state", "flavor_id", "image_id", "labels", "fault", "allowed_actions"),
+    *(
+        "id",
+        "project_id",
+        "name",
+        "status",
+        "task_state",
+        "flavor_id",
+        "image_id",
+        "labels",
+        "fault",
+        "allowed_actions",
+    ),
     *("operation_id", "confirm_by", "launched_at", "availability_zone", "security_groups", "created_at", "updated_at"),
     *("snapshot_id", "boot_volume_id", "flavor", "previous_flavor_id", "addresses", "volumes"),
 }

@@ -149,7 +149,9 @@ async def test_a_list_reads_few_rows_however_many_its_owner_has(
         scans = [scan for scan in leaves(plan["Plan"]) if scan["Actual Loops"]]
         read = sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in scans)
         assert read <= LONGER + 1_000, plan
-        assert "Seq Scan" not in {scan["Node Type"] for scan in scans}
+        # The few members of projects are the exception.
+        read_whole = {scan["Relation Name"] for scan in scans if scan["Node Type"] == "Seq Scan"}
+        assert read_whole <= {"project_members"}
 
 
 def leaves(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ from domain.upkeep.attention import KINDS
 
 OPERATION_ID = re.compile(
     r"(get|list|create|change|delete|start|stop|reboot|resize|confirm|revert|restore|attach|detach|cancel|retry|reset"
-    r"|open|add|extend|adopt|follow|register|log_in|log_out|refresh|disable|enable|export)(_[a-z]+)*"
+    r"|open|add|extend|adopt|set|follow|register|log_in|log_out|refresh|disable|enable|export)(_[a-z]+)*"
 )
 OPEN = {"get_health", "get_liveness", "get_readiness", "register_user", "log_in", "refresh_tokens"}
 

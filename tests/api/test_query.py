@@ -31,7 +31,7 @@ async def test_a_mistyped_filter_is_refused_with_the_parameter_that_was_meant(ad
     assert detail == "There is no query parameter `label`. Did you mean `labels`?"
     detail = check_refusal(await ada.http.get("/volumes", params={"xyz": ""}), "unknown_parameter", "xyz")
     assert detail.endswith(
-        "The query parameters of this path are: cursor, labels, name, page, page_size, sort, status."
+        "The query parameters of this path are: cursor, labels, name, page, page_size, project_id, sort, status."
     )
     detail = check_refusal(await ada.http.get("/auth/me?x=1"), "unknown_parameter", "x")
     assert detail.endswith("This path has no query parameters.")

@@ -210,9 +210,11 @@ async def test_at_the_limit_of_open_operations_one_can_still_delete(ada: Person,
     assert (await ada.http.delete(f"/vms/{second.id}")).status_code == 204
 
 
-async def test_no_project_takes_all_addresses_of_a_network(ada: Person, bob: Person, engine: AsyncEngine) -> None:
+async def test_a_limit_keeps_addresses_of_a_small_network_for_others(
+    ada: Person, bob: Person, engine: AsyncEngine
+) -> None:
     edge = VM_BODY | {"network_ids": [str(NETWORK_IDS["edge"])]}  # with 13 addresses for VMs
-    await limit(engine, ada.user.id, addresses_per_network=1000)
+    await limit(engine, ada.user.id, addresses_per_network=9)
     answers = await all_at_once(ada, "/vms", [edge] * 13)
     assert Counter(answer.status_code for answer in answers) == {202: 9, 403: 4}
     assert (await bob.http.post("/vms", json=edge)).status_code == 202

@@ -73,6 +73,7 @@ async def test_an_operation_shows_its_progress_and_why_it_failed(
     workflows = f"{settings.temporal_ui_url}/namespaces/default/workflows"
     assert operation == {
         "id": str(failed.id),
+        "project_id": str(ada.user.id),
         "action": "reboot",
         "status": "FAILED",
         "resource_type": "vm",

@@ -23,7 +23,7 @@ from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, read_vm
 
 NAMED = {"name": "before"}
 FIELDS = {
-    *("id", "vm_id", "name", "status", "size_gb", "labels", "flavor_id", "image_id", "operation_id"),
+    *("id", "project_id", "vm_id", "name", "status", "size_gb", "labels", "flavor_id", "image_id", "operation_id"),
     *("created_at", "updated_at"),
 }
 active_or_shutoff = pytest.mark.parametrize("status", [Status.ACTIVE, Status.SHUTOFF])

@@ -19,7 +19,7 @@ from tests.api.vm_resources import (
 
 BODY = {"name": "data-1", "size_gb": 10}
 FIELDS = {
-    *("id", "name", "size_gb", "status", "labels", "vm_id", "device", "image_id", "bootable"),
+    *("id", "project_id", "name", "size_gb", "status", "labels", "vm_id", "device", "image_id", "bootable"),
     *("operation_id", "created_at", "updated_at"),
 }
 OPERATION = {"resource_type": "volume", "action": "create-volume", "status": "QUEUED", "vm_id": None, "step": None}

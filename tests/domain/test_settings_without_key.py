@@ -24,7 +24,7 @@ def test_the_key_is_read_from_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_all_other_settings_are_the_same() -> None:
-    assert set(Settings.model_fields) - set(SettingsWithoutKey.model_fields) == {"secret_key"}
+    assert set(Settings.model_fields) - set(SettingsWithoutKey.model_fields) == {"secret_key", "secret_key_fallbacks"}
 
 
 @pytest.mark.parametrize("module", ["worker", "migrations"])
