@@ -14,14 +14,14 @@ Requests = Annotated[int, Field(ge=0, le=1_000_000_000)]
 class LimitSettings(BaseSettings):
     """A part of Settings."""
 
-    quota_vms: Limit = 10_000
-    quota_vcpus: Limit = 80_000
-    quota_ram_mb: Limit = 320_000_000
-    quota_volumes: Limit = 20_000
-    quota_volume_gb: Limit = 2_000_000
-    quota_snapshots: Limit = 20_000
-    quota_addresses_per_network: Limit = 10_000
-    quota_open_operations: Limit = 10_000
+    quota_vms: Limit = 100_000
+    quota_vcpus: Limit = 800_000
+    quota_ram_mb: Limit = 3_200_000_000
+    quota_volumes: Limit = 100_000
+    quota_volume_gb: Limit = 10_000_000
+    quota_snapshots: Limit = 100_000
+    quota_addresses_per_network: Limit = 50_000
+    quota_open_operations: Limit = 100_000
 
     rate_limit_user_reads: Requests = 300_000
     rate_limit_user_writes: Requests = 90_000

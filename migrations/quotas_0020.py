@@ -19,7 +19,7 @@ FUNCTIONS = {
     """,
     # Adds to what a project uses. The row stays locked until the commit, so nobody else counts in between.
     "use_quota(project uuid, is_checked boolean, more_vms bigint, more_vcpus bigint, more_ram_mb bigint, "
-    "more_volumes bigint, more_volume_gb bigint, more_snapshots bigint) RETURNS void": """
+    "more_volumes bigint, more_volume_gb bigint, more_snapshots bigint, more_operations bigint) RETURNS void": """
         DECLARE
             used project_usage;
             own project_quotas;
@@ -28,7 +28,7 @@ FUNCTIONS = {
             UPDATE project_usage
             SET vms = vms + more_vms, vcpus = vcpus + more_vcpus, ram_mb = ram_mb + more_ram_mb,
                 volumes = volumes + more_volumes, volume_gb = volume_gb + more_volume_gb,
-                snapshots = snapshots + more_snapshots
+                snapshots = snapshots + more_snapshots, open_operations = open_operations + more_operations
             WHERE project_id = project
             RETURNING * INTO used;
             IF NOT is_checked THEN
@@ -42,7 +42,9 @@ FUNCTIONS = {
                 refuse_beyond('ram_mb', coalesce(own.ram_mb, usual.ram_mb), used.ram_mb, more_ram_mb),
                 refuse_beyond('volumes', coalesce(own.volumes, usual.volumes), used.volumes, more_volumes),
                 refuse_beyond('volume_gb', coalesce(own.volume_gb, usual.volume_gb), used.volume_gb, more_volume_gb),
-                refuse_beyond('snapshots', coalesce(own.snapshots, usual.snapshots), used.snapshots, more_snapshots);
+                refuse_beyond('snapshots', coalesce(own.snapshots, usual.snapshots), used.snapshots, more_snapshots),
+                refuse_beyond('open_operations', coalesce(own.open_operations, usual.open_operations),
+                              used.open_operations, more_operations);
         END
     """,
     "count_vm() RETURNS trigger": """
@@ -70,7 +72,7 @@ FUNCTIONS = {
             ELSIF TG_OP = 'UPDATE' THEN
                 is_asked_for := OLD.reserved_vcpus IS NULL AND NEW.reserved_vcpus IS NOT NULL;
             END IF;
-            PERFORM use_quota(coalesce(NEW.owner_id, OLD.owner_id), is_asked_for, vms, vcpus, ram, 0, 0, 0);
+            PERFORM use_quota(coalesce(NEW.owner_id, OLD.owner_id), is_asked_for, vms, vcpus, ram, 0, 0, 0, 0);
             RETURN NULL;
         END
     """,
@@ -93,7 +95,7 @@ FUNCTIONS = {
             ELSIF TG_OP = 'UPDATE' THEN
                 is_asked_for := OLD.reserved_gb IS NULL AND NEW.reserved_gb IS NOT NULL;
             END IF;
-            PERFORM use_quota(coalesce(NEW.owner_id, OLD.owner_id), is_asked_for, 0, 0, 0, volumes, gb, 0);
+            PERFORM use_quota(coalesce(NEW.owner_id, OLD.owner_id), is_asked_for, 0, 0, 0, volumes, gb, 0, 0);
             RETURN NULL;
         END
     """,
@@ -109,7 +111,7 @@ FUNCTIONS = {
             END IF;
             PERFORM use_quota(
                 coalesce(NEW.owner_id, OLD.owner_id), TG_OP = 'INSERT' AND NEW.status = 'CREATING',
-                0, 0, 0, 0, 0, snapshots
+                0, 0, 0, 0, 0, snapshots, 0
             );
             RETURN NULL;
         END
@@ -138,21 +140,17 @@ FUNCTIONS = {
             RETURN NULL;
         END
     """,
-    # Open operations are counted afresh. Otherwise their ends would have to lock the project's row, too.
-    "check_open_operations() RETURNS trigger": """
+    "count_operation() RETURNS trigger": f"""
         DECLARE
-            used bigint;
-            allowed bigint;
+            is_asked_for boolean := false;
         BEGIN
-            SELECT coalesce(own.open_operations, usual.open_operations) INTO allowed
-            FROM default_quotas usual LEFT JOIN project_quotas own ON own.project_id = NEW.owner_id;
-            IF allowed > 0 THEN
-                PERFORM FROM project_usage WHERE project_id = NEW.owner_id FOR UPDATE;
-                SELECT count(*) INTO used FROM (
-                    SELECT FROM operations WHERE owner_id = NEW.owner_id AND finished_at IS NULL LIMIT allowed + 1
-                ) AS open_ones;
-                PERFORM refuse_beyond('open_operations', allowed, used, 1);
+            IF TG_OP = 'INSERT' THEN
+                is_asked_for := NEW.action NOT IN {NEVER_REFUSED};
             END IF;
+            PERFORM use_quota(
+                coalesce(NEW.owner_id, OLD.owner_id), is_asked_for, 0, 0, 0, 0, 0, 0,
+                CASE TG_OP WHEN 'INSERT' THEN 1 ELSE -1 END
+            );
             RETURN NULL;
         END
     """,
@@ -211,8 +209,11 @@ TRIGGERS = [
         WHEN ((OLD.status = 'DELETED') <> (NEW.status = 'DELETED')) EXECUTE FUNCTION count_snapshot()""",
     f"""CREATE CONSTRAINT TRIGGER count_address AFTER INSERT OR DELETE ON interfaces {_DEFERRED}
         EXECUTE FUNCTION count_address()""",
-    f"""CREATE CONSTRAINT TRIGGER check_open_operations AFTER INSERT ON operations {_DEFERRED}
-        WHEN (NEW.status = 'QUEUED' AND NEW.action NOT IN {NEVER_REFUSED})
-        EXECUTE FUNCTION check_open_operations()""",
+    f"""CREATE CONSTRAINT TRIGGER count_new_operation AFTER INSERT ON operations {_DEFERRED}
+        WHEN (NEW.finished_at IS NULL) EXECUTE FUNCTION count_operation()""",
+    f"""CREATE CONSTRAINT TRIGGER count_gone_operation AFTER DELETE ON operations {_DEFERRED}
+        WHEN (OLD.finished_at IS NULL) EXECUTE FUNCTION count_operation()""",
+    f"""CREATE CONSTRAINT TRIGGER count_ended_operation AFTER UPDATE OF finished_at ON operations {_DEFERRED}
+        WHEN (OLD.finished_at IS NULL AND NEW.finished_at IS NOT NULL) EXECUTE FUNCTION count_operation()""",
     "CREATE TRIGGER begin_usage AFTER INSERT ON projects FOR EACH ROW EXECUTE FUNCTION begin_usage()",
 ]

@@ -20,11 +20,11 @@ from api.background.workflow_recovery import WorkflowRecovery
 from api.web import oidc, program_tokens, security
 from api.web.admission import Slots
 from api.web.logins import Logins
-from api.web.long_lists import LongLists
 from api.web.oidc import IdentityProvider, ProviderCaller
 from api.web.origin import source_of
 from api.web.problems import ProblemError
 from api.web.program_tokens import ProgramTokens
+from api.web.remembered import Remembered
 from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
 from domain import logs
 from domain.commands.acceptance import Requester
@@ -49,7 +49,7 @@ class ProcessState:
     `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
     hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones, `refusals`
     writes them to the audit, and `epochs` knows which logins have ended. `provider` is None unless the settings name an
-    identity provider.
+    identity provider. `long_lists` have more rows than are counted, and `sharing_users` several projects.
     """
 
     settings: Settings
@@ -66,7 +66,8 @@ class ProcessState:
     program_tokens: ProgramTokens
     epochs: TokenEpochs
     refusals: Refusals
-    long_lists: LongLists = field(default_factory=LongLists)
+    long_lists: Remembered = field(default_factory=Remembered)
+    sharing_users: Remembered = field(default_factory=Remembered)
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
     provider: IdentityProvider | None = None
 

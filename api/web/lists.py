@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from domain.data.projects import merged
+from domain.data.projects import is_member, merged
 
 Rows = Select[*tuple[Any, ...]]
 
@@ -67,9 +67,15 @@ class Readable:
     user_id: UUID
     project_id: UUID | None = None
 
+    def narrow(self, rows: Rows) -> Rows:
+        """Their rows, if that is one project: the named one if the user may read it, or else the user's own."""
+        if self.project_id is None or self.project_id == self.user_id:
+            return rows.where(self.owner_id == self.user_id)
+        return rows.where(self.owner_id == self.project_id, is_member(self.user_id, self.project_id))
+
     def choose(self, rows: Rows) -> Rows:
         """Their rows among these, which are sorted and limited. Then they are neither."""
-        projects, found = merged(rows, self.owner_id, self.user_id, self.project_id)
+        projects, found = merged(rows, self.owner_id, self.user_id)
         return select(found).select_from(projects)
 
 
@@ -95,7 +101,7 @@ class List:
 
     statement: Rows
     order: Order
-    whose: Readable | None
+    whose: Readable | None = None
 
     def slice(self, start: Start, page_size: int) -> Rows:
         """The rows of the page and one more, which tells whether a page follows."""

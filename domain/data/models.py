@@ -258,7 +258,6 @@ class Operation(Changing, Base):
         Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
-        Index("ix_operations_open", "owner_id", postgresql_where=text("finished_at IS NULL")),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
         Index("ix_operations_owner_status", "owner_id", "status", "created_at", "id"),
         Index("ix_operations_finished", "finished_at", "id", postgresql_where=text("finished_at IS NOT NULL")),

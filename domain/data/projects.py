@@ -68,16 +68,23 @@ def may_read(owner_id: InstrumentedAttribute[UUID], user_id: UUID | BindParamete
     return or_(owner_id == user_id, owner_id.in_(_of_user(user_id)))
 
 
-def merged(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID, project_id: UUID | None = None) -> Any:
-    """The rows of all projects that the user may read, or of one of them, as a FROM clause.
+def is_member(user_id: UUID, project_id: UUID) -> ColumnElement[bool]:
+    """Whether the user is a member of the project."""
+    return _of_user(user_id).where(ProjectMember.project_id == project_id).exists()
+
+
+def shares(user_id: UUID) -> ColumnElement[bool]:
+    """Whether the user is a member of another project than the personal one."""
+    return _of_user(user_id).where(ProjectMember.project_id != user_id).exists()
+
+
+def merged(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID) -> Any:
+    """The rows of all projects that the user may read, as a FROM clause, and as what can be selected from it.
 
     `rows` is sorted and limited, and PostgreSQL runs it for each project: each time it reads a few rows from an index.
     For rows of several projects at once it would have to sort all of them.
     """
-    members = _of_user(user_id)
-    if project_id is not None:
-        members = members.where(ProjectMember.project_id == project_id)
-    projects = members.subquery("readable")
+    projects = _of_user(user_id).subquery("readable")
     found = rows.where(owner_id == projects.c.project_id).lateral("found")
     return projects.join(found, true()), found
 

@@ -16,12 +16,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
 from domain.data.base import Base
-from domain.data.models import Operation
 from domain.data.projects import Rows
 from domain.data.queries import violated_constraint
 from domain.rules.quotas import CONSTRAINT_PREFIX, ProjectQuotaExceededError, Quota
 
-_COUNTED: Final = [quota for quota in Quota if quota not in {Quota.ADDRESSES_PER_NETWORK, Quota.OPEN_OPERATIONS}]
+_COUNTED: Final = [quota for quota in Quota if quota is not Quota.ADDRESSES_PER_NETWORK]
 
 
 class _Limits:
@@ -57,7 +56,7 @@ class ProjectQuotas(_Limits, Base):
 
 
 class ProjectUsage(Base):
-    """What a project uses of each quota; `addresses` are the numbers by network. Open operations are counted afresh."""
+    """What a project uses of each quota; `addresses` are the numbers by network."""
 
     __tablename__ = "project_usage"
 
@@ -68,6 +67,7 @@ class ProjectUsage(Base):
     volumes: Mapped[int] = mapped_column(BigInteger, server_default="0")
     volume_gb: Mapped[int] = mapped_column(BigInteger, server_default="0")
     snapshots: Mapped[int] = mapped_column(BigInteger, server_default="0")
+    open_operations: Mapped[int] = mapped_column(BigInteger, server_default="0")
     addresses: Mapped[dict[str, int]] = mapped_column(JSONB, server_default="{}")
 
 
@@ -80,10 +80,8 @@ def limits_and_usage(project_id: UUID) -> Rows:
         func.coalesce(getattr(ProjectQuotas, quota), getattr(DefaultQuotas, quota), 0).label(quota) for quota in Quota
     ]
     used = [getattr(ProjectUsage, quota).label(f"used_{quota}") for quota in _COUNTED]
-    open_ones = select(func.count()).where(Operation.owner_id == project_id, Operation.finished_at.is_(None))
     return (
         select(*limits, *used, ProjectUsage.addresses.label("used_addresses"))
-        .add_columns(open_ones.scalar_subquery().label(f"used_{Quota.OPEN_OPERATIONS}"))
         .select_from(ProjectUsage)
         .join(DefaultQuotas, true())
         .outerjoin(ProjectQuotas, ProjectQuotas.project_id == ProjectUsage.project_id)

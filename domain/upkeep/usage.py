@@ -15,6 +15,7 @@ _COUNTED: Final = """
     SELECT project_usage.project_id, coalesce(of_vms.number, 0) AS vms, coalesce(of_vms.vcpus, 0) AS vcpus,
            coalesce(of_vms.ram_mb, 0) AS ram_mb, coalesce(of_volumes.number, 0) AS volumes,
            coalesce(of_volumes.gb, 0) AS volume_gb, coalesce(of_snapshots.number, 0) AS snapshots,
+           coalesce(of_operations.number, 0) AS open_operations,
            coalesce(of_networks.addresses, '{{}}') AS addresses
     FROM project_usage
     LEFT JOIN (
@@ -30,13 +31,20 @@ _COUNTED: Final = """
         SELECT owner_id, count(*) AS number FROM snapshots WHERE status <> 'DELETED' {and_of_project} GROUP BY owner_id
     ) AS of_snapshots ON of_snapshots.owner_id = project_id
     LEFT JOIN (
+        -- The conditions of the two partial indexes that have the open ones.
+        SELECT owner_id, count(*) AS number FROM operations
+        WHERE (status = 'QUEUED' AND deliveries = 0 OR status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)
+              {and_of_project}
+        GROUP BY owner_id
+    ) AS of_operations ON of_operations.owner_id = project_id
+    LEFT JOIN (
         SELECT owner_id, jsonb_object_agg(network_id, number) AS addresses FROM (
             SELECT owner_id, network_id, count(*) AS number
             FROM interfaces JOIN vms ON vms.id = vm_id WHERE true {and_of_project} GROUP BY owner_id, network_id
         ) AS by_network GROUP BY owner_id
     ) AS of_networks ON of_networks.owner_id = project_id
 """
-_COLUMNS: Final = ("vms", "vcpus", "ram_mb", "volumes", "volume_gb", "snapshots", "addresses")
+_COLUMNS: Final = ("vms", "vcpus", "ram_mb", "volumes", "volume_gb", "snapshots", "open_operations", "addresses")
 
 
 def _of(table: str) -> str:

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.web import lists, long_lists
+from api.web import lists, remembered
 from domain.data.catalogue import FLAVORS, IMAGES
 from tests.api.conftest import Person
 from tests.api.test_pages import links
@@ -96,13 +96,13 @@ async def test_a_long_list_is_not_counted_again_for_some_seconds(
         await tx.execute(text("DELETE FROM vms WHERE name LIKE 'vm-2_'"))
         await tx.execute(text("DELETE FROM vms WHERE name LIKE 'vm-1_'"))
     assert (await get(ada)).json()["total_is_exact"] is False
-    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + long_lists.REMEMBERED_FOR)
+    monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + remembered.REMEMBERED_FOR)
     assert (await get(ada)).json()["total"] == 9
 
 
 def test_only_so_many_long_lists_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_lists, "MOST", 2)
-    known = long_lists.LongLists()
+    monkeypatch.setattr(remembered, "MOST", 2)
+    known = remembered.Remembered()
     for key in (1, 2, 1, 3):
         known.remember(key)
     assert [known.has(key) for key in (1, 2, 3)] == [True, False, True]

@@ -259,7 +259,7 @@ async def test_wrong_counts_are_found_and_corrected(ada: Person, bob: Person, en
 async def test_every_action_but_those_that_end_something_is_refused_at_the_limit(engine: AsyncEngine) -> None:
     """The trigger names the actions that are never refused. A new action must be sorted into one of the two."""
     async with engine.connect() as connection:
-        source = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'check_open_operations'"
+        source = "SELECT prosrc FROM pg_proc WHERE proname = 'count_operation'"
         definition = str(await connection.scalar(text(source)))
     never = {action for action in Action if f"'{action}'" in definition}
     assert never == {
