@@ -10,7 +10,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.web.problems import ProblemError
 from api.web.single import Resource, etag, names
 from domain.data import views
-from domain.data.projects import may_read
 from domain.data.views import View
 
 
@@ -39,8 +38,7 @@ class Guard:
     async def check(self, tx: AsyncConnection, user_id: UUID) -> None:
         """Lock the resource until the transaction ends; ProblemError if it has another ETag."""
         await views.lock(tx, self.view, self.id)
-        readable = self.view.rows.where(self.view.id == self.id, may_read(self.resource.owner_id, user_id))
-        row = (await tx.execute(readable)).one_or_none()
+        row = (await tx.execute(self.view.one_readable, {"id": self.id, "user_id": user_id})).one_or_none()
         # If there is none, the command says so.
         if row is not None and not names(self.condition, etag(self.resource.render(row))):
             detail = f"The {self.resource.name} has changed since you read it. Read it again, and decide anew."

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import Depends, Query, Request, Response
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import func, select
 
 from api.web import lists, security
 from api.web.dependencies import Process
@@ -16,7 +16,7 @@ from api.web.fields import PLAIN_DIGITS
 from api.web.lists import List, Order, Readable, Rows, Start
 from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
-from domain.data.projects import roles_in, shares
+from domain.data.projects import SHARES, roles_in
 from domain.rules import access
 from domain.rules.access import Verb
 
@@ -100,14 +100,15 @@ class Paging:
         if whose.project_id or not sharing_users.has(user):
             # Most users have one project, and a statement for one is built and planned much faster. It says by the way
             # whether there are more.
-            more = None if whose.project_id else shares(whose.user_id)
+            more = None if whose.project_id else whose.user_id
             found = await self._read_list(List(whose.narrow(statement), order), start, more)
             if not found.is_incomplete:
                 return found
             sharing_users.remember(user)
         return await self._read_list(List(statement, order, whose), start)
 
-    async def _read_list(self, wanted: List, start: Start, is_incomplete: ColumnElement[bool] | None = None) -> _Rows:
+    async def _read_list(self, wanted: List, start: Start, sharing: UUID | None = None) -> _Rows:
+        """Read the page; with `sharing` also find out whether that user has other projects."""
         long_lists, key = self.process.long_lists, self._key
         is_long = long_lists.has(key)
         about: dict[str, Any] = {"read_since": func.now() - MOST_OVERDUE}
@@ -115,14 +116,15 @@ class Paging:
             about["total"] = wanted.count()
         if wanted.order.changed is not None and start.since is not None:
             about["have_moved"] = wanted.has_changed(wanted.order.changed, start.since)
-        if is_incomplete is not None:
-            about["is_incomplete"] = is_incomplete
+        if sharing is not None:
+            about["is_incomplete"] = SHARES
         columns = [value.label(name) for name, value in about.items()]
         # They are columns of every row, which saves a second query unless the page is empty.
         page = wanted.slice(start, self.page_size).add_columns(*columns)
+        user = {"user_id": sharing} if sharing else {}
         async with self.process.autocommit.connect() as connection:
-            rows = (await connection.execute(page)).all()
-            first = rows[0] if rows else (await connection.execute(select(*columns))).one()
+            rows = (await connection.execute(page, user)).all()
+            first = rows[0] if rows else (await connection.execute(select(*columns), user)).one()
         count = lists.MAX_TOTAL + 1 if is_long else first.total
         if count > lists.MAX_TOTAL and not is_long:
             long_lists.remember(key)

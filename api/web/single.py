@@ -14,7 +14,6 @@ from sqlalchemy.orm import InstrumentedAttribute
 from api.web.dependencies import CurrentUser, Process
 from api.web.models import Answer
 from api.web.waiting import Rows, Until, wait_for
-from domain.data.projects import may_read
 from domain.rules.errors import NotFoundError
 
 AT_ONCE = Until()
@@ -70,9 +69,9 @@ class Reader:
 
     async def _read(self, resource: Resource, id: UUID, where: tuple[ColumnElement[bool], ...]) -> Any:
         view = self.process.changes.views[resource.table]
-        statement = view.rows.where(view.id == id, may_read(resource.owner_id, self.caller.id), *where)
+        statement = view.one_readable.where(*where) if where else view.one_readable
         async with self.process.autocommit.connect() as connection:
-            row = (await connection.execute(statement)).one_or_none()
+            row = (await connection.execute(statement, {"id": id, "user_id": self.caller.id})).one_or_none()
         if row is None:
             raise NotFoundError(resource.name, id)
         return row

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Select,
     Uuid,
     any_,
+    bindparam,
     func,
     literal,
     or_,
@@ -73,11 +74,6 @@ def is_member(user_id: UUID, project_id: UUID) -> ColumnElement[bool]:
     return _of_user(user_id).where(ProjectMember.project_id == project_id).exists()
 
 
-def shares(user_id: UUID) -> ColumnElement[bool]:
-    """Whether the user is a member of another project than the personal one."""
-    return _of_user(user_id).where(ProjectMember.project_id != user_id).exists()
-
-
 def merged(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID) -> Any:
     """The rows of all projects that the user may read, as a FROM clause, and as what can be selected from it.
 
@@ -87,6 +83,13 @@ def merged(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID) -> 
     projects = _of_user(user_id).subquery("readable")
     found = rows.where(owner_id == projects.c.project_id).lateral("found")
     return projects.join(found, true()), found
+
+
+_USER: Final = bindparam("user_id", type_=Uuid())
+SHARES: Final = (
+    select(ProjectMember.project_id).where(ProjectMember.user_id == _USER, ProjectMember.project_id != _USER).exists()
+)
+"""Whether the user with the `user_id` is a member of another project than the personal one; built only once."""
 
 
 def _of_user(user_id: UUID | BindParameter[UUID]) -> Select[UUID]:

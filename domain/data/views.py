@@ -2,16 +2,33 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Final
 from typing import cast as cast_type
 from uuid import UUID
 
-from sqlalchemy import JSON, ColumnElement, Select, Uuid, and_, case, cast, func, literal_column, or_, select
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    ColumnElement,
+    Select,
+    Uuid,
+    and_,
+    any_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Attachment, Flavor, Interface, Network, Operation, Snapshot, Volume
 from domain.data.parameters import SHAPES
+from domain.data.projects import may_read
 from domain.data.queries import HAS_BEGUN, lock_vm
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status
 
@@ -83,9 +100,12 @@ VOLUMES: Final[Rows] = select(Volume, Attachment.vm_id, Attachment.device).outer
 """Volumes, each with the VM and the device of its attachment."""
 
 
+_SOME_VMS: Final = VMS.where(VM.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
+
+
 async def shown_vms(tx: AsyncConnection, vm_ids: Iterable[UUID]) -> dict[UUID, VM]:
     """The VMs as clients see them, by id: their rows have the further columns of VMS, too."""
-    rows = await tx.execute(VMS.where(VM.id.in_(list(vm_ids))))
+    rows = await tx.execute(_SOME_VMS, {"ids": list(vm_ids)})
     return {row.id: cast_type("VM", row) for row in rows}
 
 
@@ -94,13 +114,19 @@ async def shown_vm(tx: AsyncConnection, vm_id: UUID) -> VM:
     return (await shown_vms(tx, [vm_id]))[vm_id]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class View:
     """How resources of a kind are read: the statement, and the model with the id by which one is found."""
 
     kind: str
     rows: Rows
     model: Any
+
+    @cached_property
+    def one_readable(self) -> Rows:
+        """The statement for the one with the `id` if the user with the `user_id` may read it; built only once."""
+        is_it = self.id == bindparam("id", type_=Uuid())
+        return self.rows.where(is_it, may_read(self.model.owner_id, bindparam("user_id", type_=Uuid())))
 
     @property
     def id(self) -> Any:
