@@ -31,6 +31,10 @@ FUNCTIONS = {
                 snapshots = snapshots + more_snapshots, open_operations = open_operations + more_operations
             WHERE project_id = project
             RETURNING * INTO used;
+            IF is_checked AND NOT FOUND THEN
+                RAISE EXCEPTION 'the project has been deleted'
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'deleted_project', DETAIL = project;
+            END IF;
             IF NOT is_checked THEN
                 RETURN;
             END IF;

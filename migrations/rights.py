@@ -54,7 +54,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
         "project_members": _ONLY_API,
         "default_quotas": Rights(READ, READ),
         "project_quotas": Rights(READ | ADD | CHANGE, READ),
-        "project_usage": Rights(READ | ADD | CHANGE, READ | CHANGE),
+        "project_usage": Rights(ROWS, READ | CHANGE),
         # What can be asked for.
         "flavors": Rights(READ | ADD, READ | ADD | CHANGE),  # a server that is adopted may have an unknown one
         "images": Rights(READ | ADD, READ | ADD | CHANGE),

@@ -22,7 +22,7 @@ from domain import logs
 from domain.data import outages, quotas
 from domain.data.accounts import owner_references
 from domain.data.queries import violated_constraint
-from domain.rules.errors import InvalidTransitionError, ServiceError
+from domain.rules.errors import InvalidTransitionError, NotFoundError, ServiceError
 
 STATUS_OF_CODE = {code: kind.status for code, kind in PROBLEM_TYPES.items()}
 RETRY_AFTER = {"Retry-After": "1"}
@@ -173,7 +173,10 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
-    if isinstance(error, IntegrityError) and (refusal := quotas.exceeded(error)):
+    refusal = quotas.refusal_of(error) if isinstance(error, IntegrityError) else None
+    if isinstance(refusal, NotFoundError):
+        return problem(refusal.code, str(refusal), request.url.path)
+    if refusal is not None:
         numbers = {"quota": refusal.quota, "limit": refusal.limit, "used": refusal.used}
         return problem(refusal.code, str(refusal), request.url.path, **numbers)
     if isinstance(error, IntegrityError) and violated_constraint(error) in owner_references():

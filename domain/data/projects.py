@@ -25,6 +25,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     true,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -37,15 +38,22 @@ Rows = Select[*tuple[Any, ...]]
 
 
 class Project(Base):
-    """A group of resources that its members share; `personal_of` is the user whose own it is, who cannot leave it."""
+    """A group of resources that its members share; `personal_of` is the user whose own it is, who cannot leave it.
+
+    Since `deleted_at` it has neither members nor resources. It stays as long as the history of its resources.
+    """
 
     __tablename__ = "projects"
-    __table_args__ = (CheckConstraint("personal_of IS NULL OR personal_of = id", name="personal"),)
+    __table_args__ = (
+        CheckConstraint("personal_of IS NULL OR personal_of = id", name="personal"),
+        Index("ix_projects_deleted", "deleted_at", "id", postgresql_where=text("deleted_at IS NOT NULL")),
+    )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     name: Mapped[str]
     personal_of: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    deleted_at: Mapped[datetime | None]
 
 
 class ProjectMember(Base):

@@ -18,7 +18,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from domain.data.base import Base
 from domain.data.projects import Rows
 from domain.data.queries import violated_constraint
-from domain.rules.quotas import CONSTRAINT_PREFIX, ProjectQuotaExceededError, Quota
+from domain.rules.errors import NotFoundError
+from domain.rules.quotas import CONSTRAINT_PREFIX, DELETED_PROJECT, ProjectQuotaExceededError, Quota
 
 _COUNTED: Final = [quota for quota in Quota if quota is not Quota.ADDRESSES_PER_NETWORK]
 
@@ -89,9 +90,11 @@ def limits_and_usage(project_id: UUID) -> Rows:
     )
 
 
-def exceeded(error: IntegrityError) -> ProjectQuotaExceededError | None:
+def refusal_of(error: IntegrityError) -> ProjectQuotaExceededError | NotFoundError | None:
     """What the trigger has refused; None if the error is another."""
     name = violated_constraint(error) or ""
+    if name == DELETED_PROJECT:
+        return NotFoundError("project", error.orig.__cause__.detail)  # type: ignore[union-attr]
     if not name.startswith(CONSTRAINT_PREFIX):
         return None
     assert error.orig is not None  # noqa: S101 - the error has the name of a constraint, so it is PostgreSQL's

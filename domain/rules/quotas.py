@@ -1,6 +1,7 @@
 """The quotas of a project: what is limited, and what a refusal says."""
 
 from enum import StrEnum
+from typing import Final
 
 from domain.rules.errors import QuotaExceededError, ServiceError
 
@@ -24,6 +25,9 @@ class Quota(StrEnum):
 
 CONSTRAINT_PREFIX = "quota_"
 """With a quota's name it is the name of the constraint that a refused transaction has violated."""
+
+DELETED_PROJECT: Final = "deleted_project"
+"""The same, if the project was deleted in that moment."""
 
 
 class ProjectQuotaExceededError(QuotaExceededError):

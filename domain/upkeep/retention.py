@@ -19,6 +19,7 @@ from domain.data.base import Base
 from domain.data.cloud import Finding
 from domain.data.guests import ConsoleAnswer
 from domain.data.models import DELETED, VM, Attachment, Interface, Operation, Snapshot, Volume
+from domain.data.projects import Project
 from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Status
 
 BATCH: Final = 1_000  # rows in a statement: fast enough to hold up nobody who waits for one of them
@@ -115,6 +116,10 @@ _UNUSED_VM: Final = (
     ~exists().where(Operation.vm_id == VM.id, Volume.operation_id == Operation.id),
 )
 
+_UNUSED_PROJECT: Final = tuple(
+    ~exists().where(model.owner_id == Project.id) for model in (VM, Volume, Snapshot, Operation)
+)
+
 
 def expiries(retention_days: int) -> list[Expiry]:
     """What expires, in the order in which one table's rows free those of the next; history stays if the days are 0."""
@@ -134,6 +139,7 @@ def expiries(retention_days: int) -> list[Expiry]:
         Expiry(Volume, Volume.updated_at, age, DELETED, (~exists().where(Attachment.volume_id == Volume.id),)),
         Expiry(Operation, Operation.finished_at, age, text("finished_at IS NOT NULL"), _UNUSED_OPERATION),
         Expiry(VM, VM.updated_at, age, DELETED, _UNUSED_VM),
+        Expiry(Project, Project.deleted_at, age, text("deleted_at IS NOT NULL"), _UNUSED_PROJECT),
     ]
 
 

@@ -6,7 +6,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import delete, insert, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
@@ -19,6 +19,7 @@ from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import Reconciler
 from domain.data.cloud import Finding
 from domain.data.models import VM, Interface, Snapshot, Volume
+from domain.data.quotas import ProjectUsage
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.states import Action, Status, TaskState
 from domain.upkeep.findings import NO_LONGER_FOUND, Difference, Drift
@@ -278,3 +279,16 @@ async def test_thousands_of_findings_are_recorded(engine: AsyncEngine, reconcile
     for _ in range(2):
         await reconciler.reconcile()
     assert len(await recorded_findings(engine)) == 7000
+
+
+async def test_what_projects_use_is_counted_afresh_where_it_is_wrong(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, caplog: pytest.LogCaptureFixture
+) -> None:
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        await tx.execute(update(ProjectUsage).values(vms=7))
+    await reconciler.reconcile()
+    async with engine.connect() as connection:
+        of_vm = select(ProjectUsage.vms).where(ProjectUsage.project_id == vm.owner_id)
+        assert await connection.scalar(of_vm) == 1
+    assert f"The use of project {vm.owner_id} was counted wrongly" in caplog.text
