@@ -17,7 +17,7 @@ from domain.rules.access import LastOwnerError, ProjectInUseError, Role, Verb
 from domain.rules.errors import NotFoundError, QuotaExceededError
 from domain.rules.quotas import Quota
 
-MOST_OWNED: Final = 100  # projects of which one user can be an owner, besides the personal one
+MOST_CREATED: Final = 20  # projects that one user has made and nobody has deleted
 MOST_MEMBERS: Final = 1_000  # of one project
 MOST_JOINED: Final = 1_000  # projects of which one user can be a member: each costs every list a look
 
@@ -43,11 +43,12 @@ async def create_project(tx: AsyncConnection, requester: Requester, name: str) -
     """Make a project that the requester owns, and return its id; QuotaExceededError."""
     # The lock makes two requests of one user count one after the other. It holds up nothing else.
     await tx.execute(select(User.id).where(User.id == requester.user_id).with_for_update(key_share=True))
-    owned = select(func.count()).where(ProjectMember.user_id == requester.user_id, ProjectMember.role == Role.OWNER)
-    number = (await tx.scalar(owned) or 1) - 1
-    if number >= MOST_OWNED:
-        raise QuotaExceededError("projects", MOST_OWNED, number)
-    project = await insert_row(tx, Project, name=name)
+    # Those that others have made do not count: anybody can make anybody an owner.
+    created = select(func.count()).where(Project.created_by == requester.user_id, Project.deleted_at.is_(None))
+    number = await tx.scalar(created) or 0
+    if number >= MOST_CREATED:
+        raise QuotaExceededError("projects that you have made", MOST_CREATED, number)
+    project = await insert_row(tx, Project, name=name, created_by=requester.user_id)
     await insert_row(tx, ProjectMember, project_id=project.id, user_id=requester.user_id, role=Role.OWNER)
     return project.id
 

@@ -46,6 +46,7 @@ class Project(Base):
     __tablename__ = "projects"
     __table_args__ = (
         CheckConstraint("personal_of IS NULL OR personal_of = id", name="personal"),
+        Index("ix_projects_created_by", "created_by", postgresql_where=text("created_by IS NOT NULL")),
         Index("ix_projects_deleted", "deleted_at", "id", postgresql_where=text("deleted_at IS NOT NULL")),
     )
 
@@ -54,6 +55,7 @@ class Project(Base):
     personal_of: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     deleted_at: Mapped[datetime | None]
+    created_by: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="SET NULL"))
 
 
 class ProjectMember(Base):

@@ -31,10 +31,12 @@ def upgrade() -> None:
         sa.Column("personal_of", sa.Uuid(), nullable=True),
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("created_by", sa.Uuid(), nullable=True),
         sa.CheckConstraint("personal_of IS NULL OR personal_of = id", name=op.f("ck_projects_personal")),
         sa.ForeignKeyConstraint(
             ["personal_of"], ["users.id"], name=op.f("fk_projects_personal_of"), ondelete="CASCADE"
         ),
+        sa.ForeignKeyConstraint(["created_by"], ["users.id"], name=op.f("fk_projects_created_by"), ondelete="SET NULL"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
     )
     op.create_table(
@@ -51,6 +53,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("project_id", "user_id", name=op.f("pk_project_members")),
     )
     is_deleted = sa.text("deleted_at IS NOT NULL")
+    is_created = sa.text("created_by IS NOT NULL")
+    op.create_index("ix_projects_created_by", "projects", ["created_by"], postgresql_where=is_created)
     op.create_index("ix_projects_deleted", "projects", ["deleted_at", "id"], postgresql_where=is_deleted)
     op.create_index("ix_project_members_user", "project_members", ["user_id", "project_id"])
     op.execute(

@@ -267,8 +267,12 @@ async def test_a_deleted_project_goes_with_its_history(ada: Person, engine: Asyn
         assert (await connection.scalars(select(Project.name))).all() == ["ada"]
 
 
-async def test_one_user_owns_a_bounded_number_of_projects(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "MOST_OWNED", 2)
+async def test_one_user_makes_a_bounded_number_of_projects(
+    ada: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "MOST_CREATED", 2)
+    for name in ("a", "b"):
+        await project_of(bob, name, owner=ada)  # those of others do not count
     answers = await asyncio.gather(*(ada.http.post("/projects", json={"name": f"p{n}"}) for n in range(6)))
     assert sorted(answer.status_code for answer in answers) == [201, 201, 403, 403, 403, 403]
 
