@@ -22,7 +22,7 @@ post_action = partial(
     response_model=answers.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
 )
-action = partial(post_action, openapi_extra=openapi.problems("invalid_transition"))
+action = partial(post_action, openapi_extra=openapi.problems("invalid_transition", "quota_exceeded"))
 
 
 @action("/start")
@@ -49,6 +49,7 @@ async def reboot_vm(once: OnceOrTrialOnVM, vm_id: UUID, body: requests.Reboot | 
 
 _REFUSALS_OF_RESIZE = (
     "invalid_transition",
+    "quota_exceeded",
     "attachment_in_progress",
     "unknown_reference",
     "ambiguous_name",

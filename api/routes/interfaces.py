@@ -30,7 +30,7 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems(
         *("invalid_transition", "no_free_address", "unknown_reference", "ambiguous_name"),
-        *("invalid_address", "address_in_use"),
+        *("invalid_address", "address_in_use", "quota_exceeded"),
     ),
 )
 async def attach_interface(once: OnceOrTrialOnVM, vm_id: UUID, body: requests.NewInterface) -> Response:

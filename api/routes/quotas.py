@@ -22,7 +22,7 @@ from domain.rules.quotas import Quota
 routes = router("", "quotas")
 
 
-@routes.get("/quotas", openapi_extra=openapi.problems("not_found"))
+@routes.get("/quotas")
 async def get_quotas(
     caller: CurrentUser,
     process: Process,

@@ -34,7 +34,7 @@ _ALL, _ONE = "/snapshots", "/snapshots/{snapshot_id}"
     status_code=202,
     response_model=answers.Snapshot,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "volume_backed"),
+    openapi_extra=openapi.problems("invalid_transition", "quota_exceeded", "attachment_in_progress", "volume_backed"),
 )
 async def create_snapshot(once: OnceOrTrialOnVM, vm_id: UUID, body: requests.NewSnapshot) -> Response:
     """Take a snapshot of a VM: its disk, its flavor and the image it was built from."""
@@ -165,7 +165,9 @@ async def delete_snapshot(once: OnceOnSnapshot, snapshot_id: UUID) -> Response:
     status_code=202,
     response_model=answers.VM,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition", "attachment_in_progress", "flavor_too_small"),
+    openapi_extra=openapi.problems(
+        "invalid_transition", "quota_exceeded", "attachment_in_progress", "flavor_too_small"
+    ),
 )
 async def restore_vm(
     once: OnceOrTrialOnVM, vm_id: UUID, snapshot_id: UUID, body: requests.NoInput | None = None

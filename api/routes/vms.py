@@ -39,7 +39,8 @@ _CHANGES = Order("changes", (VM.updated_at, VM.id), only_cursors=True)
 
 
 _REFUSALS_OF_CREATE = (
-    *("unknown_reference", "ambiguous_name", "flavor_too_small", "not_bootable", "invalid_transition"),
+    *("not_found", "quota_exceeded", "unknown_reference", "ambiguous_name", "flavor_too_small", "not_bootable"),
+    "invalid_transition",
     *("no_free_address", "invalid_address", "address_in_use", "user_data_too_large"),
 )
 

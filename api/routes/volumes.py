@@ -42,7 +42,7 @@ _ONE_ATTACHED = "/vms/{vm_id}/volumes/{volume_id}"
     status_code=202,
     response_model=answers.Volume,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("unknown_reference", "volume_too_small"),
+    openapi_extra=openapi.problems("not_found", "quota_exceeded", "unknown_reference", "volume_too_small"),
 )
 async def create_volume(once: OnceOrTrial, body: requests.NewVolume) -> Response:
     """Create a volume. Poll it or its operation until the volume is AVAILABLE or in ERROR."""
@@ -123,7 +123,7 @@ async def delete_volume(once: OnceOnVolume, volume_id: UUID) -> Response:
     status_code=202,
     response_model=answers.Volume,
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition", "volume_too_small"),
+    openapi_extra=openapi.problems("invalid_transition", "quota_exceeded", "volume_too_small"),
 )
 async def extend_volume(once: OnceOrTrialOnVolume, volume_id: UUID, body: requests.Extension) -> Response:
     """Make a volume larger that is AVAILABLE or IN_USE. Its guest has to extend the file system itself."""
@@ -140,7 +140,7 @@ async def extend_volume(once: OnceOrTrialOnVolume, volume_id: UUID, body: reques
     status_code=202,
     response_model=answers.Attachment,
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
-    openapi_extra=openapi.problems("invalid_transition", "no_free_device"),
+    openapi_extra=openapi.problems("invalid_transition", "quota_exceeded", "no_free_device"),
 )
 async def attach_volume(process: Process, once: OnceOrTrialOnVM, vm_id: UUID, body: requests.NewAttachment) -> Response:
     """Attach a volume that is AVAILABLE. `device` is the path of its device in the VM."""

@@ -196,7 +196,7 @@ def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters
     if operation["security"]:
         yield from ("unauthenticated", "invalid_token", "identity_provider_unavailable")
         yield from _codes_of_changes(path) if method != "get" else ()
-    if "{" in path:
+    if "{" in path or "project_id" in parameters:
         yield "not_found"
     if "requestBody" in operation:
         yield from ("malformed_body", "body_too_large", "unsupported_encoding", "unsupported_media_type")
