@@ -104,8 +104,9 @@ async def set_member(
 ) -> answers.Member:
     """Make a user a member of a project, or change the member's role. The owners of the project can do that."""
     async with process.engine.begin() as tx:
-        await projects.set_member(tx, requester, project_id, username, body.role)
-        await audit.record(tx, Event.SET_MEMBER, requester, target=username, project=str(project_id), role=body.role)
+        if await projects.set_member(tx, requester, project_id, username, body.role):
+            project, role = str(project_id), body.role
+            await audit.record(tx, Event.SET_MEMBER, requester, target=username, project=project, role=role)
         return await _member(tx, project_id, username)
 
 
@@ -116,8 +117,8 @@ async def delete_member(once: OncePerKey, project_id: UUID, username: Username) 
     """End a membership. The owners of the project can do that, and every member can leave. It takes effect at once."""
 
     async def remove(tx: AsyncConnection, requester: Requester) -> Response:
-        await projects.remove_member(tx, requester, project_id, username)
-        await audit.record(tx, Event.REMOVE_MEMBER, requester, target=username, project=str(project_id))
+        if await projects.remove_member(tx, requester, project_id, username):
+            await audit.record(tx, Event.REMOVE_MEMBER, requester, target=username, project=str(project_id))
         return Response(status_code=204)
 
     return await once(remove)

@@ -163,7 +163,9 @@ LoggedInUser = Annotated[LoginCaller, Depends(_logged_in)]
 
 def requester_of(request: Request, caller: Caller) -> Requester:
     """The caller as commands know one."""
-    return Requester(caller.id, caller.username, logs.request_id.get(), source_of(request.scope))
+    by_provider = isinstance(caller, ProviderCaller) and caller.is_admin is True
+    source = source_of(request.scope)
+    return Requester(caller.id, caller.username, logs.request_id.get(), source, is_admin_by_provider=by_provider)
 
 
 async def _requester(request: Request, caller: CurrentUser) -> Requester:

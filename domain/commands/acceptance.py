@@ -44,7 +44,8 @@ NOWHERE: Final = Source()
 class Requester:
     """The user who makes a request, by id and name, the id of the request, and where it comes from.
 
-    An admin who acts on behalf of others `may_change_all` projects.
+    An admin who acts on behalf of others `may_change_all` projects. `is_admin_by_provider`: the identity provider says
+    that the user is an admin, whatever the role of the account.
     """
 
     user_id: UUID
@@ -52,6 +53,7 @@ class Requester:
     request_id: str
     source: Source = NOWHERE
     may_change_all: bool = False
+    is_admin_by_provider: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ async def set_disabled(tx: AsyncConnection, requester: Requester, username: str,
     if (user.disabled_at is not None) == disabled:
         return user
     if disabled:
-        await _refuse_without_admins(tx, user)
+        await _refuse_without_admins(tx, requester, user)
         values: dict[str, Any] = {"disabled_at": func.now(), **_NEW_EPOCH}
     else:
         values = {"disabled_at": None}
@@ -86,7 +86,7 @@ async def set_role(tx: AsyncConnection, requester: Requester, username: str, rol
     if user.role == role:
         return user
     if role != Role.ADMIN:
-        await _refuse_without_admins(tx, user)
+        await _refuse_without_admins(tx, requester, user)
     return await _record_role(tx, requester, user, role)
 
 
@@ -112,18 +112,22 @@ async def _lock_for_admin(tx: AsyncConnection, requester: Requester, username: s
     user = await fetch_one(tx, user_named(username))
     if user is None:
         raise NotFoundError("user", username)
-    involved = or_(HAS_ROLE[Role.ADMIN], User.id == user.id)
+    involved = or_(HAS_ROLE[Role.ADMIN], User.id == user.id, User.id == requester.user_id)
     # In the order of their ids, so that no two transactions wait for each other.
     locking = select(User).where(involved).order_by(User.id).with_for_update(key_share=True)
     locked = {row.id: row for row in (await tx.execute(locking)).all()}
     admin = locked.get(requester.user_id)
-    if admin is None or admin.role != Role.ADMIN or admin.disabled_at is not None:
+    if admin is None or admin.disabled_at is not None:
+        raise NotAnAdminError
+    if admin.role != Role.ADMIN and not requester.is_admin_by_provider:
         raise NotAnAdminError
     return cast("User", locked[user.id])
 
 
-async def _refuse_without_admins(tx: AsyncConnection, leaving: User) -> None:
+async def _refuse_without_admins(tx: AsyncConnection, requester: Requester, leaving: User) -> None:
     """LastAdminError if nobody could use /admin without this account."""
+    if requester.is_admin_by_provider and leaving.id != requester.user_id:
+        return  # the requester can
     others = (HAS_ROLE[Role.ADMIN], User.disabled_at.is_(None), User.id != leaving.id)
     is_admin = leaving.role == Role.ADMIN and leaving.disabled_at is None
     if is_admin and await tx.scalar(select(User.id).where(*others).limit(1)) is None:

@@ -53,8 +53,8 @@ async def create_project(tx: AsyncConnection, requester: Requester, name: str) -
     return project.id
 
 
-async def set_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str, role: Role) -> None:
-    """Make a user a member of a project, or change the member's role.
+async def set_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str, role: Role) -> bool:
+    """Make a user a member of a project, or change the member's role; False if the user has this role already.
 
     NotFoundError if the requester cannot see the project or there is no such user, ForbiddenError if the requester is
     no owner, LastOwnerError if no owner would be left, QuotaExceededError.
@@ -62,6 +62,8 @@ async def set_member(tx: AsyncConnection, requester: Requester, project_id: UUID
     project = await _lock(tx, requester, project_id)
     user = await _user(tx, username)
     present = await _role(tx, project_id, user.id)
+    if present is role:
+        return False
     if present is Role.OWNER and role is not Role.OWNER:
         await _check_another_owner(tx, project, user.id)
     if present is None:
@@ -70,10 +72,11 @@ async def set_member(tx: AsyncConnection, requester: Requester, project_id: UUID
     row = {"project_id": project_id, "user_id": user.id, "role": role}
     key = (ProjectMember.project_id, ProjectMember.user_id)
     await tx.execute(upsert(ProjectMember).values(row).on_conflict_do_update(index_elements=key, set_={"role": role}))
+    return True
 
 
-async def remove_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str) -> None:
-    """End a user's membership; every member can end their own. If the user is no member, nothing changes.
+async def remove_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str) -> bool:
+    """End a user's membership; every member can end their own. False if the user is no member.
 
     Errors as for `set_member`.
     """
@@ -83,7 +86,7 @@ async def remove_member(tx: AsyncConnection, requester: Requester, project_id: U
     if await _role(tx, project_id, user.id) is Role.OWNER:
         await _check_another_owner(tx, project, user.id)
     is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user.id)
-    await tx.execute(delete(ProjectMember).where(*is_it))
+    return (await tx.execute(delete(ProjectMember).where(*is_it))).rowcount > 0
 
 
 async def delete_project(tx: AsyncConnection, requester: Requester, project_id: UUID) -> None:

@@ -1,0 +1,58 @@
+"""What admins can do whom the identity provider names, and what ends when their accounts do."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.settings import Settings
+from tests.api.conftest import client_of, person, running
+from tests.api.oidc import me, refusal, trusting
+from tests.support.identity_provider import Provider, key, running_provider
+
+ADMINS = {"oidc_role_claim": "groups", "oidc_admin_value": "vm-admins"}
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    """A provider."""
+    async with running_provider(key()) as provider:
+        yield provider
+
+
+@pytest.fixture
+async def app(settings: Settings, provider: Provider) -> AsyncIterator[FastAPI]:
+    """The running application, whose admins the provider names."""
+    async with running(trusting(settings, provider, **ADMINS)) as app:
+        yield app
+
+
+async def test_an_admin_of_the_provider_disables_and_enables_users_and_changes_roles(
+    app: FastAPI, provider: Provider, settings: Settings, engine: AsyncEngine
+) -> None:
+    ada = await person(app, engine, settings, "ada")
+    admin = client_of(app, provider.token(groups=["vm-admins"], preferred_username="root"))
+    for path, body in (("role", {"role": "admin"}), ("role", {"role": "user"}), ("disable", None)):
+        answer = await admin.post(f"/admin/users/ada/{path}", json=body)
+        assert answer.status_code == 200, answer.text
+    assert refusal(await ada.http.get("/auth/me")) == (401, "invalid_token")
+    assert (await admin.post("/admin/users/ada/enable")).status_code == 200
+
+
+async def test_a_disabled_admin_of_the_provider_is_none(app: FastAPI, provider: Provider) -> None:
+    first, second = (
+        client_of(app, provider.token(sub=name, groups=["vm-admins"], preferred_username=name))
+        for name in ("eve", "mallory")
+    )
+    await asyncio.gather(*(client.get("/auth/me") for client in (first, second)))
+    assert (await first.post("/admin/users/mallory/disable")).status_code == 200
+    assert refusal(await second.post("/admin/users/eve/disable")) == (401, "invalid_token")
+
+
+async def test_who_has_lost_the_claim_changes_no_user(app: FastAPI, provider: Provider) -> None:
+    admin, former = provider.token(groups=["vm-admins"]), provider.token(groups=[])
+    name = (await me(app, admin))["username"]
+    assert (await client_of(app, admin).post(f"/admin/users/{name}/role", json={"role": "admin"})).status_code == 200
+    assert refusal(await client_of(app, former).post(f"/admin/users/{name}/enable")) == (403, "admin_only")
