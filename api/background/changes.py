@@ -31,6 +31,7 @@ INTERVAL = 0.25  # seconds between two looks
 PAUSE_AFTER_ERROR = 1.0  # seconds
 MOST_OF_USER = 1_000  # requests of one user that wait or follow at the same time
 MOST_RESUMED = 1_000  # changes that a client gets that comes back
+JOIN_TIME = 0.1  # seconds of each look for streams that come back: the others wait for the next look
 BATCH = 500  # rows that one query reads
 MEMBERS_INTERVAL = 1.0  # seconds; so long a stream may go on with what its user may no longer read
 
@@ -48,6 +49,7 @@ class Changes:
         self._watches: dict[UUID, set[Watch]] = {}
         self._streams: set[Stream] = set()
         self._joining: list[Stream] = []
+        self._joined_at: dict[UUID, float] = {}  # when a stream of a user last came back, of users with more of them
         self._of_user: Counter[UUID] = Counter()
         self._last: Position | None = None
         self._looked_at = 0.0
@@ -185,16 +187,36 @@ class Changes:
         A client that comes back may have a later position than the last look, from another process, if it came after
         that. It begins with the next one.
         """
-        joining = [stream for stream in self._joining if stream.last is None or stream in came_before]
+        joining = self._in_turn([each for each in self._joining if each.last is None or each in came_before])
         readable = await readable_by(connection, {stream.user_id for stream in joining}) if joining else {}
+        end = time.monotonic() + JOIN_TIME
         # One after the other, and by the task that looks: no stream is told something older after something newer.
         for stream in joining:
+            if stream.last is not None:
+                if time.monotonic() >= end:
+                    break  # everybody who waits for something waits for this task
+                self._joined_at[stream.user_id] = time.monotonic()
             stream.projects = readable[stream.user_id]
             news = await self._missed(connection, stream, self._last) if self._last else None
             if news and stream in self._joining:  # its client may have gone away meanwhile
                 self._joining.remove(stream)
                 self._streams.add(stream)
                 stream.tell(news)
+
+    def _in_turn(self, joining: Collection[Stream]) -> list[Stream]:
+        """First the streams that begin now, which costs nothing; then one of each user, a second of each, and so on.
+
+        The user whose turn was longest ago comes first, so that nobody with many streams keeps others waiting.
+        """
+        waiting = {stream.user_id for stream in self._joining}
+        self._joined_at = {user: at for user, at in self._joined_at.items() if user in waiting}
+        number = Counter[UUID]()
+        places: list[tuple[bool, int, float, Stream]] = []
+        for stream in joining:
+            user = stream.user_id
+            places.append((stream.last is not None, number[user], self._joined_at.get(user, 0.0), stream))
+            number[user] += stream.last is not None
+        return [stream for *_, stream in sorted(places, key=lambda place: place[:3])]
 
     async def _missed(self, connection: AsyncConnection, stream: Stream, now: Position) -> News:
         if stream.last is None:
