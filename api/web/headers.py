@@ -134,7 +134,7 @@ class Cors:
         self._api = app
         self._codec = app
         if origins:
-            methods = ("GET", "HEAD", "POST", "PATCH", "DELETE")
+            methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
             shared: dict[str, Any] = {"expose_headers": _SHOWN, "max_age": _PREFLIGHT_AGE}
             self._api = _Cors(app, allow_origins=origins, allow_methods=methods, allow_headers=_SENT, **shared)
         if web_ui:

@@ -18,6 +18,7 @@ from api.background.listeners import Watch
 from api.web.dependencies import ProcessState
 from api.web.fields import PLAIN_DIGITS
 from api.web.models import FieldError
+from api.web.oidc import ProviderCaller
 from api.web.problems import ProblemError
 from api.web.security import Caller, LoginCaller
 
@@ -88,7 +89,9 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
                     rows = await read() if changed is None else {**rows, **changed}
             finally:
                 leaving.cancel()
-            if ended and not await process.program_tokens.works(request.scope["caller"]):
+            caller = request.scope["caller"]
+            # Of a user of the identity provider, only a disabled account ends anything.
+            if ended and (isinstance(caller, ProviderCaller) or not await process.program_tokens.works(caller)):
                 raise ProblemError("invalid_token", "This login has ended; log in again.")
             # While PostgreSQL is away nobody is told anything.
             return rows if is_over(rows) or process.changes.is_current() else await read()

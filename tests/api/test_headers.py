@@ -169,7 +169,7 @@ async def preflight(page: httpx.AsyncClient, method: str = "POST", headers: str 
 
 
 async def test_a_page_of_an_allowed_origin_may_send_every_request(shop: httpx.AsyncClient) -> None:
-    for method in ("GET", "HEAD", "POST", "PATCH", "DELETE"):
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
         answer = await preflight(shop, method, "authorization, content-type, idempotency-key, x-request-id")
         assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, ORIGIN)
         assert "Access-Control-Allow-Credentials" not in answer.headers

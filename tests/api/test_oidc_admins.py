@@ -7,8 +7,9 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.rules.accounts import Role
 from domain.settings import Settings
-from tests.api.conftest import client_of, person, running
+from tests.api.conftest import FLAVOR, client_of, person, running
 from tests.api.oidc import me, refusal, trusting
 from tests.support.identity_provider import Provider, key, running_provider
 
@@ -56,3 +57,15 @@ async def test_who_has_lost_the_claim_changes_no_user(app: FastAPI, provider: Pr
     name = (await me(app, admin))["username"]
     assert (await client_of(app, admin).post(f"/admin/users/{name}/role", json={"role": "admin"})).status_code == 200
     assert refusal(await client_of(app, former).post(f"/admin/users/{name}/enable")) == (403, "admin_only")
+
+
+async def test_a_wait_ends_without_the_resource_when_the_account_is_disabled(
+    app: FastAPI, provider: Provider, settings: Settings, engine: AsyncEngine
+) -> None:
+    root = await person(app, engine, settings, "root", Role.ADMIN)
+    ada = client_of(app, provider.token(preferred_username="ada"))
+    vm = (await ada.post("/vms", json={"name": "web-1", "flavor_id": FLAVOR})).json()
+    waiting = asyncio.create_task(ada.get(f"/vms/{vm['id']}?wait=30"))
+    await asyncio.sleep(0.2)
+    assert (await root.http.post("/admin/users/ada/disable")).status_code == 200
+    assert refusal(await waiting) == (401, "invalid_token")
