@@ -25,6 +25,7 @@ from api.background import decision_delivery
 from api.background.transactions import Transactions
 from api.background.workflow_start import Delivery, start_workflow
 from domain.data import outages
+from domain.data.accounts import User
 from domain.data.models import VM, Operation
 from domain.data.projects import Project
 from domain.progress import outbox
@@ -99,11 +100,14 @@ class Dispatcher:
         operations = await outbox.lease_operations(tx, limit, LEASE)
         if not operations:
             return []
-        names = select(Operation.id, func.left(VM.name, _VM_NAME_LENGTH), Project.name)
-        names = names.join(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
-        rows = await tx.execute(names.where(Operation.id.in_([operation.id for operation in operations])))
-        names_of = {id: (vm_name, owner_name) for id, vm_name, owner_name in rows}
-        return [Delivery(operation, *names_of[operation.id], self._names) for operation in operations]
+        # The id of the user, because Temporal may not know names.
+        user_id = func.coalesce(User.id, Operation.owner_id)
+        facts = select(Operation.id, func.left(VM.name, _VM_NAME_LENGTH), Project.name, user_id)
+        facts = facts.join(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
+        facts = facts.outerjoin(User, func.lower(User.username) == func.lower(Operation.actor))
+        rows = await tx.execute(facts.where(Operation.id.in_([operation.id for operation in operations])))
+        facts_of = {id: (vm_name, owner_name, user) for id, vm_name, owner_name, user in rows}
+        return [Delivery(operation, *facts_of[operation.id], self._names) for operation in operations]
 
     async def _deliver_batch(self, batch: Sequence[Delivery]) -> None:
         errors = await asyncio.gather(*(self._deliver(delivery) for delivery in batch))

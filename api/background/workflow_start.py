@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import timedelta
+from uuid import UUID
 
 from temporalio.client import Client
 from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes, WorkflowIDReusePolicy
@@ -21,11 +22,15 @@ TASK_TIMEOUT = timedelta(seconds=4)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A leased operation, the names of its VM, if it has one, and of its project, and which names Temporal may have."""
+    """A leased operation, the names of its VM, if it has one, and of its project, and which names Temporal may have.
+
+    `user_id` is whose turn it takes: that of the user who has asked for it.
+    """
 
     operation: Operation
     vm_name: str | None
     owner_name: str
+    user_id: UUID
     names: Names
 
 
@@ -46,7 +51,7 @@ async def start_workflow(client: Client, task_queue: str, delivery: Delivery) ->
         search_attributes=_search_attributes(delivery),
         static_summary=f"{summary} for {quoted(operation.actor)}" if shows_users else summary,
         static_details=_details(delivery),
-        priority=Priority(fairness_key=str(operation.owner_id)),  # its activities inherit it
+        priority=Priority(fairness_key=str(delivery.user_id)),  # its activities inherit it
         task_timeout=TASK_TIMEOUT,
         rpc_timeout=RPC_TIMEOUT,
     )

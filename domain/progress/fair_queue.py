@@ -1,4 +1,4 @@
-"""Chooses the accepted operations that go to Temporal next: round-robin by owner, and as many as workers can begin.
+"""Chooses the accepted operations that go to Temporal next: round-robin by user, and as many as workers can begin.
 
 The outbox is the one queue that may grow long: it is on disk, and it is fair. Temporal gets few operations at a time.
 """
@@ -44,29 +44,30 @@ WITH RECURSIVE owners (id) AS (
     WHERE owners.id IS NOT NULL
 ),
 
--- 2. How many operations of each owner are in Temporal but not begun (ix_operations_delivered).
+-- 2. How many operations of each user are in Temporal but not begun (ix_operations_delivered).
 unbegun AS (
-    SELECT owner_id, count(*) AS number
+    SELECT actor, count(*) AS number
     FROM operations
     WHERE status = 'QUEUED' AND deliveries > 0 AND delivered_at > now() - :counted_for
-    GROUP BY owner_id
+    GROUP BY actor
 ),
 
--- 3. The oldest due operations of each of these owners. An operation's rank is its position among the operations of its
---    owner, after the unbegun ones: the first operations of all owners come before the second ones.
+-- 3. The oldest due operations of each of these owners, which are projects. An operation's rank is its position among
+--    the operations of its user, after the unbegun ones: the first operations of all users come before the second ones.
+--    By owner, a user with a hundred projects would have a hundred turns.
 candidates AS (
     SELECT
         oldest.id,
         oldest.deliver_after AS due_since,
         coalesce(unbegun.number, 0)
-            + row_number() OVER (PARTITION BY owner.id ORDER BY oldest.deliver_after) AS rank
+            + row_number() OVER (PARTITION BY oldest.actor ORDER BY oldest.deliver_after) AS rank
     FROM (SELECT id FROM owners LIMIT :owner_limit) AS owner
     CROSS JOIN LATERAL (
-        SELECT id, deliver_after FROM operations
+        SELECT id, deliver_after, actor FROM operations
         WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now() AND owner_id = owner.id
         ORDER BY deliver_after LIMIT :candidate_limit
     ) AS oldest
-    LEFT JOIN unbegun ON unbegun.owner_id = owner.id
+    LEFT JOIN unbegun ON unbegun.actor = oldest.actor
     ORDER BY rank, due_since LIMIT :candidate_limit
 )
 

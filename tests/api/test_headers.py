@@ -179,7 +179,7 @@ async def test_a_page_of_an_allowed_origin_may_send_every_request(shop: httpx.As
 @pytest.mark.parametrize(
     ("origin", "method", "headers"),
     [
-        (ORIGIN, "PUT", "authorization"),
+        (ORIGIN, "TRACE", "authorization"),
         (ORIGIN, "POST", "x-other"),
         *(
             (origin, "POST", "authorization")

@@ -69,6 +69,18 @@ async def test_a_workflow_has_memo_summary_details_and_search_attributes(
     assert (b"zora" in everything) is shows_users
 
 
+async def test_a_workflow_takes_the_turn_of_who_asked_for_it(engine: AsyncEngine, temporal: Client) -> None:
+    """One user may have many projects, and one project many users."""
+    async with engine.begin() as tx:
+        asker, vm = await add_user(tx, "Zora"), await add_vm(tx, await add_user(tx))
+        operation = await add_operation(tx, vm, Action.STOP, status=OperationStatus.QUEUED, actor="zora")
+    async with dispatching(engine, temporal, f"no-worker-{uuid4()}"):
+        await until_delivered(engine)
+    workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()
+    info = workflow.raw_description.workflow_execution_info
+    assert info.priority.fairness_key == str(asker.id)
+
+
 async def test_a_second_delivery_does_not_start_the_workflow_again(engine: AsyncEngine, temporal: Client) -> None:
     async with engine.begin() as tx:
         vm = await add_vm(tx, await add_user(tx))

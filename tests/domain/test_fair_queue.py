@@ -21,6 +21,18 @@ async def test_owners_take_turns_however_many_operations_one_of_them_has(engine:
     assert set(await lease(engine, limit=2)) == set(late_comer), "the others have unbegun operations in Temporal"
 
 
+async def test_a_user_has_one_turn_with_any_number_of_projects(engine: AsyncEngine) -> None:
+    of_many = [id for _ in range(20) for id in await queue(engine, 2, actor="mallory")]
+    of_ada = await queue(engine, 4, actor="ada")
+    first = set(await lease(engine, limit=4))
+    assert len(first & set(of_ada)) == 2
+    async with engine.begin() as tx:
+        await outbox.note_delivered(tx, [*first], 60.0)
+    second = set(await lease(engine, limit=4))
+    assert len(second & set(of_ada)) == 2
+    assert (first | second) - set(of_ada) <= set(of_many)
+
+
 async def test_owners_beyond_the_limit_of_one_statement_are_served_by_the_next_ones(engine: AsyncEngine) -> None:
     ids = [id for _ in range(fair_queue.OWNERS + 8) for id in await queue(engine, 2)]
     shares = [await lease(engine, limit=16) for _ in range(2 * len(ids) // 16)]

@@ -18,10 +18,11 @@ QUEUED = OperationStatus.QUEUED
 
 
 async def queue(engine: AsyncEngine, count: int, **values: Any) -> list[UUID]:
-    """Queue operations of a new owner, the oldest first; returns their ids."""
+    """Queue operations of a new user, the oldest first; returns their ids."""
     async with engine.begin() as tx:
-        vm = await add_vm(tx, await add_user(tx))
-        model = await add_operation(tx, vm, Action.STOP, status=QUEUED, **values)
+        user = await add_user(tx)
+        vm = await add_vm(tx, user)
+        model = await add_operation(tx, vm, Action.STOP, status=QUEUED, **{"actor": user.username} | values)
         row = {name: getattr(model, name) for name in Operation.__table__.columns.keys() if name != "id"}  # noqa: SIM118
         rows = [row | {"deliver_after": model.deliver_after + timedelta(milliseconds=n)} for n in range(1, count)]
         ids = [model.id]
