@@ -132,7 +132,12 @@ async def detach_volume(
 ) -> Accepted[Attachment]:
     """Detach a volume from the requester's VM; if it is DETACHING already, return that operation."""
     vm = await lock_changeable_vm(tx, requester, vm_id)
-    volume = await lock_row(tx, Volume, select(Volume).where(Volume.id == volume_id), volume_id)
+    of_project = select(Volume).where(Volume.id == volume_id, Volume.owner_id == vm.owner_id)
+    volume = await fetch_one(tx, of_project.with_for_update())
+    if (
+        volume is None
+    ):  # the words of an attachment that is missing: they must not tell that the volume exists elsewhere
+        raise NotFoundError(Kind.ATTACHMENT, volume_id)
     in_vm = select(Attachment).where(Attachment.volume_id == volume_id, Attachment.vm_id == vm.id)
     attachment = await lock_row(tx, Attachment, in_vm, volume_id)
     if attachment.status is AttachmentStatus.DETACHING:
