@@ -23,10 +23,12 @@ TRIAL = {"validate_only": "true"}
 
 
 async def tables(engine: AsyncEngine) -> dict[str, list[Any]]:
-    """All rows of all tables."""
+    """All rows of all tables, without those in which the process tells others each second what it has counted."""
     found = {}
     async with engine.connect() as connection:
         for table in Base.metadata.sorted_tables:
+            if table.name in {"rate_uses", "api_processes"}:
+                continue
             found[table.name] = sorted(map(repr, (await connection.execute(table.select())).all()))
     return found
 
