@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import PREFIX
 from api.background.provider_keys import ProviderAwayError
+from api.background.token_epochs import TokenEpochs
 from api.web import oidc, problems, program_tokens
 from api.web.admission import NoSlotError, Slots
 from api.web.oidc import IdentityProvider
@@ -31,6 +32,7 @@ from domain.data import outages
 logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
+_LOGIN_PATHS = {f"{PREFIX}/auth/register", f"{PREFIX}/auth/login", f"{PREFIX}/auth/refresh"}
 # How long the answer to a refused request is held back; meanwhile the request holds no slot. Many clients retry at
 # once, and refusing them again and again without a delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
@@ -181,9 +183,11 @@ class Admission:
 
     async def _admit(self, scope: Scope, admitted: "_Admitted") -> None:
         """Count the request and take a slot, for its user if it has a valid token, else for its origin."""
-        token, finder = _bearer(scope), await _finder(scope)
+        # Logins and registrations count for their address, whoever's token they come with.
+        token = "" if scope["path"] in _LOGIN_PATHS else _bearer(scope)
+        finder = await _finder(scope, token)
         if finder is None:
-            user = _named(_logged_in(token, self.signing))
+            user = _named(_logged_in(scope, token, self.signing))
             caller = user or origin_of(scope)
             admitted.counted.count(("user" if user else "address", caller))
             await self._take(caller, admitted)
@@ -222,9 +226,9 @@ class _Admitted:
     caller: str = ""
 
 
-async def _finder(scope: Scope) -> ProgramTokens | IdentityProvider | None:
+async def _finder(scope: Scope, token: str) -> ProgramTokens | IdentityProvider | None:
     """Who knows the callers with tokens of this kind; None for our own access tokens, which say it themselves."""
-    token, state = _bearer(scope), scope["app"].state.vmapi
+    state = scope["app"].state.vmapi
     provider: IdentityProvider | None = state.provider
     if provider and oidc.is_signed(token):
         await provider.prepare(token)  # before the request has a slot: the provider may be slow
@@ -239,11 +243,14 @@ def _bearer(scope: Scope) -> str:
     return token if kind.lower() == "bearer" else ""
 
 
-def _logged_in(token: str, signing: Signing) -> Caller | None:
+def _logged_in(scope: Scope, token: str, signing: Signing) -> Caller | None:
     try:
-        return verify(signing, "access", token).caller
+        caller = verify(signing, "access", token).caller
     except InvalidTokenError:
         return None
+    # The token of a login that has ended must not use up what its user may send.
+    epochs: TokenEpochs = scope["app"].state.vmapi.epochs
+    return None if epochs.is_void(caller.id, caller.epoch) else caller
 
 
 def _named(user: Caller | None) -> str:

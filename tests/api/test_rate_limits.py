@@ -167,3 +167,16 @@ async def test_the_client_waits_until_the_limit_has_room(
         client = AsyncClient("http://api", token=token, transport=transport, on_retry=lambda _, s: said.append(s))
         names = [(await client.account.me()).username for _ in range(5)]
     assert (names, said) == (["eve"] * 5, [1.0])
+
+
+async def test_the_token_of_a_login_that_has_ended_counts_for_its_address(app: FastAPI, ada: Person) -> None:
+    app.state.vmapi.epochs.note(ada.user.id, 1)
+    answer = await ada.http.get("/vms")
+    assert answer.status_code == 401
+    assert '"address-reads"' in answer.headers["RateLimit"]
+
+
+async def test_logins_count_for_their_address_whatever_token_comes_with_them(ada: Person) -> None:
+    answer = await ada.http.post("/auth/login", json={"username": "nobody", "password": "Wrong-Horse-1"})
+    assert answer.status_code == 401
+    assert '"address-writes"' in answer.headers["RateLimit"]
