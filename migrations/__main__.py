@@ -34,7 +34,8 @@ TEMPORAL_RETRY_FOR = 10.0  # seconds
 # Less than PostgreSQL's deadlock_timeout of 1 s: the migration gives up first, so PostgreSQL never aborts a request.
 LOCK_TIMEOUT = "500ms"
 PAUSE = 1.0  # seconds in which requests that wait for the migration's locks can finish
-LOCK_NOT_AVAILABLE = "55P03"  # a SQLSTATE, as the next one
+# SQLSTATEs: a lock was not available in time, and a deadlock with requests, of which PostgreSQL chose this side.
+HELD_UP = {"55P03", "40P01"}
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -97,7 +98,7 @@ async def _try_to_migrate(engine: AsyncEngine, settings: Settings, target: str) 
     """Migrate up to the target, grant what the new tables need, and return True.
 
     After the last migration, set the default quotas, and seed the catalogue if it is the mock's. Change nothing and
-    return False if a lock was not available within LOCK_TIMEOUT.
+    return False if a lock was not available within LOCK_TIMEOUT, or if it deadlocked with requests.
     """
     try:
         async with engine.begin() as tx:
@@ -112,7 +113,7 @@ async def _try_to_migrate(engine: AsyncEngine, settings: Settings, target: str) 
                 await catalogue.seed(tx)
             await rights.grant(tx, settings)
     except DBAPIError as error:
-        if outages.sqlstate_of(error) != LOCK_NOT_AVAILABLE:
+        if outages.sqlstate_of(error) not in HELD_UP:
             raise
         return False
     return True

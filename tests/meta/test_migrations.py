@@ -4,12 +4,13 @@ import asyncio
 import os
 import subprocess
 import sys
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from alembic import command
 from google.protobuf.duration_pb2 import Duration
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -168,3 +169,21 @@ async def test_processes_without_temporal_each_end_with_one_line(database_url: s
     for code, out, line in await run_processes(4, make_settings(database_url, temporal_address=NO_SERVER)):
         assert (code, out, line.count("\n")) == (1, "", 1), line
         assert line.startswith("The server of TEMPORAL_ADDRESS cannot be used: ")
+
+
+async def test_a_migration_that_deadlocks_with_requests_starts_again(
+    monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    upgrade, attempts = command.upgrade, list[str]()
+
+    def deadlock_once(config: Any, target: str) -> None:
+        attempts.append(target)
+        if len(attempts) == 1:
+            raise_deadlock = "DO $$ BEGIN RAISE 'deadlock detected' USING ERRCODE = 'deadlock_detected'; END $$"
+            config.attributes["connection"].execute(text(raise_deadlock))
+        upgrade(config, target)
+
+    monkeypatch.setattr(command, "upgrade", deadlock_once)
+    monkeypatch.setattr(migrations, "PAUSE", 0.0)
+    await migrations.migrate(make_settings(database_url))
+    assert attempts == ["head", "head"]
