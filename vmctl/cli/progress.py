@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from threading import Thread
-from time import monotonic
+from time import monotonic, sleep
 from uuid import UUID
 
 from rich.console import Console, Group, RenderableType
@@ -19,6 +19,7 @@ from vmctl.client.models import Operation, OperationStatus
 
 _MOST_LINES = 12
 _MOST_IDS = 100  # of one request
+_EVENTS_BEGIN_WITHIN = 0.8  # seconds
 _ENDED = {OperationStatus.SUCCEEDED: ("✓", "green"), OperationStatus.FAILED: ("✗", "red")}
 
 
@@ -32,6 +33,7 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
         with progress:
             if isinstance(progress, _Live):
                 Thread(target=_show_changes, args=(session, progress), daemon=True).start()
+                Thread(target=_look_once, args=(session, progress), daemon=True).start()
             return session.client.operations.wait(
                 list(names), timeout=timeout, watch=progress.show, every=progress.every
             )
@@ -56,6 +58,14 @@ def _show_changes(session: Session, progress: "_Live") -> None:
                 progress.show(event.resource)
             if len(progress.ended) == len(ids):
                 return
+
+
+def _look_once(session: Session, progress: "_Live") -> None:
+    """Show the steps that began before the events did, and of which no event told."""
+    sleep(_EVENTS_BEGIN_WITHIN)
+    with suppress(ClientError), session.connect() as client:
+        for operation in client.operations.list(id=",".join(map(str, list(progress.names)[:_MOST_IDS]))):
+            progress.show(operation)
 
 
 class _Lines:
