@@ -83,7 +83,7 @@ async def test_a_wait_shows_the_next_attempt_without_asking_for_it(
     terminal.until(r"^✓ create web-1: succeeded")
     log = (stack.data_dir / "logs" / "api.log").read_text().splitlines()
     requests = [line for line in log if f"user={name}" in line and "GET /api/v1/operations" in line]
-    assert len(requests) <= 3, requests  # one when the events begin, and one that waits for the end
+    assert len(requests) <= 3, requests  # when the events begin, a look after that, and a wait for the end
 
 
 def test_a_watch_begins_with_what_is_there(terminal: Terminal, vmctl: Command) -> None:
