@@ -28,7 +28,7 @@ ROLES = {"grant": Role.ADMIN, "revoke": Role.USER}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """What is to be done."""
+    """Return the command and its arguments."""
     parser = argparse.ArgumentParser(prog="python -m api.admin", description="Manage accounts on the server.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in (("grant", "make a user an admin"), ("revoke", "make an admin a user")):
@@ -63,7 +63,7 @@ def ask_password() -> str:
 
 
 async def carry_out(settings: Settings, wanted: argparse.Namespace) -> str:
-    """Do it, and return a line that says what was done."""
+    """Carry the command out, and return a line that says what was done."""
     registration = None if wanted.command in ROLES else _registration(wanted)
     engine = database.create_engine(settings)
     try:

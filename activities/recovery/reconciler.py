@@ -96,7 +96,7 @@ class Reconciler:
             await self._count()
 
     async def _count(self) -> None:
-        """Correct what is noted of the use of quotas, where it is not what there is."""
+        """Compare the counts of the quotas with the rows, and correct those that are wrong."""
         async with database.autocommit(self._engine).connect() as connection:
             wrong = await usage.find_wrong(connection)
         for project_id in wrong:

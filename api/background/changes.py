@@ -222,7 +222,7 @@ class Changes:
         if stream.last is None:
             return News([], now)
         try:
-            # Up to the last look: the next one tells what has happened since.
+            # No further than the last look, because the next look tells everything since then.
             found = await changes.between(connection, stream.last, now, stream.projects, MOST_RESUMED)
         except LostTrackError as error:
             return News([], error.now, is_reset=True)

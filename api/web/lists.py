@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from domain.data.projects import is_member, merged
+from domain.data.projects import is_member, of_all_projects
 
 Rows = Select[*tuple[Any, ...]]
 
@@ -74,9 +74,8 @@ class Readable:
         return rows.where(self.owner_id == self.project_id, is_member(self.user_id, self.project_id))
 
     def choose(self, rows: Rows) -> Rows:
-        """Their rows among these, which are sorted and limited. Then they are neither."""
-        projects, found = merged(rows, self.owner_id, self.user_id)
-        return select(found).select_from(projects)
+        """Their rows, in no order, if that is several projects; `rows` is sorted and limited."""
+        return of_all_projects(rows, self.owner_id, self.user_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ MOST_OVERDUE = timedelta(minutes=1)
 class _Rows:
     """The rows of a page and one more, if there is one, and what is known about the whole list.
 
-    `count` is the number of all rows, up to lists.MAX_TOTAL + 1.
+    `count` is the number of all rows, up to MAX_TOTAL + 1 (see lists.py).
     """
 
     rows: Sequence[Any]
@@ -98,7 +98,7 @@ class Paging:
             return await self._read_list(List(statement, order), start)
         sharing_users, user = self.process.sharing_users, whose.user_id.int
         if whose.project_id or not sharing_users.has(user):
-            # Most users have one project, and a statement for one is built and planned much faster. It says by the way
+            # Most users have one project, and the statement for one is built and planned much faster. It also tells
             # whether there are more.
             more = None if whose.project_id else whose.user_id
             found = await self._read_list(List(whose.narrow(statement), order), start, more)

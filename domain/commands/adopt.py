@@ -65,7 +65,7 @@ async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, ow
 
 async def _project(tx: AsyncConnection, owner: Owner) -> UUID:
     if isinstance(owner, UUID):
-        found = await tx.scalar(select(Project.id).where(Project.id == owner))
+        found = await tx.scalar(select(Project.id).where(Project.id == owner, Project.deleted_at.is_(None)))
         field, kind = "project_id", "project"
     else:
         user = await fetch_one(tx, user_named(owner))

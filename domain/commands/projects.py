@@ -80,9 +80,11 @@ async def remove_member(tx: AsyncConnection, requester: Requester, project_id: U
 
     Errors as for `set_member`.
     """
-    is_own = username.lower() == requester.username.lower()
-    project = await _lock(tx, requester, project_id, Verb.READ if is_own else Verb.MANAGE)
+    project = await _lock(tx, requester, project_id, Verb.READ)
     user = await _user(tx, username)
+    # Compared by id: the names of two early accounts may differ in case only.
+    if user.id != requester.user_id:
+        access.check(await _role(tx, project_id, requester.user_id), Verb.MANAGE, "project", project_id)
     if await _role(tx, project_id, user.id) is Role.OWNER:
         await _check_another_owner(tx, project, user.id)
     is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user.id)
@@ -97,7 +99,8 @@ async def delete_project(tx: AsyncConnection, requester: Requester, project_id: 
     project = await _lock(tx, requester, project_id)
     if project.personal_of is not None:
         raise ProjectInUseError("It is the personal project of a user.")
-    # The triggers that count lock this row, too: what somebody makes at the same time is in it, or finds no row.
+    # The triggers that count lock this row, too. Of two at the same time, either this one sees what the other has made,
+    # or the other finds no row and is refused.
     usage = await fetch_one(tx, select(ProjectUsage).where(ProjectUsage.project_id == project_id).with_for_update())
     for quota, word in _IN_USE.items():
         if getattr(usage, quota):

@@ -84,15 +84,15 @@ def is_member(user_id: UUID, project_id: UUID) -> ColumnElement[bool]:
     return _of_user(user_id).where(ProjectMember.project_id == project_id).exists()
 
 
-def merged(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID) -> Any:
-    """The rows of all projects that the user may read, as a FROM clause, and as what can be selected from it.
+def of_all_projects(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID) -> Rows:
+    """The rows of all projects that the user may read, in no order.
 
     `rows` is sorted and limited, and PostgreSQL runs it for each project: each time it reads a few rows from an index.
     For rows of several projects at once it would have to sort all of them.
     """
     projects = _of_user(user_id).subquery("readable")
     found = rows.where(owner_id == projects.c.project_id).lateral("found")
-    return projects.join(found, true()), found
+    return select(found).select_from(projects.join(found, true()))
 
 
 _USER: Final = bindparam("user_id", type_=Uuid())

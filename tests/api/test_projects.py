@@ -7,10 +7,11 @@ from uuid import UUID
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.commands import projects as commands
+from domain.data.accounts import SAME, User
 from domain.data.models import VM
 from domain.rules.states import Status
 from domain.settings import Settings
@@ -252,3 +253,17 @@ async def test_a_member_changes_the_volume_of_a_vm_of_the_project(
     assert answer.status_code == 204, answer.text
     operation = (await ada.http.get(answer.headers["Operation-Location"].removeprefix("/api/v1"))).json()
     assert (operation["actor"], operation["project_id"]) == ("bob", str(ada.user.id))
+
+
+async def test_a_member_whose_name_differs_in_case_only_is_somebody_else(
+    ada: Person, bob: Person, eve: Person, engine: AsyncEngine
+) -> None:
+    """Two accounts that are older than the rule for names. The reader must not remove the other member."""
+    project = await project_of(ada, reader=bob, operator=eve)
+    async with engine.begin() as tx:
+        await tx.execute(text("DROP INDEX uq_users_username"))  # in a database with Turkish rules it lets both in
+        same = {"username": "EVE", "username_key": f"{SAME}EVE"}
+        await tx.execute(update(User).where(User.id == bob.user.id).values(same))
+    assert refusal(await bob.http.delete(f"/projects/{project}/members/eve")) == (403, "forbidden")
+    assert (await bob.http.delete(f"/projects/{project}/members/EVE")).status_code == 204
+    assert (await eve.http.get(f"/projects/{project}")).status_code == 200

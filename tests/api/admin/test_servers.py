@@ -12,6 +12,7 @@ from domain.data.models import VM, Flavor, Image, Interface, Operation, Volume
 from domain.rules.resources import VolumeStatus
 from domain.rules.states import Status
 from tests.api.conftest import Person, count, pointers
+from tests.api.projects import project_of
 from tests.support.rows import FLAVOR_IDS, IMAGE_IDS, NETWORK_IDS, add_interface, add_vm, add_volume
 
 VOLUME = {"name": "data", "size_gb": 7, "device": "/dev/sdb", "delete_on_termination": True}
@@ -112,6 +113,16 @@ async def test_a_refused_adoption_changes_nothing(  # noqa: PLR0913, PLR0917
     assert pointers({"errors": []} | answer.json()) == ({"#/username"} if status == 422 else set())
     assert await count(engine, VM) == await count(engine, Operation) == 0
     assert await count(engine, FoundServer) == 1
+
+
+async def test_a_project_gets_a_server_but_none_after_its_end(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    projects = [await project_of(ada, name) for name in ("kept", "gone")]
+    assert (await ada.http.delete(f"/projects/{projects[1]}")).status_code == 204
+    for project, status in zip(projects, (202, 422), strict=True):
+        path = f"/admin/servers/{await add_found(engine)}/adopt"
+        answer = await root.http.post(path, json={"project_id": str(project)})
+        assert answer.status_code == status, answer.text
+    assert await count(engine, VM) == 1
 
 
 async def test_what_is_recorded_for_somebody_already_is_not_adopted_with_a_server(
