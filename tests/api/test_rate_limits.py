@@ -166,7 +166,9 @@ async def test_the_client_waits_until_the_limit_has_room(
         transport = httpx.ASGITransport(app)
         client = AsyncClient("http://api", token=token, transport=transport, on_retry=lambda _, s: said.append(s))
         names = [(await client.account.me()).username for _ in range(5)]
-    assert (names, said) == (["eve"] * 5, [1.0])
+    assert names == ["eve"] * 5
+    # One wait, or two: processes exchange their uses meanwhile, and the clock of the database may differ by milliseconds.
+    assert said in ([1.0], [1.0, 1.0])
 
 
 async def test_the_token_of_a_login_that_has_ended_counts_for_its_address(app: FastAPI, ada: Person) -> None:
