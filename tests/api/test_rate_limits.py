@@ -167,7 +167,7 @@ async def test_the_client_waits_until_the_limit_has_room(
         client = AsyncClient("http://api", token=token, transport=transport, on_retry=lambda _, s: said.append(s))
         names = [(await client.account.me()).username for _ in range(5)]
     assert names == ["eve"] * 5
-    # Mostly one wait. The processes exchange their uses meanwhile, and the database's clock may be some milliseconds off.
+    # Mostly one wait. The processes exchange their uses meanwhile, and the clock of the database may be a bit off.
     assert said in ([1.0], [1.0, 1.0])
 
 
