@@ -13,13 +13,14 @@ from api.routes import answers, requests, router
 from api.routes.resources import OPERATIONS, OnceOrTrialOnOperation, temporal_url
 from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, Process, ProcessState, ReadableVM
-from api.web.lists import Order, Readable
+from api.web.lists import Order, Readable, Rows
 from api.web.models import FieldError
 from api.web.pages import WantedPage
 from api.web.problems import ProblemError
 from api.web.responses import respond_202
 from api.web.single import ReadOne
-from api.web.waiting import Rows, Until, Wait, wait_for
+from api.web.waiting import Rows as _Waiting
+from api.web.waiting import Until, Wait, wait_for
 from domain.commands.acceptance import Accepted
 from domain.commands.cancel import cancel_operation as cancel
 from domain.data.models import Operation
@@ -62,25 +63,27 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
     sort: Sort = "-created_at",
 ) -> answers.OperationPage:
     """The operations that you may read, newest first; with `id` and `wait` once all of these have ended."""
-    statement = _operations(process)
     wanted = _ids(ids)
     if wait and not wanted:
         detail = "Say which operations to wait for: send `id` with `wait`."
         raise ProblemError("validation_failed", detail, [FieldError(code="required", detail=detail, parameter="id")])
     if wait:
         await _wait_for_all(process, request, caller.id, wait, wanted)
-    if wanted:
-        statement = statement.where(Operation.id.in_(wanted))
-        if "page_size" not in request.query_params:  # all of them on one page
-            page = replace(page, page_size=min(len(wanted), process.settings.max_page_size))
-    if statuses:
-        statement = statement.where(Operation.status.in_(filters.words(statuses)))
-    if actions:
-        statement = statement.where(Operation.action.in_(filters.actions(actions)))
-    if vm_id:
-        statement = statement.where(Operation.vm_id == vm_id)
+    if wanted and "page_size" not in request.query_params:  # all of them on one page
+        page = replace(page, page_size=min(len(wanted), process.settings.max_page_size))
+
+    def wanted_operations() -> Rows:
+        statement = _operations(process)
+        if wanted:
+            statement = statement.where(Operation.id.in_(wanted))
+        if statuses:
+            statement = statement.where(Operation.status.in_(filters.words(statuses)))
+        if actions:
+            statement = statement.where(Operation.action.in_(filters.actions(actions)))
+        return statement.where(Operation.vm_id == vm_id) if vm_id else statement
+
     readable = Readable(Operation.owner_id, caller.id, project_id)
-    return await page.fetch(statement, _ORDERS[sort], answers.OperationPage, readable)
+    return await page.fetch_readable(wanted_operations, _ORDERS[sort], answers.OperationPage, readable)
 
 
 @routes.get(
@@ -147,13 +150,12 @@ def _ids(texts: list[str]) -> set[UUID]:
 async def _wait_for_all(process: ProcessState, request: Request, user_id: UUID, seconds: int, ids: set[UUID]) -> None:
     """Wait until those of the operations have ended that the user may read."""
 
-    async def read() -> Rows:
-        readable = may_read(Operation.owner_id, user_id)
-        mine = select(Operation.id, Operation.status).where(Operation.id.in_(ids), readable)
+    async def read() -> _Waiting:
+        mine = select(Operation.id, Operation.status).where(Operation.id.in_(ids), may_read(Operation.owner_id))
         async with process.autocommit.connect() as connection:
-            return {row.id: row for row in await connection.execute(mine)}
+            return {row.id: row for row in await connection.execute(mine, {"user_id": user_id})}
 
-    def have_ended(operations: Rows) -> bool:
+    def have_ended(operations: _Waiting) -> bool:
         return all(operation.status not in OPEN_STATUSES for operation in operations.values())
 
     await wait_for(process, request, user_id, seconds, ids, read, have_ended)

@@ -12,7 +12,7 @@ from api.web import filters, openapi
 from api.web.dependencies import CurrentUser, ReadableVM
 from api.web.fields import Text
 from api.web.label_selectors import LabelSelectors, has_labels
-from api.web.lists import Readable
+from api.web.lists import Readable, Rows
 from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
 from api.web.single import ReadOne
@@ -80,11 +80,13 @@ async def list_snapshots(  # noqa: PLR0913, PLR0917 - each is a query parameter
 
     Those of a VM that is gone are among them.
     """
-    statement = _filtered(select(Snapshot), statuses, name, labels)
-    if vm_id:
-        statement = statement.where(Snapshot.vm_id == vm_id)
+
+    def wanted() -> Rows:
+        statement = _filtered(select(Snapshot), statuses, name, labels)
+        return statement.where(Snapshot.vm_id == vm_id) if vm_id else statement
+
     readable = Readable(Snapshot.owner_id, caller.id, project_id)
-    return await page.fetch(statement, _ORDERS[sort], answers.SnapshotPage, readable)
+    return await page.fetch_readable(wanted, _ORDERS[sort], answers.SnapshotPage, readable)
 
 
 @routes.get(

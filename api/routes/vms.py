@@ -15,7 +15,7 @@ from api.web.dependencies import CurrentUser, Process
 from api.web.fields import Text, Time
 from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
-from api.web.lists import Order, Readable
+from api.web.lists import Order, Readable, Rows
 from api.web.models import FieldError
 from api.web.pages import WantedPage
 from api.web.problems import ProblemError
@@ -106,18 +106,21 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
 
     DELETED ones are left out unless you filter by that status or ask for changes.
     """
-    statement, readable = views.VMS, Readable(VM.owner_id, caller.id, project_id)
-    if statuses or not changes_since:
-        statement = statement.where(filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED))
-    if name:
-        statement = statement.where(filters.has_name(VM.name, name))
-    if labels:
-        statement = statement.where(has_labels(VM.labels, labels))
-    if not changes_since:
-        return await page.fetch(statement, _ORDERS[sort], answers.VMPage, readable)
-    if "sort" in page.request.query_params:
+    if changes_since and "sort" in page.request.query_params:
         raise _no_sort()
-    return await page.fetch(statement.where(VM.updated_at >= changes_since), _CHANGES, answers.VMPage, readable)
+
+    def wanted() -> Rows:
+        statement = views.VMS
+        if statuses or not changes_since:
+            statement = statement.where(filters.has_status(VM.status, statuses, hidden_by_default=Status.DELETED))
+        if name:
+            statement = statement.where(filters.has_name(VM.name, name))
+        if labels:
+            statement = statement.where(has_labels(VM.labels, labels))
+        return statement.where(VM.updated_at >= changes_since) if changes_since else statement
+
+    order = _CHANGES if changes_since else _ORDERS[sort]
+    return await page.fetch_readable(wanted, order, answers.VMPage, Readable(VM.owner_id, caller.id, project_id))
 
 
 def _no_sort() -> ProblemError:

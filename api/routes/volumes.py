@@ -15,7 +15,7 @@ from api.web.dependencies import CurrentUser, Process, ReadableVM
 from api.web.fields import Text
 from api.web.idempotency import OnceOrTrial
 from api.web.label_selectors import LabelSelectors, has_labels
-from api.web.lists import Order, Readable
+from api.web.lists import Order, Readable, Rows
 from api.web.pages import WantedPage
 from api.web.responses import respond_202, respond_204
 from api.web.single import ReadOne
@@ -64,15 +64,16 @@ async def list_volumes(  # noqa: PLR0913, PLR0917 - each is a query parameter
     sort: Sort = "-created_at",
 ) -> answers.VolumePage:
     """The volumes that you may read, newest first, without DELETED ones unless you filter by that status."""
-    has_status = filters.has_status(Volume.status, statuses, hidden_by_default=VolumeStatus.DELETED)
-    statement = views.VOLUMES.where(has_status)
-    if name:
-        statement = statement.where(filters.has_name(Volume.name, name))
-    if labels:
-        statement = statement.where(has_labels(Volume.labels, labels))
-    return await page.fetch(
-        statement, _ORDERS[sort], answers.VolumePage, Readable(Volume.owner_id, caller.id, project_id)
-    )
+
+    def wanted() -> Rows:
+        has_status = filters.has_status(Volume.status, statuses, hidden_by_default=VolumeStatus.DELETED)
+        statement = views.VOLUMES.where(has_status)
+        if name:
+            statement = statement.where(filters.has_name(Volume.name, name))
+        return statement.where(has_labels(Volume.labels, labels)) if labels else statement
+
+    readable = Readable(Volume.owner_id, caller.id, project_id)
+    return await page.fetch_readable(wanted, _ORDERS[sort], answers.VolumePage, readable)
 
 
 @routes.get(

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import Uuid, bindparam, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 
@@ -25,11 +25,13 @@ from api.web.origin import source_of
 from api.web.problems import ProblemError
 from api.web.program_tokens import ProgramTokens
 from api.web.remembered import Remembered
+from api.web.repeated import RepeatedLists
 from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
 from domain import logs
 from domain.commands.acceptance import Requester
 from domain.data.accounts import User
 from domain.data.models import VM
+from domain.data.prepared import Prepared
 from domain.data.projects import may_read, roles_in
 from domain.rules import access
 from domain.rules.access import Verb
@@ -68,6 +70,7 @@ class ProcessState:
     refusals: Refusals
     long_lists: Remembered = field(default_factory=Remembered)
     sharing_users: Remembered = field(default_factory=Remembered)
+    repeated_lists: RepeatedLists = field(default_factory=RepeatedLists)
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
     provider: IdentityProvider | None = None
 
@@ -156,7 +159,7 @@ async def _admin(process: Process, caller: Annotated[Caller, Depends(_caller)]) 
 
 
 Admin = Annotated[Caller, Depends(_admin)]
-_READABLE_VM = select(VM).where(VM.id == bindparam("vm_id"), may_read(VM.owner_id, bindparam("user_id", type_=Uuid())))
+_READABLE_VM = Prepared(select(VM).where(VM.id == bindparam("vm_id"), may_read(VM.owner_id)))
 CurrentUser = Annotated[Caller, Depends(_caller)]
 LoggedInUser = Annotated[LoginCaller, Depends(_logged_in)]
 
@@ -177,12 +180,10 @@ CurrentRequester = Annotated[Requester, Depends(_requester)]
 
 async def fetch_readable_vm(process: Process, caller: CurrentUser, vm_id: UUID) -> VM:
     """A VM that the caller may read; NotFoundError if there is none."""
-    async with process.autocommit.connect() as connection:
-        found = await connection.execute(_READABLE_VM, {"vm_id": vm_id, "user_id": caller.id})
-    vm = cast("VM | None", found.one_or_none())
-    if vm is None:
+    found = await _READABLE_VM.fetch(process.engine, {"vm_id": vm_id, "user_id": caller.id})
+    if not found:
         raise NotFoundError("VM", vm_id)
-    return vm
+    return cast("VM", found[0])
 
 
 async def fetch_changeable_vm(

@@ -14,9 +14,11 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from sqlalchemy import (
     ColumnElement,
+    DateTime,
     ScalarSelect,
     Select,
     SQLColumnExpression,
+    bindparam,
     false,
     func,
     literal,
@@ -27,7 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from domain.data.projects import is_member, of_all_projects
+from domain.data.projects import USER, is_member, of_all_projects
 
 Rows = Select[*tuple[Any, ...]]
 
@@ -67,15 +69,20 @@ class Readable:
     user_id: UUID
     project_id: UUID | None = None
 
+    @property
+    def is_personal(self) -> bool:
+        """Whether only the user's own project is meant."""
+        return self.project_id == self.user_id
+
     def narrow(self, rows: Rows) -> Rows:
-        """Their rows, if that is one project: the named one if the user may read it, or else the user's own."""
-        if self.project_id is None or self.project_id == self.user_id:
-            return rows.where(self.owner_id == self.user_id)
-        return rows.where(self.owner_id == self.project_id, is_member(self.user_id, self.project_id))
+        """Their rows, if that is one project: the named one if USER may read it, or else the user's own."""
+        if self.project_id is None or self.is_personal:
+            return rows.where(self.owner_id == USER)
+        return rows.where(self.owner_id == self.project_id, is_member(self.project_id))
 
     def choose(self, rows: Rows) -> Rows:
         """Their rows, in no order, if that is several projects; `rows` is sorted and limited."""
-        return of_all_projects(rows, self.owner_id, self.user_id)
+        return of_all_projects(rows, self.owner_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,11 @@ class Start:
     page: int
     after: tuple[Any, ...] | None = None
     since: datetime | None = None
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The values of the parameters that the statement of a page has because of its beginning."""
+        return {"since": self.since} | {_after(index): value for index, value in enumerate(self.after or ())}
 
     def offset(self, page_size: int) -> int:
         """The number of rows to skip; with a cursor none is skipped."""
@@ -110,7 +122,8 @@ class List:
         rows = self.statement.order_by(*_sorted(order.columns, order))
         if start.after is not None:
             position = tuple_(*order.columns)
-            rows = rows.where(position < start.after if order.descending else position > start.after)
+            after = tuple_(*(bindparam(_after(n), type_=column.type) for n, column in enumerate(order.columns)))
+            rows = rows.where(position < after if order.descending else position > after)
         if self.whose is None:
             return rows.limit(page_size + 1).offset(offset)
         # The rows to skip may be of any of the projects.
@@ -129,13 +142,18 @@ class List:
             some = self.whose.choose(some).limit(enough)
         return select(func.count()).select_from(some.subquery()).scalar_subquery()
 
-    def has_changed(self, changed: SQLColumnExpression[datetime], since: datetime) -> ScalarSelect[bool]:
-        """Whether a row has changed since then."""
+    def has_changed(self, changed: SQLColumnExpression[datetime]) -> ScalarSelect[bool]:
+        """Whether a row has changed since the time that the parameter `since` has."""
+        since = bindparam("since", type_=DateTime(timezone=True))
         # In the order of the changes, to make the plan use the index that has them.
         one = _ones(self.statement).where(changed >= since).order_by(changed.desc()).limit(1)
         if self.whose is not None:
             one = self.whose.choose(one)
         return select(func.count() > 0).select_from(one.subquery()).scalar_subquery()
+
+
+def _after(index: int) -> str:
+    return f"after_{index}"
 
 
 def _sorted(columns: Iterable[Any], order: Order) -> list[Any]:

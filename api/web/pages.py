@@ -1,6 +1,6 @@
 """Lists as pages, by number for people or by cursor for programs; each page takes one database query."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, TypeVar
@@ -55,15 +55,29 @@ class Paging:
     page_size: int
     cursor: str | None
 
-    async def fetch(self, statement: Rows, order: Order, shape: type[P], whose: Readable | None = None) -> P:
-        """Fetch the requested page of the statement's rows, and set the Link header of the answer.
+    async def fetch(self, statement: Rows, order: Order, shape: type[P]) -> P:
+        """Fetch the requested page of the statement's rows, and set the Link header of the answer."""
+        start = self._start(order)
+        is_long = self.process.long_lists.has(self._key)
+        about, statement = self._statement(List(statement, order), start, is_long=is_long)
+        async with self.process.autocommit.connect() as connection:
+            rows = (await connection.execute(statement, start.values)).all()
+            first = rows[0] if rows else (await connection.execute(about, start.values)).one()
+        return self._page(self._found(rows, first, start), start, order, shape)
 
-        NotFoundError if the user may not read the project that `whose` names.
+    async def fetch_readable(self, make: Callable[[], Rows], order: Order, shape: type[P], whose: Readable) -> P:
+        """Fetch the requested page of those of the rows that the user may read; `make` makes their statement.
+
+        The statement has to follow from the path and the query parameters alone. NotFoundError if the user may not read
+        the project that `whose` names.
         """
         start = self._start(order)
-        found = await self._read(statement, order, start, whose)
-        if not found.rows and whose and whose.project_id:
+        found = await self._read(make, order, start, whose)
+        if not found.rows and whose.project_id:
             await self._check_project(whose.user_id, whose.project_id)
+        return self._page(found, start, order, shape)
+
+    def _page(self, found: _Rows, start: Start, order: Order, shape: type[P]) -> P:
         total = min(found.count, lists.MAX_TOTAL)
         if found.count > lists.MAX_TOTAL and start.offset(self.page_size) >= lists.MAX_TOTAL:
             raise _page_too_deep()
@@ -93,43 +107,69 @@ class Paging:
             roles = await roles_in(connection, user_id, [project_id])
         access.check(roles.get(project_id), Verb.READ, "project", project_id)
 
-    async def _read(self, statement: Rows, order: Order, start: Start, whose: Readable | None) -> _Rows:
-        if whose is None:
-            return await self._read_list(List(statement, order), start)
+    async def _read(self, make: Callable[[], Rows], order: Order, start: Start, whose: Readable) -> _Rows:
         sharing_users, user = self.process.sharing_users, whose.user_id.int
         if whose.project_id or not sharing_users.has(user):
             # Most users have one project, and the statement for one is built and planned much faster. It also tells
             # whether there are more.
-            more = None if whose.project_id else whose.user_id
-            found = await self._read_list(List(whose.narrow(statement), order), start, more)
+            def make_list() -> List:
+                return List(whose.narrow(make()), order)
+
+            is_sharing = whose.project_id is None
+            found = await self._read_list(make_list, start, whose, "one", is_sharing=is_sharing)
             if not found.is_incomplete:
                 return found
             sharing_users.remember(user)
-        return await self._read_list(List(statement, order, whose), start)
+        return await self._read_list(lambda: List(make(), order, whose), start, whose, "all")
 
-    async def _read_list(self, wanted: List, start: Start, sharing: UUID | None = None) -> _Rows:
-        """Read the page; with `sharing` also find out whether that user has other projects."""
-        long_lists, key = self.process.long_lists, self._key
-        is_long = long_lists.has(key)
+    async def _read_list(
+        self, make: Callable[[], List], start: Start, whose: Readable, kind: str, *, is_sharing: bool = False
+    ) -> _Rows:
+        """Read the page; with `is_sharing` also find out whether the user has other projects."""
+        values = {**start.values, "user_id": whose.user_id}
+        place = start.offset(self.page_size) if start.after is None else None
+        is_long = self.process.long_lists.has(self._key)
+        key = (self._words, place, self.page_size, start.since is None, whose.is_personal, kind, is_long)
+
+        def statements() -> tuple[Rows, Rows]:
+            return self._statement(make(), start, is_long=is_long, is_sharing=is_sharing)
+
+        prepared = self.process.repeated_lists.find(key, lambda: statements()[1])
+        rows: Sequence[Any] = await prepared.fetch(self.process.engine, values) if prepared else ()
+        if rows:
+            return self._found(rows, rows[0], start)
+        about, statement = statements()
+        async with self.process.autocommit.connect() as connection:
+            if not prepared:
+                rows = (await connection.execute(statement, values)).all()
+            first = rows[0] if rows else (await connection.execute(about, values)).one()
+        return self._found(rows, first, start)
+
+    def _statement(self, wanted: List, start: Start, *, is_long: bool, is_sharing: bool = False) -> tuple[Rows, Rows]:
+        """The statement for what is known about the whole list, and the one for the page, whose rows have it, too."""
         about: dict[str, Any] = {"read_since": func.now() - MOST_OVERDUE}
         if not is_long:
             about["total"] = wanted.count()
         if wanted.order.changed is not None and start.since is not None:
-            about["have_moved"] = wanted.has_changed(wanted.order.changed, start.since)
-        if sharing is not None:
+            about["have_moved"] = wanted.has_changed(wanted.order.changed)
+        if is_sharing:
             about["is_incomplete"] = SHARES
         columns = [value.label(name) for name, value in about.items()]
-        # They are columns of every row, which saves a second query unless the page is empty.
-        page = wanted.slice(start, self.page_size).add_columns(*columns)
-        user = {"user_id": sharing} if sharing else {}
-        async with self.process.autocommit.connect() as connection:
-            rows = (await connection.execute(page, user)).all()
-            first = rows[0] if rows else (await connection.execute(select(*columns), user)).one()
-        count = lists.MAX_TOTAL + 1 if is_long else first.total
-        if count > lists.MAX_TOTAL and not is_long:
-            long_lists.remember(key)
-        have_moved, lacks_rows = (name in about and getattr(first, name) for name in ("have_moved", "is_incomplete"))
+        # As columns of every row they save a second query, unless the page is empty.
+        return select(*columns), wanted.slice(start, self.page_size).add_columns(*columns)
+
+    def _found(self, rows: Sequence[Any], first: Any, start: Start) -> _Rows:
+        count = getattr(first, "total", lists.MAX_TOTAL + 1)
+        if count > lists.MAX_TOTAL and hasattr(first, "total"):
+            self.process.long_lists.remember(self._key)
+        have_moved, lacks_rows = (getattr(first, name, False) for name in ("have_moved", "is_incomplete"))
         return _Rows(rows, count, start.since or first.read_since, have_moved, lacks_rows)
+
+    @property
+    def _words(self) -> Hashable:
+        """The path and all that the client says of the list, in the client's own words, but the cursor's content."""
+        parameters = [(name, value) for name, value in self.request.query_params.multi_items() if name != "cursor"]
+        return self.request.url.path, *parameters
 
     @property
     def _key(self) -> int:

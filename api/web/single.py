@@ -1,7 +1,7 @@
 """Answers with one resource, with an ETag: the resource as it is, or once it has changed as the client wants."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -69,12 +69,16 @@ class Reader:
 
     async def _read(self, resource: Resource, id: UUID, where: tuple[ColumnElement[bool], ...]) -> Any:
         view = self.process.changes.views[resource.table]
-        statement = view.one_readable.where(*where) if where else view.one_readable
-        async with self.process.autocommit.connect() as connection:
-            row = (await connection.execute(statement, {"id": id, "user_id": self.caller.id})).one_or_none()
-        if row is None:
+        values = {"id": id, "user_id": self.caller.id}
+        rows: Sequence[Any]
+        if where:
+            async with self.process.autocommit.connect() as connection:
+                rows = (await connection.execute(view.one_readable.where(*where), values)).all()
+        else:
+            rows = await view.prepared.fetch(self.process.engine, values)
+        if not rows:
             raise NotFoundError(resource.name, id)
-        return row
+        return rows[0]
 
 
 async def _reader(process: Process, request: Request, caller: CurrentUser) -> Reader:

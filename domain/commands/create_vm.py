@@ -25,7 +25,8 @@ from domain.data.bulk import POSITION, insert_all, to_parameter
 from domain.data.guests import UserData
 from domain.data.models import VM, Interface, Operation
 from domain.data.parameters import CreateVM
-from domain.data.views import shown_vms
+from domain.data.prepared import Prepared
+from domain.data.views import shown, shown_vms
 from domain.rules import cloud_init, disks, lifecycle, references
 from domain.rules.access import Verb
 from domain.rules.references import Choice
@@ -79,11 +80,12 @@ async def create_vms(tx: AsyncConnection, requester: Requester, wanted: Sequence
         values["interfaces"] = to_parameter(interfaces)
     if user_data:
         values |= {"user_data_vm_ids": [*user_data], "user_data": [*user_data.values()]}
-    found = (await tx.execute(_STATEMENTS[bool(interfaces), bool(user_data)], values)).all()
+    found = await _STATEMENTS[bool(interfaces), bool(user_data)].fetch_in(tx, values)
     rows = {row.id: cast("VM", row) for row in found}
-    await boot_sources.claim_volumes(tx, [(rows[plan.vm_id], plan.new) for plan in plans])
-    shown = await shown_vms(tx, rows)
-    return [Accepted(shown[plan.vm_id], plan.operation.id) for plan in plans]
+    if any(new.all_volumes for new in wanted):
+        await boot_sources.claim_volumes(tx, [(rows[plan.vm_id], plan.new) for plan in plans])
+        rows = await shown_vms(tx, rows)
+    return [Accepted(rows[plan.vm_id], plan.operation.id) for plan in plans]
 
 
 async def _plan(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewVM]) -> Sequence[_Plan]:
@@ -207,8 +209,10 @@ def _example() -> _Plan:
 _EXAMPLE = _example()
 # PostgreSQL checks foreign keys at the end of the statement, so the inserts may run in any order.
 _NEW_VMS = insert_all(VM, "vms", _vm_row(_EXAMPLE)).returning(VM).cte("new_vms")
-_CREATE = select(_NEW_VMS).add_cte(insert_all(Operation, "operations", _operation_row(_EXAMPLE)).cte("new_operations"))
-_NEW_INTERFACES = insert_all(Interface, "interfaces", _interface_rows([_EXAMPLE])[0]).cte("new_interfaces")
+_NEW_OPERATIONS = insert_all(Operation, "operations", _operation_row(_EXAMPLE)).cte("new_operations")
+_NEW_INTERFACES = (
+    insert_all(Interface, "interfaces", _interface_rows([_EXAMPLE])[0]).returning(Interface).cte("new_interfaces")
+)
 _NEW_USER_DATA = (
     insert(UserData)
     .from_select(
@@ -220,10 +224,13 @@ _NEW_USER_DATA = (
     )
     .cte("new_user_data")
 )
+# The new rows are not in the tables yet when the statement reads them, so it shows what it inserts.
+_ALONE = shown(_NEW_VMS, Interface.__table__).add_cte(_NEW_OPERATIONS)
+_WITH_INTERFACES = shown(_NEW_VMS, _NEW_INTERFACES).add_cte(_NEW_OPERATIONS)
 # By what the VMs have: interfaces, user data.
 _STATEMENTS = {
-    (False, False): _CREATE,
-    (True, False): _CREATE.add_cte(_NEW_INTERFACES),
-    (False, True): _CREATE.add_cte(_NEW_USER_DATA),
-    (True, True): _CREATE.add_cte(_NEW_INTERFACES, _NEW_USER_DATA),
+    (False, False): Prepared(_ALONE),
+    (True, False): Prepared(_WITH_INTERFACES),
+    (False, True): Prepared(_ALONE.add_cte(_NEW_USER_DATA)),
+    (True, True): Prepared(_WITH_INTERFACES.add_cte(_NEW_USER_DATA)),
 }

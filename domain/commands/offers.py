@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.commands.new_vm import NewVM
 from domain.data import addresses
 from domain.data.models import Flavor, Image, Network
+from domain.data.prepared import Prepared
 from domain.rules.errors import FieldIssue, unknown_id
 from domain.rules.references import Choice, Named, pick
 
@@ -102,7 +103,7 @@ async def find_offers(tx: AsyncConnection, wanted: Sequence[NewVM]) -> Offers:
     }
     for kind, choices in (("flavor", flavors), ("image", images), ("network", networks)):
         values |= _parameters(kind, choices, by_name=by_name)
-    found = (await tx.execute(_QUERIES[by_name, len(wanted) > 1], values)).one()
+    (found,) = await _QUERIES[by_name, len(wanted) > 1].fetch_in(tx, values)
     return Offers(
         [OfferedFlavor(UUID(id), *rest) for id, *rest in found.flavors or ()],
         [OfferedImage(UUID(id), *rest) for id, *rest in found.images or ()],
@@ -154,5 +155,5 @@ def _query(*, by_name: bool, many: bool) -> Select[Any]:
 
 
 _QUERIES: Final = {
-    (by_name, many): _query(by_name=by_name, many=many) for by_name, many in product((False, True), repeat=2)
+    (by_name, many): Prepared(_query(by_name=by_name, many=many)) for by_name, many in product((False, True), repeat=2)
 }

@@ -8,6 +8,7 @@ import asyncpg
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import PoolProxiedConnection
 
 logger = logging.getLogger(__name__)
 
@@ -50,26 +51,26 @@ UNREACHABLE: Final = (
 
 def sqlstate_of(error: BaseException | None) -> str:
     """The SQLSTATE of an error of the database, or an empty string."""
-    return getattr(_original(error), "sqlstate", None) or ""
+    return getattr(original(error), "sqlstate", None) or ""
 
 
 def is_outage(error: BaseException) -> bool:
     """Whether the same call may succeed later: the database is away, full, read-only, too busy or not yet prepared."""
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    if isinstance(_original(error), UNREACHABLE):
+    if isinstance(original(error), UNREACHABLE):
         return True
     return sqlstate_of(error).startswith((*_SERVER_GONE, *_SERVER_REFUSES, *_LOST_RACE, *SCHEMA_IS_OLD, NO_RIGHTS))
 
 
 def describe(error: BaseException) -> str:
     """One line for the log: what the server or the driver says, without the statement and its parameters."""
-    original = _original(error)
-    if isinstance(original, UnusableDatabaseError):
-        return str(original)
+    cause = original(error)
+    if isinstance(cause, UnusableDatabaseError):
+        return str(cause)
     # The whole text of a PostgreSQL error has further lines, which may repeat values.
-    text = original.args[0] if isinstance(original, asyncpg.PostgresError) else original
-    kind = f"{type(original).__name__} {sqlstate_of(error)}".strip()
+    text = cause.args[0] if isinstance(cause, asyncpg.PostgresError) else cause
+    kind = f"{type(cause).__name__} {sqlstate_of(error)}".strip()
     return " ".join(f"{kind}: {text}{_WHAT_TO_DO.get(sqlstate_of(error), '')}".split())
 
 
@@ -78,16 +79,40 @@ def on_error(context: ExceptionContext) -> None:
     if isinstance(context.sqlalchemy_exception, StatementError):
         # SQLAlchemy appends it to the text, which ends up in logs: many lines of SQL, while the error says what failed.
         context.sqlalchemy_exception.statement = None
-    state = sqlstate_of(context.original_exception)
+    is_useless, are_all = _useless(context.original_exception)
+    if is_useless:
+        context.is_disconnect, context.invalidate_pool_on_disconnect = True, are_all
+
+
+def drop(connection: PoolProxiedConnection, error: BaseException) -> bool:
+    """Drop the connections that an error makes useless, as SQLAlchemy and `on_error` do; whether this one is dropped.
+
+    This is for statements that the driver runs without SQLAlchemy.
+    """
+    is_useless, are_all = _useless(error)
+    driver: asyncpg.Connection = connection.driver_connection
+    is_closed = driver.is_closed()
+    if is_closed or are_all:
+        # There is no public name for it. The other connections will be opened anew when they are needed.
+        connection._pool._invalidate(connection, error, _checkin=False)  # noqa: SLF001
+    # Whoever is canceled leaves before the answer, so the connection cannot be used again.
+    is_dropped = is_useless or is_closed or not isinstance(error, Exception)
+    if is_dropped:
+        connection.invalidate(error)
+    return is_dropped
+
+
+def _useless(error: BaseException) -> tuple[bool, bool]:
+    """Whether the error makes its connection useless, and whether it makes all connections of the pool useless."""
+    state = sqlstate_of(error)
     # The machine may be gone, and then no connection of the pool will ever be answered. Each would cost a request the
     # whole time limit of a statement.
-    has_no_answer = isinstance(context.original_exception, TimeoutError)
-    if has_no_answer or state.startswith((*_SERVER_GONE, *_SERVER_REFUSES)):
-        context.is_disconnect = True
-        context.invalidate_pool_on_disconnect = has_no_answer or state.startswith(_SERVER_GONE)
+    has_no_answer = isinstance(error, TimeoutError)
+    are_all = has_no_answer or state.startswith(_SERVER_GONE)
+    return are_all or state.startswith(_SERVER_REFUSES), are_all
 
 
-def _original(error: BaseException | None) -> BaseException | None:
+def original(error: BaseException | None) -> BaseException | None:
     """The driver's own error: SQLAlchemy wraps it twice, the second time as the cause of `orig`."""
     if isinstance(error, DBAPIError):
         return getattr(error.orig, "__cause__", None) or error.orig

@@ -12,7 +12,6 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import (
     ARRAY,
-    BindParameter,
     CheckConstraint,
     ColumnElement,
     ForeignKey,
@@ -73,37 +72,35 @@ class ProjectMember(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
-def may_read(owner_id: InstrumentedAttribute[UUID], user_id: UUID | BindParameter[UUID]) -> ColumnElement[bool]:
-    """Whether the user may read a row, by the column with its project. It is for statements that find few rows."""
+USER: Final = bindparam("user_id", type_=Uuid())
+"""The id of the user who wants to read."""
+
+
+def may_read(owner_id: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
+    """Whether USER may read a row, by the column with its project. It is for statements that find few rows."""
     # Most resources belong to personal projects, so PostgreSQL seldom has to read the members.
-    return or_(owner_id == user_id, owner_id.in_(_of_user(user_id)))
+    return or_(owner_id == USER, owner_id.in_(_OF_USER))
 
 
-def is_member(user_id: UUID, project_id: UUID) -> ColumnElement[bool]:
-    """Whether the user is a member of the project."""
-    return _of_user(user_id).where(ProjectMember.project_id == project_id).exists()
+def is_member(project_id: UUID) -> ColumnElement[bool]:
+    """Whether USER is a member of the project."""
+    return _OF_USER.where(ProjectMember.project_id == project_id).exists()
 
 
-def of_all_projects(rows: Rows, owner_id: InstrumentedAttribute[UUID], user_id: UUID) -> Rows:
-    """The rows of all projects that the user may read, in no order.
+def of_all_projects(rows: Rows, owner_id: InstrumentedAttribute[UUID]) -> Rows:
+    """The rows of all projects that USER may read, in no order.
 
     `rows` is sorted and limited, and PostgreSQL runs it for each project: each time it reads a few rows from an index.
     For rows of several projects at once it would have to sort all of them.
     """
-    projects = _of_user(user_id).subquery("readable")
+    projects = _OF_USER.subquery("readable")
     found = rows.where(owner_id == projects.c.project_id).lateral("found")
     return select(found).select_from(projects.join(found, true()))
 
 
-_USER: Final = bindparam("user_id", type_=Uuid())
-SHARES: Final = (
-    select(ProjectMember.project_id).where(ProjectMember.user_id == _USER, ProjectMember.project_id != _USER).exists()
-)
-"""Whether the user with the `user_id` is a member of another project than the personal one; built only once."""
-
-
-def _of_user(user_id: UUID | BindParameter[UUID]) -> Select[UUID]:
-    return select(ProjectMember.project_id).where(ProjectMember.user_id == user_id)
+_OF_USER: Final = select(ProjectMember.project_id).where(ProjectMember.user_id == USER)
+SHARES: Final = _OF_USER.where(ProjectMember.project_id != USER).exists()
+"""Whether USER is a member of another project than the personal one."""
 
 
 async def roles_in(tx: AsyncConnection, user_id: UUID, project_ids: Collection[UUID]) -> Mapping[UUID, Role]:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
+from domain.data import outages
 from domain.data.models import VM, Operation
 
 T = TypeVar("T")
@@ -60,9 +61,8 @@ async def note_vm_changed(tx: AsyncConnection, vm_id: UUID | None) -> None:
 
 def violated_constraint(error: IntegrityError) -> str | None:
     """The name of the constraint or unique index that the statement violated; None for a NOT NULL."""
-    # A field of PostgreSQL's error, because its text is for people and in the server's language. SQLAlchemy wraps the
-    # error of asyncpg twice: the cause of `orig` is the original one.
-    name: str | None = getattr(error.orig.__cause__, "constraint_name", None) if error.orig else None
+    # A field of PostgreSQL's error, because its text is for people and in the server's language.
+    name: str | None = getattr(outages.original(error), "constraint_name", None)
     return name
 
 

@@ -15,6 +15,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Mapped, mapped_column
 
+from domain.data import outages
 from domain.data.base import Base
 from domain.data.projects import Rows
 from domain.data.queries import violated_constraint
@@ -94,9 +95,8 @@ def refusal_of(error: IntegrityError) -> ProjectQuotaExceededError | NotFoundErr
     """What the trigger has refused; None if the error is another."""
     name = violated_constraint(error) or ""
     if name == DELETED_PROJECT:
-        return NotFoundError("project", error.orig.__cause__.detail)  # type: ignore[union-attr]
+        return NotFoundError("project", outages.original(error).detail)  # type: ignore[union-attr]
     if not name.startswith(CONSTRAINT_PREFIX):
         return None
-    assert error.orig is not None  # noqa: S101 - the error has the name of a constraint, so it is PostgreSQL's
-    detail = json.loads(error.orig.__cause__.detail)  # type: ignore[union-attr]
+    detail = json.loads(outages.original(error).detail)  # type: ignore[union-attr] # PostgreSQL's: it has a name
     return ProjectQuotaExceededError(Quota(name.removeprefix(CONSTRAINT_PREFIX)), detail["limit"], detail["used"])

@@ -11,6 +11,7 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     ColumnElement,
+    FromClause,
     Select,
     Uuid,
     and_,
@@ -28,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Attachment, Flavor, Interface, Network, Operation, Snapshot, Volume
 from domain.data.parameters import SHAPES
+from domain.data.prepared import Prepared
 from domain.data.projects import may_read
 from domain.data.queries import HAS_BEGUN, lock_vm
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status
@@ -63,35 +65,39 @@ def _list(item: ColumnElement[Any], *order: Any) -> ColumnElement[Any]:
 
 
 _FLAVOR = _object(id=Flavor.id, name=Flavor.name, vcpus=Flavor.vcpus, ram_mb=Flavor.ram_mb, disk_gb=Flavor.disk_gb)
-_ADDRESS = _object(
-    network_id=Interface.network_id,
-    network=Network.name,
-    ip_address=Interface.ip_address,
-    mac_address=Interface.mac_address,
-)
 _VOLUME = _object(volume_id=Attachment.volume_id, device=Attachment.device)
-_FLAVOR_OF_VM = select(_FLAVOR).where(Flavor.id == VM.flavor_id).scalar_subquery()
-_ADDRESSES_OF_VM = (
-    select(_list(_ADDRESS, Interface.created_at, Interface.id))
-    .join(Network, Network.id == Interface.network_id)
-    .where(Interface.vm_id == VM.id)
-    .scalar_subquery()
-)
-_VOLUMES_OF_VM = (
-    select(_list(_VOLUME, Attachment.device.nulls_first(), Attachment.volume_id))
-    .where(Attachment.vm_id == VM.id)
-    .scalar_subquery()
-)
-_PREVIOUS_FLAVOR = latest_resize(VM.id, cast(Operation.input["previous_flavor_id"].astext, Uuid)).scalar_subquery()
 
-VMS: Final[Rows] = select(
-    VM,
-    _FLAVOR_OF_VM.label("flavor"),
-    _ADDRESSES_OF_VM.label("addresses"),
-    _VOLUMES_OF_VM.label("volumes"),
-    # CASE, so that PostgreSQL looks for a resize only where there is one to decide.
-    case((VM.status == Status.VERIFY_RESIZE, _PREVIOUS_FLAVOR)).label("previous_flavor_id"),
-)
+
+def shown(vms: FromClause, interfaces: FromClause) -> Rows:
+    """Select VMs as clients see them, from the tables or from something with their columns."""
+    vm, interface = vms.c, interfaces.c
+    address = _object(
+        network_id=interface.network_id,
+        network=Network.name,
+        ip_address=interface.ip_address,
+        mac_address=interface.mac_address,
+    )
+    flavor = select(_FLAVOR).where(Flavor.id == vm.flavor_id)
+    addresses = (
+        select(_list(address, interface.created_at, interface.id))
+        .select_from(interfaces.join(Network.__table__, Network.id == interface.network_id))
+        .where(interface.vm_id == vm.id)
+    )
+    volumes = select(_list(_VOLUME, Attachment.device.nulls_first(), Attachment.volume_id)).where(
+        Attachment.vm_id == vm.id
+    )
+    previous_flavor = latest_resize(vm.id, cast(Operation.input["previous_flavor_id"].astext, Uuid))
+    return select(
+        vms,
+        flavor.scalar_subquery().label("flavor"),
+        addresses.scalar_subquery().label("addresses"),
+        volumes.scalar_subquery().label("volumes"),
+        # CASE, so that PostgreSQL looks for a resize only where there is one to decide.
+        case((vm.status == Status.VERIFY_RESIZE, previous_flavor.scalar_subquery())).label("previous_flavor_id"),
+    )
+
+
+VMS: Final = shown(VM.__table__, Interface.__table__)
 """VMs, each with its flavor, addresses and volumes and, while a resize waits for a decision, the flavor before it."""
 
 VOLUMES: Final[Rows] = select(Volume, Attachment.vm_id, Attachment.device).outerjoin(
@@ -100,12 +106,12 @@ VOLUMES: Final[Rows] = select(Volume, Attachment.vm_id, Attachment.device).outer
 """Volumes, each with the VM and the device of its attachment."""
 
 
-_SOME_VMS: Final = VMS.where(VM.id == any_(bindparam("ids", type_=ARRAY(Uuid))))
+_SOME_VMS: Final = Prepared(VMS.where(VM.id == any_(bindparam("ids", type_=ARRAY(Uuid)))))
 
 
 async def shown_vms(tx: AsyncConnection, vm_ids: Iterable[UUID]) -> dict[UUID, VM]:
     """The VMs as clients see them, by id: their rows have the further columns of VMS, too."""
-    rows = await tx.execute(_SOME_VMS, {"ids": list(vm_ids)})
+    rows = await _SOME_VMS.fetch_in(tx, {"ids": list(vm_ids)})
     return {row.id: cast_type("VM", row) for row in rows}
 
 
@@ -126,7 +132,12 @@ class View:
     def one_readable(self) -> Rows:
         """The statement for the one with the `id` if the user with the `user_id` may read it; built only once."""
         is_it = self.id == bindparam("id", type_=Uuid())
-        return self.rows.where(is_it, may_read(self.model.owner_id, bindparam("user_id", type_=Uuid())))
+        return self.rows.where(is_it, may_read(self.model.owner_id))
+
+    @cached_property
+    def prepared(self) -> Prepared:
+        """The same, for the driver."""
+        return Prepared(self.one_readable)
 
     @property
     def id(self) -> Any:
