@@ -3,8 +3,10 @@
 import asyncio
 import ctypes
 import gc
+import socket
 
 from api.app import create_app
+from api.server import processes
 from api.server.serve import serve
 from domain import logs, temporal
 from domain.data import database
@@ -19,14 +21,19 @@ def main() -> None:
     settings = load_settings()
     app = create_app(settings)
     logs.configure(settings.log_level)
-    temporal.forward_logs()
     asyncio.run(database.refuse_unusable(settings))
     _tune_memory()
 
     def end_waits() -> None:
         app.state.vmapi.changes.end()
 
-    serve(app, settings, end_waits)
+    def serve_in_process(listening: socket.socket | None = None) -> None:
+        temporal.forward_logs()  # starts threads, which no process inherits
+        serve(app, settings, end_waits, listening)
+
+    if settings.api_processes > 1:
+        processes.run(settings, serve_in_process)
+    serve_in_process()
 
 
 def _tune_memory() -> None:

@@ -91,6 +91,7 @@ class Settings(LimitSettings):
 
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
+    api_processes: int = Field(default=1, ge=1, le=64)
     forwarded_allow_ips: str | None = None
     api_keep_alive: float = Field(default=75, ge=1, le=3600)
     api_connections_per_address: int | None = Field(default=None, ge=1)

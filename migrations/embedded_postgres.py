@@ -64,7 +64,7 @@ class PostgresError(Exception):
 def server_command(data_dir: Path, socket_dir: Path) -> list[str]:
     """Command line of the server. Durability keeps PostgreSQL's default, which is the safe one."""
     address = ["-h", "", "-k", str(socket_dir), "-p", PORT]
-    return [str(BIN / "postgres"), "-D", str(data_dir / "postgres"), *address, "-N", "200", *LOG_NO_DATA]
+    return [str(BIN / "postgres"), "-D", str(data_dir / "postgres"), *address, "-N", "600", *LOG_NO_DATA]
 
 
 def ready_command(socket_dir: Path) -> list[str]:

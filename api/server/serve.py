@@ -75,10 +75,15 @@ def create_server(app: ASGIApp, settings: Settings, on_stop: Callable[[], None] 
     return Server(config, connections, on_stop)
 
 
-def serve(app: ASGIApp, settings: Settings, on_stop: Callable[[], None] = lambda: None) -> None:
-    """Serve until SIGINT or SIGTERM; then call `on_stop` and end."""
+def serve(
+    app: ASGIApp,
+    settings: Settings,
+    on_stop: Callable[[], None] = lambda: None,
+    listening: socket.socket | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM; then call `on_stop` and end. Without a `listening` socket, open the API's port."""
     server = create_server(app, settings, on_stop)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn repeats the signal when it has ended
-        server.run()
+        server.run([listening] if listening else None)
     if not server.started:
         sys.exit(STARTUP_FAILURE)
