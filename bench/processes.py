@@ -8,16 +8,19 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import asyncpg
 
 from bench.usage import cpu_of
 from migrations import embedded_postgres
+from migrations.children import die_with_supervisor
 from tests.support.stack import free_ports
 
 ROOT = Path(__file__).parent.parent
@@ -51,12 +54,13 @@ class Process:
 
 
 @contextmanager
-def postgres(*options: str) -> Iterator[Process]:
+def postgres(*arguments: str) -> Iterator[Process]:
     """Run an empty PostgreSQL server in a temporary folder; its `url` is a DATABASE_URL."""
     with tempfile.TemporaryDirectory(prefix="vmapi-bench-") as folder:
         socket_dir = embedded_postgres.init_cluster(Path(folder))
-        command = [*embedded_postgres.server_command(Path(folder), socket_dir), *options]
-        server = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
+        command = [*embedded_postgres.server_command(Path(folder), socket_dir), *arguments]
+        options = embedded_postgres.PROCESS_OPTIONS | {"stderr": subprocess.DEVNULL, "preexec_fn": _end_with_us()}
+        server = subprocess.Popen(command, **options)
         try:
             while subprocess.run(embedded_postgres.ready_command(socket_dir), check=False).returncode:
                 time.sleep(0.1)
@@ -91,7 +95,9 @@ def api(
     """Run an API process on the database, or another `program` that answers as one; yields it once it is live."""
     [port] = free_ports(1)
     environment = os.environ | settings | {"DATABASE_URL": database_url, "API_PORT": str(port)}
-    process = subprocess.Popen([sys.executable, "-m", program], cwd=checkout, env=environment)
+    command = [sys.executable, "-m", program]
+    options: dict[str, Any] = {"cwd": checkout, "env": environment, "preexec_fn": _end_with_us()}
+    process = subprocess.Popen(command, **options)
     url = f"http://127.0.0.1:{port}/api/v1"
     try:
         while not _answers(f"{url}/health/live"):
@@ -102,6 +108,11 @@ def api(
     finally:
         process.terminate()
         process.wait()
+
+
+def _end_with_us() -> Callable[[], None]:
+    """What a child process runs first, so that it does not outlive a benchmark that is killed."""
+    return partial(die_with_supervisor, os.getpid())
 
 
 def _answers(url: str) -> bool:
