@@ -44,6 +44,7 @@ class Site:
     postgres: Process
     reader: str
     writers: Sequence[str]
+    database_url: str
     flavor_id: str
     vm_id: str
 
@@ -117,7 +118,7 @@ def site() -> Iterator[Site]:
         flavor_id = call(f"{api.url}/flavors", token=reader)["items"][0]["id"]
         new = {"name": "bench", "flavor_id": flavor_id}
         vms = [call(f"{api.url}/vms", new, reader)["id"] for _ in range(20)]
-        found = Site(api, floor, postgres, reader, writers, flavor_id, vms[0])
+        found = Site(api, floor, postgres, reader, writers, url, flavor_id, vms[0])
         _make_equal(found)
         yield found
 

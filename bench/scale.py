@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from bench.http import token
 from bench.lists import OPERATIONS, USER, VMS, filling
-from bench.processes import UNLIMITED, api, new_database, postgres
+from bench.processes import api, new_database, postgres
 from bench.usage import table
 from domain.data import database
 from domain.progress import outbox
@@ -35,6 +35,7 @@ PAGES, PAGE_SIZE = 200, 100  # so far does the cursor go; page 1,000 of twenty i
 SEVERAL = "SELECT id FROM vms WHERE owner_id = $1 AND status = 'ACTIVE' ORDER BY created_at DESC LIMIT 2000"
 # Filling has kept the triggers still that do this.
 PROJECT = "INSERT INTO projects (id, name, personal_of) VALUES ($1, 'bench', $1)"
+NO_QUOTA = "UPDATE default_quotas SET vms = 0"
 USE = "INSERT INTO project_usage (project_id, vms) VALUES ($1, $2)"
 LISTS = {
     "first page": "/vms",
@@ -101,6 +102,7 @@ async def fill(url: str, count: int, operations: int) -> UUID:
     async with filling(url) as connection:
         await connection.execute(USER, owner, "bench")
         await connection.execute(PROJECT, owner)
+        await connection.execute(NO_QUOTA)
         await connection.execute(USE, owner, count)
         await connection.execute(VMS, owner, count, None)
         for _ in range(operations):
@@ -165,8 +167,7 @@ def main() -> None:
             begun = time.monotonic()
             owners[name] = asyncio.run(fill(urls[name], size, each))
             print(f"{size:,} VMs and {each * size:,} operations in {time.monotonic() - begun:.0f} s", flush=True)
-        quotas = {"QUOTA_VMS": "0", "QUOTA_OPEN_OPERATIONS": "0"}
-        services = {name: stack.enter_context(api(url, UNLIMITED | quotas)) for name, url in urls.items()}
+        services = {name: stack.enter_context(api(url)) for name, url in urls.items()}
         good = asyncio.run(measure(urls, owners, {name: service.url for name, service in services.items()}))
     raise SystemExit(not good)
 

@@ -20,7 +20,7 @@ from bench.usage import table
 
 RECORDED = Path(__file__).with_name("recorded.json")
 KINDS = ("get", "list", "post")
-CONNECTIONS, REQUESTS, TURNS = 8, 320, 8
+CONNECTIONS, REQUESTS, TURNS = 8, 200, 6
 MOST_LOST = 1 / 3
 END_OF_HEAD, LENGTH = b"\r\n\r\n", b"content-length:"
 
