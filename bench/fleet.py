@@ -35,8 +35,8 @@ class Counting(httpx.HTTPTransport):
         return super().handle_request(request)
 
 
-def main(url: str) -> None:
-    """Run the script and print what it has sent."""
+def count(url: str) -> tuple[Counter[str], float]:
+    """Run the script; returns what it has sent, by kind, and the seconds it took."""
     counting = Counting()
     with Client(url, transport=counting) as client:
         name = f"fleet-{uuid4().hex[:8]}"
@@ -45,8 +45,7 @@ def main(url: str) -> None:
         counting.sent.clear()
         begun = time.monotonic()
         run(client)
-        seconds = time.monotonic() - begun
-    print(f"{counting.sent.total()} requests in {seconds:.0f} s: {dict(counting.sent)}")
+        return counting.sent, time.monotonic() - begun
 
 
 def run(client: Client) -> None:
@@ -68,4 +67,5 @@ def run(client: Client) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sent, seconds = count(sys.argv[1])
+    print(f"{sent.total()} requests in {seconds:.0f} s: {dict(sent)}")

@@ -6,16 +6,13 @@ another floods the service; and how many requests two processes let through that
 """
 
 import asyncio
-import os
 import re
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 
 import asyncpg
@@ -23,12 +20,10 @@ import httpx
 
 from api.background.rate_uses import WINDOW, RateUses
 from api.web.rate_limits import Counted, RateLimits
-from bench.http import call
-from bench.lists import SECRET, database
+from bench.load import call
+from bench.processes import SETTINGS, api, new_database, postgres
 from bench.usage import table
-from migrations.__main__ import migrate
 from tests.conftest import make_settings
-from tests.support.stack import free_ports
 
 CONNECTIONS = 64  # more than one user may have open, so some requests get no slot, either
 FEWER = 32  # all get a slot
@@ -40,30 +35,6 @@ OFF = {f"RATE_LIMIT_{kind.upper()}_{what}": "0" for kind in KINDS for what in ("
 PASSWORD = "Correct-Horse-1"  # noqa: S105 - of users in a temporary folder
 USED_UP = "INSERT INTO rate_uses (key, since, busy_until) VALUES ($1, now(), now() + $2)"
 VOLUME = '{"name": "data", "size_gb": 1}'
-
-
-@contextmanager
-def api(url: str, settings: dict[str, str]) -> Iterator[str]:
-    """Run an API process on the database, without Temporal; yields its address."""
-    [port] = free_ports(1)
-    settings |= {"DATABASE_URL": url, "SECRET_KEY": SECRET, "API_PORT": str(port), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
-    settings |= {"LOG_LEVEL": "ERROR", "OPERATION_RETENTION_DAYS": "0", "ACCESS_TOKEN_EXPIRE_MINUTES": "1440"}
-    process = subprocess.Popen([sys.executable, "-m", "api"], env=os.environ | settings, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}/api/v1"
-    try:
-        while not _is_live(address):
-            time.sleep(0.1)
-        yield address
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _is_live(address: str) -> bool:
-    try:
-        return httpx.get(f"{address}/health/live").is_success
-    except httpx.TransportError:
-        return False
 
 
 def token_of(address: str, name: str) -> str:
@@ -118,8 +89,8 @@ async def latencies(url: str) -> list[tuple[object, ...]]:
     """The rows of the working user's latencies: alone, and beside floods without and with limits."""
     rows = []
     for limits, settings in (("without limits", OFF), ("limits used up", dict[str, str]())):
-        with api(url, dict(settings)) as address:
-            name = limits.replace(" ", "-")
+        with api(url, SETTINGS | settings) as service:
+            address, name = service.url, limits.replace(" ", "-")
             async with httpx.AsyncClient(base_url=address, timeout=60) as http:
                 http.headers["Authorization"] = f"Bearer {token_of(address, f'ada-{name}')}"
                 if settings:
@@ -149,12 +120,12 @@ def _flood(address: str, token: str) -> AbstractAsyncContextManager[Counter[str]
 
 async def two_processes(url: str) -> list[tuple[object, ...]]:
     """What one user gets through who floods two processes, and what one may get through."""
-    limits = {"RATE_LIMIT_USER_READS": str(SMALL)}
-    with api(url, dict(limits)) as one, api(url, dict(limits)) as two:
+    limits = SETTINGS | {"RATE_LIMIT_USER_READS": str(SMALL)}
+    with api(url, limits) as one, api(url, limits) as two:
         await asyncio.sleep(12)  # two signs of life, so that each has counted the other
-        token = token_of(one, "mallory")
+        token = token_of(one.url, "mallory")
         begun = time.monotonic()
-        async with _flood(one, token) as first, _flood(two, token) as second:
+        async with _flood(one.url, token) as first, _flood(two.url, token) as second:
             await asyncio.sleep(2 * SECONDS)
         seconds = time.monotonic() - begun
     through = [each["all"] - each["refused"] for each in (first, second)]
@@ -182,8 +153,8 @@ def cost() -> list[tuple[object, ...]]:
 def main() -> None:
     """Measure and print the tables."""
     table("a request counts for", "microseconds", rows=cost())
-    with database() as url:
-        asyncio.run(migrate(make_settings(url)))
+    with postgres("-F") as server:
+        url = new_database(server.url, "bench")
         head = ("the flood", "requests of the other user", "median ms", "99 % ms", "worst ms", "answers to the flood")
         table(*head, rows=asyncio.run(latencies(url)))
         head = ("flood for", "through one", "through two", "both", "allowed", "% beyond")

@@ -1,95 +1,212 @@
-"""Requests per second of one API process, compared with the floor: `DATABASE_URL=... python -m bench.http API_URL`.
+"""The API beside the floor: `python -m bench.http [ROUNDS [ROW...]]`. Needs wrk; starts everything else itself.
 
-Needs `wrk` and a running API. The floor is started here on the same database, and both are measured alternately: the
-ratio is the result. A running worker takes processor time from the API, so run the API without one.
+A row of ROWS is a kind of request. In each round it is answered by the API and, just before or after, in each way of
+the floor (see `bench.floor`), for three seconds each. Other work on the machine slows down all of them alike. A ratio
+is the API's requests per second divided by those of the floor or, which hardly depends on what else the machine does,
+the floor's processor time for a request divided by that of the API. On a quiet machine the two agree, because a single
+process of Python is what limits both.
 """
 
-import json
-import re
-import shutil
-import subprocess
+import asyncio
 import sys
-import tempfile
-import time
-import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from statistics import median
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
-CONNECTIONS = 32
-SECONDS = 8
-FLOOR_PORT = 19_999
+import asyncpg
 
+from api.web import security
+from api.web.security import LoginCaller, Signing
+from bench import floor_sql, processes
+from bench.load import Measured, Request, call, measure, need_wrk
+from bench.processes import SECRET, Process
+from bench.usage import table
 
-def call(url: str, body: dict[str, Any] | None = None, token: str | None = None) -> Any:
-    """Send one request with a JSON body; returns the body of the answer."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data=data, headers=headers)  # noqa: S310 - the URL comes from the command line
-    with urllib.request.urlopen(request) as answer:  # noqa: S310
-        return json.load(answer)
+ROUNDS, SECONDS, WARM_UP = 5, 3, 1
+WRITERS = 32
+API, HAND_WRITTEN = "API", "hand-written"
+USER = "INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $2, '')"
 
-
-def wrk(url: str, token: str = "", body: dict[str, Any] | None = None) -> tuple[float, str, int]:
-    """Measure a GET, or a POST if there is a body; returns requests per second, 99th percentile, non-2xx answers."""
-    script = 'wrk.headers["Content-Type"] = "application/json"\n'
-    script += f'wrk.headers["Authorization"] = "Bearer {token}"\n'
-    if body is not None:
-        script += f'wrk.method = "POST"\nwrk.body = [[{json.dumps(body)}]]\n'
-    with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
-        lua.write(script)
-        lua.flush()
-        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", "-s", lua.name, url]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    rate = re.search(r"Requests/sec:\s+([\d.]+)", out)
-    p99 = re.search(r"99%\s+(\S+)", out)
-    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", out)
-    if not rate or not p99:
-        raise SystemExit(f"unexpected output of wrk:\n{out}")
-    return float(rate[1]), p99[1], int(bad[1]) if bad else 0
+Levels = Mapping[str, tuple[Request, Process]]
+Rounds = Mapping[str, Sequence[Measured]]
 
 
-def prepare(api: str) -> tuple[str, str, str]:
-    """Register a user and create twenty VMs; returns a token, the id of a flavor and the id of a VM."""
-    name = f"bench-{uuid4().hex[:12]}"
-    login = {"username": name, "password": "Correct-Horse-1"}
-    call(f"{api}/auth/register", login | {"email": f"{name}@example.com"})
-    token = call(f"{api}/auth/login", login)["access_token"]
-    flavor = call(f"{api}/flavors", token=token)["items"][0]["id"]
-    vms = [call(f"{api}/vms", {"name": f"vm-{n}", "flavor_id": flavor}, token)["id"] for n in range(20)]
-    return token, flavor, vms[0]
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What runs: both services on one database, with the tokens of a reader who has 20 VMs and of many writers."""
+
+    api: Process
+    floor: Process
+    postgres: Process
+    reader: str
+    writers: Sequence[str]
+    database_url: str
+    flavor_id: str
+    vm_id: str
+
+    def levels(self, path: str, name: str, tokens: Sequence[str], body: dict[str, Any] | None = None) -> Levels:
+        """The ways in which a request is answered, from the least work to the API."""
+        floor = self.floor.url.removesuffix("/api/v1")
+        paths = {
+            "constant": f"{floor}/constant/{name}",
+            "token": f"{floor}/token/{name}",
+            "lean": f"{floor}/lean{path}",
+            HAND_WRITTEN: f"{self.floor.url}{path}",
+        }
+        levels = {level: (Request(url, tokens, body), self.floor) for level, url in paths.items()}
+        return levels | {API: (Request(f"{self.api.url}{path}", tokens, body), self.api)}
 
 
-def measure(api: str, floor: str) -> None:
-    """Print a row for each kind of request: the API's rate, the floor's rate and their ratio."""
-    token, flavor, vm = prepare(api)
-    new = {"name": "bench", "flavor_id": flavor}
-    row = {"id": str(uuid4()), "name": "one"}
-    kinds: list[tuple[str, tuple[str, str, Any], tuple[str, str, Any]]] = [
-        ("GET /health | constant", (f"{api}/health", "", None), (f"{floor}/constant", "", None)),
-        ("GET /vms/{id} | one SELECT", (f"{api}/vms/{vm}", token, None), (f"{floor}/select", "", None)),
-        ("GET /vms (20) | one SELECT", (f"{api}/vms", token, None), (f"{floor}/select", "", None)),
-        ("POST /vms | one INSERT", (f"{api}/vms", token, new), (f"{floor}/insert", "", row)),
-    ]
-    print(
-        "| request | floor | API req/s | p99 | floor req/s | p99 | ratio | not 2xx |\n|---|---|---|---|---|---|---|---|"
-    )
-    for name, api_request, floor_request in kinds:
-        rate, p99, bad = wrk(*api_request)
-        floor_rate, floor_p99, _ = wrk(*floor_request)
-        print(f"| {name} | {rate:.0f} | {p99} | {floor_rate:.0f} | {floor_p99} | {rate / floor_rate:.2f} | {bad} |")
+def _get(site: Site) -> Levels:
+    return site.levels(f"/vms/{site.vm_id}", "get", [site.reader])
+
+
+def _list(site: Site) -> Levels:
+    return site.levels("/vms", "list", [site.reader])
+
+
+def _post(site: Site) -> Levels:
+    return site.levels("/vms", "post", site.writers, _new_vm(site))
+
+
+def _post_of_one(site: Site) -> Levels:
+    return site.levels("/vms", "post", site.writers[:1], _new_vm(site))
+
+
+ROWS: Mapping[str, Callable[[Site], Levels]] = {"get": _get, "list": _list, "post": _post, "post-one": _post_of_one}
+NAMES = {
+    "get": "GET /vms/{id}",
+    "list": "GET /vms, 20 items",
+    "post": "POST /vms, 32 projects",
+    "post-one": "POST /vms, one project",
+}
+
+
+def _new_vm(site: Site) -> dict[str, Any]:
+    return {"name": "bench", "flavor_id": site.flavor_id}
+
+
+def token(name: str, id: UUID) -> str:
+    """An access token of the user."""
+    caller, lifetime = LoginCaller(id, name, uuid4()), timedelta(hours=12)
+    return security.sign(Signing(SECRET, "HS256"), "access", caller, uuid4(), lifetime)
+
+
+async def _add_users(url: str, count: int) -> list[str]:
+    """Add users; returns their tokens."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    users = {f"bench-{number}": uuid4() for number in range(count)}
+    await connection.executemany(USER, [(id, name) for name, id in users.items()])
+    await connection.close()
+    return [token(name, id) for name, id in users.items()]
+
+
+@contextmanager
+def site() -> Iterator[Site]:
+    """Start PostgreSQL, the API and the floor."""
+    with ExitStack() as stack:
+        postgres = stack.enter_context(processes.postgres())
+        url = processes.new_database(postgres.url, "bench")
+        reader, *writers = asyncio.run(_add_users(url, 1 + WRITERS))
+        asyncio.run(floor_sql.make_tables(url))
+        api = stack.enter_context(processes.api(url))
+        floor = stack.enter_context(processes.api(url, program="bench.floor"))
+        flavor_id = call(f"{api.url}/flavors", token=reader)["items"][0]["id"]
+        new = {"name": "bench", "flavor_id": flavor_id}
+        vms = [call(f"{api.url}/vms", new, reader)["id"] for _ in range(20)]
+        found = Site(api, floor, postgres, reader, writers, url, flavor_id, vms[0])
+        _make_equal(found)
+        yield found
+
+
+def _make_equal(site: Site) -> None:
+    """Give the floor its constants, which are the API's answers; check that its other answers are the API's, too."""
+    of_new = {"id", "operation_id", "addresses", "created_at", "updated_at"}
+    for name, path, new, may_differ in (
+        ("get", f"/vms/{site.vm_id}", None, set[str]()),
+        ("list", "/vms", None, {"next_changes_since"}),
+        ("post", "/vms", _new_vm(site), of_new),
+    ):
+        token = site.writers[0] if new else site.reader
+        ours, theirs = (call(f"{each.url}{path}", new, token) for each in (site.api, site.floor))
+        different = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+        if different - may_differ:
+            raise SystemExit(f"{path}: the floor's answer differs in {different - may_differ}")
+        call(f"{site.floor.url.removesuffix('/api/v1')}/constant/{name}", ours, method="PUT")
+
+
+def rounds(levels: Levels, postgres: Process, number: int, seconds: float = SECONDS) -> Rounds:
+    """Measure all levels in turn, in another order each time."""
+    found: dict[str, list[Measured]] = {name: [] for name in levels}
+    for request, service in levels.values():
+        measure(request, service, postgres, WARM_UP)
+    for turn in range(number):
+        names = list(levels)
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            request, service = levels[name]
+            found[name].append(measure(request, service, postgres, seconds))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """The median of the ratios of all rounds, and the least and the greatest."""
+
+    median: float
+    least: float
+    greatest: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[float]) -> "Ratio":
+        """The ratio of these."""
+        return cls(median(ratios), min(ratios), max(ratios))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.least:.2f}-{self.greatest:.2f})"
+
+
+def by_rate(found: Rounds, level: str) -> Ratio:
+    """The API's requests per second, divided by those of the level."""
+    return Ratio.of([mine.rate / other.rate for mine, other in zip(found[API], found[level], strict=True)])
+
+
+def by_cpu(found: Rounds, level: str, field: str = "service") -> Ratio:
+    """The level's processor time for a request, divided by that of the API; `cpu` counts PostgreSQL, too."""
+    pairs = zip(found[API], found[level], strict=True)
+    return Ratio.of([getattr(other, field) / getattr(mine, field) for mine, other in pairs])
+
+
+COLUMNS = (
+    *("request", "answered by", "req/s", "p50, ms", "p99, ms", "p99/p50", "service, µs", "PostgreSQL, µs"),
+    *("ratio by rate", "by the service's CPU", "by all CPU"),
+)
+
+
+def lines(name: str, found: Rounds) -> Iterator[tuple[object, ...]]:
+    """The lines of the table for a kind of request."""
+    for level, each in found.items():
+        rate, p50, p99, service, postgres = (
+            median(getattr(one, field) for one in each) for field in ("rate", "p50", "p99", "service", "postgres")
+        )
+        ratios = (
+            [by_rate(found, level), by_cpu(found, level), by_cpu(found, level, "cpu")] if level != API else [""] * 3
+        )
+        figures = (f"{rate:,.0f}", f"{p50:.1f}", f"{p99:.1f}", f"{p99 / p50:.1f}", f"{1000 * service:,.0f}")
+        yield (NAMES.get(name, name), level, *figures, f"{1000 * postgres:,.0f}", *map(str, ratios))
 
 
 def main() -> None:
-    """Start the floor, measure, stop it."""
-    if not shutil.which("wrk"):
-        raise SystemExit("wrk is not installed: apt-get install wrk")
-    floor = subprocess.Popen([sys.executable, "-m", "bench.floor", str(FLOOR_PORT)])
-    try:
-        time.sleep(2)
-        measure(sys.argv[1].rstrip("/"), f"http://127.0.0.1:{FLOOR_PORT}")
-    finally:
-        floor.terminate()
-        floor.wait()
+    """Measure the rows that are named, or all, and print the table."""
+    need_wrk()
+    number = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    with site() as running:
+        for name in sys.argv[2:] or ROWS:
+            found = rounds(ROWS[name](running), running.postgres, number)
+            table(*COLUMNS, rows=lines(name, found))
 
 
 if __name__ == "__main__":

@@ -8,34 +8,21 @@ such a filter reads all VMs of the owner.
 """
 
 import asyncio
-import os
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from statistics import median
 from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
 
-from api.web import security
-from api.web.security import LoginCaller, Signing
+from bench.http import token
+from bench.processes import api, new_database, postgres
 from bench.usage import table
-from migrations import embedded_postgres
-from migrations.__main__ import migrate
-from tests.conftest import make_settings
 
 SHORT, LONG = 1_000, 1_000_000
-PORT = 19_998
-API = f"http://127.0.0.1:{PORT}"
-SECRET = "a-key-that-only-this-benchmark-uses-0123456789"  # noqa: S105 - of a server in a temporary folder
 ALLOWED = 1.5
 WARM_UP, ROUNDS = 10, 200  # requests
 LISTS = {
@@ -59,6 +46,7 @@ READ_ALL = {
     "VMs with a label that one has": "/vms?labels=n=77",
     "VMs whose label has a rare value": "/vms?labels=n%20in%20(77,78)",
 }
+INDEXES = "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = 'public' AND indexname LIKE 'ix\\_%'"
 USER = "INSERT INTO users (id, username, email, password_hash) VALUES ($1, $2, $2, '')"
 # One VM in a thousand is in ERROR, and one of the others in three is off.
 VMS = """
@@ -90,87 +78,49 @@ FROM vms WHERE owner_id = $1
 """
 
 
-async def fill(url: str, owners: dict[str, UUID], long: int) -> None:
-    """Migrate an empty database and add the rows of all owners."""
-    await migrate(make_settings(url))
+@asynccontextmanager
+async def filling(url: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection that adds rows without foreign keys and indexes, which takes a tenth of the time."""
     connection = await asyncpg.connect(url.replace("+asyncpg", ""))
-    # Without foreign keys and indexes while the rows are filled in, because that takes a tenth of the time.
-    await connection.execute("SET session_replication_role = replica")
-    indexes = await connection.fetch("SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'ix\\_%'")
+    indexes = await connection.fetch(INDEXES)
     await connection.execute(f"DROP INDEX {', '.join(index['indexname'] for index in indexes)}")
-    for name, owner in owners.items():
-        count = SHORT if name == "short" else long
-        await connection.execute(USER, owner, name)
-        if name == "deleted":
-            await connection.execute(VMS, owner, long, "DELETED")
-            await connection.execute(VMS, owner, SHORT, None)
-            continue
-        await connection.execute(VMS, owner, count, None)
-        await connection.execute(OPERATIONS, owner)
-        await connection.execute(VOLUMES, owner, count)
-        await connection.execute(SNAPSHOTS, owner)
+    # It also keeps the triggers still that a user's project, and what the project uses, come from.
+    await connection.execute("SET session_replication_role = replica")
+    yield connection
     for index in indexes:
         await connection.execute(index["indexdef"])
     await connection.execute("VACUUM ANALYZE")  # as autovacuum does within a minute
     await connection.close()
 
 
-@contextmanager
-def database() -> Iterator[str]:
-    """Run an empty PostgreSQL server in a temporary folder; yields its DATABASE_URL."""
-    with tempfile.TemporaryDirectory(prefix="vmapi-bench-") as folder:
-        socket_dir = embedded_postgres.init_cluster(Path(folder))
-        # -F: no fsync. The rows are filled in faster, and lists only read.
-        command = [*embedded_postgres.server_command(Path(folder), socket_dir), "-F"]
-        server = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
-        while subprocess.run(embedded_postgres.ready_command(socket_dir), check=False).returncode:
-            time.sleep(0.1)
-        yield embedded_postgres.database_url(socket_dir, "postgres")
-        server.terminate()
-        server.wait()
+async def fill(url: str, owners: dict[str, UUID], long: int) -> None:
+    """Add the rows of all owners."""
+    async with filling(url) as connection:
+        for name, owner in owners.items():
+            count = SHORT if name == "short" else long
+            await connection.execute(USER, owner, name)
+            if name == "deleted":
+                await connection.execute(VMS, owner, long, "DELETED")
+                await connection.execute(VMS, owner, SHORT, None)
+                continue
+            await connection.execute(VMS, owner, count, None)
+            await connection.execute(OPERATIONS, owner)
+            await connection.execute(VOLUMES, owner, count)
+            await connection.execute(SNAPSHOTS, owner)
 
 
-@contextmanager
-def api(url: str) -> Iterator[None]:
-    """Run an API process on the database; no Temporal server is needed for lists."""
-    settings = {"DATABASE_URL": url, "SECRET_KEY": SECRET, "API_PORT": str(PORT), "TEMPORAL_ADDRESS": "127.0.0.1:1"}
-    settings |= {"LOG_LEVEL": "ERROR", "OPERATION_RETENTION_DAYS": "0", "RATE_LIMIT_USER_READS": "0"}
-    settings |= {"RATE_LIMIT_TOKEN_READS": "0"}
-    process = subprocess.Popen([sys.executable, "-m", "api"], env=os.environ | settings, stderr=subprocess.DEVNULL)
-    while not _is_live():
-        time.sleep(0.1)
-    yield
-    process.terminate()
-    process.wait()
-
-
-def _is_live() -> bool:
-    try:
-        urllib.request.urlopen(f"{API}/api/v1/health/live")  # noqa: S310 - http
-    except urllib.error.URLError:
-        return False
-    return True
-
-
-def token(name: str, id: UUID) -> str:
-    """An access token of the owner."""
-    return security.sign(
-        Signing(SECRET, "HS256"), "access", LoginCaller(id, name, uuid4()), uuid4(), timedelta(hours=1)
-    )
-
-
-async def measure(owners: dict[str, UUID]) -> bool:
+async def measure(api_url: str, owners: dict[str, UUID]) -> bool:
     """Print a row for each list; returns whether all ratios are allowed."""
     tokens = {name: token(name, id) for name, id in owners.items()}
     kinds = [(name, path, "long") for name, path in (LISTS | READ_ALL).items()]
     kinds.append(("VMs beside DELETED ones", "/vms", "deleted"))
     rows = []
-    async with httpx.AsyncClient(base_url=API, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=api_url, timeout=60) as http:
         for name, path, owner in kinds:
             taken: dict[str, list[float]] = {"short": [], owner: []}
             for asked in ("short", owner) * (WARM_UP + ROUNDS):
                 started_at = time.perf_counter()
-                answer = await http.get(f"/api/v1{path}", headers={"Authorization": f"Bearer {tokens[asked]}"})
+                answer = await http.get(path, headers={"Authorization": f"Bearer {tokens[asked]}"})
                 taken[asked].append(1000 * (time.perf_counter() - started_at))
                 answer.raise_for_status()
             short, long = (median(taken[who][WARM_UP:]) for who in ("short", owner))
@@ -183,10 +133,12 @@ def main() -> None:
     """Fill, measure, stop."""
     owners = {name: uuid4() for name in ("short", "long", "deleted")}
     long = int(sys.argv[1]) if len(sys.argv) > 1 else LONG
-    with database() as url:
+    # -F: no fsync. The rows are filled in faster, and lists only read.
+    with postgres("-F") as server:
+        url = new_database(server.url, "bench")
         asyncio.run(fill(url, owners, long))
-        with api(url):
-            good = asyncio.run(measure(owners))
+        with api(url) as service:
+            good = asyncio.run(measure(service.url, owners))
     raise SystemExit(not good)
 
 

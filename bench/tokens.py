@@ -11,22 +11,19 @@ from statistics import median
 
 import httpx
 
-from bench.http import call, prepare, wrk
-from bench.lists import API, api, database
+from bench.load import Request, call, load, need_wrk, prepare
+from bench.processes import api, new_database, postgres
 from bench.usage import table
-from migrations.__main__ import migrate
-from tests.conftest import make_settings
 
 KINDS = ("access token", "token for programs")
 ROUNDS = 5  # of eight seconds for each kind
 WARM_UP, READS = 50, 1_000
-BASE = f"{API}/api/v1"
 
 
-async def one_client(path: str, tokens: dict[str, str]) -> dict[str, list[float]]:
+async def one_client(base: str, path: str, tokens: dict[str, str]) -> dict[str, list[float]]:
     """The milliseconds of each read, one after the other, the kinds in turn."""
     taken: dict[str, list[float]] = {kind: [] for kind in tokens}
-    async with httpx.AsyncClient(base_url=BASE, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=base, timeout=60) as http:
         for kind in list(tokens) * (WARM_UP + READS):
             started_at = time.perf_counter()
             answer = await http.get(path, headers={"Authorization": f"Bearer {tokens[kind]}"})
@@ -38,19 +35,16 @@ async def one_client(path: str, tokens: dict[str, str]) -> dict[str, list[float]
 def main() -> None:
     """Measure and print one row for each kind of token."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    with database() as url:
-        asyncio.run(migrate(make_settings(url)))
-        with api(url):
-            access, _, vm = prepare(BASE)
-            made = call(f"{BASE}/tokens", {"name": "bench", "scopes": ["read"]}, access)["token"]
-            tokens = dict(zip(KINDS, (access, made), strict=True))
-            alone = asyncio.run(one_client(f"/vms/{vm}", tokens))
-            rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
-            for kind in KINDS * rounds:
-                rate, _, bad = wrk(f"{BASE}/vms/{vm}", tokens[kind])
-                rates[kind].append(rate)
-                if bad:
-                    raise SystemExit(f"{bad} answers were no 2xx")
+    need_wrk()
+    with postgres("-F") as server, api(new_database(server.url, "bench")) as service:
+        base = service.url
+        access, _, vm = prepare(base)
+        made = call(f"{base}/tokens", {"name": "bench", "scopes": ["read"]}, access)["token"]
+        tokens = dict(zip(KINDS, (access, made), strict=True))
+        alone = asyncio.run(one_client(base, f"/vms/{vm}", tokens))
+        rates: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        for kind in KINDS * rounds:
+            rates[kind].append(load(Request(f"{base}/vms/{vm}", [tokens[kind]])).rate)
     rows = [(kind, median(alone[kind]), sorted(alone[kind])[int(0.99 * READS)], median(rates[kind])) for kind in KINDS]
     table("GET /vms/{id} with", "alone: median, ms", "99 %, ms", "32 connections: requests/s", rows=rows)
 

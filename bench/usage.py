@@ -34,10 +34,12 @@ COMPLAINT = re.compile(r"\b(?:WARN|ERROR|Traceback).*")
 
 def cpu(stack: Stack, part: str) -> float:
     """Seconds of processor time of a part and its children, including those that have ended."""
-    ticks = 0
-    for pid in stack.pids(part):
-        ticks += _ticks(pid, slice(11, 15)) + sum(_ticks(child, slice(11, 13)) for child in _children(pid))
-    return ticks / TICKS
+    return sum(map(cpu_of, stack.pids(part)))
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time of a process and its children, including those that have ended."""
+    return (_ticks(pid, slice(11, 15)) + sum(_ticks(child, slice(11, 13)) for child in _children(pid))) / TICKS
 
 
 def memory(stack: Stack, part: str, field: str = "Pss") -> float:

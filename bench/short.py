@@ -1,0 +1,90 @@
+"""A short benchmark, which fails when a request has become much slower: `python -m bench.short [--record]`.
+
+It compares the API with the hand-written floor (see `bench.http`) by the processor time that a request takes in the
+process that answers it. Rates change with what else the machine does; the ratio of two processor times that were
+measured in turn hardly does. It fails if a ratio is a third lower than in RECORDED, where `--record` writes
+those of this run. It takes about a minute and needs no wrk.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bench.http import API, HAND_WRITTEN, ROWS, site
+from bench.load import Request
+from bench.processes import Process
+from bench.usage import table
+
+RECORDED = Path(__file__).with_name("recorded.json")
+KINDS = ("get", "list", "post")
+CONNECTIONS, REQUESTS, TURNS = 8, 200, 6
+MOST_LOST = 1 / 3
+END_OF_HEAD, LENGTH = b"\r\n\r\n", b"content-length:"
+
+
+def cost(request: Request, service: Process, count: int = REQUESTS) -> float:
+    """Send the request `count` times; returns the seconds of processor time that the service took."""
+    before = service.cpu
+    asyncio.run(_send_all(request, count))
+    return service.cpu - before
+
+
+async def _send_all(request: Request, count: int) -> None:
+    numbers = iter(range(count))
+    await asyncio.gather(*(_send(request, numbers) for _ in range(CONNECTIONS)))
+
+
+async def _send(request: Request, numbers: Iterator[int]) -> None:
+    """Send a request for each number over one connection."""
+    target = urlsplit(request.url)
+    assert target.hostname  # noqa: S101 - it is the address of a process that was started here
+    reader, writer = await asyncio.open_connection(target.hostname, target.port)
+    body = b"" if request.body is None else json.dumps(request.body).encode()
+    method = "GET" if request.body is None else "POST"
+    for number in numbers:
+        token = request.tokens[number % len(request.tokens)]
+        head = [f"{method} {target.path} HTTP/1.1", f"Host: {target.netloc}", f"Authorization: Bearer {token}"]
+        head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        writer.write("\r\n".join(head).encode() + END_OF_HEAD + body)
+        answer = (await reader.readuntil(END_OF_HEAD)).lower()
+        text = await reader.readexactly(int(answer.partition(LENGTH)[2].split(b"\r\n", 1)[0]))
+        if not answer.startswith(b"http/1.1 20"):
+            raise SystemExit(f"{method} {target.path}: {answer[:40]!r} {text[:500]!r}")
+    writer.close()
+    await writer.wait_closed()
+
+
+def measure() -> dict[str, float]:
+    """The ratio of each kind: the floor's processor time divided by the API's."""
+    ratios = {}
+    with site() as running:
+        for kind in KINDS:
+            levels = {name: each for name, each in ROWS[kind](running).items() if name in {API, HAND_WRITTEN}}
+            for request, service in levels.values():
+                cost(request, service)
+            spent = dict.fromkeys(levels, 0.0)
+            for _ in range(TURNS):
+                for name, (request, service) in levels.items():
+                    spent[name] += cost(request, service)
+            ratios[kind] = spent[HAND_WRITTEN] / spent[API]
+    return ratios
+
+
+def main() -> None:
+    """Measure, and compare with what was recorded."""
+    ratios = measure()
+    if "--record" in sys.argv:
+        RECORDED.write_text(json.dumps({kind: round(ratio, 3) for kind, ratio in ratios.items()}, indent=2) + "\n")
+    recorded: dict[str, float] = json.loads(RECORDED.read_text())
+    rows = [(kind, recorded[kind], ratio, ratio / recorded[kind]) for kind, ratio in ratios.items()]
+    table("request", "recorded ratio to the floor", "ratio now", "of it", rows=rows)
+    slower = [kind for kind, *_, part in rows if part < 1 - MOST_LOST]
+    if slower:
+        raise SystemExit(f"Slower by more than a third: {', '.join(slower)}. See docs/performance.md.")
+
+
+if __name__ == "__main__":
+    main()
