@@ -1,31 +1,59 @@
-"""Fixtures for activities: the mock cloud on a fresh database, and an environment to run them in."""
+"""Fixtures for activities: a fresh database with the mock cloud, and an environment to run them in."""
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
+import asyncpg
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
 from temporalio.testing import ActivityEnvironment
 
 from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import SCHEMA, create_schema
 from activities.compute import ComputeActivities
 from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import Reconciler
+from domain.data import database
 from domain.settings import Settings
-from tests.activities.cloud import ENDLESS_DELAYS, open_backend
+from migrations import embedded_postgres
+from tests.activities.cloud import ENDLESS_DELAYS
 from tests.activities.polled_cloud import PolledCloud
+from tests.conftest import make_settings
 
 Run = Callable[..., Coroutine[Any, Any, Any]]
+TEMPLATE = "template_with_mock_cloud"
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: Path, template: str) -> str:
+    """The name of a database that has the mock cloud, too; creating its tables takes longer than most tests."""
+    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    await admin.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE {template}")
+    await admin.close()
+    engine = database.create_engine(make_settings(embedded_postgres.database_url(postgres, TEMPLATE)))
+    async with engine.begin() as tx:
+        await create_schema(tx)
+    await engine.dispose()
+    return TEMPLATE
+
+
+@pytest.fixture
+async def no_cloud_yet(engine: AsyncEngine) -> None:
+    """Leave it to the test to create the mock cloud."""
+    async with engine.begin() as tx:
+        await tx.execute(text(f"DROP SCHEMA {SCHEMA} CASCADE"))
 
 
 @pytest.fixture
 async def backend(settings: Settings) -> AsyncIterator[MockBackend]:
     """The mock cloud without delays."""
-    backend = await open_backend(settings)
+    backend = MockBackend(settings)
     yield backend
     await backend.close()
 
@@ -33,7 +61,7 @@ async def backend(settings: Settings) -> AsyncIterator[MockBackend]:
 @pytest.fixture
 async def slow_backend(settings: Settings) -> AsyncIterator[MockBackend]:
     """The same cloud as `backend`, but no change completes by itself."""
-    backend = await open_backend(settings, **ENDLESS_DELAYS)
+    backend = MockBackend(settings.model_copy(update=ENDLESS_DELAYS))
     yield backend
     await backend.close()
 
@@ -41,7 +69,7 @@ async def slow_backend(settings: Settings) -> AsyncIterator[MockBackend]:
 @pytest.fixture
 async def doomed_backend(settings: Settings) -> AsyncIterator[MockBackend]:
     """The same cloud as `slow_backend`, but every operation fails."""
-    backend = await open_backend(settings, mock_error_rate=1.0, **ENDLESS_DELAYS)
+    backend = MockBackend(settings.model_copy(update={"mock_error_rate": 1.0, **ENDLESS_DELAYS}))
     yield backend
     await backend.close()
 
@@ -50,7 +78,6 @@ async def doomed_backend(settings: Settings) -> AsyncIterator[MockBackend]:
 async def polled_cloud(settings: Settings) -> AsyncIterator[PolledCloud]:
     """The same cloud as `slow_backend`, with a record of its polls."""
     cloud = PolledCloud(settings.model_copy(update=ENDLESS_DELAYS))
-    await cloud.prepare()
     yield cloud
     await cloud.close()
 

@@ -36,6 +36,7 @@ async def scripted_faults(engine: AsyncEngine) -> list[tuple[object, ...]]:
         return [tuple(row) for row in await connection.execute(select(*columns).order_by(faults_table.c.id))]
 
 
+@pytest.mark.usefixtures("no_cloud_yet")
 async def test_faults_are_added_and_cleared(
     monkeypatch: pytest.MonkeyPatch, settings: Settings, engine: AsyncEngine
 ) -> None:
@@ -75,6 +76,7 @@ async def test_a_wrong_command_prints_the_usage(
     assert "usage: python -m activities.backends.faults" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_cloud_yet")
 async def test_the_command_runs_as_a_module_before_any_worker_has_started(
     settings: Settings, engine: AsyncEngine
 ) -> None:

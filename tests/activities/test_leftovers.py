@@ -59,7 +59,6 @@ class Cloud(MockBackend):
 async def cloud(settings: Settings) -> Any:
     """The cloud."""
     cloud = Cloud(settings)
-    await cloud.prepare()
     yield cloud
     await cloud.close()
 

@@ -4,6 +4,7 @@ import asyncio
 from datetime import timedelta
 from uuid import UUID, uuid4
 
+import pytest
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -155,6 +156,7 @@ async def test_a_build_without_a_host_ends_in_error_at_once(slow_backend: MockBa
     assert server.fault == Fault("no_valid_host", "No valid host was found. No host is large enough for the flavor.")
 
 
+@pytest.mark.usefixtures("no_cloud_yet")
 async def test_workers_that_start_together_can_all_prepare_the_cloud(settings: Settings) -> None:
     backends = await asyncio.gather(*(open_backend(settings) for _ in range(8)))
     await asyncio.gather(*(backend.close() for backend in backends))

@@ -40,8 +40,9 @@ UNION SELECT 'index', indexdef FROM pg_indexes WHERE schemaname = 'mock_cloud' O
 
 
 @pytest.fixture
-async def old_engine(engine: AsyncEngine) -> AsyncEngine:
+async def old_engine(engine: AsyncEngine, no_cloud_yet: None) -> AsyncEngine:
     """A database with the mock cloud of the version before snapshots, volumes and interfaces."""
+    del no_cloud_yet
     async with engine.begin() as tx:
         for statement in OLD.split(";"):
             if statement.strip():
