@@ -22,6 +22,8 @@ POOL_TIMEOUT = 5.0  # seconds
 CLOSE_TIMEOUT = 0.5  # seconds
 
 SERVER_SETTINGS = {
+    # The claims lock rows and then read what others have committed. At another level they would fail instead of wait.
+    "default_transaction_isolation": "read committed",
     "jit": "off",  # compiling one of our statements takes longer than running it
     # A process that is frozen or cut off in the middle of a transaction holds row locks that others wait for. The
     # server ends its transaction after this time, or closes its connection when the keepalives are not answered.
