@@ -113,6 +113,20 @@ async def test_options_that_pgbouncer_refuses_are_refused_with_a_way_out(postgre
     assert line.endswith("unsupported startup parameter: options)")
 
 
+async def test_connections_that_the_server_has_closed_while_they_were_idle_are_replaced(settings: Settings) -> None:
+    """As `idle_session_timeout` does, or a firewall, or an operator."""
+    engine = database.create_engine(settings)
+    async with engine.connect() as first, engine.connect() as second:
+        for connection in (first, second):
+            await connection.execute(text("SET idle_session_timeout = '50ms'"))
+            await connection.commit()
+    await asyncio.sleep(0.5)
+    for begin in (engine.begin, database.autocommit(engine).connect) * 2:
+        async with begin() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+    await database.close(engine)
+
+
 LEVELS = ("repeatable read", "serializable")
 
 
