@@ -202,7 +202,11 @@ def _run(program: str, *arguments: str, stdin: str = "") -> None:
     options = PROCESS_OPTIONS | pipes | {"preexec_fn": partial(die_with_supervisor, os.getpid())}
     with subprocess.Popen(command, **options, text=True, errors="replace") as process:
         try:
-            errors = _errors_of(process, program, stdin)
+            assert process.stdin  # noqa: S101 - it is a pipe
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.write(stdin)  # a few words, which any pipe takes at once
+            process.stdin = None  # `communicate` sends nothing after its first time limit
+            errors = _errors_of(process, program)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # also what it has started, which has its pipes
@@ -212,7 +216,7 @@ def _run(program: str, *arguments: str, stdin: str = "") -> None:
         raise PostgresError(f"{program} failed: {reason}")
 
 
-def _errors_of(process: subprocess.Popen[str], program: str, stdin: str) -> str:
+def _errors_of(process: subprocess.Popen[str], program: str) -> str:
     """Wait until the process has ended and return what it said. StopRequested if a stop signal comes meanwhile.
 
     The supervisor blocks these signals, so they stay pending until somebody looks.
@@ -222,8 +226,7 @@ def _errors_of(process: subprocess.Popen[str], program: str, stdin: str) -> str:
         if not signal.sigpending().isdisjoint(STOP_SIGNALS):
             raise StopRequested
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.communicate(stdin, timeout=min(STOP_INTERVAL, COMMAND_TIMEOUT))[1]
-        stdin = ""  # it is sent once
+            return process.communicate(timeout=min(STOP_INTERVAL, COMMAND_TIMEOUT))[1]
     raise PostgresError(f"{program} has not ended after {COMMAND_TIMEOUT} s")
 
 
