@@ -23,7 +23,7 @@ from typing import Any
 from domain.settings import Settings, SettingsWithoutKey, load_settings
 from migrations import data_dir as data_dirs
 from migrations import embedded_postgres, embedded_temporal
-from migrations.children import STOP_SIGNALS, Child, StartError, say, spawn, tail
+from migrations.children import STOP_SIGNALS, Child, StartError, StopRequested, say, spawn, tail
 from migrations.data_dir import DataDirError
 from migrations.embedded_postgres import PostgresError
 
@@ -216,7 +216,8 @@ async def run(settings: Settings, data_dir: Path) -> None:
     try:
         await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            starting.result()
+            with contextlib.suppress(StopRequested):
+                starting.result()
             await stopping
     finally:
         say("Stopping")

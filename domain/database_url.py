@@ -30,6 +30,9 @@ _CHOICES: Final = {
 _PEM_FILES: Final = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
 # asyncpg takes these only from a URL. It knows their names, so they pass through.
 _TLS: Final = {"sslmode", "sslnegotiation", "sslpassword", "ssl_min_protocol_version", "ssl_max_protocol_version"}
+# Where libpq and asyncpg look for a file that neither the URL nor a variable names.
+_AT_HOME: Final = {"sslrootcert": "root.crt", "sslcrl": "root.crl", "sslcert": "postgresql.crt"}
+_WITHOUT_CHECK: Final = {"allow", "prefer"}
 _SERVER_SETTINGS: Final = {"application_name", "options"}
 _OTHERS: Final = {"user", "password", "host", "port", "dbname", "passfile", "connect_timeout"}
 PARAMETERS: Final = sorted({*_CHOICES, *_PEM_FILES, *_TLS, *_SERVER_SETTINGS, *_OTHERS})
@@ -65,6 +68,10 @@ def parse(url: str) -> Target:
         hosts = given["host"].split(",")
     if "port" in given:
         ports = [_port(port) for port in given["port"].split(",")] if given["port"] else []
+    if _uses_tls(given, hosts):
+        if os.environ.get("PGSSLROOTCERT") == "system":
+            given.setdefault("sslrootcert", "system")
+        _check_files_elsewhere(given)
     return Target(_arguments(given, hosts, ports), given.get("pgbouncer") == "true")
 
 
@@ -150,13 +157,44 @@ def _check_tls_files(given: Mapping[str, str]) -> None:
             raise ValueError("has an sslcert, sslkey and sslpassword that do not belong together")
 
 
+def _uses_tls(given: Mapping[str, str], hosts: Iterable[str]) -> bool:
+    """Whether asyncpg may encrypt the connection; without a mode it does so over TCP only."""
+    mode = given.get("sslmode") or os.environ.get("PGSSLMODE")
+    hosts = list(hosts) or os.environ.get("PGHOST", "").split(",")
+    return mode != "disable" if mode else not all(host.startswith(("/", "@")) for host in hosts)
+
+
+def _check_files_elsewhere(given: Mapping[str, str]) -> None:
+    """Raise ValueError if OpenSSL cannot use a file that asyncpg takes from PGSSL* or from the home directory.
+
+    The connection attempts would fail for ever, as if the server were away.
+    """
+    mode = given.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer"
+    read = {"sslcert"} if mode in _WITHOUT_CHECK else _AT_HOME.keys()
+    for name in sorted(read - given.keys()):
+        variable = f"PGSSL{name.removeprefix('ssl').upper()}"
+        file = _elsewhere(variable, _AT_HOME[name])
+        if file is None:
+            continue
+        if name != "sslcert" and not (tls.is_pem(file) and tls.has_certificates(file)):
+            raise ValueError(f"cannot be used with the file {file} ({variable}), which has no certificate")
+        key = Path(given["sslkey"]) if "sslkey" in given else _key_elsewhere()
+        if name == "sslcert" and not tls.belong_together(file, key, given.get("sslpassword", "")):
+            raise ValueError(f"cannot be used with the file {file} ({variable}): it has no certificate, or another key")
+
+
 def _key_elsewhere() -> Path | None:
     """Where asyncpg looks for a key that the URL does not name; None if only the file of the certificate is left."""
-    named = os.environ.get("PGSSLKEY")
+    return _elsewhere("PGSSLKEY", "postgresql.key")
+
+
+def _elsewhere(variable: str, name: str) -> Path | None:
+    """The file that a variable names, or the one of this name in the home directory, if there is one."""
+    named = os.environ.get(variable)
     if named:
         return Path(named)
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: the user has no home
-        default = Path.home() / ".postgresql" / "postgresql.key"
+        default = Path.home() / ".postgresql" / name
         return default if default.exists() else None
     return None
 

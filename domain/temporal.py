@@ -19,6 +19,8 @@ RPC_TIMEOUT = timedelta(seconds=2)
 # For all addresses of the server's name together. Without it the client would wait for a first one whose machine is
 # gone as long as the system does, which are minutes, and not come to the second.
 CONNECT_TIMEOUT = timedelta(seconds=5)
+# For the connection and the first answer. The SDK alone would wait half a minute for the answer.
+FIRST_ANSWER_TIMEOUT = timedelta(seconds=12)
 HEALTH_PAUSE = 5.0  # seconds
 HEALTH_TIMEOUT = timedelta(seconds=5)
 logger = logging.getLogger(__name__)
@@ -33,18 +35,26 @@ def forward_logs() -> None:
 
 
 async def connect(settings: Settings, *, retry_for: float, lazy: bool = False) -> Client:
-    """Connect to the namespace; the client retries each failed call for `retry_for` seconds."""
+    """Connect to the namespace; the client retries each failed call for `retry_for` seconds.
+
+    TimeoutError if the server is silent. If that is the first of several addresses of its name, the SDK does not come
+    to the others.
+    """
     key = settings.temporal_api_key
-    return await Client.connect(
-        settings.temporal_address,
-        namespace=settings.temporal_namespace,
-        api_key=key.get_secret_value() if key else None,
-        tls=_tls(settings),
-        connect_timeout=CONNECT_TIMEOUT,
-        data_converter=payload_codec.converter(settings.payload_keys),
-        retry_config=RetryConfig(max_elapsed_time_millis=int(retry_for * 1000)),
-        lazy=lazy,
-    )
+    try:
+        async with asyncio.timeout(FIRST_ANSWER_TIMEOUT.total_seconds()):
+            return await Client.connect(
+                settings.temporal_address,
+                namespace=settings.temporal_namespace,
+                api_key=key.get_secret_value() if key else None,
+                tls=_tls(settings),
+                connect_timeout=CONNECT_TIMEOUT,
+                data_converter=payload_codec.converter(settings.payload_keys),
+                retry_config=RetryConfig(max_elapsed_time_millis=int(retry_for * 1000)),
+                lazy=lazy,
+            )
+    except TimeoutError:
+        raise TimeoutError(f"Temporal at {settings.temporal_address} accepts connections and answers nothing") from None
 
 
 async def missing_search_attributes(client: Client) -> list[str]:

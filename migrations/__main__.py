@@ -145,7 +145,7 @@ def main() -> None:
         raise SystemExit(f"The database of DATABASE_URL cannot be used: {outages.describe(error)}") from None
     try:
         asyncio.run(register(settings))
-    except (RuntimeError, RPCError, ValueError) as error:
+    except (RuntimeError, RPCError, ValueError, TimeoutError) as error:
         raise SystemExit(f"The server of TEMPORAL_ADDRESS cannot be used: {error}") from None
 
 

@@ -28,6 +28,10 @@ class StartError(Exception):
     """The stack cannot start; the message says why and what to do."""
 
 
+class StopRequested(Exception):  # noqa: N818 - no error
+    """A stop signal is pending, so the program that was waited for is gone."""
+
+
 def say(line: str) -> None:
     """Print a line. If the terminal or the reader of a pipe is gone, the stack continues without it."""
     try:
@@ -99,8 +103,9 @@ class Child:
 
     async def has_not_settled(self) -> str:
         """Why the program may not be able to run, empty if it has run for a while."""
-        running = self.process is not None and self.process.returncode is None
-        return "" if running and time.monotonic() - self.started_at > SETTLED_AFTER else "it does not keep running"
+        if self.process is None or self.process.returncode is not None or is_stopped(self.process.pid):
+            return "it does not keep running"
+        return "" if time.monotonic() - self.started_at > SETTLED_AFTER else "it has only just begun"
 
     async def stop(self) -> None:
         """Stop the program, with SIGKILL if it has not ended after `stop_timeout`."""
@@ -133,6 +138,14 @@ class Child:
                 say(f"{self.name} could not be started and is tried again: {error}")
             self.failures += 1
             await asyncio.sleep(RESTART_DELAY)
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped, by SIGSTOP or a debugger, and does nothing until it is continued."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] in "tT"
+    except OSError:  # it has just ended, or this is not Linux
+        return False
 
 
 def tail(log: Path) -> str:

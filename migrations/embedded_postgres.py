@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from migrations.children import die_with_supervisor
+from migrations.children import STOP_SIGNALS, StopRequested, die_with_supervisor
 from migrations.data_dir import check_parents
 
 # Importing the wheel would create folders and print a warning, so its programs are found by path.
@@ -35,7 +35,7 @@ MAX_SOCKET_PATH = 107  # bytes: sockaddr_un of Linux holds 108, and the last is 
 # In a list of sockets or hosts a comma separates two of them, and other characters have meanings, too.
 PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 VERSION = "16"
-COMMAND_TIMEOUT, KILL_TIMEOUT = 120, 5  # seconds
+COMMAND_TIMEOUT, KILL_TIMEOUT, STOP_INTERVAL = 120, 5, 0.1  # seconds
 # A user's data, such as the e-mail address that is registered twice, stays out of the log: it is in the details of an
 # error and in the statement.
 LOG_NO_DATA = ["-clog_error_verbosity=terse", "-clog_min_error_statement=panic"]
@@ -197,16 +197,37 @@ def allow_traversal(user_id: int, folder: Path) -> None:
 
 def _run(program: str, *arguments: str, stdin: str = "") -> None:
     command = [str(BIN / program), *arguments]
-    options = PROCESS_OPTIONS | {"capture_output": True, "text": True, "errors": "replace", "timeout": COMMAND_TIMEOUT}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # An initdb that outlives us would remove what the next start has made.
-    options |= {"preexec_fn": partial(die_with_supervisor, os.getpid())}
-    try:
-        result = subprocess.run(command, **options, input=stdin, check=False)
-    except subprocess.TimeoutExpired:
-        raise PostgresError(f"{program} has not ended after {COMMAND_TIMEOUT} s") from None
-    if result.returncode:
-        reason = result.stderr.strip() or f"it ended with {result.returncode}"  # one that was killed says nothing
+    options = PROCESS_OPTIONS | pipes | {"preexec_fn": partial(die_with_supervisor, os.getpid())}
+    with subprocess.Popen(command, **options, text=True, errors="replace") as process:
+        try:
+            assert process.stdin  # noqa: S101 - it is a pipe
+            with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
+                pipe.write(stdin)  # a few words, which any pipe takes at once
+            process.stdin = None  # `communicate` sends nothing after its first time limit
+            errors = _errors_of(process, program)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # also what it has started, which has its pipes
+            raise
+    if process.returncode:
+        reason = errors.strip() or f"it ended with {process.returncode}"  # one that was killed says nothing
         raise PostgresError(f"{program} failed: {reason}")
+
+
+def _errors_of(process: subprocess.Popen[str], program: str) -> str:
+    """Wait until the process has ended and return what it said. StopRequested if a stop signal comes meanwhile.
+
+    The supervisor blocks these signals, so they stay pending until somebody looks.
+    """
+    give_up_at = time.monotonic() + COMMAND_TIMEOUT
+    while time.monotonic() < give_up_at:
+        if not signal.sigpending().isdisjoint(STOP_SIGNALS):
+            raise StopRequested
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=min(STOP_INTERVAL, COMMAND_TIMEOUT))[1]
+    raise PostgresError(f"{program} has not ended after {COMMAND_TIMEOUT} s")
 
 
 def _allow_server_to_reach(*paths: Path) -> None:

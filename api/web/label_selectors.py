@@ -23,11 +23,13 @@ from domain.rules import text
 MOST_REQUIREMENTS = 64  # of one request; a resource has no more labels than these
 
 _CHARACTER = r"[^,\\\x00-\x1f\x7f-\x9f]"
-_ESCAPE = r"\\[,\\()]"
+_ESCAPE = r"\\[,\\()=]"
 _VALUE = f"(?:{_CHARACTER}|{_ESCAPE}){{0,255}}"
 _ITEM = f"(?:(?![()]){_CHARACTER}|{_ESCAPE}){{0,255}}"
+# Kubernetes also writes == for =. So a value that begins with = must say that it does.
+_SIGN = "(?:==|!=|=)(?! *=)"
 _REQUIREMENT = (
-    f" *(?:! *(?P<absent>{LABEL_KEY})|(?P<key>{LABEL_KEY})(?: *(?P<sign>!?=)(?P<value>{_VALUE})"
+    f" *(?:! *(?P<absent>{LABEL_KEY})|(?P<key>{LABEL_KEY})(?: *(?P<sign>{_SIGN})(?P<value>{_VALUE})"
     rf"| +(?P<word>in|notin) *\((?P<items>(?! *\)){_ITEM}(?:,{_ITEM})*)\))?) *"
 )
 _NEXT: Final = re.compile(rf"{_REQUIREMENT}(?P<end>,|\Z)")
@@ -36,7 +38,8 @@ _PATTERN = f"^{_WITHOUT_NAMES}(?:,{_WITHOUT_NAMES})*$"
 _ITEMS: Final = re.compile(r"(?:\A|,)((?:[^,\\]|\\.)*)")  # a backslash takes away the meaning of a comma after it
 _HOW_TO_WRITE = (
     "Write key, !key, key=value, key!=value, key in (a,b) or key notin (a,b), separated by commas. "
-    r"In a value, write \, for a comma, \( and \) for parentheses and \\ for a backslash."
+    r"In a value, write \, for a comma, \( and \) for parentheses, \= for an equals sign at the beginning "
+    r"and \\ for a backslash."
 )
 _LONGEST_QUOTE = 40  # characters
 
@@ -76,7 +79,7 @@ LabelSelectors = Annotated[
         description="Selects by labels: `key=value`, `key!=value`, `key in (a,b)`, `key notin (a,b)`, `key` for any "
         "value, `!key` for no such label. `!=` and `notin` also select what lacks the label. Several requirements, "
         "separated by commas or in repeated parameters, must all be met. In a value, write `\\,` for a comma, `\\(` "
-        "and `\\)` for parentheses and `\\\\` for a backslash.",
+        "and `\\)` for parentheses, `\\=` for an equals sign at its beginning and `\\\\` for a backslash.",
         examples=[["env=prod,tier in (a,b),!legacy"]],
     ),
 ]

@@ -23,6 +23,10 @@ _POOLER = (
 _REFUSED_PARAMETER = (
     "PgBouncer refuses a parameter of DATABASE_URL; remove it, and set what it should set with ALTER ROLE ... SET"
 )
+_ISOLATION = (
+    "its transactions are {level}, and the service needs read committed; "
+    "ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
+)
 _STATEMENT_MODE = "PgBouncer is in statement mode, which has no transactions; set pool_mode to transaction or session"
 # The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
 _WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
@@ -153,19 +157,22 @@ class Connector:
             raise UnusableDatabaseError(_POOLER)
 
     async def _check_behind_pgbouncer(self, connection: asyncpg.Connection) -> None:
-        """Raise an error if the server does not suit, or if there are no transactions.
+        """Raise an error if the server does not suit, or if there are no transactions, or others than we need.
 
         PgBouncer accepts connections without a server behind it, and repeats what a server once said about itself,
         which may have been another one. So only a statement tells whether there is a server, and which.
         """
         try:
             await connection.execute("BEGIN")
+            level = await connection.fetchval("SELECT current_setting('transaction_isolation')")
             suits = self._attributes == "any" or await connection.fetchval(_SUITS[self._attributes])
             await connection.execute("COMMIT")
         except asyncpg.PostgresError as error:
             if "statement pooling mode" in str(error):
                 raise UnusableDatabaseError(_STATEMENT_MODE) from None
             raise
+        if level != "read committed":  # PgBouncer takes no settings from us
+            raise UnusableDatabaseError(_ISOLATION.format(level=level))
         if not suits:
             raise asyncpg.TargetServerAttributeNotMatched(f"the server is not {self._attributes}")
 

@@ -8,7 +8,8 @@ from weakref import WeakKeyDictionary, WeakSet
 
 import asyncpg
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from domain import database_url
@@ -22,6 +23,8 @@ POOL_TIMEOUT = 5.0  # seconds
 CLOSE_TIMEOUT = 0.5  # seconds
 
 SERVER_SETTINGS = {
+    # The claims lock rows and then read what others have committed. At another level they would fail instead of wait.
+    "default_transaction_isolation": "read committed",
     "jit": "off",  # compiling one of our statements takes longer than running it
     # A process that is frozen or cut off in the middle of a transaction holds row locks that others wait for. The
     # server ends its transaction after this time, or closes its connection when the keepalives are not answered.
@@ -85,8 +88,19 @@ def create_engine(settings: Settings, *, command_timeout: float | None = COMMAND
         # SQLAlchemy's own switch would print the statements a second time, in a format of its own.
         logging.getLogger("sqlalchemy.engine").setLevel(logging.INFO)
     event.listen(engine.sync_engine, "handle_error", outages.on_error)
+    event.listen(engine.sync_engine, "checkout", _replace_if_closed)
     _opened[engine.sync_engine] = opened
     return engine
+
+
+def _replace_if_closed(connection: DBAPIConnection, record: object, proxy: object) -> None:
+    """Have the pool replace a connection that was closed while it was idle, for example by `idle_session_timeout`.
+
+    asyncpg knows that it is closed, so this costs no round trip.
+    """
+    del record, proxy
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
 
 
 async def close(engine: AsyncEngine) -> None:

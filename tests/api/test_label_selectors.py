@@ -21,20 +21,27 @@ LABELS: dict[str, dict[str, str]] = {
     "prod-b": {"env": "prod", "tier": "b", "x": ""},
     "prod": {"env": "prod"},
     "test-c": {"env": "test", "tier": "c"},
+    "equals": {"note": "=="},
     "in": {"in": "notin", "tier": "a,b", "note": "(é)"},
 }
 EVERYTHING = set(LABELS)
 SELECTED: list[tuple[str, set[str]]] = [
     ("env=prod", {"prod-a", "prod-b", "prod"}),
-    ("env!=prod", {"none", "test-c", "in"}),
+    ("env==prod", {"prod-a", "prod-b", "prod"}),
+    ("env == prod , tier==a", {"prod-a"}),
+    ("env!=prod", {"none", "test-c", "equals", "in"}),
     ("tier in (a,b)", {"prod-a", "prod-b"}),
     ("tier in (c)", {"test-c"}),
-    ("tier notin (a,b)", {"none", "prod", "test-c", "in"}),
+    ("tier notin (a,b)", {"none", "prod", "test-c", "equals", "in"}),
     ("tier", {"prod-a", "prod-b", "test-c", "in"}),
-    ("!tier", {"none", "prod"}),
+    ("!tier", {"none", "prod", "equals"}),
     ("env=prod,tier in (a,b),!x", {"prod-a"}),
     ("  env = prod , tier  in ( a , c ) , ! x ", {"prod-a"}),
     ("x=", {"prod-b"}),
+    ("x==", {"prod-b"}),
+    (r"note=\==", {"equals"}),
+    (r"note==\=\=", {"equals"}),
+    ("note in (==)", {"equals"}),
     ("x!=", EVERYTHING - {"prod-b"}),
     ("x in (,y)", {"prod-b"}),
     ("env=prod,env=test", set()),
@@ -56,6 +63,7 @@ WRONG = [
     *("", ",", "a,", ",a", "=x", "!=x", "!", "!a=b", "!a in (b)", "-a", "a b", "a,,b"),
     *("a in", "a in b", "a in ()", "a in ( )", "a in (b", "a in b)", "a in (b))", "a in (b)c", "a in ((b))", "ain (b)"),
     *("a IN (b)", "a not in (b)", "a > 1", "a\t=b", "a=\0", "a in (\n)", "a" * 64, f"a={'b' * 256}"),
+    *("a===b", "a!==b", "a= =b", "a!= = b", "a== =b", "a====", "!a==b"),
     *("a=\\", "a=b\\c", "a=\\,\\", "a\\,b", "a=b,", "a=\\\\,", "a in (\\)"),
 ]
 
@@ -116,7 +124,7 @@ async def test_the_selector_does_not_change_the_statement() -> None:
 
 def escaped(value: str) -> str:
     """The value as it stands in a selector."""
-    return "".join(f"\\{character}" if character in "\\,()" else character for character in value)
+    return "".join(f"\\{character}" if character in "\\,()=" else character for character in value)
 
 
 legal_keys = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?", fullmatch=True)

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -110,6 +111,56 @@ async def test_options_that_pgbouncer_refuses_are_refused_with_a_way_out(postgre
         line = await refusal_of(make_settings(url))
     assert "ALTER ROLE" in line
     assert line.endswith("unsupported startup parameter: options)")
+
+
+async def test_connections_that_the_server_has_closed_while_they_were_idle_are_replaced(settings: Settings) -> None:
+    """As `idle_session_timeout` does, or a firewall, or an operator."""
+    engine = database.create_engine(settings)
+    async with engine.connect() as first, engine.connect() as second:
+        for connection in (first, second):
+            await connection.execute(text("SET idle_session_timeout = '50ms'"))
+            await connection.commit()
+    await asyncio.sleep(0.5)
+    for begin in (engine.begin, database.autocommit(engine).connect) * 2:
+        async with begin() as connection:
+            assert await connection.scalar(text("SELECT 1")) == 1
+    await database.close(engine)
+
+
+LEVELS = ("repeatable read", "serializable")
+
+
+@asynccontextmanager
+async def level_of_new_sessions(settings: Settings, level: str) -> AsyncIterator[None]:
+    """Let the database begin every transaction at this level of isolation."""
+    engine = database.create_engine(settings)
+    setting = f'ALTER DATABASE "{name_of(settings)}" {{}} default_transaction_isolation'
+    async with database.autocommit(engine).connect() as connection:
+        await connection.execute(text(f"{setting.format('SET')} = '{level}'"))
+        yield
+        await connection.execute(text(setting.format("RESET")))
+    await database.close(engine)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+async def test_transactions_see_what_others_commit_whatever_the_server_prefers(settings: Settings, level: str) -> None:
+    async with level_of_new_sessions(settings, level):
+        engine = database.create_engine(settings)
+        for begin in (engine.begin, database.autocommit(engine).connect):
+            async with begin() as connection:
+                assert await connection.scalar(text("SHOW transaction_isolation")) == "read committed"
+        await database.close(engine)
+
+
+@pgbouncer.needs_pgbouncer
+@pytest.mark.parametrize("level", LEVELS)
+async def test_another_level_of_isolation_behind_pgbouncer_is_refused_with_a_way_out(
+    postgres: Path, settings: Settings, level: str
+) -> None:
+    async with level_of_new_sessions(settings, level):
+        with pgbouncer.running(postgres) as folder:
+            url = pgbouncer.through(folder, name_of(settings), pgbouncer="true")
+            assert f"its transactions are {level}, and" in await refusal_of(make_settings(url))
 
 
 async def test_the_name_of_the_application_and_the_options_of_the_url_reach_the_server(settings: Settings) -> None:

@@ -155,6 +155,45 @@ def test_a_key_that_the_url_does_not_name_is_found_where_libpq_looks_for_it(
         arguments(url)
 
 
+@pytest.mark.parametrize(
+    ("variable", "name", "mode"),
+    [
+        ("PGSSLCERT", "postgresql.crt", ""),
+        ("PGSSLCERT", "postgresql.crt", "?sslmode=verify-full"),
+        ("PGSSLROOTCERT", "root.crt", "?sslmode=require"),
+        ("PGSSLCRL", "root.crl", "?sslmode=verify-ca"),
+    ],
+)
+def test_files_that_only_the_environment_names_or_are_at_home_are_refused_in_the_same_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, name: str, mode: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    usable, wrong, folder = certificate(tmp_path, "mine"), tmp_path / "wrong.crt", tmp_path / ".postgresql"
+    wrong.write_text("-----BEGIN CERTIFICATE-----")
+    key = f"{'&' if mode else '?'}sslkey={usable.with_suffix('.key')}&sslpassword=hunter2"
+    for file in (wrong, tmp_path / "missing", tmp_path):
+        monkeypatch.setenv(variable, str(file))
+        with pytest.raises(ValueError, match=re.escape(f"{file} ({variable})")):
+            arguments(f"db{mode}{key}")
+        for without_tls in ("db?sslmode=disable", "?host=/run/postgresql"):
+            arguments(without_tls)
+    monkeypatch.setenv(variable, str(usable))
+    arguments(f"db{mode}{key}")
+    monkeypatch.delenv(variable)
+    folder.mkdir()
+    (folder / name).write_bytes(wrong.read_bytes())
+    with pytest.raises(ValueError, match=re.escape(f"{folder / name} ({variable})")):
+        arguments(f"db{mode}{key}")
+
+
+def test_a_variable_may_also_name_the_certificates_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLROOTCERT", "system")
+    parameters = arguments("db")["dsn"]
+    assert "sslmode=verify-full" in parameters
+    assert "sslrootcert=%2F" in parameters
+    assert "sslrootcert" not in arguments("?host=/run/postgresql").get("dsn", "")
+
+
 def test_files_are_read_where_the_url_names_them(tmp_path: Path) -> None:
     file = tmp_path / "root.crt"
     file.write_text(certificate(tmp_path).read_text())

@@ -1,6 +1,8 @@
 """A start that was killed in the middle never keeps the next one from succeeding."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import local
 from migrations import embedded_postgres, embedded_temporal
 from migrations.children import Child
 from tests.local.test_checks import settings
+from tests.support.stack import free_ports
 from tests.support.waiting import block_until, poll
 
 INIT_CLUSTER = (
@@ -25,6 +28,26 @@ def test_a_cluster_can_be_made_right_after_its_making_was_killed(reached: str, p
         first.kill()
     embedded_postgres.init_cluster(private_folder)
     assert {path.name for path in private_folder.iterdir()} == {"postgres"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_whose_initdb_hangs_stops_at_once(number: signal.Signals, private_folder: Path) -> None:
+    (programs := private_folder / "bin").mkdir()
+    # With a child that has its output, as the real one has.
+    (programs / "initdb").write_text(f"#!/bin/sh\ntouch {programs}/begun\nsleep 60\n:\n")
+    (programs / "initdb").chmod(0o755)
+    programs.chmod(0o777)
+    code = f"import local, pathlib; local.embedded_postgres.BIN = pathlib.Path({str(programs)!r}); local.main()"
+    api, temporal, web_ui = map(str, free_ports(3))
+    ports = {"API_PORT": api, "TEMPORAL_PORT": temporal, "TEMPORAL_UI_PORT": web_ui}
+    environment = os.environ | ports | {"DATA_DIR": str(private_folder / "data")}
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=local.ROOT, env=environment, stdout=subprocess.PIPE, text=True) as start:
+        block_until((programs / "begun").exists, deadline=20)
+        start.send_signal(number)
+        output, _ = start.communicate(timeout=10)
+    assert start.returncode == 0
+    assert output.splitlines()[-1] == "Stopping"
 
 
 async def test_a_temporal_server_that_is_killed_while_it_makes_its_tables_does_not_fail_for_ever(

@@ -126,6 +126,18 @@ async def test_a_start_that_cannot_succeed_is_given_up_with_the_end_of_the_log(s
     ]
 
 
+async def test_a_program_that_is_stopped_counts_only_once_it_is_continued(start_child: StartChild) -> None:
+    child = start_child(*SLEEP)
+    await until(lambda: pid(child))
+    os.kill(pid(child), signal.SIGSTOP)
+    child.started_at -= children.SETTLED_AFTER
+    await until(lambda: children.is_stopped(pid(child)))
+    assert await child.has_not_settled() == "it does not keep running"
+    os.kill(pid(child), signal.SIGCONT)
+    await until(lambda: not children.is_stopped(pid(child)))
+    assert await child.has_not_settled() == ""
+
+
 async def test_a_start_whose_log_cannot_be_written_is_given_up(start_child: StartChild, tmp_path: Path) -> None:
     (tmp_path / "child.log").mkdir()
     child = start_child(*SLEEP)

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import socket
 import subprocess
 import sys
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -19,6 +21,7 @@ from temporalio.client import Client
 
 import local
 from domain import logs, search_attributes
+from domain import temporal as connections
 from domain.data.catalogue import FLAVORS
 from domain.data.models import Flavor
 from domain.settings import Settings
@@ -119,6 +122,16 @@ async def test_without_temporal_it_migrates_the_database_and_then_ends_with_one_
         await main(monkeypatch, settings)
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(Flavor)) == len(FLAVORS)
+
+
+async def test_a_temporal_server_that_says_nothing_is_given_up_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, database_url: str
+) -> None:
+    monkeypatch.setattr(connections, "FIRST_ANSWER_TIMEOUT", timedelta(seconds=0.3))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = make_settings(database_url, temporal_address=f"127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(SystemExit, match=r"^The server of TEMPORAL_ADDRESS cannot be used: .*answers nothing\Z"):
+            await main(monkeypatch, settings)
 
 
 async def test_it_creates_the_tables_of_the_mock_cloud(

@@ -39,11 +39,16 @@ def test_a_file_that_others_can_read_is_refused(folder: Path) -> None:
         FileTokens(HERE).read()
 
 
-def test_a_damaged_file_is_an_error_in_words(folder: Path) -> None:
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", "[" * 100_000, '{"url": 1}', '{"logins": 1}', f'{{"logins": {{"{HERE}": 1}}}}']
+    + [f'{{"logins": {{"{HERE}": {login}}}}}' for login in ('{"a": 1}', '{"tokens": {}}')],
+)
+def test_a_damaged_file_is_an_error_in_words(folder: Path, text: str) -> None:
     FileTokens(HERE).write(tokens("1"))
-    (folder / "config.json").write_text("{")
+    (folder / "config.json").write_text(text)
     with pytest.raises(ConfigError, match="log in again"):
-        config.read()
+        FileTokens(HERE).read()
 
 
 def test_the_tokens_of_one_service_are_not_those_of_another() -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from tests.vmctl.doubles import Service, answer, operation, problem, tokens
-from vmctl.client import ProblemError, retries
+from vmctl.client import ProblemError, UnreadableError, retries
 from vmctl.client.models import Operation
 from vmctl.client.tokens import MemoryTokens
 
@@ -91,3 +91,17 @@ def test_a_refusal_ends_the_listening() -> None:
     service = Service([problem("not_found", 404)])
     with pytest.raises(ProblemError):
         next(iter(service.client().events(vm_id="v")))
+
+
+@pytest.mark.parametrize("data", ["", "{", "{}", "[" * 10_000])
+def test_an_event_of_another_form_is_an_error_in_words(data: str) -> None:
+    service = Service([stream("id: 1", "event: vm", f"data: {data}", "")])
+    with pytest.raises(UnreadableError, match="/events answered what this version cannot read"):
+        list(islice(service.client().events(), 2))
+
+
+def test_a_stream_that_cannot_be_decoded_is_made_again() -> None:
+    headers = {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"}
+    broken = httpx.Response(200, stream=httpx.ByteStream(b"no gzip"), headers=headers)
+    service = Service([broken, stream(*sent("1"))])
+    assert [event.id for event in islice(service.client().events(), 3)] == ["", "", "1"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from platformdirs import user_config_path
+from pydantic import ValidationError
 
 from vmctl.client.errors import ClientError
 from vmctl.client.models import TokenPair
@@ -39,9 +40,18 @@ def read() -> dict[str, Any]:
             config = json.loads(opened.read())
     except FileNotFoundError:
         return {}
-    except ValueError:
-        raise ConfigError(f"{file} is damaged. Delete it, then log in again.") from None
-    return dict(config) if isinstance(config, dict) else {}
+    except (ValueError, RecursionError):
+        raise _damaged() from None
+    if not isinstance(config, dict) or not isinstance(config.get("url", ""), str):
+        raise _damaged()
+    logins = config.get("logins", {})
+    if not isinstance(logins, dict) or not all(isinstance(login, dict) for login in logins.values()):
+        raise _damaged()
+    return config
+
+
+def _damaged() -> ConfigError:
+    return ConfigError(f"{path()} is damaged. Delete it, then log in again.")
 
 
 def write(config: dict[str, Any]) -> None:
@@ -78,7 +88,10 @@ class FileTokens:
     def read(self) -> TokenPair | None:
         """Return the tokens, if there are any."""
         login = read().get("logins", {}).get(self._url)
-        return TokenPair.model_validate(login["tokens"]) if login else None
+        try:
+            return TokenPair.model_validate(login["tokens"]) if login else None
+        except (KeyError, ValidationError):
+            raise _damaged() from None
 
     def write(self, tokens: TokenPair) -> None:
         """Replace the tokens."""

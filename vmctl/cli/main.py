@@ -7,7 +7,6 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from typer._completion_shared import get_completion_script
 
 from vmctl.cli import (
@@ -101,9 +100,6 @@ def run() -> None:
     except ClientError as error:
         sys.stderr.write(session.printable(f"vmctl: {exits.text_of(error)}\n"))
         sys.exit(exits.code_of(error))
-    except ValidationError as error:
-        sys.stderr.write(f"vmctl: The service is of another version. It answered what this one cannot read:\n{error}\n")
-        sys.exit(exits.REFUSED)
     except BrokenPipeError:
         # Whoever read the output has ended. Python must not complain of it when it closes the output.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ from vmctl.client.errors import (
     OperationError,
     ProblemError,
     UnreachableError,
+    UnreadableError,
     UnusableError,
     WaitTimeoutError,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "OperationError",
     "ProblemError",
     "UnreachableError",
+    "UnreadableError",
     "UnusableError",
     "WaitTimeoutError",
     "check",

@@ -1,12 +1,15 @@
 """What can go wrong. Every exception is a ClientError, and its text is for people."""
 
 from collections.abc import Sequence
+from typing import Any, TypeVar
 from uuid import UUID
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from vmctl.client.models import Operation, Problem
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class ClientError(Exception):
@@ -19,6 +22,10 @@ class UnusableError(ClientError):
 
 class UnreachableError(ClientError):
     """No answer came, or none that this service gives. A change may have taken effect or not."""
+
+
+class UnreadableError(UnreachableError):
+    """The service is another one, or of another version: this client cannot read what it answered."""
 
 
 class ProblemError(ClientError):
@@ -63,6 +70,30 @@ class WaitTimeoutError(ClientError):
     def __init__(self, operation_ids: Sequence[UUID]) -> None:
         self.operation_ids = operation_ids
         super().__init__(f"Still in progress: {', '.join(map(str, operation_ids))}")
+
+
+def answer_of(response: httpx.Response, model: type[M]) -> M:
+    """The answer in its model; UnreadableError if it is none of this service."""
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise unreadable(response.request.url, error) from error
+
+
+def item_of(response: httpx.Response, item: Any, model: type[M]) -> M:
+    """An item of a list in its model; UnreadableError if it is none of this service."""
+    try:
+        return model.model_validate(item)
+    except ValidationError as error:
+        raise unreadable(response.request.url, error) from error
+
+
+def unreadable(source: object, reason: object) -> UnreadableError:
+    """The exception for a success that this client cannot read."""
+    if isinstance(reason, ValidationError):
+        first = reason.errors(include_url=False)[0]  # there may be several for each field of each item
+        reason = ": ".join(part for part in (".".join(map(str, first["loc"])), first["msg"]) if part)
+    return UnreadableError(f"{source} answered what this version cannot read: {reason}")
 
 
 def error_of(response: httpx.Response) -> ClientError:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.transport import Transport
+from vmctl.client.errors import answer_of
 from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
 from vmctl.client.requests import NewSSHKey, NewToken, Registration
 
@@ -19,13 +20,13 @@ class Account:
     async def register(self, **fields: Unpack[Registration]) -> User:
         """Make an account. Log in afterwards."""
         response = await self._transport.send("POST", "/auth/register", body=fields)
-        return User.model_validate_json(response.content)
+        return answer_of(response, User)
 
     async def log_in(self, username: str, password: str) -> TokenPair:
         """Get tokens for the requests that follow. They are renewed when they expire."""
         body = {"username": username, "password": password}
         response = await self._transport.send("POST", "/auth/login", body=body)
-        tokens = TokenPair.model_validate_json(response.content)
+        tokens = answer_of(response, TokenPair)
         self._transport.tokens.write(tokens)
         return tokens
 
@@ -47,7 +48,7 @@ class Tokens(Collection[Token]):
     async def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewToken]) -> CreatedToken:
         """Make a token. Only this answer has its text."""
         response = await self.transport.send("POST", "/tokens", body=fields, key=idempotency_key)
-        return CreatedToken.model_validate_json(response.content)
+        return answer_of(response, CreatedToken)
 
     async def delete(self, id: Id) -> None:
         """Delete a token. It stops at once."""
@@ -71,7 +72,7 @@ class SSHKeys:
     async def add(self, **fields: Unpack[NewSSHKey]) -> SSHKey:
         """Keep a public key, for VMs that are created later."""
         response = await self._transport.send("POST", "/ssh-keys", body=fields)
-        return SSHKey.model_validate_json(response.content)
+        return answer_of(response, SSHKey)
 
     async def delete(self, name: str) -> None:
         """Forget a key."""

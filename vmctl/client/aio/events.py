@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import httpx
+from httpx_sse import ServerSentEvent
+from pydantic import ValidationError
 
 from vmctl.client import retries
 from vmctl.client.aio.transport import OPENED, Transport
-from vmctl.client.errors import ProblemError, UnreachableError
+from vmctl.client.errors import ProblemError, UnreachableError, UnreadableError, unreadable
 from vmctl.client.models import VM, Operation, Snapshot, Volume
 
 Resource = VM | Volume | Snapshot | Operation
@@ -41,12 +43,21 @@ async def listen(transport: Transport, path: str, last_event_id: str | None = No
                 last = sent.id or last
                 delays = retries.delays()
                 if sent.event in _MODELS:
-                    yield Event(sent.event, _MODELS[sent.event].model_validate_json(sent.data), sent.id)
+                    yield Event(sent.event, _resource(path, sent), sent.id)
                 elif sent.event == "reset":
                     yield Event("reset", None, sent.id)
-        except (httpx.TransportError, UnreachableError):
+        except UnreadableError:
+            raise
+        except (httpx.RequestError, UnreachableError):
             pass
         except ProblemError as error:
             if error.problem.status not in retries.BUSY:
                 raise
         await sleep(next(delays))
+
+
+def _resource(path: str, sent: ServerSentEvent) -> Resource:
+    try:
+        return _MODELS[sent.event].model_validate_json(sent.data)
+    except ValidationError as error:
+        raise unreadable(path, error) from error

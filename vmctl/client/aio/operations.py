@@ -7,6 +7,7 @@ from uuid import UUID
 from vmctl.client.aio.collections import Id, TaggedCollection
 from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.waiting import Accepted, Watcher, check, until_ended
+from vmctl.client.errors import answer_of
 from vmctl.client.models import Operation
 
 
@@ -35,4 +36,4 @@ class Operations(TaggedCollection[Operation]):
     async def cancel(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Operation:
         """Ask for the end of an operation. It goes on until it is undone, so wait for it."""
         response = await self.transport.send("POST", f"/operations/{id}/cancel", key=idempotency_key, if_match=if_match)
-        return Operation.model_validate_json(response.content)
+        return answer_of(response, Operation)

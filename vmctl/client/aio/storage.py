@@ -5,6 +5,7 @@ from typing import Unpack
 from vmctl.client.aio.collections import Id, TaggedCollection, change, remove
 from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.waiting import Accepted
+from vmctl.client.errors import answer_of
 from vmctl.client.models import Snapshot, Volume
 from vmctl.client.requests import Extension, NewVolume, SnapshotChanges, VolumeChanges
 
@@ -21,9 +22,8 @@ class Volumes(TaggedCollection[Volume]):
 
     async def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[VolumeChanges]) -> Volume:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
-        return Volume.model_validate_json(
-            (await self.transport.send("PATCH", f"/volumes/{id}", body=fields, if_match=if_match)).content
-        )
+        response = await self.transport.send("PATCH", f"/volumes/{id}", body=fields, if_match=if_match)
+        return answer_of(response, Volume)
 
     async def extend(
         self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None, **fields: Unpack[Extension]
@@ -53,7 +53,7 @@ class Snapshots(TaggedCollection[Snapshot]):
     async def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[SnapshotChanges]) -> Snapshot:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
         response = await self.transport.send("PATCH", f"/snapshots/{id}", body=fields, if_match=if_match)
-        return Snapshot.model_validate_json(response.content)
+        return answer_of(response, Snapshot)
 
     async def delete(
         self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from http import HTTPStatus
+from itertools import count
 from time import monotonic
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -18,7 +19,7 @@ from pydantic import BaseModel
 
 from vmctl.client import retries
 from vmctl.client.base import AnyPage
-from vmctl.client.errors import NoTrialError, ProblemError, UnreachableError, error_of
+from vmctl.client.errors import NoTrialError, ProblemError, UnreachableError, answer_of, error_of, item_of, unreadable
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
@@ -28,6 +29,8 @@ M = TypeVar("M", bound=BaseModel)
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 # The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
 _STREAM_TIMEOUT = httpx.Timeout(5, read=40)
+MAX_ANSWER = 2**26  # bytes; a page of a hundred VMs with the longest labels is a tenth of it
+_OF_THE_STREAM = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _IS_TRIAL = ContextVar("is_trial", default=False)
 
 
@@ -61,17 +64,23 @@ class Transport:
 
     async def get(self, path: str, model: type[M], **filters: Filter) -> M:
         """Read one resource."""
-        return model.model_validate_json((await self.send("GET", path, filters=filters)).content)
+        return answer_of(await self.send("GET", path, filters=filters), model)
 
     async def items(self, path: str, model: type[M], filters: Mapping[str, Filter]) -> AsyncIterator[M]:
         """Yield all items of a list, page by page."""
         wanted = dict(filters)
-        while True:
-            page = AnyPage.model_validate_json((await self._send_for_page(path, wanted)).content)
+        remembered: str | None = None
+        for number in count(1):
+            response = await self._send_for_page(path, wanted)
+            page = answer_of(response, AnyPage)
             for item in page.items:
-                yield model.model_validate(item)
+                yield item_of(response, item, model)
             if page.next_cursor is None:
                 return
+            if page.next_cursor == remembered:
+                raise unreadable(response.request.url, "the list has no end, its cursors come again")
+            if number.bit_count() == 1:  # only at powers of two: so one cursor is enough for a circle of any length
+                remembered = page.next_cursor
             wanted = {**wanted, "cursor": page.next_cursor}
 
     async def _send_for_page(self, path: str, filters: Mapping[str, Filter]) -> httpx.Response:
@@ -139,9 +148,9 @@ class Transport:
                     async for event in source.aiter_sse():
                         yield event
                     return
-                await source.response.aread()
-            if source.response.status_code != HTTPStatus.UNAUTHORIZED or not token or self._token or renewed:
-                raise error_of(source.response)
+                response = await _read(source.response)
+            if response.status_code != HTTPStatus.UNAUTHORIZED or not token or self._token or renewed:
+                raise error_of(response)
             token, renewed = await self._renew(token), True
 
     def _current_token(self, path: str) -> str | None:
@@ -166,7 +175,7 @@ class Transport:
                 if kept and kept.access_token == stale:
                     # The service takes a refresh token again for some seconds, in case its answer was lost.
                     body = {"refresh_token": kept.refresh_token}
-                    kept = TokenPair.model_validate_json((await self.send("POST", "/auth/refresh", body=body)).content)
+                    kept = answer_of(await self.send("POST", "/auth/refresh", body=body), TokenPair)
                     self.tokens.write(kept)
                 return kept.access_token if kept else stale
             finally:
@@ -181,7 +190,8 @@ class Transport:
         give_up_at = monotonic() + self._patience
         for delay in retries.delays():
             try:
-                response = await self._http.request(method, path, **(request | {"headers": headers}))
+                async with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
+                    response = await _read(stream)
             except httpx.DecodingError as error:
                 raise UnreachableError(f"{self._http.base_url} answered what cannot be decoded: {error}") from error
             except httpx.TransportError as error:
@@ -210,6 +220,18 @@ def trial() -> Iterator[None]:
         pass
     finally:
         _IS_TRIAL.reset(token)
+
+
+async def _read(stream: httpx.Response) -> httpx.Response:
+    """Read an answer. What is compressed may be a thousand times as long as what was sent."""
+    content = bytearray()
+    async for part in stream.aiter_bytes():
+        content += part
+        if len(content) > MAX_ANSWER:
+            raise unreadable(stream.request.url, f"it is longer than {MAX_ANSWER:,} bytes")
+    headers = [pair for pair in stream.headers.multi_items() if pair[0] not in _OF_THE_STREAM]
+    more: dict[str, Any] = {"extensions": stream.extensions, "request": stream.request}
+    return httpx.Response(stream.status_code, headers=headers, content=bytes(content), **more)
 
 
 def _filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:

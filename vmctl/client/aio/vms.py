@@ -6,6 +6,7 @@ from typing import Any, Unpack
 from vmctl.client.aio.collections import Id, TaggedCollection, accepted, change, remove
 from vmctl.client.aio.transport import Filter, Transport
 from vmctl.client.aio.waiting import Accepted
+from vmctl.client.errors import answer_of
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
 from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
@@ -24,15 +25,13 @@ class VMs(TaggedCollection[VM]):
     async def create_all(self, vms: Sequence[NewVM], *, idempotency_key: str | None = None) -> list[Accepted[VM]]:
         """Create up to a hundred VMs: all of them, or none if one is refused."""
         response = await self.transport.send("POST", "/vms/batch", body={"vms": vms}, key=idempotency_key)
-        return [
-            accepted(self.transport, vm, vm.operation_id, self._read)
-            for vm in NewVMsAnswer.model_validate_json(response.content).items
-        ]
+        made = answer_of(response, NewVMsAnswer).items
+        return [accepted(self.transport, vm, vm.operation_id, self._read) for vm in made]
 
     async def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[VMChanges]) -> VM:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
         response = await self.transport.send("PATCH", f"/vms/{id}", body=fields, if_match=if_match)
-        return VM.model_validate_json(response.content)
+        return answer_of(response, VM)
 
     async def delete(
         self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None
@@ -76,7 +75,7 @@ class VMs(TaggedCollection[VM]):
         """Read a VM as soon as it is at rest, or has one of the statuses; at the latest after `seconds` (0 to 60)."""
         filters: dict[str, Filter] = {"wait": seconds, "for": ",".join(until)}
         response = await self.transport.send("GET", f"/vms/{id}", filters=filters)
-        return VM.model_validate_json(response.content)
+        return answer_of(response, VM)
 
     async def console_log(self, id: Id, *, lines: int | None = None) -> ConsoleLog:
         """Read the last lines that the console has shown."""
@@ -85,7 +84,7 @@ class VMs(TaggedCollection[VM]):
     async def open_console(self, id: Id) -> Console:
         """Get an address to use the console, where the cloud has such."""
         response = await self.transport.send("POST", f"/vms/{id}/console")
-        return Console.model_validate_json(response.content)
+        return answer_of(response, Console)
 
     def operations(self, id: Id, **filters: Filter) -> AsyncIterator[Operation]:
         """Yield what was asked of a VM, newest first. This works for a DELETED VM, too."""

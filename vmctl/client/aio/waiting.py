@@ -6,7 +6,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from vmctl.client.aio.transport import Filter, Transport
-from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError
+from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError, answer_of
 from vmctl.client.models import Operation, OperationStatus
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ async def _look(transport: Transport, ids: Sequence[UUID], seconds: int) -> list
     """Read the operations, as soon as all have ended or the seconds are over."""
     if len(ids) == 1:
         answer = await transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds})
-        return [Operation.model_validate_json(answer.content)]
+        return [answer_of(answer, Operation)]
     wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds}
     found = [operation async for operation in transport.items("/operations", Operation, wanted)]
     if missing := set(ids) - {operation.id for operation in found}:

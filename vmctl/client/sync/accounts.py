@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Unpack
 from urllib.parse import quote
 
+from vmctl.client.errors import answer_of
 from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
 from vmctl.client.requests import NewSSHKey, NewToken, Registration
 from vmctl.client.sync.collections import Collection, Id
@@ -21,13 +22,13 @@ class Account:
     def register(self, **fields: Unpack[Registration]) -> User:
         """Make an account. Log in afterwards."""
         response = self._transport.send("POST", "/auth/register", body=fields)
-        return User.model_validate_json(response.content)
+        return answer_of(response, User)
 
     def log_in(self, username: str, password: str) -> TokenPair:
         """Get tokens for the requests that follow. They are renewed when they expire."""
         body = {"username": username, "password": password}
         response = self._transport.send("POST", "/auth/login", body=body)
-        tokens = TokenPair.model_validate_json(response.content)
+        tokens = answer_of(response, TokenPair)
         self._transport.tokens.write(tokens)
         return tokens
 
@@ -49,7 +50,7 @@ class Tokens(Collection[Token]):
     def create(self, *, idempotency_key: str | None = None, **fields: Unpack[NewToken]) -> CreatedToken:
         """Make a token. Only this answer has its text."""
         response = self.transport.send("POST", "/tokens", body=fields, key=idempotency_key)
-        return CreatedToken.model_validate_json(response.content)
+        return answer_of(response, CreatedToken)
 
     def delete(self, id: Id) -> None:
         """Delete a token. It stops at once."""
@@ -73,7 +74,7 @@ class SSHKeys:
     def add(self, **fields: Unpack[NewSSHKey]) -> SSHKey:
         """Keep a public key, for VMs that are created later."""
         response = self._transport.send("POST", "/ssh-keys", body=fields)
-        return SSHKey.model_validate_json(response.content)
+        return answer_of(response, SSHKey)
 
     def delete(self, name: str) -> None:
         """Forget a key."""

@@ -9,7 +9,7 @@ from uuid import UUID
 import httpx
 
 from vmctl.client.base import Answer
-from vmctl.client.errors import AmbiguousNameError, NotFoundError
+from vmctl.client.errors import AmbiguousNameError, NotFoundError, answer_of, unreadable
 from vmctl.client.sync.transport import Filter, Transport
 from vmctl.client.sync.waiting import Accepted
 
@@ -73,7 +73,9 @@ class TaggedCollection(Collection[M]):
     def get_with_etag(self, id: Id) -> tuple[M, str]:
         """Read one resource by its id, and its ETag, which changes exactly when the resource does."""
         response = self.transport.send("GET", f"{self.path}/{id}")
-        return self.model.model_validate_json(response.content), response.headers["ETag"]
+        if "ETag" not in response.headers:
+            raise unreadable(response.request.url, "it has no ETag")
+        return answer_of(response, self.model), response.headers["ETag"]
 
 
 def change(
@@ -88,7 +90,7 @@ def change(
 ) -> Accepted[M]:
     """Send a change that answers with its resource. `read` reads the resource anew, after the change."""
     response = transport.send("POST", path, body=body, key=key, if_match=if_match)
-    return accepted(transport, model.model_validate_json(response.content), operation_of(response), read)
+    return accepted(transport, answer_of(response, model), operation_of(response), read)
 
 
 def accepted(transport: Transport, resource: M, operation_id: UUID | None, read: Callable[[M], M]) -> Accepted[M]:
@@ -113,4 +115,7 @@ def remove(transport: Transport, path: str, *, key: str | None = None, if_match:
 def operation_of(response: httpx.Response) -> UUID | None:
     """The operation that an answer names."""
     location = response.headers.get("Operation-Location")
-    return UUID(location.rpartition("/")[2]) if location else None
+    try:
+        return UUID(location.rpartition("/")[2]) if location else None
+    except ValueError as error:
+        raise unreadable(response.request.url, f"Operation-Location {location!r}") from error

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from time import sleep
 
 import httpx
+from httpx_sse import ServerSentEvent
+from pydantic import ValidationError
 
 from vmctl.client import retries
-from vmctl.client.errors import ProblemError, UnreachableError
+from vmctl.client.errors import ProblemError, UnreachableError, UnreadableError, unreadable
 from vmctl.client.models import VM, Operation, Snapshot, Volume
 from vmctl.client.sync.transport import OPENED, Transport
 
@@ -43,12 +45,21 @@ def listen(transport: Transport, path: str, last_event_id: str | None = None) ->
                 last = sent.id or last
                 delays = retries.delays()
                 if sent.event in _MODELS:
-                    yield Event(sent.event, _MODELS[sent.event].model_validate_json(sent.data), sent.id)
+                    yield Event(sent.event, _resource(path, sent), sent.id)
                 elif sent.event == "reset":
                     yield Event("reset", None, sent.id)
-        except (httpx.TransportError, UnreachableError):
+        except UnreadableError:
+            raise
+        except (httpx.RequestError, UnreachableError):
             pass
         except ProblemError as error:
             if error.problem.status not in retries.BUSY:
                 raise
         sleep(next(delays))
+
+
+def _resource(path: str, sent: ServerSentEvent) -> Resource:
+    try:
+        return _MODELS[sent.event].model_validate_json(sent.data)
+    except ValidationError as error:
+        raise unreadable(path, error) from error

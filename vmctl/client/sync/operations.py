@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
+from vmctl.client.errors import answer_of
 from vmctl.client.models import Operation
 from vmctl.client.sync.collections import Id, TaggedCollection
 from vmctl.client.sync.transport import Transport
@@ -37,4 +38,4 @@ class Operations(TaggedCollection[Operation]):
     def cancel(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Operation:
         """Ask for the end of an operation. It goes on until it is undone, so wait for it."""
         response = self.transport.send("POST", f"/operations/{id}/cancel", key=idempotency_key, if_match=if_match)
-        return Operation.model_validate_json(response.content)
+        return answer_of(response, Operation)

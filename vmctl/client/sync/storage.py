@@ -4,6 +4,7 @@
 
 from typing import Unpack
 
+from vmctl.client.errors import answer_of
 from vmctl.client.models import Snapshot, Volume
 from vmctl.client.requests import Extension, NewVolume, SnapshotChanges, VolumeChanges
 from vmctl.client.sync.collections import Id, TaggedCollection, change, remove
@@ -23,9 +24,8 @@ class Volumes(TaggedCollection[Volume]):
 
     def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[VolumeChanges]) -> Volume:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
-        return Volume.model_validate_json(
-            (self.transport.send("PATCH", f"/volumes/{id}", body=fields, if_match=if_match)).content
-        )
+        response = self.transport.send("PATCH", f"/volumes/{id}", body=fields, if_match=if_match)
+        return answer_of(response, Volume)
 
     def extend(
         self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None, **fields: Unpack[Extension]
@@ -51,7 +51,7 @@ class Snapshots(TaggedCollection[Snapshot]):
     def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[SnapshotChanges]) -> Snapshot:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
         response = self.transport.send("PATCH", f"/snapshots/{id}", body=fields, if_match=if_match)
-        return Snapshot.model_validate_json(response.content)
+        return answer_of(response, Snapshot)
 
     def delete(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Accepted[None]:
         """Delete a snapshot."""

@@ -5,6 +5,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Unpack
 
+from vmctl.client.errors import answer_of
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
 from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
@@ -26,15 +27,13 @@ class VMs(TaggedCollection[VM]):
     def create_all(self, vms: Sequence[NewVM], *, idempotency_key: str | None = None) -> list[Accepted[VM]]:
         """Create up to a hundred VMs: all of them, or none if one is refused."""
         response = self.transport.send("POST", "/vms/batch", body={"vms": vms}, key=idempotency_key)
-        return [
-            accepted(self.transport, vm, vm.operation_id, self._read)
-            for vm in NewVMsAnswer.model_validate_json(response.content).items
-        ]
+        made = answer_of(response, NewVMsAnswer).items
+        return [accepted(self.transport, vm, vm.operation_id, self._read) for vm in made]
 
     def change(self, id: Id, *, if_match: str | None = None, **fields: Unpack[VMChanges]) -> VM:
         """Change the name or labels. A label that is None is removed; those that are not named stay."""
         response = self.transport.send("PATCH", f"/vms/{id}", body=fields, if_match=if_match)
-        return VM.model_validate_json(response.content)
+        return answer_of(response, VM)
 
     def delete(self, id: Id, *, idempotency_key: str | None = None, if_match: str | None = None) -> Accepted[None]:
         """Delete a VM, in any state."""
@@ -74,7 +73,7 @@ class VMs(TaggedCollection[VM]):
         """Read a VM as soon as it is at rest, or has one of the statuses; at the latest after `seconds` (0 to 60)."""
         filters: dict[str, Filter] = {"wait": seconds, "for": ",".join(until)}
         response = self.transport.send("GET", f"/vms/{id}", filters=filters)
-        return VM.model_validate_json(response.content)
+        return answer_of(response, VM)
 
     def console_log(self, id: Id, *, lines: int | None = None) -> ConsoleLog:
         """Read the last lines that the console has shown."""
@@ -83,7 +82,7 @@ class VMs(TaggedCollection[VM]):
     def open_console(self, id: Id) -> Console:
         """Get an address to use the console, where the cloud has such."""
         response = self.transport.send("POST", f"/vms/{id}/console")
-        return Console.model_validate_json(response.content)
+        return answer_of(response, Console)
 
     def operations(self, id: Id, **filters: Filter) -> Iterator[Operation]:
         """Yield what was asked of a VM, newest first. This works for a DELETED VM, too."""

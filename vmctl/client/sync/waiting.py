@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError
+from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError, answer_of
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sync.transport import Filter, Transport
 
@@ -48,7 +48,7 @@ def _look(transport: Transport, ids: Sequence[UUID], seconds: int) -> list[Opera
     """Read the operations, as soon as all have ended or the seconds are over."""
     if len(ids) == 1:
         answer = transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds})
-        return [Operation.model_validate_json(answer.content)]
+        return [answer_of(answer, Operation)]
     wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds}
     found = [operation for operation in transport.items("/operations", Operation, wanted)]
     if missing := set(ids) - {operation.id for operation in found}:
