@@ -137,7 +137,7 @@ def write(
     asked = sum(sent.values()) - sent["operations"]
     per_script = f"The script of `bench.fleet` sends {asked} requests for {sent['operations']} operations.\n"
     parts = [
-        f"`make bench`, {when}, {os.cpu_count()} cores, {os.getloadavg()[0]:.0f} processes running at its end.\n",
+        f"`make bench`, {when}, rounds: {len(raw['get'][API])}, cores: {os.cpu_count()}, load: {os.getloadavg()[0]:.0f}.\n",
         table(("compared with its floor", "median (least-greatest)", "target", "reached"), verdicts),
         table(COLUMNS, (line for name, each in found.items() for line in lines(name, each))),
         table(("operation", "each second", "CPU, ms", "of it", "events"), per_operation(kinds)) if kinds else "",
