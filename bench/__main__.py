@@ -127,6 +127,7 @@ def write(
     reached = list(targets(found, second, kinds))
     raw = {name: {level: [asdict(one) for one in each] for level, each in some.items()} for name, some in found.items()}
     two = {name: {who: asdict(ratio) for who, ratio in ratios.items()} for name, ratios in second.items()}
+    number = len(found["get"][API])
     when = f"{datetime.now(UTC):%Y-%m-%d}"
     report = {"date": when, "cores": os.cpu_count(), "requests": raw, "two processes": two, "operations": kinds}
     REPORT.write_text(json.dumps(report | {"script": sent}, indent=1) + "\n")
@@ -137,7 +138,7 @@ def write(
     asked = sum(sent.values()) - sent["operations"]
     per_script = f"The script of `bench.fleet` sends {asked} requests for {sent['operations']} operations.\n"
     parts = [
-        f"`make bench`, {when}, rounds: {len(raw['get'][API])}, cores: {os.cpu_count()}, load: {os.getloadavg()[0]:.0f}.\n",
+        f"`make bench`, {when}, rounds: {number}, cores: {os.cpu_count()}, load: {os.getloadavg()[0]:.0f}.\n",
         table(("compared with its floor", "median (least-greatest)", "target", "reached"), verdicts),
         table(COLUMNS, (line for name, each in found.items() for line in lines(name, each))),
         table(("operation", "each second", "CPU, ms", "of it", "events"), per_operation(kinds)) if kinds else "",
