@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
-.PHONY: up test test-openstack coverage races soak faults clients fuzz mutants check format lock sbom audit compose-upgrade clean
+.PHONY: up test test-openstack coverage races soak faults clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
 
 up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
@@ -42,6 +42,12 @@ fuzz: .venv/dev  ## Send generated requests to every endpoint for FUZZ seconds (
 
 mutants: .venv/dev  ## Put MUTANTS small mistakes into the rules, drawn by SEED, and print those that no fast test notices (half a minute each, a survivor some minutes)
 	.venv/bin/python -m tests.mutants
+
+bench: .venv/dev  ## Measure requests and operations beside their floors, and write docs/performance.md (a quarter of an hour; needs wrk)
+	.venv/bin/python -m bench $(ROUNDS)
+
+bench-short: .venv/dev  ## Fail if a request costs over a third more than recorded, compared with its floor (about a minute)
+	.venv/bin/python -m bench.short
 
 check: .venv/dev  ## Check lint, formatting, types, import rules, generated documentation, and that no client of the last release breaks
 	.venv/bin/ruff check .

@@ -87,7 +87,7 @@ def _wrk(request: Request, connections: int, seconds: float) -> Iterator[subproc
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
         lua.write(script)
         lua.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", lua.name, request.url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", "-s", lua.name, request.url]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             yield process
 
