@@ -1,17 +1,20 @@
 """The class of every route: what a request has to be before FastAPI reads it."""
 
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from typing import Any, ClassVar
 
 from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
+from fastapi.exceptions import ResponseValidationError
 from fastapi.routing import APIRoute
 from starlette.routing import Match
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from api import PREFIX
 from api.web import query
 from api.web.json_body import JsonRequest
+from api.web.plan import Plan
 from api.web.query import KnownParameters
 
 
@@ -25,8 +28,15 @@ class Endpoint(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
+        self.app = self._serve
         if "{" not in path:
             self.literal_paths.add(path)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # Errors go to Starlette's middleware, which has the handlers. FastAPI's own function for this keeps stacks for
+        # dependencies that are generators, and there are none.
+        response = await self._answer(Request(scope, receive, send))
+        await response(scope, receive, send)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Whether the request is for this route.
@@ -40,23 +50,38 @@ class Endpoint(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers requests to this route; called once, when the route is made."""
-        if self.path.startswith(f"{PREFIX}/health"):
-            return super().get_route_handler()
-        known = KnownParameters(self.dependant)
+        if not self.path.startswith(f"{PREFIX}/health"):
+            known = KnownParameters(self.dependant)
 
-        async def check_query(request: Request) -> None:
-            known.check(request)
+            async def check_query(request: Request) -> None:
+                known.check(request)
 
-        # The last of the dependencies, so that a caller without a valid token gets a 401 and learns nothing else.
-        self.dependant.dependencies.append(Dependant(call=check_query, request_param_name="request"))
-        answer = super().get_route_handler()
-        reads_body = self.body_field is not None
+            # The last of the dependencies, so that a caller without a valid token gets a 401 and learns nothing else.
+            self.dependant.dependencies.append(Dependant(call=check_query, request_param_name="request"))
+        plan, reads_body = Plan(self.dependant), self.body_field is not None
 
         async def handle(request: Request) -> Response:
-            query.check_length(request)  # FastAPI reads the parameters before any dependency runs
+            query.check_length(request)  # the parameters are read before they are checked
+            body = None
             if reads_body:
                 request = JsonRequest(request.scope, request.receive)
                 await request.parse()
-            return await answer(request)
+                body = request.value
+            added = Response()
+            answer = await plan.run(request, body, added)
+            return answer if isinstance(answer, Response) else self._rendered(answer, added)
 
+        self._answer = handle
         return handle
+
+    def _rendered(self, answer: Any, added: Response) -> Response:
+        """The answer's body, with the headers that dependencies have added."""
+        field = self.response_field
+        assert field is not None  # noqa: S101 - a route without a model returns a Response
+        value, errors = field.validate(answer, {}, loc=("response",))
+        if errors:
+            raise ResponseValidationError(errors, body=answer)
+        body = field.serialize_json(value, by_alias=True)
+        rendered = Response(body, self.status_code or HTTPStatus.OK, media_type="application/json")
+        rendered.headers.raw.extend(header for header in added.headers.raw if header[0] != b"content-length")
+        return rendered
