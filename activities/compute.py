@@ -26,21 +26,35 @@ from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import CreateVM, parameters_of
 from domain.progress import resource_claims, step_records
-from domain.rules.messages import Activity, LeftoversResult, OperationInput
+from domain.rules.messages import ENTERS, Activity, LeftoversResult, OperationInput
 
 
 class ComputeActivities(StepActivities):
     """Steps on a VM's server."""
 
     @activity.defn(name=Activity.SCHEDULE_SERVER)
-    async def schedule_server(self, input: OperationInput) -> None:
-        """Record the step. The cloud itself finds a host when it builds the server."""
-        await self._record_step(input, Activity.SCHEDULE_SERVER)
+    async def schedule_server(self, input: OperationInput) -> bool:
+        """Record the step: the cloud itself finds a host when it builds the server.
+
+        With `combines`, create the ports and begin to build the server, and return true. An attempt then goes on with
+        the step to which the one before has come. The VM is in the first step since the request.
+        """
+        if not input.combines:
+            await self._record_step(input, Activity.SCHEDULE_SERVER)
+            return False
+        step = await self._record_first_of(input, Activity.CREATE_PORTS, Activity.SPAWN_SERVER)
+        if step.vm.task_state is ENTERS[Activity.CREATE_PORTS]:
+            await self._create_ports(input, step)
+            step = await self._record_step(input, Activity.SPAWN_SERVER)
+        await self._spawn(input, step)
+        return True
 
     @activity.defn(name=Activity.CREATE_PORTS)
     async def create_ports(self, input: OperationInput) -> None:
         """Create those ports of the VM's interfaces that must exist before the server."""
-        step = await self._record_step(input, Activity.CREATE_PORTS)
+        await self._create_ports(input, await self._record_step(input, Activity.CREATE_PORTS))
+
+    async def _create_ports(self, input: OperationInput, step: RecordedStep) -> None:
         interfaces = await self._interfaces(input.vm)
         wanted = [port_spec(interface, groups_of(step.vm)) for interface in interfaces]
         created = await self._backend.create_ports(step.token, ref_of(step.vm), wanted)
@@ -49,8 +63,10 @@ class ComputeActivities(StepActivities):
     @activity.defn(name=Activity.SPAWN_SERVER)
     async def spawn_server(self, input: OperationInput) -> None:
         """Begin to build the VM's server."""
-        step = await self._record_step(input, Activity.SPAWN_SERVER)
-        user_data = await read_user_data(self._engine, input.vm)
+        await self._spawn(input, await self._record_step(input, Activity.SPAWN_SERVER))
+
+    async def _spawn(self, input: OperationInput, step: RecordedStep) -> None:
+        user_data = await read_user_data(self._autocommit, input.vm)
         spec = await self._server_spec(step.vm, step.vm.flavor_id)
         spec = replace(spec, user_data=user_data, volumes=await self._data_volumes(step))
         wanted = [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(input.vm)]

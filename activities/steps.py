@@ -22,7 +22,7 @@ from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpe
 from domain.data import database, queries
 from domain.data.guests import UserData
 from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation, Snapshot, Volume
-from domain.progress import step_records
+from domain.progress import quick_records, step_records
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
@@ -45,14 +45,25 @@ class StepActivities:
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         self._engine = engine
+        self._autocommit = database.autocommit(engine)
         self._backend = backend
 
     async def _record_step(self, input: OperationInput, name: Activity) -> RecordedStep:
         """Record that the operation's VM is in this step; SupersededError if the operation no longer holds it."""
-        step = ENTERS[name]
-        async with self._engine.begin() as tx:
-            vm, operation = await step_records.enter_step(tx, input, step, activity.info().attempt)
-        return RecordedStep(vm, operation, Token(input.operation_id, step))
+        return await self._record_first_of(input, name)
+
+    async def _record_first_of(self, input: OperationInput, *names: Activity) -> RecordedStep:
+        """Record the first of these steps, unless an earlier attempt has come to a later one: then that again."""
+        steps, attempt, found = [ENTERS[name] for name in names], activity.info().attempt, None
+        if attempt == 1:
+            async with self._autocommit.connect() as connection:
+                found = await quick_records.enter_step(connection, input, steps[0])
+        if found is None:
+            async with self._engine.begin() as tx:
+                found = await step_records.enter_step(tx, input, steps[0], attempt, later=steps[1:])
+        vm, operation = found
+        assert vm.task_state is not None  # noqa: S101 - it was just written
+        return RecordedStep(vm, operation, Token(input.operation_id, vm.task_state))
 
     async def _record_running(self, input: OperationInput, name: Activity) -> tuple[Operation, Token]:
         """Record that the operation is running; for operations that do not hold a VM and so have no step."""
@@ -94,7 +105,7 @@ class StepActivities:
 
     async def _fetch(self, statement: TypedReturnsRows[T]) -> T:
         """Return the only row of a query that is known to find one."""
-        async with database.autocommit(self._engine).connect() as connection:
+        async with self._autocommit.connect() as connection:
             row = await queries.fetch_one(connection, statement)
         assert row is not None  # noqa: S101 - an open operation names the row, so it is kept
         return row
@@ -103,11 +114,17 @@ class StepActivities:
         self, input: OperationInput, model: type[CloudResource | Attachment], id: UUID, **chosen: str
     ) -> None:
         """Keep what the cloud has chosen for a resource that the operation creates, its id above all."""
-        async with self._engine.begin() as tx:
+        is_one_statement = model not in {Interface, Attachment}
+        async with self._autocommit.connect() if is_one_statement else self._engine.begin() as tx:
             await step_records.note_created(tx, input, model, id, **chosen)
 
     async def _note_ports(self, input: OperationInput, ports: Mapping[UUID, Port]) -> None:
         """Keep what the cloud has chosen for these interfaces, which the operation creates."""
+        if not ports:
+            return
+        async with self._autocommit.connect() as connection:
+            if await quick_records.note_ports(connection, input, ports):
+                return
         async with self._engine.begin() as tx:
             for id, port in sorted(ports.items()):
                 addresses = {"ip_address": port.ip_address, "mac_address": port.mac_address}
@@ -181,6 +198,13 @@ async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) 
     matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(*preference)
     flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
+
+
+def check_size(server: Server | None, spec: ServerSpec) -> None:
+    """Raise a BackendError if the server does not have the size of the spec."""
+    if server is None or not server.has_size_of(spec):
+        message = "The cloud finished, but the server does not have the size of the expected flavor."
+        raise BackendError("resize_not_applied", message, retryable=False)
 
 
 async def check_released(backend: ComputeBackend, vm: Ref, volumes: Collection[Ref]) -> None:

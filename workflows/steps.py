@@ -5,7 +5,7 @@ here must keep that order or be behind a new patch id. tests/replay checks this.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -76,9 +76,10 @@ class Aftermath:
 
 @dataclass(slots=True)
 class Outcome:
-    """Whether an operation has been recorded as a success."""
+    """Whether an operation has been recorded as a success; `is_recorded` if the body itself has done that."""
 
     succeeded: bool = False
+    is_recorded: bool = False
 
 
 AfterFailure = Callable[[OperationInput, str], Awaitable[Aftermath]]
@@ -126,7 +127,21 @@ class OperationWorkflow:
             after_failure = after_failure or self.observe_after_failure
             outcome.succeeded = await self._end_failed(operation, after_failure, success_state, error)
         else:
-            outcome.succeeded = await self._record_success(operation)
+            if outcome.is_recorded:
+                self._show_success(operation)
+            outcome.succeeded = outcome.is_recorded or await self._record_success(operation)
+
+    async def first_steps(self, names: Sequence[Activity], operation: OperationInput, summary: str) -> bool:
+        """Do several steps in the first one's activity. Return False if only the first was done, by an older worker.
+
+        The result is in the history. So a workflow that began with an older worker goes on as that worker would, and no
+        patch id is needed.
+        """
+        first, *_, last = names
+        has_combined = bool(await self.step(first, replace(operation, combines=True), summary, bool))
+        if has_combined:
+            self.view.step_entered(last)
+        return has_combined
 
     @overload
     async def step(self, name: Activity, input: Input, summary: str) -> None: ...
@@ -155,16 +170,25 @@ class OperationWorkflow:
         """Wait until the cloud shows the server in `status`."""
         await self.wait(Activity.WAIT_FOR_SERVER, WaitForServerInput(operation, status), summary)
 
-    async def wait(self, name: Activity, input: WaitInput, summary: str) -> None:
-        """Wait for the cloud, on the task queue of waits.
+    async def wait_and_record(self, operation: OperationInput, status: ServerStatus, summary: str) -> bool:
+        """Do the same, do what is left of the operation, and record its success, all in one activity.
+
+        Return False if an older worker has only waited (see `first_steps`).
+        """
+        input = WaitForServerInput(operation, status, records=True)
+        return await self.wait(Activity.WAIT_FOR_SERVER, input, summary)
+
+    async def wait(self, name: Activity, input: WaitInput, summary: str) -> bool:
+        """Wait for the cloud, on the task queue of waits. Return whether the success is recorded.
 
         The activity has its own time limit, and checks it only after a poll. So if the cloud finishes while no worker
         runs for an hour, the wait still succeeds.
         """
         self.view.activity_started(name, summary)
-        await workflow.execute_activity(
+        is_recorded = await workflow.execute_activity(
             name,
             input,
+            result_type=bool,
             summary=summary,
             task_queue=waits_queue(workflow.info().task_queue),
             start_to_close_timeout=WAIT_SLICE,
@@ -172,7 +196,9 @@ class OperationWorkflow:
             retry_policy=FOREVER,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
-        raise_if_canceled()
+        if not is_recorded:  # else a cancel came too late
+            raise_if_canceled()
+        return bool(is_recorded)
 
     async def run_until_done(  # noqa: PLR0913 - an activity's own options
         self,
@@ -263,12 +289,15 @@ class OperationWorkflow:
     async def _record_success(self, operation: OperationInput) -> bool:
         if not await self._record(Activity.FINISH_OPERATION, operation, "Record the success"):
             return False
+        self._show_success(operation)
+        return True
+
+    def _show_success(self, operation: OperationInput) -> None:
         if operation.previous_status:
             last = TABLE[operation.action].steps[-1]
             self.view.operation_ended(lifecycle.finish(operation.action, last, operation.previous_status))
         else:
             self.view.operation_ended(None)
-        return True
 
     async def _record_failure(self, operation: OperationInput, code: str, message: str, aftermath: Aftermath) -> None:
         """Record the failure and fail the workflow with it."""

@@ -81,7 +81,7 @@ class World:
                 task_queue=queue,
                 workflows=workflows,
                 activities=[self._answer],
-                workflow_runner=sandbox(),
+                workflow_runner=sandbox(is_strict=True),
                 interceptors=[SignalInterceptor()],
                 max_heartbeat_throttle_interval=timedelta(seconds=0.1),
             )

@@ -71,6 +71,7 @@ class MockCalls:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._engine = database.create_engine(settings)
+        self._autocommit = database.autocommit(self._engine)
 
     async def prepare(self) -> None:
         async with self._engine.begin() as tx:
@@ -118,7 +119,7 @@ class MockCalls:
 
     async def _created(self, kind: str, cloud_id: ColumnElement[UUID], is_it: ColumnElement[bool]) -> str:
         """Return the cloud's id of what a call has created, found by its mark: a second call returns the same."""
-        async with self._engine.connect() as connection:
+        async with self._autocommit.connect() as connection:
             id = await connection.scalar(select(cloud_id).where(is_it))
         if id is None:
             raise BackendError(f"{kind}_gone", f"The cloud no longer has the {kind}.", retryable=False)
@@ -126,8 +127,13 @@ class MockCalls:
 
     async def _take_fault(self, verb: str, token: Token, target: UUID) -> FaultMode | None:
         """Return how this call must fail, if it must, and count the fault as used."""
+        matches = and_(faults.c.verb == verb, or_(faults.c.vm_id.is_(None), faults.c.vm_id == target))
+        if not self._settings.mock_transient_rate:
+            # Without a fault, which is the usual case, one round trip is enough.
+            async with self._autocommit.connect() as connection:
+                if not await connection.scalar(select(exists().where(matches))):
+                    return None
         async with self._engine.begin() as tx:
-            matches = and_(faults.c.verb == verb, or_(faults.c.vm_id.is_(None), faults.c.vm_id == target))
             first = select(faults).where(matches).order_by(faults.c.id).limit(1).with_for_update()
             fault = (await tx.execute(first)).one_or_none()
             if fault is None:
