@@ -19,7 +19,6 @@ from activities.steps import (
     groups_of,
     port_spec,
     read_ref,
-    read_user_data,
     ref_of,
 )
 from domain.data import database, queries
@@ -66,8 +65,7 @@ class ComputeActivities(StepActivities):
         await self._spawn(input, await self._record_step(input, Activity.SPAWN_SERVER))
 
     async def _spawn(self, input: OperationInput, step: RecordedStep) -> None:
-        user_data = await read_user_data(self._autocommit, input.vm)
-        spec = await self._server_spec(step.vm, step.vm.flavor_id)
+        spec, user_data = await self._server_spec_and_user_data(step.vm)
         spec = replace(spec, user_data=user_data, volumes=await self._data_volumes(step))
         wanted = [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)

@@ -9,7 +9,7 @@ last, behind the same fence.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import select
@@ -132,7 +132,18 @@ class StepActivities:
 
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         """Return the spec of the VM's server with the size of this flavor."""
-        flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
+        return await self._spec_of(vm, await self._fetch(select(Flavor).where(Flavor.id == flavor_id)))
+
+    async def _server_spec_and_user_data(self, vm: VM) -> tuple[ServerSpec, bytes | None]:
+        """Return the spec of the VM's server, and what cloud-init gets in the VM.
+
+        No message to Temporal has the latter, because it may hold secrets.
+        """
+        its_data = select(UserData.content).where(UserData.vm_id == vm.id).scalar_subquery()
+        found: Any = await self._fetch(select(*Flavor.__table__.columns, its_data).where(Flavor.id == vm.flavor_id))
+        return await self._spec_of(vm, found), found[-1]
+
+    async def _spec_of(self, vm: VM, flavor: Flavor) -> ServerSpec:
         image = image_ref(vm.image_id)
         if vm.snapshot_id is not None:
             image = await read_ref(self._engine, Snapshot, vm.snapshot_id)
@@ -165,13 +176,6 @@ async def read_ref(engine: AsyncEngine, model: type[CloudResource], id: UUID) ->
     """Return the same for the row with this id; the cloud is asked for its mark if there is no such row."""
     async with database.autocommit(engine).connect() as connection:
         return Ref(id, await connection.scalar(select(model.cloud_id).where(model.id == id)))
-
-
-async def read_user_data(engine: AsyncEngine, vm_id: UUID) -> bytes | None:
-    """Return what cloud-init gets in the VM. No message to Temporal has it, because it may hold secrets."""
-    async with database.autocommit(engine).connect() as connection:
-        content: bytes | None = await connection.scalar(select(UserData.content).where(UserData.vm_id == vm_id))
-    return content
 
 
 def groups_of(vm: VM) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal,
     null,
     or_,
     select,
@@ -162,15 +163,18 @@ async def _apply_once(tx: AsyncConnection, token: Token, effect: Effect) -> None
     # Shared, so that calls of one operation may run side by side; `revoke` waits for all of them. Lock before reading:
     # without the lock a revocation could commit between the check and the effect.
     await _lock_operation(tx, token.operation_id, "pg_advisory_xact_lock_shared")
-    is_revoked = select(exists().where(revocations.c.operation_id == token.operation_id))
-    if not token.compensates and await tx.scalar(is_revoked):
-        message = "The cloud refused the call, because its operation was revoked."
-        raise BackendError("token_revoked", message, retryable=False)
+    is_revoked = exists().where(revocations.c.operation_id == token.operation_id)
     # Of two calls with one token, the second waits here until the first commits, and then inserts nothing. The row and
     # the effect commit together, so a call that failed leaves its token unused.
-    first = insert(calls).values(operation_id=token.operation_id, step=token.step).on_conflict_do_nothing()
+    row = select(literal(token.operation_id, Uuid), literal(token.step, Text))
+    if not token.compensates:
+        row = row.where(~is_revoked)
+    first = insert(calls).from_select(["operation_id", "step"], row).on_conflict_do_nothing()
     if (await tx.execute(first)).rowcount:
         await effect(tx)
+    elif not token.compensates and await tx.scalar(select(is_revoked)):
+        message = "The cloud refused the call, because its operation was revoked."
+        raise BackendError("token_revoked", message, retryable=False)
 
 
 async def _lock_operation(tx: AsyncConnection, operation_id: UUID, function: str) -> None:
