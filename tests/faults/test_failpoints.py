@@ -22,8 +22,8 @@ MODE = os.environ.get("FAILPOINTS", "some")
 SLICE = 12  # crashes of the short slice
 CONCURRENT = 60
 TRIES = 4
-# These steps share the activity of another one. They have their own only in an operation that began with an older worker,
-# and when a cloud has a build repeated, which the mock cloud never does. Their failpoints have the other activity's name.
+# These steps share the activity of another one, whose name their failpoints have. They have one of their own only in an
+# operation that began with an older worker, and if a cloud has a build repeated, which the mock cloud never does.
 NOT_ALONE = {Activity.CREATE_PORTS, Activity.SPAWN_SERVER, Activity.RESIZE_SERVER, Activity.FINISH_RESIZE}
 pytestmark = pytest.mark.timeout(600 if MODE == "some" else 3600)
 
