@@ -1,6 +1,6 @@
 """The steps that build, power and delete servers, and the undo step of a build."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities import ports
 from activities.backends.protocol import BackendError, Token
-from activities.backends.resources import DataVolume, Ref
+from activities.backends.resources import DataVolume, Port, PortSpec, Ref
 from activities.steps import (
     RecordedStep,
     StepActivities,
@@ -43,31 +43,40 @@ class ComputeActivities(StepActivities):
             return False
         step = await self._record_first_of(input, Activity.CREATE_PORTS, Activity.SPAWN_SERVER)
         if step.vm.task_state is ENTERS[Activity.CREATE_PORTS]:
-            await self._create_ports(input, step)
-            step = await self._record_step(input, Activity.SPAWN_SERVER)
-        await self._spawn(input, step)
+            wanted, created = await self._make_ports(input, step)
+            step = await self._record_step(input, Activity.SPAWN_SERVER, created)
+            await self._spawn(input, step, [_with_port(port, created) for port in wanted])
+        else:
+            await self._spawn(input, step, await self._wanted_ports(step))
         return True
 
     @activity.defn(name=Activity.CREATE_PORTS)
     async def create_ports(self, input: OperationInput) -> None:
         """Create those ports of the VM's interfaces that must exist before the server."""
-        await self._create_ports(input, await self._record_step(input, Activity.CREATE_PORTS))
+        _, created = await self._make_ports(input, await self._record_step(input, Activity.CREATE_PORTS))
+        await self._note_ports(input, created)
 
-    async def _create_ports(self, input: OperationInput, step: RecordedStep) -> None:
+    async def _make_ports(
+        self, input: OperationInput, step: RecordedStep
+    ) -> tuple[Sequence[PortSpec], Mapping[UUID, Port]]:
+        """Return the ports that the server should have, and those that now exist, by the interface's id."""
         interfaces = await self._interfaces(input.vm)
         wanted = [port_spec(interface, groups_of(step.vm)) for interface in interfaces]
         created = await self._backend.create_ports(step.token, ref_of(step.vm), wanted)
-        await self._note_ports(input, ports.by_interface(created, interfaces))
+        return wanted, ports.by_interface(created, interfaces)
 
     @activity.defn(name=Activity.SPAWN_SERVER)
     async def spawn_server(self, input: OperationInput) -> None:
         """Begin to build the VM's server."""
-        await self._spawn(input, await self._record_step(input, Activity.SPAWN_SERVER))
+        step = await self._record_step(input, Activity.SPAWN_SERVER)
+        await self._spawn(input, step, await self._wanted_ports(step))
 
-    async def _spawn(self, input: OperationInput, step: RecordedStep) -> None:
+    async def _wanted_ports(self, step: RecordedStep) -> Sequence[PortSpec]:
+        return [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(step.vm.id)]
+
+    async def _spawn(self, input: OperationInput, step: RecordedStep, wanted: Sequence[PortSpec]) -> None:
         spec, user_data = await self._server_spec_and_user_data(step.vm)
         spec = replace(spec, user_data=user_data, volumes=await self._data_volumes(step))
-        wanted = [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
         await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
 
@@ -217,3 +226,12 @@ class ComputeActivities(StepActivities):
 def _token(step: RecordedStep, verb: str, id: UUID) -> Token:
     """Return the token of one of several calls in a step. With a shared token, only the first would take effect."""
     return Token(step.operation.id, f"{verb}/{id}")
+
+
+def _with_port(wanted: PortSpec, created: Mapping[UUID, Port]) -> PortSpec:
+    """Return the spec with what the cloud has chosen, if the port exists already."""
+    port = created.get(wanted.interface.id)
+    if port is None:
+        return wanted
+    interface = Ref(wanted.interface.id, port.cloud_id)
+    return replace(wanted, interface=interface, ip_address=port.ip_address, mac_address=port.mac_address)

@@ -15,7 +15,7 @@ from activities import ports
 from activities.backends.resources import Ref, Server
 from activities.steps import StepActivities, check_size
 from domain.data import queries
-from domain.data.models import Attachment, Interface, Operation
+from domain.data.models import VM, Attachment, Interface, Operation
 from domain.data.models import Volume as VolumeRow
 from domain.data.parameters import target_flavor
 from domain.progress import quick_records, step_records
@@ -65,17 +65,15 @@ class EndingActivities(StepActivities):
         async with self._autocommit.connect() as connection:
             return bool(await connection.scalar(succeeded))
 
-    async def _note_choices(self, input: OperationInput, vm: Ref) -> None:
-        """Keep what the cloud has chosen for what it has made together with the server."""
-        ports_of_vm = exists().where(Interface.vm_id == vm.id, Interface.cloud_id.is_(None))
-        created = (Attachment.vm_id == vm.id, Attachment.operation_id == input.operation_id)
-        devices = exists().where(*created, Attachment.device.is_(None))
+    async def _new_server(self, input: OperationInput) -> tuple[Ref, bool, bool]:
+        """Return the server of a create, and whether the cloud chooses any of its ports, and any of its devices."""
+        is_unknown = exists().where(Interface.vm_id == input.vm_id, Interface.cloud_id.is_(None))
+        created = (Attachment.vm_id == input.vm_id, Attachment.operation_id == input.operation_id)
+        has_no_device = exists().where(*created, Attachment.device.is_(None))
+        cloud_id = select(VM.cloud_id).where(VM.id == input.vm_id).scalar_subquery()
         async with self._autocommit.connect() as connection:
-            has_ports, has_devices = (await connection.execute(select(ports_of_vm, devices))).one()
-        if has_ports:
-            await self._note_new_ports(input, vm)
-        if has_devices:
-            await self._note_devices(input)
+            found = (await connection.execute(select(cloud_id, is_unknown, has_no_device))).one()
+        return Ref(input.vm, found[0]), found[1], found[2]
 
     async def _note_new_ports(self, input: OperationInput, vm: Ref) -> None:
         """Keep what the cloud has chosen for interfaces whose ports it has made together with the server."""

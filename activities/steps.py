@@ -48,17 +48,25 @@ class StepActivities:
         self._autocommit = database.autocommit(engine)
         self._backend = backend
 
-    async def _record_step(self, input: OperationInput, name: Activity) -> RecordedStep:
-        """Record that the operation's VM is in this step; SupersededError if the operation no longer holds it."""
-        return await self._record_first_of(input, name)
+    async def _record_step(
+        self, input: OperationInput, name: Activity, ports: Mapping[UUID, Port] | None = None
+    ) -> RecordedStep:
+        """Record that the operation's VM is in this step; SupersededError if the operation no longer holds it.
 
-    async def _record_first_of(self, input: OperationInput, *names: Activity) -> RecordedStep:
+        Also note these `ports`, as `_note_ports` does.
+        """
+        return await self._record_first_of(input, name, ports=ports)
+
+    async def _record_first_of(
+        self, input: OperationInput, *names: Activity, ports: Mapping[UUID, Port] | None = None
+    ) -> RecordedStep:
         """Record the first of these steps, unless an earlier attempt has come to a later one: then that again."""
         steps, attempt, found = [ENTERS[name] for name in names], activity.info().attempt, None
         if attempt == 1:
             async with self._autocommit.connect() as connection:
-                found = await quick_records.enter_step(connection, input, steps[0])
+                found = await quick_records.enter_step(connection, input, steps[0], ports)
         if found is None:
+            await self._note_ports(input, ports or {})
             async with self._engine.begin() as tx:
                 found = await step_records.enter_step(tx, input, steps[0], attempt, later=steps[1:])
         vm, operation = found

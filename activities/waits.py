@@ -103,11 +103,18 @@ class WaitActivities(EndingActivities):
         # The server may have changed again since an attempt that recorded the success.
         if input.records and activity.info().attempt > 1 and await self._is_recorded(operation):
             return True
-        vm, waiter = await read_ref(self._engine, VM, operation.vm), Waiter.of(operation)
+        has_ports = has_devices = False
+        if operation.action is Action.CREATE:
+            vm, has_ports, has_devices = await self._new_server(operation)
+        else:
+            vm = await read_ref(self._engine, VM, operation.vm)
+        waiter = Waiter.of(operation)
         while not await self._has_reached(server := await self._servers.next_result(vm, waiter), vm, input, patience):
             patience.check(f"The server did not become {input.status}")
-        if operation.action is Action.CREATE:
-            await self._note_choices(operation, vm)
+        if has_ports:
+            await self._note_new_ports(operation, vm)
+        if has_devices:
+            await self._note_devices(operation)
         if input.records:
             await self._end(operation, server)
         elif operation.action is Action.CREATE and server and server.availability_zone:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     CTE,
     ColumnElement,
     Executable,
+    ScalarSelect,
     Text,
     Uuid,
     any_,
@@ -41,6 +42,7 @@ from domain.rules.table import TABLE
 # Two rows that come as one have their columns in this order.
 _VM_COLUMNS: Final = list(VM.__table__.columns)
 _OPERATION_COLUMNS: Final = list(Operation.__table__.columns)
+_COLUMNS: Final = len(_VM_COLUMNS) + len(_OPERATION_COLUMNS)
 _VM_ROW: Final[Any] = namedtuple("VMRow", [column.name for column in _VM_COLUMNS])  # type: ignore[misc] # noqa: PYI024
 _OPERATION_ROW: Final[Any] = namedtuple(  # type: ignore[misc] # noqa: PYI024
     "OperationRow", [column.name for column in _OPERATION_COLUMNS]
@@ -62,18 +64,24 @@ FINISHED_QUICKLY: Final = {Action.CREATE, Action.START, Action.STOP, Action.REBO
 """The actions whose success changes nothing of the VM but its state, and so needs nothing that only a row says."""
 
 
-async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState) -> tuple[VM, Operation] | None:
-    """Record that the operation enters `step` for the first time; None if `step_records.enter_step` must decide."""
+async def enter_step(
+    tx: AsyncConnection, input: OperationInput, step: TaskState, ports: Mapping[UUID, ChosenPort] | None = None
+) -> tuple[VM, Operation] | None:
+    """Record that the operation enters `step` for the first time; None if `step_records.enter_step` must decide.
+
+    Also note the `ports` of the VM's interfaces, as `note_ports` does; the caller calls that if this returns None.
+    """
     values = {
         **_keys(input),
         "task_states": list(lifecycle.may_enter_from(input.action, step)),
         "new_step": step,
         "new_progress": lifecycle.progress(input.action, step),
     }
-    row = (await tx.execute(_ENTER, values)).one_or_none()
-    if row is None:
+    statement = _ENTER_WITH_PORTS if ports else _ENTER
+    row = (await tx.execute(statement, values | (_columns(ports) if ports else {}))).one_or_none()
+    if row is None or (ports and row[-1] != len(ports)):
         return None
-    vm, operation = _VM_ROW(*row[: len(_VM_COLUMNS)]), _OPERATION_ROW(*row[len(_VM_COLUMNS) :])
+    vm, operation = _VM_ROW(*row[: len(_VM_COLUMNS)]), _OPERATION_ROW(*row[len(_VM_COLUMNS) : _COLUMNS])
     return cast("tuple[VM, Operation]", (vm, operation))
 
 
@@ -104,7 +112,7 @@ def _update_operation(held: CTE, **values: Any) -> Any:
     return update(Operation).where(*is_current, *is_open).values(next_retry_at=null(), last_error=null(), **values)
 
 
-def _enter() -> Executable:
+def _enter(*, with_ports: bool = False) -> Executable:
     held = _held(VM.task_state == any_(bindparam("task_states", type_=ARRAY(Text))))
     begun = func.coalesce(Operation.started_at, func.now())
     step = bindparam("new_step", type_=Operation.__table__.c.step.type)
@@ -114,10 +122,12 @@ def _enter() -> Executable:
     entered = entering.returning(*_OPERATION_COLUMNS).cte("entered")
     # The columns of the operation have the names of those of the VM.
     operation = [column.label(f"operation_{column.name}") for column in entered.c]
-    return update(VM).where(VM.id == entered.c.vm_id).values(task_state=step).returning(*_VM_COLUMNS, *operation)
-
-
-_ENTER: Final = _enter()
+    statement = update(VM).where(VM.id == entered.c.vm_id).values(task_state=step)
+    if not with_ports:
+        return statement.returning(*_VM_COLUMNS, *operation)
+    noted = _note_into_interfaces(select(entered.c.vm_id).scalar_subquery()).cte("noted")
+    how_many = select(func.count(noted.c.id)).scalar_subquery()
+    return statement.returning(*_VM_COLUMNS, *operation, how_many)
 
 
 @cache
@@ -149,27 +159,36 @@ async def note_ports(tx: AsyncConnection, input: OperationInput, ports: Mapping[
 
     Return False if `step_records.note_created` must decide.
     """
+    written = await tx.execute(_NOTE_PORTS, {**_keys(input), **_columns(ports)})
+    return len(written.all()) == len(ports)
+
+
+def _columns(ports: Mapping[UUID, ChosenPort]) -> dict[str, Any]:
     chosen = [(id, port.cloud_id, port.ip_address, port.mac_address) for id, port in sorted(ports.items())]
-    ids, cloud_ids, ip_addresses, mac_addresses = (list(column) for column in zip(*chosen, strict=True))
-    columns = {"ids": ids, "cloud_ids": cloud_ids, "ip_addresses": ip_addresses, "mac_addresses": mac_addresses}
-    written = await tx.execute(_NOTE_PORTS, {**_keys(input), **columns})
-    return len(written.all()) == len(chosen)
+    names = ("ids", "cloud_ids", "ip_addresses", "mac_addresses")
+    return {name: list(column) for name, column in zip(names, zip(*chosen, strict=True), strict=True)}
 
 
 def _note_ports() -> Executable:
     # As `queries.note_vm_changed` does. The VM's row is locked before those of the interfaces.
-    changed = (
-        update(VM).where(VM.id == bindparam("held_vm")).values(attaching=VM.attaching).returning(VM.id).cte("seen")
+    noting = update(VM).where(VM.id == bindparam("held_vm")).values(attaching=VM.attaching)
+    changed = noting.returning(VM.id).cte("changed_vm")
+    is_current = (Operation.id == bindparam("its_operation"), Operation.epoch == bindparam("its_epoch"))
+    statement: Executable = _note_into_interfaces(select(changed.c.id).scalar_subquery()).where(
+        exists().where(*is_current, Operation.status.in_(OPEN_STATUSES))
     )
+    return statement
+
+
+def _note_into_interfaces(vm_id: ScalarSelect[UUID]) -> Any:
     arrays = [bindparam("ids", type_=ARRAY(Uuid))]
     arrays += [bindparam(name, type_=ARRAY(Text)) for name in ("cloud_ids", "ip_addresses", "mac_addresses")]
     chosen = func.unnest(*arrays).table_valued("id", "cloud_id", "ip_address", "mac_address").render_derived()
-    is_current = (Operation.id == bindparam("its_operation"), Operation.epoch == bindparam("its_epoch"))
-    is_held = (Interface.operation_id == bindparam("its_operation"), Interface.vm_id == changed.c.id)
-    statement = update(Interface).where(Interface.id == chosen.c.id, *is_held)
-    statement = statement.where(exists().where(*is_current, Operation.status.in_(OPEN_STATUSES)))
+    is_held = (Interface.operation_id == bindparam("its_operation"), Interface.vm_id == vm_id)
     values = {name: chosen.c[name] for name in ("cloud_id", "ip_address", "mac_address")}
-    return statement.values(values).returning(Interface.id)
+    return update(Interface).where(Interface.id == chosen.c.id, *is_held).values(values).returning(Interface.id)
 
 
+_ENTER: Final = _enter()
+_ENTER_WITH_PORTS: Final = _enter(with_ports=True)
 _NOTE_PORTS: Final = _note_ports()
