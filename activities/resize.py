@@ -12,7 +12,8 @@ from domain.data import database
 from domain.data.models import VM
 from domain.data.parameters import Resize, parameters_of, target_flavor
 from domain.progress import step_records, workflow_input
-from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.messages import Activity, CheckFlavorInput, OperationInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 
 # Seconds. The resize workflow carries out the confirm that it claims. The dispatcher delivers that confirm only if the
 # workflow has not begun it by then.

@@ -16,16 +16,18 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
 from bench.bare_workflow import QUEUE, BareWorkflow
-from bench.usage import PARTS, TICKS, cpu, run_on_a_stack, table, temporal_calls
+from bench.usage import PARTS, cpu, cpu_of, run_on_a_stack, table, temporal_calls
 from tests.support.rows import FLAVOR_IDS
 from tests.support.stack import DELAYS, Stack
 from tests.support.users import User, log_in
@@ -45,6 +47,7 @@ KINDS = ("build", "stop", "resize and confirm")
 TASKS = {"workflow tasks": "RespondWorkflowTaskCompleted", "activity tasks": "RespondActivityTaskCompleted"}
 STATEMENT = re.compile(r"^LOG:  (?:execute \S+|statement): (\w+)(.*)", re.MULTILINE | re.DOTALL)
 OPEN = "SELECT count(*) FROM operations WHERE id = ANY($1) AND status IN ('QUEUED', 'RUNNING')"
+FAILED = "SELECT action, error FROM operations WHERE id = ANY($1) AND status != 'SUCCEEDED'"
 WORKFLOWS = "SELECT DISTINCT workflow_id FROM operations WHERE id = ANY($1)"
 
 
@@ -83,16 +86,16 @@ class Bench:
     user: User
     temporal: Client
     bare: subprocess.Popen[bytes]
+    database: asyncpg.Connection  # kept open: a new process of PostgreSQL for each look would cost more than a build
     vm_ids: list[str] = field(default_factory=list)
 
     async def used(self) -> dict[str, float]:
         """What has been used since the start."""
         used = {f"cpu {part}": cpu(self.stack, part) for part in PARTS}
-        ticks = Path_stat(self.bare.pid)
-        used |= {"cpu bare": ticks / TICKS, "cpu bench": time.process_time()}
+        used |= {"cpu bare": cpu_of(self.bare.pid), "cpu bench": time.process_time()}
         calls = temporal_calls(self.stack)
         used |= {name: calls.get(call, 0) for name, call in TASKS.items()}
-        [[transactions]] = await self.stack.sql("SELECT sum(xact_commit) FROM pg_stat_database")
+        [[transactions]] = await self.database.fetch("SELECT sum(xact_commit) FROM pg_stat_database")
         return used | {"transactions": float(transactions)}
 
     async def sampled(self, count: int, parts: Sequence[str], work: Callable[[], Awaitable[None]]) -> Sample:
@@ -110,14 +113,12 @@ class Bench:
         """Wait until no workflow runs, except those that wait to be confirmed."""
         query = "ExecutionStatus = 'Running' AND WaitsFor IS NULL"
         async with asyncio.timeout(LIMIT):
-            while (await self.temporal.count_workflows(query)).count:
+            while (await self.temporal.count_workflows(query)).count:  # noqa: ASYNC110 - Temporal offers no event
                 await asyncio.sleep(0.2)
 
     async def run_bare(self, count: int, activities: int) -> None:
         """Run so many bare workflows."""
-        assert self.bare.stdout
-        output = self.bare.stdout
-        ended = asyncio.create_task(asyncio.to_thread(lambda: [output.readline() for _ in range(count)]))
+        ended = asyncio.create_task(asyncio.to_thread(self.bare_ends, count))
 
         async def start(_: int) -> None:
             await self.temporal.start_workflow(BareWorkflow.run, activities, id=f"bare-{uuid4()}", task_queue=QUEUE)
@@ -125,13 +126,20 @@ class Bench:
         await each(range(count), start)
         await asyncio.wait_for(ended, LIMIT)
 
+    def bare_ends(self, count: int) -> None:
+        """Return when so many bare workflows have run their last activities: each writes a line."""
+        for _ in range(count):
+            if self.bare.stdout is None or not self.bare.stdout.readline():
+                raise RuntimeError("the bare worker has ended")
+
     async def run_ours(self, kind: str, count: int) -> list[UUID]:
         """Carry out so many operations of a kind, and return their ids; a build makes new VMs, the others take them."""
         ids: list[UUID] = []
 
         async def ask(path: str, body: object = None) -> dict[str, Any]:
             answer = await self.user.request("POST", path, json=body)
-            assert answer.status_code == 202, answer.text  # noqa: PLR2004
+            if answer.status_code != 202:  # noqa: PLR2004
+                raise RuntimeError(answer.text)
             ids.append(UUID(answer.headers["Operation-Location"].rpartition("/")[2]))
             return dict(answer.json())
 
@@ -156,10 +164,10 @@ class Bench:
     async def until_ended(self, ids: Sequence[UUID]) -> None:
         """Wait until all these operations have ended, and check that they have succeeded."""
         async with asyncio.timeout(LIMIT):
-            while (await self.stack.sql(OPEN, ids))[0][0]:
+            while (await self.database.fetch(OPEN, ids))[0][0]:  # noqa: ASYNC110 - a listener would cost what is measured
                 await asyncio.sleep(0.1)
-        failed = await self.stack.sql("SELECT * FROM operations WHERE id = ANY($1) AND status != 'SUCCEEDED'", ids)
-        assert not failed, failed
+        if failed := await self.database.fetch(FAILED, ids):
+            raise RuntimeError(f"{len(failed)} operations have failed, the first: {failed[0]}")
 
     async def look_into(self, kind: str, into: Kind) -> None:
         """Carry out a few operations, and note their events and their statements."""
@@ -173,7 +181,7 @@ class Bench:
             file.seek(begins_at)
             entries = re.split(r"^(?=\[\w*\] )", file.read(), flags=re.MULTILINE)
         into.statements = {name: times / SAMPLE for name, times in sorted(_statements(entries).items())}
-        rows = await self.stack.sql(WORKFLOWS, ids)
+        rows = await self.database.fetch(WORKFLOWS, ids)
         events: Counter[str] = Counter()
         for [id] in rows:
             history = await self.temporal.get_workflow_handle(id).fetch_history()
@@ -183,9 +191,9 @@ class Bench:
 
     async def log_statements(self, which: str) -> None:
         """Have PostgreSQL log its statements, with the role that sends them, or stop that."""
-        await self.stack.sql(f"ALTER SYSTEM SET log_statement = '{which}'")
-        await self.stack.sql("ALTER SYSTEM SET log_line_prefix = '[%u] '")
-        await self.stack.sql("SELECT pg_reload_conf()")
+        await self.database.fetch(f"ALTER SYSTEM SET log_statement = '{which}'")
+        await self.database.fetch("ALTER SYSTEM SET log_line_prefix = '[%u] '")
+        await self.database.fetch("SELECT pg_reload_conf()")
         await asyncio.sleep(1)
 
 
@@ -214,12 +222,6 @@ async def each(items: Any, work: Callable[[Any], Awaitable[None]]) -> None:
     await asyncio.gather(*(some() for _ in range(CONCURRENT)))
 
 
-def Path_stat(pid: int) -> int:
-    """Return the ticks of a process."""
-    with open(f"/proc/{pid}/stat") as file:
-        return sum(map(int, file.read().rpartition(")")[2].split()[11:13]))
-
-
 async def measure(stack: Stack, count: int = 100, rounds: int = 3) -> dict[str, Kind]:
     """Return the figures of each kind of operation."""
     kinds = {name: Kind() for name in KINDS}
@@ -240,14 +242,16 @@ async def measure(stack: Stack, count: int = 100, rounds: int = 3) -> dict[str, 
 async def running(stack: Stack) -> AsyncIterator[Bench]:
     """Start the bare worker beside the stack, and log in."""
     temporal = await stack.temporal()
+    database = await asyncpg.connect(host=str(stack.socket_dir), user="postgres", database="vmapi")
     command = [sys.executable, "-m", "bench.bare_workflow", f"127.0.0.1:{stack.temporal_port}"]
-    bare = subprocess.Popen(command, cwd=stack.root, stdout=subprocess.PIPE)
+    bare = subprocess.Popen(command, cwd=stack.root, stdout=subprocess.PIPE)  # noqa: ASYNC220 - before the measurement
     try:
         async with log_in(stack) as user:
             user.http.timeout = httpx.Timeout(60)
-            yield Bench(stack, user, temporal, bare)
+            yield Bench(stack, user, temporal, bare, database)
     finally:
         bare.kill()
+        await database.close()
 
 
 def report(kinds: dict[str, Kind]) -> None:
@@ -286,13 +290,8 @@ async def run(stack: Stack) -> list[str]:
     kinds = await measure(stack, *map(int, sys.argv[1:]))
     report(kinds)
     if path := os.environ.get("BENCH_JSON"):
-        await asyncio.to_thread(_write, path, json.dumps({name: asdict(kind) for name, kind in kinds.items()}))
+        await asyncio.to_thread(Path(path).write_text, json.dumps({name: asdict(kind) for name, kind in kinds.items()}))
     return []
-
-
-def _write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
 
 
 if __name__ == "__main__":

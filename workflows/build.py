@@ -8,7 +8,8 @@ from domain.rules.errors import BUILD_AGAIN
 from domain.rules.messages import Activity, OperationInput
 from domain.rules.table import Residue
 from workflows.errors import reason_of
-from workflows.steps import Aftermath, OperationWorkflow, Outcome
+from workflows.outcomes import Aftermath, Outcome
+from workflows.steps import OperationWorkflow
 
 
 @workflow.defn

@@ -30,11 +30,13 @@ from temporalio.exceptions import ActivityError
 
 from domain.rules.cloud import ServerStatus, server_status_of, vm_status_of
 from domain.rules.errors import CanceledError
-from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.messages import Activity, CheckFlavorInput, OperationInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 from domain.rules.states import Action
 from domain.rules.table import TABLE, Residue
 from workflows.errors import raise_if_canceled
-from workflows.steps import Aftermath, OperationWorkflow
+from workflows.outcomes import Aftermath
+from workflows.steps import OperationWorkflow
 
 # After a failure with one of these codes, the VM keeps its status if the server is unchanged. After any other failure
 # it becomes ERROR even then, so that a person checks it.

@@ -1,13 +1,14 @@
 """The base of all workflows: steps, waits, and one way to record a success or a failure.
 
 The order of activities, timers and `workflow.patched` calls is part of the histories of running workflows. A change
-here must keep that order or be behind a new patch id. tests/replay checks this.
+here must keep that order, be behind a new patch id, or depend on the result of an activity, as in `first_steps`:
+results are part of the history, too. tests/replay checks this.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from types import NoneType
 from typing import Any, TypeVar, overload
@@ -18,14 +19,13 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityCancellationType
 
 from domain.rules import lifecycle
-from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
+from domain.rules.cloud import ServerStatus
 from domain.rules.errors import CanceledError, NotBegunError, SupersededError
 from domain.rules.messages import (
     Activity,
     CheckFlavorInput,
     FailedAttemptInput,
     FailOperationInput,
-    LeftoversResult,
     OperationInput,
     StateResult,
     WaitForServerInput,
@@ -35,12 +35,12 @@ from domain.rules.messages import (
 )
 from domain.rules.table import TABLE, Residue
 from workflows.errors import raise_if_canceled, reason_of
+from workflows.outcomes import AfterFailure, Aftermath, CloudState, Outcome
 from workflows.view import View
 
 T = TypeVar("T")
 Input = OperationInput | FailOperationInput | WorkflowsInput | CheckFlavorInput
 WaitInput = OperationInput | WaitForServerInput | WaitForVolumeInput
-CloudState = ServerStatus | VolumeState | ImageState | PortState
 
 # A cloud may take a minute to answer, and a step first looks for what an earlier attempt has done.
 CALL_LIMIT = timedelta(seconds=150)
@@ -57,33 +57,6 @@ HALF_AN_HOUR = replace(FOREVER, maximum_attempts=63)
 # before it treat that answer as a refused undo. The id may go, by way of `workflow.deprecate_patch`, once no workflow
 # that started before it is open or can be reset, that is, once the namespace's retention has passed.
 SEES_NOT_BEGUN = "sees-not-begun"
-
-
-@dataclass(frozen=True, slots=True)
-class Aftermath:
-    """What was found after a failure: the state in the cloud, if it was observed, and what that means as a residue.
-
-    `leftovers` is what the cloud still has after a failed delete. `undo_error` says why an undo was refused. With
-    `succeeded`, the cloud has done what was asked, and the operation counts as a success.
-    """
-
-    observed: CloudState | None = None
-    residue: Residue = Residue.UNKNOWN
-    leftovers: LeftoversResult | None = None
-    undo_error: str = ""
-    succeeded: bool = False
-
-
-@dataclass(slots=True)
-class Outcome:
-    """Whether an operation has been recorded as a success; `is_recorded` if the body itself has done that."""
-
-    succeeded: bool = False
-    is_recorded: bool = False
-
-
-AfterFailure = Callable[[OperationInput, str], Awaitable[Aftermath]]
-"""Undoes or observes what a failed operation has left, given its error's code. Cancels do not interrupt it."""
 
 
 class OperationWorkflow:

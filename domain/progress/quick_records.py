@@ -53,11 +53,16 @@ class ChosenPort(Protocol):
     """What the cloud has chosen for a port."""
 
     @property
-    def cloud_id(self) -> str: ...
+    def cloud_id(self) -> str:
+        """The cloud's id."""
+
     @property
-    def ip_address(self) -> str | None: ...
+    def ip_address(self) -> str | None:
+        """Its address."""
+
     @property
-    def mac_address(self) -> str: ...
+    def mac_address(self) -> str:
+        """Its hardware address."""
 
 
 FINISHED_QUICKLY: Final = {Action.CREATE, Action.START, Action.STOP, Action.REBOOT_SOFT, Action.REBOOT_HARD}

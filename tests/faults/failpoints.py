@@ -42,8 +42,7 @@ from domain.rules.messages import FailOperationInput, OperationInput
 # meanwhile, and all of them are covered by one death.
 HOLD: Final = 1.0
 AUTO_CONFIRM: Final = "+"  # appended to a request's key: the operation that confirms its resize automatically
-EXECUTED: Final = "executed"
-LOOKS: Final = ("read_", "can_", "check_")  # how the names of functions begin that write nothing
+EXECUTED, LOOKS = "executed", ("read_", "can_", "check_")  # LOOKS: so begin the names of functions that write nothing
 READS: Final = {
     "prepare",
     "close",
@@ -186,17 +185,16 @@ def _naming_its_transaction(name: str, function: AsyncFunction) -> AsyncFunction
     async def named(*arguments: Any, **options: Any) -> Any:
         if _is_inside_named.get():  # only the outermost function gives its name
             return await function(*arguments, **options)
-        place = _activity.get()
         # A statement without a transaction around it has its points before it and after it.
-        is_alone = place is not None and _transaction.get() is None and not name.startswith(LOOKS)
-        if place and is_alone:
+        place = _activity.get() if _transaction.get() is None and not name.startswith(LOOKS) else None
+        if place:
             await _pass((f"{place[0]} {name} -", place[1]))
         outer = _is_inside_named.set(True)
         try:
             result = await function(*arguments, **options)
         finally:
             _is_inside_named.reset(outer)
-        if place and is_alone:
+        if place:
             await _pass((f"{place[0]} {name} +", place[1]))
         is_confirm = name == resize_decisions.confirm_by_window.__name__ and result is not None
         if is_confirm and (key := files.key_of(arguments[2])):

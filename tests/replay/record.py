@@ -17,7 +17,8 @@ from temporalio.testing import WorkflowEnvironment
 from domain import search_attributes
 from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
 from domain.rules.errors import BUILD_AGAIN
-from domain.rules.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, FailedAttemptInput
+from domain.rules.messages import Activity, FailedAttemptInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 from domain.rules.states import Action
 from domain.rules.table import TABLE
 from migrations import embedded_temporal

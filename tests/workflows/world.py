@@ -18,14 +18,8 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 
 from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
-from domain.rules.messages import (
-    Activity,
-    ClaimConfirmResult,
-    ConfirmWindowResult,
-    LeftoversResult,
-    OperationInput,
-    waits_queue,
-)
+from domain.rules.messages import Activity, LeftoversResult, OperationInput, waits_queue
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 from domain.rules.states import Action, Status
 from domain.rules.table import TABLE
 from worker import WORKFLOWS, SignalInterceptor, sandbox
