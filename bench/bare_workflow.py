@@ -31,7 +31,7 @@ class BareWorkflow:
 
 
 @activity.defn
-async def do_nothing(is_last: bool) -> None:
+async def do_nothing(is_last: bool) -> None:  # noqa: FBT001 - Temporal passes arguments by position
     """Tell the parent process that a workflow has run its last activity."""
     if is_last:
         sys.stdout.write("\n")

@@ -1,8 +1,9 @@
 """What operations cost: `python -m bench.operations [COUNT [ROUNDS]]`, by default 100 of each kind, in 3 rounds.
 
 Starts a stack in a temporary folder whose mock cloud takes no time, and carries out builds, stops and resizes that are
-confirmed. In turn with each kind, a bare workflow runs as many activities that do nothing, on the same Temporal server,
-in a worker with the same options. `measure` returns the figures.
+confirmed. In turn with each kind, bare workflows run as many activities that do nothing, on the same Temporal server, in
+a worker with the same options: as many as the operation has activities, and as many as it has steps. `measure` returns
+the figures.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -43,7 +45,9 @@ SMALL, LARGE = str(FLAVOR_IDS["m1.small"]), str(FLAVOR_IDS["m1.medium"])
 CONCURRENT = 16  # requests, and starts of bare workflows, as in the dispatcher
 SAMPLE = 10  # histories, and operations whose statements are counted
 LIMIT = 300.0  # seconds
-KINDS = ("build", "stop", "resize and confirm")
+FLOOR_PARTS = ("temporal", "bare", "bench")
+STEPS = {"build": 5, "stop": 3, "resize and confirm": 10}
+"""The steps, waits and records of each kind. Each was an activity once, so this floor stays where it is."""
 TASKS = {"workflow tasks": "RespondWorkflowTaskCompleted", "activity tasks": "RespondActivityTaskCompleted"}
 STATEMENT = re.compile(r"^LOG:  (?:execute \S+|statement): (\w+)(.*)", re.MULTILINE | re.DOTALL)
 OPEN = "SELECT count(*) FROM operations WHERE id = ANY($1) AND status IN ('QUEUED', 'RUNNING')"
@@ -70,10 +74,11 @@ class Kind:
     statements: dict[str, float] = field(default_factory=dict)
     ours: list[Sample] = field(default_factory=list)
     bare: list[Sample] = field(default_factory=list)
+    stepwise: list[Sample] = field(default_factory=list)
 
-    def ratio(self) -> tuple[float, float]:
-        """Our rate by that of the floor, and the floor's processor time by ours: medians of the rounds."""
-        pairs = list(zip(self.ours, self.bare, strict=True))
+    def ratio(self, floor: Sequence[Sample]) -> tuple[float, float]:
+        """Our rate by that of a floor, and the floor's processor time by ours: medians of the rounds."""
+        pairs = list(zip(self.ours, floor, strict=True))
         rates = [ours.rate / bare.rate for ours, bare in pairs]
         return median(rates), median(sum(bare.cpu_ms.values()) / sum(ours.cpu_ms.values()) for ours, bare in pairs)
 
@@ -98,7 +103,7 @@ class Bench:
         [[transactions]] = await self.database.fetch("SELECT sum(xact_commit) FROM pg_stat_database")
         return used | {"transactions": float(transactions)}
 
-    async def sampled(self, count: int, parts: Sequence[str], work: Callable[[], Awaitable[None]]) -> Sample:
+    async def sampled(self, count: int, parts: Sequence[str], work: Callable[[], Awaitable[object]]) -> Sample:
         """Measure some work; `parts` are the processes whose processor time counts."""
         before, began = await self.used(), time.monotonic()
         await work()
@@ -224,17 +229,16 @@ async def each(items: Any, work: Callable[[Any], Awaitable[None]]) -> None:
 
 async def measure(stack: Stack, count: int = 100, rounds: int = 3) -> dict[str, Kind]:
     """Return the figures of each kind of operation."""
-    kinds = {name: Kind() for name in KINDS}
+    kinds = {name: Kind() for name in STEPS}
     async with running(stack) as bench:
         for name, kind in kinds.items():
             await bench.look_into(name, kind)
             await bench.run_bare(SAMPLE, kind.activities)
         for _ in range(rounds):
             for name, kind in kinds.items():
-                bare = lambda: bench.run_bare(count, kind.activities)  # noqa: B023, E731 - awaited here
-                ours = lambda: bench.run_ours(name, count)  # noqa: B023, E731
-                kind.bare.append(await bench.sampled(count, ("temporal", "bare", "bench"), bare))
-                kind.ours.append(await bench.sampled(count, PARTS, ours))
+                for activities, floor in ((kind.activities, kind.bare), (STEPS[name], kind.stepwise)):
+                    floor.append(await bench.sampled(count, FLOOR_PARTS, partial(bench.run_bare, count, activities)))
+                kind.ours.append(await bench.sampled(count, PARTS, partial(bench.run_ours, name, count)))
     return kinds
 
 
@@ -256,13 +260,14 @@ async def running(stack: Stack) -> AsyncIterator[Bench]:
 
 def report(kinds: dict[str, Kind]) -> None:
     """Print the tables."""
-    columns = ("", "activities", "per second", "floor", "ratio", "CPU ms", "floor", "ratio")
+    columns = ("", "activities of the floor", "per second", "floor", "ratio", "CPU ms", "floor", "ratio")
     rows = []
     for name, kind in kinds.items():
-        rate, by_cpu = kind.ratio()
-        total = [median(sum(sample.cpu_ms.values()) for sample in samples) for samples in (kind.ours, kind.bare)]
-        per_second = [median(sample.rate for sample in samples) for samples in (kind.ours, kind.bare)]
-        rows.append((name, kind.activities, *per_second, rate, *total, by_cpu))
+        for activities, floor in ((kind.activities, kind.bare), (STEPS[name], kind.stepwise)):
+            rate, by_cpu = kind.ratio(floor)
+            total = [median(sum(sample.cpu_ms.values()) for sample in samples) for samples in (kind.ours, floor)]
+            per_second = [median(sample.rate for sample in samples) for samples in (kind.ours, floor)]
+            rows.append((name, activities, *per_second, rate, *total, by_cpu))
     table(*columns, rows=rows)
     costs = []
     for name, kind in kinds.items():
@@ -275,8 +280,8 @@ def report(kinds: dict[str, Kind]) -> None:
             row = (worker, parts["temporal"], parts.get("postgres", 0.0), starter)
             costs.append((title, *row, *tasks, transactions))
     table("CPU ms each", "worker", "Temporal", "PostgreSQL", "API or starter", *TASKS, "transactions", rows=costs)
-    table("events", *KINDS, rows=_side_by_side([kind.events for kind in kinds.values()]))
-    table("statements", *KINDS, rows=_side_by_side([kind.statements for kind in kinds.values()]))
+    table("events", *STEPS, rows=_side_by_side([kind.events for kind in kinds.values()]))
+    table("statements", *STEPS, rows=_side_by_side([kind.statements for kind in kinds.values()]))
 
 
 def _side_by_side(figures: Sequence[dict[str, float]]) -> list[tuple[object, ...]]:
