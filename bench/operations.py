@@ -1,9 +1,8 @@
 """What operations cost: `python -m bench.operations [COUNT [ROUNDS]]`, by default 100 of each kind, in 3 rounds.
 
-Starts a stack in a temporary folder whose mock cloud takes no time, and carries out builds, stops and resizes that are
-confirmed. In turn with each kind, bare workflows run as many activities that do nothing, on the same Temporal server, in
-a worker with the same options: as many as the operation has activities, and as many as it has steps. `measure` returns
-the figures.
+Starts a stack whose mock cloud takes no time, and carries out builds, stops and resizes that are confirmed. In turn, bare
+workflows run as many activities that do nothing, on the same Temporal server, in a worker with the same options: as many
+as the operation has activities, and as many as it has steps. `measure` returns the figures.
 """
 
 import asyncio
@@ -274,11 +273,9 @@ def report(kinds: dict[str, Kind]) -> None:
         for title, samples in ((name, kind.ours), (f"its floor, {kind.activities} activities", kind.bare)):
             parts = {part: median(sample.cpu_ms[part] for sample in samples) for part in samples[0].cpu_ms}
             worker = parts.get("worker", parts.get("bare", 0.0))
-            starter = parts.get("api", parts.get("bench", 0.0))
+            row = (worker, parts["temporal"], parts.get("postgres", 0.0), parts.get("api", parts.get("bench", 0.0)))
             tasks = [median(sample.tasks[task] for sample in samples) for task in TASKS]
-            transactions = median(sample.transactions for sample in samples)
-            row = (worker, parts["temporal"], parts.get("postgres", 0.0), starter)
-            costs.append((title, *row, *tasks, transactions))
+            costs.append((title, *row, *tasks, median(sample.transactions for sample in samples)))
     table("CPU ms each", "worker", "Temporal", "PostgreSQL", "API or starter", *TASKS, "transactions", rows=costs)
     table("events", *STEPS, rows=_side_by_side([kind.events for kind in kinds.values()]))
     table("statements", *STEPS, rows=_side_by_side([kind.statements for kind in kinds.values()]))
