@@ -1,8 +1,8 @@
 """What operations cost: `python -m bench.operations [COUNT [ROUNDS]]`, by default 100 of each kind, in 3 rounds.
 
-Starts a stack whose mock cloud takes no time, and carries out builds, stops and resizes that are confirmed. In turn, bare
-workflows run as many activities that do nothing, on the same Temporal server, in a worker with the same options: as many
-as the operation has activities, and as many as it has steps. `measure` returns the figures.
+Starts a stack whose mock cloud takes no time, and carries out builds, stops and resizes that are confirmed. In turn,
+bare workflows run as many activities that do nothing, on the same Temporal server, in a worker with the same options:
+as many as the operation has activities, and as many as it has steps. `measure` returns the figures.
 """
 
 import asyncio
