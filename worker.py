@@ -95,13 +95,15 @@ STICKY_TIMEOUT = timedelta(seconds=1)
 HEARTBEAT_THROTTLE = timedelta(seconds=1.5)
 
 
-def sandbox() -> SandboxedWorkflowRunner:
+def sandbox(*, is_strict: bool = False) -> SandboxedWorkflowRunner:
     """Return the runner that keeps workflows deterministic.
 
     `domain` is passed through: the modules that workflows import from it are pure, and loading them again for every
-    workflow would be slow.
+    workflow would be slow. So is `workflows`, whose modules have no state (tests/meta), unless the sandbox is strict.
+    The tests use the strict one: it also refuses what a module of `workflows` itself calls, such as the clock.
     """
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules("domain"))
+    modules = ("domain",) if is_strict else ("domain", "workflows")
+    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*modules))
 
 
 class SignalInterceptor(Interceptor):

@@ -1,6 +1,6 @@
 """The steps that build, power and delete servers, and the undo step of a build."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from uuid import UUID
 
@@ -9,7 +9,7 @@ from temporalio import activity
 
 from activities import ports
 from activities.backends.protocol import BackendError, Token
-from activities.backends.resources import DataVolume, Ref
+from activities.backends.resources import DataVolume, Port, PortSpec, Ref
 from activities.steps import (
     RecordedStep,
     StepActivities,
@@ -19,41 +19,64 @@ from activities.steps import (
     groups_of,
     port_spec,
     read_ref,
-    read_user_data,
     ref_of,
 )
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import CreateVM, parameters_of
 from domain.progress import resource_claims, step_records
-from domain.rules.messages import Activity, LeftoversResult, OperationInput
+from domain.rules.messages import ENTERS, Activity, LeftoversResult, OperationInput
 
 
 class ComputeActivities(StepActivities):
     """Steps on a VM's server."""
 
     @activity.defn(name=Activity.SCHEDULE_SERVER)
-    async def schedule_server(self, input: OperationInput) -> None:
-        """Record the step. The cloud itself finds a host when it builds the server."""
-        await self._record_step(input, Activity.SCHEDULE_SERVER)
+    async def schedule_server(self, input: OperationInput) -> bool:
+        """Record the step: the cloud itself finds a host when it builds the server.
+
+        With `combines`, create the ports and begin to build the server, and return true. An attempt then goes on with
+        the step to which the one before has come. The VM is in the first step since the request.
+        """
+        if not input.combines:
+            await self._record_step(input, Activity.SCHEDULE_SERVER)
+            return False
+        step = await self._record_first_of(input, Activity.CREATE_PORTS, Activity.SPAWN_SERVER)
+        if step.vm.task_state is ENTERS[Activity.CREATE_PORTS]:
+            wanted, created = await self._make_ports(input, step)
+            step = await self._record_step(input, Activity.SPAWN_SERVER, created)
+            await self._spawn(input, step, [_with_port(port, created) for port in wanted])
+        else:
+            await self._spawn(input, step, await self._wanted_ports(step))
+        return True
 
     @activity.defn(name=Activity.CREATE_PORTS)
     async def create_ports(self, input: OperationInput) -> None:
         """Create those ports of the VM's interfaces that must exist before the server."""
-        step = await self._record_step(input, Activity.CREATE_PORTS)
+        _, created = await self._make_ports(input, await self._record_step(input, Activity.CREATE_PORTS))
+        await self._note_ports(input, created)
+
+    async def _make_ports(
+        self, input: OperationInput, step: RecordedStep
+    ) -> tuple[Sequence[PortSpec], Mapping[UUID, Port]]:
+        """Return the ports that the server should have, and those that now exist, by the interface's id."""
         interfaces = await self._interfaces(input.vm)
         wanted = [port_spec(interface, groups_of(step.vm)) for interface in interfaces]
         created = await self._backend.create_ports(step.token, ref_of(step.vm), wanted)
-        await self._note_ports(input, ports.by_interface(created, interfaces))
+        return wanted, ports.by_interface(created, interfaces)
 
     @activity.defn(name=Activity.SPAWN_SERVER)
     async def spawn_server(self, input: OperationInput) -> None:
         """Begin to build the VM's server."""
         step = await self._record_step(input, Activity.SPAWN_SERVER)
-        user_data = await read_user_data(self._engine, input.vm)
-        spec = await self._server_spec(step.vm, step.vm.flavor_id)
+        await self._spawn(input, step, await self._wanted_ports(step))
+
+    async def _wanted_ports(self, step: RecordedStep) -> Sequence[PortSpec]:
+        return [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(step.vm.id)]
+
+    async def _spawn(self, input: OperationInput, step: RecordedStep, wanted: Sequence[PortSpec]) -> None:
+        spec, user_data = await self._server_spec_and_user_data(step.vm)
         spec = replace(spec, user_data=user_data, volumes=await self._data_volumes(step))
-        wanted = [port_spec(interface, groups_of(step.vm)) for interface in await self._interfaces(input.vm)]
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
         await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
 
@@ -203,3 +226,12 @@ class ComputeActivities(StepActivities):
 def _token(step: RecordedStep, verb: str, id: UUID) -> Token:
     """Return the token of one of several calls in a step. With a shared token, only the first would take effect."""
     return Token(step.operation.id, f"{verb}/{id}")
+
+
+def _with_port(wanted: PortSpec, created: Mapping[UUID, Port]) -> PortSpec:
+    """Return the spec with what the cloud has chosen, if the port exists already."""
+    port = created.get(wanted.interface.id)
+    if port is None:
+        return wanted
+    interface = Ref(wanted.interface.id, port.cloud_id)
+    return replace(wanted, interface=interface, ip_address=port.ip_address, mac_address=port.mac_address)

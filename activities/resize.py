@@ -5,15 +5,15 @@ from typing import Final
 from sqlalchemy import select
 from temporalio import activity
 
-from activities.backends.protocol import BackendError
 from activities.backends.resources import ServerSpec
-from activities.steps import RecordedStep, StepActivities, ref_of, undo_token
+from activities.steps import RecordedStep, StepActivities, check_size, ref_of, undo_token
 from domain.commands import resize_decisions
 from domain.data import database
 from domain.data.models import VM
 from domain.data.parameters import Resize, parameters_of, target_flavor
 from domain.progress import step_records, workflow_input
-from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.messages import Activity, CheckFlavorInput, OperationInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 
 # Seconds. The resize workflow carries out the confirm that it claims. The dispatcher delivers that confirm only if the
 # workflow has not begun it by then.
@@ -24,9 +24,16 @@ class ResizeActivities(StepActivities):
     """Steps of a resize, its confirm and its revert."""
 
     @activity.defn(name=Activity.PREPARE_RESIZE)
-    async def prepare_resize(self, input: OperationInput) -> None:
-        """Record the step. The cloud itself finds a host when it resizes the server."""
-        await self._record_step(input, Activity.PREPARE_RESIZE)
+    async def prepare_resize(self, input: OperationInput) -> bool:
+        """Record the step: the cloud itself finds a host when it resizes the server.
+
+        With `combines`, begin to resize the server, and return true. The VM is in the first step since the request.
+        """
+        if not input.combines:
+            await self._record_step(input, Activity.PREPARE_RESIZE)
+            return False
+        await self.resize_server(input)
+        return True
 
     @activity.defn(name=Activity.RESIZE_SERVER)
     async def resize_server(self, input: OperationInput) -> None:
@@ -64,10 +71,7 @@ class ResizeActivities(StepActivities):
         await self._check_size(await self._server_spec(vm, flavor_id))
 
     async def _check_size(self, spec: ServerSpec) -> None:
-        server = await self._server_of(spec.vm)
-        if server is None or not server.has_size_of(spec):
-            message = "The cloud finished, but the server does not have the size of the expected flavor."
-            raise BackendError("resize_not_applied", message, retryable=False)
+        check_size(await self._server_of(spec.vm), spec)
 
     @activity.defn(name=Activity.UNDO_RESIZE)
     async def undo_resize(self, input: OperationInput) -> None:

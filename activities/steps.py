@@ -9,7 +9,7 @@ last, behind the same fence.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import select
@@ -22,7 +22,7 @@ from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpe
 from domain.data import database, queries
 from domain.data.guests import UserData
 from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation, Snapshot, Volume
-from domain.progress import step_records
+from domain.progress import quick_records, step_records
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.errors import NotBegunError
 from domain.rules.messages import ENTERS, Activity, OperationInput
@@ -45,14 +45,33 @@ class StepActivities:
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
         self._engine = engine
+        self._autocommit = database.autocommit(engine)
         self._backend = backend
 
-    async def _record_step(self, input: OperationInput, name: Activity) -> RecordedStep:
-        """Record that the operation's VM is in this step; SupersededError if the operation no longer holds it."""
-        step = ENTERS[name]
-        async with self._engine.begin() as tx:
-            vm, operation = await step_records.enter_step(tx, input, step, activity.info().attempt)
-        return RecordedStep(vm, operation, Token(input.operation_id, step))
+    async def _record_step(
+        self, input: OperationInput, name: Activity, ports: Mapping[UUID, Port] | None = None
+    ) -> RecordedStep:
+        """Record that the operation's VM is in this step; SupersededError if the operation no longer holds it.
+
+        Also note these `ports`, as `_note_ports` does.
+        """
+        return await self._record_first_of(input, name, ports=ports)
+
+    async def _record_first_of(
+        self, input: OperationInput, *names: Activity, ports: Mapping[UUID, Port] | None = None
+    ) -> RecordedStep:
+        """Record the first of these steps, unless an earlier attempt has come to a later one: then that again."""
+        steps, attempt, found = [ENTERS[name] for name in names], activity.info().attempt, None
+        if attempt == 1:
+            async with self._autocommit.connect() as connection:
+                found = await quick_records.enter_step(connection, input, steps[0], ports)
+        if found is None:
+            await self._note_ports(input, ports or {})
+            async with self._engine.begin() as tx:
+                found = await step_records.enter_step(tx, input, steps[0], attempt, later=steps[1:])
+        vm, operation = found
+        assert vm.task_state is not None  # noqa: S101 - it was just written
+        return RecordedStep(vm, operation, Token(input.operation_id, vm.task_state))
 
     async def _record_running(self, input: OperationInput, name: Activity) -> tuple[Operation, Token]:
         """Record that the operation is running; for operations that do not hold a VM and so have no step."""
@@ -94,7 +113,7 @@ class StepActivities:
 
     async def _fetch(self, statement: TypedReturnsRows[T]) -> T:
         """Return the only row of a query that is known to find one."""
-        async with database.autocommit(self._engine).connect() as connection:
+        async with self._autocommit.connect() as connection:
             row = await queries.fetch_one(connection, statement)
         assert row is not None  # noqa: S101 - an open operation names the row, so it is kept
         return row
@@ -103,11 +122,17 @@ class StepActivities:
         self, input: OperationInput, model: type[CloudResource | Attachment], id: UUID, **chosen: str
     ) -> None:
         """Keep what the cloud has chosen for a resource that the operation creates, its id above all."""
-        async with self._engine.begin() as tx:
+        is_one_statement = model not in {Interface, Attachment}
+        async with self._autocommit.connect() if is_one_statement else self._engine.begin() as tx:
             await step_records.note_created(tx, input, model, id, **chosen)
 
     async def _note_ports(self, input: OperationInput, ports: Mapping[UUID, Port]) -> None:
         """Keep what the cloud has chosen for these interfaces, which the operation creates."""
+        if not ports:
+            return
+        async with self._autocommit.connect() as connection:
+            if await quick_records.note_ports(connection, input, ports):
+                return
         async with self._engine.begin() as tx:
             for id, port in sorted(ports.items()):
                 addresses = {"ip_address": port.ip_address, "mac_address": port.mac_address}
@@ -115,7 +140,18 @@ class StepActivities:
 
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         """Return the spec of the VM's server with the size of this flavor."""
-        flavor = await self._fetch(select(Flavor).where(Flavor.id == flavor_id))
+        return await self._spec_of(vm, await self._fetch(select(Flavor).where(Flavor.id == flavor_id)))
+
+    async def _server_spec_and_user_data(self, vm: VM) -> tuple[ServerSpec, bytes | None]:
+        """Return the spec of the VM's server, and what cloud-init gets in the VM.
+
+        No message to Temporal has the latter, because it may hold secrets.
+        """
+        its_data = select(UserData.content).where(UserData.vm_id == vm.id).scalar_subquery()
+        found: Any = await self._fetch(select(*Flavor.__table__.columns, its_data).where(Flavor.id == vm.flavor_id))
+        return await self._spec_of(vm, found), found[-1]
+
+    async def _spec_of(self, vm: VM, flavor: Flavor) -> ServerSpec:
         image = image_ref(vm.image_id)
         if vm.snapshot_id is not None:
             image = await read_ref(self._engine, Snapshot, vm.snapshot_id)
@@ -150,13 +186,6 @@ async def read_ref(engine: AsyncEngine, model: type[CloudResource], id: UUID) ->
         return Ref(id, await connection.scalar(select(model.cloud_id).where(model.id == id)))
 
 
-async def read_user_data(engine: AsyncEngine, vm_id: UUID) -> bytes | None:
-    """Return what cloud-init gets in the VM. No message to Temporal has it, because it may hold secrets."""
-    async with database.autocommit(engine).connect() as connection:
-        content: bytes | None = await connection.scalar(select(UserData.content).where(UserData.vm_id == vm_id))
-    return content
-
-
 def groups_of(vm: VM) -> tuple[str, ...]:
     """Return the security groups that the VM was created with, by the cloud's ids."""
     return tuple(group["id"] for group in vm.security_groups or ())
@@ -181,6 +210,13 @@ async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) 
     matches = select(Flavor.id).where(*is_it).join(VM, VM.id == vm_id).order_by(*preference)
     flavor_id: UUID | None = await connection.scalar(matches.limit(1))
     return flavor_id
+
+
+def check_size(server: Server | None, spec: ServerSpec) -> None:
+    """Raise a BackendError if the server does not have the size of the spec."""
+    if server is None or not server.has_size_of(spec):
+        message = "The cloud finished, but the server does not have the size of the expected flavor."
+        raise BackendError("resize_not_applied", message, retryable=False)
 
 
 async def check_released(backend: ComputeBackend, vm: Ref, volumes: Collection[Ref]) -> None:

@@ -15,14 +15,13 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio import activity
 
-from activities import ports
 from activities.backends.protocol import BackendError, ComputeBackend
 from activities.backends.resources import Fault, Image, Ref, Server, Volume
+from activities.endings import EndingActivities
 from activities.patience import WAIT_LIMIT, Patience
-from activities.steps import StepActivities, read_ref
+from activities.steps import read_ref
 from activities.waiting_operations import Waiter, WaitingOperations
-from domain.data import database, queries
-from domain.data.models import VM, Attachment, Interface, Operation, Snapshot
+from domain.data.models import VM, Operation, Snapshot
 from domain.data.models import Volume as VolumeRow
 from domain.data.parameters import ExtendVolume, parameters_of
 from domain.progress import step_records
@@ -84,7 +83,7 @@ class Poll(Generic[T]):
         return items, await self._operations.refusals(waiters)
 
 
-class WaitActivities(StepActivities):
+class WaitActivities(EndingActivities):
     """Activities that wait for the cloud; they send heartbeats and can be canceled at any time."""
 
     def __init__(self, engine: AsyncEngine, backend: ComputeBackend) -> None:
@@ -94,22 +93,34 @@ class WaitActivities(StepActivities):
         self._images = Poll(backend.list_images, backend, WaitingOperations(engine))
 
     @activity.defn(name=Activity.WAIT_FOR_SERVER)
-    async def wait_for_server(self, input: WaitForServerInput) -> None:
-        """Return once the server has the status.
+    async def wait_for_server(self, input: WaitForServerInput) -> bool:
+        """Return once the server has the status. With `records`, record the success of the operation, and return true.
 
         If the server can no longer get it, fail for good with the code that the cloud gives, or with `server_error`,
         `server_gone` or `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
-        patience = Patience()
-        vm, waiter = await read_ref(self._engine, VM, input.operation.vm), Waiter.of(input.operation)
+        operation, patience = input.operation, Patience()
+        # The server may have changed again since an attempt that recorded the success.
+        if input.records and activity.info().attempt > 1 and await self._is_recorded(operation):
+            return True
+        has_ports = has_devices = False
+        if operation.action is Action.CREATE:
+            vm, has_ports, has_devices = await self._new_server(operation)
+        else:
+            vm = await read_ref(self._engine, VM, operation.vm)
+        waiter = Waiter.of(operation)
         while not await self._has_reached(server := await self._servers.next_result(vm, waiter), vm, input, patience):
             patience.check(f"The server did not become {input.status}")
-        if input.operation.action is Action.CREATE:
-            await self._note_new_ports(input.operation, vm)
-            if server and server.availability_zone:
-                async with database.autocommit(self._engine).connect() as connection:
-                    await step_records.note_zone(connection, input.operation, server.availability_zone)
-            await self._note_devices(input.operation)
+        if has_ports:
+            await self._note_new_ports(operation, vm)
+        if has_devices:
+            await self._note_devices(operation)
+        if input.records:
+            await self._end(operation, server)
+        elif operation.action is Action.CREATE and server and server.availability_zone:
+            async with self._autocommit.connect() as connection:
+                await step_records.note_zone(connection, operation, server.availability_zone)
+        return input.records
 
     async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput, patience: Patience) -> bool:
         """Return whether the server has the status that is waited for; BackendError if it will never have it."""
@@ -121,27 +132,6 @@ class WaitActivities(StepActivities):
         if may_be_over and not await self._backend.is_over(input.operation.operation_id, vm):
             return False
         return _server_reached(server, input.status)
-
-    async def _note_new_ports(self, input: OperationInput, vm: Ref) -> None:
-        """Keep what the cloud has chosen for interfaces whose ports it has made together with the server."""
-        of_vm = select(Interface).where(Interface.vm_id == vm.id)
-        async with database.autocommit(self._engine).connect() as connection:
-            interfaces = await queries.fetch_all(connection, of_vm)
-        unknown = {interface.id for interface in interfaces if interface.cloud_id is None}
-        if unknown:
-            found = ports.by_interface(await self._backend.list_ports([vm]), interfaces)
-            await self._note_ports(input, {id: port for id, port in found.items() if id in unknown})
-
-    async def _note_devices(self, input: OperationInput) -> None:
-        """Keep the devices of the volumes that the server was built with, if the cloud has chosen them."""
-        created = (Attachment.vm_id == input.vm, Attachment.operation_id == input.operation_id)
-        unknown = select(VolumeRow.id, VolumeRow.cloud_id).join(Attachment, Attachment.volume_id == VolumeRow.id)
-        async with database.autocommit(self._engine).connect() as connection:
-            found = await connection.execute(unknown.where(*created, Attachment.device.is_(None)))
-            refs = [Ref(id, cloud_id) for id, cloud_id in found]
-        for volume in (await self._backend.list_volumes(refs)).values() if refs else ():
-            if volume.device:
-                await self._note_created(input, Attachment, volume.id, device=volume.device)
 
     @activity.defn(name=Activity.WAIT_FOR_VOLUME)
     async def wait_for_volume(self, input: WaitForVolumeInput) -> None:

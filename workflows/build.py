@@ -8,7 +8,8 @@ from domain.rules.errors import BUILD_AGAIN
 from domain.rules.messages import Activity, OperationInput
 from domain.rules.table import Residue
 from workflows.errors import reason_of
-from workflows.steps import Aftermath, OperationWorkflow
+from workflows.outcomes import Aftermath, Outcome
+from workflows.steps import OperationWorkflow
 
 
 @workflow.defn
@@ -18,17 +19,22 @@ class CreateVM(OperationWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a create operation."""
-        async with self.carrying_out(operation, after_failure=self._undo):
-            await self.step(Activity.SCHEDULE_SERVER, operation, "Record that the build begins")
-            await self.step(Activity.CREATE_PORTS, operation, "Create the ports")
-            while not await self._is_built(operation):
-                pass
+        async with self.carrying_out(operation, after_failure=self._undo) as outcome:
+            steps = (Activity.SCHEDULE_SERVER, Activity.CREATE_PORTS, Activity.SPAWN_SERVER)
+            if not await self.first_steps(steps, operation, "Create the ports, build the server"):
+                await self.step(Activity.CREATE_PORTS, operation, "Create the ports")
+                await self._spawn(operation)
+            while not await self._is_built(operation, outcome):
+                await self._spawn(operation)
 
-    async def _is_built(self, operation: OperationInput) -> bool:
-        """Build the server; return false if that failed for a reason that may pass. The backend limits how often."""
+    async def _spawn(self, operation: OperationInput) -> None:
         await self.step(Activity.SPAWN_SERVER, operation, "Build the server")
+
+    async def _is_built(self, operation: OperationInput, outcome: Outcome) -> bool:
+        """Wait for the server; return false if it failed for a reason that may pass. The backend limits how often."""
+        summary = "Wait for the server to be built"
         try:
-            await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to be built")
+            outcome.is_recorded = await self.wait_and_record(operation, ServerStatus.ACTIVE, summary)
         except ActivityError as error:
             if reason_of(error)[0] != BUILD_AGAIN:
                 raise

@@ -7,7 +7,8 @@ from temporalio import workflow
 
 from domain.rules.cloud import ServerStatus
 from domain.rules.messages import Activity, LeftoversResult, OperationInput, WorkflowsInput
-from workflows.steps import Aftermath, OperationWorkflow
+from workflows.outcomes import Aftermath
+from workflows.steps import OperationWorkflow
 
 CANCEL_GRACE = timedelta(seconds=60)
 POLL_INTERVAL = timedelta(milliseconds=500)

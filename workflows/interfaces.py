@@ -6,7 +6,8 @@ from temporalio import workflow
 
 from domain.rules.cloud import PortState
 from domain.rules.messages import Activity, OperationInput
-from workflows.steps import Aftermath, OperationWorkflow
+from workflows.outcomes import Aftermath
+from workflows.steps import OperationWorkflow
 
 
 class _InterfaceWorkflow(OperationWorkflow):

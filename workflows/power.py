@@ -15,9 +15,10 @@ class StartVM(OperationWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a start operation."""
-        async with self.carrying_out(operation, success_state=ServerStatus.ACTIVE):
+        async with self.carrying_out(operation, success_state=ServerStatus.ACTIVE) as outcome:
             await self.step(Activity.START_SERVER, operation, "Power the server on")
-            await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")
+            summary = "Wait for the server to run"
+            outcome.is_recorded = await self.wait_and_record(operation, ServerStatus.ACTIVE, summary)
 
 
 @workflow.defn
@@ -27,9 +28,10 @@ class StopVM(OperationWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a stop operation."""
-        async with self.carrying_out(operation, success_state=ServerStatus.SHUTOFF):
+        async with self.carrying_out(operation, success_state=ServerStatus.SHUTOFF) as outcome:
             await self.step(Activity.STOP_SERVER, operation, "Shut the server down")
-            await self.wait_for_server(operation, ServerStatus.SHUTOFF, "Wait for the server to be off")
+            summary = "Wait for the server to be off"
+            outcome.is_recorded = await self.wait_and_record(operation, ServerStatus.SHUTOFF, summary)
 
 
 @workflow.defn
@@ -39,9 +41,10 @@ class RebootVM(OperationWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a reboot operation."""
-        async with self.carrying_out(operation):
+        async with self.carrying_out(operation) as outcome:
             if operation.action is Action.REBOOT_HARD:
                 await self.step(Activity.REBOOT_SERVER_HARD, operation, "Power-cycle the server")
             else:
                 await self.step(Activity.REBOOT_SERVER, operation, "Reboot the server")
-            await self.wait_for_server(operation, ServerStatus.ACTIVE, "Wait for the server to run")
+            summary = "Wait for the server to run"
+            outcome.is_recorded = await self.wait_and_record(operation, ServerStatus.ACTIVE, summary)

@@ -26,14 +26,17 @@ from types import NoneType
 from uuid import UUID
 
 from temporalio import workflow
+from temporalio.exceptions import ActivityError
 
 from domain.rules.cloud import ServerStatus, server_status_of, vm_status_of
 from domain.rules.errors import CanceledError
-from domain.rules.messages import Activity, CheckFlavorInput, ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.messages import Activity, CheckFlavorInput, OperationInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 from domain.rules.states import Action
 from domain.rules.table import TABLE, Residue
 from workflows.errors import raise_if_canceled
-from workflows.steps import Aftermath, OperationWorkflow
+from workflows.outcomes import Aftermath
+from workflows.steps import OperationWorkflow
 
 # After a failure with one of these codes, the VM keeps its status if the server is unchanged. After any other failure
 # it becomes ERROR even then, so that a person checks it.
@@ -48,6 +51,9 @@ MINIMUM_TIMER = timedelta(milliseconds=1)
 # and ends. The id may go, by way of `workflow.deprecate_patch`, once no resize that started before it is open or can be
 # reset.
 SEES_ITS_END = "resize-sees-its-end"
+
+# Since this patch, the first activity may have moved the server when it fails. It may go when SEES_ITS_END may.
+MOVES_AT_ONCE = "resize-moves-at-once"
 
 
 @workflow.defn
@@ -71,12 +77,23 @@ class ResizeVM(OperationWorkflow):
         # A workflow with an interruption takes no step, but the workflow that it replaces may have moved the server.
         self._may_have_moved = bool(resize.interruption)
         async with self.carrying_out(resize, after_failure=self._put_back) as outcome:
-            await self.step(Activity.PREPARE_RESIZE, resize, "Record that the resize begins")
+            summary = "Move the server to the new flavor"
+            has_combined = await self._begin_move(resize, summary)
             self._may_have_moved = True
-            await self.step(Activity.RESIZE_SERVER, resize, "Move the server to the new flavor")
-            await self.wait_for_server(resize, ServerStatus.VERIFY_RESIZE, "Wait for the server to be moved")
-            await self.step(Activity.FINISH_RESIZE, resize, "Check that the server has its new size")
+            if not has_combined:
+                await self.step(Activity.RESIZE_SERVER, resize, summary)
+            summary = "Wait for the server to be moved"
+            outcome.is_recorded = await self.wait_and_record(resize, ServerStatus.VERIFY_RESIZE, summary)
+            if not outcome.is_recorded:
+                await self.step(Activity.FINISH_RESIZE, resize, "Check that the server has its new size")
         return outcome.succeeded
+
+    async def _begin_move(self, resize: OperationInput, summary: str) -> bool:
+        try:
+            return await self.first_steps((Activity.PREPARE_RESIZE, Activity.RESIZE_SERVER), resize, summary)
+        except (ActivityError, asyncio.CancelledError):
+            self._may_have_moved = self._may_have_moved or workflow.patched(MOVES_AT_ONCE)
+            raise
 
     async def _put_back(self, resize: OperationInput, code: str) -> Aftermath:
         """Put the server back to its old flavor, if a failed move has moved it."""
@@ -172,8 +189,10 @@ async def carry_out(flow: OperationWorkflow, decision: OperationInput) -> bool:
             await flow.step(Activity.CONFIRM_RESIZE, decision, "Confirm the resize")
         else:
             await flow.step(Activity.REVERT_RESIZE, decision, "Revert the resize")
-        await flow.wait_for_server(decision, status, f"Wait for the server to be {status}")
-        await flow.step(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK)
+        summary = f"Wait for the server to be {status}"
+        outcome.is_recorded = await flow.wait_and_record(decision, status, summary)
+        if not outcome.is_recorded:
+            await flow.step(Activity.CHECK_FLAVOR, CheckFlavorInput(decision), CHECK)
     return outcome.succeeded
 
 

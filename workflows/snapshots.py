@@ -7,7 +7,8 @@ from temporalio import workflow
 from domain.rules.cloud import ImageState, server_status_of
 from domain.rules.messages import Activity, CheckFlavorInput, OperationInput
 from domain.rules.table import Residue
-from workflows.steps import Aftermath, OperationWorkflow
+from workflows.outcomes import Aftermath
+from workflows.steps import OperationWorkflow
 
 
 @workflow.defn

@@ -1,13 +1,14 @@
 """The base of all workflows: steps, waits, and one way to record a success or a failure.
 
 The order of activities, timers and `workflow.patched` calls is part of the histories of running workflows. A change
-here must keep that order or be behind a new patch id. tests/replay checks this.
+here must keep that order, be behind a new patch id, or depend on the result of an activity, as in `first_steps`:
+results are part of the history, too. tests/replay checks this.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from types import NoneType
 from typing import Any, TypeVar, overload
@@ -18,14 +19,13 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.workflow import ActivityCancellationType
 
 from domain.rules import lifecycle
-from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
+from domain.rules.cloud import ServerStatus
 from domain.rules.errors import CanceledError, NotBegunError, SupersededError
 from domain.rules.messages import (
     Activity,
     CheckFlavorInput,
     FailedAttemptInput,
     FailOperationInput,
-    LeftoversResult,
     OperationInput,
     StateResult,
     WaitForServerInput,
@@ -35,12 +35,12 @@ from domain.rules.messages import (
 )
 from domain.rules.table import TABLE, Residue
 from workflows.errors import raise_if_canceled, reason_of
+from workflows.outcomes import AfterFailure, Aftermath, CloudState, Outcome
 from workflows.view import View
 
 T = TypeVar("T")
 Input = OperationInput | FailOperationInput | WorkflowsInput | CheckFlavorInput
 WaitInput = OperationInput | WaitForServerInput | WaitForVolumeInput
-CloudState = ServerStatus | VolumeState | ImageState | PortState
 
 # A cloud may take a minute to answer, and a step first looks for what an earlier attempt has done.
 CALL_LIMIT = timedelta(seconds=150)
@@ -57,32 +57,6 @@ HALF_AN_HOUR = replace(FOREVER, maximum_attempts=63)
 # before it treat that answer as a refused undo. The id may go, by way of `workflow.deprecate_patch`, once no workflow
 # that started before it is open or can be reset, that is, once the namespace's retention has passed.
 SEES_NOT_BEGUN = "sees-not-begun"
-
-
-@dataclass(frozen=True, slots=True)
-class Aftermath:
-    """What was found after a failure: the state in the cloud, if it was observed, and what that means as a residue.
-
-    `leftovers` is what the cloud still has after a failed delete. `undo_error` says why an undo was refused. With
-    `succeeded`, the cloud has done what was asked, and the operation counts as a success.
-    """
-
-    observed: CloudState | None = None
-    residue: Residue = Residue.UNKNOWN
-    leftovers: LeftoversResult | None = None
-    undo_error: str = ""
-    succeeded: bool = False
-
-
-@dataclass(slots=True)
-class Outcome:
-    """Whether an operation has been recorded as a success."""
-
-    succeeded: bool = False
-
-
-AfterFailure = Callable[[OperationInput, str], Awaitable[Aftermath]]
-"""Undoes or observes what a failed operation has left, given its error's code. Cancels do not interrupt it."""
 
 
 class OperationWorkflow:
@@ -126,7 +100,21 @@ class OperationWorkflow:
             after_failure = after_failure or self.observe_after_failure
             outcome.succeeded = await self._end_failed(operation, after_failure, success_state, error)
         else:
-            outcome.succeeded = await self._record_success(operation)
+            if outcome.is_recorded:
+                self._show_success(operation)
+            outcome.succeeded = outcome.is_recorded or await self._record_success(operation)
+
+    async def first_steps(self, names: Sequence[Activity], operation: OperationInput, summary: str) -> bool:
+        """Do several steps in the first one's activity. Return False if only the first was done, by an older worker.
+
+        The result is in the history. So a workflow that began with an older worker goes on as that worker would, and no
+        patch id is needed.
+        """
+        first, *_, last = names
+        has_combined = bool(await self.step(first, replace(operation, combines=True), summary, bool))
+        if has_combined:
+            self.view.step_entered(last)
+        return has_combined
 
     @overload
     async def step(self, name: Activity, input: Input, summary: str) -> None: ...
@@ -155,16 +143,25 @@ class OperationWorkflow:
         """Wait until the cloud shows the server in `status`."""
         await self.wait(Activity.WAIT_FOR_SERVER, WaitForServerInput(operation, status), summary)
 
-    async def wait(self, name: Activity, input: WaitInput, summary: str) -> None:
-        """Wait for the cloud, on the task queue of waits.
+    async def wait_and_record(self, operation: OperationInput, status: ServerStatus, summary: str) -> bool:
+        """Do the same, do what is left of the operation, and record its success, all in one activity.
+
+        Return False if an older worker has only waited (see `first_steps`).
+        """
+        input = WaitForServerInput(operation, status, records=True)
+        return await self.wait(Activity.WAIT_FOR_SERVER, input, summary)
+
+    async def wait(self, name: Activity, input: WaitInput, summary: str) -> bool:
+        """Wait for the cloud, on the task queue of waits. Return whether the success is recorded.
 
         The activity has its own time limit, and checks it only after a poll. So if the cloud finishes while no worker
         runs for an hour, the wait still succeeds.
         """
         self.view.activity_started(name, summary)
-        await workflow.execute_activity(
+        is_recorded = await workflow.execute_activity(
             name,
             input,
+            result_type=bool,
             summary=summary,
             task_queue=waits_queue(workflow.info().task_queue),
             start_to_close_timeout=WAIT_SLICE,
@@ -172,7 +169,9 @@ class OperationWorkflow:
             retry_policy=FOREVER,
             cancellation_type=ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
         )
-        raise_if_canceled()
+        if not is_recorded:  # else a cancel came too late
+            raise_if_canceled()
+        return bool(is_recorded)
 
     async def run_until_done(  # noqa: PLR0913 - an activity's own options
         self,
@@ -263,12 +262,15 @@ class OperationWorkflow:
     async def _record_success(self, operation: OperationInput) -> bool:
         if not await self._record(Activity.FINISH_OPERATION, operation, "Record the success"):
             return False
+        self._show_success(operation)
+        return True
+
+    def _show_success(self, operation: OperationInput) -> None:
         if operation.previous_status:
             last = TABLE[operation.action].steps[-1]
             self.view.operation_ended(lifecycle.finish(operation.action, last, operation.previous_status))
         else:
             self.view.operation_ended(None)
-        return True
 
     async def _record_failure(self, operation: OperationInput, code: str, message: str, aftermath: Aftermath) -> None:
         """Record the failure and fail the workflow with it."""

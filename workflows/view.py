@@ -51,6 +51,10 @@ class View:
         self._task_state = ENTERS.get(activity, self._task_state)
         self._show(summary)
 
+    def step_entered(self, step: Activity) -> None:
+        """Show the task state of a step that another step's activity has done."""
+        self._task_state = ENTERS[step]
+
     def attempt_failed(self, failure: FailedAttemptInput) -> None:
         """Show a failed attempt, unless the workflow has gone on to another activity."""
         if failure.activity == self._activity:

@@ -8,7 +8,8 @@ from temporalio import workflow
 from domain.rules.cloud import VolumeState
 from domain.rules.messages import Activity, OperationInput, WaitForVolumeInput
 from domain.rules.table import Residue
-from workflows.steps import Aftermath, OperationWorkflow
+from workflows.outcomes import Aftermath
+from workflows.steps import OperationWorkflow
 
 
 class _VolumeWorkflow(OperationWorkflow):

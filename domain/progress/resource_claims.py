@@ -72,6 +72,22 @@ async def settle_success(tx: AsyncConnection, operation: Operation) -> None:
     await _settle(tx, operation, lambda change: change.target, forget, **values)
 
 
+def success(action: Action, operation_id: ColumnElement[UUID], vm_id: ColumnElement[UUID]) -> Sequence[Update]:
+    """Return the statements that put the rows that an operation on a VM holds into the table's `target`.
+
+    For actions that delete no rows. The statements return something, as a CTE must.
+    """
+    statements = []
+    for change in TABLE[action].changes:
+        model, target = _MODELS[change.kind], change.target
+        assert target is not None  # noqa: S101 - only a delete and detaches delete rows
+        held = [model.operation_id == operation_id, model.status == change.during]
+        if not issubclass(model, Volume):
+            held.append(model.vm_id == vm_id)
+        statements.append(_update(model, held, status=target).returning(literal(1)))
+    return statements
+
+
 async def settle_failure(
     tx: AsyncConnection, operation: Operation, residue: Residue, leftovers: LeftoversResult | None = None
 ) -> None:

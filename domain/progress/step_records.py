@@ -8,10 +8,11 @@ Ends lock the VM's row, then the operation's, then the other resources'. A delet
 locks in the same order; in another order the two could wait for each other.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, exists, extract, func, select, update
+from sqlalchemy import ColumnElement, case, exists, extract, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Attachment, CloudResource, Interface, Operation
@@ -27,8 +28,10 @@ from domain.rules.table import TABLE, Residue
 NO_ANSWER: Final = "An attempt ended without an answer: it took too long, or its worker stopped."
 
 
-async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState, attempt: int) -> tuple[VM, Operation]:
-    """Record that the operation enters `step`, before it calls the cloud.
+async def enter_step(
+    tx: AsyncConnection, input: OperationInput, step: TaskState, attempt: int, *, later: Sequence[TaskState] = ()
+) -> tuple[VM, Operation]:
+    """Record that the operation enters `step`, before it calls the cloud; one of the `later` steps if it is there.
 
     Raises SupersededError if the operation may not go on: it has ended, has another epoch, no longer holds its VM, or
     the VM is neither in the step before nor in this one, as after a mistake in the order of steps. Raises CanceledError
@@ -41,15 +44,16 @@ async def enter_step(tx: AsyncConnection, input: OperationInput, step: TaskState
         .where(
             VM.id == input.vm_id,
             VM.operation_id == input.operation_id,
-            VM.task_state.in_(lifecycle.may_enter_from(input.action, step)),
+            VM.task_state.in_([*lifecycle.may_enter_from(input.action, step), *later]),
         )
-        .values(task_state=step)
+        .values(task_state=case((VM.task_state.in_(later), VM.task_state), else_=step))
         .returning(VM)
     )
     vm = await fetch_one(tx, statement)
-    if vm is None:
+    if vm is None or vm.task_state is None:
         raise SupersededError(f"Operation {input.operation_id} may not enter step {step}.")
-    return vm, await enter(tx, input, attempt, step=step, progress=lifecycle.progress(input.action, step))
+    progress = lifecycle.progress(input.action, vm.task_state)
+    return vm, await enter(tx, input, attempt, step=vm.task_state, progress=progress)
 
 
 async def note_attempt(tx: AsyncConnection, input: OperationInput, attempt: int, *, of_wait: bool = False) -> None:

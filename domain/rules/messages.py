@@ -109,6 +109,8 @@ class OperationInput:
     None for an operation on a volume alone. `resource_id` is the VM, snapshot, volume or interface it acts on.
     `vm_name` and `about` are shown to people. So is `actor`, a username, which only older versions set. With an
     `interruption`, an earlier workflow closed too early: this one cleans up and records the failure with that code.
+    `combines` lets the first step of an operation do the steps after it, too. The activity's result says whether it
+    has. A worker of an older version does not know the field, and gives no result.
     """
 
     operation_id: UUID
@@ -121,6 +123,7 @@ class OperationInput:
     about: str = ""
     resource_id: UUID | None = None
     interruption: str = ""
+    combines: bool = False
 
     @property
     def vm(self) -> UUID:
@@ -143,10 +146,15 @@ class OperationInput:
 
 @dataclass(frozen=True)
 class WaitForServerInput:
-    """Wait until the operation's server has the status."""
+    """Wait until the operation's server has the status.
+
+    With `records`, the wait also does what is left of the operation and records its success, and the result of the
+    activity says that it has. A worker of an older version does not know the field, and gives no result.
+    """
 
     operation: OperationInput
     status: ServerStatus
+    records: bool = False
 
 
 @dataclass(frozen=True)
@@ -252,25 +260,6 @@ class CheckFlavorInput:
 
     operation: OperationInput
     previous: bool = False
-
-
-@dataclass(frozen=True)
-class ConfirmWindowResult:
-    """Seconds until a resize confirms itself, or None if it never does.
-
-    `is_over`: the resize can no longer be confirmed or reverted.
-    """
-
-    seconds: float | None
-    is_over: bool = False
-
-
-@dataclass(frozen=True)
-class ClaimConfirmResult:
-    """The operation that confirms, or None if another decision was faster. `is_over` as in ConfirmWindowResult."""
-
-    confirm: OperationInput | None
-    is_over: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from activities.resize import ResizeActivities
 from domain.commands import resize_decisions
 from domain.data.models import VM
 from domain.progress import step_records
-from domain.rules.messages import ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.messages import OperationInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.activities.conftest import Run
 from tests.activities.resizes import accept_decision, add_undecided_resize, with_window

@@ -35,14 +35,14 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.protocol import ComputeBackend, Token
 from api.web.idempotency import Once
 from domain.commands import resize_decisions
-from domain.progress import outbox, resource_claims, step_records
+from domain.progress import outbox, quick_records, resource_claims, step_records
 from domain.rules.messages import FailOperationInput, OperationInput
 
 # Seconds between reaching a point and dying: other operations of the batch come to their points in the same process
 # meanwhile, and all of them are covered by one death.
 HOLD: Final = 1.0
 AUTO_CONFIRM: Final = "+"  # appended to a request's key: the operation that confirms its resize automatically
-EXECUTED: Final = "executed"
+EXECUTED, LOOKS = "executed", ("read_", "can_", "check_")  # LOOKS: so begin the names of functions that write nothing
 READS: Final = {
     "prepare",
     "close",
@@ -128,7 +128,7 @@ def install() -> None:
     global files  # noqa: PLW0603 - its folder is known only when the process has started
     files = Files(Path(os.environ["FAILPOINTS_FOLDER"]))
     _patch(AsyncEngine, "begin", _begin)
-    for module in (step_records, resource_claims, outbox, resize_decisions):
+    for module in (step_records, quick_records, resource_claims, outbox, resize_decisions):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
             if function.__module__ == module.__name__ and "tx" in inspect.signature(function).parameters:
                 _patch(module, name, _naming_its_transaction(name, function))
@@ -185,11 +185,17 @@ def _naming_its_transaction(name: str, function: AsyncFunction) -> AsyncFunction
     async def named(*arguments: Any, **options: Any) -> Any:
         if _is_inside_named.get():  # only the outermost function gives its name
             return await function(*arguments, **options)
+        # A statement without a transaction around it has its points before it and after it.
+        place = _activity.get() if _transaction.get() is None and not name.startswith(LOOKS) else None
+        if place:
+            await _pass((f"{place[0]} {name} -", place[1]))
         outer = _is_inside_named.set(True)
         try:
             result = await function(*arguments, **options)
         finally:
             _is_inside_named.reset(outer)
+        if place:
+            await _pass((f"{place[0]} {name} +", place[1]))
         is_confirm = name == resize_decisions.confirm_by_window.__name__ and result is not None
         if is_confirm and (key := files.key_of(arguments[2])):
             (files.keys / str(result.id)).write_text(key.removesuffix(AUTO_CONFIRM) + AUTO_CONFIRM)

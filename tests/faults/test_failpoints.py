@@ -22,6 +22,9 @@ MODE = os.environ.get("FAILPOINTS", "some")
 SLICE = 12  # crashes of the short slice
 CONCURRENT = 60
 TRIES = 4
+# These steps share the activity of another one, whose name their failpoints have. They have one of their own only in an
+# operation that began with an older worker, and if a cloud has a build repeated, which the mock cloud never does.
+NOT_ALONE = {Activity.CREATE_PORTS, Activity.SPAWN_SERVER, Activity.RESIZE_SERVER, Activity.FINISH_RESIZE}
 pytestmark = pytest.mark.timeout(600 if MODE == "some" else 3600)
 
 
@@ -40,7 +43,7 @@ def test_every_action_has_a_scenario_with_and_one_without_refusal() -> None:
 
 def test_every_activity_has_failpoints() -> None:
     names = {first_word(point) for points in matrix.recorded().values() for point in points}
-    assert set(Activity) - names == set()
+    assert set(Activity) - names == NOT_ALONE
 
 
 def test_every_effect_has_failpoints() -> None:
@@ -65,7 +68,7 @@ def test_every_activity_of_every_workflow_has_failpoints() -> None:
         is_shared = definition.name not in workflows
         own = [scenario for scenario in SCENARIOS if is_shared or TABLE[scenario.action].workflow == definition.name]
         passed = {first_word(point) for scenario in own for point in recorded[scenario.name]}
-        assert {Activity[name] for name in named} - passed == set(), definition.name
+        assert {Activity[name] for name in named} - passed <= NOT_ALONE, definition.name
 
 
 def is_activity(node: ast.Attribute) -> bool:

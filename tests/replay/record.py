@@ -16,7 +16,9 @@ from temporalio.testing import WorkflowEnvironment
 
 from domain import search_attributes
 from domain.rules.cloud import ImageState, PortState, ServerStatus, VolumeState
-from domain.rules.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, FailedAttemptInput
+from domain.rules.errors import BUILD_AGAIN
+from domain.rules.messages import Activity, FailedAttemptInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 from domain.rules.states import Action
 from domain.rules.table import TABLE
 from migrations import embedded_temporal
@@ -40,6 +42,10 @@ SUCCESS = {
     Action.DETACH_VOLUME: (Activity.SETTLE_VOLUME, VolumeState.AVAILABLE),
     Action.DETACH_INTERFACE: (Activity.SETTLE_INTERFACE, PortState.GONE),
 }
+COMBINED = (
+    *(Action.CREATE, Action.START, Action.STOP, Action.REBOOT_SOFT, Action.REBOOT_HARD),
+    *(Action.RESIZE, Action.CONFIRM_RESIZE, Action.REVERT_RESIZE),
+)
 NOT_UNDONE = {Action.ATTACH_VOLUME: Activity.UNDO_ATTACH, Action.ATTACH_INTERFACE: Activity.UNDO_INTERFACE}
 RESTORED = True
 EXTENDED = True
@@ -64,6 +70,27 @@ async def endings(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, 
         yield f"{Action.RESIZE}-{name}", handle
     async for name, handle in endings_of_resources(world):
         yield name, handle
+    world.combines = True
+    async for name, handle in endings_of_combined_steps(world):
+        yield f"{name}-combined", handle
+
+
+async def endings_of_combined_steps(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
+    """Run operations whose steps share an activity."""
+    for action in COMBINED:
+        point = Activity.WAIT_FOR_SERVER
+        yield f"{action}-succeeded", await succeeding(world, action)
+        world.script(point, failed("mock_transient"), refused("server_error"))
+        yield f"{action}-failed", await world.start(action)
+        yield f"{action}-canceled", await canceled(world, action)
+    world.script(Activity.WAIT_FOR_SERVER, refused(BUILD_AGAIN))
+    yield f"{Action.CREATE}-repeated", await world.start(Action.CREATE)
+    world.script(Activity.PREPARE_RESIZE, refused("mock_refused"))
+    world.script(Activity.SETTLE_SERVER, ServerStatus.ACTIVE)
+    yield f"{Action.RESIZE}-not-moved", await world.start(Action.RESIZE)
+    waiting = await world.start(Action.RESIZE)
+    await waiting.signal("revert", new_operation(Action.REVERT_RESIZE))
+    yield f"{Action.RESIZE}-reverted", waiting
 
 
 async def canceled(world: World, action: Action) -> WorkflowHandle[Any, Any]:

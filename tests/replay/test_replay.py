@@ -7,7 +7,7 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 
 from domain.rules.messages import OperationInput
 from domain.rules.table import TABLE
-from tests.replay.record import HISTORIES, NOT_UNDONE, SUCCESS
+from tests.replay.record import COMBINED, HISTORIES, NOT_UNDONE, SUCCESS
 from worker import WORKFLOWS, SignalInterceptor, sandbox
 from workflows.build import CreateVM
 
@@ -30,6 +30,8 @@ def test_every_end_of_every_workflow_is_recorded() -> None:
     expected = {f"{action}-{ending}" for action, rule in TABLE.items() if rule.workflow for ending in ENDINGS}
     expected |= {f"resize-{ending}" for ending in OF_RESIZE}
     expected |= OF_RESOURCES
+    endings = [f"{action}-{ending}" for action in COMBINED for ending in ("succeeded", "failed", "canceled")]
+    expected |= {f"{name}-combined" for name in (*endings, "create-repeated", "resize-not-moved", "resize-reverted")}
     assert expected <= {path.stem for path in RECORDED}
 
 

@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from domain.rules.messages import Activity, ClaimConfirmResult, ConfirmWindowResult, OperationInput
+from domain.rules.messages import Activity, OperationInput
+from domain.rules.resize_messages import ClaimConfirmResult, ConfirmWindowResult
 from domain.rules.states import Action, Status
 from tests.workflows.resizing import CARRIED_OUT, MOVED, decide, each_decision, state_of, waiting
 from tests.workflows.stories import failure_of

@@ -29,9 +29,7 @@ async def test_a_cancel_during_the_move_puts_the_server_back(world: World, point
     await world.reached[point].wait()
     await handle.cancel()
     assert isinstance(await failure_of(handle), CancelledError)
-    may_have_moved = point is not Activity.PREPARE_RESIZE
-    put_back = [name for name in PUT_BACK if may_have_moved or name is not Activity.CHECK_FLAVOR]
-    assert world.called()[-len(put_back) :] == put_back
+    assert world.called()[-len(PUT_BACK) :] == PUT_BACK
     recorded = world.last_input(Activity.FAIL_OPERATION)
     assert (recorded["canceled"], recorded["residue"]) == (True, Residue.UNCHANGED)
 
@@ -39,15 +37,14 @@ async def test_a_cancel_during_the_move_puts_the_server_back(world: World, point
 @each_step
 @pytest.mark.parametrize("code", ["no_valid_host", "mock_refused"])
 @pytest.mark.parametrize("status", [ServerStatus.SHUTOFF, ServerStatus.ACTIVE, ServerStatus.ERROR])
-async def test_a_failed_move_is_unchanged_only_if_no_host_was_found_or_it_had_not_begun(
+async def test_a_failed_move_is_unchanged_only_if_no_host_was_found(
     world: World, point: Activity, code: str, status: ServerStatus
 ) -> None:
     world.script(point, refused(code))
     world.script(Activity.SETTLE_SERVER, status)
     await failure_of(await world.start(Action.RESIZE, Status.SHUTOFF))
     recorded = world.last_input(Activity.FAIL_OPERATION)
-    is_harmless = code == "no_valid_host" or point is Activity.PREPARE_RESIZE
-    is_unchanged = is_harmless and status is ServerStatus.SHUTOFF
+    is_unchanged = code == "no_valid_host" and status is ServerStatus.SHUTOFF
     assert recorded["residue"] == (Residue.UNCHANGED if is_unchanged else Residue.UNKNOWN)
     assert recorded["code"] == code
     assert Activity.UNDO_RESIZE not in world.called()
@@ -73,14 +70,14 @@ async def test_a_failure_is_recorded_even_if_the_server_cannot_be_put_back(world
     assert recorded["message"].endswith("After that: server_conflict, for good")
 
 
-async def test_a_resize_that_has_not_moved_the_server_leaves_an_earlier_resize_undecided(world: World) -> None:
+async def test_a_move_that_fails_while_an_earlier_resize_waits_ends_in_error(world: World) -> None:
     """As when an admin has reset a VM to ACTIVE while its server waits for a decision."""
     world.script(Activity.PREPARE_RESIZE, refused("no_valid_host"))
     world.script(Activity.SETTLE_SERVER, *[ServerStatus.VERIFY_RESIZE] * 2)
     handle = await world.start(Action.RESIZE)
     await failure_of(handle)
-    assert world.last_input(Activity.FAIL_OPERATION)["residue"] == Residue.UNCHANGED
-    assert await state_of(handle) == ("ACTIVE", None)
+    assert world.last_input(Activity.FAIL_OPERATION)["residue"] == Residue.UNKNOWN
+    assert await state_of(handle) == ("ERROR", None)
 
 
 async def test_a_move_that_found_no_host_but_changed_the_size_is_not_unchanged(world: World) -> None:

@@ -48,7 +48,8 @@ async def until_details(handle: WorkflowHandle[Any, Any], text: str) -> str:
 async def test_a_step_shows_the_operation_the_vm_and_the_requester(world: World) -> None:
     world.script(Activity.RESIZE_SERVER, HANG)
     handle = await world.start(Action.RESIZE)
-    details = await until_details(handle, "Move the server to the new flavor")
+    details = await until_details(handle, "resize_migrating")
+    assert "**Now:** Move the server to the new flavor" in details
     assert "### resize VM `web-1` from a to b" in details
     assert "**For:** `ada`" in details
     assert "**State:** RESIZING, resize_migrating" in details

@@ -19,6 +19,7 @@ from sqlalchemy import (
     delete,
     exists,
     func,
+    literal,
     null,
     or_,
     select,
@@ -71,6 +72,7 @@ class MockCalls:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._engine = database.create_engine(settings)
+        self._autocommit = database.autocommit(self._engine)
 
     async def prepare(self) -> None:
         async with self._engine.begin() as tx:
@@ -118,7 +120,7 @@ class MockCalls:
 
     async def _created(self, kind: str, cloud_id: ColumnElement[UUID], is_it: ColumnElement[bool]) -> str:
         """Return the cloud's id of what a call has created, found by its mark: a second call returns the same."""
-        async with self._engine.connect() as connection:
+        async with self._autocommit.connect() as connection:
             id = await connection.scalar(select(cloud_id).where(is_it))
         if id is None:
             raise BackendError(f"{kind}_gone", f"The cloud no longer has the {kind}.", retryable=False)
@@ -126,8 +128,13 @@ class MockCalls:
 
     async def _take_fault(self, verb: str, token: Token, target: UUID) -> FaultMode | None:
         """Return how this call must fail, if it must, and count the fault as used."""
+        matches = and_(faults.c.verb == verb, or_(faults.c.vm_id.is_(None), faults.c.vm_id == target))
+        if not self._settings.mock_transient_rate:
+            # Without a fault, which is the usual case, one round trip is enough.
+            async with self._autocommit.connect() as connection:
+                if not await connection.scalar(select(exists().where(matches))):
+                    return None
         async with self._engine.begin() as tx:
-            matches = and_(faults.c.verb == verb, or_(faults.c.vm_id.is_(None), faults.c.vm_id == target))
             first = select(faults).where(matches).order_by(faults.c.id).limit(1).with_for_update()
             fault = (await tx.execute(first)).one_or_none()
             if fault is None:
@@ -156,15 +163,18 @@ async def _apply_once(tx: AsyncConnection, token: Token, effect: Effect) -> None
     # Shared, so that calls of one operation may run side by side; `revoke` waits for all of them. Lock before reading:
     # without the lock a revocation could commit between the check and the effect.
     await _lock_operation(tx, token.operation_id, "pg_advisory_xact_lock_shared")
-    is_revoked = select(exists().where(revocations.c.operation_id == token.operation_id))
-    if not token.compensates and await tx.scalar(is_revoked):
-        message = "The cloud refused the call, because its operation was revoked."
-        raise BackendError("token_revoked", message, retryable=False)
+    is_revoked = exists().where(revocations.c.operation_id == token.operation_id)
     # Of two calls with one token, the second waits here until the first commits, and then inserts nothing. The row and
     # the effect commit together, so a call that failed leaves its token unused.
-    first = insert(calls).values(operation_id=token.operation_id, step=token.step).on_conflict_do_nothing()
+    row = select(literal(token.operation_id, Uuid), literal(token.step, Text))
+    if not token.compensates:
+        row = row.where(~is_revoked)
+    first = insert(calls).from_select(["operation_id", "step"], row).on_conflict_do_nothing()
     if (await tx.execute(first)).rowcount:
         await effect(tx)
+    elif not token.compensates and await tx.scalar(select(is_revoked)):
+        message = "The cloud refused the call, because its operation was revoked."
+        raise BackendError("token_revoked", message, retryable=False)
 
 
 async def _lock_operation(tx: AsyncConnection, operation_id: UUID, function: str) -> None:

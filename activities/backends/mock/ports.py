@@ -50,13 +50,15 @@ class MockPorts(MockCalls):
         await self._call("delete_server_interface", token, vm.id, unplug, may_be_doomed=True)
 
     async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
-        async with self._engine.connect() as connection:
+        async with self._autocommit.connect() as connection:
             found = select(ports).where(is_one_of(ports.c.vm_id, [vm.id for vm in vms]))
             return [port_from(row) for row in (await connection.execute(found)).all()]
 
     async def _find(self, ids: Collection[UUID]) -> list[Port]:
         """Return the ports with these marks."""
-        async with self._engine.connect() as connection:
+        if not ids:
+            return []
+        async with self._autocommit.connect() as connection:
             rows = (await connection.execute(select(ports).where(is_one_of(ports.c.id, ids)))).all()
             return [port_from(row) for row in rows]
 
