@@ -14,11 +14,14 @@ from api.web import query
 from api.web.json_body import JsonRequest
 from api.web.query import KnownParameters
 
+_ANY_QUERY = (f"{PREFIX}/health", f"{PREFIX}/codec")
+
 
 class Endpoint(APIRoute):
     """A route that reads bodies with our JSON parser and refuses unknown query parameters.
 
-    Health checks take any query, because monitors add one against caches.
+    Health checks take any query, because monitors add one against caches. So does the codec: Temporal's tools
+    decide what they send to it.
     """
 
     literal_paths: ClassVar[set[str]] = set()  # the paths of all endpoints that have no parameters
@@ -40,7 +43,7 @@ class Endpoint(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers requests to this route; called once, when the route is made."""
-        if self.path.startswith(f"{PREFIX}/health"):
+        if self.path.startswith(_ANY_QUERY):
             return super().get_route_handler()
         known = KnownParameters(self.dependant)
 
