@@ -110,6 +110,10 @@ def test_a_logout_everywhere_ends_the_login_on_another_machine(vmctl: Command) -
     other = Command({**vmctl.environment, "XDG_CONFIG_HOME": f"{folder}-of-the-laptop"})
     shutil.copytree(folder, other.environment["XDG_CONFIG_HOME"])
     other.run("whoami")
+    token = vmctl.json("token", "create", "robot", "--write")["token"]
+    refused = Command({**vmctl.environment, "VMCTL_TOKEN": token}).run("logout", "--everywhere", code=1)
+    assert "login_required" in refused.stderr
+    vmctl.run("whoami")  # nothing has ended
     vmctl.run("logout", "--everywhere")
     other.run("whoami", code=3)
 

@@ -49,12 +49,18 @@ def logout(
 ) -> None:
     """End the login."""
     session = current()
-    account = session.client.account
+    if everywhere:
+        session.client.account.log_out_everywhere()
+    else:
+        _log_out(session)
+    config.change(session.url, None)
+
+
+def _log_out(session: Session) -> None:
     try:
-        (account.log_out_everywhere if everywhere else account.log_out)()
+        session.client.account.log_out()
     except ProblemError as error:
         session.say(f"The service knew no such login: {error}")
-    config.change(session.url, None)
 
 
 def whoami(output: Output = Format.TABLE) -> None:
