@@ -1,6 +1,5 @@
 """`vmctl project` and `vmctl quota`: what is shared with whom, and how much of it there may be."""
 
-from enum import StrEnum
 from typing import Annotated, cast
 from uuid import UUID
 
@@ -11,7 +10,7 @@ from vmctl.cli.changes import Yes
 from vmctl.cli.output import AGE, ID, Column, Fields, Format, Output, field, fields_of, print_list, print_one
 from vmctl.cli.session import current
 from vmctl.client.base import Answer
-from vmctl.client.models import Quota, Quotas
+from vmctl.client.models import ProjectRole, Quota, Quotas
 from vmctl.client.requests import QuotaChanges
 
 app = typer.Typer(help="Projects: groups of resources that several users share.", no_args_is_help=True)
@@ -20,14 +19,6 @@ quotas = typer.Typer(help="How much a project may have, and has.", no_args_is_he
 COLUMNS = [field("name"), field("role"), field("personal"), AGE, ID]
 QUOTA_COLUMNS = [field("quota"), field("used"), Column("LIMIT", lambda row: row["limit"] or "none")]
 User = Annotated[str, typer.Argument(metavar="USERNAME", help="Name of the user.")]
-
-
-class Role(StrEnum):
-    """What a member is in a project."""
-
-    READER = "reader"
-    OPERATOR = "operator"
-    OWNER = "owner"
 
 
 class _Row(Answer):
@@ -77,9 +68,9 @@ def add_member(
     project: names.ProjectName,
     username: User,
     role: Annotated[
-        Role,
+        ProjectRole,
         typer.Option(help="reader: see everything. operator: change everything but the members. owner: everything."),
-    ] = Role.READER,
+    ] = ProjectRole.READER,
     output: Output = Format.TABLE,
 ) -> None:
     """Add a user to a project, or change the role of a member."""
