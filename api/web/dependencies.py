@@ -99,7 +99,7 @@ async def _caller(
     try:
         if process.provider and oidc.is_signed(token):
             await process.epochs.be_current(for_write=request.method not in _READS)
-            request.scope["caller"] = user = await process.provider.find(token)
+            request.scope["caller"] = user = await process.provider.find(token, request.scope)
             return user
         if not program_tokens.is_one(token):
             # Kept for requests that wait, which look at it again.

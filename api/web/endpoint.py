@@ -17,11 +17,14 @@ from api.web.json_body import JsonRequest
 from api.web.plan import Plan
 from api.web.query import KnownParameters
 
+_ANY_QUERY = (f"{PREFIX}/health", f"{PREFIX}/codec")
+
 
 class Endpoint(APIRoute):
     """A route that reads bodies with our JSON parser and refuses unknown query parameters.
 
-    Health checks take any query, because monitors add one against caches.
+    Health checks take any query, because monitors add one against caches. So does the codec: Temporal's tools
+    decide what they send to it.
     """
 
     literal_paths: ClassVar[set[str]] = set()  # the paths of all endpoints that have no parameters
@@ -50,7 +53,8 @@ class Endpoint(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The function that answers requests to this route; called once, when the route is made."""
-        if not self.path.startswith(f"{PREFIX}/health"):
+        takes_any_query = self.path.startswith(_ANY_QUERY)
+        if not takes_any_query:
             known = KnownParameters(self.dependant)
 
             async def check_query(request: Request) -> None:
@@ -61,7 +65,8 @@ class Endpoint(APIRoute):
         plan, reads_body = Plan(self.dependant), self.body_field is not None
 
         async def handle(request: Request) -> Response:
-            query.check_length(request)  # the parameters are read before they are checked
+            if not takes_any_query:
+                query.check_length(request)  # the parameters are read before they are checked
             body = None
             if reads_body:
                 request = JsonRequest(request.scope, request.receive)

@@ -138,8 +138,9 @@ class Cors:
             shared: dict[str, Any] = {"expose_headers": _SHOWN, "max_age": _PREFLIGHT_AGE}
             self._api = _Cors(app, allow_origins=origins, allow_methods=methods, allow_headers=_SENT, **shared)
         if web_ui:
-            origin, headers = "{0.scheme}://{0.netloc}".format(urlsplit(web_ui)), ("Authorization", "X-Namespace")
-            self._codec = _Cors(app, (origin,), ("POST",), headers, max_age=_PREFLIGHT_AGE)
+            origin = "{0.scheme}://{0.netloc}".format(urlsplit(web_ui))
+            # The Web UI decides which headers it sends, and each of its versions may send others.
+            self._codec = _Cors(app, (origin,), ("POST",), ("*",), max_age=_PREFLIGHT_AGE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

@@ -201,7 +201,7 @@ class Admission:
             admitted.counted.count(("address", origin))
             await self._take(origin, admitted)
             with contextlib.suppress(InvalidTokenError, ProviderAwayError, DBAPIError, *outages.UNREACHABLE):
-                owner = _named(await finder.find(token))
+                owner = _named(await _find(finder, token, scope))
             if not owner:
                 return
             admitted.slot.close()
@@ -235,6 +235,10 @@ async def _finder(scope: Scope, token: str) -> ProgramTokens | IdentityProvider 
         return provider
     tokens: ProgramTokens = state.program_tokens
     return tokens if program_tokens.is_one(token) else None
+
+
+async def _find(finder: ProgramTokens | IdentityProvider, token: str, scope: Scope) -> Caller:
+    return await (finder.find(token, scope) if isinstance(finder, IdentityProvider) else finder.find(token))
 
 
 def _bearer(scope: Scope) -> str:

@@ -16,11 +16,15 @@ from uuid import UUID
 
 import jwt
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Scope
 
 from api.background.provider_keys import ALGORITHMS, ProviderKeys
 from api.background.token_epochs import TokenEpochs
+from api.web.origin import source_of
 from api.web.security import Caller, InvalidTokenError
+from domain import logs
 from domain.commands import identities
+from domain.commands.audit import Stranger
 from domain.commands.identities import Subject
 from domain.settings import Settings
 
@@ -98,12 +102,15 @@ class IdentityProvider:
         """The caller with this token if the user is known; the errors of `find`."""
         return self._caller(self._check(token))
 
-    async def find(self, token: str) -> ProviderCaller:
-        """The caller with this token; InvalidTokenError if it is not right, ProviderAwayError if nobody can tell."""
+    async def find(self, token: str, scope: Scope) -> ProviderCaller:
+        """The caller with this token; InvalidTokenError if it is not right, ProviderAwayError if nobody can tell.
+
+        A new user's first request, which has this scope, is in the audit.
+        """
         checked = self._check(token)
         caller = self._caller(checked)
         while caller is None:
-            await self._look(checked.subject)
+            await self._look(checked.subject, scope)
             caller = self._caller(checked)
         return caller
 
@@ -176,14 +183,15 @@ class IdentityProvider:
         is_old = time.monotonic() - user.read_at > LONGEST_USE
         return is_old or self._epochs.has_changed_since(user.id, user.read_at)
 
-    async def _look(self, subject: Subject) -> None:
+    async def _look(self, subject: Subject, scope: Scope) -> None:
         """Read the user of a subject, or make one at first sight; InvalidTokenError if the account is disabled."""
         began = time.monotonic()
         async with self._autocommit.connect() as connection:
             user = await identities.find(connection, subject)
         if user is None:
             async with self._engine.begin() as tx:
-                user = await identities.find_or_add(tx, subject)
+                actor = Stranger(logs.request_id.get(), source_of(scope))
+                user = await identities.find_or_add(tx, subject, actor)
             logger.info("%s is the user %s of %s", user.username, subject.id, subject.issuer)
         if user.disabled_at is not None:
             raise InvalidTokenError("The account is disabled.")

@@ -10,8 +10,11 @@ from sqlalchemy import Row, Select, Text, bindparam, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_not
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from domain.commands import audit
+from domain.commands.audit import Stranger
 from domain.data.accounts import User
 from domain.data.identities import Identity
+from domain.rules.accounts import Event, Role
 from domain.rules.usernames import usernames
 
 _LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text()), 0)))
@@ -31,11 +34,12 @@ async def find(connection: AsyncConnection, subject: Subject) -> Row[UUID, str, 
     return (await connection.execute(_account(subject))).one_or_none()
 
 
-async def find_or_add(tx: AsyncConnection, subject: Subject) -> Row[UUID, str, datetime | None]:
+async def find_or_add(tx: AsyncConnection, subject: Subject, actor: Stranger) -> Row[UUID, str, datetime | None]:
     """The id and the username of the subject's account, and since when it is disabled, which is new if need be.
 
     A new one never gets the name of another account, so that a name at the provider opens no account here. It has no
-    password, so nobody can log in to it, and no e-mail address, so it takes none from others.
+    password, so nobody can log in to it, and no e-mail address, so it takes none from others. The audit says from where
+    the `actor` came for it.
     """
     # Other requests of the same user may come at the same time, also to other processes.
     await tx.execute(_LOCK, {"name": f"identity {subject.issuer} {subject.id}"})
@@ -44,6 +48,8 @@ async def find_or_add(tx: AsyncConnection, subject: Subject) -> Row[UUID, str, d
         user_id = await _add_user(tx, subject)
         await tx.execute(insert(Identity).values(issuer=subject.issuer, subject=subject.id, user_id=user_id))
         found = (await tx.execute(_account(subject))).one()
+        issuer, id = subject.issuer, subject.id
+        await audit.record(tx, Event.REGISTER, actor, target=found.username, role=Role.USER, issuer=issuer, subject=id)
     return found
 
 

@@ -13,7 +13,7 @@ from domain.data.projects import Project, ProjectMember, Rows
 from domain.data.queries import fetch_one, insert_row
 from domain.data.quotas import ProjectUsage
 from domain.rules import access
-from domain.rules.access import LastOwnerError, ProjectInUseError, Role, Verb
+from domain.rules.access import LastOwnerError, ProjectInUseError, ProjectRole, Verb
 from domain.rules.errors import NotFoundError, QuotaExceededError
 from domain.rules.quotas import Quota
 
@@ -49,11 +49,13 @@ async def create_project(tx: AsyncConnection, requester: Requester, name: str) -
     if number >= MOST_CREATED:
         raise QuotaExceededError("projects that you have made", MOST_CREATED, number)
     project = await insert_row(tx, Project, name=name, created_by=requester.user_id)
-    await insert_row(tx, ProjectMember, project_id=project.id, user_id=requester.user_id, role=Role.OWNER)
+    await insert_row(tx, ProjectMember, project_id=project.id, user_id=requester.user_id, role=ProjectRole.OWNER)
     return project.id
 
 
-async def set_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str, role: Role) -> bool:
+async def set_member(
+    tx: AsyncConnection, requester: Requester, project_id: UUID, username: str, role: ProjectRole
+) -> bool:
     """Make a user a member of a project, or change the member's role; False if the user has this role already.
 
     NotFoundError if the requester cannot see the project or there is no such user, ForbiddenError if the requester is
@@ -64,7 +66,7 @@ async def set_member(tx: AsyncConnection, requester: Requester, project_id: UUID
     present = await _role(tx, project_id, user.id)
     if present is role:
         return False
-    if present is Role.OWNER and role is not Role.OWNER:
+    if present is ProjectRole.OWNER and role is not ProjectRole.OWNER:
         await _check_another_owner(tx, project, user.id)
     if present is None:
         await _check_room(tx, "members", MOST_MEMBERS, ProjectMember.project_id == project_id)
@@ -85,7 +87,7 @@ async def remove_member(tx: AsyncConnection, requester: Requester, project_id: U
     # Compared by id: the names of two early accounts may differ in case only.
     if user.id != requester.user_id:
         access.check(await _role(tx, project_id, requester.user_id), Verb.MANAGE, "project", project_id)
-    if await _role(tx, project_id, user.id) is Role.OWNER:
+    if await _role(tx, project_id, user.id) is ProjectRole.OWNER:
         await _check_another_owner(tx, project, user.id)
     is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user.id)
     return (await tx.execute(delete(ProjectMember).where(*is_it))).rowcount > 0
@@ -126,7 +128,7 @@ async def _user(tx: AsyncConnection, username: str) -> User:
     return user
 
 
-async def _role(tx: AsyncConnection, project_id: UUID, user_id: UUID) -> Role | None:
+async def _role(tx: AsyncConnection, project_id: UUID, user_id: UUID) -> ProjectRole | None:
     is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user_id)
     return await tx.scalar(select(ProjectMember.role).where(*is_it))
 
@@ -134,7 +136,7 @@ async def _role(tx: AsyncConnection, project_id: UUID, user_id: UUID) -> Role | 
 async def _check_another_owner(tx: AsyncConnection, project: Project, user_id: UUID) -> None:
     if project.personal_of == user_id:
         raise LastOwnerError("It is the user's personal project, which the user always owns.")
-    others = (ProjectMember.user_id != user_id, ProjectMember.role == Role.OWNER)
+    others = (ProjectMember.user_id != user_id, ProjectMember.role == ProjectRole.OWNER)
     if not await tx.scalar(
         select(ProjectMember.user_id).where(ProjectMember.project_id == project.id, *others).limit(1)
     ):

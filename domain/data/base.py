@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql.base import ischema_names
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
-from domain.rules.access import Role
+from domain.rules.access import ProjectRole
 from domain.rules.resources import AttachmentStatus, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 
@@ -58,7 +58,7 @@ class Base(DeclarativeBase):
         SnapshotStatus: _enum(SnapshotStatus),
         VolumeStatus: _enum(VolumeStatus),
         AttachmentStatus: _enum(AttachmentStatus),
-        Role: _enum(Role),
+        ProjectRole: _enum(ProjectRole),
     }
 
 

@@ -31,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, mapped_column
 
 from domain.data.base import Base, sql_list
-from domain.rules.access import Role
+from domain.rules.access import ProjectRole
 
 Rows = Select[*tuple[Any, ...]]
 
@@ -62,13 +62,13 @@ class ProjectMember(Base):
 
     __tablename__ = "project_members"
     __table_args__ = (
-        CheckConstraint(f"role IN {sql_list(Role)}", name="role"),
+        CheckConstraint(f"role IN {sql_list(ProjectRole)}", name="role"),
         Index("ix_project_members_user", "user_id", "project_id"),
     )
 
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
-    role: Mapped[Role]
+    role: Mapped[ProjectRole]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -103,7 +103,7 @@ SHARES: Final = _OF_USER.where(ProjectMember.project_id != USER).exists()
 """Whether USER is a member of another project than the personal one."""
 
 
-async def roles_in(tx: AsyncConnection, user_id: UUID, project_ids: Collection[UUID]) -> Mapping[UUID, Role]:
+async def roles_in(tx: AsyncConnection, user_id: UUID, project_ids: Collection[UUID]) -> Mapping[UUID, ProjectRole]:
     """The user's roles in those of the projects of which the user is a member."""
     is_one = ProjectMember.project_id == any_(literal(list(project_ids), ARRAY(Uuid)))
     rows = await tx.execute(

@@ -11,7 +11,7 @@ from typing import Final
 from domain.rules.errors import NotFoundError, ServiceError
 
 
-class Role(StrEnum):
+class ProjectRole(StrEnum):
     """What a member of a project is in it."""
 
     READER = "reader"
@@ -27,10 +27,10 @@ class Verb(StrEnum):
     MANAGE = "manage"
 
 
-ALLOWED: Final[Mapping[Role, frozenset[Verb]]] = {
-    Role.READER: frozenset({Verb.READ}),
-    Role.OPERATOR: frozenset({Verb.READ, Verb.CHANGE}),
-    Role.OWNER: frozenset(Verb),
+ALLOWED: Final[Mapping[ProjectRole, frozenset[Verb]]] = {
+    ProjectRole.READER: frozenset({Verb.READ}),
+    ProjectRole.OPERATOR: frozenset({Verb.READ, Verb.CHANGE}),
+    ProjectRole.OWNER: frozenset(Verb),
 }
 """The table."""
 
@@ -55,7 +55,7 @@ class ProjectInUseError(ServiceError):
     code = "project_in_use"
 
 
-def check(role: Role | None, verb: Verb, resource: str, id: object, field: str | None = None) -> None:
+def check(role: ProjectRole | None, verb: Verb, resource: str, id: object, field: str | None = None) -> None:
     """Raise NotFoundError or ForbiddenError unless a user with this role may do this with the resource.
 
     Without a role the user is no member of the resource's project. `field` is the field of the body that names it.

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.projects import ProjectMember
 from domain.rules import accounts
-from domain.rules.access import ALLOWED, Role, Verb
+from domain.rules.access import ALLOWED, ProjectRole, Verb
 from domain.rules.resources import AttachmentStatus
 from domain.rules.states import Action, OperationStatus
 from domain.settings import Settings
@@ -87,7 +87,7 @@ class Route:
             return Outcome.LET_IN
         if role in {"stranger", "admin"}:
             return Outcome.MISSING
-        may = ALLOWED[Role.OWNER if role == "reading program" else Role(role)]
+        may = ALLOWED[ProjectRole.OWNER if role == "reading program" else ProjectRole(role)]
         return Outcome.LET_IN if self.verb in may else Outcome.FORBIDDEN
 
 
@@ -199,7 +199,11 @@ async def test_every_route_lets_in_whom_its_role_allows_and_nobody_else(
     ]
     admin = await person(app, engine, settings, "root", accounts.Role.ADMIN)
     async with engine.begin() as tx:
-        for member, role in ((reader, Role.READER), (operator, Role.OPERATOR), (guest, Role.READER)):
+        for member, role in (
+            (reader, ProjectRole.READER),
+            (operator, ProjectRole.OPERATOR),
+            (guest, ProjectRole.READER),
+        ):
             row = {"project_id": owner.user.id, "user_id": member.user.id, "role": role}
             await tx.execute(insert(ProjectMember).values(row))
     program = client_of(app, await make(owner.http, "robot", "read"))

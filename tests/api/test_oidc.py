@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.web import oidc
 from api.web.admission import Slots
 from domain.commands import identities
+from domain.commands.audit import Stranger
 from domain.commands.identities import Subject
 from domain.data.accounts import User
 from domain.data.identities import Identity
@@ -67,7 +68,8 @@ async def test_the_account_is_the_same_after_a_restart_and_in_every_process(
 async def test_processes_that_see_a_new_user_at_once_find_one_account(engine: AsyncEngine) -> None:
     async def find() -> tuple[UUID, str]:
         async with engine.begin() as tx:
-            found = await identities.find_or_add(tx, Subject("https://login.example.com", "u-1", "ada"))
+            subject = Subject("https://login.example.com", "u-1", "ada")
+            found = await identities.find_or_add(tx, subject, Stranger())
         return found.id, found.username
 
     async with engine.connect() as connection:

@@ -42,6 +42,18 @@ async def test_an_admin_of_the_provider_disables_and_enables_users_and_changes_r
     assert (await admin.post("/admin/users/ada/enable")).status_code == 200
 
 
+async def test_the_first_request_of_a_user_is_in_the_audit(app: FastAPI, provider: Provider) -> None:
+    ada = client_of(app, provider.token(sub="u-7", preferred_username="ada"))
+    ada.headers.update({"User-Agent": "tests/1.0", "X-Request-Id": "the-request"})
+    await asyncio.gather(*(ada.get("/flavors") for _ in range(3)))
+    await ada.get("/flavors", headers={"X-Request-Id": "another"})
+    admin = client_of(app, provider.token(groups=["vm-admins"], preferred_username="root"))
+    [event] = (await admin.get("/admin/audit?event=register&target=ada")).json()["items"]
+    assert (event["actor"], event["user_agent"], event["request_id"]) == (None, "tests/1.0", "the-request")
+    assert event["address"]
+    assert event["details"] == {"role": "user", "issuer": provider.issuer, "subject": "u-7"}
+
+
 async def test_a_disabled_admin_of_the_provider_is_none(app: FastAPI, provider: Provider) -> None:
     first, second = (
         client_of(app, provider.token(sub=name, groups=["vm-admins"], preferred_username=name))

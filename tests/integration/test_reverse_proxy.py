@@ -16,6 +16,8 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from api.web.models import Problem
+from api.web.problem_types import PROBLEM_TYPES
 from api.web.problems import MAX_BODY
 from api.web.waiting import LONGEST_WAIT
 from tests.support.stack import QUICK_CLOUD, Stack, free_ports
@@ -25,6 +27,7 @@ from tests.support.waiting import block_until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
 pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx-light)")
+MOST_OF_ADDRESS = 20  # requests at once, instead of 200
 CLIENT = "127.0.0.2"  # the client's address; the proxy has another one
 
 
@@ -92,6 +95,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         "set $api api:8000": f"set $api 127.0.0.1:{stack.api_port}",
         "pid /tmp": f"pid {folder}",
         "_path /tmp": f"_path {folder}",
+        "limit_conn addresses 200": f"limit_conn addresses {MOST_OF_ADDRESS}",
     }
     with nginx(folder, changes):
         stack.start()
@@ -126,8 +130,27 @@ async def test_it_passes_what_the_api_takes_and_no_more(proxy: Proxy) -> None:
     async with proxy.client() as http:
         largest = await http.post("/auth/login", content=b" " * MAX_BODY)
         assert largest.headers["Content-Type"] == "application/problem+json"
-        refused = await http.post("/auth/login", content=b" " * (MAX_BODY + 1))
-        assert (refused.status_code, refused.headers["Content-Type"]) == (413, "text/html")
+        check_problem(await http.post("/auth/login", content=b" " * (MAX_BODY + 1)), "body_too_large")
+
+
+async def test_an_address_has_so_many_requests_at_once_and_is_told(proxy: Proxy) -> None:
+    async with log_in(proxy.stack) as user, proxy.client(Authorization=user.http.headers["Authorization"]) as http:
+        vm = await user.create("web-1")
+        path = f"/vms/{vm['id']}?wait=4&for=SHUTOFF"
+        answers = await asyncio.gather(*(http.get(path) for _ in range(MOST_OF_ADDRESS + 5)))
+        refused = [answer for answer in answers if answer.status_code != 200]
+        assert len(refused) == 5
+        check_problem(refused[0], "too_many_requests")
+        assert refused[0].headers["Retry-After"] == "2"
+
+
+def check_problem(answer: httpx.Response, code: str) -> None:
+    """Check that what nginx has refused is a problem as the API's own are."""
+    problem, kind = Problem.model_validate_json(answer.content), PROBLEM_TYPES[code]
+    assert (answer.status_code, problem.status) == (kind.status, kind.status)
+    assert (problem.code, problem.title, problem.type) == (code, kind.title, f"/api/v1/docs/problems/{code}")
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
 
 
 async def test_a_client_cannot_claim_to_be_another(proxy: Proxy) -> None:

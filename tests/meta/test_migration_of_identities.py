@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import security
 from domain.commands import identities
+from domain.commands.audit import Stranger
 from domain.commands.identities import Subject
 from migrations.__main__ import alembic_config
 from tests.support.rows import add_user
@@ -23,7 +24,7 @@ async def test_a_downgrade_keeps_the_users_and_opens_none_of_their_accounts(engi
     async with engine.begin() as tx:
         await add_user(tx, "ada")
         ids = [
-            (await identities.find_or_add(tx, Subject("https://login.example.com", subject, "grace"))).id
+            (await identities.find_or_add(tx, Subject("https://login.example.com", subject, "grace"), Stranger())).id
             for subject in ("1", "2")
         ]
 

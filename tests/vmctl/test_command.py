@@ -193,7 +193,8 @@ def test_what_does_not_exist(vmctl: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("vm", "shwo"), ("vm", "list", "--nope"), ("vm", "create", "a"), ("vm", "delete")]
+    "arguments",
+    [("vm", "shwo"), ("vm", "list", "--nope"), ("vm", "create", "a"), ("vm", "delete"), ("user", "enable", "..")],
 )
 def test_a_mistyped_command_is_not_taken_for_a_failed_operation(stranger: Command, arguments: tuple[str, ...]) -> None:
     stranger.run(*arguments, code=64)

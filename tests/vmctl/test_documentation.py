@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,15 +34,20 @@ def plain(output: str) -> list[str]:
 
 
 def test_the_transcript_is_what_the_commands_print(stranger: Command, tmp_path: Path) -> None:
-    name = f"alice-{uuid4().hex[:8]}"
+    names = {person: f"{person}-{uuid4().hex[:8]}" for person in ("alice", "grace")}
     document = transcript.DOCUMENT.read_text()
-    outputs = transcript.run(
-        document.replace("alice@", f"{name}@").replace("-u alice", f"-u {name}"), stranger.environment, tmp_path
-    )
+    outputs = transcript.run(_replaced(document, names), stranger.environment, tmp_path)
     expected = transcript.printed(document)
+    known_names = {name: person for person, name in names.items()}
     assert len(outputs) == len(expected)
     for command, output, known in zip(transcript.commands(document), outputs, expected, strict=True):
-        assert plain(output.replace(name, "alice")) == plain(known), command
+        assert plain(_replaced(output, known_names)) == plain(known), command
+
+
+def _replaced(text: str, words: Mapping[str, str]) -> str:
+    for word, other in words.items():
+        text = text.replace(word, other)
+    return text
 
 
 def test_the_examples_in_python_are_typed_and_run(vmctl: Command, stack: Stack, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`vmctl login`, `logout`, `register`, `whoami` and `ssh-key`."""
+"""`vmctl login`, `logout`, `register`, `whoami`, `password` and `ssh-key`."""
 
 import ipaddress
 import sys
@@ -44,19 +44,47 @@ def register(
     session.say(f"Logged in to {session.url} as {username}.")
 
 
-def logout() -> None:
+def logout(
+    everywhere: Annotated[bool, typer.Option("--everywhere", help="All your logins, on other machines too.")] = False,
+) -> None:
     """End the login."""
     session = current()
+    if everywhere:
+        session.client.account.log_out_everywhere()
+    else:
+        _log_out(session)
+    config.change(session.url, None)
+
+
+def _log_out(session: Session) -> None:
     try:
         session.client.account.log_out()
     except ProblemError as error:
         session.say(f"The service knew no such login: {error}")
-    config.change(session.url, None)
 
 
 def whoami(output: Output = Format.TABLE) -> None:
     """Show your account."""
     print_one(current().client.account.me(), output)
+
+
+def password(
+    password_stdin: Annotated[
+        bool,
+        typer.Option("--password-stdin", help="Read the password and the new one, a line each, from the input."),
+    ] = False,
+) -> None:
+    """Change your password. All your logins end, and you are logged in again here."""
+    session = current()
+    _warn_of_plain_http(session)
+    account = session.client.account
+    username = account.me().username
+    present = _password(password_stdin)
+    new = _password(password_stdin, "New password", confirm=True)
+    account.change_password(current_password=present, new_password=new)
+    account.log_in(username, new)
+    _keep(session, username)
+    session.say(f"The password of {username} is changed, and all other logins have ended.")
 
 
 def _keep(session: Session, username: str) -> None:
@@ -66,10 +94,10 @@ def _keep(session: Session, username: str) -> None:
         config.change(session.url, kept, current=True)
 
 
-def _password(from_stdin: bool, *, confirm: bool = False) -> str:  # noqa: FBT001
+def _password(from_stdin: bool, prompt: str = "Password", *, confirm: bool = False) -> str:  # noqa: FBT001
     if from_stdin:
         return sys.stdin.readline().rstrip("\n")
-    return str(typer.prompt("Password", hide_input=True, confirmation_prompt=confirm, err=True))
+    return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 def _warn_of_plain_http(session: Session) -> None:

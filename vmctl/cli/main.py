@@ -11,10 +11,12 @@ from typer._completion_shared import get_completion_script
 
 from vmctl.cli import (
     accounts,
+    admin,
     catalogue,
     exits,
     interfaces,
     operations,
+    projects,
     session,
     storage,
     tokens,
@@ -69,7 +71,7 @@ def completion(shell: Shell) -> None:
     typer.echo(get_completion_script(prog_name="vmctl", complete_var="_VMCTL_COMPLETE", shell=shell.value))
 
 
-for command in (accounts.login, accounts.logout, accounts.register, accounts.whoami):
+for command in (accounts.login, accounts.logout, accounts.register, accounts.whoami, accounts.password):
     app.command()(command)
 for name, group in {
     "vm": vms.app,
@@ -82,8 +84,12 @@ for name, group in {
     "image": catalogue.images,
     "zone": catalogue.zones,
     "security-group": catalogue.groups,
+    "project": projects.app,
+    "quota": projects.quotas,
     "token": tokens.app,
     "ssh-key": accounts.keys,
+    "user": admin.users,
+    "audit": admin.audit,
 }.items():
     app.add_typer(group, name=name)
 _COMMANDS_OF_VMS = (vm_actions, vm_create, vm_watch)  # they have added themselves to `vm`

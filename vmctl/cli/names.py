@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from typing import Annotated
+from uuid import UUID
 
 import typer
 
@@ -26,6 +27,7 @@ def completion(kind: str) -> Callable[[str], list[str]]:
             "network": client.networks.list,
             "key": client.ssh_keys.list,
             "token": client.tokens.list,
+            "project": client.projects.list,
         }
         found: list[str] = []
         try:
@@ -75,6 +77,17 @@ KeysOption = Annotated[
 VMOption = Annotated[
     str | None, typer.Option("--vm", help="Only of this VM: its name or id.", autocompletion=completion("vm"))
 ]
+ProjectName = Annotated[
+    str, typer.Argument(metavar="PROJECT", help="Name or id of the project.", autocompletion=completion("project"))
+]
+ProjectOption = Annotated[
+    str | None, typer.Option("--project", "-p", help="Name or id of a project.", autocompletion=completion("project"))
+]
 Selector = Annotated[str | None, typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier.")]
 Sort = Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")]
 Limit = Annotated[int | None, typer.Option(help="Print at most so many.", min=1)]
+
+
+def project_id(name_or_id: str | None) -> UUID | None:
+    """The id of a project, if one was named."""
+    return session.current().client.projects.find_id(name_or_id) if name_or_id else None

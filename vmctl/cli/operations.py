@@ -13,6 +13,7 @@ from vmctl.cli.output import AGE, ID, Format, Output, field, print_list, print_o
 from vmctl.cli.progress import follow
 from vmctl.cli.session import current
 from vmctl.client.models import OperationStatus
+from vmctl.client.sync.transport import Filter
 
 app = typer.Typer(help="What was asked for, how far it is, and why it failed.", no_args_is_help=True)
 COLUMNS = [
@@ -39,13 +40,15 @@ def list_operations(
         list[OperationStatus] | None, typer.Option(help="Only with this status.", case_sensitive=False)
     ] = None,
     action: Annotated[list[str] | None, typer.Option(help="Only this action, for example resize.")] = None,
+    project: names.ProjectOption = None,
     limit: names.Limit = 50,
     output: Output = Format.TABLE,
 ) -> None:
     """List what was asked for, newest first."""
     client = current().client
     vm_id = client.vms.find_id(vm) if vm else None
-    print_list(islice(client.operations.list(vm_id=vm_id, status=status, action=action), limit), COLUMNS, output)
+    filters: dict[str, Filter] = {"vm_id": vm_id, "status": status, "project_id": names.project_id(project)}
+    print_list(islice(client.operations.list(action=action, **filters), limit), COLUMNS, output)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`vmctl volume` and `vmctl snapshot`."""
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from vmctl.cli.changes import Timeout, Wait, Yes, conclude, each
 from vmctl.cli.output import AGE, WIDE_ID, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
 from vmctl.cli.vms import Labels, labels_of
-from vmctl.client.models import SnapshotStatus, VolumeStatus
+from vmctl.client.models import Snapshot, SnapshotStatus, VolumeStatus
 from vmctl.client.requests import NewVolume
 from vmctl.client.sync.transport import Filter
 
@@ -48,16 +49,15 @@ def list_volumes(
     ] = None,
     name: Annotated[str | None, typer.Option(help="Only with this part in the name.")] = None,
     selector: names.Selector = None,
+    project: names.ProjectOption = None,
     sort: names.Sort = None,
     limit: names.Limit = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """List your volumes."""
-    print_list(
-        islice(current().client.volumes.list(status=status, name=name, labels=selector, sort=sort), limit),
-        VOLUME_COLUMNS,
-        output,
-    )
+    """List the volumes of all your projects, or of one."""
+    filters: dict[str, Filter] = {"status": status, "name": name, "project_id": names.project_id(project)}
+    found = current().client.volumes.list(labels=selector, sort=sort, **filters)
+    print_list(islice(found, limit), VOLUME_COLUMNS, output)
 
 
 @volumes.command("show")
@@ -72,6 +72,7 @@ def create_volume(
     size: Size,
     image: names.ImageOption = None,
     label: Labels = None,
+    project: names.ProjectOption = None,
     wait: Wait = False,
     timeout: Timeout = None,
     output: Output = Format.TABLE,
@@ -81,6 +82,8 @@ def create_volume(
     new: NewVolume = {"name": name, "size_gb": size, "labels": labels_of(label)}
     if image:
         new["image_id"] = client.images.find_id(image)
+    if project:
+        new["project_id"] = client.projects.find_id(project)
     conclude(client.volumes.create(**new), name, output, wait=wait, timeout=timeout)
 
 
@@ -139,6 +142,7 @@ def delete_volumes(
 def list_snapshots(
     vm: names.VMOption = None,
     selector: names.Selector = None,
+    project: names.ProjectOption = None,
     sort: names.Sort = None,
     status: Annotated[
         list[SnapshotStatus] | None, typer.Option(help="Only with this status.", case_sensitive=False)
@@ -146,11 +150,17 @@ def list_snapshots(
     limit: names.Limit = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """List your snapshots, also those whose VM is gone."""
+    """List the snapshots of all your projects or of one, also those whose VM is gone."""
+    if vm and project:
+        raise typer.BadParameter("Name the VM or the project: a VM has one project.")
     client = current().client
     filters: dict[str, Filter] = {"status": status, "labels": selector, "sort": sort}
-    found = client.vms.snapshots(client.vms.find_id(vm), **filters) if vm else client.snapshots.list(**filters)
+    found = client.vms.snapshots(client.vms.find_id(vm), **filters) if vm else _snapshots_of(project, filters)
     print_list(islice(found, limit), SNAPSHOT_COLUMNS, output)
+
+
+def _snapshots_of(project: str | None, filters: dict[str, Filter]) -> Iterator[Snapshot]:
+    return current().client.snapshots.list(project_id=names.project_id(project), **filters)
 
 
 @snapshots.command("show")

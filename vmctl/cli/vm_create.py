@@ -34,6 +34,7 @@ def create(
     label: Labels = None,
     security_group: Groups = None,
     zone: Annotated[str | None, typer.Option(help="Name of the availability zone.")] = None,
+    project: names.ProjectOption = None,
     wait: Wait = False,
     timeout: Timeout = None,
     output: Output = Format.TABLE,
@@ -54,6 +55,8 @@ def create(
         new["security_groups"] = security_group
     if zone:
         new["availability_zone"] = zone
+    if id := names.project_id(project):
+        new["project_id"] = id
     if len(name) == 1:
         conclude(client.vms.create(**new), name[0], output, wait=wait, timeout=timeout)
         return

@@ -10,6 +10,7 @@ from vmctl.cli.changes import Timeout, Wait, Yes, each
 from vmctl.cli.output import AGE, WIDE_ID, Column, Fields, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
 from vmctl.client.models import Status
+from vmctl.client.sync.transport import Filter
 
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 
@@ -38,12 +39,14 @@ def list_vms(
     selector: names.Selector = None,
     status: Annotated[list[Status] | None, typer.Option(help="Only with this status.", case_sensitive=False)] = None,
     name: Annotated[str | None, typer.Option(help="Only with this part in the name.")] = None,
+    project: names.ProjectOption = None,
     sort: names.Sort = None,
     limit: names.Limit = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """List your VMs."""
-    vms = current().client.vms.list(labels=selector, status=status, name=name, sort=sort)
+    """List the VMs of all your projects, or of one."""
+    filters: dict[str, Filter] = {"status": status, "name": name, "project_id": names.project_id(project)}
+    vms = current().client.vms.list(labels=selector, sort=sort, **filters)
     print_list(islice(vms, limit), COLUMNS, output)
 
 
@@ -57,16 +60,20 @@ def show(vm: names.VM, output: Output = Format.TABLE) -> None:
 def delete(
     vms: names.VMs = None,
     selector: names.Selector = None,
+    project: names.ProjectOption = None,
     yes: Yes = False,
     wait: Wait = False,
     timeout: Timeout = None,
 ) -> None:
-    """Delete VMs: those that are named, or all that have the labels."""
+    """Delete VMs: those that are named, or all that have the labels; with --project only those of one project."""
     session = current()
     if bool(vms) == bool(selector):
         raise typer.BadParameter("Name the VMs, or say which with --selector.")
+    if project and not selector:
+        raise typer.BadParameter("--project chooses among the VMs of --selector.")
     if selector:
-        chosen = {vm.id: vm.name for vm in session.client.vms.list(labels=selector)}
+        found = session.client.vms.list(labels=selector, project_id=names.project_id(project))
+        chosen = {vm.id: vm.name for vm in found}
     else:
         chosen = {session.client.vms.find_id(vm): vm for vm in vms or []}
     if not chosen:

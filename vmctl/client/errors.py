@@ -20,6 +20,10 @@ class UnusableError(ClientError):
     """The client cannot send requests with the URL or the token that it was given."""
 
 
+class UnusablePathError(UnusableError, ValueError):
+    """A name or an id would lead to another path than the one that was meant."""
+
+
 class UnreachableError(ClientError):
     """No answer came, or none that this service gives. A change may have taken effect or not."""
 

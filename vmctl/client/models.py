@@ -425,6 +425,16 @@ class ProblemCode(Word):
     HTTP_VERSION_NOT_SUPPORTED = "http_version_not_supported"
 
 
+class ProjectRole(Word):
+    """
+    What a member of a project is in it.
+    """
+
+    READER = "reader"
+    OPERATOR = "operator"
+    OWNER = "owner"
+
+
 class Quota(Word):
     """
     Something of which a project may have only so much. The values are also names of columns and of settings.
@@ -478,16 +488,6 @@ class Readiness(Answer):
 
     status: str
     checks: dict[str, Check]
-
-
-class RoleOutput(Word):
-    """
-    What a member of a project is in it.
-    """
-
-    READER = "reader"
-    OPERATOR = "operator"
-    OWNER = "owner"
 
 
 class SSHKey(Answer):
@@ -795,7 +795,7 @@ class Member(Answer):
     """
 
     username: str
-    role: RoleOutput
+    role: ProjectRole
     created_at: AwareDatetime
 
 
@@ -883,7 +883,7 @@ class Project(Answer):
     id: UUID
     name: str
     personal: bool
-    role: RoleOutput
+    role: ProjectRole
     created_at: AwareDatetime
 
 

@@ -179,6 +179,12 @@ class PasswordChange(TypedDict):
     new_password: str
 
 
+ProjectRole: TypeAlias = Literal["reader", "operator", "owner"]
+"""
+What a member of a project is in it.
+"""
+
+
 class QuotaChanges(TypedDict):
     """
     The new limits; those that are left out stay. 0 means no limit, and null the default of the service.
@@ -252,6 +258,23 @@ class Resize(TypedDict):
     flavor_id: NotRequired[UUID | str]
 
 
+Role: TypeAlias = Literal["user", "admin"]
+"""
+What a user may do: an admin may also use everything under /admin.
+"""
+
+
+class RoleChange(TypedDict):
+    """
+    The role that a user is to have.
+    """
+
+    role: Role
+    """
+    An `admin` may use everything under /admin.
+    """
+
+
 Scope: TypeAlias = Literal["read", "write"]
 """
 A part of what the owner of a token may do: `read` is every GET, `write` is everything, reading included.
@@ -294,24 +317,12 @@ class VolumeChanges(TypedDict):
     """
 
 
-DomainRulesAccessRole: TypeAlias = Literal["reader", "operator", "owner"]
-"""
-What a member of a project is in it.
-"""
-
-
-DomainRulesAccountsRole: TypeAlias = Literal["user", "admin"]
-"""
-What a user may do: an admin may also use everything under /admin.
-"""
-
-
 class Membership(TypedDict):
     """
     What the user is to be in the project.
     """
 
-    role: DomainRulesAccessRole
+    role: ProjectRole
     """
     `reader`: every GET. `operator`: everything but its members. `owner`: everything.
     """
@@ -335,15 +346,4 @@ class NewToken(TypedDict):
     expires_in_days: NotRequired[int]
     """
     After so many days the token stops. Without this it never does.
-    """
-
-
-class RoleChange(TypedDict):
-    """
-    The role that a user is to have.
-    """
-
-    role: DomainRulesAccountsRole
-    """
-    An `admin` may use everything under /admin.
     """

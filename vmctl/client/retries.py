@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 import httpx
 
-REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PATCH"})  # a merge patch has the same effect a second time
+REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH"})  # a change of these has the same effect a second time
 BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _LOST = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})  # a proxy did not hear the answer
 _FIRST_DELAY = 0.25  # seconds

@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import Field
 
 from api.web.models import Answer, Page
-from domain.rules.access import Role
+from domain.rules.access import ProjectRole
 
 
 class Project(Answer):
@@ -15,7 +15,7 @@ class Project(Answer):
     id: UUID
     name: str
     personal: bool
-    role: Role
+    role: ProjectRole
     created_at: datetime
 
 
@@ -27,7 +27,7 @@ class Member(Answer):
     """A member of a project, since `created_at`."""
 
     username: str = Field(examples=["grace"])
-    role: Role
+    role: ProjectRole
     created_at: datetime
 
 

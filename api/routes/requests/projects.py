@@ -6,7 +6,7 @@ from pydantic import Field
 
 from api.routes.requests.base import Request, example
 from api.web.fields import WHOLE, Name
-from domain.rules.access import Role
+from domain.rules.access import ProjectRole
 from domain.rules.quotas import Quota
 
 MOST = 2**53 - 1  # JSON numbers are exact up to here
@@ -21,7 +21,7 @@ class NewProject(Request):
 class Membership(Request):
     """What the user is to be in the project."""
 
-    role: Role = Field(
+    role: ProjectRole = Field(
         description="`reader`: every GET. `operator`: everything but its members. `owner`: everything.",
         examples=["operator"],
     )

@@ -8,7 +8,7 @@ from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.transport import Transport
 from vmctl.client.errors import answer_of
 from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
-from vmctl.client.requests import NewSSHKey, NewToken, Registration
+from vmctl.client.requests import NewSSHKey, NewToken, PasswordChange, Registration
 
 
 class Account:
@@ -33,6 +33,14 @@ class Account:
     async def log_out(self) -> None:
         """End the login: its tokens cannot be renewed any more."""
         await self._transport.send("POST", "/auth/logout")
+
+    async def log_out_everywhere(self) -> None:
+        """End all logins of the user. Tokens for programs go on."""
+        await self._transport.send("POST", "/auth/logout-all")
+
+    async def change_password(self, **fields: Unpack[PasswordChange]) -> None:
+        """Change the password, and end all logins. Log in again afterwards."""
+        await self._transport.send("POST", "/auth/password", body=fields)
 
     async def me(self) -> User:
         """Read the caller's profile."""

@@ -7,9 +7,11 @@ from typing import ParamSpec, Self
 import httpx
 
 from vmctl.client.aio.accounts import Account, SSHKeys, Tokens
+from vmctl.client.aio.admin import Admin
 from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.events import Event, listen
 from vmctl.client.aio.operations import Operations
+from vmctl.client.aio.projects import Projects
 from vmctl.client.aio.storage import Snapshots, Volumes
 from vmctl.client.aio.transport import Transport, trial
 from vmctl.client.aio.vms import VMs
@@ -48,6 +50,8 @@ class AsyncClient:
         self.operations = Operations(self.transport)
         self.tokens = Tokens(self.transport)
         self.ssh_keys = SSHKeys(self.transport)
+        self.projects = Projects(self.transport)
+        self.admin = Admin(self.transport)
         self.flavors = Collection(self.transport, "/flavors", Flavor)
         self.images = Collection(self.transport, "/images", Image)
         self.networks = Collection(self.transport, "/networks", Network)

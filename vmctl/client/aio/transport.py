@@ -19,7 +19,16 @@ from pydantic import BaseModel
 
 from vmctl.client import retries
 from vmctl.client.base import AnyPage
-from vmctl.client.errors import NoTrialError, ProblemError, UnreachableError, answer_of, error_of, item_of, unreadable
+from vmctl.client.errors import (
+    NoTrialError,
+    ProblemError,
+    UnreachableError,
+    UnusablePathError,
+    answer_of,
+    error_of,
+    item_of,
+    unreadable,
+)
 from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
@@ -109,7 +118,8 @@ class Transport:
         so the change is made once. `if_match` is the ETag that the resource must still have.
         """
         if not _PATH.fullmatch(path):
-            raise ValueError(f"{path} is no path of the service")  # an id that was made up could lead anywhere
+            # A name or an id that was made up could lead anywhere.
+            raise UnusablePathError(f"{path} is no path of the service: it has a name or an id that nothing can have.")
         filters = filters or {}
         headers = _headers(method, path, body, key) | ({"If-Match": if_match} if if_match else {})
         is_trial = _IS_TRIAL.get() and method != "GET" and not path.startswith("/auth/")

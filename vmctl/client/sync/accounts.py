@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from vmctl.client.errors import answer_of
 from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
-from vmctl.client.requests import NewSSHKey, NewToken, Registration
+from vmctl.client.requests import NewSSHKey, NewToken, PasswordChange, Registration
 from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.transport import Transport
 
@@ -35,6 +35,14 @@ class Account:
     def log_out(self) -> None:
         """End the login: its tokens cannot be renewed any more."""
         self._transport.send("POST", "/auth/logout")
+
+    def log_out_everywhere(self) -> None:
+        """End all logins of the user. Tokens for programs go on."""
+        self._transport.send("POST", "/auth/logout-all")
+
+    def change_password(self, **fields: Unpack[PasswordChange]) -> None:
+        """Change the password, and end all logins. Log in again afterwards."""
+        self._transport.send("POST", "/auth/password", body=fields)
 
     def me(self) -> User:
         """Read the caller's profile."""

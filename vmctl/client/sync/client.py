@@ -11,9 +11,11 @@ import httpx
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
 from vmctl.client.service import base_url, usable_token
 from vmctl.client.sync.accounts import Account, SSHKeys, Tokens
+from vmctl.client.sync.admin import Admin
 from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.events import Event, listen
 from vmctl.client.sync.operations import Operations
+from vmctl.client.sync.projects import Projects
 from vmctl.client.sync.storage import Snapshots, Volumes
 from vmctl.client.sync.transport import Transport, trial
 from vmctl.client.sync.vms import VMs
@@ -50,6 +52,8 @@ class Client:
         self.operations = Operations(self.transport)
         self.tokens = Tokens(self.transport)
         self.ssh_keys = SSHKeys(self.transport)
+        self.projects = Projects(self.transport)
+        self.admin = Admin(self.transport)
         self.flavors = Collection(self.transport, "/flavors", Flavor)
         self.images = Collection(self.transport, "/images", Image)
         self.networks = Collection(self.transport, "/networks", Network)

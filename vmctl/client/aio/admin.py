@@ -1,0 +1,52 @@
+"""What only admins may do with users and projects, and the audit."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Unpack
+from urllib.parse import quote
+
+from vmctl.client.aio.collections import Id
+from vmctl.client.aio.transport import Filter, Transport
+from vmctl.client.errors import answer_of
+from vmctl.client.models import Account, Quotas, SecurityEvent
+from vmctl.client.requests import QuotaChanges, RoleChange
+
+
+class Admin:
+    """Users, the audit, and the quotas of any project."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def users(self, **filters: Filter) -> AsyncIterator[Account]:
+        """Yield all users, oldest first."""
+        return self._transport.items("/admin/users", Account, filters)
+
+    async def disable(self, username: str) -> Account:
+        """Keep a user out. What the user has stays."""
+        return await self._change_user(username, "disable", None)
+
+    async def enable(self, username: str) -> Account:
+        """Let a disabled user in again."""
+        return await self._change_user(username, "enable", None)
+
+    async def change_role(self, username: str, **fields: Unpack[RoleChange]) -> Account:
+        """Make a user an admin, or an admin a user."""
+        return await self._change_user(username, "role", fields)
+
+    def audit(self, **filters: Filter) -> AsyncIterator[SecurityEvent]:
+        """Yield security events, newest first."""
+        return self._transport.items("/admin/audit", SecurityEvent, filters)
+
+    async def quotas(self, project_id: Id) -> Quotas:
+        """Read how much any project may have, and has."""
+        return await self._transport.get(f"/admin/projects/{project_id}/quotas", Quotas)
+
+    async def set_quotas(self, project_id: Id, **fields: Unpack[QuotaChanges]) -> Quotas:
+        """Set limits of a project. 0 means no limit, and None the default of the service."""
+        response = await self._transport.send("PUT", f"/admin/projects/{project_id}/quotas", body=fields)
+        return answer_of(response, Quotas)
+
+    async def _change_user(self, username: str, action: str, body: Mapping[str, Any] | None) -> Account:
+        path = f"/admin/users/{quote(username, safe='')}/{action}"
+        response = await self._transport.send("POST", path, body=body)
+        return answer_of(response, Account)
