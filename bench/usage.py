@@ -42,11 +42,6 @@ def cpu_of(pid: int) -> float:
     return (_ticks(pid, slice(11, 15)) + sum(_ticks(child, slice(11, 13)) for child in _children(pid))) / TICKS
 
 
-def cpu_of(pid: int) -> float:
-    """Seconds of processor time of a process."""
-    return _ticks(pid, slice(11, 13)) / TICKS
-
-
 def memory(stack: Stack, part: str, field: str = "Pss") -> float:
     """MB of memory of a part and its children; Pss counts shared memory once, VmHWM is the maximum of each process."""
     file = "smaps_rollup" if field == "Pss" else "status"
