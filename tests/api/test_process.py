@@ -56,7 +56,7 @@ def test_the_garbage_collector_leaves_out_what_stays_for_ever(monkeypatch: pytes
     monkeypatch.setattr(logs, "configure", lambda _level: None)
     monkeypatch.setattr(temporal, "forward_logs", lambda: None)
     monkeypatch.setattr(asyncio, "run", lambda check: check.close())
-    monkeypatch.setattr(main, "serve", lambda _app, _settings, _on_stop: frozen.append(gc.get_freeze_count()))
+    monkeypatch.setattr(main, "serve", lambda *_arguments: frozen.append(gc.get_freeze_count()))
     try:
         main.main()
     finally:
