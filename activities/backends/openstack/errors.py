@@ -125,7 +125,8 @@ def _is_action(failure: Failure) -> bool:
 
 
 _QUOTA: Final = (
-    r"quota|maximum number of (?!metadata|injected).* exceeded|LimitExceeded|ExceedsAvailable|too many servers in group"
+    r"quota|maximum number of (?!metadata|injected).* exceeded|LimitExceeded|ExceedsAvailable|ExceedsLimit"
+    r"|is over the limit|too many servers in group"
 )
 
 RULES: Final = (
@@ -162,6 +163,8 @@ RULES: Final = (
     Rule({409}, "no_addresses", words=r"IpAddressGenerationFailure|no more ip addresses|no fixed ip addresses"),
     Rule({409}, "locked", words=r"is locked"),
     Rule({409}, "busy", retryable=True, words=r"task_state|is not ready"),
+    # The server's host is away.
+    Rule({409}, "cloud_unavailable", retryable=True, words=r"service is unavailable"),
     Rule({409}, "conflict"),
     # 413 is three things: a quota of Cinder or Glance, which no pause mends; a body that is too large; a rate limit.
     Rule({413}, "quota_exceeded", words=_QUOTA),

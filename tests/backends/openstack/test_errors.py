@@ -156,6 +156,13 @@ LINES = {
     "microversion": Line(406, nova("computeFault", "Version 2.95 is not supported"), "not_supported_by_cloud"),
     "not implemented": Line(501, nova("notImplemented", "No."), "not_supported_by_cloud"),
     "busy": Line(409, nova("conflictingRequest", TASK), "busy", **AGAIN, request=f"POST {ACTION}"),
+    "a host that is away": Line(
+        409,
+        nova("conflictingRequest", "Service is unavailable at this time."),
+        "cloud_unavailable",
+        **AGAIN,
+        request=f"POST {ACTION}",
+    ),
     "already so": Line(409, nova("conflictingRequest", STATE), "conflict", request=f"POST {ACTION}"),
     "locked": Line(409, nova("conflictingRequest", "Instance 1 is locked"), "locked", request=f"POST {ACTION}"),
     "address in use": Line(409, neutron("IpAddressAlreadyAllocated"), "address_in_use", **NEUTRON),
