@@ -45,6 +45,7 @@ GROUPS = {
         record_lists.lists,
         record_lists.down_cell,
         record_lists.refusals,
+        record_lists.states,
     )
 }
 

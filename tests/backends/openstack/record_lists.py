@@ -109,6 +109,30 @@ def refusals(cloud: Cloud) -> None:
         story.send("delete unknown image", "DELETE", "image", f"/images/{nobody}")
 
 
+def states(cloud: Cloud) -> None:
+    """Actions on a server that never had a host, and on one whose host is away."""
+    never = cloud.send("POST", "compute", "/servers", cloud.server("states", "m1.impossible")).body["server"]["id"]
+    cloud.wait("ERROR", lambda: cloud.get("compute", f"/servers/{never}").body["server"]["status"] == "ERROR")
+    with Story(cloud, "refusals", "never_launched", "Actions on a server for which no host was found.") as story:
+        for action, value in (("os-start", None), ("os-stop", None), ("reboot", {"type": "HARD"})):
+            story.act(action, never, action, value)
+    id = cloud.new_server("states")
+    with cloud.host_of(id).away():
+        host = "/os-services?binary=nova-compute"
+
+        def is_seen() -> bool:
+            services = cloud.send("GET", "compute", host, operator=True).body["services"]
+            return any(service["state"] == "down" for service in services)
+
+        cloud.wait("the host's death", is_seen, 120)
+        with Story(cloud, "refusals", "host_away", "Actions on a server whose host is known to be away.") as story:
+            story.act("resize", id, "resize", {"flavorRef": cloud.flavors["m1.small"]})
+            story.act("os-stop", id, "os-stop")
+    cloud.wait_for_hosts()
+    delete_server(cloud, never)
+    delete_server(cloud, id)
+
+
 def _stamp(seconds: float) -> str:
     return (datetime.now(UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 

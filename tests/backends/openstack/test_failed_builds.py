@@ -105,6 +105,20 @@ async def test_a_build_is_repeated_only_when_the_failed_server_is_gone(
     assert (await build(backend, call, vm)).cloud_id != vm.cloud_id
 
 
+async def test_a_failed_build_that_cannot_be_deleted_now_is_deleted_later(
+    backend: OpenStackBackend, servers: ServerCloud, server: CloudServer
+) -> None:
+    """So it is while Keystone is away, which is also why builds fail."""
+    call, vm = token(), Ref(uuid4())
+    vm = await build(backend, call, vm)
+    fail(servers, vm, HOST_FAILED)
+    away = {"conflictingRequest": {"code": 409, "message": "Failed to delete allocations for consumer 1."}}
+    server.add(Service.COMPUTE, "DELETE", f"/servers/{vm.cloud_id}", Reply(409, away))
+    assert await code_of(backend.is_over(call.operation_id, vm), retryable=True) == "cloud_unavailable"
+    assert await code_of(backend.is_over(call.operation_id, vm), retryable=False) == BUILD_AGAIN
+    assert not servers.things["servers"]
+
+
 async def test_a_server_that_somebody_else_deleted_is_not_built_again(
     backend: OpenStackBackend, servers: ServerCloud
 ) -> None:
