@@ -1,7 +1,7 @@
 """Random requests on a real OpenStack while processes are killed: `python -m tests.openstack.kills [COUNT] [SEED]`.
 
 Some users ask for COUNT operations of every kind, 200 by default, while `kill -9` hits the worker, the API, the hosts,
-Nova's API and RabbitMQ, drawn by SEED. An operator resets servers whose message was lost, after some minutes. Then
+Nova's API and RabbitMQ, drawn by SEED. An operator resets what a lost message has left busy, after some minutes. Then
 every operation must have ended with a reason, and the project must have exactly what the database says. At last
 everything is deleted, and the project must be empty. About a quarter of an hour on two cores. On errors the exit code
 is 1 and the last lines list them.
@@ -135,7 +135,8 @@ class Drill:
                 said = now
                 for row in await self._rows(rows):
                     say(f"open: {row['action']} {row['id']} step {row['step']} {row['last_error']}")
-                self.resets += await asyncio.to_thread(_reset_stuck_servers, operator)
+                for reset in (_reset_stuck_servers, _reset_stuck_volumes):
+                    self.resets += await asyncio.to_thread(reset, operator)
             await asyncio.sleep(1)
         return time.monotonic() - began
 
@@ -198,6 +199,18 @@ def _reset_stuck_servers(operator: Connection) -> int:
     return len(rows)
 
 
+def _reset_stuck_volumes(operator: Connection) -> int:
+    """Do the same for the volumes of such servers: a resize that is lost leaves them reserved for its new host."""
+    answer = operator.block_storage.get("/volumes/detail?all_tenants=1", microversion="3.70")
+    limit = f"{datetime.now(UTC) - STUCK:%Y-%m-%dT%H:%M:%S}"
+    rows = [row for row in answer.json()["volumes"] if row["status"] == "reserved" and row["updated_at"] < limit]
+    for row in rows:
+        say(f"the operator resets the volume {row['id']}: reserved since {row['updated_at']}")
+        free = {"os-reset_status": {"status": "available", "attach_status": "detached"}}
+        operator.block_storage.post(f"/volumes/{row['id']}/action", json=free, microversion="3.70")
+    return len(rows)
+
+
 def _has_reason(row: Any, deleted: set[Any]) -> bool:
     match row["status"]:
         case "FAILED" | "CANCELED":
@@ -232,9 +245,8 @@ async def run(stack: Stack, before: Project, count: int, seed: int) -> list[str]
         await asyncio.wait({killer})
         seconds = time.monotonic() - began
         say(f"{drill.accepted} operations were accepted in {seconds:.0f} s; kills: {dict(drill.kills)}")
-        say(
-            f"all ended after {await drill.until_ended():.0f} s more; {drill.resets} servers were reset by the operator"
-        )
+        seconds = await drill.until_ended()
+        say(f"all ended after {seconds:.0f} s more; the operator reset {drill.resets} servers and volumes")
         await drill.check(before, "at the end")
         await drill.check_operations()
         table("call", "sent", "again", "answer lost", rows=[tuple(row) for row in await stack.sql(CALLS)])

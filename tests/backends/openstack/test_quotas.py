@@ -21,7 +21,7 @@ def error_of(cloud: Cloud, server: CloudServer, recorded: Exchange) -> CloudErro
     service = SERVICES[recorded.service]
     path = recorded.path.partition("/v2.1")[2] or recorded.path
     has_request_id = "X-Openstack-Request-Id" in recorded.headers
-    headers = {name: recorded.headers[name] for name in ("Retry-After", "Content-Type") if name in recorded.headers}
+    headers = {name: value for name, value in recorded.headers.items() if name in {"Retry-After", "Content-Type"}}
     reply = Reply(recorded.status, recorded.body, headers, has_request_id=has_request_id)
     server.add(service, recorded.method, path.partition("?")[0], reply)
     with pytest.raises(CloudError) as caught:
