@@ -20,6 +20,7 @@ from typing import Any
 
 from openstack.connection import Connection
 
+from activities.backends.openstack.slow import VOLUME_WORK
 from bench.usage import table
 from tests.faults.schedule import step
 from tests.faults.schedule_checks import RetryingWalker, open_operations, owner_of
@@ -200,12 +201,13 @@ def _reset_stuck_servers(operator: Connection) -> int:
 
 
 def _reset_stuck_volumes(operator: Connection) -> int:
-    """Do the same for the volumes of such servers: a resize that is lost leaves them reserved for its new host."""
+    """Do the same for volumes: a resize that is lost leaves them reserved, and a delete may be lost as well."""
     answer = operator.block_storage.get("/volumes/detail?all_tenants=1", microversion="3.70")
     limit = f"{datetime.now(UTC) - STUCK:%Y-%m-%dT%H:%M:%S}"
-    rows = [row for row in answer.json()["volumes"] if row["status"] == "reserved" and row["updated_at"] < limit]
+    busy = [row for row in answer.json()["volumes"] if row["status"] in VOLUME_WORK]
+    rows = [row for row in busy if (row["updated_at"] or row["created_at"]) < limit]
     for row in rows:
-        say(f"the operator resets the volume {row['id']}: reserved since {row['updated_at']}")
+        say(f"the operator resets the volume {row['id']}: {row['status']} since {row['updated_at']}")
         free = {"os-reset_status": {"status": "available", "attach_status": "detached"}}
         operator.block_storage.post(f"/volumes/{row['id']}/action", json=free, microversion="3.70")
     return len(rows)
