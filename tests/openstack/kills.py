@@ -141,11 +141,12 @@ class Drill:
             await asyncio.sleep(1)
         return time.monotonic() - began
 
-    async def check(self, before: Project, when: str) -> None:
-        """Check that the project has exactly what the database says."""
+    async def check(self, before: Project, when: str) -> Project:
+        """Check that the project has exactly what the database says, and return what it has."""
         project, found = await until_equal(self.stack, before)
         say(f"{when}: the project has {project.counts()}, {len(found)} differences")
         self.errors += [f"{when}: {difference}" for difference in found]
+        return project
 
     async def check_operations(self) -> None:
         """Check that every accepted operation is recorded, and ended with a reason; print how they ended."""
@@ -167,14 +168,9 @@ class Drill:
     async def delete_everything(self) -> None:
         """Delete all VMs, then all snapshots and volumes."""
         for user in (walker.user for walker in self.walkers):
-            vms = [f"/vms/{vm['id']}" for vm in (await user.read("/vms?page_size=100"))["items"]]
-            images = [
-                f"{vm}/snapshots/{snapshot['id']}"
-                for vm in vms
-                for snapshot in (await user.read(f"{vm}/snapshots?page_size=100"))["items"]
-            ]
-            for path in [*images, *vms]:
-                await self._delete(user, path)
+            for kind in ("snapshots", "vms"):  # snapshots outlive their VM
+                for item in (await user.read(f"/{kind}?page_size=100"))["items"]:
+                    await self._delete(user, f"/{kind}/{item['id']}")
             await self.until_ended()
             for volume in (await user.read("/volumes?page_size=100"))["items"]:
                 await self._delete(user, f"/volumes/{volume['id']}")
@@ -253,7 +249,8 @@ async def run(stack: Stack, before: Project, count: int, seed: int) -> list[str]
         await drill.check_operations()
         table("call", "sent", "again", "answer lost", rows=[tuple(row) for row in await stack.sql(CALLS)])
         await drill.delete_everything()
-        await drill.check(before, "after everything was deleted")
+        left = await drill.check(before, "after everything was deleted")
+        drill.errors += [f"{count} {kind} are left" for kind, count in left.counts().items() if count]
         drill.errors += [error for user in people for error in user.attempts.unexpected]
     return drill.errors
 
