@@ -27,7 +27,11 @@ from tests.support.waiting import poll
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "2"))
 END = 900.0  # seconds; a lost answer is looked for two minutes long
-pytestmark = [pytest.mark.timeout(1200 * SCHEDULES), pytest.mark.usefixtures("test_cloud")]
+pytestmark = [
+    pytest.mark.timeout(1200 * SCHEDULES),
+    pytest.mark.usefixtures("test_cloud"),
+    pytest.mark.filterwarnings("ignore:The 'service_type' parameter"),  # which the SDK passes to itself
+]
 
 
 class CloudFaults(Faults):
