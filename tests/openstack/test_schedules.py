@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 
@@ -35,22 +36,26 @@ pytestmark = [
 
 
 class CloudFaults(Faults):
-    """The faults of a schedule; those of the mock's calls hit Nova's API."""
+    """The faults of a schedule; those of the mock's calls hit Nova's API, one after the other."""
+
+    def __init__(self, cluster: Cluster, owner_id: UUID) -> None:
+        super().__init__(cluster, owner_id)
+        self._api, self._lock = DAEMONS["nova-api"], asyncio.Lock()
 
     async def _cloud(self, _fault: Fault) -> bool:
-        api = DAEMONS["nova-api"]
-        await asyncio.to_thread(api.kill)
-        api.start()
-        await asyncio.to_thread(api.wait)
+        async with self._lock:
+            await asyncio.to_thread(self._api.kill)
+            self._api.start()
+            await asyncio.to_thread(self._api.wait)
         return True
 
     async def _slow_cloud(self, fault: Fault) -> bool:
-        pid = DAEMONS["nova-api"].pid
-        if pid is None:  # another fault has killed it
-            return False
-        self.cluster.signal(signal.SIGSTOP, pid)
-        await asyncio.sleep(fault.duration)
-        self.cluster.signal(signal.SIGCONT, pid)
+        async with self._lock:
+            pid = self._api.pid
+            assert pid is not None
+            self.cluster.signal(signal.SIGSTOP, pid)
+            await asyncio.sleep(fault.duration)
+            self.cluster.signal(signal.SIGCONT, pid)
         return True
 
     _hung_cloud = _slow_cloud
