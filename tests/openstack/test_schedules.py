@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults import schedule_cluster
 from tests.faults.schedule import Fault, Schedule, make, seeds
-from tests.faults.schedule_checks import RetryingWalker, errors_of, open_operations, owner_of
+from tests.faults.schedule_checks import RetryingWalker, errors_of_operations, open_operations, owner_of
 from tests.faults.schedule_cluster import Cluster
 from tests.faults.schedule_faults import Faults
 from tests.openstack import logins
@@ -85,7 +85,7 @@ async def run(cluster: Cluster, schedule: Schedule, before: Project) -> list[str
             link.stop_cutting()
         errors = await until_ended(cluster, user)
         say(f"seed {schedule.seed}: {dict(faults.done)}, missed {dict(faults.missed)}")
-        errors += await errors_of(cluster, user, owner_id, may_fail=True)
+        errors += await errors_of_operations(cluster, user, owner_id, may_fail=True)
         project, different = await until_equal(cluster, before)
         say(f"seed {schedule.seed}: the project has {project.counts()}, {len(different)} differences")
         for vm_id in walker.vms:
