@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Integer, Row, Uuid, any_, cast, func, or_, select, update
+from sqlalchemy import ARRAY, Integer, Row, Text, Uuid, cast, func, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -49,9 +49,12 @@ class WaitingOperations:
         self._engine = database.autocommit(engine)
         self._due_at = 0.0
 
-    async def refusals(self, waiters: Collection[Waiter]) -> Mapping[Waiter, ServiceError]:
-        """Return why waiters should stop, by waiter, and clear the errors of earlier polls: the cloud has answered.
+    async def refusals(
+        self, waiters: Collection[Waiter], reasons: Mapping[Waiter, str | None]
+    ) -> Mapping[Waiter, ServiceError]:
+        """Return why waiters should stop, by waiter.
 
+        The cloud has answered, so its reasons for what takes long, or none, replace the errors of earlier polls.
         Returns nothing before the next check is due, or if the database does not answer: the next poll asks again.
         """
         now = asyncio.get_running_loop().time()
@@ -60,7 +63,7 @@ class WaitingOperations:
         self._due_at = now + CHECK_INTERVAL
         try:
             async with asyncio.timeout(CHECK_TIMEOUT):
-                stopped = await self._check(waiters)
+                stopped = await self._check(waiters, reasons)
         except (SQLAlchemyError, *outages.UNREACHABLE) as error:
             if outages.is_outage(error):
                 outages.log.failed(error)
@@ -70,11 +73,14 @@ class WaitingOperations:
         found = {waiter: _refusal(waiter, stopped.get(waiter.operation_id)) for waiter in waiters}
         return {waiter: refusal for waiter, refusal in found.items() if refusal}
 
-    async def _check(self, waiters: Collection[Waiter]) -> Mapping[UUID, Row[*tuple[Any, ...]]]:
-        """Clear the last errors, and return the operations that have ended, have a new epoch or are to be canceled."""
+    async def _check(
+        self, waiters: Collection[Waiter], reasons: Mapping[Waiter, str | None]
+    ) -> Mapping[UUID, Row[*tuple[Any, ...]]]:
+        """Replace the last errors, and return the operations that have ended, have a new epoch, or are canceled."""
         ids = cast([waiter.operation_id for waiter in waiters], ARRAY(Uuid))
         epochs = cast([waiter.epoch for waiter in waiters], ARRAY(Integer))
-        waiting = func.unnest(ids, epochs).table_valued("id", "epoch").render_derived()
+        texts = cast([reasons.get(waiter) for waiter in waiters], ARRAY(Text))
+        waiting = func.unnest(ids, epochs, texts).table_valued("id", "epoch", "reason").render_derived()
         is_stopped = or_(
             Operation.epoch != waiting.c.epoch,
             Operation.status.not_in(OPEN_STATUSES),
@@ -83,9 +89,11 @@ class WaitingOperations:
         stopped = select(Operation.id, Operation.epoch, Operation.status, Operation.cancel_requested_by).join(
             waiting, waiting.c.id == Operation.id
         )
-        failed = (Operation.id == any_(ids), Operation.last_error.is_not(None), Operation.status.in_(OPEN_STATUSES))
+        is_new = Operation.last_error.is_distinct_from(waiting.c.reason)
+        changed = (Operation.id == waiting.c.id, is_new, Operation.status.in_(OPEN_STATUSES))
+        note = update(Operation).where(*changed).values(last_error=waiting.c.reason, next_retry_at=None)
         async with self._engine.connect() as connection:
-            await connection.execute(update(Operation).where(*failed).values(last_error=None, next_retry_at=None))
+            await connection.execute(note)
             return {row.id: row for row in await connection.execute(stopped.where(is_stopped))}
 
 

@@ -30,9 +30,10 @@ from domain.rules.errors import ServiceError
 from domain.rules.messages import Activity, OperationInput, WaitForServerInput, WaitForVolumeInput
 from domain.rules.states import Action
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Server | Volume | Image)
 
 SLOW_DELETE = timedelta(seconds=30)
+SLOW_BUILD = timedelta(minutes=5)
 TRANSITIONAL = {
     *(VolumeState.CREATING, VolumeState.ATTACHING, VolumeState.DETACHING, VolumeState.EXTENDING, VolumeState.DELETING)
 }
@@ -80,7 +81,8 @@ class Poll(Generic[T]):
         except TimeoutError:
             message = f"The cloud did not answer within {self._backend.poll_timeout:g} seconds."
             raise BackendError("no_answer", message, retryable=True) from None
-        return items, await self._operations.refusals(waiters)
+        reasons = {waiter: item.waits_for for waiter, ref in waiters.items() if (item := items.get(ref.id))}
+        return items, await self._operations.refusals(waiters, reasons)
 
 
 class WaitActivities(EndingActivities):
@@ -125,10 +127,13 @@ class WaitActivities(EndingActivities):
     async def _has_reached(self, server: Server | None, vm: Ref, input: WaitForServerInput, patience: Patience) -> bool:
         """Return whether the server has the status that is waited for; BackendError if it will never have it."""
         # The status alone is no proof. After a reboot that failed, it is the right one. And a delete that meets a dead
-        # host does not go on until it is asked for again, which the backend does when it is asked.
+        # host does not go on until it is asked for again, nor does a build whose message was lost. The backend sees to
+        # that when it is asked.
         is_slow_delete = input.status is ServerStatus.GONE and patience.is_longer_than(SLOW_DELETE)
+        is_slow_build = input.operation.action is Action.CREATE and patience.is_longer_than(SLOW_BUILD)
         is_missing = server is None and input.status is not ServerStatus.GONE
-        may_be_over = is_missing or (server is not None and (not server.is_busy or is_slow_delete))
+        is_slow = is_slow_delete or is_slow_build
+        may_be_over = is_missing or (server is not None and (not server.is_busy or is_slow))
         if may_be_over and not await self._backend.is_over(input.operation.operation_id, vm):
             return False
         return _server_reached(server, input.status)

@@ -169,7 +169,7 @@ class ComputeBackend(Protocol):
     async def is_over(self, operation_id: UUID, vm: Ref) -> bool:
         """Return whether the operation's last call on a server that is not busy is over; BackendError if it has failed.
 
-        A delete that takes long is asked about while the server is busy, too, and may be sent again.
+        A delete or a build that takes long is asked about while the server is busy, too, and may be sent again.
         Some failures do not show in the server's status: after a stop that failed, it is ACTIVE again. For a call that
         a volume or an image shows, such as an attach, this only tells whether it has failed.
         """

@@ -81,7 +81,8 @@ class Server:
 
     `is_busy`: the cloud is still working on it (in Nova: it has a task state). `fault`: why its status is ERROR.
     `image_id`: the cloud's id of the image from which it was built or rebuilt last. `flavor_id`: None if the cloud does
-    not tell it. `availability_zone`: None while it has no host.
+    not tell it. `availability_zone`: None while it has no host. `waits_for`: a sentence for people about what a cloud
+    that works on it for long is waiting for, else None.
     """
 
     vm_id: UUID
@@ -94,6 +95,7 @@ class Server:
     image_id: str | None = None
     flavor_id: UUID | None = None
     availability_zone: str | None = None
+    waits_for: str | None = None
 
     def has_flavor(self, id: UUID, vcpus: int, ram_mb: int, disk_gb: int) -> bool:
         """Return whether the server has the flavor with this id or, if the cloud tells no id, of this size."""
@@ -123,19 +125,20 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The image of a snapshot as the cloud shows it; `fault` says why its state is error."""
+    """The image of a snapshot as the cloud shows it; `fault` says why its state is error; `waits_for` as in Server."""
 
     id: UUID
     cloud_id: str
     state: ImageState
     fault: str | None = None
+    waits_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Volume:
     """A volume as the cloud shows it; `size_gb` in GiB; `vm_id` and `device` are set while it is attached.
 
-    `fault` says why its state is error, if the cloud tells that.
+    `fault` says why its state is error, if the cloud tells that. `waits_for` as in Server.
     """
 
     id: UUID
@@ -144,6 +147,7 @@ class Volume:
     device: str | None = None
     fault: str | None = None
     size_gb: int = 0
+    waits_for: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 from sqlalchemy import update
@@ -19,13 +20,17 @@ from tests.activities.cloud import server_spec
 
 
 class PolledCloud(MockBackend):
-    """The mock cloud with a record of its list calls; while `may_answer` is cleared, they are not answered."""
+    """The mock cloud with a record of its list calls; while `may_answer` is cleared, they are not answered.
+
+    `reasons` are what servers wait for, by their VM.
+    """
 
     poll_interval = 0.02
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings)
         self.polls: list[set[UUID]] = []
+        self.reasons: dict[UUID, str] = {}
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self._polled = asyncio.Event()
@@ -33,7 +38,7 @@ class PolledCloud(MockBackend):
     async def list_servers(self, vms: Collection[Ref]) -> Mapping[UUID, Server]:
         listed = await super().list_servers(vms)
         await self._record(vms)
-        return listed
+        return {id: replace(server, waits_for=self.reasons.get(id)) for id, server in listed.items()}
 
     async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
         listed = await super().list_volumes(wanted)

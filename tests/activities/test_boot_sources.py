@@ -98,7 +98,7 @@ async def test_a_server_cannot_be_built_from_a_snapshot_that_is_gone(
     await set_boot(engine, input.vm, snapshot_id=uuid4())
     with pytest.raises(BackendError) as refusal:
         await run(compute.spawn_server, input)
-    assert (refusal.value.code, refusal.value.retryable) == ("invalid_image", False)
+    assert (refusal.value.code, refusal.value.retryable) == ("image_not_found", False)
 
 
 async def test_a_server_boots_from_a_volume_which_is_attached_with_it(

@@ -140,6 +140,27 @@ async def test_a_healthy_wait_of_half_an_hour_needs_no_attention_and_one_that_fa
     await asyncio.wait([look])
 
 
+async def test_a_wait_shows_what_the_cloud_waits_for_until_it_goes_on(
+    polled_cloud: PolledCloud, engine: AsyncEngine, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("activities.waiting_operations.CHECK_INTERVAL", 0.0)
+    input, other = [await add_waiting(engine, polled_cloud, last_error="of an earlier poll") for _ in range(2)]
+    polled_cloud.reasons[input.vm] = "Waiting for the host."
+    waits = WaitActivities(engine, polled_cloud)
+    messages = [WaitForServerInput(waiting, ServerStatus.ACTIVE) for waiting in (input, other)]
+    tasks = [asyncio.create_task(run(waits.wait_for_server, message)) for message in messages]
+    async with asyncio.timeout(5):
+        await polled_cloud.wait_for_polls(3)
+        shown = [(await read_operation(engine, waiting.operation_id)).last_error for waiting in (input, other)]
+        assert shown == ["Waiting for the host.", None]
+        polled_cloud.reasons.clear()
+        await polled_cloud.wait_for_polls(3)
+        assert (await read_operation(engine, input.operation_id)).last_error is None
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
 @pytest.mark.parametrize("name", [name for name in Activity if name not in WAITS])
 async def test_a_step_whose_attempts_all_hang_needs_attention(
     engine: AsyncEngine, environment: ActivityEnvironment, name: Activity

@@ -88,14 +88,19 @@ async def until_ended(database: Database, *owner_ids: UUID) -> None:
 
 async def errors_of(database: Database, user: RetryingUser, owner_id: UUID, *, may_fail: bool) -> list[str]:
     """What is wrong with the answers and the resources of a user; with `may_fail`, operations may fail."""
+    found = [f"unexpected: {row}" for row in await unexpected_rows(database, owner_id)]
+    found += [f"left by a failed build: {dict(row)}" for row in await database.sql(LEFT_BY_FAILED_BUILDS)]
+    return found + await errors_of_operations(database, user, owner_id, may_fail=may_fail)
+
+
+async def errors_of_operations(database: Database, user: RetryingUser, owner_id: UUID, *, may_fail: bool) -> list[str]:
+    """What is wrong with the answers and the operations of a user."""
     rows = await database.sql(OPERATIONS, owner_id)
     promised = {change.operation_id for change in user.changes if change.answer.status_code in {202, 204}}
     recorded = {str(row["id"]) for row in rows if not row["actor"].startswith("@")}
     found = [f"unexpected answer: {answer}" for answer in user.attempts.unexpected]
     found += [f"lost: operation {id}" for id in promised - recorded]
     found += [f"never answered: operation {id}" for id in recorded - promised]
-    found += [f"unexpected: {row}" for row in await unexpected_rows(database, owner_id)]
-    found += [f"left by a failed build: {dict(row)}" for row in await database.sql(LEFT_BY_FAILED_BUILDS)]
     found += _ends_without_cause(rows, may_fail=may_fail)
     # A repeated request with the same key must get the same answer, even long after.
     for change in user.changes:

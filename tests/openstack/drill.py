@@ -13,6 +13,7 @@ from bench.usage import exit_with, log_complaints, table
 from tests.openstack import logins
 from tests.openstack.truth import Project, differences, read_project
 from tests.support.stack import Stack
+from tests.support.truth import Database
 from tests.support.users import User
 
 AGREEMENT = 120.0  # seconds for the reconciler to do its work
@@ -30,7 +31,7 @@ async def until_listed(user: User) -> None:
             await asyncio.sleep(0.2)
 
 
-async def until_equal(stack: Stack, before: Project) -> tuple[Project, list[str]]:
+async def until_equal(stack: Database, before: Project) -> tuple[Project, list[str]]:
     """Wait until the project has exactly what the database says; returns what it has, and the differences that stay.
 
     `before` is what the project had before the drill.

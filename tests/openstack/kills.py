@@ -1,7 +1,7 @@
 """Random requests on a real OpenStack while processes are killed: `python -m tests.openstack.kills [COUNT] [SEED]`.
 
 Some users ask for COUNT operations of every kind, 200 by default, while `kill -9` hits the worker, the API, the hosts,
-Nova's API and RabbitMQ, drawn by SEED. An operator resets servers whose message was lost, after some minutes. Then
+Nova's API and RabbitMQ, drawn by SEED. An operator resets what a lost message has left busy, after some minutes. Then
 every operation must have ended with a reason, and the project must have exactly what the database says. At last
 everything is deleted, and the project must be empty. About a quarter of an hour on two cores. On errors the exit code
 is 1 and the last lines list them.
@@ -20,6 +20,7 @@ from typing import Any
 
 from openstack.connection import Connection
 
+from activities.backends.openstack.slow import VOLUME_WORK
 from bench.usage import table
 from tests.faults.schedule import step
 from tests.faults.schedule_checks import RetryingWalker, open_operations, owner_of
@@ -135,15 +136,17 @@ class Drill:
                 said = now
                 for row in await self._rows(rows):
                     say(f"open: {row['action']} {row['id']} step {row['step']} {row['last_error']}")
-                self.resets += await asyncio.to_thread(_reset_stuck_servers, operator)
+                for reset in (_reset_stuck_servers, _reset_stuck_volumes):
+                    self.resets += await asyncio.to_thread(reset, operator)
             await asyncio.sleep(1)
         return time.monotonic() - began
 
-    async def check(self, before: Project, when: str) -> None:
-        """Check that the project has exactly what the database says."""
+    async def check(self, before: Project, when: str) -> Project:
+        """Check that the project has exactly what the database says, and return what it has."""
         project, found = await until_equal(self.stack, before)
         say(f"{when}: the project has {project.counts()}, {len(found)} differences")
         self.errors += [f"{when}: {difference}" for difference in found]
+        return project
 
     async def check_operations(self) -> None:
         """Check that every accepted operation is recorded, and ended with a reason; print how they ended."""
@@ -165,14 +168,9 @@ class Drill:
     async def delete_everything(self) -> None:
         """Delete all VMs, then all snapshots and volumes."""
         for user in (walker.user for walker in self.walkers):
-            vms = [f"/vms/{vm['id']}" for vm in (await user.read("/vms?page_size=100"))["items"]]
-            images = [
-                f"{vm}/snapshots/{snapshot['id']}"
-                for vm in vms
-                for snapshot in (await user.read(f"{vm}/snapshots?page_size=100"))["items"]
-            ]
-            for path in [*images, *vms]:
-                await self._delete(user, path)
+            for kind in ("snapshots", "vms"):  # snapshots outlive their VM
+                for item in (await user.read(f"/{kind}?page_size=100"))["items"]:
+                    await self._delete(user, f"/{kind}/{item['id']}")
             await self.until_ended()
             for volume in (await user.read("/volumes?page_size=100"))["items"]:
                 await self._delete(user, f"/volumes/{volume['id']}")
@@ -195,6 +193,19 @@ def _reset_stuck_servers(operator: Connection) -> int:
     for row in rows:
         say(f"the operator resets the server {row['id']}: {row['OS-EXT-STS:task_state']} since {row['updated']}")
         operator.compute.post(f"/servers/{row['id']}/action", json={"os-resetState": {"state": "active"}})
+    return len(rows)
+
+
+def _reset_stuck_volumes(operator: Connection) -> int:
+    """Do the same for volumes: a resize that is lost leaves them reserved, and a delete may be lost as well."""
+    answer = operator.block_storage.get("/volumes/detail?all_tenants=1", microversion="3.70")
+    limit = f"{datetime.now(UTC) - STUCK:%Y-%m-%dT%H:%M:%S}"
+    busy = [row for row in answer.json()["volumes"] if row["status"] in VOLUME_WORK]
+    rows = [row for row in busy if (row["updated_at"] or row["created_at"]) < limit]
+    for row in rows:
+        say(f"the operator resets the volume {row['id']}: {row['status']} since {row['updated_at']}")
+        free = {"os-reset_status": {"status": "available", "attach_status": "detached"}}
+        operator.block_storage.post(f"/volumes/{row['id']}/action", json=free, microversion="3.70")
     return len(rows)
 
 
@@ -232,14 +243,14 @@ async def run(stack: Stack, before: Project, count: int, seed: int) -> list[str]
         await asyncio.wait({killer})
         seconds = time.monotonic() - began
         say(f"{drill.accepted} operations were accepted in {seconds:.0f} s; kills: {dict(drill.kills)}")
-        say(
-            f"all ended after {await drill.until_ended():.0f} s more; {drill.resets} servers were reset by the operator"
-        )
+        seconds = await drill.until_ended()
+        say(f"all ended after {seconds:.0f} s more; the operator reset {drill.resets} servers and volumes")
         await drill.check(before, "at the end")
         await drill.check_operations()
         table("call", "sent", "again", "answer lost", rows=[tuple(row) for row in await stack.sql(CALLS)])
         await drill.delete_everything()
-        await drill.check(before, "after everything was deleted")
+        left = await drill.check(before, "after everything was deleted")
+        drill.errors += [f"{count} {kind} are left" for kind, count in left.counts().items() if count]
         drill.errors += [error for user in people for error in user.attempts.unexpected]
     return drill.errors
 

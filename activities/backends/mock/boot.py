@@ -4,7 +4,7 @@ from string import ascii_lowercase
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from activities.backends.mock.calls import is_meant
@@ -12,6 +12,7 @@ from activities.backends.mock.schema import images, volumes
 from activities.backends.protocol import BackendError
 from activities.backends.resources import Ref, ServerSpec
 from domain.rules.cloud import VolumeState
+from domain.rules.cloud_init import LARGEST
 
 ROOT_DEVICE: Final = "/dev/vda"
 
@@ -31,10 +32,21 @@ async def disk_of(tx: AsyncConnection, spec: ServerSpec) -> dict[str, Any]:
         return disk | {"boot_volume_id": spec.boot_volume.id}
     if spec.image.cloud_id == str(spec.image.id):
         return disk  # an image of the catalogue, which the cloud keeps elsewhere
-    saved = (await tx.execute(select(images).where(is_meant(images.c.id, images.c.cloud_id, spec.image)))).one_or_none()
+    is_saved = and_(images.c.due_at <= func.clock_timestamp(), images.c.fault.is_(None)).label("is_saved")
+    is_it = is_meant(images.c.id, images.c.cloud_id, spec.image)
+    saved = (await tx.execute(select(images, is_saved).where(is_it))).one_or_none()
     if saved is None:
-        raise BackendError("invalid_image", "The cloud does not have the snapshot's image.", retryable=False)
+        code = "invalid_image" if spec.image.cloud_id else "image_not_found"
+        raise BackendError(code, "The cloud does not have the snapshot's image.", retryable=False)
+    if not saved.is_saved:
+        raise BackendError("invalid_image", "The snapshot's image is not saved.", retryable=False)
     return {"image_id": saved.cloud_id, "content": saved.content}
+
+
+def check_user_data(user_data: bytes | None) -> None:
+    """Raise what Nova's 400 means if the user data is too large."""
+    if len(user_data or b"") > LARGEST:
+        raise BackendError("bad_request", "The cloud refused the user data: it is too long.", retryable=False)
 
 
 async def _attach_root(tx: AsyncConnection, vm: Ref, volume: Ref) -> None:

@@ -52,6 +52,9 @@ COMPLETED: Final = {
     **dict.fromkeys(("next_status", "next_fault", "due_at"), null()),
 }
 """What a server becomes when its change is due."""
+NO_HOST: Final = "No valid host was found. No host is large enough for the flavor."
+DOOMED: Final = "The mock cloud failed the {} (MOCK_ERROR_RATE)."
+_FAILED_BUILDS: Final = {NO_HOST, DOOMED.format("build")}
 _RUNNING_OR_OFF: Final = frozenset({ServerStatus.ACTIVE, ServerStatus.SHUTOFF})
 _STATES_BEFORE: Final = {
     ServerStatus.REBOOT: _RUNNING_OR_OFF,
@@ -223,11 +226,12 @@ async def lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) 
 def check_state(server: Row[Any], *states: ServerStatus) -> None:
     """Raise what Nova's 409 means: it allows each call in some states, and only if nothing goes on at the server.
 
-    A server that is busy is still in the state that it had before.
+    A server that is busy is still in the state that it had before. One whose build failed has no host, and can only be
+    deleted.
     """
     status = ServerStatus(server.status)
     now = _STATES_BEFORE.get(status, {status})
-    if now.isdisjoint(states):
+    if now.isdisjoint(states) or (status is ServerStatus.ERROR and server.fault in _FAILED_BUILDS):
         message = f"The cloud refused the call, because the server is in status {server.status}."
         raise BackendError("conflict", message, retryable=False)
     if server.due_at is not None:

@@ -8,7 +8,6 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Column,
-    Connection,
     DateTime,
     Index,
     Integer,
@@ -19,13 +18,11 @@ from sqlalchemy import (
     Uuid,
     delete,
     func,
-    inspect,
-    select,
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.schema import CreateColumn
 
+from activities.backends import own_schema
 from domain.data import advisory_locks
 
 SCHEMA: Final = "mock_cloud"
@@ -164,40 +161,7 @@ class FaultMode(StrEnum):
 
 
 async def create_schema(tx: AsyncConnection) -> None:
-    """Create the schema and its tables if they are missing, and add what those of an earlier version lack.
-
-    If nothing is missing, this needs no right to create anything.
-    """
-    if await tx.run_sync(_is_complete):
-        return
-    # Workers that start together create it one after the other.
-    await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.MOCK_CLOUD_SCHEMA)))
-    await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-    await tx.run_sync(metadata.create_all)
-    await tx.run_sync(_upgrade_tables)
-
-
-def _is_complete(connection: Connection) -> bool:
-    inspector = inspect(connection)
-    columns, indexes = inspector.get_multi_columns(SCHEMA), inspector.get_multi_indexes(SCHEMA)
-    return all(
-        {column.name for column in table.columns}
-        <= {column["name"] for column in columns.get((SCHEMA, table.name), [])}
-        and {index.name for index in table.indexes}
-        <= {index["name"] for index in indexes.get((SCHEMA, table.name), [])}
-        for table in metadata.sorted_tables
-    )
-
-
-def _upgrade_tables(connection: Connection) -> None:
-    """Add the columns and indexes that an earlier version lacks, and delete its ports, which have no address."""
-    inspector = inspect(connection)
-    for table in metadata.sorted_tables:
-        present = {column["name"] for column in inspector.get_columns(table.name, SCHEMA)}
-        for column in table.columns:
-            if column.name not in present:
-                definition = CreateColumn(column).compile(dialect=connection.dialect)
-                connection.execute(text(f"ALTER TABLE {table.fullname} ADD COLUMN {definition}"))
-        for index in table.indexes:
-            index.create(connection, checkfirst=True)
-    connection.execute(delete(ports).where(ports.c.ip_address.is_(None)))
+    """Create the schema and its tables if they are missing, and add what those of an earlier version lack."""
+    if await own_schema.complete(tx, metadata, advisory_locks.MOCK_CLOUD_SCHEMA):
+        # Ports of an early version have no address.
+        await tx.execute(delete(ports).where(ports.c.ip_address.is_(None)))

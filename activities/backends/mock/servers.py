@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from activities.backends.mock import boot
 from activities.backends.mock.calls import (
     COMPLETED,
+    DOOMED,
+    NO_HOST,
     check_state,
     clock_in,
     is_meant,
@@ -33,8 +35,6 @@ HOST_VCPUS: Final = 64
 HOST_RAM_MB: Final = 262_144
 HOST_DISK_GB: Final = 4_096
 STABLE: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
-_NO_HOST: Final = "No valid host was found. No host is large enough for the flavor."
-_DOOMED: Final = "The mock cloud failed the {} (MOCK_ERROR_RATE)."
 
 
 class MockServers(MockPower):
@@ -42,9 +42,10 @@ class MockServers(MockPower):
 
     async def create_server(self, token: Token, spec: ServerSpec, ports: Collection[PortSpec] = ()) -> str:
         zone, _ = zone_of(spec.availability_zone), groups_of(spec.security_groups)
+        boot.check_user_data(spec.user_data)
         has_host = _has_host(spec)
-        fault = _DOOMED.format("build") if self._is_doomed(token.operation_id) else None
-        fault = fault if has_host else _NO_HOST
+        fault = DOOMED.format("build") if self._is_doomed(token.operation_id) else None
+        fault = fault if has_host else NO_HOST
 
         async def build(tx: AsyncConnection) -> None:
             disk = await boot.disk_of(tx, spec)
@@ -87,7 +88,7 @@ class MockServers(MockPower):
             if not _has_host(spec):
                 values |= {"next_status": server.status, "next_fault": None}
             elif doomed:
-                values |= {"next_status": ServerStatus.ERROR, "next_fault": _DOOMED.format("resize")}
+                values |= {"next_status": ServerStatus.ERROR, "next_fault": DOOMED.format("resize")}
             else:
                 values |= {"next_status": ServerStatus.VERIFY_RESIZE, "next_fault": None}
                 old = {f"old_{name}": getattr(server, name) for name in ("vcpus", "ram_mb", "disk_gb", "status")}
@@ -123,7 +124,7 @@ class MockServers(MockPower):
         """Show the server in `status` until the delay is over, then in the status that it had before the resize."""
         values: dict[str, Any] = {"status": status, "due_at": clock_in(self._settings.mock_resize_delay)}
         if self._is_doomed(token.operation_id):
-            values |= {"next_status": ServerStatus.ERROR, "next_fault": _DOOMED.format("end of the resize")}
+            values |= {"next_status": ServerStatus.ERROR, "next_fault": DOOMED.format("end of the resize")}
         else:
             values |= {"next_status": migration.old_status} | size
         await tx.execute(update(servers).where(servers.c.vm_id == migration.vm_id).values(values))
@@ -142,7 +143,7 @@ class MockServers(MockPower):
                 "due_at": clock_in(self._settings.mock_snapshot_delay),
             }
             if self._is_doomed(token.operation_id):
-                values |= {"next_status": ServerStatus.ERROR, "next_fault": _DOOMED.format("restore")}
+                values |= {"next_status": ServerStatus.ERROR, "next_fault": DOOMED.format("restore")}
             else:
                 size = {"vcpus": spec.vcpus, "ram_mb": spec.ram_mb, "disk_gb": spec.disk_gb}
                 values |= size | {"image_id": image.cloud_id, "content": image.content, "next_status": server.status}
@@ -249,4 +250,4 @@ def server_from(row: Row[Any]) -> Server:
 
 
 def _fault(message: str) -> Fault:
-    return Fault("no_valid_host" if message == _NO_HOST else "server_error", message)
+    return Fault("no_valid_host" if message == NO_HOST else "server_error", message)

@@ -11,6 +11,7 @@ from activities.backends.openstack.base import OpenStackParts, no_server
 from activities.backends.openstack.calls import Found, Request
 from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.records import ActionEntry, DownServer, Gone, ServerRow
+from activities.backends.openstack.slow import is_lost_build
 from activities.backends.openstack.verdict import (
     Changed,
     Done,
@@ -19,6 +20,7 @@ from activities.backends.openstack.verdict import (
     Verb,
     Verdict,
     Want,
+    Working,
     by_action,
     entry_of,
     verdict,
@@ -34,6 +36,7 @@ BUILDS: Final = 3
 FAILED_BUILD: Final = "discard_failed_build"
 DOUBLE: Final = "discard_double"
 """Deletes of servers that an operation has made and does not keep. They are not what the operation waits for."""
+_NOT_READY: Final = "is not ready"  # what Nova says of a server without a host
 _MAY_PASS: Final = {"build_failed", "server_error"}
 _LASTS: Final = re.compile(r"image|flavor|quota|maximum number of (?!retries)", re.IGNORECASE)
 DELETES: Final = 5
@@ -66,6 +69,8 @@ class OpenStackActions(OpenStackParts):
             found = verdict(want, server, await self._entry(id, want), now)
         if want.verb is Verb.DELETE and not isinstance(found, Done):
             return await self._repeat_delete(operation_id, id, found, now - want.since)
+        if want.verb is Verb.CREATE and isinstance(found, Working) and is_lost_build(server, now):
+            await self._discard_failed_build(operation_id, server, found.waits_for)
         match found:
             case Failed(code, message):
                 if want.verb is Verb.CREATE and (_may_pass(found) or isinstance(server, Gone)):
@@ -106,8 +111,19 @@ class OpenStackActions(OpenStackParts):
             return Found() if server.is_idle and is_done(server) else None
 
         request = Request(Service.COMPUTE, "POST", f"/servers/{id}/action", body)
-        await self._call(token, verb, lambda _: request, find)
+        try:
+            await self._call(token, verb, lambda _: request, find)
+        except CloudError as error:
+            if _NOT_READY in str(error):
+                await self._check_is_being_built(error, id)
+            raise
         self._watcher.servers.hasten(id)
+
+    async def _check_is_being_built(self, refusal: CloudError, id: str) -> None:
+        """Raise a final error if the server will never be what Nova calls ready, because its build has failed."""
+        server = await self._read_server(id)
+        if isinstance(server, ServerRow) and server.status == "ERROR" and server.is_idle:
+            raise BackendError("conflict", str(refusal), retryable=False) from refusal
 
     async def _delete(self, token: Token, id: str, verb: str = Verb.DELETE) -> None:
         """Begin to delete a server."""

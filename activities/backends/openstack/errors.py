@@ -125,8 +125,10 @@ def _is_action(failure: Failure) -> bool:
 
 
 _QUOTA: Final = (
-    r"quota|maximum number of (?!metadata|injected).* exceeded|LimitExceeded|ExceedsAvailable|too many servers in group"
+    r"quota|maximum number of (?!metadata|injected).* exceeded|LimitExceeded|ExceedsAvailable|ExceedsLimit"
+    r"|is over the limit|too many servers in group"
 )
+_AWAY: Final = r"service is unavailable|(temporarily|currently) unavailable|failed to delete allocations"
 
 RULES: Final = (
     # Keystone, before the request itself was sent. It may be half up, so even a wrong password is tried again. But
@@ -137,6 +139,8 @@ RULES: Final = (
     Rule({Lost.UNREACHABLE, Lost.UNDISCOVERED}, "cloud_unavailable", retryable=True),
     Rule({Lost.CUT}, "cloud_timeout", retryable=True, ambiguous=True),
     Rule({Lost.UNREADABLE}, "cloud_error", retryable=True, ambiguous=True),
+    # Another service of the cloud, or the server's host, is away.
+    Rule({400, 409}, "cloud_unavailable", retryable=True, words=_AWAY),
     # 400
     Rule({400}, "address_in_use", words=r"(ip|mac) address .* in use"),
     Rule({400}, "invalid_image", words=r"image .* (is not active|is unacceptable|is corrupt)|too small for .*image"),

@@ -12,7 +12,8 @@ from activities.backends.openstack.calls import Found, Request
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, ServerRow
 from activities.backends.openstack.resource_calls import OpenStackResources, part_of
-from activities.backends.openstack.resource_verdicts import IMAGE_GONE, IMAGE_WORK, image_verdict
+from activities.backends.openstack.resource_verdicts import IMAGE_GONE, image_verdict
+from activities.backends.openstack.slow import IMAGE_WORK, reason_to_wait
 from activities.backends.openstack.verdict import Failed, Verb, Want, entry_of
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Image, Ref
@@ -78,8 +79,11 @@ class OpenStackImages(OpenStackResources):
     async def list_images(self, wanted: Collection[Ref]) -> Mapping[UUID, Image]:
         rows = await self._shown(self._watcher.images, wanted, self._images_marked)
         faults = await self._faults([row for row in rows.values() if row.status in IMAGE_WORK])
+        now = self._cloud.now(Service.IMAGE)
         return {
-            id: _image_from(id, row, faults.get(row.id)) for id, row in rows.items() if row.status not in IMAGE_GONE
+            id: replace(_image_from(id, row, faults.get(row.id)), waits_for=reason_to_wait(row, now))
+            for id, row in rows.items()
+            if row.status not in IMAGE_GONE
         }
 
     async def _faults(self, unfinished: Collection[ImageRow]) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from activities.backends.openstack import bodies, marks, placement, reading
+from activities.backends.openstack.base import no_server
 from activities.backends.openstack.calls import Accepted, Found, Request
 from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.reading import Query
@@ -117,6 +118,8 @@ class OpenStackPorts(OpenStackResources):
             if error.ambiguous and error.request_id:
                 want = Want(Verb.PLUG, self._cloud.now(Service.COMPUTE), error.request_id)
                 await self._check_plugging(server_id, port_id, want)
+            if error.code == "not_found":
+                raise no_server() from error
             # The port may be in use because an earlier request has plugged it meanwhile.
             if error.code != "conflict" or await find(None) is None:
                 raise

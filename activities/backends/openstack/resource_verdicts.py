@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Final
 
 from activities.backends.openstack.records import ActionEntry, DownServer, Gone, ImageRow, PortRow, ServerRow, VolumeRow
+from activities.backends.openstack.slow import BUSY_LIMIT, IMAGE_WORK, VOLUME_WORK
 from activities.backends.openstack.verdict import (
-    BUSY_LIMIT,
     Changed,
     Done,
     Failed,
@@ -18,11 +18,6 @@ from activities.backends.openstack.verdict import (
     by_action,
 )
 
-VOLUME_WORK: Final = {
-    "creating", "downloading", "reserved", "attaching", "detaching", "extending", "deleting", "maintenance",
-    "backing-up", "restoring-backup", "retyping", "uploading",
-}  # fmt: skip
-IMAGE_WORK: Final = {"queued", "saving", "importing", "uploading"}
 IMAGE_GONE: Final = {"killed", "deleted", "pending_delete"}
 NOT_LISTED: Final = "The cloud's lists do not show it, which means nothing yet."
 

@@ -6,7 +6,6 @@ from typing import Final
 from sqlalchemy import (
     Boolean,
     Column,
-    Connection,
     DateTime,
     Index,
     Integer,
@@ -15,12 +14,10 @@ from sqlalchemy import (
     Text,
     Uuid,
     func,
-    inspect,
-    select,
-    text,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.backends import own_schema
 from domain.data import advisory_locks
 
 SCHEMA: Final = "openstack_cloud"
@@ -72,14 +69,5 @@ revocations = Table(
 
 
 async def create_schema(tx: AsyncConnection) -> None:
-    """Create the schema and its tables if they are missing; if nothing is missing, this needs no right to do so."""
-    if await tx.run_sync(_is_complete):
-        return
-    # Workers that start together create it one after the other.
-    await tx.execute(select(func.pg_advisory_xact_lock(advisory_locks.OPENSTACK_CLOUD_SCHEMA)))
-    await tx.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-    await tx.run_sync(metadata.create_all)
-
-
-def _is_complete(connection: Connection) -> bool:
-    return {table.name for table in metadata.sorted_tables} <= set(inspect(connection).get_table_names(SCHEMA))
+    """Create the schema and its tables if they are missing, and add what those of an earlier version lack."""
+    await own_schema.complete(tx, metadata, advisory_locks.OPENSTACK_CLOUD_SCHEMA)

@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -11,6 +12,7 @@ from activities.backends.openstack.calls import Accepted, Found, Request
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.images import OpenStackImages, check_has_disk
 from activities.backends.openstack.records import DownServer, Gone, ServerRow, Size
+from activities.backends.openstack.slow import reason_to_wait
 from activities.backends.openstack.verdict import STABLE, Verb, code_of
 from activities.backends.openstack.watcher import IDS_OF_A_QUERY
 from activities.backends.protocol import BackendError, Token
@@ -92,8 +94,11 @@ class OpenStackServers(OpenStackImages):
         for vm_id, id in ids.items():
             self._note_vm(id, vm_id)
         rows = await self._ask(self._watcher.servers, set(ids.values())) if ids else {}
-        shown = {vm_id: server_from(vm_id, rows.get(id)) for vm_id, id in ids.items()}
-        return {vm_id: server for vm_id, server in shown.items() if server}
+        now, servers = self._cloud.now(Service.COMPUTE), {}
+        for vm_id, id in ids.items():
+            if server := server_from(vm_id, rows.get(id)):
+                servers[vm_id] = replace(server, waits_for=reason_to_wait(rows.get(id), now))
+        return servers
 
     async def _ids_by_mark(self, vms: Collection[Ref]) -> Mapping[UUID, str]:
         """Return the cloud's ids of the servers whose row keeps none; of several with one mark, the oldest."""

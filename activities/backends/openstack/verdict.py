@@ -16,9 +16,9 @@ from enum import StrEnum
 from typing import Final
 
 from activities.backends.openstack.records import ActionEntry, DownServer, Fault, Gone, ServerRow, Size
+from activities.backends.openstack.slow import CELL_IS_DOWN, time_of, work_on
 
 IDLE_LIMIT: Final = timedelta(seconds=30)
-BUSY_LIMIT: Final = timedelta(seconds=60)
 UNKNOWN: Final = "UNKNOWN"
 
 
@@ -138,7 +138,7 @@ def verdict(  # noqa: PLR0911 - each is a row of the table
         case None:
             return Undecided("The cloud's lists do not show the server, which means nothing yet.")
         case DownServer():
-            return Undecided("The cloud cannot reach the part of itself that has the server.")
+            return Undecided(CELL_IS_DOWN)
         case Gone():
             return _gone(want)
     if server.status == UNKNOWN:
@@ -146,7 +146,7 @@ def verdict(  # noqa: PLR0911 - each is a row of the table
     if server.status in STATUSES[Verb.DELETE]:
         return _gone(want)
     if not server.is_idle:
-        return Working(_work_on(server, now))
+        return Working(work_on(server, now))
     if server.status == "ERROR":
         return _error(want, server, action)
     if server.status in STATUSES[want.verb]:
@@ -201,15 +201,6 @@ def _gone(want: Want) -> Verdict:
     if want.verb is Verb.DELETE:
         return Done()
     return Failed("server_gone", "The cloud no longer has the server: somebody else deleted it.")
-
-
-def _work_on(server: ServerRow, now: datetime) -> str:
-    task = server.task_state or "between two steps"
-    if task == "scheduling":
-        return "The cloud looks for a host for the server."
-    if now - server.updated_at < BUSY_LIMIT:
-        return f"The server is {server.status}, {task}."
-    return f"Waiting for the host: the server is {server.status}, {task} since {_at(server.updated_at)}."
 
 
 def _error(want: Want, server: ServerRow, action: ActionEntry | None) -> Verdict:
@@ -269,12 +260,8 @@ def _which(want: Want, action: ActionEntry | None) -> str:
     """Return a sentence that lets an operator of the cloud find the action in its logs."""
     at = action.started_at if action else want.since
     request_id = action.request_id if action else want.request_id
-    return f"(Action {want.verb} of {_at(at)}, request {request_id or 'unknown'}.)"
+    return f"(Action {want.verb} of {time_of(at)}, request {request_id or 'unknown'}.)"
 
 
 def _start(entry: ActionEntry) -> datetime:
     return entry.started_at
-
-
-def _at(time: datetime) -> str:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC"

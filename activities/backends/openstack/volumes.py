@@ -9,11 +9,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from activities.backends.openstack import bodies, marks, reading
+from activities.backends.openstack.base import no_server
 from activities.backends.openstack.bodies import Body
 from activities.backends.openstack.calls import Accepted, Found, Request
 from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.records import Gone, ServerRow, VolumeRow
 from activities.backends.openstack.resource_calls import OpenStackResources
+from activities.backends.openstack.slow import reason_to_wait
 from activities.backends.openstack.verdict import Verb
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref, Volume
@@ -84,7 +86,12 @@ class OpenStackVolumes(OpenStackResources):
             return Found() if is_extending or row.size_gb >= size_gb else None
 
         request = Request(Service.VOLUME, "POST", f"{path}/action", {"os-extend": {"new_size": size_gb}})
-        await self._calls.call(token, Verb.EXTEND, lambda _: request, find)
+        try:
+            await self._calls.call(token, Verb.EXTEND, lambda _: request, find)
+        except CloudError as error:
+            if error.code == "conflict":
+                await self._check_rests(error, id)  # it is reserved while its server is being resized
+            raise
         self._watcher.volumes.hasten(id)
 
     async def attach_volume(self, token: Token, vm: Ref, volume: Ref, device: str | None) -> str:
@@ -103,6 +110,8 @@ class OpenStackVolumes(OpenStackResources):
         try:
             await self._calls.call(token, Verb.ATTACH, lambda _: Request(Service.COMPUTE, "POST", path, body), find)
         except CloudError as error:
+            if error.code == "not_found":
+                raise no_server() from error
             # It may be attached already because an earlier request has done it meanwhile.
             if error.code != "conflict" or await find(None) is None:
                 raise
@@ -144,7 +153,10 @@ class OpenStackVolumes(OpenStackResources):
     async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
         rows = await self._shown(self._watcher.volumes, wanted, self._volumes_marked)
         await self._learn_vms({found.server_id for row in rows.values() for found in row.attachments})
-        volumes = {id: self._volume_from(id, row) for id, row in rows.items()}
+        now = self._cloud.now(Service.VOLUME)
+        volumes = {
+            id: replace(self._volume_from(id, row), waits_for=reason_to_wait(row, now)) for id, row in rows.items()
+        }
         for id, volume in volumes.items():
             if volume.state is VolumeState.ERROR:
                 volumes[id] = replace(volume, fault=await self._fault(rows[id].id))

@@ -10,6 +10,7 @@ import pytest
 
 from activities.backends.catalogue import FlavorOffer
 from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.placement import DEFAULT_GROUP, ZONE
 from activities.backends.resources import Ref, ServerSpec
 from domain.settings import Settings
 from migrations import embedded_postgres
@@ -50,7 +51,8 @@ async def _mock_lab(settings: Settings) -> AsyncIterator[Lab]:
     small = ServerSpec(vm, NAME, Ref(FLAVOR_IDS["m1.small"]), 1, 2048, 20, image)
     large = ServerSpec(vm, NAME, Ref(FLAVOR_IDS["m1.medium"]), 2, 4096, 40, image)
     giant = ServerSpec(vm, NAME, Ref(uuid4()), 1, GIANT_RAM, 1, image)
-    lab = Lab(backend, small, large, giant, NETWORK_IDS["private"], ["10.0.0.77", "10.0.0.78"], 0.05)
+    addresses, place = ["10.0.0.77", "10.0.0.78"], (DEFAULT_GROUP, ZONE)
+    lab = Lab(backend, small, large, giant, NETWORK_IDS["private"], addresses, *place, 0.05)
     yield lab
     await lab.clear()
     await backend.close()
@@ -76,7 +78,8 @@ async def _real_lab(settings: Settings) -> AsyncIterator[Lab]:
     send, network = partial(backend._cloud.request, Service.NETWORK), {"network": {"name": NAME}}
     network_id = send("POST", "/networks", body=network, read=lambda body: body["network"]["id"]).value
     send("POST", "/subnets", body={"subnet": {"network_id": network_id, "ip_version": 4, "cidr": "10.77.0.0/24"}})
-    lab = Lab(backend, spec(small), spec(large), spec(sizes[-1]), UUID(network_id), ["10.77.0.77", "10.77.0.78"], 0.3)
+    addresses, place = ["10.77.0.77", "10.77.0.78"], (str(catalogue.groups[0].id), catalogue.zones[0])
+    lab = Lab(backend, spec(small), spec(large), spec(sizes[-1]), UUID(network_id), addresses, *place, 0.3)
     try:
         yield lab
         await lab.clear()

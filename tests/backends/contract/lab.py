@@ -24,7 +24,7 @@ TOO_MUCH_RAM: Final = 1 << 28  # MiB
 class Lab:
     """The cloud, what servers are made of there, and what the tests have made, which is removed in the end.
 
-    The two flavors differ in size. Addresses of the network may be chosen.
+    The two flavors differ in size. Addresses of the network may be chosen. `group` is the id of a security group.
     """
 
     backend: ComputeBackend
@@ -33,6 +33,8 @@ class Lab:
     largest: ServerSpec
     network_id: UUID
     addresses: list[str]
+    group: str
+    zone: str
     pause: float
     _servers: list[Ref] = field(default_factory=list)
     _volumes: list[Ref] = field(default_factory=list)
@@ -56,10 +58,21 @@ class Lab:
         id = await self.backend.create_server(token, self.spec(spec, vm), [self.port()])
         return Ref(vm.id, id), token
 
-    async def new_server(self) -> Ref:
-        """Build a small server that is ACTIVE."""
-        vm, token = await self.begin_server(self.small)
+    async def new_server(self, spec: ServerSpec | None = None) -> Ref:
+        """Build a server that is ACTIVE, a small one unless a spec is given."""
+        vm, token = await self.begin_server(spec or self.small)
         assert (await self.settle(vm, token)).status is ServerStatus.ACTIVE
+        return vm
+
+    async def failed_server(self, spec: ServerSpec) -> Ref:
+        """Begin to build a server whose build fails, and return it when it has."""
+        vm, _ = await self.begin_server(spec)
+
+        async def has_failed() -> bool:
+            server = await self.server(vm)
+            return server is not None and server.status is ServerStatus.ERROR and not server.is_busy
+
+        await self.until(has_failed)
         return vm
 
     def port(self, ip_address: str | None = None) -> PortSpec:
@@ -110,10 +123,10 @@ class Lab:
 
         await self.until(is_gone)
 
-    async def new_volume(self) -> Ref:
-        """Create a volume that is available."""
+    async def new_volume(self, size_gb: int = 1, image: Ref | None = None) -> Ref:
+        """Create a volume that is available, with the content of the image or empty."""
         id = uuid4()
-        volume = Ref(id, await self.backend.create_volume(new_token(), id, NAME, 1))
+        volume = Ref(id, await self.backend.create_volume(new_token(), id, NAME, size_gb, image))
         self._volumes.append(volume)
         await self.until_volume(volume, VolumeState.AVAILABLE)
         return volume

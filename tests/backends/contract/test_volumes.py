@@ -68,12 +68,6 @@ async def test_a_server_is_built_with_volumes_which_survive_it(lab: Lab) -> None
 
 async def test_a_build_that_finds_no_host_frees_its_volumes_when_it_is_removed(lab: Lab) -> None:
     volume = await lab.new_volume()
-    vm, _ = await lab.begin_server(replace(lab.giant, volumes=(DataVolume(volume),)))
-
-    async def has_failed() -> bool:
-        server = await lab.server(vm)
-        return server is not None and server.status is ServerStatus.ERROR and not server.is_busy
-
-    await lab.until(has_failed)
+    vm = await lab.failed_server(replace(lab.giant, volumes=(DataVolume(volume),)))
     await lab.backend.purge(vm)
     await lab.until_volume(volume, VolumeState.AVAILABLE)

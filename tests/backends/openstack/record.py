@@ -12,6 +12,7 @@ from tests.backends.openstack import (
     record_disks,
     record_lists,
     record_placement,
+    record_quotas,
     record_resources,
     record_servers,
 )
@@ -39,9 +40,12 @@ GROUPS = {
         record_placement.placement,
         record_disks.extensions,
         record_disks.boots,
+        record_quotas.quotas,
+        record_quotas.rate_limits,
         record_lists.lists,
         record_lists.down_cell,
         record_lists.refusals,
+        record_lists.states,
     )
 }
 

@@ -87,10 +87,6 @@ def refusals(cloud: Cloud) -> None:
             body = cloud.server("refused")
             body["server"] |= change
             story.send(moment, "POST", "compute", "/servers", body)
-        quota = f"/os-quota-sets/{cloud.project}"
-        cloud.send("PUT", "compute", quota, {"quota_set": {"instances": 0, "force": True}}, operator=True)
-        story.send("quota", "POST", "compute", "/servers", cloud.server("refused"))
-        cloud.send("PUT", "compute", quota, {"quota_set": {"instances": 200}}, operator=True)
         story.get("unknown server", "compute", f"/servers/{nobody}")
         story.act("unknown server", nobody, "os-stop")
         id = cloud.new_server("refused")
@@ -100,18 +96,10 @@ def refusals(cloud: Cloud) -> None:
         story.get("unknown action", "compute", f"/servers/{id}/os-instance-actions/req-{nobody}")
         delete_server(cloud, id)
     with Story(cloud, "refusals", "volume", "What Cinder refuses.") as story:
-        quota = f"/os-quota-sets/{cloud.project}"
-        cloud.send("PUT", "block_storage", quota, {"quota_set": {"volumes": 0}}, operator=True)
-        story.send("quota", "POST", "block_storage", "/volumes", {"volume": {"size": 1}})
-        cloud.send("PUT", "block_storage", quota, {"quota_set": {"volumes": 200}}, operator=True)
         story.send("unknown type", "POST", "block_storage", "/volumes", {"volume": {"size": 1, "volume_type": "none"}})
         story.get("unknown volume", "block_storage", f"/volumes/{nobody}")
         story.get("unknown filter", "block_storage", f"/volumes/detail?id={nobody}")
     with Story(cloud, "refusals", "network", "What Neutron refuses.") as story:
-        quota = f"/quotas/{cloud.project}"
-        cloud.send("PUT", "network", quota, {"quota": {"port": 0, "force": True}}, operator=True)
-        story.send("quota", "POST", "network", "/ports", {"port": {"network_id": cloud.network}})
-        cloud.send("PUT", "network", quota, {"quota": {"port": 2000}}, operator=True)
         chosen = {"network_id": cloud.network, "fixed_ips": [{"ip_address": "10.11.0.77"}]}
         story.send("chosen address on a shared network", "POST", "network", "/ports", {"port": chosen})
         story.send("unknown network", "POST", "network", "/ports", {"port": {"network_id": nobody}})
@@ -119,6 +107,30 @@ def refusals(cloud: Cloud) -> None:
     with Story(cloud, "refusals", "image", "What Glance refuses.") as story:
         story.get("unknown image", "image", f"/images/{nobody}")
         story.send("delete unknown image", "DELETE", "image", f"/images/{nobody}")
+
+
+def states(cloud: Cloud) -> None:
+    """Actions on a server that never had a host, and on one whose host is away."""
+    never = cloud.send("POST", "compute", "/servers", cloud.server("states", "m1.impossible")).body["server"]["id"]
+    cloud.wait("ERROR", lambda: cloud.get("compute", f"/servers/{never}").body["server"]["status"] == "ERROR")
+    with Story(cloud, "refusals", "never_launched", "Actions on a server for which no host was found.") as story:
+        for action, value in (("os-start", None), ("os-stop", None), ("reboot", {"type": "HARD"})):
+            story.act(action, never, action, value)
+    id = cloud.new_server("states")
+    with cloud.host_of(id).away():
+        host = "/os-services?binary=nova-compute"
+
+        def is_seen() -> bool:
+            services = cloud.send("GET", "compute", host, operator=True).body["services"]
+            return any(service["state"] == "down" for service in services)
+
+        cloud.wait("the host's death", is_seen, 120)
+        with Story(cloud, "refusals", "host_away", "Actions on a server whose host is known to be away.") as story:
+            story.act("resize", id, "resize", {"flavorRef": cloud.flavors["m1.small"]})
+            story.act("os-stop", id, "os-stop")
+    cloud.wait_for_hosts()
+    delete_server(cloud, never)
+    delete_server(cloud, id)
 
 
 def _stamp(seconds: float) -> str:

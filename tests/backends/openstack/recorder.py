@@ -18,7 +18,14 @@ from typing import Any, Final, Self
 from tests.backends.openstack.real_cloud import PAUSE, Answer, Cloud, Json
 
 RECORDED: Final = Path(__file__).parent / "recorded"
-ADDRESSES: Final = {"8774": "compute", "8776": "volume", "9292": "image", "9696": "network", "5000": "identity"}
+ADDRESSES: Final = {
+    "8774": "compute",
+    "8790": "compute",
+    "8776": "volume",
+    "9292": "image",
+    "9696": "network",
+    "5000": "identity",
+}
 LINE: Final = 118
 logger = logging.getLogger(__name__)
 

@@ -56,6 +56,11 @@ LIMIT = "VolumeLimitExceeded: Maximum number of volumes allowed (10) exceeded fo
 TASK = "Cannot 'stop' instance 1 while it is in task_state powering-off"
 STATE = "Cannot 'stop' instance 1 while it is in vm_state stopped"
 NOT_ALLOWED = "rule:create_port and (rule:create_port:fixed_ips:ip_address) is disallowed by policy"
+NO_KEYSTONE = (
+    'Failed to delete allocations for consumer 1. Error: {"message": "The server is currently unavailable. Please try '
+    'again at a later time.<br /><br />\\nThe Keystone service is temporarily unavailable.\\n\\n", "code": "503 '
+    'Service Unavailable", "title": "Service Unavailable"}'
+)
 
 LINES = {
     "a proxy without its service": Line(502, PAGE.format("502 Bad Gateway"), "cloud_timeout", **UNSURE, headers=HTML),
@@ -156,6 +161,20 @@ LINES = {
     "microversion": Line(406, nova("computeFault", "Version 2.95 is not supported"), "not_supported_by_cloud"),
     "not implemented": Line(501, nova("notImplemented", "No."), "not_supported_by_cloud"),
     "busy": Line(409, nova("conflictingRequest", TASK), "busy", **AGAIN, request=f"POST {ACTION}"),
+    "a host that is away": Line(
+        409,
+        nova("conflictingRequest", "Service is unavailable at this time."),
+        "cloud_unavailable",
+        **AGAIN,
+        request=f"POST {ACTION}",
+    ),
+    "a delete without Keystone": Line(
+        409,
+        nova("conflictingRequest", NO_KEYSTONE),
+        "cloud_unavailable",
+        **AGAIN,
+        request=f"DELETE /servers/{SERVER}",
+    ),
     "already so": Line(409, nova("conflictingRequest", STATE), "conflict", request=f"POST {ACTION}"),
     "locked": Line(409, nova("conflictingRequest", "Instance 1 is locked"), "locked", request=f"POST {ACTION}"),
     "address in use": Line(409, neutron("IpAddressAlreadyAllocated"), "address_in_use", **NEUTRON),

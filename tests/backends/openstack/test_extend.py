@@ -1,5 +1,6 @@
 """Volumes that are made larger: once, and never again if they have the size."""
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -64,6 +65,17 @@ async def test_a_refusal_says_why(backend: OpenStackBackend, resources: Resource
     answer, volume = Recording("volume/extend").at(moment), add_volume(resources)
     resources.refused = {("POST", "/action"): Reply(answer.status, answer.body)}
     assert await code_of(backend.extend_volume(token(), volume, 3), retryable=False) == code
+
+
+async def test_an_extension_waits_while_the_server_of_the_volume_is_resized(
+    backend: OpenStackBackend, resources: ResourceCloud
+) -> None:
+    """Nova reserves the volume for the new host meanwhile. If a host died, it stays so for ever."""
+    answer = Recording("volume/extend").at("extend an attaching one")
+    resources.refused = {("POST", "/action"): Reply(answer.status, answer.body)}
+    for age, code, retryable in ((1, "busy", True), (11, "conflict", False)):
+        volume = add_volume(resources, "reserved", timedelta(minutes=age))
+        assert await code_of(backend.extend_volume(token(), volume, 3), retryable=retryable) == code
 
 
 async def test_a_volume_that_the_cloud_does_not_have_is_not_extended(backend: OpenStackBackend) -> None:

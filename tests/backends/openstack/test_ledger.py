@@ -43,6 +43,22 @@ async def test_tables_that_are_there_need_no_right_to_create_any(ledger: Ledger,
         await connection.rollback()
 
 
+async def test_tables_of_an_earlier_version_get_what_they_lack(ledger: Ledger, engine: AsyncEngine) -> None:
+    run = new_run()
+    assert await ledger.intend(run, "create_server", NOW)
+    async with engine.begin() as tx:
+        await tx.execute(text("ALTER TABLE openstack_cloud.calls DROP COLUMN code, DROP COLUMN in_flight_until"))
+        await tx.execute(text("DROP INDEX openstack_cloud.ix_calls_touched_at"))
+    for _ in range(2):
+        await ledger.prepare()
+    assert await ledger.permit(run, FLIGHT) is Permission.GRANTED
+    await ledger.end(run, Outcome.REFUSED, code="no_valid_host")
+    assert await rows(engine, run.token) == [(1, Outcome.REFUSED, None, "no_valid_host")]
+    async with engine.connect() as connection:
+        names = await connection.scalars(text("SELECT indexname FROM pg_indexes WHERE tablename = 'calls'"))
+        assert "ix_calls_touched_at" in set(names)
+
+
 async def test_the_life_of_a_row(ledger: Ledger, engine: AsyncEngine) -> None:
     run = new_run()
     assert (await ledger.read(run.token)).last is None

@@ -130,7 +130,7 @@ async def test_a_server_is_shown_as_the_cloud_has_it(
     shown: tuple[ServerStatus, bool, Fault | None],
 ) -> None:
     servers.add_server()  # somebody else's
-    vm = servers.add_marked(**fields)
+    vm = servers.add_marked(updated=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", **fields)
     status, is_busy, fault = shown
     about: Any = {"image_id": IMAGE.cloud_id, "availability_zone": "nova"}
     expected = Server(vm.id, status, 1, 512, 1, is_busy=is_busy, fault=fault, **about)
