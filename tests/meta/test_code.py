@@ -4,8 +4,6 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from activities.backends.protocol import ComputeBackend
 from domain.data import advisory_locks
 from tests.meta.files import UNFINISHED, is_generated, parsed, python_files, repo_path
@@ -14,31 +12,38 @@ MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 49
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 PRODUCTION_FILES = [path for path in python_files() if not repo_path(path).startswith(("tests/", "bench/"))]
-each_file = pytest.mark.parametrize("path", python_files(), ids=repo_path)
 
 
-@each_file
-def test_no_file_is_too_long(path: Path) -> None:
-    assert is_generated(path) or len(path.read_text().splitlines()) <= MAX_FILE_LINES
+def test_no_file_is_too_long() -> None:
+    lengths = {repo_path(path): len(path.read_text().splitlines()) for path in python_files() if not is_generated(path)}
+    assert {name: length for name, length in lengths.items() if length > MAX_FILE_LINES} == {}
 
 
-@each_file
-def test_no_function_is_too_long(path: Path) -> None:
-    if repo_path(path).startswith("migrations/versions/"):
-        return  # one function creates the whole schema
-    functions = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
-    assert {name: length for name, length in lengths.items() if length > MAX_FUNCTION_LINES} == {}
+def test_no_function_is_too_long() -> None:
+    """The functions in migrations/versions may be: one of them creates the whole schema."""
+    too_long = []
+    for path in python_files():
+        if repo_path(path).startswith("migrations/versions/"):
+            continue
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    too_long.append(f"{repo_path(path)}: {node.name} has {length} lines")
+    assert not too_long, "\n".join(too_long)
 
 
-@pytest.mark.parametrize("path", PRODUCTION_FILES, ids=repo_path)
-def test_every_public_definition_has_a_docstring(path: Path) -> None:
-    tree = parsed(path)
-    undocumented = [name for name, node in _public(tree) if not ast.get_docstring(node)]
-    if repo_path(path).startswith("activities/backends/"):
-        undocumented = [name for name in undocumented if not _is_in_protocol(name.split(".")[-1])]
-    assert ast.get_docstring(tree) or not tree.body
-    assert undocumented == []
+def test_every_module_and_every_public_definition_has_a_docstring() -> None:
+    undocumented = []
+    for path in PRODUCTION_FILES:
+        tree = parsed(path)
+        names = [name for name, node in _public(tree) if not ast.get_docstring(node)]
+        if repo_path(path).startswith("activities/backends/"):
+            names = [name for name in names if not _is_in_protocol(name.split(".")[-1])]
+        if tree.body and not ast.get_docstring(tree):
+            names.append("the module")
+        undocumented += [f"{repo_path(path)}: {name}" for name in names]
+    assert not undocumented, "\n".join(undocumented)
 
 
 def _is_in_protocol(name: str) -> bool:
@@ -58,9 +63,9 @@ def _is_overload(node: Definition) -> bool:
     return "overload" in {decorator.id for decorator in node.decorator_list if isinstance(decorator, ast.Name)}
 
 
-@each_file
-def test_nothing_is_marked_as_unfinished(path: Path) -> None:
-    assert UNFINISHED.findall(path.read_text()) == []
+def test_nothing_is_marked_as_unfinished() -> None:
+    found = {repo_path(path): UNFINISHED.findall(path.read_text()) for path in python_files()}
+    assert {name: notes for name, notes in found.items() if notes} == {}
 
 
 def test_all_advisory_locks_have_numbers_of_their_own_in_one_place() -> None:

@@ -21,7 +21,6 @@ MODULE = re.compile(r"(?<![\w./<{-])(?:[\w-]+/)*[\w-]+\.py\b")
 REQUIRED = ["README.md", "LICENSE", "CHANGELOG.md", "docs/architecture.md", "docs/api.md", "docs/states.md"]
 MOST_WORDS_OF_README = 1_200
 README = ROOT / "README.md"
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=repo_path)
 
 
 def heading_anchors(text: str) -> set[str]:
@@ -51,24 +50,24 @@ def test_the_readme_is_short() -> None:
     assert len(README.read_text().split()) <= MOST_WORDS_OF_README
 
 
-@each_document
-def test_every_python_module_that_a_document_names_exists(path: Path) -> None:
-    names = sorted(set(MODULE.findall(path.read_text())))
-    assert [name for name in names if not (ROOT / name).is_file()] == []
+def test_every_python_module_that_a_document_names_exists() -> None:
+    named = {(repo_path(path), name) for path in DOCUMENTS for name in MODULE.findall(path.read_text())}
+    assert [(document, name) for document, name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
-@each_document
-def test_every_relative_link_leads_to_a_file_and_heading_that_exist(path: Path) -> None:
-    text = path.read_text()
+def test_every_relative_link_leads_to_a_file_and_heading_that_exist() -> None:
     broken = []
-    for link in ("".join(groups) for groups in LINK.findall(CODE.sub("", text))):
-        if re.match(r"[a-z][a-z0-9+.-]*:", link):
-            continue
-        target, _, anchor = unquote(link).partition("#")
-        file = (path.parent / target) if target else path
-        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in heading_anchors(file.read_text())):
-            broken.append(link)
-    assert broken == []
+    for path in DOCUMENTS:
+        for link in ("".join(groups) for groups in LINK.findall(CODE.sub("", path.read_text()))):
+            if re.match(r"[a-z][a-z0-9+.-]*:", link):
+                continue
+            target, _, anchor = unquote(link).partition("#")
+            file = (path.parent / target) if target else path
+            if not file.exists() or (
+                anchor and file.suffix == ".md" and anchor not in heading_anchors(file.read_text())
+            ):
+                broken.append(f"{repo_path(path)}: {link}")
+    assert not broken, "\n".join(broken)
 
 
 def test_the_generated_parts_of_the_states_page_are_current() -> None:
