@@ -1,5 +1,6 @@
 """Fixtures for every suite: a PostgreSQL server, a fresh database for each test, and the Temporal dev server."""
 
+import contextlib
 import secrets
 import shutil
 import subprocess
@@ -118,15 +119,22 @@ async def template(postgres: Path) -> str:
     return TEMPLATE
 
 
-@pytest.fixture
-async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
-    """The DATABASE_URL of a fresh database, migrated and seeded."""
+@contextlib.asynccontextmanager
+async def fresh_database(postgres: Path, template: str) -> AsyncIterator[str]:
+    """The DATABASE_URL of a fresh database, migrated and seeded, which is dropped in the end."""
     name = f"test_{uuid4().hex}"
     admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
     await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield embedded_postgres.database_url(postgres, name)
     await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     await admin.close()
+
+
+@pytest.fixture
+async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
+    """The DATABASE_URL of a fresh database, migrated and seeded."""
+    async with fresh_database(postgres, template) as url:
+        yield url
 
 
 class GivenSettings(Settings):
@@ -155,10 +163,15 @@ def make_settings(database_url: str, **values: object) -> Settings:
     return GivenSettings(**(defaults | values))  # type: ignore[arg-type]
 
 
+def without_temporal(database_url: str) -> Settings:
+    """Such settings, at whose address of Temporal no server listens."""
+    return make_settings(database_url, temporal_address="127.0.0.1:1")
+
+
 @pytest.fixture
 def settings(database_url: str) -> Settings:
     """Settings with a fresh database. No Temporal server listens at their address."""
-    return make_settings(database_url, temporal_address="127.0.0.1:1")
+    return without_temporal(database_url)
 
 
 @pytest.fixture

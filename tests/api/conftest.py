@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
@@ -18,11 +19,14 @@ from api.app import create_app
 from api.background import housekeeping
 from api.web import security
 from api.web.security import LoginCaller, Signing
-from domain.data.accounts import User
-from domain.data.models import Operation
+from domain.data import database
+from domain.data.accounts import ProgramToken, User
+from domain.data.guests import SSHKey
+from domain.data.models import VM, Operation, Volume
 from domain.rules.accounts import Role
 from domain.settings import Settings
 from migrations import embedded_postgres
+from tests.conftest import fresh_database, without_temporal
 from tests.support.rows import FLAVOR_IDS, add_user
 
 PASSWORD = "Correct-Horse-1"
@@ -72,7 +76,7 @@ async def person(app: FastAPI, engine: AsyncEngine, settings: Settings, name: st
     async with engine.begin() as tx:
         user = await add_user(tx, name, role)
     caller = LoginCaller(user.id, user.username, uuid4())
-    token = security.sign(signing_of(settings), "access", caller, uuid4(), timedelta(minutes=5))
+    token = security.sign(signing_of(settings), "access", caller, uuid4(), timedelta(minutes=15))
     return Person(user, caller, client_of(app, token))
 
 
@@ -123,3 +127,16 @@ async def ada(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Person:
 async def bob(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Person:
     """Another user."""
     return await person(app, engine, settings, "bob")
+
+
+@pytest.fixture(scope="module")
+async def visitor(postgres: Path, template: str) -> AsyncIterator[Person]:
+    """A user who changes nothing: all tests of a file share the user, the application and its database."""
+    async with fresh_database(postgres, template) as url:
+        settings = without_temporal(url)
+        engine = database.create_engine(settings)
+        async with running(settings) as app:
+            yield await person(app, engine, settings, "visitor")
+        changed = [model for model in (VM, Volume, Operation, SSHKey, ProgramToken) if await count(engine, model)]
+        await engine.dispose()
+        assert changed == [], "a test has changed something, so it needs a user of its own"

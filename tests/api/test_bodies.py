@@ -22,19 +22,19 @@ UNKNOWN = UUID(int=1)  # of no VM; the same in every process, because it is a pa
 @pytest.mark.parametrize(
     "encoding", ["gzip", "deflate", "br", "GZIP", "identity, gzip", "unknown"], ids=lambda text: text.replace(" ", "")
 )
-async def test_a_compressed_body_is_refused_with_what_is_accepted(ada: Person, encoding: str) -> None:
+async def test_a_compressed_body_is_refused_with_what_is_accepted(visitor: Person, encoding: str) -> None:
     body = gzip.compress(json.dumps(NEW_VM).encode())
-    answer = await ada.http.post("/vms", content=body, headers=JSON | {"Content-Encoding": encoding})
+    answer = await visitor.http.post("/vms", content=body, headers=JSON | {"Content-Encoding": encoding})
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_encoding")
     assert answer.headers["Accept-Encoding"] == "identity"
 
 
 @pytest.mark.parametrize("path", ["/vms", "/volumes", "/auth/login", "/auth/register", f"/vms/{UNKNOWN}/actions/start"])
-async def test_every_path_with_a_body_checks_its_encoding(ada: Person, path: str) -> None:
-    answer = await ada.http.post(path, content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
+async def test_every_path_with_a_body_checks_its_encoding(visitor: Person, path: str) -> None:
+    answer = await visitor.http.post(path, content=b"\x1f\x8b", headers=JSON | {"Content-Encoding": "gzip"})
     assert answer.json()["code"] == "unsupported_encoding"
     # Without a body the header says nothing.
-    answer = await ada.http.post(path, headers={"Content-Encoding": "gzip"})
+    answer = await visitor.http.post(path, headers={"Content-Encoding": "gzip"})
     assert answer.status_code in {404, 422}
 
 
@@ -109,9 +109,9 @@ async def test_a_byte_order_mark_is_skipped(ada: Person) -> None:
     ],
     ids=lambda value: ascii(value)[:30],
 )
-async def test_what_is_not_plain_json_is_refused_with_the_reason(ada: Person, body: bytes, reason: str) -> None:
+async def test_what_is_not_plain_json_is_refused_with_the_reason(visitor: Person, body: bytes, reason: str) -> None:
     for path in ("/vms", "/auth/login"):
-        answer = await ada.http.post(path, content=body, headers=JSON)
+        answer = await visitor.http.post(path, content=body, headers=JSON)
         assert (answer.status_code, answer.json()["code"]) == (400, "malformed_body")
         assert reason in answer.json()["detail"]
 
@@ -152,8 +152,8 @@ async def test_both_spellings_of_an_integer_are_the_same_request(ada: Person) ->
     ],
     ids=lambda text: text[:10],
 )
-async def test_what_is_no_integer_is_refused(ada: Person, size: str, code: str) -> None:
-    answer = await ada.http.post("/volumes", content=f'{{"name": "x", "size_gb": {size}}}', headers=JSON)
+async def test_what_is_no_integer_is_refused(visitor: Person, size: str, code: str) -> None:
+    answer = await visitor.http.post("/volumes", content=f'{{"name": "x", "size_gb": {size}}}', headers=JSON)
     assert (answer.status_code, pointers(answer.json())) == (422, {"#/size_gb"})
     assert [error["code"] for error in answer.json()["errors"]] == [code]
     assert len(answer.content) < 1000
@@ -174,22 +174,22 @@ async def test_what_is_no_integer_is_refused(ada: Person, size: str, code: str) 
     ],
 )
 async def test_the_answer_to_thousands_of_errors_is_short(
-    ada: Person, path: str, body: dict[str, Any], count: int
+    visitor: Person, path: str, body: dict[str, Any], count: int
 ) -> None:
-    answer = await ada.http.post(path, content=json.dumps(body, separators=(",", ":")), headers=JSON)
+    answer = await visitor.http.post(path, content=json.dumps(body, separators=(",", ":")), headers=JSON)
     problem = answer.json()
     assert (answer.status_code, len(problem["errors"])) == (422, count), answer.text
     assert len(answer.content) < 10_000
     assert problem["detail"].endswith(" Only the first 20 errors are shown.") is (count == MAX_ERRORS)
 
 
-async def test_twenty_errors_are_shown_without_a_hint_at_more(ada: Person) -> None:
-    answer = await ada.http.post("/vms", json=NEW_VM | {f"unknown-{n}": 1 for n in range(20)})
+async def test_twenty_errors_are_shown_without_a_hint_at_more(visitor: Person) -> None:
+    answer = await visitor.http.post("/vms", json=NEW_VM | {f"unknown-{n}": 1 for n in range(20)})
     assert pointers(answer.json()) == {f"#/unknown-{n}" for n in range(20)}
     assert answer.json()["detail"] == "The request does not have the expected form; `errors` says where."
 
 
-async def test_the_codes_of_errors_are_our_own(ada: Person) -> None:
+async def test_the_codes_of_errors_are_our_own(visitor: Person) -> None:
     bodies: list[tuple[str, Any, set[str]]] = [
         ("/vms", {}, {"required"}),
         ("/vms", [], {"wrong_type"}),
@@ -204,10 +204,10 @@ async def test_the_codes_of_errors_are_our_own(ada: Person) -> None:
         (f"/vms/{UNKNOWN}/volumes", {"volume_id": FLAVOR, "delete_on_termination": 1}, {"wrong_type"}),
     ]
     for path, body, codes in bodies:
-        answer = await ada.http.post(path, json=body)
+        answer = await visitor.http.post(path, json=body)
         assert {error["code"] for error in answer.json()["errors"]} == codes, answer.text
     for query, code in [("page=0", "too_small"), ("page=x", "wrong_type"), ("page_size=101", "too_large")]:
-        assert (await ada.http.get(f"/vms?{query}")).json()["errors"][0]["code"] == code
+        assert (await visitor.http.get(f"/vms?{query}")).json()["errors"][0]["code"] == code
 
 
 async def test_a_body_of_another_path_is_still_ignored(ada: Person) -> None:

@@ -150,8 +150,8 @@ async def test_a_time_is_written_as_in_rfc_3339(ada: Person, time: str) -> None:
         *("0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00", "\u0661026-11-27T19:00:00Z", "9" * 5000),
     ],
 )
-async def test_what_is_no_time_is_refused(ada: Person, time: str) -> None:
-    answer = await ada.http.get("/vms", params={"changes_since": time})
+async def test_what_is_no_time_is_refused(visitor: Person, time: str) -> None:
+    answer = await visitor.http.get("/vms", params={"changes_since": time})
     assert (answer.status_code, pointers(answer.json())) == (422, {"changes_since"})
     assert answer.json()["errors"][0]["code"] in {"wrong_format", "empty_parameter"}
 

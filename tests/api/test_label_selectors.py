@@ -91,9 +91,9 @@ async def test_selectors_in_repeated_parameters_must_all_be_met(ada: Person, eng
 
 
 @pytest.mark.parametrize("selector", WRONG, ids=ascii)
-async def test_what_is_no_selector_is_refused_with_the_place_and_the_form(ada: Person, selector: str) -> None:
+async def test_what_is_no_selector_is_refused_with_the_place_and_the_form(visitor: Person, selector: str) -> None:
     for path in ("/vms", "/volumes", "/snapshots"):
-        answer = await ada.http.get(path, params={"labels": selector})
+        answer = await visitor.http.get(path, params={"labels": selector})
         assert (answer.status_code, pointers(answer.json())) == (422, {"labels"}), answer.text
     [error] = answer.json()["errors"]
     if selector:
@@ -102,16 +102,16 @@ async def test_what_is_no_selector_is_refused_with_the_place_and_the_form(ada: P
         assert "backslash" in error["detail"]
 
 
-async def test_a_refusal_quotes_the_first_part_that_is_wrong(ada: Person) -> None:
-    answer = await ada.http.get("/vms", params={"labels": "env=prod,tier is (a,b)"})
+async def test_a_refusal_quotes_the_first_part_that_is_wrong(visitor: Person) -> None:
+    answer = await visitor.http.get("/vms", params={"labels": "env=prod,tier is (a,b)"})
     [error] = answer.json()["errors"]
     assert error["detail"].startswith("There is no label selector at 'tier is (a,b)'. Write key, ")
 
 
-async def test_a_request_has_only_so_many_requirements(ada: Person) -> None:
+async def test_a_request_has_only_so_many_requirements(visitor: Person) -> None:
     most = ",".join(f"k{n}" for n in range(MOST_REQUIREMENTS))
-    assert (await ada.http.get("/vms", params={"labels": [most, most]})).status_code == 200
-    answer = await ada.http.get("/vms", params={"labels": [most, "one-more"]})
+    assert (await visitor.http.get("/vms", params={"labels": [most, most]})).status_code == 200
+    answer = await visitor.http.get("/vms", params={"labels": [most, "one-more"]})
     [error] = answer.json()["errors"]
     assert (answer.status_code, error["parameter"], error["code"]) == (422, "labels", "too_long")
 

@@ -170,8 +170,8 @@ async def test_one_network_cannot_be_named_twice(ada: Person, engine: AsyncEngin
     ],
     ids=lambda value: str(value)[:50],
 )
-async def test_an_invalid_name_is_pointed_at(ada: Person, body: dict[str, Any], pointer: str, code: str) -> None:
-    problem = (await create(ada, **body)).json()
+async def test_an_invalid_name_is_pointed_at(visitor: Person, body: dict[str, Any], pointer: str, code: str) -> None:
+    problem = (await create(visitor, **body)).json()
     assert (problem["status"], problem["code"]) == (422, "validation_failed"), problem
     assert [(error["pointer"], error["code"]) for error in problem["errors"]] == [(pointer, code)]
 

@@ -121,8 +121,8 @@ async def test_all_that_does_not_exist_is_named_at_once(ada: Person, engine: Asy
     ],
     ids=str,
 )
-async def test_an_invalid_wish_is_named(ada: Person, body: dict[str, Any], pointer: str, code: str) -> None:
-    problem = await refusal(ada, **body)
+async def test_an_invalid_wish_is_named(visitor: Person, body: dict[str, Any], pointer: str, code: str) -> None:
+    problem = await refusal(visitor, **body)
     assert problem["code"] == "validation_failed"
     assert {(error["pointer"], error["code"]) for error in problem["errors"]} == {(pointer, code)}
 

@@ -206,9 +206,9 @@ async def test_a_user_has_at_most_a_hundred_tokens_also_if_requests_come_at_once
     ],
 )
 async def test_a_wrong_token_is_refused_and_the_field_is_named(
-    ada: Person, change: dict[str, Any], pointer: str
+    visitor: Person, change: dict[str, Any], pointer: str
 ) -> None:
-    answer = await ask(ada.http, **change) if "name" in change else await ask(ada.http, "robot", **change)
+    answer = await ask(visitor.http, **change) if "name" in change else await ask(visitor.http, "robot", **change)
     assert is_refused(answer, "validation_failed")
     assert pointers(answer.json()) == {pointer}
 

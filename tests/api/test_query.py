@@ -93,9 +93,9 @@ async def test_an_empty_parameter_is_refused(ada: Person, name: str) -> None:
         ("\N{ARABIC-INDIC DIGIT ONE}", 422),
     ],
 )
-async def test_an_integer_parameter_is_digits(ada: Person, text: str, status: int) -> None:
+async def test_an_integer_parameter_is_digits(visitor: Person, text: str, status: int) -> None:
     for name in ("page", "page_size"):
-        answer = await ada.http.get("/vms", params={name: text})
+        answer = await visitor.http.get("/vms", params={name: text})
         assert answer.status_code == status, answer.text
 
 

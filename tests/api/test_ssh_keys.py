@@ -87,8 +87,8 @@ async def test_a_key_is_found_by_its_name_in_the_path(ada: Person, name: str) ->
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a ", " a", "é", "k" * 65, "a\n", 3, None])
-async def test_a_name_that_cannot_stand_in_a_path_is_refused(ada: Person, name: Any) -> None:
-    answer = await ada.http.post("/ssh-keys", json={"name": name, "public_key": ED25519})
+async def test_a_name_that_cannot_stand_in_a_path_is_refused(visitor: Person, name: Any) -> None:
+    answer = await visitor.http.post("/ssh-keys", json={"name": name, "public_key": ED25519})
     assert (answer.status_code, pointers(answer.json())) == (422, {"#/name"})
 
 

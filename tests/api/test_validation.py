@@ -50,17 +50,17 @@ NETWORK = str(NETWORK_IDS["private"])
     ],
     ids=lambda value: ascii(value)[:40],
 )
-async def test_an_invalid_field_of_a_new_vm_is_named(ada: Person, change: dict[str, Any], pointer: str) -> None:
+async def test_an_invalid_field_of_a_new_vm_is_named(visitor: Person, change: dict[str, Any], pointer: str) -> None:
     body = json.dumps({"name": "x", "flavor_id": FLAVOR} | change)  # httpx cannot encode half of a surrogate pair
-    answer = await ada.http.post("/vms", content=body, headers=JSON)
+    answer = await visitor.http.post("/vms", content=body, headers=JSON)
     assert answer.status_code == 422, answer.text
     assert answer.json()["code"] == "validation_failed"
     assert pointers(answer.json()) == {pointer}
 
 
 @pytest.mark.parametrize("body", ["null", "[]", '"x"', "7", "1e999", "{}"])
-async def test_a_body_that_is_no_new_vm_is_refused(ada: Person, body: str) -> None:
-    answer = await ada.http.post("/vms", content=body, headers=JSON)
+async def test_a_body_that_is_no_new_vm_is_refused(visitor: Person, body: str) -> None:
+    answer = await visitor.http.post("/vms", content=body, headers=JSON)
     assert answer.status_code == 422
     assert answer.json()["code"] == "validation_failed"
 
@@ -73,25 +73,25 @@ async def test_the_longest_name_and_the_most_labels_are_accepted(ada: Person) ->
     assert (await ada.http.get(f"/vms/{vm['id']}")).json() == vm
 
 
-async def test_every_unknown_id_in_the_body_is_named(ada: Person) -> None:
+async def test_every_unknown_id_in_the_body_is_named(visitor: Person) -> None:
     unknown = str(uuid4())
     body = {"name": "x", "flavor_id": unknown, "image_id": unknown, "network_ids": [NETWORK, unknown]}
-    answer = await ada.http.post("/vms", json=body)
+    answer = await visitor.http.post("/vms", json=body)
     assert (answer.status_code, answer.json()["code"]) == (422, "unknown_reference")
     assert pointers(answer.json()) == {"#/flavor_id", "#/image_id", "#/network_ids/1"}
-    assert (await ada.http.get("/vms", params={"status": "BUILDING"})).json()["total"] == 0
+    assert (await visitor.http.get("/vms", params={"status": "BUILDING"})).json()["total"] == 0
 
 
-async def test_an_id_of_another_kind_of_resource_is_unknown(ada: Person) -> None:
+async def test_an_id_of_another_kind_of_resource_is_unknown(visitor: Person) -> None:
     image = str(IMAGE_IDS["debian-12"])
-    answer = await ada.http.post("/vms", json={"name": "x", "flavor_id": image})
+    answer = await visitor.http.post("/vms", json={"name": "x", "flavor_id": image})
     assert pointers(answer.json()) == {"#/flavor_id"}
 
 
 @pytest.mark.parametrize("action", ["start", "stop", "reboot"])
 @pytest.mark.parametrize("body", ["[]", "7", '{"force": true}', '{"type": "SIDEWAYS"}', '{"type": null}'])
-async def test_an_invalid_body_of_an_action_is_refused(ada: Person, action: str, body: str) -> None:
-    answer = await ada.http.post(f"/vms/{uuid4()}/actions/{action}", content=body, headers=JSON)
+async def test_an_invalid_body_of_an_action_is_refused(visitor: Person, action: str, body: str) -> None:
+    answer = await visitor.http.post(f"/vms/{uuid4()}/actions/{action}", content=body, headers=JSON)
     assert answer.status_code == 422
 
 
@@ -136,22 +136,22 @@ async def test_an_invalid_change_is_refused_and_changes_nothing(ada: Person, cha
     ],
     ids=lambda value: ascii(value)[:20],
 )
-async def test_an_invalid_query_parameter_is_named(ada: Person, name: str, value: str) -> None:
-    answer = await ada.http.get("/vms", params={name: value})
+async def test_an_invalid_query_parameter_is_named(visitor: Person, name: str, value: str) -> None:
+    answer = await visitor.http.get("/vms", params={name: value})
     assert answer.status_code == 422, answer.text
     assert pointers(answer.json()) == {name}
 
 
 @pytest.mark.parametrize("id", ["x", "%00", "%FF", "-1", "9" * 500])
-async def test_an_id_that_is_no_uuid_is_refused(ada: Person, id: str) -> None:
+async def test_an_id_that_is_no_uuid_is_refused(visitor: Person, id: str) -> None:
     for path in (f"/vms/{id}", f"/vms/{id}/operations", f"/operations/{id}", f"/flavors/{id}"):
-        answer = await ada.http.get(path)
+        answer = await visitor.http.get(path)
         assert answer.status_code == 422, answer.text
         assert answer.json()["errors"][0]["code"] == "wrong_format"
 
 
 @pytest.mark.parametrize("key", [b"", b"x" * 256, b"tab\t", "ümlaut".encode("latin-1")])
-async def test_an_invalid_idempotency_key_is_refused(ada: Person, key: bytes) -> None:
-    answer = await ada.http.delete(f"/vms/{uuid4()}", headers={b"Idempotency-Key": key})
+async def test_an_invalid_idempotency_key_is_refused(visitor: Person, key: bytes) -> None:
+    answer = await visitor.http.delete(f"/vms/{uuid4()}", headers={b"Idempotency-Key": key})
     assert answer.status_code == 422
     assert pointers(answer.json()) == {"Idempotency-Key"}

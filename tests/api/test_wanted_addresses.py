@@ -166,8 +166,8 @@ async def test_where_the_cloud_chooses_addresses_a_wanted_one_is_kept_in_its_usu
     ],
     ids=lambda value: str(value)[:40],
 )
-async def test_an_invalid_interface_is_named(ada: Person, body: dict[str, Any], pointer: str, code: str) -> None:
-    answer = await ada.http.post("/vms", json={"name": "web", "flavor_id": FLAVOR} | body)
+async def test_an_invalid_interface_is_named(visitor: Person, body: dict[str, Any], pointer: str, code: str) -> None:
+    answer = await visitor.http.post("/vms", json={"name": "web", "flavor_id": FLAVOR} | body)
     problem = answer.json()
     assert (answer.status_code, problem["code"]) == (422, "validation_failed")
     assert {(error["pointer"], error["code"]) for error in problem["errors"]} == {(pointer, code)}
