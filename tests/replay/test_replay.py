@@ -8,7 +8,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from domain.rules.messages import OperationInput
 from domain.rules.table import TABLE
 from tests.replay.record import HISTORIES, NOT_UNDONE, SUCCESS
-from worker import WORKFLOWS, SignalInterceptor, sandbox
+from tests.support.sandbox import sandbox
+from worker import WORKFLOWS, SignalInterceptor
 from workflows.build import CreateVM
 
 RECORDED = sorted(HISTORIES.glob("*.json"))

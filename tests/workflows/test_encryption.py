@@ -18,9 +18,10 @@ from domain.payload_keys import PLAIN, PayloadKey
 from domain.rules.messages import Activity
 from domain.rules.states import Action
 from tests.replay.record import HISTORIES
+from tests.support.sandbox import sandbox
 from tests.workflows.stories import failure_of
 from tests.workflows.world import HANG, World, failed, refused
-from worker import WORKFLOWS, SignalInterceptor, sandbox
+from worker import WORKFLOWS, SignalInterceptor
 
 OLD, NEW = PayloadKey("2026-05", b"o" * 32), PayloadKey("2026-11", b"n" * 32)
 Handle = WorkflowHandle[Any, Any]

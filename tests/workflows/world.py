@@ -28,7 +28,8 @@ from domain.rules.messages import (
 )
 from domain.rules.states import Action, Status
 from domain.rules.table import TABLE
-from worker import WORKFLOWS, SignalInterceptor, sandbox
+from tests.support.sandbox import sandbox
+from worker import WORKFLOWS, SignalInterceptor
 
 HANG = object()
 SLOW = object()
