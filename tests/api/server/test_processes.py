@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
 import local
 from tests.api.server.conftest import HOST, Client
 from tests.support.stack import free_ports
@@ -20,12 +18,17 @@ from tests.support.waiting import DEADLINE, block_until
 
 LIVE = b"GET /api/v1/health/live HTTP/1.1\r\n" + HOST + b"\r\n"
 SETTINGS = {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "TEMPORAL_ADDRESS": "127.0.0.1:1"}
+PROCESSES = 2
 Process = asyncio.subprocess.Process
 
 
 async def start(port: int, **environment: str) -> Process:
-    """Start `python -m api` with three processes."""
-    settings = SETTINGS | {"SECRET_KEY": secrets.token_urlsafe(48), "API_PROCESSES": "3", "API_PORT": str(port)}
+    """Start `python -m api` with several processes."""
+    settings = SETTINGS | {
+        "SECRET_KEY": secrets.token_urlsafe(48),
+        "API_PROCESSES": str(PROCESSES),
+        "API_PORT": str(port),
+    }
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "api"),
         cwd=local.ROOT,
@@ -36,13 +39,13 @@ async def start(port: int, **environment: str) -> Process:
 
 @asynccontextmanager
 async def api() -> AsyncIterator[tuple[Process, int]]:
-    """Three API processes that serve, with their port; killed at the end if the first still runs."""
+    """Several API processes that serve, with their port; killed at the end if the first still runs."""
     [port] = free_ports(1)
     first = await start(port)
     try:
         assert first.stderr
         async with asyncio.timeout(DEADLINE):
-            for _ in range(3):
+            for _ in range(PROCESSES):
                 while b"startup complete" not in (line := await first.stderr.readline()):
                     assert line
         yield first, port
@@ -81,31 +84,29 @@ async def is_served(port: int) -> bool:
     return answer.status == 200
 
 
-async def test_each_process_gets_connections_and_the_last_signal_ends_all() -> None:
+async def test_each_process_gets_connections_a_killed_one_gets_a_successor_and_a_signal_ends_all() -> None:
     async with api() as (first, port):
         pids = children_of(first)
-        assert len(pids) == 3
+        assert len(pids) == PROCESSES
         before = {pid: open_sockets(pid) for pid in pids}
-        clients = [await asyncio.to_thread(Client, port) for _ in range(60)]
+        clients = [await asyncio.to_thread(Client, port) for _ in range(40)]
         for client in clients:
             assert (await asyncio.to_thread(client.ask, LIVE)).status == 200
         assert all(open_sockets(pid) > before[pid] for pid in pids)
         for client in clients:
             client.close()
+
+        victim, *others = pids
+        os.kill(victim, signal.SIGKILL)
+        assert all(await asyncio.gather(*(is_served(port) for _ in range(20)))), "nobody is refused meanwhile"
+        await asyncio.to_thread(block_until, lambda: len(children_of(first)) == PROCESSES)
+        assert set(others) < children_of(first)
+        assert victim not in children_of(first)
+
+        pids = children_of(first)
         first.terminate()
         assert await asyncio.wait_for(first.wait(), DEADLINE) == 0
         assert are_gone(pids)
-
-
-async def test_a_process_that_is_killed_gets_a_successor_and_nobody_is_refused_meanwhile() -> None:
-    async with api() as (first, port):
-        victim, *others = children_of(first)
-        os.kill(victim, signal.SIGKILL)
-        served = await asyncio.gather(*(is_served(port) for _ in range(30)))
-        assert all(served)
-        await asyncio.to_thread(block_until, lambda: len(children_of(first)) == 3)
-        assert set(others) < children_of(first)
-        assert victim not in children_of(first)
 
 
 async def test_no_process_outlives_the_first_one() -> None:
@@ -126,13 +127,11 @@ async def test_a_port_that_is_taken_is_one_line() -> None:
     assert log.decode().splitlines() == [f"Port {port} on 127.0.0.1 cannot be used: Address already in use"]
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-async def test_processes_that_cannot_start_end_together(stop: signal.Signals) -> None:
-    """They are told to stop while they start."""
+async def test_processes_that_are_told_to_stop_while_they_start_end_together() -> None:
     [port] = free_ports(1)
     first = await start(port)
-    await asyncio.to_thread(block_until, lambda: first.returncode is not None or len(children_of(first)) == 3)
-    first.send_signal(stop)
+    await asyncio.to_thread(block_until, lambda: first.returncode is not None or len(children_of(first)) == PROCESSES)
+    first.send_signal(signal.SIGINT)
     await asyncio.wait_for(first.communicate(), DEADLINE)
     assert first.returncode == 0
     socket.create_server(("127.0.0.1", port)).close()
