@@ -4,6 +4,7 @@ Each process listens on a socket of its own, and the kernel divides new connecti
 sockets and serves nothing itself. So what waits in the socket of a process that dies is served by the next one.
 """
 
+import ctypes
 import logging
 import os
 import signal
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that wait to be accepted, in each socket; as uvicorn's
 PAUSE = 0.5  # seconds between the death of a process and the start of its successor
+SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux's prctl.h
 Serve = Callable[[socket.socket], None]
 
 
@@ -99,7 +101,7 @@ class Processes:
         self._be_child(its_socket)
 
     def _be_child(self, its_socket: socket.socket) -> NoReturn:
-        """Serve in the new process, and end when the first process has ended, in whatever way."""
+        """Serve in the new process. It ends when the first process ends, in whatever way that happens."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
@@ -107,6 +109,7 @@ class Processes:
         for each in self._sockets:
             if each is not its_socket:
                 each.close()
+        _have_kernel_end_it()
         threading.Thread(target=self._end_with_parent, daemon=True).start()
         code: object = 1
         try:
@@ -122,3 +125,14 @@ class Processes:
     def _end_with_parent(self) -> None:
         os.read(self._alive, 1)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _have_kernel_end_it() -> None:
+    """Have Linux kill this process when the first one ends.
+
+    The thread that waits for that end cannot do it while the process is stopped or hangs, and the process would keep
+    the port. Other systems have only the thread.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(SET_PARENT_DEATH_SIGNAL, int(signal.SIGKILL))
