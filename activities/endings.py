@@ -28,10 +28,10 @@ _CHANGES_FLAVOR = {Action.RESIZE, Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}
 
 
 class EndingActivities(StepActivities):
-    """Base of the waits: what they do when the server is as it should be."""
+    """The base of the activities that wait for a server. It ends their operations."""
 
     async def _end(self, input: OperationInput, server: Server | None) -> None:
-        """Check what is left to check, and record the success; SupersededError if the operation may not do that."""
+        """Do the last checks and record the success; SupersededError if another operation has taken over the VM."""
         if input.action in _CHANGES_FLAVOR:
             await self._check_flavor(input, server)
         # A cancel that comes now is too late. It must not leave open whether the success was recorded.

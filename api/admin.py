@@ -63,7 +63,7 @@ def ask_password() -> str:
 
 
 async def carry_out(settings: Settings, wanted: argparse.Namespace) -> str:
-    """Carry the command out, and return a line that says what was done."""
+    """Run the command; returns a line that says what it has done."""
     registration = None if wanted.command in ROLES else _registration(wanted)
     engine = database.create_engine(settings)
     try:

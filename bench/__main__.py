@@ -6,7 +6,6 @@ the marks in docs/performance.md.
 """
 
 import asyncio
-import importlib.util
 import json
 import os
 import subprocess
@@ -50,9 +49,7 @@ PARTS = ("server and framework", "token", "driver and handler", "ours", "Postgre
 
 
 def operations() -> dict[str, Any]:
-    """The figures of `bench.operations` by kind of operation; empty if this checkout does not have it."""
-    if importlib.util.find_spec("bench.operations") is None:
-        return {}
+    """The figures of `bench.operations` by kind of operation."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = [sys.executable, "-m", "bench.operations", OPERATIONS, OPERATION_ROUNDS]
         subprocess.run(command, cwd=ROOT, env=os.environ | {"BENCH_JSON": file.name}, check=True)
@@ -83,9 +80,8 @@ def targets(
     for name, ratios in second.items():
         yield f"{NAMES[name]}: two processes", ratios[API], FROM_SECOND
     for name, target in OPERATION_TARGETS.items():
-        if name in kinds:
-            pairs = zip(kinds[name]["ours"], kinds[name]["bare"], strict=True)
-            yield f"{name}: rate", Ratio.of([ours["rate"] / bare["rate"] for ours, bare in pairs]), target
+        pairs = zip(kinds[name]["ours"], kinds[name]["bare"], strict=True)
+        yield f"{name}: rate", Ratio.of([ours["rate"] / bare["rate"] for ours, bare in pairs]), target
 
 
 def costs(found: Mapping[str, Rounds]) -> Iterator[tuple[str, list[float]]]:
@@ -141,12 +137,12 @@ def write(
         f"`make bench`, {when}, rounds: {number}, cores: {os.cpu_count()}, load: {os.getloadavg()[0]:.0f}.\n",
         table(("compared with its floor", "median (least-greatest)", "target", "reached"), verdicts),
         table(COLUMNS, (line for name, each in found.items() for line in lines(name, each))),
-        table(("operation", "each second", "CPU, ms", "of it", "events"), per_operation(kinds)) if kinds else "",
+        table(("operation", "each second", "CPU, ms", "of it", "events"), per_operation(kinds)),
         per_script,
         f"![Processor time of a request]({CPU_PLOT.name})\n\n![Ratios and targets]({RATIO_PLOT.name})\n",
     ]
     before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-    DOCUMENT.write_text(before + BEGIN + "\n" + "\n".join(filter(None, parts)) + "\n" + END + rest.partition(END)[2])
+    DOCUMENT.write_text(before + BEGIN + "\n" + "\n".join(parts) + "\n" + END + rest.partition(END)[2])
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """The tables that a backend keeps for itself, in a PostgreSQL schema that all workers share.
 
-They have no migrations: the workers own them, and a worker that starts adds what is missing.
+Migrations do not know them. A worker adds the tables, columns and indexes that are missing when it starts.
 """
 
 from sqlalchemy import Connection, MetaData, func, inspect, select, text

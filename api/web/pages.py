@@ -146,7 +146,7 @@ class Paging:
         return self._found(rows, first, start)
 
     def _statement(self, wanted: List, start: Start, *, is_long: bool, is_sharing: bool = False) -> tuple[Rows, Rows]:
-        """The statement for what is known about the whole list, and the one for the page, whose rows have it, too."""
+        """The statement that tells about the whole list, and that for the page, whose rows tell it, too."""
         about: dict[str, Any] = {"read_since": func.now() - MOST_OVERDUE}
         if not is_long:
             about["total"] = wanted.count()

@@ -126,8 +126,8 @@ class Plan:
     async def run(self, request: Request, body: Any, response: Response) -> Any:
         """Call the dependencies and then the route's function; returns its answer. RequestValidationError.
 
-        All dependencies are called whose own parameters are right, so that a caller without a token gets a 401 whatever
-        else is wrong.
+        A dependency is called if its own parameters are right, even if others are wrong. So a caller without a token
+        gets a 401 in any case.
         """
         asked = Asked(request, Undefined if body is None else body, response, bool(request.scope["query_string"]))
         done, all_errors = list[Any](), Errors()

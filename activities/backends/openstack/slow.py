@@ -1,4 +1,4 @@
-"""What the cloud has been working on for long, and what it waits for then. Pure functions."""
+"""Why the cloud takes longer than usual with a server, a volume or an image. Pure functions."""
 
 from datetime import datetime, timedelta
 from typing import Final
