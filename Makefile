@@ -9,13 +9,18 @@ unexport PYTHONDONTWRITEBYTECODE
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
-.PHONY: up test test-openstack coverage races soak faults clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
+.PHONY: up test rewritten test-openstack coverage races soak faults clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
 
 up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
 
-test: check  ## Check, then run every test
+test: .venv/dev  ## Check, then run every test
+	@$(MAKE) --no-print-directory --jobs 2 check rewritten
 	.venv/bin/python -m pytest $(PARALLEL)
+
+# pytest rewrites the asserts of a test file once. Test processes that start at the same time would each do it anew.
+rewritten: .venv/dev
+	@.venv/bin/python -m pytest --collect-only -qq > /dev/null || true
 
 test-openstack: .venv/dev  ## Run the tests of a real OpenStack: on OS_CLOUD, or on a cloud of its own that it starts and stops
 	.venv/bin/python -m tests.openstack

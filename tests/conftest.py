@@ -1,6 +1,7 @@
 """Fixtures for every suite: a PostgreSQL server, a fresh database for each test, and the Temporal dev server."""
 
 import contextlib
+import gc
 import secrets
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from uuid import uuid4
 import asyncpg
 import pytest
 from hypothesis import settings as hypothesis
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
@@ -77,6 +78,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep the garbage collector from all modules and tests: all of them stay until the end."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Show the logs of the running processes with a test that fails."""
     report = yield
@@ -106,11 +117,17 @@ def _memory_folder() -> Path | None:
 
 
 @pytest.fixture(scope="session")
-async def template(postgres: Path) -> str:
+async def superuser(postgres: Path) -> AsyncIterator[asyncpg.Connection]:
+    """A connection of the superuser, to make databases with."""
+    superuser = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
+    yield superuser
+    await superuser.close()
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: Path, superuser: asyncpg.Connection) -> str:
     """The name of a migrated and seeded database that `database_url` copies: that is faster than migrating again."""
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {TEMPLATE}")
-    await admin.close()
+    await superuser.execute(f"CREATE DATABASE {TEMPLATE}")
     roles = {"db_api_role": embedded_postgres.API_ROLE, "db_worker_role": embedded_postgres.WORKER_ROLE}
     await migrate(make_settings(embedded_postgres.database_url(postgres, TEMPLATE), **roles))
     database = await asyncpg.connect(host=str(postgres), user="postgres", database=TEMPLATE)
@@ -120,38 +137,27 @@ async def template(postgres: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def fresh_database(postgres: Path, template: str) -> AsyncIterator[str]:
+async def fresh_database(postgres: Path, superuser: asyncpg.Connection, template: str) -> AsyncIterator[str]:
     """The DATABASE_URL of a fresh database, migrated and seeded, which is dropped in the end."""
     name = f"test_{uuid4().hex}"
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
+    await superuser.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
     yield embedded_postgres.database_url(postgres, name)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-async def database_url(postgres: Path, template: str) -> AsyncIterator[str]:
+async def database_url(postgres: Path, superuser: asyncpg.Connection, template: str) -> AsyncIterator[str]:
     """The DATABASE_URL of a fresh database, migrated and seeded."""
-    async with fresh_database(postgres, template) as url:
+    async with fresh_database(postgres, superuser, template) as url:
         yield url
 
 
 class GivenSettings(Settings):
     """Settings for which nobody looks into the environment: that would take five times as long."""
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is given."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
+    def __init__(self, **values: object) -> None:
+        """Check only what is given."""
+        BaseModel.__init__(self, **values)
 
 
 def make_settings(database_url: str, **values: object) -> Settings:
@@ -160,7 +166,7 @@ def make_settings(database_url: str, **values: object) -> Settings:
         f"mock_{verb}_delay": 0.05 for verb in ("build", "start", "stop", "reboot", "resize", "delete", "snapshot")
     }
     defaults = {"database_url": database_url, "secret_key": secrets.token_urlsafe(48), **quick}
-    return GivenSettings(**(defaults | values))  # type: ignore[arg-type]
+    return GivenSettings(**(defaults | values))
 
 
 def without_temporal(database_url: str) -> Settings:

@@ -31,11 +31,9 @@ TEMPLATE = "template_with_mock_cloud"
 
 
 @pytest.fixture(scope="session")
-async def template(postgres: Path, template: str) -> str:
+async def template(postgres: Path, superuser: asyncpg.Connection, template: str) -> str:
     """The name of a database that has the mock cloud, too; creating its tables takes longer than most tests."""
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE {template}")
-    await admin.close()
+    await superuser.execute(f"CREATE DATABASE {TEMPLATE} TEMPLATE {template}")
     engine = database.create_engine(make_settings(embedded_postgres.database_url(postgres, TEMPLATE)))
     async with engine.begin() as tx:
         await create_schema(tx)

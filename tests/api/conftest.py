@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import FastAPI
@@ -17,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import create_app
 from api.background import housekeeping
+from api.background.use_exchange import UseExchange
+from api.background.workflow_recovery import WorkflowRecovery
 from api.web import security
 from api.web.security import LoginCaller, Signing
 from domain.data import database
@@ -98,10 +100,19 @@ def pointers(problem: dict[str, Any]) -> set[str]:
     return {error.get("pointer") or error.get("parameter") or error.get("header") for error in problem["errors"]}
 
 
+async def _nothing(*_: object) -> None:
+    """Do nothing, in place of a task."""
+
+
 @pytest.fixture(autouse=True)
-def no_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the application from looking for old rows when it starts: that takes longer than most tests."""
-    monkeypatch.setattr(housekeeping, "run", AsyncMock())
+def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the tasks of the application that look at the database once it starts and find nothing to do there.
+
+    Together they take longer than most tests. Tests of these tasks call what they do.
+    """
+    monkeypatch.setattr(housekeeping, "run", _nothing)
+    monkeypatch.setattr(WorkflowRecovery, "run", _nothing)
+    monkeypatch.setattr(UseExchange, "run", _nothing)
 
 
 @pytest.fixture
@@ -130,9 +141,9 @@ async def bob(app: FastAPI, engine: AsyncEngine, settings: Settings) -> Person:
 
 
 @pytest.fixture(scope="module")
-async def visitor(postgres: Path, template: str) -> AsyncIterator[Person]:
+async def visitor(postgres: Path, superuser: asyncpg.Connection, template: str) -> AsyncIterator[Person]:
     """A user who changes nothing: all tests of a file share the user, the application and its database."""
-    async with fresh_database(postgres, template) as url:
+    async with fresh_database(postgres, superuser, template) as url:
         settings = without_temporal(url)
         engine = database.create_engine(settings)
         async with running(settings) as app:

@@ -36,13 +36,11 @@ async def refusal_of(settings: Settings) -> str:
 
 
 @pytest.fixture
-async def latin1(postgres: Path) -> AsyncIterator[str]:
+async def latin1(postgres: Path, superuser: asyncpg.Connection) -> AsyncIterator[str]:
     """DATABASE_URL of a database with another encoding."""
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute("CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    await superuser.execute("CREATE DATABASE latin1 TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
     yield embedded_postgres.database_url(postgres, "latin1")
-    await admin.execute("DROP DATABASE latin1 WITH (FORCE)")
-    await admin.close()
+    await superuser.execute("DROP DATABASE latin1 WITH (FORCE)")
 
 
 async def test_a_database_with_another_encoding_is_refused(latin1: str) -> None:

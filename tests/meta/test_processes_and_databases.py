@@ -40,13 +40,11 @@ async def start(module: str, database_url: str, **others: str) -> Process:
 
 
 @pytest.fixture
-async def latin1(postgres: Path) -> AsyncIterator[str]:
+async def latin1(postgres: Path, superuser: asyncpg.Connection) -> AsyncIterator[str]:
     """DATABASE_URL of a database with another encoding."""
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute("CREATE DATABASE of_processes TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
+    await superuser.execute("CREATE DATABASE of_processes TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'")
     yield embedded_postgres.database_url(postgres, "of_processes")
-    await admin.execute("DROP DATABASE of_processes WITH (FORCE)")
-    await admin.close()
+    await superuser.execute("DROP DATABASE of_processes WITH (FORCE)")
 
 
 @pytest.mark.parametrize("module", PROCESSES)
@@ -59,24 +57,23 @@ async def test_a_database_with_another_encoding_ends_the_process_with_one_line(m
     assert (process.returncode, out) == (1, b"")
 
 
-async def test_an_account_that_may_create_no_tables_ends_the_migrations_with_one_line(postgres: Path) -> None:
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute("CREATE ROLE reader LOGIN")
-    await admin.execute("CREATE DATABASE not_ours TEMPLATE template0")
+async def test_an_account_that_may_create_no_tables_ends_the_migrations_with_one_line(
+    postgres: Path, superuser: asyncpg.Connection
+) -> None:
+    await superuser.execute("CREATE ROLE reader LOGIN")
+    await superuser.execute("CREATE DATABASE not_ours TEMPLATE template0")
     url = embedded_postgres.database_url(postgres, "not_ours").replace("postgres@", "reader@")
     process = await start("migrations", url)
     out, err = await asyncio.wait_for(process.communicate(), 60)
-    await admin.execute("DROP DATABASE not_ours WITH (FORCE)")
-    await admin.execute("DROP ROLE reader")
-    await admin.close()
+    await superuser.execute("DROP DATABASE not_ours WITH (FORCE)")
+    await superuser.execute("DROP ROLE reader")
     [line] = err.decode().splitlines()
     assert line.startswith("The database of DATABASE_URL cannot be used: InsufficientPrivilegeError 42501: ")
     assert (process.returncode, out) == (1, b"")
 
 
-async def test_ctrl_c_ends_the_migrations_with_one_line(postgres: Path) -> None:
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute("CREATE DATABASE interrupted TEMPLATE template0")
+async def test_ctrl_c_ends_the_migrations_with_one_line(postgres: Path, superuser: asyncpg.Connection) -> None:
+    await superuser.execute("CREATE DATABASE interrupted TEMPLATE template0")
     url = embedded_postgres.database_url(postgres, "interrupted")
     other = await asyncpg.connect(host=str(postgres), user="postgres", database="interrupted")
     await other.execute("SELECT pg_advisory_lock($1)", advisory_locks.MIGRATIONS)  # another process migrates
@@ -84,12 +81,11 @@ async def test_ctrl_c_ends_the_migrations_with_one_line(postgres: Path) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = await start("migrations", url)
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'interrupted' AND wait_event = 'advisory'"
-    await poll(lambda: admin.fetchval(waiting), bool)
+    await poll(lambda: superuser.fetchval(waiting), bool)
     process.send_signal(signal.SIGINT)
     out, err = await asyncio.wait_for(process.communicate(), 60)
     await other.close()
-    await admin.execute("DROP DATABASE interrupted WITH (FORCE)")
-    await admin.close()
+    await superuser.execute("DROP DATABASE interrupted WITH (FORCE)")
     assert (process.returncode, out, err) == (130, b"", b"Interrupted; what was not finished is rolled back\n")
 
 
@@ -165,18 +161,18 @@ async def test_a_worker_waits_for_its_namespace_and_ends_well_however_often_it_i
     assert await process.stderr.read() == b"", "the reason is said once"
 
 
-async def test_an_error_of_the_migrations_is_one_line_in_the_format_of_all_logs(postgres: Path) -> None:
+async def test_an_error_of_the_migrations_is_one_line_in_the_format_of_all_logs(
+    postgres: Path, superuser: asyncpg.Connection
+) -> None:
     """Here, the database belongs to another program that has a table of the same name."""
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute("CREATE DATABASE of_others TEMPLATE template0")
+    await superuser.execute("CREATE DATABASE of_others TEMPLATE template0")
     url = embedded_postgres.database_url(postgres, "of_others")
     other = await asyncpg.connect(host=str(postgres), user="postgres", database="of_others")
     await other.execute("CREATE TABLE vms (secret text)")
     process = await start("migrations", url)
     out, err = await asyncio.wait_for(process.communicate(), 60)
     await other.close()
-    await admin.execute("DROP DATABASE of_others WITH (FORCE)")
-    await admin.close()
+    await superuser.execute("DROP DATABASE of_others WITH (FORCE)")
     [line] = err.decode().splitlines()
     assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{3}Z ERROR migrations The migrations failed request_id=- .*", line)
     assert "DuplicateTableError" in line

@@ -24,15 +24,13 @@ GIANT_RAM = 1 << 29  # MiB
 
 
 @pytest.fixture(scope="session")
-async def lab_settings(postgres: Path) -> AsyncIterator[Settings]:
+async def lab_settings(postgres: Path, superuser: asyncpg.Connection) -> AsyncIterator[Settings]:
     """Settings with an empty database for the whole session."""
     name = f"contract_{uuid4().hex}"
-    admin = await asyncpg.connect(host=str(postgres), user="postgres", database="postgres")
-    await admin.execute(f"CREATE DATABASE {name}")
+    await superuser.execute(f"CREATE DATABASE {name}")
     delays = {f"mock_{verb}_delay": MOCK_DELAY for verb in ("build", "resize", "reboot", "snapshot")}
     yield make_settings(embedded_postgres.database_url(postgres, name), **delays)
-    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await admin.close()
+    await superuser.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
