@@ -47,8 +47,8 @@ _Value = TypeVar("_Value")
 class ProviderCaller(Caller):
     """A user with a token of the identity provider.
 
-    `is_admin` is what the token says about that; None if the settings name no claim for it. `expires_at` is in seconds
-    since 1970.
+    `is_admin` is what the token says about that; None if the settings name no claim for it. `expires_at` is when the
+    token is refused, in seconds since 1970.
     """
 
     expires_at: int
@@ -177,7 +177,7 @@ class IdentityProvider:
         user = self._users.get(checked.subject.id)
         if user is None or self._is_doubtful(user):
             return None
-        return ProviderCaller(user.id, user.name, checked.expires_at, checked.is_admin)
+        return ProviderCaller(user.id, user.name, checked.expires_at + LEEWAY, checked.is_admin)
 
     def _is_doubtful(self, user: _User) -> bool:
         """Whether the account may have been disabled since the database was asked for it."""

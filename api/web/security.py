@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -64,11 +65,13 @@ class Caller:
 class LoginCaller(Caller):
     """A user who has logged in; `session_id` is the login that the token comes from, its refresh token family.
 
-    The token is void once the account has begun another epoch. Tokens of earlier versions have none.
+    The token is void once the account has begun another epoch. Tokens of earlier versions have none. `expires_at` is
+    in seconds since 1970.
     """
 
     session_id: UUID
     epoch: int = 0
+    expires_at: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +85,10 @@ class ProgramCaller(Caller):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The content of a token with a valid signature; `expires_at` in seconds since 1970."""
+    """The content of a token with a valid signature."""
 
     token_id: UUID
     caller: LoginCaller
-    expires_at: int
 
 
 class InvalidTokenError(Exception):
@@ -130,7 +132,7 @@ def verify(signing: Signing, type: TokenType, token: str) -> Claims:
     """The content of the token; InvalidTokenError if its signature or type is wrong or it has expired."""
     claims = _decode(signing, type, token)
     # Checked here and not in _decode, whose results are cached: a token that was valid then may have expired since.
-    if claims.expires_at <= time.time():
+    if claims.caller.expires_at <= time.time():
         raise InvalidTokenError("The token has expired.")
     return claims
 
@@ -159,7 +161,7 @@ def _typed(claims: dict[str, Any]) -> Claims:
     if not _is_whole(epoch) or not 0 <= epoch <= _HIGHEST_EPOCH or not _is_whole(expires_at):
         raise ValueError("The epoch or the end is no such number.")
     user_id, session_id, token_id = (UUID(str(claims[name])) for name in ("sub", "sid", "jti"))
-    return Claims(token_id, LoginCaller(user_id, username, session_id, epoch), expires_at)
+    return Claims(token_id, LoginCaller(user_id, username, session_id, epoch, expires_at))
 
 
 def _is_whole(value: Any) -> bool:
