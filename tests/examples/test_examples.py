@@ -91,7 +91,7 @@ def _provoke_the_server(new: Recording) -> None:
         site.pass_time(phases.HEAD_TIME + 1)
         new.note_problem(slow.read().json())
     [of_the_proxy] = re.findall("return 503 '(.*)';", COMPOSE_WITH_TLS.read_text())
-    new.note_problem(json.loads(of_the_proxy))
+    new.note_problem(json.loads(of_the_proxy.replace("$$request_id", str(uuid4()))))
 
 
 async def test_the_examples_are_what_the_service_answers(recording: dict[str, Any]) -> None:
