@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
@@ -186,6 +187,34 @@ async def test_it_says_that_the_api_does_not_answer(tmp_path: Path) -> None:
     for answer in answers:
         check_problem(answer, "api_unavailable")
         assert answer.headers["Retry-After"] == "2"
+
+
+END = b"Host: x\r\nConnection: close\r\n\r\n"
+REFUSED = {
+    b"GET\r\n\r\n": "malformed_request",
+    b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n": "malformed_request",
+    b"GET /%zz HTTP/1.1\r\n" + END: "malformed_request",
+    b"GET / HTTP/1.1\r\nTransfer-Encoding: x\r\n" + END: "malformed_request",
+    b"TRACE / HTTP/1.1\r\n" + END: "method_not_allowed",
+    b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + END: "uri_too_long",
+    b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n" + END: "head_too_large",
+    b"GET / HTTP/3.0\r\n" + END: "http_version_not_supported",
+}
+
+
+def test_what_it_refuses_before_it_knows_the_path_is_a_problem(tmp_path: Path) -> None:
+    with running_proxy(tmp_path, 1, {}) as (authority, https, _):
+        context = ssl.create_default_context(cafile=authority)
+        for request, code in REFUSED.items():
+            connection = socket.create_connection(("127.0.0.1", https))
+            with context.wrap_socket(connection, server_hostname="localhost") as tls:
+                tls.sendall(request)
+                head, body = b"".join(iter(lambda: tls.recv(65536), b"")).split(b"\r\n\r\n")
+            status, *lines = head.decode().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            check_problem(httpx.Response(int(status.split()[1]), headers=headers, content=body), code)
+        plain = httpx.get(f"http://127.0.0.1:{https}/")
+        assert plain.json()["code"] == "malformed_request"
 
 
 async def test_a_client_cannot_claim_to_be_another(proxy: Proxy) -> None:
