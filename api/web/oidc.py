@@ -21,7 +21,7 @@ from starlette.types import Scope
 from api.background.provider_keys import ALGORITHMS, ProviderKeys
 from api.background.token_epochs import TokenEpochs
 from api.web.origin import source_of
-from api.web.security import Caller, InvalidTokenError
+from api.web.security import LATEST, Caller, InvalidTokenError
 from domain import logs
 from domain.commands import identities
 from domain.commands.audit import Stranger
@@ -153,8 +153,9 @@ class IdentityProvider:
 
     def _checked(self, claims: dict[str, Any]) -> _Checked:
         # PyJWT also takes numbers in quotes, and true for 1.
-        if any(type(claims.get(name, 0)) not in {int, float} for name in _TIMES):
-            raise InvalidTokenError("A time in the token (exp, nbf, iat) is not a number.")
+        times = [claims.get(name, 0) for name in _TIMES]
+        if any(type(each) not in {int, float} or each > LATEST for each in times):
+            raise InvalidTokenError("A time in the token (exp, nbf, iat) is not a number, or too large.")
         subject, issuer = claims["sub"], str(self._settings.oidc_issuer)
         if not (subject.isascii() and subject.isprintable() and 0 < len(subject) <= _LONGEST_SUBJECT):
             raise InvalidTokenError("The subject (sub) of the token is not 1 to 255 ASCII characters.")

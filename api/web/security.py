@@ -27,6 +27,7 @@ ISSUER = "openstack-vm-api"
 TokenType = Literal["access", "refresh"]
 
 _CLAIMS = ["iss", "type", "jti", "sub", "username", "sid", "exp"]
+LATEST = 2**53  # seconds since 1970; a float holds no larger number exactly, and of the largest none
 _HIGHEST_EPOCH = 2**31 - 1  # what the database can hold
 _BCRYPT_COST = 12
 # The hash of a password that opens no account. Checking it makes the login of an unknown user take as long as that of a
@@ -156,16 +157,17 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
 def _typed(claims: dict[str, Any]) -> Claims:
     """The claims as what they have to be; ValueError. The key may be another program's, too, which puts in others."""
     username, epoch, expires_at = claims["username"], claims.get("epoch", 0), claims["exp"]
-    if not isinstance(username, str) or not username.isprintable():
-        raise ValueError("The username is no text that can be shown.")
-    if not _is_whole(epoch) or not 0 <= epoch <= _HIGHEST_EPOCH or not _is_whole(expires_at):
+    if not isinstance(username, str) or "\0" in username:
+        raise ValueError("The username is no text that the database can hold.")
+    username.encode()  # a ValueError if it has half of a surrogate pair
+    if not _is_whole(epoch, _HIGHEST_EPOCH) or not _is_whole(expires_at, LATEST):
         raise ValueError("The epoch or the end is no such number.")
     user_id, session_id, token_id = (UUID(str(claims[name])) for name in ("sub", "sid", "jti"))
     return Claims(token_id, LoginCaller(user_id, username, session_id, epoch, expires_at))
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_whole(value: Any, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest
 
 
 def _checked_claims(signing: Signing, token: str) -> dict[str, Any]:
