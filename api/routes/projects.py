@@ -102,7 +102,11 @@ async def get_member(caller: CurrentUser, process: Process, project_id: UUID, us
 async def set_member(
     requester: CurrentRequester, process: Process, project_id: UUID, username: Username, body: requests.Membership
 ) -> answers.Member:
-    """Make a user a member of a project, or change the member's role. The owners of the project can do that."""
+    """Make a user a member of a project, or change the member's role. The owners of the project can do that.
+
+    An owner who sets the same role for themselves accepts it. A project keeps an owner who has accepted that, so nobody
+    can be left alone with a project without being asked.
+    """
     async with process.engine.begin() as tx:
         if await projects.set_member(tx, requester, project_id, username, body.role):
             project, role = str(project_id), body.role

@@ -4,6 +4,7 @@ Each event has a resource as it is then. The id of an event is the position in t
 reached with it, so any process can go on from there. A client that missed some changes of a resource gets the last.
 """
 
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
@@ -14,6 +15,7 @@ from api.background.changes import TooManyWaitingError
 from api.background.listeners import Change, Stream
 from api.web import security
 from api.web.dependencies import ProcessState
+from api.web.oidc import ProviderCaller
 from api.web.security import Caller, LoginCaller, Signing
 from api.web.waiting import too_many_waiting
 from domain.data.changes import Position
@@ -68,11 +70,11 @@ async def _events(
     signing = process.signing
     last = None if last_id is None else _position(signing, last_id)
     is_unknown = last_id is not None and last is None
-    end = time.monotonic() + LONGEST_STREAM
+    end = time.monotonic() + min(LONGEST_STREAM, _life(caller))
     # A client whose own login has not ended comes back, and has missed nothing.
     with process.changes.follow(caller.id, last) as stream, process.epochs.calling(caller.id, stream.end):
         yield f"retry: {_RECONNECT_AFTER}\n\n".encode()
-        while time.monotonic() < end and (news := await stream.next(KEEP_ALIVE)) is not None:
+        while (left := end - time.monotonic()) > 0 and (news := await stream.next(min(KEEP_ALIVE, left))) is not None:
             for each in news:
                 concerning = [change for change in each.changes if concerns(change)]
                 id = _id(signing, each.position)
@@ -83,6 +85,11 @@ async def _events(
                     yield _render_all(concerning, render, id)
             if not any(each.changes for each in news):
                 yield _sign_of_life(signing, stream)
+
+
+def _life(caller: Caller) -> float:
+    """The seconds until the caller's token ends. Tokens of programs are looked up before each event."""
+    return caller.expires_at - time.time() if isinstance(caller, LoginCaller | ProviderCaller) else math.inf
 
 
 def _sign_of_life(signing: Signing, stream: Stream) -> bytes:

@@ -21,7 +21,7 @@ from starlette.types import Scope
 from api.background.provider_keys import ALGORITHMS, ProviderKeys
 from api.background.token_epochs import TokenEpochs
 from api.web.origin import source_of
-from api.web.security import Caller, InvalidTokenError
+from api.web.security import LATEST, Caller, InvalidTokenError
 from domain import logs
 from domain.commands import identities
 from domain.commands.audit import Stranger
@@ -38,6 +38,7 @@ _LONGEST_HEADER: Final = 2048
 _LONGEST_SUBJECT: Final = 255  # OpenID Connect Core, section 2
 _TYPES: Final = {"jwt", "at+jwt", "application/jwt", "application/at+jwt"}
 _REQUIRED: Final = ["iss", "aud", "sub", "exp"]
+_TIMES: Final = ("exp", "nbf", "iat")
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -46,11 +47,10 @@ _Value = TypeVar("_Value")
 class ProviderCaller(Caller):
     """A user with a token of the identity provider.
 
-    `is_admin` is what the token says about that; None if the settings name no claim for it. `issued_at` and
-    `expires_at` are in seconds since 1970.
+    `is_admin` is what the token says about that; None if the settings name no claim for it. `expires_at` is when the
+    token is refused, in seconds since 1970.
     """
 
-    issued_at: int | None
     expires_at: int
     is_admin: bool | None
 
@@ -60,7 +60,6 @@ class _Checked:
     """What a token with a valid signature says."""
 
     subject: Subject
-    issued_at: int | None
     expires_at: int
     is_admin: bool | None
 
@@ -153,6 +152,10 @@ class IdentityProvider:
         return claims
 
     def _checked(self, claims: dict[str, Any]) -> _Checked:
+        # PyJWT also takes numbers in quotes, and true for 1.
+        times = [claims.get(name, 0) for name in _TIMES]
+        if any(type(each) not in {int, float} or each > LATEST for each in times):
+            raise InvalidTokenError("A time in the token (exp, nbf, iat) is not a number, or too large.")
         subject, issuer = claims["sub"], str(self._settings.oidc_issuer)
         if not (subject.isascii() and subject.isprintable() and 0 < len(subject) <= _LONGEST_SUBJECT):
             raise InvalidTokenError("The subject (sub) of the token is not 1 to 255 ASCII characters.")
@@ -161,7 +164,6 @@ class IdentityProvider:
         name = claims.get(self._settings.oidc_username_claim)
         return _Checked(
             Subject(issuer, subject, name if isinstance(name, str) else subject),
-            int(claims["iat"]) if "iat" in claims else None,
             int(claims["exp"]),
             self._is_admin(claims),
         )
@@ -176,7 +178,7 @@ class IdentityProvider:
         user = self._users.get(checked.subject.id)
         if user is None or self._is_doubtful(user):
             return None
-        return ProviderCaller(user.id, user.name, checked.issued_at, checked.expires_at, checked.is_admin)
+        return ProviderCaller(user.id, user.name, checked.expires_at + LEEWAY, checked.is_admin)
 
     def _is_doubtful(self, user: _User) -> bool:
         """Whether the account may have been disabled since the database was asked for it."""

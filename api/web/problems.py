@@ -39,6 +39,7 @@ HEADERS_OF_CODE = {
     "rate_limited": RETRY_AFTER,
     "too_many_waiting": RETRY_AFTER,
     "too_many_failed_logins": RETRY_AFTER,
+    "api_unavailable": RETRY_AFTER,
     "cloud_unavailable": RETRY_AFTER,
     "worker_unavailable": RETRY_AFTER,
     "identity_provider_unavailable": RETRY_AFTER,

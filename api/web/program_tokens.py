@@ -122,18 +122,22 @@ class ProgramTokens:
         return ProgramCaller(found.owner_id, found.username, key, scopes, found.expires_at)
 
     async def works(self, caller: Caller) -> bool:
-        """Whether a caller that was found before may go on; False, too, if the database cannot tell.
+        """Whether a caller that was found before may go on; False, too, if the database cannot tell."""
+        with contextlib.suppress(DBAPIError, *outages.UNREACHABLE):
+            return not await self.has_ended(caller)
+        return False
+
+    async def has_ended(self, caller: Caller) -> bool:
+        """Whether the token of a caller that was found before has ended, or the caller's login.
 
         An access token is not looked up: this process knows whether its login has ended.
         """
         if isinstance(caller, LoginCaller):
-            return not self._epochs.is_void(caller.id, caller.epoch)
+            return self._epochs.is_void(caller.id, caller.epoch)
         if not isinstance(caller, ProgramCaller):
-            return True
-        with contextlib.suppress(DBAPIError, *outages.UNREACHABLE):
-            found = await self._look(caller.digest)
-            return found is not None and not found.has_ended
-        return False
+            return False
+        found = await self._look(caller.digest)
+        return found is None or found.has_ended
 
     async def _look(self, key: bytes) -> Row[*tuple[Any, ...]] | None:
         """The row of a token, read together with those of other requests that wait for a look."""

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import math
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,8 @@ ISSUER = "openstack-vm-api"
 TokenType = Literal["access", "refresh"]
 
 _CLAIMS = ["iss", "type", "jti", "sub", "username", "sid", "exp"]
+LATEST = 2**53  # seconds since 1970; a float holds no larger number exactly, and of the largest none
+_HIGHEST_EPOCH = 2**31 - 1  # what the database can hold
 _BCRYPT_COST = 12
 # The hash of a password that opens no account. Checking it makes the login of an unknown user take as long as that of a
 # known one, so that the time does not tell which usernames exist.
@@ -63,11 +66,13 @@ class Caller:
 class LoginCaller(Caller):
     """A user who has logged in; `session_id` is the login that the token comes from, its refresh token family.
 
-    The token is void once the account has begun another epoch. Tokens of earlier versions have none.
+    The token is void once the account has begun another epoch. Tokens of earlier versions have none. `expires_at` is
+    in seconds since 1970.
     """
 
     session_id: UUID
     epoch: int = 0
+    expires_at: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,10 @@ class ProgramCaller(Caller):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The content of a token with a valid signature; `expires_at` in seconds since 1970."""
+    """The content of a token with a valid signature."""
 
     token_id: UUID
     caller: LoginCaller
-    expires_at: int
 
 
 class InvalidTokenError(Exception):
@@ -129,7 +133,7 @@ def verify(signing: Signing, type: TokenType, token: str) -> Claims:
     """The content of the token; InvalidTokenError if its signature or type is wrong or it has expired."""
     claims = _decode(signing, type, token)
     # Checked here and not in _decode, whose results are cached: a token that was valid then may have expired since.
-    if claims.expires_at <= time.time():
+    if claims.caller.expires_at <= time.time():
         raise InvalidTokenError("The token has expired.")
     return claims
 
@@ -144,8 +148,26 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
         raise InvalidTokenError("The token is not valid.") from None
     if claims["type"] != type:
         raise InvalidTokenError(f"The token is not of type {type}.")
-    caller = LoginCaller(UUID(claims["sub"]), claims["username"], UUID(claims["sid"]), claims.get("epoch", 0))
-    return Claims(UUID(claims["jti"]), caller, claims["exp"])
+    try:
+        return _typed(claims)
+    except ValueError:
+        raise InvalidTokenError("The token is not valid.") from None
+
+
+def _typed(claims: dict[str, Any]) -> Claims:
+    """The claims as what they have to be; ValueError. The key may be another program's, too, which puts in others."""
+    username, epoch, expires_at = claims["username"], claims.get("epoch", 0), claims["exp"]
+    if not isinstance(username, str) or "\0" in username:
+        raise ValueError("The username is no text that the database can hold.")
+    username.encode()  # a ValueError if it has half of a surrogate pair
+    if not _is_whole(epoch, _HIGHEST_EPOCH) or not _is_whole(expires_at, LATEST):
+        raise ValueError("The epoch or the end is no such number.")
+    user_id, session_id, token_id = (UUID(str(claims[name])) for name in ("sub", "sid", "jti"))
+    return Claims(token_id, LoginCaller(user_id, username, session_id, epoch, expires_at))
+
+
+def _is_whole(value: Any, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= highest
 
 
 def _checked_claims(signing: Signing, token: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from api.web.fields import PLAIN_DIGITS
 from api.web.models import FieldError
 from api.web.oidc import ProviderCaller
 from api.web.problems import ProblemError
-from api.web.security import Caller, LoginCaller
+from api.web.security import Caller, LoginCaller, ProgramCaller
 
 LONGEST_WAIT = 60  # seconds
 # A resource comes from these into another status only if somebody asks for it.
@@ -81,7 +81,9 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
             leaving = asyncio.create_task(_client_leaves(request))
             leaving.add_done_callback(lambda _: watch.end())
             try:
+                has_waited = False
                 while not is_over(rows) and not watch.is_over:
+                    has_waited = True
                     left = deadline - asyncio.get_running_loop().time()
                     if left <= 0:
                         break
@@ -90,8 +92,10 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
             finally:
                 leaving.cancel()
             caller = request.scope["caller"]
-            # Of a user of the identity provider, only a disabled account ends anything.
-            if ended and (isinstance(caller, ProviderCaller) or not await process.program_tokens.works(caller)):
+            # Of a user of the identity provider, only a disabled account ends anything. A program's token may have been
+            # deleted meanwhile, which nobody is told.
+            is_due = ended or (has_waited and isinstance(caller, ProgramCaller))
+            if is_due and (isinstance(caller, ProviderCaller) or await process.program_tokens.has_ended(caller)):
                 raise ProblemError("invalid_token", "This login has ended; log in again.")
             # While PostgreSQL is away nobody is told anything.
             return rows if is_over(rows) or process.changes.is_current() else await read()

@@ -33,9 +33,9 @@ PROJECTS: Final[Rows] = select(
 ).join(ProjectMember, ProjectMember.project_id == Project.id)
 """Projects, each with a member's role; of a user: `ProjectMember.user_id` is the user's."""
 
-MEMBERS: Final[Rows] = select(User.username, ProjectMember.role, ProjectMember.created_at, User.id).join(
-    ProjectMember, ProjectMember.user_id == User.id
-)
+MEMBERS: Final[Rows] = select(
+    User.username, ProjectMember.role, ProjectMember.accepted, ProjectMember.created_at, User.id
+).join(ProjectMember, ProjectMember.user_id == User.id)
 """Members, by name; of a project: `ProjectMember.project_id` is the project's."""
 
 
@@ -56,24 +56,29 @@ async def create_project(tx: AsyncConnection, requester: Requester, name: str) -
 async def set_member(
     tx: AsyncConnection, requester: Requester, project_id: UUID, username: str, role: ProjectRole
 ) -> bool:
-    """Make a user a member of a project, or change the member's role; False if the user has this role already.
+    """Make a user a member of a project, or change the member's role; False if that changes nothing.
+
+    Users who set a role of their own accept it. Only an owner who has done so can be the last one: otherwise anybody
+    could leave a project to somebody who has not been asked and cannot leave it.
 
     NotFoundError if the requester cannot see the project or there is no such user, ForbiddenError if the requester is
     no owner, LastOwnerError if no owner would be left, QuotaExceededError.
     """
     project = await _lock(tx, requester, project_id)
     user = await _user(tx, username)
-    present = await _role(tx, project_id, user.id)
-    if present is role:
+    is_own = user.id == requester.user_id
+    present, was_accepted = await _membership(tx, project_id, user.id)
+    if present is role and (was_accepted or not is_own):
         return False
     if present is ProjectRole.OWNER and role is not ProjectRole.OWNER:
         await _check_another_owner(tx, project, user.id)
     if present is None:
         await _check_room(tx, "members", MOST_MEMBERS, ProjectMember.project_id == project_id)
         await _check_room(tx, "projects of the user", MOST_JOINED, ProjectMember.user_id == user.id)
-    row = {"project_id": project_id, "user_id": user.id, "role": role}
-    key = (ProjectMember.project_id, ProjectMember.user_id)
-    await tx.execute(upsert(ProjectMember).values(row).on_conflict_do_update(index_elements=key, set_={"role": role}))
+    key = {"project_id": project_id, "user_id": user.id}
+    values = {"role": role, "accepted": is_own}
+    added = upsert(ProjectMember).values(key | values)
+    await tx.execute(added.on_conflict_do_update(index_elements=[*key], set_=values))
     return True
 
 
@@ -129,18 +134,27 @@ async def _user(tx: AsyncConnection, username: str) -> User:
 
 
 async def _role(tx: AsyncConnection, project_id: UUID, user_id: UUID) -> ProjectRole | None:
+    return (await _membership(tx, project_id, user_id))[0]
+
+
+async def _membership(tx: AsyncConnection, project_id: UUID, user_id: UUID) -> tuple[ProjectRole | None, bool]:
+    """The role of a user, None without one, and whether the user has accepted it."""
     is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user_id)
-    return await tx.scalar(select(ProjectMember.role).where(*is_it))
+    found = (await tx.execute(select(ProjectMember.role, ProjectMember.accepted).where(*is_it))).one_or_none()
+    return (found.role, found.accepted) if found else (None, False)
 
 
 async def _check_another_owner(tx: AsyncConnection, project: Project, user_id: UUID) -> None:
     if project.personal_of == user_id:
         raise LastOwnerError("It is the user's personal project, which the user always owns.")
-    others = (ProjectMember.user_id != user_id, ProjectMember.role == ProjectRole.OWNER)
+    others = (ProjectMember.user_id != user_id, ProjectMember.role == ProjectRole.OWNER, ProjectMember.accepted)
     if not await tx.scalar(
         select(ProjectMember.user_id).where(ProjectMember.project_id == project.id, *others).limit(1)
     ):
-        raise LastOwnerError("The project needs an owner. Make another member an owner first.")
+        raise LastOwnerError(
+            "The project needs an owner who has accepted that. Make another member an owner first, who then accepts it "
+            "by setting the same role for themselves."
+        )
 
 
 async def _check_room(tx: AsyncConnection, what: str, limit: int, condition: ColumnElement[bool]) -> None:

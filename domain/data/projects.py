@@ -58,7 +58,7 @@ class Project(Base):
 
 
 class ProjectMember(Base):
-    """A user's role in a project."""
+    """A user's role in a project; `accepted` if the user has taken it, and not only been given it."""
 
     __tablename__ = "project_members"
     __table_args__ = (
@@ -69,6 +69,7 @@ class ProjectMember(Base):
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), primary_key=True)
     role: Mapped[ProjectRole]
+    accepted: Mapped[bool] = mapped_column(server_default=true())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

@@ -20,3 +20,4 @@ async def set_member(owner: Person, project_id: Any, member: Person, role: str) 
     """Give the member a role."""
     answer = await owner.http.put(f"/projects/{project_id}/members/{member.user.username}", json={"role": role})
     assert (answer.status_code, answer.json()["role"]) == (200, role), answer.text
+    assert answer.json()["accepted"] is (owner is member)

@@ -136,6 +136,27 @@ async def test_each_is_refused_and_makes_no_user(app: FastAPI, provider: Provide
     assert await count(app.state.vmapi.engine, User) == 1
 
 
+async def test_a_claim_that_is_something_else_than_it_has_to_be_is_refused(app: FastAPI, provider: Provider) -> None:
+    later = str(int(NOW()) + 60)
+    wrong: dict[str, list[Any]] = {
+        "exp": [True, "", "x", later, [], [int(later)], {}, float("inf"), float("nan"), "9" * 5000, 1e300, 10**400],
+        "nbf": [True, "", "x", "1", [], [1], {}, float("inf"), float("nan"), 10**400],
+        "iat": [True, "", "x", "1", [], [1], {}, float("inf"), float("nan"), 10**400],
+        "iss": [True, 1, "", [provider.issuer], {provider.issuer: 1}],
+        "aud": [True, 1, "", [], [1], [AUDIENCE, None], {AUDIENCE: 1}],
+        "sub": [True, 1, 0.5, "", [], ["u-1"], {}],
+        "jti": [True, 1, 0.5, [], {}],
+    }
+    tokens = {f"{name} {value!r:.40}": provider.token(**{name: value}) for name in wrong for value in wrong[name]}
+    assert await refusals(app, tokens) == dict.fromkeys(tokens, (401, "invalid_token"))
+
+
+async def test_a_claim_that_nobody_asks_for_may_be_anything(app: FastAPI, provider: Provider) -> None:
+    values: list[Any] = [True, 1, 0.5, "", [], {}, [[{"a": [None]}]]]
+    for value in values:
+        assert await me(app, provider.token(ver=value, sid=value, preferred_username=value, groups=value))
+
+
 async def test_the_public_key_is_no_secret_to_sign_with(app: FastAPI, provider: Provider) -> None:
     tokens = {
         f"{algorithm} with form {number} of the key": signed_with(form, provider, algorithm)

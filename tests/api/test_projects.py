@@ -184,13 +184,36 @@ async def test_a_project_keeps_an_owner(ada: Person, bob: Person) -> None:
     for change in (ada.http.put(path, json={"role": "operator"}), ada.http.delete(path)):
         assert refusal(await change) == (409, "last_owner")
     await set_member(ada, project, bob, "owner")
+    await set_member(bob, project, bob, "owner")
     assert (await ada.http.put(path, json={"role": "reader"})).status_code == 200
     assert refusal(await bob.http.delete(f"/projects/{project}/members/bob")) == (409, "last_owner")
+
+
+async def test_nobody_is_left_alone_with_a_project_without_being_asked(ada: Person, bob: Person) -> None:
+    project = await project_of(ada, owner=bob)
+    path = f"/projects/{project}/members"
+    for change in (ada.http.put(f"{path}/ada", json={"role": "reader"}), ada.http.delete(f"{path}/ada")):
+        assert refusal(await change) == (409, "last_owner")
+    assert (await bob.http.delete(f"{path}/bob")).status_code == 204
+    await set_member(ada, project, bob, "owner")
+    await set_member(bob, project, bob, "owner")
+    await set_member(bob, project, ada, "reader")
+    await set_member(bob, project, ada, "owner")  # given anew, so accepted no more
+    assert refusal(await bob.http.delete(f"{path}/bob")) == (409, "last_owner")
+    assert (await ada.http.delete(f"{path}/ada")).status_code == 204
+
+
+async def test_what_an_owner_has_accepted_stays_so_when_another_repeats_it(ada: Person, bob: Person) -> None:
+    project = await project_of(ada, owner=bob)
+    await set_member(bob, project, bob, "owner")
+    answer = await ada.http.put(f"/projects/{project}/members/bob", json={"role": "owner"})
+    assert answer.json()["accepted"] is True
 
 
 async def test_of_two_owners_who_leave_at_once_one_stays(ada: Person, bob: Person) -> None:
     for _ in range(5):
         project = await project_of(ada, owner=bob)
+        await set_member(bob, project, bob, "owner")
         leaves = [each.http.delete(f"/projects/{project}/members/{each.user.username}") for each in (ada, bob)]
         statuses = sorted(answer.status_code for answer in await asyncio.gather(*leaves))
         assert statuses == [204, 409]

@@ -8,8 +8,11 @@ from fastapi import FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.data.queries import update_vm
+from domain.rules.states import Status
 from tests.api.conftest import Person, client_of
 from tests.api.test_program_tokens import ask, make
+from tests.api.test_waits import busy_vm, waiting
 
 
 async def test_no_request_is_accepted_that_comes_after_the_answer_to_the_delete(app: FastAPI, ada: Person) -> None:
@@ -29,6 +32,18 @@ async def test_no_request_is_accepted_that_comes_after_the_answer_to_the_delete(
     is_deleted.set()
     await asyncio.gather(*readers)
     assert {status for came_after, status in seen if came_after} == {401}
+
+
+async def test_a_wait_tells_nothing_to_a_token_that_was_deleted_meanwhile(
+    app: FastAPI, ada: Person, engine: AsyncEngine
+) -> None:
+    vm, token = await busy_vm(engine, ada), (await ask(ada.http)).json()
+    request = await waiting(client_of(app, token["token"]).get(f"/vms/{vm.id}?wait=20"))
+    assert (await ada.http.delete(f"/tokens/{token['id']}")).status_code == 204
+    async with engine.begin() as tx:
+        await update_vm(tx, vm.id, {"status": Status.SHUTOFF, "task_state": None})
+    answer = await request
+    assert (answer.status_code, answer.json()["code"]) == (401, "invalid_token")
 
 
 async def test_requests_that_come_together_share_a_look(app: FastAPI, ada: Person, engine: AsyncEngine) -> None:

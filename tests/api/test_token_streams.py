@@ -1,6 +1,9 @@
-"""Streams of events of a program end when its token does."""
+"""Streams of events end when the token does with which they began."""
 
 import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.routes.events import render
 from api.web.dependencies import ProcessState
 from api.web.event_stream import follow
+from api.web.oidc import ProviderCaller
 from api.web.security import Caller
 from domain.data.accounts import ProgramToken
 from tests.api.conftest import Person
@@ -39,6 +43,21 @@ async def next_event(blocks: Any) -> bytes:
         while (block := bytes(await anext(blocks))).startswith(b":"):
             pass
     return block
+
+
+@pytest.mark.parametrize("kind", ["login", "provider"])
+async def test_a_stream_does_not_outlive_its_access_token(app: FastAPI, ada: Person, kind: str) -> None:
+    now = time.time()
+    callers: dict[str, Callable[[float], Caller]] = {
+        "login": lambda end: replace(ada.caller, expires_at=end),
+        "provider": lambda end: ProviderCaller(ada.user.id, ada.user.username, int(end), None),
+    }
+    ended, lasting = [await blocks_of(app, callers[kind](now + life)) for life in (-1, 60)]
+    vm = await ada.create()
+    assert vm["id"].encode() in await next_event(lasting)
+    await lasting.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await next_event(ended)
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)

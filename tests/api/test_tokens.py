@@ -1,6 +1,7 @@
 """Forged, foreign and expired access tokens."""
 
 import base64
+import itertools
 import json
 import time
 from datetime import timedelta
@@ -63,6 +64,41 @@ async def test_a_token_with_a_wrong_or_missing_claim_is_refused(
     anyone: httpx.AsyncClient, settings: Settings, changes: dict[str, Any]
 ) -> None:
     assert await status_with(anyone, jwt.encode(claims(**changes), signing_of(settings).secret, "HS256")) == 401
+
+
+CLAIMS = ("exp", "iss", "type", "jti", "sub", "username", "sid", "epoch")
+_NO_NUMBERS = float("inf"), float("nan")
+WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    0.5,
+    -1,
+    2**31,
+    10**400,
+    1e308,
+    *_NO_NUMBERS,
+    "",
+    "x",
+    "\0",
+    "\ud800",
+    [],
+    ["x"],
+    {},
+)
+RIGHT: dict[str, tuple[Any, ...]] = {"exp": (2**31,), "username": ("", "x")}  # those of WRONG that are right
+
+
+async def test_a_claim_that_is_something_else_than_it_has_to_be_is_refused(
+    anyone: httpx.AsyncClient, settings: Settings
+) -> None:
+    """The key may be another program's, too, whose tokens must not be an error of ours."""
+    for name, value in itertools.product(CLAIMS, WRONG):
+        payloads = [json.dumps(claims(type=kind) | {name: value}).encode() for kind in ("access", "refresh")]
+        access, refresh = (jwt.PyJWS().encode(payload, signing_of(settings).secret, "HS256") for payload in payloads)
+        refreshed = await anyone.post("/auth/refresh", json={"refresh_token": refresh})
+        assert (refreshed.status_code, refreshed.json()["code"]) == (401, "invalid_token"), (name, value)
+        if value not in RIGHT.get(name, ()):
+            assert await status_with(anyone, access) == 401, (name, value)
 
 
 async def test_a_token_without_a_valid_signature_is_refused(anyone: httpx.AsyncClient, settings: Settings) -> None:

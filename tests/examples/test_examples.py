@@ -6,7 +6,9 @@
 import asyncio
 import json
 import os
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -31,6 +33,7 @@ from tests.examples import refusals, tour
 from tests.examples.recorder import Recording, without_times
 from tests.examples.tour import Guest
 
+COMPOSE_WITH_TLS = Path(__file__).parents[2] / "docker-compose.tls.yml"
 ORIGIN = "https://pages.example"
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(create_app(make_settings("postgresql://unused/unused")).openapi()))
 
@@ -87,6 +90,8 @@ def _provoke_the_server(new: Recording) -> None:
         slow.send(b"GET / HTTP/1.1\r\nHo")
         site.pass_time(phases.HEAD_TIME + 1)
         new.note_problem(slow.read().json())
+    [of_the_proxy] = re.findall("return 503 '(.*)';", COMPOSE_WITH_TLS.read_text())
+    new.note_problem(json.loads(of_the_proxy.replace("$$request_id", str(uuid4()))))
 
 
 async def test_the_examples_are_what_the_service_answers(recording: dict[str, Any]) -> None:

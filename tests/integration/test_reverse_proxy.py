@@ -3,11 +3,12 @@
 import asyncio
 import re
 import shutil
+import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,14 +50,18 @@ class Proxy:
     https: int
     http: int
 
-    @asynccontextmanager
-    async def client(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    def client(self, **headers: str) -> httpx.AsyncClient:
         """A client on a machine of its own."""
-        context = ssl.create_default_context(cafile=self.authority)
-        transport = httpx.AsyncHTTPTransport(verify=context, local_address=CLIENT)
-        url = f"https://localhost:{self.https}/api/v1"
-        async with httpx.AsyncClient(transport=transport, base_url=url, headers=headers, timeout=30) as http:
-            yield http
+        return client_of(self.authority, self.https, **headers)
+
+
+def client_of(authority: Path, https: int, **headers: str) -> httpx.AsyncClient:
+    """A client of the proxy at this port, on a machine of its own."""
+    context = ssl.create_default_context(cafile=authority)
+    transport = httpx.AsyncHTTPTransport(verify=context, local_address=CLIENT)
+    return httpx.AsyncClient(
+        transport=transport, base_url=f"https://localhost:{https}/api/v1", headers=headers, timeout=30
+    )
 
 
 @contextmanager
@@ -79,27 +84,34 @@ def nginx(folder: Path, changes: dict[str, str]) -> Iterator[None]:
         sys.stdout.write((folder / "nginx.log").read_text())
 
 
-@pytest.fixture(scope="module")
-def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """A stack that believes only nginx, and nginx."""
-    folder = tmp_path_factory.mktemp("proxy")
+@contextmanager
+def running_proxy(folder: Path, api_port: int, changes: dict[str, str]) -> Iterator[tuple[Path, int, int]]:
+    """A running nginx in front of this port, with these changes; its authority, and its ports for HTTPS and HTTP."""
     authority = Authority(folder / "authority")
     identity = authority.identity("server")
     https, http = free_ports(2)
-    stack = Stack.at(folder / "stack", FORWARDED_ALLOW_IPS="127.0.0.1", **QUICK_CLOUD)
-    changes = {
+    own = {
         "/etc/nginx/tls/certificate.pem": str(identity.certificate),
         "/etc/nginx/tls/key.pem": str(identity.key),
         "listen 8443": f"listen 127.0.0.1:{https}",
         "listen 8080": f"listen 127.0.0.1:{http}",
-        "set $api api:8000": f"set $api 127.0.0.1:{stack.api_port}",
+        "set $api api:8000": f"set $api 127.0.0.1:{api_port}",
         "pid /tmp": f"pid {folder}",
         "_path /tmp": f"_path {folder}",
-        "limit_conn addresses 200": f"limit_conn addresses {MOST_OF_ADDRESS}",
     }
-    with nginx(folder, changes):
+    with nginx(folder, own | changes):
+        yield authority.file, https, http
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A stack that believes only nginx, and nginx."""
+    folder = tmp_path_factory.mktemp("proxy")
+    stack = Stack.at(folder / "stack", FORWARDED_ALLOW_IPS="127.0.0.1", **QUICK_CLOUD)
+    changes = {"limit_conn addresses 200": f"limit_conn addresses {MOST_OF_ADDRESS}"}
+    with running_proxy(folder, stack.api_port, changes) as (authority, https, http):
         stack.start()
-        yield Proxy(stack, authority.file, https, http)
+        yield Proxy(stack, authority, https, http)
         stack.stop()
 
 
@@ -151,6 +163,58 @@ def check_problem(answer: httpx.Response, code: str) -> None:
     assert (problem.code, problem.title, problem.type) == (code, kind.title, f"/api/v1/docs/problems/{code}")
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.headers["Strict-Transport-Security"] == "max-age=31536000"
+
+
+async def test_it_says_that_the_api_does_not_answer(tmp_path: Path) -> None:
+    """One that is not there, one that ends before it has answered, and one that is too slow."""
+    behaviours = {"/ends": asyncio.Event(), "/slow": asyncio.Event()}
+    behaviours["/ends"].set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        path = (await reader.readuntil(b"\r\n\r\n")).decode().split()[1]
+        await behaviours[path.removeprefix("/api/v1")].wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1")
+    api_port = server.sockets[0].getsockname()[1]
+    changes = {"proxy_read_timeout 75s": "proxy_read_timeout 1s"}
+    with running_proxy(tmp_path, api_port, changes) as (authority, https, _):
+        async with client_of(authority, https) as http:
+            answers = [await http.get("/slow"), await http.post("/ends", json={"name": "web-1"})]
+            behaviours["/slow"].set()
+            server.close()
+            answers.append(await http.get("/ends"))
+    for answer in answers:
+        check_problem(answer, "api_unavailable")
+        assert answer.headers["Retry-After"] == "2"
+
+
+END = b"Host: x\r\nConnection: close\r\n\r\n"
+REFUSED = {
+    b"GET\r\n\r\n": "malformed_request",
+    b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n": "malformed_request",
+    b"GET /%zz HTTP/1.1\r\n" + END: "malformed_request",
+    b"GET / HTTP/1.1\r\nTransfer-Encoding: x\r\n" + END: "malformed_request",
+    b"TRACE / HTTP/1.1\r\n" + END: "method_not_allowed",
+    b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + END: "uri_too_long",
+    b"GET / HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n" + END: "head_too_large",
+    b"GET / HTTP/3.0\r\n" + END: "http_version_not_supported",
+}
+
+
+def test_what_it_refuses_before_it_knows_the_path_is_a_problem(tmp_path: Path) -> None:
+    with running_proxy(tmp_path, 1, {}) as (authority, https, _):
+        context = ssl.create_default_context(cafile=authority)
+        for request, code in REFUSED.items():
+            connection = socket.create_connection(("127.0.0.1", https))
+            with context.wrap_socket(connection, server_hostname="localhost") as tls:
+                tls.sendall(request)
+                head, body = b"".join(iter(lambda: tls.recv(65536), b"")).split(b"\r\n\r\n")
+            status, *lines = head.decode().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines)
+            check_problem(httpx.Response(int(status.split()[1]), headers=headers, content=body), code)
+        plain = httpx.get(f"http://127.0.0.1:{https}/")
+        assert plain.json()["code"] == "malformed_request"
 
 
 async def test_a_client_cannot_claim_to_be_another(proxy: Proxy) -> None:

@@ -87,7 +87,9 @@ class Provider:
         kept = {name: value for name, value in all_claims.items() if value is not None}
         members = {"kid": signer.id} | (header or {})
         headers = {name: value for name, value in members.items() if value is not None}
-        return jwt.encode(kept, signer.private, signer.algorithm, headers=headers)
+        # `jwt.encode` refuses to sign some claims that a provider could.
+        payload = json.dumps(kept).encode()
+        return jwt.PyJWS().encode(payload, signer.private, signer.algorithm, headers={"typ": "JWT"} | headers)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""

@@ -60,7 +60,8 @@ def delete(project: names.ProjectName, yes: Yes = False) -> None:
 def members(project: names.ProjectName, output: Output = Format.TABLE) -> None:
     """List the members of a project."""
     projects = current().client.projects
-    print_list(projects.members(projects.find_id(project)), [field("username"), field("role"), AGE], output)
+    columns = [field("username"), field("role"), field("accepted", is_wide=True), AGE]
+    print_list(projects.members(projects.find_id(project)), columns, output)
 
 
 @app.command()
@@ -73,7 +74,7 @@ def add_member(
     ] = ProjectRole.READER,
     output: Output = Format.TABLE,
 ) -> None:
-    """Add a user to a project, or change the role of a member."""
+    """Add a user to a project, or change the role of a member. Owners accept to be one by adding themselves."""
     projects = current().client.projects
     print_one(projects.set_member(projects.find_id(project), username, role=role.value), output)
 

@@ -415,6 +415,7 @@ class ProblemCode(Word):
     HEAD_TOO_LARGE = "head_too_large"
     INTERNAL_ERROR = "internal_error"
     NOT_IMPLEMENTED = "not_implemented"
+    API_UNAVAILABLE = "api_unavailable"
     CLOUD_UNAVAILABLE = "cloud_unavailable"
     WORKER_UNAVAILABLE = "worker_unavailable"
     IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable"
@@ -791,11 +792,12 @@ class CreatedToken(Answer):
 
 class Member(Answer):
     """
-    A member of a project, since `created_at`.
+    A member of a project, since `created_at`; `accepted` if the member has made the project or set the role.
     """
 
     username: str
     role: ProjectRole
+    accepted: bool
     created_at: AwareDatetime
 
 

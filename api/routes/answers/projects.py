@@ -24,10 +24,11 @@ class ProjectPage(Page[Project]):
 
 
 class Member(Answer):
-    """A member of a project, since `created_at`."""
+    """A member of a project, since `created_at`; `accepted` if the member has made the project or set the role."""
 
     username: str = Field(examples=["grace"])
     role: ProjectRole
+    accepted: bool
     created_at: datetime
 
 

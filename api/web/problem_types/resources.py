@@ -25,7 +25,7 @@ CONFLICTS: Final = {
         409,
         "The project needs this owner",
         "The change would leave the project without an owner, or a personal project without its user.",
-        "Make another member an owner first.",
+        "Make another member an owner first, who accepts that by a `PUT` of the same role for themselves.",
         Retry.AFTER_CHANGE,
     ),
     "project_in_use": ProblemType(

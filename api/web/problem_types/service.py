@@ -12,6 +12,15 @@ SERVICE: Final = {
         "Report the `request_id` to the operator. Before you send a change again, look whether it took effect.",
         Retry.WITH_KEY,
     ),
+    "api_unavailable": ProblemType(
+        503,
+        "The API does not answer",
+        "Only a proxy in front of the service says this. It reaches no process of the API, or one has ended before it "
+        "answered, or takes too long.",
+        "Wait for `Retry-After` seconds, and send the request again with its `Idempotency-Key`. If it goes on, tell "
+        "the operator.",
+        Retry.WITH_KEY,
+    ),
     "cloud_unavailable": ProblemType(
         503,
         "The cloud does not answer",
