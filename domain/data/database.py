@@ -14,11 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from domain import database_url
 from domain.data import outages
-from domain.data.connector import CONNECT_TIMEOUT, Connector
+from domain.data.connector import COMMAND_TIMEOUT, CONNECT_TIMEOUT, Connector
 from domain.data.outages import UnusableDatabaseError
 from domain.settings import Settings
 
-COMMAND_TIMEOUT = 15.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
 CLOSE_TIMEOUT = 0.5  # seconds
 

@@ -96,9 +96,7 @@ async def test_a_payload_of_another_key_is_refused_and_the_key_is_named(root: Pe
     assert "lacks the key '2026-05'" in refused.json()["detail"]
 
 
-async def test_other_requests_go_on_while_many_payloads_are_read(
-    root: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_other_requests_go_on_while_many_payloads_are_read(root: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = []
     parse = json_format.Parse
 
