@@ -10,14 +10,15 @@ from datetime import datetime
 from http import HTTPStatus
 from itertools import count
 from time import monotonic
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import httpx
-from httpx_sse import EventSource, ServerSentEvent, aconnect_sse
+from httpx_sse import ServerSentEvent, aconnect_sse
 from pydantic import BaseModel
 
 from vmctl.client import retries
+from vmctl.client.aio.bounded_events import events_of
 from vmctl.client.base import AnyPage
 from vmctl.client.errors import (
     NoTrialError,
@@ -155,7 +156,7 @@ class Transport:
             async with aconnect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
                 if source.response.is_success:
                     yield ServerSentEvent(event=OPENED)
-                    async for event in _events_of(source.response):
+                    async for event in events_of(source.response, MAX_ANSWER):
                         yield event
                     return
                 response = await _read(source.response)
@@ -242,31 +243,6 @@ async def _read(stream: httpx.Response) -> httpx.Response:
     headers = [pair for pair in stream.headers.multi_items() if pair[0] not in _OF_THE_STREAM]
     more: dict[str, Any] = {"extensions": stream.extensions, "request": stream.request}
     return httpx.Response(stream.status_code, headers=headers, content=bytes(content), **more)
-
-
-async def _events_of(stream: httpx.Response) -> AsyncIterator[ServerSentEvent]:
-    """The events of a stream; UnreadableError if one is too long, as a line without an end is."""
-    bounded = _Bounded(stream)
-    async for event in EventSource(cast("httpx.Response", bounded)).aiter_sse():
-        bounded.length = 0
-        yield event
-
-
-class _Bounded:
-    """What EventSource needs of a response. It keeps all of an event until the event ends."""
-
-    def __init__(self, stream: httpx.Response) -> None:
-        self._stream = stream
-        self.headers = stream.headers
-        self.length = 0  # of what came since the last event
-
-    async def aiter_text(self) -> AsyncIterator[str]:
-        """The text as it comes."""
-        async for text in self._stream.aiter_text():
-            self.length += len(text)
-            if self.length > MAX_ANSWER:
-                raise unreadable(self._stream.request.url, f"an event is longer than {MAX_ANSWER:,} characters")
-            yield text
 
 
 def _filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:

@@ -12,11 +12,11 @@ from http import HTTPStatus
 from itertools import count
 from threading import Lock
 from time import monotonic, sleep
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import httpx
-from httpx_sse import EventSource, ServerSentEvent, connect_sse
+from httpx_sse import ServerSentEvent, connect_sse
 from pydantic import BaseModel
 
 from vmctl.client import retries
@@ -32,6 +32,7 @@ from vmctl.client.errors import (
     unreadable,
 )
 from vmctl.client.models import TokenPair
+from vmctl.client.sync.bounded_events import events_of
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
 _PATH = re.compile(r"(?:/[\w~%-][\w.~%-]*)+")
@@ -157,7 +158,7 @@ class Transport:
             with connect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
                 if source.response.is_success:
                     yield ServerSentEvent(event=OPENED)
-                    for event in _events_of(source.response):
+                    for event in events_of(source.response, MAX_ANSWER):
                         yield event
                     return
                 response = _read(source.response)
@@ -242,31 +243,6 @@ def _read(stream: httpx.Response) -> httpx.Response:
     headers = [pair for pair in stream.headers.multi_items() if pair[0] not in _OF_THE_STREAM]
     more: dict[str, Any] = {"extensions": stream.extensions, "request": stream.request}
     return httpx.Response(stream.status_code, headers=headers, content=bytes(content), **more)
-
-
-def _events_of(stream: httpx.Response) -> Iterator[ServerSentEvent]:
-    """The events of a stream; UnreadableError if one is too long, as a line without an end is."""
-    bounded = _Bounded(stream)
-    for event in EventSource(cast("httpx.Response", bounded)).iter_sse():
-        bounded.length = 0
-        yield event
-
-
-class _Bounded:
-    """What EventSource needs of a response. It keeps all of an event until the event ends."""
-
-    def __init__(self, stream: httpx.Response) -> None:
-        self._stream = stream
-        self.headers = stream.headers
-        self.length = 0  # of what came since the last event
-
-    def iter_text(self) -> Iterator[str]:
-        """The text as it comes."""
-        for text in self._stream.iter_text():
-            self.length += len(text)
-            if self.length > MAX_ANSWER:
-                raise unreadable(self._stream.request.url, f"an event is longer than {MAX_ANSWER:,} characters")
-            yield text
 
 
 def _filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
