@@ -233,6 +233,8 @@ async def run(settings: Settings, data_dir: Path) -> None:
 def main() -> None:
     """Check the data directory and the ports, then run the stack until a signal stops it."""
     os.chdir(ROOT)
+    # If who starts us ignores it, the kernel tells nobody how a program has ended, and Python takes it for a success.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if isinstance(sys.stdout, io.TextIOWrapper):  # the terminal's encoding may lack letters of a path
         sys.stdout.reconfigure(errors="backslashreplace")
     os.umask(0o077)  # what we and our programs create is for this user only

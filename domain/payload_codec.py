@@ -36,6 +36,10 @@ class EncryptingCodec(PayloadCodec):
 
     async def encode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Encrypt the payloads."""
+        return self.encrypted(payloads)
+
+    def encrypted(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """The payloads, encrypted if there is a key for it."""
         return [self._encrypt(payload, self._first) for payload in payloads] if self._first else list(payloads)
 
     def _encrypt(self, payload: Payload, key_id: str) -> Payload:
@@ -45,6 +49,10 @@ class EncryptingCodec(PayloadCodec):
 
     async def decode(self, payloads: Sequence[Payload]) -> list[Payload]:
         """Decrypt the payloads that are encrypted; UnreadablePayloadError if one cannot be."""
+        return self.decrypted(payloads)
+
+    def decrypted(self, payloads: Sequence[Payload]) -> list[Payload]:
+        """The payloads in plain form; UnreadablePayloadError if one cannot be decrypted."""
         return [self._decrypt(p) if p.metadata.get("encoding") == ENCRYPTED else p for p in payloads]
 
     def _decrypt(self, payload: Payload) -> Payload:

@@ -36,6 +36,11 @@ LOCK_TIMEOUT = "500ms"
 PAUSE = 1.0  # seconds in which requests that wait for the migration's locks can finish
 # SQLSTATEs: a lock was not available in time, and a deadlock with requests, of which PostgreSQL chose this side.
 HELD_UP = {"55P03", "40P01"}
+NO_SCHEMA = "3F000"  # SQLSTATE
+_NO_SCHEMA = (
+    "its search_path names no schema in which tables can be made; ALTER ROLE ... SET search_path = public, or "
+    "ALTER DATABASE ... RESET search_path"
+)
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -139,6 +144,8 @@ def main() -> None:
         raise SystemExit(f"The cloud of COMPUTE_BACKEND cannot be used: {error}") from None
     except (*outages.UNREACHABLE, DBAPIError) as error:
         state = outages.sqlstate_of(error)
+        if state == NO_SCHEMA:
+            raise SystemExit(f"The database of DATABASE_URL cannot be used: {_NO_SCHEMA}") from None
         # A migration that misses a table is a bug, and not a process that has started too early.
         if state in outages.SCHEMA_IS_OLD or not outages.is_outage(error):
             raise

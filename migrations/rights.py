@@ -37,8 +37,9 @@ class Rights(NamedTuple):
 _CATALOGUE = Rights(READ, READ | ADD | CHANGE)  # the workers of a real cloud renew it
 _ONLY_API, _ONLY_WORKERS = Rights(ROWS, NOTHING), Rights(NOTHING, ROWS)
 
+HOME: Final = "public"
 RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
-    "public": {
+    HOME: {
         "alembic_version": Rights(NOTHING, NOTHING),
         # Accounts, and what proves who somebody is. No worker can read a password's hash.
         "users": Rights(READ | ADD | CHANGE, NOTHING),
@@ -86,7 +87,10 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
     ),
     "openstack_cloud": dict.fromkeys(("calls", "revocations"), _ONLY_WORKERS),
 }
-"""By schema and table. The last two schemas are the clouds' own; each exists only with its cloud."""
+"""By schema and table. The last two schemas are the clouds' own; each exists only with its cloud.
+
+The owner's `search_path` may have put the tables of the first one into another schema, such as one of the owner's name.
+"""
 
 _OWNER = text("SELECT current_user")
 _MAKE = text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
@@ -99,6 +103,9 @@ WHERE schemaname = :schema AND pg_has_role(tableowner, 'USAGE')
 UNION ALL SELECT sequencename, 'SEQUENCE' FROM pg_sequences
 WHERE schemaname = :schema AND pg_has_role(sequenceowner, 'USAGE')
 ORDER BY 1""")
+_HOME = text("""
+SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+WHERE pg_class.oid = to_regclass('alembic_version')""")
 _CAN_USE = text("SELECT has_schema_privilege(:role, :schema, 'USAGE')")
 
 
@@ -112,9 +119,14 @@ async def grant(tx: AsyncConnection, settings: Settings) -> None:
     for kind, role in (("api", settings.db_api_role), ("worker", settings.db_worker_role)):
         if role is not None:
             wanted.setdefault(role, []).append(kind)
+    home = str(await tx.scalar(_HOME))
     for role, kinds in wanted.items():
         if await _is_there(tx, role):
-            for statement in await _statements(tx, role, kinds):
+            if home != HOME:
+                logger.info(
+                    "the tables are in the schema %s, which the search_path of the role %s must name", home, role
+                )
+            for statement in await _statements(tx, role, kinds, home):
                 await tx.execute(text(statement))
 
 
@@ -140,14 +152,16 @@ async def _quoted(tx: AsyncConnection, name: str) -> str:
     return str(await tx.scalar(_QUOTED, {"name": name}))
 
 
-async def _statements(tx: AsyncConnection, role: str, kinds: list[str]) -> list[str]:
+async def _statements(tx: AsyncConnection, role: str, kinds: list[str], home: str) -> list[str]:
     name = await _quoted(tx, role)
     # An earlier version has granted rights in advance, on tables that were not made yet.
     statements = [f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM {name}" for kind in ("TABLES", "SEQUENCES")]
-    for schema, tables in RIGHTS.items():
+    for listed, tables in RIGHTS.items():
+        name_of_schema = home if listed == HOME else listed
+        schema = await _quoted(tx, name_of_schema)
         needed = {table: frozenset[str]().union(*(getattr(r, kind) for kind in kinds)) for table, r in tables.items()}
-        ours = (await tx.execute(_OURS, {"schema": schema})).all()
-        if ours and any(needed.values()) and not await tx.scalar(_CAN_USE, {"role": role, "schema": schema}):
+        ours = (await tx.execute(_OURS, {"schema": name_of_schema})).all()
+        if ours and any(needed.values()) and not await tx.scalar(_CAN_USE, {"role": role, "schema": name_of_schema}):
             statements.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
         for row in ours:
             # A table that is not listed was made by a later version.

@@ -4,7 +4,8 @@ It is there only with TEMPORAL_PAYLOAD_KEYS, and no part of the OpenAPI document
 tools, and sends what it likes (docs/operations.md).
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from fastapi import Request, Response
@@ -19,19 +20,19 @@ from domain.payload_codec import EncryptingCodec, UnreadablePayloadError
 
 routes = router("/codec", "codec")
 
-Apply = Callable[[Sequence[Payload]], Awaitable[list[Payload]]]
+Apply = Callable[[Sequence[Payload]], list[Payload]]
 
 
 @routes.post("/encode", include_in_schema=False)
 async def encode_payloads(_: Admin, process: Process, request: Request) -> Response:
     """Encrypt payloads, for a workflow that a person starts or signals."""
-    return await _answer(_codec(process).encode, request)
+    return await _answer(_codec(process).encrypted, request)
 
 
 @routes.post("/decode", include_in_schema=False)
 async def decode_payloads(_: Admin, process: Process, request: Request) -> Response:
     """Decrypt payloads. Those that are not encrypted come back as they are."""
-    return await _answer(_codec(process).decode, request)
+    return await _answer(_codec(process).decrypted, request)
 
 
 def _codec(process: Process) -> EncryptingCodec:
@@ -39,14 +40,20 @@ def _codec(process: Process) -> EncryptingCodec:
 
 
 async def _answer(apply: Apply, request: Request) -> Response:
+    # A hundred thousand payloads take seconds, in which a thread lets other requests go on.
+    answer = await asyncio.to_thread(_applied, apply, await request.body())
+    return Response(answer, media_type="application/json")
+
+
+def _applied(apply: Apply, body: bytes) -> str:
     try:
         # Fields of later versions are no reason to show nothing.
-        asked = json_format.Parse(await request.body(), Payloads(), ignore_unknown_fields=True)
-        answer = Payloads(payloads=await apply(asked.payloads))
+        asked = json_format.Parse(body, Payloads(), ignore_unknown_fields=True)
+        answer = Payloads(payloads=apply(asked.payloads))
     except (json_format.ParseError, UnicodeDecodeError):
         detail = 'The body has another form than Temporal\'s remote codec protocol: {"payloads": [...]}.'
         raise ProblemError("malformed_body", detail) from None
     except UnreadablePayloadError as error:
         unreadable = FieldError(code="unreadable_payload", detail=str(error), pointer="#/payloads")
         raise ProblemError("validation_failed", str(error), [unreadable]) from None
-    return Response(json_format.MessageToJson(answer, indent=None), media_type="application/json")
+    return json_format.MessageToJson(answer, indent=None)

@@ -66,6 +66,8 @@ class Processes:
         """Start the processes, and replace those that are killed, until they have to stop."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
+        # If who starts us ignores it, the kernel does not tell us how a process has ended.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for each in self._sockets:
             self._start(each)
         code = 0

@@ -14,7 +14,9 @@ from domain.data.outages import UnusableDatabaseError
 from domain.database_url import Target
 
 CONNECT_TIMEOUT = 5.0  # seconds for each server
+COMMAND_TIMEOUT = 15.0  # seconds for a statement
 OLDEST_VERSION = 14  # of PostgreSQL
+HAS_TRANSACTION_TIMEOUT = 17
 
 _POOLER = (
     "a connection pooler such as PgBouncer is in front of it; "
@@ -27,6 +29,7 @@ _ISOLATION = (
     "its transactions are {level}, and the service needs read committed; "
     "ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
 )
+_LIMIT = "its {name} is {value}, and the service needs {needed:.0f} s or no limit; ALTER ROLE ... SET {name} = 0"
 _STATEMENT_MODE = "PgBouncer is in statement mode, which has no transactions; set pool_mode to transaction or session"
 # The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
 _WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
@@ -36,6 +39,11 @@ _SUITS: Final = {
     "read-write": "SELECT current_setting('transaction_read_only') = 'off'",
     "primary": "SELECT NOT pg_is_in_recovery()",
 }
+# The limits that end what the service does earlier than it expects. The last one came with PostgreSQL 17.
+_SHORT_LIMITS: Final = f"""
+SELECT name, current_setting(name) AS value
+FROM unnest(ARRAY['lock_timeout', 'statement_timeout', 'transaction_timeout']) AS name
+WHERE extract(epoch FROM current_setting(name, true)::interval) BETWEEN 0.001 AND {COMMAND_TIMEOUT - 0.001}"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,9 @@ class Connector:
             return
         # A pooler makes up the process id that it reports at the start. The statement has no name, because a pooler may
         # give us a connection on which somebody else has prepared one with the same name.
-        statement = await connection.prepare("SELECT pg_backend_pid()", name="")
+        # An older server refuses to connect if it is told a setting that it does not know, so this one comes later.
+        more = ", set_config('transaction_timeout', '0', false)" if version.major >= HAS_TRANSACTION_TIMEOUT else ""
+        statement = await connection.prepare(f"SELECT pg_backend_pid(){more}", name="")
         if await statement.fetchval() != connection.get_server_pid():
             raise UnusableDatabaseError(_POOLER)
 
@@ -165,6 +175,7 @@ class Connector:
         try:
             await connection.execute("BEGIN")
             level = await connection.fetchval("SELECT current_setting('transaction_isolation')")
+            short = await connection.fetchrow(_SHORT_LIMITS)
             suits = self._attributes == "any" or await connection.fetchval(_SUITS[self._attributes])
             await connection.execute("COMMIT")
         except asyncpg.PostgresError as error:
@@ -173,6 +184,8 @@ class Connector:
             raise
         if level != "read committed":  # PgBouncer takes no settings from us
             raise UnusableDatabaseError(_ISOLATION.format(level=level))
+        if short:
+            raise UnusableDatabaseError(_LIMIT.format(**short, needed=COMMAND_TIMEOUT))
         if not suits:
             raise asyncpg.TargetServerAttributeNotMatched(f"the server is not {self._attributes}")
 

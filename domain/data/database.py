@@ -14,17 +14,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from domain import database_url
 from domain.data import outages
-from domain.data.connector import CONNECT_TIMEOUT, Connector
+from domain.data.connector import COMMAND_TIMEOUT, CONNECT_TIMEOUT, Connector
 from domain.data.outages import UnusableDatabaseError
 from domain.settings import Settings
 
-COMMAND_TIMEOUT = 15.0  # seconds
 POOL_TIMEOUT = 5.0  # seconds
 CLOSE_TIMEOUT = 0.5  # seconds
 
 SERVER_SETTINGS = {
     # The claims lock rows and then read what others have committed. At another level they would fail instead of wait.
     "default_transaction_isolation": "read committed",
+    # Statements wait for each other's locks, and COMMAND_TIMEOUT ends those that take too long. A migration may take
+    # longer than any limit that somebody has set for the sessions of programs.
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "standard_conforming_strings": "on",  # SQLAlchemy asks for it once and takes the answer for that of every session
     "jit": "off",  # compiling one of our statements takes longer than running it
     # A process that is frozen or cut off in the middle of a transaction holds row locks that others wait for. The
     # server ends its transaction after this time, or closes its connection when the keepalives are not answered.

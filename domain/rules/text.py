@@ -18,10 +18,10 @@ _UNSEEN_CATEGORIES: Final = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 # of hieroglyphs and shorthand, and letters and symbols that are drawn as a blank; those up to U+FFFF. The joiners and
 # selectors of _EXCUSED have places of use.
 UNSEEN: Final = (
-    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800"
+    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800"
     r"\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc"
 )
-_EXCUSED = r"\u200c\u200d\ufe0e\ufe0f"
+_EXCUSED = r"\u180b-\u180f\u200c\u200d\ufe0e\ufe0f"
 _HIGHER = (
     r"\U00013430-\U00013442\U00016fe4\U0001bc9d\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a"
     r"\U000e0000-\U000e0fff"
@@ -84,8 +84,10 @@ def _changes_its_neighbours(before: str, character: str, after: str) -> bool:
         return False
     if character in _EMOJI_STYLE:
         return _is_emoji(previous) or (previous in _KEYS and following == _KEYCAP)
-    if "\U000e0100" <= character <= "\U000e01ef":  # a variant of a Chinese character, as in Japanese names
-        return name(previous, "").startswith("CJK UNIFIED")
+    # Another form of a Mongolian letter, or a variant of a Chinese character, as in Japanese names.
+    for changing, changed in (("\u180b-\u180f", "MONGOLIAN LETTER"), ("\U000e0100-\U000e01ef", "CJK UNIFIED")):
+        if re.match(f"[{changing}]", character):
+            return name(previous, "").startswith(changed)
     if character not in _JOINERS or not following:
         return character in _JOINERS and combining(previous) == _VIRAMA
     if _VIRAMA in {combining(previous), combining(following)} or _is_arabic(before, following):

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -93,6 +94,21 @@ async def test_a_payload_of_another_key_is_refused_and_the_key_is_named(root: Pe
     refused = await root.http.post("/codec/decode", json=body_of(encrypted))
     assert (refused.status_code, refused.json()["errors"][0]["code"]) == (422, "unreadable_payload")
     assert "lacks the key '2026-05'" in refused.json()["detail"]
+
+
+async def test_other_requests_go_on_while_many_payloads_are_read(root: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    parse = json_format.Parse
+
+    def note(*arguments: Any, **options: Any) -> Any:
+        threads.append(threading.current_thread())
+        return parse(*arguments, **options)
+
+    monkeypatch.setattr(json_format, "Parse", note)
+    for path in ("/codec/encode", "/codec/decode"):
+        await root.http.post(path, json=body_of(PLAIN))
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
 
 
 async def test_without_keys_there_is_no_codec(settings: Settings, engine: AsyncEngine) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import housekeeping
+from domain.commands import projects
 from domain.data.models import VM, Volume
 from domain.data.projects import Project
 from domain.rules.states import Status
@@ -48,6 +49,14 @@ async def test_the_database_refuses_what_comes_too_late_for_a_project(ada: Perso
         with pytest.raises(IntegrityError, match="the project has been deleted"):
             await tx.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
         await tx.rollback()
+
+
+async def test_a_deleted_project_makes_room_for_another(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projects, "MOST_CREATED", 1)
+    for _ in range(2):
+        await create_and_delete(ada)
+    await project_of(ada)
+    assert refusal(await ada.http.post("/projects", json={"name": "second"})) == (403, "quota_exceeded")
 
 
 async def create_and_delete(owner: Person) -> UUID:

@@ -129,20 +129,20 @@ LEVELS = ("repeatable read", "serializable")
 
 
 @asynccontextmanager
-async def level_of_new_sessions(settings: Settings, level: str) -> AsyncIterator[None]:
-    """Let the database begin every transaction at this level of isolation."""
+async def preferred(settings: Settings, **preferences: str) -> AsyncIterator[None]:
+    """Let the database give these settings to new sessions."""
     engine = database.create_engine(settings)
-    setting = f'ALTER DATABASE "{name_of(settings)}" {{}} default_transaction_isolation'
     async with database.autocommit(engine).connect() as connection:
-        await connection.execute(text(f"{setting.format('SET')} = '{level}'"))
+        for name, value in preferences.items():
+            await connection.execute(text(f"ALTER DATABASE \"{name_of(settings)}\" SET {name} = '{value}'"))
         yield
-        await connection.execute(text(setting.format("RESET")))
+        await connection.execute(text(f'ALTER DATABASE "{name_of(settings)}" RESET ALL'))
     await database.close(engine)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 async def test_transactions_see_what_others_commit_whatever_the_server_prefers(settings: Settings, level: str) -> None:
-    async with level_of_new_sessions(settings, level):
+    async with preferred(settings, default_transaction_isolation=level):
         engine = database.create_engine(settings)
         for begin in (engine.begin, database.autocommit(engine).connect):
             async with begin() as connection:
@@ -150,15 +150,47 @@ async def test_transactions_see_what_others_commit_whatever_the_server_prefers(s
         await database.close(engine)
 
 
+async def test_nothing_ends_a_statement_earlier_than_the_service_itself(settings: Settings) -> None:
+    preferences = {"lock_timeout": "10ms", "statement_timeout": "50ms", "standard_conforming_strings": "off"}
+    async with preferred(settings, **preferences):
+        engine = database.create_engine(settings)
+        async with engine.begin() as connection:
+            for name, value in {
+                "lock_timeout": "0",
+                "statement_timeout": "0",
+                "standard_conforming_strings": "on",
+            }.items():
+                assert await connection.scalar(text(f"SHOW {name}")) == value
+        await database.close(engine)
+
+
 @pgbouncer.needs_pgbouncer
-@pytest.mark.parametrize("level", LEVELS)
-async def test_another_level_of_isolation_behind_pgbouncer_is_refused_with_a_way_out(
-    postgres: Path, settings: Settings, level: str
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        *(("default_transaction_isolation", level, f"its transactions are {level}, and") for level in LEVELS),
+        ("lock_timeout", "2s", "its lock_timeout is 2s, and the service needs 15 s or no limit"),
+        ("statement_timeout", "14999ms", "its statement_timeout is 14999ms, and the service needs 15 s or no limit"),
+    ],
+)
+async def test_settings_behind_pgbouncer_that_do_not_suit_are_refused_with_a_way_out(
+    postgres: Path, settings: Settings, name: str, value: str, line: str
 ) -> None:
-    async with level_of_new_sessions(settings, level):
+    async with preferred(settings, **{name: value}):
         with pgbouncer.running(postgres) as folder:
             url = pgbouncer.through(folder, name_of(settings), pgbouncer="true")
-            assert f"its transactions are {level}, and" in await refusal_of(make_settings(url))
+            refusal = await refusal_of(make_settings(url))
+    assert line in refusal
+    assert f"ALTER ROLE ... SET {name} = " in refusal
+
+
+@pgbouncer.needs_pgbouncer
+async def test_limits_behind_pgbouncer_that_are_long_enough_are_not_refused(postgres: Path, settings: Settings) -> None:
+    async with preferred(settings, lock_timeout="15s", statement_timeout="2min", IntervalStyle="sql_standard"):
+        with pgbouncer.running(postgres) as folder:
+            await database.refuse_unusable(
+                make_settings(pgbouncer.through(folder, name_of(settings), pgbouncer="true"))
+            )
 
 
 async def test_the_name_of_the_application_and_the_options_of_the_url_reach_the_server(settings: Settings) -> None:

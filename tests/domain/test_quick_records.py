@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.resources import Port
 from domain.data import database
-from domain.data.models import Operation
+from domain.data.models import VM, Operation
 from domain.progress import outbox, quick_records, step_records
 from domain.progress.quick_records import FINISHED_QUICKLY
 from domain.rules.errors import SupersededError
@@ -24,6 +24,7 @@ from tests.support.rows import add_held_vm, claim, read_operation, read_vm
 ROUNDS = 30
 TIMES = {"updated_at", "created_at", "started_at", "finished_at", "launched_at", "changed", "deliver_after"}
 IDS = {"id", "owner_id", "vm_id", "resource_id", "operation_id", "workflow_id", "name", "actor", "request_id"}
+PORT = Port("cloud-9", uuid4(), uuid4(), "10.9.0.9", "fa:16:3e:00:00:09")
 quickly_finished = pytest.mark.parametrize("action", sorted(FINISHED_QUICKLY))
 
 
@@ -103,6 +104,37 @@ async def test_a_fence_that_does_not_hold_leaves_everything_as_it_is(
         is_late_cancel = "cancel_requested_by" in values
         assert is_late_cancel or not await quick_records.finish(connection, input)
     assert await state_of(engine, input) == before
+
+
+async def test_an_operation_that_no_longer_holds_the_vm_records_nothing(engine: AsyncEngine) -> None:
+    input = await add_vm_at_its_last_step(engine, Action.CREATE)
+    interface = await add_pending_interface(engine, input)
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).where(VM.id == input.vm).values(operation_id=uuid4()))
+    before = await state_of(engine, input)
+    async with database.autocommit(engine).connect() as connection:
+        for ports in ({}, {interface: PORT}):
+            assert await quick_records.enter_step(connection, input, TaskState.SPAWNING, ports) is None
+        assert not await quick_records.finish(connection, input)
+    assert await state_of(engine, input) == before
+
+
+async def test_an_operation_that_has_ended_notes_no_choices(engine: AsyncEngine) -> None:
+    input = await add_held_vm(engine, Action.CREATE)
+    interface = await add_pending_interface(engine, input)
+    async with engine.begin() as tx:
+        ended = {"status": "CANCELED", "finished_at": Operation.created_at}
+        await tx.execute(update(Operation).where(Operation.id == input.operation_id).values(ended))
+    async with database.autocommit(engine).connect() as connection:
+        assert not await quick_records.note_ports(connection, input, {interface: PORT})
+
+
+async def test_a_step_whose_ports_are_not_all_noted_is_left_to_the_transaction(engine: AsyncEngine) -> None:
+    input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED)
+    interface = await add_pending_interface(engine, input)
+    async with database.autocommit(engine).connect() as connection:
+        ports = {interface: PORT, uuid4(): PORT}
+        assert await quick_records.enter_step(connection, input, TaskState.NETWORKING, ports) is None
 
 
 async def test_an_operation_that_has_not_come_to_its_last_step_is_not_finished(engine: AsyncEngine) -> None:

@@ -97,6 +97,8 @@ def test_a_search_finds_a_name_while_its_letters_are_typed(part: str, name: str)
         "می\u200cخواهم",  # noqa: RUF001 - Persian: a non-joiner between letters
         "क्\u200dष",  # Hindi: a joiner after a virama
         "র\u200d্য",  # Bengali: a joiner before a virama
+        "ᠭᠣ\u180bᠯ",  # Mongolian: another form of the letter before it
+        "ᠬᠠᠷ\u180eᠠ",  # and a vowel apart from its word
         "葛\U000e0100城",  # Japanese: a variant of a Chinese character
         "❤\ufe0f",
         *("\u203c\ufe0f", "\u2139\ufe0f"),  # punctuation and a letter that are emoji, too

@@ -31,7 +31,9 @@ SOME_PAGE = {"Origin": "http://page.example", "Content-Type": "text/plain"}  # w
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """This module's stack, which the last test stops. Its folder's name is odd, and so is its environment."""
     stack = Stack.at(tmp_path_factory.mktemp("up") / ODD_NAME, **FOREIGN)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # what it starts inherits this
     stack.start()
+    signal.signal(signal.SIGCHLD, handler)
     yield stack
     if stack.supervisor:
         stack.stop()

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from alembic import command
 from google.protobuf.duration_pb2 import Duration
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
@@ -122,6 +122,16 @@ async def test_without_temporal_it_migrates_the_database_and_then_ends_with_one_
         await main(monkeypatch, settings)
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(Flavor)) == len(FLAVORS)
+
+
+async def test_a_search_path_without_a_schema_for_the_tables_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings, engine: AsyncEngine
+) -> None:
+    name = make_url(settings.database_url).database
+    async with engine.begin() as tx:
+        await tx.execute(text(f"ALTER DATABASE {name} SET search_path = ''"))
+    with pytest.raises(SystemExit, match=r"^The database of DATABASE_URL cannot be used: its search_path .*\Z"):
+        await main(monkeypatch, settings)
 
 
 async def test_a_temporal_server_that_says_nothing_is_given_up_with_one_line(

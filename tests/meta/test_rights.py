@@ -167,3 +167,24 @@ async def test_without_the_settings_nothing_is_granted(owner: asyncpg.Connection
     await owner.execute(f'REVOKE ALL ON vms FROM "{settings.db_api_role}"')
     await migrate(settings.model_copy(update={"db_api_role": None, "db_worker_role": None}))
     assert (await rights_of(owner, settings.db_api_role))["public", "vms"] == set()
+
+
+async def test_rights_are_granted_on_the_tables_wherever_the_search_path_has_put_them(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For example into a schema of the owner's name, which PostgreSQL prefers to `public`."""
+    caplog.set_level("INFO", "migrations.rights")
+    engine = database.create_engine(settings)
+    async with engine.connect() as tx:
+        await tx.exec_driver_sql('ALTER SCHEMA public RENAME TO "the owner"')  # rolled back
+        await tx.exec_driver_sql('SET LOCAL search_path = "the owner"')
+        await grant(tx, settings)
+        for role, right, expected in (
+            (settings.db_api_role, "INSERT", True),
+            (settings.db_worker_role, "SELECT", True),
+            (settings.db_worker_role, "INSERT", False),
+        ):
+            allowed = await tx.exec_driver_sql("SELECT has_table_privilege($1, 'vms', $2)", (role, right))
+            assert allowed.scalar() is expected
+    await engine.dispose()
+    assert f"in the schema the owner, which the search_path of the role {settings.db_api_role} must" in caplog.text

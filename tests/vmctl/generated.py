@@ -39,7 +39,10 @@ SYNCHRONOUS = (
     (r"\bawait |\basync (?=def|with|for)", ""),
     (r"vmctl\.client\.aio\b", "vmctl.client.sync"),
     (r"\bAsync(?=Client|Iterator|BaseTransport)", ""),
-    (r"\b__a(?=enter__|exit__)|\ba(?=close\(|iter_sse|iter_bytes|connect_sse)", lambda found: found[0].rstrip("a")),
+    (
+        r"\b__a(?=enter__|exit__)|\ba(?=close\(|iter_sse|iter_bytes|iter_text|connect_sse)",
+        lambda found: found[0].rstrip("a"),
+    ),
 )
 
 

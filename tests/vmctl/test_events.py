@@ -10,6 +10,7 @@ import pytest
 from tests.vmctl.doubles import Service, answer, operation, problem, tokens
 from vmctl.client import ProblemError, UnreadableError, retries
 from vmctl.client.models import Operation
+from vmctl.client.sync import transport
 from vmctl.client.tokens import MemoryTokens
 
 
@@ -105,3 +106,17 @@ def test_a_stream_that_cannot_be_decoded_is_made_again() -> None:
     broken = httpx.Response(200, stream=httpx.ByteStream(b"no gzip"), headers=headers)
     service = Service([broken, stream(*sent("1"))])
     assert [event.id for event in islice(service.client().events(), 3)] == ["", "", "1"]
+
+
+@pytest.mark.parametrize("lines", [["data: " + "x" * 30_000], ["data: x"] * 9_000], ids=["a line", "an event"])
+def test_an_event_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch, lines: list[str]) -> None:
+    monkeypatch.setattr(transport, "MAX_ANSWER", 20_000)
+    service = Service([stream(*sent("1"), *lines)])
+    with pytest.raises(UnreadableError, match="an event is longer than 20,000 characters"):
+        list(islice(service.client().events(), 3))
+
+
+def test_a_long_stream_of_short_events_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "MAX_ANSWER", 2_000)
+    service = Service([stream(*(line for number in range(60) for line in sent(str(number))))])
+    assert len(list(islice(service.client().events(), 61))) == 61

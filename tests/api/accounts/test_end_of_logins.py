@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import token_epochs
 from api.web import logins
+from domain.data import database
 from domain.data import token_epochs as data
 from domain.data.accounts import RefreshToken, User
 from domain.data.audit import AuditEvent
@@ -89,6 +90,35 @@ async def test_a_look_that_hangs_holds_up_no_write_for_long(
         elsewhere = client_of(other, grace.headers["Authorization"].split()[1])
         assert (await elsewhere.post("/vms", json={"name": "x", "flavor_id": FLAVOR})).status_code == 202
     assert not hangs
+
+
+async def test_a_write_does_not_trust_a_look_that_had_begun_long_before_it(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+    monkeypatch.setattr(token_epochs, "LOOK_TIMEOUT", 30)
+    monkeypatch.setattr(token_epochs, "MOST_STALE", 0.05)
+    looks, has_read, go_on = data.look, asyncio.Event(), asyncio.Event()
+
+    async def read_and_wait(*arguments: Any) -> Any:
+        found = await looks(*arguments)
+        has_read.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(data, "look", read_and_wait)
+    epochs = token_epochs.TokenEpochs(database.autocommit(engine))
+    first = asyncio.create_task(epochs.be_current(for_write=False))
+    await has_read.wait()
+    async with engine.begin() as tx:
+        await tx.execute(update(User).values(epoch=1, epoch_at=func.now()))
+    await asyncio.sleep(token_epochs.MOST_STALE)
+    write = asyncio.create_task(epochs.be_current(for_write=True))
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.gather(first, write)
+    assert epochs.is_void(user.id, 0)
 
 
 async def test_a_process_that_starts_later_knows_which_logins_have_ended(

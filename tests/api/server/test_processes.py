@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import local
@@ -23,7 +24,7 @@ Process = asyncio.subprocess.Process
 
 
 async def start(port: int, **environment: str) -> Process:
-    """Start `python -m api` with several processes."""
+    """Start `python -m api` with several processes, from a process that ignores the ends of its children."""
     settings = SETTINGS | {
         "SECRET_KEY": secrets.token_urlsafe(48),
         "API_PROCESSES": str(PROCESSES),
@@ -34,6 +35,7 @@ async def start(port: int, **environment: str) -> Process:
         cwd=local.ROOT,
         env=os.environ | settings | environment,
         stderr=subprocess.PIPE,
+        preexec_fn=partial(signal.signal, signal.SIGCHLD, signal.SIG_IGN),
     )
 
 

@@ -18,6 +18,7 @@ from httpx_sse import ServerSentEvent, aconnect_sse
 from pydantic import BaseModel
 
 from vmctl.client import retries
+from vmctl.client.aio.bounded_events import events_of
 from vmctl.client.base import AnyPage
 from vmctl.client.errors import (
     NoTrialError,
@@ -155,7 +156,7 @@ class Transport:
             async with aconnect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
                 if source.response.is_success:
                     yield ServerSentEvent(event=OPENED)
-                    async for event in source.aiter_sse():
+                    async for event in events_of(source.response, MAX_ANSWER):
                         yield event
                     return
                 response = await _read(source.response)

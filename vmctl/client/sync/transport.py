@@ -32,6 +32,7 @@ from vmctl.client.errors import (
     unreadable,
 )
 from vmctl.client.models import TokenPair
+from vmctl.client.sync.bounded_events import events_of
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
 _PATH = re.compile(r"(?:/[\w~%-][\w.~%-]*)+")
@@ -157,7 +158,7 @@ class Transport:
             with connect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
                 if source.response.is_success:
                     yield ServerSentEvent(event=OPENED)
-                    for event in source.iter_sse():
+                    for event in events_of(source.response, MAX_ANSWER):
                         yield event
                     return
                 response = _read(source.response)
