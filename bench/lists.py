@@ -60,8 +60,8 @@ FROM generate_series(1, $2::int) AS n
 OPERATIONS = """
 INSERT INTO operations (id, owner_id, actor, action, status, resource_type, resource_id, vm_id, input, workflow_id,
     request_id, created_at, started_at, finished_at)
-SELECT gen_random_uuid(), owner_id, 'bench', 'create', 'SUCCEEDED', 'vm', id, id, '{}', '', 'bench', created_at, now(),
-    now()
+SELECT gen_random_uuid(), owner_id, 'bench', 'create', 'SUCCEEDED', 'vm', id, id, '{}', '', 'bench', created_at,
+    created_at, created_at + interval '5 seconds'
 FROM vms WHERE owner_id = $1
 """
 VOLUMES = """
@@ -76,6 +76,9 @@ SELECT gen_random_uuid(), owner_id, id, 'of-' || name, 1, 'AVAILABLE', flavor_id
     created_at
 FROM vms WHERE owner_id = $1
 """
+TERMS = """
+INSERT INTO search_terms (id, terms) SELECT id, search_terms_of('{kind}', owner_id, name, labels) FROM {table}
+"""
 
 
 @asynccontextmanager
@@ -87,6 +90,8 @@ async def filling(url: str) -> AsyncIterator[asyncpg.Connection]:
     # It also keeps the triggers still that a user's project, and what the project uses, come from.
     await connection.execute("SET session_replication_role = replica")
     yield connection
+    for name, kind in (("vms", "v"), ("snapshots", "s"), ("volumes", "d")):
+        await connection.execute(TERMS.format(table=name, kind=kind))
     for index in indexes:
         await connection.execute(index["indexdef"])
     await connection.execute("VACUUM ANALYZE")  # as autovacuum does within a minute
