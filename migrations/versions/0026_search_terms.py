@@ -24,7 +24,7 @@ _CASED = [
     for letter in map(chr, range(0x20000))  # the planes that have letters with case
     if not "\ud800" <= letter <= "\udfff" and normalize("NFD", letter) == letter != letter.casefold()
 ]
-_FOLDED = {letter: normalize("NFD", letter.casefold()) for letter in _CASED if not letter.isascii()}
+_FOLDED = {letter: normalize("NFD", letter.casefold()) for letter in _CASED}
 _TO_ONE = {letter: folded for letter, folded in _FOLDED.items() if len(folded) == 1}
 
 
@@ -33,8 +33,7 @@ def _folded(name: str) -> str:
 
     PostgreSQL's own functions know only the letters of the database's locale, and in the locale C only ASCII.
     """
-    decomposed = f'normalize(lower({name} COLLATE "C"), NFD)'
-    folded = f"translate({decomposed}, '{''.join(_TO_ONE)}', '{''.join(_TO_ONE.values())}')"
+    folded = f"translate(normalize({name}, NFD), '{''.join(_TO_ONE)}', '{''.join(_TO_ONE.values())}')"
     for letter, letters in _FOLDED.items():
         if len(letters) > 1:
             folded = f"replace({folded}, '{letter}', '{letters}')"

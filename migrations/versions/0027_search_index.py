@@ -1,7 +1,7 @@
-"""Add the index of the terms that resources are searched by.
+"""Add the index of the terms that resources are searched by, and one for the filter of operations by their action.
 
 Before it runs, `migrations/indexes.py` gives the rows that are older than the triggers of 0026 their terms, and then
-builds the index, both beside requests. Earlier code keeps working: it uses neither.
+builds the indexes, both beside requests. Earlier code keeps working: it uses neither.
 
 Revision ID: 0027
 Revises: 0026
@@ -42,7 +42,10 @@ FILL = [_fill(table, kind) for table, kind in (("vms", "v"), ("snapshots", "s"),
 
 INDEXES_SINCE = "0026"
 # What a create adds waits in a list, which each search reads whole. Beyond so many kB it goes into the tree.
-INDEXES = {"ix_search_terms": "search_terms USING gin (terms) WITH (gin_pending_list_limit = 256)"}
+INDEXES = {
+    "ix_search_terms": "search_terms USING gin (terms) WITH (gin_pending_list_limit = 256)",
+    "ix_operations_owner_action": "operations (owner_id, action, created_at, id)",
+}
 """The indexes by name, each with its table, columns and condition."""
 
 
