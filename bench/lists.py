@@ -3,8 +3,7 @@
 Starts a PostgreSQL server in a temporary folder and an API process on it. One owner has 1,000 VMs, operations, volumes
 and snapshots, another has LONG of each; a third has 1,000 live VMs and LONG that are DELETED. One client asks for the
 page of the short list and that of the long list in turn, so that other work on the machine slows down both. The ratio
-of the median times is the result. The exit code is 1 if one is above 1.5, except those of labels that few VMs have:
-such a filter reads all VMs of the owner.
+of the median times is the result. The exit code is 1 if one is above 1.5.
 """
 
 import asyncio
@@ -41,8 +40,6 @@ LISTS = {
     "volumes by name": "/volumes?sort=name",
     "snapshots": "/snapshots",
     "snapshots, last changed first": "/snapshots?sort=-updated_at",
-}
-READ_ALL = {
     "VMs with a label that one has": "/vms?labels=n=77",
     "VMs whose label has a rare value": "/vms?labels=n%20in%20(77,78)",
 }
@@ -60,8 +57,8 @@ FROM generate_series(1, $2::int) AS n
 OPERATIONS = """
 INSERT INTO operations (id, owner_id, actor, action, status, resource_type, resource_id, vm_id, input, workflow_id,
     request_id, created_at, started_at, finished_at)
-SELECT gen_random_uuid(), owner_id, 'bench', 'create', 'SUCCEEDED', 'vm', id, id, '{}', '', 'bench', created_at, now(),
-    now()
+SELECT gen_random_uuid(), owner_id, 'bench', 'create', 'SUCCEEDED', 'vm', id, id, '{}', '', 'bench', created_at,
+    created_at, created_at + interval '5 seconds'
 FROM vms WHERE owner_id = $1
 """
 VOLUMES = """
@@ -76,6 +73,9 @@ SELECT gen_random_uuid(), owner_id, id, 'of-' || name, 1, 'AVAILABLE', flavor_id
     created_at
 FROM vms WHERE owner_id = $1
 """
+TERMS = """
+INSERT INTO search_terms (id, terms) SELECT id, search_terms_of('{kind}', owner_id, name, labels) FROM {table}
+"""
 
 
 @asynccontextmanager
@@ -87,6 +87,8 @@ async def filling(url: str) -> AsyncIterator[asyncpg.Connection]:
     # It also keeps the triggers still that a user's project, and what the project uses, come from.
     await connection.execute("SET session_replication_role = replica")
     yield connection
+    for name, kind in (("vms", "v"), ("snapshots", "s"), ("volumes", "d")):
+        await connection.execute(TERMS.format(table=name, kind=kind))
     for index in indexes:
         await connection.execute(index["indexdef"])
     await connection.execute("VACUUM ANALYZE")  # as autovacuum does within a minute
@@ -112,7 +114,7 @@ async def fill(url: str, owners: dict[str, UUID], long: int) -> None:
 async def measure(api_url: str, owners: dict[str, UUID]) -> bool:
     """Print a row for each list; returns whether all ratios are allowed."""
     tokens = {name: token(name, id) for name, id in owners.items()}
-    kinds = [(name, path, "long") for name, path in (LISTS | READ_ALL).items()]
+    kinds = [(name, path, "long") for name, path in LISTS.items()]
     kinds.append(("VMs beside DELETED ones", "/vms", "deleted"))
     rows = []
     async with httpx.AsyncClient(base_url=api_url, timeout=60) as http:
@@ -126,7 +128,7 @@ async def measure(api_url: str, owners: dict[str, UUID]) -> bool:
             short, long = (median(taken[who][WARM_UP:]) for who in ("short", owner))
             rows.append((name, short, long, long / short))
     table("first page", "short list, ms", "long list, ms", "ratio", rows=rows)
-    return all(ratio <= ALLOWED for name, *_, ratio in rows if name not in READ_ALL)
+    return all(ratio <= ALLOWED for *_, ratio in rows)
 
 
 def main() -> None:

@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from statistics import median
 from uuid import UUID, uuid4
 
@@ -24,7 +25,9 @@ from bench.lists import OPERATIONS, USER, VMS, filling
 from bench.processes import api, new_database, postgres
 from bench.usage import table
 from domain.data import database
+from domain.data.models import Operation
 from domain.progress import outbox
+from domain.upkeep import retention
 from tests.conftest import make_settings
 
 SMALL, LARGE, OPERATIONS_OF_EACH = 1_000, 1_000_000, 2
@@ -37,6 +40,8 @@ SEVERAL = "SELECT id FROM vms WHERE owner_id = $1 AND status = 'ACTIVE' ORDER BY
 # Filling has kept the triggers still that do this.
 PROJECT = "INSERT INTO projects (id, name, personal_of) VALUES ($1, 'bench', $1)"
 NO_QUOTA = "UPDATE default_quotas SET vms = 0"
+# Its age is that of the VM in the middle, so neither end of a list is near it.
+ODD_ONE = "UPDATE vms SET name = 'a-needle-in-it' WHERE owner_id = $1 AND name = 'vm-' || $2::int / 2"
 USE = "INSERT INTO project_usage (project_id, vms) VALUES ($1, $2)"
 LISTS = {
     "first page": "/vms",
@@ -44,7 +49,8 @@ LISTS = {
     "filter by a label that all have": "/vms?labels=env=prod",
     "filter by a label that one has": "/vms?labels=n=77",
     "filter by a part of a name that many have": "/vms?name=vm-1",
-    "filter by a part of a name that one has": "/vms?name=vm-777",
+    "filter by a part of a name that one in a thousand has": "/vms?name=vm-777",
+    "filter by a part of a name that one has": "/vms?name=needle",
     "operations, first page": "/operations",
 }
 
@@ -86,6 +92,12 @@ class Place:
         async with self.engine.connect() as tx:
             await outbox.lease_checks(tx, LEASED, 10)
 
+    async def retain(self) -> None:
+        """Delete a batch of old operations, as housekeeping does, and take it back."""
+        [old] = [each for each in retention.expiries(1) if each.model is Operation]
+        async with self.engine.connect() as tx:
+            await retention.delete_batch(tx, replace(old, age=timedelta()), None)
+
     async def find_deep_page(self) -> None:
         """Follow the cursors; in a short list to its last page but one."""
         path = f"/vms?page_size={PAGE_SIZE}"
@@ -108,6 +120,7 @@ async def fill(url: str, count: int, operations: int) -> UUID:
         await connection.execute(VMS, owner, count, None)
         for _ in range(operations):
             await connection.execute(OPERATIONS, owner)
+        await connection.execute(ODD_ONE, owner, count)
     return owner
 
 
@@ -133,6 +146,7 @@ KINDS: Mapping[str, Callable[[Place], Awaitable[None]]] = {
     "page 1,000 by cursor": lambda place: place.get(place.deep),
     "relay: lease of 16 operations": Place.lease,
     "recovery: lease of 16 checks": Place.check,
+    "housekeeping: a batch of old operations": Place.retain,
 }
 
 

@@ -5,6 +5,9 @@ seconds on a table with millions of rows. CREATE INDEX CONCURRENTLY blocks nobod
 and migrations run in one. So a migration lists its indexes in `INDEXES`, and in `INDEXES_SINCE` the revision whose
 schema has all their columns. From that revision on they are built here first, and the migration then finds them. An
 older database is first migrated to the revision before. In an empty database the migration builds them itself.
+
+A migration may also list statements in `FILL`, which run here before its indexes are built: they write to all rows of a
+table in many small transactions.
 """
 
 import asyncio
@@ -29,33 +32,39 @@ async def build(engine: AsyncEngine, config: Config) -> str:
     """
     async with database.autocommit(engine).connect() as connection:
         current = await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
-        indexes, target = _missing(config, current)
+        fill, indexes, target = _missing(config, current)
         # A build waits until every transaction has ended that had a snapshot when it began to wait. So another process
         # must not wait for the lock in one long transaction: both would wait for each other for ever.
-        while indexes and not await _build_all(engine, connection, indexes):  # noqa: ASYNC110
+        while (fill or indexes) and not await _build_all(engine, connection, fill, indexes):  # noqa: ASYNC110
             await asyncio.sleep(_PAUSE)
     return target
 
 
-async def _build_all(engine: AsyncEngine, connection: AsyncConnection, indexes: dict[str, str]) -> bool:
-    """Build the indexes and return True; False if another process is building."""
+async def _build_all(
+    engine: AsyncEngine, connection: AsyncConnection, fill: list[str], indexes: dict[str, str]
+) -> bool:
+    """Fill, build the indexes and return True; False if another process is building."""
     async with engine.begin() as tx:
         is_alone = await queries.try_long_lock(tx, advisory_locks.INDEX_BUILDS)
+        for statement in fill if is_alone else ():
+            await connection.exec_driver_sql(statement)
         for name, definition in indexes.items() if is_alone else ():
             await _build(connection, name, definition)
     return is_alone
 
 
-def _missing(config: Config, current: str | None) -> tuple[dict[str, str], str]:
-    """The indexes that can be built already, by name, and the last revision that needs no others."""
+def _missing(config: Config, current: str | None) -> tuple[list[str], dict[str, str], str]:
+    """What can be filled and the indexes that can be built already, and the last revision that needs no others."""
+    fill: list[str] = []
     indexes: dict[str, str] = {}
     scripts = ScriptDirectory.from_config(config).iterate_revisions(HEAD, current) if current else ()
     for script in reversed(list(scripts)):
         if hasattr(script.module, "INDEXES"):
             if current < script.module.INDEXES_SINCE:
-                return indexes, str(script.down_revision)
+                return fill, indexes, str(script.down_revision)
+            fill += getattr(script.module, "FILL", [])
             indexes |= script.module.INDEXES
-    return indexes, HEAD
+    return fill, indexes, HEAD
 
 
 async def _build(connection: AsyncConnection, name: str, definition: str) -> None:

@@ -69,6 +69,7 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
         "attachments": Rights(ROWS, READ | CHANGE | REMOVE),
         "interfaces": Rights(ROWS, READ | CHANGE | REMOVE),
         "operations": Rights(ROWS, READ | ADD | CHANGE),
+        "search_terms": _ONLY_API,  # triggers write them when it changes names and labels
         # Of guests.
         "ssh_keys": _ONLY_API,
         "user_data": Rights(READ | ADD | REMOVE, READ | REMOVE),

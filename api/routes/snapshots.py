@@ -85,7 +85,7 @@ async def list_snapshots(  # noqa: PLR0913, PLR0917 - each is a query parameter
         statement = _filtered(select(Snapshot), statuses, name, labels)
         return statement.where(Snapshot.vm_id == vm_id) if vm_id else statement
 
-    readable = Readable(Snapshot.owner_id, caller.id, project_id)
+    readable = Readable(Snapshot.owner_id, caller.id, project_id, filters.search("s", name, labels))
     return await page.fetch_readable(wanted, _ORDERS[sort], answers.SnapshotPage, readable)
 
 

@@ -120,7 +120,9 @@ async def list_vms(  # noqa: PLR0913, PLR0917 - each is a query parameter
         return statement.where(VM.updated_at >= changes_since) if changes_since else statement
 
     order = _CHANGES if changes_since else _ORDERS[sort]
-    return await page.fetch_readable(wanted, order, answers.VMPage, Readable(VM.owner_id, caller.id, project_id))
+    return await page.fetch_readable(
+        wanted, order, answers.VMPage, Readable(VM.owner_id, caller.id, project_id, filters.search("v", name, labels))
+    )
 
 
 def _no_sort() -> ProblemError:

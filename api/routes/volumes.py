@@ -72,7 +72,7 @@ async def list_volumes(  # noqa: PLR0913, PLR0917 - each is a query parameter
             statement = statement.where(filters.has_name(Volume.name, name))
         return statement.where(has_labels(Volume.labels, labels)) if labels else statement
 
-    readable = Readable(Volume.owner_id, caller.id, project_id)
+    readable = Readable(Volume.owner_id, caller.id, project_id, filters.search("d", name, labels))
     return await page.fetch_readable(wanted, _ORDERS[sort], answers.VolumePage, readable)
 
 

@@ -52,6 +52,7 @@ class ProcessState:
     hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones, `refusals`
     writes them to the audit, and `epochs` knows which logins have ended. `provider` is None unless the settings name an
     identity provider. `long_lists` have more rows than are counted, and `sharing_users` several projects.
+    `common_searches` are for what many resources have.
     """
 
     settings: Settings
@@ -69,6 +70,7 @@ class ProcessState:
     epochs: TokenEpochs
     refusals: Refusals
     long_lists: Remembered = field(default_factory=Remembered)
+    common_searches: Remembered = field(default_factory=Remembered)
     sharing_users: Remembered = field(default_factory=Remembered)
     repeated_lists: RepeatedLists = field(default_factory=RepeatedLists)
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))

@@ -14,6 +14,8 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, false, func, literal_column, or_
 from sqlalchemy.orm import InstrumentedAttribute
 
+from api.web import label_selectors
+from domain.data.search import Search, in_name, search_for
 from domain.rules import text
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
@@ -107,6 +109,11 @@ def actions(values: list[str]) -> set[Action]:
     """The actions whose words are given; one word may mean several actions."""
     requested = words(values)
     return {action for action in Action if action.word in requested}
+
+
+def search(kind: str, name: str | None, selectors: list[label_selectors.LabelSelector]) -> Search | None:
+    """The search for what has the part in its name and meets the selectors; None if no index helps to find it."""
+    return search_for(kind, [*(in_name(name) if name else ()), *label_selectors.terms(selectors)])
 
 
 def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[bool]:

@@ -18,6 +18,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from api.web.fields import LABEL_KEY
 from api.web.models import FieldError
 from api.web.problems import ProblemError
+from domain.data.search import of_label
 from domain.rules import text
 
 MOST_REQUIREMENTS = 64  # of one request; a resource has no more labels than these
@@ -110,6 +111,14 @@ def has_labels(labels: InstrumentedAttribute[dict[str, str]], selectors: list[La
     return all_met.correlate_except(required).scalar_subquery()
 
 
+def terms(selectors: list[LabelSelector]) -> Iterator[str]:
+    """The terms that all resources have whose labels meet the selectors; see `domain/data/search.py`."""
+    for requirement in frozenset[Requirement]().union(*(selector.requirements for selector in selectors)):
+        if not requirement.negated:
+            values = requirement.values
+            yield of_label(requirement.key, None if values is None else _forms(values))
+
+
 def _requirements(selector: str) -> Iterator[Requirement]:
     position, end = 0, ","
     while end:
@@ -137,9 +146,14 @@ def _unescaped(value: str) -> str:
     return re.sub(r"\\(.)", r"\1", value)
 
 
+def _forms(values: Iterable[str]) -> Iterator[str]:
+    """The forms that labels with these values have in the database."""
+    for value in values:
+        yield from {normalize("NFC", value), text.tidy(value)}
+
+
 def _as_json(requirement: Requirement) -> dict[str, Any]:
     # The values are the keys of an object, because PostgreSQL finds a key in an object faster than a text in an array.
     # Labels have no white space around them, except those of early VMs.
-    forms = (form for value in requirement.values or () for form in (normalize("NFC", value), text.tidy(value)))
-    among = None if requirement.values is None else dict.fromkeys(forms)
+    among = None if requirement.values is None else dict.fromkeys(_forms(requirement.values))
     return {"key": requirement.key, "among": among, "negated": requirement.negated}

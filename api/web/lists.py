@@ -13,6 +13,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter
 from sqlalchemy import (
+    CTE,
     ColumnElement,
     DateTime,
     ScalarSelect,
@@ -29,7 +30,8 @@ from sqlalchemy import (
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import KeyedColumnElement
 
-from domain.data.projects import USER, is_member, of_all_projects
+from domain.data.projects import OF_USER, USER, is_member, of_all_projects
+from domain.data.search import Search, is_one_of
 
 Rows = Select[*tuple[Any, ...]]
 
@@ -62,12 +64,13 @@ class Order:
 class Readable:
     """Whose rows a list has: those of all projects that the user may read, or of one of them.
 
-    `owner_id` is the column with the project.
+    `owner_id` is the column with the project. With a `search` the rows are looked for by its terms.
     """
 
     owner_id: InstrumentedAttribute[UUID]
     user_id: UUID
     project_id: UUID | None = None
+    search: Search | None = None
 
     @property
     def is_personal(self) -> bool:
@@ -79,6 +82,22 @@ class Readable:
         if self.project_id is None or self.is_personal:
             return rows.where(self.owner_id == USER)
         return rows.where(self.owner_id == self.project_id, is_member(self.project_id))
+
+    def of_one(self, rows: Rows, order: "Order") -> "List":
+        """The list of these of the rows, if they are of one project; see `narrow`."""
+        project = USER if self.project_id is None or self.is_personal else literal(self.project_id)
+        return self._found(self.narrow(rows), order, select(project)) or List(self.narrow(rows), order)
+
+    def of_all(self, rows: Rows, order: "Order") -> "List":
+        """The list of these of the rows, if they are of several projects."""
+        return self._found(rows.where(self.owner_id.in_(OF_USER)), order, OF_USER) or List(rows, order, self)
+
+    def _found(self, rows: Rows, order: "Order", projects: Select[UUID]) -> "List | None":
+        """The list of those of the rows that the search finds in these projects; None if there is no search."""
+        if self.search is None:
+            return None
+        candidates = self.search.candidates(projects)
+        return List(rows.where(is_one_of(candidates, self.owner_id.class_.id)), order, candidates=candidates)
 
     def choose(self, rows: Rows) -> Rows:
         """Their rows, in no order, if that is several projects; `rows` is sorted and limited."""
@@ -108,11 +127,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """The list of which a page is wanted."""
+    """The list of which a page is wanted; if a search has found its rows, with the `candidates` of that."""
 
     statement: Rows
     order: Order
     whose: Readable | None = None
+    candidates: CTE | None = None
 
     def slice(self, start: Start, page_size: int) -> Rows:
         """The rows of the page and one more, which tells whether a page follows."""

@@ -1,7 +1,7 @@
 """Lists as pages, by number for people or by cursor for programs; each page takes one database query."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
@@ -17,6 +17,7 @@ from api.web.lists import List, Order, Readable, Rows, Start
 from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
 from domain.data.projects import SHARES, roles_in
+from domain.data.search import are_too_many
 from domain.rules import access
 from domain.rules.access import Verb
 
@@ -42,6 +43,7 @@ class _Rows:
     since: datetime
     have_moved: bool
     is_incomplete: bool  # the user has other projects, whose rows are missing
+    has_missed: bool  # the search has found too many candidates, and not all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +110,31 @@ class Paging:
         access.check(roles.get(project_id), Verb.READ, "project", project_id)
 
     async def _read(self, make: Callable[[], Rows], order: Order, start: Start, whose: Readable) -> _Rows:
+        if whose.search:
+            # What few have is found by an index. What many have is found soon in the order of the list.
+            if not self.process.common_searches.has(self._key):
+                found = await self._read_projects(make, order, start, whose)
+                if found.has_missed or found.count > lists.MAX_TOTAL:
+                    self.process.common_searches.remember(self._key)
+                if not found.has_missed:
+                    return found
+            whose = replace(whose, search=None)
+        return await self._read_projects(make, order, start, whose)
+
+    async def _read_projects(self, make: Callable[[], Rows], order: Order, start: Start, whose: Readable) -> _Rows:
         sharing_users, user = self.process.sharing_users, whose.user_id.int
         if whose.project_id or not sharing_users.has(user):
             # Most users have one project, and the statement for one is built and planned much faster. It also tells
             # whether there are more.
             def make_list() -> List:
-                return List(whose.narrow(make()), order)
+                return whose.of_one(make(), order)
 
             is_sharing = whose.project_id is None
             found = await self._read_list(make_list, start, whose, "one", is_sharing=is_sharing)
             if not found.is_incomplete:
                 return found
             sharing_users.remember(user)
-        return await self._read_list(lambda: List(make(), order, whose), start, whose, "all")
+        return await self._read_list(lambda: whose.of_all(make(), order), start, whose, "all")
 
     async def _read_list(
         self, make: Callable[[], List], start: Start, whose: Readable, kind: str, *, is_sharing: bool = False
@@ -129,7 +143,7 @@ class Paging:
         values = {**start.values, "user_id": whose.user_id}
         place = start.offset(self.page_size) if start.after is None else None
         is_long = self.process.long_lists.has(self._key)
-        key = (self._words, place, self.page_size, start.since is None, whose.is_personal, kind, is_long)
+        key = (self._words, place, self.page_size, start.since is None, whose.is_personal, kind, is_long, whose.search)
 
         def statements() -> tuple[Rows, Rows]:
             return self._statement(make(), start, is_long=is_long, is_sharing=is_sharing)
@@ -154,6 +168,8 @@ class Paging:
             about["have_moved"] = wanted.has_changed(wanted.order.changed)
         if is_sharing:
             about["is_incomplete"] = SHARES
+        if wanted.candidates is not None:
+            about["has_missed"] = are_too_many(wanted.candidates)
         columns = [value.label(name) for name, value in about.items()]
         # As columns of every row they save a second query, unless the page is empty.
         return select(*columns), wanted.slice(start, self.page_size).add_columns(*columns)
@@ -162,8 +178,8 @@ class Paging:
         count = getattr(first, "total", lists.MAX_TOTAL + 1)
         if count > lists.MAX_TOTAL and hasattr(first, "total"):
             self.process.long_lists.remember(self._key)
-        have_moved, lacks_rows = (getattr(first, name, False) for name in ("have_moved", "is_incomplete"))
-        return _Rows(rows, count, start.since or first.read_since, have_moved, lacks_rows)
+        flags = (getattr(first, name, False) for name in ("have_moved", "is_incomplete", "has_missed"))
+        return _Rows(rows, count, start.since or first.read_since, *flags)
 
     @property
     def _words(self) -> Hashable:

@@ -6,11 +6,12 @@ Its row holds the id of the *resize's* workflow: the dispatcher signals that wor
 api/background/decision_delivery.py for the delivery and workflows/resize.py for what the workflow does with it).
 """
 
+import random
 from collections.abc import Sequence
 from typing import Final, cast
 from uuid import UUID, uuid4, uuid5
 
-from sqlalchemy import func, select
+from sqlalchemy import Interval, func, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import acceptance
@@ -22,6 +23,7 @@ from domain.data.queries import fetch_all, from_now, get_operation, lock_vm, upd
 from domain.rules.states import OPEN_STATUSES, RESIZE_DECISIONS, Action, OperationStatus, Status
 
 CONFIRM_WINDOW_ACTOR: Final = "@confirm-window"  # no username begins with @
+_CHOICE: Final = 10  # overdue resizes that are read for each that is confirmed
 _CONFIRM_NAMESPACE: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")
 
 
@@ -69,10 +71,19 @@ async def record_resize(tx: AsyncConnection, vm: VM, flavor_id: UUID, actor: str
 
 async def overdue_resizes(tx: AsyncConnection, limit: int, overdue_by: float) -> Sequence[VM]:
     """Up to `limit` VMs whose resize should have confirmed itself at least `overdue_by` seconds ago."""
-    # Read without locks: confirm_by_window checks each VM again under its lock. In random order, so that VMs whose
-    # confirm fails again and again do not keep the others out.
-    overdue = select(VM).where(VM.confirm_by < from_now(-overdue_by), VM.task_state.is_(None))
-    return await fetch_all(tx, overdue.order_by(func.random()).limit(limit))
+    # Read without locks: confirm_by_window checks each VM again under its lock. Chosen at random among the next ones
+    # from a random time on, so that VMs whose confirm fails again and again do not keep the others out. A random choice
+    # among all would read all that are overdue.
+    end = from_now(-overdue_by)
+    oldest, newest = func.min(VM.confirm_by), func.max(VM.confirm_by)
+    into = (newest - oldest).op("*", precedence=8, return_type=Interval())(random.random())  # noqa: S311 - no secret
+    start = select(oldest + into).where(VM.confirm_by < end).scalar_subquery()
+    overdue = select(VM.id).where(VM.confirm_by < end, VM.task_state.is_(None)).order_by(VM.confirm_by)
+    later = overdue.where(VM.confirm_by >= start).limit(limit * _CHOICE)
+    earlier = overdue.where(VM.confirm_by < start).limit(limit * _CHOICE)
+    near = union_all(later, earlier).subquery()
+    chosen = select(VM).where(VM.id.in_(select(near.c.id))).order_by(func.random()).limit(limit)
+    return await fetch_all(tx, chosen)
 
 
 async def latest_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:

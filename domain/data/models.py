@@ -260,6 +260,7 @@ class Operation(Changing, Base):
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
         Index("ix_operations_owner_status", "owner_id", "status", "created_at", "id"),
+        Index("ix_operations_owner_action", "owner_id", "action", "created_at", "id"),
         Index("ix_operations_finished", "finished_at", "id", postgresql_where=text("finished_at IS NOT NULL")),
         Index("ix_operations_interrupted", "finished_at", postgresql_where=text("interruption IS NOT NULL")),
         Index("ix_operations_retry_of", "retry_of", postgresql_where=text("retry_of IS NOT NULL")),

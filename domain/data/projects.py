@@ -80,12 +80,12 @@ USER: Final = bindparam("user_id", type_=Uuid())
 def may_read(owner_id: InstrumentedAttribute[UUID]) -> ColumnElement[bool]:
     """Whether USER may read a row, by the column with its project. It is for statements that find few rows."""
     # Most resources belong to personal projects, so PostgreSQL seldom has to read the members.
-    return or_(owner_id == USER, owner_id.in_(_OF_USER))
+    return or_(owner_id == USER, owner_id.in_(OF_USER))
 
 
 def is_member(project_id: UUID) -> ColumnElement[bool]:
     """Whether USER is a member of the project."""
-    return _OF_USER.where(ProjectMember.project_id == project_id).exists()
+    return OF_USER.where(ProjectMember.project_id == project_id).exists()
 
 
 def of_all_projects(rows: Rows, owner_id: InstrumentedAttribute[UUID]) -> Rows:
@@ -94,13 +94,14 @@ def of_all_projects(rows: Rows, owner_id: InstrumentedAttribute[UUID]) -> Rows:
     `rows` is sorted and limited, and PostgreSQL runs it for each project: each time it reads a few rows from an index.
     For rows of several projects at once it would have to sort all of them.
     """
-    projects = _OF_USER.subquery("readable")
+    projects = OF_USER.subquery("readable")
     found = rows.where(owner_id == projects.c.project_id).lateral("found")
     return select(found).select_from(projects.join(found, true()))
 
 
-_OF_USER: Final = select(ProjectMember.project_id).where(ProjectMember.user_id == USER)
-SHARES: Final = _OF_USER.where(ProjectMember.project_id != USER).exists()
+OF_USER: Final = select(ProjectMember.project_id).where(ProjectMember.user_id == USER)
+"""The ids of all projects that USER may read."""
+SHARES: Final = OF_USER.where(ProjectMember.project_id != USER).exists()
 """Whether USER is a member of another project than the personal one."""
 
 
@@ -113,13 +114,13 @@ async def roles_in(tx: AsyncConnection, user_id: UUID, project_ids: Collection[U
     return {row.project_id: row.role for row in rows}
 
 
-_OF_USERS: Final = select(ProjectMember.user_id, ProjectMember.project_id)
+OF_USERS: Final = select(ProjectMember.user_id, ProjectMember.project_id)
 
 
 async def readable_by(tx: AsyncConnection, user_ids: Collection[UUID]) -> Mapping[UUID, frozenset[UUID]]:
     """The projects that each of the users may read."""
     is_one = ProjectMember.user_id == any_(literal(list(user_ids), ARRAY(Uuid)))
     found: dict[UUID, set[UUID]] = {user_id: set() for user_id in user_ids}
-    for user_id, project_id in await tx.execute(_OF_USERS.where(is_one)):
+    for user_id, project_id in await tx.execute(OF_USERS.where(is_one)):
         found[user_id].add(project_id)
     return {user_id: frozenset(projects) for user_id, projects in found.items()}

@@ -138,6 +138,16 @@ def password_forms(password: str) -> list[str]:
     return list(dict.fromkeys([normalize("NFC", spaces), password]))
 
 
+def search_runs(text: str) -> list[str]:
+    """Those runs of letters, decomposed and without case, that every name has which `search_pattern` finds.
+
+    They end at accents: in a name, others may stand before them.
+    """
+    decomposed = normalize("NFD", normalize("NFD", text).casefold())
+    parts = "".join("\n" if combining(letter) or is_unseen(letter) else letter for letter in decomposed).split("\n")
+    return [part for part in parts if part]
+
+
 def search_pattern(text: str) -> str:
     """A regular expression of PostgreSQL that finds the text in names, whatever their case and form of accents.
 

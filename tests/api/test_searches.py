@@ -1,0 +1,47 @@
+"""Searches for labels and parts of names: in all projects that a user may read, and for what many have."""
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from domain.data import search
+from tests.api.conftest import Person
+from tests.api.projects import project_of
+from tests.api.vm_resources import vm_of
+
+
+async def names(person: Person, query: str) -> list[str]:
+    """The names of the VMs that the query finds."""
+    answer = await person.http.get(f"/vms?sort=name&{query}")
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["total"] == len(answer.json()["items"])
+    return [vm["name"] for vm in answer.json()["items"]]
+
+
+async def test_a_search_finds_what_is_in_each_project_that_the_user_may_read(
+    ada: Person, bob: Person, engine: AsyncEngine
+) -> None:
+    project = await project_of(ada, reader=bob)
+    for person, name in ((ada, "of-ada"), (bob, "of-bob")):
+        await vm_of(person, engine, name=name, labels={"env": "prod"})
+    await vm_of(ada, engine, name="of-both", labels={"env": "prod"}, owner_id=project)
+    for _ in range(3):  # its statement is another one from the second time on
+        for query in ("name=OF-", "labels=env=prod", "labels=env", "name=of&labels=env in (prod,test)"):
+            assert await names(ada, query) == ["of-ada", "of-both"]
+            assert await names(bob, query) == ["of-bob", "of-both"]
+        assert await names(bob, f"name=of&project_id={project}") == ["of-both"]
+        assert await names(bob, f"name=of&project_id={bob.user.id}") == ["of-bob"]
+        assert await names(bob, "name=ada") == []
+
+
+async def test_what_more_have_than_are_looked_up_is_found_in_the_order_of_the_list(
+    app: FastAPI, ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MOST_CANDIDATES", 2)
+    wanted = ["web-1", "web-2", "web-3"]
+    for name in (*wanted, "db-1"):
+        await vm_of(ada, engine, name=name)
+    for _ in range(3):
+        assert await names(ada, "name=web") == wanted
+        assert await names(ada, "name=db") == ["db-1"]
+    assert len(app.state.vmapi.common_searches._until) == 1
