@@ -4,7 +4,7 @@ Earlier code needs to know nothing of it: the triggers note its changes, too. Ro
 requests, before the next migration (`FILL` there, see `migrations/indexes.py`).
 
 Revision ID: 0026
-Revises: 0024
+Revises: 0025
 """
 
 from unicodedata import normalize
@@ -14,7 +14,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "0026"
-down_revision = "0024"
+down_revision = "0025"
 branch_labels = None
 depends_on = None
 

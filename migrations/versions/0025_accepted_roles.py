@@ -1,13 +1,13 @@
 """Add whether a member has taken a role. Earlier code gives everybody a role that counts as taken, as it was before.
 
-Revision ID: 0027
+Revision ID: 0025
 Revises: 0024
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0027"
+revision = "0025"
 down_revision = "0024"
 branch_labels = None
 depends_on = None
