@@ -26,7 +26,6 @@ from temporalio.worker import (
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
 )
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.backends import load_backend
 from activities.backends.protocol import BackendError, ComputeBackend, UnusableCloudError
@@ -57,6 +56,7 @@ from workflows.delete import DeleteVM
 from workflows.interfaces import AttachInterface, DetachInterface
 from workflows.power import RebootVM, StartVM, StopVM
 from workflows.resize import FinishResizeVM, ResizeVM
+from workflows.sandbox import sandbox
 from workflows.snapshots import CreateSnapshot, DeleteSnapshot, RestoreVM
 from workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVolume, ExtendVolume
 
@@ -93,17 +93,6 @@ STICKY_TIMEOUT = timedelta(seconds=1)
 # The SDK sends at most one heartbeat in this time, and a cancel reaches an activity only in the answer to a heartbeat.
 # Half of the heartbeat timeout of 3 seconds, so that one lost heartbeat does not count as a lost worker.
 HEARTBEAT_THROTTLE = timedelta(seconds=1.5)
-
-
-def sandbox(*, is_strict: bool = False) -> SandboxedWorkflowRunner:
-    """Return the runner that keeps workflows deterministic.
-
-    `domain` is passed through: the modules that workflows import from it are pure, and loading them again for every
-    workflow would be slow. So is `workflows`, whose modules have no state (tests/meta), unless the sandbox is strict.
-    The tests use the strict one: it also refuses what a module of `workflows` itself calls, such as the clock.
-    """
-    modules = ("domain",) if is_strict else ("domain", "workflows")
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*modules))
 
 
 class SignalInterceptor(Interceptor):
