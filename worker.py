@@ -13,6 +13,7 @@ from typing import Any
 
 import temporalio.activity
 import temporalio.workflow
+import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
@@ -279,7 +280,7 @@ def main() -> None:
     temporalio.activity.logger.activity_info_on_message = False
     temporalio.workflow.logger.workflow_info_on_message = False
     try:
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except Exception:
         logger.exception("The worker failed")
         sys.exit(1)
