@@ -40,6 +40,12 @@ _CHANGES_FLAVOR = {Action.RESIZE, Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}
 class EndingActivities(StepActivities):
     """The base of the activities that wait for a server. It ends their operations."""
 
+    async def _end_if(self, input: OperationInput, *, records: bool) -> bool:
+        """Record the success if the wait is to do that; return whether it has."""
+        if records:
+            await until_done(self._record(input, None))
+        return records
+
     async def _end(self, input: OperationInput, server: Server | None) -> None:
         """Do the last checks and record the success; SupersededError if another operation has taken over the VM."""
         if input.action in _CHANGES_FLAVOR:
@@ -67,8 +73,13 @@ class EndingActivities(StepActivities):
         async with self._engine.begin() as tx:
             await step_records.finish(tx, input)
 
-    async def _is_recorded(self, input: OperationInput) -> bool:
-        """Whether an earlier attempt has recorded the success, and only its answer was lost."""
+    async def _has_ended(self, input: OperationInput) -> bool:
+        """Whether an earlier attempt has recorded the success, and only its answer was lost.
+
+        The cloud may have changed again since then.
+        """
+        if activity.info().attempt == 1:
+            return False
         is_it = (Operation.id == input.operation_id, Operation.epoch == input.epoch)
         succeeded = select(exists().where(*is_it, Operation.status == OperationStatus.SUCCEEDED))
         async with self._autocommit.connect() as connection:
