@@ -51,13 +51,13 @@ from domain.rules.messages import Activity, waits_queue
 from domain.settings import Settings, SettingsWithoutKey, load_settings
 from domain.upkeep import binding
 from domain.upkeep.binding import OtherCloudError
+from domain.workflow_sandbox import sandbox
 from workflows.build import CreateVM
 from workflows.consoles import ReadConsole
 from workflows.delete import DeleteVM
 from workflows.interfaces import AttachInterface, DetachInterface
 from workflows.power import RebootVM, StartVM, StopVM
 from workflows.resize import FinishResizeVM, ResizeVM
-from workflows.sandbox import sandbox
 from workflows.snapshots import CreateSnapshot, DeleteSnapshot, RestoreVM
 from workflows.volumes import AttachVolume, CreateVolume, DeleteVolume, DetachVolume, ExtendVolume
 

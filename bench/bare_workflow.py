@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
     import worker as ours
-    from workflows.sandbox import sandbox
+    from domain.workflow_sandbox import sandbox
 
 QUEUE = "bench-bare"
 

@@ -4,8 +4,8 @@ from typing import ClassVar
 
 from temporalio import workflow
 
-from workflows.sandbox import Sandbox
-from workflows.sandbox import sandbox as of_workers
+from domain.workflow_sandbox import Sandbox
+from domain.workflow_sandbox import sandbox as of_workers
 
 
 class CheckedOnce(Sandbox):
@@ -29,5 +29,5 @@ class CheckedOnce(Sandbox):
 
 
 def sandbox(*, is_strict: bool = False) -> CheckedOnce:
-    """Such a sandbox with the restrictions of the workers, or with the strict ones (see workflows/sandbox.py)."""
+    """Such a sandbox with the restrictions of the workers, or with the strict ones (see domain/workflow_sandbox.py)."""
     return CheckedOnce(is_strict=is_strict)

@@ -39,5 +39,5 @@ def test_modules_of_workflows_have_no_state(name: str) -> None:
 @pytest.mark.parametrize("keys", [(), (PayloadKey("new", bytes(32)),)])
 def test_our_codec_needs_no_context(keys: Sequence[PayloadKey]) -> None:
     ours = payload_codec.converter(keys)
-    assert not isinstance(ours.payload_codec, WithSerializationContext), "workflows/sandbox.py gives no context"
-    assert ours.external_storage is None, "workflows/sandbox.py gives no context"
+    assert not isinstance(ours.payload_codec, WithSerializationContext), "domain/workflow_sandbox.py gives no context"
+    assert ours.external_storage is None, "domain/workflow_sandbox.py gives no context"
