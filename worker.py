@@ -13,6 +13,7 @@ from typing import Any
 
 import temporalio.activity
 import temporalio.workflow
+import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
@@ -26,7 +27,6 @@ from temporalio.worker import (
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
 )
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from activities.backends import load_backend
 from activities.backends.protocol import BackendError, ComputeBackend, UnusableCloudError
@@ -51,6 +51,7 @@ from domain.rules.messages import Activity, waits_queue
 from domain.settings import Settings, SettingsWithoutKey, load_settings
 from domain.upkeep import binding
 from domain.upkeep.binding import OtherCloudError
+from domain.workflow_sandbox import sandbox
 from workflows.build import CreateVM
 from workflows.consoles import ReadConsole
 from workflows.delete import DeleteVM
@@ -93,17 +94,6 @@ STICKY_TIMEOUT = timedelta(seconds=1)
 # The SDK sends at most one heartbeat in this time, and a cancel reaches an activity only in the answer to a heartbeat.
 # Half of the heartbeat timeout of 3 seconds, so that one lost heartbeat does not count as a lost worker.
 HEARTBEAT_THROTTLE = timedelta(seconds=1.5)
-
-
-def sandbox(*, is_strict: bool = False) -> SandboxedWorkflowRunner:
-    """Return the runner that keeps workflows deterministic.
-
-    `domain` is passed through: the modules that workflows import from it are pure, and loading them again for every
-    workflow would be slow. So is `workflows`, whose modules have no state (tests/meta), unless the sandbox is strict.
-    The tests use the strict one: it also refuses what a module of `workflows` itself calls, such as the clock.
-    """
-    modules = ("domain",) if is_strict else ("domain", "workflows")
-    return SandboxedWorkflowRunner(restrictions=SandboxRestrictions.default.with_passthrough_modules(*modules))
 
 
 class SignalInterceptor(Interceptor):
@@ -290,7 +280,7 @@ def main() -> None:
     temporalio.activity.logger.activity_info_on_message = False
     temporalio.workflow.logger.workflow_info_on_message = False
     try:
-        asyncio.run(run(settings))
+        uvloop.run(run(settings))
     except Exception:
         logger.exception("The worker failed")
         sys.exit(1)

@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from temporalio import activity
 
 from activities import ports
@@ -24,8 +25,13 @@ from activities.steps import (
 from domain.data import database, queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import CreateVM, parameters_of
-from domain.progress import resource_claims, step_records
+from domain.data.prepared import Prepared
+from domain.progress import quick_records, resource_claims, step_records
 from domain.rules.messages import ENTERS, Activity, LeftoversResult, OperationInput
+
+_INTERFACES: Final = Prepared(
+    select(Interface).where(Interface.vm_id == bindparam("of_vm")).order_by(Interface.created_at)
+)
 
 
 class ComputeActivities(StepActivities):
@@ -78,7 +84,8 @@ class ComputeActivities(StepActivities):
         spec, user_data = await self._server_spec_and_user_data(step.vm)
         spec = replace(spec, user_data=user_data, volumes=await self._data_volumes(step))
         cloud_id = await self._backend.create_server(step.token, spec, wanted)
-        await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
+        if not await quick_records.note_server(self._engine, input, cloud_id):
+            await self._note_created(input, VM, input.vm, cloud_id=cloud_id)
 
     @activity.defn(name=Activity.START_SERVER)
     async def start_server(self, input: OperationInput) -> None:
@@ -180,9 +187,7 @@ class ComputeActivities(StepActivities):
 
     async def _interfaces(self, vm_id: UUID) -> Sequence[Interface]:
         """Return the VM's interfaces in the order of the request."""
-        of_vm = select(Interface).where(Interface.vm_id == vm_id).order_by(Interface.created_at)
-        async with database.autocommit(self._engine).connect() as connection:
-            return await queries.fetch_all(connection, of_vm)
+        return await _INTERFACES.fetch(self._engine, {"of_vm": vm_id})
 
     async def _claimed(self, step: RecordedStep) -> tuple[Sequence[Attachment], Sequence[Snapshot]]:
         """Return the attachments and snapshots of the VM that the operation has claimed."""

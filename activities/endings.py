@@ -6,9 +6,9 @@ A record after the wait would need an activity of its own, with the same guarant
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
-from sqlalchemy import exists, select
+from sqlalchemy import BindParameter, bindparam, exists, select
 from temporalio import activity
 
 from activities import ports
@@ -18,17 +18,33 @@ from domain.data import queries
 from domain.data.models import VM, Attachment, Interface, Operation
 from domain.data.models import Volume as VolumeRow
 from domain.data.parameters import target_flavor
+from domain.data.prepared import Prepared
 from domain.progress import quick_records, step_records
 from domain.rules.messages import OperationInput
 from domain.rules.states import Action, OperationStatus, TaskState
 
 T = TypeVar("T")
 
+_OF_VM: Final[BindParameter[Any]] = bindparam("of_vm")
+_CREATED: Final = (Attachment.vm_id == _OF_VM, Attachment.operation_id == bindparam("of_operation"))
+_NEW_SERVER: Final = Prepared(
+    select(
+        select(VM.cloud_id).where(VM.id == _OF_VM).scalar_subquery().label("cloud_id"),
+        exists().where(Interface.vm_id == _OF_VM, Interface.cloud_id.is_(None)).label("has_ports"),
+        exists().where(*_CREATED, Attachment.device.is_(None)).label("has_devices"),
+    )
+)
 _CHANGES_FLAVOR = {Action.RESIZE, Action.CONFIRM_RESIZE, Action.REVERT_RESIZE}
 
 
 class EndingActivities(StepActivities):
     """The base of the activities that wait for a server. It ends their operations."""
+
+    async def _end_if(self, input: OperationInput, *, records: bool) -> bool:
+        """Record the success if the wait is to do that; return whether it has."""
+        if records:
+            await until_done(self._record(input, None))
+        return records
 
     async def _end(self, input: OperationInput, server: Server | None) -> None:
         """Do the last checks and record the success; SupersededError if another operation has taken over the VM."""
@@ -49,17 +65,21 @@ class EndingActivities(StepActivities):
 
     async def _record(self, input: OperationInput, server: Server | None) -> None:
         zone = server.availability_zone if server and input.action is Action.CREATE else None
-        async with self._autocommit.connect() as connection:
-            if await quick_records.finish(connection, input, zone):
-                return
+        if await quick_records.finish(self._engine, input, zone):
+            return
         if zone:
             async with self._autocommit.connect() as connection:
                 await step_records.note_zone(connection, input, zone)
         async with self._engine.begin() as tx:
             await step_records.finish(tx, input)
 
-    async def _is_recorded(self, input: OperationInput) -> bool:
-        """Whether an earlier attempt has recorded the success, and only its answer was lost."""
+    async def _has_ended(self, input: OperationInput) -> bool:
+        """Whether an earlier attempt has recorded the success, and only its answer was lost.
+
+        The cloud may have changed again since then.
+        """
+        if activity.info().attempt == 1:
+            return False
         is_it = (Operation.id == input.operation_id, Operation.epoch == input.epoch)
         succeeded = select(exists().where(*is_it, Operation.status == OperationStatus.SUCCEEDED))
         async with self._autocommit.connect() as connection:
@@ -67,13 +87,9 @@ class EndingActivities(StepActivities):
 
     async def _new_server(self, input: OperationInput) -> tuple[Ref, bool, bool]:
         """Return the server of a create, and whether the cloud chooses any of its ports, and any of its devices."""
-        is_unknown = exists().where(Interface.vm_id == input.vm_id, Interface.cloud_id.is_(None))
-        created = (Attachment.vm_id == input.vm_id, Attachment.operation_id == input.operation_id)
-        has_no_device = exists().where(*created, Attachment.device.is_(None))
-        cloud_id = select(VM.cloud_id).where(VM.id == input.vm_id).scalar_subquery()
-        async with self._autocommit.connect() as connection:
-            found = (await connection.execute(select(cloud_id, is_unknown, has_no_device))).one()
-        return Ref(input.vm, found[0]), found[1], found[2]
+        ids = {"of_vm": input.vm, "of_operation": input.operation_id}
+        (found,) = await _NEW_SERVER.fetch(self._engine, ids)
+        return Ref(input.vm, found.cloud_id), found.has_ports, found.has_devices
 
     async def _note_new_ports(self, input: OperationInput, vm: Ref) -> None:
         """Keep what the cloud has chosen for interfaces whose ports it has made together with the server."""

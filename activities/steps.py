@@ -9,10 +9,10 @@ last, behind the same fence.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from temporalio import activity
@@ -22,6 +22,7 @@ from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpe
 from domain.data import database, queries
 from domain.data.guests import UserData
 from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation, Snapshot, Volume
+from domain.data.prepared import Prepared
 from domain.progress import quick_records, step_records
 from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.errors import NotBegunError
@@ -29,6 +30,15 @@ from domain.rules.messages import ENTERS, Activity, OperationInput
 from domain.rules.table import TABLE
 
 T = TypeVar("T")
+
+_ITS_DATA: Final = select(UserData.content).where(UserData.vm_id == bindparam("of_vm")).scalar_subquery()
+_FLAVOR_AND_DATA: Final = Prepared(
+    select(*Flavor.__table__.columns, _ITS_DATA.label("user_data")).where(Flavor.id == bindparam("flavor"))
+)
+_CLOUD_IDS: Final = {
+    model: Prepared(select(model.cloud_id).where(model.id == bindparam("of_row")))
+    for model in (VM, Volume, Snapshot, Interface)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +73,7 @@ class StepActivities:
         """Record the first of these steps, unless an earlier attempt has come to a later one: then that again."""
         steps, attempt, found = [ENTERS[name] for name in names], activity.info().attempt, None
         if attempt == 1:
-            async with self._autocommit.connect() as connection:
-                found = await quick_records.enter_step(connection, input, steps[0], ports)
+            found = await quick_records.enter_step(self._engine, input, steps[0], ports)
         if found is None:
             await self._note_ports(input, ports or {})
             async with self._engine.begin() as tx:
@@ -130,9 +139,8 @@ class StepActivities:
         """Keep what the cloud has chosen for these interfaces, which the operation creates."""
         if not ports:
             return
-        async with self._autocommit.connect() as connection:
-            if await quick_records.note_ports(connection, input, ports):
-                return
+        if await quick_records.note_ports(self._engine, input, ports):
+            return
         async with self._engine.begin() as tx:
             for id, port in sorted(ports.items()):
                 addresses = {"ip_address": port.ip_address, "mac_address": port.mac_address}
@@ -147,9 +155,8 @@ class StepActivities:
 
         No message to Temporal has the latter, because it may hold secrets.
         """
-        its_data = select(UserData.content).where(UserData.vm_id == vm.id).scalar_subquery()
-        found: Any = await self._fetch(select(*Flavor.__table__.columns, its_data).where(Flavor.id == vm.flavor_id))
-        return await self._spec_of(vm, found), found[-1]
+        (found,) = await _FLAVOR_AND_DATA.fetch(self._engine, {"flavor": vm.flavor_id, "of_vm": vm.id})
+        return await self._spec_of(vm, found), found.user_data
 
     async def _spec_of(self, vm: VM, flavor: Flavor) -> ServerSpec:
         image = image_ref(vm.image_id)
@@ -182,8 +189,8 @@ def ref_of(row: CloudResource) -> Ref:
 
 async def read_ref(engine: AsyncEngine, model: type[CloudResource], id: UUID) -> Ref:
     """Return the same for the row with this id; the cloud is asked for its mark if there is no such row."""
-    async with database.autocommit(engine).connect() as connection:
-        return Ref(id, await connection.scalar(select(model.cloud_id).where(model.id == id)))
+    rows = await _CLOUD_IDS[model].fetch(engine, {"of_row": id})
+    return Ref(id, rows[0].cloud_id if rows else None)
 
 
 def groups_of(vm: VM) -> tuple[str, ...]:

@@ -102,8 +102,7 @@ class WaitActivities(EndingActivities):
         `server_gone` or `no_valid_host`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         operation, patience = input.operation, Patience()
-        # The server may have changed again since an attempt that recorded the success.
-        if input.records and activity.info().attempt > 1 and await self._is_recorded(operation):
+        if input.records and await self._has_ended(operation):
             return True
         has_ports = has_devices = False
         if operation.action is Action.CREATE:
@@ -139,13 +138,15 @@ class WaitActivities(EndingActivities):
         return _server_reached(server, input.status)
 
     @activity.defn(name=Activity.WAIT_FOR_VOLUME)
-    async def wait_for_volume(self, input: WaitForVolumeInput) -> None:
-        """Return once the volume has the state.
+    async def wait_for_volume(self, input: WaitForVolumeInput) -> bool:
+        """Return once the volume has the state. With `records`, record the success of the operation, and return true.
 
         If the volume can no longer get it, fail for good with the code that the cloud gives, or with `volume_error`,
         `volume_gone` or `volume_unchanged`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         patience = Patience()
+        if input.records and await self._has_ended(input.operation):
+            return True
         volume, waiter = await read_ref(self._engine, VolumeRow, input.operation.resource), Waiter.of(input.operation)
         try:
             while not _volume_reached(await self._volumes.next_result(volume, waiter), input.state):
@@ -153,25 +154,34 @@ class WaitActivities(EndingActivities):
         except BackendError as error:
             await self._explain(error, input.operation)
             raise
+        return await self._end_if(input.operation, records=input.records)
 
     @activity.defn(name=Activity.WAIT_FOR_EXTENSION)
-    async def wait_for_extension(self, input: OperationInput) -> None:
-        """Return once the volume has the size that the operation gives it; fail as WAIT_FOR_VOLUME does."""
+    async def wait_for_extension(self, input: OperationInput) -> bool:
+        """Return once the volume has the size that the operation gives it; fail as WAIT_FOR_VOLUME does.
+
+        With `combines`, record the success, and return true.
+        """
         patience = Patience()
+        if input.combines and await self._has_ended(input):
+            return True
         operation = await self._fetch(select(Operation).where(Operation.id == input.operation_id))
         size_gb = parameters_of(operation, ExtendVolume).size_gb
         volume, waiter = await read_ref(self._engine, VolumeRow, input.resource), Waiter.of(input)
         while not _is_extended(await self._volumes.next_result(volume, waiter), size_gb):
             patience.check(f"The volume did not get {size_gb} GiB")
+        return await self._end_if(input, records=input.combines)
 
     @activity.defn(name=Activity.WAIT_FOR_IMAGE)
-    async def wait_for_image(self, input: OperationInput) -> None:
-        """Return once the snapshot's image is saved.
+    async def wait_for_image(self, input: OperationInput) -> bool:
+        """Return once the snapshot's image is saved. With `combines`, record the success, and return true.
 
         If it can no longer be saved, fail for good with the code that the cloud gives, or with `image_error` or
         `image_gone`. After WAIT_LIMIT fail for good with `timed_out`.
         """
         patience = Patience()
+        if input.combines and await self._has_ended(input):
+            return True
         image, waiter = await read_ref(self._engine, Snapshot, input.resource), Waiter.of(input)
         try:
             while not _image_saved(await self._images.next_result(image, waiter)):
@@ -179,6 +189,7 @@ class WaitActivities(EndingActivities):
         except BackendError as error:
             await self._explain(error, input)
             raise
+        return await self._end_if(input, records=input.combines)
 
     async def _explain(self, error: BackendError, input: OperationInput) -> None:
         """Raise a BackendError with the reason of a failure if the cloud has one; a volume or an image shows none."""

@@ -10,6 +10,7 @@ from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
     import worker as ours
+    from domain.workflow_sandbox import sandbox
 
 QUEUE = "bench-bare"
 
@@ -46,7 +47,7 @@ async def work(address: str) -> None:
         task_queue=QUEUE,
         workflows=[BareWorkflow],
         activities=[do_nothing],
-        workflow_runner=ours.sandbox(),
+        workflow_runner=sandbox(),
         max_concurrent_workflow_tasks=ours.MAX_CONCURRENT_WORKFLOW_TASKS,
         workflow_task_poller_behavior=ours.WORKFLOW_POLLERS,
         nonsticky_to_sticky_poll_ratio=ours.NEW_WORKFLOW_POLLER_RATIO,

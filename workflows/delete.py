@@ -26,13 +26,16 @@ class DeleteVM(OperationWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a delete operation."""
-        async with self.carrying_out(operation, after_failure=self._list_leftovers):
+        async with self.carrying_out(operation, after_failure=self._list_leftovers) as outcome:
             await self._end_superseded_workflows(operation)
             has_resources = await self.step(Activity.DELETE_SERVER, operation, "Delete the server", bool)
-            await self.wait_for_server(operation, ServerStatus.GONE, "Wait for the server to be gone")
+            summary = "Wait for the server to be gone"
             if has_resources:
+                await self.wait_for_server(operation, ServerStatus.GONE, summary)
                 summary = "Release its volumes, remove unfinished images"
                 await self.step(Activity.RELEASE_RESOURCES, operation, summary)
+            else:
+                outcome.is_recorded = await self.wait_and_record(operation, ServerStatus.GONE, summary)
 
     async def _end_superseded_workflows(self, operation: OperationInput) -> None:
         """Cancel the workflows of superseded operations and wait until they have ended.

@@ -1,5 +1,6 @@
 """Create, restore and delete snapshots."""
 
+from dataclasses import replace
 from types import NoneType
 
 from temporalio import workflow
@@ -18,10 +19,11 @@ class CreateSnapshot(OperationWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a snapshot operation."""
-        async with self.carrying_out(operation, after_failure=self._undo):
+        async with self.carrying_out(operation, after_failure=self._undo) as outcome:
             await self.step(Activity.CREATE_SERVER_IMAGE, operation, "Begin to save the disk as an image")
             await self.step(Activity.UPLOAD_IMAGE, operation, "Check that the image is being saved")
-            await self.wait(Activity.WAIT_FOR_IMAGE, operation, "Wait for the image to be saved")
+            summary = "Wait for the image to be saved"
+            outcome.is_recorded = await self.wait(Activity.WAIT_FOR_IMAGE, replace(operation, combines=True), summary)
 
     async def _undo(self, operation: OperationInput, _code: str) -> Aftermath:
         await self.run_until_done(Activity.UNDO_IMAGE, operation, "Remove the unfinished image", NoneType)

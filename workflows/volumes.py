@@ -13,10 +13,10 @@ from workflows.steps import OperationWorkflow
 
 
 class _VolumeWorkflow(OperationWorkflow):
-    async def wait_for_volume(self, operation: OperationInput, state: VolumeState) -> None:
-        """Wait until the cloud shows the volume in `state`."""
-        input = WaitForVolumeInput(operation, state)
-        await self.wait(Activity.WAIT_FOR_VOLUME, input, f"Wait for the volume to be {state}")
+    async def wait_for_volume(self, operation: OperationInput, state: VolumeState) -> bool:
+        """Wait until the cloud shows the volume in `state`; return whether the success is recorded (see `wait`)."""
+        input = WaitForVolumeInput(operation, state, records=True)
+        return await self.wait(Activity.WAIT_FOR_VOLUME, input, f"Wait for the volume to be {state}")
 
     async def observe_volume(self, operation: OperationInput, _code: str) -> Aftermath:
         """Wait until the cloud has finished with the volume, and observe its state."""
@@ -32,9 +32,9 @@ class CreateVolume(_VolumeWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a create-volume operation."""
-        async with self.carrying_out(operation, after_failure=self._undo):
+        async with self.carrying_out(operation, after_failure=self._undo) as outcome:
             await self.step(Activity.CREATE_VOLUME, operation, "Create the volume")
-            await self.wait_for_volume(operation, VolumeState.AVAILABLE)
+            outcome.is_recorded = await self.wait_for_volume(operation, VolumeState.AVAILABLE)
 
     async def _undo(self, operation: OperationInput, _code: str) -> Aftermath:
         await self.run_until_done(Activity.UNDO_VOLUME, operation, "Remove the unfinished volume", NoneType)
@@ -48,9 +48,10 @@ class DeleteVolume(_VolumeWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a delete-volume operation."""
-        async with self.carrying_out(operation, after_failure=self.observe_volume, success_state=VolumeState.GONE):
+        end = VolumeState.GONE
+        async with self.carrying_out(operation, after_failure=self.observe_volume, success_state=end) as outcome:
             await self.step(Activity.DELETE_VOLUME, operation, "Delete the volume")
-            await self.wait_for_volume(operation, VolumeState.GONE)
+            outcome.is_recorded = await self.wait_for_volume(operation, end)
 
 
 @workflow.defn
@@ -60,9 +61,12 @@ class ExtendVolume(_VolumeWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out an extend-volume operation."""
-        async with self.carrying_out(operation, after_failure=self._check_whether_extended):
+        async with self.carrying_out(operation, after_failure=self._check_whether_extended) as outcome:
             await self.step(Activity.EXTEND_VOLUME, operation, "Extend the volume")
-            await self.wait(Activity.WAIT_FOR_EXTENSION, operation, "Wait for the volume to have its new size")
+            summary = "Wait for the volume to have its new size"
+            outcome.is_recorded = await self.wait(
+                Activity.WAIT_FOR_EXTENSION, replace(operation, combines=True), summary
+            )
 
     async def _check_whether_extended(self, operation: OperationInput, code: str) -> Aftermath:
         found = await self.observe_volume(operation, code)
@@ -80,9 +84,9 @@ class AttachVolume(_VolumeWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out an attach-volume operation."""
-        async with self.carrying_out(operation, after_failure=self._undo, success_state=VolumeState.IN_USE):
+        async with self.carrying_out(operation, after_failure=self._undo, success_state=VolumeState.IN_USE) as outcome:
             await self.step(Activity.ATTACH_VOLUME, operation, "Attach the volume")
-            await self.wait_for_volume(operation, VolumeState.IN_USE)
+            outcome.is_recorded = await self.wait_for_volume(operation, VolumeState.IN_USE)
 
     async def _undo(self, operation: OperationInput, code: str) -> Aftermath:
         error = await self.undo(Activity.UNDO_ATTACH, operation, "Detach the volume")
@@ -96,6 +100,7 @@ class DetachVolume(_VolumeWorkflow):
     @workflow.run
     async def run(self, operation: OperationInput) -> None:
         """Carry out a detach-volume operation."""
-        async with self.carrying_out(operation, after_failure=self.observe_volume, success_state=VolumeState.AVAILABLE):
+        end = VolumeState.AVAILABLE
+        async with self.carrying_out(operation, after_failure=self.observe_volume, success_state=end) as outcome:
             await self.step(Activity.DETACH_VOLUME, operation, "Detach the volume")
-            await self.wait_for_volume(operation, VolumeState.AVAILABLE)
+            outcome.is_recorded = await self.wait_for_volume(operation, end)

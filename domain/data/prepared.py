@@ -10,18 +10,20 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import asyncpg
-from sqlalchemy import BindParameter, Enum, Select
+from sqlalchemy import Delete, Enum, Insert, Select, Update
 from sqlalchemy.dialects.postgresql import asyncpg as postgresql
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
-from sqlalchemy.sql import visitors
 
 from domain.data import outages
 
 Values = Mapping[str, Any]
 Rows = Sequence[Any]
 """Rows with the attributes of their models, as SQLAlchemy's."""
+
+Statement = Select[*tuple[Any, ...]] | Insert | Update | Delete
+"""A statement that returns rows: one that writes has a RETURNING."""
 
 _Process = Callable[[Any], Any]
 _DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -30,7 +32,7 @@ _DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
 class Prepared:
     """A statement with named parameters, whose SQL is made at its first use."""
 
-    def __init__(self, statement: Select[*tuple[Any, ...]]) -> None:
+    def __init__(self, statement: Statement) -> None:
         self._statement = statement
         self._sql = ""
 
@@ -48,11 +50,10 @@ class Prepared:
 
     async def fetch_in(self, tx: AsyncConnection, values: Values) -> Rows:
         """Run the statement on a connection: in its transaction, if it is not in autocommit mode."""
-        if tx.sync_connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":  # type: ignore[union-attr]
-            # SQLAlchemy begins the transaction with its first statement, so the driver cannot run that.
-            return (await tx.execute(self._statement, values)).all()
         connection = await tx.get_raw_connection()
         with _errors(connection):
+            if tx.sync_connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":  # type: ignore[union-attr]
+                await _begin(tx, connection)
             return await self._run(connection, values)
 
     async def _run(self, connection: PoolProxiedConnection, values: Values) -> Rows:
@@ -66,13 +67,9 @@ class Prepared:
 
     def _make(self) -> None:
         """Make the SQL, and find out where the parameters go and which columns have values of an enum."""
-        named: dict[str, Any] = {
-            each.key: None
-            for each in visitors.iterate(self._statement)
-            if isinstance(each, BindParameter) and each.required
-        }
-        compiled = self._statement.params(named).compile(dialect=_DIALECT)
-        made = compiled.construct_expanded_state()
+        compiled = self._statement.compile(dialect=_DIALECT)
+        named: dict[str, Any] = {name: None for name, bind in compiled.binds.items() if bind.required}
+        made = compiled.construct_expanded_state(named)
         processes = {
             name: bind.type.dialect_impl(_DIALECT).bind_processor(_DIALECT) for name, bind in compiled.binds.items()
         } | dict(made.processors)
@@ -84,8 +81,8 @@ class Prepared:
             if name in named:
                 self._named.append((position, name, process))
         self._enums = [
-            (name, column.type.enum_class)
-            for name, column in self._statement.selected_columns.items()
+            (str(name), column.type.enum_class)
+            for name, column in self._statement.exported_columns.items()
             if isinstance(column.type, Enum) and column.type.enum_class
         ]
         self._sql = made.statement
@@ -104,6 +101,18 @@ class Prepared:
 
 def _as_it_is(value: Any) -> Any:
     return value
+
+
+async def _begin(tx: AsyncConnection, connection: PoolProxiedConnection) -> None:
+    """Begin the transaction on the server, which SQLAlchemy does with its own first statement, and ends in any case."""
+    if not tx.in_transaction():
+        await tx.begin()
+    adapted: Any = connection.dbapi_connection
+    if adapted._transaction is None:  # noqa: SLF001 - there is no public name for it
+        driver: asyncpg.Connection = connection.driver_connection
+        transaction = driver.transaction()
+        await transaction.start()
+        adapted._transaction = transaction  # noqa: SLF001
 
 
 @contextmanager

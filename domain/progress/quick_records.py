@@ -1,4 +1,4 @@
-"""The records of the usual case: one statement each, without a transaction around it, built once.
+"""The records of the usual case: one statement each, without a transaction around it, built once and run by the driver.
 
 A function here writes everything or nothing. It returns None or False if the fence of `step_records` does not let the
 operation pass, or if anything is unusual. The caller then calls `step_records`, in a transaction, which finds out what
@@ -8,9 +8,9 @@ Each statement locks the VM's row first and then the operation's, as everybody d
 part before, so nothing is written if the fence does not hold.
 """
 
-from collections import namedtuple
 from collections.abc import Mapping
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
@@ -18,7 +18,6 @@ from sqlalchemy import (
     ARRAY,
     CTE,
     ColumnElement,
-    Executable,
     ScalarSelect,
     Text,
     Uuid,
@@ -30,23 +29,18 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import VM, Interface, Operation
+from domain.data.prepared import Prepared
 from domain.progress import resource_claims
 from domain.rules import lifecycle
 from domain.rules.messages import OperationInput
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus, Status, TaskState
 from domain.rules.table import TABLE
 
-# Two rows that come as one have their columns in this order.
-_VM_COLUMNS: Final = list(VM.__table__.columns)
-_OPERATION_COLUMNS: Final = list(Operation.__table__.columns)
-_COLUMNS: Final = len(_VM_COLUMNS) + len(_OPERATION_COLUMNS)
-_VM_ROW: Final[Any] = namedtuple("VMRow", [column.name for column in _VM_COLUMNS])  # type: ignore[misc] # noqa: PYI024
-_OPERATION_ROW: Final[Any] = namedtuple(  # type: ignore[misc] # noqa: PYI024
-    "OperationRow", [column.name for column in _OPERATION_COLUMNS]
-)
+_OPERATION: Final = "of_operation_"
+"""The columns of an operation have this before their names where a row also has those of its VM."""
 
 
 class ChosenPort(Protocol):
@@ -70,7 +64,7 @@ FINISHED_QUICKLY: Final = {Action.CREATE, Action.START, Action.STOP, Action.REBO
 
 
 async def enter_step(
-    tx: AsyncConnection, input: OperationInput, step: TaskState, ports: Mapping[UUID, ChosenPort] | None = None
+    engine: AsyncEngine, input: OperationInput, step: TaskState, ports: Mapping[UUID, ChosenPort] | None = None
 ) -> tuple[VM, Operation] | None:
     """Record that the operation enters `step` for the first time; None if `step_records.enter_step` must decide.
 
@@ -82,23 +76,26 @@ async def enter_step(
         "new_step": step,
         "new_progress": lifecycle.progress(input.action, step),
     }
-    statement = _ENTER_WITH_PORTS if ports else _ENTER
-    row = (await tx.execute(statement, values | (_columns(ports) if ports else {}))).one_or_none()
-    if row is None or (ports and row[-1] != len(ports)):
+    rows = await (_ENTER_WITH_PORTS if ports else _ENTER).fetch(engine, values | (_columns(ports) if ports else {}))
+    if not rows or (ports and rows[0].how_many != len(ports)):
         return None
-    vm, operation = _VM_ROW(*row[: len(_VM_COLUMNS)]), _OPERATION_ROW(*row[len(_VM_COLUMNS) : _COLUMNS])
-    return cast("tuple[VM, Operation]", (vm, operation))
+    operation = {name: getattr(rows[0], f"{_OPERATION}{name}") for name in _OPERATION_COLUMNS}
+    return cast("tuple[VM, Operation]", (rows[0], SimpleNamespace(**operation)))
 
 
-async def finish(tx: AsyncConnection, input: OperationInput, zone: str | None = None) -> bool:
+async def note_server(engine: AsyncEngine, input: OperationInput, cloud_id: str) -> bool:
+    """Write the cloud's id of the server that the operation builds. Return False if `step_records` must decide."""
+    return bool(await _NOTE_SERVER.fetch(engine, {**_keys(input), "new_cloud_id": cloud_id}))
+
+
+async def finish(engine: AsyncEngine, input: OperationInput, zone: str | None = None) -> bool:
     """Record the success of an operation on a VM, and the zone that the cloud has chosen for it.
 
     Return False if `step_records.finish` must decide.
     """
     if input.action not in FINISHED_QUICKLY or input.previous_status is None:
         return False
-    statement = _finish(input.action, input.previous_status)
-    return (await tx.execute(statement, {**_keys(input), "zone": zone})).one_or_none() is not None
+    return bool(await _finish(input.action, input.previous_status).fetch(engine, {**_keys(input), "zone": zone}))
 
 
 def _keys(input: OperationInput) -> dict[str, Any]:
@@ -117,26 +114,30 @@ def _update_operation(held: CTE, **values: Any) -> Any:
     return update(Operation).where(*is_current, *is_open).values(next_retry_at=null(), last_error=null(), **values)
 
 
-def _enter(*, with_ports: bool = False) -> Executable:
+def _is_current() -> ColumnElement[bool]:
+    is_it = (Operation.id == bindparam("its_operation"), Operation.epoch == bindparam("its_epoch"))
+    return exists().where(*is_it, Operation.status.in_(OPEN_STATUSES))
+
+
+def _enter(*, with_ports: bool = False) -> Prepared:
     held = _held(VM.task_state == any_(bindparam("task_states", type_=ARRAY(Text))))
     begun = func.coalesce(Operation.started_at, func.now())
     step = bindparam("new_step", type_=Operation.__table__.c.step.type)
     progress = bindparam("new_progress", type_=Operation.__table__.c.progress.type)
     running = {"status": OperationStatus.RUNNING, "started_at": begun, "attempt": 1, "step": step, "progress": progress}
     entering = _update_operation(held, **running).where(Operation.cancel_requested_by.is_(None))
-    entered = entering.returning(*_OPERATION_COLUMNS).cte("entered")
-    # The columns of the operation have the names of those of the VM.
-    operation = [column.label(f"operation_{column.name}") for column in entered.c]
+    entered = entering.returning(*Operation.__table__.columns).cte("entered")
+    operation = [column.label(f"{_OPERATION}{column.name}") for column in entered.c]
     statement = update(VM).where(VM.id == entered.c.vm_id).values(task_state=step)
     if not with_ports:
-        return statement.returning(*_VM_COLUMNS, *operation)
+        return Prepared(statement.returning(*VM.__table__.columns, *operation))
     noted = _note_into_interfaces(select(entered.c.vm_id).scalar_subquery()).cte("noted")
-    how_many = select(func.count(noted.c.id)).scalar_subquery()
-    return statement.returning(*_VM_COLUMNS, *operation, how_many)
+    how_many = select(func.count(noted.c.id)).scalar_subquery().label("how_many")
+    return Prepared(statement.returning(*VM.__table__.columns, *operation, how_many))
 
 
 @cache
-def _finish(action: Action, previous: Status) -> Executable:
+def _finish(action: Action, previous: Status) -> Prepared:
     last = TABLE[action].steps[-1]
     held = _held(VM.task_state == last)
     success = {"status": OperationStatus.SUCCEEDED, "progress": 100, "finished_at": func.now()}
@@ -156,16 +157,16 @@ def _finish(action: Action, previous: Status) -> Executable:
     if action is Action.CREATE:
         values["launched_at"] = func.now()
     statement = update(VM).where(VM.id == bindparam("held_vm"), has_ended).values(values).returning(VM.id)
-    return statement.add_cte(*settled) if settled else statement
+    return Prepared(statement.add_cte(*settled) if settled else statement)
 
 
-async def note_ports(tx: AsyncConnection, input: OperationInput, ports: Mapping[UUID, ChosenPort]) -> bool:
+async def note_ports(engine: AsyncEngine, input: OperationInput, ports: Mapping[UUID, ChosenPort]) -> bool:
     """Write what the cloud has chosen for the interfaces that the operation creates.
 
     Return False if `step_records.note_created` must decide.
     """
-    written = await tx.execute(_NOTE_PORTS, {**_keys(input), **_columns(ports)})
-    return len(written.all()) == len(ports)
+    written = await _NOTE_PORTS.fetch(engine, {**_keys(input), **_columns(ports)})
+    return len(written) == len(ports)
 
 
 def _columns(ports: Mapping[UUID, ChosenPort]) -> dict[str, Any]:
@@ -174,15 +175,17 @@ def _columns(ports: Mapping[UUID, ChosenPort]) -> dict[str, Any]:
     return {name: list(column) for name, column in zip(names, zip(*chosen, strict=True), strict=True)}
 
 
-def _note_ports() -> Executable:
+def _note_ports() -> Prepared:
     # As `queries.note_vm_changed` does. The VM's row is locked before those of the interfaces.
     noting = update(VM).where(VM.id == bindparam("held_vm")).values(attaching=VM.attaching)
     changed = noting.returning(VM.id).cte("changed_vm")
-    is_current = (Operation.id == bindparam("its_operation"), Operation.epoch == bindparam("its_epoch"))
-    statement: Executable = _note_into_interfaces(select(changed.c.id).scalar_subquery()).where(
-        exists().where(*is_current, Operation.status.in_(OPEN_STATUSES))
-    )
-    return statement
+    return Prepared(_note_into_interfaces(select(changed.c.id).scalar_subquery()).where(_is_current()))
+
+
+def _note_server() -> Prepared:
+    is_held = (VM.id == bindparam("held_vm"), VM.operation_id == bindparam("its_operation"))
+    noting = update(VM).where(*is_held, _is_current()).values(cloud_id=bindparam("new_cloud_id", type_=Text))
+    return Prepared(noting.returning(VM.id))
 
 
 def _note_into_interfaces(vm_id: ScalarSelect[UUID]) -> Any:
@@ -197,3 +200,5 @@ def _note_into_interfaces(vm_id: ScalarSelect[UUID]) -> Any:
 _ENTER: Final = _enter()
 _ENTER_WITH_PORTS: Final = _enter(with_ports=True)
 _NOTE_PORTS: Final = _note_ports()
+_NOTE_SERVER: Final = _note_server()
+_OPERATION_COLUMNS: Final = tuple(Operation.__table__.columns.keys())

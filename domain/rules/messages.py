@@ -109,8 +109,8 @@ class OperationInput:
     None for an operation on a volume alone. `resource_id` is the VM, snapshot, volume or interface it acts on.
     `vm_name` and `about` are shown to people. So is `actor`, a username, which only older versions set. With an
     `interruption`, an earlier workflow closed too early: this one cleans up and records the failure with that code.
-    `combines` lets the first step of an operation do the steps after it, too. The activity's result says whether it
-    has. A worker of an older version does not know the field, and gives no result.
+    `combines` lets a step do the steps after it, too, and a wait record the success. The activity's result says whether
+    it has. A worker of an older version does not know the field, and gives no result.
     """
 
     operation_id: UUID
@@ -159,10 +159,11 @@ class WaitForServerInput:
 
 @dataclass(frozen=True)
 class WaitForVolumeInput:
-    """Wait until the operation's volume has the state."""
+    """Wait until the operation's volume has the state, and record the success (see `WaitForServerInput`)."""
 
     operation: OperationInput
     state: VolumeState
+    records: bool = False
 
 
 @dataclass(frozen=True)

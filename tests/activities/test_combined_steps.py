@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -10,22 +11,24 @@ from temporalio.testing import ActivityEnvironment
 from activities.backends.faults import add_fault
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import FaultMode
-from activities.backends.protocol import BackendError
+from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
 from activities.compute import ComputeActivities
 from activities.endings import until_done
 from activities.resize import ResizeActivities
+from activities.snapshots import SnapshotActivities
 from activities.waits import WaitActivities
-from domain.rules.cloud import ServerStatus
+from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.errors import CanceledError, SupersededError
-from domain.rules.messages import OperationInput, WaitForServerInput
+from domain.rules.messages import OperationInput, WaitForServerInput, WaitForVolumeInput
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from tests.activities.cloud import count_rows
 from tests.activities.conftest import Run
-from tests.activities.operations import add_pending_interface
+from tests.activities.operations import add_claiming_operation, add_pending_interface
 from tests.activities.polled_cloud import set_status
 from tests.activities.resizes import accept_decision, add_resize, add_undecided_resize, complete_cloud_changes
+from tests.activities.test_waits_volumes_images import add_saving_image, complete_images, set_state
 from tests.support.rows import add_held_vm, claim, read_operation, read_vm
 
 
@@ -193,3 +196,42 @@ async def test_a_cancel_does_not_interrupt_a_record() -> None:
     may_end.set()
     await task
     assert ended
+
+
+@pytest.mark.parametrize(
+    ("action", "state"),
+    [
+        (Action.CREATE_VOLUME, VolumeState.AVAILABLE),
+        (Action.DELETE_VOLUME, VolumeState.GONE),
+        (Action.ATTACH_VOLUME, VolumeState.IN_USE),
+        (Action.DETACH_VOLUME, VolumeState.AVAILABLE),
+    ],
+)
+async def test_the_wait_for_a_volume_records_the_success(
+    backend: MockBackend, engine: AsyncEngine, environment: ActivityEnvironment, action: Action, state: VolumeState
+) -> None:
+    input = await add_claiming_operation(engine, action)
+    if state is not VolumeState.GONE:
+        await backend.create_volume(Token(uuid4(), "create"), input.resource, "data", 10)
+        await set_state(engine, state)
+    wait = WaitActivities(engine, backend).wait_for_volume
+    assert await environment.run(wait, WaitForVolumeInput(input, state)) is False
+    assert (await read_operation(engine, input.operation_id)).status is OperationStatus.RUNNING
+    assert await environment.run(wait, WaitForVolumeInput(input, state, records=True)) is True
+    assert (await read_operation(engine, input.operation_id)).status is OperationStatus.SUCCEEDED
+    await set_state(engine, VolumeState.ERROR)
+    environment.info = replace(environment.info, attempt=2)
+    assert await environment.run(wait, WaitForVolumeInput(input, state, records=True)) is True
+
+
+async def test_the_wait_for_an_image_records_the_success(
+    backend: MockBackend, engine: AsyncEngine, environment: ActivityEnvironment
+) -> None:
+    input = replace(await add_saving_image(engine, backend), combines=True)
+    await environment.run(SnapshotActivities(engine, backend).upload_image, input)
+    await complete_images(engine)
+    for attempt in (1, 2):
+        environment.info = replace(environment.info, attempt=attempt)
+        assert await environment.run(WaitActivities(engine, backend).wait_for_image, input) is True
+        assert (await read_operation(engine, input.operation_id)).status is OperationStatus.SUCCEEDED
+        await complete_images(engine, "No space left.")

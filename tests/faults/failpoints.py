@@ -44,19 +44,8 @@ HOLD: Final = 1.0
 AUTO_CONFIRM: Final = "+"  # appended to a request's key: the operation that confirms its resize automatically
 EXECUTED, LOOKS = "executed", ("read_", "can_", "check_")  # LOOKS: so begin the names of functions that write nothing
 READS: Final = {
-    "prepare",
-    "close",
-    "inventory",
-    "list_servers",
-    "list_ports",
-    "list_images",
-    "list_volumes",
-    "is_over",
-    "get_server_console_output",
-    "create_console",
-    "list_catalogue",
-    "list_other_servers",
-    "identity",
+    *("prepare", "close", "identity", "inventory", "is_over", "list_catalogue", "list_other_servers"),
+    *("list_servers", "list_ports", "list_images", "list_volumes", "get_server_console_output", "create_console"),
 }
 EFFECTS: Final = (
     {name for name in vars(ComputeBackend) if not name.startswith("_")} - READS - {"poll_interval", "poll_timeout"}
@@ -130,7 +119,9 @@ def install() -> None:
     _patch(AsyncEngine, "begin", _begin)
     for module in (step_records, quick_records, resource_claims, outbox, resize_decisions):
         for name, function in inspect.getmembers(module, inspect.iscoroutinefunction):
-            if function.__module__ == module.__name__ and "tx" in inspect.signature(function).parameters:
+            if function.__module__ == module.__name__ and {"tx", "engine"} & set(
+                inspect.signature(function).parameters
+            ):
                 _patch(module, name, _naming_its_transaction(name, function))
     for name in EFFECTS:
         _patch(MockBackend, name, _as_effect(name, getattr(MockBackend, name)))

@@ -44,7 +44,8 @@ SUCCESS = {
 }
 COMBINED = (
     *(Action.CREATE, Action.START, Action.STOP, Action.REBOOT_SOFT, Action.REBOOT_HARD),
-    *(Action.RESIZE, Action.CONFIRM_RESIZE, Action.REVERT_RESIZE),
+    *(Action.RESIZE, Action.CONFIRM_RESIZE, Action.REVERT_RESIZE, Action.DELETE, Action.SNAPSHOT),
+    *(Action.CREATE_VOLUME, Action.DELETE_VOLUME, Action.EXTEND_VOLUME, Action.ATTACH_VOLUME, Action.DETACH_VOLUME),
 )
 NOT_UNDONE = {Action.ATTACH_VOLUME: Activity.UNDO_ATTACH, Action.ATTACH_INTERFACE: Activity.UNDO_INTERFACE}
 RESTORED = True
@@ -78,7 +79,7 @@ async def endings(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, 
 async def endings_of_combined_steps(world: World) -> AsyncIterator[tuple[str, WorkflowHandle[Any, Any]]]:
     """Run operations whose steps share an activity."""
     for action in COMBINED:
-        point = Activity.WAIT_FOR_SERVER
+        point = BREAKS.get(action, Activity.WAIT_FOR_SERVER)
         yield f"{action}-succeeded", await succeeding(world, action)
         world.script(point, failed("mock_transient"), refused("server_error"))
         yield f"{action}-failed", await world.start(action)

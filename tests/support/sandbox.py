@@ -3,12 +3,12 @@
 from typing import ClassVar
 
 from temporalio import workflow
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-import worker
+from domain.workflow_sandbox import Sandbox
+from domain.workflow_sandbox import sandbox as of_workers
 
 
-class CheckedOnce(SandboxedWorkflowRunner):
+class CheckedOnce(Sandbox):
     """A sandbox that imports a workflow for the check of its definition only once.
 
     Nearly every test has workers of its own, which would check all workflows again: a tenth of a second of processor
@@ -18,7 +18,7 @@ class CheckedOnce(SandboxedWorkflowRunner):
     checked: ClassVar[set[tuple[type, bool]]] = set()
 
     def __init__(self, *, is_strict: bool) -> None:
-        super().__init__(restrictions=worker.sandbox(is_strict=is_strict).restrictions)
+        super().__init__(restrictions=of_workers(is_strict=is_strict).restrictions)
         self.is_strict = is_strict
 
     def prepare_workflow(self, defn: workflow._Definition) -> None:
@@ -29,5 +29,5 @@ class CheckedOnce(SandboxedWorkflowRunner):
 
 
 def sandbox(*, is_strict: bool = False) -> CheckedOnce:
-    """Such a sandbox with the restrictions of the workers, or with the strict ones (see worker.py)."""
+    """Such a sandbox with the restrictions of the workers, or with the strict ones (see domain/workflow_sandbox.py)."""
     return CheckedOnce(is_strict=is_strict)

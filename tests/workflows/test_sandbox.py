@@ -3,10 +3,13 @@
 import ast
 import importlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
+from temporalio.converter import WithSerializationContext
 
+from domain import payload_codec
+from domain.payload_keys import PayloadKey
 from tests.meta.files import ROOT
 
 MODULES = sorted(path.stem for path in (ROOT / "workflows").glob("*.py"))
@@ -31,3 +34,10 @@ def test_modules_of_workflows_have_no_state(name: str) -> None:
     tree = ast.parse((ROOT / "workflows" / f"{name}.py").read_text())
     assert [name for name, value in assigned(tree.body, module) if isinstance(value, CHANGEABLE)] == []
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
+
+
+@pytest.mark.parametrize("keys", [(), (PayloadKey("new", bytes(32)),)])
+def test_our_codec_needs_no_context(keys: Sequence[PayloadKey]) -> None:
+    ours = payload_codec.converter(keys)
+    assert not isinstance(ours.payload_codec, WithSerializationContext), "domain/workflow_sandbox.py gives no context"
+    assert ours.external_storage is None, "domain/workflow_sandbox.py gives no context"

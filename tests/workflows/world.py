@@ -27,7 +27,10 @@ from worker import WORKFLOWS, SignalInterceptor
 
 HANG = object()
 SLOW = object()
-MAY_COMBINE = {Activity.SCHEDULE_SERVER, Activity.PREPARE_RESIZE, Activity.WAIT_FOR_SERVER}
+MAY_COMBINE = {
+    *(Activity.SCHEDULE_SERVER, Activity.PREPARE_RESIZE, Activity.WAIT_FOR_SERVER),
+    *(Activity.WAIT_FOR_VOLUME, Activity.WAIT_FOR_EXTENSION, Activity.WAIT_FOR_IMAGE),
+}
 HAS_RESOURCES = True  # the answer of DELETE_SERVER if the VM has resources to release
 WITHOUT_VM = {Action.CREATE_VOLUME, Action.DELETE_VOLUME, Action.EXTEND_VOLUME}
 

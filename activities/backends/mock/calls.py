@@ -9,21 +9,21 @@ from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
+    Boolean,
     ColumnElement,
-    Row,
     Text,
     Uuid,
     and_,
     any_,
+    bindparam,
     cast,
     delete,
     exists,
     func,
-    literal,
+    literal_column,
     null,
     or_,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -41,7 +41,8 @@ from activities.backends.mock.schema import (
 )
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
-from domain.data import database
+from domain.data import database, outages
+from domain.data.prepared import Prepared
 from domain.rules.cloud import ServerStatus
 from domain.settings import Settings
 
@@ -63,6 +64,42 @@ _STATES_BEFORE: Final = {
     ServerStatus.REVERT_RESIZE: frozenset({ServerStatus.VERIFY_RESIZE}),
 }
 """Some statuses name a change that goes on. Nova may still see the server as it was before: in one of these."""
+_HAS_FAULT: Final = Prepared(
+    select(
+        exists()
+        .where(
+            faults.c.verb == bindparam("verb"),
+            or_(faults.c.vm_id.is_(None), faults.c.vm_id == bindparam("target")),
+        )
+        .label("has_fault")
+    )
+)
+
+
+def _lock(function: str) -> Prepared:
+    # An advisory lock, because the cloud has no row of an operation that could be locked.
+    key = func.hashtextextended(bindparam("operation", type_=Text), literal_column("0"))
+    return Prepared(select(getattr(func, function)(key).label("is_locked")))
+
+
+_LOCK, _LOCK_SHARED = _lock("pg_advisory_xact_lock"), _lock("pg_advisory_xact_lock_shared")
+_IS_REVOKED: Final = exists().where(revocations.c.operation_id == bindparam("id", type_=Uuid))
+_CHECK_REVOKED: Final = Prepared(select(_IS_REVOKED.label("is_revoked")))
+_USE_TOKEN: Final = Prepared(
+    insert(calls)
+    .from_select(
+        ["operation_id", "step"],
+        select(bindparam("id", type_=Uuid), bindparam("step", type_=Text)).where(
+            or_(bindparam("compensates", type_=Boolean), ~_IS_REVOKED)
+        ),
+    )
+    .on_conflict_do_nothing()
+    .returning(calls.c.step)
+)
+_IS_SERVER: Final = servers.c.vm_id == bindparam("vm", type_=Uuid)
+_IS_DUE: Final = and_(servers.c.due_at <= func.clock_timestamp(), servers.c.next_status != ServerStatus.GONE)
+_LOCK_SERVER: Final = Prepared(select(servers, _IS_DUE.label("is_due")).where(_IS_SERVER).with_for_update())
+_COMPLETE: Final = Prepared(update(servers).where(_IS_SERVER).values(COMPLETED).returning(*servers.c))
 _ADDRESSES: Final = frozenset({"uq_ports_ip_address", "uq_ports_mac_address"})
 
 
@@ -91,7 +128,7 @@ class MockCalls:
         # Calls hold the operation's lock shared, this takes it exclusively. So it waits for the calls that are running,
         # and calls that come later wait for it and then see the revocation.
         async with self._engine.begin() as tx:
-            await _lock_operation(tx, operation_id, "pg_advisory_xact_lock")
+            await _LOCK.fetch_in(tx, {"operation": str(operation_id)})
             await tx.execute(insert(revocations).values(operation_id=operation_id).on_conflict_do_nothing())
 
     async def _call(
@@ -121,22 +158,20 @@ class MockCalls:
         if fault is FaultMode.FAIL_AFTER_EFFECT:
             raise BackendError("mock_lost_answer", f"The mock cloud lost the answer to {verb}.", retryable=True)
 
-    async def _created(self, kind: str, cloud_id: ColumnElement[UUID], is_it: ColumnElement[bool]) -> str:
+    async def _created(self, kind: str, its_id: Prepared, mark: UUID) -> str:
         """Return the cloud's id of what a call has created, found by its mark: a second call returns the same."""
-        async with self._autocommit.connect() as connection:
-            id = await connection.scalar(select(cloud_id).where(is_it))
-        if id is None:
-            raise BackendError(f"{kind}_gone", f"The cloud no longer has the {kind}.", retryable=False)
-        return str(id)
+        for row in await its_id.fetch(self._engine, {"mark": mark}):
+            return str(row.cloud_id)
+        raise BackendError(f"{kind}_gone", f"The cloud no longer has the {kind}.", retryable=False)
 
     async def _take_fault(self, verb: str, token: Token, target: UUID) -> FaultMode | None:
         """Return how this call must fail, if it must, and count the fault as used."""
-        matches = and_(faults.c.verb == verb, or_(faults.c.vm_id.is_(None), faults.c.vm_id == target))
         if not self._settings.mock_transient_rate:
             # Without a fault, which is the usual case, one round trip is enough.
-            async with self._autocommit.connect() as connection:
-                if not await connection.scalar(select(exists().where(matches))):
-                    return None
+            (found,) = await _HAS_FAULT.fetch(self._engine, {"verb": verb, "target": target})
+            if not found.has_fault:
+                return None
+        matches = and_(faults.c.verb == verb, or_(faults.c.vm_id.is_(None), faults.c.vm_id == target))
         async with self._engine.begin() as tx:
             first = select(faults).where(matches).order_by(faults.c.id).limit(1).with_for_update()
             fault = (await tx.execute(first)).one_or_none()
@@ -165,24 +200,22 @@ async def _apply_once(tx: AsyncConnection, token: Token, effect: Effect) -> None
     """Apply the effect unless the token was used before; BackendError if its operation is revoked."""
     # Shared, so that calls of one operation may run side by side; `revoke` waits for all of them. Lock before reading:
     # without the lock a revocation could commit between the check and the effect.
-    await _lock_operation(tx, token.operation_id, "pg_advisory_xact_lock_shared")
-    is_revoked = exists().where(revocations.c.operation_id == token.operation_id)
+    await _LOCK_SHARED.fetch_in(tx, {"operation": str(token.operation_id)})
     # Of two calls with one token, the second waits here until the first commits, and then inserts nothing. The row and
     # the effect commit together, so a call that failed leaves its token unused.
-    row = select(literal(token.operation_id, Uuid), literal(token.step, Text))
-    if not token.compensates:
-        row = row.where(~is_revoked)
-    first = insert(calls).from_select(["operation_id", "step"], row).on_conflict_do_nothing()
-    if (await tx.execute(first)).rowcount:
+    its = {"id": token.operation_id}
+    if await _USE_TOKEN.fetch_in(tx, {**its, "step": token.step, "compensates": token.compensates}):
         await effect(tx)
-    elif not token.compensates and await tx.scalar(select(is_revoked)):
+        return
+    (found,) = await _CHECK_REVOKED.fetch_in(tx, its)
+    if found.is_revoked and not token.compensates:
         message = "The cloud refused the call, because its operation was revoked."
         raise BackendError("token_revoked", message, retryable=False)
 
 
-async def _lock_operation(tx: AsyncConnection, operation_id: UUID, function: str) -> None:
-    # An advisory lock, because the cloud has no row of an operation that could be locked.
-    await tx.execute(text(f"SELECT {function}(hashtextextended(:id, 0))"), {"id": str(operation_id)})
+def id_by_mark(cloud_id: ColumnElement[UUID], mark: ColumnElement[UUID]) -> Prepared:
+    """Return the statement that finds the cloud's id of a resource by our id of it."""
+    return Prepared(select(cloud_id.label("cloud_id")).where(mark == bindparam("mark", type_=Uuid)))
 
 
 def clock_in(seconds: float) -> ColumnElement[object]:
@@ -206,24 +239,23 @@ def is_meant(id: ColumnElement[UUID], cloud_id: ColumnElement[UUID], ref: Ref) -
     return id == ref.id if ref.cloud_id is None else and_(id == ref.id, cast(cloud_id, Text) == ref.cloud_id)
 
 
-async def lock_server(tx: AsyncConnection, vm: Ref) -> Row[Any]:
+async def lock_server(tx: AsyncConnection, vm: Ref) -> Any:
     """Lock the VM's server and return its row; BackendError if it does not exist or is being deleted."""
     # This server and no other: two calls that had each locked the other's server would wait for ever.
-    is_it = servers.c.vm_id == vm.id
-    await tx.execute(select(servers.c.vm_id).where(is_it).with_for_update())
-    is_due = (servers.c.due_at <= func.clock_timestamp(), servers.c.next_status != ServerStatus.GONE)
-    await tx.execute(update(servers).where(is_it, *is_due).values(COMPLETED))
-    return live((await tx.execute(select(servers).where(is_it))).one_or_none(), vm)
+    found = await _LOCK_SERVER.fetch_in(tx, {"vm": vm.id})
+    if found and found[0].is_due:
+        found = await _COMPLETE.fetch_in(tx, {"vm": vm.id})
+    return live(found[0] if found else None, vm)
 
 
-async def lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) -> Row[Any]:
+async def lock_idle_server(tx: AsyncConnection, vm: Ref, *states: ServerStatus) -> Any:
     """Lock the VM's server and return its row; BackendError also unless it is in one of the states and not busy."""
     server = await lock_server(tx, vm)
     check_state(server, *states)
     return server
 
 
-def check_state(server: Row[Any], *states: ServerStatus) -> None:
+def check_state(server: Any, *states: ServerStatus) -> None:
     """Raise what Nova's 409 means: it allows each call in some states, and only if nothing goes on at the server.
 
     A server that is busy is still in the state that it had before. One whose build failed has no host, and can only be
@@ -239,14 +271,14 @@ def check_state(server: Row[Any], *states: ServerStatus) -> None:
         raise BackendError("busy", message, retryable=True)
 
 
-def live(server: Row[Any] | None, vm: Ref) -> Row[Any]:
+def live(server: Any, vm: Ref) -> Any:
     """Return the server; BackendError if the VM has none or it is being deleted."""
     if server is None or server.status == ServerStatus.DELETING or not means(vm, server.id):
         raise BackendError("server_not_found", "The cloud has no server for this VM.", retryable=False)
     return server
 
 
-def refuse_volume_backed(server: Row[Any]) -> None:
+def refuse_volume_backed(server: Any) -> None:
     """Raise a BackendError if the server boots from a volume, as for calls that the other backend refuses then."""
     if server.boot_volume_id is not None:
         message = "A server that boots from a volume has no disk of its own."
@@ -255,7 +287,7 @@ def refuse_volume_backed(server: Row[Any]) -> None:
 
 def _violated(error: IntegrityError) -> str:
     """Return the name of the constraint that a statement violates."""
-    return str(getattr(getattr(error.orig, "__cause__", None), "constraint_name", ""))
+    return str(getattr(outages.original(error), "constraint_name", ""))
 
 
 def _is_hit(seed: str, probability: float) -> bool:

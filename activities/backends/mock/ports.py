@@ -6,18 +6,30 @@ from ipaddress import IPv6Address
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import ARRAY, Uuid, any_, bindparam, delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import MockCalls, is_meant, is_one_of, lock_idle_server
+from activities.backends.mock.calls import MockCalls, is_meant, lock_idle_server
 from activities.backends.mock.placement import groups_of
 from activities.backends.mock.schema import ports
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Port, PortSpec, Ref
+from domain.data.prepared import Prepared
 from domain.rules.cloud import ServerStatus
 
 _UNIQUE_LOCAL: Final = 0xFD << 120  # the beginning of the IPv6 addresses that need no registry
+
+_IDS: Final = bindparam("ids", type_=ARRAY(Uuid))
+_OF_VMS: Final = Prepared(select(ports).where(ports.c.vm_id == any_(_IDS)))
+_BY_ID: Final = Prepared(select(ports).where(ports.c.id == any_(_IDS)))
+_COLUMNS: Final = [column for column in ports.c if column is not ports.c.cloud_id]
+_ADD: Final = Prepared(
+    insert(ports)
+    .values({column.name: bindparam(column.name, type_=column.type) for column in _COLUMNS})
+    .on_conflict_do_nothing()
+    .returning(ports.c.id)
+)
 
 
 class MockPorts(MockCalls):
@@ -50,17 +62,16 @@ class MockPorts(MockCalls):
         await self._call("delete_server_interface", token, vm.id, unplug, may_be_doomed=True)
 
     async def list_ports(self, vms: Collection[Ref]) -> Collection[Port]:
-        async with self._autocommit.connect() as connection:
-            found = select(ports).where(is_one_of(ports.c.vm_id, [vm.id for vm in vms]))
-            return [port_from(row) for row in (await connection.execute(found)).all()]
+        return [port_from(row) for row in await _OF_VMS.fetch(self._engine, {"ids": [vm.id for vm in vms]})]
 
     async def _find(self, ids: Collection[UUID]) -> list[Port]:
         """Return the ports with these marks."""
-        if not ids:
-            return []
-        async with self._autocommit.connect() as connection:
-            rows = (await connection.execute(select(ports).where(is_one_of(ports.c.id, ids)))).all()
-            return [port_from(row) for row in rows]
+        return [port_from(row) for row in await _BY_ID.fetch(self._engine, {"ids": ids})] if ids else []
+
+
+async def marks_of_ports(tx: AsyncConnection, vm_id: UUID) -> set[UUID]:
+    """Return our ids of the ports that the VM has."""
+    return {row.id for row in await _OF_VMS.fetch_in(tx, {"ids": [vm_id]})}
 
 
 async def add_ports(tx: AsyncConnection, vm_id: UUID, wanted: Collection[PortSpec]) -> None:
@@ -77,12 +88,11 @@ async def add_ports(tx: AsyncConnection, vm_id: UUID, wanted: Collection[PortSpe
             "mac_address": port.mac_address or "fa:16:3e:" + secrets.token_bytes(3).hex(":"),
             "security_groups": groups_of(port.security_groups),
         }
-        made = await tx.execute(insert(ports).values(row).on_conflict_do_nothing())
-        if not made.rowcount:
+        if not await _ADD.fetch_in(tx, row):
             message = f"The cloud refused the port: another one has {port.ip_address} or {port.mac_address}."
             raise BackendError("address_in_use", message, retryable=False)
 
 
-def port_from(row: Row[Any]) -> Port:
+def port_from(row: Any) -> Port:
     """Return the port that a row describes."""
     return Port(str(row.cloud_id), row.vm_id, row.network_id, row.ip_address, row.mac_address, row.id)

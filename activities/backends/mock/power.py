@@ -1,18 +1,34 @@
 """The power of the mock cloud's servers."""
 
+from datetime import timedelta
 from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import update
+from sqlalchemy import Interval, Text, Uuid, bindparam, func, null, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from activities.backends.mock.calls import Effect, MockCalls, check_state, clock_in, lock_server
+from activities.backends.mock.calls import Effect, MockCalls, check_state, lock_server
 from activities.backends.mock.schema import servers
 from activities.backends.protocol import Token
 from activities.backends.resources import Ref
+from domain.data.prepared import Prepared
 from domain.rules.cloud import ServerStatus
 
 HARD_REBOOT_FROM: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF, ServerStatus.ERROR)
+
+_CHANGE: Final = Prepared(
+    update(servers)
+    .where(servers.c.vm_id == bindparam("vm", type_=Uuid))
+    .values(
+        status=func.coalesce(bindparam("now", type_=Text), servers.c.status),
+        content=func.coalesce(bindparam("new_content", type_=Text), servers.c.content),
+        next_status=bindparam("target", type_=Text),
+        due_at=func.clock_timestamp() + bindparam("delay", type_=Interval),
+        fault=null(),
+        next_fault=null(),
+    )
+    .returning(servers.c.vm_id)
+)
 
 
 class MockPower(MockCalls):
@@ -44,15 +60,13 @@ def _power_change(
     """
 
     async def change(tx: AsyncConnection) -> None:
-        values = {"next_status": target, "due_at": clock_in(delay), "fault": None, "next_fault": None}
-        if target is ServerStatus.ACTIVE:
-            values["content"] = str(uuid4())  # the guest writes to its disk when it boots
-        if status is not None:
-            values["status"] = status
         server = await lock_server(tx, vm)
         if status is None and server.status == target and server.due_at is None:
             return
         check_state(server, *states)
-        await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(values))
+        # The guest writes to its disk when it boots.
+        content = str(uuid4()) if target is ServerStatus.ACTIVE else None
+        values = {"target": target, "now": status, "delay": timedelta(seconds=delay), "new_content": content}
+        await _CHANGE.fetch_in(tx, {"vm": vm.id, **values})
 
     return change

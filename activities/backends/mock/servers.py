@@ -1,10 +1,11 @@
 """The mock cloud's servers. Settings say how long a build, a reboot and so on take (MOCK_*_DELAY)."""
 
 from collections.abc import Collection, Mapping
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, delete, func, select, update
+from sqlalchemy import ARRAY, Interval, Row, Uuid, any_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -15,26 +16,51 @@ from activities.backends.mock.calls import (
     NO_HOST,
     check_state,
     clock_in,
+    id_by_mark,
     is_meant,
-    is_one_of,
     lock_idle_server,
     lock_server,
     means,
     refuse_volume_backed,
 )
 from activities.backends.mock.placement import groups_of, zone_of
-from activities.backends.mock.ports import add_ports
+from activities.backends.mock.ports import add_ports, marks_of_ports
 from activities.backends.mock.power import MockPower
 from activities.backends.mock.schema import images, migrations, servers, volumes
 from activities.backends.mock.schema import ports as ports_table
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Fault, PortSpec, Ref, Server, ServerSpec
+from domain.data.prepared import Prepared
 from domain.rules.cloud import ServerStatus, VolumeState
 
 HOST_VCPUS: Final = 64
 HOST_RAM_MB: Final = 262_144
 HOST_DISK_GB: Final = 4_096
 STABLE: Final = (ServerStatus.ACTIVE, ServerStatus.SHUTOFF)
+_SERVER_ID: Final = id_by_mark(servers.c.id, servers.c.vm_id)
+_IS_ONE: Final = servers.c.vm_id == any_(bindparam("ids", type_=ARRAY(Uuid)))
+_BY_VM: Final = Prepared(select(servers).where(_IS_ONE))
+_COMPLETE: Final = Prepared(update(servers).where(_IS_ONE).values(COMPLETED).returning(servers.c.vm_id))
+# SKIP LOCKED, because every list call of every worker does this. A server that is skipped is changed by the transaction
+# that holds it, or by the next reader. Waiting for it would slow down every list call, and two readers that lock the
+# same servers in a different order would deadlock.
+_LOCK_DUE: Final = Prepared(
+    select(servers.c.vm_id, servers.c.next_status)
+    .where(servers.c.due_at <= func.clock_timestamp())
+    .with_for_update(skip_locked=True)
+)
+_OF_REQUEST: Final = (
+    *("vm_id", "name", "vcpus", "ram_mb", "disk_gb", "image_id", "content", "boot_volume_id", "user_data", "zone"),
+    *("next_status", "next_fault"),
+)
+_BUILD: Final = Prepared(
+    insert(servers)
+    .values(
+        {name: bindparam(name, type_=servers.c[name].type) for name in _OF_REQUEST}
+        | {"status": ServerStatus.BUILD, "due_at": func.clock_timestamp() + bindparam("delay", type_=Interval)}
+    )
+    .returning(servers.c.vm_id)
+)
 
 
 class MockServers(MockPower):
@@ -48,30 +74,27 @@ class MockServers(MockPower):
         fault = fault if has_host else NO_HOST
 
         async def build(tx: AsyncConnection) -> None:
-            disk = await boot.disk_of(tx, spec)
-            await tx.execute(
-                insert(servers).values(
-                    vm_id=spec.vm.id,
-                    name=spec.name,
-                    vcpus=spec.vcpus,
-                    ram_mb=spec.ram_mb,
-                    disk_gb=spec.disk_gb,
-                    **disk,
-                    user_data=spec.user_data,
-                    zone=zone,
-                    status=ServerStatus.BUILD,
-                    next_status=ServerStatus.ERROR if fault else ServerStatus.ACTIVE,
-                    next_fault=fault,
-                    due_at=clock_in(self._settings.mock_build_delay if has_host else 0),
-                )
-            )
+            disk = {"boot_volume_id": None} | await boot.disk_of(tx, spec)
+            row = {
+                **disk,
+                "vm_id": spec.vm.id,
+                "name": spec.name,
+                "vcpus": spec.vcpus,
+                "ram_mb": spec.ram_mb,
+                "disk_gb": spec.disk_gb,
+                "user_data": spec.user_data,
+                "zone": zone,
+                "next_status": ServerStatus.ERROR if fault else ServerStatus.ACTIVE,
+                "next_fault": fault,
+                "delay": timedelta(seconds=self._settings.mock_build_delay if has_host else 0),
+            }
+            await _BUILD.fetch_in(tx, row)
             await boot.attach_data(tx, spec)
-            present = await tx.scalars(select(ports_table.c.id).where(ports_table.c.vm_id == spec.vm.id))
-            made = set(present)
+            made = await marks_of_ports(tx, spec.vm.id)
             await add_ports(tx, spec.vm.id, [port for port in ports if port.interface.id not in made])
 
         await self._call("create_server", token, spec.vm.id, build)
-        return await self._created("server", servers.c.id, servers.c.vm_id == spec.vm.id)
+        return await self._created("server", _SERVER_ID, spec.vm.id)
 
     async def resize_server(self, token: Token, spec: ServerSpec) -> None:
         doomed = self._is_doomed(token.operation_id)
@@ -171,7 +194,7 @@ class MockServers(MockPower):
         refs = {vm.id: vm for vm in vms}
         async with self._engine.begin() as tx:
             await apply_due_changes(tx)
-            rows = (await tx.execute(select(servers).where(is_one_of(servers.c.vm_id, refs)))).all()
+            rows = await _BY_VM.fetch_in(tx, {"ids": list(refs)})
             return {row.vm_id: server_from(row) for row in rows if means(refs[row.vm_id], row.id)}
 
     async def is_over(self, operation_id: UUID, vm: Ref) -> bool:
@@ -199,17 +222,13 @@ async def apply_due_changes(tx: AsyncConnection) -> None:
 
     Readers do this, so that no process has to wait for the time.
     """
-    due = select(servers.c.vm_id, servers.c.next_status).where(servers.c.due_at <= func.clock_timestamp())
-    # SKIP LOCKED, because every list call of every worker does this. A server that is skipped is changed by the
-    # transaction that holds it, or by the next reader. Waiting for it would slow down every list call, and two readers
-    # that lock the same servers in a different order would deadlock.
-    rows = (await tx.execute(due.with_for_update(skip_locked=True))).all()
+    rows = await _LOCK_DUE.fetch_in(tx, {})
     gone = [row.vm_id for row in rows if row.next_status == ServerStatus.GONE]
     if gone:
         await _remove_servers(tx, gone)
     changed = [row.vm_id for row in rows if row.next_status != ServerStatus.GONE]
     if changed:
-        await tx.execute(update(servers).where(servers.c.vm_id.in_(changed)).values(COMPLETED))
+        await _COMPLETE.fetch_in(tx, {"ids": changed})
 
 
 async def _remove_servers(tx: AsyncConnection, vm_ids: Collection[UUID]) -> None:
@@ -234,7 +253,7 @@ async def _take_migration(tx: AsyncConnection, vm: Ref) -> Row[Any] | None:
     return (await tx.execute(delete(migrations).where(migrations.c.vm_id == vm.id).returning(migrations))).one()
 
 
-def server_from(row: Row[Any]) -> Server:
+def server_from(row: Any) -> Server:
     """Return the server that a row describes."""
     return Server(
         row.vm_id,

@@ -1,7 +1,7 @@
 """The mock cloud's images, which take time to save, and its volumes, which change at once."""
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row, delete, func, select, update
@@ -12,6 +12,7 @@ from activities.backends.mock.boot import free_device
 from activities.backends.mock.calls import (
     MockCalls,
     clock_in,
+    id_by_mark,
     is_meant,
     is_one_of,
     lock_idle_server,
@@ -22,6 +23,9 @@ from activities.backends.mock.schema import images, servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Image, Ref, Volume
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
+
+_IMAGE_ID: Final = id_by_mark(images.c.cloud_id, images.c.id)
+_VOLUME_ID: Final = id_by_mark(volumes.c.cloud_id, volumes.c.id)
 
 
 class MockStorage(MockCalls):
@@ -46,7 +50,7 @@ class MockStorage(MockCalls):
             await tx.execute(update(servers).where(servers.c.vm_id == vm.id).values(busy))
 
         await self._call("create_server_image", token, vm.id, save)
-        return await self._created("image", images.c.cloud_id, images.c.id == image_id)
+        return await self._created("image", _IMAGE_ID, image_id)
 
     async def delete_image(self, token: Token, image: Ref) -> None:
         async def remove(tx: AsyncConnection) -> None:
@@ -69,7 +73,7 @@ class MockStorage(MockCalls):
             await tx.execute(insert(volumes).values(row | {"image_id": image.id if image else None}))
 
         await self._call("create_volume", token, volume_id, create, may_be_doomed=True)
-        return await self._created("volume", volumes.c.cloud_id, volumes.c.id == volume_id)
+        return await self._created("volume", _VOLUME_ID, volume_id)
 
     async def delete_volume(self, token: Token, volume: Ref) -> None:
         async def remove(tx: AsyncConnection) -> None:
