@@ -10,7 +10,6 @@ from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.resources import Port
-from domain.data import database
 from domain.data.models import VM, Operation
 from domain.progress import outbox, quick_records, step_records
 from domain.progress.quick_records import FINISHED_QUICKLY
@@ -114,10 +113,9 @@ async def test_an_operation_that_no_longer_holds_the_vm_records_nothing(engine: 
     async with engine.begin() as tx:
         await tx.execute(update(VM).where(VM.id == input.vm).values(operation_id=uuid4()))
     before = await state_of(engine, input)
-    async with database.autocommit(engine).connect() as connection:
-        for ports in ({}, {interface: PORT}):
-            assert await quick_records.enter_step(connection, input, TaskState.SPAWNING, ports) is None
-        assert not await quick_records.finish(connection, input)
+    for ports in ({}, {interface: PORT}):
+        assert await quick_records.enter_step(engine, input, TaskState.SPAWNING, ports) is None
+    assert not await quick_records.finish(engine, input)
     assert await state_of(engine, input) == before
 
 
@@ -127,16 +125,14 @@ async def test_an_operation_that_has_ended_notes_no_choices(engine: AsyncEngine)
     async with engine.begin() as tx:
         ended = {"status": "CANCELED", "finished_at": Operation.created_at}
         await tx.execute(update(Operation).where(Operation.id == input.operation_id).values(ended))
-    async with database.autocommit(engine).connect() as connection:
-        assert not await quick_records.note_ports(connection, input, {interface: PORT})
+    assert not await quick_records.note_ports(engine, input, {interface: PORT})
 
 
 async def test_a_step_whose_ports_are_not_all_noted_is_left_to_the_transaction(engine: AsyncEngine) -> None:
     input = await add_held_vm(engine, Action.CREATE, status=OperationStatus.QUEUED)
     interface = await add_pending_interface(engine, input)
-    async with database.autocommit(engine).connect() as connection:
-        ports = {interface: PORT, uuid4(): PORT}
-        assert await quick_records.enter_step(connection, input, TaskState.NETWORKING, ports) is None
+    ports = {interface: PORT, uuid4(): PORT}
+    assert await quick_records.enter_step(engine, input, TaskState.NETWORKING, ports) is None
 
 
 async def test_an_operation_that_has_not_come_to_its_last_step_is_not_finished(engine: AsyncEngine) -> None:
