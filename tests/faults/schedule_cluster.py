@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,14 @@ from tests.support.stack import QUICK_CLOUD, free_ports
 from tests.support.waiting import poll
 
 WORKERS = ("worker-1", "worker-2")
+PATIENCE = 60.0  # seconds; the longest outage of PostgreSQL is half as long
+_IS_AWAY = (
+    OSError,  # a TimeoutError, too
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+)
 
 
 @dataclass
@@ -46,9 +55,16 @@ class Cluster:
         return f"http://127.0.0.1:{self.links['client-api'].port}/api/v1"
 
     async def sql(self, query: str, *arguments: object) -> list[Any]:
-        """The rows of a query, without the proxy."""
-        async with self.connection() as connection:
-            return list(await connection.fetch(query, *arguments))
+        """The rows of a query, without the proxy. It may run twice: it is repeated while PostgreSQL is away or busy."""
+        give_up_at = time.monotonic() + PATIENCE
+        while True:
+            try:
+                async with self.connection() as connection:
+                    return list(await connection.fetch(query, *arguments, timeout=PATIENCE))
+            except _IS_AWAY:
+                if time.monotonic() > give_up_at:
+                    raise
+                await asyncio.sleep(0.2)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
