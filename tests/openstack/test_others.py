@@ -197,8 +197,7 @@ async def test_leftovers_go_and_strangers_stay_until_they_are_adopted(user: User
     server = {"flavorRef": vm["flavor_id"], "imageRef": vm["image_id"], "networks": [{"uuid": network}]}
 
     def make(name: str, **more: Any) -> str:
-        body = others.make("compute", "/servers", {"server": server | {"name": name} | more})
-        return str(others.settle(body["server"]["id"], "ACTIVE")["id"])
+        return others.make_server(server | {"name": name} | more)
 
     double, stranger = await IN_THREAD(lambda: make("drill-double", **marks)), await IN_THREAD(make, "drill-stranger")
     listed = await poll(

@@ -45,9 +45,7 @@ username = admin
 password = {PASSWORD}
 system_scope = all
 user_domain_name = Default
-endpoint_service_type = image
-endpoint_region_name = {REGION}
-"""
+endpoint_id = """
 
 
 def quotas(cloud: Cloud) -> None:
@@ -84,16 +82,17 @@ def image_quotas(cloud: Cloud) -> None:
     """Limits of Glance, which are kept in Keystone. Nova meets them while it makes a snapshot."""
     server = cloud.new_server("image-quotas", metadata={"testcloud_delay": "snapshot:1"})
     image = {"name": "image-quotas", "metadata": {"osvm_operation": "9d01"}}
-    with Story(cloud, "quotas", "image", "What Glance and Nova answer if a quota of images is used up.") as story:
-        with _image_limits(cloud, image_count_total=0):
-            story.send("images", "POST", "image", "/images", {"name": "image-quotas"})
-            story.act("snapshot", server, "createImage", image)
-            story.get("found by its marks", "image", "/images?osvm_operation=9d01")
-        with _image_limits(cloud, image_count_uploading=0):
-            answer = story.act("snapshot accepted", server, "createImage", image)
-            path = f"/images/{answer.body['image_id']}"
-            story.watch_resource("image", path, {"gone"}, action=(server, answer.request_id))
-            story.watch(server, None, {"ACTIVE"})
+    about = "What Glance and Nova answer if a quota of images is used up."
+    with _image_limits(cloud, image_count_total=0), Story(cloud, "quotas", "image", about) as story:
+        story.send("images", "POST", "image", "/images", {"name": "image-quotas"})
+        story.act("snapshot", server, "createImage", image)
+        story.get("found by its marks", "image", "/images?osvm_operation=9d01")
+    about = "A snapshot whose upload Glance refuses, because a quota is used up."
+    with _image_limits(cloud, image_count_uploading=0), Story(cloud, "snapshot", "over_quota", about) as story:
+        answer = story.act("accepted", server, "createImage", image)
+        path = f"/images/{answer.body['image_id']}"
+        story.watch_resource("image", path, {"gone"}, action=(server, answer.request_id))
+        story.watch(server, None, {"ACTIVE"})
     delete_server(cloud, server)
 
 
@@ -124,6 +123,8 @@ def _quota(cloud: Cloud, service: str, **limits: int) -> Iterator[None]:
 def _image_limits(cloud: Cloud, **limits: int) -> Iterator[None]:
     """Let Glance ask Keystone for limits, which it does not by default, and limit every project to these."""
     service = cloud.send("GET", "identity", "/services?type=image", operator=True).body["services"][0]["id"]
+    path = f"/endpoints?interface=public&service_id={service}"
+    endpoint = str(cloud.send("GET", "identity", path, operator=True).body["endpoints"][0]["id"])
     wanted = [
         {"service_id": service, "region_id": REGION, "resource_name": name, "default_limit": limits.get(name, 1000)}
         for name in IMAGE_LIMITS
@@ -131,7 +132,7 @@ def _image_limits(cloud: Cloud, **limits: int) -> Iterator[None]:
     made = cloud.send("POST", "identity", "/registered_limits", {"registered_limits": wanted}, operator=True)
     glance = DAEMONS["glance-api"]
     with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
-        file.write(ENFORCED)
+        file.write(ENFORCED + endpoint)
         file.flush()
         _restart(replace(glance, command=(*glance.command, "--config-file", file.name)))
         try:
