@@ -19,7 +19,7 @@ from temporalio.client import Client
 
 import local
 from domain.settings import Settings
-from migrations import embedded_postgres
+from migrations import embedded_postgres, embedded_temporal
 from migrations.children import Child
 from tests.faults.proxy import Proxy
 from tests.support.logs import FOLDERS
@@ -116,6 +116,7 @@ class Cluster:
             self.parts[server.name] = server.start()
         for server in servers:
             await server.until(server.does_not_serve)
+        embedded_temporal.keep_state(self.data_dir)  # or a Temporal that is killed would begin with nothing
         socket = self._socket_dir / embedded_postgres.SOCKET_NAME
         targets: dict[str, int | Path] = {
             "client-api": self.api_port,
