@@ -84,7 +84,7 @@ async def build_meanwhile(
         if outage.head_start is None:
             await ask(user, name, builds)
         await asyncio.sleep(seconds / 2)
-        seen = Counter(re.sub(r"\d+", "#", str(row["last_error"])) for row in await stack.sql(SEEN))
+        seen = Counter(re.sub(r"req-[0-9a-f-]+|\d+", "#", str(row["last_error"])) for row in await stack.sql(SEEN))
         await asyncio.sleep(seconds / 2)
         ((in_flight,),) = await stack.sql(OPEN)
     finally:
