@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from temporalio.client import Client
 
 import local
 from domain.settings import Settings
-from migrations import embedded_postgres
+from migrations import embedded_postgres, embedded_temporal
 from migrations.children import Child
 from tests.faults.proxy import Proxy
 from tests.support.logs import FOLDERS
@@ -26,6 +27,14 @@ from tests.support.stack import QUICK_CLOUD, free_ports
 from tests.support.waiting import poll
 
 WORKERS = ("worker-1", "worker-2")
+PATIENCE = 60.0  # seconds; the longest outage of PostgreSQL is half as long
+_IS_AWAY = (
+    OSError,  # a TimeoutError, too
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+)
 
 
 @dataclass
@@ -46,9 +55,16 @@ class Cluster:
         return f"http://127.0.0.1:{self.links['client-api'].port}/api/v1"
 
     async def sql(self, query: str, *arguments: object) -> list[Any]:
-        """The rows of a query, without the proxy."""
-        async with self.connection() as connection:
-            return list(await connection.fetch(query, *arguments))
+        """The rows of a query, without the proxy. It may run twice: it is repeated while PostgreSQL is away or busy."""
+        give_up_at = time.monotonic() + PATIENCE
+        while True:
+            try:
+                async with self.connection() as connection:
+                    return list(await connection.fetch(query, *arguments, timeout=PATIENCE))
+            except _IS_AWAY:
+                if time.monotonic() > give_up_at:
+                    raise
+                await asyncio.sleep(0.2)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
@@ -100,6 +116,7 @@ class Cluster:
             self.parts[server.name] = server.start()
         for server in servers:
             await server.until(server.does_not_serve)
+        embedded_temporal.keep_state(self.data_dir)  # or a Temporal that is killed would begin with nothing
         socket = self._socket_dir / embedded_postgres.SOCKET_NAME
         targets: dict[str, int | Path] = {
             "client-api": self.api_port,

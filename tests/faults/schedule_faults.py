@@ -93,7 +93,9 @@ class Faults:
         return True
 
     async def _script(self, verb: str, mode: str) -> None:
-        await self.cluster.sql("INSERT INTO mock_cloud.faults (verb, mode, times) VALUES ($1, $2, 1)", verb, mode)
+        query = "INSERT INTO mock_cloud.faults (verb, mode, times) VALUES ($1, $2, 1)"
+        async with self.cluster.connection() as connection:  # not repeated, or there might be two faults
+            await connection.execute(query, verb, mode)
 
     async def _slow_cloud(self, fault: Fault) -> bool:
         async with self.cluster.connection() as connection, connection.transaction():

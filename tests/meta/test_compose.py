@@ -192,6 +192,19 @@ def test_what_calls_the_cloud_gets_its_login_and_nothing_else_does() -> None:
     assert having == {name for name, service in OURS.items() if "OS_CLOUD" in service["environment"]}
 
 
+def test_the_lines_for_a_real_cloud_reach_the_image_and_the_worker() -> None:
+    lines = re.search(
+        r"^```\n(COMPUTE_BACKEND=.*?)^```", (ROOT / "docs/openstack.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert lines
+    names = dict(line.split("=") for line in lines[1].splitlines())
+    assert (ROOT / names["REQUIREMENTS"]).exists()
+    assert re.search(r"^ARG REQUIREMENTS=", DOCKERFILE, re.MULTILINE)
+    assert set(names) == {"COMPUTE_BACKEND", "OS_CLOUD", "CLOUDS_YAML", "REQUIREMENTS"}
+    assert "REQUIREMENTS" in SERVICES["settings"]["build"]["args"]
+    assert {"COMPUTE_BACKEND", "OS_CLOUD"} <= set(SERVICES["worker"]["environment"])
+
+
 def test_foreign_images_have_a_fixed_version() -> None:
     images = {service["image"] for name, service in SERVICES.items() if name not in OURS}
     assert all(re.search(r":\d+(\.\d+)*$", image) for image in images)

@@ -21,6 +21,7 @@ class Others:
         self._member = openstack.connect()
         operator = os.environ.get("OS_OPERATOR_CLOUD")
         self._operator = openstack.connect(cloud=operator) if operator else None
+        self._servers: list[str] = []
 
     @property
     def has_operator(self) -> bool:
@@ -28,7 +29,9 @@ class Others:
         return self._operator is not None
 
     def close(self) -> None:
-        """Close the connections."""
+        """Delete the servers that were made, as far as they exist, and close the connections."""
+        for server_id in self._servers:
+            self._response(self._member, "DELETE", "compute", f"/servers/{server_id}", None)
         for connection in filter(None, (self._member, self._operator)):
             connection.close()
 
@@ -39,6 +42,13 @@ class Others:
     def make(self, service: str, path: str, body: Json) -> Any:
         """Make something in the project, and return the answer's body."""
         return self._send(self._member, "POST", service, path, body)
+
+    def make_server(self, server: Json) -> str:
+        """Make a server, wait until it is ACTIVE, and return its id."""
+        id = str(self.make("compute", "/servers", {"server": server})["server"]["id"])
+        self._servers.append(id)
+        self.settle(id, "ACTIVE")
+        return id
 
     def act(self, server_id: str, **action: Any) -> None:
         """Begin an action of a server."""

@@ -276,15 +276,13 @@ def _before_sending(error: Exception, service: Service) -> CloudError:
 
 def _check_microversion(service: Service, endpoint: discover.EndpointData | None) -> None:
     """Raise UnusableCloudError if the service is too old, and CloudError if it does not say how old it is."""
-    if endpoint is None or endpoint.api_version is None:
-        raise cloud_error(Failure(service, "GET", "/", Lost.UNDISCOVERED))
     wanted = MICROVERSIONS.get(service)
-    if wanted is None:
-        return
-    newest = endpoint.max_microversion
-    if newest is None or newest < discover.normalize_version_number(wanted):
-        offered = discover.version_to_string(newest) if newest else "none"
+    newest = endpoint and endpoint.max_microversion
+    # The library takes the version from an address such as .../v2.1 if the service does not answer.
+    if endpoint is None or endpoint.api_version is None or (wanted and newest is None):
+        raise cloud_error(Failure(service, "GET", "/", Lost.UNDISCOVERED))
+    if wanted and newest and newest < discover.normalize_version_number(wanted):
         raise UnusableCloudError(
-            f"the newest microversion of the cloud's {name_of(service)} service is {offered}, "
-            f"and {wanted} is needed ({RELEASE} or newer)"
+            f"the newest microversion of the cloud's {name_of(service)} service is "
+            f"{discover.version_to_string(newest)}, and {wanted} is needed ({RELEASE} or newer)"
         )

@@ -173,6 +173,8 @@ RULES: Final = (
     Rule({413}, "quota_exceeded", service=Service.VOLUME, condition=lambda failure: failure.retry_after == 0),
     Rule({413, 429}, "rate_limited", retryable=True),
     Rule(range(400, 500), "bad_request"),
+    # A quota of Glance is used up. Nova knows no answer for that, and names the class of the error.
+    Rule({500}, "quota_exceeded", service=Service.COMPUTE, words=r"HTTPOverLimit|ImageQuotaExceeded"),
     # Nova answers 500 to an action that met another one. The rest may have been done, in part or wholly.
     Rule({500}, "busy", retryable=True, service=Service.COMPUTE, condition=_is_action),
     Rule({502, 504}, "cloud_timeout", retryable=True, ambiguous=True),

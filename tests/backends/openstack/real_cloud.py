@@ -14,7 +14,7 @@ from typing import Any, Final
 import openstack
 from keystoneauth1.exceptions import ClientException
 
-MICROVERSIONS: Final = {"compute": "2.95", "block_storage": "3.70", "network": None, "image": None}
+MICROVERSIONS: Final = {"compute": "2.95", "block_storage": "3.70", "network": None, "image": None, "identity": None}
 HEADERS: Final = ("Date", "X-Openstack-Request-Id", "Retry-After", "Content-Type", "Location")
 PAUSE: Final = 0.1
 TIMEOUT: Final = (3, 120)  # a list of a cell that is down takes a minute

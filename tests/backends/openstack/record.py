@@ -41,6 +41,7 @@ GROUPS = {
         record_disks.extensions,
         record_disks.boots,
         record_quotas.quotas,
+        record_quotas.image_quotas,
         record_quotas.rate_limits,
         record_lists.lists,
         record_lists.down_cell,

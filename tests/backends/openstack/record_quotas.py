@@ -4,13 +4,17 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tests.backends.openstack.real_cloud import Cloud, Json
 from tests.backends.openstack.record_resources import new_volume
 from tests.backends.openstack.record_servers import delete_server
 from tests.backends.openstack.recorder import Story
-from tests.openstack.cloud.layout import PORTS
+from tests.openstack.cloud.contents import REGION
+from tests.openstack.cloud.daemons import Daemon
+from tests.openstack.cloud.layout import LOOPBACK, PASSWORD, PORTS
+from tests.openstack.cloud.services import DAEMONS
 
 PROXY_PORT = 8790
 PROXY = """
@@ -29,6 +33,19 @@ http {{
   }}
 }}
 """
+IMAGE_LIMITS = ("image_count_total", "image_count_uploading", "image_size_total", "image_stage_total")
+ENFORCED = f"""
+[DEFAULT]
+use_keystone_limits = true
+
+[oslo_limit]
+auth_type = password
+auth_url = http://{LOOPBACK}:{PORTS["keystone"]}/v3
+username = admin
+password = {PASSWORD}
+system_scope = all
+user_domain_name = Default
+endpoint_id = """
 
 
 def quotas(cloud: Cloud) -> None:
@@ -61,6 +78,24 @@ def quotas(cloud: Cloud) -> None:
     delete_server(cloud, server)
 
 
+def image_quotas(cloud: Cloud) -> None:
+    """Limits of Glance, which are kept in Keystone. Nova meets them while it makes a snapshot."""
+    server = cloud.new_server("image-quotas", metadata={"testcloud_delay": "snapshot:1"})
+    image = {"name": "image-quotas", "metadata": {"osvm_operation": "9d01"}}
+    about = "What Glance and Nova answer if a quota of images is used up."
+    with _image_limits(cloud, image_count_total=0), Story(cloud, "quotas", "image", about) as story:
+        story.send("images", "POST", "image", "/images", {"name": "image-quotas"})
+        story.act("snapshot", server, "createImage", image)
+        story.get("found by its marks", "image", "/images?osvm_operation=9d01")
+    about = "A snapshot whose upload Glance refuses, because a quota is used up."
+    with _image_limits(cloud, image_count_uploading=0), Story(cloud, "snapshot", "over_quota", about) as story:
+        answer = story.act("accepted", server, "createImage", image)
+        path = f"/images/{answer.body['image_id']}"
+        story.watch_resource("image", path, {"gone"}, action=(server, answer.request_id))
+        story.watch(server, None, {"ACTIVE"})
+    delete_server(cloud, server)
+
+
 def rate_limits(cloud: Cloud) -> None:
     """A web server before Nova that passes one request a minute. OpenStack itself limits no rates any more."""
     url = f"http://127.0.0.1:{PROXY_PORT}/v2.1"
@@ -82,6 +117,36 @@ def _quota(cloud: Cloud, service: str, **limits: int) -> Iterator[None]:
         yield
     finally:
         cloud.send("PUT", service, path, {name: {limit: before[limit] for limit in limits}}, operator=True)
+
+
+@contextmanager
+def _image_limits(cloud: Cloud, **limits: int) -> Iterator[None]:
+    """Let Glance ask Keystone for limits, which it does not by default, and limit every project to these."""
+    service = cloud.send("GET", "identity", "/services?type=image", operator=True).body["services"][0]["id"]
+    path = f"/endpoints?interface=public&service_id={service}"
+    endpoint = str(cloud.send("GET", "identity", path, operator=True).body["endpoints"][0]["id"])
+    wanted = [
+        {"service_id": service, "region_id": REGION, "resource_name": name, "default_limit": limits.get(name, 1000)}
+        for name in IMAGE_LIMITS
+    ]
+    made = cloud.send("POST", "identity", "/registered_limits", {"registered_limits": wanted}, operator=True)
+    glance = DAEMONS["glance-api"]
+    with tempfile.NamedTemporaryFile("w", suffix=".conf") as file:
+        file.write(ENFORCED + endpoint)
+        file.flush()
+        _restart(replace(glance, command=(*glance.command, "--config-file", file.name)))
+        try:
+            yield
+        finally:
+            _restart(glance)
+            for limit in made.body["registered_limits"]:
+                cloud.send("DELETE", "identity", f"/registered_limits/{limit['id']}", operator=True)
+
+
+def _restart(daemon: Daemon) -> None:
+    daemon.kill()
+    daemon.start()
+    daemon.wait()
 
 
 @contextmanager

@@ -168,13 +168,17 @@ def test_an_endpoint_may_be_configured_with_or_without_its_version(
     assert [request.path for request in server.received] == [f"{PREFIXES[service]}/things"]
 
 
-def test_a_service_whose_versions_cannot_be_read_is_asked_again(cloud: Cloud, server: CloudServer) -> None:
+@pytest.mark.parametrize("service", [Service.COMPUTE, Service.VOLUME, Service.IMAGE])
+def test_a_service_whose_versions_cannot_be_read_is_asked_again(
+    cloud: Cloud, server: CloudServer, service: Service
+) -> None:
+    """Also if its address in the catalogue names a version, such as /v2.1: that alone tells no microversion."""
     server.discovery_replies.extend([Reply(503)] * 4)
-    error = failed(cloud, service=Service.IMAGE, path="/images")
+    error = failed(cloud, service=service, path="/things")
     assert (error.code, error.retryable, error.ambiguous) == ("cloud_unavailable", True, False)
     server.discovery_replies.clear()
-    cloud.request(Service.IMAGE, "POST", "/images", body={})
-    assert server.received[0].path == "/image/v2/images"
+    cloud.request(service, "POST", "/things", body={})
+    assert server.received[0].path == f"{PREFIXES[service]}/things"
 
 
 async def test_sixteen_requests_at_once_use_eight_threads(cloud: Cloud, server: CloudServer) -> None:

@@ -184,9 +184,8 @@ LINES = {
     "the id of an image, in HTML": Line(
         409, PAGE.format("409 Conflict"), "conflict", service=IMAGE, request="POST /images", headers=HTML
     ),
-    "an action that met another": Line(
-        500, nova("computeFault", "Unexpected API Error."), "busy", **AGAIN, request=f"POST {ACTION}"
-    ),
+    "an action that met another": Line(500, nova("computeFault", "Error."), "busy", **AGAIN, request=f"POST {ACTION}"),
+    "a quota of images": Line(500, nova("computeFault", "HTTPOverLimit"), "quota_exceeded", request=f"POST {ACTION}"),
     "an internal error": Line(500, nova("computeFault", "Unexpected API Error."), "cloud_error", **UNSURE),
     "a strange status": Line(599, None, "cloud_error", **UNSURE),
     "a login that ended": Line(

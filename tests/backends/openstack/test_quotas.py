@@ -7,7 +7,12 @@ from activities.backends.openstack.errors import CloudError, Service
 from tests.backends.openstack.cloud_server import CloudServer, Reply
 from tests.backends.openstack.recordings import Exchange, Recording
 
-SERVICES = {"compute": Service.COMPUTE, "block_storage": Service.VOLUME, "network": Service.NETWORK}
+SERVICES = {
+    "compute": Service.COMPUTE,
+    "block_storage": Service.VOLUME,
+    "network": Service.NETWORK,
+    "image": Service.IMAGE,
+}
 QUOTAS = [
     *(("compute", name) for name in ("instances", "cores", "ram", "resize", "ports")),
     ("network", "ports"),
@@ -39,6 +44,13 @@ def test_a_quota_that_is_used_up_is_final_and_the_numbers_are_told(
     assert (error.code, error.retryable, error.ambiguous, error.retry_after) == ("quota_exceeded", False, False, None)
     (body,) = recorded.body.values()
     assert body["message"] in str(error)
+
+
+@pytest.mark.parametrize("moment", ["images", "snapshot"])
+def test_a_quota_of_images_that_is_used_up_is_final(cloud: Cloud, server: CloudServer, moment: str) -> None:
+    """Glance's error is HTML. Nova has none of its own for a snapshot: its 500 names the class of the exception."""
+    error = error_of(cloud, server, Recording("quotas/image").at(moment))
+    assert (error.code, error.retryable, error.ambiguous, error.retry_after) == ("quota_exceeded", False, False, None)
 
 
 def test_too_many_pairs_of_metadata_are_no_quota_that_one_could_free(cloud: Cloud, server: CloudServer) -> None:

@@ -147,7 +147,12 @@ def test_a_snapshot_is_done_when_its_image_is_active_and_not_while_it_is_queued(
 
 
 @pytest.mark.parametrize(
-    ("story", "code"), [("snapshot/fails", "action_failed"), ("snapshot/image_deleted", "image_gone")]
+    ("story", "code"),
+    [
+        ("snapshot/fails", "action_failed"),
+        ("snapshot/over_quota", "action_failed"),
+        ("snapshot/image_deleted", "image_gone"),
+    ],
 )
 def test_a_snapshot_without_an_image_has_failed(story: str, code: str) -> None:
     recording, want = snapshot(story)
