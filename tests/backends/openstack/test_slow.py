@@ -38,11 +38,12 @@ async def test_a_server_on_which_nothing_goes_on_says_what_it_waits_for(  # noqa
     words: str | None,
 ) -> None:
     del resources
-    changed = ago(0) if task == "scheduling" else ago(age)
-    vm = ServerCloud(server).add_marked(**{"status": status, TASK: task, "updated": changed, "created": ago(age)})
+    since = ago(age)
+    changed = ago(0) if task == "scheduling" else since
+    vm = ServerCloud(server).add_marked(**{"status": status, TASK: task, "updated": changed, "created": since})
     shown = (await backend.list_servers([vm])).get(vm.id)
     said = shown.waits_for if shown else None
-    assert said == (words and f"{words}{datetime.fromisoformat(ago(age)):%Y-%m-%d %H:%M:%S} UTC.")
+    assert said == (words and f"{words}{datetime.fromisoformat(since):%Y-%m-%d %H:%M:%S} UTC.")
 
 
 @pytest.mark.parametrize(
