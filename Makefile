@@ -1,7 +1,7 @@
 # Needs only make and Python 3.11 or newer. To choose a Python: make PYTHON=python3.13 up
 PYTHON ?= python3
 # A test process that dies ends the run. If it were replaced, xdist could wait for ever for its tests (pytest-xdist#1378).
-PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # A `$` in NAME=value on our command line is a part of the value, as for any other program.
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
 # With it, each of the many processes of the tests compiles all sources anew, which takes a tenth of the time of `make test`.

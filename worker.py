@@ -1,5 +1,11 @@
 """The worker process, `python -m worker`: it runs workflows and activities until SIGTERM. Any number may run."""
 
+import gc
+
+# Nothing is garbage while modules are loaded, and to look for some takes a quarter of the start.
+if __name__ == "__main__":
+    gc.disable()
+
 import asyncio
 import contextlib
 import logging
@@ -9,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import temporalio.activity
@@ -167,8 +174,9 @@ def _activities(*instances: object) -> list[Callable[..., Any]]:
 async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then drain: steps may finish, waits continue in other workers or the next start."""
     stopping = asyncio.Event()
-    for number in STOP_SIGNALS:
-        asyncio.get_running_loop().add_signal_handler(number, _stop, stopping)
+    loop = asyncio.get_running_loop()
+    # Not handlers of the loop: it would restore the defaults before the process ends, and a second signal kill it then.
+    _handle_signals(lambda *_: loop.call_soon_threadsafe(_stop, stopping))
     try:
         backend = load_backend(settings)
     except UnusableCloudError as error:
@@ -188,19 +196,16 @@ async def run(settings: Settings) -> None:
             health.cancel()
     finally:
         await asyncio.gather(backend.close(), database.close(engine))
-        if stopping.is_set():
-            _ignore_signals()
+        _handle_signals(signal.SIG_IGN if stopping.is_set() else signal.SIG_DFL)
 
 
 def _unusable(error: UnusableCloudError) -> str:
     return f"The cloud of COMPUTE_BACKEND cannot be used: {error}"
 
 
-def _ignore_signals() -> None:
-    """Keep a second signal from killing the process between the end of its event loop and its exit with code 0."""
+def _handle_signals(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> None:
     for number in STOP_SIGNALS:
-        asyncio.get_running_loop().remove_signal_handler(number)  # the loop's end would restore the default
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, handler)
 
 
 def _stop(stopping: asyncio.Event) -> None:
@@ -273,6 +278,8 @@ async def _connect(settings: Settings, engine: AsyncEngine, backend: ComputeBack
 
 def main() -> None:
     """Run the process."""
+    gc.freeze()
+    gc.enable()
     settings = load_settings(SettingsWithoutKey)
     logs.configure(settings.log_level)
     temporal.forward_logs()

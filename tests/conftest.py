@@ -79,10 +79,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector from all modules and tests: all of them stay until the end."""
+    """Keep the garbage collector from all modules and tests, which stay until the end, and have it look less often."""
     gc.disable()
     result = yield
     gc.freeze()
+    gc.set_threshold(20_000)
     gc.enable()
     return result
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import delete, event, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import oidc
@@ -23,6 +23,7 @@ from tests.api.conftest import FLAVOR, Person, client_of, count, person, running
 from tests.api.oidc import me, refusal, trusting
 from tests.support.identity_provider import AUDIENCE, Provider, key, running_provider
 from tests.support.rows import add_user
+from tests.support.statements import statements_of_requests
 from tests.support.waiting import wait_until_blocked
 
 ADMINS = {"oidc_role_claim": "groups", "oidc_admin_value": "vm-admins"}
@@ -101,16 +102,11 @@ async def test_each_algorithm_of_the_provider_is_accepted(app: FastAPI, provider
 
 
 async def test_a_known_user_costs_no_statement(app: FastAPI, provider: Provider) -> None:
-    token, statements = provider.token(), list[str]()
+    token = provider.token()
     await client_of(app, token).get("/flavors")
-    async with app.state.vmapi.engine.connect() as connection:
-        event.listen(
-            connection.engine.sync_engine,
-            "before_cursor_execute",
-            lambda *args: statements.append(args[2]),
-        )
-    await client_of(app, token).get("/flavors")
-    await client_of(app, provider.token(jti="another")).get("/flavors")
+    with statements_of_requests(app.state.vmapi.engine) as statements:
+        await client_of(app, token).get("/flavors")
+        await client_of(app, provider.token(jti="another")).get("/flavors")
     assert [statement for statement in statements if "users" in statement or "identities" in statement] == []
     assert statements
 

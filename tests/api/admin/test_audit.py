@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import event, insert
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.routes import audit as routes
@@ -17,6 +17,7 @@ from tests.api.admin.test_servers import add_found
 from tests.api.conftest import PASSWORD, Person, client_of
 from tests.api.test_program_tokens import ask
 from tests.support.rows import add_operation, add_vm
+from tests.support.statements import statements_of_requests
 from tests.support.waiting import poll
 
 GRACE = {"username": "grace", "email": "grace@navy.test", "password": PASSWORD}
@@ -187,15 +188,9 @@ async def test_the_export_has_all_events_in_order_and_reads_them_in_batches(
 
 
 async def test_reading_and_logging_in_cost_no_look_at_the_audit(app: FastAPI, ada: Person) -> None:
-    statements: list[str] = []
-    engine = app.state.vmapi.engine.sync_engine
-
-    def note(*arguments: Any) -> None:
-        statements.append(arguments[2])
-
-    event.listen(engine, "before_cursor_execute", note)
-    await ada.http.get("/vms")
-    await ada.http.post("/vms?validate_only=true", json={"name": "x"})
-    event.remove(engine, "before_cursor_execute", note)
+    with statements_of_requests(app.state.vmapi.engine) as statements:
+        await ada.http.get("/vms")
+        await ada.http.post("/vms?validate_only=true", json={"name": "x"})
+    assert statements
     assert not [each for each in statements if "audit_events" in each]
     assert not [each for each in statements if "users" in each and "pg_current_snapshot" not in each]
