@@ -9,14 +9,14 @@ unexport PYTHONDONTWRITEBYTECODE
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
-.PHONY: up test rewritten test-openstack coverage races soak faults clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
+.PHONY: up test rewritten test-openstack coverage races soak faults faults-short clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
 
 up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
 
-test: .venv/dev  ## Check, then run every test
+test: .venv/dev  ## Check, then run every test but those of faults
 	@$(MAKE) --no-print-directory --jobs 2 check rewritten
-	.venv/bin/python -m pytest $(PARALLEL)
+	.venv/bin/python -m pytest $(PARALLEL) --ignore tests/faults
 
 # pytest rewrites the asserts of a test file once. Test processes that start at the same time would each do it anew.
 rewritten: .venv/dev
@@ -36,6 +36,9 @@ soak: .venv/dev  ## Run random requests in any order, compared with a model (abo
 
 faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
+
+faults-short: .venv/dev  ## Run a slice of the same, and an upgrade under way (a minute and a half; CI does it, too)
+	.venv/bin/python -m pytest $(PARALLEL) tests/faults
 
 clients: .venv/dev  ## Lint the OpenAPI document, make and run clients for Python and TypeScript, run a real identity provider (needs npm)
 	npm --prefix tests/clients/typescript ci

@@ -1,4 +1,4 @@
-"""Statements of the busiest requests: SQLAlchemy makes their SQL once, and then the driver runs them by itself.
+"""Statements of the busiest requests and steps: SQLAlchemy makes their SQL once, and then the driver runs them.
 
 To run a statement, SQLAlchemy's layers take five times the processor time of the driver (ADR 060). The connections are
 those of the same pool, and the errors are those that SQLAlchemy raises.

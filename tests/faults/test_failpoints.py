@@ -1,6 +1,6 @@
 """Workers and APIs crash at every failpoint of every operation; each operation still has its specified end, once.
 
-The tests run a short slice. FAILPOINTS=all crashes at every point; FAILPOINTS=record writes the list of points.
+`make faults-short` runs a slice. FAILPOINTS=all crashes at every point; FAILPOINTS=record writes the list of points.
 """
 
 import ast

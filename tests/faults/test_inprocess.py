@@ -1,6 +1,6 @@
 """Many short schedules at once in one process, with faults at the seams between its parts.
 
-The tests run a short slice; `make faults` runs a thousand. SEED=7 (or 1-40) runs only those seeds.
+`make faults-short` runs a slice, `make faults` a thousand. SEED=7 (or 1-40) runs only those seeds.
 """
 
 import asyncio
