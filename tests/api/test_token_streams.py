@@ -29,7 +29,7 @@ ENDS: dict[str, Any] = {
 
 
 async def blocks_of(app: FastAPI, caller: Caller) -> Any:
-    """The blocks of a stream that has begun."""
+    """The blocks of a stream that is open. It tells of changes from its first id on."""
     process: ProcessState = app.state.vmapi
     stream = await follow(process, caller, None, render, lambda _: True)
     blocks = aiter(stream.body_iterator)
@@ -53,6 +53,7 @@ async def test_a_stream_does_not_outlive_its_access_token(app: FastAPI, ada: Per
         "provider": lambda end: ProviderCaller(ada.user.id, ada.user.username, int(end), None),
     }
     ended, lasting = [await blocks_of(app, callers[kind](now + life)) for life in (-1, 60)]
+    assert b"\nid: " in bytes(await anext(lasting))
     vm = await ada.create()
     assert vm["id"].encode() in await next_event(lasting)
     await lasting.aclose()
@@ -67,6 +68,8 @@ async def test_a_stream_ends_with_its_token_and_no_event_is_sent_after_that(
     token = await make(ada.http)
     program = await blocks_of(app, await app.state.vmapi.program_tokens.find(token))
     person = await blocks_of(app, ada.caller)
+    for blocks in (program, person):
+        assert b"\nid: " in bytes(await anext(blocks))
     vm = await ada.create()
     for blocks in (program, person):
         assert vm["id"].encode() in await next_event(blocks)
