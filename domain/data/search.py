@@ -21,6 +21,9 @@ MOST_CANDIDATES = 20_000  # of one search; if more have its terms, their list is
 _OWNER = "\x01"  # stands for the mark of a project in terms; no text that one can search for has it
 _GRAM = 3
 _LONGEST_LABEL = 300
+_MOST_BYTES = (
+    400  # of the terms of one search: they are repeated for each project, and a tsquery has at most a megabyte
+)
 
 
 class SearchTerms(Base):
@@ -88,9 +91,14 @@ def of_label(key: str, values: Iterable[str] | None) -> str:
 
 
 def search_for(kind: str, terms: Iterable[str]) -> Search | None:
-    """The search for all of the terms, None if there is none."""
-    wanted = " & ".join(sorted(set(terms)))
-    return Search(kind, wanted) if wanted else None
+    """The search for the terms, None if there is none. Of many it has some: they only propose, so that finds more."""
+    wanted, left = list[str](), _MOST_BYTES
+    for term in sorted(set(terms), key=len):
+        left -= len(term.encode())
+        if left < 0:
+            break
+        wanted.append(term)
+    return Search(kind, " & ".join(wanted)) if wanted else None
 
 
 def _term(lexeme: str) -> str:

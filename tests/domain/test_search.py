@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.data import search
 from domain.data.models import VM, Snapshot, Volume
-from domain.data.search import SearchTerms
+from domain.data.search import SearchTerms, of_label, search_for
 from domain.rules.text import folded, search_pattern
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
@@ -104,3 +104,9 @@ async def test_rows_that_are_older_than_the_triggers_get_their_terms(settings: S
     await migrate(settings)
     async with engine.connect() as connection:
         assert [await terms_of(connection, row) for row in (vm, volume)] == before
+
+
+def test_a_search_for_many_values_has_a_bound() -> None:
+    few, many = of_label("env", ["prod"]), of_label("k" * 63, [str(number) for number in range(700)])
+    assert search_for("v", [few, many]) == search_for("v", [few])
+    assert search_for("v", [many]) is None
