@@ -175,7 +175,7 @@ async def run(settings: Settings) -> None:
     """Work until SIGTERM or SIGINT, then drain: steps may finish, waits continue in other workers or the next start."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
-    # Not handlers of the loop: it would restore the defaults before the process ends, and a second signal kill it then.
+    # Not the loop's own handlers: they end with the loop, and a second signal would kill the process before its exit.
     _handle_signals(lambda *_: loop.call_soon_threadsafe(_stop, stopping))
     try:
         backend = load_backend(settings)

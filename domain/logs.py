@@ -19,11 +19,15 @@ _FORMAT: Final = (
 # Control characters, line and paragraph separators, and those that hide text or turn its direction: they would let a
 # value from outside forge a line, or hide one.
 _UNSAFE_CATEGORIES: Final = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_LONGEST: Final = 32_768  # characters of a record; an error of PostgreSQL may repeat a megabyte that a client has sent
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class _Formatter(logging.Formatter):
-    """Formats a record as one line; a traceback follows on the same line, with its line ends escaped."""
+    """Formats a record as one line; a traceback follows on the same line, with its line ends escaped.
+
+    Of a longer one than _LONGEST, only the beginning and the end are kept.
+    """
 
     def __init__(self) -> None:
         super().__init__(_FORMAT, datefmt="%Y-%m-%dT%H:%M:%S")
@@ -32,7 +36,10 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         record.request_id, record.user = request_id.get(), user.get()
         record.operation_id = _operation_of_workflow(record) or operation_id.get()
-        return one_line(super().format(record))
+        text = super().format(record)
+        if len(text) > _LONGEST:
+            text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+        return one_line(text)
 
 
 def _operation_of_workflow(record: logging.LogRecord) -> str | None:

@@ -40,7 +40,7 @@ def _codec(process: Process) -> EncryptingCodec:
 
 
 async def _answer(apply: Apply, request: Request) -> Response:
-    # A hundred thousand payloads take seconds, in which a thread lets other requests go on.
+    # A hundred thousand payloads take seconds. In a thread they do not stop other requests.
     answer = await asyncio.to_thread(_applied, apply, await request.body())
     return Response(answer, media_type="application/json")
 

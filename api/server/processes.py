@@ -103,7 +103,7 @@ class Processes:
         self._be_child(its_socket)
 
     def _be_child(self, its_socket: socket.socket) -> NoReturn:
-        """Serve in the new process. It ends when the first process ends, in whatever way that happens."""
+        """Serve in the new process, which ends with the first one, however that ends."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))

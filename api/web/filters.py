@@ -112,7 +112,7 @@ def actions(values: list[str]) -> set[Action]:
 
 
 def search(kind: str, name: str | None, selectors: list[label_selectors.LabelSelector]) -> Search | None:
-    """The search for what has the part in its name and meets the selectors; None if no index helps to find it."""
+    """The search for resources with this part in the name and these labels; None if no index helps."""
     return search_for(kind, [*(in_name(name) if name else ()), *label_selectors.terms(selectors)])
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from api.web.fields import LABEL_KEY
 from api.web.models import FieldError
 from api.web.problems import ProblemError
-from domain.data.search import of_label
+from domain.data.search import Term, of_label
 from domain.rules import text
 
 MOST_REQUIREMENTS = 64  # of one request; a resource has no more labels than these
@@ -111,7 +111,7 @@ def has_labels(labels: InstrumentedAttribute[dict[str, str]], selectors: list[La
     return all_met.correlate_except(required).scalar_subquery()
 
 
-def terms(selectors: list[LabelSelector]) -> Iterator[str]:
+def terms(selectors: list[LabelSelector]) -> Iterator[Term]:
     """The terms that all resources have whose labels meet the selectors; see `domain/data/search.py`."""
     for requirement in frozenset[Requirement]().union(*(selector.requirements for selector in selectors)):
         if not requirement.negated:

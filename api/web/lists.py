@@ -127,7 +127,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """The list of which a page is wanted; if a search has found its rows, with the `candidates` of that."""
+    """The list of which a page is wanted. `candidates` are what a search has found, if there was one."""
 
     statement: Rows
     order: Order

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, CTE, ColumnElement, Index, Select, Text, Uuid, any_, cast, func, select
+from sqlalchemy import ARRAY, CTE, ColumnElement, Index, Select, Text, Uuid, any_, cast, func, or_, select
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -21,9 +21,9 @@ MOST_CANDIDATES = 20_000  # of one search; if more have its terms, their list is
 _OWNER = "\x01"  # stands for the mark of a project in terms; no text that one can search for has it
 _GRAM = 3
 _LONGEST_LABEL = 300
-_MOST_BYTES = (
-    400  # of the terms of one search: they are repeated for each project, and a tsquery has at most a megabyte
-)
+# Of one search. PostgreSQL looks for each term of each project by itself, for a third of a millisecond.
+MOST_TERMS = 12
+MOST_PROJECTS = 20
 
 
 class SearchTerms(Base):
@@ -38,6 +38,10 @@ class SearchTerms(Base):
     terms: Mapped[str] = mapped_column(TSVECTOR)
 
 
+Term = tuple[str, ...]
+"""Words of a tsquery, one of which all of the wanted resources have."""
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """Terms that all of the wanted resources have. `kind` is the letter of their table (see migration 0026)."""
@@ -48,17 +52,18 @@ class Search:
     def candidates(self, owners: Select[UUID]) -> CTE:
         """A statement with one row, whose `ids` are those of the resources of these projects that have the terms.
 
-        They are one more than MOST_CANDIDATES if there are more.
+        It looks at one more than MOST_CANDIDATES, and at one more of the `projects` than MOST_PROJECTS.
         """
-        owner = owners.subquery().c[0]
-        mark = func.concat(self.kind, func.left(cast(owner, Text), 6))
+        some = owners.limit(MOST_PROJECTS + 1).cte("owners")
+        mark = func.concat(self.kind, func.left(cast(some.c[0], Text), 6))
         terms = func.string_agg(func.concat("(", func.replace(self.terms, _OWNER, mark), ")"), " | ")
         # In a subquery, so that the planner cannot see the terms. It would read the whole table for those that it takes
         # for common, and others would have a plan of their own in the next statement that is prepared.
         wanted = select(cast(terms, TSQUERY)).scalar_subquery()
         found = select(SearchTerms.id).where(SearchTerms.terms.op("@@")(wanted)).limit(MOST_CANDIDATES + 1)
         ids = func.array(found.scalar_subquery(), type_=ARRAY(Uuid))
-        return select(ids.label("ids")).cte("candidates").prefix_with("MATERIALIZED")
+        projects = select(func.count()).select_from(some).scalar_subquery()
+        return select(ids.label("ids"), projects.label("projects")).cte("candidates").prefix_with("MATERIALIZED")
 
 
 def is_one_of(candidates: CTE, id: ColumnElement[UUID]) -> ColumnElement[bool]:
@@ -69,38 +74,44 @@ def is_one_of(candidates: CTE, id: ColumnElement[UUID]) -> ColumnElement[bool]:
 
 
 def are_too_many(candidates: CTE) -> ColumnElement[bool]:
-    """Whether the candidates are not all that have the terms."""
-    return select(func.cardinality(candidates.c.ids) > MOST_CANDIDATES).scalar_subquery()
+    """Whether the candidates are perhaps not all that have the terms."""
+    too_many_ids = func.cardinality(candidates.c.ids) > MOST_CANDIDATES
+    return select(or_(too_many_ids, candidates.c.projects > MOST_PROJECTS)).scalar_subquery()
 
 
-def in_name(part: str) -> Iterable[str]:
-    """The terms, as parts of a tsquery, of all names that have the part."""
+def in_name(part: str) -> Iterable[Term]:
+    """The terms of all names that have the part."""
     for run in text.search_runs(part):
         if len(run) >= _GRAM:
-            yield from (_term(_OWNER + run[start : start + _GRAM]) for start in range(len(run) - _GRAM + 1))
+            for start in range(len(run) - _GRAM + 1):
+                yield (_quoted(_OWNER + run[start : start + _GRAM]),)
         else:
-            yield _term(_OWNER + run) + ":*"
+            yield (_quoted(_OWNER + run) + ":*",)
 
 
-def of_label(key: str, values: Iterable[str] | None) -> str:
-    """The term, as a part of a tsquery, of all that have the label with one of the values, or with any if None."""
+def of_label(key: str, values: Iterable[str] | None) -> Term:
+    """The term of all that have the label with one of the values, or with any if None."""
     beginning = f"l{_OWNER}"
     if values is None:
-        return _term(f"{beginning}{key}=") + ":*"
-    return f"({' | '.join(_term(beginning + f'{key}={value}'[:_LONGEST_LABEL]) for value in sorted(set(values)))})"
+        return (_quoted(f"{beginning}{key}=") + ":*",)
+    return tuple(_quoted(beginning + f"{key}={value}"[:_LONGEST_LABEL]) for value in sorted(set(values)))
 
 
-def search_for(kind: str, terms: Iterable[str]) -> Search | None:
-    """The search for the terms, None if there is none. Of many it has some: they only propose, so that finds more."""
-    wanted, left = list[str](), _MOST_BYTES
-    for term in sorted(set(terms), key=len):
-        left -= len(term.encode())
+def search_for(kind: str, terms: Iterable[Term]) -> Search | None:
+    """The search for what has the terms; None if there are none, or only some with more words than MOST_TERMS.
+
+    Of more than that, it leaves out those with the most words, and then those with the shortest. What it finds are
+    candidates, and that only makes them more.
+    """
+    wanted, left = list[str](), MOST_TERMS
+    for words in sorted(set(terms), key=lambda words: (len(words), -len(words[0]), words)):
+        left -= len(words)
         if left < 0:
             break
-        wanted.append(term)
+        wanted.append(f"({' | '.join(words)})")
     return Search(kind, " & ".join(wanted)) if wanted else None
 
 
-def _term(lexeme: str) -> str:
-    quoted = lexeme.replace("\\", "\\\\").replace("'", "''")
-    return f"'{quoted}'"
+def _quoted(word: str) -> str:
+    escaped = word.replace("\\", "\\\\").replace("'", "''")
+    return f"'{escaped}'"

@@ -45,3 +45,21 @@ async def test_what_more_have_than_are_looked_up_is_found_in_the_order_of_the_li
         assert await names(ada, "name=web") == wanted
         assert await names(ada, "name=db") == ["db-1"]
     assert len(app.state.vmapi.common_searches._until) == 1
+
+
+async def test_a_user_with_more_projects_than_are_looked_in_finds_everything(
+    app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "MOST_PROJECTS", 2)
+    for number in range(3):
+        project = await project_of(bob, reader=ada, name=f"project-{number}")
+        await vm_of(bob, engine, name=f"web-{number}", owner_id=project)
+    for _ in range(2):
+        assert await names(ada, "name=web") == ["web-0", "web-1", "web-2"]
+    assert len(app.state.vmapi.common_searches._until) == 1
+    assert await names(ada, f"name=web&project_id={project}") == ["web-2"]
+
+
+async def test_a_selector_with_hundreds_of_values_is_a_search_like_others(ada: Person, engine: AsyncEngine) -> None:
+    await vm_of(ada, engine, name="web-1", labels={"k": "7"})
+    assert await names(ada, f"labels=k in ({','.join(map(str, range(700)))})") == ["web-1"]

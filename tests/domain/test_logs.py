@@ -59,6 +59,13 @@ def test_an_exception_and_its_traceback_are_on_the_same_line(capsys: pytest.Capt
     assert line.endswith("it failed request_id=- operation_id=- user=-\\nValueError: first\\nsecond\n")
 
 
+def test_of_a_very_long_record_the_beginning_and_the_end_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    line = logged(capsys, "it failed", exc_info=ValueError("x" * 1_000_000 + "the end"))
+    assert len(line) < 40_000
+    assert "WARNING the.logger it failed request_id=" in line
+    assert line.endswith("the end\n")
+
+
 def test_records_of_temporals_sdk_name_the_operation_of_their_workflow(capsys: pytest.CaptureFixture[str]) -> None:
     vm, operation = uuid4(), uuid4()
     for workflow_id in (f"stop-{vm}-{operation}", f"stop-{vm}-{operation}-2"):

@@ -1,5 +1,6 @@
 """The terms by which resources are found: every name that the filter accepts has them, and triggers keep them."""
 
+from string import ascii_lowercase
 from unicodedata import normalize
 from uuid import uuid4
 
@@ -9,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.data import search
 from domain.data.models import VM, Snapshot, Volume
-from domain.data.search import SearchTerms, of_label, search_for
+from domain.data.search import MOST_TERMS, SearchTerms, in_name, of_label, search_for
 from domain.rules.text import folded, search_pattern
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
@@ -106,7 +107,11 @@ async def test_rows_that_are_older_than_the_triggers_get_their_terms(settings: S
         assert [await terms_of(connection, row) for row in (vm, volume)] == before
 
 
-def test_a_search_for_many_values_has_a_bound() -> None:
-    few, many = of_label("env", ["prod"]), of_label("k" * 63, [str(number) for number in range(700)])
+def test_a_search_for_too_many_words_leaves_out_the_terms_with_the_most() -> None:
+    few, many = of_label("env", ["prod"]), of_label("k" * 63, map(str, range(700)))
     assert search_for("v", [few, many]) == search_for("v", [few])
     assert search_for("v", [many]) is None
+    long = search_for("v", [few, *in_name(ascii_lowercase)])
+    assert long
+    assert long.terms.count(" & ") == MOST_TERMS - 1
+    assert "env=prod" in long.terms
