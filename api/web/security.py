@@ -155,7 +155,7 @@ def _decode(signing: Signing, type: TokenType, token: str) -> Claims:
 
 
 def _typed(claims: dict[str, Any]) -> Claims:
-    """The claims, each of its type; ValueError if one is not. Another program may have the key, and sign other claims."""
+    """The claims, each of its type; ValueError if one is not. Another program with the key may sign other claims."""
     username, epoch, expires_at = claims["username"], claims.get("epoch", 0), claims["exp"]
     if not isinstance(username, str) or "\0" in username:
         raise ValueError("The username is no text that the database can hold.")

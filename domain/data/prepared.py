@@ -104,7 +104,7 @@ def _as_it_is(value: Any) -> Any:
 
 
 async def _begin(tx: AsyncConnection, connection: PoolProxiedConnection) -> None:
-    """Begin the transaction on the server. SQLAlchemy does that only with a statement of its own; it ends this one, too."""
+    """Begin the transaction on the server, as SQLAlchemy does before its own statements. It ends it in any case."""
     if not tx.in_transaction():
         await tx.begin()
     adapted: Any = connection.dbapi_connection
