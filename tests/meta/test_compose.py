@@ -205,9 +205,17 @@ def test_the_lines_for_a_real_cloud_reach_the_image_and_the_worker() -> None:
     assert {"COMPUTE_BACKEND", "OS_CLOUD"} <= set(SERVICES["worker"]["environment"])
 
 
-def test_foreign_images_have_a_fixed_version() -> None:
-    images = {service["image"] for name, service in SERVICES.items() if name not in OURS}
-    assert all(re.search(r":\d+(\.\d+)*$", image) for image in images)
+def test_foreign_images_are_pinned_by_version_and_digest() -> None:
+    proxy = yaml.safe_load(re.sub(r"!reset ", "", (ROOT / "docker-compose.tls.yml").read_text()))["services"]["proxy"]
+    images = {service["image"] for name, service in SERVICES.items() if name not in OURS} | {proxy["image"]}
+    pinned = [re.fullmatch(r"\$\{(\w+):-(.+):\d+(?:\.\d+)+@sha256:[0-9a-f]{64}\}", image) for image in images]
+    assert {match and match.groups() for match in pinned} == {
+        ("POSTGRES_IMAGE", "postgres"),
+        ("TEMPORAL_IMAGE", "temporalio/server"),
+        ("TEMPORAL_TOOLS_IMAGE", "temporalio/admin-tools"),
+        ("TEMPORAL_UI_IMAGE", "temporalio/ui"),
+        ("NGINX_IMAGE", "nginx"),
+    }
 
 
 def test_the_base_image_is_pinned_by_its_digest() -> None:

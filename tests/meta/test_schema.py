@@ -1,6 +1,8 @@
 """The migrated schema agrees with the models and the lifecycle table."""
 
 import contextlib
+import importlib
+import pkgutil
 from collections.abc import Callable
 from itertools import product
 
@@ -14,7 +16,7 @@ from sqlalchemy import Connection, delete, func, inspect, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data.audit import AuditEvent
+import domain.data
 from domain.data.base import Base
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS, seed
 from domain.data.models import VM, Flavor, Image, Network, Snapshot
@@ -24,6 +26,10 @@ from domain.rules.states import Action, OperationStatus, Status, TaskState
 from domain.settings import Settings
 from migrations.__main__ import alembic_config, migrate
 from tests.support.rows import add_attachment, add_interface, add_operation, add_snapshot, add_user, add_vm, add_volume
+
+# A table is in the metadata once its module was imported, and nothing that these tests import needs all of them.
+for module in pkgutil.iter_modules(domain.data.__path__, "domain.data."):
+    importlib.import_module(module.name)
 
 
 def differences(connection: Connection) -> list[object]:
@@ -44,7 +50,6 @@ def constraints(connection: Connection) -> dict[str, str]:
 
 
 async def test_the_migrations_create_the_tables_of_the_models(engine: AsyncEngine) -> None:
-    assert AuditEvent.__tablename__ in Base.metadata.tables
     async with engine.connect() as connection:
         assert await connection.run_sync(differences) == []
 
