@@ -73,13 +73,17 @@ async def enable_user(
 @routes.post(
     "/{username}/role",
     response_model=answers.Account,
-    openapi_extra=openapi.problems("admin_only", "last_admin"),
+    openapi_extra=openapi.problems("admin_only", "last_admin", "role_of_provider"),
 )
-async def change_role(_: Admin, once: OnceOrTrial, username: NamedUser, body: requests.RoleChange) -> Response:
+async def change_role(
+    _: Admin, process: Process, once: OnceOrTrial, username: NamedUser, body: requests.RoleChange
+) -> Response:
     """Make a user an admin, or an admin a user. It holds for every request from now on."""
+    provider_decides = process.settings.oidc_role_claim is not None
 
     async def change(tx: AsyncConnection, requester: Requester) -> Response:
-        return _answer(await accounts.set_role(tx, requester, username, body.role))
+        user = await accounts.set_role(tx, requester, username, body.role, provider_decides=provider_decides)
+        return _answer(user)
 
     return await once(change, body)
 

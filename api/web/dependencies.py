@@ -30,6 +30,7 @@ from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
 from domain import logs
 from domain.commands.acceptance import Requester
 from domain.data.accounts import User
+from domain.data.identities import IS_OF_PROVIDER
 from domain.data.models import VM
 from domain.data.prepared import Prepared
 from domain.data.projects import may_read, roles_in
@@ -141,6 +142,7 @@ async def _logged_in(caller: Annotated[Caller, Depends(_caller)]) -> LoginCaller
 _IS_ADMIN = select(User.epoch).where(
     User.id == bindparam("user_id"), User.role == Role.ADMIN, User.disabled_at.is_(None)
 )
+_IS_ADMIN_OF_HERE = _IS_ADMIN.where(~IS_OF_PROVIDER)
 
 
 async def may_administer(process: ProcessState, caller: Caller) -> bool:
@@ -148,8 +150,10 @@ async def may_administer(process: ProcessState, caller: Caller) -> bool:
     if isinstance(caller, ProviderCaller) and caller.is_admin is not None:
         return caller.is_admin
     # The database says so, and no token: a role that is taken away is gone for every request that comes after that.
+    # The provider's users have it from their tokens only, or a program's token would keep what the provider took away.
+    is_admin = _IS_ADMIN if process.settings.oidc_role_claim is None else _IS_ADMIN_OF_HERE
     async with process.autocommit.connect() as connection:
-        epoch = await connection.scalar(_IS_ADMIN, {"user_id": caller.id})
+        epoch = await connection.scalar(is_admin, {"user_id": caller.id})
     return epoch is not None and not (isinstance(caller, LoginCaller) and caller.epoch != epoch)
 
 

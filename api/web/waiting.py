@@ -88,7 +88,9 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
                     if left <= 0:
                         break
                     changed = await watch.next(left)
-                    rows = await read() if changed is None else {**rows, **changed}
+                    # What the first read did not find is somebody else's, and must not end or prolong the wait.
+                    news = {id: row for id, row in (changed or {}).items() if id in rows}
+                    rows = await read() if changed is None else {**rows, **news}
             finally:
                 leaving.cancel()
             caller = request.scope["caller"]

@@ -16,8 +16,15 @@ from domain.commands import audit
 from domain.commands.acceptance import Requester
 from domain.commands.audit import Stranger
 from domain.data.accounts import HAS_ROLE, User, user_named
+from domain.data.identities import IS_OF_PROVIDER
 from domain.data.queries import fetch_one, insert_row, violated_constraint
-from domain.rules.account_errors import EmailTakenError, LastAdminError, NotAnAdminError, UsernameTakenError
+from domain.rules.account_errors import (
+    EmailTakenError,
+    LastAdminError,
+    NotAnAdminError,
+    RoleOfProviderError,
+    UsernameTakenError,
+)
 from domain.rules.accounts import Event, Role
 from domain.rules.errors import NotFoundError
 
@@ -80,13 +87,20 @@ async def set_disabled(tx: AsyncConnection, requester: Requester, username: str,
     return changed
 
 
-async def set_role(tx: AsyncConnection, requester: Requester, username: str, role: Role) -> User:
-    """Give an account this role, and return the account. Nothing changes, and nothing is recorded, if it has it."""
+async def set_role(
+    tx: AsyncConnection, requester: Requester, username: str, role: Role, *, provider_decides: bool
+) -> User:
+    """Give an account this role, and return the account. Nothing changes, and nothing is recorded, if it has it.
+
+    RoleOfProviderError for an admin of the identity provider's users, if `provider_decides` who of them is one.
+    """
     user = await _lock_for_admin(tx, requester, username)
     if user.role == role:
         return user
     if role != Role.ADMIN:
         await _refuse_without_admins(tx, requester, user)
+    elif provider_decides and await tx.scalar(select(User.id).where(User.id == user.id, IS_OF_PROVIDER)):
+        raise RoleOfProviderError
     return await _record_role(tx, requester, user, role)
 
 

@@ -65,7 +65,9 @@ async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, ow
 
 async def _project(tx: AsyncConnection, owner: Owner) -> UUID:
     if isinstance(owner, UUID):
-        found = await tx.scalar(select(Project.id).where(Project.id == owner, Project.deleted_at.is_(None)))
+        # Locked, so that nobody deletes it meanwhile. The triggers that count do not notice that an adopted VM comes.
+        exists = select(Project.id).where(Project.id == owner, Project.deleted_at.is_(None))
+        found = await tx.scalar(exists.with_for_update(read=True))
         field, kind = "project_id", "project"
     else:
         user = await fetch_one(tx, user_named(owner))

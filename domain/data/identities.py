@@ -1,11 +1,13 @@
 """The table of users whom an identity provider names."""
 
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, func
+from sqlalchemy import ForeignKey, Index, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
+from domain.data.accounts import User
 from domain.data.base import Base
 
 
@@ -22,3 +24,7 @@ class Identity(Base):
     subject: Mapped[str] = mapped_column(primary_key=True)
     user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+IS_OF_PROVIDER: Final = select(Identity.user_id).where(Identity.user_id == User.id).exists()
+"""Whether a row of users is of somebody whom an identity provider names."""

@@ -41,3 +41,12 @@ class LastAdminError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("You are the last admin. Make another user an admin first.")
+
+
+class RoleOfProviderError(ServiceError):
+    """The identity provider decides who of its users is an admin."""
+
+    code = "role_of_provider"
+
+    def __init__(self) -> None:
+        super().__init__("This user comes from the identity provider, which decides who of its users is an admin.")

@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.data.accounts import User
 from domain.rules.accounts import Role
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, client_of, person, running
 from tests.api.oidc import me, refusal, trusting
+from tests.api.test_program_tokens import make
 from tests.support.identity_provider import Provider, key, running_provider
 
 ADMINS = {"oidc_role_claim": "groups", "oidc_admin_value": "vm-admins"}
@@ -64,11 +67,23 @@ async def test_a_disabled_admin_of_the_provider_is_none(app: FastAPI, provider: 
     assert refusal(await second.post("/admin/users/eve/disable")) == (401, "invalid_token")
 
 
-async def test_who_has_lost_the_claim_changes_no_user(app: FastAPI, provider: Provider) -> None:
+async def test_only_the_provider_makes_its_users_admins(
+    app: FastAPI, provider: Provider, settings: Settings, engine: AsyncEngine
+) -> None:
+    root = await person(app, engine, settings, "root", Role.ADMIN)
     admin, former = provider.token(groups=["vm-admins"]), provider.token(groups=[])
     name = (await me(app, admin))["username"]
-    assert (await client_of(app, admin).post(f"/admin/users/{name}/role", json={"role": "admin"})).status_code == 200
-    assert refusal(await client_of(app, former).post(f"/admin/users/{name}/enable")) == (403, "admin_only")
+    program = client_of(app, await make(client_of(app, admin)))
+    for granting in (client_of(app, admin), root.http):
+        grant = await granting.post(f"/admin/users/{name}/role", json={"role": "admin"})
+        assert refusal(grant) == (409, "role_of_provider")
+    async with engine.begin() as tx:  # as an admin could give it before the provider decided
+        await tx.execute(update(User).where(User.username == name).values(role=Role.ADMIN))
+    for client in (client_of(app, former), program):
+        assert refusal(await client.get("/admin/users")) == (403, "admin_only")
+        assert refusal(await client.post(f"/admin/users/{name}/enable")) == (403, "admin_only")
+    assert (await client_of(app, admin).get("/admin/users")).status_code == 200
+    assert (await root.http.post(f"/admin/users/{name}/role", json={"role": "user"})).status_code == 200
 
 
 async def test_a_wait_ends_without_the_resource_when_the_account_is_disabled(

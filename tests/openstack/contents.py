@@ -20,9 +20,9 @@ class OurThings:
         self._member.close()
 
     def servers(self, vm_id: str) -> list[str]:
-        """The statuses of the VM's servers."""
+        """The statuses of the VM's servers. Nova may list one that it has deleted for a moment, as DELETED."""
         rows = self._rows("compute", f"/servers/detail?tags=vm:{vm_id}", "servers")
-        return [row["status"] for row in rows if f"vm:{vm_id}" in row["tags"]]
+        return [row["status"] for row in rows if f"vm:{vm_id}" in row["tags"] and row["status"] != "DELETED"]
 
     def server_id(self, vm_id: str) -> str:
         """The cloud's id of the VM's one server."""

@@ -370,6 +370,7 @@ class ProblemCode(Word):
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_TIMEOUT = "request_timeout"
     LAST_ADMIN = "last_admin"
+    ROLE_OF_PROVIDER = "role_of_provider"
     USERNAME_TAKEN = "username_taken"
     EMAIL_TAKEN = "email_taken"
     IDEMPOTENCY_KEY_IN_FLIGHT = "idempotency_key_in_flight"

@@ -85,6 +85,13 @@ CALLERS: Final = {
         "Make another user an admin first.",
         Retry.NO,
     ),
+    "role_of_provider": ProblemType(
+        409,
+        "The identity provider decides",
+        "The user comes from the identity provider. With `OIDC_ROLE_CLAIM` its tokens say who of them is an admin.",
+        "Give the user the group or role at the identity provider.",
+        Retry.NO,
+    ),
     "username_taken": ProblemType(
         409,
         "The username is taken",

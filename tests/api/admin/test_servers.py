@@ -1,5 +1,6 @@
 """GET /admin/servers and POST /admin/servers/{id}/adopt: what is in the cloud, and how it becomes a VM."""
 
+import asyncio
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -7,6 +8,8 @@ import pytest
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.commands.acceptance import Requester
+from domain.commands.projects import delete_project
 from domain.data.cloud import FoundServer
 from domain.data.models import VM, Flavor, Image, Interface, Operation, Volume
 from domain.rules.resources import VolumeStatus
@@ -123,6 +126,21 @@ async def test_a_project_gets_a_server_but_none_after_its_end(ada: Person, root:
         answer = await root.http.post(path, json={"project_id": str(project)})
         assert answer.status_code == status, answer.text
     assert await count(engine, VM) == 1
+
+
+async def test_a_project_that_is_just_being_deleted_gets_no_server(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    id = await add_found(engine)
+    project = (await ada.http.post("/projects", json={"name": "short"})).json()["id"]
+    requester = Requester(ada.user.id, ada.user.username, "request")
+    async with engine.begin() as tx:
+        await delete_project(tx, requester, UUID(project))
+        adoption = asyncio.create_task(root.http.post(f"/admin/servers/{id}/adopt", json={"project_id": project}))
+        await asyncio.wait([adoption], timeout=0.5)
+    answer = await adoption
+    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_reference")
+    assert await count(engine, VM) == 0
 
 
 async def test_what_is_recorded_for_somebody_already_is_not_adopted_with_a_server(

@@ -163,7 +163,7 @@ async def _throw_out(engine: AsyncEngine, admin: Person, other: str, action: str
         if action == "disable":
             await accounts.set_disabled(tx, requester, other, disabled=True)
         else:
-            await accounts.set_role(tx, requester, other, Role.USER)
+            await accounts.set_role(tx, requester, other, Role.USER, provider_decides=False)
 
 
 async def test_a_request_that_was_let_in_before_the_demotion_changes_no_role(root: Person, engine: AsyncEngine) -> None:
