@@ -6,6 +6,8 @@ PARALLEL := -n 5 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval override export $(name) := $$(value $(name)))))
 # With it, each of the many processes of the tests compiles all sources anew, which takes a tenth of the time of `make test`.
 unexport PYTHONDONTWRITEBYTECODE
+# With these pip would install elsewhere than into .venv, or not at all.
+unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
@@ -81,7 +83,7 @@ format: .venv/dev  ## Fix lint and formatting
 # Under root, PostgreSQL runs as another user; the umask lets that user read its programs.
 ALONE = $(PYTHON) -c 'import fcntl, os, subprocess as s, sys; os.umask(0o022); lock = open("Makefile"); \
 	fcntl.flock(lock, fcntl.LOCK_EX); sys.exit(s.call(["sh", "-c", sys.argv[1]]))'
-INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --require-hashes -r $< && touch $@'
+INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --no-user --require-hashes -r $< && touch $@'
 
 .venv/local: requirements-local.txt .venv/created
 	@$(INSTALL)
@@ -91,7 +93,7 @@ INSTALL = $(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version
 
 # The command `vmctl`. It is the code of this checkout, not a copy.
 .venv/vmctl: pyproject.toml .venv/local
-	@$(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation \
+	@$(ALONE) '.venv/bin/python -E -m pip install -qq --disable-pip-version-check --no-user --no-deps --no-build-isolation \
 		--editable . && touch $@'
 
 .venv/dev: requirements-dev.txt .venv/vmctl

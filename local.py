@@ -178,6 +178,9 @@ async def start(settings: Settings, data_dir: Path, children: list[Child]) -> No
     await asyncio.gather(*(server.until(server.does_not_serve) for server in children))
     if "temporal_address" not in settings.model_fields_set:
         embedded_temporal.keep_state(data_dir)
+        # Else a restart that finds no state, because somebody has removed it, would mark the new one as unfinished, and
+        # nobody would take the mark away.
+        children[-1].prepare = lambda: None
     options = PROCESS_OPTIONS | {"env": ours}
     await migrate(logs, options)
     of_worker = PROCESS_OPTIONS | {"env": as_role(settings, ours, embedded_postgres.WORKER_ROLE)}

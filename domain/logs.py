@@ -2,10 +2,11 @@
 
 import logging
 import re
+import sys
 import time
 import unicodedata
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, TextIO
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 operation_id: ContextVar[str] = ContextVar("operation_id", default="-")
@@ -61,9 +62,16 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode() if is_unsafe else character
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name in the standard library
+        """Say nothing about a record that cannot be written: on a full disk that would be half a line for each."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
+
+
 def configure(level: str) -> None:
     """Send the log records of the process at `level` and above to standard error."""
-    handler = logging.StreamHandler()
+    handler = _Handler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     logging.captureWarnings(capture=True)

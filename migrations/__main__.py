@@ -46,7 +46,7 @@ _NO_SCHEMA = (
 def alembic_config(connection: Connection | None = None) -> Config:
     """Return Alembic's configuration, for one open connection if it is to run migrations."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))  # `%` begins a name there
     config.attributes["connection"] = connection
     return config
 

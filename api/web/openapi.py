@@ -1,5 +1,6 @@
 """The OpenAPI description: FastAPI's own, completed with the problems and headers that FastAPI cannot know."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from functools import cache
@@ -128,8 +129,12 @@ def install(app: FastAPI, settings: Settings) -> None:
     def rendered() -> bytes:
         return json.dumps(app.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
 
+    rendering = asyncio.Lock()
+
     async def openapi(_request: Request) -> Response:
-        return Response(rendered(), media_type="application/json")
+        async with rendering:  # once, and beside other requests: it takes a second
+            document = await asyncio.to_thread(rendered)
+        return Response(document, media_type="application/json")
 
     app.openapi = describe  # type: ignore[method-assign] # FastAPI documents this way to replace it
     app.add_route(f"{PREFIX}/openapi.json", openapi, include_in_schema=False)

@@ -52,30 +52,40 @@ _TIMELINE: Final = """
 """
 _NOW: Final = f"SELECT CAST(pg_current_snapshot() AS text) AS snapshot, {_TIMELINE}"
 _THEN: Final = f"SELECT CAST(:until AS text) AS snapshot, {_TIMELINE}"
-# Ordered by `changed`, so that each part is read from its index, and only the few rows at its end.
-_PART: Final = """
-    (SELECT '{table}' AS table_name, id, owner_id FROM {table}
-     WHERE changed >= pg_snapshot_xmin(CAST(CAST(:since AS text) AS pg_snapshot))
-       AND changed < pg_snapshot_xmax(CAST(now.snapshot AS pg_snapshot))
-       AND NOT pg_visible_in_snapshot(changed, CAST(CAST(:since AS text) AS pg_snapshot)) {condition}
-     ORDER BY changed LIMIT :most)
-"""
+_SINCE: Final = "CAST(CAST(:since AS text) AS pg_snapshot)"
+
+
+def new_rows(columns: str, table: str, condition: str = "", most: str = "") -> str:
+    """SQL for the rows whose transaction is visible now and was not at `:since`; `now.snapshot` must be in scope.
+
+    It was not if it began later, or if it was under way then. To look from the oldest that was under way instead would
+    read all rows that have changed since that began, in any database of the server: for hours, if it stays open.
+    """
+    # Ordered by `changed`, so that it is read from its index, and only the few rows at its end.
+    return f"""
+    (SELECT {columns} FROM {table}
+     WHERE changed >= pg_snapshot_xmax({_SINCE}) AND changed < pg_snapshot_xmax(CAST(now.snapshot AS pg_snapshot))
+     {condition} ORDER BY changed {most})
+    UNION ALL
+    (SELECT {columns} FROM {table} WHERE changed = ANY(ARRAY(SELECT pg_snapshot_xip({_SINCE}))) {condition} {most})
+    """  # noqa: S608 - constants
 
 
 _LOOK: Final = """
     WITH now AS MATERIALIZED ({now})
     SELECT now.snapshot, now.timeline, table_name, id, owner_id,
            pg_snapshot_xmax(CAST(now.snapshot AS pg_snapshot))
-           < pg_snapshot_xmax(CAST(CAST(:since AS text) AS pg_snapshot))
-           AS is_older
+           < pg_snapshot_xmax({since}) AS is_older
     FROM now LEFT JOIN LATERAL ({parts}) AS found ON true
 """
 
 
 def _changes(now: str, condition: str) -> TextClause:
-    parts = " UNION ALL ".join(_PART.format(table=table, condition=condition) for table in _TABLES)
+    parts = " UNION ALL ".join(
+        new_rows(f"'{table}' AS table_name, id, owner_id", table, condition, "LIMIT :most") for table in _TABLES
+    )
     # Without a row of `found` there is still one row, with the position.
-    return text(_LOOK.format(now=now, parts=parts))
+    return text(_LOOK.format(now=now, parts=parts, since=_SINCE))
 
 
 _OF_ALL: Final = _changes(_NOW, "")

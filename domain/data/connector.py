@@ -29,7 +29,7 @@ _ISOLATION = (
     "its transactions are {level}, and the service needs read committed; "
     "ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
 )
-_LIMIT = "its {name} is {value}, and the service needs {needed:.0f} s or no limit; ALTER ROLE ... SET {name} = 0"
+_LIMIT = "its {name} is {value}, and the service needs {needed}; ALTER ROLE ... SET {name} = 0"
 _STATEMENT_MODE = "PgBouncer is in statement mode, which has no transactions; set pool_mode to transaction or session"
 # The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
 _WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
@@ -39,11 +39,15 @@ _SUITS: Final = {
     "read-write": "SELECT current_setting('transaction_read_only') = 'off'",
     "primary": "SELECT NOT pg_is_in_recovery()",
 }
-# The limits that end what the service does earlier than it expects. The last one came with PostgreSQL 17.
-_SHORT_LIMITS: Final = f"""
-SELECT name, current_setting(name) AS value
+# The limits that end what the service does earlier than it expects, or leave out some of what it looks for. The third
+# came with PostgreSQL 17.
+_LIMITS: Final = f"""
+SELECT name, current_setting(name) AS value, '{COMMAND_TIMEOUT:.0f} s or no limit' AS needed
 FROM unnest(ARRAY['lock_timeout', 'statement_timeout', 'transaction_timeout']) AS name
-WHERE extract(epoch FROM current_setting(name, true)::interval) BETWEEN 0.001 AND {COMMAND_TIMEOUT - 0.001}"""  # noqa: S608
+WHERE extract(epoch FROM current_setting(name, true)::interval) BETWEEN 0.001 AND {COMMAND_TIMEOUT - 0.001}
+UNION ALL
+SELECT name, current_setting(name), 'no limit' FROM unnest(ARRAY['gin_fuzzy_search_limit']) AS name
+WHERE current_setting(name) <> '0'"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,8 @@ class Connector:
                 reason = _REFUSED_PARAMETER if self._has_pgbouncer else _POOLER
                 raise UnusableDatabaseError(f"{reason} ({outages.describe(error)})") from None
             raise
+        except asyncpg.InternalServerError as error:  # for example, its disk is full
+            raise ConnectionError(outages.describe(error)) from None
         except asyncpg.PostgresError as error:
             if outages.is_outage(error) and outages.sqlstate_of(error) != outages.NO_RIGHTS:
                 raise
@@ -175,7 +181,7 @@ class Connector:
         try:
             await connection.execute("BEGIN")
             level = await connection.fetchval("SELECT current_setting('transaction_isolation')")
-            short = await connection.fetchrow(_SHORT_LIMITS)
+            limit = await connection.fetchrow(_LIMITS)
             suits = self._attributes == "any" or await connection.fetchval(_SUITS[self._attributes])
             await connection.execute("COMMIT")
         except asyncpg.PostgresError as error:
@@ -184,8 +190,8 @@ class Connector:
             raise
         if level != "read committed":  # PgBouncer takes no settings from us
             raise UnusableDatabaseError(_ISOLATION.format(level=level))
-        if short:
-            raise UnusableDatabaseError(_LIMIT.format(**short, needed=COMMAND_TIMEOUT))
+        if limit:
+            raise UnusableDatabaseError(_LIMIT.format(**limit))
         if not suits:
             raise asyncpg.TargetServerAttributeNotMatched(f"the server is not {self._attributes}")
 

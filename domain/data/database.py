@@ -28,6 +28,10 @@ SERVER_SETTINGS = {
     # longer than any limit that somebody has set for the sessions of programs.
     "lock_timeout": "0",
     "statement_timeout": "0",
+    # A session is idle while its connection is in the pool.
+    "idle_session_timeout": "0",
+    "gin_fuzzy_search_limit": "0",  # else searches would find some of what there is, chosen at random
+    "quote_all_identifiers": "off",  # SQLAlchemy does not know the types that it reads then
     "standard_conforming_strings": "on",  # SQLAlchemy asks for it once and takes the answer for that of every session
     "jit": "off",  # compiling one of our statements takes longer than running it
     # A process that is frozen or cut off in the middle of a transaction holds row locks that others wait for. The

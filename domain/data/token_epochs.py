@@ -20,7 +20,7 @@ from domain.data.changes import Position
 LONGEST_TOKEN: Final = timedelta(days=2)  # twice what ACCESS_TOKEN_EXPIRE_MINUTES allows; older tokens have expired
 
 _RECENT: Final = select(User.id, User.epoch).where(User.epoch_at > func.now() - LONGEST_TOKEN)
-_LOOK: Final = text("""
+_LOOK: Final = text(f"""
     WITH now AS MATERIALIZED (
         SELECT CAST(pg_current_snapshot() AS text) AS snapshot,
                CASE WHEN pg_is_in_recovery() THEN '' ELSE left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) END
@@ -29,11 +29,8 @@ _LOOK: Final = text("""
     SELECT now.snapshot, now.timeline, id, epoch,
            pg_snapshot_xmax(CAST(now.snapshot AS pg_snapshot))
            < pg_snapshot_xmax(CAST(CAST(:since AS text) AS pg_snapshot)) AS is_older
-    FROM now LEFT JOIN users
-    ON changed >= pg_snapshot_xmin(CAST(CAST(:since AS text) AS pg_snapshot))
-       AND changed < pg_snapshot_xmax(CAST(now.snapshot AS pg_snapshot))
-       AND NOT pg_visible_in_snapshot(changed, CAST(CAST(:since AS text) AS pg_snapshot))
-""")
+    FROM now LEFT JOIN LATERAL ({changes.new_rows("id, epoch", "users")}) AS found ON true
+""")  # noqa: S608
 _OF_USER: Final = select(User.epoch, User.disabled_at).where(User.id == bindparam("user_id"))
 
 

@@ -1,10 +1,13 @@
 """The OpenAPI document: what programs that make clients from it rely on."""
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from pydantic import BaseModel
@@ -149,3 +152,20 @@ async def test_no_success_has_the_description_of_the_framework(document: dict[st
 async def test_the_example_of_a_body_that_cannot_have_all_fields_is_valid(model: type[BaseModel]) -> None:
     (example,) = model.model_json_schema()["examples"]
     assert model.model_validate(example)
+
+
+async def test_other_requests_are_answered_while_the_document_is_rendered(
+    app: FastAPI, anyone: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def rendered_late() -> dict[str, Any]:
+        assert answered.wait(10)
+        return {}
+
+    monkeypatch.setattr(app, "openapi", rendered_late)
+    documents = [asyncio.create_task(anyone.get("/openapi.json")) for _ in range(2)]
+    await asyncio.sleep(0.1)
+    assert (await anyone.get("/health/live")).status_code == 200
+    answered.set()
+    assert [(await document).json() for document in documents] == [{}, {}]

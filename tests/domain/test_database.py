@@ -150,16 +150,19 @@ async def test_transactions_see_what_others_commit_whatever_the_server_prefers(s
         await database.close(engine)
 
 
-async def test_nothing_ends_a_statement_earlier_than_the_service_itself(settings: Settings) -> None:
-    preferences = {"lock_timeout": "10ms", "statement_timeout": "50ms", "standard_conforming_strings": "off"}
-    async with preferred(settings, **preferences):
+async def test_preferences_of_a_role_change_nothing(settings: Settings) -> None:
+    ours = {
+        "lock_timeout": ("10ms", "0"),
+        "statement_timeout": ("50ms", "0"),
+        "idle_session_timeout": ("100ms", "0"),
+        "gin_fuzzy_search_limit": ("1", "0"),
+        "standard_conforming_strings": ("off", "on"),
+        "quote_all_identifiers": ("on", "off"),
+    }
+    async with preferred(settings, **{name: preference for name, (preference, _) in ours.items()}):
         engine = database.create_engine(settings)
         async with engine.begin() as connection:
-            for name, value in {
-                "lock_timeout": "0",
-                "statement_timeout": "0",
-                "standard_conforming_strings": "on",
-            }.items():
+            for name, (_, value) in ours.items():
                 assert await connection.scalar(text(f"SHOW {name}")) == value
         await database.close(engine)
 
@@ -171,6 +174,7 @@ async def test_nothing_ends_a_statement_earlier_than_the_service_itself(settings
         *(("default_transaction_isolation", level, f"its transactions are {level}, and") for level in LEVELS),
         ("lock_timeout", "2s", "its lock_timeout is 2s, and the service needs 15 s or no limit"),
         ("statement_timeout", "14999ms", "its statement_timeout is 14999ms, and the service needs 15 s or no limit"),
+        ("gin_fuzzy_search_limit", "5000", "its gin_fuzzy_search_limit is 5000, and the service needs no limit"),
     ],
 )
 async def test_settings_behind_pgbouncer_that_do_not_suit_are_refused_with_a_way_out(
@@ -243,3 +247,14 @@ async def test_all_connections_of_a_server_that_hangs_are_closed_at_once(setting
         await connection.close()
     silence.cancel()
     await proxy.stop()
+
+
+async def test_a_server_whose_disk_is_full_is_waited_for(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(**_: object) -> None:
+        raise asyncpg.InternalServerError('could not write init file "base/1/pg_internal.init"')
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    engine = database.create_engine(settings)
+    with pytest.raises(ConnectionError, match="could not write init file") as refusal:
+        await engine.connect()
+    assert outages.is_outage(refusal.value)

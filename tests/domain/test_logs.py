@@ -1,7 +1,10 @@
 """The one format of all logs: one line for each record, whatever it holds."""
 
+import errno
+import io
 import logging
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -82,3 +85,19 @@ def test_warnings_are_logged_like_everything_else(capsys: pytest.CaptureFixture[
     [line] = capsys.readouterr().err.splitlines()
     assert " WARNING py.warnings " in line
     assert "old\\nthing" in line
+
+
+def test_a_record_for_which_the_disk_has_no_room_leaves_no_half_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            super().write(text)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stderr", disk := FullDisk())
+    logs.configure("INFO")
+    logging.getLogger("the.logger").warning("lost")
+    assert disk.getvalue().splitlines()[1:] == []
+
+
+def test_a_record_that_is_wrong_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Logging error" in logged(capsys, "%s and %s", "one")

@@ -23,7 +23,9 @@ from api.web.problems import MAX_BODY
 from api.web.rate_limits import Counted, Limit, RateLimitedError
 from domain.data.accounts import User
 from domain.data.cloud import FoundServer
+from domain.data.identities import Identity
 from domain.data.models import Flavor
+from domain.data.queries import insert_row
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status, TaskState
 from tests.api.admin.test_servers import add_found
@@ -193,10 +195,12 @@ async def projects(ada: Guest, root: Guest) -> None:
     await ada.http.post("/volumes", json={"name": "data-2", "size_gb": 1, "project_id": project})
 
 
-async def _users(root: Guest, engine: AsyncEngine) -> None:
+async def _users(app: FastAPI, root: Guest, engine: AsyncEngine) -> None:
     """Users and what was done to them."""
     async with engine.begin() as tx:
         await add_user(tx, "edith")
+        foreign = await add_user(tx, "frances")
+        await insert_row(tx, Identity, issuer="https://login.example.com", subject="7", user_id=foreign.id)
     root.http.headers["User-Agent"] = "curl/8.5.0"
     await root.http.get("/admin/users")
     for action in ("disable", "enable"):
@@ -204,10 +208,14 @@ async def _users(root: Guest, engine: AsyncEngine) -> None:
     await root.http.post("/admin/users/edith/role", json={"role": "admin"})
     await root.quiet.post("/admin/users/edith/role", json={"role": "user"})
     await root.http.post("/admin/users/root/role", json={"role": "user"})
+    process: ProcessState = app.state.vmapi
+    provided = replace(process, settings=process.settings.model_copy(update={"oidc_role_claim": "groups"}))
+    with patch.object(app.state, "vmapi", provided):
+        await root.http.post("/admin/users/frances/role", json={"role": "admin"})
     await root.http.get("/admin/audit", params={"target": "edith", "event": "disable_user"})
 
 
-async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
+async def admins(app: FastAPI, ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> None:
     """What only admins can ask for, and a cancel."""
     fault = {"code": "server_gone", "message": "The cloud no longer has the server."}
     async with engine.begin() as tx:
@@ -216,7 +224,7 @@ async def admins(ada: Guest, root: Guest, engine: AsyncEngine, owner: User) -> N
         failed = await add_operation(tx, idle, Action.STOP, status=OperationStatus.FAILED)
         await add_operation(tx, broken, Action.REBOOT_HARD, status=OperationStatus.FAILED, error=fault)
     await root.http.get("/admin/attention")
-    await _users(root, engine)
+    await _users(app, root, engine)
     await root.http.post(f"/admin/operations/{failed.id}/retry")
     await root.http.post(f"/admin/vms/{broken.id}/reset-state", json={"status": "SHUTOFF"})
     found = await add_found(engine, "legacy-1")

@@ -71,7 +71,7 @@ async def _provoke_refusals(settings: Settings, engine: AsyncEngine, new: Record
         await refusals.references(ada, engine, Person(owner, admin.caller, client_of(app)))
         await refusals.states(ada, root, engine, owner)
         await refusals.projects(ada, root)
-        await refusals.admins(ada, root, engine, owner)
+        await refusals.admins(app, ada, root, engine, owner)
         await refusals.service(app, new, ada)
 
 

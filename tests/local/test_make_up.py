@@ -20,6 +20,7 @@ import local
 from migrations import embedded_postgres, embedded_temporal
 from tests.local.test_checks import FOREIGN
 from tests.support.stack import Stack, free_ports
+from tests.support.waiting import block_until
 
 STOP_ORDER = ["api", "worker", "temporal", "postgres"]
 ODD_NAME = "".join(sorted(set(string.printable) - set(string.whitespace) - {"/"})) + " %41"
@@ -174,6 +175,14 @@ def test_closed_workflows_are_kept_for_thirty_days(stack: Stack) -> None:
     ]
     described = json.loads(subprocess.run(describe, capture_output=True, check=True).stdout)
     assert described["config"]["workflowExecutionRetentionTtl"] == f"{30 * 24 * 3600}s"
+
+
+def test_a_temporal_whose_state_is_removed_while_it_runs_keeps_the_new_one(stack: Stack) -> None:
+    for path in stack.data_dir.glob(f"{embedded_temporal.DATABASE}*"):
+        path.unlink()
+    stack.kill("temporal")
+    block_until((stack.data_dir / embedded_temporal.DATABASE).exists)
+    assert not (stack.data_dir / embedded_temporal.UNFINISHED).exists()
 
 
 def test_repeated_signals_stop_the_parts_once_and_in_order(stack: Stack) -> None:

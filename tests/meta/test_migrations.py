@@ -210,3 +210,8 @@ async def test_a_migration_that_deadlocks_with_requests_starts_again(
     monkeypatch.setattr(migrations, "PAUSE", 0.0)
     await migrations.migrate(make_settings(database_url))
     assert attempts == ["head", "head"]
+
+
+def test_the_checkout_may_have_a_percent_sign_in_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrations, "__file__", "/50% off/migrations/__main__.py")
+    assert migrations.alembic_config().get_main_option("script_location") == "/50% off/migrations"
