@@ -12,6 +12,8 @@ from fastapi import FastAPI
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.data import database
+from domain.settings import Settings
 from tests.api.conftest import Person
 from tests.api.test_long_lists import LONGER, fill
 from tests.api.test_pages import links
@@ -85,20 +87,24 @@ FOUND_BY_AN_INDEX = (
 
 
 @pytest.mark.timeout(7200)
-async def test_a_list_reads_few_rows_however_many_its_owner_has(app: FastAPI, ada: Person, engine: AsyncEngine) -> None:
+async def test_a_list_reads_few_rows_however_many_its_owner_has(
+    app: FastAPI, ada: Person, settings: Settings, engine: AsyncEngine
+) -> None:
     """Few live ones, and few of the DELETED ones that are hidden by default; on the next page, too.
 
     One test has all lists, because to make so many VMs takes seconds.
     """
+    patient = database.create_engine(settings, command_timeout=None)
     for status, count in (("ACTIVE", VMS), ("DELETED", 15_000), ("ERROR", 30)):
-        await fill(engine, ada, count, status)
-    async with engine.begin() as tx:
+        await fill(patient, ada, count, status)
+    async with patient.begin() as tx:
         await tx.execute(text("SET LOCAL session_replication_role = replica"))
         await tx.execute(text(OPERATIONS), {"each": OPERATIONS_EACH})
         for statement in (VOLUMES, SNAPSHOTS, *(TERMS.format(*kind) for kind in SEARCHED.items())):
             await tx.execute(text(statement))
-    async with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+    async with patient.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
         await connection.execute(text(f"VACUUM ANALYZE operations, search_terms, {', '.join(SEARCHED.values())}"))
+    await patient.dispose()
     statements: list[tuple[str, Any]] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
