@@ -63,6 +63,8 @@ class Listener:
         while True:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
                 async with self._request() as reader:
+                    if b" 200 " not in await reader.readline():
+                        raise ConnectionRefusedError  # a process that has just started may be busy: come back
                     await reader.readuntil(b"retry:")
                     self.is_open.set()
                     while line := await reader.readuntil(b"\n"):

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -29,7 +30,9 @@ logger = logging.getLogger(__name__)
 
 INTERVAL = 0.25  # seconds between two looks
 PAUSE_AFTER_ERROR = 1.0  # seconds
-MOST_OF_USER = 1_000  # requests of one user that wait or follow at the same time
+MOST_WAITS = 1_000  # requests of one user that wait at the same time
+MOST_STREAMS = 100  # of one user at the same time: what one has not read costs more than a request that waits
+SENDERS = 4  # streams that make a part of their answer in one turn of the event loop
 MOST_RESUMED = 1_000  # changes that a client gets that comes back
 JOIN_TIME = 0.1  # seconds of each look for streams that come back: the others wait for the next look
 BATCH = 500  # rows that one query reads
@@ -37,7 +40,12 @@ MEMBERS_INTERVAL = 1.0  # seconds; so long a stream may go on with what its user
 
 
 class TooManyWaitingError(Exception):
-    """The user has as many requests that wait or follow as one may have."""
+    """The user has `most` requests that wait, or streams, and may have no more."""
+
+    def __init__(self, most: int, what: str) -> None:
+        super().__init__(most, what)
+        self.most = most
+        self.what = what
 
 
 class Changes:
@@ -50,7 +58,10 @@ class Changes:
         self._streams: set[Stream] = set()
         self._joining: list[Stream] = []
         self._joined_at: dict[UUID, float] = {}  # when a stream of a user last came back, of users with more of them
-        self._of_user: Counter[UUID] = Counter()
+        self._told: WeakValueDictionary[UUID, Change] = WeakValueDictionary()  # what streams have not sent yet, by id
+        self.sending = asyncio.Semaphore(SENDERS)  # which gives turns in the order in which they were asked for
+        self._waits_of_user: Counter[UUID] = Counter()
+        self._streams_of_user: Counter[UUID] = Counter()
         self._last: Position | None = None
         self._looked_at = 0.0
         self._members_read_at = 0.0
@@ -61,7 +72,7 @@ class Changes:
     def watch(self, user_id: UUID, ids: Iterable[UUID]) -> Iterator[Watch]:
         """Watch resources. Read them after this, so that no change falls between. TooManyWaitingError."""
         watch, ids = Watch(), list(ids)
-        with self._counted(user_id):
+        with _counted(self._waits_of_user, user_id, MOST_WAITS, "requests that wait"):
             for id in ids:
                 self._watches.setdefault(id, set()).add(watch)
             if self._is_over:
@@ -77,7 +88,7 @@ class Changes:
     def follow(self, user_id: UUID, last: Position | None) -> Iterator[Stream]:
         """Follow all that a user may read, from the last position on or from now. TooManyWaitingError."""
         stream = Stream(user_id, last)
-        with self._counted(user_id):
+        with _counted(self._streams_of_user, user_id, MOST_STREAMS, "streams of events"):
             self._joining.append(stream)
             if self._is_over:
                 stream.end()
@@ -123,18 +134,6 @@ class Changes:
                 self._last = None
                 self._is_wanted.clear()
             await asyncio.sleep(pause)
-
-    @contextlib.contextmanager
-    def _counted(self, user_id: UUID) -> Iterator[None]:
-        if self._of_user[user_id] >= MOST_OF_USER:
-            raise TooManyWaitingError
-        self._of_user[user_id] += 1
-        try:
-            yield
-        finally:
-            self._of_user[user_id] -= 1
-            if not self._of_user[user_id]:
-                del self._of_user[user_id]
 
     async def _look(self, connection: AsyncConnection) -> None:
         """Tell what has changed since the last look."""
@@ -235,11 +234,32 @@ class Changes:
             ids = [each.id for each in found if each.table == table]
             for start in range(0, len(ids), BATCH):
                 rows = await connection.execute(view.rows.where(view.id.in_(ids[start : start + BATCH])))
-                result += [Change(view.kind, row) for row in rows]
+                result += [self._change(view.kind, row) for row in rows]
         return result
+
+    def _change(self, kind: str, row: Any) -> Change:
+        """The change that has this row. Streams that come back share it with others: each reads its own rows."""
+        known = self._told.get(row.id)
+        if known is not None and known.row == row:
+            return known
+        change = self._told[row.id] = Change(kind, row)
+        return change
 
     def _all_watches(self) -> set[Watch]:
         return {watch for watches in self._watches.values() for watch in watches}
+
+
+@contextlib.contextmanager
+def _counted(counter: Counter[UUID], user_id: UUID, most: int, what: str) -> Iterator[None]:
+    if counter[user_id] >= most:
+        raise TooManyWaitingError(most, what)
+    counter[user_id] += 1
+    try:
+        yield
+    finally:
+        counter[user_id] -= 1
+        if not counter[user_id]:
+            del counter[user_id]
 
 
 def _discard(groups: dict[UUID, set[Any]], key: UUID, member: Any) -> None:

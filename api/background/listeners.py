@@ -12,11 +12,11 @@ from domain.data.changes import Position
 MOST_PENDING: Final = 1_000  # changes that a client has not read yet
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Change:
     """A resource that has changed: its kind, and its row as it is now.
 
-    `rendered` keeps its body, for all that follow it.
+    `rendered` keeps its event, for all that follow it.
     """
 
     kind: str

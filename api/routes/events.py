@@ -52,10 +52,8 @@ async def follow_vm_events(
 
 
 def render(change: Change) -> bytes:
-    """The resource of a change as JSON; it is rendered once for all that follow it."""
-    if not change.rendered:
-        change.rendered.append(BY_KIND[change.kind].render(change.row))
-    return change.rendered[0]
+    """The resource of a change as JSON."""
+    return BY_KIND[change.kind].render(change.row)
 
 
 def _vm_of(change: Change) -> UUID | None:

@@ -4,15 +4,18 @@ Each event has a resource as it is then. The id of an event is the position in t
 reached with it, so any process can go on from there. A client that missed some changes of a resource gets the last.
 """
 
+import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from functools import lru_cache
+from itertools import chain
 
 from fastapi.responses import StreamingResponse
 
 from api.background.changes import TooManyWaitingError
-from api.background.listeners import Change, Stream
+from api.background.listeners import Change, News, Stream
 from api.web import security
 from api.web.dependencies import ProcessState
 from api.web.oidc import ProviderCaller
@@ -23,6 +26,8 @@ from domain.data.changes import Position
 KEEP_ALIVE = 15.0  # seconds between two signs of life
 LONGEST_STREAM = 900.0  # seconds; then the client comes back, and its access is checked again
 LONGEST_ABSENCE = 3600.0  # seconds after which a client has to read its resources anew
+CHECK_AGAIN = 1.0  # seconds after which a program's token is looked up again while what it is told is being sent
+PART = 16 * 1024  # bytes that are sent together; an event that is larger is a part of its own
 _RECONNECT_AFTER = 1000  # milliseconds
 _COMMENT = b":"
 
@@ -43,28 +48,23 @@ async def follow(
 
     ProblemError if the caller follows too much already.
     """
-    events = _events(process, caller, last_id, render, concerns)
+    parts = _parts(process, caller, last_id, render, concerns)
     try:
-        first = await anext(events)
-    except TooManyWaitingError:
-        raise too_many_waiting() from None
+        first = await anext(parts)
+    except TooManyWaitingError as error:
+        raise too_many_waiting(error) from None
 
-    async def all_events() -> AsyncIterator[bytes]:
+    async def all_parts() -> AsyncIterator[bytes]:
         yield first
-        async with aclosing(events):
-            async for event in events:
-                # A token that was deleted stops at once. A client that may go on comes back, and has missed nothing.
-                # A comment is worth no query, and a login needs none.
-                is_checked = isinstance(caller, LoginCaller) or not event.startswith(_COMMENT)
-                if is_checked and not await process.program_tokens.works(caller):
-                    return
-                yield event
+        async with aclosing(parts):
+            async for part in parts:
+                yield part
 
     # nginx would keep the events until it has many.
-    return EventStream(all_events(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+    return EventStream(all_parts(), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
 
-async def _events(
+async def _parts(
     process: ProcessState, caller: Caller, last_id: str | None, render: Render, concerns: Callable[[Change], bool]
 ) -> AsyncGenerator[bytes]:
     signing = process.signing
@@ -75,16 +75,78 @@ async def _events(
     with process.changes.follow(caller.id, last) as stream, process.epochs.calling(caller.id, stream.end):
         yield f"retry: {_RECONNECT_AFTER}\n\n".encode()
         while (left := end - time.monotonic()) > 0 and (news := await stream.next(min(KEEP_ALIVE, left))) is not None:
-            for each in news:
-                concerning = [change for change in each.changes if concerns(change)]
-                id = _id(signing, each.position)
-                if each.is_reset or is_unknown:
-                    is_unknown = False
-                    yield _event("reset", b"{}", id)
-                if concerning:
-                    yield _render_all(concerning, render, id)
+            events = _events(signing, news, render, concerns, is_unknown=is_unknown)
+            is_unknown = is_unknown and not news
             if not any(each.changes for each in news):
-                yield _sign_of_life(signing, stream)
+                events = chain(events, [_sign_of_life(signing, stream)])
+            checked = -math.inf
+            async for part in _in_turn(process.changes.sending, _joined(events)):
+                # It may be long since the changes came, if the client reads slowly.
+                if time.monotonic() >= end:
+                    return
+                # A token that was deleted stops at once. A client that may go on comes back, and has missed nothing.
+                if _is_to_be_checked(caller, part, checked):
+                    checked = time.monotonic()
+                    if not await process.program_tokens.works(caller):
+                        return
+                yield part
+            del news, events  # a stream that waits keeps no change
+
+
+def _is_to_be_checked(caller: Caller, part: bytes, checked: float) -> bool:
+    """Whether the caller's right to a part has to be looked up; `checked` is when it was last, since the changes came.
+
+    A comment is worth no query, and a login needs none.
+    """
+    if isinstance(caller, LoginCaller):
+        return True
+    return not part.startswith(_COMMENT) and time.monotonic() - checked > CHECK_AGAIN
+
+
+async def _in_turn(turns: asyncio.Semaphore, parts: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """Make each part when this stream has its turn, so that other requests go on between those of many streams.
+
+    A client that does not read takes no turns: uvicorn's `send` waits until the client has taken what was sent before.
+    """
+    while True:
+        async with turns:
+            part = next(parts, None)
+            await asyncio.sleep(0)
+        if part is None:
+            return
+        yield part
+
+
+def _joined(events: Iterable[bytes]) -> Iterator[bytes]:
+    """Small events together, because each send costs much more than its bytes."""
+    waiting, size = list[bytes](), 0
+    for event in events:
+        if waiting and size + len(event) > PART:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+        waiting.append(event)
+        size += len(event)
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _events(
+    signing: Signing,
+    news: Iterable[News],
+    render: Render,
+    concerns: Callable[[Change], bool],
+    *,
+    is_unknown: bool,
+) -> Iterator[bytes]:
+    """The events of what was told. Only with the last of those that were seen together has a client their position."""
+    for each in news:
+        if each.is_reset or is_unknown:
+            is_unknown = False
+            yield _with_id(_event("reset", b"{}"), _id(signing, each.position))
+        concerning = [change for change in each.changes if concerns(change)]
+        for number, change in enumerate(concerning, 1):
+            event = _event_of(change, render)
+            yield event if number < len(concerning) else _with_id(event, _id(signing, each.position))
 
 
 def _life(caller: Caller) -> float:
@@ -98,19 +160,30 @@ def _sign_of_life(signing: Signing, stream: Stream) -> bytes:
     return _COMMENT + f" still here\n{id}\n".encode()
 
 
-def _render_all(changes: Sequence[Change], render: Render, id: str) -> bytes:
-    """The events of changes that were seen together. Only with the last has a client reached their position."""
-    *others, last = changes
-    return b"".join([*(_event(other.kind, render(other)) for other in others), _event(last.kind, render(last), id)])
+def _event_of(change: Change, render: Render) -> bytes:
+    """The event of a change without an id; it is made once for all that follow it."""
+    if not change.rendered:
+        change.rendered.append(_event(change.kind, render(change)))
+    return change.rendered[0]
 
 
-def _event(kind: str, data: bytes, id: str | None = None) -> bytes:
-    return b"".join([f"id: {id}\n".encode() if id else b"", f"event: {kind}\ndata: ".encode(), data, b"\n\n"])
+def _event(kind: str, data: bytes) -> bytes:
+    return b"".join([b"event: ", kind.encode(), b"\ndata: ", data, b"\n\n"])
+
+
+def _with_id(event: bytes, id: str) -> bytes:
+    return b"".join([b"id: ", id.encode(), b"\n", event])
 
 
 def _id(signing: Signing, position: Position) -> str:
+    return _sealed(signing, position, int(time.time()))
+
+
+@lru_cache(maxsize=16)
+def _sealed(signing: Signing, position: Position, now: int) -> str:
+    """The id of a position; many streams reach the same one in the same second."""
     # Sealed, because a made-up position could make PostgreSQL read all rows of all tables.
-    return security.seal(signing, [int(time.time()), position.timeline, position.snapshot])
+    return security.seal(signing, [now, position.timeline, position.snapshot])
 
 
 def _position(signing: Signing, id: str) -> Position | None:

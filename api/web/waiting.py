@@ -13,7 +13,7 @@ from uuid import UUID
 
 from fastapi import Query, Request
 
-from api.background.changes import MOST_OF_USER, TooManyWaitingError
+from api.background.changes import TooManyWaitingError
 from api.background.listeners import Watch
 from api.web.dependencies import ProcessState
 from api.web.fields import PLAIN_DIGITS
@@ -101,8 +101,8 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
                 raise ProblemError("invalid_token", "This login has ended; log in again.")
             # While PostgreSQL is away nobody is told anything.
             return rows if is_over(rows) or process.changes.is_current() else await read()
-    except TooManyWaitingError:
-        raise too_many_waiting() from None
+    except TooManyWaitingError as error:
+        raise too_many_waiting(error) from None
 
 
 @contextlib.contextmanager
@@ -121,9 +121,9 @@ def _ending(process: ProcessState, caller: Caller, watch: Watch) -> Iterator[lis
         yield ended
 
 
-def too_many_waiting() -> ProblemError:
-    """The answer to a user who has as many requests that wait as one may have."""
-    detail = f"You have {MOST_OF_USER} requests that wait or follow events. Wait until some of them have ended."
+def too_many_waiting(error: TooManyWaitingError) -> ProblemError:
+    """The answer to a user who has as many requests that wait, or streams of events, as one may have."""
+    detail = f"You have {error.most} {error.what} in this process. Wait until some of them have ended."
     return ProblemError("too_many_waiting", detail)
 
 

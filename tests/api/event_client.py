@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from api.background.listeners import Change
 from api.routes.events import render
-from api.web.event_stream import _events
+from api.web.event_stream import _parts
 from tests.api.conftest import Person
 
 
@@ -62,7 +62,7 @@ async def following(
     def concerns(change: Change) -> bool:
         return vm_id is None or vm_id == (change.row.id if change.kind == "vm" else change.row.vm_id)
 
-    events = _events(app.state.vmapi, someone.caller, last_id, render, concerns)
+    events = _parts(app.state.vmapi, someone.caller, last_id, render, concerns)
     client = Client(events)
     await client.next("comment")  # retry
     async with contextlib.aclosing(events):

@@ -232,7 +232,7 @@ async def test_the_stream_of_a_user_without_resources_ends_with_the_process(
 async def test_followers_are_counted_for_their_user(
     app: FastAPI, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "MOST_OF_USER", 1)
+    monkeypatch.setattr(changes, "MOST_STREAMS", 1)
     async with engine.begin() as tx:
         user = await add_user(tx, "zoe")
     hub: Changes = app.state.vmapi.changes

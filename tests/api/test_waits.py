@@ -195,7 +195,7 @@ async def test_a_hundred_waits_need_no_query_each_no_slot_and_no_connection(
 async def test_the_waits_of_a_user_have_a_limit(
     app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "MOST_OF_USER", 2)
+    monkeypatch.setattr(changes, "MOST_WAITS", 2)
     vm, other = await busy_vm(engine, ada), await busy_vm(engine, bob)
     requests = [await waiting(ada.http.get(f"/vms/{vm.id}?wait={LONG}")) for _ in range(2)]
     refused = await ada.http.get(f"/vms/{vm.id}?wait=1")

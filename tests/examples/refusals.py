@@ -111,7 +111,7 @@ async def callers(app: FastAPI, recording: Recording, ada: Guest, engine: AsyncE
         body: dict[str, Any] = {"name": f"robot-{scope}", "scopes": [scope]}
         robot = Guest.of(app, recording, (await ada.quiet.post("/tokens", json=body)).json()["token"])
         await robot.http.post("/vms" if scope == "read" else "/auth/logout", json=_WEB)
-    with patch("api.background.changes.MOST_OF_USER", 0), patch("api.web.waiting.MOST_OF_USER", 0):
+    with patch("api.background.changes.MOST_WAITS", 0):
         await ada.http.get(f"/operations?id={UNKNOWN}&wait=1")
     key = {"Idempotency-Key": "create-web-1"}
     async with engine.begin() as other:

@@ -145,7 +145,7 @@ CALLERS: Final = {
     "too_many_waiting": ProblemType(
         429,
         "You have too many requests that wait",
-        "As many of your requests wait for a change or follow events as one user may have in one process.",
+        "As many of your requests wait for a change, or follow events, as one user may have in one process.",
         "Wait until some of them have ended. One `GET /operations?id=A,B,C&wait=60` waits for many operations.",
         Retry.LATER,
     ),
