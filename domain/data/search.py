@@ -10,7 +10,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, CTE, ColumnElement, Index, Select, Text, Uuid, any_, case, cast, func, or_, select
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    ColumnElement,
+    Index,
+    Select,
+    SQLColumnExpression,
+    Text,
+    Uuid,
+    any_,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -79,7 +94,7 @@ def are_too_many(candidates: CTE) -> ColumnElement[bool]:
     return select(or_(too_many_ids, candidates.c.projects > MOST_PROJECTS)).scalar_subquery()
 
 
-def in_nfc(texts: ColumnElement[str]) -> ColumnElement[str]:
+def in_nfc(texts: SQLColumnExpression[str]) -> ColumnElement[str]:
     """The texts in NFC. Only those of early VMs and those with accents that stand alone may have another form."""
     return case((texts.regexp_match(text.other_form_pattern()), func.normalize(texts)), else_=texts)
 
