@@ -70,9 +70,7 @@ async def test_a_list_that_takes_too_long_ends_at_the_server_and_is_no_outage(  
     assert "unavailable" not in caplog.text
 
 
-async def test_the_statements_of_a_list_share_the_time(
-    ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_statements_of_a_list_share_the_time(ada: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "LIST_LIMIT", 0.0)
     check_problem(await ada.http.get("/vms"), 503, "search_too_slow")
     assert (await ada.http.get("/health/live")).status_code == 200
@@ -83,7 +81,7 @@ async def test_searches_of_many_users_leave_slots_to_other_requests(
 ) -> None:
     vm = await bob.create()
     callers = [await person(app, engine, settings, name) for name in ("ada", "eve", "ann")]
-    async with locked(engine, "search_terms"), locked(engine, "snapshots"):
+    async with locked(engine, "snapshots"):
         searches = [
             asyncio.create_task(caller.http.get(path.replace("vms", "snapshots")))
             for caller in callers
