@@ -235,7 +235,8 @@ class _Admitted:
 
 def _is_search(scope: Scope) -> bool:
     """Whether the request has a filter by names or labels."""
-    return scope["method"] == "GET" and not _SEARCHES.isdisjoint(QueryParams(scope["query_string"]))
+    query = scope["query_string"]
+    return bool(query) and scope["method"] == "GET" and not _SEARCHES.isdisjoint(QueryParams(query))
 
 
 async def _finder(scope: Scope, token: str) -> ProgramTokens | IdentityProvider | None:

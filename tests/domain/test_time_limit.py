@@ -4,9 +4,10 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
-from sqlalchemy import bindparam, func, select, text
+from sqlalchemy import bindparam, func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data import database
@@ -14,6 +15,7 @@ from domain.data.outages import is_outage
 from domain.data.prepared import Prepared
 from domain.data.time_limit import TimeLimit, TooSlowError
 from domain.settings import Settings
+from tests.support import pgbouncer
 
 SLEEP = select(func.pg_sleep(bindparam("seconds")))
 PID = text("SELECT pg_backend_pid()")
@@ -94,3 +96,27 @@ async def test_a_server_that_does_not_end_the_statement_costs_the_whole_pool(poo
             os.kill(session, signal.SIGCONT)
     assert is_outage(raised.value)
     assert not await sessions_of(pool) & sessions
+
+
+@pgbouncer.needs_pgbouncer
+async def test_behind_pgbouncer_a_slow_statement_ends_and_all_connections_stay(
+    postgres: Path, settings: Settings, engine: AsyncEngine, sleep: Sleep
+) -> None:
+    with pgbouncer.running(postgres, pool_size=2) as folder:
+        url = pgbouncer.through(folder, str(make_url(settings.database_url).database), pgbouncer="true")
+        behind = {"database_url": url, "db_pool_size": 4, "db_max_overflow": 0}
+        pool = database.create_engine(settings.model_copy(update=behind))
+        async with pool.connect() as connection:
+            raw = (await connection.get_raw_connection()).driver_connection
+        before = await sessions_of(pool)
+        for _ in range(3):
+            slow = [sleep(pool, TimeLimit(0.2), 60) for _ in range(3)]  # one of them waits for PgBouncer
+            for error in await asyncio.gather(*slow, return_exceptions=True):
+                assert isinstance(error, TooSlowError)
+            async with engine.connect() as connection:
+                assert await connection.scalar(ASLEEP) == 0
+            async with pool.connect() as connection:
+                assert await connection.scalar(select(1)) == 1
+        assert not raw.is_closed()
+        assert await sessions_of(pool) == before  # of PgBouncer's connections, too
+        await database.close(pool)
