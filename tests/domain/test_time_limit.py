@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import bindparam, func, make_url, select, text
@@ -107,7 +108,7 @@ async def test_behind_pgbouncer_a_slow_statement_ends_and_all_connections_stay(
         behind = {"database_url": url, "db_pool_size": 4, "db_max_overflow": 0}
         pool = database.create_engine(settings.model_copy(update=behind))
         async with pool.connect() as connection:
-            raw = (await connection.get_raw_connection()).driver_connection
+            raw: Any = (await connection.get_raw_connection()).driver_connection
         before = await sessions_of(pool)
         for _ in range(3):
             slow = [sleep(pool, TimeLimit(0.2), 60) for _ in range(3)]  # one of them waits for PgBouncer
