@@ -63,6 +63,7 @@ RPC_RETRY_LIMIT = 1.0  # seconds
 # task that looks for changes, the uses and epochs of tokens, the audit's refusals, and the uses of rate limits.
 RESERVED_CONNECTIONS = 9
 QUEUE_PER_SLOT = 4  # waiting requests per slot; a slot serves them all in a fraction of a second
+SLOTS_PER_SEARCH = 3  # filters by names and labels may hold a third of the slots, and those of one user half of that
 # A hash takes a quarter of a second of a processor core. Half of the cores are left to all other requests.
 HASHING_SLOTS = max(1, (os.cpu_count() or 1) // 2)
 _ROUTES = (
@@ -117,13 +118,18 @@ def _add_middlewares(app: FastAPI, settings: Settings, signing: Signing, limits:
     # slots and not in the pool, which would serve them in the order of their arrival.
     slots = max(1, settings.db_pool_size + settings.db_max_overflow - RESERVED_CONNECTIONS)
     # Each middleware that is added wraps those before it, so the innermost comes first.
-    app.add_middleware(Admission, slots=Slots(slots, QUEUE_PER_SLOT * slots), signing=signing, limits=limits)
+    admission = {"slots": _fair(slots), "searches": _fair(max(1, slots // SLOTS_PER_SEARCH))}
+    app.add_middleware(Admission, signing=signing, limits=limits, **admission)
     app.add_middleware(BufferedBody)
     app.add_middleware(HeadAsGet)
     app.add_middleware(RequestContext, debug=settings.debug)
     web_ui = settings.temporal_ui_url if settings.temporal_payload_keys else None
     app.add_middleware(headers.Cors, origins=settings.cors_allow_origins, web_ui=web_ui)
     app.add_middleware(ResponseHeaders)
+
+
+def _fair(slots: int) -> Slots:
+    return Slots(slots, QUEUE_PER_SLOT * slots)
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, SQLColumnExpression, and_, case, false, fu
 from sqlalchemy.orm import InstrumentedAttribute
 
 from api.web import label_selectors
-from domain.data.search import Search, in_name, search_for
+from domain.data.search import Search, in_name, in_nfc, search_for
 from domain.rules import text
 from domain.rules.resources import SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, OperationStatus, Status
@@ -122,7 +122,7 @@ def has_name(column: InstrumentedAttribute[str], part: str) -> ColumnElement[boo
     # regular expression is slower than LIKE, so names in ASCII are not searched with it: CASE keeps it from running.
     wanted, pattern = text.folded(part), text.search_pattern(part)
     # Early names are not in NFC. The pattern knows every form of a letter, but its accents in one order only.
-    in_other_letters = _if_not_ascii(column, func.normalize(column).regexp_match(pattern))
+    in_other_letters = _if_not_ascii(column, in_nfc(column).regexp_match(pattern))
     if not wanted.isascii():
         return in_other_letters
     in_ascii = func.lower(column.collate("C")).contains(wanted, autoescape=True)

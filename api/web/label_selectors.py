@@ -10,7 +10,23 @@ from fastapi import Query
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-from sqlalchemy import Boolean, Text, case, column, false, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    Boolean,
+    Integer,
+    Text,
+    and_,
+    case,
+    column,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+    type_coerce,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import ColumnElement
@@ -18,7 +34,7 @@ from sqlalchemy.sql.elements import ColumnElement
 from api.web.fields import LABEL_KEY
 from api.web.models import FieldError
 from api.web.problems import ProblemError
-from domain.data.search import Term, of_label
+from domain.data.search import Term, in_nfc, of_label
 from domain.rules import text
 
 MOST_REQUIREMENTS = 64  # of one request; a resource has no more labels than these
@@ -43,6 +59,7 @@ _HOW_TO_WRITE = (
     r"and \\ for a backslash."
 )
 _LONGEST_QUOTE = 40  # characters
+_LONGEST_FORM = 4  # times the bytes of a text in NFC; Unicode says that no other form of it takes more than three
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,22 +110,43 @@ def has_labels(labels: InstrumentedAttribute[dict[str, str]], selectors: list[La
         detail = f"A request has at most {MOST_REQUIREMENTS} requirements for labels."
         errors = [FieldError(code="too_long", detail=detail, parameter="labels")]
         raise ProblemError("validation_failed", detail, errors)
-    # All requirements are one bind parameter, so the statement is the same for any selector. With a condition for each,
-    # SQLAlchemy and asyncpg would compile and cache one statement for each combination. The planner also cannot look
-    # into a subquery with an aggregate. It would expect too few rows from `labels @> ...`, and read the whole table.
+    # The requirements are bind parameters, always the same three, so the statement is the same for any selector. With a
+    # condition for each, SQLAlchemy and asyncpg would compile and cache one statement for each combination. The planner
+    # also cannot look into a subquery. It would expect too few rows from `labels @> ...`, and read the whole table.
+    absent = [each.key for each in requirements if each.values is None and each.negated]
+    present = [each.key for each in requirements if each.values is None and not each.negated]
+    # Long labels are kept outside of the row, and each use of the column fetches all of them. `||` has fetched them,
+    # and OFFSET keeps the planner from putting it in the place of the column that it makes.
+    fetched = select(labels.concat(literal({}, JSONB)).label("labels")).correlate(labels.class_).offset(0)
+    own = type_coerce(fetched.subquery("fetched").c.labels, JSONB)
+    have_keys = and_(not_(own.has_any(_texts(absent))), own.has_all(_texts(present)))
+    return select(and_(have_keys, _have_values(own, requirements))).correlate(labels.class_).scalar_subquery()
+
+
+def _texts(values: list[str]) -> ColumnElement[list[str]]:
+    return literal(values, ARRAY(Text))
+
+
+def _have_values(labels: ColumnElement[Any], requirements: Iterable[Requirement]) -> ColumnElement[bool]:
+    """Whether the labels meet those of the requirements that name values."""
     required = (
-        func.jsonb_to_recordset(literal([_as_json(each) for each in requirements], JSONB))
-        .table_valued(column("key", Text), column("among", JSONB), column("negated", Boolean))
+        func.jsonb_to_recordset(literal([_as_json(each) for each in requirements if each.values is not None], JSONB))
+        .table_valued(
+            column("key", Text), column("among", JSONB), column("longest", Integer), column("negated", Boolean)
+        )
         .render_derived(name="required", with_types=True)
     )
-    key, among, negated = required.c.key, required.c.among, required.c.negated
-    # Labels are stored in NFC. Those of early VMs are as they were sent, in any form of their letters.
-    value = labels[key].astext
-    is_ascii = func.octet_length(value) == func.char_length(value)
-    is_among = among.has_key(case((is_ascii, value), else_=func.normalize(value)))
-    is_met = case((among.is_(None), labels.has_key(key)), else_=func.coalesce(is_among, false()))
-    all_met = select(func.bool_and(is_met != negated)).select_from(required)
-    return all_met.correlate_except(required).scalar_subquery()
+    among = required.c.among
+    value = labels[required.c.key].astext
+    # Labels are stored in NFC. Those of early VMs are as they were sent, in any form of their letters. To look for
+    # these costs much more than all the rest, so it is left out where no form could be so long.
+    in_other_letters = and_(
+        func.octet_length(value) <= required.c.longest, func.octet_length(value) > func.char_length(value)
+    )
+    in_other_form = case((in_other_letters, among.has_key(in_nfc(value))), else_=false())
+    is_among = func.coalesce(or_(among.has_key(value), in_other_form), false())
+    all_met = select(func.bool_and(is_among != required.c.negated)).select_from(required)
+    return func.coalesce(all_met.correlate_except(required).scalar_subquery(), true())
 
 
 def terms(selectors: list[LabelSelector]) -> Iterator[Term]:
@@ -155,5 +193,6 @@ def _forms(values: Iterable[str]) -> Iterator[str]:
 def _as_json(requirement: Requirement) -> dict[str, Any]:
     # The values are the keys of an object, because PostgreSQL finds a key in an object faster than a text in an array.
     # Labels have no white space around them, except those of early VMs.
-    among = None if requirement.values is None else dict.fromkeys(_forms(requirement.values))
-    return {"key": requirement.key, "among": among, "negated": requirement.negated}
+    among = dict.fromkeys(_forms(requirement.values or ()))
+    longest = _LONGEST_FORM * max(len(value.encode()) for value in among)
+    return {"key": requirement.key, "among": among, "longest": longest, "negated": requirement.negated}

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy.exc import DBAPIError
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
 _LOGIN_PATHS = {f"{PREFIX}/auth/register", f"{PREFIX}/auth/login", f"{PREFIX}/auth/refresh"}
+_SEARCHES = {"name", "labels"}  # parameters of lists
 # How long the answer to a refused request is held back; meanwhile the request holds no slot. Many clients retry at
 # once, and refusing them again and again without a delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
@@ -141,12 +142,14 @@ class Admission:
 
     Health checks have no limits and need no slot. The slot is released when the answer starts. No route uses the
     database after that, and a client that reads its answer slowly would otherwise hold the slot as long as it likes. A
-    request that waits for a change gives it back with `scope["release_slot"]()` before.
+    request that waits for a change gives it back with `scope["release_slot"]()` before. A search takes one of the few
+    slots of `searches` first: it can take seconds, so searches must not hold all of the others.
     """
 
-    def __init__(self, app: ASGIApp, *, slots: Slots, signing: Signing, limits: RateLimits) -> None:
+    def __init__(self, app: ASGIApp, *, slots: Slots, searches: Slots, signing: Signing, limits: RateLimits) -> None:
         self.app = app
         self.slots = slots
+        self.searches = searches
         self.signing = signing
         self.limits = limits
 
@@ -156,7 +159,7 @@ class Admission:
             await self.app(scope, receive, send)
             return
         with contextlib.ExitStack() as slot:
-            admitted = _Admitted(slot, Counted(self.limits, scope["method"]))
+            admitted = _Admitted(slot, Counted(self.limits, scope["method"]), _is_search(scope))
 
             async def release_and_send(message: Message) -> None:
                 slot.close()  # releases the slot the first time and does nothing after that
@@ -213,17 +216,27 @@ class Admission:
 
     async def _take(self, caller: str, admitted: "_Admitted") -> None:
         admitted.caller = caller
+        if admitted.is_search:
+            await self.searches.acquire(caller)
+            admitted.slot.callback(self.searches.release, caller)
         await self.slots.acquire(caller)
         admitted.slot.callback(self.slots.release, caller)
 
 
 @dataclass(slots=True)
 class _Admitted:
-    """The slot that a request holds, the limits that it counts for, and the caller that both are of."""
+    """The slots that a request holds, the limits that it counts for, and the caller that both are of."""
 
     slot: contextlib.ExitStack
     counted: Counted
+    is_search: bool
     caller: str = ""
+
+
+def _is_search(scope: Scope) -> bool:
+    """Whether the request has a filter by names or labels."""
+    query = scope["query_string"]
+    return bool(query) and scope["method"] == "GET" and not _SEARCHES.isdisjoint(QueryParams(query))
 
 
 async def _finder(scope: Scope, token: str) -> ProgramTokens | IdentityProvider | None:

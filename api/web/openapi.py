@@ -208,7 +208,7 @@ def _implied_codes(path: str, method: str, operation: dict[str, Any], parameters
     if "requestBody" in operation or parameters:
         yield "validation_failed"
     if "cursor" in parameters:
-        yield from ("invalid_cursor", "page_too_deep")
+        yield from ("invalid_cursor", "page_too_deep", "search_too_slow")
     if "If-Match" in parameters:
         yield "precondition_failed"
     if "Idempotency-Key" in parameters:

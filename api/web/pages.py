@@ -1,7 +1,7 @@
 """Lists as pages, by number for people or by cursor for programs; each page takes one database query."""
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlencode
@@ -18,12 +18,14 @@ from api.web.models import FieldError, Page
 from api.web.problems import ProblemError
 from domain.data.projects import SHARES, roles_in
 from domain.data.search import are_too_many
+from domain.data.time_limit import TimeLimit
 from domain.rules import access
 from domain.rules.access import Verb
 
 P = TypeVar("P", bound=Page[Any])
 
 MAX_PAGE = 1_000_000
+LIST_LIMIT = 3.0  # seconds for the statements of a page; a usual one takes milliseconds
 MAX_LINKS = 7500  # characters; each link repeats the filters, and common clients take no header of more than 8 KiB
 _PLACE = {"page", "page_size", "cursor", "sort"}  # parameters that choose a place in the list, not its items
 # Others see a change only after the commit, which is later than its `updated_at`, but never by so much: a transaction
@@ -48,7 +50,7 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class Paging:
-    """The requested page."""
+    """The requested page. TooSlowError if the statements for it take longer than LIST_LIMIT."""
 
     process: Process
     request: Request
@@ -56,13 +58,14 @@ class Paging:
     page: int
     page_size: int
     cursor: str | None
+    limit: TimeLimit = field(default_factory=lambda: TimeLimit(LIST_LIMIT))
 
     async def fetch(self, statement: Rows, order: Order, shape: type[P]) -> P:
         """Fetch the requested page of the statement's rows, and set the Link header of the answer."""
         start = self._start(order)
         is_long = self.process.long_lists.has(self._key)
         about, statement = self._statement(List(statement, order), start, is_long=is_long)
-        async with self.process.autocommit.connect() as connection:
+        async with self.limit.connect(self.process.autocommit) as connection:
             rows = (await connection.execute(statement, start.values)).all()
             first = rows[0] if rows else (await connection.execute(about, start.values)).one()
         return self._page(self._found(rows, first, start), start, order, shape)
@@ -149,11 +152,11 @@ class Paging:
             return self._statement(make(), start, is_long=is_long, is_sharing=is_sharing)
 
         prepared = self.process.repeated_lists.find(key, lambda: statements()[1])
-        rows: Sequence[Any] = await prepared.fetch(self.process.engine, values) if prepared else ()
+        rows: Sequence[Any] = await prepared.fetch(self.process.engine, values, self.limit) if prepared else ()
         if rows:
             return self._found(rows, rows[0], start)
         about, statement = statements()
-        async with self.process.autocommit.connect() as connection:
+        async with self.limit.connect(self.process.autocommit) as connection:
             if not prepared:
                 rows = (await connection.execute(statement, values)).all()
             first = rows[0] if rows else (await connection.execute(about, values)).one()

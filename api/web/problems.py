@@ -22,6 +22,7 @@ from domain import logs
 from domain.data import outages, quotas
 from domain.data.accounts import owner_references
 from domain.data.queries import violated_constraint
+from domain.data.time_limit import TooSlowError
 from domain.rules.errors import InvalidTransitionError, NotFoundError, ServiceError
 
 STATUS_OF_CODE = {code: kind.status for code, kind in PROBLEM_TYPES.items()}
@@ -44,6 +45,7 @@ HEADERS_OF_CODE = {
     "worker_unavailable": RETRY_AFTER,
     "identity_provider_unavailable": RETRY_AFTER,
     "overloaded": RETRY_AFTER,
+    "search_too_slow": {"Retry-After": "10"},
     "database_unavailable": RETRY_AFTER,
     "not_ready": RETRY_AFTER,
     "shutting_down": RETRY_AFTER | {"Connection": "close"},
@@ -173,6 +175,14 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     return answer
 
 
+async def _on_too_slow(request: Request, _: TooSlowError) -> Response:
+    detail = (
+        "The service would have to look at too many items for this page. Name one project with `project_id`, ask for "
+        "labels that the items have and not only for some that they lack, or give a longer part of the name."
+    )
+    return problem("search_too_slow", detail, request.url.path)
+
+
 async def _on_database_error(request: Request, error: Exception) -> Response:
     refusal = quotas.refusal_of(error) if isinstance(error, IntegrityError) else None
     if isinstance(refusal, NotFoundError):
@@ -208,6 +218,7 @@ def _methods(request: Request) -> list[str]:
 HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     ProblemError: _on_problem,
     NoSlotError: _on_refused,
+    TooSlowError: _on_too_slow,
     ServiceError: _on_service_error,
     InvalidTransitionError: _on_invalid_transition,
     RequestValidationError: _on_invalid_request,

@@ -32,6 +32,7 @@ _WHAT_TO_DO: Final = {
     **dict.fromkeys(SCHEMA_IS_OLD, "; run python -m migrations"),
     NO_RIGHTS: "; grant the role of DATABASE_URL its rights, as docs/operations.md says",
 }
+HAS_LIMIT: Final = "has_time_limit"  # the execution option of connections whose statements have a limit of their own
 QUIET_TIME: Final = 5.0  # seconds without an outage, until the server counts as available again
 
 
@@ -80,8 +81,16 @@ def on_error(context: ExceptionContext) -> None:
         # SQLAlchemy appends it to the text, which ends up in logs: many lines of SQL, while the error says what failed.
         context.sqlalchemy_exception.statement = None
     is_useless, are_all = _useless(context.original_exception)
+    if isinstance(context.original_exception, TimeoutError) and _has_limit(context):
+        # `TimeLimit` finds out whether the server is silent. SQLAlchemy itself would drop the connection.
+        context.is_disconnect = False
+        return
     if is_useless:
         context.is_disconnect, context.invalidate_pool_on_disconnect = True, are_all
+
+
+def _has_limit(context: ExceptionContext) -> bool:
+    return context.connection is not None and HAS_LIMIT in context.connection.get_execution_options()
 
 
 def drop(connection: PoolProxiedConnection, error: BaseException) -> bool:

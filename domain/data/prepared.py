@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from domain.data import outages
+from domain.data.time_limit import TimeLimit
 
 Values = Mapping[str, Any]
 Rows = Sequence[Any]
@@ -36,15 +37,18 @@ class Prepared:
         self._statement = statement
         self._sql = ""
 
-    async def fetch(self, engine: AsyncEngine, values: Values) -> Rows:
-        """Run the statement alone, in a transaction of its own; returns all rows."""
+    async def fetch(self, engine: AsyncEngine, values: Values, limit: TimeLimit | None = None) -> Rows:
+        """Run the statement alone, in a transaction of its own; returns all rows. TooSlowError as the limit says."""
         try:
             connection = await engine.raw_connection()
         except engine.sync_engine.dialect.loaded_dbapi.Error as error:
             raise DBAPIError(None, None, error) from None
         try:
             with _errors(connection):
-                return await self._run(connection, values)
+                if limit is None:
+                    return await self._run(connection, values)
+                async with limit.on(connection):
+                    return await self._run(connection, values)
         finally:
             connection.close()
 

@@ -10,7 +10,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sqlalchemy import ARRAY, CTE, ColumnElement, Index, Select, Text, Uuid, any_, cast, func, or_, select
+from sqlalchemy import (
+    ARRAY,
+    CTE,
+    ColumnElement,
+    Index,
+    Select,
+    SQLColumnExpression,
+    Text,
+    Uuid,
+    any_,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+)
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -77,6 +92,11 @@ def are_too_many(candidates: CTE) -> ColumnElement[bool]:
     """Whether the candidates are perhaps not all that have the terms."""
     too_many_ids = func.cardinality(candidates.c.ids) > MOST_CANDIDATES
     return select(or_(too_many_ids, candidates.c.projects > MOST_PROJECTS)).scalar_subquery()
+
+
+def in_nfc(texts: SQLColumnExpression[str]) -> ColumnElement[str]:
+    """The texts in NFC. Only those of early VMs and those with accents that stand alone may have another form."""
+    return case((texts.regexp_match(text.other_form_pattern()), func.normalize(texts)), else_=texts)
 
 
 def in_name(part: str) -> Iterable[Term]:

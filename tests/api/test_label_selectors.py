@@ -1,12 +1,15 @@
 """Label selectors: what they select in each list, which are refused, and values with any characters."""
 
+import secrets
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web.label_selectors import MOST_REQUIREMENTS, LabelSelector, LabelSelectors, Requirement, has_labels
@@ -177,3 +180,38 @@ async def test_a_backslash_is_needed_before_a_comma_only(ada: Person, engine: As
         await add_vm(tx, ada.user, name="v", labels={"note": "a (b) = !c"})
     assert await names(ada, labels="note=a (b) = !c") == ["v"]
     assert await names(ada, labels="note!=a (b) = !c") == []
+
+
+async def test_the_labels_of_a_row_are_fetched_once_however_many_requirements_there_are(
+    app: FastAPI, ada: Person, engine: AsyncEngine
+) -> None:
+    """Labels that are too long for the row are kept in a table of their own, and each fetch reads pages of it."""
+    rows = 50
+    async with engine.begin() as tx:
+        for _ in range(rows):
+            await add_vm(tx, ada.user, labels={f"k{n}": secrets.token_hex(100) for n in range(64)})
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        statements.append((statement, parameters))
+
+    event.listen(app.state.vmapi.engine.sync_engine, "before_cursor_execute", note)
+    read = []
+    for count in (1, 30):
+        for form in ("!a{0}", "k{0}!=a", "k{0} notin (a,b),!a{0}"):
+            statements.clear()
+            selector = ",".join(form.format(n) for n in range(count))
+            answer = await ada.http.get("/vms", params={"labels": selector, "page_size": 1})
+            assert answer.json()["total"] == rows
+            read.append(await pages_read(engine, *statements[-1]))
+    assert read[0] >= rows
+    assert max(read) < read[0] + rows
+
+
+async def pages_read(engine: AsyncEngine, statement: str, parameters: Any) -> int:
+    """How many pages of tables PostgreSQL reads for the statement; the second time, when it knows the tables."""
+    async with engine.connect() as connection:
+        for _ in range(2):
+            explain = f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement}"
+            [found] = (await connection.exec_driver_sql(explain, parameters)).scalar_one()
+    return int(found["Plan"]["Shared Hit Blocks"] + found["Plan"]["Shared Read Blocks"])

@@ -15,6 +15,7 @@ from sqlalchemy import func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background.provider_keys import ProviderKeys
+from api.web import pages
 from api.web.admission import NoSlotError, Slots
 from api.web.dependencies import ProcessState
 from api.web.logins import Logins
@@ -253,6 +254,8 @@ async def service(app: FastAPI, recording: Recording, ada: Guest) -> None:
             await ada.http.get("/vms")
     with patch.object(Slots, "acquire", side_effect=asyncio.CancelledError):
         await ada.http.post("/vms", json=_WEB)
+    with patch.object(pages, "LIST_LIMIT", 0):
+        await ada.http.get("/volumes", params={"labels": "!env"})
     with patch.object(asyncpg.Connection, "prepare", side_effect=asyncpg.InternalClientError("closed")):
         await ada.http.get("/vms")
     anyone = Guest.of(app, recording).http

@@ -421,6 +421,7 @@ class ProblemCode(Word):
     WORKER_UNAVAILABLE = "worker_unavailable"
     IDENTITY_PROVIDER_UNAVAILABLE = "identity_provider_unavailable"
     OVERLOADED = "overloaded"
+    SEARCH_TOO_SLOW = "search_too_slow"
     DATABASE_UNAVAILABLE = "database_unavailable"
     NOT_READY = "not_ready"
     SHUTTING_DOWN = "shutting_down"

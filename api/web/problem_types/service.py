@@ -49,6 +49,16 @@ SERVICE: Final = {
         "Wait for `Retry-After` seconds, and send the request again. Wait longer after each refusal.",
         Retry.LATER,
     ),
+    "search_too_slow": ProblemType(
+        503,
+        "The list takes too long",
+        "The service ends a list that takes longer than three seconds. It has to look at too many items, or has too "
+        "much to do at the moment. A filter only by what is missing, such as `!key` or `key!=value`, looks at all "
+        "items of all projects that you may read.",
+        "Name one project with `project_id`, ask for labels that the items have, or give a longer part of the name. "
+        "Or wait for `Retry-After` seconds: when the service has less to do, the same request may succeed.",
+        Retry.LATER,
+    ),
     "database_unavailable": ProblemType(
         503,
         "The database cannot do this now",
