@@ -19,8 +19,7 @@ from tests.api.test_long_lists import LONGER, fill
 from tests.api.test_pages import links
 
 VMS = int(os.environ.get("LONG_LIST", "15000"))
-OPERATIONS_EACH = 10 if "LONG_LIST" in os.environ else 1
-FEW = 200
+OPERATIONS_EACH, FEW = (10, 1_000) if "LONG_LIST" in os.environ else (1, 200)
 OPERATIONS = """
 INSERT INTO operations (id, owner_id, actor, action, status, resource_type, resource_id, vm_id, input, workflow_id,
     request_id, created_at, finished_at)
@@ -114,6 +113,7 @@ async def test_a_list_reads_few_rows_however_many_its_owner_has(
     for path in PATHS:
         statements.clear()
         first = await ada.http.get(path)
+        assert first.status_code == 200, (path, first.text)
         assert (await ada.http.get(f"http://api{links(first)['next']}")).status_code == 200
         # The first search for what many have reads MOST_CANDIDATES rows, to find that out.
         pages_read = [found for found in statements if " AS read_since" in found[0] and "candidates" not in found[0]]
