@@ -145,7 +145,7 @@ RULES: Final = (
     Rule({400}, "address_in_use", words=r"(ip|mac) address .* in use"),
     Rule({400}, "invalid_image", words=r"image .* (is not active|is unacceptable|is corrupt)|too small for .*image"),
     Rule({400}, "invalid_image", words=r"find (requested )?image"),
-    Rule({400}, "conflict", words=r"already attached|status must be|unable to detach"),
+    Rule({400}, "conflict", words=r"already attached|status must be|unable to detach|detach a root device"),
     Rule({400}, "bad_request"),
     # 401 after a new login; 403
     Rule({401}, "cloud_auth_failed", retryable=True, pause=LOGIN_PAUSE),

@@ -155,13 +155,19 @@ async def test_a_detach_that_is_refused_is_repeated_only_if_it_came_too_early(
     assert await code_of(backend.detach_volume(token(), vm, volume), retryable=retryable) == code
 
 
-async def test_a_detach_from_a_server_that_is_just_deleted_waits_for_that(
-    backend: OpenStackBackend, resources: ResourceCloud, vm: Ref, volume: Ref
+@pytest.mark.parametrize(
+    ("status", "kind", "message"),
+    [
+        (409, "conflictingRequest", "Cannot 'detach_volume' instance x while it is in vm_state deleted"),
+        (400, "badRequest", "Cannot detach a root device volume"),
+    ],
+)
+async def test_a_detach_from_a_server_that_is_just_deleted_waits_for_that(  # noqa: PLR0913, PLR0917
+    backend: OpenStackBackend, resources: ResourceCloud, vm: Ref, volume: Ref, status: int, kind: str, message: str
 ) -> None:
     resources.attach(str(vm.cloud_id), str(volume.cloud_id))
     resources.things["servers"][str(vm.cloud_id)]["status"] = "DELETED"
-    message = f"Cannot 'detach_volume' instance {vm.cloud_id} while it is in vm_state deleted"
-    refusal = Reply(409, {"conflictingRequest": {"code": 409, "message": message}})
+    refusal = Reply(status, {kind: {"code": status, "message": message}})
     resources.refused = {("DELETE", str(volume.cloud_id)): refusal}
     assert await code_of(backend.detach_volume(token(), vm, volume), retryable=True) == "busy"
     resources.attached.clear()

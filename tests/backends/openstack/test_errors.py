@@ -106,6 +106,7 @@ LINES = {
         400, nova("badRequest", "Fixed IP address 10.0.0.5 is already in use on instance x."), "address_in_use"
     ),
     "attached elsewhere": Line(400, nova("badRequest", "volume x is already attached to instances: y"), "conflict"),
+    "root volume": Line(400, nova("badRequest", "Cannot detach a root device volume"), "conflict"),
     "name of user data": Line(400, nova("badRequest", "Invalid input for field/attribute user_data."), "bad_request"),
     "unknown request": Line(415, None, "bad_request"),
     "the server is not there": Line(
