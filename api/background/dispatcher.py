@@ -102,8 +102,10 @@ class Dispatcher:
             return []
         # The id of the user, because Temporal may not know names.
         user_id = func.coalesce(User.id, Operation.owner_id)
-        facts = select(Operation.id, func.left(VM.name, _VM_NAME_LENGTH), Project.name, user_id)
-        facts = facts.join(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
+        # Outer joins: what cannot be read, after a restore that went wrong for example, must not hold up the others.
+        project = func.coalesce(Project.name, "unknown")
+        facts = select(Operation.id, func.left(VM.name, _VM_NAME_LENGTH), project, user_id)
+        facts = facts.outerjoin(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
         facts = facts.outerjoin(User, func.lower(User.username) == func.lower(Operation.actor))
         rows = await tx.execute(facts.where(Operation.id.in_([operation.id for operation in operations])))
         facts_of = {id: (vm_name, owner_name, user) for id, vm_name, owner_name, user in rows}

@@ -10,6 +10,9 @@ from uuid import UUID
 from domain.data.changes import Position
 
 MOST_PENDING: Final = 1_000  # changes that a client has not read yet
+MOST_PENDING_BYTES: Final = 1024 * 1024  # of their rows, if it has not read what it was told before
+_SHORT_ROW: Final = 2_000
+_CHARACTER: Final = 4  # bytes, at most
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -22,6 +25,12 @@ class Change:
     kind: str
     row: Any
     rendered: list[bytes] = field(default_factory=list)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the row has in memory: only labels can be long."""
+        labels = getattr(self.row, "labels", None) or {}
+        return _SHORT_ROW + sum(_CHARACTER * (len(key) + len(value)) for key, value in labels.items())
 
 
 class Watch:
@@ -71,6 +80,11 @@ class News:
     position: Position
     is_reset: bool = False
 
+    @property
+    def size(self) -> int:
+        """About how many bytes its rows have in memory."""
+        return sum(change.size for change in self.changes)
+
 
 class Stream:
     """The changes that a client follows, of all resources that its user may read, from a position on or from now."""
@@ -81,11 +95,13 @@ class Stream:
         self.last = last
         self.position: Position | None = None  # once it has begun
         self._news: list[News] = []
+        self._size = 0  # of the news, and of what is being sent
         self._happened = asyncio.Event()
         self._is_over = False
 
     async def next(self, seconds: float) -> list[News] | None:
         """Wait for news; none if nothing has happened in that time. None means that the stream has ended."""
+        self._size = sum(each.size for each in self._news)  # what was taken before is sent
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._happened.wait()
@@ -98,10 +114,14 @@ class Stream:
     def tell(self, news: News) -> None:
         """Add news. The stream of a client that does not read ends; the client can come back and resume it."""
         self.position = news.position
-        if sum(len(each.changes) for each in self._news) + len(news.changes) > MOST_PENDING:
+        is_long = sum(len(each.changes) for each in self._news) + len(news.changes) > MOST_PENDING
+        # What comes to a client that has read all is told, however much it is, or the client would never get on.
+        if self._is_over or is_long or (self._size and self._size + news.size > MOST_PENDING_BYTES):
+            self._news.clear()
             self.end()
             return
         self._news.append(news)
+        self._size += news.size
         self._happened.set()
 
     def end(self) -> None:

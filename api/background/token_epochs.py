@@ -43,6 +43,22 @@ class TokenEpochs:
         known = self._epochs.get(user_id)
         return known is not None and known[0] > epoch
 
+    async def has_ended(self, user_id: UUID, epoch: int) -> bool:
+        """Whether a login of this epoch has ended, as PostgreSQL says.
+
+        After a failover or a restore PostgreSQL may have lost an epoch that this process knows. A new login has the
+        one before it then, and must not be refused.
+        """
+        known = self._epochs.get(user_id)
+        if known is None or known[0] <= epoch:
+            return False
+        if time.monotonic() - known[1] > MOST_STALE:
+            async with asyncio.timeout(LOOK_TIMEOUT), self._autocommit.connect() as connection:
+                present = await token_epochs.epoch_of(connection, user_id)
+            if self._epochs.get(user_id) == known and present is not None:  # else this process has begun one meanwhile
+                self._epochs[user_id] = present, time.monotonic()
+        return self.is_void(user_id, epoch)
+
     def has_changed_since(self, user_id: UUID, moment: float) -> bool:
         """Whether a look since that moment, by the monotonic clock, has found that the account changed."""
         known = self._epochs.get(user_id)

@@ -43,8 +43,9 @@ async def _conditions(  # noqa: PLR0913, PLR0917 - FastAPI passes every paramete
 ) -> list[ColumnElement[bool]]:
     """Which events are wanted."""
     wanted: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
-        (actor, lambda name: func.lower(AuditEvent.actor) == name.lower()),
-        (target, lambda name: func.lower(AuditEvent.target) == name.lower()),
+        # PostgreSQL makes both sides lower case, because in a Turkish database it has other small letters than Python.
+        (actor, lambda name: func.lower(AuditEvent.actor) == func.lower(name)),
+        (target, lambda name: func.lower(AuditEvent.target) == func.lower(name)),
         (event, lambda kind: AuditEvent.event == kind),
         (outcome, lambda kind: AuditEvent.outcome == kind),
         (address, lambda value: AuditEvent.address == value),

@@ -69,6 +69,7 @@ async def list_operations(  # noqa: PLR0913, PLR0917 - each is a query parameter
         raise ProblemError("validation_failed", detail, [FieldError(code="required", detail=detail, parameter="id")])
     if wait:
         await _wait_for_all(process, request, caller.id, wait, wanted)
+        await request.scope["take_slot"]()
     if wanted and "page_size" not in request.query_params:  # all of them on one page
         page = replace(page, page_size=min(len(wanted), process.settings.max_page_size))
 

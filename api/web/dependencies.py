@@ -124,7 +124,7 @@ async def _caller(
 async def _present(process: ProcessState, caller: LoginCaller, method: str) -> LoginCaller:
     """The caller; InvalidTokenError if the login has ended."""
     await process.epochs.be_current(for_write=method not in _READS)
-    if process.epochs.is_void(caller.id, caller.epoch):
+    if await process.epochs.has_ended(caller.id, caller.epoch):
         raise InvalidTokenError("This login has ended; log in again.")
     return caller
 

@@ -1,6 +1,7 @@
 """The class of every route: what a request has to be before FastAPI reads it."""
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -12,8 +13,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from api import PREFIX
-from api.web import query
-from api.web.json_body import JsonRequest
+from api.web import json_body, query
 from api.web.plan import Plan
 from api.web.query import KnownParameters
 
@@ -62,18 +62,13 @@ class Endpoint(APIRoute):
 
             # The last of the dependencies, so that a caller without a valid token gets a 401 and learns nothing else.
             self.dependant.dependencies.append(Dependant(call=check_query, request_param_name="request"))
-        plan, reads_body = Plan(self.dependant), self.body_field is not None
+        plan = Plan(self.dependant)
 
         async def handle(request: Request) -> Response:
             if not takes_any_query:
                 query.check_length(request)  # the parameters are read before they are checked
-            body = None
-            if reads_body:
-                request = JsonRequest(request.scope, request.receive)
-                await request.parse()
-                body = request.value
             added = Response()
-            answer = await plan.run(request, body, added)
+            answer = await plan.run(request, partial(json_body.read, request), added)
             return answer if isinstance(answer, Response) else self._rendered(answer, added)
 
         self._answer = handle

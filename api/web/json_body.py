@@ -1,7 +1,9 @@
 """Reads the JSON body of a request. It takes only what every JSON reader understands in the same way."""
 
+import asyncio
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from starlette.requests import Request
@@ -18,21 +20,19 @@ _TYPE = re.compile(
 _UTF_8 = {"utf-8", "utf8"}
 
 
-class JsonRequest(Request):
-    """A request whose body is already parsed: FastAPI would turn the problems of our parser into its own errors."""
+_LARGE = 8 * 1024  # bytes; to parse a megabyte may take as long as a hundred requests
+_PARSER = ThreadPoolExecutor(1, "json")  # one at a time, and the event loop has its turn in between
 
-    value: Any = None
 
-    async def json(self) -> Any:
-        """The parsed body."""
-        return self.value
-
-    async def parse(self) -> None:
-        """Parse the body, if there is one; ProblemError if it is not plain JSON."""
-        body = await self.body()
-        if body:
-            _check_headers(self, is_patch=self.method == "PATCH")
-            self.value = _parse(body)
+async def read(request: Request) -> Any:
+    """Return the parsed body, None if there is none; ProblemError if it is not plain JSON."""
+    body = await request.body()
+    if not body:
+        return None
+    _check_headers(request, is_patch=request.method == "PATCH")
+    if len(body) <= _LARGE:
+        return _parse(body)
+    return await asyncio.get_running_loop().run_in_executor(_PARSER, _parse, body)
 
 
 def _check_headers(request: Request, *, is_patch: bool) -> None:

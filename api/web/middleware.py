@@ -5,6 +5,7 @@ import contextlib
 import logging
 import re
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import cast
@@ -103,7 +104,7 @@ def _log(scope: Scope, status: int, milliseconds: float) -> None:
 
 
 class BufferedBody:
-    """Read the whole body before the request goes on, and refuse one of more than problems.MAX_BODY bytes.
+    """Read the whole body before the request goes on, and refuse one of more bytes than the path takes.
 
     Admission comes after this, so that a client that sends its body slowly, or never, holds no slot meanwhile.
     """
@@ -117,17 +118,18 @@ class BufferedBody:
             await self.app(scope, receive, send)
             return
         declared = Headers(scope=scope).get("content-length", "")
-        is_too_large = declared.isdecimal() and int(declared) > problems.MAX_BODY
+        most = problems.MAX_BODY_OF_LOGINS if scope["path"] in _LOGIN_PATHS else problems.MAX_BODY
+        is_too_large = declared.isdecimal() and int(declared) > most
         body, more = b"", not is_too_large
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return
             body += message.get("body", b"")
-            is_too_large = len(body) > problems.MAX_BODY  # Content-Length may be absent
+            is_too_large = len(body) > most  # Content-Length may be absent
             more = message.get("more_body", False) and not is_too_large
         if is_too_large:
-            await problems.body_too_large(scope["path"])(scope, receive, send)
+            await problems.body_too_large(scope["path"], most)(scope, receive, send)
             return
         buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -142,7 +144,8 @@ class Admission:
 
     Health checks have no limits and need no slot. The slot is released when the answer starts. No route uses the
     database after that, and a client that reads its answer slowly would otherwise hold the slot as long as it likes. A
-    request that waits for a change gives it back with `scope["release_slot"]()` before. A search takes one of the few
+    request that waits for a change gives it back with `scope["release_slot"]()` before, and takes one again with
+    `await scope["take_slot"]()` for what it reads after that. A search takes one of the few
     slots of `searches` first: it can take seconds, so searches must not hold all of the others.
     """
 
@@ -162,7 +165,7 @@ class Admission:
             admitted = _Admitted(slot, Counted(self.limits, scope["method"]), _is_search(scope))
 
             async def release_and_send(message: Message) -> None:
-                slot.close()  # releases the slot the first time and does nothing after that
+                admitted.give_back()
                 if message["type"] == "http.response.start":
                     if message["status"] in _REFUSALS:
                         await asyncio.sleep(REFUSAL_DELAY)
@@ -181,7 +184,9 @@ class Admission:
                 answer = problems.rate_limited(error.limit.name, error.limit.quota, error.retry_after, scope["path"])
                 await answer(scope, receive, release_and_send)
                 return
-            scope["release_slot"] = slot.close  # for requests that wait
+            # For requests that wait: they hold no slot meanwhile, and need one again if they read more after that.
+            scope["release_slot"] = admitted.give_back
+            scope["take_slot"] = partial(self._take_again, admitted)
             await self.app(scope, receive, release_and_send)
 
     async def _admit(self, scope: Scope, admitted: "_Admitted") -> None:
@@ -207,7 +212,7 @@ class Admission:
                 owner = _named(await _find(finder, token, scope))
             if not owner:
                 return
-            admitted.slot.close()
+            admitted.give_back()
         if program_tokens.is_one(token):
             admitted.counted.count(("token", program_tokens.digest(token).hex()), ("user", owner))
         else:
@@ -221,6 +226,12 @@ class Admission:
             admitted.slot.callback(self.searches.release, caller)
         await self.slots.acquire(caller)
         admitted.slot.callback(self.slots.release, caller)
+        admitted.is_served = True
+
+    async def _take_again(self, admitted: "_Admitted") -> None:
+        """Take the slot that the request has given back, if it has; NoSlotError."""
+        if not admitted.is_served:
+            await self._take(admitted.caller, admitted)
 
 
 @dataclass(slots=True)
@@ -231,6 +242,12 @@ class _Admitted:
     counted: Counted
     is_search: bool
     caller: str = ""
+    is_served: bool = False
+
+    def give_back(self) -> None:
+        """Release the slots, if the request holds them."""
+        self.is_served = False
+        self.slot.close()
 
 
 def _is_search(scope: Scope) -> bool:

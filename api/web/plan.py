@@ -5,7 +5,7 @@ dependencies are declared as for FastAPI, and its own functions read the paramet
 """
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -53,7 +53,6 @@ class Step:
     query: Optionals
     headers: Optionals
     header_names: frozenset[bytes]
-    body: Sequence[ModelField]
     request: str | None
     response: str | None
 
@@ -68,10 +67,6 @@ class Step:
         if self.header_names:
             has_any = any(name in self.header_names for name, _ in request.scope["headers"])
             errors += self.headers.read(values, request.headers, has_any=has_any)
-        if self.body:
-            found, of_body = await request_body_to_args(list(self.body), asked.body, embed_body_fields=False)
-            values.update(found)
-            errors += of_body
         if self.request:
             values[self.request] = request
         if self.response:
@@ -81,10 +76,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request with its parsed body, and the headers that dependencies add to its answer."""
+    """A request, and the headers that dependencies add to its answer."""
 
     request: Request
-    body: Any
     response: Response
     has_query: bool
 
@@ -95,6 +89,7 @@ class Plan:
     def __init__(self, dependant: Dependant) -> None:
         self._steps: list[Step] = []
         self._numbers: dict[Callable[..., Any], int] = {}
+        self._body = list(dependant.body_params)
         self._add(dependant)
 
     def _add(self, dependant: Dependant) -> int:
@@ -106,6 +101,7 @@ class Plan:
         has_own_body = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(call.__call__)  # type: ignore[operator]
         assert has_own_body, f"{call} is no coroutine function"  # noqa: S101 - a blocking one would hold up all requests
         assert not dependant.cookie_params  # noqa: S101 - the API has none
+        assert dependant.body_params in ([], self._body)  # noqa: S101 - only the route's own function takes the body
         names = frozenset(field.alias.lower().encode() for field in dependant.header_params)
         self._steps.append(
             Step(
@@ -115,7 +111,6 @@ class Plan:
                 Optionals(dependant.query_params, QueryParams("")),
                 Optionals(dependant.header_params, Headers({})),
                 names,
-                dependant.body_params,
                 dependant.request_param_name or dependant.http_connection_param_name,
                 dependant.response_param_name,
             )
@@ -123,13 +118,13 @@ class Plan:
         self._numbers[call] = len(self._steps) - 1
         return self._numbers[call]
 
-    async def run(self, request: Request, body: Any, response: Response) -> Any:
+    async def run(self, request: Request, read_body: Callable[[], Awaitable[Any]], response: Response) -> Any:
         """Call the dependencies and then the route's function; returns its answer. RequestValidationError.
 
         A dependency is called if its own parameters are right, even if others are wrong. So a caller without a token
-        gets a 401 in any case.
+        gets a 401 in any case, and before its body is parsed, which may be a lot of work.
         """
-        asked = Asked(request, Undefined if body is None else body, response, bool(request.scope["query_string"]))
+        asked = Asked(request, response, bool(request.scope["query_string"]))
         done, all_errors = list[Any](), Errors()
         *dependencies, own = self._steps
         for step in dependencies:
@@ -139,6 +134,12 @@ class Plan:
             done.append(_FAILED if fails else await step.call(**values))
         values, errors = await own.values(asked, done)
         all_errors += errors
+        if self._body:
+            body = await read_body()
+            received = Undefined if body is None else body
+            found, errors = await request_body_to_args(self._body, received, embed_body_fields=False)
+            values.update(found)
+            all_errors += errors
         if all_errors:
-            raise RequestValidationError(all_errors, body=body)
+            raise RequestValidationError(all_errors)
         return await own.call(**values)

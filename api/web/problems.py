@@ -53,6 +53,7 @@ HEADERS_OF_CODE = {
 # Bytes. The longest legal body is a new VM with all labels, interfaces, groups and user data that are allowed, and an
 # escape for each character.
 MAX_BODY = 832 * 1024
+MAX_BODY_OF_LOGINS = 64 * 1024  # bytes; anybody may send these, and their bodies are parsed
 MEDIA_TYPE = "application/problem+json"
 _LONGEST_INSTANCE = 512  # characters; the paths of the service are shorter, but a caller may send one of any length
 
@@ -91,9 +92,9 @@ def shutting_down(path: str) -> Response:
     return problem("shutting_down", detail, path)
 
 
-def body_too_large(path: str) -> Response:
-    """The answer to a body of more than MAX_BODY bytes."""
-    return problem("body_too_large", f"A body has at most {MAX_BODY} bytes.", path)
+def body_too_large(path: str, most: int) -> Response:
+    """The answer to a body of more bytes than the path takes."""
+    return problem("body_too_large", f"A body has at most {most} bytes.", path)
 
 
 def refusal(code: str, path: str) -> Response:

@@ -62,6 +62,7 @@ class Reader:
             user = self.caller.id
             rows = await wait_for(self.process, self.request, user, until.seconds, [id], read, has_come)
             if rows[id].owner_id != user:  # whose membership may have ended meanwhile
+                await self.request.scope["take_slot"]()
                 rows = await read()
         else:
             rows = await read()

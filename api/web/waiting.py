@@ -90,19 +90,30 @@ async def wait_for(  # noqa: PLR0913, PLR0917 - who waits, for what, and how to 
                     changed = await watch.next(left)
                     # What the first read did not find is somebody else's, and must not end or prolong the wait.
                     news = {id: row for id, row in (changed or {}).items() if id in rows}
-                    rows = await read() if changed is None else {**rows, **news}
+                    rows = await _read_with_slot(request, read) if changed is None else {**rows, **news}
             finally:
                 leaving.cancel()
             caller = request.scope["caller"]
             # Of a user of the identity provider, only a disabled account ends anything. A program's token may have been
             # deleted meanwhile, which nobody is told.
             is_due = ended or (has_waited and isinstance(caller, ProgramCaller))
+            if is_due and isinstance(caller, ProgramCaller):
+                await request.scope["take_slot"]()
             if is_due and (isinstance(caller, ProviderCaller) or await process.program_tokens.has_ended(caller)):
                 raise ProblemError("invalid_token", "This login has ended; log in again.")
             # While PostgreSQL is away nobody is told anything.
-            return rows if is_over(rows) or process.changes.is_current() else await read()
+            is_known = is_over(rows) or process.changes.is_current()
+            return rows if is_known else await _read_with_slot(request, read)
     except TooManyWaitingError as error:
         raise too_many_waiting(error) from None
+
+
+async def _read_with_slot(request: Request, read: Callable[[], Awaitable[Rows]]) -> Rows:
+    """Read anew. Many waits may end at the same moment, so each has its turn like any other request; NoSlotError."""
+    await request.scope["take_slot"]()
+    rows = await read()
+    request.scope["release_slot"]()
+    return rows
 
 
 @contextlib.contextmanager

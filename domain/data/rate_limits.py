@@ -52,14 +52,16 @@ class Told(NamedTuple):
 
 
 # What was used is counted from when it was used, and not from now: else a limit would fill more slowly than it says.
-# In the order of the keys, so that two processes never wait for each other's rows.
+# In the order of the keys, so that two processes never wait for each other's rows. A row of the future is from before
+# PostgreSQL's clock was set back, and counts for nothing.
 _EXCHANGE: Final = text("""
 INSERT INTO rate_uses AS known (key, since, busy_until)
 SELECT key, now() - make_interval(secs => age), now() + make_interval(secs => seconds - age)
 FROM unnest(CAST(:keys AS text[]), CAST(:seconds AS float8[]), CAST(:ages AS float8[])) AS told (key, seconds, age)
 ORDER BY key
 ON CONFLICT (key) DO UPDATE SET since = excluded.since, busy_until = least(
-    greatest(known.busy_until, excluded.since) + (excluded.busy_until - excluded.since),
+    greatest(CASE WHEN known.since < now() + interval '1 minute' THEN known.busy_until END, excluded.since)
+    + (excluded.busy_until - excluded.since),
     now() + make_interval(secs => :longest)
 )
 RETURNING key, extract(epoch FROM busy_until - now())::float8 AS ahead

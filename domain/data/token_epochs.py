@@ -58,6 +58,12 @@ async def look(connection: AsyncConnection, last: Position | None) -> Look:
     return Look(now, [(row.id, row.epoch) for row in await connection.execute(_RECENT)])
 
 
+async def epoch_of(connection: AsyncConnection, user_id: UUID) -> int | None:
+    """The present epoch of the account; None if there is no such account."""
+    row = (await connection.execute(_OF_USER, {"user_id": user_id})).one_or_none()
+    return None if row is None else int(row.epoch)
+
+
 async def is_present(connection: AsyncConnection, user_id: UUID, epoch: int) -> bool:
     """Whether this is the account's epoch, and the account is not disabled."""
     row = (await connection.execute(_OF_USER, {"user_id": user_id})).one_or_none()

@@ -5,10 +5,10 @@ import contextlib
 import logging
 from collections import Counter
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -105,6 +105,18 @@ async def test_an_operation_that_cannot_be_delivered_does_not_stop_the_others(
         await until(lambda: len(client.started) >= 5)
     assert Counter(client.started) == Counter(good)
     assert "bad input" in caplog.text
+
+
+async def test_an_operation_of_a_project_that_is_gone_does_not_stop_the_others(engine: AsyncEngine) -> None:
+    """As after a restore that went wrong, or if a DBA hides rows."""
+    await queue_operations(engine, 1)
+    async with engine.begin() as tx:
+        await tx.execute(text("SET LOCAL session_replication_role = replica"))
+        await tx.execute(update(Operation).values(owner_id=uuid4()))
+    good = await queue_operations(engine, 5)
+    client = Recorder()
+    async with dispatching(engine, client):
+        await until(lambda: set(good) <= set(client.started))
 
 
 async def test_a_workflow_that_was_started_before_counts_as_delivered(engine: AsyncEngine) -> None:

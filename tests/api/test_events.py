@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -181,7 +182,20 @@ async def test_a_client_that_does_not_read_is_let_go() -> None:
     position = Position("00000001", "1:1:")
     stream.tell(listeners.News(some, position))
     stream.tell(listeners.News(some, position))
-    assert [len(news.changes) for news in await stream.next(1) or []] == [len(some)]
+    assert await stream.next(1) is None
+
+
+async def test_a_client_that_leaves_megabytes_of_rows_unread_is_let_go() -> None:
+    position = Position("00000001", "1:1:")
+    long = Change("vm", SimpleNamespace(labels={f"{n}": "v" * 255 for n in range(64)}))
+    news = listeners.News([long] * (listeners.MOST_PENDING_BYTES // long.size), position)
+    stream = Stream(UUID(int=1), None)
+    for _ in range(2):  # a client that has read all gets all
+        reading = asyncio.create_task(stream.next(1))
+        await asyncio.sleep(0)
+        stream.tell(news)
+        assert await reading == [news]
+    stream.tell(news)  # and this one is still being sent the last
     assert await stream.next(1) is None
 
 

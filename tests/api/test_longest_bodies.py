@@ -1,15 +1,19 @@
 """Every legal body fits into MAX_BODY, also if each of its characters is escaped."""
 
+import asyncio
 import importlib
 import json
 import re
+import threading
 from typing import Any
 
+import httpx
 import pytest
 from pydantic import BaseModel
 
 from api.routes import requests
-from api.web.problems import MAX_BODY
+from api.web import json_body
+from api.web.problems import MAX_BODY, MAX_BODY_OF_LOGINS
 from tests.api.conftest import FLAVOR, Person
 
 JSON = {"Content-Type": "application/json"}
@@ -81,7 +85,41 @@ def longest_text(schema: dict[str, Any]) -> int:
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
 def test_the_longest_legal_body_is_not_too_large(model: type[BaseModel]) -> None:
     schema = model.model_json_schema()
-    assert longest(schema, schema.get("$defs", {})) <= MAX_BODY
+    is_of_login = model in (requests.Registration, requests.Credentials, requests.RefreshRequest)
+    assert longest(schema, schema.get("$defs", {})) <= (MAX_BODY_OF_LOGINS if is_of_login else MAX_BODY)
+
+
+@pytest.mark.parametrize("path", ["register", "login", "refresh"])
+async def test_a_stranger_cannot_have_a_large_body_parsed(anyone: httpx.AsyncClient, path: str) -> None:
+    answer = await anyone.post(f"/auth/{path}", content=b" " * (MAX_BODY_OF_LOGINS + 1), headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert str(MAX_BODY_OF_LOGINS) in answer.json()["detail"]
+
+
+async def test_nothing_is_parsed_for_a_caller_without_a_token(
+    anyone: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(json_body, "_parse", parsed.append)
+    answer = await anyone.post("/vms", content=b"{}", headers=JSON)
+    assert (answer.status_code, parsed) == (401, [])
+
+
+async def test_others_are_answered_while_a_large_body_is_parsed(
+    anyone: httpx.AsyncClient, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def parse_late(_body: bytes) -> dict[str, str]:
+        assert answered.wait(10)
+        return {"name": "data", "size_gb": "?"}
+
+    monkeypatch.setattr(json_body, "_parse", parse_late)
+    large = asyncio.create_task(ada.http.post("/volumes", content=b" " * 100_000, headers=JSON))
+    await asyncio.sleep(0.1)
+    assert (await anyone.get("/health/live")).status_code == 200
+    answered.set()
+    assert (await large).json()["code"] == "validation_failed"
 
 
 def test_the_longest_body_is_computed_as_by_hand() -> None:

@@ -1,10 +1,11 @@
 """Rate limits across processes: what all of them together let through, and what a flood of addresses can do."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from random import Random
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -240,3 +241,15 @@ def test_the_greatest_uses_are_told_first() -> None:
     assert len(uses.tell()) == 101
     assert not uses.has_untold.is_set()
     assert MOST_TOLD < CAPACITY
+
+
+async def test_uses_from_before_the_clock_was_set_back_count_for_nothing(engine: AsyncEngine) -> None:
+    [(uses, exchange)] = await processes(engine, 1)
+    assert ask(uses)
+    await exchange.exchange()
+    async with engine.begin() as tx:
+        hour = timedelta(hours=1)
+        await tx.execute(update(RateUse).values(since=RateUse.since + hour, busy_until=RateUse.busy_until + hour))
+    assert ask(uses)
+    await exchange.exchange()
+    assert ask(uses)

@@ -15,6 +15,7 @@ from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import changes
+from api.web.admission import Slots
 from api.web.dependencies import ProcessState
 from domain.data.models import VM, Operation, Snapshot, Volume
 from domain.data.queries import update_vm
@@ -131,6 +132,28 @@ async def test_a_list_of_operations_is_answered_when_all_have_ended(
         page = (await request).json()
     assert {item["id"] for item in page["items"]} == {str(operation.id) for operation in mine}
     assert {item["status"] for item in page["items"]} == {"SUCCEEDED"}
+
+
+async def test_what_a_wait_reads_at_its_end_has_a_slot_of_its_own(
+    ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    acquire = Slots.acquire
+
+    async def noting(slots: Slots, caller: str, rank: float = 0.0) -> None:
+        taken.append(caller)
+        await acquire(slots, caller, rank)
+
+    monkeypatch.setattr(Slots, "acquire", noting)
+    async with engine.begin() as tx:
+        operation = await add_operation(tx, await add_vm(tx, ada.user), Action.STOP, status=OperationStatus.RUNNING)
+    request = await waiting(ada.http.get(f"/operations?id={operation.id}&wait={LONG}"))
+    before = len(taken)
+    async with engine.begin() as tx:
+        ended = {"status": OperationStatus.SUCCEEDED, "finished_at": text("now()")}
+        await tx.execute(update(Operation).where(Operation.id == operation.id).values(ended))
+    assert (await request).status_code == 200
+    assert len(taken) == before + 1
 
 
 async def test_operations_that_are_asked_for_by_id_are_on_one_page(ada: Person, engine: AsyncEngine) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import token_epochs
+from api.background.token_epochs import TokenEpochs
 from api.web import logins
 from domain.data import database
 from domain.data import token_epochs as data
@@ -20,7 +21,7 @@ from domain.data.audit import AuditEvent
 from domain.rules.accounts import Event
 from domain.settings import Settings
 from tests.api.accounts.conftest import NEW_PASSWORD, log_in, logged_in, refresh
-from tests.api.conftest import FLAVOR, PASSWORD, client_of, pointers, running
+from tests.api.conftest import FLAVOR, PASSWORD, Person, client_of, pointers, running
 from tests.api.test_program_tokens import make
 from tests.support.rows import add_user
 from tests.support.waiting import poll
@@ -128,6 +129,18 @@ async def test_a_process_that_starts_later_knows_which_logins_have_ended(
     async with running(settings) as later:
         token = grace.headers["Authorization"].split()[1]
         assert (await client_of(later, token).get("/flavors")).status_code == 401
+
+
+async def test_an_end_that_the_database_has_lost_refuses_no_new_login(
+    app: FastAPI, ada: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover to a standby that lagged, or a restore."""
+    epochs: TokenEpochs = app.state.vmapi.epochs
+    epochs.note(ada.user.id, 1)
+    assert (await ada.http.get("/flavors")).status_code == 401
+    monkeypatch.setattr(token_epochs, "MOST_STALE", 0.0)
+    assert (await ada.http.get("/flavors")).status_code == 200
+    assert not epochs.is_void(ada.user.id, 0)
 
 
 async def test_an_end_that_commits_late_is_not_missed(
