@@ -162,8 +162,8 @@ async def test_what_is_no_integer_is_refused(visitor: Person, size: str, code: s
 @pytest.mark.parametrize(
     ("path", "body", "count"),
     [
-        ("/auth/login", {str(n): 1 for n in range(20_000)}, MAX_ERRORS),
-        ("/auth/register", {"half \ud800" + str(n): 1 for n in range(10_000)}, 1),
+        ("/auth/login", {str(n): 1 for n in range(6_000)}, MAX_ERRORS),
+        ("/auth/register", {"half \ud800" + str(n): 1 for n in range(2_000)}, 1),
         ("/vms", {"x" * 3000 + str(n): [n] for n in range(80)}, MAX_ERRORS),
         ("/vms", NEW_VM | {"network_ids": [0] * 60_000}, 1),
         ("/vms", NEW_VM | {"labels": {f"-{n}": 1 for n in range(15_000)}}, 1),
