@@ -107,7 +107,7 @@ async def test_the_volume_that_a_server_boots_from_is_not_detached(
     vm, volume = servers.add_marked(), Ref(uuid4(), servers.add("volumes"))
     servers.attach(str(vm.cloud_id), str(volume.cloud_id))
     servers.refused = {("DELETE", str(volume.cloud_id)): Reply(answer.status, answer.body)}
-    assert await code_of(backend.detach_volume(token(), vm, volume), retryable=False) == "bad_request"
+    assert await code_of(backend.detach_volume(token(), vm, volume), retryable=False) == "conflict"
 
 
 async def test_a_volume_is_made_from_an_image(backend: OpenStackBackend, server: CloudServer) -> None:
