@@ -200,8 +200,6 @@ async def _users(app: FastAPI, root: Guest, engine: AsyncEngine) -> None:
     """Users and what was done to them."""
     async with engine.begin() as tx:
         await add_user(tx, "edith")
-        foreign = await add_user(tx, "frances")
-        await insert_row(tx, Identity, issuer="https://login.example.com", subject="7", user_id=foreign.id)
     root.http.headers["User-Agent"] = "curl/8.5.0"
     await root.http.get("/admin/users")
     for action in ("disable", "enable"):
@@ -209,6 +207,9 @@ async def _users(app: FastAPI, root: Guest, engine: AsyncEngine) -> None:
     await root.http.post("/admin/users/edith/role", json={"role": "admin"})
     await root.quiet.post("/admin/users/edith/role", json={"role": "user"})
     await root.http.post("/admin/users/root/role", json={"role": "user"})
+    async with engine.begin() as tx:  # another one, because two users of the same moment have no order
+        foreign = await add_user(tx, "frances")
+        await insert_row(tx, Identity, issuer="https://login.example.com", subject="7", user_id=foreign.id)
     process: ProcessState = app.state.vmapi
     provided = replace(process, settings=process.settings.model_copy(update={"oidc_role_claim": "groups"}))
     with patch.object(app.state, "vmapi", provided):

@@ -98,8 +98,14 @@ async def test_the_examples_are_what_the_service_answers(recording: dict[str, An
     if os.environ.get("EXAMPLES") == "record":
         examples.RECORDED.write_text(json.dumps(recording, indent=1) + "\n")
         return
-    kept = json.loads(examples.RECORDED.read_text())
-    assert without_times(recording) == without_times(kept), "EXAMPLES=record .venv/bin/python -m pytest tests/examples"
+    now, kept = without_times(recording), without_times(json.loads(examples.RECORDED.read_text()))
+    different = {
+        f"{part} of {name}": (now[part].get(name), kept[part].get(name))
+        for part in now
+        for name in now[part].keys() | kept[part].keys()
+        if now[part].get(name) != kept[part].get(name)
+    }
+    assert different == {}, "EXAMPLES=record .venv/bin/python -m pytest tests/examples"
 
 
 def test_every_problem_has_an_example() -> None:
