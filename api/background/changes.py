@@ -40,7 +40,7 @@ MEMBERS_INTERVAL = 1.0  # seconds; so long a stream may go on with what its user
 
 
 class TooManyWaitingError(Exception):
-    """The user has `most` requests that wait, or streams, and may have no more."""
+    """The user has as many requests that wait, or streams, as one may have: `most`."""
 
     def __init__(self, most: int, what: str) -> None:
         super().__init__(most, what)
@@ -59,7 +59,7 @@ class Changes:
         self._joining: list[Stream] = []
         self._joined_at: dict[UUID, float] = {}  # when a stream of a user last came back, of users with more of them
         self._told: WeakValueDictionary[UUID, Change] = WeakValueDictionary()  # what streams have not sent yet, by id
-        self.sending = asyncio.Semaphore(SENDERS)  # which gives turns in the order in which they were asked for
+        self.sending = asyncio.Semaphore(SENDERS)  # first come, first served
         self._waits_of_user: Counter[UUID] = Counter()
         self._streams_of_user: Counter[UUID] = Counter()
         self._last: Position | None = None

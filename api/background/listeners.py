@@ -10,7 +10,7 @@ from uuid import UUID
 from domain.data.changes import Position
 
 MOST_PENDING: Final = 1_000  # changes that a client has not read yet
-MOST_PENDING_BYTES: Final = 1024 * 1024  # of their rows, if it has not read what it was told before
+MOST_PENDING_BYTES: Final = 1024 * 1024  # of rows that wait while earlier ones are still being sent to the client
 _SHORT_ROW: Final = 2_000
 _CHARACTER: Final = 4  # bytes, at most
 
@@ -95,13 +95,13 @@ class Stream:
         self.last = last
         self.position: Position | None = None  # once it has begun
         self._news: list[News] = []
-        self._size = 0  # of the news, and of what is being sent
+        self._size = 0  # bytes of the rows that wait or are being sent
         self._happened = asyncio.Event()
         self._is_over = False
 
     async def next(self, seconds: float) -> list[News] | None:
         """Wait for news; none if nothing has happened in that time. None means that the stream has ended."""
-        self._size = sum(each.size for each in self._news)  # what was taken before is sent
+        self._size = sum(each.size for each in self._news)  # what this returned before has been sent by now
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._happened.wait()

@@ -26,7 +26,7 @@ from domain.data.changes import Position
 KEEP_ALIVE = 15.0  # seconds between two signs of life
 LONGEST_STREAM = 900.0  # seconds; then the client comes back, and its access is checked again
 LONGEST_ABSENCE = 3600.0  # seconds after which a client has to read its resources anew
-CHECK_AGAIN = 1.0  # seconds after which a program's token is looked up again while what it is told is being sent
+CHECK_AGAIN = 1.0  # seconds between two looks at a program's token while events go to a slow client
 PART = 16 * 1024  # bytes that are sent together; an event that is larger is a part of its own
 _RECONNECT_AFTER = 1000  # milliseconds
 _COMMENT = b":"
@@ -106,7 +106,7 @@ def _is_to_be_checked(caller: Caller, part: bytes, checked: float) -> bool:
 async def _in_turn(turns: asyncio.Semaphore, parts: Iterator[bytes]) -> AsyncIterator[bytes]:
     """Make each part when this stream has its turn, so that other requests go on between those of many streams.
 
-    A client that does not read takes no turns: uvicorn's `send` waits until the client has taken what was sent before.
+    A client that does not read takes no turns: uvicorn's `send` waits for it.
     """
     while True:
         async with turns:
@@ -138,7 +138,7 @@ def _events(
     *,
     is_unknown: bool,
 ) -> Iterator[bytes]:
-    """The events of what was told. Only with the last of those that were seen together has a client their position."""
+    """The events of the news. Of changes that were seen together, only the last has an id: then a client has all."""
     for each in news:
         if each.is_reset or is_unknown:
             is_unknown = False

@@ -127,7 +127,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """The list of which a page is wanted. `candidates` are what a search has found, if there was one."""
+    """A list, one page of which is to be read. `candidates` are what a search has found, if there was one."""
 
     statement: Rows
     order: Order
