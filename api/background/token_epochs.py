@@ -57,6 +57,7 @@ class TokenEpochs:
                 present = await token_epochs.epoch_of(connection, user_id)
             if self._epochs.get(user_id) == known and present is not None:  # else this process has begun one meanwhile
                 self._epochs[user_id] = present, time.monotonic()
+                self._epochs.move_to_end(user_id)
         return self.is_void(user_id, epoch)
 
     def has_changed_since(self, user_id: UUID, moment: float) -> bool:
