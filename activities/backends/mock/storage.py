@@ -121,7 +121,7 @@ class MockStorage(MockCalls):
         async def detach(tx: AsyncConnection) -> None:
             is_root = (servers.c.vm_id == vm.id, servers.c.boot_volume_id == volume.id)
             if await tx.scalar(select(servers.c.vm_id).where(*is_root)):
-                raise BackendError("bad_request", "Cannot detach a root device volume", retryable=False)
+                raise BackendError("conflict", "Cannot detach a root device volume", retryable=False)
             attached = (is_meant(volumes.c.id, volumes.c.cloud_id, volume), volumes.c.vm_id == vm.id)
             values = {"state": VolumeState.AVAILABLE, "vm_id": None, "device": None}
             await tx.execute(update(volumes).where(*attached).values(values))

@@ -99,7 +99,7 @@ async def test_a_server_boots_from_a_volume_which_outlives_it(lab: Lab) -> None:
     )
     assert refused == [
         ("conflict", False),
-        ("bad_request", False),
+        ("conflict", False),
         ("not_supported_by_cloud", False),
         ("not_supported_by_cloud", False),
     ]
