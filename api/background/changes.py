@@ -145,7 +145,8 @@ class Changes:
         except LostTrackError as error:
             self._restart(error.now)
             return
-        followed = {project for stream in self._streams for project in stream.projects}
+        # Each set of projects once: all streams of a user have the same.
+        followed = frozenset[UUID]().union(*{stream.projects for stream in self._streams})
         wanted = [each for each in found if each.id in self._watches or each.owner_id in followed]
         read = await self._read(connection, wanted)
         self._last, self._looked_at = now, time.monotonic()  # only now: after an error the next look finds them again
