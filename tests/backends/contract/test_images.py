@@ -36,10 +36,13 @@ async def test_a_snapshot_is_saved_restored_and_deleted(lab: Lab) -> None:
 
 
 async def test_of_two_snapshots_at_once_the_second_finds_the_server_busy(lab: Lab) -> None:
-    """A cloud saves a small disk in less than a second, so both are asked for at the same time."""
-    vm = await lab.new_server()
-    ends = await asyncio.gather(lab.begin_image(vm), lab.begin_image(vm), return_exceptions=True)
-    (image,) = [end for end in ends if isinstance(end, Ref)]
-    (error,) = [end for end in ends if isinstance(end, BackendError)]
-    assert (error.code, error.retryable) == ("busy", True)
-    await lab.until_saved(image)
+    """A cloud saves a small disk in less than a second: the second request may come only after that, so try again."""
+    vm, errors = await lab.new_server(), list[BackendError]()
+    for _ in range(10):
+        ends = await asyncio.gather(lab.begin_image(vm), lab.begin_image(vm), return_exceptions=True)
+        errors += [end for end in ends if isinstance(end, BackendError)]
+        for image in [end for end in ends if isinstance(end, Ref)]:
+            await lab.until_saved(image)
+        if errors:
+            break
+    assert [(error.code, error.retryable) for error in errors] == [("busy", True)]
