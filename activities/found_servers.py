@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 
 INTERVAL: Final = 60.0  # seconds
 ROWS_PER_STATEMENT: Final = 1_000  # a statement has at most 32,767 parameters, and a row takes 13 of them
-_TRANSPARENT: Final = str.maketrans({"\0": ""})  # PostgreSQL keeps any other character
 
 
 class FoundServersReader:
@@ -92,9 +91,9 @@ def _row(server: Found, networks: Collection[UUID]) -> dict[str, Any]:
     return {
         "cloud_id": server.cloud_id,
         "vm_id": server.id,
-        "name": _text(server.name) or server.cloud_id,
+        "name": server.name.strip() or server.cloud_id,
         "status": server.status,
-        "flavor": _text(server.flavor),
+        "flavor": server.flavor.strip(),
         "vcpus": server.vcpus,
         "ram_mb": server.ram_mb,
         "disk_gb": server.disk_gb,
@@ -103,7 +102,7 @@ def _row(server: Found, networks: Collection[UUID]) -> dict[str, Any]:
             {
                 "id": str(volume.id),
                 "cloud_id": volume.cloud_id,
-                "name": _text(volume.name) or volume.cloud_id,
+                "name": volume.name.strip() or volume.cloud_id,
                 "size_gb": volume.size_gb,
                 "device": volume.device,
                 "delete_on_termination": volume.delete_on_termination,
@@ -137,7 +136,3 @@ def _obstacle(server: Found, networks: Collection[UUID]) -> str | None:
         return f"Its volume {shared.cloud_id} is attached to other servers, too."
     unknown = next((port for port in server.ports if port.network_id not in networks), None)
     return f"Its network {unknown.network_id} is not in the catalogue." if unknown else None
-
-
-def _text(name: str) -> str:
-    return name.translate(_TRANSPARENT).strip()

@@ -15,11 +15,13 @@ from api.web.guest_fields import KeyName
 from api.web.idempotency import OnceOrTrial, OncePerKey
 from api.web.lists import Order
 from api.web.pages import WantedPage
+from domain.commands import audit
 from domain.commands import ssh_keys as commands
 from domain.commands.acceptance import Requester
 from domain.data import queries
 from domain.data.guests import SSHKey
 from domain.rules import ssh_keys
+from domain.rules.accounts import Event
 from domain.rules.errors import NotFoundError
 
 routes = router("/ssh-keys", "sshkeys")
@@ -41,6 +43,7 @@ async def add_ssh_key(once: OnceOrTrial, body: requests.NewSSHKey) -> Response:
 
     async def add(tx: AsyncConnection, requester: Requester) -> Response:
         added = answers.SSHKey.model_validate(await commands.add_ssh_key(tx, requester, body.name, key))
+        await audit.record(tx, Event.ADD_SSH_KEY, requester, target=added.name, fingerprint=added.fingerprint)
         location = {"Location": f"{PREFIX}/ssh-keys/{quote(added.name)}"}
         return Response(added.model_dump_json(), 201, location, "application/json")
 
@@ -69,7 +72,8 @@ async def delete_ssh_key(once: OncePerKey, name: NameInPath) -> Response:
     """Forget an SSH key. VMs that were created with it keep it."""
 
     async def forget(tx: AsyncConnection, requester: Requester) -> Response:
-        await commands.delete_ssh_key(tx, requester, name)
+        fingerprint = await commands.delete_ssh_key(tx, requester, name)
+        await audit.record(tx, Event.DELETE_SSH_KEY, requester, target=name, fingerprint=fingerprint)
         return Response(status_code=204)
 
     return await once(forget)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, literal, select
+from sqlalchemy import ARRAY, Uuid, any_, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.new_vm import NewVM, WantedVolume
 from domain.commands.offers import OfferedImage
 from domain.data.bulk import insert_all, to_parameter
-from domain.data.models import VM, Attachment, Image, Snapshot, Volume
+from domain.data.models import VM, Attachment, Image, Operation, Snapshot, Volume
 from domain.data.queries import fetch_all
 from domain.progress import resource_claims
 from domain.rules import disks
@@ -23,7 +23,7 @@ from domain.rules.errors import FieldIssue, InvalidTransitionError, UnusableSour
 from domain.rules.lifecycle import accept_change, allowed_changes, change_of
 from domain.rules.references import check_once
 from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
-from domain.rules.states import Action
+from domain.rules.states import Action, OperationStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +134,21 @@ async def claim_volumes(tx: AsyncConnection, created: Sequence[tuple[VM, NewVM]]
 
 
 async def check_fits(tx: AsyncConnection, vm: VM, flavor: str, disk_gb: int, field: str) -> None:
-    """Raise FlavorTooSmallError if the disk of a new flavor cannot hold what the VM was built from."""
+    """Raise FlavorTooSmallError if the disk of a new flavor cannot hold what the VM was built from or restored to."""
     if vm.boot_volume_id is not None:
         return
     image = (await tx.execute(select(Image.name, Image.size_gb).where(Image.id == vm.image_id))).one()
     disks.check_fits(flavor, disk_gb, f"image {image.name}", image.size_gb, field)
-    if vm.snapshot_id is not None:
-        built_from = select(Snapshot.name, Snapshot.size_gb).where(Snapshot.id == vm.snapshot_id)
-        # Nobody needs the row of a deleted snapshot any more, so it may be gone.
-        for name, size_gb in await tx.execute(built_from):
-            disks.check_fits(flavor, disk_gb, f"snapshot {name}", size_gb, field)
+    is_restored = (
+        Operation.vm_id == vm.id,
+        Operation.action == Action.RESTORE,
+        Operation.status == OperationStatus.SUCCEEDED,
+    )
+    restored_to = select(Operation.resource_id).where(*is_restored).order_by(Operation.created_at.desc()).limit(1)
+    held = or_(Snapshot.id == vm.snapshot_id, Snapshot.id == restored_to.scalar_subquery())
+    # Nobody needs the row of a deleted snapshot any more, so it may be gone.
+    for name, size_gb in await tx.execute(select(Snapshot.name, Snapshot.size_gb).where(held)):
+        disks.check_fits(flavor, disk_gb, f"snapshot {name}", size_gb, field)
 
 
 _ATTACH = insert_all(

@@ -35,11 +35,13 @@ async def add_ssh_key(tx: AsyncConnection, requester: Requester, name: str, key:
     return await insert_row(tx, SSHKey, owner_id=requester.user_id, name=name, **row)
 
 
-async def delete_ssh_key(tx: AsyncConnection, requester: Requester, name: str) -> None:
-    """Forget a key. VMs that were created with it keep it."""
+async def delete_ssh_key(tx: AsyncConnection, requester: Requester, name: str) -> str:
+    """Forget a key, and return its fingerprint. VMs that were created with it keep it."""
     is_it = (SSHKey.owner_id == requester.user_id, SSHKey.name == name)
-    if not (await tx.execute(delete(SSHKey).where(*is_it))).rowcount:
+    fingerprint: str | None = await tx.scalar(delete(SSHKey).where(*is_it).returning(SSHKey.fingerprint))
+    if fingerprint is None:
         raise NotFoundError("SSH key", name)
+    return fingerprint
 
 
 async def public_keys(tx: AsyncConnection, requester: Requester, names: Iterable[str]) -> Mapping[str, str]:

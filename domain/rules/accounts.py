@@ -21,6 +21,8 @@ class Event(StrEnum):
     REUSE_REFRESH_TOKEN = "reuse_refresh_token"  # noqa: S105 - no token
     CREATE_TOKEN = "create_token"  # noqa: S105 - no token
     DELETE_TOKEN = "delete_token"  # noqa: S105 - no token
+    ADD_SSH_KEY = "add_ssh_key"
+    DELETE_SSH_KEY = "delete_ssh_key"
     CREATE_USER = "create_user"
     CHANGE_ROLE = "change_role"
     DISABLE_USER = "disable_user"

@@ -90,7 +90,7 @@ async def test_the_servers_of_vms_are_not_noted(engine: AsyncEngine, backend: Mo
 
 
 async def test_a_server_that_changes_or_goes_away_is_noted_anew(engine: AsyncEngine) -> None:
-    other = replace(SERVER, cloud_id="other", id=uuid4(), name="x\0 ")
+    other = replace(SERVER, cloud_id="other", id=uuid4(), name="x ")
     assert await note(engine, SERVER, other) == [("old", None), ("x", None)]
     assert await note(engine, replace(SERVER, is_busy=True)) == [("old", "The cloud is changing it.")]
     assert await note(engine) == []

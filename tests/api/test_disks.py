@@ -8,9 +8,10 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from domain.data.models import VM, Flavor, Image, Operation
+from domain.data.models import VM, Flavor, Image, Operation, Snapshot
 from domain.rules.disks import check_fits
 from domain.rules.errors import FlavorTooSmallError
+from domain.rules.resources import Kind
 from domain.rules.states import Action, OperationStatus, Status
 from tests.api.conftest import Person, count
 from tests.api.vm_resources import vm_of
@@ -60,6 +61,21 @@ async def test_a_resize_below_the_image_is_refused_and_changes_nothing(ada: Pers
     check_too_small(answer, "#/flavor_id")
     assert await read_vm(engine, vm.id) == vm
     assert await count(engine, Operation) == 0
+
+
+async def test_a_resize_below_the_snapshot_of_the_last_restore_is_refused(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine, image_id=CIRROS)
+    small = {"flavor_id": str(TINY)}
+    done, failed = OperationStatus.SUCCEEDED, OperationStatus.FAILED
+    for size_gb, status in ((1, done), (4, done), (1, failed)):
+        async with engine.begin() as tx:
+            snapshot = await add_snapshot(tx, vm, size_gb=size_gb)
+            about: dict[str, Any] = {"resource_type": Kind.SNAPSHOT, "resource_id": snapshot.id}
+            await add_operation(tx, vm, Action.RESTORE, status=status, **about)
+    check_too_small(await ada.http.post(f"/vms/{vm.id}/actions/resize", json=small), "#/flavor_id")
+    async with engine.begin() as tx:
+        await tx.execute(update(Snapshot).values(size_gb=1))
+    assert (await ada.http.post(f"/vms/{vm.id}/actions/resize", json=small)).status_code == 202
 
 
 async def test_a_refusal_by_the_state_comes_before_one_by_the_disk(ada: Person, engine: AsyncEngine) -> None:

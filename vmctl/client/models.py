@@ -197,6 +197,8 @@ class Event(Word):
     REUSE_REFRESH_TOKEN = "reuse_refresh_token"
     CREATE_TOKEN = "create_token"
     DELETE_TOKEN = "delete_token"
+    ADD_SSH_KEY = "add_ssh_key"
+    DELETE_SSH_KEY = "delete_ssh_key"
     CREATE_USER = "create_user"
     CHANGE_ROLE = "change_role"
     DISABLE_USER = "disable_user"

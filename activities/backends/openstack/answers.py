@@ -63,9 +63,23 @@ def _http_date(value: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
+def json_of(response: requests.Response) -> Any:
+    """Return the body without NUL characters, which PostgreSQL cannot keep; ValueError if it is not JSON."""
+    body = response.json()
+    return _without_nul(body) if b"\\u0000" in response.content else body
+
+
+def _without_nul(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_without_nul(name): _without_nul(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nul(inner) for inner in value]
+    return value.replace("\0", "") if isinstance(value, str) else value
+
+
 def _json(response: requests.Response) -> Any | None:
     try:
-        return response.json()
+        return json_of(response)
     except ValueError:
         return None
 

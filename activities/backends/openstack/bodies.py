@@ -196,8 +196,7 @@ def subnet_from(body: Body) -> SubnetRow:
 
 def security_group_from(body: Body) -> SecurityGroupRow:
     """Return the security group of one row."""
-    description = (body.get("description") or "").replace("\0", "")
-    return SecurityGroupRow(_uuid(body, "id"), _name(body), description, _text(body, "project_id"))
+    return SecurityGroupRow(_uuid(body, "id"), _name(body), body.get("description") or "", _text(body, "project_id"))
 
 
 def zone_from(body: Body) -> ZoneRow:
@@ -254,8 +253,8 @@ def _text_or_none(body: Body, name: str) -> str | None:
 
 
 def _name(body: Body) -> str:
-    """Return a name that PostgreSQL can keep; some things have none, and go by their id."""
-    return (_text_or_none(body, "name") or "").replace("\0", "") or _text(body, "id")
+    """Return the name; some things have none, and go by their id."""
+    return _text_or_none(body, "name") or _text(body, "id")
 
 
 def _uuid(body: Body, name: str) -> UUID:

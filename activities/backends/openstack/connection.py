@@ -253,7 +253,7 @@ def _body(response: requests.Response) -> Any:
         return None  # Cinder and Glance call an empty body HTML
     if answers.is_html(response):
         raise ValueError("a page for people")
-    return response.json()
+    return answers.json_of(response)
 
 
 def _check_status(response: requests.Response, service: Service, method: str, path: str) -> None:

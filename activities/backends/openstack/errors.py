@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from activities.backends.protocol import BackendError
+from domain.rules.text import is_unseen
 
 LONGEST_MESSAGE: Final = 500  # characters of the cloud's own words
 LOGIN_PAUSE: Final = 30.0  # seconds
@@ -216,10 +217,10 @@ def _message(failure: Failure) -> str:
 
 
 def clean(words: str) -> str:
-    """Return the cloud's words as one short line without user data."""
+    """Return the cloud's words as one short line of visible characters, without user data."""
     if "user_data" in words:
         # Nova repeats the value of a field that it refuses, or the whole body. User data may hold secrets, and messages
         # end up in logs.
         words = words.partition(" Value:")[0]
-    line = " ".join(words.split())
+    line = " ".join("".join(" " if is_unseen(character) else character for character in words).split())
     return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."

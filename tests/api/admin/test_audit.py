@@ -17,6 +17,7 @@ from tests.api.admin.test_servers import add_found
 from tests.api.conftest import PASSWORD, Person, client_of
 from tests.api.test_program_tokens import ask
 from tests.support.rows import add_operation, add_vm
+from tests.support.ssh_keys import ED25519
 from tests.support.statements import statements_of_requests
 from tests.support.waiting import poll
 
@@ -46,6 +47,8 @@ async def test_the_life_of_an_account_is_in_the_audit(app: FastAPI, root: Person
     anyone.headers["Authorization"] = f"Bearer {pair['access_token']}"
     token = (await ask(anyone, "robot")).json()
     await anyone.delete(f"/tokens/{token['id']}")
+    key = (await anyone.post("/ssh-keys", json={"name": "laptop", "public_key": ED25519})).json()
+    await anyone.delete("/ssh-keys/laptop")
     await anyone.post("/auth/refresh", json={"refresh_token": pair["refresh_token"]})
     await anyone.post("/auth/logout")
     pair = (await anyone.post("/auth/login", json=LOGIN)).json()
@@ -61,12 +64,15 @@ async def test_the_life_of_an_account_is_in_the_audit(app: FastAPI, root: Person
         ("login", "grace", "grace"),
         ("create_token", "grace", "robot"),
         ("delete_token", "grace", "robot"),
+        ("add_ssh_key", "grace", "laptop"),
+        ("delete_ssh_key", "grace", "laptop"),
         ("logout", "grace", "grace"),
         ("login", "grace", "grace"),
         ("change_password", "grace", "grace"),
         ("login", "grace", "grace"),
         ("logout_all", "grace", "grace"),
     ]
+    assert [each["details"]["fingerprint"] for each in found if "ssh_key" in each["event"]] == 2 * [key["fingerprint"]]
     assert {each["outcome"] for each in found} == {"succeeded"}
     assert {each["address"] for each in found} == {"127.0.0.1"}
     assert {each["user_agent"] for each in found} == {"tests/1.0"}

@@ -184,7 +184,7 @@ def test_an_image_needs_a_disk_for_its_content_and_for_what_its_owner_asks(
 
 
 def test_an_image_shows_its_system_and_goes_by_its_id_without_a_name() -> None:
-    named = PLAIN | {"os_distro": "debian", "os_version": "13", "name": "de\0bian"}
+    named = PLAIN | {"os_distro": "debian", "os_version": "13", "name": "debian"}
     nameless = PLAIN | {"id": "63a3ee38-4f2e-4a8f-8b5c-5d8b2ea2d1a5", "name": None, "min_disk": 7}
     first, second = image_offers(map(bodies.boot_image_from, (named, nameless)), OURS)
     assert (first.name, first.os_distro, first.os_version) == ("debian", "debian", "13")
