@@ -29,11 +29,13 @@ async def test_an_answer_is_returned_with_the_id_of_its_request(cloud: Cloud, se
     assert (answer.value, answer.request_id) == ({"servers": [1]}, REQUEST_ID)
 
 
-def test_what_postgresql_cannot_keep_or_a_reader_cannot_see_is_left_out(cloud: Cloud, server: CloudServer) -> None:
+async def test_what_postgresql_cannot_keep_or_a_reader_cannot_see_is_left_out(
+    cloud: Cloud, server: CloudServer
+) -> None:
     row = {"id": 1, "na\0me": "de\0bian", "parts": ["a\0", r"\u0000"]}
     server.add(Service.COMPUTE, "GET", "/things", Reply(200, row))
     kept = {"id": 1, "name": "debian", "parts": ["a", r"\u0000"]}
-    assert cloud.request(Service.COMPUTE, "GET", "/things").value == kept
+    assert (await cloud.get(Service.COMPUTE, "/things", ())).value == kept
     server.add(Service.COMPUTE, "POST", "/things", Reply(400, {"badRequest": {"message": "No\0pe: \x1b[2J \u202ex"}}))
     server.add(Service.COMPUTE, "POST", "/things", Reply(400, "No\0, nothing", {"Content-Type": "text/plain"}))
     assert "Nope: [2J x (" in str(failed(cloud, path="/things"))
