@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
-from uuid import uuid4
 
 import pytest
 import yaml  # type: ignore[import-untyped]
@@ -21,7 +20,7 @@ from tests.vmctl.doubles import Service, answer, listening, operation, problem, 
 from vmctl.cli import main
 from vmctl.client.models import OperationStatus
 
-ID = str(uuid4())
+ID = "3f0c5a4e-8d2b-4c6f-9a71-5e0d1c2b3a49"
 NAME = "caf\u00e9 \U0001f600"
 
 
