@@ -16,7 +16,7 @@ from vmctl.client.service import proxy_of
 
 REMOTE = "http://vm.example"
 PROXY = "http://proxy.example:3128"
-THIS_MACHINE = ("127.0.0.1", "127.1.2.3", "localhost", "LOCALHOST.", "vm.localhost", "[::1]", "[::]")
+THIS_MACHINE = ("127.0.0.1", "127.1.2.3", "LOCALHOST.", "vm.localhost", "[::1]", "[::]", "[::ffff:127.0.0.1]")
 VARIABLES = [f"{name}_proxy" for name in ("http", "https", "all", "no")]
 
 

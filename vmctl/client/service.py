@@ -45,6 +45,7 @@ def is_local(host: str) -> bool:
         address = ip_address(name)
     except ValueError:
         return name == "localhost" or name.endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
     return address.is_loopback or address.is_unspecified
 
 
