@@ -31,6 +31,7 @@ COPY api api
 RUN python -m compileall -q . && chmod -R a+rX .
 USER 10001
 EXPOSE 8000
+# A proxy of the environment cannot reach this address.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
-    "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"API_PORT\"]}/api/v1/health/live', timeout=4)"]
+    "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"API_PORT\"]}/api/v1/health/live', timeout=4)"]
 CMD ["python", "-m", "api"]

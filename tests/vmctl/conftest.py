@@ -17,6 +17,8 @@ from tests.support.stack import Stack
 from tests.support.users import PASSWORD, add_account
 from vmctl.cli import main
 
+NO_SERVICE = "http://127.0.0.1:9"
+
 
 @dataclass(frozen=True)
 class Done:
@@ -70,11 +72,17 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def stranger(stack: Stack, programs: Path, tmp_path: Path) -> Command:
-    """The command of somebody who has not logged in."""
+def alone(programs: Path, tmp_path: Path) -> Command:
+    """The command of somebody who has not logged in, and without a service. Nothing listens on its port."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VMCTL_")}
-    environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), "HOME": str(tmp_path), "VMCTL_URL": stack.url}
+    environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), "HOME": str(tmp_path), "VMCTL_URL": NO_SERVICE}
     return Command(environment | {"PATH": f"{programs}:{os.environ['PATH']}", "TERM": "xterm-256color"})
+
+
+@pytest.fixture
+def stranger(stack: Stack, alone: Command) -> Command:
+    """The command of somebody who has not logged in."""
+    return Command(alone.environment | {"VMCTL_URL": stack.url})
 
 
 @pytest.fixture

@@ -1,7 +1,10 @@
 """A service that answers what a test wants, and notes what it was asked."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 from typing import Any
 from uuid import uuid4
 
@@ -40,6 +43,36 @@ class Service:
     def keys(self) -> list[str | None]:
         """The Idempotency-Key of each request."""
         return [request.headers.get("Idempotency-Key") for request in self.requests]
+
+
+@contextmanager
+def listening(service: Service) -> Iterator[str]:
+    """Let the service listen on a port of this machine, at the URL that this yields. It can also be a proxy."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            response = service(httpx.Request(self.command, self.path, content=self.rfile.read(length)))
+            content = response.read()
+            self.send_response(response.status_code)
+            self.send_header("Content-Type", response.headers.get("Content-Type", ""))
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_POST = do_GET  # noqa: N815 - the name that the server looks for
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def answer(body: object, status: int = 200, **headers: str) -> httpx.Response:
@@ -86,6 +119,12 @@ def operation(status: OperationStatus = OperationStatus.SUCCEEDED, **fields: obj
 def user() -> dict[str, Any]:
     """The body of a profile."""
     return {"id": str(uuid4()), "username": "ada", "email": "ada@example.com", "created_at": NOW, "role": "user"}
+
+
+def projects(*names: str) -> dict[str, Any]:
+    """The body of a list of projects."""
+    more = {"personal": False, "role": "owner", "created_at": NOW}
+    return {"items": [{"id": str(uuid4()), "name": name, **more} for name in names], "next_cursor": None}
 
 
 def tokens(name: str) -> TokenPair:

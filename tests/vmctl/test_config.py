@@ -2,12 +2,15 @@
 
 import json
 import os
+import resource
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.vmctl.doubles import tokens
+from tests.vmctl.doubles import Service, answer, problem, tokens, user
 from vmctl.cli import config
 from vmctl.cli.config import ConfigError, FileTokens
 
@@ -72,6 +75,69 @@ def test_one_command_at_a_time_renews_tokens() -> None:
     first.unlock()
     assert second.try_lock()
     second.unlock()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Files can be made, but nothing can be written to them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_does_not_use_up_the_refresh_token(folder: Path) -> None:
+    store = FileTokens(HERE)
+    store.write(tokens("1"))
+    expired = problem("invalid_token", 401)
+    service = Service([expired, expired, answer(tokens("2").model_dump()), answer(user())])
+    client = service.client(tokens=store)
+    with full_disk(), pytest.raises(ConfigError, match=f"Cannot use {folder}/config.json"):
+        client.account.me()
+    assert [request.url.path for request in service.requests] == ["/api/v1/auth/me"]
+    assert store.read() == tokens("1")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "lock"]
+    client.account.me()  # there is room again
+    assert store.read() == tokens("2")
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "lock"]
+
+
+def test_new_tokens_go_to_the_room_that_was_taken_for_them(folder: Path) -> None:
+    store = FileTokens(HERE)
+    store.write(tokens("a-long-name"))
+    store.try_lock()
+    [draft] = [path for path in folder.iterdir() if path.name not in {"config.json", "lock"}]
+    assert (draft.stat().st_size > (folder / "config.json").stat().st_size, draft.stat().st_mode & 0o77) == (True, 0)
+    taken = draft.stat().st_ino
+    store.write(tokens("2"))
+    store.unlock()
+    assert (folder / "config.json").stat().st_ino == taken
+    assert (folder / "config.json").read_text().endswith("}")
+    assert store.read() == tokens("2")
+
+
+def test_a_renewal_by_somebody_else_leaves_no_file_behind(folder: Path) -> None:
+    store = FileTokens(HERE)
+    store.write(tokens("1"))
+    store.try_lock()
+    store.unlock()
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "lock"]
+
+
+def test_a_folder_that_cannot_be_is_an_error_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.devnull)
+    assert config.read() == {}
+    for write in (lambda: config.change(HERE, {"username": "ada"}), FileTokens(HERE).try_lock):
+        with pytest.raises(ConfigError, match=r"Cannot use /dev/null/vmctl/config\.json: "):
+            write()
+
+
+def test_a_file_that_cannot_be_read_is_an_error_in_words(folder: Path) -> None:
+    (folder / "config.json").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="Cannot use "):
+        config.read()
 
 
 def test_a_write_that_fails_leaves_the_old_file(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Listening to server-sent events."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import httpx
@@ -68,8 +68,13 @@ def test_events_of_a_kind_that_is_not_known_are_passed_over() -> None:
     assert [event.id for event in islice(service.client().events(), 2)] == ["", "2"]
 
 
-def test_a_connection_that_breaks_before_its_first_event_is_a_reset() -> None:
+def test_a_connection_that_breaks_before_its_first_event_tells_nothing() -> None:
     service = Service([stream(breaks=True), problem("overloaded", 503), stream(*sent("1"))])
+    assert [event.kind for event in islice(service.client().events(), 2)] == ["reset", "operation"]
+
+
+def test_a_service_that_begins_is_a_reset() -> None:
+    service = Service([stream("retry: 1000", "", breaks=True), stream("retry: 1000", "", *sent("1"))])
     assert [event.kind for event in islice(service.client().events(), 3)] == ["reset", "reset", "operation"]
 
 
@@ -104,8 +109,67 @@ def test_an_event_of_another_form_is_an_error_in_words(data: str) -> None:
 def test_a_stream_that_cannot_be_decoded_is_made_again() -> None:
     headers = {"Content-Type": "text/event-stream", "Content-Encoding": "gzip"}
     broken = httpx.Response(200, stream=httpx.ByteStream(b"no gzip"), headers=headers)
+    said: list[str] = []
     service = Service([broken, stream(*sent("1"))])
-    assert [event.id for event in islice(service.client().events(), 3)] == ["", "", "1"]
+    client = service.client(on_retry=lambda reason, _seconds: said.append(reason))
+    assert [event.id for event in islice(client.events(), 2)] == ["", "1"]
+    assert "cannot be decoded" in said[0]
+
+
+OTHERS = [
+    *(httpx.Response(status, html="<h1>Proxy</h1>") for status in (200, 302, 403, 404, 500)),
+    httpx.Response(204),
+    answer({"items": []}),
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda response: f"{response.status_code}")
+def test_something_else_than_the_service_ends_the_listening(other: httpx.Response) -> None:
+    service = Service([other])
+    with pytest.raises(UnreadableError, match=r"/events answered"):
+        next(iter(service.client().events()))
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "short", [stream, lambda: stream(*sent("7")), lambda: stream(breaks=True), lambda: httpx.Response(502)]
+)
+def test_connections_that_end_at_once_are_made_at_longer_and_longer_intervals(
+    monkeypatch: pytest.MonkeyPatch, short: Callable[[], httpx.Response]
+) -> None:
+    """The service itself sends something at once, and then stays."""
+    slept: list[float] = []
+    monkeypatch.setattr(retries, "delays", lambda: iter(range(100)))
+    monkeypatch.setattr(transport, "sleep", slept.append)
+    service = Service([*(short() for _ in range(6)), problem("not_found", 404)])
+    with pytest.raises(ProblemError):
+        list(service.client().events())
+    assert slept == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("refusal", [problem("rate_limited", 429, Retry_After="3600"), httpx.Response(503)])
+def test_a_service_that_asks_for_a_pause_gets_it(monkeypatch: pytest.MonkeyPatch, refusal: httpx.Response) -> None:
+    refusal.headers["Retry-After"] = "3600"
+    slept: list[float] = []
+    monkeypatch.setattr(transport, "sleep", slept.append)
+    said: list[tuple[str, float]] = []
+    client = Service([refusal, stream(*sent("1"))]).client(on_retry=lambda *why: said.append(why))
+    assert [event.id for event in islice(client.events(), 2)] == ["", "1"]
+    assert slept == [3600]
+    assert [seconds for _reason, seconds in said] == [3600]
+
+
+def test_a_pause_without_an_end_is_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(transport, "sleep", slept.append)
+    client = Service([problem("rate_limited", 429, Retry_After="9" * 400), stream(*sent("1"))]).client()
+    assert len(list(islice(client.events(), 2))) == 2
+    assert slept == [86_400]
+
+
+def test_the_empty_id_of_a_reset_is_no_place_to_go_on_from() -> None:
+    service = Service([stream(*sent("1"))])
+    assert [event.kind for event in islice(service.client().events(last_event_id=""), 2)] == ["reset", "operation"]
 
 
 @pytest.mark.parametrize("lines", [["data: " + "x" * 30_000], ["data: x"] * 9_000], ids=["a line", "an event"])

@@ -1,12 +1,12 @@
 """Which requests the client sends again, with what, and when it stops."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httpx
 import pytest
 
-from tests.vmctl.doubles import Service, answer, operation, problem, tokens, user
+from tests.vmctl.doubles import Service, answer, operation, problem, projects, tokens, user
 from vmctl.client import Client, ProblemError, UnreachableError, UnusableError, retries
 from vmctl.client.models import ProblemCode
 from vmctl.client.tokens import MemoryTokens
@@ -131,6 +131,15 @@ def test_a_url_that_no_service_can_have_is_refused_at_once(url: str) -> None:
         Client(url)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://u:secret@vm.example", "https://secret@vm.example", "http://:secret@vm.example"]
+)
+def test_a_url_with_a_password_is_refused_because_it_would_replace_the_token(url: str) -> None:
+    with pytest.raises(UnusableError, match="no user name and no password") as caught:
+        Client(url, token="vma_1")
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("token", ["vma_1\nX: y", "vma_\xe9", "vma_ 1", "vma_\0"])
 def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str) -> None:
     with pytest.raises(UnusableError) as caught:
@@ -228,6 +237,43 @@ def test_a_list_is_read_page_by_page() -> None:
     query = [request.url.params for request in service.requests]
     assert [page.get("cursor") for page in query] == [None, "c2"]
     assert query[1].get_list("status") == ["FAILED", "CANCELED"]
+
+
+@pytest.mark.parametrize("empty", ["", [], ["", "FAILED"], ()])
+def test_an_empty_filter_is_refused_and_does_not_find_everything(empty: Sequence[str]) -> None:
+    service = Service([])
+    for find in (service.client().operations.list, service.client().vms.list, service.client().admin.users):
+        with pytest.raises(UnusableError, match="The filter `project_id` is empty"):
+            list(find(project_id=empty))
+    with pytest.raises(UnusableError):
+        service.client().projects.quotas("")
+    assert service.requests == []
+
+
+def test_an_empty_precondition_or_key_is_not_left_out() -> None:
+    """The service refuses them."""
+    service = Service([answer(operation(), 202)])
+    service.client().operations.cancel("1", if_match="", idempotency_key="")
+    assert [service.requests[0].headers[name] for name in ("If-Match", "Idempotency-Key")] == ["", ""]
+
+
+def test_a_wait_for_a_vm_at_rest_names_no_status() -> None:
+    service = Service([problem("not_found", 404)])
+    with pytest.raises(ProblemError):
+        service.client().vms.wait("1")
+    assert dict(service.requests[0].url.params) == {"wait": "60"}
+
+
+@pytest.mark.parametrize("name", ["cafe\u0301", "caf\u00e9", " caf\u00e9\n"])
+def test_a_name_is_found_in_whatever_form_it_is_written(name: str) -> None:
+    """The service keeps names in NFC and without white space around them; early ones it has as they were sent."""
+    other, wanted = projects("cafe", "caf\u00e9")["items"]
+    service = Service(lambda _: answer({"items": [other, wanted], "next_cursor": None}))
+    for kind in (service.client().projects, service.client().vms):
+        assert str(kind.find_id(name)) == wanted["id"]
+    assert service.requests[1].url.params["name"] == "caf\u00e9"
+    early = Service([answer(projects("cafe\u0301"))])
+    assert early.client().projects.find_id(name)
 
 
 def test_a_service_with_smaller_pages_chooses_their_size() -> None:

@@ -1,15 +1,24 @@
 """Waiting for operations."""
 
+from itertools import repeat
+from math import inf
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
 from tests.vmctl.doubles import Service, answer, operation
-from vmctl.client import NotFoundError, OperationError, WaitTimeoutError
+from vmctl.client import NotFoundError, OperationError, WaitTimeoutError, retries
 from vmctl.client.models import Operation, OperationStatus
+from vmctl.client.sync import waiting
 
 RUNNING = OperationStatus.RUNNING
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the client ask again at once: these services hold no answer back."""
+    monkeypatch.setattr(retries, "delays", lambda: repeat(0.0))
 
 
 def test_one_request_waits_for_an_operation() -> None:
@@ -46,6 +55,23 @@ def test_an_operation_that_goes_on_is_waited_for_again() -> None:
     service = Service([answer(operation(RUNNING, id=id)), answer(operation(id=id))])
     service.client().operations.wait([UUID(id)])
     assert len(service.requests) == 2
+
+
+def test_a_service_that_does_not_hold_its_answers_back_is_asked_at_longer_and_longer_intervals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    id = str(uuid4())
+    slept: list[float] = []
+    monkeypatch.setattr(retries, "delays", lambda: iter(range(100)))
+    monkeypatch.setattr(waiting, "sleep", slept.append)
+    service = Service([*(answer(operation(RUNNING, id=id)) for _ in range(5)), answer(operation(id=id))])
+    service.client().operations.wait([UUID(id)])
+    assert slept == [0, 1, 2, 3, 4]
+
+
+def test_a_wait_without_an_end_may_be_written_as_one() -> None:
+    body = operation()
+    assert Service([answer(body)]).client().operations.wait([UUID(body["id"])], timeout=inf)
 
 
 def test_a_watcher_sees_every_look() -> None:

@@ -1,19 +1,18 @@
 """`vmctl login`, `logout`, `register`, `whoami`, `password` and `ssh-key`."""
 
-import ipaddress
-import sys
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
 
+import httpx
 import typer
 
-from vmctl.cli import config, names
+from vmctl.cli import config, names, streams
 from vmctl.cli.changes import Yes
 from vmctl.cli.output import AGE, Format, Output, field, print_list, print_one
 from vmctl.cli.session import Session, current
 from vmctl.cli.vm_create import read_public_key
 from vmctl.client import ProblemError
+from vmctl.client.service import base_url, is_local
 
 keys = typer.Typer(help="Public SSH keys, for logins in new VMs.", no_args_is_help=True)
 Username = Annotated[str, typer.Option("--username", "-u", prompt=True, help="Your username.")]
@@ -96,18 +95,13 @@ def _keep(session: Session, username: str) -> None:
 
 def _password(from_stdin: bool, prompt: str = "Password", *, confirm: bool = False) -> str:  # noqa: FBT001
     if from_stdin:
-        return sys.stdin.readline().rstrip("\n")
+        return streams.read_line(prompt.lower())
     return str(typer.prompt(prompt, hide_input=True, confirmation_prompt=confirm, err=True))
 
 
 def _warn_of_plain_http(session: Session) -> None:
-    parts = urlsplit(session.url)
-    host = parts.hostname or ""
-    try:
-        is_local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        is_local = host == "localhost"
-    if parts.scheme == "http" and not is_local:
+    url = httpx.URL(base_url(session.url))
+    if url.scheme == "http" and not is_local(url.host):
         session.say(f"Warning: {session.url} is not encrypted. Others on the way can read your password.")
 
 

@@ -97,7 +97,15 @@ def list_events(
         event=event,
         outcome=outcome,
         address=address,
-        since=since and since.astimezone(),
-        until=until and until.astimezone(),
+        since=since and _here(since),
+        until=until and _here(until),
     )
     print_list(islice(found, limit), EVENT_COLUMNS, output)
+
+
+def _here(time: datetime) -> datetime:
+    """A local time with its offset."""
+    try:
+        return time.astimezone()
+    except (OverflowError, ValueError, OSError):  # a time zone away from the first or the last day there is
+        raise typer.BadParameter(f"{time} is out of range.") from None

@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 _OTHERS = 0o077
+_ROOM_FOR_MORE = 4096  # bytes, if new tokens are longer than the old ones
 
 
 class ConfigError(ClientError):
@@ -38,8 +41,10 @@ def read() -> dict[str, Any]:
                 message = f"{file} holds tokens and must be yours alone. If you trust it: chmod 600 {file}"
                 raise ConfigError(message)
             config = json.loads(opened.read())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise _unusable(error) from error
     except (ValueError, RecursionError):
         raise _damaged() from None
     if not isinstance(config, dict) or not isinstance(config.get("url", ""), str):
@@ -54,28 +59,56 @@ def _damaged() -> ConfigError:
     return ConfigError(f"{path()} is damaged. Delete it, then log in again.")
 
 
-def write(config: dict[str, Any]) -> None:
-    """Replace the configuration, so that a reader finds the old one or the new one."""
-    file = path()
-    file.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-    descriptor, new = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # nobody else can read it
+def _unusable(error: OSError) -> ConfigError:
+    return ConfigError(f"Cannot use {path()}: {error.strerror or error}")
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """ConfigError in place of an error of the file system."""
     try:
-        with os.fdopen(descriptor, "w") as opened:
-            json.dump(config, opened, indent=2)
-        Path(new).replace(file)
+        yield
+    except OSError as error:
+        raise _unusable(error) from error
+
+
+def draft(size: int = 0) -> Path:
+    """Return a new file with room for so many bytes, to become the configuration. ConfigError if the disk is full."""
+    file = path()
+    with _in_words():
+        file.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        descriptor, new = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # nobody else can read it
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(b" " * size)
+        except BaseException:
+            Path(new).unlink(missing_ok=True)
+            raise
+    return Path(new)
+
+
+def write(config: dict[str, Any], new: Path | None = None) -> None:
+    """Replace the configuration, so that a reader finds the old one or the new one. `new` is a draft to write to."""
+    new = new or draft()
+    try:
+        with _in_words():
+            with new.open("r+") as opened:  # it keeps the room that it has
+                json.dump(config, opened, indent=2)
+                opened.truncate()
+            new.replace(path())
     except BaseException:
-        Path(new).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
 
 
-def change(url: str, login: dict[str, Any] | None, *, current: bool = False) -> None:
+def change(url: str, login: dict[str, Any] | None, *, current: bool = False, new: Path | None = None) -> None:
     """Replace the login at one service, or remove it; `current` makes it the service that commands use."""
     config = read()
     logins = {**config.get("logins", {}), url: login}
     config["logins"] = {at: kept for at, kept in logins.items() if kept}
     if current:
         config["url"] = url
-    write(config)
+    write(config, new)
 
 
 class FileTokens:
@@ -84,6 +117,7 @@ class FileTokens:
     def __init__(self, url: str) -> None:
         self._url = url
         self._lock: int | None = None
+        self._draft: Path | None = None
 
     def read(self) -> TokenPair | None:
         """Return the tokens, if there are any."""
@@ -96,22 +130,34 @@ class FileTokens:
     def write(self, tokens: TokenPair) -> None:
         """Replace the tokens."""
         login = read().get("logins", {}).get(self._url, {})
-        change(self._url, {**login, "tokens": tokens.model_dump(mode="json")})
+        change(self._url, {**login, "tokens": tokens.model_dump(mode="json")}, new=self._draft)
 
     def try_lock(self) -> bool:
-        """Keep other commands from renewing the same tokens; False if one does so now."""
-        path().parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
-        lock = os.open(path().with_name("lock"), os.O_RDWR | os.O_CREAT, _FILE_MODE)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            return False
+        """Keep other commands from renewing the same tokens; False if one does so now.
+
+        Also take room for the new ones. A refresh token works once: on a full disk its successor would be lost.
+        """
+        with _in_words():
+            path().parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+            lock = os.open(path().with_name("lock"), os.O_RDWR | os.O_CREAT, _FILE_MODE)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                return False
         self._lock = lock
+        try:
+            self._draft = draft(len(json.dumps(read(), indent=2)) + _ROOM_FOR_MORE)
+        except BaseException:
+            self.unlock()
+            raise
         return True
 
     def unlock(self) -> None:
         """Let other commands in."""
+        if self._draft is not None:
+            self._draft.unlink(missing_ok=True)
+            self._draft = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

@@ -33,7 +33,7 @@ def attach(
     """Attach a VM to a network."""
     client = current().client
     new: NewInterface = {"network": network}
-    if ip:
+    if ip is not None:
         new["ip_address"] = ip
     accepted = client.vms.attach_interface(client.vms.find_id(vm), **new)
     conclude(accepted, f"{vm} to {network}", output, wait=wait, timeout=timeout)

@@ -1,7 +1,7 @@
 """The command `vmctl`: its groups, and how it ends."""
 
-import os
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from importlib.metadata import version
 from typing import Annotated
@@ -15,10 +15,13 @@ from vmctl.cli import (
     catalogue,
     exits,
     interfaces,
+    names,
     operations,
     projects,
     session,
+    stops,
     storage,
+    streams,
     tokens,
     vm_actions,
     vm_create,
@@ -97,21 +100,46 @@ _COMMANDS_OF_VMS = (vm_actions, vm_create, vm_watch)  # they have added themselv
 
 def run() -> None:
     """Run the command, and end with its exit code."""
+    streams.prepare()
     try:
+        with stops.raised():
+            code = _run()
+            sys.stdout.flush()  # if the disk is full, it may show only now
+    except stops.StoppedError as stop:
+        code = stop.code
+    except KeyboardInterrupt:
+        code = exits.INTERRUPTED
+    except BrokenPipeError:  # whoever read the output has ended
+        streams.discard_output()
+        code = exits.REFUSED
+    except OSError as error:
+        streams.discard_output()
+        code = _fail(f"Input or output has failed: {error.strerror or error}", exits.REFUSED)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command, and return its exit code."""
+    try:
+        names.refuse_empty(sys.argv[1:])
         app(prog_name="vmctl")
     except AcceptableError:
         session.current().say("The service would accept this. Nothing was changed.")
     except exits.ReportedError as error:
-        sys.exit(error.code)
+        return error.code
     except ClientError as error:
-        sys.stderr.write(session.printable(f"vmctl: {exits.text_of(error)}\n"))
-        sys.exit(exits.code_of(error))
-    except BrokenPipeError:
-        # Whoever read the output has ended. Python must not complain of it when it closes the output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(exits.REFUSED)
+        return _fail(exits.text_of(error), exits.code_of(error))
+    except UnicodeError as error:
+        return _fail(f"An argument or the input is no text in UTF-8: {error}", exits.USAGE)
     except SystemExit as end:
         # Scripts must be able to tell a mistyped command from an operation that has failed.
-        raise SystemExit(exits.USAGE if end.code == _USAGE_BY_TYPER else end.code) from None
+        return exits.USAGE if end.code == _USAGE_BY_TYPER else int(end.code or 0)
     finally:
         session.end()
+    return 0
+
+
+def _fail(text: str, code: int) -> int:
+    with suppress(OSError):  # nobody can be told
+        sys.stderr.write(session.printable(f"vmctl: {text}\n"))
+    return code

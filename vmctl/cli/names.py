@@ -1,37 +1,41 @@
 """Names of resources in a shell: what completion offers, and ids of things with names."""
 
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
 from vmctl.cli import session
-from vmctl.client import ClientError
+from vmctl.client import Client, ClientError, UnusableError
 
 _MOST = 100  # that completion offers
+_HIGHEST_LIMIT = 1_000_000_000
+_EMPTY_OPTION = re.compile("--[a-z-]+=")
+
+
+def refuse_empty(arguments: Sequence[str]) -> None:
+    """UnusableError if an argument is empty, for example an unset variable of a script.
+
+    No command may take it for "all of them", or for a default.
+    """
+    for before, argument in pairwise(["vmctl", *arguments]):
+        if not argument or _EMPTY_OPTION.fullmatch(argument):
+            what = argument.rstrip("=") or (before if before.startswith("-") else f"What follows {before}")
+            raise UnusableError(f"{what} is empty. Give it a value, or leave it out.")
 
 
 def completion(kind: str) -> Callable[[str], list[str]]:
     """Offer the names that begin with what was typed. Completion must not print errors."""
 
     def offer(incomplete: str) -> list[str]:
-        client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
-        lists: dict[str, Callable[[], Iterable[object]]] = {
-            "vm": client.vms.list,
-            "volume": client.volumes.list,
-            "snapshot": client.snapshots.list,
-            "flavor": client.flavors.list,
-            "image": client.images.list,
-            "network": client.networks.list,
-            "key": client.ssh_keys.list,
-            "token": client.tokens.list,
-            "project": client.projects.list,
-        }
         found: list[str] = []
         try:
-            for item in lists[kind]():
+            client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
+            for item in _LISTS[kind](client):
                 name = str(getattr(item, "name", ""))
                 if name.startswith(incomplete):
                     found.append(name)
@@ -44,6 +48,17 @@ def completion(kind: str) -> Callable[[str], list[str]]:
     return offer
 
 
+_LISTS: dict[str, Callable[[Client], Iterable[object]]] = {
+    "vm": lambda client: client.vms.list(),
+    "volume": lambda client: client.volumes.list(),
+    "snapshot": lambda client: client.snapshots.list(),
+    "flavor": lambda client: client.flavors.list(),
+    "image": lambda client: client.images.list(),
+    "network": lambda client: client.networks.list(),
+    "key": lambda client: client.ssh_keys.list(),
+    "token": lambda client: client.tokens.list(),
+    "project": lambda client: client.projects.list(),
+}
 VM = Annotated[str, typer.Argument(metavar="VM", help="Name or id of the VM.", autocompletion=completion("vm"))]
 VMs = Annotated[
     list[str] | None, typer.Argument(metavar="[VM]...", help="Names or ids.", autocompletion=completion("vm"))
@@ -85,9 +100,9 @@ ProjectOption = Annotated[
 ]
 Selector = Annotated[str | None, typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier.")]
 Sort = Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")]
-Limit = Annotated[int | None, typer.Option(help="Print at most so many.", min=1)]
+Limit = Annotated[int | None, typer.Option(help="Print at most so many.", min=1, max=_HIGHEST_LIMIT)]
 
 
 def project_id(name_or_id: str | None) -> UUID | None:
     """The id of a project, if one was named."""
-    return session.current().client.projects.find_id(name_or_id) if name_or_id else None
+    return session.current().client.projects.find_id(name_or_id) if name_or_id is not None else None

@@ -46,7 +46,7 @@ def list_operations(
 ) -> None:
     """List what was asked for, newest first."""
     client = current().client
-    vm_id = client.vms.find_id(vm) if vm else None
+    vm_id = client.vms.find_id(vm) if vm is not None else None
     filters: dict[str, Filter] = {"vm_id": vm_id, "status": status, "project_id": names.project_id(project)}
     print_list(islice(client.operations.list(action=action, **filters), limit), COLUMNS, output)
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vmctl.cli.session import current, printable
+from vmctl.cli.streams import shows_all_letters
 
 Fields = Mapping[str, Any]
 
@@ -95,6 +96,11 @@ def print_one(item: BaseModel, output: Format) -> None:
     _print_table(table)
 
 
+def as_json(data: object, indent: int | None = None) -> str:
+    """Data as JSON. Letters that the output cannot show are escapes of JSON."""
+    return json.dumps(data, indent=indent, ensure_ascii=not shows_all_letters())
+
+
 def styled(value: object) -> Text:
     """A value as a person reads it; a status has its color."""
     text = _plain(value)
@@ -119,9 +125,9 @@ def _plain(value: object) -> str:
 
 def _print_data(data: object, output: Format) -> None:
     if output is Format.JSON:
-        text = json.dumps(data, indent=2, ensure_ascii=False)
+        text = as_json(data, indent=2)
     else:
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip("\n")
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=shows_all_letters()).rstrip("\n")
     sys.stdout.write(f"{text}\n")
 
 

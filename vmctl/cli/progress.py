@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vmctl.cli import exits
 from vmctl.cli.session import Session
+from vmctl.cli.stops import StoppedError
 from vmctl.client import ClientError
 from vmctl.client.models import Operation, OperationStatus
 
@@ -26,7 +27,7 @@ _ENDED = {OperationStatus.SUCCEEDED: ("✓", "green"), OperationStatus.FAILED: (
 def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -> list[Operation]:
     """Wait for operations, and show how far they are. `names` are what they are about, by operation.
 
-    Ctrl-C ends the wait, not the operations; it says how to go on.
+    Ctrl-C or a signal ends the wait, not the operations; it says how to go on.
     """
     progress = _Live(names) if session.err.is_terminal else _Lines(session, names)
     try:
@@ -37,10 +38,10 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
             return session.client.operations.wait(
                 list(names), timeout=timeout, watch=progress.show, every=progress.every
             )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError) as stop:
         running = [str(id) for id in names if id not in progress.ended]
         session.say(f"\nInterrupted. What was asked for goes on. {exits.how_to_go_on(*running)}")
-        raise exits.ReportedError(exits.INTERRUPTED) from None
+        raise exits.ReportedError(stop.code if isinstance(stop, StoppedError) else exits.INTERRUPTED) from None
 
 
 def _show_changes(session: Session, progress: "_Live") -> None:

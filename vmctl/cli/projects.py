@@ -1,5 +1,6 @@
 """`vmctl project` and `vmctl quota`: what is shared with whom, and how much of it there may be."""
 
+import re
 from typing import Annotated, cast
 from uuid import UUID
 
@@ -18,6 +19,7 @@ quotas = typer.Typer(help="How much a project may have, and has.", no_args_is_he
 
 COLUMNS = [field("name"), field("role"), field("personal"), AGE, ID]
 QUOTA_COLUMNS = [field("quota"), field("used"), Column("LIMIT", lambda row: row["limit"] or "none")]
+_LIMIT = re.compile("default|[0-9]{1,18}")
 User = Annotated[str, typer.Argument(metavar="USERNAME", help="Name of the user.")]
 
 
@@ -107,7 +109,7 @@ def show_quotas(
 ) -> None:
     """Show how much a project may have, and has; by default your personal one."""
     client = current().client
-    if as_admin and not project:
+    if as_admin and project is None:
         raise typer.BadParameter("Name the project with --project.")
     id = names.project_id(project)
     _print_quotas(client.admin.quotas(id) if as_admin and id else client.projects.quotas(id), output)
@@ -130,7 +132,7 @@ def _changes(limits: list[str]) -> QuotaChanges:
     changes: dict[str, int | None] = {}
     for change in limits:
         quota, equals, limit = change.partition("=")
-        if not equals or quota not in set(Quota) or not (limit == "default" or (limit.isascii() and limit.isdigit())):
+        if not equals or quota not in set(Quota) or not _LIMIT.fullmatch(limit):
             raise typer.BadParameter(f"{change}: write QUOTA=LIMIT, with one of {', '.join(Quota)}.")
         changes[quota] = None if limit == "default" else int(limit)
     return cast("QuotaChanges", changes)

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from vmctl.cli import config, exits
-from vmctl.client import Client
+from vmctl.client import Client, retries
 from vmctl.client.sync.transport import trial
 
 _PATIENCE = 20.0  # seconds in which an unreachable or busy service is tried again
@@ -53,8 +53,9 @@ class Session:
         return Client(self.url, token=token, tokens=config.FileTokens(self.url), patience=patience, on_retry=on_retry)
 
     def say(self, text: str) -> None:
-        """Tell the person something that is not the result."""
-        self.err.print(printable(text), markup=False)
+        """Tell the person something that is not the result. If nobody can be told, the command goes on."""
+        with suppress(OSError):
+            self.err.print(printable(text), markup=False)
 
     def confirm(self, question: str, *, yes: bool) -> None:
         """Ask before something that cannot be undone, unless the answer was given with --yes."""
@@ -65,9 +66,10 @@ class Session:
             raise exits.ReportedError(exits.USAGE)
         typer.confirm(question, abort=True, err=True)
 
-    def _say_retry(self, reason: str, _seconds: float) -> None:
+    def _say_retry(self, reason: str, seconds: float) -> None:
         if reason != self._last_reason:
-            self.say(f"{reason}. Trying again, for {_PATIENCE:.0f} s at most.")
+            when = f" in {seconds:.0f} s" if seconds > retries.LONGEST_DELAY else ""
+            self.say(f"{reason}. Trying again{when}.")
         self._last_reason = reason
 
 

@@ -80,9 +80,9 @@ def create_volume(
     """Create a volume; with --image VMs can boot from it."""
     client = current().client
     new: NewVolume = {"name": name, "size_gb": size, "labels": labels_of(label)}
-    if image:
+    if image is not None:
         new["image_id"] = client.images.find_id(image)
-    if project:
+    if project is not None:
         new["project_id"] = client.projects.find_id(project)
     conclude(client.volumes.create(**new), name, output, wait=wait, timeout=timeout)
 
@@ -151,16 +151,17 @@ def list_snapshots(
     output: Output = Format.TABLE,
 ) -> None:
     """List the snapshots of all your projects or of one, also those whose VM is gone."""
-    if vm and project:
+    if vm is not None and project is not None:
         raise typer.BadParameter("Name the VM or the project: a VM has one project.")
-    client = current().client
     filters: dict[str, Filter] = {"status": status, "labels": selector, "sort": sort}
-    found = client.vms.snapshots(client.vms.find_id(vm), **filters) if vm else _snapshots_of(project, filters)
-    print_list(islice(found, limit), SNAPSHOT_COLUMNS, output)
+    print_list(islice(_snapshots(vm, project, filters), limit), SNAPSHOT_COLUMNS, output)
 
 
-def _snapshots_of(project: str | None, filters: dict[str, Filter]) -> Iterator[Snapshot]:
-    return current().client.snapshots.list(project_id=names.project_id(project), **filters)
+def _snapshots(vm: str | None, project: str | None, filters: dict[str, Filter]) -> Iterator[Snapshot]:
+    client = current().client
+    if vm is not None:
+        return client.vms.snapshots(client.vms.find_id(vm), **filters)
+    return client.snapshots.list(project_id=names.project_id(project), **filters)
 
 
 @snapshots.command("show")

@@ -1,12 +1,11 @@
 """`vmctl vm create`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vmctl.cli import names
+from vmctl.cli import names, streams
 from vmctl.cli.changes import Timeout, Wait, conclude, conclude_all
 from vmctl.cli.output import Format, Output
 from vmctl.cli.session import current
@@ -50,10 +49,10 @@ def create(
     if ssh_key:
         new["ssh_keys"] = [key for key in map(_key_named, ssh_key) if key]
     if user_data:
-        new["user_data"] = sys.stdin.read() if str(user_data) == "-" else user_data.read_text()
+        new["user_data"] = streams.read(user_data)
     if security_group:
         new["security_groups"] = security_group
-    if zone:
+    if zone is not None:
         new["availability_zone"] = zone
     if id := names.project_id(project):
         new["project_id"] = id
@@ -66,11 +65,11 @@ def create(
 
 def _choose_disk(new: NewVM, image: str | None, snapshot: str | None, boot_volume: str | None) -> None:
     client = current().client
-    if image:
+    if image is not None:
         new["image"] = image
-    if snapshot:
+    if snapshot is not None:
         new["snapshot_id"] = client.snapshots.find_id(snapshot)
-    if boot_volume:
+    if boot_volume is not None:
         new["boot_volume"] = {"volume_id": client.volumes.find_id(boot_volume)}
 
 
@@ -79,9 +78,12 @@ def _key_named(name_or_file: str) -> str | None:
 
     A trial adds nothing, so it goes without the key.
     """
-    file = Path(name_or_file).expanduser()
     if "/" not in name_or_file and not name_or_file.endswith(".pub"):
         return name_or_file
+    try:
+        file = Path(name_or_file).expanduser()
+    except RuntimeError as error:  # ~ and a name that no user has
+        raise typer.BadParameter(f"Cannot read {name_or_file}: {error}") from None
     line = read_public_key(file)
     keys = current().client.ssh_keys
     kind_and_key = line.split()[:2]
@@ -97,10 +99,7 @@ def _key_named(name_or_file: str) -> str | None:
 
 def read_public_key(file: Path) -> str:
     """The line of a public key's file."""
-    try:
-        text = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise typer.BadParameter(f"Cannot read {file}: {error}") from None
+    text = streams.read(file).strip()
     if "PRIVATE KEY" in text:
         raise typer.BadParameter(f"{file} is a private key, which must stay with you. Its public key is {file}.pub.")
     return text

@@ -67,11 +67,11 @@ def delete(
 ) -> None:
     """Delete VMs: those that are named, or all that have the labels; with --project only those of one project."""
     session = current()
-    if bool(vms) == bool(selector):
+    if bool(vms) == (selector is not None):
         raise typer.BadParameter("Name the VMs, or say which with --selector.")
-    if project and not selector:
+    if project is not None and selector is None:
         raise typer.BadParameter("--project chooses among the VMs of --selector.")
-    if selector:
+    if selector is not None:
         found = session.client.vms.list(labels=selector, project_id=names.project_id(project))
         chosen = {vm.id: vm.name for vm in found}
     else:

@@ -1,6 +1,5 @@
 """`vmctl vm watch`: what happens, as it happens."""
 
-import json
 import sys
 from datetime import datetime
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from vmctl.cli.output import Fields, Format, Output, fields_of, print_list, styled
+from vmctl.cli.output import Fields, Format, Output, as_json, fields_of, print_list, styled
 from vmctl.cli.session import current
 from vmctl.cli.vms import COLUMNS, app
 from vmctl.client.sync.events import Event
@@ -20,14 +19,14 @@ OneVM = Annotated[str | None, typer.Argument(metavar="[VM]", help="Only this VM.
 def watch(vm: OneVM = None, output: Output = Format.TABLE) -> None:
     """Print every change of your VMs, and of what belongs to them, until Ctrl-C. With -o json, one line each."""
     client = current().client
-    vm_id = client.vms.find_id(vm) if vm else None
+    vm_id = client.vms.find_id(vm) if vm is not None else None
     for event in client.events(vm_id=vm_id):
         if event.resource is None and output is not Format.JSON:
             # Without a look at what is there now, nobody would know what the changes are about.
             print_list([client.vms.get(vm_id)] if vm_id else client.vms.list(), COLUMNS, output)
         elif output is Format.JSON:
             data = {"event": event.kind, "resource": event.resource and fields_of(event.resource)}
-            sys.stdout.write(json.dumps(data, ensure_ascii=False) + "\n")
+            sys.stdout.write(as_json(data) + "\n")
             sys.stdout.flush()
         else:
             current().out.print(_line(event))

@@ -2,6 +2,7 @@
 
 from enum import StrEnum
 from typing import Any, Self
+from unicodedata import normalize
 
 from pydantic import BaseModel, ConfigDict
 
@@ -29,3 +30,8 @@ class Word(StrEnum):
         word = str.__new__(cls, value)
         word._name_ = word._value_ = value
         return word
+
+
+def tidy(name: str) -> str:
+    """The form in which the service keeps a name: keyboards and files differ in how they write an accented letter."""
+    return normalize("NFC", name.strip())

@@ -7,6 +7,7 @@ from uuid import UUID
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from vmctl.client import retries
 from vmctl.client.models import Operation, Problem
 
 M = TypeVar("M", bound=BaseModel)
@@ -15,13 +16,19 @@ M = TypeVar("M", bound=BaseModel)
 class ClientError(Exception):
     """The base of all errors of the client."""
 
+    retry_after = 0.0  # seconds that the service asks to wait before the next attempt
+
 
 class UnusableError(ClientError):
-    """The client cannot send requests with the URL or the token that it was given."""
+    """The client cannot send requests with what it was given: the URL, the token, or what the environment says."""
 
 
 class UnusablePathError(UnusableError, ValueError):
     """A name or an id would lead to another path than the one that was meant."""
+
+
+class EmptyFilterError(UnusableError, ValueError):
+    """A filter is empty. Without it everything would be found; whoever wants that gives None, or no filter."""
 
 
 class UnreachableError(ClientError):
@@ -100,10 +107,19 @@ def unreadable(source: object, reason: object) -> UnreadableError:
     return UnreadableError(f"{source} answered what this version cannot read: {reason}")
 
 
+def foreign(response: httpx.Response) -> UnreadableError:
+    """The exception for a success of something else than the service."""
+    return UnreadableError(f"{response.request.url} answered, but not as this service does")
+
+
 def error_of(response: httpx.Response) -> ClientError:
     """The exception for an answer that is no success."""
+    error: ClientError
     try:
-        return ProblemError(Problem.model_validate_json(response.content))
+        error = ProblemError(Problem.model_validate_json(response.content))
     except ValidationError:
         # For example the page of a proxy. Its text may be long, and it is not for people at a terminal.
-        return UnreachableError(f"{response.request.url} answered {response.status_code} {response.reason_phrase}")
+        kind = UnreachableError if retries.is_passing(response.status_code) else UnreadableError
+        error = kind(f"{response.request.url} answered {response.status_code} {response.reason_phrase}")
+    error.retry_after = retries.wanted_delay(response)
+    return error

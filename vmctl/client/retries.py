@@ -7,10 +7,11 @@ from http import HTTPStatus
 import httpx
 
 REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH"})  # a change of these has the same effect a second time
-BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _LOST = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})  # a proxy did not hear the answer
 _FIRST_DELAY = 0.25  # seconds
-_LONGEST_DELAY = 8.0
+LONGEST_DELAY = 8.0
+_LONGEST_WANTED = 86_400.0
 
 
 def delays() -> Iterator[float]:
@@ -18,7 +19,7 @@ def delays() -> Iterator[float]:
     longest = _FIRST_DELAY
     while True:
         yield random.uniform(longest / 2, longest)  # noqa: S311 - not for secrets
-        longest = min(2 * longest, _LONGEST_DELAY)
+        longest = min(2 * longest, LONGEST_DELAY)
 
 
 def may_repeat_after(error: httpx.TransportError, *, repeatable: bool) -> bool:
@@ -26,14 +27,19 @@ def may_repeat_after(error: httpx.TransportError, *, repeatable: bool) -> bool:
     return repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
 
 
+def is_passing(status: int) -> bool:
+    """Whether an answer with this status may be another one soon, whoever gave it: the service, or a proxy."""
+    return status in _BUSY | _LOST
+
+
 def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
     """Whether a later attempt may get a better answer than this one."""
     if response.status_code == HTTPStatus.CONFLICT:
         return b'"idempotency_key_in_flight"' in response.content
-    return repeatable and response.status_code in BUSY | _LOST
+    return repeatable and is_passing(response.status_code)
 
 
 def wanted_delay(response: httpx.Response) -> float:
-    """The seconds that the answer asks to wait; 0 if it does not say."""
+    """The seconds that the answer asks to wait, at most a day; 0 if it does not say."""
     value = response.headers.get("Retry-After", "")
-    return float(value) if value.isascii() and value.isdigit() else 0.0
+    return min(float(value), _LONGEST_WANTED) if value.isascii() and value.isdigit() else 0.0

@@ -1,6 +1,11 @@
-"""What a client is told about its service: where it is, and who the client is."""
+"""What a client is told about its service: where it is, the way to it, and who the client is."""
 
 import re
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_address
 
 import httpx
 
@@ -9,6 +14,10 @@ from vmctl.client.errors import UnusableError
 PREFIX = "/api/v1"
 _TOKEN = re.compile("[!-~]+")
 _LAST_PORT = 65_535
+_ENVIRONMENT = (
+    "The environment names a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or certificates (SSL_CERT_FILE, SSL_CERT_DIR) "
+    "that cannot be used"
+)
 
 
 def base_url(url: str) -> str:
@@ -20,11 +29,52 @@ def base_url(url: str) -> str:
         parsed.raw_host.decode().encode("idna")  # as the connection will do it
     except (httpx.InvalidURL, UnicodeError):
         is_complete = False
+    if is_complete and parsed.userinfo:  # it would take the place of the token
+        raise UnusableError("The address of a service has no user name and no password. Log in instead.")
     if not is_complete or parsed.query or parsed.fragment:
         raise UnusableError(
             f"{url!r} is no address of a service. It has the form https://vm.example or http://host:8000"
         )
     return address + PREFIX
+
+
+def is_local(host: str) -> bool:
+    """Whether a host is this machine, so that nobody else can read what is sent to it."""
+    name = host.lower().rstrip(".")
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_unspecified
+
+
+def proxy_of(address: str) -> str | None:
+    """The proxy that the environment names for a service; none for one on this machine.
+
+    It is chosen here and not by httpx, which cannot read all that others take for `no_proxy`, such as `[::1]`.
+    """
+    url = httpx.URL(address)
+    if is_local(url.host) or any(map(urllib.request.proxy_bypass, (url.host, url.netloc.decode()))):
+        return None
+    named = urllib.request.getproxies()
+    proxy = named.get(url.scheme) or named.get("all")
+    return proxy if proxy is None or "://" in proxy else f"http://{proxy}"
+
+
+def certificates_for(address: str) -> ssl.SSLContext:
+    """What the certificate of a service is checked with. Without TLS none is read, and none would be accepted."""
+    is_encrypted = httpx.URL(address).scheme == "https"
+    return httpx.create_ssl_context() if is_encrypted else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+@contextmanager
+def usable_environment() -> Iterator[None]:
+    """UnusableError if no connection can be made with the proxy or the certificates that the environment names."""
+    try:
+        yield
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        raise UnusableError(f"{_ENVIRONMENT}: {error}") from error
 
 
 def usable_token(token: str | None) -> str | None:

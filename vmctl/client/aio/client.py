@@ -16,7 +16,7 @@ from vmctl.client.aio.storage import Snapshots, Volumes
 from vmctl.client.aio.transport import Transport, trial
 from vmctl.client.aio.vms import VMs
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
-from vmctl.client.service import base_url, usable_token
+from vmctl.client.service import base_url, certificates_for, proxy_of, usable_environment, usable_token
 from vmctl.client.tokens import TokenStore
 
 P = ParamSpec("P")
@@ -41,7 +41,15 @@ class AsyncClient:
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         token = usable_token(token)
-        http = httpx.AsyncClient(base_url=base_url(url), transport=transport)
+        address = base_url(url)
+        with usable_environment():
+            http = httpx.AsyncClient(
+                base_url=address,
+                transport=transport,
+                proxy=None if transport else proxy_of(address),
+                verify=certificates_for(address),
+                trust_env=False,
+            )
         self.transport = Transport(http, token=token, tokens=tokens, patience=patience, on_retry=on_retry)
         self.account = Account(self.transport)
         self.vms = VMs(self.transport)

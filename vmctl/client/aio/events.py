@@ -1,15 +1,15 @@
 """Listens to server-sent events."""
 
-from asyncio import sleep
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from time import monotonic
 
 import httpx
 from httpx_sse import ServerSentEvent
 from pydantic import ValidationError
 
 from vmctl.client import retries
-from vmctl.client.aio.transport import OPENED, Transport
+from vmctl.client.aio.transport import Transport
 from vmctl.client.errors import ProblemError, UnreachableError, UnreadableError, unreadable
 from vmctl.client.models import VM, Operation, Snapshot, Volume
 
@@ -33,30 +33,39 @@ class Event:
 
 async def listen(transport: Transport, path: str, last_event_id: str | None = None) -> AsyncIterator[Event]:
     """Yield events for ever. A connection that is lost is made again, and continues after the last event."""
-    last = last_event_id
+    last = last_event_id or None  # the id of a reset may be empty
     delays = retries.delays()
     while True:
+        begun_at, is_open = monotonic(), False
         try:
             async for sent in transport.events(path, last):
-                if sent.event == OPENED and last is None:
+                if last is None and not is_open:
                     yield Event("reset", None, "")
+                is_open = True
                 last = sent.id or last
-                delays = retries.delays()
-                if sent.event in _MODELS:
+                if sent.event in _MODELS or sent.event == "reset":
                     yield Event(sent.event, _resource(path, sent), sent.id)
-                elif sent.event == "reset":
-                    yield Event("reset", None, sent.id)
-        except UnreadableError:
-            raise
-        except (httpx.RequestError, UnreachableError):
-            pass
-        except ProblemError as error:
-            if error.problem.status not in retries.BUSY:
+        except (httpx.RequestError, UnreachableError, ProblemError) as error:
+            if _is_final(error):
                 raise
-        await sleep(next(delays))
+            reason, wanted = transport.reason(error), getattr(error, "retry_after", 0.0)
+        else:
+            reason, wanted = "" if is_open else f"{path} ended before its first event", 0.0
+        if monotonic() - begun_at > retries.LONGEST_DELAY:  # it was a real one, and not one of many that end at once
+            delays = retries.delays()
+        await transport.pause(reason, max(next(delays), wanted))
 
 
-def _resource(path: str, sent: ServerSentEvent) -> Resource:
+def _is_final(error: Exception) -> bool:
+    """Whether the next attempt would end as this one did."""
+    if isinstance(error, ProblemError):
+        return not retries.is_passing(error.problem.status)
+    return isinstance(error, UnreadableError)
+
+
+def _resource(path: str, sent: ServerSentEvent) -> Resource | None:
+    if sent.event == "reset":
+        return None
     try:
         return _MODELS[sent.event].model_validate_json(sent.data)
     except ValidationError as error:

@@ -21,12 +21,14 @@ from vmctl.client import retries
 from vmctl.client.aio.bounded_events import events_of
 from vmctl.client.base import AnyPage
 from vmctl.client.errors import (
+    EmptyFilterError,
     NoTrialError,
     ProblemError,
     UnreachableError,
     UnusablePathError,
     answer_of,
     error_of,
+    foreign,
     item_of,
     unreadable,
 )
@@ -34,7 +36,6 @@ from vmctl.client.models import TokenPair
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
 _PATH = re.compile(r"(?:/[\w~%-][\w.~%-]*)+")
-OPENED = "opened"  # the service has no event of this name
 M = TypeVar("M", bound=BaseModel)
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 # The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
@@ -122,7 +123,7 @@ class Transport:
             # A name or an id that was made up could lead anywhere.
             raise UnusablePathError(f"{path} is no path of the service: it has a name or an id that nothing can have.")
         filters = filters or {}
-        headers = _headers(method, path, body, key) | ({"If-Match": if_match} if if_match else {})
+        headers = _headers(method, path, body, key) | ({} if if_match is None else {"If-Match": if_match})
         is_trial = _IS_TRIAL.get() and method != "GET" and not path.startswith("/auth/")
         if is_trial:
             filters = _filters_of_trial(method, filters)
@@ -141,13 +142,13 @@ class Transport:
         if not response.is_success:
             raise error_of(response)
         if response.content and "json" not in response.headers.get("Content-Type", ""):
-            raise UnreachableError(f"{response.request.url} answered, but not as this service does")
+            raise foreign(response)
         if is_trial:
             raise AcceptableError
         return response
 
     async def events(self, path: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
-        """Yield the events of one connection, until it ends; the first says that it is open."""
+        """Yield the events of one connection, until it ends. The service begins at once, with one that has no name."""
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         token = self._current_token(path)
         renewed = False
@@ -155,7 +156,8 @@ class Transport:
             authorized = headers | ({"Authorization": f"Bearer {token}"} if token else {})
             async with aconnect_sse(self._http, "GET", path, headers=authorized, timeout=_STREAM_TIMEOUT) as source:
                 if source.response.is_success:
-                    yield ServerSentEvent(event=OPENED)
+                    if "text/event-stream" not in source.response.headers.get("Content-Type", ""):
+                        raise foreign(source.response)
                     async for event in events_of(source.response, MAX_ANSWER):
                         yield event
                     return
@@ -204,9 +206,9 @@ class Transport:
                 async with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
                     response = await _read(stream)
             except httpx.DecodingError as error:
-                raise UnreachableError(f"{self._http.base_url} answered what cannot be decoded: {error}") from error
+                raise UnreachableError(self.reason(error)) from error
             except httpx.TransportError as error:
-                reason, wanted = f"Cannot reach {self._http.base_url}: {_reason(error)}", delay
+                reason, wanted = self.reason(error), delay
                 if not retries.may_repeat_after(error, repeatable=repeatable) or monotonic() + wanted > give_up_at:
                     raise UnreachableError(reason) from error
             else:
@@ -215,10 +217,22 @@ class Transport:
                 again = retries.may_repeat_answered(response, repeatable=repeatable)
                 if not again or monotonic() + wanted > give_up_at:
                     return response
-            if self._on_retry:
-                self._on_retry(reason, wanted)
-            await sleep(wanted)
+            await self.pause(reason, wanted)
         raise AssertionError  # the delays have no end
+
+    def reason(self, error: Exception) -> str:
+        """Why a request has failed, in words."""
+        if isinstance(error, httpx.DecodingError):
+            return f"{self._http.base_url} answered what cannot be decoded: {error}"
+        if isinstance(error, httpx.TransportError):
+            return f"Cannot reach {self._http.base_url}: {str(error) or type(error).__name__}"
+        return str(error)
+
+    async def pause(self, reason: str, seconds: float) -> None:
+        """Wait until the next attempt, and say why there is one, if there is a reason."""
+        if reason and self._on_retry:
+            self._on_retry(reason, seconds)
+        await sleep(seconds)
 
 
 @contextmanager
@@ -261,16 +275,20 @@ def _headers(method: str, path: str, body: object, key: str | None) -> dict[str,
     if body is not None:
         headers["Content-Type"] = "application/json"
     if method in {"POST", "DELETE"} and not path.startswith("/auth/"):
-        headers["Idempotency-Key"] = key or str(uuid4())
+        headers["Idempotency-Key"] = str(uuid4()) if key is None else key
     return headers
 
 
 def _parameters(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
-    """The query parameters. A list is a parameter that is repeated; what is None or empty is left out."""
+    """The query parameters. A list is a parameter that is repeated; what is None is left out."""
     pairs: list[tuple[str, str]] = []
     for name, value in filters.items():
+        if value is None:
+            continue
         values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-        pairs += [(name, _text(item)) for item in values if item not in {None, ""}]
+        if not values or "" in values:
+            raise EmptyFilterError(f"The filter `{name}` is empty. Give it a value, or leave it out.")
+        pairs += [(name, _text(item)) for item in values]
     return pairs
 
 
@@ -278,7 +296,3 @@ def _text(value: Filter) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _reason(error: httpx.TransportError) -> str:
-    return str(error) or type(error).__name__

@@ -9,7 +9,7 @@ from typing import ParamSpec, Self
 import httpx
 
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
-from vmctl.client.service import base_url, usable_token
+from vmctl.client.service import base_url, certificates_for, proxy_of, usable_environment, usable_token
 from vmctl.client.sync.accounts import Account, SSHKeys, Tokens
 from vmctl.client.sync.admin import Admin
 from vmctl.client.sync.collections import Collection, Id
@@ -43,7 +43,15 @@ class Client:
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         token = usable_token(token)
-        http = httpx.Client(base_url=base_url(url), transport=transport)
+        address = base_url(url)
+        with usable_environment():
+            http = httpx.Client(
+                base_url=address,
+                transport=transport,
+                proxy=None if transport else proxy_of(address),
+                verify=certificates_for(address),
+                trust_env=False,
+            )
         self.transport = Transport(http, token=token, tokens=tokens, patience=patience, on_retry=on_retry)
         self.account = Account(self.transport)
         self.vms = VMs(self.transport)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import httpx
 
-from vmctl.client.base import Answer
+from vmctl.client.base import Answer, tidy
 from vmctl.client.errors import AmbiguousNameError, NotFoundError, answer_of, unreadable
 from vmctl.client.sync.transport import Filter, Transport
 from vmctl.client.sync.waiting import Accepted
@@ -47,19 +47,20 @@ class Collection(Generic[M]):
         """Return the id of the only resource with this name. What looks like an id is one."""
         if isinstance(name_or_id, UUID):
             return name_or_id
+        wanted = tidy(name_or_id)
         try:
-            return UUID(name_or_id)
+            return UUID(wanted)
         except ValueError:
             pass
         kind = self.path.strip("/")
         # The filter finds parts of names, too, so the names are compared here.
-        filters = {"name": name_or_id} if self._filters_names else {}
+        filters = {"name": wanted} if self._filters_names else {}
         named = self.transport.items(self.path, NamedAnswer, filters)
-        ids = [item.id for item in named if item.name == name_or_id]
+        ids = [item.id for item in named if tidy(item.name) == wanted]
         if not ids:
-            raise NotFoundError(f"None of your {kind} has the name {name_or_id}.")
+            raise NotFoundError(f"None of your {kind} has the name {wanted}.")
         if len(ids) > 1:
-            raise AmbiguousNameError(kind, name_or_id, ids)
+            raise AmbiguousNameError(kind, wanted, ids)
         return ids[0]
 
     def find(self, name_or_id: Id) -> M:

@@ -4,7 +4,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from time import sleep
+from time import monotonic
 
 import httpx
 from httpx_sse import ServerSentEvent
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from vmctl.client import retries
 from vmctl.client.errors import ProblemError, UnreachableError, UnreadableError, unreadable
 from vmctl.client.models import VM, Operation, Snapshot, Volume
-from vmctl.client.sync.transport import OPENED, Transport
+from vmctl.client.sync.transport import Transport
 
 Resource = VM | Volume | Snapshot | Operation
 _MODELS: Mapping[str, type[Resource]] = {"vm": VM, "volume": Volume, "snapshot": Snapshot, "operation": Operation}
@@ -35,30 +35,39 @@ class Event:
 
 def listen(transport: Transport, path: str, last_event_id: str | None = None) -> Iterator[Event]:
     """Yield events for ever. A connection that is lost is made again, and continues after the last event."""
-    last = last_event_id
+    last = last_event_id or None  # the id of a reset may be empty
     delays = retries.delays()
     while True:
+        begun_at, is_open = monotonic(), False
         try:
             for sent in transport.events(path, last):
-                if sent.event == OPENED and last is None:
+                if last is None and not is_open:
                     yield Event("reset", None, "")
+                is_open = True
                 last = sent.id or last
-                delays = retries.delays()
-                if sent.event in _MODELS:
+                if sent.event in _MODELS or sent.event == "reset":
                     yield Event(sent.event, _resource(path, sent), sent.id)
-                elif sent.event == "reset":
-                    yield Event("reset", None, sent.id)
-        except UnreadableError:
-            raise
-        except (httpx.RequestError, UnreachableError):
-            pass
-        except ProblemError as error:
-            if error.problem.status not in retries.BUSY:
+        except (httpx.RequestError, UnreachableError, ProblemError) as error:
+            if _is_final(error):
                 raise
-        sleep(next(delays))
+            reason, wanted = transport.reason(error), getattr(error, "retry_after", 0.0)
+        else:
+            reason, wanted = "" if is_open else f"{path} ended before its first event", 0.0
+        if monotonic() - begun_at > retries.LONGEST_DELAY:  # it was a real one, and not one of many that end at once
+            delays = retries.delays()
+        transport.pause(reason, max(next(delays), wanted))
 
 
-def _resource(path: str, sent: ServerSentEvent) -> Resource:
+def _is_final(error: Exception) -> bool:
+    """Whether the next attempt would end as this one did."""
+    if isinstance(error, ProblemError):
+        return not retries.is_passing(error.problem.status)
+    return isinstance(error, UnreadableError)
+
+
+def _resource(path: str, sent: ServerSentEvent) -> Resource | None:
+    if sent.event == "reset":
+        return None
     try:
         return _MODELS[sent.event].model_validate_json(sent.data)
     except ValidationError as error:

@@ -71,7 +71,7 @@ class VMs(TaggedCollection[VM]):
 
     def wait(self, id: Id, *, until: Sequence[Status] = (), seconds: int = 60) -> VM:
         """Read a VM as soon as it is at rest, or has one of the statuses; at the latest after `seconds` (0 to 60)."""
-        filters: dict[str, Filter] = {"wait": seconds, "for": ",".join(until)}
+        filters: dict[str, Filter] = {"wait": seconds, "for": ",".join(until) or None}
         response = self.transport.send("GET", f"/vms/{id}", filters=filters)
         return answer_of(response, VM)
 

@@ -3,10 +3,11 @@
 """Waits for operations to end."""
 
 from collections.abc import Callable, Sequence
-from time import monotonic
+from time import monotonic, sleep
 from typing import Generic, TypeVar
 from uuid import UUID
 
+from vmctl.client import retries
 from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError, answer_of
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sync.transport import Filter, Transport
@@ -31,16 +32,25 @@ def until_ended(
     """
     give_up_at = None if timeout is None else monotonic() + timeout
     ended: dict[UUID, Operation] = {}
+    delays = retries.delays()
     while remaining := [id for id in ids if id not in ended]:
         left = _LONGEST_WAIT if give_up_at is None else give_up_at - monotonic()
-        seconds = max(0, min(every if watch else _LONGEST_WAIT, int(left + 1)))
-        for operation in _look(transport, remaining[:_MOST_IDS], seconds):
+        seconds = max(0, int(min(every if watch else _LONGEST_WAIT, left + 1)))
+        asked_at = monotonic()
+        found = _look(transport, remaining[:_MOST_IDS], seconds)
+        for operation in found:
             if watch:
                 watch(operation)
             if operation.status not in _OPEN:
                 ended[operation.id] = operation
         if left <= 0 and len(ended) < len(set(ids)):
             raise WaitTimeoutError([id for id in ids if id not in ended])
+        if monotonic() - asked_at >= seconds / 2:
+            delays = retries.delays()
+        elif any(operation.status in _OPEN for operation in found):
+            # The service does not hold its answers back, or it is about to stop. Without a pause this would ask for
+            # nothing else than that.
+            sleep(min(next(delays), left))
     return [ended[id] for id in ids]
 
 

@@ -1,0 +1,239 @@
+"""The command in shells and scripts that make mistakes, or that close, fill and end what it needs."""
+
+import io
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from tests.meta.files import ROOT
+from tests.vmctl.conftest import Command
+from tests.vmctl.doubles import Service, answer, listening, operation, problem, projects, tokens
+from vmctl.cli import main
+from vmctl.client.models import OperationStatus
+
+ID = "3f0c5a4e-8d2b-4c6f-9a71-5e0d1c2b3a49"
+NAME = "caf\u00e9 \U0001f600"
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell's background jobs, and so perhaps these tests, ignore Ctrl-C, and their children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def in_a_shell(command: Command, line: str, code: int) -> str:
+    """Run a line in a shell, expect an exit code, and return what it has said. It says no more than a few lines."""
+    done = subprocess.run(
+        ["bash", "-c", line], env=command.environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == code, done
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+EMPTY = [
+    ("vm", "delete", "--selector", "env=tmp", "--project", "", "--yes"),
+    ("vm", "delete", "--selector", "env=tmp", "--project=", "--yes"),
+    ("vm", "delete", "-l", "", "--yes"),
+    ("vm", "delete", "", "--yes"),
+    ("vm", "list", "--selector", ""),
+    ("vm", "list", "--name="),
+    ("vm", "watch", ""),
+    ("op", "list", "--vm", ""),
+    ("snapshot", "list", "--vm", ""),
+    ("--validate-only", "vm", "create", "a", "-f", "m1.tiny", "--snapshot", "", "--project", ""),
+    ("vm", "create", "a", "-f", "m1.tiny", "--image", ""),
+    ("volume", "create", "a", "--size", "1", "-p", ""),
+    ("interface", "attach", "a", "private", "--ip", ""),
+    ("quota", "show", "-p", ""),
+    ("user", "list", "--name", ""),
+    ("audit", "list", "--actor", ""),
+    ("--url", "", "vm", "list"),
+]
+
+
+@pytest.mark.parametrize("arguments", EMPTY, ids=" ".join)
+def test_an_empty_value_never_means_all_or_the_default(alone: Command, arguments: tuple[str, ...]) -> None:
+    service = Service([])
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        refused = alone.run(*arguments, code=64)
+    assert refused.stderr.endswith(" is empty. Give it a value, or leave it out.\n")
+    assert service.requests == []
+
+
+def test_the_option_with_the_empty_value_is_named(alone: Command) -> None:
+    assert alone.run("vm", "list", "--project=", code=64).stderr.startswith("vmctl: --project is empty.")
+    assert alone.run("vm", "list", "-l", "", code=64).stderr.startswith("vmctl: -l is empty.")
+    assert alone.run("vm", "show", "", code=64).stderr.startswith("vmctl: What follows show is empty.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("op", "wait", ID, "--timeout", seconds) for seconds in ("inf", "nan", "-1")),
+        ("vm", "create", "a", "-f", "m1.tiny", "--wait", "--timeout", "inf"),
+        ("vm", "create", "a", "-f", "m1.tiny", "--user-data", "/nonexistent"),
+        ("vm", "create", "a", "-f", "m1.tiny", "--user-data", "/"),
+        ("vm", "create", "a", "-f", "m1.tiny", "--user-data", sys.executable),
+        ("vm", "create", "a", "-f", "m1.tiny", "--ssh-key", "~nosuchuser/x.pub"),
+        ("ssh-key", "add", "a", "/nonexistent"),
+        ("vm", "list", "--limit", "9" * 20),
+        ("quota", "set", ID, f"vms={'9' * 5000}"),
+        ("audit", "list", "--since", "0001-01-01"),
+        ("vm", "show", "a\udcff"),
+        ("ssh-key", "delete", "a\udcff", "--yes"),
+        ("user", "role", "a\udcff", "admin"),
+        ("--url", "http://[::1", "login", "-u", "ada", "--password-stdin"),
+        ("login", "-u", "ada", "--password-stdin"),
+    ],
+    ids=lambda arguments: ascii(" ".join(arguments))[:60],
+)
+def test_what_is_mistyped_is_sent_to_nobody(alone: Command, arguments: tuple[str, ...]) -> None:
+    service = Service([])
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        alone.run(*arguments, code=64)
+    assert service.requests == []
+
+
+def test_a_standard_stream_that_is_closed_or_full_is_an_error_in_words(alone: Command) -> None:
+    with listening(Service(lambda _: answer(projects("a")))) as alone.environment["VMCTL_URL"]:
+        for line, reason in (
+            ("vmctl project list >&-", "Bad file descriptor"),
+            ("vmctl project list >/dev/full", "No space left on device"),
+            ("vmctl project list -o json >/dev/full", "No space left on device"),
+        ):
+            assert in_a_shell(alone, line, 1) == f"vmctl: Input or output has failed: {reason}\n"
+        assert "Cannot read the password" in in_a_shell(alone, "vmctl login -u ada --password-stdin <&-", 64)
+        assert "Cannot read -" in in_a_shell(alone, "vmctl vm create a -f m1.tiny --user-data - <&-", 64)
+        assert in_a_shell(alone, "vmctl project list 2>&- | grep -q a", 0) == ""
+        assert in_a_shell(alone, "vmctl vm shwo 2>/dev/full", 1) == ""
+
+
+def test_a_name_with_letters_that_the_output_lacks_is_shown(alone: Command) -> None:
+    with listening(Service(lambda _: answer(projects(NAME)))) as alone.environment["VMCTL_URL"]:
+        shown = {
+            output: in_ascii(alone, "project", "list", "-o", output) for output in ("table", "wide", "json", "yaml")
+        }
+    assert r"caf\xe9 \U0001f600" in shown["table"]
+    assert r"caf\xe9 \U0001f600" in shown["wide"]
+    assert json.loads(shown["json"])[0]["name"] == yaml.safe_load(shown["yaml"])[0]["name"] == NAME
+
+
+def in_ascii(command: Command, *arguments: str) -> str:
+    """What the command writes to an output that knows no other letters."""
+    written = io.BytesIO()
+    out = io.TextIOWrapper(written, encoding="ascii")
+    arrangement = mock.patch.multiple(sys, argv=["vmctl", *arguments], stdout=out)
+    with mock.patch.dict(os.environ, command.environment, clear=True), arrangement, pytest.raises(SystemExit) as ended:
+        main.run()
+    assert ended.value.code == 0
+    return written.getvalue().decode("ascii")
+
+
+def test_a_configuration_that_cannot_be_written_is_an_error_in_words(alone: Command) -> None:
+    alone.environment["XDG_CONFIG_HOME"] = os.devnull
+    service = Service([answer(tokens("1").model_dump()), problem("invalid_token", 401)])
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        failed = alone.run("login", "-u", "ada", "--password-stdin", input="secret\n", code=1).stderr
+        assert failed.startswith("vmctl: Cannot use /dev/null/vmctl/config.json: ")
+        alone.run("project", "list", code=3)
+
+
+DISTURBANCES = [
+    {"VMCTL_URL": "ftp://vm.example"},
+    {"VMCTL_TOKEN": "a b"},
+    {"VMCTL_URL": "http://vm.example", "ALL_PROXY": "socks5://proxy.example"},
+    {"XDG_CONFIG_HOME": os.devnull},
+    {},
+]
+
+
+@pytest.mark.parametrize("variables", DISTURBANCES)
+def test_completion_prints_nothing_where_it_can_offer_nothing(
+    alone: Command, tmp_path: Path, variables: dict[str, str]
+) -> None:
+    (tmp_path / "config/vmctl").mkdir(parents=True)
+    (tmp_path / "config/vmctl/config.json").write_text("{")
+    words = {"_VMCTL_COMPLETE": "complete_bash", "COMP_WORDS": "vmctl vm show ", "COMP_CWORD": "3"}
+    done = Command(alone.environment | words | variables).run()
+    assert (done.stdout.strip(), done.stderr) == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_wait_as_ctrl_c_does(alone: Command, number: signal.Signals) -> None:
+    body = operation(OperationStatus.RUNNING, id=ID)
+    service = Service(lambda request: problem("gone", 404) if "event" in str(request.url) else answer(body))
+    ours, theirs = pty.openpty()
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        command = [sys.executable, "-m", "vmctl", "op", "wait", ID]
+        with subprocess.Popen(command, env=alone.environment, cwd=ROOT, stderr=theirs) as waiting:
+            os.close(theirs)
+            seen = b""
+            while b"create" not in seen:
+                seen += os.read(ours, 10_000)
+            waiting.send_signal(number)
+            assert waiting.wait(60) == 128 + number
+    rest = rest_of(ours)
+    assert b"\x1b[?25l" in seen  # the cursor is hidden
+    assert rest.rindex(b"\x1b[?25h") > rest.rfind(b"\x1b[?25l")
+    assert f"Wait again with: vmctl op wait {ID}".encode() in rest
+
+
+def rest_of(terminal: int) -> bytes:
+    """What is still to be read from a terminal that nobody else has open."""
+    rest = b""
+    try:
+        while more := os.read(terminal, 10_000):
+            rest += more
+    except OSError:  # Linux says so that it is closed
+        pass
+    os.close(terminal)
+    return rest
+
+
+def test_a_signal_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        Command(dict(os.environ)).run("version")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_ctrl_c_before_the_command_has_begun_ends_it_without_a_traceback(
+    alone: Command, tmp_path: Path, handler: signal.Handlers
+) -> None:
+    """It takes most of a second to import what it is made of."""
+    (tmp_path / "typer.py").write_text(
+        "import time\nprint('importing', flush=True)\ntime.sleep(1)\nraise SystemExit(7)\n"
+    )
+    if handler is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, handler)
+    command = [sys.executable, "-m", "vmctl"]
+    paths = f"{tmp_path}{os.pathsep}{ROOT}"
+    with subprocess.Popen(
+        command,
+        env=alone.environment | {"PYTHONPATH": paths},
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as importing:
+        assert importing.stdout
+        assert importing.stdout.readline() == "importing\n"
+        importing.send_signal(signal.SIGINT)
+        _, said = importing.communicate(timeout=60)
+    assert (importing.returncode, said) == (7 if handler is signal.SIG_IGN else -signal.SIGINT, "")
