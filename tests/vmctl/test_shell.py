@@ -170,6 +170,34 @@ def test_completion_prints_nothing_where_it_can_offer_nothing(
     assert (done.stdout.strip(), done.stderr) == ("", "")
 
 
+def test_completion_offers_no_name_that_a_shell_would_run_or_take_for_an_option(alone: Command) -> None:
+    names = [
+        "web-1",
+        "caf\u00e9",
+        "v1.2_a",
+        "web$(id)",
+        "web`id`",
+        r"web\$(id)",
+        "web;id",
+        "web 1",
+        "-l=!a",
+        'web"',
+        "~a",
+    ]
+    words = {"_VMCTL_COMPLETE": "complete_bash", "COMP_WORDS": "vmctl vm list --project ", "COMP_CWORD": "4"}
+    with listening(Service(lambda _: answer(projects(*names)))) as alone.environment["VMCTL_URL"]:
+        assert Command(alone.environment | words).run().stdout.splitlines() == ["web-1", "caf\u00e9", "v1.2_a"]
+
+
+@pytest.mark.parametrize("output", ["json", "yaml"])
+def test_what_could_steer_a_terminal_is_escaped(alone: Command, output: str) -> None:
+    name = "caf\u00e9 \x1b[2J \u202e\x9b\x7f"
+    with listening(Service(lambda _: answer(projects(name)))) as alone.environment["VMCTL_URL"]:
+        text = alone.run("project", "list", "-o", output).stdout
+    assert text.replace("\n", "").isprintable()
+    assert yaml.safe_load(text)[0]["name"] == name
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_a_wait_as_ctrl_c_does(alone: Command, number: signal.Signals) -> None:
     body = operation(OperationStatus.RUNNING, id=ID)

@@ -13,6 +13,7 @@ from vmctl.cli import session
 from vmctl.client import Client, ClientError, UnusableError
 
 _MOST = 100  # that completion offers
+_PLAIN = re.compile(r"\w[\w.@+,/-]*")  # what no shell takes for anything but letters
 _HIGHEST_LIMIT = 1_000_000_000
 _EMPTY_OPTION = re.compile("--[a-z-]+=")
 
@@ -29,7 +30,10 @@ def refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def completion(kind: str) -> Callable[[str], list[str]]:
-    """Offer the names that begin with what was typed. Completion must not print errors."""
+    """Offer the names that begin with what was typed. Completion must not print errors.
+
+    Shells take an offer as if it had been typed: a name could be a command that somebody else has written.
+    """
 
     def offer(incomplete: str) -> list[str]:
         found: list[str] = []
@@ -37,7 +41,7 @@ def completion(kind: str) -> Callable[[str], list[str]]:
             client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
             for item in _LISTS[kind](client):
                 name = str(getattr(item, "name", ""))
-                if name.startswith(incomplete):
+                if name.startswith(incomplete) and _PLAIN.fullmatch(name):
                     found.append(name)
                 if len(found) == _MOST:
                     break

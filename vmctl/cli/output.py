@@ -97,8 +97,15 @@ def print_one(item: BaseModel, output: Format) -> None:
 
 
 def as_json(data: object, indent: int | None = None) -> str:
-    """Data as JSON. Letters that the output cannot show are escapes of JSON."""
-    return json.dumps(data, indent=indent, ensure_ascii=not shows_all_letters())
+    """Data as JSON."""
+    return _written(lambda all_letters: json.dumps(data, indent=indent, ensure_ascii=not all_letters))
+
+
+def _written(write: Callable[[bool], str]) -> str:
+    """A text with all letters; if some cannot be shown or could steer a terminal, with escapes for all but ASCII."""
+    text = write(True)
+    is_visible = all(line.isprintable() for line in text.split("\n"))
+    return text if is_visible and shows_all_letters() else write(False)
 
 
 def styled(value: object) -> Text:
@@ -127,7 +134,9 @@ def _print_data(data: object, output: Format) -> None:
     if output is Format.JSON:
         text = as_json(data, indent=2)
     else:
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=shows_all_letters()).rstrip("\n")
+        text = _written(lambda all_letters: yaml.safe_dump(data, sort_keys=False, allow_unicode=all_letters)).rstrip(
+            "\n"
+        )
     sys.stdout.write(f"{text}\n")
 
 
