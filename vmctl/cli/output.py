@@ -97,15 +97,13 @@ def print_one(item: BaseModel, output: Format) -> None:
 
 
 def as_json(data: object, indent: int | None = None) -> str:
-    """Data as JSON."""
-    return _written(lambda all_letters: json.dumps(data, indent=indent, ensure_ascii=not all_letters))
+    """Data as JSON; in ASCII with escapes, if the output cannot show a letter or it could steer a terminal."""
+    text = json.dumps(data, indent=indent, ensure_ascii=False)
+    return text if _can_be_shown(text) else json.dumps(data, indent=indent)
 
 
-def _written(write: Callable[[bool], str]) -> str:
-    """A text with all letters; if some cannot be shown or could steer a terminal, with escapes for all but ASCII."""
-    text = write(True)
-    is_visible = all(line.isprintable() for line in text.split("\n"))
-    return text if is_visible and shows_all_letters() else write(False)
+def _can_be_shown(text: str) -> bool:
+    return all(line.isprintable() for line in text.split("\n")) and shows_all_letters()
 
 
 def styled(value: object) -> Text:
@@ -134,9 +132,9 @@ def _print_data(data: object, output: Format) -> None:
     if output is Format.JSON:
         text = as_json(data, indent=2)
     else:
-        text = _written(lambda all_letters: yaml.safe_dump(data, sort_keys=False, allow_unicode=all_letters)).rstrip(
-            "\n"
-        )
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip("\n")
+        if not _can_be_shown(text):
+            text = yaml.safe_dump(data, sort_keys=False).rstrip("\n")
     sys.stdout.write(f"{text}\n")
 
 
