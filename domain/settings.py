@@ -4,6 +4,7 @@ import re
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -18,6 +19,7 @@ SHORTEST_AUDIT = 30  # days, as in migration 0022
 
 # An origin in the form in which a browser sends it: in lower case, without a path, without the scheme's own port.
 _ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_OWN_PORTS = {"http": ":80", "https": ":443"}
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{1,5})")
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -152,8 +154,13 @@ class Settings(LimitSettings):
 
     @field_validator("temporal_ui_url")
     @classmethod
-    def _without_last_slash(cls, value: str) -> str:
-        return value.rstrip("/")
+    def _check_web_ui(cls, value: str) -> str:
+        url = urlsplit(value.strip())
+        # As a browser sends it: pages of this origin may use the codec.
+        origin = f"{url.scheme}://{url.netloc.lower()}".removesuffix(_OWN_PORTS.get(url.scheme, " "))
+        if not _ORIGIN.fullmatch(origin) or url.query or url.fragment:
+            raise ValueError("must be the address of a page, like https://temporal.example/ui")
+        return origin + url.path.rstrip("/")
 
     @field_validator("cors_allow_origins", mode="before")
     @classmethod
