@@ -41,8 +41,8 @@ _SUITS: Final = {
 }
 # In a session of a replica, triggers and foreign keys do nothing. Only a superuser may set that when it connects.
 _REPLICATION_ROLE: Final = "session_replication_role"
-# The settings that end what the service does earlier than it expects, or leave out some of it. `transaction_timeout` came
-# with PostgreSQL 17.
+# The settings that end what the service does earlier than it expects, or leave out some of it. The limit for transactions
+# came with PostgreSQL 17.
 _LIMITS: Final = f"""
 SELECT name, current_setting(name) AS value, '{COMMAND_TIMEOUT:.0f} s or no limit' AS needed, '0' AS wanted
 FROM unnest(ARRAY['lock_timeout', 'statement_timeout', 'transaction_timeout']) AS name

@@ -173,11 +173,6 @@ def test_a_file_is_no_data_directory(tmp_path: Path) -> None:
         prepare(tmp_path / "file")
 
 
-def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert prepare("~/data") == tmp_path / "data"
-
-
 def test_a_data_directory_is_used_by_one_stack_at_a_time(tmp_path: Path) -> None:
     prepare(tmp_path / "data")
     with pytest.raises(DataDirError, match=r"Another `make up`, process \d+, is using .*: stop it or set DATA_DIR"):
