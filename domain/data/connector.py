@@ -41,7 +41,7 @@ _SUITS: Final = {
 }
 # In a session of a replica, triggers and foreign keys do nothing. Only a superuser may set that when it connects.
 _REPLICATION_ROLE: Final = "session_replication_role"
-# The settings that end what the service does earlier than it expects, or leave out some of it. The limit for transactions
+# The settings that end what the service does earlier than it expects, or leave out some of it. `transaction_timeout`
 # came with PostgreSQL 17.
 _LIMITS: Final = f"""
 SELECT name, current_setting(name) AS value, '{COMMAND_TIMEOUT:.0f} s or no limit' AS needed, '0' AS wanted

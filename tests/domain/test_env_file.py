@@ -67,6 +67,3 @@ def test_a_line_of_the_env_file_that_a_process_does_not_read_may_name_anything(
     assert load_settings(SettingsWithoutKey).app_name == "ours"
     monkeypatch.setenv("SECRET_KEY", "k" * 40)
     assert load_settings().app_name == "ours"
-
-
-@pytest.mark.parametrize("name", ["APP_NAME", "SECRET_KEY", "TEMPORAL_NAMESPACE", "DATA_DIR", "CORS_ALLOW_ORIGINS"])

@@ -281,6 +281,7 @@ def test_values_are_read_from_the_environment(
     assert getattr(load_settings(), name) == expected
 
 
+@pytest.mark.parametrize("name", ["APP_NAME", "SECRET_KEY", "TEMPORAL_NAMESPACE", "DATA_DIR", "CORS_ALLOW_ORIGINS"])
 def test_bytes_that_are_not_utf_8_end_the_process_with_one_line(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A server would be told them, and each connection would fail with a traceback."""
     monkeypatch.setenv(name, os.fsdecode(b"a\xff"))
