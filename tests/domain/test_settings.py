@@ -289,15 +289,6 @@ def test_bytes_that_are_not_utf_8_end_the_process_with_one_line(monkeypatch: pyt
         load_settings()
 
 
-def test_a_tilde_in_the_data_directory_is_a_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("DATA_DIR", "~/data")
-    assert load_settings().data_dir == tmp_path / "data"
-    monkeypatch.setenv("DATA_DIR", "~no-such-user/data")
-    with pytest.raises(SystemExit, match=r"^Wrong setting DATA_DIR: names the home of a user, and there is none"):
-        load_settings()
-
-
 def test_settings_are_immutable() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings().debug = True  # type: ignore[misc]

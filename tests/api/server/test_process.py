@@ -1,6 +1,7 @@
 """The real API process: an offer to upgrade, few file descriptors, many connections."""
 
 import asyncio
+import contextlib
 import os
 import resource
 import secrets
@@ -134,7 +135,12 @@ def test_an_application_that_does_not_start_is_not_served() -> None:
 
     [port] = free_ports(1)
     server = create_server(app, make_settings(NO_DATABASE, api_port=port))
-    thread = threading.Thread(target=server.run, daemon=True)
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):
+            server.run()
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     block_until(lambda: server.started or not thread.is_alive())
     assert not server.started
