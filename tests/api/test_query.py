@@ -117,7 +117,7 @@ async def test_a_query_is_not_parsed_where_it_has_no_meaning_or_the_caller_is_no
     """Anybody may send thousands of parameters, and they take milliseconds."""
     parsed: list[str] = []
 
-    def parse(query: str, **options: bool) -> list[tuple[str, str]]:
+    def parse(query: str, **options: Any) -> list[tuple[str, str]]:
         parsed.append(query)
         return parse_qsl(query, **options)
 

@@ -127,7 +127,7 @@ def test_the_programs_get_what_the_env_file_names_but_not_for_the_keys(
 def test_make_finds_the_backend_in_the_env_file_as_the_settings_do(tmp_path: Path, content: str, backend: str) -> None:
     """It installs what a real cloud needs."""
     (tmp_path / ".env").write_text(content, encoding="utf-8")
-    command = ["make", "--file", local.ROOT / "Makefile", "--eval", "backend: ; @echo $(BACKEND)", "backend"]
+    command = ["make", "--file", str(local.ROOT / "Makefile"), "--eval", "backend: ; @echo $(BACKEND)", "backend"]
     environment = {"PATH": os.environ["PATH"]}
     made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
     assert made.stdout.strip() == backend
