@@ -8,7 +8,9 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval ove
 unexport PYTHONDONTWRITEBYTECODE
 # With these pip would install elsewhere than into .venv, or not at all.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
-BACKEND := $(or $(COMPUTE_BACKEND),$(shell sed -n 's/^COMPUTE_BACKEND=//p' .env 2>/dev/null))
+# In .env as the settings read it: in any case, after `export` or a byte order mark, in quotes, with spaces.
+IS_OPENSTACK := LC_ALL=C grep -isqE "^[^!-~]*(export[[:space:]]+)?'?COMPUTE_BACKEND'?[[:space:]]*=[[:space:]]*[\"']?openstack" .env
+BACKEND := $(or $(COMPUTE_BACKEND),$(compute_backend),$(shell $(IS_OPENSTACK) && echo openstack))
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
 .PHONY: up test rewritten test-openstack coverage races soak faults faults-short clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean

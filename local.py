@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from domain import env_file
 from domain.settings import Settings, SettingsWithoutKey, load_settings
 from migrations import data_dir as data_dirs
 from migrations import embedded_postgres, embedded_temporal
@@ -35,6 +36,7 @@ PROCESS_OPTIONS: dict[str, Any] = {"cwd": ROOT, "start_new_session": True}
 # What API, worker and migrations get of our environment besides the settings.
 INHERITED = {"PATH", "LD_LIBRARY_PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR"}
 INHERITED |= {"SSL_CERT_FILE", "SSL_CERT_DIR"}
+SECRETS = Settings.model_fields.keys() - SettingsWithoutKey.model_fields.keys()
 
 
 @contextlib.contextmanager
@@ -67,18 +69,23 @@ def own_ports(settings: Settings) -> Iterator[None]:
 def environment(settings: Settings) -> dict[str, str]:
     """Return the environment of API, worker and migrations: our settings but the secret keys, and INHERITED.
 
+    They also get the variables that .env names for other settings, because each of them reads that file itself.
+
     Libraries read many more variables, which a shell may have for other programs. PGSSLMODE would keep us from our own
     database, WEB_CONCURRENCY the API from starting. PG* is for the user's own database, and OS_* for a cloud.
     Each is given only with it.
     """
     names = INHERITED | {name.upper() for name in SettingsWithoutKey.model_fields}
+    named = {variable.name for _, variable in env_file.variables(skipped=SECRETS)}
     prefixes = ["LC_"]
     if "database_url" in settings.model_fields_set:
         prefixes.append("PG")
     if settings.compute_backend == "openstack":
         prefixes.append("OS_")
     return {
-        name: value for name, value in os.environ.items() if name.upper() in names or name.startswith(tuple(prefixes))
+        name: value
+        for name, value in os.environ.items()
+        if name.upper() in names or name in named or name.startswith(tuple(prefixes))
     }
 
 

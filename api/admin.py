@@ -6,6 +6,7 @@ It speaks to the database that the service uses: the one of DATABASE_URL or, wit
 import argparse
 import asyncio
 import getpass
+import io
 import sys
 
 from pydantic import ValidationError
@@ -27,22 +28,29 @@ from migrations.embedded_postgres import PostgresError
 ROLES = {"grant": Role.ADMIN, "revoke": Role.USER}
 
 
+def _text(argument: str) -> str:
+    """An argument of the command; ArgumentTypeError if it has control characters or is not UTF-8."""
+    if not argument.isprintable():
+        raise argparse.ArgumentTypeError(f"{argument!a} has characters that cannot be printed")
+    return argument
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Return the command and its arguments."""
     parser = argparse.ArgumentParser(prog="python -m api.admin", description="Manage accounts on the server.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, what in (("grant", "make a user an admin"), ("revoke", "make an admin a user")):
-        commands.add_parser(name, help=what).add_argument("username")
+        commands.add_parser(name, help=what).add_argument("username", type=_text)
     create = commands.add_parser("create-user", help="make a user; the password is asked for")
-    create.add_argument("username")
-    create.add_argument("email")
+    create.add_argument("username", type=_text)
+    create.add_argument("email", type=_text)
     create.add_argument("--admin", action="store_true", help="make the user an admin, too")
     return parser.parse_args(arguments)
 
 
 def with_database(settings: Settings) -> Settings:
     """The settings with the database of `make up`, if they name none and it has one."""
-    cluster = settings.data_dir.expanduser().resolve() / "postgres"
+    cluster = settings.data_dir.resolve() / "postgres"
     if "database_url" in settings.model_fields_set or not cluster.is_dir():
         return settings
     try:
@@ -54,12 +62,18 @@ def with_database(settings: Settings) -> Settings:
 
 def ask_password() -> str:
     """The new password, from the terminal or, in a script, from the first line of the input."""
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\n")
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Again: ") != password:
-        raise SystemExit("The two passwords differ; nothing was changed.")
-    return password
+    typed = sys.stdin or io.StringIO()  # there is none if the command was started with a closed input
+    try:
+        if not typed.isatty():
+            return typed.readline().rstrip("\n")
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Again: ") == password:
+            return password
+    except (EOFError, KeyboardInterrupt):
+        raise SystemExit("\nNo password was given; nothing was changed.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"The password cannot be read: {error}.") from None
+    raise SystemExit("The two passwords differ; nothing was changed.")
 
 
 async def carry_out(settings: Settings, wanted: argparse.Namespace) -> str:

@@ -6,18 +6,17 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from domain import database_url, payload_keys, secret_keys, tls
+from domain import database_url, env_file, payload_keys, secret_keys, tls
 from domain.identity_provider import Claim, Issuer
 from domain.limit_settings import LimitSettings
 from domain.payload_keys import PayloadKey
 from domain.secret_keys import SecretKey, SecretKeys
+from domain.web_addresses import Origins, Page
 
 SHORTEST_AUDIT = 30  # days, as in migration 0022
 
-# An origin in the form in which a browser sends it: in lower case, without a path, without the scheme's own port.
-_ORIGIN = re.compile(r"(?:https://(?!.*:443$)|http://(?!.*:80$))(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{1,5})")
 
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
@@ -30,7 +29,13 @@ Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
 class Settings(LimitSettings):
     """All settings; the environment overrides `.env`. Delays are in seconds, rates are probabilities."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=env_file.PATH,
+        env_file_encoding=env_file.ENCODING,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+    )
 
     app_name: str = "OpenStack VM API"
     debug: bool = False
@@ -79,7 +84,7 @@ class Settings(LimitSettings):
     temporal_address: str = "localhost:7233"
     temporal_namespace: str = "default"
     temporal_task_queue: str = "vm-lifecycle"
-    temporal_ui_url: str = "http://localhost:8233"
+    temporal_ui_url: Page = "http://localhost:8233"
     temporal_api_key: SecretStr | None = None
     temporal_tls_server_ca: Path | None = None
     temporal_tls_client_cert: Path | None = None
@@ -87,7 +92,7 @@ class Settings(LimitSettings):
     temporal_payload_keys: SecretStr | None = None
     temporal_search_names: Literal["none", "vms", "all"] = "vms"  # search_attributes.Names, without Temporal's SDK
 
-    cors_allow_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    cors_allow_origins: Origins = ()
 
     api_host: str = "127.0.0.1"
     api_port: Port = 8000
@@ -99,6 +104,22 @@ class Settings(LimitSettings):
     temporal_port: Port = 7233
     temporal_ui_port: Port = 8233
     data_dir: Path = Path(".data")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_characters(cls, value: object) -> object:
+        # Python reads other bytes as halves of surrogate pairs, which can be neither sent to a server nor printed.
+        if isinstance(value, str) and re.search("[\0\ud800-\udfff]", value):
+            raise ValueError("must be UTF-8 without NUL")
+        return value
+
+    @field_validator("data_dir")
+    @classmethod
+    def _expand_home(cls, value: Path) -> Path:
+        try:
+            return value.expanduser()  # `~` from a file, or from a shell that does not expand it
+        except RuntimeError:
+            raise ValueError(f"names the home of a user, and there is none for {value.parts[0]}") from None
 
     @field_validator("forwarded_allow_ips")
     @classmethod
@@ -148,26 +169,6 @@ class Settings(LimitSettings):
     @classmethod
     def _check_payload_keys(cls, value: SecretStr | None) -> SecretStr | None:
         payload_keys.parse(value.get_secret_value() if value else "")
-        return value
-
-    @field_validator("temporal_ui_url")
-    @classmethod
-    def _without_last_slash(cls, value: str) -> str:
-        return value.rstrip("/")
-
-    @field_validator("cors_allow_origins", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
-
-    @field_validator("cors_allow_origins")
-    @classmethod
-    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if "*" in value and len(value) > 1:
-            raise ValueError("must be * alone or a list of origins without *")
-        for origin in value:
-            if origin != "*" and not _ORIGIN.fullmatch(origin):
-                raise ValueError("must be * or origins like https://example.com, separated by commas")
         return value
 
     @field_validator("algorithm")
@@ -277,6 +278,8 @@ class _Removed(BaseSettings):
 def load_settings(kind: type[Settings] = Settings) -> Settings:
     """Read the settings; a wrong value ends the process with one line on stderr and exit code 1."""
     try:
+        for line, name in env_file.unset_variables(Settings.model_fields.keys() - kind.model_fields.keys()):
+            raise SystemExit(f"Wrong setting {line}: in .env it names ${{{name}}}, and there is no such variable")
         _Removed()
         return kind()
     except ValidationError as error:

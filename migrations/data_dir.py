@@ -35,8 +35,6 @@ def prepare(wanted: Path, *, checkout: Path, database_user: str) -> Path:
     """
     if not str(wanted).isprintable():
         raise DataDirError(f"DATA_DIR {str(wanted)!r} cannot be used: it has control characters or is not UTF-8")
-    if wanted.parts[:1] == ("~",):  # from a file or a shell that does not expand it
-        wanted = wanted.expanduser()
     try:
         data_dir = wanted.resolve()
         links = {path for path in (wanted.absolute(), *wanted.absolute().parents) if path.is_symlink()}

@@ -99,9 +99,9 @@ _QUOTED = text("SELECT quote_ident(:name)")
 _EXISTS = text("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = :name)")
 _IS_OURS = text("SELECT pg_has_role(:name, current_user, 'MEMBER')")
 _OURS = text("""
-SELECT tablename AS name, 'TABLE' AS kind FROM pg_tables
+SELECT tablename AS name, quote_ident(tablename) AS quoted, 'TABLE' AS kind FROM pg_tables
 WHERE schemaname = :schema AND pg_has_role(tableowner, 'USAGE')
-UNION ALL SELECT sequencename, 'SEQUENCE' FROM pg_sequences
+UNION ALL SELECT sequencename, quote_ident(sequencename), 'SEQUENCE' FROM pg_sequences
 WHERE schemaname = :schema AND pg_has_role(sequenceowner, 'USAGE')
 ORDER BY 1""")
 _HOME = text("""
@@ -128,7 +128,7 @@ async def grant(tx: AsyncConnection, settings: Settings) -> None:
                     "the tables are in the schema %s, which the search_path of the role %s must name", home, role
                 )
             for statement in await _statements(tx, role, kinds, home):
-                await tx.execute(text(statement))
+                await tx.exec_driver_sql(statement)  # `text` would take ` :role` in a name for a parameter
 
 
 async def _is_there(tx: AsyncConnection, role: str) -> bool:
@@ -143,7 +143,7 @@ async def _is_there(tx: AsyncConnection, role: str) -> bool:
         if not await tx.scalar(_MAKE):
             logger.warning("there is no role %s, so nothing is granted to it; make it, then run this again", role)
             return False
-        await tx.execute(text(f"CREATE ROLE {await _quoted(tx, role)} LOGIN"))  # without a password
+        await tx.exec_driver_sql(f"CREATE ROLE {await _quoted(tx, role)} LOGIN")  # without a password
     if await tx.scalar(_IS_OURS, {"name": role}):
         raise OwnerError(f"DB_API_ROLE and DB_WORKER_ROLE must not name {role}, which may do all that the owner may")
     return True
@@ -167,7 +167,8 @@ async def _statements(tx: AsyncConnection, role: str, kinds: list[str], home: st
         for row in ours:
             # A table that is not listed was made by a later version.
             wanted = _OF_SEQUENCES if row.kind == "SEQUENCE" and any(needed.values()) else needed.get(row.name)
-            statements.append(f'REVOKE ALL ON {row.kind} {schema}."{row.name}" FROM {name}')
+            its_name = f"{row.kind} {schema}.{row.quoted}"
+            statements.append(f"REVOKE ALL ON {its_name} FROM {name}")
             if wanted:
-                statements.append(f'GRANT {", ".join(sorted(wanted))} ON {row.kind} {schema}."{row.name}" TO {name}')
+                statements.append(f"GRANT {', '.join(sorted(wanted))} ON {its_name} TO {name}")
     return statements

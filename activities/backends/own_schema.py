@@ -3,9 +3,24 @@
 Migrations do not know them. A worker adds the tables, columns and indexes that are missing when it starts.
 """
 
-from sqlalchemy import Connection, MetaData, func, inspect, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import Column, Connection, MetaData, delete, func, inspect, select, text, tuple_
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.schema import CreateColumn
+
+from domain.data import database, outages
+
+# No step and no wait lasts as long, so nobody needs the records of calls that are older.
+CALL_AGE: Final = timedelta(days=30)
+FORGET_INTERVAL: Final = 3600.0  # seconds
+FIRST_FORGET: Final = 60.0  # seconds after a start, which has other things to do
+FORGET_BATCH: Final = 1_000  # rows in a statement
 
 
 async def complete(tx: AsyncConnection, metadata: MetaData, lock: int) -> bool:
@@ -46,3 +61,28 @@ def _add_what_is_missing(connection: Connection, metadata: MetaData) -> None:
                 connection.execute(text(f"ALTER TABLE {table.fullname} ADD COLUMN {definition}"))
         for index in table.indexes:
             index.create(connection, checkfirst=True)
+
+
+async def forget_old_calls(engine: AsyncEngine, touched: Sequence[Column[datetime]]) -> None:
+    """Delete rows of calls that nothing has touched for CALL_AGE, for ever; each table has one of these columns."""
+    await asyncio.sleep(FIRST_FORGET)
+    while True:
+        with contextlib.suppress(SQLAlchemyError, *outages.UNREACHABLE):  # the next hour will do
+            while await forget(engine, touched, CALL_AGE):
+                pass
+        await asyncio.sleep(FORGET_INTERVAL)
+
+
+async def forget(engine: AsyncEngine, touched: Sequence[Column[datetime]], older_than: timedelta) -> int:
+    """Delete a batch of what nothing has touched for so long, and return how many rows that were.
+
+    Nobody here knows which operations have ended. The age must be longer than an operation tries a step.
+    """
+    deleted = 0
+    async with database.autocommit(engine).connect() as connection:
+        for since in touched:
+            key = since.table.primary_key
+            old = select(*key).where(since < func.clock_timestamp() - older_than).limit(FORGET_BATCH)
+            batch = delete(since.table).where(tuple_(*key).in_(old))
+            deleted += (await connection.execute(batch)).rowcount
+    return deleted

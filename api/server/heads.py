@@ -7,6 +7,7 @@ accepted some of them. The expression below does not depend on its version.
 import re
 
 MAX_HEAD = 32 * 1024  # bytes
+MAX_PATH = 4 * 1024  # bytes; the longest of the service's paths is shorter, and each is decoded
 MAX_FIELDS = 100
 END = b"\r\n\r\n"
 
@@ -118,13 +119,16 @@ def path_and_query(method: bytes, target: bytes) -> tuple[bytes, bytes]:
     """The path and the query of a target in origin, absolute or asterisk form; RefusedError for any other."""
     if target.startswith(b"/"):
         path, _, query = target.partition(b"?")
-        return path, query
-    if target == b"*" and method == b"OPTIONS":
-        return target, b""
-    match = _ABSOLUTE_FORM.fullmatch(target)
-    if not match:
-        raise malformed("the target of the request is wrong")
-    return match[1] or b"/", match[2] or b""
+    elif target == b"*" and method == b"OPTIONS":
+        path, query = target, b""
+    else:
+        match = _ABSOLUTE_FORM.fullmatch(target)
+        if not match:
+            raise malformed("the target of the request is wrong")
+        path, query = match[1] or b"/", match[2] or b""
+    if len(path) > MAX_PATH:
+        raise RefusedError("uri_too_long", f"The path of a URL has at most {MAX_PATH} bytes.")
+    return path, query
 
 
 def _unsupported_version() -> RefusedError:

@@ -208,4 +208,4 @@ def _decoded(path: str) -> str:
     An encoded slash separates nothing (RFC 3986, section 2.2). If it did, `/api/v1%2Fadmin` would lead around a proxy
     that keeps strangers from `/api/v1/admin`.
     """
-    return "%2F".join(map(unquote, _ENCODED_SLASH.split(path)))
+    return unquote(_ENCODED_SLASH.sub("%252F", path))

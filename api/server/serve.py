@@ -67,6 +67,7 @@ def create_server(app: ASGIApp, settings: Settings, on_stop: Callable[[], None] 
         loop="uvloop",
         http=partial(Connection, connections, settings.api_keep_alive),  # type: ignore[arg-type] # uvicorn calls it
         ws="none",
+        lifespan="on",  # with "auto", a start that failed would be served
         log_config=None,
         access_log=False,
         server_header=False,

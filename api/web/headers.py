@@ -15,10 +15,16 @@ from api.web import problems
 from api.web.middleware import RequestContext
 
 # Headers that a page of another origin may send, beyond those that every page may.
-_SENT = ("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id")
+_SENT = (
+    *("Authorization", "Content-Type", "Idempotency-Key", "X-Request-Id"),
+    *("If-Match", "If-None-Match", "Last-Event-ID"),
+)
 # Headers of answers that such a page may read.
 _SHOWN = (
+    "Accept",
+    "Accept-Encoding",
     "Allow",
+    "ETag",
     "Idempotency-Replayed",
     "Link",
     "Location",
@@ -109,8 +115,13 @@ class _RefusedPreflight(Response):
         await RequestContext(self._answer, debug=False)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        setting = "TEMPORAL_UI_URL" if scope["path"].startswith(CODEC) else "CORS_ALLOW_ORIGINS"
-        detail = f"{bytes(self.body).decode()}. {setting} has the origins whose pages may call this service."
+        if "access-control-allow-origin" in self.headers:
+            methods, sent = (self.headers.get(f"access-control-allow-{what}", "any") for what in ("methods", "headers"))
+            hint = f"The methods that a page may use: {methods}. The headers that it may send: {sent}."
+        else:
+            setting = "TEMPORAL_UI_URL" if scope["path"].startswith(CODEC) else "CORS_ALLOW_ORIGINS"
+            hint = f"{setting} has the origins whose pages may call this service."
+        detail = f"{bytes(self.body).decode()}. {hint}"
         answer = problems.problem("preflight_refused", detail, scope["path"])
         for name, value in self.headers.items():
             answer.headers.setdefault(name, value)

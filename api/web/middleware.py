@@ -9,11 +9,12 @@ from functools import partial
 from http import HTTPStatus
 from time import perf_counter
 from typing import cast
+from urllib.parse import unquote_to_bytes
 from uuid import uuid4
 
 from fastapi.security.utils import get_authorization_scheme_param
 from sqlalchemy.exc import DBAPIError
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _HEALTH_PATHS = {f"{PREFIX}/health", f"{PREFIX}/health/live", f"{PREFIX}/health/ready"}
 _LOGIN_PATHS = {f"{PREFIX}/auth/register", f"{PREFIX}/auth/login", f"{PREFIX}/auth/refresh"}
-_SEARCHES = {"name", "labels"}  # parameters of lists
+_SEARCH = re.compile(rb"(?:^|&)(?:name|labels)(?:=|&|$)")  # parameters of lists
 # How long the answer to a refused request is held back; meanwhile the request holds no slot. Many clients retry at
 # once, and refusing them again and again without a delay would keep a whole processor busy.
 REFUSAL_DELAY = 0.5  # seconds
@@ -251,9 +252,8 @@ class _Admitted:
 
 
 def _is_search(scope: Scope) -> bool:
-    """Whether the request has a filter by names or labels."""
-    query = scope["query_string"]
-    return bool(query) and scope["method"] == "GET" and not _SEARCHES.isdisjoint(QueryParams(query))
+    """Whether the request has a filter by names or labels. It is not counted yet, so its query is not parsed."""
+    return scope["method"] == "GET" and bool(_SEARCH.search(unquote_to_bytes(scope["query_string"])))
 
 
 async def _finder(scope: Scope, token: str) -> ProgramTokens | IdentityProvider | None:

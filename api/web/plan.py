@@ -25,16 +25,14 @@ class Optionals:
     """Parameters that a request may lack, such as query parameters: most requests lack all of them."""
 
     def __init__(self, fields: Sequence[ModelField], nothing: QueryParams | Headers) -> None:
-        self._fields = fields
+        self.fields = fields
         self._without, self._errors_without = request_params_to_args(fields, nothing)
         self._lists = [name for name, value in self._without.items() if isinstance(value, list)]
 
     def read(self, values: Values, received: Mapping[str, Any], *, has_any: bool) -> Errors:
         """Add the values to the others; returns the errors. `received` are the parameters, if the request has any."""
-        if not self._fields:
-            return []
         if has_any or self._errors_without:
-            found, errors = request_params_to_args(self._fields, received)
+            found, errors = request_params_to_args(self.fields, received)
             values.update(found)
             return errors
         values.update(self._without)
@@ -63,7 +61,8 @@ class Step:
         if self.path:
             found, errors = request_params_to_args(self.path, request.path_params)
             values.update(found)
-        errors += self.query.read(values, request.query_params, has_any=asked.has_query)
+        if self.query.fields:  # if there are none, the query string is not parsed
+            errors += self.query.read(values, request.query_params, has_any=asked.has_query)
         if self.header_names:
             has_any = any(name in self.header_names for name, _ in request.scope["headers"])
             errors += self.headers.read(values, request.headers, has_any=has_any)

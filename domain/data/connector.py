@@ -29,7 +29,7 @@ _ISOLATION = (
     "its transactions are {level}, and the service needs read committed; "
     "ALTER ROLE ... SET default_transaction_isolation = 'read committed'"
 )
-_LIMIT = "its {name} is {value}, and the service needs {needed}; ALTER ROLE ... SET {name} = 0"
+_LIMIT = "its {name} is {value}, and the service needs {needed}; ALTER ROLE ... SET {name} = {wanted}"
 _STATEMENT_MODE = "PgBouncer is in statement mode, which has no transactions; set pool_mode to transaction or session"
 # The driver's own words do not say where the value comes from: "invalid literal for int() with base 10: 'abc'".
 _WRONG_VALUE = "a value of DATABASE_URL or of a PG* variable of the environment is wrong or missing"
@@ -39,15 +39,20 @@ _SUITS: Final = {
     "read-write": "SELECT current_setting('transaction_read_only') = 'off'",
     "primary": "SELECT NOT pg_is_in_recovery()",
 }
-# The limits that end what the service does earlier than it expects, or leave out some of what it looks for. The third
+# In a session of a replica, triggers and foreign keys do nothing. Only a superuser may set that when it connects.
+_REPLICATION_ROLE: Final = "session_replication_role"
+# The settings that end what the service does earlier than it expects, or leave out some of it. `transaction_timeout`
 # came with PostgreSQL 17.
 _LIMITS: Final = f"""
-SELECT name, current_setting(name) AS value, '{COMMAND_TIMEOUT:.0f} s or no limit' AS needed
+SELECT name, current_setting(name) AS value, '{COMMAND_TIMEOUT:.0f} s or no limit' AS needed, '0' AS wanted
 FROM unnest(ARRAY['lock_timeout', 'statement_timeout', 'transaction_timeout']) AS name
 WHERE extract(epoch FROM current_setting(name, true)::interval) BETWEEN 0.001 AND {COMMAND_TIMEOUT - 0.001}
 UNION ALL
-SELECT name, current_setting(name), 'no limit' FROM unnest(ARRAY['gin_fuzzy_search_limit']) AS name
-WHERE current_setting(name) <> '0'"""  # noqa: S608
+SELECT name, current_setting(name), needed, wanted FROM (VALUES
+    ('gin_fuzzy_search_limit', 'no limit', '0'),
+    ('exit_on_error', 'off', 'off'),
+    ('{_REPLICATION_ROLE}', 'origin', 'origin')
+) AS needs (name, needed, wanted) WHERE current_setting(name) <> wanted"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +173,15 @@ class Connector:
         # give us a connection on which somebody else has prepared one with the same name.
         # An older server refuses to connect if it is told a setting that it does not know, so this one comes later.
         more = ", set_config('transaction_timeout', '0', false)" if version.major >= HAS_TRANSACTION_TIMEOUT else ""
-        statement = await connection.prepare(f"SELECT pg_backend_pid(){more}", name="")
-        if await statement.fetchval() != connection.get_server_pid():
+        question = f"SELECT pg_backend_pid(), current_setting('{_REPLICATION_ROLE}'){more}"
+        statement = await connection.prepare(question, name="")
+        pid, role, *_ = await statement.fetchrow()
+        if pid != connection.get_server_pid():
             raise UnusableDatabaseError(_POOLER)
+        if role != "origin":
+            raise UnusableDatabaseError(
+                _LIMIT.format(name=_REPLICATION_ROLE, value=role, needed="origin", wanted="origin")
+            )
 
     async def _check_behind_pgbouncer(self, connection: asyncpg.Connection) -> None:
         """Raise an error if the server does not suit, or if there are no transactions, or others than we need.

@@ -31,6 +31,7 @@ SERVER_SETTINGS = {
     # A session is idle while its connection is in the pool.
     "idle_session_timeout": "0",
     "gin_fuzzy_search_limit": "0",  # else searches would find some of what there is, chosen at random
+    "exit_on_error": "off",  # else a username that is taken, or a lock that is not free, costs the connection
     "quote_all_identifiers": "off",  # SQLAlchemy does not know the types that it reads then
     "standard_conforming_strings": "on",  # SQLAlchemy asks for it once and takes the answer for that of every session
     "jit": "off",  # compiling one of our statements takes longer than running it

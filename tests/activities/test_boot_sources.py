@@ -189,7 +189,7 @@ async def test_the_cloud_neither_detaches_nor_saves_nor_rebuilds_a_disk_that_is_
     vm, volume = Ref(uuid4()), await add_bootable(slow_backend, uuid4())
     await slow_backend.create_server(token(), replace(server_spec(vm.id), boot_volume=volume))
     await complete_changes(engine, slow_backend, vm.id)
-    await refused_without_effect(engine, slow_backend.detach_volume(token(), vm, volume), "bad_request")
+    await refused_without_effect(engine, slow_backend.detach_volume(token(), vm, volume), "conflict")
     unsupported = (
         slow_backend.create_server_image(token(), vm, uuid4(), "before"),
         slow_backend.rebuild_server(token(), server_spec(vm.id)),

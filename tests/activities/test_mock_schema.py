@@ -1,11 +1,14 @@
 """The mock cloud survives upgrades: tables of an earlier version are upgraded, and their servers are kept."""
 
-from uuid import uuid4
+from datetime import timedelta
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text, union_all, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from activities.backends import own_schema
+from activities.backends.mock.schema import OF_CALLS
 from activities.backends.protocol import Token
 from activities.backends.resources import Ref
 from domain.rules.cloud import ServerStatus
@@ -14,6 +17,7 @@ from domain.settings import Settings
 from tests.activities.cloud import BUILD_IMAGE_ID, DEVICE, complete_changes, disk_content, open_backend, port
 from tests.activities.mock_cloud import refused
 from tests.support.rows import NETWORK_IDS
+from tests.support.waiting import poll
 
 OLD_VM = uuid4()
 OLD = """
@@ -117,4 +121,39 @@ async def test_addresses_are_unique_after_an_upgrade(old_engine: AsyncEngine, se
     cloud = await open_backend(settings)
     await cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4()))
     await refused(cloud.create_server_interface(Token(uuid4(), "plug"), Ref(OLD_VM), port(uuid4())), "address_in_use")
+    await cloud.close()
+
+
+async def test_calls_that_are_old_are_forgotten_and_no_others(
+    engine: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would stay for ever: the calls of each operation, and those that failed or were revoked."""
+    cloud = await open_backend(settings, mock_transient_rate=1.0)
+    monkeypatch.setattr(own_schema, "FORGET_BATCH", 2)
+
+    async def call_and_revoke() -> Token:
+        token = Token(uuid4(), "make")
+        await refused(cloud.create_volume(token, token.operation_id, "data", 10), "mock_transient", retryable=True)
+        await cloud.create_volume(token, token.operation_id, "data", 10)
+        await cloud.revoke(token.operation_id)
+        return token
+
+    for _ in range(5):
+        await call_and_revoke()
+    async with engine.begin() as tx:
+        for made_at in OF_CALLS:
+            await tx.execute(update(made_at.table).values({made_at: made_at - timedelta(days=31)}))
+    new = await call_and_revoke()
+    await cloud.close()
+    monkeypatch.setattr(own_schema, "FIRST_FORGET", 0.0)
+    cloud = await open_backend(settings)
+
+    async def kept() -> list[UUID]:
+        operations = union_all(*(select(made_at.table.c.operation_id) for made_at in OF_CALLS))
+        async with engine.connect() as connection:
+            return list(await connection.scalars(operations))
+
+    operations = await poll(kept, lambda ids: len(ids) <= len(OF_CALLS))
+    assert set(operations) == {new.operation_id}
+    await refused(cloud.create_volume(Token(new.operation_id, "other"), uuid4(), "data", 10), "token_revoked")
     await cloud.close()

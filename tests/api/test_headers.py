@@ -3,8 +3,9 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from html import unescape
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from api.web.admission import NoSlotError, Slots
-from api.web.problems import MAX_BODY
+from api.web.problems import HEADERS_OF_CODE, MAX_BODY
 from domain.settings import Settings
 from tests.api.conftest import PASSWORD, Person, client_of, running
 from tests.conftest import make_settings
@@ -181,6 +182,7 @@ async def test_a_page_of_an_allowed_origin_may_send_every_request(shop: httpx.As
     [
         (ORIGIN, "TRACE", "authorization"),
         (ORIGIN, "POST", "x-other"),
+        (ORIGIN, "POST", "authorization, x-other"),
         *(
             (origin, "POST", "authorization")
             for origin in ("null", f"{ORIGIN}/", f"{ORIGIN}:443", "https://SHOP.example")
@@ -198,6 +200,31 @@ async def test_a_preflight_that_is_refused_is_a_problem(
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Vary"].startswith("Origin")
     assert answer.headers.get("Access-Control-Allow-Origin") == (ORIGIN if origin == ORIGIN else None)
+    assert ("CORS_ALLOW_ORIGINS" in answer.json()["detail"]) == (origin != ORIGIN)
+    assert ("The headers that it may send: " in answer.json()["detail"]) == (origin == ORIGIN)
+
+
+def named_headers(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The headers of the API's description: where they are, and their names."""
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        for parameter in operation.get("parameters", []):
+            if parameter["in"] == "header":
+                yield "request", parameter["name"].lower()
+        for response in operation["responses"].values():
+            yield from (("answer", name.lower()) for name in response.get("headers", {}))
+
+
+async def test_a_page_may_send_every_header_that_the_api_reads_and_read_every_one_that_it_sends(
+    app: FastAPI, shop: httpx.AsyncClient
+) -> None:
+    named = set(named_headers(app.openapi()))
+    sent = {name for place, name in named if place == "request"}
+    assert sent >= {"if-match", "last-event-id", "idempotency-key"}
+    answer = await preflight(shop, "GET", ", ".join(sorted({*sent, "authorization", "if-none-match"})))
+    assert (answer.status_code, answer.text) == (200, "OK")
+    shown = set((await shop.get("/health")).headers["Access-Control-Expose-Headers"].lower().split(", "))
+    of_problems = {name.lower() for headers in HEADERS_OF_CODE.values() for name in headers}
+    assert {name for place, name in named if place == "answer"} | of_problems - {"connection"} <= shown
 
 
 async def test_a_page_of_an_allowed_origin_reads_answers_and_problems_with_their_headers(

@@ -1,12 +1,14 @@
 """Query parameters: none that a path does not have, none twice, none empty."""
 
 from typing import Any
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import httpx
 import pytest
 from fastapi.routing import APIRoute
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette import datastructures
 
 from api.web.pages import MAX_LINKS
 from api.web.query import MAX_QUERY
@@ -107,6 +109,25 @@ async def test_a_query_that_is_too_long_is_refused_before_it_is_read(ada: Person
     answer = await ada.http.get(f"/vms?{longest}a")
     assert (answer.status_code, answer.json()["code"]) == (414, "query_too_long")
     assert len(answer.content) < 1000
+
+
+async def test_a_query_is_not_parsed_where_it_has_no_meaning_or_the_caller_is_not_counted(
+    visitor: Person, anyone: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anybody may send thousands of parameters, and they take milliseconds."""
+    parsed: list[str] = []
+
+    def parse(query: str, **options: Any) -> list[tuple[str, str]]:
+        parsed.append(query)
+        return parse_qsl(query, **options)
+
+    monkeypatch.setattr(datastructures, "parse_qsl", parse)
+    many = "&".join("a" * 15_000)
+    for path, status in (("/vms", 414), ("/health/live", 200), ("/health", 200), ("/nothing", 404)):
+        assert (await anyone.get(f"{path}?{many}")).status_code == status
+    assert parsed == []
+    assert (await visitor.http.get("/vms?page=1&sort=name")).status_code == 200
+    assert parsed == ["page=1&sort=name"]
 
 
 async def test_the_answer_to_thousands_of_wrong_parameters_is_small(ada: Person) -> None:

@@ -156,6 +156,7 @@ async def test_preferences_of_a_role_change_nothing(settings: Settings) -> None:
         "statement_timeout": ("50ms", "0"),
         "idle_session_timeout": ("100ms", "0"),
         "gin_fuzzy_search_limit": ("1", "0"),
+        "exit_on_error": ("on", "off"),
         "standard_conforming_strings": ("off", "on"),
         "quote_all_identifiers": ("on", "off"),
     }
@@ -167,6 +168,18 @@ async def test_preferences_of_a_role_change_nothing(settings: Settings) -> None:
         await database.close(engine)
 
 
+@pytest.mark.parametrize("options", ["", "&options=-c%20session_replication_role%3Dreplica"])
+async def test_a_session_in_which_triggers_and_foreign_keys_do_nothing_is_refused_with_a_way_out(
+    settings: Settings, options: str
+) -> None:
+    ours = make_settings(f"{settings.database_url}{options}")
+    async with preferred(settings, **({} if options else {"session_replication_role": "replica"})):
+        refusal = await refusal_of(ours)
+    assert "its session_replication_role is replica, and the service needs origin" in refusal
+    assert "ALTER ROLE ... SET session_replication_role = origin" in refusal
+    await database.refuse_unusable(settings)
+
+
 @pgbouncer.needs_pgbouncer
 @pytest.mark.parametrize(
     ("name", "value", "line"),
@@ -175,6 +188,12 @@ async def test_preferences_of_a_role_change_nothing(settings: Settings) -> None:
         ("lock_timeout", "2s", "its lock_timeout is 2s, and the service needs 15 s or no limit"),
         ("statement_timeout", "14999ms", "its statement_timeout is 14999ms, and the service needs 15 s or no limit"),
         ("gin_fuzzy_search_limit", "5000", "its gin_fuzzy_search_limit is 5000, and the service needs no limit"),
+        ("exit_on_error", "on", "its exit_on_error is on, and the service needs off"),
+        (
+            "session_replication_role",
+            "replica",
+            "its session_replication_role is replica, and the service needs origin",
+        ),
     ],
 )
 async def test_settings_behind_pgbouncer_that_do_not_suit_are_refused_with_a_way_out(

@@ -71,3 +71,32 @@ def test_the_last_line_end_of_a_file_belongs_to_no_key(monkeypatch: pytest.Monke
 def test_links_into_the_web_ui_have_no_double_slash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPORAL_UI_URL", "https://temporal.example/ui/")
     assert load_settings().temporal_ui_url == "https://temporal.example/ui"
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("http://Temporal.Example:80/", "http://temporal.example"),
+        ("HTTPS://temporal.example:443/UI", "https://temporal.example/UI"),
+        ("http://[::1]:8233", "http://[::1]:8233"),
+        ("https://temporal.example:80", "https://temporal.example:80"),
+    ],
+)
+def test_the_origin_of_the_web_ui_is_kept_as_a_browser_sends_it(
+    monkeypatch: pytest.MonkeyPatch, url: str, kept: str
+) -> None:
+    monkeypatch.setenv("TEMPORAL_UI_URL", url)
+    assert load_settings().temporal_ui_url == kept
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://[::1", "temporal.example", "localhost:8233", "http://", "ftp://temporal.example", "http://a b"),
+        *("http://me:secret@temporal.example", "http://temporal.example?a=1", "http://temporal.example/#a", "http://é"),
+    ],
+)
+def test_what_is_no_address_of_the_web_ui_is_rejected(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("TEMPORAL_UI_URL", url)
+    with pytest.raises(SystemExit, match=r"^Wrong setting TEMPORAL_UI_URL: "):
+        load_settings()

@@ -2,7 +2,9 @@
 
 import os
 import socket
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,6 +97,41 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_programs_get_the_settings_and_nothing_that_is_meant_for_other_programs() -> None:
     expected = {"PATH": "/bin", "LC_ALL": "C.UTF-8", "API_PORT": "1", "log_level": "DEBUG"}
     assert local.environment(Settings(_env_file=None)) == expected
+
+
+@pytest.mark.usefixtures("shell")
+def test_the_programs_get_what_the_env_file_names_but_not_for_the_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """They read the file, too, and would find other values in it."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("DBUSER", "POOL", "VAULT"):
+        monkeypatch.setenv(name, "1")
+    lines = ("DATABASE_URL=postgresql://${DBUSER}@db/vmapi", "DB_POOL_SIZE=${POOL:-2}", "SECRET_KEY=${VAULT}")
+    (tmp_path / ".env").write_text("\n".join(lines))
+    passed = local.environment(Settings(_env_file=None)).keys() & {"DBUSER", "POOL", "VAULT"}
+    assert passed == {"DBUSER", "POOL"}
+
+
+@pytest.mark.parametrize(
+    ("content", "backend"),
+    [
+        ("COMPUTE_BACKEND=openstack", "openstack"),
+        ('A=1\nexport  compute_backend = "openstack"\r\nB=2\r\n', "openstack"),
+        ("\ufeff'COMPUTE_BACKEND'='openstack' # ours", "openstack"),
+        ("\tCOMPUTE_BACKEND=openstack # ours", "openstack"),
+        ("COMPUTE_BACKEND=mock", ""),
+        ("#COMPUTE_BACKEND=openstack\n# COMPUTE_BACKEND=openstack", ""),
+    ],
+)
+def test_make_finds_the_backend_in_the_env_file_as_the_settings_do(tmp_path: Path, content: str, backend: str) -> None:
+    """It installs what a real cloud needs."""
+    (tmp_path / ".env").write_text(content, encoding="utf-8")
+    command = ["make", "--file", str(local.ROOT / "Makefile"), "--eval", "backend: ; @echo $(BACKEND)", "backend"]
+    environment = {"PATH": os.environ["PATH"]}
+    made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert made.stdout.strip() == backend
+    assert Settings(_env_file=tmp_path / ".env").compute_backend == (backend or "mock")
 
 
 @pytest.mark.usefixtures("shell")

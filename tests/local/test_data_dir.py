@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import local
+from domain.settings import load_settings
 from migrations import data_dir, embedded_postgres
 from migrations.data_dir import DataDirError
 
@@ -173,9 +174,14 @@ def test_a_file_is_no_data_directory(tmp_path: Path) -> None:
         prepare(tmp_path / "file")
 
 
-def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_the_data_directory_is_a_home_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert prepare("~/data") == tmp_path / "data"
+    monkeypatch.setenv("DATA_DIR", "~/data")
+    assert load_settings().data_dir == tmp_path / "data"
+    monkeypatch.setenv("DATA_DIR", "~no-such-user/data")
+    with pytest.raises(SystemExit, match=r"^Wrong setting DATA_DIR: names the home of a user, and there is none"):
+        load_settings()
 
 
 def test_a_data_directory_is_used_by_one_stack_at_a_time(tmp_path: Path) -> None:

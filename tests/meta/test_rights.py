@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
+from sqlalchemy import text
 
 from activities.backends.openstack.schema import create_schema
 from domain.data import database
@@ -123,6 +124,19 @@ async def test_what_an_earlier_version_has_granted_is_taken_back(owner: asyncpg.
     assert granted.pop(("public", "of_a_later_version")) == set()
     expected = {(schema, table): rights.api for schema, tables in RIGHTS.items() for table, rights in tables.items()}
     assert granted == expected
+
+
+async def test_names_may_have_any_characters(settings: Settings) -> None:
+    """Those of the roles, and those of other tables and sequences in our schema."""
+    engine, odd = database.create_engine(settings), settings.model_copy(update={"db_api_role": 'odd :role "%s"'})
+    await migrate(settings.model_copy(update={"db_api_role": None, "db_worker_role": None}))
+    async with engine.connect() as tx:  # rolled back
+        for name in ("foo :bar", 'we""ird', "%(x)s", "Größe"):
+            await tx.exec_driver_sql(f'CREATE TABLE "{name}" (id serial)')
+        await grant(tx, odd.model_copy(update={"db_worker_role": None}))
+        allowed = text("SELECT has_table_privilege(:role, 'vms', 'INSERT')")
+        assert await tx.scalar(allowed, {"role": odd.db_api_role})
+    await engine.dispose()
 
 
 async def test_a_second_run_changes_nothing(owner: asyncpg.Connection, settings: Settings) -> None:

@@ -1,14 +1,16 @@
 """The mock cloud: durable in PostgreSQL, shared by all workers, idempotent by token, and failing on demand."""
 
+import asyncio
 from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Select, literal, select
 
+from activities.backends import own_schema
 from activities.backends.mock.consoles import MockConsoles
 from activities.backends.mock.found import PAGE_SIZE, MockFound
 from activities.backends.mock.ports import MockPorts
-from activities.backends.mock.schema import images, ports, servers, volumes
+from activities.backends.mock.schema import OF_CALLS, images, ports, servers, volumes
 from activities.backends.mock.servers import MockServers, apply_due_changes
 from activities.backends.mock.storage import MockStorage
 from activities.backends.resources import InventoryPage, Listed
@@ -25,6 +27,18 @@ _INVENTORY: Final[dict[Kind, Select[*tuple[Any, ...]]]] = {
 
 class MockBackend(MockServers, MockConsoles, MockPorts, MockStorage, MockFound):
     """The mock cloud; ComputeBackend describes its methods."""
+
+    _forgetting: asyncio.Task[None] | None = None
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        if self._forgetting is None:
+            self._forgetting = asyncio.create_task(own_schema.forget_old_calls(self._engine, OF_CALLS))
+
+    async def close(self) -> None:
+        if self._forgetting:
+            self._forgetting.cancel()
+        await super().close()
 
     async def list_catalogue(self) -> None:
         return None

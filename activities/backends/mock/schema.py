@@ -1,5 +1,6 @@
 """The mock cloud's own tables, in a PostgreSQL schema that all workers share and the service itself never reads."""
 
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
@@ -33,6 +34,11 @@ metadata = MetaData(schema=SCHEMA)
 def _cloud_id(name: str = "cloud_id") -> Column[UUID]:
     # Earlier versions insert rows without it.
     return Column(name, Uuid, nullable=False, server_default=func.gen_random_uuid())
+
+
+def _made_at() -> Column[datetime]:
+    # Rows of earlier versions get the time of the upgrade.
+    return Column("made_at", DateTime(timezone=True), nullable=False, server_default=func.now())
 
 
 servers = Table(
@@ -121,6 +127,8 @@ calls = Table(
     metadata,
     Column("operation_id", Uuid, primary_key=True),
     Column("step", Text, primary_key=True),
+    _made_at(),
+    Index("ix_calls_made_at", "made_at"),
     comment="Tokens whose call took effect; the same call again does nothing.",
 )
 
@@ -129,6 +137,8 @@ transient_failures = Table(
     metadata,
     Column("operation_id", Uuid, primary_key=True),
     Column("step", Text, primary_key=True),
+    _made_at(),
+    Index("ix_hiccups_made_at", "made_at"),
     comment="Tokens whose call failed once (MOCK_TRANSIENT_RATE); the same call again succeeds.",
 )
 
@@ -136,6 +146,8 @@ revocations = Table(
     "revocations",
     metadata,
     Column("operation_id", Uuid, primary_key=True),
+    _made_at(),
+    Index("ix_revocations_made_at", "made_at"),
     comment="Operations whose calls are refused.",
 )
 
@@ -149,6 +161,10 @@ faults = Table(
     Column("vm_id", Uuid),
     comment="Scripted faults. `times` counts down, NULL is for ever. `vm_id` is the target of the call, NULL is any.",
 )
+
+
+OF_CALLS: Final = tuple(table.c.made_at for table in (calls, transient_failures, revocations))
+"""When the rows about calls were made. They are forgotten some day."""
 
 
 class FaultMode(StrEnum):

@@ -1,13 +1,10 @@
 """The base of all parts of the OpenStack backend: the way to the cloud, and how a VM's server is found in it."""
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, TypeVar
 from uuid import UUID
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from activities.backends.openstack import bodies, marks, reading
 from activities.backends.openstack.calls import Accepted, Calls, Found, Request
@@ -22,14 +19,10 @@ from activities.backends.openstack.verdict import Verb
 from activities.backends.openstack.watcher import Watcher
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
-from domain.data import outages
 from domain.settings import Settings
 
 T = TypeVar("T")
 
-# No step and no wait lasts as long, so nobody needs a row that was forgotten.
-LEDGER_AGE: Final = timedelta(days=30)
-FORGET_INTERVAL: Final = 3600.0  # seconds
 # The watcher's longest pause, and then a list with a cell that is down. A step is ended not long after this time.
 ANSWER_TIMEOUT: Final = 120.0
 
@@ -51,7 +44,7 @@ class OpenStackParts:
         await self._ledger.prepare()
         await self._cloud.prepare()
         if self._forgetting is None:
-            self._forgetting = asyncio.create_task(self._forget_old_calls())
+            self._forgetting = asyncio.create_task(self._ledger.forget_old_calls())
 
     async def close(self) -> None:
         if self._forgetting:
@@ -151,14 +144,6 @@ class OpenStackParts:
         # A filter that a cloud does not know is ignored, so each row is checked.
         found = [row for row in servers if isinstance(row, ServerRow) and row.tags.intersection(tags)]
         return sorted((row for row in found if not row.is_deleted), key=lambda row: (row.created_at, row.id))
-
-    async def _forget_old_calls(self) -> None:
-        """Delete old rows of the ledger for ever."""
-        while True:
-            with contextlib.suppress(SQLAlchemyError, *outages.UNREACHABLE):  # the next hour will do
-                while await self._ledger.forget(LEDGER_AGE):
-                    pass
-            await asyncio.sleep(FORGET_INTERVAL)
 
 
 def no_server() -> BackendError:

@@ -12,16 +12,17 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, delete, exists, func, select, text, tuple_, update
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, exists, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from activities.backends import own_schema
 from activities.backends.openstack.schema import Outcome, calls, create_schema, revocations
 from activities.backends.protocol import Token
 from domain.data import database
 from domain.settings import Settings
 
-FORGET_BATCH: Final = 1_000  # rows in a statement
+TOUCHED: Final = (calls.c.touched_at, revocations.c.revoked_at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,18 +232,9 @@ class Ledger:
             found: timedelta | None = await connection.scalar(statement)
             return found
 
-    async def forget(self, older_than: timedelta) -> int:
-        """Delete a batch of what nothing has touched for so long, and return how many rows that were.
-
-        The ledger does not know which operations have ended. The age must be longer than an operation tries a step.
-        """
-        deleted = 0
-        async with self._autocommit.connect() as connection:
-            for table, since in ((calls, calls.c.touched_at), (revocations, revocations.c.revoked_at)):
-                old = select(*table.primary_key).where(since < func.clock_timestamp() - older_than).limit(FORGET_BATCH)
-                batch = delete(table).where(tuple_(*table.primary_key).in_(old))
-                deleted += (await connection.execute(batch)).rowcount
-        return deleted
+    async def forget_old_calls(self) -> None:
+        """Delete old rows for ever."""
+        await own_schema.forget_old_calls(self._engine, TOUCHED)
 
     async def _upsert(
         self, run: Run, values: dict[str, Any], changes: dict[str, Any], condition: ColumnElement[bool]

@@ -21,10 +21,10 @@ REQUESTS: Final = {
     ),
     "preflight_refused": ProblemType(
         403,
-        "Pages of this origin may not call the service",
+        "A page of another origin may not send this request",
         "A browser asked whether a page of another origin may send a request. The origin, the method or a header of "
-        "that request is not allowed.",
-        "Ask the operator to add the origin of your page to `CORS_ALLOW_ORIGINS`.",
+        "that request is not allowed; `detail` says which.",
+        "If it is the origin, ask the operator to add it to `CORS_ALLOW_ORIGINS`. Else `detail` has what is allowed.",
         Retry.NO,
     ),
     "method_not_allowed": ProblemType(

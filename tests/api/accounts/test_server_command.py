@@ -3,6 +3,7 @@
 import asyncio
 import io
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
@@ -90,6 +91,34 @@ async def test_two_passwords_that_differ_change_nothing(engine: AsyncEngine, mon
         await run("create-user", "grace", "grace@navy.test")
     async with engine.connect() as connection:
         assert (await connection.scalars(select(User.id))).all() == []
+
+
+def test_a_password_that_is_not_given_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-D and Ctrl-C at a terminal, an input that is closed, and one that is not UTF-8."""
+    command = ["create-user", "grace", "grace@navy.test"]
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for end in (EOFError, KeyboardInterrupt):
+        monkeypatch.setattr("getpass.getpass", Mock(side_effect=end))
+        with pytest.raises(SystemExit, match="No password was given; nothing was changed"):
+            admin.main(command)
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(SystemExit, match="Wrong password: A password has 8 to"):
+        admin.main(command)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
+    with pytest.raises(SystemExit, match="The password cannot be read: "):
+        admin.main(command)
+
+
+@pytest.mark.parametrize(
+    "command", [["grant", "\udcff"], ["create-user", "\udcff", "a@b.test"], ["create-user", "ada", "\udcff@b.test"]]
+)
+def test_an_argument_that_is_not_utf_8_is_refused_as_such(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        admin.main(command)
+    assert end.value.code == 2
+    assert "has characters that cannot be printed" in capsys.readouterr().err
 
 
 async def test_it_finds_the_database_of_make_up(

@@ -2,6 +2,7 @@
 
 import pytest
 
+from api.server.heads import MAX_PATH
 from api.server.requests import MAX_FRAMING
 from api.web.headers import OF_EVERY_ANSWER
 from tests.api.server.conftest import HOST, Site
@@ -171,6 +172,8 @@ def test_a_request_that_is_not_valid_is_refused_and_what_follows_it_is_not_read(
         (b"GET / HTTP/0.9\r\n" + HOST + b"\r\n" + NEXT, 505, "http_version_not_supported"),
         (b"GET /" + b"a" * 40_000, 414, "uri_too_long"),
         (b"GET /" + b"a" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n" + NEXT, 414, "uri_too_long"),
+        (b"GET /" + b"a" * MAX_PATH + b" HTTP/1.1\r\n" + HOST + b"\r\n" + NEXT, 414, "uri_too_long"),
+        (b"GET http://api/" + b"a" * MAX_PATH + b" HTTP/1.1\r\n" + HOST + b"\r\n" + NEXT, 414, "uri_too_long"),
         (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 40_000, 431, "head_too_large"),
         (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 40_000 + b"\r\n\r\n" + NEXT, 431, "head_too_large"),
         (b"GET / HTTP/1.1\r\n" + HOST + b"a:\r\n" * 100 + b"\r\n" + NEXT, 431, "head_too_large"),
@@ -198,7 +201,13 @@ def test_a_request_that_this_server_does_not_serve_is_refused(
         (b"GET HTTP://other?c=d HTTP/1.1", "/", "c=d"),
         (b"GET //other/a HTTP/1.1", "//other/a", ""),
         (b"GET /a%2Fb%2fc%2e/%64 HTTP/1.1", "/a%2Fb%2Fc./d", ""),
+        (b"GET /%252f%%2F%c3%2f%a9%41 HTTP/1.1", "/%2f%%2F\ufffd%2F\ufffdA", ""),
         (b"GET /a?b?c=d HTTP/1.1", "/a", "b?c=d"),
+        (
+            b"GET /" + b"a" * (MAX_PATH - 1) + b"?" + b"b" * MAX_PATH + b" HTTP/1.1",
+            "/" + "a" * (MAX_PATH - 1),
+            "b" * MAX_PATH,
+        ),
         (b"OPTIONS * HTTP/1.1", "*", ""),
         (b"\r\nGET /a HTTP/1.1", "/a", ""),
     ],

@@ -1,27 +1,32 @@
 """The real API process: an offer to upgrade, few file descriptors, many connections."""
 
 import asyncio
+import contextlib
 import os
 import resource
 import secrets
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Receive, Scope, Send
 
 import local
 from api.server.connections import RESERVED_FILES, most_connections
+from api.server.serve import create_server
 from domain.rules.states import Action, Status
 from domain.settings import Settings
 from tests.api.conftest import operations_of, person
 from tests.api.server.conftest import HOST, Client
+from tests.conftest import make_settings
 from tests.support.rows import add_vm
 from tests.support.stack import free_ports
-from tests.support.waiting import DEADLINE
+from tests.support.waiting import DEADLINE, block_until
 
 HEALTH = b"GET /api/v1/health HTTP/1.1\r\n" + HOST + b"\r\n"
 NO_DATABASE = "postgresql://nobody@127.0.0.1:1/none"
@@ -119,3 +124,23 @@ def test_the_process_does_not_start_with_too_few_descriptors(monkeypatch: pytest
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
     with pytest.raises(SystemExit, match="The limit of open files is 100"):
         most_connections(30)
+
+
+def test_an_application_that_does_not_start_is_not_served() -> None:
+    """With uvicorn's default it would be, if it fails before it can say so: each request would fail."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive, send
+        raise ValueError("a middleware cannot be made")
+
+    [port] = free_ports(1)
+    server = create_server(app, make_settings(NO_DATABASE, api_port=port))
+
+    def run() -> None:
+        with contextlib.suppress(SystemExit):
+            server.run()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    block_until(lambda: server.started or not thread.is_alive())
+    assert not server.started
