@@ -16,11 +16,11 @@ import idna
 # a reader sees in their place.
 _UNSEEN_CATEGORIES: Final = {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
 # Unicode's Default_Ignorable_Code_Point (bidirectional controls, fillers, tags), the annotation characters, the joiners
-# of hieroglyphs and shorthand, and letters and symbols that are drawn as a blank; those up to U+FFFF. The joiners and
-# selectors of _EXCUSED have places of use.
+# of hieroglyphs and shorthand, letters and symbols that are drawn as a blank, and all spaces but the usual one, which
+# look like it; those up to U+FFFF. The joiners and selectors of _EXCUSED have places of use.
 UNSEEN: Final = (
-    r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u2800"
-    r"\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc"
+    r"\u00a0\u00ad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u2000-\u200b\u200e\u200f\u2028-\u202f\u205f-\u206f\u2800"
+    r"\u3000\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffc"
 )
 _EXCUSED = r"\u180b-\u180f\u200c\u200d\ufe0e\ufe0f"
 _HIGHER = (

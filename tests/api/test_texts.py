@@ -22,6 +22,7 @@ JSON = {"Content-Type": "application/json"}
 NFC, NFD = "\u00e9t\u00e9", "e\u0301te\u0301"
 ACCENTS = "\u0300\u0316" * 2000
 UNSEEN = ["\u200b", "web\u200b1", "\u202egnp.exe", "a\u2066b", "\u3164", "\u2800", "\ufeff", "tag\U000e0041", "\u0301"]
+UNSEEN += [f"web{space}1" for space in "\u00a0\u1680\u2003\u202f\u205f\u3000"]  # like a space, or nothing
 
 
 @pytest.fixture(autouse=True)

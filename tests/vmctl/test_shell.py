@@ -18,6 +18,7 @@ from tests.meta.files import ROOT
 from tests.vmctl.conftest import Command
 from tests.vmctl.doubles import Service, answer, listening, operation, problem, projects, tokens
 from vmctl.cli import main
+from vmctl.cli.output import field, styled
 from vmctl.client.models import OperationStatus
 
 ID = "3f0c5a4e-8d2b-4c6f-9a71-5e0d1c2b3a49"
@@ -187,6 +188,33 @@ def test_completion_offers_no_name_that_a_shell_would_run_or_take_for_an_option(
     words = {"_VMCTL_COMPLETE": "complete_bash", "COMP_WORDS": "vmctl vm list --project ", "COMP_CWORD": "4"}
     with listening(Service(lambda _: answer(projects(*names)))) as alone.environment["VMCTL_URL"]:
         assert Command(alone.environment | words).run().stdout.splitlines() == ["web-1", "caf\u00e9", "v1.2_a"]
+
+
+def test_a_table_shows_a_name_so_that_it_cannot_be_taken_for_another(alone: Command) -> None:
+    names = ["db\u00a0-1", "a" + 9 * " " + "web", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "flag\U000e0067"]
+    with listening(Service(lambda _: answer(projects(*names)))) as alone.environment["VMCTL_URL"]:
+        text = alone.run("project", "list").stdout
+    shown = [line.partition("  ")[0] for line in text.splitlines()[1:]]
+    assert shown == [r"db\xa0-1", '"a', names[2], r"flag\U000e0067"]
+    assert f'"{names[1]}"' in text
+
+
+def test_labels_are_shown_apart_and_whole_whatever_their_names() -> None:
+    labels = {"id": "1", "name": "env=prod, tier=web", "env": "test"}
+    row = {"labels": labels, "flavor": {"id": "1", "name": "m1.tiny"}}
+    shown = [styled(field(name).cell(row)).plain for name in row]
+    assert shown == ['id=1, name="env=prod, tier=web", env=test', "m1.tiny"]
+
+
+@pytest.mark.parametrize(
+    "selector", ["env!=", "a,env != ,b", "env notin ()", "env notin (,)", "env notin (a,)", "env notin (a, ,b)"]
+)
+def test_a_delete_refuses_a_selector_that_means_nearly_all(alone: Command, selector: str) -> None:
+    service = Service([])
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        refused = alone.run("vm", "delete", "-l", selector, "--yes", code=64)
+    assert "nearly all VMs" in refused.stderr
+    assert service.requests == []
 
 
 @pytest.mark.parametrize("output", ["json", "yaml"])

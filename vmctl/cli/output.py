@@ -1,6 +1,7 @@
 """Prints results: as a table, as JSON, or as YAML."""
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from vmctl.cli.session import current, printable
 from vmctl.cli.streams import shows_all_letters
 
 Fields = Mapping[str, Any]
+_SEPARATOR = re.compile('[,;="]')
 
 
 class Format(StrEnum):
@@ -35,6 +37,14 @@ Output = Annotated[
 ]
 
 
+class _Free(dict[str, Any]):
+    """A mapping with any names, also those of a reference to a resource."""
+
+
+def _marked(name: str, value: object) -> object:
+    return _Free(value) if name in {"labels", "details"} and isinstance(value, Mapping) else value
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table; a wide one is only in the wide table."""
@@ -46,7 +56,8 @@ class Column:
 
 def field(name: str, *, title: str | None = None, is_wide: bool = False) -> Column:
     """A column that shows a field."""
-    return Column(title or name.removesuffix("_id").replace("_", " ").upper(), lambda fields: fields.get(name), is_wide)
+    title = title or name.removesuffix("_id").replace("_", " ").upper()
+    return Column(title, lambda fields: _marked(name, fields.get(name)), is_wide)
 
 
 AGE = Column("AGE", lambda fields: _age(fields["created_at"]))
@@ -92,7 +103,7 @@ def print_one(item: BaseModel, output: Format) -> None:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if value not in (None, {}, []):
-            table.add_row(name, styled(value))
+            table.add_row(name, styled(_marked(name, value)))
     _print_table(table)
 
 
@@ -117,15 +128,26 @@ def _plain(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Mapping) and {"id", "name"} <= value.keys():
+    if isinstance(value, Mapping) and {"id", "name"} <= value.keys() and not isinstance(value, _Free):
         return printable(value["name"])
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_plain(part)}" for name, part in value.items())
+        return ", ".join(f"{_part(name)}={_part(part)}" for name, part in value.items())
     if isinstance(value, list):
         return (
-            "; ".join(map(_plain, value)) if value and isinstance(value[0], Mapping) else ", ".join(map(_plain, value))
+            "; ".join(map(_plain, value)) if value and isinstance(value[0], Mapping) else ", ".join(map(_part, value))
         )
-    return printable(str(value))
+    text = printable(str(value))
+    return _quoted(text) if "  " in text else text  # many spaces could look like the next column, or the next line
+
+
+def _part(value: object) -> str:
+    """A part of a longer text; what could be taken for several parts is in quotes."""
+    text = _plain(value)
+    return _quoted(text) if isinstance(value, str) and _SEPARATOR.search(text) else text
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _print_data(data: object, output: Format) -> None:

@@ -17,9 +17,14 @@ from vmctl.client.sync.transport import trial
 _PATIENCE = 20.0  # seconds in which an unreachable or busy service is tried again
 
 
+_SHOWN = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # the joiners belong to words and to emoji
+
+
 def printable(text: str) -> str:
-    """A text without what steers a terminal. Whoever wrote it, a guest for example, is not the person who reads it."""
-    return "".join(sign for sign in text if sign.isprintable() or sign in "\n\t")
+    """A text with escapes for what steers a terminal or cannot be seen. Who wrote it is not the person who reads it."""
+    return "".join(
+        sign if sign.isprintable() or sign in _SHOWN else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 class Session:

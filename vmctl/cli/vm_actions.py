@@ -7,7 +7,7 @@ import typer
 from vmctl.cli import names
 from vmctl.cli.changes import Timeout, Wait, conclude, wait_for
 from vmctl.cli.output import Format, Output, print_one
-from vmctl.cli.session import current, printable
+from vmctl.cli.session import current
 from vmctl.cli.vms import app
 
 
@@ -56,7 +56,7 @@ def resize(
         accepted = client.vms.confirm_resize(id)
     conclude(accepted, vm, output, wait=wait or confirm, timeout=timeout)
     if not confirm:
-        current().say(f"Then keep the new flavor with `vmctl vm confirm-resize {vm}`, or go back with revert-resize.")
+        current().say(f"Then keep the new flavor with `vmctl vm confirm-resize {id}`, or go back with revert-resize.")
 
 
 @app.command()
@@ -78,7 +78,8 @@ def log(vm: names.VM, lines: Annotated[int | None, typer.Option(help="The last s
     """Print what the console of a VM has shown."""
     session = current()
     shown = session.client.vms.console_log(session.client.vms.find_id(vm), lines=lines).output
-    typer.echo(printable(shown) if session.out.is_terminal else shown)
+    # Into a pipe, too: it often ends at a terminal, which the guest must not steer.
+    typer.echo("".join(sign for sign in shown if sign.isprintable() or sign in "\n\t"))
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """`vmctl vm`: virtual machines."""
 
+import re
 from itertools import islice
 from typing import Annotated
 
@@ -14,6 +15,7 @@ from vmctl.client.sync.transport import Filter
 
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 
+_NEARLY_ALL = re.compile(r"!= *(,|$)|\bnotin *\(([^)]*,)? *[,)]")
 Labels = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; several times for several.")]
 
 
@@ -72,6 +74,8 @@ def delete(
     if project is not None and selector is None:
         raise typer.BadParameter("--project chooses among the VMs of --selector.")
     if selector is not None:
+        if _NEARLY_ALL.search(selector):
+            raise typer.BadParameter("An empty value after != or in notin means nearly all VMs.")
         found = session.client.vms.list(labels=selector, project_id=names.project_id(project))
         chosen = {vm.id: vm.name for vm in found}
     else:
