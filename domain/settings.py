@@ -13,7 +13,7 @@ from domain.identity_provider import Claim, Issuer
 from domain.limit_settings import LimitSettings
 from domain.payload_keys import PayloadKey
 from domain.secret_keys import SecretKey, SecretKeys
-from domain.web_addresses import Origins, Page
+from domain.web_addresses import Host, Origins, Page
 
 SHORTEST_AUDIT = 30  # days, as in migration 0022
 
@@ -82,8 +82,8 @@ class Settings(LimitSettings):
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)
 
     temporal_address: str = "localhost:7233"
-    temporal_namespace: str = "default"
-    temporal_task_queue: str = "vm-lifecycle"
+    temporal_namespace: str = Field(default="default", pattern="^[ -~]+$")  # it goes into a header
+    temporal_task_queue: str = Field(default="vm-lifecycle", max_length=200)  # Temporal takes 1,000 bytes, with endings
     temporal_ui_url: Page = "http://localhost:8233"
     temporal_api_key: SecretStr | None = None
     temporal_tls_server_ca: Path | None = None
@@ -94,7 +94,7 @@ class Settings(LimitSettings):
 
     cors_allow_origins: Origins = ()
 
-    api_host: str = "127.0.0.1"
+    api_host: Host = "127.0.0.1"
     api_port: Port = 8000
     api_processes: int = Field(default=1, ge=1, le=64)
     forwarded_allow_ips: str | None = None
@@ -153,6 +153,13 @@ class Settings(LimitSettings):
         ip = match["ipv6"] or (match["name"] if match["name"].rpartition(".")[2].isdecimal() else None)
         if ip:
             ip_address(ip)  # its error says what is wrong
+        return value
+
+    @field_validator("temporal_task_queue")
+    @classmethod
+    def _check_queue(cls, value: str) -> str:
+        if value.startswith("/_sys/"):
+            raise ValueError("must not begin with /_sys/, as Temporal's own queues do")
         return value
 
     @field_validator("temporal_api_key")

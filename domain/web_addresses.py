@@ -1,10 +1,10 @@
-"""How the settings name web pages, in the form in which a browser names them."""
+"""How the settings name hosts, and web pages in the form in which a browser names them."""
 
 import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, StringConstraints
 from pydantic_settings import NoDecode
 
 # In lower case, without a path, without the scheme's own port.
@@ -20,6 +20,14 @@ def _check_page(value: str) -> str:
     return origin + url.path.rstrip("/")
 
 
+def _check_host(value: str) -> str:
+    try:
+        value.encode("idna")  # as the system's look-up does it
+    except UnicodeError:
+        raise ValueError("must be the name or the address of a host") from None
+    return value
+
+
 def _split(value: object) -> object:
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
 
@@ -33,6 +41,8 @@ def _check_origins(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+Host = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_check_host)]
+"""A host that the API listens on."""
 Page = Annotated[str, AfterValidator(_check_page)]
 """The address of a page. It begins with the page's origin, and has no slash at its end."""
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), AfterValidator(_check_origins)]

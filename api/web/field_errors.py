@@ -30,6 +30,7 @@ _CODES = {
     "string_unicode": "wrong_format",
     "invalid_key": "wrong_format",
     "literal_error": "unknown_value",
+    "enum": "unknown_value",
     "string_too_short": "too_short",
     "string_too_long": "too_long",
     "too_short": "too_short",

@@ -41,7 +41,8 @@ MOST_REQUIREMENTS = 64  # of one request; a resource has no more labels than the
 
 _CHARACTER = r"[^,\\\x00-\x1f\x7f-\x9f]"
 _ESCAPE = r"\\[,\\()=]"
-_VALUE = f"(?:{_CHARACTER}|{_ESCAPE}){{0,255}}"
+# Possessive: the spaces after a value are not tried again and again as parts of it. JSON Schema knows no such thing.
+_VALUE = f"(?:{_CHARACTER}|{_ESCAPE}){{0,255}}+"
 _ITEM = f"(?:(?![()]){_CHARACTER}|{_ESCAPE}){{0,255}}"
 # Kubernetes also writes == for =. So a value that begins with = must say that it does.
 _SIGN = "(?:==|!=|=)(?! *=)"
@@ -50,7 +51,7 @@ _REQUIREMENT = (
     rf"| +(?P<word>in|notin) *\((?P<items>(?! *\)){_ITEM}(?:,{_ITEM})*)\))?) *"
 )
 _NEXT: Final = re.compile(rf"{_REQUIREMENT}(?P<end>,|\Z)")
-_WITHOUT_NAMES = re.sub(r"\?P<\w+>", "?:", _REQUIREMENT)  # JSON Schema has no named groups
+_WITHOUT_NAMES = re.sub(r"\?P<\w+>", "?:", _REQUIREMENT).replace("}+", "}")  # nor named groups
 _PATTERN = f"^{_WITHOUT_NAMES}(?:,{_WITHOUT_NAMES})*$"
 _ITEMS: Final = re.compile(r"(?:\A|,)((?:[^,\\]|\\.)*)")  # a backslash takes away the meaning of a comma after it
 _HOW_TO_WRITE = (
