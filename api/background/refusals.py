@@ -1,9 +1,11 @@
 """Writes refusals to the audit, behind the requests: wrong passwords and refused registrations.
 
 Anybody can cause as many as they like. So equal ones share a row, which has their number: a row for the first within a
-second, and one more for the rest of the minute. MOST kinds have rows of their own, and all others share one for each of
-the three events. A flood thus adds at most 2 * (MOST + 3) rows per minute and process, and nothing to the time that a
-login takes. A process that is killed loses those that it has not written.
+second, and one more for the rest of the minute. Of each event, MOST kinds have rows of their own. Of the others those
+of one account share a row, for MOST accounts, and all that are left share one. So one event cannot crowd out another,
+and no stranger can hide which accounts were tried. A flood adds at most 2 * (2 * MOST + 1) rows of each of the three
+events per minute and process, and nothing to the time that a login takes. A process that is killed loses those that it
+has not written.
 """
 
 import asyncio
@@ -22,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 PAUSE: Final = 0.5  # seconds between two writes
 SPAN: Final = 60.0  # seconds in which equal refusals share a row
-MOST: Final = 100  # kinds of refusals in a span that have rows of their own
+MOST: Final = 50  # kinds of refusals of an event, and then accounts, that have rows of their own in a span
 PAUSE_AFTER_ERROR: Final = 10.0  # seconds
 
 
@@ -40,6 +42,7 @@ class _Kind:
 
 
 _Key = tuple[str | None, ...]
+"""The event, which of the ways of sharing a row it is, and what the refusals of the row have in common."""
 
 
 class Refusals:
@@ -51,16 +54,21 @@ class Refusals:
         self._has_noted = asyncio.Event()
         self._turn = asyncio.Lock()  # or two writes at once would write the same
 
-    def note(self, record: Record) -> None:
-        """Note that something was refused."""
-        key = (record.event, record.target, record.address, str(record.details.get("reason")))
-        if key not in self._kinds and len(self._kinds) >= MOST:
-            key = (record.event, None, None, "others")
-            anonymous = replace(record, actor_id=None, actor=None, target=None, address=None)
-            record = replace(anonymous, user_agent=None, request_id=None, details={"reason": "others"})
+    def note(self, record: Record, network: str) -> None:
+        """Note that something was refused; `network` is what a customer has, of whose addresses there may be many."""
+        reason = str(record.details.get("reason"))
+        key: _Key = (record.event, "alone", record.target, network, reason)
+        if self._is_full(key):
+            key, record = (record.event, "account", record.target), _shared(record)
+        if self._is_full(key):
+            key, record = (record.event, "rest"), replace(record, target=None)
         kind = self._kinds.setdefault(key, _Kind(record, time.monotonic()))
         kind.count += 1
         self._has_noted.set()
+
+    def _is_full(self, key: _Key) -> bool:
+        """Whether a row of this way would be one too many."""
+        return key not in self._kinds and sum(key[:2] == other[:2] for other in self._kinds) >= MOST
 
     async def run(self) -> None:
         """Write what was noted, and forget it at the end of its minute."""
@@ -94,3 +102,9 @@ class Refusals:
         for key in [key for key, kind in self._kinds.items() if not kind.count and now - kind.began >= SPAN]:
             del self._kinds[key]
         return True
+
+
+def _shared(record: Record) -> Record:
+    """The record of refusals that have only the account in common."""
+    unknown = replace(record, actor_id=None, actor=None, address=None, user_agent=None, request_id=None)
+    return replace(unknown, details={"reason": "others"})

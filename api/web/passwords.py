@@ -9,7 +9,7 @@ from sqlalchemy import update
 from api.web import security
 from api.web.dependencies import ProcessState
 from api.web.logins import Logins
-from api.web.origin import address_of, origin_of, source_of
+from api.web.origin import address_of, network_of, origin_of, source_of
 from api.web.problems import ProblemError
 from domain import logs
 from domain.commands import audit
@@ -31,7 +31,7 @@ def note_refusal(process: ProcessState, request: Request, event: Event, reason: 
     # An unknown username is not kept: it may be a password that was typed into the wrong field.
     target = user.username if user else None
     record = audit.record_of(event, stranger(request), target=target, outcome=Outcome.REFUSED, reason=reason)
-    process.refusals.note(record)
+    process.refusals.note(record, network_of(record.address or ""))
 
 
 def refuse_if_too_soon(logins: Logins, origin: str, account: str) -> None:

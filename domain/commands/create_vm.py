@@ -105,6 +105,10 @@ async def _plan(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewV
     references.check(issues)
     found = [_boot_source(sources, new, choice) for new, choice in zip(wanted, chosen, strict=True)]
     interfaces = await find_interfaces(tx, wanted, chosen)
+    documents = list[bytes | None]()
+    for new in wanted:
+        documents.append(cloud_init.render(new.user_data, [keys[name] for name in new.ssh_keys], new.at))
+        cloud_init.check_together(documents)
     return [
         _Plan(
             new,
@@ -112,7 +116,7 @@ async def _plan(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewV
             source,
             groups[index],
             interfaces[index],
-            cloud_init.render(new.user_data, [keys[name] for name in new.ssh_keys], new.at),
+            documents[index],
             uuid4(),
             requested(requester, Action.CREATE, _parameters(new, choice, source, groups[index])),
             projects[index],

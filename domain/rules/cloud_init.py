@@ -7,7 +7,7 @@ MIME message with two parts, which cloud-init carries out one after the other.
 import email.encoders
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from email.message import Message
 from email.mime.base import MIMEBase
 from email.mime.text import MIMEText
@@ -16,6 +16,8 @@ from typing import Final
 from domain.rules.errors import UserDataTooLargeError
 
 LARGEST: Final = 49_149  # bytes: as base64 they fill Nova's field of 65,535 characters
+# Bytes of all VMs of a request: more than a body can have. A key is sent once and given to a hundred VMs.
+LARGEST_TOGETHER: Final = 1_310_720
 # cloud-init looks only here for the header, to tell a MIME message from everything else.
 _HEAD: Final = 4096
 # How the keys join a cloud-config of the user data that has keys, too: both lists count. By default one would win.
@@ -37,6 +39,13 @@ def render(user_data: str | None, public_keys: Sequence[str], at: str = "") -> b
     if len(content) > LARGEST:
         raise UserDataTooLargeError(len(content), LARGEST, at + ("user_data" if user_data else "ssh_keys"))
     return content or None
+
+
+def check_together(documents: Iterable[bytes | None]) -> None:
+    """Raise UserDataTooLargeError if the documents of a request's VMs are more than one request may store."""
+    size = sum(len(document) for document in documents if document)
+    if size > LARGEST_TOGETHER:
+        raise UserDataTooLargeError(size, LARGEST_TOGETHER, "vms")
 
 
 def _cloud_config(public_keys: Sequence[str]) -> str:

@@ -112,12 +112,12 @@ class FlavorTooSmallError(ServiceError):
 
 
 class UserDataTooLargeError(ServiceError):
-    """User data and SSH keys together are more than the cloud takes. `field` is the body's field that has the most."""
+    """User data and SSH keys together are more than the cloud, or one request, takes. `field` has the most of it."""
 
     code = "user_data_too_large"
 
     def __init__(self, size: int, limit: int, field: str) -> None:
-        message = f"User data and SSH keys together make {size:,} bytes for cloud-init, and a cloud takes {limit:,}."
+        message = f"User data and SSH keys together make {size:,} bytes for cloud-init; at most {limit:,} are taken."
         super().__init__(message)
         self.fields = [FieldIssue(field, self.code, message)]
 

@@ -8,12 +8,13 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.accounts import IdempotencyKey
 from domain.data.guests import UserData
 from domain.data.models import VM, Interface, Network, Operation
+from domain.rules import cloud_init
 from tests.api.conftest import FLAVOR, Person, count, operations_of, pointers
 from tests.api.networks import BACKEND, EDGE, EDGE_SIZE, PRIVATE, fill_edge, interfaces_of, is_valid
 from tests.api.vm_resources import NO_ID, rows_of, unknown_id
@@ -87,6 +88,23 @@ async def test_a_hundred_vms_cost_as_many_statements_as_two(app: FastAPI, ada: P
         counts.append(len(seen))
     assert await count(engine, UserData) == 102
     assert 4 <= counts[0] <= counts[1] <= counts[0] + 1, seen  # a few of a hundred MAC addresses may be drawn again
+
+
+async def test_what_a_batch_makes_of_one_key_is_bounded_as_its_body_is(
+    ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few bytes name keys that each VM gets whole; a trial and a refusal write them, too, and take them back."""
+    await ada.http.post("/ssh-keys", json={"name": "laptop", "public_key": new_key()})
+    vm = {"ssh_keys": ["laptop"]}
+    assert (await post(ada, vm)).status_code == 202
+    async with engine.connect() as connection:
+        size = await connection.scalar(select(func.octet_length(UserData.content)))
+    monkeypatch.setattr(cloud_init, "LARGEST_TOGETHER", 2 * (size or 0))
+    assert (await post(ada, vm, vm)).status_code == 202
+    refused = await post(ada, vm, vm, vm)
+    assert (refused.status_code, refused.json()["code"]) == (422, "user_data_too_large")
+    assert pointers(refused.json()) == {"#/vms"}
+    assert await count(engine, VM) == 3
 
 
 async def test_an_error_points_at_its_vm_and_nothing_is_made(ada: Person, engine: AsyncEngine) -> None:

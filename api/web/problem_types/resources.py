@@ -161,8 +161,9 @@ MISFITS: Final = {
     "user_data_too_large": ProblemType(
         422,
         "User data and SSH keys are too large",
-        "Together they are more than a cloud passes to cloud-init. `detail` has both numbers.",
-        "Send less, for example a script that downloads the rest.",
+        "Together they are more than a cloud passes to cloud-init or, of all VMs of a batch, more than a request may have. "
+        "`detail` has both numbers.",
+        "Send less, for example a script that downloads the rest. Or split the batch.",
         Retry.NO,
     ),
     "volume_too_small": ProblemType(

@@ -112,25 +112,52 @@ async def test_a_flood_of_refusals_adds_few_rows(engine: AsyncEngine) -> None:
         record = audit.record_of(
             Event.LOGIN, Stranger("request", source), outcome=Outcome.REFUSED, reason="invalid_credentials"
         )
-        refusals.note(record)
+        refusals.note(record, source.address)
         if not number % 1000:
             await refusals.write()
     await refusals.write(at_once=True)
-    assert await rows(engine) <= 2 * (MOST + 1)
+    assert await rows(engine) <= 2 * (MOST + 2)
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.sum(AuditEvent.count))) == 10_000
         others = select(func.sum(AuditEvent.count)).where(AuditEvent.address.is_(None))
         assert (await connection.scalar(others) or 0) >= 10_000 - 2 * MOST - 1000
 
 
+async def test_a_flood_of_one_event_hides_no_other_and_no_account(engine: AsyncEngine) -> None:
+    refusals = Refusals(engine)
+
+    def refuse(event: Event, address: str, target: str | None, reason: str) -> None:
+        actor = Stranger("request", Source(address, "flood"))
+        record = audit.record_of(event, actor, target=target, outcome=Outcome.REFUSED, reason=reason)
+        refusals.note(record, address)
+
+    for number in range(1000):
+        refuse(Event.REGISTER, f"198.51.{number // 250}.{number % 250}", None, "registration_closed")
+    refuse(Event.LOGIN, "192.0.2.1", "root", "invalid_credentials")
+    for number in range(1000):
+        refuse(Event.LOGIN, f"198.51.{number // 250}.{number % 250}", None, "invalid_credentials")
+    refuse(Event.LOGIN, "192.0.2.2", "ada", "invalid_credentials")
+    await refusals.write(at_once=True)
+    async with engine.connect() as connection:
+        found = await connection.execute(
+            select(AuditEvent.target, AuditEvent.address, AuditEvent.details["reason"].astext)
+            .where(AuditEvent.target.is_not(None))
+            .order_by(AuditEvent.target)
+        )
+        assert [tuple(row) for row in found] == [
+            ("ada", None, "others"),
+            ("root", "192.0.2.1", "invalid_credentials"),
+        ]
+
+
 async def test_refusals_that_cannot_be_written_are_written_later(engine: AsyncEngine) -> None:
     refusals = Refusals(engine)
     record = audit.record_of(Event.LOGIN, Stranger("request", ADDRESS), outcome=Outcome.REFUSED, reason="x")
-    refusals.note(record)
+    refusals.note(record, ADDRESS.address)
     async with engine.begin() as tx:
         await tx.execute(text("ALTER TABLE audit_events RENAME TO away"))
     assert not await refusals.write()
-    refusals.note(record)
+    refusals.note(record, ADDRESS.address)
     async with engine.begin() as tx:
         await tx.execute(text("ALTER TABLE away RENAME TO audit_events"))
     assert await refusals.write()
@@ -156,7 +183,7 @@ async def test_equal_refusals_share_a_row_for_a_minute(engine: AsyncEngine, monk
     written = []
     for step in (0.0, 1.0, 1.0, SPAN, 1.0, 1.0):
         clock[0] += step
-        refusals.note(record)
+        refusals.note(record, ADDRESS.address)
         await refusals.write()
         async with engine.connect() as connection:
             written.append(await connection.scalar(select(func.sum(AuditEvent.count))))
