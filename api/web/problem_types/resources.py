@@ -161,7 +161,7 @@ MISFITS: Final = {
     "user_data_too_large": ProblemType(
         422,
         "User data and SSH keys are too large",
-        "Together they are more than a cloud passes to cloud-init or, of all VMs of a batch, more than a request may have. "
+        "Together they are more than a cloud passes to cloud-init or, of all VMs of a batch, more than one takes. "
         "`detail` has both numbers.",
         "Send less, for example a script that downloads the rest. Or split the batch.",
         Retry.NO,
