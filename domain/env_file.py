@@ -1,18 +1,32 @@
-"""The file `.env`, and the variables that its values name as `${NAME}` or `${NAME:-default}`.
+"""The file `.env`: what python-dotenv, which reads it, leaves out without an error.
 
-python-dotenv reads the file. It puts nothing in the place of a variable that is not set, and so a part of a key or of a
-password could be missing without a word.
+It leaves out a line that it cannot read, and puts nothing in the place of a variable (`${NAME}` or `${NAME:-default}`)
+that is not set. So a key or a password, or a part of one, could be missing.
 """
 
 import os
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import Final
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from dotenv.variables import Variable, parse_variables
 
 PATH: Final = ".env"
 ENCODING: Final = "utf-8-sig"  # editors of Windows may begin the file with a byte order mark
+
+
+def unreadable_line() -> int | None:
+    """The number of the first line that cannot be read, for example because of a quote without its end."""
+    if not Path(PATH).is_file():
+        return None
+    with Path(PATH).open(encoding=ENCODING) as file:
+        wrong = next((binding.original for binding in parse_stream(file) if binding.error), None)
+    if wrong is None:
+        return None
+    empty_lines = wrong.string[: len(wrong.string) - len(wrong.string.lstrip())].count("\n")
+    return wrong.line + empty_lines
 
 
 def variables(skipped: Collection[str] = ()) -> Iterator[tuple[str, Variable]]:

@@ -285,6 +285,10 @@ class _Removed(BaseSettings):
 def load_settings(kind: type[Settings] = Settings) -> Settings:
     """Read the settings; a wrong value ends the process with one line on stderr and exit code 1."""
     try:
+        if number := env_file.unreadable_line():
+            raise SystemExit(
+                f"Line {number} of .env cannot be read. A setting is NAME=value, and a quote needs its end"
+            )
         for line, name in env_file.unset_variables(Settings.model_fields.keys() - kind.model_fields.keys()):
             raise SystemExit(f"Wrong setting {line}: in .env it names ${{{name}}}, and there is no such variable")
         _Removed()

@@ -35,6 +35,21 @@ def test_an_env_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert (settings.api_port, settings.temporal_port) == (8001, 7001)
 
 
+@pytest.mark.parametrize("line", ['SECRET_KEY="{key}', "SECRET_KEY='{key}' and more", "SECRET KEY={key}", "={key}"])
+def test_a_line_of_the_env_file_that_cannot_be_read_ends_the_process_with_one_line(tmp_path: Path, line: str) -> None:
+    """The line would be left out, and the setting have its default."""
+    (tmp_path / ".env").write_text(f"# ours\n\n{line.format(key='k' * 40)}\nAPI_PORT=8001\n")
+    with pytest.raises(SystemExit, match=r"^Line 3 of \.env cannot be read\. ") as end:
+        load_settings()
+    assert "kk" not in str(end.value)
+
+
+def test_what_is_no_file_is_no_env_file(tmp_path: Path) -> None:
+    """Docker makes a folder where a file to mount is missing."""
+    (tmp_path / ".env").mkdir()
+    assert load_settings().api_port == Settings.model_fields["api_port"].default
+
+
 def test_a_variable_in_the_env_file_is_one_of_the_environment_or_of_a_line_above(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
