@@ -118,6 +118,16 @@ def test_new_tokens_go_to_the_room_that_was_taken_for_them(folder: Path) -> None
     assert store.read() == tokens("2")
 
 
+def test_renewals_that_are_killed_leave_one_file_at_most(folder: Path) -> None:
+    for _ in range(3):
+        killed = FileTokens(HERE)
+        killed.write(tokens("1"))
+        killed.try_lock()
+        assert killed._lock is not None
+        os.close(killed._lock)  # as the end of the process does it
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "config.json.new", "lock"]
+
+
 def test_a_renewal_by_somebody_else_leaves_no_file_behind(folder: Path) -> None:
     store = FileTokens(HERE)
     store.write(tokens("1"))

@@ -72,18 +72,13 @@ def _in_words() -> Iterator[None]:
         raise _unusable(error) from error
 
 
-def draft(size: int = 0) -> Path:
-    """Return a new file with room for so many bytes, to become the configuration. ConfigError if the disk is full."""
+def draft() -> Path:
+    """Return a new file, to become the configuration."""
     file = path()
     with _in_words():
         file.parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         descriptor, new = tempfile.mkstemp(dir=file.parent, prefix=file.name)  # nobody else can read it
-        try:
-            with os.fdopen(descriptor, "wb") as opened:
-                opened.write(b" " * size)
-        except BaseException:
-            Path(new).unlink(missing_ok=True)
-            raise
+        os.close(descriptor)
     return Path(new)
 
 
@@ -147,11 +142,19 @@ class FileTokens:
                 return False
         self._lock = lock
         try:
-            self._draft = draft(len(json.dumps(read(), indent=2)) + _ROOM_FOR_MORE)
+            self._make_room()
         except BaseException:
             self.unlock()
             raise
         return True
+
+    def _make_room(self) -> None:
+        # The file always has this name, so that a command that is killed leaves one at most.
+        self._draft = path().with_name("config.json.new")
+        with _in_words():
+            descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(b" " * (len(json.dumps(read(), indent=2)) + _ROOM_FOR_MORE))
 
     def unlock(self) -> None:
         """Let other commands in."""
