@@ -1,4 +1,4 @@
-"""How the settings name hosts, and web pages in the form in which a browser names them."""
+"""Types of settings that name a host, a web page or origins of pages. Origins are written as browsers send them."""
 
 import re
 from typing import Annotated

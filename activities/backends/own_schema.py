@@ -64,7 +64,7 @@ def _add_what_is_missing(connection: Connection, metadata: MetaData) -> None:
 
 
 async def forget_old_calls(engine: AsyncEngine, touched: Sequence[Column[datetime]]) -> None:
-    """Delete rows of calls that nothing has touched for CALL_AGE, for ever; each table has one of these columns."""
+    """Each hour, delete records of calls that nothing has touched for CALL_AGE. `touched`: a column of each table."""
     await asyncio.sleep(FIRST_FORGET)
     while True:
         with contextlib.suppress(SQLAlchemyError, *outages.UNREACHABLE):  # the next hour will do

@@ -1,11 +1,10 @@
 """Writes refusals to the audit, behind the requests: wrong passwords and refused registrations.
 
 Anybody can cause as many as they like. So equal ones share a row, which has their number: a row for the first within a
-second, and one more for the rest of the minute. Of each event, MOST kinds have rows of their own. Of the others those
-of one account share a row, for MOST accounts, and all that are left share one. So one event cannot crowd out another,
-and no stranger can hide which accounts were tried. A flood adds at most 2 * (2 * MOST + 1) rows of each of the three
-events per minute and process, and nothing to the time that a login takes. A process that is killed loses those that it
-has not written.
+second, and one more for the rest of the minute. MOST kinds of each event have rows of their own. Beyond that, refusals
+of one account share a row. Beyond MOST such accounts, all others share one. So a flood of one event hides no other
+event, and not which accounts were tried. It adds at most 2 * (2 * MOST + 1) rows of each of the three events per minute
+and process, and nothing to the time that a login takes. A process that is killed loses those that it has not written.
 """
 
 import asyncio
@@ -42,7 +41,7 @@ class _Kind:
 
 
 _Key = tuple[str | None, ...]
-"""The event, which of the ways of sharing a row it is, and what the refusals of the row have in common."""
+"""The event, how its refusals share a row (alone, account, rest), and what they have in common."""
 
 
 class Refusals:
@@ -55,7 +54,7 @@ class Refusals:
         self._turn = asyncio.Lock()  # or two writes at once would write the same
 
     def note(self, record: Record, network: str) -> None:
-        """Note that something was refused; `network` is what a customer has, of whose addresses there may be many."""
+        """Note that something was refused. Addresses of one `network` count as one: a customer may have many."""
         reason = str(record.details.get("reason"))
         key: _Key = (record.event, "alone", record.target, network, reason)
         if self._is_full(key):
@@ -67,7 +66,7 @@ class Refusals:
         self._has_noted.set()
 
     def _is_full(self, key: _Key) -> bool:
-        """Whether a row of this way would be one too many."""
+        """Whether so many rows share in this way already that there is none for this key."""
         return key not in self._kinds and sum(key[:2] == other[:2] for other in self._kinds) >= MOST
 
     async def run(self) -> None:

@@ -127,7 +127,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """A list, one page of which is to be read. `candidates` are what a search has found, if there was one."""
+    """A list of which one page is read. `candidates` are what a search has found, if the request has one."""
 
     statement: Rows
     order: Order

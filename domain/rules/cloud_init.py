@@ -16,7 +16,7 @@ from typing import Final
 from domain.rules.errors import UserDataTooLargeError
 
 LARGEST: Final = 49_149  # bytes: as base64 they fill Nova's field of 65,535 characters
-# Bytes of all VMs of a request: more than a body can have. A key is sent once and given to a hundred VMs.
+# Bytes for all VMs of a request. A body alone has fewer, but a few bytes of it name keys that each VM gets whole.
 LARGEST_TOGETHER: Final = 1_310_720
 # cloud-init looks only here for the header, to tell a MIME message from everything else.
 _HEAD: Final = 4096

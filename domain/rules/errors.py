@@ -112,7 +112,7 @@ class FlavorTooSmallError(ServiceError):
 
 
 class UserDataTooLargeError(ServiceError):
-    """User data and SSH keys together are more than the cloud, or one request, takes. `field` has the most of it."""
+    """User data and SSH keys together are too large, for a VM or a whole batch. `field` has the most of them."""
 
     code = "user_data_too_large"
 

@@ -203,6 +203,10 @@ async def test_an_early_vm_with_a_name_that_is_refused_today_can_be_read_found_a
     changed = await ada.http.patch(f"/vms/{vm.id}", json={"labels": {"env": "prod"}})
     assert (changed.status_code, changed.json()["name"]) == (200, vm.name)
     assert await found(ada, "/vms", "\u200bB") == {vm.name}
+    for name in ("db\u00a0-1", "\u6771\u4eac\u3000\u672c\u793e"):
+        async with engine.begin() as tx:
+            await add_vm(tx, ada.user, name=name)
+        assert await found(ada, "/vms", name[1:-1]) == {name}
     async with engine.begin() as tx:
         await add_vm(tx, ada.user, name="other", labels={"env": f" {NFD}\u200b"})
     assert (await ada.http.get("/vms", params={"labels": f"env= {NFD}\u200b"})).json()["total"] == 1

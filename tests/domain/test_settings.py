@@ -170,6 +170,18 @@ def test_what_is_no_origin_is_rejected(monkeypatch: pytest.MonkeyPatch, value: s
         load_settings()
 
 
+@pytest.mark.parametrize("host", ["a..b", "x" * 64])
+def test_a_host_that_nobody_can_look_up_is_rejected(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setenv("API_HOST", host)
+    with pytest.raises(SystemExit, match="Wrong setting API_HOST: must be the name or the address of a host"):
+        load_settings()
+
+
+def test_a_host_has_no_white_space_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_HOST", " ::1\n")
+    assert load_settings().api_host == "::1"
+
+
 def test_a_default_page_size_above_the_maximum_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEFAULT_PAGE_SIZE", "50")
     monkeypatch.setenv("MAX_PAGE_SIZE", "20")

@@ -1,4 +1,4 @@
-"""What the environment says of proxies and certificates, and what is not sent to them."""
+"""Proxies and certificates that the environment names. What is for this machine goes to no proxy."""
 
 import json
 import os

@@ -37,12 +37,12 @@ Output = Annotated[
 ]
 
 
-class _Free(dict[str, Any]):
-    """A mapping with any names, also those of a reference to a resource."""
+class _FreeForm(dict[str, Any]):
+    """Labels or details. They may have an id and a name, and are no reference to a resource."""
 
 
-def _marked(name: str, value: object) -> object:
-    return _Free(value) if name in {"labels", "details"} and isinstance(value, Mapping) else value
+def _as_free_form(name: str, value: object) -> object:
+    return _FreeForm(value) if name in {"labels", "details"} and isinstance(value, Mapping) else value
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Column:
 def field(name: str, *, title: str | None = None, is_wide: bool = False) -> Column:
     """A column that shows a field."""
     title = title or name.removesuffix("_id").replace("_", " ").upper()
-    return Column(title, lambda fields: _marked(name, fields.get(name)), is_wide)
+    return Column(title, lambda fields: _as_free_form(name, fields.get(name)), is_wide)
 
 
 AGE = Column("AGE", lambda fields: _age(fields["created_at"]))
@@ -103,7 +103,7 @@ def print_one(item: BaseModel, output: Format) -> None:
     table.add_column(overflow="fold")
     for name, value in fields.items():
         if value not in (None, {}, []):
-            table.add_row(name, styled(_marked(name, value)))
+            table.add_row(name, styled(_as_free_form(name, value)))
     _print_table(table)
 
 
@@ -128,7 +128,7 @@ def _plain(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, Mapping) and {"id", "name"} <= value.keys() and not isinstance(value, _Free):
+    if isinstance(value, Mapping) and {"id", "name"} <= value.keys() and not isinstance(value, _FreeForm):
         return printable(value["name"])
     if isinstance(value, Mapping):
         return ", ".join(f"{_part(name)}={_part(part)}" for name, part in value.items())

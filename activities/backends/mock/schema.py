@@ -164,7 +164,7 @@ faults = Table(
 
 
 OF_CALLS: Final = tuple(table.c.made_at for table in (calls, transient_failures, revocations))
-"""When the rows about calls were made. They are forgotten some day."""
+"""For each table about calls, when a row was made: old rows are deleted."""
 
 
 class FaultMode(StrEnum):

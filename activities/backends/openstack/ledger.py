@@ -233,7 +233,7 @@ class Ledger:
             return found
 
     async def forget_old_calls(self) -> None:
-        """Delete old rows for ever."""
+        """Each hour, delete the rows that nobody needs any more."""
         await own_schema.forget_old_calls(self._engine, TOUCHED)
 
     async def _upsert(

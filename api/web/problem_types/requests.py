@@ -24,7 +24,7 @@ REQUESTS: Final = {
         "A page of another origin may not send this request",
         "A browser asked whether a page of another origin may send a request. The origin, the method or a header of "
         "that request is not allowed; `detail` says which.",
-        "If it is the origin, ask the operator to add it to `CORS_ALLOW_ORIGINS`. Else `detail` has what is allowed.",
+        "Use a method and headers that `detail` allows. The operator can add an origin to `CORS_ALLOW_ORIGINS`.",
         Retry.NO,
     ),
     "method_not_allowed": ProblemType(
