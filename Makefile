@@ -61,7 +61,7 @@ bench: .venv/dev  ## Measure requests and operations beside their floors, and wr
 bench-short: .venv/dev  ## Fail if a request costs over a third more than recorded, compared with its floor (about a minute)
 	.venv/bin/python -m bench.short
 
-check: .venv/dev  ## Check lint, formatting, types, import rules, generated documentation, and that no client of the last release breaks
+check: .venv/dev  ## Check lint, formatting, types, import rules, lengths, documents, and that no client of the last release breaks
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy --strict $(SOURCES)
@@ -69,6 +69,7 @@ check: .venv/dev  ## Check lint, formatting, types, import rules, generated docu
 	.venv/bin/python -m domain.rules.diagram --check
 	.venv/bin/python -m api.web.problem_document --check
 	.venv/bin/python -m tests.contract.compatibility
+	.venv/bin/python -m pytest -q tests/meta/test_code.py tests/meta/test_docs.py tests/meta/test_env_example.py
 
 format: .venv/dev  ## Fix lint and formatting
 	.venv/bin/ruff check --fix .

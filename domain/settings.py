@@ -1,32 +1,29 @@
 """All settings with their defaults, read from the environment once and validated."""
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from domain import database_url, env_file, payload_keys, secret_keys, tls
+from domain import database_url, env_file, secret_keys
 from domain.identity_provider import Claim, Issuer
 from domain.limit_settings import LimitSettings
-from domain.payload_keys import PayloadKey
 from domain.secret_keys import SecretKey, SecretKeys
-from domain.web_addresses import Host, Origins, Page
+from domain.temporal_settings import LAST_PORT, TemporalSettings
+from domain.web_addresses import Host, Origins
 
 SHORTEST_AUDIT = 30  # days, as in migration 0022
 
-_HOST_AND_PORT = re.compile(r"(?:(?P<name>[A-Za-z0-9._-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\]):(?P<port>[0-9]{1,5})")
-
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-_LAST_PORT = 65_535
 Role = Annotated[str, Field(max_length=63)]  # PostgreSQL cuts a longer name
-Port = Annotated[int, Field(ge=1, le=_LAST_PORT)]
+Port = Annotated[int, Field(ge=1, le=LAST_PORT)]
 
 
-class Settings(LimitSettings):
+class Settings(LimitSettings, TemporalSettings):
     """All settings; the environment overrides `.env`. Delays are in seconds, rates are probabilities."""
 
     model_config = SettingsConfigDict(
@@ -81,17 +78,6 @@ class Settings(LimitSettings):
     default_page_size: int = Field(default=20, ge=1, le=1000)
     max_page_size: int = Field(default=100, ge=1, le=1000, validate_default=True)
 
-    temporal_address: str = "localhost:7233"
-    temporal_namespace: str = Field(default="default", pattern="^[ -~]+$")  # it goes into a header
-    temporal_task_queue: str = Field(default="vm-lifecycle", max_length=200)  # Temporal takes 1,000 bytes, with endings
-    temporal_ui_url: Page = "http://localhost:8233"
-    temporal_api_key: SecretStr | None = None
-    temporal_tls_server_ca: Path | None = None
-    temporal_tls_client_cert: Path | None = None
-    temporal_tls_client_key: Path | None = Field(default=None, validate_default=True)
-    temporal_payload_keys: SecretStr | None = None
-    temporal_search_names: Literal["none", "vms", "all"] = "vms"  # search_attributes.Names, without Temporal's SDK
-
     cors_allow_origins: Origins = ()
 
     api_host: Host = "127.0.0.1"
@@ -144,40 +130,6 @@ class Settings(LimitSettings):
         database_url.parse(value)
         return f"postgresql+asyncpg://{value.strip().partition('://')[2]}"
 
-    @field_validator("temporal_address")
-    @classmethod
-    def _check_host_and_port(cls, value: str) -> str:
-        match = _HOST_AND_PORT.fullmatch(value)
-        if not match or not 0 < int(match["port"]) <= _LAST_PORT:
-            raise ValueError("must have the form host:port")
-        ip = match["ipv6"] or (match["name"] if match["name"].rpartition(".")[2].isdecimal() else None)
-        if ip:
-            ip_address(ip)  # its error says what is wrong
-        return value
-
-    @field_validator("temporal_task_queue")
-    @classmethod
-    def _check_queue(cls, value: str) -> str:
-        if value.startswith("/_sys/"):
-            raise ValueError("must not begin with /_sys/, as Temporal's own queues do")
-        return value
-
-    @field_validator("temporal_api_key")
-    @classmethod
-    def _check_key(cls, value: SecretStr | None) -> SecretStr | None:
-        # The last line end of a file belongs to no key. With any other such character, Temporal's SDK sends no key at
-        # all, and the server would only say that we are not authorized.
-        key = value.get_secret_value().strip() if value else ""
-        if not re.fullmatch("[!-~]*", key):
-            raise ValueError("must have visible ASCII characters only, without spaces")
-        return SecretStr(key) if key else None
-
-    @field_validator("temporal_payload_keys")
-    @classmethod
-    def _check_payload_keys(cls, value: SecretStr | None) -> SecretStr | None:
-        payload_keys.parse(value.get_secret_value() if value else "")
-        return value
-
     @field_validator("algorithm")
     @classmethod
     def _check_secret_length(cls, value: str, info: ValidationInfo) -> str:
@@ -203,22 +155,6 @@ class Settings(LimitSettings):
             raise ValueError("must not be less than DEFAULT_PAGE_SIZE")
         return value
 
-    @field_validator("temporal_tls_server_ca", "temporal_tls_client_cert", "temporal_tls_client_key")
-    @classmethod
-    def _check_pem_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not tls.is_pem(value):
-            raise ValueError(f"{value} is not a readable file in PEM format")
-        return value
-
-    @field_validator("temporal_tls_client_key")
-    @classmethod
-    def _check_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
-        # A certificate that failed its own validation is absent from `data`, and has an error message already.
-        certificate = info.data.get("temporal_tls_client_cert", value)
-        if (value is None) != (certificate is None):
-            raise ValueError("belongs to TEMPORAL_TLS_CLIENT_CERT: set both or neither")
-        return value
-
     @model_validator(mode="after")
     def _check_identity_provider(self) -> Self:
         # Without the audience, tokens that the provider makes for any other program of the company would open this one.
@@ -229,29 +165,6 @@ class Settings(LimitSettings):
         if self.oidc_role_claim is not None and self.oidc_issuer is None:
             raise ValueError("OIDC_ROLE_CLAIM needs OIDC_ISSUER, which is not set")
         return self
-
-    @model_validator(mode="after")
-    def _check_temporal_address(self) -> Self:
-        # The default address is a local server. It must not receive the key of another server, and knows no TLS.
-        for name in ("temporal_api_key", "temporal_tls_server_ca", "temporal_tls_client_cert"):
-            if getattr(self, name) and "temporal_address" not in self.model_fields_set:
-                raise ValueError(f"{name.upper()} needs TEMPORAL_ADDRESS, which is not set")
-        return self
-
-    @model_validator(mode="after")
-    def _check_temporal_files(self) -> Self:
-        ca, certificate = self.temporal_tls_server_ca, self.temporal_tls_client_cert
-        if ca and not tls.has_certificates(ca):
-            raise ValueError(f"TEMPORAL_TLS_SERVER_CA {ca} has no certificate that can be used")
-        if certificate and not tls.belong_together(certificate, self.temporal_tls_client_key):
-            raise ValueError("TEMPORAL_TLS_CLIENT_CERT and _KEY do not belong together, or the key has a password")
-        return self
-
-    @property
-    def payload_keys(self) -> tuple[PayloadKey, ...]:
-        """The keys that encrypt what Temporal keeps, the one in use first; none if it is not encrypted."""
-        keys = self.temporal_payload_keys
-        return payload_keys.parse(keys.get_secret_value()) if keys else ()
 
     @property
     def chooses_devices(self) -> bool:

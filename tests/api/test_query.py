@@ -182,3 +182,9 @@ async def test_the_openapi_document_has_the_bounds_of_integers(ada: Person) -> N
     }
     size = document["components"]["schemas"]["NewVolume"]["properties"]["size_gb"]
     assert (size["type"], size["minimum"], size["maximum"]) == ("integer", 1, 16_384)
+
+
+@pytest.mark.parametrize("query", ["name=%ED%A0%80", "name=%FF", "labels=a%3D%C3", "cursor=%ED%B0%80", "%FF=1"])
+async def test_bytes_of_a_query_that_are_no_text_are_never_an_internal_error(ada: Person, query: str) -> None:
+    for path in ("/vms", "/volumes", "/operations"):
+        assert (await ada.http.get(f"{path}?{query}")).status_code < 500

@@ -1,7 +1,6 @@
 """The settings: their documented defaults, and one clear line for a wrong value."""
 
 import os
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -186,56 +185,6 @@ def test_a_default_page_size_above_the_maximum_is_rejected(monkeypatch: pytest.M
     monkeypatch.setenv("DEFAULT_PAGE_SIZE", "50")
     monkeypatch.setenv("MAX_PAGE_SIZE", "20")
     with pytest.raises(SystemExit, match="PAGE_SIZE"):
-        load_settings()
-
-
-@pytest.mark.parametrize("name", ["API_KEY", "TLS_SERVER_CA", "TLS_CLIENT_CERT"])
-def test_a_key_or_certificate_of_temporal_without_an_address_is_rejected(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
-) -> None:
-    file = tmp_path / "file.pem"
-    file.write_text("-----BEGIN SOMETHING-----")
-    monkeypatch.setenv(f"TEMPORAL_{name}", str(file))
-    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_KEY", str(file) if name == "TLS_CLIENT_CERT" else "")
-    with pytest.raises(SystemExit, match=f"TEMPORAL_{name} needs TEMPORAL_ADDRESS, which is not set"):
-        load_settings()
-
-
-@pytest.mark.parametrize("part", ["CERT", "KEY"])
-def test_a_certificate_without_its_key_and_the_reverse_are_rejected(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
-) -> None:
-    half = tmp_path / "half.pem"
-    half.write_text("-----BEGIN SOMETHING-----")
-    monkeypatch.setenv(f"TEMPORAL_TLS_CLIENT_{part}", str(half))
-    with pytest.raises(SystemExit, match="both or neither"):
-        load_settings()
-
-
-@pytest.mark.parametrize(
-    ("server_ca", "certificate", "key"),
-    [("mine.key", "", ""), ("", "mine.crt", "other.key"), ("", "mine.key", "mine.crt"), ("", "mine.crt", "locked.key")],
-)
-def test_files_for_temporal_that_no_connection_could_use_are_rejected(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server_ca: str, certificate: str, key: str
-) -> None:
-    """A worker would wait for ever: the attempts to connect end like those to a server that is away."""
-    for name in ("mine", "other"):
-        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.crt")]
-        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=me", *files]
-        subprocess.run(command, check=True, capture_output=True)
-    lock = ["openssl", "pkey", "-aes256", "-passout", "pass:hunter2", "-in", str(tmp_path / "mine.key")]
-    subprocess.run([*lock, "-out", str(tmp_path / "locked.key")], check=True)
-    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
-
-    def give(**files: str) -> None:
-        for name, file in files.items():
-            monkeypatch.setenv(f"TEMPORAL_TLS_{name}", str(tmp_path / file) if file else "")
-
-    give(SERVER_CA="other.crt", CLIENT_CERT="mine.crt", CLIENT_KEY="mine.key")
-    assert load_settings().temporal_tls_client_key == tmp_path / "mine.key"
-    give(SERVER_CA=server_ca, CLIENT_CERT=certificate, CLIENT_KEY=key)
-    with pytest.raises(SystemExit, match=r"Wrong setting: TEMPORAL_TLS_.* (no certificate that|do not belong)"):
         load_settings()
 
 

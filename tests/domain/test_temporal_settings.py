@@ -1,5 +1,6 @@
 """How to reach Temporal: what its SDK cannot use ends the process with one line."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,53 @@ def test_a_name_that_temporal_does_not_take_is_rejected(monkeypatch: pytest.Monk
 def test_a_queue_may_have_any_letters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPORAL_TASK_QUEUE", "\u00fc x")
     assert load_settings().temporal_task_queue == "\u00fc x"
+
+
+@pytest.mark.parametrize("name", ["API_KEY", "TLS_SERVER_CA", "TLS_CLIENT_CERT"])
+def test_a_key_or_certificate_of_temporal_without_an_address_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    file = tmp_path / "file.pem"
+    file.write_text("-----BEGIN SOMETHING-----")
+    monkeypatch.setenv(f"TEMPORAL_{name}", str(file))
+    monkeypatch.setenv("TEMPORAL_TLS_CLIENT_KEY", str(file) if name == "TLS_CLIENT_CERT" else "")
+    with pytest.raises(SystemExit, match=f"TEMPORAL_{name} needs TEMPORAL_ADDRESS, which is not set"):
+        load_settings()
+
+
+@pytest.mark.parametrize("part", ["CERT", "KEY"])
+def test_a_certificate_without_its_key_and_the_reverse_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
+) -> None:
+    half = tmp_path / "half.pem"
+    half.write_text("-----BEGIN SOMETHING-----")
+    monkeypatch.setenv(f"TEMPORAL_TLS_CLIENT_{part}", str(half))
+    with pytest.raises(SystemExit, match="both or neither"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("server_ca", "certificate", "key"),
+    [("mine.key", "", ""), ("", "mine.crt", "other.key"), ("", "mine.key", "mine.crt"), ("", "mine.crt", "locked.key")],
+)
+def test_files_for_temporal_that_no_connection_could_use_are_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server_ca: str, certificate: str, key: str
+) -> None:
+    """A worker would wait for ever: the attempts to connect end like those to a server that is away."""
+    for name in ("mine", "other"):
+        files = ["-keyout", str(tmp_path / f"{name}.key"), "-out", str(tmp_path / f"{name}.crt")]
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=me", *files]
+        subprocess.run(command, check=True, capture_output=True)
+    lock = ["openssl", "pkey", "-aes256", "-passout", "pass:hunter2", "-in", str(tmp_path / "mine.key")]
+    subprocess.run([*lock, "-out", str(tmp_path / "locked.key")], check=True)
+    monkeypatch.setenv("TEMPORAL_ADDRESS", "temporal.example:7233")
+
+    def give(**files: str) -> None:
+        for name, file in files.items():
+            monkeypatch.setenv(f"TEMPORAL_TLS_{name}", str(tmp_path / file) if file else "")
+
+    give(SERVER_CA="other.crt", CLIENT_CERT="mine.crt", CLIENT_KEY="mine.key")
+    assert load_settings().temporal_tls_client_key == tmp_path / "mine.key"
+    give(SERVER_CA=server_ca, CLIENT_CERT=certificate, CLIENT_KEY=key)
+    with pytest.raises(SystemExit, match=r"Wrong setting: TEMPORAL_TLS_.* (no certificate that|do not belong)"):
+        load_settings()
