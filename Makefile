@@ -8,8 +8,8 @@ $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(eval ove
 unexport PYTHONDONTWRITEBYTECODE
 # With these pip would install elsewhere than into .venv, or not at all.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
-# In .env as the settings read it: in any case, after `export` or a byte order mark, in quotes, with spaces.
-IS_OPENSTACK := LC_ALL=C grep -isqE "^[^!-~]*(export[[:space:]]+)?'?COMPUTE_BACKEND'?[[:space:]]*=[[:space:]]*[\"']?openstack" .env
+# In .env as the settings read it: in any case, after `export` or a byte order mark, in quotes, with spaces, as a default.
+IS_OPENSTACK := LC_ALL=C grep -isqE "^[^!-~]*(export[[:space:]]+)?'?COMPUTE_BACKEND'?[[:space:]]*=[^\#]*openstack" .env
 BACKEND := $(or $(COMPUTE_BACKEND),$(compute_backend),$(shell $(IS_OPENSTACK) && echo openstack))
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 

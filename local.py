@@ -8,6 +8,7 @@ if __name__ == "__main__":
 
 import asyncio
 import contextlib
+import errno
 import http.client
 import io
 import os
@@ -61,9 +62,19 @@ def own_ports(settings: Settings) -> Iterator[None]:
                         reservations.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
                     sockets.enter_context(socket.create_server((host, port), family=family))
                 except OSError as error:
-                    why = f"Port {port} on {host} ({setting}) cannot be used: {error.strerror}".partition(" (while")[0]
-                    raise StartError(f"{why}. Free it or choose another: make up {setting}=...") from None
+                    raise StartError(_why_not(setting, host, port, error)) from None
         yield
+
+
+def _why_not(setting: str, host: str, port: int, error: OSError) -> str:
+    """Say what is wrong with the address of a setting: the host if it is not ours, else the port."""
+    reason = (error.strerror or str(error)).partition(" (while")[0]
+    # A name that cannot be looked up has a negative number.
+    if (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL:
+        why, advice, setting = f"The host {host}", "Choose an address of this machine", "API_HOST"
+    else:
+        why, advice = f"Port {port} on {host} ({setting})", "Free it or choose another"
+    return f"{why} cannot be used: {reason}. {advice}: make up {setting}=..."
 
 
 def environment(settings: Settings) -> dict[str, str]:

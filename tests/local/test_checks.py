@@ -82,6 +82,13 @@ def test_the_api_may_listen_on_other_addresses(host: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "192.0.2.1"])
+def test_the_error_for_a_host_that_is_not_ours_names_its_setting(host: str) -> None:
+    message = rf"^The host {host} cannot be used: .*\. Choose an address of this machine: make up API_HOST=\.\.\.$"
+    with pytest.raises(StartError, match=message), local.own_ports(settings(api_host=host)):
+        pass
+
+
 @pytest.fixture
 def shell(monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment of a shell that is set up for other programs, too."""
@@ -120,6 +127,7 @@ def test_the_programs_get_what_the_env_file_names_but_not_for_the_keys(
         ('A=1\nexport  compute_backend = "openstack"\r\nB=2\r\n', "openstack"),
         ("\ufeff'COMPUTE_BACKEND'='openstack' # ours", "openstack"),
         ("\tCOMPUTE_BACKEND=openstack # ours", "openstack"),
+        ("COMPUTE_BACKEND=${CLOUD:-openstack}", "openstack"),
         ("COMPUTE_BACKEND=mock", ""),
         ("#COMPUTE_BACKEND=openstack\n# COMPUTE_BACKEND=openstack", ""),
     ],

@@ -167,6 +167,24 @@ def test_a_pause_without_an_end_is_a_day(monkeypatch: pytest.MonkeyPatch) -> Non
     assert slept == [86_400]
 
 
+@pytest.mark.parametrize(
+    ("after", "date", "seconds"),
+    [
+        ("Sat, 28 Nov 2026 17:00:30 GMT", "Sat, 28 Nov 2026 17:00:00 GMT", 30),
+        ("Saturday, 28-Nov-26 17:00:30 GMT", "Sat, 28 Nov 2026 17:00:00 GMT", 30),  # an old form
+        ("Sat, 28 Nov 2026 16:59:00 GMT", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", "Sat, 28 Nov 2026 17:00:00 GMT", 86_400),
+        ("Sat, 28 Nov 2026 17:00:30 GMT", "", 0),
+        ("Sat, 28 Nov 2026 17:00:30 -0000", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
+        ("Sat, 99 Nov 2026 17:00:30 GMT", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
+        ("soon", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
+    ],
+)
+def test_a_pause_may_end_at_a_date(after: str, date: str, seconds: int) -> None:
+    """Proxies send such ones. It counts from the date of the answer: our clock may be wrong."""
+    assert retries.wanted_delay(httpx.Response(503, headers={"Retry-After": after, "Date": date})) == seconds
+
+
 def test_the_empty_id_of_a_reset_is_no_place_to_go_on_from() -> None:
     service = Service([stream(*sent("1"))])
     assert [event.kind for event in islice(service.client().events(last_event_id=""), 2)] == ["reset", "operation"]

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx
@@ -42,4 +43,14 @@ def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
 def wanted_delay(response: httpx.Response) -> float:
     """The seconds that the answer asks to wait, at most a day; 0 if it does not say."""
     value = response.headers.get("Retry-After", "")
-    return min(float(value), _LONGEST_WANTED) if value.isascii() and value.isdigit() else 0.0
+    seconds = float(value) if value.isascii() and value.isdigit() else _seconds_until(value, response)
+    return min(seconds, _LONGEST_WANTED)
+
+
+def _seconds_until(date: str, response: httpx.Response) -> float:
+    """The seconds from the answer's own date, so that our clock may be wrong; a proxy may send such a `Retry-After`."""
+    try:
+        later, sent = parsedate_to_datetime(date), parsedate_to_datetime(response.headers.get("Date", ""))
+        return max((later - sent).total_seconds(), 0.0)
+    except (ValueError, TypeError):  # no date, or one without a time zone
+        return 0.0
