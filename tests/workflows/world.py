@@ -55,6 +55,16 @@ def failed(code: str) -> ApplicationError:
     return ApplicationError(f"{code}, for now", type=code)
 
 
+def _give_time(worker: Worker) -> None:
+    """Let the tasks of workflows take longer than two seconds, as on a machine with much other work.
+
+    The worker would end such a task with an error at whatever line it is. The server repeats the task, but if Python
+    cannot raise that error, in a finalizer for example, pytest fails the test. The SDK has no option for this time.
+    """
+    if worker._workflow_worker:
+        worker._workflow_worker._deadlock_timeout_seconds = 60
+
+
 @dataclass
 class World:
     """Answers activities as scripted, or else with a success, and records their names and inputs."""
@@ -86,6 +96,7 @@ class World:
                 interceptors=[SignalInterceptor()],
                 max_heartbeat_throttle_interval=timedelta(seconds=0.1),
             )
+            _give_time(worker)
             await self._stack.enter_async_context(worker)
         return self
 
