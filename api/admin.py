@@ -83,7 +83,9 @@ async def carry_out(settings: Settings, wanted: argparse.Namespace) -> str:
     try:
         async with engine.begin() as tx:
             if registration is None:
-                user = await accounts.set_role_on_server(tx, wanted.username, ROLES[wanted.command])
+                decides = settings.oidc_role_claim is not None
+                role = ROLES[wanted.command]
+                user = await accounts.set_role_on_server(tx, wanted.username, role, provider_decides=decides)
             else:
                 hashed = await security.hash_password(registration.password.get_secret_value())
                 role = Role.ADMIN if wanted.admin else Role.USER

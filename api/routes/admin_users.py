@@ -79,13 +79,17 @@ async def change_role(
     _: Admin, process: Process, once: OnceOrTrial, username: NamedUser, body: requests.RoleChange
 ) -> Response:
     """Make a user an admin, or an admin a user. It holds for every request from now on."""
-    provider_decides = process.settings.oidc_role_claim is not None
 
     async def change(tx: AsyncConnection, requester: Requester) -> Response:
-        user = await accounts.set_role(tx, requester, username, body.role, provider_decides=provider_decides)
-        return _answer(user)
+        decides = _provider_decides(process)
+        return _answer(await accounts.set_role(tx, requester, username, body.role, provider_decides=decides))
 
     return await once(change, body)
+
+
+def _provider_decides(process: Process) -> bool:
+    """Whether the identity provider decides who of its users is an admin."""
+    return process.settings.oidc_role_claim is not None
 
 
 async def _set_disabled(
@@ -94,7 +98,8 @@ async def _set_disabled(
     changed: list[User] = []
 
     async def change(tx: AsyncConnection, requester: Requester) -> Response:
-        changed[:] = [await accounts.set_disabled(tx, requester, username, disabled=disabled)]
+        decides = _provider_decides(process)
+        changed[:] = [await accounts.set_disabled(tx, requester, username, disabled=disabled, provider_decides=decides)]
         return _answer(changed[0])
 
     answer = await once(change, body)

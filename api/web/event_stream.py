@@ -19,7 +19,7 @@ from api.background.listeners import Change, News, Stream
 from api.web import security
 from api.web.dependencies import ProcessState
 from api.web.oidc import ProviderCaller
-from api.web.security import Caller, LoginCaller, Signing
+from api.web.security import Caller, LoginCaller, ProgramCaller, Signing
 from api.web.waiting import too_many_waiting
 from domain.data.changes import Position
 
@@ -96,9 +96,9 @@ async def _parts(
 def _is_to_be_checked(caller: Caller, part: bytes, checked: float) -> bool:
     """Whether the caller's right to a part has to be looked up; `checked` is when it was last, since the changes came.
 
-    A comment is worth no query, and a login needs none.
+    A comment is worth no query, and only the token of a program needs one.
     """
-    if isinstance(caller, LoginCaller):
+    if not isinstance(caller, ProgramCaller):
         return True
     return not part.startswith(_COMMENT) and time.monotonic() - checked > CHECK_AGAIN
 

@@ -48,11 +48,13 @@ class ProviderCaller(Caller):
     """A user with a token of the identity provider.
 
     `is_admin` is what the token says about that; None if the settings name no claim for it. `expires_at` is when the
-    token is refused, in seconds since 1970.
+    token is refused, in seconds since 1970. `read_at` is when the account was last read and not disabled, by the
+    monotonic clock.
     """
 
     expires_at: int
     is_admin: bool | None
+    read_at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class IdentityProvider:
         user = self._users.get(checked.subject.id)
         if user is None or self._is_doubtful(user):
             return None
-        return ProviderCaller(user.id, user.name, checked.expires_at + LEEWAY, checked.is_admin)
+        return ProviderCaller(user.id, user.name, checked.expires_at + LEEWAY, checked.is_admin, user.read_at)
 
     def _is_doubtful(self, user: _User) -> bool:
         """Whether the account may have been disabled since the database was asked for it."""

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background.token_epochs import TokenEpochs
 from api.background.token_uses import TokenUses
+from api.web.oidc import ProviderCaller
 from api.web.security import Caller, InvalidTokenError, LoginCaller, ProgramCaller, Signing, mask
 from domain.commands.program_tokens import USE_INTERVAL
 from domain.data import outages
@@ -89,6 +90,14 @@ async def unmasked(signing: Signing, autocommit: AsyncEngine, token_id: UUID, hi
     return next((token for token in candidates if digest(token) == kept), candidates[0])
 
 
+def login_has_ended(epochs: TokenEpochs, caller: Caller) -> bool:
+    """Whether the login of a caller that was found before has ended, as far as this process knows."""
+    if isinstance(caller, LoginCaller):
+        return epochs.is_void(caller.id, caller.epoch)
+    # A user of the identity provider has no login here. What changes of the account is whether it is disabled.
+    return isinstance(caller, ProviderCaller) and epochs.has_changed_since(caller.id, caller.read_at)
+
+
 class ProgramTokens:
     """Finds the callers of a process that send tokens of programs."""
 
@@ -130,12 +139,10 @@ class ProgramTokens:
     async def has_ended(self, caller: Caller) -> bool:
         """Whether the token of a caller that was found before has ended, or the caller's login.
 
-        An access token is not looked up: this process knows whether its login has ended.
+        Only a program's token is looked up: this process knows whether the login of an access token has ended.
         """
-        if isinstance(caller, LoginCaller):
-            return self._epochs.is_void(caller.id, caller.epoch)
         if not isinstance(caller, ProgramCaller):
-            return False
+            return login_has_ended(self._epochs, caller)
         found = await self._look(caller.digest)
         return found is None or found.has_ended
 

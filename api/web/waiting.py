@@ -20,7 +20,8 @@ from api.web.fields import PLAIN_DIGITS
 from api.web.models import FieldError
 from api.web.oidc import ProviderCaller
 from api.web.problems import ProblemError
-from api.web.security import Caller, LoginCaller, ProgramCaller
+from api.web.program_tokens import login_has_ended
+from api.web.security import Caller, ProgramCaller
 
 LONGEST_WAIT = 60  # seconds
 # A resource comes from these into another status only if somebody asks for it.
@@ -127,7 +128,7 @@ def _ending(process: ProcessState, caller: Caller, watch: Watch) -> Iterator[lis
 
     with process.epochs.calling(caller.id, end):
         # It may have ended since the request came.
-        if isinstance(caller, LoginCaller) and process.epochs.is_void(caller.id, caller.epoch):
+        if login_has_ended(process.epochs, caller):
             end()
         yield ended
 

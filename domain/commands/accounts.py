@@ -71,13 +71,18 @@ async def end_logins(tx: AsyncConnection, requester: Requester) -> int:
     return epoch
 
 
-async def set_disabled(tx: AsyncConnection, requester: Requester, username: str, *, disabled: bool) -> User:
-    """Disable or enable an account; returns it. Nothing changes, and nothing is recorded, if it is so already."""
+async def set_disabled(
+    tx: AsyncConnection, requester: Requester, username: str, *, disabled: bool, provider_decides: bool
+) -> User:
+    """Disable or enable an account; returns it. Nothing changes, and nothing is recorded, if it is so already.
+
+    `provider_decides`: who of the identity provider's users is an admin.
+    """
     user = await _lock_for_admin(tx, requester, username)
     if (user.disabled_at is not None) == disabled:
         return user
     if disabled:
-        await _refuse_without_admins(tx, requester, user)
+        await _refuse_without_admins(tx, requester, user, provider_decides=provider_decides)
         values: dict[str, Any] = {"disabled_at": func.now(), **_NEW_EPOCH}
     else:
         values = {"disabled_at": None}
@@ -98,18 +103,30 @@ async def set_role(
     if user.role == role:
         return user
     if role != Role.ADMIN:
-        await _refuse_without_admins(tx, requester, user)
-    elif provider_decides and await tx.scalar(select(User.id).where(User.id == user.id, IS_OF_PROVIDER)):
-        raise RoleOfProviderError
+        await _refuse_without_admins(tx, requester, user, provider_decides=provider_decides)
+    elif provider_decides:
+        await _refuse_user_of_provider(tx, user)
     return await _record_role(tx, requester, user, role)
 
 
-async def set_role_on_server(tx: AsyncConnection, username: str, role: Role) -> User:
-    """Give an account this role by a command on the server, which may also take it from the last admin."""
+async def set_role_on_server(tx: AsyncConnection, username: str, role: Role, *, provider_decides: bool) -> User:
+    """Give an account this role by a command on the server, which may also take it from the last admin.
+
+    RoleOfProviderError as in `set_role`.
+    """
     user = await fetch_one(tx, user_named(username).with_for_update(key_share=True))
     if user is None:
         raise NotFoundError("user", username)
-    return user if user.role == role else await _record_role(tx, Stranger(username=audit.SERVER), user, role)
+    if user.role == role:
+        return user
+    if role == Role.ADMIN and provider_decides:
+        await _refuse_user_of_provider(tx, user)
+    return await _record_role(tx, Stranger(username=audit.SERVER), user, role)
+
+
+async def _refuse_user_of_provider(tx: AsyncConnection, user: User) -> None:
+    if await tx.scalar(select(User.id).where(User.id == user.id, IS_OF_PROVIDER)):
+        raise RoleOfProviderError
 
 
 async def _record_role(tx: AsyncConnection, actor: Requester | Stranger, user: User, role: Role) -> User:
@@ -138,11 +155,15 @@ async def _lock_for_admin(tx: AsyncConnection, requester: Requester, username: s
     return cast("User", locked[user.id])
 
 
-async def _refuse_without_admins(tx: AsyncConnection, requester: Requester, leaving: User) -> None:
+async def _refuse_without_admins(
+    tx: AsyncConnection, requester: Requester, leaving: User, *, provider_decides: bool
+) -> None:
     """LastAdminError if nobody could use /admin without this account."""
     if requester.is_admin_by_provider and leaving.id != requester.user_id:
         return  # the requester can
-    others = (HAS_ROLE[Role.ADMIN], User.disabled_at.is_(None), User.id != leaving.id)
+    others = [HAS_ROLE[Role.ADMIN], User.disabled_at.is_(None), User.id != leaving.id]
+    if provider_decides:
+        others.append(~IS_OF_PROVIDER)  # the role that their accounts have here has no effect
     is_admin = leaving.role == Role.ADMIN and leaving.disabled_at is None
     if is_admin and await tx.scalar(select(User.id).where(*others).limit(1)) is None:
         raise LastAdminError

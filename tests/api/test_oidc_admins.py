@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.admin import carry_out, parse
+from api.web.dependencies import ProcessState
+from api.web.event_stream import follow
 from domain.data.accounts import User
+from domain.rules.account_errors import RoleOfProviderError
 from domain.rules.accounts import Role
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, client_of, person, running
@@ -16,6 +21,7 @@ from tests.api.oidc import me, refusal, trusting
 from tests.api.test_program_tokens import make
 from tests.support.identity_provider import Provider, key, running_provider
 
+USER = {"role": "user"}
 ADMINS = {"oidc_role_claim": "groups", "oidc_admin_value": "vm-admins"}
 
 
@@ -79,11 +85,37 @@ async def test_only_the_provider_makes_its_users_admins(
         assert refusal(grant) == (409, "role_of_provider")
     async with engine.begin() as tx:  # as an admin could give it before the provider decided
         await tx.execute(update(User).where(User.username == name).values(role=Role.ADMIN))
+    for alone in (root.http.post("/admin/users/root/disable"), root.http.post("/admin/users/root/role", json=USER)):
+        assert refusal(await alone) == (409, "last_admin")  # that role has no effect
     for client in (client_of(app, former), program):
         assert refusal(await client.get("/admin/users")) == (403, "admin_only")
         assert refusal(await client.post(f"/admin/users/{name}/enable")) == (403, "admin_only")
     assert (await client_of(app, admin).get("/admin/users")).status_code == 200
-    assert (await root.http.post(f"/admin/users/{name}/role", json={"role": "user"})).status_code == 200
+    assert (await root.http.post(f"/admin/users/{name}/role", json=USER)).status_code == 200
+    await carry_out(app.state.vmapi.settings, parse(["grant", "root"]))
+    with pytest.raises(RoleOfProviderError):
+        await carry_out(app.state.vmapi.settings, parse(["grant", name]))
+
+
+@pytest.mark.parametrize("request_begins", ["before", "after"])
+async def test_what_begins_while_the_account_is_disabled_ends(
+    app: FastAPI, provider: Provider, request_begins: str
+) -> None:
+    """The disabling may be noted after the token was looked at, and before the stream can be told."""
+    token = provider.token(preferred_username="ada")
+    user = await me(app, token)
+    process: ProcessState = app.state.vmapi
+    assert process.provider
+    caller = await process.provider.find(token, {"type": "http", "headers": [], "client": ("127.0.0.1", 1)})
+    if request_begins == "before":
+        process.epochs.note(UUID(user["id"]), 1)
+    stream = await follow(process, caller, None, lambda _: b"", lambda _: True)
+    blocks = aiter(stream.body_iterator)
+    assert await anext(blocks) == b"retry: 1000\n\n"
+    if request_begins == "after":
+        process.epochs.note(UUID(user["id"]), 1)
+    async with asyncio.timeout(5):
+        assert [part async for part in blocks] == []
 
 
 async def test_a_wait_ends_without_the_resource_when_the_account_is_disabled(

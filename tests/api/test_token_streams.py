@@ -50,7 +50,7 @@ async def test_a_stream_does_not_outlive_its_access_token(app: FastAPI, ada: Per
     now = time.time()
     callers: dict[str, Callable[[float], Caller]] = {
         "login": lambda end: replace(ada.caller, expires_at=end),
-        "provider": lambda end: ProviderCaller(ada.user.id, ada.user.username, int(end), None),
+        "provider": lambda end: ProviderCaller(ada.user.id, ada.user.username, int(end), None, time.monotonic()),
     }
     ended, lasting = [await blocks_of(app, callers[kind](now + life)) for life in (-1, 60)]
     assert b"\nid: " in bytes(await anext(lasting))

@@ -128,6 +128,23 @@ def test_renewals_that_are_killed_leave_one_file_at_most(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "config.json.new", "lock"]
 
 
+@pytest.mark.parametrize("is_link", [False, True])
+def test_new_tokens_do_not_go_to_a_file_that_was_there_before(folder: Path, *, is_link: bool) -> None:
+    """In a folder that others may write to, somebody could make it and read it."""
+    store = FileTokens(HERE)
+    store.write(tokens("1"))
+    theirs = folder / ("theirs" if is_link else "config.json.new")
+    theirs.touch(0o666)
+    if is_link:
+        (folder / "config.json.new").symlink_to(theirs)
+    with theirs.open() as opened:
+        store.try_lock()
+        store.write(tokens("2"))
+        store.unlock()
+        assert opened.read() == ""
+    assert (store.read(), (folder / "config.json").stat().st_mode & 0o77) == (tokens("2"), 0)
+
+
 def test_a_renewal_by_somebody_else_leaves_no_file_behind(folder: Path) -> None:
     store = FileTokens(HERE)
     store.write(tokens("1"))

@@ -177,6 +177,8 @@ def test_a_pause_without_an_end_is_a_day(monkeypatch: pytest.MonkeyPatch) -> Non
         ("Sat, 28 Nov 2026 17:00:30 GMT", "", 0),
         ("Sat, 28 Nov 2026 17:00:30 -0000", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
         ("Sat, 99 Nov 2026 17:00:30 GMT", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
+        ("Sat, 28 Nov 2026 17:00:30 -99999999999999999999", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
         ("soon", "Sat, 28 Nov 2026 17:00:00 GMT", 0),
     ],
 )

@@ -152,7 +152,8 @@ class FileTokens:
         # The file always has this name, so that a command that is killed leaves one at most.
         self._draft = path().with_name("config.json.new")
         with _in_words():
-            descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _FILE_MODE)
+            self._draft.unlink(missing_ok=True)  # somebody else may have made it, to read what comes into it
+            descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _FILE_MODE)
             with os.fdopen(descriptor, "wb") as opened:
                 opened.write(b" " * (len(json.dumps(read(), indent=2)) + _ROOM_FOR_MORE))
 

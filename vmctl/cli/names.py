@@ -2,6 +2,7 @@
 
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Annotated
@@ -13,6 +14,7 @@ from vmctl.cli import session
 from vmctl.client import Client, ClientError, UnusableError
 
 _MOST = 100  # that completion offers
+_LONGEST = 3.0  # seconds that completion reads lists
 _PLAIN = re.compile(r"\w[\w.@+,/-]*")  # what no shell takes for anything but letters
 _HIGHEST_LIMIT = 1_000_000_000
 _EMPTY_OPTION = re.compile("--[a-z-]+=")
@@ -37,13 +39,14 @@ def completion(kind: str) -> Callable[[str], list[str]]:
 
     def offer(incomplete: str) -> list[str]:
         found: list[str] = []
+        end = time.monotonic() + _LONGEST
         try:
             client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
             for item in _LISTS[kind](client):
                 name = str(getattr(item, "name", ""))
                 if name.startswith(incomplete) and _PLAIN.fullmatch(name):
                     found.append(name)
-                if len(found) == _MOST:
+                if len(found) == _MOST or time.monotonic() > end:
                     break
         except ClientError:
             return []

@@ -1,10 +1,10 @@
 """The bases of the generated models. Both accept what a later version of the service may add."""
 
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self
 from unicodedata import normalize
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Answer(BaseModel):
@@ -17,7 +17,7 @@ class AnyPage(Answer):
     """A page of a list, whatever its items are."""
 
     items: list[Any]
-    next_cursor: str | None
+    next_cursor: Annotated[str, Field(max_length=8192)] | None  # more would not fit into the line of a request
 
 
 class Word(StrEnum):

@@ -52,5 +52,5 @@ def _seconds_until(date: str, response: httpx.Response) -> float:
     try:
         later, sent = parsedate_to_datetime(date), parsedate_to_datetime(response.headers.get("Date", ""))
         return max((later - sent).total_seconds(), 0.0)
-    except (ValueError, TypeError):  # no date, or one without a time zone
+    except (ValueError, TypeError, OverflowError):  # no date, one without a time zone, or one beyond all calendars
         return 0.0

@@ -161,7 +161,7 @@ async def _throw_out(engine: AsyncEngine, admin: Person, other: str, action: str
     async with engine.begin() as tx:
         requester = Requester(admin.user.id, admin.user.username, "request")
         if action == "disable":
-            await accounts.set_disabled(tx, requester, other, disabled=True)
+            await accounts.set_disabled(tx, requester, other, disabled=True, provider_decides=False)
         else:
             await accounts.set_role(tx, requester, other, Role.USER, provider_decides=False)
 
