@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.vmctl.doubles import Service, answer, operation, user
-from vmctl.client import Client, UnreadableError
+from vmctl.client import Client, UnreadableError, UnusableError
 from vmctl.client.sync import transport
 
 GARBAGE = (b"", b"{{", b"[1]", b'{"items": {}}', b'{"items": [{}], "next_cursor": null}', b"\xff", b"[" * 100_000)
@@ -48,6 +48,31 @@ def test_a_list_whose_cursors_come_again_ends(cursors: list[str]) -> None:
     with pytest.raises(UnreadableError, match="no end"):
         list(service.client().vms.list())
     assert len(service.requests) < 5 * len(cursors) + 2
+
+
+def test_a_cursor_that_fits_into_no_request_is_an_error_in_words() -> None:
+    service = Service([answer({"items": [], "next_cursor": "a" * 1_000_000})])
+    with pytest.raises(UnreadableError, match=r"next_cursor: String should have at most 8192 characters$"):
+        list(service.client().vms.list())
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: list(client.vms.list(name="a" * 70_000)),
+        lambda client: client.vms.get("a" * 70_000),
+        lambda client: client.ssh_keys.delete("a" * 70_000),
+        lambda client: next(client.events(vm_id="a" * 70_000)),
+        lambda client: next(client.events(vm_id="../projects")),
+    ],
+)
+def test_a_name_or_an_id_that_fits_into_no_request_is_an_error_in_words(ask: Callable[[Client], object]) -> None:
+    service = Service([])
+    with pytest.raises(UnusableError) as caught:
+        ask(service.client())
+    assert len(str(caught.value)) < 200
+    assert service.requests == []
 
 
 @pytest.mark.parametrize("status", [200, 404])

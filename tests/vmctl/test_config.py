@@ -54,6 +54,22 @@ def test_a_damaged_file_is_an_error_in_words(folder: Path, text: str) -> None:
         FileTokens(HERE).read()
 
 
+def test_a_file_that_is_too_large_to_be_ours_is_an_error_in_words(folder: Path) -> None:
+    FileTokens(HERE).write(tokens("1"))
+    with (folder / "config.json").open("a") as opened:
+        opened.write(" " * 2**20)
+    with pytest.raises(ConfigError, match="log in again"):
+        FileTokens(HERE).read()
+
+
+def test_tokens_that_are_too_long_do_not_spoil_the_other_logins(folder: Path) -> None:
+    FileTokens(HERE).write(tokens("1"))
+    with pytest.raises(ConfigError, match="very long tokens"):
+        FileTokens(THERE).write(tokens("a" * 2**20))
+    assert FileTokens(HERE).read() == tokens("1")
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+
 def test_the_tokens_of_one_service_are_not_those_of_another() -> None:
     FileTokens(HERE).write(tokens("1"))
     assert FileTokens(THERE).read() is None

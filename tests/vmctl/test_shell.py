@@ -9,15 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 from unittest import mock
 
+import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
 from tests.meta.files import ROOT
 from tests.vmctl.conftest import Command
 from tests.vmctl.doubles import Service, answer, listening, operation, problem, projects, tokens
-from vmctl.cli import main
+from vmctl.cli import main, names
 from vmctl.cli.output import field, styled
 from vmctl.client.models import OperationStatus
 
@@ -43,70 +45,6 @@ def in_a_shell(command: Command, line: str, code: int) -> str:
     return done.stderr
 
 
-EMPTY = [
-    ("vm", "delete", "--selector", "env=tmp", "--project", "", "--yes"),
-    ("vm", "delete", "--selector", "env=tmp", "--project=", "--yes"),
-    ("vm", "delete", "-l", "", "--yes"),
-    ("vm", "delete", "", "--yes"),
-    ("vm", "list", "--selector", ""),
-    ("vm", "list", "--name="),
-    ("vm", "watch", ""),
-    ("op", "list", "--vm", ""),
-    ("snapshot", "list", "--vm", ""),
-    ("--validate-only", "vm", "create", "a", "-f", "m1.tiny", "--snapshot", "", "--project", ""),
-    ("vm", "create", "a", "-f", "m1.tiny", "--image", ""),
-    ("volume", "create", "a", "--size", "1", "-p", ""),
-    ("interface", "attach", "a", "private", "--ip", ""),
-    ("quota", "show", "-p", ""),
-    ("user", "list", "--name", ""),
-    ("audit", "list", "--actor", ""),
-    ("--url", "", "vm", "list"),
-]
-
-
-@pytest.mark.parametrize("arguments", EMPTY, ids=" ".join)
-def test_an_empty_value_never_means_all_or_the_default(alone: Command, arguments: tuple[str, ...]) -> None:
-    service = Service([])
-    with listening(service) as alone.environment["VMCTL_URL"]:
-        refused = alone.run(*arguments, code=64)
-    assert refused.stderr.endswith(" is empty. Give it a value, or leave it out.\n")
-    assert service.requests == []
-
-
-def test_the_option_with_the_empty_value_is_named(alone: Command) -> None:
-    assert alone.run("vm", "list", "--project=", code=64).stderr.startswith("vmctl: --project is empty.")
-    assert alone.run("vm", "list", "-l", "", code=64).stderr.startswith("vmctl: -l is empty.")
-    assert alone.run("vm", "show", "", code=64).stderr.startswith("vmctl: What follows show is empty.")
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *(("op", "wait", ID, "--timeout", seconds) for seconds in ("inf", "nan", "-1")),
-        ("vm", "create", "a", "-f", "m1.tiny", "--wait", "--timeout", "inf"),
-        ("vm", "create", "a", "-f", "m1.tiny", "--user-data", "/nonexistent"),
-        ("vm", "create", "a", "-f", "m1.tiny", "--user-data", "/"),
-        ("vm", "create", "a", "-f", "m1.tiny", "--user-data", sys.executable),
-        ("vm", "create", "a", "-f", "m1.tiny", "--ssh-key", "~nosuchuser/x.pub"),
-        ("ssh-key", "add", "a", "/nonexistent"),
-        ("vm", "list", "--limit", "9" * 20),
-        ("quota", "set", ID, f"vms={'9' * 5000}"),
-        ("audit", "list", "--since", "0001-01-01"),
-        ("vm", "show", "a\udcff"),
-        ("ssh-key", "delete", "a\udcff", "--yes"),
-        ("user", "role", "a\udcff", "admin"),
-        ("--url", "http://[::1", "login", "-u", "ada", "--password-stdin"),
-        ("login", "-u", "ada", "--password-stdin"),
-    ],
-    ids=lambda arguments: ascii(" ".join(arguments))[:60],
-)
-def test_what_is_mistyped_is_sent_to_nobody(alone: Command, arguments: tuple[str, ...]) -> None:
-    service = Service([])
-    with listening(service) as alone.environment["VMCTL_URL"]:
-        alone.run(*arguments, code=64)
-    assert service.requests == []
-
-
 def test_a_standard_stream_that_is_closed_or_full_is_an_error_in_words(alone: Command) -> None:
     with listening(Service(lambda _: answer(projects("a")))) as alone.environment["VMCTL_URL"]:
         for line, reason in (
@@ -119,6 +57,24 @@ def test_a_standard_stream_that_is_closed_or_full_is_an_error_in_words(alone: Co
         assert "Cannot read -" in in_a_shell(alone, "vmctl vm create a -f m1.tiny --user-data - <&-", 64)
         assert in_a_shell(alone, "vmctl project list 2>&- | grep -q a", 0) == ""
         assert in_a_shell(alone, "vmctl vm shwo 2>/dev/full", 1) == ""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "vmctl ssh-key add a /dev/zero",
+        "vmctl vm create a -f m1.tiny --user-data /dev/zero",
+        "vmctl vm create a -f m1.tiny --user-data - </dev/zero",
+        "vmctl vm create a -f m1.tiny --ssh-key /dev/zero",
+        "vmctl login -u ada --password-stdin </dev/zero",
+    ],
+)
+def test_a_file_without_an_end_is_given_up(alone: Command, line: str) -> None:
+    service = Service([])
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        said = in_a_shell(alone, f"ulimit -v 4000000; {line}", 64)
+    assert "more than 65,536 characters" in said
+    assert service.requests == []
 
 
 def test_a_name_with_letters_that_the_output_lacks_is_shown(alone: Command) -> None:
@@ -190,6 +146,35 @@ def test_completion_offers_no_name_that_a_shell_would_run_or_take_for_an_option(
         assert Command(alone.environment | words).run().stdout.splitlines() == ["web-1", "caf\u00e9", "v1.2_a"]
 
 
+def test_completion_offers_what_it_has_read_when_its_time_is_over(
+    alone: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list may be slow, or have no end."""
+    readers: list[Thread] = []
+    is_asked_again, is_over = Event(), Event()
+
+    def list_slowly(request: httpx.Request) -> httpx.Response:
+        if "cursor" not in request.url.params:
+            return answer(projects("web-1") | {"next_cursor": "1"})
+        is_asked_again.set()
+        is_over.wait(10)
+        return answer(projects("web-2"))
+
+    class Reader(Thread):
+        def join(self, timeout: float | None = None) -> None:
+            assert timeout == 3
+            readers.append(self)
+            is_asked_again.wait(60)
+
+    monkeypatch.setattr(names, "Thread", Reader)
+    words = {"_VMCTL_COMPLETE": "complete_bash", "COMP_WORDS": "vmctl vm list --project w", "COMP_CWORD": "4"}
+    with listening(Service(list_slowly)) as alone.environment["VMCTL_URL"]:
+        offered = Command(alone.environment | words).run().stdout.splitlines()
+        is_over.set()
+        Thread.join(readers[0])
+    assert offered == ["web-1"]
+
+
 def test_a_table_shows_a_name_so_that_it_cannot_be_taken_for_another(alone: Command) -> None:
     names = ["db\u00a0-1", "a" + 9 * " " + "web", "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645", "flag\U000e0067"]
     with listening(Service(lambda _: answer(projects(*names)))) as alone.environment["VMCTL_URL"]:
@@ -204,17 +189,6 @@ def test_labels_are_shown_apart_and_whole_whatever_their_names() -> None:
     row = {"labels": labels, "flavor": {"id": "1", "name": "m1.tiny"}}
     shown = [styled(field(name).cell(row)).plain for name in row]
     assert shown == ['id=1, name="env=prod, tier=web", env=test', "m1.tiny"]
-
-
-@pytest.mark.parametrize(
-    "selector", ["env!=", "a,env != ,b", "env notin ()", "env notin (,)", "env notin (a,)", "env notin (a, ,b)"]
-)
-def test_a_delete_refuses_a_selector_that_means_nearly_all(alone: Command, selector: str) -> None:
-    service = Service([])
-    with listening(service) as alone.environment["VMCTL_URL"]:
-        refused = alone.run("vm", "delete", "-l", selector, "--yes", code=64)
-    assert "nearly all VMs" in refused.stderr
-    assert service.requests == []
 
 
 @pytest.mark.parametrize("output", ["json", "yaml"])

@@ -1,14 +1,13 @@
 """What commands that change something have in common: to wait for it or not, and what they print."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import isfinite
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
 from pydantic import BaseModel
 
-from vmctl.cli import exits
+from vmctl.cli import exits, numbers
 from vmctl.cli.output import Column, Format, print_list, print_one
 from vmctl.cli.progress import follow
 from vmctl.cli.session import current
@@ -18,15 +17,9 @@ from vmctl.client.sync.waiting import Accepted, check
 
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", "-w", help="Wait until it is done, and show how far it is.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-
-
-def _finite(seconds: float | None) -> float | None:
-    if seconds is None or isfinite(seconds):
-        return seconds
-    raise typer.BadParameter("Give a number of seconds. To wait without an end, leave --timeout out.")
-
-
-Timeout = Annotated[float | None, typer.Option(help="Seconds to wait at most.", min=0, callback=_finite)]
+Timeout = Annotated[
+    float | None, typer.Option(help="Seconds to wait at most.", metavar="SECONDS", parser=numbers.seconds)
+]
 
 T = TypeVar("T", bound=BaseModel)
 

@@ -19,6 +19,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 _OTHERS = 0o077
+_LARGEST = 2**20  # bytes of the file; a login has a few thousand
 _ROOM_FOR_MORE = 4096  # bytes, if new tokens are longer than the old ones
 
 
@@ -40,7 +41,8 @@ def read() -> dict[str, Any]:
             if state.st_uid != os.geteuid() or state.st_mode & _OTHERS:
                 message = f"{file} holds tokens and must be yours alone. If you trust it: chmod 600 {file}"
                 raise ConfigError(message)
-            config = json.loads(opened.read())
+            text = opened.read(_LARGEST + 1)
+        config = json.loads(text) if len(text) <= _LARGEST else None
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
@@ -84,11 +86,14 @@ def draft() -> Path:
 
 def write(config: dict[str, Any], new: Path | None = None) -> None:
     """Replace the configuration, so that a reader finds the old one or the new one. `new` is a draft to write to."""
+    text = json.dumps(config, indent=2)
+    if len(text) > _LARGEST:
+        raise ConfigError(f"{path()} would be too large: the service has answered with very long tokens.")
     new = new or draft()
     try:
         with _in_words():
             with new.open("r+") as opened:  # it keeps the room that it has
-                json.dump(config, opened, indent=2)
+                opened.write(text)
                 opened.truncate()
             new.replace(path())
     except BaseException:

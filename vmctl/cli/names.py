@@ -2,32 +2,34 @@
 
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from itertools import pairwise
+from threading import Thread
 from typing import Annotated
 from uuid import UUID
 
 import typer
 
-from vmctl.cli import session
+from vmctl.cli import numbers, session
 from vmctl.client import Client, ClientError, UnusableError
 
 _MOST = 100  # that completion offers
-_LONGEST = 3.0  # seconds that completion reads lists
+_LONGEST = 3.0  # seconds that completion reads a list, which may be slow or have no end
 _PLAIN = re.compile(r"\w[\w.@+,/-]*")  # what no shell takes for anything but letters
 _HIGHEST_LIMIT = 1_000_000_000
-_EMPTY_OPTION = re.compile("--[a-z-]+=")
+_EMPTY_OPTION = re.compile(r"--[a-z-]+=\s*|-[a-z]+\s+")
 
 
 def refuse_empty(arguments: Sequence[str]) -> None:
     """UnusableError if an argument is empty, for example an unset variable of a script.
 
-    No command may take it for "all of them", or for a default.
+    No command may take it for "all of them", or for a default. White space of any kind alone is empty, too: the service
+    removes it.
     """
     for before, argument in pairwise(["vmctl", *arguments]):
-        if not argument or _EMPTY_OPTION.fullmatch(argument):
-            what = argument.rstrip("=") or (before if before.startswith("-") else f"What follows {before}")
+        if not argument.strip() or _EMPTY_OPTION.fullmatch(argument):
+            what = argument.strip().rstrip("=") or (before if before.startswith("-") else f"What follows {before}")
             raise UnusableError(f"{what} is empty. Give it a value, or leave it out.")
 
 
@@ -39,20 +41,24 @@ def completion(kind: str) -> Callable[[str], list[str]]:
 
     def offer(incomplete: str) -> list[str]:
         found: list[str] = []
-        end = time.monotonic() + _LONGEST
-        try:
-            client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
-            for item in _LISTS[kind](client):
-                name = str(getattr(item, "name", ""))
-                if name.startswith(incomplete) and _PLAIN.fullmatch(name):
-                    found.append(name)
-                if len(found) == _MOST or time.monotonic() > end:
-                    break
-        except ClientError:
-            return []
-        return found
+        reading = Thread(target=_read_names, args=(kind, incomplete, found), daemon=True)
+        reading.start()
+        reading.join(_LONGEST)
+        return found[:_MOST]
 
     return offer
+
+
+def _read_names(kind: str, beginning: str, found: list[str]) -> None:
+    """Add names that have this beginning to those that were found."""
+    with suppress(ClientError):
+        client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
+        for item in _LISTS[kind](client):
+            name = str(getattr(item, "name", ""))
+            if name.startswith(beginning) and _PLAIN.fullmatch(name):
+                found.append(name)
+            if len(found) == _MOST:
+                return
 
 
 _LISTS: dict[str, Callable[[Client], Iterable[object]]] = {
@@ -107,7 +113,7 @@ ProjectOption = Annotated[
 ]
 Selector = Annotated[str | None, typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier.")]
 Sort = Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")]
-Limit = Annotated[int | None, typer.Option(help="Print at most so many.", min=1, max=_HIGHEST_LIMIT)]
+Limit = Annotated[int | None, numbers.whole(help="Print at most so many.", most=_HIGHEST_LIMIT)]
 
 
 def project_id(name_or_id: str | None) -> UUID | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vmctl.cli import names
+from vmctl.cli import names, numbers
 from vmctl.cli.changes import Timeout, Wait, Yes, conclude, each
 from vmctl.cli.output import AGE, WIDE_ID, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
@@ -17,7 +17,7 @@ from vmctl.client.sync.transport import Filter
 
 volumes = typer.Typer(help="Volumes.", no_args_is_help=True)
 snapshots = typer.Typer(help="Snapshots of VMs.", no_args_is_help=True)
-Size = Annotated[int, typer.Option("--size", help="In GiB.", min=1)]
+Size = Annotated[int, numbers.whole("--size", help="In GiB.")]
 
 VOLUME_COLUMNS = [
     field("name"),

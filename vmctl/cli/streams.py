@@ -9,6 +9,9 @@ from pathlib import Path
 import typer
 
 _INPUT = "-"
+# Characters of a file or a line. The service takes at most 49,149 bytes of user data, 8,192 characters of a key and
+# 1,024 of a password; it says itself what is a bit too much. A device such as /dev/zero has no end.
+_MOST = 65_536
 
 
 def prepare() -> None:
@@ -36,19 +39,28 @@ def shows_all_letters() -> bool:
 
 
 def read(file: Path) -> str:
-    """The text of a file, or of the standard input if it is `-`; BadParameter if there is none."""
+    """The text of a file, or of the standard input if it is `-`; BadParameter if there is none, or it is too large."""
     try:
-        return sys.stdin.read() if str(file) == _INPUT else file.read_text()
+        if str(file) == _INPUT:
+            text = sys.stdin.read(_MOST + 1)
+        else:
+            with file.open() as opened:
+                text = opened.read(_MOST + 1)
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"Cannot read {file}: {error}") from None
+    if len(text) > _MOST:
+        raise typer.BadParameter(f"{file} is too large: it has more than {_MOST:,} characters.")
+    return text
 
 
 def read_line(what: str) -> str:
-    """The next line of the standard input; BadParameter if it is empty, or there is none."""
+    """The next line of the standard input; BadParameter if it is empty or too long, or there is none."""
     try:
-        line = sys.stdin.readline().rstrip("\n")
+        line = sys.stdin.readline(_MOST + 1).rstrip("\n")
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"Cannot read the {what} from the standard input: {error}") from None
     if not line:
         raise typer.BadParameter(f"The standard input has no {what}.")
+    if len(line) > _MOST:
+        raise typer.BadParameter(f"The {what} is too long: it has more than {_MOST:,} characters.")
     return line

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vmctl.cli import names
+from vmctl.cli import names, numbers
 from vmctl.cli.changes import Yes
 from vmctl.cli.output import AGE, ID, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
@@ -24,7 +24,7 @@ def list_tokens(output: Output = Format.TABLE) -> None:
 def create(
     name: str,
     write: Annotated[bool, typer.Option("--write", help="It may change things; otherwise it may only read.")] = False,
-    expires_in_days: Annotated[int | None, typer.Option(help="By default it never expires.", min=1)] = None,
+    expires_in_days: Annotated[int | None, numbers.whole(help="By default it never expires.")] = None,
     output: Output = Format.TABLE,
 ) -> None:
     """Make a token. It is shown now and never again."""

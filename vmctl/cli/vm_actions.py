@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from vmctl.cli import names
+from vmctl.cli import names, numbers
 from vmctl.cli.changes import Timeout, Wait, conclude, wait_for
 from vmctl.cli.output import Format, Output, print_one
 from vmctl.cli.session import current
@@ -74,7 +74,7 @@ def revert_resize(vm: names.VM, wait: Wait = False, timeout: Timeout = None, out
 
 
 @app.command()
-def log(vm: names.VM, lines: Annotated[int | None, typer.Option(help="The last so many lines.", min=1)] = None) -> None:
+def log(vm: names.VM, lines: Annotated[int | None, numbers.whole(help="The last so many lines.")] = None) -> None:
     """Print what the console of a VM has shown."""
     session = current()
     shown = session.client.vms.console_log(session.client.vms.find_id(vm), lines=lines).output

@@ -15,7 +15,9 @@ from vmctl.client.sync.transport import Filter
 
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 
-_NEARLY_ALL = re.compile(r"!= *(,|$)|\bnotin *\(([^)]*,)? *[,)]")
+# Values as the service reads them: without white space of any kind around them, and a backslash takes away the meaning
+# of a comma or a parenthesis after it.
+_NEARLY_ALL = re.compile(r"!=\s*(,|$)|\bnotin\s*\(((\\.|[^)\\])*,)?\s*[,)]")
 Labels = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; several times for several.")]
 
 

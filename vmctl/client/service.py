@@ -9,10 +9,12 @@ from ipaddress import ip_address
 
 import httpx
 
-from vmctl.client.errors import UnusableError
+from vmctl.client.errors import UnusableError, UnusablePathError
 
 PREFIX = "/api/v1"
 _TOKEN = re.compile("[!-~]+")
+_PATH = re.compile(r"(?:/[\w~%-][\w.~%-]*)+")
+_LONGEST_PATH = 8192  # characters; a longer one would not fit into the line of a request
 _LAST_PORT = 65_535
 _ENVIRONMENT = (
     "The environment names a proxy (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY) or certificates (SSL_CERT_FILE, SSL_CERT_DIR) "
@@ -36,6 +38,13 @@ def base_url(url: str) -> str:
             f"{url!r} is no address of a service. It has the form https://vm.example or http://host:8000"
         )
     return address + PREFIX
+
+
+def check_path(path: str) -> None:
+    """UnusablePathError if a path has a name or an id that was made up, and could lead anywhere."""
+    if len(path) > _LONGEST_PATH or not _PATH.fullmatch(path):
+        start = f"{path[:100]}..." if len(path) > _LONGEST_PATH else path
+        raise UnusablePathError(f"{start} is no path of the service: it has a name or an id that nothing can have.")
 
 
 def is_local(host: str) -> bool:

@@ -1,7 +1,6 @@
 """Sends requests: again where that is safe, with a fresh token where the old one has expired."""
 
 import json
-import re
 from asyncio import Lock, sleep
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ from vmctl.client.errors import (
     NoTrialError,
     ProblemError,
     UnreachableError,
-    UnusablePathError,
+    UnusableError,
     answer_of,
     error_of,
     foreign,
@@ -33,9 +32,9 @@ from vmctl.client.errors import (
     unreadable,
 )
 from vmctl.client.models import TokenPair
+from vmctl.client.service import check_path
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
-_PATH = re.compile(r"(?:/[\w~%-][\w.~%-]*)+")
 M = TypeVar("M", bound=BaseModel)
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 # The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
@@ -119,9 +118,7 @@ class Transport:
         `key` is the Idempotency-Key of a change; without it each call gets a new one. All attempts have the same key,
         so the change is made once. `if_match` is the ETag that the resource must still have.
         """
-        if not _PATH.fullmatch(path):
-            # A name or an id that was made up could lead anywhere.
-            raise UnusablePathError(f"{path} is no path of the service: it has a name or an id that nothing can have.")
+        check_path(path)
         filters = filters or {}
         headers = _headers(method, path, body, key) | ({} if if_match is None else {"If-Match": if_match})
         is_trial = _IS_TRIAL.get() and method != "GET" and not path.startswith("/auth/")
@@ -149,6 +146,7 @@ class Transport:
 
     async def events(self, path: str, last_event_id: str | None) -> AsyncIterator[ServerSentEvent]:
         """Yield the events of one connection, until it ends. The service begins at once, with one that has no name."""
+        check_path(path)
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
         token = self._current_token(path)
         renewed = False
@@ -205,6 +203,8 @@ class Transport:
             try:
                 async with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
                     response = await _read(stream)
+            except httpx.InvalidURL as error:
+                raise UnusableError(f"No request can have so long a name, filter or id: {error}") from error
             except httpx.DecodingError as error:
                 raise UnreachableError(self.reason(error)) from error
             except httpx.TransportError as error:
