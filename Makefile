@@ -18,7 +18,7 @@ SOURCES := api workflows activities domain vmctl worker.py local.py migrations t
 up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
 
-test: .venv/dev  ## Check, then run every test but those of faults
+test: .venv/dev  ## Check, then run every test but those of faults on running processes
 	@$(MAKE) --no-print-directory --jobs 2 check rewritten
 	.venv/bin/python -m pytest $(PARALLEL) --ignore tests/faults
 
@@ -41,7 +41,7 @@ soak: .venv/dev  ## Run random requests in any order, compared with a model (abo
 faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
 
-faults-short: .venv/dev  ## Run a slice of the same, and an upgrade under way (a minute and a half; CI does it, too)
+faults-short: .venv/dev  ## Run a slice of the same, kills and outages of each process, and an upgrade under way (some minutes; CI does it, too)
 	.venv/bin/python -m pytest $(PARALLEL) tests/faults
 
 clients: .venv/dev  ## Lint the OpenAPI document, make and run clients for Python and TypeScript, run a real identity provider (needs npm)
