@@ -11,20 +11,22 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 # In .env as the settings read it: in any case, after `export` or a byte order mark, in quotes, with spaces, as a default.
 IS_OPENSTACK := LC_ALL=C grep -isqE "^[^!-~]*(export[[:space:]]+)?'?COMPUTE_BACKEND'?[[:space:]]*=[^\#]*openstack" .env
 BACKEND := $(or $(COMPUTE_BACKEND),$(compute_backend),$(shell $(IS_OPENSTACK) && echo openstack))
+# They have targets of their own, and `make slices` runs a part of each.
+SLOWER := tests/races tests/faults tests/clients
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
-.PHONY: up test rewritten test-openstack coverage races soak faults faults-short clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
+.PHONY: up test rewritten test-openstack coverage races soak faults slices clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
 
 up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the whole service on this machine until Ctrl-C
 	@exec .venv/bin/python -E local.py
 
-test: .venv/dev  ## Check, then run every test but those of faults
+test: .venv/dev  ## Check, then run every test but those that have a target of their own
 	@$(MAKE) --no-print-directory --jobs 2 check rewritten
-	.venv/bin/python -m pytest $(PARALLEL) --ignore tests/faults
+	.venv/bin/python -m pytest $(PARALLEL) $(addprefix --ignore ,$(SLOWER))
 
 # pytest rewrites the asserts of a test file once. Test processes that start at the same time would each do it anew.
 rewritten: .venv/dev
-	@.venv/bin/python -m pytest --collect-only -qq > /dev/null || true
+	@.venv/bin/python -m pytest --collect-only -qq $(addprefix --ignore ,$(SLOWER)) > /dev/null || true
 
 test-openstack: .venv/dev  ## Run the tests of a real OpenStack: on OS_CLOUD, or on a cloud of its own that it starts and stops
 	.venv/bin/python -m tests.openstack
@@ -33,16 +35,16 @@ coverage: .venv/dev  ## Run every test and report which lines and branches they 
 	.venv/bin/python -m pytest $(PARALLEL) --cov --cov-report=term-missing:skip-covered
 
 races: .venv/dev  ## Run fifty of every race that ends a resize, and of every pair of requests for one resource (about ten minutes)
-	RACES=50 .venv/bin/python -m pytest tests/integration/test_resize_races.py tests/integration/test_pairs.py
+	RACES=50 .venv/bin/python -m pytest tests/races/test_resize_races.py tests/races/test_pairs.py
 
 soak: .venv/dev  ## Run random requests in any order, compared with a model (about a quarter of an hour)
-	SOAK=80 .venv/bin/python -m pytest -s tests/integration/test_random_requests.py
+	SOAK=80 .venv/bin/python -m pytest -s tests/races/test_random_requests.py
 
 faults: .venv/dev  ## Run a hundred schedules of faults on real processes, a thousand in one process, and every failpoint
 	SCHEDULES=100 INPROCESS=1000 FAILPOINTS=all .venv/bin/python -m pytest -s tests/faults
 
-faults-short: .venv/dev  ## Run a slice of the same, and an upgrade under way (a minute and a half; CI does it, too)
-	.venv/bin/python -m pytest $(PARALLEL) tests/faults
+slices: .venv/dev  ## Run a slice of races, soak, faults and clients, and kills and outages of each process (some minutes; CI does it, too)
+	.venv/bin/python -m pytest $(PARALLEL) $(SLOWER)
 
 clients: .venv/dev  ## Lint the OpenAPI document, make and run clients for Python and TypeScript, run a real identity provider (needs npm)
 	npm --prefix tests/clients/typescript ci

@@ -1,9 +1,9 @@
 """How a delete ends the operations that it superseded, before it removes anything."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from sqlalchemy import Select, exists, select
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -22,8 +22,12 @@ from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus
 # How long an operation that was superseded before the delete may still act. Its workflow ends at its next step, after a
 # wait of half an hour at most, and a step takes minutes. A worker that was frozen in a call may be later than that.
 ACTS_AFTER_END: Final = timedelta(days=1)
+AT_ONCE: Final = 8  # calls to PostgreSQL or Temporal
 # A decision that ends in one of these statuses was recorded by the workflow of its resize, which then ends.
 RECORDED: Final = (OperationStatus.SUCCEEDED, OperationStatus.FAILED, OperationStatus.CANCELED)
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 
 class PreemptionActivities:
@@ -49,10 +53,10 @@ class PreemptionActivities:
             superseded = await queries.fetch_all(tx, _superseded(deletion))
             resizes = await queries.fetch_all(tx, _undecided_resizes(deletion))
         # Revoke before canceling, so that nothing takes effect while the workflows end.
-        await asyncio.gather(*(self._backend.revoke(operation.id) for operation in superseded))
+        await _few_at_once(self._backend.revoke, [operation.id for operation in superseded])
         # A set, because a confirm or revert usually has the same workflow as its resize.
         workflow_ids = sorted({operation.workflow_id for operation in [*superseded, *resizes]})
-        await asyncio.gather(*(self._cancel(id) for id in workflow_ids))
+        await _few_at_once(self._cancel, workflow_ids)
         return await self._still_open(workflow_ids)
 
     @activity.defn(name=Activity.LIST_OPEN_WORKFLOWS)
@@ -76,7 +80,7 @@ class PreemptionActivities:
             _raise_unless_missing(error)
 
     async def _still_open(self, workflow_ids: Sequence[str]) -> list[str]:
-        are_open = await asyncio.gather(*(self._is_open(id) for id in workflow_ids))
+        are_open = await _few_at_once(self._is_open, workflow_ids)
         return [id for id, is_open in zip(workflow_ids, are_open, strict=True) if is_open]
 
     async def _is_open(self, workflow_id: str) -> bool:
@@ -87,6 +91,14 @@ class PreemptionActivities:
             _raise_unless_missing(error)
             return False
         return description.status is WorkflowExecutionStatus.RUNNING
+
+
+async def _few_at_once(call: Callable[[A], Awaitable[R]], arguments: Sequence[A]) -> list[R]:
+    """The results of the calls. All at once would take every connection from other operations, and run out of time."""
+    results: list[R] = []
+    for first in range(0, len(arguments), AT_ONCE):
+        results += await asyncio.gather(*map(call, arguments[first : first + AT_ONCE]))
+    return results
 
 
 def _superseded(deletion: Operation) -> Select[Operation]:

@@ -21,5 +21,8 @@ ALL: Final = (VM, VM_NAME, RESOURCE, OWNER, ACTION, WAITS_FOR)
 Names = Literal["none", "vms", "all"]
 """Which names Temporal may have in plain text; usernames are among them only with `all`."""
 
+LONGEST_NAME: Final = 64
+"""Characters of a name that Temporal gets. It takes 2,048 bytes of JSON, and an emoji has twelve."""
+
 CONFIRMATION: Final = "confirmation"
 RETRY: Final = "retry"  # an attempt of the current step has failed

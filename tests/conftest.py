@@ -5,6 +5,7 @@ import gc
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -109,7 +110,7 @@ def postgres() -> Iterator[Path]:
         ready = embedded_postgres.ready_command(socket_dir)
         block_until(lambda: subprocess.run(ready, check=False).returncode == 0)
         yield socket_dir
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # after SIGTERM it would wait for a connection that a test has left open
         server.wait()
 
 

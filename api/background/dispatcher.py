@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from api.background import decision_delivery
 from api.background.transactions import Transactions
@@ -29,7 +29,7 @@ from domain.data.accounts import User
 from domain.data.models import VM, Operation
 from domain.data.projects import Project
 from domain.progress import outbox
-from domain.search_attributes import Names
+from domain.search_attributes import LONGEST_NAME, Names
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ BATCH = 16  # workflows that are started concurrently; more would only queue in 
 LEASE = 10.0  # seconds; a delivery that takes longer may be repeated, which is harmless
 CHECK_AFTER = 30.0  # seconds from a delivery to the first check of its workflow, and between later checks
 PAUSE = 1.0  # seconds between polls of the outbox, and between attempts while Postgres or Temporal is unavailable
-_VM_NAME_LENGTH = 64  # workflows show only the beginning of a longer name
 
 
 class Dispatcher:
@@ -103,8 +102,8 @@ class Dispatcher:
         # The id of the user, because Temporal may not know names.
         user_id = func.coalesce(User.id, Operation.owner_id)
         # Outer joins: what cannot be read, after a restore that went wrong for example, must not hold up the others.
-        project = func.coalesce(Project.name, "unknown")
-        facts = select(Operation.id, func.left(VM.name, _VM_NAME_LENGTH), project, user_id)
+        project = func.left(func.coalesce(Project.name, "unknown"), LONGEST_NAME)
+        facts = select(Operation.id, func.left(VM.name, LONGEST_NAME), project, user_id)
         facts = facts.outerjoin(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
         facts = facts.outerjoin(User, func.lower(User.username) == func.lower(Operation.actor))
         rows = await tx.execute(facts.where(Operation.id.in_([operation.id for operation in operations])))
@@ -149,7 +148,9 @@ class Dispatcher:
 
 def _is_of_service(error: Exception) -> bool:
     """Whether a service is to blame; any other error is of the operation itself, and must not hold up the next one."""
-    return isinstance(error, RPCError | RuntimeError) or outages.is_outage(error)
+    if isinstance(error, RPCError):
+        return error.status is not RPCStatusCode.INVALID_ARGUMENT
+    return isinstance(error, RuntimeError) or outages.is_outage(error)
 
 
 async def _pause(until: asyncio.Event) -> None:

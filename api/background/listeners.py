@@ -13,6 +13,7 @@ MOST_PENDING: Final = 1_000  # changes that a client has not read yet
 MOST_PENDING_BYTES: Final = 1024 * 1024  # of rows that wait while earlier ones are still being sent to the client
 _SHORT_ROW: Final = 2_000
 _CHARACTER: Final = 4  # bytes, at most
+_ADDRESS: Final = 600  # bytes of an interface's address
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -28,9 +29,11 @@ class Change:
 
     @property
     def size(self) -> int:
-        """About how many bytes the row has in memory: only labels can be long."""
+        """About how many bytes the row has in memory: only its labels and addresses can be long."""
         labels = getattr(self.row, "labels", None) or {}
-        return _SHORT_ROW + sum(_CHARACTER * (len(key) + len(value)) for key, value in labels.items())
+        addresses = getattr(self.row, "addresses", None) or ()
+        texts = sum(_CHARACTER * (len(key) + len(value)) for key, value in labels.items())
+        return _SHORT_ROW + texts + _ADDRESS * len(addresses)
 
 
 class Watch:

@@ -30,11 +30,11 @@ _OLDEST_FIRST = Order("created_at", (Interface.created_at, Interface.id))
     responses=openapi.headers(202, "Location", "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems(
         *("invalid_transition", "no_free_address", "unknown_reference", "ambiguous_name"),
-        *("invalid_address", "address_in_use", "quota_exceeded"),
+        *("invalid_address", "address_in_use", "no_free_device", "quota_exceeded"),
     ),
 )
 async def attach_interface(once: OnceOrTrialOnVM, vm_id: UUID, body: requests.NewInterface) -> Response:
-    """Give a VM an address in a network, a certain one or any. A VM may have several in one network."""
+    """Give a VM an address in a network, a certain one or any. A VM may have several in one, and has at most 64."""
     network = choice_of(body.network, body.network_id, "network")
     return await once(
         lambda tx, requester: respond_202(

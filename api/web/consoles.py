@@ -67,14 +67,14 @@ async def ask(process: ProcessState, caller: Caller, vm: VM, kind: ConsoleReques
 
 async def _answered(process: ProcessState, caller: Caller, vm: VM, request: ConsoleRequest) -> None:
     """Wait until a worker has written the answer."""
-    names = process.settings.temporal_search_names
+    names, vm_name = process.settings.temporal_search_names, vm.name[: search_attributes.LONGEST_NAME]
     values = {
         search_attributes.VM: str(vm.id),
-        search_attributes.VM_NAME: vm.name if names != "none" else None,
+        search_attributes.VM_NAME: vm_name if names != "none" else None,
         search_attributes.OWNER: caller.username if names == "all" else str(caller.id),
         search_attributes.ACTION: f"console-{request.kind}",
     }
-    summary = title(f"console {request.kind}", vm.name, "")
+    summary = title(f"console {request.kind}", vm_name, "")
     handle = await process.temporal.start_workflow(
         READ_CONSOLE,
         request,

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from uuid import UUID, uuid4
 
-from sqlalchemy import case, or_, select
+from sqlalchemy import case, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands.acceptance import Accepted, Requester, accept, check_allowed, lock_changeable_vm, requested
@@ -12,9 +12,9 @@ from domain.commands.placement import Wanted, check_addresses
 from domain.data import addresses, parameters
 from domain.data.models import Interface, Network
 from domain.progress import resource_claims
-from domain.rules.errors import NoFreeAddressError
+from domain.rules.errors import NoFreeAddressError, NoFreeDeviceError
 from domain.rules.references import Choice, pick_one
-from domain.rules.resources import AttachmentStatus, Kind
+from domain.rules.resources import MOST_INTERFACES, AttachmentStatus, Kind
 from domain.rules.states import Action
 
 
@@ -24,12 +24,15 @@ async def attach_interface(
     """Give the requester's VM the wanted address in a network, or any; the cloud chooses, or where it does not, we do.
 
     UnknownReferenceError and AmbiguousNameError unless the request names one network, InvalidAddressError and
-    AddressInUseError if the VM cannot have the wanted address, NoFreeAddressError if the network is full. No lock
-    protects a free address. If another request inserts it first, the unique index raises IntegrityError: call again in
-    a new transaction.
+    AddressInUseError if the VM cannot have the wanted address, NoFreeAddressError if the network is full,
+    NoFreeDeviceError if the VM has as many interfaces as it can have. No lock protects a free address. If another
+    request inserts it first, the unique index raises IntegrityError: call again in a new transaction.
     """
     vm = await lock_changeable_vm(tx, requester, vm_id)
     await check_allowed(tx, vm, Action.ATTACH_INTERFACE)  # a refusal by the VM's state comes before one by the network
+    present = await tx.scalar(select(func.count()).where(Interface.vm_id == vm.id)) or 0
+    if present >= MOST_INTERFACES:
+        raise NoFreeDeviceError(MOST_INTERFACES, "interfaces")
     columns = (
         Network.id,
         Network.name,

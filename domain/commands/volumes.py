@@ -33,7 +33,7 @@ from domain.rules.errors import (
     UnknownReferenceError,
     unknown_id,
 )
-from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
+from domain.rules.resources import MOST_VOLUMES_OF_CLOUD, AttachmentStatus, Kind, VolumeStatus
 from domain.rules.states import Action
 
 ROOT_DEVICE: Final = "/dev/vda"  # the VM's own disk, or the volume that it boots from
@@ -118,7 +118,7 @@ async def attach_volume(  # noqa: PLR0913 - what an attach consists of
     await check_allowed(
         tx, vm, Action.ATTACH_VOLUME
     )  # a refusal by the VM's state comes before the lack of a free device
-    device = await _free_device(tx, vm) if chooses_device else None
+    device = await _free_device(tx, vm, chooses_device=chooses_device)
     parameters = AttachVolume(volume.name, device, delete_on_termination)
     new = requested(requester, Action.ATTACH_VOLUME, parameters, **about(Kind.VOLUME, volume.id))
     await accept(tx, vm, new)
@@ -179,10 +179,14 @@ async def _lock_changeable(tx: AsyncConnection, requester: Requester, id: UUID) 
     return volume
 
 
-async def _free_device(tx: AsyncConnection, vm: VM) -> str:
+async def _free_device(tx: AsyncConnection, vm: VM, *, chooses_device: bool) -> str | None:
     # The VM is locked, so no other attach can choose the same device meanwhile.
     taken = (await tx.scalars(select(Attachment.device).where(Attachment.vm_id == vm.id))).all()
+    if not chooses_device:
+        if len(taken) >= MOST_VOLUMES_OF_CLOUD:
+            raise NoFreeDeviceError(MOST_VOLUMES_OF_CLOUD, "volumes")
+        return None
     free = [device for device in DEVICES if device not in taken]
     if not free:
-        raise NoFreeDeviceError(len(DEVICES))
+        raise NoFreeDeviceError(len(DEVICES), "volumes")
     return free[0]

@@ -224,12 +224,12 @@ class AddressInUseError(ServiceError):
 
 
 class NoFreeDeviceError(ServiceError):
-    """The VM has the highest possible number of volumes."""
+    """The VM has the highest possible number of these devices, which are volumes or interfaces."""
 
     code = "no_free_device"
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"A VM has at most {limit} volumes. Detach one first.")
+    def __init__(self, limit: int, devices: str) -> None:
+        super().__init__(f"A VM has at most {limit} {devices}. Detach one first.")
 
 
 class TooLateError(ServiceError):

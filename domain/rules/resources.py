@@ -5,6 +5,12 @@ The lifecycle table lists, for each action, the changes it makes to them.
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
+
+MOST_INTERFACES: Final = 64
+"""The most interfaces that a VM gets by requests, so that a delete has few operations to end and few rows to remove."""
+MOST_VOLUMES_OF_CLOUD: Final = 64
+"""The most volumes that a VM gets by requests where the cloud chooses their devices, for the same reason."""
 
 
 class Kind(StrEnum):

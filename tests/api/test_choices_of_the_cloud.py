@@ -51,6 +51,19 @@ async def test_a_network_of_the_cloud_is_never_full_for_the_service(ada: Person,
         assert [chosen(interface) for interface in await interfaces_of(ada, vm["id"])] == [(None, None)]
 
 
+@pytest.mark.usefixtures("cloud_chooses_devices")
+async def test_a_vm_has_at_most_64_volumes_whose_devices_the_cloud_chooses(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine)
+    async with engine.begin() as tx:
+        for _ in range(63):
+            await add_attachment(tx, vm, await add_volume(tx, ada.user), device=None)
+    first, second = [await volume_of(ada, engine) for _ in range(2)]
+    path = f"/vms/{vm.id}/volumes"
+    assert (await ada.http.post(path, json={"volume_id": str(first.id)})).status_code == 202
+    refused = await ada.http.post(path, json={"volume_id": str(second.id)})
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_free_device")
+
+
 async def test_an_attached_interface_has_no_addresses_until_the_cloud_has_chosen_them(
     ada: Person, engine: AsyncEngine, tenant: str
 ) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from api.background import dispatcher
 from api.background.dispatcher import Dispatcher
@@ -88,15 +89,18 @@ async def test_operations_wait_while_temporal_is_unavailable_and_one_line_is_log
     ]
 
 
-async def test_an_operation_that_cannot_be_delivered_does_not_stop_the_others(
-    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "refusal", [ValueError("bad input"), RPCError("bad input", RPCStatusCode.INVALID_ARGUMENT, b"")]
+)
+async def test_operations_that_cannot_be_delivered_do_not_stop_the_others(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture, refusal: Exception
 ) -> None:
-    [bad] = await queue_operations(engine, 1)
+    bad = await queue_operations(engine, 2 * dispatcher.BATCH)
 
     class RefusesOne(Recorder):
         async def start_workflow(self, _workflow: str, _input: OperationInput, *, id: str, **options: Any) -> None:
-            if id == bad:
-                raise ValueError("bad input")
+            if id in bad:
+                raise refusal
             await super().start_workflow(_workflow, _input, id=id, **options)
 
     client = RefusesOne()
@@ -105,6 +109,7 @@ async def test_an_operation_that_cannot_be_delivered_does_not_stop_the_others(
         await until(lambda: len(client.started) >= 5)
     assert Counter(client.started) == Counter(good)
     assert "bad input" in caplog.text
+    assert "unavailable" not in caplog.text
 
 
 async def test_an_operation_of_a_project_that_is_gone_does_not_stop_the_others(engine: AsyncEngine) -> None:

@@ -185,9 +185,15 @@ async def test_a_client_that_does_not_read_is_let_go() -> None:
     assert await stream.next(1) is None
 
 
-async def test_a_client_that_leaves_megabytes_of_rows_unread_is_let_go() -> None:
+LABELS = SimpleNamespace(labels={f"{n}": "v" * 255 for n in range(64)})
+ADDRESSES = SimpleNamespace(labels={}, addresses=[{"ip_address": f"10.0.{n % 9}.{n}"} for n in range(64)])
+
+
+@pytest.mark.parametrize("row", [LABELS, ADDRESSES], ids=["labels", "addresses"])
+async def test_a_client_that_leaves_megabytes_of_rows_unread_is_let_go(row: object) -> None:
     position = Position("00000001", "1:1:")
-    long = Change("vm", SimpleNamespace(labels={f"{n}": "v" * 255 for n in range(64)}))
+    long = Change("vm", row)
+    assert listeners.MOST_PENDING_BYTES // long.size < listeners.MOST_PENDING // 20
     news = listeners.News([long] * (listeners.MOST_PENDING_BYTES // long.size), position)
     stream = Stream(UUID(int=1), None)
     for _ in range(2):  # a client that has read all gets all

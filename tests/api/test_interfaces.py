@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Interface, Operation
-from domain.rules.resources import AttachmentStatus
+from domain.rules.resources import MOST_INTERFACES, AttachmentStatus
 from domain.rules.states import Action, Status, TaskState
 from tests.api.conftest import Person, count, operations_of, pointers
 from tests.api.networks import EDGE, EDGE_SIZE, attach, fill_edge, free_in, is_valid
@@ -67,6 +67,18 @@ async def test_a_vm_in_error_is_refused_for_its_status_although_the_network_is_f
     await fill_edge(ada, engine)
     vm = await vm_of(ada, engine, status=Status.ERROR)
     await check_refused_and_unchanged(engine, vm, await attach(ada, vm), "invalid_transition")
+
+
+async def test_a_vm_gets_no_more_interfaces_than_a_delete_can_end(ada: Person, engine: AsyncEngine) -> None:
+    vm = await vm_of(ada, engine)
+    async with engine.begin() as tx:
+        for number in range(MOST_INTERFACES - 1):
+            await add_interface(tx, vm, f"10.0.1.{number}")
+    assert (await attach(ada, vm)).status_code == 202
+    refused = await attach(ada, vm)
+    assert (refused.status_code, refused.json()["code"]) == (409, "no_free_device")
+    assert refused.json()["detail"] == "A VM has at most 64 interfaces. Detach one first."
+    assert (await read_vm(engine, vm.id)).attaching == 1
 
 
 async def test_a_second_detach_of_an_interface_returns_the_same_operation(ada: Person, engine: AsyncEngine) -> None:

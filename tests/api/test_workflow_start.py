@@ -5,11 +5,13 @@ from typing import get_args
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from api.background import dispatcher, workflow_start
 from domain import search_attributes
+from domain.data.projects import Project
 from domain.progress import outbox
 from domain.rules.states import Action, OperationStatus
 from domain.search_attributes import Names
@@ -67,6 +69,19 @@ async def test_a_workflow_has_memo_summary_details_and_search_attributes(
     everything = workflow.raw_description.SerializeToString()
     everything += b"".join([event.SerializeToString() async for event in handle.fetch_history_events()])
     assert (b"zora" in everything) is shows_users
+
+
+@pytest.mark.parametrize("names", get_args(Names))
+async def test_the_longest_names_do_not_keep_an_operation_from_temporal(
+    engine: AsyncEngine, temporal: Client, names: Names
+) -> None:
+    """Temporal counts a search attribute in bytes of JSON, in which an emoji has twelve."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx, "u" * 64), name="😀" * 255)
+        await tx.execute(update(Project).values(name="😀" * 255))
+        await add_operation(tx, vm, Action.STOP, status=OperationStatus.QUEUED, actor="u" * 64)
+    async with dispatching(engine, temporal, f"no-worker-{uuid4()}", names):
+        await until_delivered(engine)
 
 
 async def test_a_workflow_takes_the_turn_of_who_asked_for_it(engine: AsyncEngine, temporal: Client) -> None:

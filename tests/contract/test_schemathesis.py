@@ -19,7 +19,7 @@ from tests.support.users import PASSWORD
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 IS_LONG = "FUZZ" in os.environ
-SECONDS = os.environ.get("FUZZ", "15")
+SECONDS = os.environ.get("FUZZ", "10")
 SEED = os.environ.get("SEED", "16")
 ADMIN = "fuzzer"
 

@@ -1,6 +1,6 @@
 """Workers and APIs crash at every failpoint of every operation; each operation still has its specified end, once.
 
-`make faults-short` runs a slice. FAILPOINTS=all crashes at every point; FAILPOINTS=record writes the list of points.
+`make slices` runs a slice. FAILPOINTS=all crashes at every point; FAILPOINTS=record writes the list of points.
 """
 
 import ast

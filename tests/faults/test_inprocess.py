@@ -1,6 +1,6 @@
 """Many short schedules at once in one process, with faults at the seams between its parts.
 
-`make faults-short` runs a slice, `make faults` a thousand. SEED=7 (or 1-40) runs only those seeds.
+`make slices` runs a slice, `make faults` a thousand. SEED=7 (or 1-40) runs only those seeds.
 """
 
 import asyncio

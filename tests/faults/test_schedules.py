@@ -1,6 +1,6 @@
 """Faults at random times on real processes: nothing is lost, stuck or done twice, and cloud and database agree.
 
-`make faults-short` runs a slice, `make faults` a hundred schedules. SEED=7 (or 7-12) runs only those seeds.
+`make slices` runs a slice, `make faults` a hundred schedules. SEED=7 (or 7-12) runs only those seeds.
 """
 
 import asyncio

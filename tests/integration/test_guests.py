@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from tests.integration.test_recovery import until_status
 from tests.support.ssh_keys import new_key
 from tests.support.stack import Stack
 from tests.support.users import User, operation_id
@@ -29,9 +28,9 @@ async def test_a_guest_gets_keys_and_user_data_and_keeps_them_until_its_end(stac
     assert shown <= set(await log_of(user, vm["id"]))
     snapshots = f"/vms/{vm['id']}/snapshots"
     taken = await user.request("POST", snapshots, json={"name": "before"})
-    await until_status(user, operation_id(taken), "SUCCEEDED")
+    await user.until_status(operation_id(taken), "SUCCEEDED")
     restored = await user.request("POST", f"{snapshots}/{taken.json()['id']}/restore")
-    await until_status(user, operation_id(restored), "SUCCEEDED")
+    await user.until_status(operation_id(restored), "SUCCEEDED")
     assert shown <= set(await log_of(user, vm["id"]))
     await user.request("DELETE", f"/vms/{vm['id']}")
     await user.until(vm["id"], "DELETED")

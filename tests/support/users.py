@@ -108,6 +108,11 @@ class User:
         )
         return vm
 
+    async def until_status(self, operation_id: str | None, *statuses: str) -> dict[str, Any]:
+        """Poll an operation until it has one of the statuses."""
+        path = f"/operations/{operation_id}"
+        return dict(await poll(lambda: self.read(path), lambda read: read["status"] in statuses, deadline=120))
+
     async def end_of(self, path: str, deadline: float | None = None) -> dict[str, Any]:
         """The operation when it has ended."""
         read, path = self.read, self.waiting(path)

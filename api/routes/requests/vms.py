@@ -11,11 +11,11 @@ from api.web.fields import IPAddress, Labels, Name, Text, Username
 from api.web.guest_fields import KeyName, UserData
 from domain.data.catalogue import FLAVORS, IMAGES, NETWORKS
 from domain.data.seeds import AVAILABILITY_ZONES, SECURITY_GROUPS
+from domain.rules.resources import MOST_INTERFACES
 from domain.rules.states import Status
 
 T = TypeVar("T")
 
-_MOST_NETWORKS = 64  # of one new VM
 _MOST_KEYS = 32  # of one new VM
 _MOST_GROUPS = 16
 _MOST_VOLUMES = 25  # beside what the VM boots from: it has so many devices
@@ -130,11 +130,14 @@ class NewVM(Request):
         exclude_if=is_absent,
     )
     network_ids: Annotated[list[UUID] | None, AfterValidator(unique)] = Field(
-        default=None, max_length=_MOST_NETWORKS, json_schema_extra={"uniqueItems": True}, examples=[[NETWORKS[0]["id"]]]
+        default=None,
+        max_length=MOST_INTERFACES,
+        json_schema_extra={"uniqueItems": True},
+        examples=[[NETWORKS[0]["id"]]],
     )
     networks: Annotated[list[NameOrId] | None, AfterValidator(unique), _alone("network_ids", reason=_ONE_WAY)] = Field(
         default=None,
-        max_length=_MOST_NETWORKS,
+        max_length=MOST_INTERFACES,
         json_schema_extra={"uniqueItems": True},
         description="Names or, where several networks have one name, ids.",
         examples=[[NETWORKS[0]["name"]]],
@@ -156,7 +159,7 @@ class NewVM(Request):
         list[NewInterface] | None,
         AfterValidator(_in_different_networks),
         _alone("network_ids", "networks", reason=_ONE_WAY),
-    ] = Field(default=None, max_length=_MOST_NETWORKS, exclude_if=is_absent)
+    ] = Field(default=None, max_length=MOST_INTERFACES, exclude_if=is_absent)
     availability_zone: NameOrId | None = Field(
         default=None, examples=[AVAILABILITY_ZONES[0]["name"]], exclude_if=is_absent
     )

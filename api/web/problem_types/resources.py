@@ -58,9 +58,9 @@ CONFLICTS: Final = {
     ),
     "no_free_device": ProblemType(
         409,
-        "The VM has as many volumes as it can have",
-        "All names of devices for volumes of the VM are taken.",
-        "Detach a volume first.",
+        "The VM has as many volumes or interfaces as it can have",
+        "A VM has at most 64 interfaces, and 25 volumes or, where the cloud chooses their devices, 64.",
+        "Detach one first.",
         Retry.AFTER_CHANGE,
     ),
     "no_console": ProblemType(

@@ -1,6 +1,5 @@
 """Recovery from terminated workflows, canceled operations and changes in the cloud."""
 
-from typing import Any
 from uuid import UUID
 
 from tests.integration.mock_cloud import servers_of
@@ -15,12 +14,6 @@ SELECT $2, 'orphan', vcpus, ram_mb, disk_gb, image_id, 'ACTIVE' FROM mock_cloud.
 """
 
 
-async def until_status(user: User, operation_id: str | None, *statuses: str) -> dict[str, Any]:
-    """Poll an operation until it has one of the statuses."""
-    path = f"/operations/{operation_id}"
-    return dict(await poll(lambda: user.read(path), lambda operation: operation["status"] in statuses, deadline=120))
-
-
 async def test_operations_of_terminated_workflows_are_closed(stack: Stack, user: User) -> None:
     """Takes up to a minute: the workflow of an operation is checked 30 s after its delivery."""
     client = await stack.temporal()
@@ -32,7 +25,7 @@ async def test_operations_of_terminated_workflows_are_closed(stack: Stack, user:
     deleting = await user.request("DELETE", f"/vms/{deleted['id']}")
     operation_ids = (built["operation_id"], stop["id"], operation_id(deleting))
     for id in operation_ids:
-        operation = await until_status(user, id, "RUNNING", *ENDS)
+        operation = await user.until_status(id, "RUNNING", *ENDS)
         await client.get_workflow_handle(operation["workflow_id"]).terminate("by an operator")
     ended = {id: await user.end_of(f"/operations/{id}", deadline=120) for id in operation_ids}
     for operation in ended.values():

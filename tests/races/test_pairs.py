@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.pairs import PAIRS
 from tests.integration.vm_owner import VMOwner
+from tests.races.pairs import PAIRS
 from tests.support.stack import Stack
 from tests.support.truth import differences
 from tests.support.users import User, log_in
