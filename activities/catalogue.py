@@ -10,6 +10,7 @@ from activities.backends.catalogue import Catalogue
 from activities.backends.protocol import BackendError, ComputeBackend
 from domain.data import advisory_locks, catalogue, outages, queries
 from domain.data.models import Image, Network
+from domain.rules.text import tidy
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +69,11 @@ class CatalogueReader:
 
 
 async def bring_in(tx: AsyncConnection, offered: Catalogue) -> None:
-    """Make what the cloud offers the catalogue."""
+    """Make what the cloud offers the catalogue. Its names get the form NFC, in which requests ask for them."""
     flavors = [
         {
             "id": (id := catalogue.flavor_id(flavor.cloud_id)),
-            "name": flavor.name,
+            "name": tidy(flavor.name),
             "vcpus": flavor.vcpus,
             "ram_mb": flavor.ram_mb,
             "disk_gb": flavor.disk_gb,
@@ -85,7 +86,7 @@ async def bring_in(tx: AsyncConnection, offered: Catalogue) -> None:
     images = [
         {
             "id": image.id,
-            "name": image.name,
+            "name": tidy(image.name),
             "os_distro": image.os_distro,
             "os_version": image.os_version,
             "size_gb": image.size_gb,
@@ -97,7 +98,7 @@ async def bring_in(tx: AsyncConnection, offered: Catalogue) -> None:
     networks = [
         {
             "id": network.id,
-            "name": network.name,
+            "name": tidy(network.name),
             "cidr": network.cidr,
             "gateway": network.gateway,
             "is_default": network.id == default_network,

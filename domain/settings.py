@@ -148,6 +148,14 @@ class Settings(LimitSettings, TemporalSettings):
             raise ValueError(f"must be 0, for ever, or at least {SHORTEST_AUDIT}")
         return value
 
+    @field_validator("db_max_overflow")
+    @classmethod
+    def _check_connections(cls, value: int, info: ValidationInfo) -> int:
+        # What runs in the background reads in one transaction while another holds its lock.
+        if value == 0 and info.data.get("db_pool_size") == 1:
+            raise ValueError("must not be 0 if DB_POOL_SIZE is 1: a process needs two connections")
+        return value
+
     @field_validator("max_page_size")
     @classmethod
     def _check_default_page_size(cls, value: int, info: ValidationInfo) -> int:

@@ -3,6 +3,9 @@
 A token works once. Using it later shows that two parties have it, so the login ends. There is one exception: the answer
 to the first use may be lost, and the client then sends the token again. So the same client may use it again within
 LOST_ANSWER, as long as no token that was given for it has been used: then an answer has arrived.
+
+A login keeps the tokens of two generations. An older one is not known any more, and using it ends the login, too. So a
+login has few rows, however often it is refreshed.
 """
 
 from dataclasses import dataclass
@@ -10,13 +13,14 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
-from sqlalchemy import exists, func, insert, or_, select, update
+from sqlalchemy import delete, exists, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import aliased
 
 from domain.data.accounts import RefreshToken
 
 LOST_ANSWER: Final = timedelta(seconds=30)
+_MOST_DELETED: Final = 1_000  # rows in one exchange; logins of earlier versions may have many more
 
 _later = aliased(RefreshToken)
 _HAS_SUCCESSOR: Final = exists().where(
@@ -70,7 +74,14 @@ async def exchange(
     same = (of_session, or_(RefreshToken.id == token_id, RefreshToken.generation == generation))
     first_use = {"used_at": func.now(), "used_from": origin, "generation": generation}
     await tx.execute(update(RefreshToken).where(*same).values(first_use))
+    await _forget_before(tx, session_id, generation)
     return Place(generation + 1, token.lasts)
+
+
+async def _forget_before(tx: AsyncConnection, session_id: UUID, generation: int) -> None:
+    earlier = (RefreshToken.family_id == session_id, RefreshToken.generation < generation)
+    some = select(RefreshToken.id).where(*earlier).limit(_MOST_DELETED)
+    await tx.execute(delete(RefreshToken).where(RefreshToken.id.in_(some)))
 
 
 async def end_login(tx: AsyncConnection, session_id: UUID) -> bool:

@@ -231,8 +231,8 @@ class Interface(InCloud, Timestamps, Base):
 CloudResource = VM | Snapshot | Volume | Interface
 """The rows of what the cloud has, too."""
 
-# More such conditions, of the outbox.
 UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
+TURN = text("hashtextextended(actor, 0)")  # whose it is in the outbox
 UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the operation, but no worker has begun it
 IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
 
@@ -244,8 +244,7 @@ class Operation(Changing, Base):
     `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`. It is 0 again if the
     operation must be delivered anew.
     `signaled_run` is the run of the waiting workflow to which workflow recovery repeated the signal of a decision.
-    `epoch` counts the workflows that were lost or closed too early. Only the workflow with this epoch may record
-    anything.
+    `epoch` counts the workflows that were lost or closed too early. Only this workflow may record anything.
     `interruption` is the code that the operation ends with if its workflow closed without recording an end.
     `previous_status` is the status that "previous" means in the lifecycle table; NULL if the operation holds no VM.
     """
@@ -255,7 +254,8 @@ class Operation(Changing, Base):
         CheckConstraint(f"status IN {sql_list(OperationStatus)}", name="status"),
         CheckConstraint(f"(finished_at IS NULL) = (status IN {sql_list(OPEN_STATUSES)})", name="finished"),
         CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
-        Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),
+        Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),  # until 0028
+        Index("ix_operations_turns", TURN, "deliver_after", "id", postgresql_where=UNDELIVERED),
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),

@@ -3,9 +3,9 @@
 The outbox is the one queue that may grow long: it is on disk, and it is fair. Temporal gets few operations at a time.
 """
 
+import random
 from datetime import timedelta
 from typing import Final
-from uuid import uuid4
 
 from sqlalchemy import CTE, BigInteger, Interval, Uuid, bindparam, text
 
@@ -13,35 +13,35 @@ MAX_UNBEGUN: Final = 100  # delivered operations that no worker has begun; a wor
 # An operation that has not begun this long after its delivery no longer counts toward MAX_UNBEGUN. Its workflow may be
 # broken, and 100 of those would stop the queue.
 COUNTED_FOR: Final = timedelta(minutes=10)
-OWNERS: Final = 32  # considered in one statement
+ACTORS: Final = 32  # users considered in one statement
 SPARE: Final = 4  # candidates per requested operation, because other processes lock some of them at the same moment
 
 # The conditions on `status` and `deliveries` repeat the texts of the partial indexes (UNDELIVERED and UNBEGUN in
 # domain/data/models.py). They are literals because the planner cannot prove an index's condition from a parameter.
 _NEXT_OPERATIONS: Final = text("""
--- 1. The owners with undelivered operations, by id: from a random id upwards, then again from the lowest. Each is found
---    by one step in ix_operations_outbox, however many operations the owner has; SELECT DISTINCT would read them all.
---    UNION drops an owner that was found before, which ends the recursion after one round.
-WITH RECURSIVE owners (id) AS (
+-- 1. The users with undelivered operations, by the hash of their name: from a random hash upwards, then again from the
+--    lowest. Each is found by one step in ix_operations_turns, however many operations the user has; SELECT DISTINCT
+--    would read them all. UNION drops a hash that was found before, which ends the recursion after one round.
+WITH RECURSIVE actors (hash) AS (
     SELECT coalesce(
-        (SELECT owner_id FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0 AND owner_id > :start
-         ORDER BY owner_id LIMIT 1),
-        (SELECT owner_id FROM operations
+        (SELECT hashtextextended(actor, 0) FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0 AND hashtextextended(actor, 0) > :start
+         ORDER BY hashtextextended(actor, 0) LIMIT 1),
+        (SELECT hashtextextended(actor, 0) FROM operations
          WHERE status = 'QUEUED' AND deliveries = 0
-         ORDER BY owner_id LIMIT 1)
+         ORDER BY hashtextextended(actor, 0) LIMIT 1)
     )
     UNION
     SELECT coalesce(
-        (SELECT owner_id FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0 AND owner_id > owners.id
-         ORDER BY owner_id LIMIT 1),
-        (SELECT owner_id FROM operations
+        (SELECT hashtextextended(actor, 0) FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0 AND hashtextextended(actor, 0) > actors.hash
+         ORDER BY hashtextextended(actor, 0) LIMIT 1),
+        (SELECT hashtextextended(actor, 0) FROM operations
          WHERE status = 'QUEUED' AND deliveries = 0
-         ORDER BY owner_id LIMIT 1)
+         ORDER BY hashtextextended(actor, 0) LIMIT 1)
     )
-    FROM owners
-    WHERE owners.id IS NOT NULL
+    FROM actors
+    WHERE actors.hash IS NOT NULL
 ),
 
 -- 2. How many operations of each user are in Temporal but not begun (ix_operations_delivered).
@@ -52,19 +52,20 @@ unbegun AS (
     GROUP BY actor
 ),
 
--- 3. The oldest due operations of each of these owners, which are projects. An operation's rank is its position among
---    the operations of its user, after the unbegun ones: the first operations of all users come before the second ones.
---    By owner, a user with a hundred projects would have a hundred turns.
+-- 3. The oldest due operations of each of these users. An operation's rank is its position among the operations of its
+--    user, after the unbegun ones: the first operations of all users come before the second ones. By project, a user
+--    with a hundred projects would have a hundred turns, and the members of one project would wait for each other.
 candidates AS (
     SELECT
         oldest.id,
         oldest.deliver_after AS due_since,
         coalesce(unbegun.number, 0)
             + row_number() OVER (PARTITION BY oldest.actor ORDER BY oldest.deliver_after) AS rank
-    FROM (SELECT id FROM owners LIMIT :owner_limit) AS owner
+    FROM (SELECT hash FROM actors LIMIT :actor_limit) AS turn
     CROSS JOIN LATERAL (
         SELECT id, deliver_after, actor FROM operations
-        WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now() AND owner_id = owner.id
+        WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now()
+            AND hashtextextended(actor, 0) = turn.hash
         ORDER BY deliver_after LIMIT :candidate_limit
     ) AS oldest
     LEFT JOIN unbegun ON unbegun.actor = oldest.actor
@@ -82,9 +83,9 @@ ORDER BY candidates.rank, candidates.due_since
 LIMIT greatest(0, least(:wanted, :max_unbegun - (SELECT coalesce(sum(number), 0) FROM unbegun)))
 FOR UPDATE OF operations SKIP LOCKED
 """).bindparams(
-    bindparam("start", type_=Uuid()),
+    bindparam("start", type_=BigInteger()),
     bindparam("counted_for", COUNTED_FOR, Interval()),
-    bindparam("owner_limit", OWNERS, BigInteger()),
+    bindparam("actor_limit", ACTORS, BigInteger()),
     bindparam("candidate_limit", type_=BigInteger()),
     bindparam("wanted", type_=BigInteger()),
     bindparam("max_unbegun", MAX_UNBEGUN, BigInteger()),
@@ -93,6 +94,7 @@ FOR UPDATE OF operations SKIP LOCKED
 
 def next_operations(limit: int) -> CTE:
     """Lock up to `limit` operations that are due for delivery, and return a CTE of their ids."""
-    # A random start gives every owner the same chance if more than OWNERS of them wait.
-    chosen = _NEXT_OPERATIONS.bindparams(start=uuid4(), wanted=limit, candidate_limit=SPARE * limit)
+    # A random start gives every user the same chance if more than ACTORS of them wait.
+    start = random.randint(-(2**63), 2**63 - 1)  # noqa: S311 - not for secrets
+    chosen = _NEXT_OPERATIONS.bindparams(start=start, wanted=limit, candidate_limit=SPARE * limit)
     return chosen.columns(id=Uuid).cte("chosen")

@@ -70,6 +70,17 @@ async def names(engine: AsyncEngine, model: type[Any]) -> list[str]:
     return [row["name"] for row in await rows(engine, model)]
 
 
+async def test_names_have_the_form_in_which_requests_ask_for_them(
+    engine: AsyncEngine, cloud: Offering, reader: CatalogueReader
+) -> None:
+    decomposed = "Cafe\u0301"
+    cloud.offered = Catalogue(
+        [replace(SMALL, name=decomposed)], [replace(PLAIN, name=decomposed)], [replace(BARE, name=decomposed)]
+    )
+    await reader.read()
+    assert [await names(engine, model) for model in (Flavor, Image, Network)] == [["Caf\u00e9"]] * 3
+
+
 async def default(engine: AsyncEngine, model: type[Any]) -> list[str]:
     """The names of the defaults, also of those that one can no longer ask for."""
     async with engine.connect() as connection:

@@ -108,6 +108,18 @@ async def test_using_a_token_again_later_ends_its_login_but_no_other(
     assert await refresh(here, other_login)
 
 
+async def test_a_login_keeps_few_tokens_and_the_first_still_ends_it(
+    here: httpx.AsyncClient, first: str, engine: AsyncEngine
+) -> None:
+    """Whoever refreshes all the time would otherwise fill the table, and no statement could end the login in time."""
+    token = first
+    for _ in range(6):
+        token = await refresh(here, token)
+    assert await count(engine, RefreshToken) == 2
+    assert not await refresh(here, first)
+    assert not await refresh(here, token)
+
+
 async def test_using_a_token_again_from_another_address_ends_its_login(
     app: FastAPI, here: httpx.AsyncClient, first: str
 ) -> None:

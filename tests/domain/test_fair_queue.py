@@ -1,12 +1,11 @@
 """The fair queue on real PostgreSQL: which operations a lease picks, and how many."""
 
-from uuid import UUID
-
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data import database
 from domain.data.models import UNBEGUN, UNDELIVERED, Operation
+from domain.data.projects import Project
 from domain.progress import fair_queue, outbox
 from domain.rules.states import OperationStatus
 from tests.domain.test_outbox import lease, queue
@@ -33,8 +32,18 @@ async def test_a_user_has_one_turn_with_any_number_of_projects(engine: AsyncEngi
     assert (first | second) - set(of_ada) <= set(of_many)
 
 
+async def test_the_members_of_one_project_take_turns(engine: AsyncEngine) -> None:
+    many = await queue(engine, 200, actor="mallory")
+    [one] = await queue(engine, 1, actor="ada")
+    async with engine.begin() as tx:
+        await tx.execute(update(Operation).values(owner_id=select(Project.id).limit(1).scalar_subquery()))
+    first = await lease(engine, limit=4)
+    assert one in first
+    assert set(first) - {one} <= set(many)
+
+
 async def test_owners_beyond_the_limit_of_one_statement_are_served_by_the_next_ones(engine: AsyncEngine) -> None:
-    ids = [id for _ in range(fair_queue.OWNERS + 8) for id in await queue(engine, 2)]
+    ids = [id for _ in range(fair_queue.ACTORS + 8) for id in await queue(engine, 2)]
     shares = [await lease(engine, limit=16) for _ in range(2 * len(ids) // 16)]
     assert {id for share in shares for id in share} == set(ids)
 
@@ -63,12 +72,12 @@ async def test_the_statement_uses_the_partial_indexes(engine: AsyncEngine) -> No
         await tx.execute(end.values(status=OperationStatus.SUCCEEDED, finished_at=func.now()))
         await outbox.note_delivered(tx, [delivered], 60.0)
     statement = select(fair_queue.next_operations(16)).compile(dialect=engine.dialect)
-    parameters = statement.params | {"start": UUID(int=0)}  # the plan depends on how many owners come after it
+    parameters = statement.params | {"start": -(2**63)}  # the plan depends on how many users come after it
     values = tuple(parameters[name] for name in statement.positiontup or [])
     async with database.autocommit(engine).connect() as connection:
         await connection.execute(text("VACUUM ANALYZE operations"))
         plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN ANALYZE {statement}", values)).scalars())
-    assert plan.count("using ix_operations_outbox") == 5, plan
+    assert plan.count("using ix_operations_turns") == 5, plan
     assert "ix_operations_delivered" in plan
     assert "Seq Scan" not in plan
 

@@ -181,6 +181,15 @@ def test_a_host_has_no_white_space_around_it(monkeypatch: pytest.MonkeyPatch) ->
     assert load_settings().api_host == "::1"
 
 
+def test_a_pool_of_one_connection_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each background reader would hold it and wait for another."""
+    monkeypatch.setenv("DB_POOL_SIZE", "1")
+    load_settings()
+    monkeypatch.setenv("DB_MAX_OVERFLOW", "0")
+    with pytest.raises(SystemExit, match=r"^Wrong setting DB_MAX_OVERFLOW: must not be 0 if DB_POOL_SIZE is 1"):
+        load_settings()
+
+
 def test_a_default_page_size_above_the_maximum_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEFAULT_PAGE_SIZE", "50")
     monkeypatch.setenv("MAX_PAGE_SIZE", "20")

@@ -1,5 +1,6 @@
 """What the cloud offers to our project: its flavors, images, networks, security groups and zones."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 from uuid import UUID
@@ -10,7 +11,11 @@ from activities.backends.openstack.base import OpenStackParts
 from activities.backends.openstack.errors import CloudError, Service
 from activities.backends.openstack.records import BootImageRow, FlavorRow, NetworkRow, SubnetRow
 
+logger = logging.getLogger(__name__)
+
 GIB: Final = 1 << 30
+# Glance keeps what the header of an uploaded file says. No disk has so much, and PostgreSQL could not hold more.
+_LARGEST_GB: Final = 2**31 - 1
 _PARTS_OF_OLD_IMAGES: Final = {"aki", "ari"}  # formats of a kernel and of a RAM disk, which boot nothing alone
 # Glance has 25 images on a page if one does not ask for more. The filter only saves pages: each row is checked.
 _IMAGES: Final = (("status", "active"), ("limit", "1000"))
@@ -62,7 +67,8 @@ def image_offers(rows: Iterable[BootImageRow], project_id: str) -> Sequence[Imag
     def preference(row: BootImageRow) -> tuple[bool, int, float, UUID]:
         return row.visibility != "public", _size_gb(row), -row.created_at.timestamp(), row.id
 
-    offered = sorted((row for row in rows if _boots(row) and _is_ours_to_boot(row, project_id)), key=preference)
+    usable = (row for row in rows if _boots(row) and _is_ours_to_boot(row, project_id) and _fits(row))
+    offered = sorted(usable, key=preference)
     return [ImageOffer(row.id, row.name, _size_gb(row), row.os_distro, row.os_version) for row in offered]
 
 
@@ -85,6 +91,13 @@ def _is_ours_to_boot(row: BootImageRow, project_id: str) -> bool:
     """Return whether members of our project see the image (an operator sees more), and it is no snapshot of ours."""
     is_private = row.visibility == "private" and row.project_id != project_id
     return not is_private and marks.snapshot_of(row) is None
+
+
+def _fits(row: BootImageRow) -> bool:
+    if _size_gb(row) <= _LARGEST_GB:
+        return True
+    logger.warning("the image %s is left out: it needs a disk of %d GiB", row.id, _size_gb(row))
+    return False
 
 
 def _size_gb(row: BootImageRow) -> int:

@@ -32,13 +32,16 @@ class Fetch(Protocol):
 
 
 async def pages(fetch: Fetch, service: Service, path: str, query: Query, name: str) -> AsyncIterator[Answer]:
-    """Yield the pages of a list; `name` is the key of its rows."""
+    """Yield the pages of a list; `name` is the key of its rows. BackendError if a page is named twice in a row."""
     while True:
         answer = await fetch(service, path, query)
         yield answer
         following = next_page(answer.body, name)
         if following is None:
             return
+        if list(following) == list(query):
+            message = f"The list {path} of the cloud has no end: a page names itself as the next one."
+            raise BackendError("cloud_unavailable", message, retryable=True)
         query = following
 
 

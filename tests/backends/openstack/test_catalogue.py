@@ -1,5 +1,6 @@
 """The catalogue of a cloud: what members of our project can use, and the best first."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -164,6 +165,12 @@ def test_the_first_image_is_the_one_that_most_flavors_hold_and_the_newest_of_sev
     old, new = ({"created_at": f"20{year}-01-01T00:00:00Z"} for year in (24, 26))
     large = {"name": "large", "virtual_size": 3 * GIB}
     assert images(large | new, old | {"name": "old"}, new | {"name": "new"}) == ["new", "old", "large"]
+
+
+def test_an_image_whose_size_nothing_can_hold_is_left_out_and_named(caplog: pytest.LogCaptureFixture) -> None:
+    """Glance keeps what the header of an uploaded file says. One such image must not keep out all others."""
+    assert images({"name": "good"}, {"name": "bad", "virtual_size": 2**61}) == ["good"]
+    assert re.search("the image [0-9a-f-]{36} is left out: it needs a disk of 2147483648 GiB", caplog.text)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from activities.backends.openstack.errors import Service
 from activities.backends.openstack.polling import KEEP
-from activities.backends.openstack.reading import Answer, Query
+from activities.backends.openstack.reading import Answer, Query, pages
 from activities.backends.openstack.records import DownServer, Gone, ImageRow, PortRow, ServerRow, VolumeRow
 from activities.backends.openstack.watcher import IDS_OF_A_QUERY, Watcher
 from activities.backends.protocol import BackendError
@@ -150,6 +150,18 @@ async def test_pages_are_followed_to_the_end(cloud: SmallCloud, watcher: Watcher
     found = await watcher.servers.ask(ids)
     assert {row.status for row in found.values() if isinstance(row, ServerRow)} == {"ACTIVE"}
     assert len(cloud.calls) == 6
+
+
+async def test_a_page_that_names_itself_as_the_next_one_is_an_error() -> None:
+    asked = list[tuple[Service, str, Query]]()
+
+    async def fetch(service: Service, path: str, query: Query) -> Answer:
+        asked.append((service, path, query))
+        return Answer({"images": [], "next": "/v2/images?marker=7"}, datetime.now(UTC))
+
+    with pytest.raises(BackendError, match="has no end"):
+        [page async for page in pages(fetch, Service.IMAGE, "/images", (), "images")]
+    assert len(asked) == 2
 
 
 async def test_pages_of_the_real_cloud_are_followed_although_a_marker_is_deleted_meanwhile() -> None:
