@@ -244,7 +244,7 @@ class Operation(Changing, Base):
     `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`. It is 0 again if the
     operation must be delivered anew.
     `signaled_run` is the run of the waiting workflow to which workflow recovery repeated the signal of a decision.
-    `epoch` counts the workflows that were lost or closed too early. Only this workflow may record anything.
+    `epoch` counts the workflows that were lost or closed too early. Only the workflow of this epoch records anything.
     `interruption` is the code that the operation ends with if its workflow closed without recording an end.
     `previous_status` is the status that "previous" means in the lifecycle table; NULL if the operation holds no VM.
     """
