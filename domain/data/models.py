@@ -232,7 +232,6 @@ CloudResource = VM | Snapshot | Volume | Interface
 """The rows of what the cloud has, too."""
 
 UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
-TURN = text("hashtextextended(actor, 0)")  # whose it is in the outbox
 UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the operation, but no worker has begun it
 IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
 
@@ -255,7 +254,7 @@ class Operation(Changing, Base):
         CheckConstraint(f"(finished_at IS NULL) = (status IN {sql_list(OPEN_STATUSES)})", name="finished"),
         CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
         Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),  # until 0028
-        Index("ix_operations_turns", TURN, "deliver_after", "id", postgresql_where=UNDELIVERED),
+        Index("ix_operations_turns", "actor", "deliver_after", "id", postgresql_where=UNDELIVERED),
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),

@@ -4,44 +4,48 @@ The outbox is the one queue that may grow long: it is on disk, and it is fair. T
 """
 
 import random
+import string
 from datetime import timedelta
 from typing import Final
 
-from sqlalchemy import CTE, BigInteger, Interval, Uuid, bindparam, text
+from sqlalchemy import CTE, BigInteger, Interval, Text, Uuid, bindparam, text
 
 MAX_UNBEGUN: Final = 100  # delivered operations that no worker has begun; a worker begins one in about 50 ms
 # An operation that has not begun this long after its delivery no longer counts toward MAX_UNBEGUN. Its workflow may be
 # broken, and 100 of those would stop the queue.
 COUNTED_FOR: Final = timedelta(minutes=10)
-ACTORS: Final = 32  # users considered in one statement
+MOST_SEEN: Final = 1_000  # users with waiting operations among whom one statement chooses
+ACTORS: Final = 32  # users whom it considers
 SPARE: Final = 4  # candidates per requested operation, because other processes lock some of them at the same moment
+
+_LETTERS: Final = string.ascii_lowercase + string.digits
 
 # The conditions on `status` and `deliveries` repeat the texts of the partial indexes (UNDELIVERED and UNBEGUN in
 # domain/data/models.py). They are literals because the planner cannot prove an index's condition from a parameter.
 _NEXT_OPERATIONS: Final = text("""
--- 1. The users with undelivered operations, by the hash of their name: from a random hash upwards, then again from the
---    lowest. Each is found by one step in ix_operations_turns, however many operations the user has; SELECT DISTINCT
---    would read them all. UNION drops a hash that was found before, which ends the recursion after one round.
-WITH RECURSIVE actors (hash) AS (
+-- 1. The users with undelivered operations, by name: from a random place upwards, then again from the first. Each is
+--    found by one step in ix_operations_turns, however many operations the user has; SELECT DISTINCT would read them
+--    all. UNION drops a user who was found before, which ends the recursion after one round.
+WITH RECURSIVE actors (name) AS (
     SELECT coalesce(
-        (SELECT hashtextextended(actor, 0) FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0 AND hashtextextended(actor, 0) > :start
-         ORDER BY hashtextextended(actor, 0) LIMIT 1),
-        (SELECT hashtextextended(actor, 0) FROM operations
+        (SELECT actor FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0 AND actor > :start
+         ORDER BY actor LIMIT 1),
+        (SELECT actor FROM operations
          WHERE status = 'QUEUED' AND deliveries = 0
-         ORDER BY hashtextextended(actor, 0) LIMIT 1)
+         ORDER BY actor LIMIT 1)
     )
     UNION
     SELECT coalesce(
-        (SELECT hashtextextended(actor, 0) FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0 AND hashtextextended(actor, 0) > actors.hash
-         ORDER BY hashtextextended(actor, 0) LIMIT 1),
-        (SELECT hashtextextended(actor, 0) FROM operations
+        (SELECT actor FROM operations
+         WHERE status = 'QUEUED' AND deliveries = 0 AND actor > actors.name
+         ORDER BY actor LIMIT 1),
+        (SELECT actor FROM operations
          WHERE status = 'QUEUED' AND deliveries = 0
-         ORDER BY hashtextextended(actor, 0) LIMIT 1)
+         ORDER BY actor LIMIT 1)
     )
     FROM actors
-    WHERE actors.hash IS NOT NULL
+    WHERE actors.name IS NOT NULL
 ),
 
 -- 2. How many operations of each user are in Temporal but not begun (ix_operations_delivered).
@@ -58,18 +62,21 @@ unbegun AS (
 candidates AS (
     SELECT
         oldest.id,
-        oldest.deliver_after AS due_since,
+        turn.place,
         coalesce(unbegun.number, 0)
             + row_number() OVER (PARTITION BY oldest.actor ORDER BY oldest.deliver_after) AS rank
-    FROM (SELECT hash FROM actors LIMIT :actor_limit) AS turn
+    FROM (
+        -- By chance: a name can be chosen to stand before another, and by age a backlog would stand before what is new.
+        SELECT name, random() AS place FROM (SELECT name FROM actors LIMIT :most_seen) AS seen
+        ORDER BY place LIMIT :actor_limit
+    ) AS turn
     CROSS JOIN LATERAL (
         SELECT id, deliver_after, actor FROM operations
-        WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now()
-            AND hashtextextended(actor, 0) = turn.hash
+        WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now() AND actor = turn.name
         ORDER BY deliver_after LIMIT :candidate_limit
     ) AS oldest
     LEFT JOIN unbegun ON unbegun.actor = oldest.actor
-    ORDER BY rank, due_since LIMIT :candidate_limit
+    ORDER BY rank, place LIMIT :candidate_limit
 )
 
 -- 4. The first of them that no other process has locked, as many as may still go to Temporal.
@@ -79,11 +86,12 @@ SELECT operations.id
 FROM operations
 JOIN candidates ON candidates.id = operations.id
 WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now()
-ORDER BY candidates.rank, candidates.due_since
+ORDER BY candidates.rank, candidates.place
 LIMIT greatest(0, least(:wanted, :max_unbegun - (SELECT coalesce(sum(number), 0) FROM unbegun)))
 FOR UPDATE OF operations SKIP LOCKED
 """).bindparams(
-    bindparam("start", type_=BigInteger()),
+    bindparam("start", type_=Text()),
+    bindparam("most_seen", MOST_SEEN, BigInteger()),
     bindparam("counted_for", COUNTED_FOR, Interval()),
     bindparam("actor_limit", ACTORS, BigInteger()),
     bindparam("candidate_limit", type_=BigInteger()),
@@ -94,7 +102,7 @@ FOR UPDATE OF operations SKIP LOCKED
 
 def next_operations(limit: int) -> CTE:
     """Lock up to `limit` operations that are due for delivery, and return a CTE of their ids."""
-    # A random start gives every user the same chance if more than ACTORS of them wait.
-    start = random.randint(-(2**63), 2**63 - 1)  # noqa: S311 - not for secrets
+    # A random start gives every user a chance if more than MOST_SEEN of them wait.
+    start = "".join(random.choices(_LETTERS, k=3))  # noqa: S311 - not for secrets
     chosen = _NEXT_OPERATIONS.bindparams(start=start, wanted=limit, candidate_limit=SPARE * limit)
     return chosen.columns(id=Uuid).cte("chosen")

@@ -15,8 +15,7 @@ depends_on = None
 
 INDEXES_SINCE = "0026"
 INDEXES = {
-    "ix_operations_turns": "operations (hashtextextended(actor, 0), deliver_after, id)"
-    " WHERE status = 'QUEUED' AND deliveries = 0",
+    "ix_operations_turns": "operations (actor, deliver_after, id) WHERE status = 'QUEUED' AND deliveries = 0",
 }
 """The indexes by name, each with its table, columns and condition."""
 
