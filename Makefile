@@ -11,7 +11,7 @@ unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_DRY_RUN
 # In .env as the settings read it: in any case, after `export` or a byte order mark, in quotes, with spaces, as a default.
 IS_OPENSTACK := LC_ALL=C grep -isqE "^[^!-~]*(export[[:space:]]+)?'?COMPUTE_BACKEND'?[[:space:]]*=[^\#]*openstack" .env
 BACKEND := $(or $(COMPUTE_BACKEND),$(compute_backend),$(shell $(IS_OPENSTACK) && echo openstack))
-# They have targets of their own, and `make slices` runs a part of each.
+# These tests have targets of their own, and `make slices` runs a part of each.
 SLOWER := tests/races tests/faults tests/clients
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 

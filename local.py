@@ -62,12 +62,12 @@ def own_ports(settings: Settings) -> Iterator[None]:
                         reservations.enter_context(socket.socket(socket.AF_UNIX)).bind(name)
                     sockets.enter_context(socket.create_server((host, port), family=family))
                 except OSError as error:
-                    raise StartError(_why_not(setting, host, port, error)) from None
+                    raise StartError(_explain(setting, host, port, error)) from None
         yield
 
 
-def _why_not(setting: str, host: str, port: int, error: OSError) -> str:
-    """Say what is wrong with the address of a setting: the host if it is not ours, else the port."""
+def _explain(setting: str, host: str, port: int, error: OSError) -> str:
+    """Say why nothing can listen there, and which setting to change: the host's if it is not of this machine."""
     reason = (error.strerror or str(error)).partition(" (while")[0]
     # A name that cannot be looked up has a negative number.
     if (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL:

@@ -69,7 +69,7 @@ class CatalogueReader:
 
 
 async def bring_in(tx: AsyncConnection, offered: Catalogue) -> None:
-    """Make what the cloud offers the catalogue. Its names get the form NFC, in which requests ask for them."""
+    """Replace the catalogue by what the cloud offers. Names are brought into NFC, as those in requests are."""
     flavors = [
         {
             "id": (id := catalogue.flavor_id(flavor.cloud_id)),

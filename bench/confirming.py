@@ -70,12 +70,12 @@ async def _compare(tx: AsyncConnection) -> object:
 Kinds = Mapping[str, Callable[[AsyncConnection], Awaitable[object]]]
 WAITING: Kinds = {
     "recovery: lease of 50 checks": lambda tx: outbox.lease_checks(tx, CHECKS, 30),
-    "recovery: overdue confirmations, of which there are none": lambda tx: overdue_resizes(tx, CHECKS, 30),
+    "recovery: look for overdue confirmations, none is": lambda tx: overdue_resizes(tx, CHECKS, 30),
     "dispatcher: lease of 16, the outbox is empty": lambda tx: outbox.lease_operations(tx, LEASED, 10),
     "comparison with the cloud: a page of 500 VMs": _compare,
     "attention list: the first page": _attention,
 }
-LATE: Kinds = {"recovery: overdue confirmations, if all are": lambda tx: overdue_resizes(tx, CHECKS, 30)}
+LATE: Kinds = {"recovery: look for overdue confirmations, all are": lambda tx: overdue_resizes(tx, CHECKS, 30)}
 
 
 async def fill(url: str, count: int) -> None:

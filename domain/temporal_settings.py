@@ -1,4 +1,4 @@
-"""The settings that say how to reach Temporal, and what it may know."""
+"""The settings of the connection to Temporal, and of what is written there."""
 
 import re
 from ipaddress import ip_address
@@ -38,7 +38,7 @@ class TemporalSettings(BaseSettings):
             raise ValueError("must have the form host:port")
         ip = match["ipv6"] or (match["name"] if match["name"].rpartition(".")[2].isdecimal() else None)
         if ip:
-            ip_address(ip)  # its error says what is wrong
+            ip_address(ip)  # ValueError, with words for the user
         return value
 
     @field_validator("temporal_task_queue")

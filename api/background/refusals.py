@@ -41,7 +41,7 @@ class _Kind:
 
 
 _Key = tuple[str | None, ...]
-"""The event, how its refusals share a row (alone, account, rest), and what they have in common."""
+"""Refusals with one key share a row. The key begins with the event and the kind of the row: alone, account or rest."""
 
 
 class Refusals:

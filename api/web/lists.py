@@ -127,7 +127,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class List:
-    """A list of which one page is read. `candidates` are what a search has found, if the request has one."""
+    """A list to read one page of. `candidates` are the ids that a search has found; None without a search."""
 
     statement: Rows
     order: Order
