@@ -24,8 +24,9 @@ from api.web.guards import Guard
 from api.web.models import FieldError, Validity
 from api.web.problems import ProblemError
 from domain.commands.acceptance import Requester
-from domain.data import addresses
+from domain.data import addresses, advisory_locks
 from domain.data.accounts import IdempotencyKey
+from domain.data.queries import violated_constraint
 
 Work = Callable[[AsyncConnection, Requester], Awaitable[Response]]
 """Runs a command for the requester in the transaction and returns the answer. An exception rolls it back."""
@@ -46,7 +47,8 @@ ValidateOnly = Query(
 )
 
 # `try` does not wait for the lock. A request that waited would keep a connection of the pool from other requests.
-_LOCK = select(func.pg_try_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text()), 0)))
+_SAME_KEY = "pk_idempotency_keys"
+_LOCK = select(func.pg_try_advisory_xact_lock(advisory_locks.number_of(bindparam("name", type_=Text()))))
 _KEPT = select(IdempotencyKey).where(IdempotencyKey.scope == bindparam("scope"), IdempotencyKey.key == bindparam("key"))
 
 
@@ -74,8 +76,9 @@ class Once:
                 answer = await self._attempt(work, body, one_statement=one_statement)
             except IntegrityError as error:
                 # Another request took the address that the work chose. The transaction has failed, so the work begins
-                # again in a new one and chooses another address, or finds that the network is full.
-                if not addresses.is_taken(error):
+                # again in a new one and chooses another address, or finds that the network is full. Or a process of an
+                # earlier version, whose locks have other numbers, has handled the same key: its answer is found now.
+                if not addresses.is_taken(error) and violated_constraint(error) != _SAME_KEY:
                     raise
             else:
                 if not self.validate_only:

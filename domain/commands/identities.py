@@ -12,12 +12,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.commands import audit
 from domain.commands.audit import Stranger
+from domain.data import advisory_locks
 from domain.data.accounts import User
 from domain.data.identities import Identity
 from domain.rules.accounts import Event, Role
 from domain.rules.usernames import usernames
 
-_LOCK: Final = select(func.pg_advisory_xact_lock(func.hashtextextended(bindparam("name", type_=Text()), 0)))
+_LOCK: Final = select(func.pg_advisory_xact_lock(advisory_locks.number_of(bindparam("name", type_=Text()))))
 
 
 @dataclass(frozen=True, slots=True)

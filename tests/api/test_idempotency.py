@@ -6,15 +6,17 @@ from uuid import UUID
 
 import httpx
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from domain.data import advisory_locks
 from domain.data.accounts import IdempotencyKey
 from domain.data.models import VM, Operation
 from domain.rules.states import Status
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, count, running
 from tests.support.rows import add_vm
+from tests.support.waiting import wait_until_blocked
 
 BODY = {"name": "web-1", "flavor_id": FLAVOR, "labels": {"a": "1", "b": "2"}}
 KEY = {"Idempotency-Key": "the key"}
@@ -69,12 +71,28 @@ async def test_a_second_request_is_refused_while_the_first_with_its_key_is_being
 ) -> None:
     scope = f"{ada.user.id} POST /api/v1/vms {KEY['Idempotency-Key']}"
     async with engine.begin() as other_process:
-        await other_process.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(scope, 0))))
+        await other_process.execute(select(func.pg_advisory_xact_lock(advisory_locks.number_of(literal(scope)))))
         blocked = await ada.http.post("/vms", json=BODY, headers=KEY)
         free = await ada.http.post("/vms", json=BODY, headers={"Idempotency-Key": "another"})
     assert (blocked.status_code, blocked.json()["code"]) == (409, "idempotency_key_in_flight")
     assert free.status_code == 202
     assert (await ada.http.post("/vms", json=BODY, headers=KEY)).status_code == 202
+
+
+async def test_a_key_that_an_earlier_version_handles_at_that_moment_gets_its_answer(
+    ada: Person, engine: AsyncEngine
+) -> None:
+    """It takes a lock with another number. Its row is not committed yet, so the new request waits for it."""
+    first = await ada.http.post("/vms", json=BODY, headers=KEY)
+    async with engine.begin() as tx:
+        row = (await tx.execute(delete(IdempotencyKey).returning(*IdempotencyKey.__table__.columns))).mappings().one()
+    async with engine.begin() as earlier:
+        await earlier.execute(insert(IdempotencyKey).values(**row))
+        request = asyncio.create_task(ada.http.post("/vms", json=BODY, headers=KEY))
+        await wait_until_blocked(engine, 1)
+    second = await request
+    assert (second.status_code, second.json()) == (202, first.json())
+    assert await count(engine, VM) == 1
 
 
 @pytest.mark.parametrize("change", [{"name": "web-2"}, {"labels": {"a": "1"}}, {"network_ids": []}], ids=str)

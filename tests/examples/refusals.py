@@ -11,7 +11,7 @@ from uuid import uuid4
 import asyncpg
 import jwt
 from fastapi import FastAPI
-from sqlalchemy import func, insert, select, text, update
+from sqlalchemy import func, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background.provider_keys import ProviderKeys
@@ -22,6 +22,7 @@ from api.web.logins import Logins
 from api.web.oidc import IdentityProvider
 from api.web.problems import MAX_BODY
 from api.web.rate_limits import Counted, Limit, RateLimitedError
+from domain.data import advisory_locks
 from domain.data.accounts import User
 from domain.data.cloud import FoundServer
 from domain.data.identities import Identity
@@ -118,7 +119,7 @@ async def callers(app: FastAPI, recording: Recording, ada: Guest, engine: AsyncE
     async with engine.begin() as other:
         owner = await other.scalar(select(User.id).where(User.username == "ada"))
         scope = f"{owner} POST /api/v1/vms {key['Idempotency-Key']}"
-        await other.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(scope, 0))))
+        await other.execute(select(func.pg_advisory_xact_lock(advisory_locks.number_of(literal(scope)))))
         await ada.http.post("/vms", json=_WEB, headers=key)
     for body in (_WEB, _WEB | {"name": "web-2"}):
         await ada.http.post("/vms", json=body, headers=key)
