@@ -90,8 +90,12 @@ async def test_temporal_gets_no_more_than_the_workers_can_begin(engine: AsyncEng
     assert len(await lease(engine)) == 43, "operations that are not begun for so long no longer count"
 
 
-async def test_the_statement_uses_the_partial_indexes(engine: AsyncEngine) -> None:
-    """A condition that is worded differently, or hidden in a parameter, would make it read the whole table."""
+@pytest.mark.parametrize("is_analyzed", [False, True])
+async def test_the_statement_reads_few_rows(engine: AsyncEngine, *, is_analyzed: bool) -> None:
+    """A condition that is worded differently, or hidden in a parameter, would make it read the whole table.
+
+    Right after many creates the planner does not know how many wait. It must not read all of them then.
+    """
     ended, (delivered, *_) = await queue(engine, 2000), await queue(engine, 1000)
     async with engine.begin() as tx:
         end = update(Operation).where(Operation.id.in_(ended))
@@ -101,14 +105,16 @@ async def test_the_statement_uses_the_partial_indexes(engine: AsyncEngine) -> No
     parameters = statement.params | {"start": UUID(int=0)}  # the plan depends on how many users come after it
     values = tuple(parameters[name] for name in statement.positiontup or [])
     async with database.autocommit(engine).connect() as connection:
-        await connection.execute(text("VACUUM ANALYZE operations"))
+        if is_analyzed:
+            await connection.execute(text("VACUUM ANALYZE operations"))
         plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN ANALYZE {statement}", values)).scalars())
     assert plan.count("using ix_operations_users") == 5, plan
     assert "ix_operations_delivered" in plan
+    assert "using pk_operations" in plan
     assert "Seq Scan" not in plan
 
 
 def test_the_statement_repeats_the_conditions_of_the_indexes() -> None:
     statement = str(select(fair_queue.next_operations(16)))
-    assert statement.count(UNDELIVERED.text) == 6
+    assert statement.count(UNDELIVERED.text) == 5
     assert statement.count(UNBEGUN.text) == 1
