@@ -22,6 +22,7 @@ from domain.data.views import shown_vm
 from domain.rules.errors import FieldIssue, NotAdoptableError, NotFoundError, UnknownReferenceError
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, Status
+from domain.rules.text import tidy
 
 Owner = UUID | str
 """A project's id, or the name of a user whose personal project is meant."""
@@ -113,7 +114,12 @@ async def _flavor(tx: AsyncConnection, found: FoundServer) -> UUID:
     """
     size = (found.vcpus, found.ram_mb, found.disk_gb)
     has_size = tuple_(Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb) == size
-    preference = (case((Flavor.name == found.flavor, 0), else_=1), Flavor.is_available.desc(), Flavor.name, Flavor.id)
+    preference = (
+        case((Flavor.name == tidy(found.flavor), 0), else_=1),
+        Flavor.is_available.desc(),
+        Flavor.name,
+        Flavor.id,
+    )
     present: UUID | None = await tx.scalar(select(Flavor.id).where(has_size).order_by(*preference).limit(1))
     if present is not None:
         return present
