@@ -1,6 +1,7 @@
 """Names of the catalogue are found in every spelling of their letters, and go to the cloud in the cloud's own."""
 
-from uuid import uuid4
+from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import insert, update
@@ -21,7 +22,11 @@ SPELLINGS = pytest.mark.parametrize("sent", [NFC, NFD], ids=["NFC", "NFD"])
 @pytest.fixture(autouse=True)
 async def named(engine: AsyncEngine) -> None:
     """Name one row of each table so; those of the cloud's spelling in NFD, the others in NFC as the reader does."""
-    rows = {Flavor: FLAVOR_IDS["m1.medium"], Image: IMAGE_IDS["debian-12"], Network: NETWORK_IDS["backend"]}
+    rows: dict[Any, UUID] = {
+        Flavor: FLAVOR_IDS["m1.medium"],
+        Image: IMAGE_IDS["debian-12"],
+        Network: NETWORK_IDS["backend"],
+    }
     async with engine.begin() as tx:
         for model, id in rows.items():
             await tx.execute(update(model).where(model.id == id).values(name=NFC))
