@@ -71,7 +71,7 @@ _ROUTES = (
     *(operations, events, ssh_keys, tokens, projects, quotas, catalogue, placement, admin, servers),
     *(admin_users, audit),
 )
-HASHING_QUEUE = 12  # few, because a login that waits to be hashed keeps its request slot
+HASHING_QUEUE = 12  # few, because each waits until those before it are hashed
 
 
 def create_app(settings: Settings) -> FastAPI:

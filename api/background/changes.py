@@ -85,9 +85,12 @@ class Changes:
                     _discard(self._watches, id, watch)
 
     @contextlib.contextmanager
-    def follow(self, user_id: UUID, last: Position | None) -> Iterator[Stream]:
-        """Follow all that a user may read, from the last position on or from now. TooManyWaitingError."""
-        stream = Stream(user_id, last)
+    def follow(self, user_id: UUID, last: Position | None, knows: str | None = None) -> Iterator[Stream]:
+        """Follow all that a user may read, from the last position on or from now. TooManyWaitingError.
+
+        `knows` is that of the client's stream when it reached the position; None if it has none.
+        """
+        stream = Stream(user_id, last, knows)
         with _counted(self._streams_of_user, user_id, MOST_STREAMS, "streams of events"):
             self._joining.append(stream)
             if self._is_over:
@@ -177,9 +180,7 @@ class Changes:
         self._members_read_at = time.monotonic()
         readable = await readable_by(connection, {stream.user_id for stream in self._streams})
         for stream in list(self._streams):
-            if stream.projects != readable.get(stream.user_id, stream.projects):
-                stream.projects = readable[stream.user_id]
-                stream.tell(News([], self._last, is_reset=True))
+            stream.read_projects(readable.get(stream.user_id, stream.projects), self._last)
 
     async def _join(self, connection: AsyncConnection, came_before: Collection[Stream]) -> None:
         """Let the streams begin that have come, each at its own position; `came_before` came before the last look.
@@ -196,12 +197,12 @@ class Changes:
                 if time.monotonic() >= end:
                     break  # everybody who waits for something waits for this task
                 self._joined_at[stream.user_id] = time.monotonic()
-            stream.projects = readable[stream.user_id]
-            news = await self._missed(connection, stream, self._last) if self._last else None
+            projects = readable[stream.user_id]
+            news = await self._missed(connection, stream, projects, self._last) if self._last else None
             if news and stream in self._joining:  # its client may have gone away meanwhile
                 self._joining.remove(stream)
                 self._streams.add(stream)
-                stream.tell(news)
+                stream.begin(projects, news)
 
     def _in_turn(self, joining: Collection[Stream]) -> list[Stream]:
         """First the streams that begin now, which costs nothing; then one of each user, a second of each, and so on.
@@ -218,12 +219,14 @@ class Changes:
             number[user] += stream.last is not None
         return [stream for *_, stream in sorted(places, key=lambda place: place[:3])]
 
-    async def _missed(self, connection: AsyncConnection, stream: Stream, now: Position) -> News:
-        if stream.last is None:
-            return News([], now)
+    async def _missed(
+        self, connection: AsyncConnection, stream: Stream, projects: frozenset[UUID], now: Position
+    ) -> News:
+        if stream.last is None or stream.has_missed(projects):
+            return News([], now, is_reset=stream.last is not None)
         try:
             # No further than the last look, because the next look tells everything since then.
-            found = await changes.between(connection, stream.last, now, stream.projects, MOST_RESUMED)
+            found = await changes.between(connection, stream.last, now, projects, MOST_RESUMED)
         except LostTrackError as error:
             return News([], error.now, is_reset=True)
         return News(await self._read(connection, found), now)

@@ -25,7 +25,6 @@ from api.background import decision_delivery
 from api.background.transactions import Transactions
 from api.background.workflow_start import Delivery, start_workflow
 from domain.data import outages
-from domain.data.accounts import User
 from domain.data.models import VM, Operation
 from domain.data.projects import Project
 from domain.progress import outbox
@@ -99,13 +98,11 @@ class Dispatcher:
         operations = await outbox.lease_operations(tx, limit, LEASE)
         if not operations:
             return []
-        # The id of the user, because Temporal may not know names.
-        user_id = func.coalesce(User.id, Operation.owner_id)
+        user_id = func.coalesce(Operation.requested_by, Operation.owner_id)
         # Outer joins: what cannot be read, after a restore that went wrong for example, must not hold up the others.
         project = func.left(func.coalesce(Project.name, "unknown"), LONGEST_NAME)
         facts = select(Operation.id, func.left(VM.name, LONGEST_NAME), project, user_id)
         facts = facts.outerjoin(Project, Project.id == Operation.owner_id).outerjoin(VM, VM.id == Operation.vm_id)
-        facts = facts.outerjoin(User, func.lower(User.username) == func.lower(Operation.actor))
         rows = await tx.execute(facts.where(Operation.id.in_([operation.id for operation in operations])))
         facts_of = {id: (vm_name, owner_name, user) for id, vm_name, owner_name, user in rows}
         return [Delivery(operation, *facts_of[operation.id], self._names) for operation in operations]

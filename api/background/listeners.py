@@ -2,6 +2,9 @@
 
 import asyncio
 import contextlib
+import hashlib
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +14,7 @@ from domain.data.changes import Position
 
 MOST_PENDING: Final = 1_000  # changes that a client has not read yet
 MOST_PENDING_BYTES: Final = 1024 * 1024  # of rows that wait while earlier ones are still being sent to the client
+RESET_PAUSE: Final = 30.0  # seconds: others can make a user join and leave projects as often as they like
 _SHORT_ROW: Final = 2_000
 _CHARACTER: Final = 4  # bytes, at most
 _ADDRESS: Final = 600  # bytes of an interface's address
@@ -90,17 +94,40 @@ class News:
 
 
 class Stream:
-    """The changes that a client follows, of all resources that its user may read, from a position on or from now."""
+    """The changes that a client follows, of all resources that its user may read, from a position on or from now.
 
-    def __init__(self, user_id: UUID, last: Position | None) -> None:
+    `knows` stands for the projects whose resources the client has read, and is empty if it has to read them afresh. The
+    ids of events have it.
+    """
+
+    def __init__(self, user_id: UUID, last: Position | None, knows: str | None = None) -> None:
         self.user_id = user_id
         self.projects: frozenset[UUID] = frozenset()  # that the user may read, once it has begun
         self.last = last
+        self.knows = knows
+        self._reset_at = -math.inf
         self.position: Position | None = None  # once it has begun
         self._news: list[News] = []
         self._size = 0  # bytes of the rows that wait or are being sent
         self._happened = asyncio.Event()
         self._is_over = False
+
+    def has_missed(self, projects: frozenset[UUID]) -> bool:
+        """Whether these are not the projects that the client knew when it was last here."""
+        return self.knows not in {None, _name_of(projects)}
+
+    def begin(self, projects: frozenset[UUID], news: News) -> None:
+        """Begin with these projects, and with what the client has missed."""
+        self.projects, self.knows = projects, _name_of(projects)
+        self.tell(news)
+
+    def read_projects(self, projects: frozenset[UUID], position: Position) -> None:
+        """Have these projects from now on. If they are others, the client has to read its resources afresh."""
+        if projects != self.projects:
+            self.projects, self.knows = projects, ""
+        if not self.knows and time.monotonic() - self._reset_at >= RESET_PAUSE:
+            self._reset_at, self.knows = time.monotonic(), _name_of(projects)
+            self.tell(News([], position, is_reset=True))
 
     async def next(self, seconds: float) -> list[News] | None:
         """Wait for news; none if nothing has happened in that time. None means that the stream has ended."""
@@ -131,3 +158,7 @@ class Stream:
         """Tell nothing more."""
         self._is_over = True
         self._happened.set()
+
+
+def _name_of(projects: frozenset[UUID]) -> str:
+    return hashlib.blake2b(b"".join(sorted(id.bytes for id in projects)), digest_size=8).hexdigest()

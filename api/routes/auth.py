@@ -45,8 +45,7 @@ async def register_user(process: Process, request: Request, body: requests.Regis
     if process.settings.registration == "closed":
         note_refusal(process, request, Event.REGISTER, "registration_closed")
         raise ProblemError("registration_closed", "Nobody can register here. Ask the operator for an account.")
-    origin = origin_of(request.scope)
-    async with process.hashing.hold(origin, process.logins.rank(origin)):
+    async with checks.turn_to_hash(process, request):
         password_hash = await checks.new_hash(process, request, body.password.get_secret_value())
     try:
         async with process.engine.begin() as tx:
@@ -55,7 +54,7 @@ async def register_user(process: Process, request: Request, body: requests.Regis
     except (UsernameTakenError, EmailTakenError) as error:
         note_refusal(process, request, Event.REGISTER, error.code)
         raise
-    process.logins.note_owner(origin, username_key(user.username))
+    process.logins.note_owner(origin_of(request.scope), username_key(user.username))
     return user
 
 
@@ -67,11 +66,12 @@ async def log_in(process: Process, request: Request, body: requests.Credentials)
     """Get a pair of tokens for a username and password. After a few failures the next attempt has to wait."""
     origin, account = origin_of(request.scope), username_key(body.username)
     checks.refuse_if_too_soon(process.logins, origin, account)
-    async with process.hashing.hold(origin, process.logins.rank(origin, account)):
+    # Read before the wait. If the account is disabled or gets another password meanwhile, it has another epoch then.
+    async with process.autocommit.connect() as connection:
+        user = await queries.fetch_one(connection, user_named(body.username))
+    async with checks.turn_to_hash(process, request, account):
         # Attempts that came together with this one may have failed in the meantime.
         checks.refuse_if_too_soon(process.logins, origin, account)
-        async with process.autocommit.connect() as connection:
-            user = await queries.fetch_one(connection, user_named(body.username))
         is_right = await checks.is_right(process, request, account, user, body.password.get_secret_value())
     if user is None or not is_right:
         note_refusal(process, request, Event.LOGIN, "invalid_credentials", user)
@@ -150,9 +150,9 @@ async def change_password(
     """
     origin, account = origin_of(request.scope), username_key(caller.username)
     checks.refuse_if_too_soon(process.logins, origin, account)
-    async with process.hashing.hold(origin, process.logins.rank(origin, account)):
+    user = await _profile(process, caller)
+    async with checks.turn_to_hash(process, request, account):
         checks.refuse_if_too_soon(process.logins, origin, account)
-        user = await _profile(process, caller)
         if not await checks.is_right(process, request, account, user, body.current_password.get_secret_value()):
             note_refusal(process, request, Event.CHANGE_PASSWORD, "wrong_password", user)
             raise _wrong_password()

@@ -5,6 +5,8 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from starlette.types import Scope
+
 SLOT_TIMEOUT = 5.0  # seconds that a caller waits for a slot
 
 
@@ -14,6 +16,17 @@ class NoSlotError(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+@asynccontextmanager
+async def without_slot(scope: Scope) -> AsyncIterator[None]:
+    """Give the request's slot back while it waits for something else than the database, and take one again after that.
+
+    NoSlotError if there is none then. After an error it takes none: problems are answered without the database.
+    """
+    scope["release_slot"]()
+    yield
+    await scope["take_slot"]()
 
 
 class _Waiter:

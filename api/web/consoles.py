@@ -10,12 +10,14 @@ from datetime import timedelta
 from typing import Any, Final, NoReturn
 from uuid import uuid4
 
+from fastapi import Request
 from sqlalchemy import delete
 from temporalio.client import WorkflowFailureError
 from temporalio.common import Priority, SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.service import RPCError
 
+from api.web.admission import without_slot
 from api.web.dependencies import ProcessState
 from api.web.problems import ProblemError
 from api.web.security import Caller
@@ -40,12 +42,14 @@ RPC_TIMEOUT: Final = timedelta(seconds=3)
 _REFUSALS: Final = {NO_CONSOLE, "not_supported_by_cloud"}
 
 
-async def ask(process: ProcessState, caller: Caller, vm: VM, kind: ConsoleRequestKind, **more: Any) -> dict[str, Any]:
-    """What a worker answers about the VM's console; ProblemError if there is no answer."""
+async def ask(process: ProcessState, http: Request, vm: VM, kind: ConsoleRequestKind, **more: Any) -> dict[str, Any]:
+    """What a worker answers about the VM's console; ProblemError if there is no answer, NoSlotError."""
     if vm.status is Status.DELETED or (vm.cloud_id is None and vm.launched_at is None):
         raise ProblemError(NO_CONSOLE, f"The VM has no console: it is {vm.status}, and the cloud has no server for it.")
+    caller: Caller = http.scope["caller"]
     request = ConsoleRequest(uuid4(), vm.id, kind, **more)
-    async with process.consoles.hold(str(caller.id)):
+    # It may take seconds if no worker or no host answers, so the request has no other slot meanwhile.
+    async with without_slot(http.scope), process.consoles.hold(str(caller.id)):
         try:
             async with asyncio.timeout(WAIT_TIMEOUT):
                 await _answered(process, caller, vm, request)

@@ -42,7 +42,7 @@ from domain.rules.scopes import Scope
 from domain.settings import Settings
 
 _READS = {"GET", "HEAD", "OPTIONS"}
-CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 4  # few, because each keeps its request slot, for seconds if no worker answers
+CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 4  # few, because each asks a worker and the cloud
 
 
 @dataclass(frozen=True, slots=True)

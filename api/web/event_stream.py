@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 
 from fastapi.responses import StreamingResponse
@@ -68,14 +68,14 @@ async def _parts(
     process: ProcessState, caller: Caller, last_id: str | None, render: Render, concerns: Callable[[Change], bool]
 ) -> AsyncGenerator[bytes]:
     signing = process.signing
-    last = None if last_id is None else _position(signing, last_id)
+    last, knows = (None, None) if last_id is None else _reached(signing, last_id)
     is_unknown = last_id is not None and last is None
     end = time.monotonic() + min(LONGEST_STREAM, _life(caller))
     # A client whose own login has not ended comes back, and has missed nothing.
-    with process.changes.follow(caller.id, last) as stream, process.epochs.calling(caller.id, stream.end):
+    with process.changes.follow(caller.id, last, knows) as stream, process.epochs.calling(caller.id, stream.end):
         yield f"retry: {_RECONNECT_AFTER}\n\n".encode()
         while (left := end - time.monotonic()) > 0 and (news := await stream.next(min(KEEP_ALIVE, left))) is not None:
-            events = _events(signing, news, render, concerns, is_unknown=is_unknown)
+            events = _events(partial(_id, signing, stream.knows), news, render, concerns, is_unknown=is_unknown)
             is_unknown = is_unknown and not news
             if not any(each.changes for each in news):
                 events = chain(events, [_sign_of_life(signing, stream)])
@@ -131,7 +131,7 @@ def _joined(events: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _events(
-    signing: Signing,
+    id_of: Callable[[Position], str],
     news: Iterable[News],
     render: Render,
     concerns: Callable[[Change], bool],
@@ -142,11 +142,11 @@ def _events(
     for each in news:
         if each.is_reset or is_unknown:
             is_unknown = False
-            yield _with_id(_event("reset", b"{}"), _id(signing, each.position))
+            yield _with_id(_event("reset", b"{}"), id_of(each.position))
         concerning = [change for change in each.changes if concerns(change)]
         for number, change in enumerate(concerning, 1):
             event = _event_of(change, render)
-            yield event if number < len(concerning) else _with_id(event, _id(signing, each.position))
+            yield event if number < len(concerning) else _with_id(event, id_of(each.position))
 
 
 def _life(caller: Caller) -> float:
@@ -156,7 +156,7 @@ def _life(caller: Caller) -> float:
 
 def _sign_of_life(signing: Signing, stream: Stream) -> bytes:
     """A comment, with the position of the client: it stays able to come back, however long nothing happens."""
-    id = f"id: {_id(signing, stream.position)}\n" if stream.position else ""
+    id = f"id: {_id(signing, stream.knows, stream.position)}\n" if stream.position else ""
     return _COMMENT + f" still here\n{id}\n".encode()
 
 
@@ -175,20 +175,23 @@ def _with_id(event: bytes, id: str) -> bytes:
     return b"".join([b"id: ", id.encode(), b"\n", event])
 
 
-def _id(signing: Signing, position: Position) -> str:
-    return _sealed(signing, position, int(time.time()))
+def _id(signing: Signing, knows: str | None, position: Position) -> str:
+    return _sealed(signing, knows, position, int(time.time()))
 
 
-@lru_cache(maxsize=16)
-def _sealed(signing: Signing, position: Position, now: int) -> str:
-    """The id of a position; many streams reach the same one in the same second."""
+@lru_cache(maxsize=64)
+def _sealed(signing: Signing, knows: str | None, position: Position, now: int) -> str:
+    """The id of a position; many streams of a user reach the same one in the same second."""
     # Sealed, because a made-up position could make PostgreSQL read all rows of all tables.
-    return security.seal(signing, [now, position.timeline, position.snapshot])
+    return security.seal(signing, [now, position.timeline, position.snapshot, knows])
 
 
-def _position(signing: Signing, id: str) -> Position | None:
-    """The position of an event's id; None if it is none of ours, or too old."""
+def _reached(signing: Signing, id: str) -> tuple[Position | None, str | None]:
+    """The position of an event's id, and what the client knew then; None if the id is none of ours, or too old.
+
+    Ids of earlier versions do not say what the client knew.
+    """
     match security.unseal(signing, id):
-        case [int(issued_at), str(timeline), str(snapshot)] if time.time() - issued_at < LONGEST_ABSENCE:
-            return Position(timeline, snapshot)
-    return None
+        case [int(issued_at), str(timeline), str(snapshot), *knows] if time.time() - issued_at < LONGEST_ABSENCE:
+            return Position(timeline, snapshot), knows[0] if knows else None
+    return None, None

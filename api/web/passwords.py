@@ -2,11 +2,14 @@
 
 import logging
 import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from fastapi import Request
 from sqlalchemy import update
 
 from api.web import security
+from api.web.admission import without_slot
 from api.web.dependencies import ProcessState
 from api.web.logins import Logins
 from api.web.origin import address_of, network_of, origin_of, source_of
@@ -42,12 +45,23 @@ def refuse_if_too_soon(logins: Logins, origin: str, account: str) -> None:
         raise ProblemError("too_many_failed_logins", detail, retry_after=delay)
 
 
+@asynccontextmanager
+async def turn_to_hash(process: ProcessState, request: Request, account: str = "") -> AsyncIterator[None]:
+    """Wait for one of the few turns to hash passwords, and have it; NoSlotError if too many wait or it takes too long.
+
+    Strangers can make others wait for these turns, so the request has no other slot meanwhile.
+    """
+    origin = origin_of(request.scope)
+    async with without_slot(request.scope), process.hashing.hold(origin, process.logins.rank(origin, account)):
+        yield
+
+
 async def is_right(process: ProcessState, request: Request, account: str, user: User | None, password: str) -> bool:
     """Whether the account has this password. A wrong one counts as a failed login of the account from this origin.
 
-    The caller holds a slot of `process.hashing`.
+    The caller has a turn to hash.
     """
-    if await _matches(process, origin_of(request.scope), account, user, password):
+    if await _matches(process, request, account, user, password):
         process.logins.note_success(origin_of(request.scope), account)
         return True
     process.logins.note_failure(origin_of(request.scope), account)
@@ -57,22 +71,23 @@ async def is_right(process: ProcessState, request: Request, account: str, user: 
 
 
 async def new_hash(process: ProcessState, request: Request, password: str) -> str:
-    """The hash of a new password. The caller holds a slot of `process.hashing`."""
+    """The hash of a new password. The caller has a turn to hash."""
     process.logins.note_use(origin_of(request.scope))
     return await security.hash_password(password)
 
 
-async def _matches(process: ProcessState, origin: str, account: str, user: User | None, password: str) -> bool:
+async def _matches(process: ProcessState, request: Request, account: str, user: User | None, password: str) -> bool:
     """Whether the account has this password, in any of its forms; it is stored in the first form from then on."""
     # An unknown user costs as much as a wrong password, so that the time does not tell which usernames exist.
     forms = password_forms(password)
     for form in forms:
-        process.logins.note_use(origin, account)
+        process.logins.note_use(origin_of(request.scope), account)
         if not await security.verify_password(form, user.password_hash if user else None):
             continue
         if user and form != forms[0]:
             changed = {"password_hash": await security.hash_password(forms[0])}
             same = (User.id == user.id, User.password_hash == user.password_hash)
+            await request.scope["take_slot"]()
             async with process.autocommit.connect() as connection:
                 await connection.execute(update(User).where(*same).values(changed))
         return True

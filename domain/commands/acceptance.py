@@ -70,7 +70,7 @@ class Accepted(Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class NewOperation:
-    """An operation that is not recorded yet; `actor` is the name of the requester.
+    """An operation that is not recorded yet; `actor` is the name of the requester, `requested_by` the id of a user.
 
     It acts on the VM that it claims, unless `resource_id` names a snapshot, volume or interface.
     """
@@ -83,6 +83,7 @@ class NewOperation:
     resource_type: Kind = Kind.VM
     resource_id: UUID | None = None
     id: UUID = field(default_factory=uuid4)
+    requested_by: UUID | None = None
 
     @property
     def input(self) -> dict[str, Any]:
@@ -92,6 +93,7 @@ class NewOperation:
 
 def requested(requester: Requester, action: Action, parameters: Parameters, **values: Any) -> NewOperation:
     """The operation for a user's request."""
+    values["requested_by"] = requester.user_id
     return NewOperation(action, requester.username, requester.request_id, parameters, **values)
 
 
@@ -231,6 +233,7 @@ def operation_row(
         "id": new.id,
         "owner_id": owner_id,
         "actor": new.actor,
+        "requested_by": new.requested_by,
         "action": new.action,
         "resource_type": new.resource_type,
         "resource_id": resource_id,

@@ -69,7 +69,6 @@ async def create_vms(tx: AsyncConnection, requester: Requester, wanted: Sequence
     address. If another request inserts it first, the unique index raises IntegrityError: call again.
     """
     plans = await _plan(tx, requester, wanted)
-    await quotas.lock(tx, {plan.project_id for plan in plans})
     interfaces = _interface_rows(plans)
     user_data = {plan.vm_id: plan.user_data for plan in plans if plan.user_data}
     values: dict[str, Any] = {
@@ -85,6 +84,7 @@ async def create_vms(tx: AsyncConnection, requester: Requester, wanted: Sequence
     if any(new.all_volumes for new in wanted):
         await boot_sources.claim_volumes(tx, [(rows[plan.vm_id], plan.new) for plan in plans])
         rows = await shown_vms(tx, rows)
+    await quotas.lock(tx, {plan.project_id for plan in plans})
     return [Accepted(rows[plan.vm_id], plan.operation.id) for plan in plans]
 
 

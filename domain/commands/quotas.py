@@ -26,7 +26,8 @@ async def reserve(tx: AsyncConnection, vm_id: UUID, *flavors: Flavor) -> None:
 async def lock(tx: AsyncConnection, project_ids: Collection[UUID]) -> None:
     """Lock what several projects use, in one order: two requests for the same projects must not wait for each other.
 
-    A request for one project locks it at its commit only.
+    Call it last. Everything that ends in one of the projects waits for this lock, and a request for one project has it
+    at its commit only.
     """
     if len(project_ids) > 1:
         is_one = ProjectUsage.project_id == any_(literal(list(project_ids), ARRAY(Uuid)))

@@ -231,6 +231,7 @@ class Interface(InCloud, Timestamps, Base):
 CloudResource = VM | Snapshot | Volume | Interface
 """The rows of what the cloud has, too."""
 
+TURN = text("COALESCE(requested_by, owner_id)")  # whose turn to be delivered an operation uses
 UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
 UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the operation, but no worker has begun it
 IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
@@ -239,9 +240,9 @@ IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)
 class Operation(Changing, Base):
     """An accepted request, its requester and its progress; also the outbox that the dispatcher delivers from.
 
+    `requested_by` is the id of the user `actor`; NULL if the service itself is the actor.
     `deliver_after` is the time of the next delivery attempt or, once delivered, of the next check of its workflow.
-    `deliveries` counts the deliveries that Temporal acknowledged, the last at `delivered_at`. It is 0 again if the
-    operation must be delivered anew.
+    `deliveries` counts those that Temporal acknowledged, the last at `delivered_at`; 0 again if it must be repeated.
     `signaled_run` is the run of the waiting workflow to which workflow recovery repeated the signal of a decision.
     `epoch` counts the workflows that were lost or closed too early. Only the workflow of this epoch records anything.
     `interruption` is the code that the operation ends with if its workflow closed without recording an end.
@@ -253,8 +254,8 @@ class Operation(Changing, Base):
         CheckConstraint(f"status IN {sql_list(OperationStatus)}", name="status"),
         CheckConstraint(f"(finished_at IS NULL) = (status IN {sql_list(OPEN_STATUSES)})", name="finished"),
         CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
-        Index("ix_operations_outbox", "owner_id", "deliver_after", "id", postgresql_where=UNDELIVERED),  # until 0028
-        Index("ix_operations_turns", "actor", "deliver_after", "id", postgresql_where=UNDELIVERED),
+        Index("ix_operations_turns", "actor", "deliver_after", "id", postgresql_where=UNDELIVERED),  # until 0030
+        Index("ix_operations_users", TURN, "deliver_after", "id", postgresql_where=UNDELIVERED),
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),
         Index("ix_operations_owner_created", "owner_id", "created_at", "id"),
@@ -269,6 +270,7 @@ class Operation(Changing, Base):
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     owner_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"))
     actor: Mapped[str]
+    requested_by: Mapped[UUID | None]
     action: Mapped[Action]
     status: Mapped[OperationStatus] = mapped_column(server_default="QUEUED")
     resource_type: Mapped[str]

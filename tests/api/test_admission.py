@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -15,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.app import RESERVED_CONNECTIONS
 from api.background import readiness
 from api.background.readiness import Check
-from api.web import security
+from api.web import consoles, security
 from api.web.logins import FREE_FAILURES
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, person, running
 from tests.api.test_problems import check_problem
+from tests.support.rows import add_vm
 
 LOGIN = {"username": "nobody", "password": "Correct-Horse-1"}
 
@@ -28,6 +30,13 @@ LOGIN = {"username": "nobody", "password": "Correct-Horse-1"}
 def settings(settings: Settings) -> Settings:
     """Four slots: two requests of one caller are served concurrently, and eight of its requests wait."""
     return settings.model_copy(update={"db_pool_size": 4 + RESERVED_CONNECTIONS, "db_max_overflow": 0})
+
+
+@asynccontextmanager
+async def one_slot(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The running application, which has one slot for all requests."""
+    async with running(settings.model_copy(update={"db_pool_size": 1 + RESERVED_CONNECTIONS})) as app:
+        yield app
 
 
 @asynccontextmanager
@@ -132,6 +141,50 @@ async def test_logins_wait_for_a_hashing_slot_and_the_excess_is_refused(
         answers = await asyncio.gather(*logins)
     assert max_concurrent == 1
     assert Counter(answer.status_code for answer in answers) == {401: FREE_FAILURES, 429: 20 - FREE_FAILURES}
+
+
+@pytest.mark.parametrize(("path", "body"), [("login", LOGIN), ("register", LOGIN | {"email": "n@example.com"})])
+async def test_while_passwords_of_strangers_are_hashed_users_have_all_slots(
+    engine: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, str]
+) -> None:
+    hashing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(*_: object) -> str:
+        hashing.set()
+        await go_on.wait()
+        return ""
+
+    monkeypatch.setattr(security, "verify_password", wait)
+    monkeypatch.setattr(security, "hash_password", wait)
+    async with one_slot(settings) as app:
+        user = await person(app, engine, settings, "ada")
+        request = asyncio.create_task(client_of(app).post(f"/auth/{path}", json=body))
+        await hashing.wait()
+        assert (await user.http.get("/vms")).status_code == 200
+        go_on.set()
+        assert (await request).status_code == {"login": 401, "register": 201}[path]
+
+
+async def test_while_a_worker_is_waited_for_others_have_all_slots(
+    engine: AsyncEngine, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(*_: object) -> None:
+        asking.set()
+        await go_on.wait()
+        raise TimeoutError
+
+    monkeypatch.setattr(consoles, "_answered", wait)
+    async with one_slot(settings) as app:
+        user, other = [await person(app, engine, settings, name) for name in ("ada", "bob")]
+        async with engine.begin() as tx:
+            vm = await add_vm(tx, user.user, launched_at=datetime.now(UTC))
+        request = asyncio.create_task(user.http.get(f"/vms/{vm.id}/console-log"))
+        await asking.wait()
+        assert (await other.http.get("/vms")).status_code == 200
+        go_on.set()
+        check_problem(await request, 503, "worker_unavailable")
 
 
 async def test_a_request_whose_body_never_arrives_holds_no_slot(ada: Person) -> None:

@@ -140,14 +140,14 @@ async def test_a_client_that_cannot_be_told_what_it_missed_is_told_to_read_anew(
         await client.next("comment")
     signing, last_id = app.state.vmapi.signing, client.last_id
     assert last_id
-    issued_at, timeline, snapshot = security.unseal(signing, last_id)
+    issued_at, timeline, snapshot, knows = security.unseal(signing, last_id)
     match which:
         case "made up":
             last_id = "1"
         case "too old":
-            last_id = security.seal(signing, [issued_at - event_stream.LONGEST_ABSENCE, timeline, snapshot])
+            last_id = security.seal(signing, [issued_at - event_stream.LONGEST_ABSENCE, timeline, snapshot, knows])
         case "of another database":
-            last_id = security.seal(signing, [issued_at, "000000FF", snapshot])
+            last_id = security.seal(signing, [issued_at, "000000FF", snapshot, knows])
         case _:
             monkeypatch.setattr(changes, "MOST_RESUMED", 2)
             for _ in range(3):

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.background import listeners
 from domain.data.accounts import SAME, User
 from domain.data.models import VM
 from domain.rules.states import Status
@@ -158,8 +159,9 @@ async def test_a_membership_ends_at_once_for_reads_writes_and_waits(
 
 
 async def test_a_stream_follows_the_projects_that_its_user_may_read(
-    app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine
+    app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(listeners, "RESET_PAUSE", 0.0)
     project = await project_of(ada, reader=bob)
     async with following(app, bob) as client:
         await client.next("comment")

@@ -21,6 +21,7 @@ from tests.api.conftest import FLAVOR, Person
 from tests.api.projects import project_of
 from tests.api.vm_resources import vm_of, volume_of
 from tests.support.rows import FLAVOR_IDS, NETWORK_IDS, add_interface, note_vms_changed
+from tests.support.waiting import wait_until_blocked
 
 AT_ONCE = 64
 SMALL = {"vcpus": 1, "ram_mb": 2048}  # m1.small
@@ -241,6 +242,19 @@ async def test_batches_of_two_projects_in_different_orders_do_not_wait_for_each_
     answers = await all_at_once(ada, "/vms/batch", bodies)
     assert {answer.status_code for answer in answers} == {202}
     assert (await used(ada))["vms"] == (await used(ada, UUID(other)))["vms"] == 16
+
+
+async def test_a_batch_for_two_projects_locks_neither_before_its_end(ada: Person, engine: AsyncEngine) -> None:
+    """Everything that ends in a project waits for the lock, in connections that all projects share."""
+    other = str(await project_of(ada))
+    async with engine.begin() as tx:
+        await tx.execute(text("LOCK TABLE vms IN EXCLUSIVE MODE"))
+        batch = asyncio.create_task(
+            ada.http.post("/vms/batch", json={"vms": [VM_BODY, VM_BODY | {"project_id": other}]})
+        )
+        await wait_until_blocked(engine, 1)
+        await tx.execute(select(ProjectUsage.project_id).with_for_update(nowait=True))
+    assert (await batch).status_code == 202
 
 
 async def test_wrong_counts_are_found_and_corrected(ada: Person, bob: Person, engine: AsyncEngine) -> None:

@@ -1,5 +1,8 @@
 """The fair queue on real PostgreSQL: which operations a lease picks, and how many."""
 
+from uuid import UUID, uuid4
+
+import pytest
 from sqlalchemy import func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -21,8 +24,9 @@ async def test_owners_take_turns_however_many_operations_one_of_them_has(engine:
 
 
 async def test_a_user_has_one_turn_with_any_number_of_projects(engine: AsyncEngine) -> None:
-    of_many = [id for _ in range(20) for id in await queue(engine, 2, actor="mallory")]
-    of_ada = await queue(engine, 4, actor="ada")
+    mallory = uuid4()
+    of_many = [id for _ in range(20) for id in await queue(engine, 2, requested_by=mallory)]
+    of_ada = await queue(engine, 4)
     first = set(await lease(engine, limit=4))
     assert len(first & set(of_ada)) == 2
     async with engine.begin() as tx:
@@ -33,8 +37,7 @@ async def test_a_user_has_one_turn_with_any_number_of_projects(engine: AsyncEngi
 
 
 async def test_the_members_of_one_project_take_turns(engine: AsyncEngine) -> None:
-    many = await queue(engine, 200, actor="mallory")
-    [one] = await queue(engine, 1, actor="ada")
+    many, [one] = await queue(engine, 200), await queue(engine, 1)
     async with engine.begin() as tx:
         await tx.execute(update(Operation).values(owner_id=select(Project.id).limit(1).scalar_subquery()))
     first = await lease(engine, limit=4)
@@ -42,12 +45,16 @@ async def test_the_members_of_one_project_take_turns(engine: AsyncEngine) -> Non
     assert set(first) - {one} <= set(many)
 
 
-async def test_names_that_stand_before_another_do_not_keep_it_waiting(engine: AsyncEngine) -> None:
-    for number in range(2 * fair_queue.ACTORS):
-        await queue(engine, 30, actor=f"victim-{number:03}")
-    [of_victim] = await queue(engine, 1, actor="victim-999")
-    for _ in range(80):  # one user in four gets a turn in each
-        leased = await lease(engine, limit=16)
+async def test_with_whatever_names_others_wait_a_user_has_a_turn(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are more of them than one statement sees, and all their names stand right before the user's."""
+    monkeypatch.setattr(fair_queue, "MOST_SEEN", 20)
+    for number in range(40):
+        await queue(engine, 60, actor=f"car-{number:03}")
+    [of_victim] = await queue(engine, 1, actor="carol")
+    for _ in range(200):  # one user in ten gets a turn in each
+        leased = await lease(engine, limit=4)
         if of_victim in leased:
             return
         async with engine.begin() as tx:
@@ -56,8 +63,13 @@ async def test_names_that_stand_before_another_do_not_keep_it_waiting(engine: As
     raise AssertionError("the victim has had no turn")
 
 
+async def test_what_earlier_code_has_accepted_waits_for_the_turn_of_its_project(engine: AsyncEngine) -> None:
+    early, late = await queue(engine, 3, requested_by=None), await queue(engine, 3)
+    assert set(await lease(engine, limit=2)) == {early[0], late[0]}
+
+
 async def test_owners_beyond_the_limit_of_one_statement_are_served_by_the_next_ones(engine: AsyncEngine) -> None:
-    ids = [id for _ in range(fair_queue.ACTORS + 8) for id in await queue(engine, 2)]
+    ids = [id for _ in range(fair_queue.USERS + 8) for id in await queue(engine, 2)]
     shares = [await lease(engine, limit=16) for _ in range(4 * len(ids) // 16)]
     assert {id for share in shares for id in share} == set(ids)
 
@@ -86,12 +98,12 @@ async def test_the_statement_uses_the_partial_indexes(engine: AsyncEngine) -> No
         await tx.execute(end.values(status=OperationStatus.SUCCEEDED, finished_at=func.now()))
         await outbox.note_delivered(tx, [delivered], 60.0)
     statement = select(fair_queue.next_operations(16)).compile(dialect=engine.dialect)
-    parameters = statement.params | {"start": ""}  # the plan depends on how many users come after it
+    parameters = statement.params | {"start": UUID(int=0)}  # the plan depends on how many users come after it
     values = tuple(parameters[name] for name in statement.positiontup or [])
     async with database.autocommit(engine).connect() as connection:
         await connection.execute(text("VACUUM ANALYZE operations"))
         plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN ANALYZE {statement}", values)).scalars())
-    assert plan.count("using ix_operations_turns") == 5, plan
+    assert plan.count("using ix_operations_users") == 5, plan
     assert "ix_operations_delivered" in plan
     assert "Seq Scan" not in plan
 

@@ -22,7 +22,8 @@ async def queue(engine: AsyncEngine, count: int, **values: Any) -> list[UUID]:
     async with engine.begin() as tx:
         user = await add_user(tx)
         vm = await add_vm(tx, user)
-        model = await add_operation(tx, vm, Action.STOP, status=QUEUED, **{"actor": user.username} | values)
+        by: dict[str, Any] = {"actor": user.username, "requested_by": user.id}
+        model = await add_operation(tx, vm, Action.STOP, status=QUEUED, **by | values)
         row = {name: getattr(model, name) for name in Operation.__table__.columns.keys() if name != "id"}  # noqa: SIM118
         rows = [row | {"deliver_after": model.deliver_after + timedelta(milliseconds=n)} for n in range(1, count)]
         ids = [model.id]

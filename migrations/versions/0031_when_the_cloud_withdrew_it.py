@@ -3,15 +3,15 @@
 What is not offered now counts from now on. Earlier code keeps working: what it withdraws gets its time at the next
 reading by this version, and what it offers again is not deleted, whatever its time is.
 
-Revision ID: 0029
-Revises: 0028
+Revision ID: 0031
+Revises: 0030
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0029"
-down_revision = "0028"
+revision = "0031"
+down_revision = "0030"
 branch_labels = None
 depends_on = None
 
