@@ -34,7 +34,8 @@ class Rights(NamedTuple):
     worker: frozenset[str]
 
 
-_CATALOGUE = Rights(READ, READ | ADD | CHANGE)  # the workers of a real cloud renew it
+# The workers of a real cloud renew it. The API locks and removes what the cloud has not offered for long.
+_CATALOGUE = Rights(READ | CHANGE | REMOVE, READ | ADD | CHANGE)
 _ONLY_API, _ONLY_WORKERS = Rights(ROWS, NOTHING), Rights(NOTHING, ROWS)
 
 HOME: Final = "public"
@@ -57,8 +58,8 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
         "project_quotas": Rights(READ | ADD | CHANGE, READ),
         "project_usage": Rights(ROWS, READ | CHANGE),
         # What can be asked for.
-        "flavors": Rights(READ | ADD, READ | ADD | CHANGE),  # a server that is adopted may have an unknown one
-        "images": Rights(READ | ADD, READ | ADD | CHANGE),
+        "flavors": Rights(ROWS, READ | ADD | CHANGE),  # a server that is adopted may have an unknown one
+        "images": Rights(ROWS, READ | ADD | CHANGE),
         "networks": _CATALOGUE,
         "security_groups": _CATALOGUE,
         "availability_zones": _CATALOGUE,

@@ -10,6 +10,7 @@ more than a page of them.
 """
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -61,7 +62,7 @@ async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> AsyncItera
     async for rows in pages(reader, _VOLUMES):
         volumes = await backend.list_volumes(refs(rows))
         found = [difference for row in rows.values() for difference in _volume_drift(row, volumes.get(row.id))]
-        yield await _still_found(reader, _VOLUMES, rows, found)
+        yield await _still_found(reader, _VOLUMES, rows, await _note_lost_servers(reader, backend, found))
     async for rows in pages(reader, _SNAPSHOTS):
         images = await backend.list_images(refs(rows))
         gone = [row for row in rows.values() if row.id not in images]
@@ -79,7 +80,10 @@ async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows)
     found = [difference for vm in vms.values() for difference in _vm_drift(vm, servers.get(vm.id), images)]
     with_port = ports.by_interface(plugged, interfaces.values())
     unplugged = [row for row in interfaces.values() if row.id not in with_port]
-    gone = [_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row) for row in unplugged]
+    gone = [
+        replace(_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row), with_server=row.vm_id not in servers)
+        for row in unplugged
+    ]
     gone = list(await _still_found(reader, _INTERFACES, interfaces, gone))
     # The VM of an interface must not have changed either. A delete of the VM removes the ports before the rows.
     vm_ids = {difference.id for difference in found} | {interfaces[interface.id].vm_id for interface in gone}
@@ -99,6 +103,18 @@ async def _known_images(reader: AsyncEngine, vms: Rows, servers: Mapping[UUID, S
     others = [UUID(image_id) for image_id, known in found.items() if image_id != str(known)]
     images = await read(reader, select(Image.id).where(is_one_of(Image.id, others))) if others else {}
     return {str(id) for id in images}
+
+
+async def _note_lost_servers(reader: AsyncEngine, backend: ComputeBackend, found: Found) -> Found:
+    """Return the differences of volumes. Those that are gone say whether the server that had them is gone, too."""
+    vm_of = {
+        each.id: UUID(each.seen["vm_id"]) for each in found if each.drift is Drift.VOLUME_GONE and "vm_id" in each.seen
+    }
+    if not vm_of:
+        return found
+    vms = await read(reader, select(VM.id, VM.cloud_id).where(is_one_of(VM.id, set(vm_of.values()))))
+    servers = await backend.list_servers(refs(vms))
+    return [replace(each, with_server=each.id in vm_of and vm_of[each.id] not in servers) for each in found]
 
 
 async def _still_found(reader: AsyncEngine, query: Query, before: Rows, found: Found) -> Found:

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from activities.backends.protocol import ComputeBackend
+from activities.backends.protocol import BackendError, ComputeBackend
 from activities.backends.resources import Listed, Ref
 from activities.recovery import leftovers
 from activities.recovery.rows import Query, Rows, is_one_of, read
@@ -68,10 +68,15 @@ async def find_orphans(engine: AsyncEngine, backend: ComputeBackend) -> AsyncIte
 
 
 async def _inventory(backend: ComputeBackend, kind: Kind) -> AsyncIterator[Items]:
-    """Yield the pages of the cloud's inventory of one kind."""
+    """Yield the pages of the cloud's inventory of one kind; BackendError if a page comes a second time."""
     page = await backend.inventory(kind, None)
     yield page.items
+    asked = set[str]()
     while page.next is not None:
+        if page.next in asked:
+            message = f"The cloud's inventory of the kind {kind} has no end: a page names an earlier one as the next."
+            raise BackendError("cloud_unavailable", message, retryable=True)
+        asked.add(page.next)
         page = await backend.inventory(kind, page.next)
         yield page.items
 

@@ -34,8 +34,10 @@ COUNT_INTERVAL = 3600.0  # seconds between two counts of what projects use: they
 # comparison. So the time between the two comparisons must be at least this part of INTERVAL.
 CONFIRM_AFTER_INTERVALS = 0.6
 # If more resources than this are gone at once, the answer is probably wrong: credentials of another project, or a cloud
-# that is partly down. The findings are shown to admins, but nothing is marked as gone.
+# that is partly down. The findings are shown to admins, but nothing is marked as gone. What is gone together with its
+# server does not count: one VM may have more interfaces than this.
 MAX_GONE = 50
+MOST_MARKED = 1_000  # as gone, after one comparison; the next one finds the others again
 
 
 class Confirmed(NamedTuple):
@@ -81,9 +83,9 @@ class Reconciler:
         gone_count, gone = 0, list[Confirmed]()
         async for differences in drift_detection.find_drift(self._engine, self._backend):
             confirmed = await self._record(differences, began)
-            gone_count += sum(found.drift in GONE for found in differences)
+            gone_count += sum(found.drift in GONE and not found.with_server for found in differences)
             # Only when the comparison is complete is it known whether too many resources are gone.
-            gone += [found for found in confirmed if found.difference.drift in GONE][: MAX_GONE - len(gone)]
+            gone += [found for found in confirmed if found.difference.drift in GONE][: MOST_MARKED - len(gone)]
             await self._repair(found for found in confirmed if found.difference.drift not in GONE)
         async with self._engine.begin() as tx:
             await findings.resolve_unseen(tx, began)

@@ -16,6 +16,7 @@ from api.web.lists import Order
 from api.web.pages import WantedPage
 from domain.data.audit import AuditEvent
 from domain.rules.accounts import Event, Outcome
+from domain.rules.text import in_nfc
 
 routes = router("/admin/audit", "admin")
 
@@ -45,7 +46,8 @@ async def _conditions(  # noqa: PLR0913, PLR0917 - FastAPI passes every paramete
     wanted: list[tuple[Any, Callable[[Any], ColumnElement[bool]]]] = [
         # PostgreSQL makes both sides lower case, because in a Turkish database it has other small letters than Python.
         (actor, lambda name: func.lower(AuditEvent.actor) == func.lower(name)),
-        (target, lambda name: func.lower(AuditEvent.target) == func.lower(name)),
+        # Names are kept in NFC, except those with which somebody has only tried to log in.
+        (target, lambda name: func.lower(AuditEvent.target).in_([func.lower(name), func.lower(in_nfc(name))])),
         (event, lambda kind: AuditEvent.event == kind),
         (outcome, lambda kind: AuditEvent.outcome == kind),
         (address, lambda value: AuditEvent.address == value),

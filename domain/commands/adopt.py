@@ -4,10 +4,11 @@ Nothing changes in the cloud. What the workers saw of the server last becomes ro
 then, the next comparisons of the cloud with the database find that out, as for every VM.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID, uuid5
 
-from sqlalchemy import ARRAY, Text, and_, any_, case, delete, insert, literal, or_, select, tuple_, update
+from sqlalchemy import ARRAY, Text, and_, any_, case, delete, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -22,10 +23,12 @@ from domain.data.views import shown_vm
 from domain.rules.errors import FieldIssue, NotAdoptableError, NotFoundError, UnknownReferenceError
 from domain.rules.resources import AttachmentStatus, VolumeStatus
 from domain.rules.states import Action, Status
+from domain.rules.text import tidy
 
 Owner = UUID | str
 """A project's id, or the name of a user whose personal project is meant."""
 
+_WITHDRAWN: Final[Mapping[str, Any]] = {"is_available": False, "withdrawn_at": func.now()}
 _NAMESPACE = UUID("5b0f5f5c-3c39-4a6e-9a3c-0c8e7c1f2d61")
 
 
@@ -113,12 +116,17 @@ async def _flavor(tx: AsyncConnection, found: FoundServer) -> UUID:
     """
     size = (found.vcpus, found.ram_mb, found.disk_gb)
     has_size = tuple_(Flavor.vcpus, Flavor.ram_mb, Flavor.disk_gb) == size
-    preference = (case((Flavor.name == found.flavor, 0), else_=1), Flavor.is_available.desc(), Flavor.name, Flavor.id)
+    preference = (
+        case((Flavor.name == tidy(found.flavor), 0), else_=1),
+        Flavor.is_available.desc(),
+        Flavor.name,
+        Flavor.id,
+    )
     present: UUID | None = await tx.scalar(select(Flavor.id).where(has_size).order_by(*preference).limit(1))
     if present is not None:
         return present
     id, name = uuid5(_NAMESPACE, f"{found.flavor}/{size}"), found.flavor or "x".join(map(str, size))
-    row = {"id": id, "name": name, "vcpus": size[0], "ram_mb": size[1], "disk_gb": size[2], "is_available": False}
+    row = {"id": id, "name": name, "vcpus": size[0], "ram_mb": size[1], "disk_gb": size[2], **_WITHDRAWN}
     await tx.execute(upsert(Flavor).values(row).on_conflict_do_nothing())
     return id
 
@@ -126,7 +134,7 @@ async def _flavor(tx: AsyncConnection, found: FoundServer) -> UUID:
 async def _image(tx: AsyncConnection, found: FoundServer) -> UUID:
     """Return the server's image. If the catalogue has never had it, it gets one that cannot be asked for."""
     assert found.image_id is not None  # noqa: S101 - otherwise there is an obstacle
-    row = {"id": found.image_id, "name": str(found.image_id), "size_gb": 0, "is_default": False, "is_available": False}
+    row = {"id": found.image_id, "name": str(found.image_id), "size_gb": 0, "is_default": False, **_WITHDRAWN}
     await tx.execute(upsert(Image).values(row).on_conflict_do_nothing())
     return found.image_id
 

@@ -19,7 +19,7 @@ from domain.commands.boot_sources import BootSource, Sources
 from domain.commands.new_interfaces import NewInterface, find_interfaces
 from domain.commands.new_vm import NewVM
 from domain.commands.offers import Chosen, OfferedFlavor, find_offers
-from domain.commands.placement import Group, find_groups
+from domain.commands.placement import Place, find_places
 from domain.commands.ssh_keys import public_keys, unknown_keys
 from domain.data.bulk import POSITION, insert_all, to_parameter
 from domain.data.guests import UserData
@@ -41,7 +41,7 @@ class _Plan:
     new: NewVM
     chosen: Chosen
     source: BootSource
-    groups: list[Group] | None
+    place: Place
     interfaces: Sequence[NewInterface]
     user_data: bytes | None
     vm_id: UUID
@@ -92,7 +92,7 @@ async def _plan(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewV
     """Find everything that the new VMs name, and check it."""
     projects = await _projects(tx, requester, wanted)
     sources = await boot_sources.find_sources(tx, set(projects), wanted)
-    groups, issues = await find_groups(tx, wanted)
+    places, issues = await find_places(tx, wanted)
     keys = await public_keys(tx, requester, (name for new in wanted for name in new.ssh_keys))
     offers, chosen = await find_offers(tx, wanted), []
     for new, project_id in zip(wanted, projects, strict=True):
@@ -114,11 +114,11 @@ async def _plan(tx: AsyncConnection, requester: Requester, wanted: Sequence[NewV
             new,
             choice,
             source,
-            groups[index],
+            places[index],
             interfaces[index],
             documents[index],
             uuid4(),
-            requested(requester, Action.CREATE, _parameters(new, choice, source, groups[index])),
+            requested(requester, Action.CREATE, _parameters(new, choice, source, places[index])),
             projects[index],
         )
         for index, (new, choice, source) in enumerate(zip(wanted, chosen, found, strict=True))
@@ -139,15 +139,15 @@ def _boot_source(sources: Sources, new: NewVM, chosen: Chosen) -> BootSource:
     return source
 
 
-def _parameters(new: NewVM, chosen: Chosen, source: BootSource, groups: list[Group] | None) -> CreateVM:
+def _parameters(new: NewVM, chosen: Chosen, source: BootSource, place: Place) -> CreateVM:
     return CreateVM(
         new.name,
         chosen.flavor.id,
         source.image_id,
         [network.id for network in chosen.networks],
         ip_addresses={chosen.networks[index].id: address for index, address in new.ip_addresses.items()} or None,
-        availability_zone=new.placement.availability_zone,
-        security_groups=[group["name"] for group in groups] if groups else None,
+        availability_zone=place.zone,
+        security_groups=[group["name"] for group in place.groups] if place.groups else None,
         snapshot_id=new.snapshot_id,
         boot_volume_id=new.boot_volume.volume_id if new.boot_volume else None,
         volume_ids=[volume.volume_id for volume in new.volumes] or None,
@@ -166,8 +166,8 @@ def _vm_row(plan: _Plan) -> dict[str, Any]:
         "image_id": plan.source.image_id,
         "labels": plan.new.labels,
         "operation_id": plan.operation.id,
-        "availability_zone": plan.new.placement.availability_zone,
-        "security_groups": plan.groups,
+        "availability_zone": plan.place.zone,
+        "security_groups": plan.place.groups,
         "snapshot_id": plan.new.snapshot_id,
         "boot_volume_id": plan.new.boot_volume.volume_id if plan.new.boot_volume else None,
     }
@@ -207,7 +207,7 @@ def _example() -> _Plan:
     new = NewVM("", Choice(some_id, ""))
     operation = NewOperation(Action.CREATE, "", "", CreateVM("", some_id, some_id, []))
     chosen, source = Chosen(flavor, None, ()), BootSource(some_id)
-    return _Plan(new, chosen, source, None, [NewInterface(some_id, None, None)], None, some_id, operation, some_id)
+    return _Plan(new, chosen, source, Place(), [NewInterface(some_id, None, None)], None, some_id, operation, some_id)
 
 
 _EXAMPLE = _example()

@@ -39,7 +39,7 @@ async def attach_interface(
         Network.allocates,
         case((Network.allocates, addresses.likely_free)).label("free"),
     )
-    named = or_(Network.id == choice.id, Network.name == choice.name)
+    named = or_(Network.id == choice.id, Network.name.in_(choice.spellings))
     found = (await tx.execute(select(*columns).where(named, Network.is_available))).all()
     network = pick_one(found, choice, "network")
     network_id, name = network.id, network.name

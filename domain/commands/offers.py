@@ -112,9 +112,10 @@ async def find_offers(tx: AsyncConnection, wanted: Sequence[NewVM]) -> Offers:
 
 
 def _parameters(kind: str, choices: Iterable[Choice], *, by_name: bool) -> dict[str, Any]:
-    ids, names = {choice.id for choice in choices}, {choice.name for choice in choices}
-    values: dict[str, Any] = {f"{kind}_ids": [id for id in ids if id]}
-    return values | {f"{kind}_names": [name for name in names if name]} if by_name else values
+    values: dict[str, Any] = {f"{kind}_ids": list({choice.id for choice in choices if choice.id})}
+    if by_name:
+        values[f"{kind}_names"] = list({name for choice in choices for name in choice.spellings})
+    return values
 
 
 def _noting(issues: list[FieldIssue], picked: T | FieldIssue) -> T | None:

@@ -7,18 +7,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Row, Text, Uuid, any_, literal, or_, select
+from sqlalchemy import ARRAY, ColumnElement, Row, Text, Uuid, any_, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.orm import InstrumentedAttribute
 
 from domain.commands.new_vm import NewVM
+from domain.data import search
 from domain.data.models import Interface, Network
 from domain.data.placement import AvailabilityZone, SecurityGroup
 from domain.rules import addresses
 from domain.rules.errors import AddressInUseError, FieldIssue, InvalidAddressError, UnknownReferenceError
 from domain.rules.references import Choice, pick
+from domain.rules.text import in_nfc
 
 Group = dict[str, str]
 """A security group as a VM's row keeps it: `id` and `name`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a new VM is to be, in the cloud's spelling. None leaves the zone or the groups to the cloud."""
+
+    zone: str | None = None
+    groups: list[Group] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +41,17 @@ class Wanted:
     ip_address: str
 
 
-async def find_groups(
+async def find_places(tx: AsyncConnection, wanted: Sequence[NewVM]) -> tuple[Sequence[Place], list[FieldIssue]]:
+    """The zone and the security groups of each new VM, each group once, and what is wrong with them."""
+    zones, issues = await _zones_of(tx, wanted)
+    groups, more = await _groups_of(tx, wanted)
+    return [Place(*each) for each in zip(zones, groups, strict=True)], issues + more
+
+
+async def _groups_of(
     tx: AsyncConnection, wanted: Sequence[NewVM]
 ) -> tuple[Sequence[list[Group] | None], list[FieldIssue]]:
-    """The security groups of each new VM, each once, and what is wrong with them and with the zones."""
-    issues = await _check_zones(tx, wanted)
-    choices = [_choices(new) for new in wanted]
+    choices, issues = [_choices(new) for new in wanted], list[FieldIssue]()
     if not any(choices):
         return [None] * len(wanted), issues
     found = await _find_groups(tx, [choice for each in choices for choice in each or ()])
@@ -56,23 +72,33 @@ def _choices(new: NewVM) -> list[Choice] | None:
     return [Choice(name, f"{new.at}security_groups/{index}") for index, name in enumerate(names)]
 
 
-async def _check_zones(tx: AsyncConnection, wanted: Sequence[NewVM]) -> list[FieldIssue]:
-    zones = [(new.placement.availability_zone, new.at) for new in wanted if new.placement.availability_zone is not None]
-    if not zones:
-        return []
-    names = literal([zone for zone, _ in zones], ARRAY(Text))
-    known = select(AvailabilityZone.name).where(AvailabilityZone.name == any_(names), AvailabilityZone.is_available)
-    found = set(await tx.scalars(known))
-    return [
-        FieldIssue(f"{at}availability_zone", UnknownReferenceError.code, f"There is no such availability zone: {zone}.")
-        for zone, at in zones
-        if zone not in found
+async def _zones_of(tx: AsyncConnection, wanted: Sequence[NewVM]) -> tuple[Sequence[str | None], list[FieldIssue]]:
+    zones = [new.placement.availability_zone for new in wanted]
+    if not any(zones):
+        return zones, []
+    has_name = _is_named(AvailabilityZone.name, [zone for zone in zones if zone])
+    found = (await tx.scalars(select(AvailabilityZone.name).where(has_name, AvailabilityZone.is_available))).all()
+    # A name that is written as it was sent comes first.
+    known = {in_nfc(name): name for name in found} | {name: name for name in found}
+    spelled = [known.get(zone) or known.get(in_nfc(zone)) if zone else None for zone in zones]
+    issues = [
+        FieldIssue(
+            f"{new.at}availability_zone", UnknownReferenceError.code, f"There is no such availability zone: {zone}."
+        )
+        for new, zone, name in zip(wanted, zones, spelled, strict=True)
+        if zone and not name
     ]
+    return spelled, issues
+
+
+def _is_named(column: InstrumentedAttribute[str], names: Sequence[str]) -> ColumnElement[bool]:
+    # Zones and groups have the cloud's spelling, which goes back to it.
+    return search.in_nfc(column) == any_(literal([in_nfc(name) for name in names], ARRAY(Text)))
 
 
 async def _find_groups(tx: AsyncConnection, choices: Iterable[Choice]) -> Sequence[Row[UUID, str]]:
     names, ids = zip(*((choice.name, choice.id) for choice in choices), strict=True)
-    has_name = SecurityGroup.name == any_(literal(list(names), ARRAY(Text)))
+    has_name = _is_named(SecurityGroup.name, [name for name in names if name])
     has_id = SecurityGroup.id == any_(literal([id for id in ids if id], ARRAY(Uuid)))
     statement = select(SecurityGroup.id, SecurityGroup.name).where(or_(has_name, has_id), SecurityGroup.is_available)
     return (await tx.execute(statement)).all()

@@ -42,7 +42,7 @@ MEMBERS: Final[Rows] = select(
 async def create_project(tx: AsyncConnection, requester: Requester, name: str) -> UUID:
     """Make a project that the requester owns, and return its id; QuotaExceededError."""
     # The lock makes two requests of one user count one after the other. It holds up nothing else.
-    await tx.execute(select(User.id).where(User.id == requester.user_id).with_for_update(key_share=True))
+    await _lock_user(tx, requester.user_id)
     # Those that others have made do not count: anybody can make anybody an owner.
     created = select(func.count()).where(Project.created_by == requester.user_id, Project.deleted_at.is_(None))
     number = await tx.scalar(created) or 0
@@ -74,6 +74,9 @@ async def set_member(
         await _check_another_owner(tx, project, user.id)
     if present is None:
         await _check_room(tx, "members", MOST_MEMBERS, ProjectMember.project_id == project_id)
+        # Owners of other projects may add the same user now. The lock makes them count one after the other. Nobody who
+        # holds it waits for a project, so the order is the project, then the user.
+        await _lock_user(tx, user.id)
         await _check_room(tx, "projects of the user", MOST_JOINED, ProjectMember.user_id == user.id)
     key = {"project_id": project_id, "user_id": user.id}
     values = {"role": role, "accepted": is_own}
@@ -124,6 +127,10 @@ async def _lock(tx: AsyncConnection, requester: Requester, project_id: UUID, ver
         raise NotFoundError("project", project_id)
     access.check(await _role(tx, project_id, requester.user_id), verb, "project", project_id)
     return project
+
+
+async def _lock_user(tx: AsyncConnection, user_id: UUID) -> None:
+    await tx.execute(select(User.id).where(User.id == user_id).with_for_update(key_share=True))
 
 
 async def _user(tx: AsyncConnection, username: str) -> User:

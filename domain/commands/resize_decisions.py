@@ -92,7 +92,7 @@ async def latest_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
 
 
 async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None:
-    """The VM's latest resize, if no confirm or revert of it has succeeded; for a VM in any status.
+    """The VM's latest resize, if no confirm or revert of it has succeeded and both flavors are there; in any status.
 
     Only for a reset to VERIFY_RESIZE: in that status the latest resize is undecided by definition, and no comparison
     of times, which a clock that steps back would mislead, has to tell.
@@ -103,7 +103,13 @@ async def undecided_resize(tx: AsyncConnection, vm_id: UUID) -> Operation | None
     decisions = (Operation.vm_id == vm_id, Operation.action.in_(RESIZE_DECISIONS))
     later = (Operation.status == OperationStatus.SUCCEEDED, Operation.created_at > resize.created_at)
     is_decided = await tx.scalar(select(Operation.id).where(*decisions, *later).limit(1))
-    return None if is_decided else resize
+    if is_decided:
+        return None
+    # Only a VM in VERIFY_RESIZE keeps the flavors that the cloud no longer offers.
+    parameters = parameters_of(resize, Resize)
+    both = {parameters.flavor_id, parameters.previous_flavor_id}
+    there = await tx.scalar(select(func.count()).select_from(Flavor).where(Flavor.id.in_(both)))
+    return resize if there == len(both) else None
 
 
 async def can_be_decided(tx: AsyncConnection, vm_id: UUID, resize_id: UUID) -> bool:

@@ -28,6 +28,7 @@ from domain.data.queries import fetch_one, get_operation, lock_vm
 from domain.rules.errors import NotFoundError, NotRetryableError, UnknownReferenceError
 from domain.rules.references import Choice
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus
+from domain.rules.text import tidy
 
 Retry = Callable[[AsyncConnection, Requester, Operation], Awaitable[Accepted[Any]]]
 
@@ -110,7 +111,8 @@ async def _attach_interface(tx: AsyncConnection, requester: Requester, failed: O
     # The interface's row was deleted when the attach failed.
     earlier = parameters_of(failed, Interface)
     # An earlier version recorded the name only, and names were unique.
-    is_it = Network.id == earlier.network_id if earlier.network_id else Network.name == earlier.network
+    names = {earlier.network, tidy(earlier.network)}  # the catalogue had the cloud's spelling then, and has ours now
+    is_it = Network.id == earlier.network_id if earlier.network_id else Network.name.in_(names)
     network_id = await tx.scalar(select(Network.id).where(is_it, Network.is_available))
     if network_id is None:
         raise UnknownReferenceError(f"There is no network {earlier.network} any more.", [])

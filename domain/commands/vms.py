@@ -43,7 +43,7 @@ async def resize_vm(
     """
     vm = await lock_changeable_vm(tx, requester, vm_id)
     await check_allowed(tx, vm, Action.RESIZE)  # a refusal by the state comes before one by the flavor
-    is_either = or_(Flavor.id == vm.flavor_id, Flavor.id == choice.id, Flavor.name == choice.name)
+    is_either = or_(Flavor.id == vm.flavor_id, Flavor.id == choice.id, Flavor.name.in_(choice.spellings))
     flavors = await fetch_all(tx, select(Flavor).where(is_either))
     flavor = pick_one([flavor for flavor in flavors if flavor.is_available], choice, "flavor")
     previous = next(flavor for flavor in flavors if flavor.id == vm.flavor_id)

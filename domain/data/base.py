@@ -97,12 +97,14 @@ class Changing:
 
 
 class Offered:
-    """The last column of a table of the catalogue: whether one can ask for the row.
+    """The last columns of a table of the catalogue: whether one can ask for the row, and since when one cannot.
 
-    If one can no longer, the row stays, because VMs may have it, but no list has it.
+    If one can no longer, the row stays, because VMs may have it, but no list has it. `domain/upkeep/withdrawn.py` says
+    how long.
     """
 
     is_available: Mapped[bool] = mapped_column(server_default="true", sort_order=1)
+    withdrawn_at: Mapped[datetime | None] = mapped_column(sort_order=2)
 
 
 class Placed:

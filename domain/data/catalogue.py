@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
-from sqlalchemy import ARRAY, Uuid, all_, literal, select, tuple_, update
+from sqlalchemy import ARRAY, Uuid, all_, func, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -86,17 +86,19 @@ async def replace(  # noqa: PLR0913, PLR0917 - a list of each kind
 
 async def _replace(tx: AsyncConnection, model: type[_Model], rows: Rows) -> None:
     is_gone = _is_none_of(model, [row["id"] for row in rows])
-    await tx.execute(update(model).where(model.is_available, is_gone).values(is_available=False))
+    # The version before withdraws rows without a time.
+    is_new = or_(model.is_available, model.withdrawn_at.is_(None))
+    await tx.execute(update(model).where(is_gone, is_new).values(is_available=False, withdrawn_at=func.now()))
     if not rows:
         return
     statement = insert(model)
-    columns = [*(name for name in rows[0] if name != "id"), "is_available"]
+    columns = [*(name for name in rows[0] if name != "id"), "is_available", "withdrawn_at"]
     changes = {name: statement.excluded[name] for name in columns}
     present = tuple_(*(model.__table__.c[name] for name in columns))
     has_changed = present.is_distinct_from(tuple_(*changes.values()))
     await tx.execute(
         statement.on_conflict_do_update(index_elements=["id"], set_=changes, where=has_changed),
-        [{**row, "is_available": True} for row in rows],
+        [{**row, "is_available": True, "withdrawn_at": None} for row in rows],
     )
 
 

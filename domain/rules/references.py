@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Protocol, TypeVar
 from uuid import UUID
 
 from domain.rules.errors import FieldIssue, ServiceError, UnknownReferenceError, unknown_id
+from domain.rules.text import in_nfc
 
 MOST_CANDIDATES: Final = 20  # ids in one error; a cloud may have hundreds of images with one name
 
@@ -42,6 +43,11 @@ class Choice:
         """The value as a name; None if it can only be an id."""
         return self.value if isinstance(self.value, str) else None
 
+    @property
+    def spellings(self) -> set[str]:
+        """The name as it was sent, and in NFC; empty if the value can only be an id."""
+        return {self.value, in_nfc(self.value)} if isinstance(self.value, str) else set()
+
 
 class AmbiguousNameError(ServiceError):
     """Several things have a name that the body uses. The issues have the ids of these things."""
@@ -65,10 +71,15 @@ class RepeatedItemsError(ServiceError):
 
 
 def pick(found: Sequence[T], choice: Choice, word: str) -> T | FieldIssue:
-    """Return the one that the request has chosen, or what is wrong with the choice; `word` is for example "flavor"."""
+    """Return the one that the request has chosen, or what is wrong with the choice; `word` is for example "flavor".
+
+    Names are equal if they are equal in NFC: keyboards and files differ in how they write an accented letter.
+    """
     id, name = choice.id, choice.name
-    # As in Nova, an id comes before a name that looks like this id.
+    # As in Nova, an id comes before a name that looks like this id. A name that is written as it was sent comes first.
     matches = [each for each in found if each.id == id] or [each for each in found if each.name == name]
+    if not matches and name is not None:
+        matches = [each for each in found if in_nfc(each.name) == in_nfc(name)]
     match matches:
         case [one]:
             return one

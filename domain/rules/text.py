@@ -48,7 +48,12 @@ _CJK_WITH_OTHER_FORMS = range(0x2F800, 0x2FA20)
 
 def tidy(text: str) -> str:
     """The text without white space around it, in the form NFC: texts that look the same are the same."""
-    return normalize("NFC", text.strip())
+    return in_nfc(text.strip())
+
+
+def in_nfc(text: str) -> str:
+    """The text in the form NFC, to compare it: texts that look the same are the same."""
+    return normalize("NFC", text)
 
 
 def find_unseen(text: str) -> str | None:

@@ -53,7 +53,8 @@ class Difference:
     """One difference: its kind, the resource, and what was `seen` of it on both sides, as JSON.
 
     `held_by` is the operation that last held the resource, or None if the database does not know the resource. It is
-    confirmed only after `min_age` seconds, however often it is seen.
+    confirmed only after `min_age` seconds, however often it is seen. `with_server`: the resource is gone, and so is the
+    server that had it.
     """
 
     drift: Drift
@@ -62,6 +63,7 @@ class Difference:
     seen: dict[str, Any] = field(default_factory=dict)
     held_by: UUID | None = None
     min_age: float = 0.0
+    with_server: bool = False
 
 
 async def record(

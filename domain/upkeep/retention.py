@@ -2,7 +2,8 @@
 
 An operation stays as long as something needs it: a row names it in `operation_id`, a retry names it, or it belongs to a
 resize whose decision a workflow may still wait for. A DELETED VM goes with its deletes (the last one names those that
-failed before it in `retry_of`), after all its other operations and its snapshots.
+failed before it in `retry_of`), after all its other operations and its snapshots. What the catalogue keeps although
+the cloud no longer offers it goes last.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,11 @@ from domain.data.guests import ConsoleAnswer
 from domain.data.models import DELETED, VM, Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.projects import Project
 from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Status
+from domain.upkeep import withdrawn
 
 BATCH: Final = 1_000  # rows in a statement: fast enough to hold up nobody who waits for one of them
+# Of the catalogue: no index leads from a flavor or an image to VMs, so PostgreSQL reads all of them to delete one.
+BATCH_OF_CATALOGUE: Final = 10
 IDEMPOTENCY_KEY_LIFETIME: Final = timedelta(hours=48)  # twice what the API promises
 
 ENDED_TOKEN: Final = timedelta(days=30)  # so that its owner can see why a program has stopped
@@ -37,6 +41,7 @@ class Expiry:
     """Rows of one table that are deleted once `since` is older than `age`.
 
     `indexed` is the condition of the partial index on `since`. Rows that fail one of the `conditions` stay for now.
+    A statement deletes up to `batch` rows. `key_share`: others may refer to the rows while they are looked at.
     """
 
     model: type[Base]
@@ -44,6 +49,8 @@ class Expiry:
     age: timedelta
     indexed: TextClause | None = None
     conditions: tuple[ColumnElement[bool], ...] = ()
+    batch: int | None = None
+    key_share: bool = False
 
     def candidates(self, after: Sequence[Any] | None) -> Select[*tuple[Any, ...]]:
         """The next old rows after the position `after`, with their positions; rows that are locked are left out."""
@@ -53,7 +60,8 @@ class Expiry:
             old = old.where(self.indexed)
         if after is not None:
             old = old.where(tuple_(*position) > after)
-        return old.order_by(*position).limit(BATCH).with_for_update(skip_locked=True)
+        batch = old.order_by(*position).limit(self.batch or BATCH)
+        return batch.with_for_update(skip_locked=True, key_share=self.key_share)
 
 
 def _named_by_no_row() -> list[ColumnElement[bool]]:
@@ -140,6 +148,10 @@ def expiries(retention_days: int) -> list[Expiry]:
         Expiry(Operation, Operation.finished_at, age, text("finished_at IS NOT NULL"), _UNUSED_OPERATION),
         Expiry(VM, VM.updated_at, age, DELETED, _UNUSED_VM),
         Expiry(Project, Project.deleted_at, age, text("deleted_at IS NOT NULL"), _UNUSED_PROJECT),
+        *(
+            Expiry(model, model.withdrawn_at, age, None, conditions, BATCH_OF_CATALOGUE, key_share=True)
+            for model, conditions in withdrawn.UNUSED.items()
+        ),
     ]
 
 

@@ -62,8 +62,8 @@ def reader(engine: AsyncEngine, cloud: Offering) -> CatalogueReader:
 async def rows(engine: AsyncEngine, model: type[Any]) -> list[dict[str, Any]]:
     """The rows that one can ask for."""
     async with engine.connect() as connection:
-        found = select(model.__table__).where(model.is_available).order_by(model.name)
-        return [dict(row) for row in (await connection.execute(found)).mappings()]
+        found = await connection.execute(select(model.__table__).where(model.is_available).order_by(model.name))
+        return [{name: row[name] for name in row if name != "withdrawn_at"} for row in found.mappings()]
 
 
 async def names(engine: AsyncEngine, model: type[Any]) -> list[str]:

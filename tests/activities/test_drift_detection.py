@@ -11,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.mock import backend as backend_module
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images, ports, servers, volumes
+from activities.backends.protocol import BackendError
+from activities.backends.resources import InventoryPage
 from activities.recovery import drift_detection, orphan_detection, rows
 from domain.data.models import VM, Interface, Snapshot, Volume
 from domain.rules.cloud import VolumeState
@@ -157,3 +159,18 @@ async def test_an_orphan_names_the_operation_that_deleted_it(engine: AsyncEngine
         await tx.execute(update(VM).values(status="DELETED"))
     (orphan,) = [found async for page in orphan_detection.find_orphans(engine, backend) for found in page]
     assert (orphan.id, orphan.held_by) == (vm.id, vm.operation_id)
+
+
+async def test_an_inventory_whose_pages_come_again_is_an_error(
+    engine: AsyncEngine, backend: MockBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[str | None]()
+
+    async def inventory(_: Kind, marker: str | None) -> InventoryPage:
+        asked.append(marker)
+        return InventoryPage({}, "b" if marker == "a" else "a")
+
+    monkeypatch.setattr(backend, "inventory", inventory)
+    with pytest.raises(BackendError, match="has no end"):
+        await find(engine, backend)
+    assert asked == [None, "a", "b"]

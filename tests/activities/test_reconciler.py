@@ -251,25 +251,6 @@ async def test_two_comparisons_close_together_count_as_one(
     assert (await read_vm(engine, vm.id)).status is Status.SHUTOFF
 
 
-async def test_too_many_resources_gone_at_once_are_reported_but_not_adopted(
-    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    vms = [await add_idle_vm(engine, backend) for _ in range(3)]
-    await change_cloud(engine, servers, status=ServerStatus.SHUTOFF)
-    async with engine.begin() as tx:
-        await tx.execute(delete(servers).where(servers.c.vm_id != vms[0].id))
-    monkeypatch.setattr(reconciler_module, "MAX_GONE", 1)
-    for _ in range(3):
-        await reconciler.reconcile()
-    shown = [(await read_vm(engine, vm.id)).status for vm in vms]
-    assert shown == [Status.SHUTOFF, Status.ACTIVE, Status.ACTIVE]
-    assert sorted(is_open for _, _, is_open in await recorded_findings(engine)) == [False, True, True]
-    monkeypatch.setattr(reconciler_module, "MAX_GONE", 2)
-    await reconciler.reconcile()
-    shown = [(await read_vm(engine, vm.id)).status for vm in vms]
-    assert shown == [Status.SHUTOFF, Status.ERROR, Status.ERROR]
-
-
 @pytest.mark.usefixtures("backend")
 async def test_thousands_of_findings_are_recorded(engine: AsyncEngine, reconciler: Reconciler) -> None:
     row = {"name": "unknown", "size_gb": 1, "state": VolumeState.AVAILABLE}

@@ -11,7 +11,6 @@ from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import listeners
-from domain.commands import projects as commands
 from domain.data.accounts import SAME, User
 from domain.data.models import VM
 from domain.rules.states import Status
@@ -239,16 +238,6 @@ async def test_every_member_can_leave(ada: Person, bob: Person) -> None:
     assert [each["username"] for each in (await ada.http.get(f"/projects/{project}/members")).json()["items"]] == [
         "ada"
     ]
-
-
-async def test_one_user_makes_a_bounded_number_of_projects(
-    ada: Person, bob: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(commands, "MOST_CREATED", 2)
-    for name in ("a", "b"):
-        await project_of(bob, name, owner=ada)  # those of others do not count
-    answers = await asyncio.gather(*(ada.http.post("/projects", json={"name": f"p{n}"}) for n in range(6)))
-    assert sorted(answer.status_code for answer in answers) == [201, 201, 403, 403, 403, 403]
 
 
 @pytest.mark.parametrize("username", ["nobody", "x" * 65, "b%00b", "é"])

@@ -106,7 +106,7 @@ async def test_migrating_again_restores_the_catalogue(engine: AsyncEngine, setti
         for model, rows in ((Flavor, FLAVORS), (Image, IMAGES), (Network, NETWORKS)):
             found = (await connection.execute(select(model.__table__))).mappings().all()
             unwritten = {"cloud_id": None} if model is Flavor else {}
-            wanted = {row["name"]: {**row, **unwritten, "is_available": True} for row in rows}
+            wanted = {row["name"]: {**row, **unwritten, "is_available": True, "withdrawn_at": None} for row in rows}
             assert {row["name"]: dict(row) for row in found} == wanted
 
 

@@ -32,15 +32,17 @@ class Fetch(Protocol):
 
 
 async def pages(fetch: Fetch, service: Service, path: str, query: Query, name: str) -> AsyncIterator[Answer]:
-    """Yield the pages of a list; `name` is the key of its rows. BackendError if a page is named twice in a row."""
+    """Yield the pages of a list; `name` is the key of its rows. BackendError if a page comes a second time."""
+    asked = set[tuple[tuple[str, str], ...]]()
     while True:
+        asked.add(tuple(query))
         answer = await fetch(service, path, query)
         yield answer
         following = next_page(answer.body, name)
         if following is None:
             return
-        if list(following) == list(query):
-            message = f"The list {path} of the cloud has no end: a page names itself as the next one."
+        if tuple(following) in asked:
+            message = f"The list {path} of the cloud has no end: a page names an earlier one or itself as the next."
             raise BackendError("cloud_unavailable", message, retryable=True)
         query = following
 

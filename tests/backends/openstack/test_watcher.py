@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -152,16 +153,19 @@ async def test_pages_are_followed_to_the_end(cloud: SmallCloud, watcher: Watcher
     assert len(cloud.calls) == 6
 
 
-async def test_a_page_that_names_itself_as_the_next_one_is_an_error() -> None:
+@pytest.mark.parametrize("markers", ["7", "78", "789"])
+async def test_pages_that_come_again_are_an_error(markers: str) -> None:
+    """One names itself as the next one, or they name each other."""
+    following = cycle(markers)
     asked = list[tuple[Service, str, Query]]()
 
     async def fetch(service: Service, path: str, query: Query) -> Answer:
         asked.append((service, path, query))
-        return Answer({"images": [], "next": "/v2/images?marker=7"}, datetime.now(UTC))
+        return Answer({"images": [], "next": f"/v2/images?marker={next(following)}"}, datetime.now(UTC))
 
     with pytest.raises(BackendError, match="has no end"):
         [page async for page in pages(fetch, Service.IMAGE, "/images", (), "images")]
-    assert len(asked) == 2
+    assert len(asked) == len(markers) + 1
 
 
 async def test_pages_of_the_real_cloud_are_followed_although_a_marker_is_deleted_meanwhile() -> None:
