@@ -25,8 +25,7 @@ from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Statu
 from domain.upkeep import withdrawn
 
 BATCH: Final = 1_000  # rows in a statement: fast enough to hold up nobody who waits for one of them
-# Of the catalogue: no index leads from a flavor or an image to VMs, so PostgreSQL reads all of them to delete one.
-BATCH_OF_CATALOGUE: Final = 10
+SLOW_BATCH: Final = 10  # no index leads from a flavor or an image to VMs, so PostgreSQL reads all of them to delete one
 IDEMPOTENCY_KEY_LIFETIME: Final = timedelta(hours=48)  # twice what the API promises
 
 ENDED_TOKEN: Final = timedelta(days=30)  # so that its owner can see why a program has stopped
@@ -41,7 +40,8 @@ class Expiry:
     """Rows of one table that are deleted once `since` is older than `age`.
 
     `indexed` is the condition of the partial index on `since`. Rows that fail one of the `conditions` stay for now.
-    A statement deletes up to `batch` rows. `key_share`: others may refer to the rows while they are looked at.
+    `is_slow`: no index helps to find out what needs a row. Then a statement passes over all that is needed at once, and
+    deletes few rows. Others may refer to these rows meanwhile.
     """
 
     model: type[Base]
@@ -49,8 +49,7 @@ class Expiry:
     age: timedelta
     indexed: TextClause | None = None
     conditions: tuple[ColumnElement[bool], ...] = ()
-    batch: int | None = None
-    key_share: bool = False
+    is_slow: bool = False
 
     def candidates(self, after: Sequence[Any] | None) -> Select[*tuple[Any, ...]]:
         """The next old rows after the position `after`, with their positions; rows that are locked are left out."""
@@ -60,8 +59,10 @@ class Expiry:
             old = old.where(self.indexed)
         if after is not None:
             old = old.where(tuple_(*position) > after)
-        batch = old.order_by(*position).limit(self.batch or BATCH)
-        return batch.with_for_update(skip_locked=True, key_share=self.key_share)
+        if self.is_slow:
+            old = old.where(*self.conditions)
+        batch = old.order_by(*position).limit(SLOW_BATCH if self.is_slow else BATCH)
+        return batch.with_for_update(skip_locked=True, key_share=self.is_slow)
 
 
 def _named_by_no_row() -> list[ColumnElement[bool]]:
@@ -149,7 +150,7 @@ def expiries(retention_days: int) -> list[Expiry]:
         Expiry(VM, VM.updated_at, age, DELETED, _UNUSED_VM),
         Expiry(Project, Project.deleted_at, age, text("deleted_at IS NOT NULL"), _UNUSED_PROJECT),
         *(
-            Expiry(model, model.withdrawn_at, age, None, conditions, BATCH_OF_CATALOGUE, key_share=True)
+            Expiry(model, model.withdrawn_at, age, None, conditions, is_slow=True)
             for model, conditions in withdrawn.UNUSED.items()
         ),
     ]

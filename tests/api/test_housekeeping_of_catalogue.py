@@ -129,7 +129,7 @@ async def test_what_something_needs_stays(engine: AsyncEngine, caplog: pytest.Lo
 
 
 async def test_rows_in_use_do_not_keep_those_behind_them(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "BATCH_OF_CATALOGUE", 2)
+    monkeypatch.setattr(retention, "SLOW_BATCH", 2)
     async with engine.begin() as tx:
         used = [await add(tx, Image) for _ in range(5)]
         for id in used:
