@@ -35,7 +35,8 @@ EDGE, PRIVATE, BACKEND = (NETWORK_IDS[name] for name in ("edge", "private", "bac
 
 
 async def move(tx: AsyncConnection, way: Callable[[Config, str], None], to: str) -> None:
-    """Run Alembic's upgrade or downgrade within the transaction."""
+    """Run Alembic's upgrade or downgrade within the transaction, with no trigger left to run, as after a commit."""
+    await tx.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
     await tx.run_sync(lambda connection: way(alembic_config(connection), to))
 
 
