@@ -60,7 +60,7 @@ def listening(service: Service) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_POST = do_GET  # noqa: N815 - the name that the server looks for
+        do_POST = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names that the server looks for
 
         def log_message(self, *_: object) -> None:
             pass

@@ -75,6 +75,33 @@ def test_what_is_made_belongs_to_the_project_that_was_named(vmctl: Command) -> N
     assert vmctl.names("vm", "list") == ["mine"]
 
 
+def test_names_that_others_have_chosen_do_not_stop_who_names_the_project(vmctl: Command, grace: Command) -> None:
+    name = vmctl.json("whoami")["username"]
+    project = grace.json("project", "create", "trap")
+    grace.run("project", "add-member", "trap", name, "--role", "operator")
+    theirs = grace.json("vm", "create", "web-1", "-f", "m1.tiny", "--label", "a=b", "-p", "trap", "--wait")
+    mine = vmctl.json("vm", "create", "web-1", "-f", "m1.tiny", "--label", "a=b", "--wait")
+    refused = vmctl.run("vm", "stop", "web-1", code=1).stderr
+    assert all(id in refused for id in (mine["id"], theirs["id"]))
+    assert "VMCTL_PROJECT" in refused
+    at_home = Command({**vmctl.environment, "VMCTL_PROJECT": name})  # the personal project has the user's name
+    assert at_home.json("vm", "stop", "web-1", "--wait")["id"] == mine["id"]
+    assert at_home.json("vm", "show", theirs["id"])["project_id"] == project["id"]
+    assert at_home.json("op", "list", "--vm", theirs["id"])
+    assert {operation["project_id"] for operation in at_home.json("op", "list")} == {mine["project_id"]}
+    there = Command({**vmctl.environment, "VMCTL_PROJECT": project["id"]})
+    assert [vm["id"] for vm in there.json("vm", "list")] == [theirs["id"]]
+    assert there.json("volume", "create", "data", "--size", "1", "--wait")["project_id"] == project["id"]
+    assert there.json("quota", "show")["volumes"]["used"] == 1
+    assert at_home.json("volume", "list") == there.json("volume", "list", "-p", name) == []
+    there.run("volume", "create", "w-2", "--size", "1", "--wait")
+    words = {"_VMCTL_COMPLETE": "complete_bash", "COMP_WORDS": "vmctl volume show ", "COMP_CWORD": "3"}
+    offered = [Command({**at.environment, **words}).run().stdout.split() for at in (at_home, there, vmctl)]
+    assert [sorted(names) for names in offered] == [[], ["data", "w-2"], ["data", "w-2"]]
+    at_home.run("vm", "delete", "-l", "a=b", "--yes", "--wait")
+    assert [vm["id"] for vm in vmctl.json("vm", "list")] == [theirs["id"]]
+
+
 def test_quotas_are_shown_and_set_by_admins(vmctl: Command, admin: Command) -> None:
     project = vmctl.json("project", "create", "web-shop")
     rows = vmctl.run("quota", "show", "--project", "web-shop").stdout.splitlines()

@@ -46,7 +46,7 @@ def code_of(error: ClientError) -> int:
 
 def text_of(error: ClientError) -> str:
     """The text for an error, with what to do next where that is known."""
-    lines = [str(error)]
+    lines = [str(error), *getattr(error, "__notes__", [])]
     if isinstance(error, WaitTimeoutError):
         lines.append(how_to_go_on(*map(str, error.operation_ids)))
     if isinstance(error, OperationError):

@@ -18,7 +18,7 @@ COLUMNS = [field("ip_address", title="IP"), field("mac_address", title="MAC"), f
 def list_interfaces(vm: names.VM, output: Output = Format.TABLE) -> None:
     """List the interfaces of a VM."""
     vms = current().client.vms
-    print_list(vms.interfaces(vms.find_id(vm)), COLUMNS, output)
+    print_list(vms.interfaces(names.vm_id(vm)), COLUMNS, output)
 
 
 @app.command()
@@ -35,7 +35,7 @@ def attach(
     new: NewInterface = {"network": network}
     if ip is not None:
         new["ip_address"] = ip
-    accepted = client.vms.attach_interface(client.vms.find_id(vm), **new)
+    accepted = client.vms.attach_interface(names.vm_id(vm), **new)
     conclude(accepted, f"{vm} to {network}", output, wait=wait, timeout=timeout)
 
 
@@ -48,7 +48,7 @@ def detach(
 ) -> None:
     """Take an interface away."""
     client = current().client
-    vm_id = client.vms.find_id(vm)
+    vm_id = names.vm_id(vm)
     found = {one.id: interface for one in client.vms.interfaces(vm_id) if interface in {one.ip_address, str(one.id)}}
     if not found:
         raise typer.BadParameter(f"{vm} has no interface {interface}.")

@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from threading import Thread
-from typing import Annotated
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 
 from vmctl.cli import numbers, session
-from vmctl.client import Client, ClientError, UnusableError
+from vmctl.client import AmbiguousNameError, ClientError, NotFoundError, UnusableError
+from vmctl.client.base import as_id
+from vmctl.client.sync.collections import SharedCollection
 
 _MOST = 100  # that completion offers
 _LONGEST = 3.0  # seconds that completion reads a list, which may be slow or have no end
@@ -33,15 +35,16 @@ def refuse_empty(arguments: Sequence[str]) -> None:
             raise UnusableError(f"{what} is empty. Give it a value, or leave it out.")
 
 
-def completion(kind: str) -> Callable[[str], list[str]]:
+def completion(kind: str) -> Callable[[typer.Context, str], list[str]]:
     """Offer the names that begin with what was typed. Completion must not print errors.
 
     Shells take an offer as if it had been typed: a name could be a command that somebody else has written.
     """
 
-    def offer(incomplete: str) -> list[str]:
+    def offer(context: typer.Context, incomplete: str) -> list[str]:
         found: list[str] = []
-        reading = Thread(target=_read_names, args=(kind, incomplete, found), daemon=True)
+        arguments = (kind, context.params.get("project"), incomplete, found)
+        reading = Thread(target=_read_names, args=arguments, daemon=True)
         reading.start()
         reading.join(_LONGEST)
         return found[:_MOST]
@@ -49,28 +52,29 @@ def completion(kind: str) -> Callable[[str], list[str]]:
     return offer
 
 
-def _read_names(kind: str, beginning: str, found: list[str]) -> None:
+def _read_names(kind: str, project: str | None, beginning: str, found: list[str]) -> None:
     """Add names that have this beginning to those that were found."""
     with suppress(ClientError):
-        client = session.Session(os.environ.get("VMCTL_URL"), is_completion=True).client
-        for item in _LISTS[kind](client):
-            name = str(getattr(item, "name", ""))
-            if name.startswith(beginning) and _PLAIN.fullmatch(name):
-                found.append(name)
-            if len(found) == _MOST:
-                return
+        reader = session.Session(os.environ.get("VMCTL_URL"), is_completion=True)
+        with reader.client:
+            for item in _LISTS[kind](reader, project):
+                name = str(getattr(item, "name", ""))
+                if name.startswith(beginning) and _PLAIN.fullmatch(name):
+                    found.append(name)
+                if len(found) == _MOST:
+                    return
 
 
-_LISTS: dict[str, Callable[[Client], Iterable[object]]] = {
-    "vm": lambda client: client.vms.list(),
-    "volume": lambda client: client.volumes.list(),
-    "snapshot": lambda client: client.snapshots.list(),
-    "flavor": lambda client: client.flavors.list(),
-    "image": lambda client: client.images.list(),
-    "network": lambda client: client.networks.list(),
-    "key": lambda client: client.ssh_keys.list(),
-    "token": lambda client: client.tokens.list(),
-    "project": lambda client: client.projects.list(),
+_LISTS: dict[str, Callable[[session.Session, str | None], Iterable[object]]] = {
+    "vm": lambda at, project: at.client.vms.list(project_id=at.project_id(project)),
+    "volume": lambda at, project: at.client.volumes.list(project_id=at.project_id(project)),
+    "snapshot": lambda at, project: at.client.snapshots.list(project_id=at.project_id(project)),
+    "flavor": lambda at, _: at.client.flavors.list(),
+    "image": lambda at, _: at.client.images.list(),
+    "network": lambda at, _: at.client.networks.list(),
+    "key": lambda at, _: at.client.ssh_keys.list(),
+    "token": lambda at, _: at.client.tokens.list(),
+    "project": lambda at, _: at.client.projects.list(),
 }
 VM = Annotated[str, typer.Argument(metavar="VM", help="Name or id of the VM.", autocompletion=completion("vm"))]
 VMs = Annotated[
@@ -109,13 +113,51 @@ ProjectName = Annotated[
     str, typer.Argument(metavar="PROJECT", help="Name or id of the project.", autocompletion=completion("project"))
 ]
 ProjectOption = Annotated[
-    str | None, typer.Option("--project", "-p", help="Name or id of a project.", autocompletion=completion("project"))
+    str | None,
+    typer.Option(
+        "--project",
+        "-p",
+        help="Name or id of a project; otherwise that of VMCTL_PROJECT.",
+        autocompletion=completion("project"),
+    ),
 ]
 Selector = Annotated[str | None, typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier.")]
 Sort = Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")]
 Limit = Annotated[int | None, numbers.whole(help="Print at most so many.", most=_HIGHEST_LIMIT)]
 
 
-def project_id(name_or_id: str | None) -> UUID | None:
-    """The id of a project, if one was named."""
-    return session.current().client.projects.find_id(name_or_id) if name_or_id is not None else None
+def project_id(name_or_id: str | None = None) -> UUID | None:
+    """The id of the project that a command means: the named one, or that of VMCTL_PROJECT, or none."""
+    return session.current().project_id(name_or_id)
+
+
+def vm_id(name_or_id: str, project: str | None = None) -> UUID:
+    """The id of the VM that is meant, in the project that the command means."""
+    return _id_of(session.current().client.vms, name_or_id, project)
+
+
+def volume_id(name_or_id: str, project: str | None = None) -> UUID:
+    """The id of the volume that is meant, in the project that the command means."""
+    return _id_of(session.current().client.volumes, name_or_id, project)
+
+
+def snapshot_id(name_or_id: str, project: str | None = None) -> UUID:
+    """The id of the snapshot that is meant, in the project that the command means."""
+    return _id_of(session.current().client.snapshots, name_or_id, project)
+
+
+def _id_of(kind: SharedCollection[Any], name_or_id: str, project: str | None) -> UUID:
+    if id := as_id(name_or_id):
+        return id
+    wanted = project_id(project)
+    try:
+        return kind.find_id(name_or_id, project_id=wanted)
+    except AmbiguousNameError as error:
+        if wanted is None:
+            error.add_note("Or set VMCTL_PROJECT to the project of the one that you mean.")
+        raise
+    except NotFoundError as error:
+        if wanted is not None:
+            where = "VMCTL_PROJECT" if project is None else "--project"
+            error.add_note(f"It was looked for only in the project that {where} names.")
+        raise

@@ -45,10 +45,11 @@ def list_operations(
     output: Output = Format.TABLE,
 ) -> None:
     """List what was asked for, newest first."""
-    client = current().client
-    vm_id = client.vms.find_id(vm) if vm is not None else None
-    filters: dict[str, Filter] = {"vm_id": vm_id, "status": status, "project_id": names.project_id(project)}
-    print_list(islice(client.operations.list(action=action, **filters), limit), COLUMNS, output)
+    vm_id = names.vm_id(vm, project) if vm is not None else None
+    filters: dict[str, Filter] = {"vm_id": vm_id, "status": status}
+    if vm is None or project is not None:  # a VM that is named by its id may be in another project than the usual one
+        filters["project_id"] = names.project_id(project)
+    print_list(islice(current().client.operations.list(action=action, **filters), limit), COLUMNS, output)
 
 
 @app.command()

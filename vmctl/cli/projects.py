@@ -107,7 +107,7 @@ def show_quotas(
     ] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show how much a project may have, and has; by default your personal one."""
+    """Show how much a project may have, and has; without a project your personal one."""
     client = current().client
     if as_admin and project is None:
         raise typer.BadParameter("Name the project with --project.")

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from contextvars import ContextVar
 from functools import cached_property
+from uuid import UUID
 
 import typer
 from rich.console import Console
 
 from vmctl.cli import config, exits
-from vmctl.client import Client, retries
+from vmctl.client import AmbiguousNameError, Client, ClientError, UnusableError, retries
+from vmctl.client.base import as_id
 from vmctl.client.sync.transport import trial
 
 _PATIENCE = 20.0  # seconds in which an unreachable or busy service is tried again
+_PROJECT = "VMCTL_PROJECT"
 
 
 _SHOWN = "\n\t\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"  # the joiners belong to words and to emoji
@@ -38,6 +41,7 @@ class Session:
             self.trial.enter_context(trial())
         self._is_completion = is_completion  # the shell waits, and shows what is printed within the line
         self._last_reason = ""
+        self._project_ids: dict[str | None, UUID | None] = {}
         # What a command returns goes to `out`, and everything else to `err`: a pipe gets the result and nothing else.
         self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self.err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -56,6 +60,29 @@ class Session:
         """Return a new client of the service."""
         token = os.environ.get("VMCTL_TOKEN") or None
         return Client(self.url, token=token, tokens=config.FileTokens(self.url), patience=patience, on_retry=on_retry)
+
+    def project_id(self, named: str | None = None) -> UUID | None:
+        """The id of the project that a command means: the one that it names, or that of VMCTL_PROJECT, or none."""
+        if named not in self._project_ids:
+            known = self._usual_project_id() if named is None else self.client.projects.find_id(named)
+            self._project_ids[named] = known
+        return self._project_ids[named]
+
+    def _usual_project_id(self) -> UUID | None:
+        wanted = os.environ.get(_PROJECT)
+        if wanted is None:
+            return None
+        if not wanted.strip():  # the unset variable of a script must not mean all projects
+            raise UnusableError(f"{_PROJECT} is empty. Give it a value, or unset it.")
+        projects = self.client.projects
+        try:
+            if id := as_id(wanted):
+                return projects.get(id).id  # the lists of an unknown one would only be empty
+            return projects.find_id(wanted)
+        except ClientError as error:
+            if isinstance(error, AmbiguousNameError) or exits.code_of(error) == exits.NOT_FOUND:
+                error.add_note(f"This is the value of {_PROJECT}.")
+            raise
 
     def say(self, text: str) -> None:
         """Tell the person something that is not the result. If nobody can be told, the command goes on."""

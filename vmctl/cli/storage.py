@@ -63,7 +63,7 @@ def list_volumes(
 @volumes.command("show")
 def show_volume(volume: names.VolumeName, output: Output = Format.TABLE) -> None:
     """Show one volume."""
-    print_one(current().client.volumes.find(volume), output)
+    print_one(current().client.volumes.get(names.volume_id(volume)), output)
 
 
 @volumes.command("create")
@@ -82,8 +82,8 @@ def create_volume(
     new: NewVolume = {"name": name, "size_gb": size, "labels": labels_of(label)}
     if image is not None:
         new["image_id"] = client.images.find_id(image)
-    if project is not None:
-        new["project_id"] = client.projects.find_id(project)
+    if id := names.project_id(project):
+        new["project_id"] = id
     conclude(client.volumes.create(**new), name, output, wait=wait, timeout=timeout)
 
 
@@ -92,8 +92,8 @@ def extend(
     volume: names.VolumeName, size: Size, wait: Wait = False, timeout: Timeout = None, output: Output = Format.TABLE
 ) -> None:
     """Make a volume larger."""
-    found = current().client.volumes
-    conclude(found.extend(found.find_id(volume), size_gb=size), volume, output, wait=wait, timeout=timeout)
+    accepted = current().client.volumes.extend(names.volume_id(volume), size_gb=size)
+    conclude(accepted, volume, output, wait=wait, timeout=timeout)
 
 
 @volumes.command()
@@ -108,7 +108,7 @@ def attach(
     """Attach a volume to a VM."""
     client = current().client
     accepted = client.vms.attach_volume(
-        client.vms.find_id(vm), volume_id=client.volumes.find_id(volume), delete_on_termination=delete_with_vm
+        names.vm_id(vm), volume_id=names.volume_id(volume), delete_on_termination=delete_with_vm
     )
     conclude(accepted, volume, output, wait=wait, timeout=timeout)
 
@@ -117,7 +117,7 @@ def attach(
 def detach(volume: names.VolumeName, wait: Wait = False, timeout: Timeout = None) -> None:
     """Detach a volume from its VM."""
     client = current().client
-    found = client.volumes.find(volume)
+    found = client.volumes.get(names.volume_id(volume))
     if found.vm_id is None:
         raise typer.BadParameter(f"{volume} is attached to no VM.")
     vm_id = found.vm_id
@@ -133,7 +133,7 @@ def delete_volumes(
 ) -> None:
     """Delete volumes that are attached to no VM."""
     session = current()
-    chosen = {session.client.volumes.find_id(one): one for one in volume}
+    chosen = {names.volume_id(one): one for one in volume}
     session.confirm(f"Delete {', '.join(chosen.values())} with all data?", yes=yes)
     each(chosen, session.client.volumes.delete, wait, timeout)
 
@@ -160,14 +160,14 @@ def list_snapshots(
 def _snapshots(vm: str | None, project: str | None, filters: dict[str, Filter]) -> Iterator[Snapshot]:
     client = current().client
     if vm is not None:
-        return client.vms.snapshots(client.vms.find_id(vm), **filters)
+        return client.vms.snapshots(names.vm_id(vm), **filters)
     return client.snapshots.list(project_id=names.project_id(project), **filters)
 
 
 @snapshots.command("show")
 def show_snapshot(snapshot: names.SnapshotName, output: Output = Format.TABLE) -> None:
     """Show one snapshot."""
-    print_one(current().client.snapshots.find(snapshot), output)
+    print_one(current().client.snapshots.get(names.snapshot_id(snapshot)), output)
 
 
 @snapshots.command("create")
@@ -176,7 +176,7 @@ def create_snapshot(
 ) -> None:
     """Take a snapshot of a VM."""
     vms = current().client.vms
-    conclude(vms.create_snapshot(vms.find_id(vm), name=name), name, output, wait=wait, timeout=timeout)
+    conclude(vms.create_snapshot(names.vm_id(vm), name=name), name, output, wait=wait, timeout=timeout)
 
 
 @snapshots.command()
@@ -189,7 +189,7 @@ def restore(
 ) -> None:
     """Put the VM of a snapshot back to it. What its disk has now is lost."""
     session = current()
-    found = session.client.snapshots.find(snapshot)
+    found = session.client.snapshots.get(names.snapshot_id(snapshot))
     session.confirm(f"Put VM {found.vm_id} back to {snapshot}, and lose what its disk has now?", yes=yes)
     accepted = session.client.vms.restore(found.vm_id, found.id)
     conclude(accepted, accepted.resource.name, output, wait=wait, timeout=timeout)
@@ -204,6 +204,6 @@ def delete_snapshots(
 ) -> None:
     """Delete snapshots."""
     session = current()
-    chosen = {session.client.snapshots.find_id(one): one for one in snapshot}
+    chosen = {names.snapshot_id(one): one for one in snapshot}
     session.confirm(f"Delete {', '.join(chosen.values())}?", yes=yes)
     each(chosen, session.client.snapshots.delete, wait, timeout)

@@ -15,14 +15,14 @@ from vmctl.cli.vms import app
 def start(vm: names.VM, wait: Wait = False, timeout: Timeout = None, output: Output = Format.TABLE) -> None:
     """Switch a VM on."""
     vms = current().client.vms
-    conclude(vms.start(vms.find_id(vm)), vm, output, wait=wait, timeout=timeout)
+    conclude(vms.start(names.vm_id(vm)), vm, output, wait=wait, timeout=timeout)
 
 
 @app.command()
 def stop(vm: names.VM, wait: Wait = False, timeout: Timeout = None, output: Output = Format.TABLE) -> None:
     """Switch a VM off."""
     vms = current().client.vms
-    conclude(vms.stop(vms.find_id(vm)), vm, output, wait=wait, timeout=timeout)
+    conclude(vms.stop(names.vm_id(vm)), vm, output, wait=wait, timeout=timeout)
 
 
 @app.command()
@@ -35,7 +35,7 @@ def reboot(
 ) -> None:
     """Restart a VM."""
     vms = current().client.vms
-    conclude(vms.reboot(vms.find_id(vm), type="HARD" if hard else "SOFT"), vm, output, wait=wait, timeout=timeout)
+    conclude(vms.reboot(names.vm_id(vm), type="HARD" if hard else "SOFT"), vm, output, wait=wait, timeout=timeout)
 
 
 @app.command()
@@ -49,7 +49,7 @@ def resize(
 ) -> None:
     """Give a VM another flavor. Then confirm or revert that."""
     client = current().client
-    id = client.vms.find_id(vm)
+    id = names.vm_id(vm)
     accepted = client.vms.resize(id, flavor=flavor)
     if confirm:
         wait_for(accepted, vm, timeout)
@@ -63,21 +63,21 @@ def resize(
 def confirm_resize(vm: names.VM, wait: Wait = False, timeout: Timeout = None, output: Output = Format.TABLE) -> None:
     """Keep the new flavor."""
     vms = current().client.vms
-    conclude(vms.confirm_resize(vms.find_id(vm)), vm, output, wait=wait, timeout=timeout)
+    conclude(vms.confirm_resize(names.vm_id(vm)), vm, output, wait=wait, timeout=timeout)
 
 
 @app.command()
 def revert_resize(vm: names.VM, wait: Wait = False, timeout: Timeout = None, output: Output = Format.TABLE) -> None:
     """Go back to the old flavor."""
     vms = current().client.vms
-    conclude(vms.revert_resize(vms.find_id(vm)), vm, output, wait=wait, timeout=timeout)
+    conclude(vms.revert_resize(names.vm_id(vm)), vm, output, wait=wait, timeout=timeout)
 
 
 @app.command()
 def log(vm: names.VM, lines: Annotated[int | None, numbers.whole(help="The last so many lines.")] = None) -> None:
     """Print what the console of a VM has shown."""
     session = current()
-    shown = session.client.vms.console_log(session.client.vms.find_id(vm), lines=lines).output
+    shown = session.client.vms.console_log(names.vm_id(vm), lines=lines).output
     # Into a pipe, too: it often ends at a terminal, which the guest must not steer.
     typer.echo("".join(sign for sign in shown if sign.isprintable() or sign in "\n\t"))
 
@@ -86,4 +86,4 @@ def log(vm: names.VM, lines: Annotated[int | None, numbers.whole(help="The last 
 def console(vm: names.VM, output: Output = Format.TABLE) -> None:
     """Get an address to use the console of a VM. It is secret."""
     vms = current().client.vms
-    print_one(vms.open_console(vms.find_id(vm)), output)
+    print_one(vms.open_console(names.vm_id(vm)), output)

@@ -41,11 +41,11 @@ def create(
     """Create VMs."""
     client = current().client
     new: NewVM = {"name": name[0], "flavor": flavor, "labels": labels_of(label)}
-    _choose_disk(new, image, snapshot, boot_volume)
+    _choose_disk(new, image, snapshot, boot_volume, project)
     if network or no_network:
         new["networks"] = network or []
     if volume:
-        new["volumes"] = [{"volume_id": client.volumes.find_id(one)} for one in volume]
+        new["volumes"] = [{"volume_id": names.volume_id(one, project)} for one in volume]
     if ssh_key:
         new["ssh_keys"] = [key for key in map(_key_named, ssh_key) if key]
     if user_data:
@@ -63,14 +63,15 @@ def create(
     conclude_all(accepted, COLUMNS, output, wait=wait, timeout=timeout)
 
 
-def _choose_disk(new: NewVM, image: str | None, snapshot: str | None, boot_volume: str | None) -> None:
-    client = current().client
+def _choose_disk(
+    new: NewVM, image: str | None, snapshot: str | None, boot_volume: str | None, project: str | None
+) -> None:
     if image is not None:
         new["image"] = image
     if snapshot is not None:
-        new["snapshot_id"] = client.snapshots.find_id(snapshot)
+        new["snapshot_id"] = names.snapshot_id(snapshot, project)
     if boot_volume is not None:
-        new["boot_volume"] = {"volume_id": client.volumes.find_id(boot_volume)}
+        new["boot_volume"] = {"volume_id": names.volume_id(boot_volume, project)}
 
 
 def _key_named(name_or_file: str) -> str | None:

@@ -57,7 +57,7 @@ def list_vms(
 @app.command()
 def show(vm: names.VM, output: Output = Format.TABLE) -> None:
     """Show one VM."""
-    print_one(current().client.vms.find(vm), output)
+    print_one(current().client.vms.get(names.vm_id(vm)), output)
 
 
 @app.command()
@@ -69,7 +69,7 @@ def delete(
     wait: Wait = False,
     timeout: Timeout = None,
 ) -> None:
-    """Delete VMs: those that are named, or all that have the labels; with --project only those of one project."""
+    """Delete VMs: those that are named, or all that have the labels, in one project if there is one."""
     session = current()
     if bool(vms) == (selector is not None):
         raise typer.BadParameter("Name the VMs, or say which with --selector.")
@@ -81,7 +81,7 @@ def delete(
         found = session.client.vms.list(labels=selector, project_id=names.project_id(project))
         chosen = {vm.id: vm.name for vm in found}
     else:
-        chosen = {session.client.vms.find_id(vm): vm for vm in vms or []}
+        chosen = {names.vm_id(vm): vm for vm in vms or []}
     if not chosen:
         session.say("No VM has these labels.")
         return
@@ -93,7 +93,7 @@ def delete(
 def rename(vm: names.VM, name: str, output: Output = Format.TABLE) -> None:
     """Give a VM another name."""
     vms = current().client.vms
-    print_one(vms.change(vms.find_id(vm), name=name), output)
+    print_one(vms.change(names.vm_id(vm), name=name), output)
 
 
 @app.command()
@@ -107,7 +107,7 @@ def label(
     removed = [change for change in labels if change.endswith("-") and "=" not in change]
     changes: dict[str, str | None] = dict.fromkeys(change[:-1] for change in removed)
     changes |= labels_of([change for change in labels if change not in removed])
-    print_one(vms.change(vms.find_id(vm), labels=changes), output)
+    print_one(vms.change(names.vm_id(vm), labels=changes), output)
 
 
 def labels_of(pairs: list[str] | None) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Any, Self
 from unicodedata import normalize
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -35,3 +36,13 @@ class Word(StrEnum):
 def tidy(name: str) -> str:
     """The form in which the service keeps a name: keyboards and files differ in how they write an accented letter."""
     return normalize("NFC", name.strip())
+
+
+def as_id(name_or_id: UUID | str) -> UUID | None:
+    """The id that this is; None if it is a name."""
+    if isinstance(name_or_id, UUID):
+        return name_or_id
+    try:
+        return UUID(tidy(name_or_id))
+    except ValueError:
+        return None

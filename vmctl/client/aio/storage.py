@@ -2,7 +2,7 @@
 
 from typing import Unpack
 
-from vmctl.client.aio.collections import Id, TaggedCollection, change, remove
+from vmctl.client.aio.collections import Id, SharedCollection, change, remove
 from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.waiting import Accepted
 from vmctl.client.errors import answer_of
@@ -10,7 +10,7 @@ from vmctl.client.models import Snapshot, Volume
 from vmctl.client.requests import Extension, NewVolume, SnapshotChanges, VolumeChanges
 
 
-class Volumes(TaggedCollection[Volume]):
+class Volumes(SharedCollection[Volume]):
     """Your volumes."""
 
     def __init__(self, transport: Transport) -> None:
@@ -44,7 +44,7 @@ class Volumes(TaggedCollection[Volume]):
         return await self.get(volume.id)
 
 
-class Snapshots(TaggedCollection[Snapshot]):
+class Snapshots(SharedCollection[Snapshot]):
     """Your snapshots, also those whose VM is gone. `vms.create_snapshot` takes one."""
 
     def __init__(self, transport: Transport) -> None:

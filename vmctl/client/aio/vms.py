@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Unpack
 
-from vmctl.client.aio.collections import Id, TaggedCollection, accepted, change, remove
+from vmctl.client.aio.collections import Id, SharedCollection, accepted, change, remove
 from vmctl.client.aio.transport import Filter, Transport
 from vmctl.client.aio.waiting import Accepted
 from vmctl.client.errors import answer_of
@@ -12,7 +12,7 @@ from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
 
 
-class VMs(TaggedCollection[VM]):
+class VMs(SharedCollection[VM]):
     """Your VMs. A change answers at once; `wait()` on the answer waits until it is made."""
 
     def __init__(self, transport: Transport) -> None:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import httpx
 
-from vmctl.client.base import Answer, tidy
+from vmctl.client.base import Answer, as_id, tidy
 from vmctl.client.errors import AmbiguousNameError, NotFoundError, answer_of, unreadable
 from vmctl.client.sync.transport import Filter, Transport
 from vmctl.client.sync.waiting import Accepted
@@ -45,27 +45,23 @@ class Collection(Generic[M]):
 
     def find_id(self, name_or_id: Id) -> UUID:
         """Return the id of the only resource with this name. What looks like an id is one."""
-        if isinstance(name_or_id, UUID):
-            return name_or_id
-        wanted = tidy(name_or_id)
-        try:
-            return UUID(wanted)
-        except ValueError:
-            pass
-        kind = self.path.strip("/")
-        # The filter finds parts of names, too, so the names are compared here.
-        filters = {"name": wanted} if self._filters_names else {}
-        named = self.transport.items(self.path, NamedAnswer, filters)
-        ids = [item.id for item in named if tidy(item.name) == wanted]
-        if not ids:
-            raise NotFoundError(f"None of your {kind} has the name {wanted}.")
-        if len(ids) > 1:
-            raise AmbiguousNameError(kind, wanted, ids)
-        return ids[0]
+        return as_id(name_or_id) or self._id_of(tidy(str(name_or_id)), {})
 
     def find(self, name_or_id: Id) -> M:
         """Read the only resource with this name, or the one with this id."""
         return self.get(self.find_id(name_or_id))
+
+    def _id_of(self, name: str, filters: Mapping[str, Filter]) -> UUID:
+        kind = self.path.strip("/")
+        # The filter finds parts of names, too, so the names are compared here.
+        wanted = {**filters, "name": name} if self._filters_names else filters
+        named = self.transport.items(self.path, NamedAnswer, wanted)
+        ids = [item.id for item in named if tidy(item.name) == name]
+        if not ids:
+            raise NotFoundError(f"None of your {kind} has the name {name}.")
+        if len(ids) > 1:
+            raise AmbiguousNameError(kind, name, ids)
+        return ids[0]
 
 
 class TaggedCollection(Collection[M]):
@@ -77,6 +73,21 @@ class TaggedCollection(Collection[M]):
         if "ETag" not in response.headers:
             raise unreadable(response.request.url, "it has no ETag")
         return answer_of(response, self.model), response.headers["ETag"]
+
+
+class SharedCollection(TaggedCollection[M]):
+    """All resources of a kind that belongs to projects. Others may give theirs the names of yours."""
+
+    def find_id(self, name_or_id: Id, *, project_id: Id | None = None) -> UUID:
+        """Return the id of the only resource with this name, in this project or in all of yours.
+
+        What looks like an id is one, whatever its project.
+        """
+        return as_id(name_or_id) or self._id_of(tidy(str(name_or_id)), {"project_id": project_id})
+
+    def find(self, name_or_id: Id, *, project_id: Id | None = None) -> M:
+        """Read the only resource with this name, in this project or in all of yours, or the one with this id."""
+        return self.get(self.find_id(name_or_id, project_id=project_id))
 
 
 def change(

@@ -7,12 +7,12 @@ from typing import Unpack
 from vmctl.client.errors import answer_of
 from vmctl.client.models import Snapshot, Volume
 from vmctl.client.requests import Extension, NewVolume, SnapshotChanges, VolumeChanges
-from vmctl.client.sync.collections import Id, TaggedCollection, change, remove
+from vmctl.client.sync.collections import Id, SharedCollection, change, remove
 from vmctl.client.sync.transport import Transport
 from vmctl.client.sync.waiting import Accepted
 
 
-class Volumes(TaggedCollection[Volume]):
+class Volumes(SharedCollection[Volume]):
     """Your volumes."""
 
     def __init__(self, transport: Transport) -> None:
@@ -42,7 +42,7 @@ class Volumes(TaggedCollection[Volume]):
         return self.get(volume.id)
 
 
-class Snapshots(TaggedCollection[Snapshot]):
+class Snapshots(SharedCollection[Snapshot]):
     """Your snapshots, also those whose VM is gone. `vms.create_snapshot` takes one."""
 
     def __init__(self, transport: Transport) -> None:

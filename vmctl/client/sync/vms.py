@@ -9,12 +9,12 @@ from vmctl.client.errors import answer_of
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
 from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
-from vmctl.client.sync.collections import Id, TaggedCollection, accepted, change, remove
+from vmctl.client.sync.collections import Id, SharedCollection, accepted, change, remove
 from vmctl.client.sync.transport import Filter, Transport
 from vmctl.client.sync.waiting import Accepted
 
 
-class VMs(TaggedCollection[VM]):
+class VMs(SharedCollection[VM]):
     """Your VMs. A change answers at once; `wait()` on the answer waits until it is made."""
 
     def __init__(self, transport: Transport) -> None:
