@@ -13,6 +13,8 @@ IS_OPENSTACK := LC_ALL=C grep -isqE "^[^!-~]*(export[[:space:]]+)?'?COMPUTE_BACK
 BACKEND := $(or $(COMPUTE_BACKEND),$(compute_backend),$(shell $(IS_OPENSTACK) && echo openstack))
 # These tests have targets of their own, and `make slices` runs a part of each.
 SLOWER := tests/races tests/faults tests/clients
+# `make check` runs these: they read files.
+CHECKED := tests/meta/test_code.py tests/meta/test_docs.py tests/meta/test_env_example.py
 SOURCES := api workflows activities domain vmctl worker.py local.py migrations tests bench
 
 .PHONY: up test rewritten test-openstack coverage races soak faults slices clients fuzz mutants bench bench-short check format lock sbom audit compose-upgrade clean
@@ -22,7 +24,7 @@ up: .venv/vmctl $(if $(filter openstack,$(BACKEND)),.venv/openstack)  ## Run the
 
 test: .venv/dev  ## Check, then run every test but those that have a target of their own
 	@$(MAKE) --no-print-directory --jobs 2 check rewritten
-	.venv/bin/python -m pytest $(PARALLEL) $(addprefix --ignore ,$(SLOWER))
+	.venv/bin/python -m pytest $(PARALLEL) $(addprefix --ignore ,$(SLOWER) $(CHECKED))
 
 # pytest rewrites the asserts of a test file once. Test processes that start at the same time would each do it anew.
 rewritten: .venv/dev
@@ -71,7 +73,7 @@ check: .venv/dev  ## Check lint, formatting, types, import rules, lengths, docum
 	.venv/bin/python -m domain.rules.diagram --check
 	.venv/bin/python -m api.web.problem_document --check
 	.venv/bin/python -m tests.contract.compatibility
-	.venv/bin/python -m pytest -q tests/meta/test_code.py tests/meta/test_docs.py tests/meta/test_env_example.py
+	.venv/bin/python -m pytest -q $(CHECKED)
 
 format: .venv/dev  ## Fix lint and formatting
 	.venv/bin/ruff check --fix .

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
-from uuid import uuid4
+from uuid import NAMESPACE_DNS, uuid4, uuid5
 
 import httpx
 
@@ -122,9 +122,9 @@ def user() -> dict[str, Any]:
 
 
 def projects(*names: str) -> dict[str, Any]:
-    """The body of a list of projects."""
+    """The body of a list of projects. Each process makes the same ids, because they are in names of tests."""
     more = {"personal": False, "role": "owner", "created_at": NOW}
-    return {"items": [{"id": str(uuid4()), "name": name, **more} for name in names], "next_cursor": None}
+    return {"items": [{"id": str(uuid5(NAMESPACE_DNS, name)), "name": name, **more} for name in names], "next_cursor": None}
 
 
 def tokens(name: str) -> TokenPair:

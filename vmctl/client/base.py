@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Answer(BaseModel):
     """The base of every answer. A field that this version does not know is kept."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", defer_build=True)  # a command needs few of the classes
 
 
 class AnyPage(Answer):
