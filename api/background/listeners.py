@@ -6,7 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
@@ -81,11 +81,15 @@ class Watch:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Changes that a client is told of together, and the position that it has then. `is_reset`: some are unknown."""
+    """Changes that a client is told of together, and the position that it has then. `is_reset`: some are unknown.
+
+    `knows` is what the client knows then (see `Stream`).
+    """
 
     changes: Sequence[Change]
     position: Position
     is_reset: bool = False
+    knows: str | None = None
 
     @property
     def size(self) -> int:
@@ -150,7 +154,7 @@ class Stream:
             self._news.clear()
             self.end()
             return
-        self._news.append(news)
+        self._news.append(replace(news, knows=self.knows))
         self._size += news.size
         self._happened.set()
 

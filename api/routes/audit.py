@@ -6,14 +6,15 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import ColumnElement, Select, func, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.routes import answers, router
 from api.web import openapi
-from api.web.dependencies import Admin, Process
+from api.web.dependencies import Admin, Process, ProcessState, may_administer
 from api.web.fields import IPAddress, Text, Time
 from api.web.lists import Order
 from api.web.pages import WantedPage
+from api.web.program_tokens import seconds_left
+from api.web.security import Caller
 from domain.data.audit import AuditEvent
 from domain.rules.accounts import Event, Outcome
 from domain.rules.text import in_nfc
@@ -72,13 +73,14 @@ async def list_security_events(_: Admin, page: WantedPage, conditions: Condition
     responses={200: {"description": "Security events, one JSON object in each line."}},
     openapi_extra=openapi.problems("admin_only"),
 )
-async def export_security_events(_: Admin, process: Process, request: Request, conditions: Conditions) -> Lines:
+async def export_security_events(admin: Admin, process: Process, request: Request, conditions: Conditions) -> Lines:
     """All these security events in one file, the oldest first: a JSON object in each line.
 
+    It ends with the rights or the token of the admin, however much is missing then.
     To go on later, begin a minute before the last line (`since`), and leave out the ids that you have: an event is
     visible only when its transaction has ended, which may be a little after its time.
     """
-    lines = _lines(process.autocommit, select(AuditEvent).where(*conditions))
+    lines = _lines(process, admin, select(AuditEvent).where(*conditions))
     first = await anext(lines)  # an error of the database is then a problem, and not half a file
     request.scope["release_slot"]()
     return Lines(_all(first, lines), headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
@@ -90,14 +92,19 @@ async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]
         yield lines
 
 
-async def _lines(autocommit: AsyncEngine, wanted: Select[AuditEvent]) -> AsyncIterator[bytes]:
-    """The events in batches. No connection is held while the client reads."""
+async def _lines(process: ProcessState, admin: Caller, wanted: Select[AuditEvent]) -> AsyncIterator[bytes]:
+    """The events in batches. No connection is held while the client reads, which may take hours."""
     batch = wanted.order_by(AuditEvent.at, AuditEvent.id).limit(BATCH)
     after = batch
     while True:
-        async with autocommit.connect() as connection:
+        async with process.autocommit.connect() as connection:
             rows = (await connection.execute(after)).all()
         yield b"".join(answers.SecurityEvent.model_validate(row).model_dump_json().encode() + b"\n" for row in rows)
-        if len(rows) < BATCH:
+        if len(rows) < BATCH or not await _may_go_on(process, admin):
             return
         after = batch.where((rows[-1].at, rows[-1].id) < _POSITION)
+
+
+async def _may_go_on(process: ProcessState, admin: Caller) -> bool:
+    has_token = seconds_left(admin) > 0 and await process.program_tokens.works(admin)
+    return has_token and await may_administer(process, admin)

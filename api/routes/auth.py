@@ -73,12 +73,13 @@ async def log_in(process: Process, request: Request, body: requests.Credentials)
         # Attempts that came together with this one may have failed in the meantime.
         checks.refuse_if_too_soon(process.logins, origin, account)
         is_right = await checks.is_right(process, request, account, user, body.password.get_secret_value())
-    if user is None or not is_right:
-        note_refusal(process, request, Event.LOGIN, "invalid_credentials", user)
-        raise ProblemError("invalid_credentials", "The username or the password is wrong.")
-    if user.disabled_at is not None:
-        note_refusal(process, request, Event.LOGIN, "account_disabled", user)
-        raise ProblemError("account_disabled", "This account is disabled. Ask the operator of the service.")
+        # Before the end of the turn, at which there may be no slot.
+        if user is None or not is_right:
+            note_refusal(process, request, Event.LOGIN, "invalid_credentials", user)
+            raise ProblemError("invalid_credentials", "The username or the password is wrong.")
+        if user.disabled_at is not None:
+            note_refusal(process, request, Event.LOGIN, "account_disabled", user)
+            raise ProblemError("account_disabled", "This account is disabled. Ask the operator of the service.")
     caller = LoginCaller(user.id, user.username, uuid4(), user.epoch)
     lasts = timedelta(days=process.settings.login_expire_days)
     async with process.engine.begin() as tx:

@@ -108,9 +108,9 @@ async def set_member(
     can be left alone with a project without being asked.
     """
     async with process.engine.begin() as tx:
-        if await projects.set_member(tx, requester, project_id, username, body.role):
+        if name := await projects.set_member(tx, requester, project_id, username, body.role):
             project, role = str(project_id), body.role
-            await audit.record(tx, Event.SET_MEMBER, requester, target=username, project=project, role=role)
+            await audit.record(tx, Event.SET_MEMBER, requester, target=name, project=project, role=role)
         return await _member(tx, project_id, username)
 
 
@@ -121,8 +121,8 @@ async def delete_member(once: OncePerKey, project_id: UUID, username: Username) 
     """End a membership. The owners of the project can do that, and every member can leave. It takes effect at once."""
 
     async def remove(tx: AsyncConnection, requester: Requester) -> Response:
-        if await projects.remove_member(tx, requester, project_id, username):
-            await audit.record(tx, Event.REMOVE_MEMBER, requester, target=username, project=str(project_id))
+        if name := await projects.remove_member(tx, requester, project_id, username):
+            await audit.record(tx, Event.REMOVE_MEMBER, requester, target=name, project=str(project_id))
         return Response(status_code=204)
 
     return await once(remove)

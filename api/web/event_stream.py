@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import aclosing
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 
 from fastapi.responses import StreamingResponse
@@ -18,8 +18,8 @@ from api.background.changes import TooManyWaitingError
 from api.background.listeners import Change, News, Stream
 from api.web import security
 from api.web.dependencies import ProcessState
-from api.web.oidc import ProviderCaller
-from api.web.security import Caller, LoginCaller, ProgramCaller, Signing
+from api.web.program_tokens import seconds_left
+from api.web.security import Caller, ProgramCaller, Signing
 from api.web.waiting import too_many_waiting
 from domain.data.changes import Position
 
@@ -70,12 +70,12 @@ async def _parts(
     signing = process.signing
     last, knows = (None, None) if last_id is None else _reached(signing, last_id)
     is_unknown = last_id is not None and last is None
-    end = time.monotonic() + min(LONGEST_STREAM, _life(caller))
+    end = time.monotonic() + min(LONGEST_STREAM, seconds_left(caller))
     # A client whose own login has not ended comes back, and has missed nothing.
     with process.changes.follow(caller.id, last, knows) as stream, process.epochs.calling(caller.id, stream.end):
         yield f"retry: {_RECONNECT_AFTER}\n\n".encode()
         while (left := end - time.monotonic()) > 0 and (news := await stream.next(min(KEEP_ALIVE, left))) is not None:
-            events = _events(partial(_id, signing, stream.knows), news, render, concerns, is_unknown=is_unknown)
+            events = _events(signing, news, render, concerns, is_unknown=is_unknown)
             is_unknown = is_unknown and not news
             if not any(each.changes for each in news):
                 events = chain(events, [_sign_of_life(signing, stream)])
@@ -131,7 +131,7 @@ def _joined(events: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _events(
-    id_of: Callable[[Position], str],
+    signing: Signing,
     news: Iterable[News],
     render: Render,
     concerns: Callable[[Change], bool],
@@ -142,16 +142,11 @@ def _events(
     for each in news:
         if each.is_reset or is_unknown:
             is_unknown = False
-            yield _with_id(_event("reset", b"{}"), id_of(each.position))
+            yield _with_id(_event("reset", b"{}"), _id(signing, each.knows, each.position))
         concerning = [change for change in each.changes if concerns(change)]
         for number, change in enumerate(concerning, 1):
             event = _event_of(change, render)
-            yield event if number < len(concerning) else _with_id(event, id_of(each.position))
-
-
-def _life(caller: Caller) -> float:
-    """The seconds until the caller's token ends. Tokens of programs are looked up before each event."""
-    return caller.expires_at - time.time() if isinstance(caller, LoginCaller | ProviderCaller) else math.inf
+            yield event if number < len(concerning) else _with_id(event, _id(signing, each.knows, each.position))
 
 
 def _sign_of_life(signing: Signing, stream: Stream) -> bytes:

@@ -6,8 +6,10 @@ Each request looks its token up, so a token that is deleted stops at once, in ev
 import asyncio
 import contextlib
 import hashlib
+import math
 import re
 import secrets
+import time
 from collections import OrderedDict
 from typing import Any, Final
 from uuid import UUID
@@ -96,6 +98,11 @@ def login_has_ended(epochs: TokenEpochs, caller: Caller) -> bool:
         return epochs.is_void(caller.id, caller.epoch)
     # A user of the identity provider has no login here. What changes of the account is whether it is disabled.
     return isinstance(caller, ProviderCaller) and epochs.has_changed_since(caller.id, caller.read_at)
+
+
+def seconds_left(caller: Caller) -> float:
+    """The seconds until the caller's token ends. Tokens of programs are looked up instead."""
+    return caller.expires_at - time.time() if isinstance(caller, LoginCaller | ProviderCaller) else math.inf
 
 
 class ProgramTokens:

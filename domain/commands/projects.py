@@ -55,8 +55,10 @@ async def create_project(tx: AsyncConnection, requester: Requester, name: str) -
 
 async def set_member(
     tx: AsyncConnection, requester: Requester, project_id: UUID, username: str, role: ProjectRole
-) -> bool:
-    """Make a user a member of a project, or change the member's role; False if that changes nothing.
+) -> str | None:
+    """Make a user a member of a project, or change the member's role; returns the name as the account has it.
+
+    None if that changes nothing.
 
     Users who set a role of their own accept it. Only an owner who has done so can be the last one: otherwise anybody
     could leave a project to somebody who has not been asked and cannot leave it.
@@ -69,7 +71,7 @@ async def set_member(
     is_own = user.id == requester.user_id
     present, was_accepted = await _membership(tx, project_id, user.id)
     if present is role and (was_accepted or not is_own):
-        return False
+        return None
     if present is ProjectRole.OWNER and role is not ProjectRole.OWNER:
         await _check_another_owner(tx, project, user.id)
     if present is None:
@@ -82,13 +84,13 @@ async def set_member(
     values = {"role": role, "accepted": is_own}
     added = upsert(ProjectMember).values(key | values)
     await tx.execute(added.on_conflict_do_update(index_elements=[*key], set_=values))
-    return True
+    return user.username
 
 
-async def remove_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str) -> bool:
-    """End a user's membership; every member can end their own. False if the user is no member.
+async def remove_member(tx: AsyncConnection, requester: Requester, project_id: UUID, username: str) -> str | None:
+    """End a user's membership; every member can end their own. Returns the name as the account has it.
 
-    Errors as for `set_member`.
+    None if the user is no member. Errors as for `set_member`.
     """
     project = await _lock(tx, requester, project_id, Verb.READ)
     user = await _user(tx, username)
@@ -98,7 +100,8 @@ async def remove_member(tx: AsyncConnection, requester: Requester, project_id: U
     if await _role(tx, project_id, user.id) is ProjectRole.OWNER:
         await _check_another_owner(tx, project, user.id)
     is_it = (ProjectMember.project_id == project_id, ProjectMember.user_id == user.id)
-    return (await tx.execute(delete(ProjectMember).where(*is_it))).rowcount > 0
+    is_gone = (await tx.execute(delete(ProjectMember).where(*is_it))).rowcount > 0
+    return user.username if is_gone else None
 
 
 async def delete_project(tx: AsyncConnection, requester: Requester, project_id: UUID) -> None:

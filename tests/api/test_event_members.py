@@ -102,3 +102,24 @@ async def test_a_client_that_was_away_when_its_user_joined_a_project_has_to_read
         await vm_of(bob, engine)
     async with following(app, bob, client.last_id) as client:
         assert (await client.next()).kind == ("reset" if has_joined else "vm")
+
+
+async def test_what_changed_before_a_reset_says_in_its_id_that_the_client_knows_the_earlier_projects(
+    app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine
+) -> None:
+    """A slow client gets both at once, and may lose its connection between them."""
+    project = await project_of(ada)
+    async with following(app, bob) as client:
+        await client.next("comment")
+        await vm_of(bob, engine)
+        await until(lambda: has_news(app))
+        await set_member(ada, project, bob, "reader")
+        await until(lambda: all(project in stream.projects for stream in app.state.vmapi.changes._streams))
+        await client.next("vm")
+    async with following(app, bob, client.last_id) as client:
+        assert (await client.next()).kind == "reset"
+
+
+def has_news(app: FastAPI) -> bool:
+    """Whether the streams have something to tell."""
+    return all(stream._news for stream in app.state.vmapi.changes._streams)

@@ -124,7 +124,10 @@ def user() -> dict[str, Any]:
 def projects(*names: str) -> dict[str, Any]:
     """The body of a list of projects. Each process makes the same ids, because they are in names of tests."""
     more = {"personal": False, "role": "owner", "created_at": NOW}
-    return {"items": [{"id": str(uuid5(NAMESPACE_DNS, name)), "name": name, **more} for name in names], "next_cursor": None}
+    return {
+        "items": [{"id": str(uuid5(NAMESPACE_DNS, name)), "name": name, **more} for name in names],
+        "next_cursor": None,
+    }
 
 
 def tokens(name: str) -> TokenPair:

@@ -1,20 +1,30 @@
 """The audit has every security event, who caused it and from where; admins read, filter and export it."""
 
+import asyncio
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import insert
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.routes import audit as routes
 from api.web import security
+from api.web.admission import NoSlotError
+from api.web.dependencies import ProcessState
+from api.web.middleware import Admission
+from api.web.security import Caller
+from domain.data.accounts import ProgramToken, User
 from domain.data.audit import AuditEvent
+from domain.rules.accounts import Role
 from domain.rules.states import Action, OperationStatus
 from tests.api.admin.test_servers import add_found
 from tests.api.conftest import PASSWORD, Person, client_of
+from tests.api.projects import project_of
 from tests.api.test_program_tokens import ask
 from tests.support.rows import add_operation, add_vm
 from tests.support.ssh_keys import ED25519
@@ -191,6 +201,63 @@ async def test_the_export_has_all_events_in_order_and_reads_them_in_batches(
     one = await root.http.get("/admin/audit/export?actor=user-07")
     assert [json.loads(line)["actor"] for line in one.text.splitlines()] == ["user-07"]
     assert (await root.http.get("/admin/audit/export?actor=nobody")).text == ""
+
+
+@pytest.mark.parametrize("end", ["demote", "disable", "delete the token", "let the token end"])
+async def test_an_export_ends_with_the_rights_of_its_admin(
+    app: FastAPI, root: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A client that reads slowly would otherwise get what happens later, too."""
+    monkeypatch.setattr(routes, "BATCH", 10)
+    async with engine.begin() as tx:
+        await tx.execute(insert(AuditEvent), [{"event": "login", "outcome": "succeeded"}] * 30)
+    secret = (await root.http.post("/tokens", json={"name": "robot", "scopes": ["read"]})).json()["token"]
+    process: ProcessState = app.state.vmapi
+    program: Caller = await process.program_tokens.find(secret)
+    caller = program if end == "delete the token" else root.caller
+    if end == "let the token end":
+        caller = replace(root.caller, expires_at=time.time() + 1)
+    lines = routes._lines(process, caller, select(AuditEvent))
+    assert (await anext(lines)).count(b"\n") == 10
+    assert (await anext(lines)).count(b"\n") == 10
+    async with engine.begin() as tx:
+        match end:
+            case "demote":
+                await tx.execute(update(User).values(role=Role.USER))
+            case "disable":
+                await tx.execute(update(User).values(disabled_at=func.now(), epoch=1))
+            case "delete the token":
+                await tx.execute(delete(ProgramToken))
+            case _:
+                await asyncio.sleep(1.1)
+    assert [each async for each in lines] == []
+
+
+async def test_a_wrong_password_is_noted_even_if_there_is_no_slot_for_the_answer(
+    app: FastAPI, root: Person, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anyone = client_of(app)
+    await anyone.post("/auth/register", json=GRACE)
+
+    async def refuse(*_: object) -> None:
+        raise NoSlotError("too_many_requests")
+
+    with monkeypatch.context() as full:
+        full.setattr(Admission, "_take_again", refuse)
+        answer = await anyone.post("/auth/login", json=LOGIN | {"password": "Wrong-Horse-1"})
+    assert answer.json()["code"] == "invalid_credentials"
+    await app.state.vmapi.refusals.write(at_once=True)
+    assert [each["target"] for each in await events(root, "event=login&outcome=refused")] == ["grace"]
+
+
+@pytest.mark.usefixtures("ada")
+async def test_members_have_the_names_of_their_accounts(root: Person) -> None:
+    project = await project_of(root)
+    path = f"/projects/{project}/members/ADA"
+    assert (await root.http.put(path, json={"role": "reader"})).is_success
+    assert (await root.http.delete(path)).is_success
+    changes = await events(root, "event=set_member") + await events(root, "event=remove_member")
+    assert [each["target"] for each in changes] == ["ada", "ada"]
 
 
 async def test_reading_and_logging_in_cost_no_look_at_the_audit(app: FastAPI, ada: Person) -> None:
