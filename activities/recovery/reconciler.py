@@ -22,8 +22,10 @@ from activities.backends.protocol import BackendError, ComputeBackend
 from activities.recovery import drift_detection
 from activities.recovery.repairs import Repairs
 from domain.data import advisory_locks, database, outages, queries
+from domain.data.models import VM
+from domain.rules.states import Status
 from domain.upkeep import findings, usage
-from domain.upkeep.findings import GONE, Difference
+from domain.upkeep.findings import GONE, Difference, Drift
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,7 @@ CONFIRM_AFTER_INTERVALS = 0.6
 # that is partly down. The findings are shown to admins, but nothing is marked as gone. What is gone together with its
 # server does not count: one VM may have more interfaces than this.
 MAX_GONE = 50
+FEW_GONE = 10  # servers; if more than these are gone, and they are most of all, the answer is probably wrong, too
 MOST_MARKED = 1_000  # as gone, after one comparison; the next one finds the others again
 
 
@@ -80,22 +83,31 @@ class Reconciler:
     async def reconcile(self) -> None:
         """Record all present differences, and repair those that an earlier comparison has seen too."""
         began = await self._database_time()
-        gone_count, gone = 0, list[Confirmed]()
+        gone_count, servers, gone = 0, 0, list[Confirmed]()
         async for differences in drift_detection.find_drift(self._engine, self._backend):
             confirmed = await self._record(differences, began)
             gone_count += sum(found.drift in GONE and not found.with_server for found in differences)
+            servers += sum(found.drift is Drift.SERVER_GONE for found in differences)
             # Only when the comparison is complete is it known whether too many resources are gone.
             gone += [found for found in confirmed if found.difference.drift in GONE][: MOST_MARKED - len(gone)]
             await self._repair(found for found in confirmed if found.difference.drift not in GONE)
         async with self._engine.begin() as tx:
             await findings.resolve_unseen(tx, began)
-        if gone_count > MAX_GONE:
+        if gone_count > MAX_GONE or await self._are_most(servers):
             logger.error("%d resources are gone at once; they are reported, not marked as gone", gone_count)
         else:
             await self._repair(gone)
         if time.monotonic() - self._counted_at >= COUNT_INTERVAL:
             self._counted_at = time.monotonic()
             await self._count()
+
+    async def _are_most(self, servers: int) -> bool:
+        """Whether so many servers are more than a few, and more than half of those that there should be."""
+        if servers <= FEW_GONE:
+            return False
+        wanted = select(VM.id).where(VM.status.not_in((Status.DELETED, Status.ERROR))).limit(2 * servers).subquery()
+        async with database.autocommit(self._engine).connect() as connection:
+            return (await connection.scalar(select(func.count()).select_from(wanted)) or 0) < 2 * servers
 
     async def _count(self) -> None:
         """Compare the counts of the quotas with the rows, and correct those that are wrong."""

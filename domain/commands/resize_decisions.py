@@ -30,7 +30,8 @@ _CONFIRM_NAMESPACE: Final = UUID("0b9b7c1e-5a53-4c8b-8a44-2f6d1e7c9a10")
 async def decide_resize(tx: AsyncConnection, requester: Requester, vm_id: UUID, action: Action) -> Accepted[VM]:
     """Confirm or revert the resize of the requester's VM; InvalidTransitionError unless it is in VERIFY_RESIZE."""
     vm = await acceptance.lock_changeable_vm(tx, requester, vm_id)
-    vm = await _accept_decision(tx, vm, action, requester.username, requester.request_id, requester.user_id)
+    name, request_id, user_id = requester.username, requester.request_id, requester.user_id
+    vm = await _accept_decision(tx, vm, action, name, request_id, requested_by=user_id)
     return Accepted(await views.shown_vm(tx, vm.id), vm.operation_id)
 
 
@@ -45,9 +46,17 @@ async def confirm_by_window(
     confirm_id = uuid5(_CONFIRM_NAMESPACE, str(resize_id))
     vm = await lock_vm(tx, vm_id)
     if vm is not None and vm.operation_id == resize_id and vm.status is Status.VERIFY_RESIZE:
-        request_id = (await get_operation(tx, resize_id)).request_id
+        # It waits for the turn of the user who has asked for the resize.
+        asked = await get_operation(tx, resize_id)
         await _accept_decision(
-            tx, vm, Action.CONFIRM_RESIZE, CONFIRM_WINDOW_ACTOR, request_id, None, id=confirm_id, deliver_in=deliver_in
+            tx,
+            vm,
+            Action.CONFIRM_RESIZE,
+            CONFIRM_WINDOW_ACTOR,
+            asked.request_id,
+            id=confirm_id,
+            requested_by=asked.requested_by,
+            deliver_in=deliver_in,
         )
     elif vm is None or vm.operation_id != confirm_id:
         return None
@@ -119,14 +128,14 @@ async def can_be_decided(tx: AsyncConnection, vm_id: UUID, resize_id: UUID) -> b
     return status is Status.VERIFY_RESIZE and latest is not None and latest.id == resize_id
 
 
-async def _accept_decision(  # noqa: PLR0913, PLR0917 - a decision comes from a person or from the window's end
+async def _accept_decision(  # noqa: PLR0913 - a decision comes from a person or from the window's end
     tx: AsyncConnection,
     vm: VM,
     action: Action,
     actor: str,
     request_id: str,
-    requested_by: UUID | None,
     *,
+    requested_by: UUID | None,
     id: UUID | None = None,
     deliver_in: float = 0.0,
 ) -> VM:

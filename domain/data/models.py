@@ -4,7 +4,6 @@ Statements run on Core connections (see queries.py): a fetched row has these att
 
 Lock order: a transaction that locks several rows locks the VM first, then the operation, snapshots, volumes,
 attachments, and addresses (interfaces) last. Two transactions that lock in different orders can deadlock.
-
 The `owner_id` of a resource is the project that it belongs to (see projects.py).
 """
 
@@ -232,7 +231,8 @@ CloudResource = VM | Snapshot | Volume | Interface
 """The rows of what the cloud has, too."""
 
 TURN = text("COALESCE(requested_by, owner_id)")  # whose turn to be delivered an operation uses
-UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
+UNDELIVERED = text("status = 'QUEUED' AND deliveries < 1")
+EARLIER_UNDELIVERED = text("status = 'QUEUED' AND deliveries = 0")
 UNBEGUN = text("status = 'QUEUED' AND deliveries > 0")  # Temporal has the operation, but no worker has begun it
 IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)")
 
@@ -240,7 +240,7 @@ IN_TEMPORAL = text("(status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)
 class Operation(Changing, Base):
     """An accepted request, its requester and its progress; also the outbox that the dispatcher delivers from.
 
-    `requested_by` is the id of the user `actor`; NULL if the service itself is the actor.
+    `requested_by` is the id of the user who asked for it, even if the service did it later; NULL if nobody did.
     `deliver_after` is the time of the next delivery attempt or, once delivered, of the next check of its workflow.
     `deliveries` counts those that Temporal acknowledged, the last at `delivered_at`; 0 again if it must be repeated.
     `signaled_run` is the run of the waiting workflow to which workflow recovery repeated the signal of a decision.
@@ -254,7 +254,7 @@ class Operation(Changing, Base):
         CheckConstraint(f"status IN {sql_list(OperationStatus)}", name="status"),
         CheckConstraint(f"(finished_at IS NULL) = (status IN {sql_list(OPEN_STATUSES)})", name="finished"),
         CheckConstraint("next_retry_at IS NULL OR finished_at IS NULL", name="retry"),
-        Index("ix_operations_turns", "actor", "deliver_after", "id", postgresql_where=UNDELIVERED),  # until 0030
+        Index("ix_operations_turns", "actor", "deliver_after", "id", postgresql_where=EARLIER_UNDELIVERED),
         Index("ix_operations_users", TURN, "deliver_after", "id", postgresql_where=UNDELIVERED),
         Index("ix_operations_delivered", "owner_id", postgresql_where=UNBEGUN),
         Index("ix_operations_looks", "deliver_after", postgresql_where=IN_TEMPORAL),

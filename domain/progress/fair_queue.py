@@ -28,19 +28,19 @@ _NEXT_OPERATIONS: Final = text("""
 WITH RECURSIVE waiting (id) AS (
     SELECT coalesce(
         (SELECT coalesce(requested_by, owner_id) FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0 AND coalesce(requested_by, owner_id) > :start
+         WHERE status = 'QUEUED' AND deliveries < 1 AND coalesce(requested_by, owner_id) > :start
          ORDER BY coalesce(requested_by, owner_id) LIMIT 1),
         (SELECT coalesce(requested_by, owner_id) FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0
+         WHERE status = 'QUEUED' AND deliveries < 1
          ORDER BY coalesce(requested_by, owner_id) LIMIT 1)
     )
     UNION
     SELECT coalesce(
         (SELECT coalesce(requested_by, owner_id) FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0 AND coalesce(requested_by, owner_id) > waiting.id
+         WHERE status = 'QUEUED' AND deliveries < 1 AND coalesce(requested_by, owner_id) > waiting.id
          ORDER BY coalesce(requested_by, owner_id) LIMIT 1),
         (SELECT coalesce(requested_by, owner_id) FROM operations
-         WHERE status = 'QUEUED' AND deliveries = 0
+         WHERE status = 'QUEUED' AND deliveries < 1
          ORDER BY coalesce(requested_by, owner_id) LIMIT 1)
     )
     FROM waiting
@@ -71,7 +71,7 @@ candidates AS (
     ) AS turn
     CROSS JOIN LATERAL (
         SELECT id, deliver_after FROM operations
-        WHERE status = 'QUEUED' AND deliveries = 0 AND deliver_after <= now()
+        WHERE status = 'QUEUED' AND deliveries < 1 AND deliver_after <= now()
             AND coalesce(requested_by, owner_id) = turn.user_id
         ORDER BY deliver_after LIMIT :candidate_limit
     ) AS oldest
@@ -87,7 +87,7 @@ candidates AS (
 SELECT operations.id
 FROM operations
 JOIN candidates ON candidates.id = operations.id
-WHERE status || '' = 'QUEUED' AND deliveries + 0 = 0 AND deliver_after <= now()
+WHERE status || '' = 'QUEUED' AND deliveries + 0 < 1 AND deliver_after <= now()
 ORDER BY candidates.rank, candidates.place
 LIMIT greatest(0, least(:wanted, :max_unbegun - (SELECT coalesce(sum(number), 0) FROM unbegun)))
 FOR UPDATE OF operations SKIP LOCKED

@@ -33,7 +33,7 @@ _COUNTED: Final = """
     LEFT JOIN (
         -- The conditions of the two partial indexes that have the open ones.
         SELECT owner_id, count(*) AS number FROM operations
-        WHERE (status = 'QUEUED' AND deliveries = 0 OR status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)
+        WHERE (status = 'QUEUED' AND deliveries < 1 OR status = 'RUNNING' OR status = 'QUEUED' AND deliveries > 0)
               {and_of_project}
         GROUP BY owner_id
     ) AS of_operations ON of_operations.owner_id = project_id

@@ -3,6 +3,9 @@
 `migrations/indexes.py` builds it beside requests before this runs. Earlier code keeps working, with its own index by
 the name of the user. The index by project is of the code before that.
 
+`deliveries < 1` means the same as `deliveries = 0` in the index by name. But PostgreSQL does not know that, so it takes
+only the new index for statements of this version. Of two that it believes to be empty it could take the worse one.
+
 Revision ID: 0030
 Revises: 0029
 """
@@ -18,7 +21,7 @@ depends_on = None
 INDEXES_SINCE = "0029"
 INDEXES = {
     "ix_operations_users": "operations (coalesce(requested_by, owner_id), deliver_after, id) "
-    "WHERE status = 'QUEUED' AND deliveries = 0",
+    "WHERE status = 'QUEUED' AND deliveries < 1",
 }
 """The indexes by name, each with its table, columns and condition."""
 

@@ -17,6 +17,13 @@ from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded
 from tests.support.rows import add_attachment, add_interface, add_user, add_volume, read_vm
 
 
+@pytest.fixture
+def few_gone(reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch) -> Reconciler:
+    """A reconciler for which three servers are few."""
+    monkeypatch.setattr(reconciler_module, "FEW_GONE", 3)
+    return reconciler
+
+
 async def test_too_many_resources_gone_at_once_are_reported_but_not_adopted(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -34,6 +41,19 @@ async def test_too_many_resources_gone_at_once_are_reported_but_not_adopted(
     await reconciler.reconcile()
     shown = [(await read_vm(engine, vm.id)).status for vm in vms]
     assert shown == [Status.SHUTOFF, Status.ERROR, Status.ERROR]
+
+
+@pytest.mark.parametrize(("left", "expected"), [(3, Status.ACTIVE), (4, Status.ERROR)])
+async def test_more_than_a_few_that_are_most_of_all_are_not_adopted(
+    engine: AsyncEngine, backend: MockBackend, few_gone: Reconciler, left: int, expected: Status
+) -> None:
+    """A small installation, of whose servers the credentials of another project show none or few."""
+    vms = [await add_idle_vm(engine, backend) for _ in range(4 + left)]
+    for vm in vms[:4]:
+        await backend.purge(Ref(vm.id))
+    for _ in range(2):
+        await few_gone.reconcile()
+    assert {(await read_vm(engine, vm.id)).status for vm in vms[:4]} == {expected}
 
 
 @pytest.mark.parametrize("known", [Status.ACTIVE, Status.ERROR])

@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import func, select, text, update
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.data import database
 from domain.data.models import UNBEGUN, UNDELIVERED, Operation
@@ -12,6 +12,7 @@ from domain.data.projects import Project
 from domain.progress import fair_queue, outbox
 from domain.rules.states import OperationStatus
 from tests.domain.test_outbox import lease, queue
+from tests.support.rows import add_user
 
 
 async def test_owners_take_turns_however_many_operations_one_of_them_has(engine: AsyncEngine) -> None:
@@ -112,6 +113,57 @@ async def test_the_statement_reads_few_rows(engine: AsyncEngine, *, is_analyzed:
     assert "ix_operations_delivered" in plan
     assert "using pk_operations" in plan
     assert "Seq Scan" not in plan
+
+
+HISTORY = """
+INSERT INTO operations (id, owner_id, actor, action, status, resource_type, resource_id, input, workflow_id, request_id,
+    finished_at)
+SELECT gen_random_uuid(), id, '', 'stop', 'SUCCEEDED', 'vm', id, '{}', '', '', now()
+FROM (SELECT id FROM projects LIMIT 1) AS one, generate_series(1, 20000)
+"""
+WAITING = """
+INSERT INTO operations (id, owner_id, requested_by, actor, action, resource_type, resource_id, input, workflow_id,
+    request_id)
+SELECT gen_random_uuid(), id, md5(user_number::text)::uuid, user_number::text, 'stop', 'vm', id, '{}', '', ''
+FROM (SELECT id FROM projects LIMIT 1) AS one, generate_series(1, 300) AS user_number, generate_series(1, 10)
+"""
+ROWS_READ = """
+SELECT (SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'operations')
+    + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relname = 'operations')
+"""
+
+
+async def rows_read(connection: AsyncConnection) -> int:
+    """The rows and entries of indexes of operations that have been read so far."""
+    await connection.execute(text("SELECT pg_stat_force_next_flush()"))
+    await connection.commit()
+    number = int(await connection.scalar(text(ROWS_READ)) or 0)
+    await connection.commit()
+    return number
+
+
+@pytest.mark.parametrize("has_history", [False, True])
+async def test_a_look_reads_few_rows_whatever_plan_fitted_while_nothing_waited(
+    engine: AsyncEngine, *, has_history: bool
+) -> None:
+    """PostgreSQL keeps plans and statistics of a queue that was empty. Then thousands of creates come."""
+    async with engine.begin() as tx:
+        await add_user(tx)
+        await tx.execute(text("SET LOCAL session_replication_role = replica"))
+        await tx.execute(text(HISTORY if has_history else "SELECT"))
+    async with database.autocommit(engine).connect() as connection:
+        await connection.execute(text("VACUUM ANALYZE operations" if has_history else "SELECT"))
+    async with engine.connect() as connection:
+        for _ in range(8):
+            await outbox.lease_operations(connection, 16, 60.0)
+            await connection.commit()
+        await connection.execute(text("SET LOCAL session_replication_role = replica"))
+        await connection.execute(text(WAITING))
+        await connection.commit()
+        before = await rows_read(connection)
+        assert len(await outbox.lease_operations(connection, 16, 60.0)) == 16
+        await connection.commit()
+        assert await rows_read(connection) - before < 6_000
 
 
 def test_the_statement_repeats_the_conditions_of_the_indexes() -> None:

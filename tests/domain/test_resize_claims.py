@@ -100,6 +100,7 @@ async def test_a_decision_is_delivered_at_once_or_after_the_given_delay(engine: 
     async with engine.begin() as tx:
         delayed = await resize_decisions.confirm_by_window(tx, resize.resource_id, resize.id, deliver_in=30.0)
     assert delayed
+    assert delayed.requested_by == resize.requested_by is not None, "it waits for the turn of who asked for the resize"
     assert timedelta(seconds=25) < delayed.deliver_after - delayed.created_at <= timedelta(seconds=30)
     async with engine.begin() as tx:
         assert [operation.id for operation in await outbox.lease_operations(tx, 10, 10.0)] == [immediate.id]
