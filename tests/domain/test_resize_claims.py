@@ -2,10 +2,10 @@
 
 from datetime import datetime, timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.commands import resize_decisions
@@ -97,10 +97,12 @@ async def test_a_decision_is_delivered_at_once_or_after_the_given_delay(engine: 
     resize = await undecided(engine)
     immediate = await decide(engine, await undecided(engine), Action.CONFIRM_RESIZE)
     assert immediate.deliver_after <= immediate.created_at
+    user = uuid4()
     async with engine.begin() as tx:
+        await tx.execute(update(Operation).where(Operation.id == resize.id).values(requested_by=user))
         delayed = await resize_decisions.confirm_by_window(tx, resize.resource_id, resize.id, deliver_in=30.0)
     assert delayed
-    assert delayed.requested_by == resize.requested_by is not None, "it waits for the turn of who asked for the resize"
+    assert delayed.requested_by == user, "it waits for the turn of the user who asked for the resize"
     assert timedelta(seconds=25) < delayed.deliver_after - delayed.created_at <= timedelta(seconds=30)
     async with engine.begin() as tx:
         assert [operation.id for operation in await outbox.lease_operations(tx, 10, 10.0)] == [immediate.id]
