@@ -20,7 +20,7 @@ class NoSlotError(Exception):
 
 @asynccontextmanager
 async def without_slot(scope: Scope) -> AsyncIterator[None]:
-    """Give the request's slot back while it waits for something else than the database, and take one again after that.
+    """Give the request's slot back while it waits for something other than the database, then take one again.
 
     NoSlotError if there is none then. After an error it takes none: problems are answered without the database.
     """
