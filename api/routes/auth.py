@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import openapi, security
 from api.web import passwords as checks
+from api.web.admission import NoSlotError
 from api.web.dependencies import CurrentUser, LoggedInUser, Process, ProcessState, may_administer, requester_of
 from api.web.models import FieldError
 from api.web.origin import address_of, origin_of
@@ -80,6 +81,11 @@ async def log_in(process: Process, request: Request, body: requests.Credentials)
         if user.disabled_at is not None:
             note_refusal(process, request, Event.LOGIN, "account_disabled", user)
             raise ProblemError("account_disabled", "This account is disabled. Ask the operator of the service.")
+        try:
+            await request.scope["take_slot"]()
+        except NoSlotError as error:  # who gets this answer knows that the password is right
+            note_refusal(process, request, Event.LOGIN, error.code, user)
+            raise
     caller = LoginCaller(user.id, user.username, uuid4(), user.epoch)
     lasts = timedelta(days=process.settings.login_expire_days)
     async with process.engine.begin() as tx:

@@ -18,7 +18,7 @@ from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.service import RPCError
 
 from api.web.admission import without_slot
-from api.web.dependencies import ProcessState
+from api.web.dependencies import ProcessState, fetch_changeable_vm, fetch_readable_vm
 from api.web.problems import ProblemError
 from api.web.security import Caller
 from domain import logs, search_attributes
@@ -66,7 +66,17 @@ async def ask(process: ProcessState, http: Request, vm: VM, kind: ConsoleRequest
     taken = delete(ConsoleAnswer).where(ConsoleAnswer.id == request.id).returning(ConsoleAnswer.content)
     async with process.autocommit.connect() as connection:
         answer: dict[str, Any] = json.loads((await connection.execute(taken)).scalar_one())
+    await _check_again(process, http.scope["caller"], vm, kind)
     return answer
+
+
+async def _check_again(process: ProcessState, caller: Caller, vm: VM, kind: ConsoleRequestKind) -> None:
+    """NotFoundError, ForbiddenError or ProblemError if the caller has lost the right while the worker was asked."""
+    if not await process.program_tokens.works(caller):
+        raise ProblemError("invalid_token", "This login has ended; log in again.")
+    present = await fetch_readable_vm(process, caller, vm.id)
+    if kind is ConsoleRequestKind.ADDRESS:
+        await fetch_changeable_vm(process, caller, present)
 
 
 async def _answered(process: ProcessState, caller: Caller, vm: VM, request: ConsoleRequest) -> None:

@@ -87,8 +87,8 @@ async def test_the_longest_names_do_not_keep_an_operation_from_temporal(
 async def test_a_workflow_takes_the_turn_of_who_asked_for_it(engine: AsyncEngine, temporal: Client) -> None:
     """One user may have many projects, and one project many users."""
     async with engine.begin() as tx:
-        asker, vm = await add_user(tx, "Zora"), await add_vm(tx, await add_user(tx))
-        operation = await add_operation(tx, vm, Action.STOP, status=OperationStatus.QUEUED, actor="zora")
+        asker, vm = await add_user(tx), await add_vm(tx, await add_user(tx))
+        operation = await add_operation(tx, vm, Action.STOP, status=OperationStatus.QUEUED, requested_by=asker.id)
     async with dispatching(engine, temporal, f"no-worker-{uuid4()}"):
         await until_delivered(engine)
     workflow = await temporal.get_workflow_handle(operation.workflow_id).describe()

@@ -233,8 +233,11 @@ async def test_an_export_ends_with_the_rights_of_its_admin(
     assert [each async for each in lines] == []
 
 
-async def test_a_wrong_password_is_noted_even_if_there_is_no_slot_for_the_answer(
-    app: FastAPI, root: Person, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("password", "code"), [("Wrong-Horse-1", "invalid_credentials"), (PASSWORD, "too_many_requests")]
+)
+async def test_a_password_that_was_checked_is_noted_even_if_there_is_no_slot_for_the_answer(
+    app: FastAPI, root: Person, monkeypatch: pytest.MonkeyPatch, password: str, code: str
 ) -> None:
     anyone = client_of(app)
     await anyone.post("/auth/register", json=GRACE)
@@ -244,10 +247,11 @@ async def test_a_wrong_password_is_noted_even_if_there_is_no_slot_for_the_answer
 
     with monkeypatch.context() as full:
         full.setattr(Admission, "_take_again", refuse)
-        answer = await anyone.post("/auth/login", json=LOGIN | {"password": "Wrong-Horse-1"})
-    assert answer.json()["code"] == "invalid_credentials"
+        answer = await anyone.post("/auth/login", json=LOGIN | {"password": password})
+    assert answer.json()["code"] == code
     await app.state.vmapi.refusals.write(at_once=True)
-    assert [each["target"] for each in await events(root, "event=login&outcome=refused")] == ["grace"]
+    [refused] = await events(root, "event=login&outcome=refused")
+    assert (refused["target"], refused["details"]["reason"]) == ("grace", code)
 
 
 @pytest.mark.usefixtures("ada")
