@@ -6,6 +6,7 @@ resource. A `Ref` names a resource by both.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState
@@ -163,7 +164,8 @@ class Listed:
     """What the cloud's inventory shows of a resource: our id, which is its mark, its state, and the VM of a port.
 
     A server has the id of its VM. `id` is None if the mark is missing. `operation_id`: the operation that made it, by
-    its mark, unless it is a port. `is_plugged`: the port is in use.
+    its mark, unless it is a port. `is_plugged`: the port is in use. `created_at`: since when a volume exists, by the
+    clock of the cloud.
     """
 
     id: UUID | None
@@ -171,6 +173,7 @@ class Listed:
     vm_id: UUID | None = None
     operation_id: UUID | None = None
     is_plugged: bool = False
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ take effect after its operation was undone. A leftover has our marks, and the op
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -15,13 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from activities.backends.protocol import ComputeBackend
 from activities.backends.resources import Listed, Ref
 from activities.recovery.rows import Rows, is_one_of, read
-from domain.data.models import Operation
+from domain.data.models import Operation, Volume
 from domain.rules.resources import Kind
 from domain.rules.states import OPEN_STATUSES, Action, OperationStatus
 from domain.upkeep.findings import Difference
 
 # Seconds between the first sight of a leftover and its removal. A thing that somebody is just making may look like one.
 MIN_AGE = 60.0
+SKEW: Final = timedelta(seconds=60)  # by which the clock of the cloud may differ from that of the database
 _MAKERS: Final = {Kind.VM: Action.CREATE, Kind.VOLUME: Action.CREATE_VOLUME, Kind.SNAPSHOT: Action.SNAPSHOT}
 
 
@@ -57,6 +59,36 @@ async def with_their_operations(
         else found
         for found in orphans
     ]
+
+
+async def without_copies(
+    reader: AsyncEngine, orphans: Sequence[Difference], items: Mapping[str, Listed]
+) -> Sequence[Difference]:
+    """Take the operation from volumes whose marks may be copies: they are shown to admins, and not removed.
+
+    Cinder restores a backup with the metadata of the volume that was backed up, and somebody may do that to get back
+    what was deleted here. There is no backup of a volume that never was, and none can be restored before the volume was
+    made. So a leftover has the id that its row keeps, or the row keeps none, or it is as old as its operation.
+    """
+    of_orphan = is_one_of(Volume.id, [found.id for found in orphans])
+    rows = await read(reader, select(Volume.id, Volume.cloud_id).where(of_orphan)) if orphans else {}
+    marks = {id for found in orphans if (id := items[found.seen["cloud_id"]].operation_id)}
+    times = select(Operation.id, Operation.created_at, Operation.finished_at)
+    makers = await read(reader, times.where(is_one_of(Operation.id, marks))) if marks else {}
+    return [
+        found if _is_original(found, items[found.seen["cloud_id"]], rows, makers) else replace(found, held_by=None)
+        for found in orphans
+    ]
+
+
+def _is_original(found: Difference, item: Listed, rows: Rows, makers: Rows) -> bool:
+    row = rows.get(found.id)
+    if row is None or row.cloud_id in {None, found.seen["cloud_id"]}:
+        return True
+    maker = makers.get(item.operation_id) if item.operation_id else None
+    if maker is None or item.created_at is None or maker.finished_at is None:
+        return False
+    return bool(maker.created_at - SKEW <= item.created_at <= maker.finished_at)
 
 
 async def _made_by(

@@ -64,7 +64,8 @@ async def find_orphans(engine: AsyncEngine, backend: ComputeBackend) -> AsyncIte
                 orphans = list(_orphans(kind, {**unknown, **late}))
                 orphans = await leftovers.with_their_operations(reader, backend, orphans, items, known)
                 orphans = [found for found in orphans if found.held_by or found.seen["cloud_id"] not in late]
-            yield await _with_deleting_operations(reader, orphans)
+            orphans = await _with_deleting_operations(reader, orphans)
+            yield await leftovers.without_copies(reader, orphans, items) if kind is Kind.VOLUME else orphans
 
 
 async def _inventory(backend: ComputeBackend, kind: Kind) -> AsyncIterator[Items]:

@@ -6,7 +6,7 @@ then, the next comparisons of the cloud with the database find that out, as for 
 
 from collections.abc import Mapping
 from typing import Any, Final
-from uuid import UUID, uuid5
+from uuid import UUID, uuid4, uuid5
 
 from sqlalchemy import ARRAY, Text, and_, any_, case, delete, func, insert, literal, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -43,7 +43,7 @@ async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, ow
     if found is None:
         raise NotFoundError("unmanaged server", cloud_id)
     project_id = await _project(tx, owner)
-    volumes = await _check(tx, found, project_id)
+    volumes, taken = await _check(tx, found, project_id)
     flavor_id, image_id = await _flavor(tx, found), await _image(tx, found)
     new = requested(admin, Action.ADOPT, Adopt(found.name, found.cloud_id, flavor_id, image_id))
     values = {
@@ -60,7 +60,7 @@ async def adopt_server(tx: AsyncConnection, admin: Requester, cloud_id: UUID, ow
     }
     vm = await insert_row(tx, VM, **values)
     await record_done(tx, new, project_id, vm.id)
-    await _adopt_volumes(tx, vm, new, volumes, found.volumes)
+    await _adopt_volumes(tx, vm, new, volumes, _with_own_ids(found.volumes, taken))
     await _adopt_interfaces(tx, vm, new, found.interfaces)
     await tx.execute(delete(FoundServer).where(FoundServer.cloud_id == found.cloud_id))
     return Accepted(await shown_vm(tx, vm.id), new.id)
@@ -82,8 +82,11 @@ async def _project(tx: AsyncConnection, owner: Owner) -> UUID:
     return found
 
 
-async def _check(tx: AsyncConnection, found: FoundServer, project_id: UUID) -> dict[str, Volume]:
-    """Return the rows of those volumes of the server that this service has already; NotAdoptableError if it cannot."""
+async def _check(tx: AsyncConnection, found: FoundServer, project_id: UUID) -> tuple[dict[str, Volume], set[UUID]]:
+    """Return the rows of those volumes of the server that this service has already, and the ids of other volumes.
+
+    NotAdoptableError if it cannot be adopted.
+    """
     if found.obstacle:
         raise NotAdoptableError(found.obstacle)
     if await tx.scalar(select(VM.id).where(or_(VM.id == found.vm_id, VM.cloud_id == found.cloud_id))):
@@ -91,18 +94,30 @@ async def _check(tx: AsyncConnection, found: FoundServer, project_id: UUID) -> d
     ids = [UUID(volume["id"]) for volume in found.volumes]
     is_known = or_(Volume.id.in_(ids), Volume.cloud_id == any_(literal(_ids(found.volumes), ARRAY(Text))))
     volumes = await fetch_all(tx, select(Volume).where(is_known).order_by(Volume.id).with_for_update())
-    for volume in volumes:
+    present = [volume for volume in volumes if volume.cloud_id in {None, *_ids(found.volumes)}]
+    for volume in present:
         if volume.cloud_id is None or volume.owner_id != project_id or volume.status is not VolumeStatus.AVAILABLE:
             raise NotAdoptableError(f"Its volume {volume.id} is in use here, or belongs to another project.")
     addresses = [(port["network_id"], port["ip_address"]) for port in found.interfaces if port["ip_address"]]
     taken = or_(
         Interface.cloud_id == any_(literal(_ids(found.interfaces), ARRAY(Text))),
+        Interface.id.in_([UUID(port["id"]) for port in found.interfaces]),
         Interface.mac_address.in_([port["mac_address"] for port in found.interfaces]),
         *(and_(Interface.network_id == UUID(id), Interface.ip_address == address) for id, address in addresses),
     )
     if found.interfaces and (other := await tx.scalar(select(Interface.vm_id).where(taken).limit(1))):
         raise NotAdoptableError(f"One of its addresses is recorded for the VM {other}; try again in a minute.")
-    return {volume.cloud_id: volume for volume in volumes if volume.cloud_id}
+    return {volume.cloud_id: volume for volume in present if volume.cloud_id}, {volume.id for volume in volumes}
+
+
+def _with_own_ids(volumes: list[dict[str, Any]], taken: set[UUID]) -> list[dict[str, Any]]:
+    """The volumes, each with an id that no other has: the mark of one that was restored from a backup is a copy."""
+    result = []
+    for volume in volumes:
+        id = UUID(volume["id"])
+        result.append(volume | {"id": str(uuid4() if id in taken else id)})
+        taken = taken | {id}
+    return result
 
 
 def _ids(rows: list[dict[str, Any]]) -> list[str]:

@@ -1,5 +1,6 @@
 """What is left over from operations that have ended is removed after two sightings and a while, and nothing else."""
 
+from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -193,11 +194,32 @@ async def test_doubles_of_volumes_and_images_are_removed_if_the_rows_own_exist(
         for model, id in zip((Volume, Snapshot), ids, strict=True):
             await tx.execute(update(model).values(cloud_id=id if exists else f"not {id}"))
     cloud.more = {
-        Kind.VOLUME: {DOUBLE: Listed(volume.id, "available", operation_id=make.id)},
+        Kind.VOLUME: {DOUBLE: Listed(volume.id, "available", operation_id=make.id, created_at=make.created_at)},
         Kind.SNAPSHOT: {DOUBLE: Listed(snapshot.id, "queued", operation_id=save.id)},
     }
     doubles = [("volume", Ref(volume.id, DOUBLE)), ("image", Ref(snapshot.id, DOUBLE))]
     assert await sweep() == (doubles if exists else [])
+
+
+@pytest.mark.parametrize("age", [timedelta(minutes=-5), timedelta(days=1), None])
+@pytest.mark.parametrize("status", [VolumeStatus.AVAILABLE, VolumeStatus.DELETED])
+async def test_a_volume_that_was_restored_from_a_backup_stays(
+    engine: AsyncEngine, cloud: Cloud, sweep: Any, status: VolumeStatus, age: timedelta | None
+) -> None:
+    """It has the marks of the volume that was backed up. Somebody has made it now, or had it before."""
+    vm = await add_idle_vm(engine, cloud)
+    async with engine.begin() as tx:
+        volume = await add_volume(tx, await add_user(tx), status=status)
+        make = await add_operation(tx, vm, Action.CREATE_VOLUME, status=SUCCEEDED, resource_id=volume.id, holds=False)
+    if status is VolumeStatus.AVAILABLE:
+        await cloud.create_volume(Token(make.id, "make"), volume.id, "data", volume.size_gb)
+    async with engine.begin() as tx:
+        ours = next(iter((await cloud.inventory(Kind.VOLUME, None)).items), "deleted")
+        await tx.execute(update(Volume).values(cloud_id=ours, operation_id=make.id))
+    created_at = make.created_at - age if age else None
+    cloud.more[Kind.VOLUME] = {DOUBLE: Listed(volume.id, "available", operation_id=make.id, created_at=created_at)}
+    assert await sweep() == []
+    assert [(drift, is_open) for drift, _, is_open in await recorded_findings(engine)] == [(Drift.ORPHAN_VOLUME, True)]
 
 
 @pytest.mark.parametrize("kind", [Kind.VOLUME, Kind.SNAPSHOT])

@@ -73,7 +73,8 @@ def _listed_port(body: Body) -> Listed | None:
 
 def _listed_volume(body: Body) -> Listed | None:
     volume = bodies.volume_from(body)
-    return _listed(marks.volume_of(volume), volume.status, operation_id=marks.operation_of(volume))
+    made = {"operation_id": marks.operation_of(volume), "created_at": volume.created_at}
+    return _listed(marks.volume_of(volume), volume.status, **made)
 
 
 def _listed_image(body: Body) -> Listed | None:

@@ -90,6 +90,7 @@ def volume_from(body: Body) -> VolumeRow:
         name=_text_or_none(body, "name") or "",
         status=_text(body, "status"),
         size_gb=_number(body, "size"),
+        created_at=_time(body, "created_at"),
         updated_at=_time(body, "updated_at" if body.get("updated_at") else "created_at"),
         attachments=tuple(
             Attachment(_text(found, "server_id"), _text_or_none(found, "device"))

@@ -136,6 +136,7 @@ class VolumeRow:
     name: str
     status: str
     size_gb: int
+    created_at: datetime
     updated_at: datetime
     attachments: tuple[Attachment, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)

@@ -250,3 +250,18 @@ async def test_a_repeated_adoption_gets_the_first_answer(ada: Person, root: Pers
     assert [answer.status_code for answer in answers] == [202, 202]
     assert answers[0].text == answers[1].text
     assert await count(engine, Operation) == 1
+
+
+async def test_a_volume_with_a_copied_mark_gets_an_id_of_its_own(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    """Cinder restores a backup with the metadata of the volume that was backed up."""
+    async with engine.begin() as tx:
+        original = await add_volume(tx, ada.user)
+        await tx.execute(update(Volume).values(cloud_id="the original"))
+    copies = [VOLUME | {"id": str(original.id), "cloud_id": f"copy {n}", "device": f"/dev/vd{n}"} for n in "bc"]
+    id = await add_found(engine, volumes=copies)
+    assert (await adopt(root, id)).status_code == 202
+    attached = (await ada.http.get(f"/vms/{id}/volumes")).json()["items"]
+    assert len({each["volume_id"] for each in attached} - {str(original.id)}) == 2
+    assert (await ada.http.get(f"/volumes/{original.id}")).json()["status"] == "AVAILABLE"
