@@ -1,5 +1,6 @@
 """The catalogue of problems as web pages: a list, and a page for each code, which is the `type` of its problems."""
 
+import asyncio
 import json
 import re
 from functools import cache
@@ -39,6 +40,8 @@ def install(app: FastAPI) -> None:
     def page(code: str | None) -> str:
         return _list() if code is None else _page_of(code, app.openapi())
 
+    making = asyncio.Lock()
+
     async def list_problems() -> HTMLResponse:
         return HTMLResponse(page(None), headers={"Content-Security-Policy": _POLICY})
 
@@ -46,7 +49,9 @@ def install(app: FastAPI) -> None:
         code = request.path_params["code"]
         if code not in PROBLEM_TYPES:
             raise ProblemError("not_found", "There is no such problem.")
-        return HTMLResponse(page(code), headers={"Content-Security-Policy": _POLICY})
+        async with making:  # one at a time, and beside other requests: the first takes a second
+            text = await asyncio.to_thread(page, code)
+        return HTMLResponse(text, headers={"Content-Security-Policy": _POLICY})
 
     app.add_api_route(PAGES, list_problems, include_in_schema=False)
     app.add_api_route(f"{PAGES}/{{code}}", show_problem, include_in_schema=False)
