@@ -23,7 +23,7 @@ from domain.upkeep.findings import Difference
 
 # Seconds between the first sight of a leftover and its removal. A thing that somebody is just making may look like one.
 MIN_AGE = 60.0
-SKEW: Final = timedelta(seconds=60)  # by which the clock of the cloud may differ from that of the database
+SKEW: Final = timedelta(seconds=60)  # between the clocks of the cloud and the database
 _MAKERS: Final = {Kind.VM: Action.CREATE, Kind.VOLUME: Action.CREATE_VOLUME, Kind.SNAPSHOT: Action.SNAPSHOT}
 
 

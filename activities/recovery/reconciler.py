@@ -36,8 +36,8 @@ COUNT_INTERVAL = 3600.0  # seconds between two counts of what projects use: they
 # comparison. So the time between the two comparisons must be at least this part of INTERVAL.
 CONFIRM_AFTER_INTERVALS = 0.6
 # If more resources than this are gone at once, the answer is probably wrong: credentials of another project, or a cloud
-# that is partly down. The findings are shown to admins, but nothing is marked as gone. What is gone together with its
-# server does not count: one VM may have more interfaces than this.
+# that is partly down. The findings are shown to admins, but nothing is marked as gone. The interfaces and volumes of a
+# server that is gone do not count: one VM may have more of them than this.
 MAX_GONE = 50
 FEW_GONE = 10  # servers; if more than these are gone, and they are most of all, the answer is probably wrong, too
 MOST_MARKED = 1_000  # as gone, after one comparison; the next one finds the others again
