@@ -47,7 +47,8 @@ class Slots:
 
     A caller may hold half of the slots and fill half of the queue, so that one caller's flood leaves room for others.
     If several callers fill the queue, a caller with fewer waiting requests takes the place of one that has the most.
-    Free slots go to the waiting callers with the lowest rank, and round-robin to those of equal rank.
+    Free slots go to the waiting callers with the lowest rank, and round-robin to those of equal rank. Callers with a
+    rank below 0 are preferred, but they get only every other slot while others wait, however many they are.
     """
 
     def __init__(self, limit: int, queue_limit: int) -> None:
@@ -57,6 +58,7 @@ class Slots:
         # The callers that wait, each with its requests, oldest first. Of callers with equal rank, the first is next.
         self._waiting: dict[str, deque[_Waiter]] = {}
         self._ranks: dict[str, float] = {}  # of the callers that wait
+        self._was_preferred = False  # whoever was granted the last slot
         self.most_of_caller = self._caller_limit + self._caller_queue_limit  # requests, served or waiting
 
     def free_of(self, caller: str) -> int:
@@ -89,10 +91,12 @@ class Slots:
         self._held[caller] -= 1
         if not self._held[caller]:
             del self._held[caller]
-        # `min` returns the first of several with the lowest rank.
-        following = min(filter(self._has_slot, self._waiting), key=self._ranks.__getitem__, default=None)
-        if following is not None:
-            self._grant(following)
+        ready = [waiting for waiting in self._waiting if self._has_slot(waiting)]
+        if self._was_preferred:
+            ready = [waiting for waiting in ready if self._ranks[waiting] >= 0] or ready
+        if ready:
+            # `min` returns the first of several with the lowest rank.
+            self._grant(min(ready, key=self._ranks.__getitem__))
 
     def _has_slot(self, caller: str) -> bool:
         return self._held.total() < self._limit and self._held[caller] < self._caller_limit
@@ -102,6 +106,7 @@ class Slots:
         # Counted here and not when the request resumes: until then another request could take the slot.
         self._held[caller] += 1
         queue, rank = self._waiting.pop(caller), self._ranks.pop(caller)
+        self._was_preferred = rank < 0
         queue.popleft().decide(granted=True)
         if queue:
             self._waiting[caller], self._ranks[caller] = queue, rank

@@ -72,6 +72,27 @@ async def test_a_caller_of_lower_rank_takes_a_place_and_is_served_first() -> Non
     assert callers.admitted == ["ada", "joe", "eve", "ann"]
 
 
+async def test_preferred_callers_get_every_other_slot_while_others_wait() -> None:
+    callers = Callers(Slots(1, 12))
+    await callers.ask("ada")
+    await callers.ask("bob", "eve", "bob", "eve", "bob", "eve", rank=-0.5)
+    await callers.ask("ann", "joe", rank=2.0)
+    for _ in range(7):
+        await callers.release(callers.admitted[-1])
+    assert callers.admitted == ["ada", "bob", "ann", "eve", "joe", "bob", "eve", "bob"]
+
+
+async def test_a_preferred_caller_with_two_waiting_requests_gives_a_place_to_one_that_has_none() -> None:
+    callers = Callers(Slots(1, 4))
+    await callers.ask("ada")
+    await callers.ask("bob", "eve", "bob", "eve", rank=-0.5)
+    await callers.ask("ann", "joe")
+    await callers.ask("max", rank=1.0)
+    assert callers.refused == [("bob", "too_many_requests"), ("eve", "too_many_requests"), ("max", "overloaded")]
+    await callers.ask("eve", rank=-0.5)  # has one already, and so it is no better than the others
+    assert callers.refused[3:] == [("eve", "overloaded")]
+
+
 async def test_slots_go_round_robin_to_the_callers_that_wait() -> None:
     callers = Callers(Slots(2, 20))
     await callers.ask("ada", "bob", *["ada"] * 5, *["bob"] * 5, "eve")
