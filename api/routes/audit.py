@@ -1,20 +1,25 @@
 """For admins: the audit, as pages and as one file."""
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import ColumnElement, Select, func, select, tuple_
+from sqlalchemy.exc import DBAPIError
+from starlette.types import Receive, Scope, Send
 
 from api.routes import answers, router
 from api.web import openapi
 from api.web.dependencies import Admin, Process, ProcessState, may_administer
 from api.web.fields import IPAddress, Text, Time
 from api.web.lists import Order
+from api.web.origin import shown
 from api.web.pages import WantedPage
 from api.web.program_tokens import seconds_left
 from api.web.security import Caller
+from domain.data import outages
 from domain.data.audit import AuditEvent
 from domain.rules.accounts import Event, Outcome
 from domain.rules.text import in_nfc
@@ -26,10 +31,19 @@ _NEWEST_FIRST = Order("-at", (AuditEvent.at, AuditEvent.id), descending=True)
 _POSITION = tuple_(AuditEvent.at, AuditEvent.id)
 
 
+class _CutError(Exception):
+    """The rest of an answer cannot be read."""
+
+
 class Lines(StreamingResponse):
-    """A JSON object in each line."""
+    """A JSON object in each line. If the rest cannot be read, the connection is cut: an end would look complete."""
 
     media_type = "application/jsonl"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the lines."""
+        with contextlib.suppress(_CutError):  # the server cuts what was not completed
+            await super().__call__(scope, receive, send)
 
 
 async def _conditions(  # noqa: PLR0913, PLR0917 - FastAPI passes every parameter
@@ -51,7 +65,7 @@ async def _conditions(  # noqa: PLR0913, PLR0917 - FastAPI passes every paramete
         (target, lambda name: func.lower(AuditEvent.target).in_([func.lower(name), func.lower(in_nfc(name))])),
         (event, lambda kind: AuditEvent.event == kind),
         (outcome, lambda kind: AuditEvent.outcome == kind),
-        (address, lambda value: AuditEvent.address == value),
+        (address, lambda value: AuditEvent.address == shown(value)),
         (since, lambda time: AuditEvent.at >= time),
         (until, lambda time: AuditEvent.at < time),
     ]
@@ -88,8 +102,14 @@ async def export_security_events(admin: Admin, process: Process, request: Reques
 
 async def _all(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
-    async for lines in rest:
-        yield lines
+    try:
+        async for lines in rest:
+            yield lines
+    except (DBAPIError, *outages.UNREACHABLE) as error:
+        if not outages.is_outage(error):
+            raise
+        outages.log.failed(error)
+        raise _CutError from None
 
 
 async def _lines(process: ProcessState, admin: Caller, wanted: Select[AuditEvent]) -> AsyncIterator[bytes]:

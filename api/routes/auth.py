@@ -70,22 +70,22 @@ async def log_in(process: Process, request: Request, body: requests.Credentials)
     # Read before the wait. If the account is disabled or gets another password meanwhile, it has another epoch then.
     async with process.autocommit.connect() as connection:
         user = await queries.fetch_one(connection, user_named(body.username))
-    async with checks.turn_to_hash(process, request, account):
-        # Attempts that came together with this one may have failed in the meantime.
-        checks.refuse_if_too_soon(process.logins, origin, account)
-        is_right = await checks.is_right(process, request, account, user, body.password.get_secret_value())
-        # Before the end of the turn, at which there may be no slot.
-        if user is None or not is_right:
-            note_refusal(process, request, Event.LOGIN, "invalid_credentials", user)
-            raise ProblemError("invalid_credentials", "The username or the password is wrong.")
-        if user.disabled_at is not None:
-            note_refusal(process, request, Event.LOGIN, "account_disabled", user)
-            raise ProblemError("account_disabled", "This account is disabled. Ask the operator of the service.")
-        try:
-            await request.scope["take_slot"]()
-        except NoSlotError as error:  # who gets this answer knows that the password is right
+    is_right = False
+    try:
+        async with checks.turn_to_hash(process, request, account):
+            # Attempts that came together with this one may have failed in the meantime.
+            checks.refuse_if_too_soon(process.logins, origin, account)
+            is_right = await checks.is_right(process, request, account, user, body.password.get_secret_value())
+            if user is None or not is_right:
+                note_refusal(process, request, Event.LOGIN, "invalid_credentials", user)
+                raise ProblemError("invalid_credentials", "The username or the password is wrong.")
+            if user.disabled_at is not None:
+                note_refusal(process, request, Event.LOGIN, "account_disabled", user)
+                raise ProblemError("account_disabled", "This account is disabled. Ask the operator of the service.")
+    except NoSlotError as error:
+        if is_right:  # who gets this answer after the turn knows that the password is right
             note_refusal(process, request, Event.LOGIN, error.code, user)
-            raise
+        raise
     caller = LoginCaller(user.id, user.username, uuid4(), user.epoch)
     lasts = timedelta(days=process.settings.login_expire_days)
     async with process.engine.begin() as tx:

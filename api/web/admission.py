@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 from starlette.types import Scope
@@ -47,19 +47,21 @@ class Slots:
 
     A caller may hold half of the slots and fill half of the queue, so that one caller's flood leaves room for others.
     If several callers fill the queue, a caller with fewer waiting requests takes the place of one that has the most.
-    Free slots go to the waiting callers with the lowest rank, and round-robin to those of equal rank. Callers with a
-    rank below 0 are preferred, but they get only every other slot while others wait, however many they are.
+    Free slots go to the waiting callers with the lowest rank, and round-robin to those of equal rank.
+
+    Callers with a rank below 0 are preferred: they go before all others. But of the queue and of the free slots, each
+    of the two kinds gets half if it needs it, however many callers of the other kind there are.
     """
 
     def __init__(self, limit: int, queue_limit: int) -> None:
         self._limit, self._caller_limit = limit, max(1, limit // 2)
-        self._queue_limit, self._caller_queue_limit = queue_limit, max(1, queue_limit // 2)
+        self._queue_limit, self._half_of_queue = queue_limit, max(1, queue_limit // 2)
         self._held: Counter[str] = Counter()
         # The callers that wait, each with its requests, oldest first. Of callers with equal rank, the first is next.
         self._waiting: dict[str, deque[_Waiter]] = {}
         self._ranks: dict[str, float] = {}  # of the callers that wait
         self._was_preferred = False  # whoever was granted the last slot
-        self.most_of_caller = self._caller_limit + self._caller_queue_limit  # requests, served or waiting
+        self.most_of_caller = self._caller_limit + self._half_of_queue  # requests, served or waiting
 
     def free_of(self, caller: str) -> int:
         """How many more requests of the caller may be served or wait at the same time."""
@@ -80,10 +82,10 @@ class Slots:
             self._held[caller] += 1
             return
         waiting = len(self._waiting.get(caller, ()))
-        if waiting >= self._caller_queue_limit:
+        if waiting >= self._half_of_queue:
             raise NoSlotError("too_many_requests")
-        if sum(map(len, self._waiting.values())) >= self._queue_limit:
-            self._displace(rank + waiting + 1)
+        if self._places(self._waiting) >= self._queue_limit:
+            self._displace(rank, waiting)
         await self._wait(caller, rank)
 
     def release(self, caller: str) -> None:
@@ -101,6 +103,9 @@ class Slots:
     def _has_slot(self, caller: str) -> bool:
         return self._held.total() < self._limit and self._held[caller] < self._caller_limit
 
+    def _places(self, callers: Iterable[str]) -> int:
+        return sum(len(self._waiting[caller]) for caller in callers)
+
     def _grant(self, caller: str) -> None:
         """Give a slot to the caller's oldest request, and put the caller behind all other callers."""
         # Counted here and not when the request resumes: until then another request could take the slot.
@@ -111,18 +116,24 @@ class Slots:
         if queue:
             self._waiting[caller], self._ranks[caller] = queue, rank
 
-    def _displace(self, demand: float) -> None:
-        """Take the latest place of the caller that demands the most; NoSlotError if none demands more than `demand`.
+    def _displace(self, rank: float, waiting: int) -> None:
+        """Take the latest place of the caller that demands the most, for a caller with `waiting` places.
 
-        A caller's demand is its rank and its waiting requests together.
+        It is a place of the other kind if the caller's own kind has less than half of the queue, and of its own kind
+        otherwise. A caller's demand is its rank and its waiting requests together. NoSlotError if nobody of its own
+        kind demands more.
         """
 
         def demand_of(caller: str) -> float:
             return self._ranks[caller] + len(self._waiting[caller])
 
-        most = max(self._waiting, key=demand_of)
-        if demand_of(most) <= demand:
-            raise NoSlotError("overloaded")
+        same = [caller for caller in self._waiting if (self._ranks[caller] < 0) == (rank < 0)]
+        if self._places(same) < self._half_of_queue:
+            most = max((caller for caller in self._waiting if caller not in same), key=demand_of)
+        else:
+            most = max(same, key=demand_of)
+            if demand_of(most) <= rank + waiting + 1:
+                raise NoSlotError("overloaded")
         waiter = self._waiting[most][-1]
         self._forget(most, waiter)
         waiter.decide(granted=False)

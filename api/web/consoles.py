@@ -65,7 +65,10 @@ async def ask(process: ProcessState, http: Request, vm: VM, kind: ConsoleRequest
             raise ProblemError("worker_unavailable", "Temporal cannot be reached right now; try again.") from None
     taken = delete(ConsoleAnswer).where(ConsoleAnswer.id == request.id).returning(ConsoleAnswer.content)
     async with process.autocommit.connect() as connection:
-        answer: dict[str, Any] = json.loads((await connection.execute(taken)).scalar_one())
+        content = await connection.scalar(taken)
+    if content is None:  # a failover has lost it
+        raise ProblemError("worker_unavailable", "The answer of a worker is lost; try again.")
+    answer: dict[str, Any] = json.loads(content)
     await _check_again(process, http.scope["caller"], vm, kind)
     return answer
 

@@ -18,7 +18,6 @@ LONGEST_DELAY_BY_ACCOUNT = 30.0  # seconds; failures of others must not keep the
 MEMORY = 3600.0  # seconds without a failure after which it is forgotten
 USE_HALVES_AFTER = 300.0  # seconds
 KNOWN_CREDIT = 8.0  # hashes of one account's owner; a script that logs in once a minute stays below it
-KNOWN_RANK = -0.5  # above -1: an origin with two logins that wait gives the place of one to a stranger's first
 SHARED_CREDIT = 64.0  # hashes of all owners behind one address; nobody gets more with many accounts
 CAPACITY = 50_000  # entries in each table
 
@@ -85,13 +84,14 @@ class Logins:
     def rank(self, origin: str, account: str = "") -> float:
         """How many hashes the origin has used lately: the lowest rank is hashed first.
 
-        Where the account's owner has logged in before, the first few hashes do not count, and neighbours do not matter
-        unless they use very many: the rank is below 0. Among other origins with equal use, the one whose account has
-        failed less often goes first.
+        Where the account's owner has logged in before, the rank is below 0 while the account has used a few hashes
+        there and its neighbours not very many. Among other origins with equal use, the one whose account has failed
+        less often goes first.
         """
         if self.is_known(origin, account):
-            beyond = max(self._use(origin, account) - KNOWN_CREDIT, self._use(origin) - SHARED_CREDIT)
-            return max(beyond, KNOWN_RANK)
+            beyond, of_all = self._use(origin, account) - KNOWN_CREDIT, self._use(origin) - SHARED_CREDIT
+            # By the use of all at the origin, or attackers with many accounts at many origins would equal its owners.
+            return of_all if beyond < 0 else max(beyond, of_all)
         failures = min(_value(self._accounts.get(account)), FREE_FAILURES)
         # At most half a hash: failures only decide between origins with equal use.
         return self._use(origin) + failures / (2 * FREE_FAILURES)

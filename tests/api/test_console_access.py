@@ -14,6 +14,7 @@ from domain.data.queries import insert_row
 from domain.rules.console import ConsoleRequest
 from tests.api.conftest import Person
 from tests.api.projects import project_of, set_member
+from tests.api.test_problems import check_problem
 from tests.api.vm_resources import vm_of
 
 ANSWERS: dict[str, dict[str, Any]] = {
@@ -72,3 +73,12 @@ async def test_the_right_is_checked_again_when_the_worker_has_answered(  # noqa:
     monkeypatch.setattr(consoles, "_answered", answer)
     found = await bob.http.request(method, f"/vms/{vm.id}/{path}")
     assert found.status_code == status, found.text
+
+
+async def test_an_answer_that_is_lost_after_the_worker_has_written_it_may_be_asked_for_again(
+    ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover to a standby that had not got it yet loses it."""
+    vm = await vm_of(ada, engine, launched_at=datetime.now(UTC))
+    monkeypatch.setattr(consoles, "_answered", nothing)
+    check_problem(await ada.http.get(f"/vms/{vm.id}/console-log"), 503, "worker_unavailable")

@@ -82,15 +82,17 @@ async def test_preferred_callers_get_every_other_slot_while_others_wait() -> Non
     assert callers.admitted == ["ada", "bob", "ann", "eve", "joe", "bob", "eve", "bob"]
 
 
-async def test_a_preferred_caller_with_two_waiting_requests_gives_a_place_to_one_that_has_none() -> None:
+@pytest.mark.parametrize(("first", "then"), [(-1.0, 2.0), (2.0, -1.0)])
+async def test_preferred_callers_and_others_have_half_of_a_full_queue_each(first: float, then: float) -> None:
     callers = Callers(Slots(1, 4))
     await callers.ask("ada")
-    await callers.ask("bob", "eve", "bob", "eve", rank=-0.5)
-    await callers.ask("ann", "joe")
-    await callers.ask("max", rank=1.0)
-    assert callers.refused == [("bob", "too_many_requests"), ("eve", "too_many_requests"), ("max", "overloaded")]
-    await callers.ask("eve", rank=-0.5)  # has one already, and so it is no better than the others
-    assert callers.refused[3:] == [("eve", "overloaded")]
+    await callers.ask("bob", "eve", "ann", "joe", rank=first)
+    await callers.ask("max", "sue", "tom", rank=then)
+    await callers.ask("kim", rank=first)
+    lost = [(name, "too_many_requests") for name in ("bob", "eve")]
+    assert sorted(callers.refused) == sorted([*lost, ("tom", "overloaded"), ("kim", "overloaded")])
+    await callers.ask("pam", rank=then - 1)  # within its kind, whoever demands less takes a place
+    assert callers.refused[4:] == [("max", "too_many_requests")]
 
 
 async def test_slots_go_round_robin_to_the_callers_that_wait() -> None:
