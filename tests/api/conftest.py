@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.app import create_app
 from api.background import housekeeping
+from api.background.dispatcher import Dispatcher
 from api.background.use_exchange import UseExchange
 from api.background.workflow_recovery import WorkflowRecovery
 from api.web import security
@@ -104,12 +105,19 @@ async def _nothing(*_: object) -> None:
     """Do nothing, in place of a task."""
 
 
+class _IdleDispatcher(Dispatcher):
+    async def run(self) -> None:
+        """Deliver nothing."""
+
+
 @pytest.fixture(autouse=True)
-def few_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def few_tasks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the tasks of the application that look at the database once it starts and find nothing to do there.
 
-    Together they take longer than most tests. Tests of these tasks call what they do.
+    Together they take longer than most tests. Tests of these tasks call what they do, or have the mark `delivers`.
     """
+    if not request.node.get_closest_marker("delivers"):
+        monkeypatch.setattr("api.app.Dispatcher", _IdleDispatcher)
     monkeypatch.setattr(housekeeping, "run", _nothing)
     monkeypatch.setattr(WorkflowRecovery, "run", _nothing)
     monkeypatch.setattr(UseExchange, "run", _nothing)

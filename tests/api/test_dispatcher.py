@@ -58,6 +58,7 @@ async def test_several_dispatchers_deliver_each_operation_once(engine: AsyncEngi
     assert {operation.status for operation in operations} == {OperationStatus.QUEUED}
 
 
+@pytest.mark.delivers
 async def test_a_wake_up_delivers_a_new_operation_at_once(ada: Person, engine: AsyncEngine) -> None:
     client = Recorder()
     async with dispatching(engine, client) as running:

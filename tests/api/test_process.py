@@ -124,6 +124,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.process.wait()
 
 
+@pytest.mark.delivers
 async def test_requests_get_503_while_the_database_is_unavailable_and_succeed_after_that(
     server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
