@@ -3,7 +3,9 @@
 import os
 import time
 import warnings
-from typing import Any, Final
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import openstack
 from openstack.connection import Connection
@@ -12,6 +14,16 @@ MICROVERSIONS: Final = {"compute": "2.95", "block_storage": "3.70"}
 PAUSE: Final = 0.5  # seconds
 TIMEOUT: Final = 120.0  # seconds for the cloud to carry out a change
 Json = dict[str, Any]
+T = TypeVar("T")
+
+
+def _until(read: Callable[[], T | None]) -> T:
+    """Call `read` until its result is true, and return that; fail after TIMEOUT."""
+    end = time.monotonic() + TIMEOUT
+    while not (result := read()):
+        assert time.monotonic() < end, "the cloud has not carried it out"
+        time.sleep(PAUSE)
+    return result
 
 
 class Others:
@@ -22,6 +34,8 @@ class Others:
         operator = os.environ.get("OS_OPERATOR_CLOUD")
         self._operator = openstack.connect(cloud=operator) if operator else None
         self._servers: list[str] = []
+        self._backups: list[str] = []
+        self._volumes: list[str] = []
 
     @property
     def has_operator(self) -> bool:
@@ -29,9 +43,11 @@ class Others:
         return self._operator is not None
 
     def close(self) -> None:
-        """Delete the servers that were made, as far as they exist, and close the connections."""
-        for server_id in self._servers:
-            self._response(self._member, "DELETE", "compute", f"/servers/{server_id}", None)
+        """Delete what was made, as far as it exists, and close the connections."""
+        paths = [("compute", f"/servers/{id}") for id in self._servers]
+        paths += [("block_storage", f"/backups/{id}") for id in self._backups]
+        for service, path in paths + [("block_storage", f"/volumes/{id}") for id in self._volumes]:
+            _until(partial(self._is_deleted, service, path))
         for connection in filter(None, (self._member, self._operator)):
             connection.close()
 
@@ -54,29 +70,49 @@ class Others:
         """Begin an action of a server."""
         self.send("POST", "compute", f"/servers/{server_id}/action", action)
 
+    def volume(self, cloud_id: str) -> Json:
+        """Return a volume as the cloud has it."""
+        volume: Json = self._get("block_storage", f"/volumes/{cloud_id}")["volume"]
+        return volume
+
+    def back_up(self, cloud_id: str) -> str:
+        """Make a backup of a volume, and return its id."""
+        backup = {"volume_id": cloud_id, "name": "drill", "force": True}
+        id = str(self.make("block_storage", "/backups", {"backup": backup})["backup"]["id"])
+        self._backups.append(id)
+        _until(lambda: self._get("block_storage", f"/backups/{id}")["backup"]["status"] == "available")
+        return id
+
+    def restore(self, backup_id: str) -> str:
+        """Restore a backup into a new volume, and return the cloud's id of the volume."""
+        restore = self.make("block_storage", f"/backups/{backup_id}/restore", {"restore": {"name": "drill-restored"}})
+        id = str(restore["restore"]["volume_id"])
+        self._volumes.append(id)
+        _until(lambda: self.volume(id)["status"] == "available")
+        return id
+
     def settle(self, server_id: str, *statuses: str) -> Json:
         """Wait until the server has one of the statuses and is at rest, and return it."""
-        end = time.monotonic() + TIMEOUT
-        while True:
-            server: Json = self._send(self._member, "GET", "compute", f"/servers/{server_id}", None)["server"]
-            if server["status"] in statuses and server["OS-EXT-STS:task_state"] is None:
-                return server
-            assert time.monotonic() < end, f"{server_id} is {server['status']}, not {statuses}"
-            time.sleep(PAUSE)
+
+        def settled() -> Json | None:
+            server: Json = self._get("compute", f"/servers/{server_id}")["server"]
+            return server if server["status"] in statuses and server["OS-EXT-STS:task_state"] is None else None
+
+        return _until(settled)
 
     def server_of(self, vm_id: str) -> str:
         """Return the id of the VM's server."""
-        body = self._send(self._member, "GET", "compute", f"/servers/detail?tags=vm:{vm_id}", None)
+        body = self._get("compute", f"/servers/detail?tags=vm:{vm_id}")
         return next(str(row["id"]) for row in body["servers"] if f"vm:{vm_id}" in row["tags"])
 
     def volume_of(self, volume_id: str) -> str:
         """Return the cloud's id of a volume."""
-        rows = self._send(self._member, "GET", "block_storage", "/volumes/detail", None)["volumes"]
+        rows = self._get("block_storage", "/volumes/detail")["volumes"]
         return next(str(row["id"]) for row in rows if row["metadata"].get("osvm_volume") == volume_id)
 
     def ports_of(self, server_id: str) -> list[str]:
         """Return the ids of the server's ports."""
-        rows = self._send(self._member, "GET", "network", f"/ports?device_id={server_id}", None)["ports"]
+        rows = self._get("network", f"/ports?device_id={server_id}")["ports"]
         return [row["id"] for row in rows]
 
     def make_image(self, name: str) -> str:
@@ -90,6 +126,13 @@ class Others:
     def exists(self, service: str, path: str) -> bool:
         """Return whether the project has it."""
         return bool(self._response(self._member, "GET", service, path, None).status_code < 400)
+
+    def _is_deleted(self, service: str, path: str) -> bool:
+        """Ask the cloud to delete something; False if it is in use. A volume is, until its server is gone."""
+        return self._response(self._member, "DELETE", service, path, None).status_code not in {400, 409}
+
+    def _get(self, service: str, path: str) -> Any:
+        return self._send(self._member, "GET", service, path, None)
 
     def _send(self, connection: Connection, method: str, service: str, path: str, body: Json | None) -> Any:
         response = self._response(connection, method, service, path, body)

@@ -102,11 +102,17 @@ async def rebuilt(drill: Drill) -> None:
         await IN_THREAD(drill.others.send, "DELETE", "image", f"/images/{image_id}")
 
 
+async def new_volume(user: User, name: str) -> str:
+    """Build a volume, and return its id."""
+    answer = await user.request("POST", "/volumes", json={"name": f"drill-{name}", "size_gb": 1})
+    volume_id = str(answer.json()["id"])
+    await poll(lambda: user.read(f"/volumes/{volume_id}"), lambda volume: volume["status"] == "AVAILABLE")
+    return volume_id
+
+
 async def volume_detached_and_deleted(drill: Drill) -> None:
-    answer = await drill.user.request("POST", "/volumes", json={"name": "drill", "size_gb": 1})
-    volume_id = answer.json()["id"]
+    volume_id = await new_volume(drill.user, "attached")
     path = f"/volumes/{volume_id}"
-    await drill.until_shown(path, lambda volume: volume["status"] == "AVAILABLE")
     await drill.user.request("POST", f"/vms/{drill.vm_id}/volumes", json={"volume_id": volume_id})
     await drill.until_shown(path, lambda volume: volume["status"] == "IN_USE")
     cloud_id = await IN_THREAD(drill.others.volume_of, volume_id)
@@ -184,40 +190,88 @@ async def test_what_others_do_is_recorded_within_a_minute(user: User, others: Ot
     assert not failed
 
 
-async def test_leftovers_go_and_strangers_stay_until_they_are_adopted(user: User, others: Others) -> None:
-    drill = Drill(user, others)
-    await drill.begin("drill-good")
-    (build,) = (await user.read(f"/vms/{drill.vm_id}/operations"))["items"]
+async def server_like(drill: Drill) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What somebody asks the cloud for to get a server like the VM's, and the marks that make it a double."""
+    (build,) = (await drill.user.read(f"/vms/{drill.vm_id}/operations"))["items"]
+    vm = await drill.user.read(f"/vms/{drill.vm_id}")
+    network = (await drill.user.read("/networks"))["items"][0]["id"]
+    server = {"flavorRef": vm["flavor_id"], "imageRef": vm["image_id"], "networks": [{"uuid": network}]}
     marks = {
         "tags": [f"vm:{drill.vm_id}", f"op:{build['id']}"],
         "metadata": {"osvm_vm": drill.vm_id, "osvm_operation": build["id"]},
     }
-    vm = await user.read(f"/vms/{drill.vm_id}")
-    network = (await user.read("/networks"))["items"][0]["id"]
-    server = {"flavorRef": vm["flavor_id"], "imageRef": vm["image_id"], "networks": [{"uuid": network}]}
+    return server, marks
 
-    def make(name: str, **more: Any) -> str:
-        return others.make_server(server | {"name": name} | more)
 
-    double, stranger = await IN_THREAD(lambda: make("drill-double", **marks)), await IN_THREAD(make, "drill-stranger")
-    listed = await poll(
-        lambda: user.read("/admin/servers?managed=false&page_size=100"),
+async def adopt(drill: Drill, stranger: str) -> None:
+    """Adopt a server as soon as a worker has found it, and leave it as it is."""
+    await poll(
+        lambda: drill.user.read("/admin/servers?managed=false&page_size=100"),
         # A worker may have read it while it was being built.
         lambda page: stranger in {item["id"] for item in page["items"] if item["obstacle"] is None},
         deadline=2 * A_MINUTE,
         interval=1.0,
     )
-    assert double not in {item["id"] for item in listed["items"]}
-    before = await IN_THREAD(others.settle, stranger, "ACTIVE")
-    adopted = await user.request("POST", f"/admin/servers/{stranger}/adopt", json={"username": ADMIN})
+    before = await IN_THREAD(drill.others.settle, stranger, "ACTIVE")
+    adopted = await drill.user.request("POST", f"/admin/servers/{stranger}/adopt", json={"username": ADMIN})
     assert adopted.status_code == 202, adopted.text
+    assert await IN_THREAD(drill.others.settle, stranger, "ACTIVE") == before, "an adopted server is not touched"
+
+
+async def until_gone(others: Others, service: str, path: str) -> None:
+    """Wait until the cloud has it no more."""
     await poll(
-        lambda: IN_THREAD(others.exists, "compute", f"/servers/{double}"),
+        lambda: IN_THREAD(others.exists, service, path),
         lambda exists: not exists,
         deadline=3 * A_MINUTE,
         interval=2.0,
     )
+
+
+async def test_leftovers_go_and_strangers_stay_until_they_are_adopted(user: User, others: Others) -> None:
+    drill = Drill(user, others)
+    await drill.begin("drill-good")
+    server, marks = await server_like(drill)
+    double = await IN_THREAD(others.make_server, server | marks | {"name": "drill-double"})
+    stranger = await IN_THREAD(others.make_server, server | {"name": "drill-stranger"})
+    await adopt(drill, stranger)
+    await until_gone(others, "compute", f"/servers/{double}")
     assert await IN_THREAD(others.settle, drill.server_id, "ACTIVE")
-    assert await IN_THREAD(others.settle, stranger, "ACTIVE") == before, "an adopted server is not touched"
     await user.act(stranger, "stop")
     assert (await user.until(stranger, "SHUTOFF", "ERROR"))["status"] == "SHUTOFF"
+
+
+@pytest.mark.usefixtures("test_cloud")
+async def test_a_volume_that_somebody_restored_from_a_backup_stays(user: User, others: Others) -> None:
+    """Cinder gives it the marks of the volume that was backed up. Only admins see it, and it may be adopted."""
+    drill = Drill(user, others)
+    await drill.begin("drill-backups")
+    kept, deleted = [await new_volume(user, name) for name in ("kept", "deleted")]
+    copies: dict[str, str] = {}
+    for volume_id in (kept, deleted):
+        cloud_id = await IN_THREAD(others.volume_of, volume_id)
+        backup = await IN_THREAD(others.back_up, cloud_id)
+        if volume_id == deleted:
+            await user.request("DELETE", f"/volumes/{volume_id}")
+            await until_gone(others, "block_storage", f"/volumes/{cloud_id}")
+        copies[volume_id] = await IN_THREAD(others.restore, backup)
+    marked = {id: (await IN_THREAD(others.volume, copy))["metadata"] for id, copy in copies.items()}
+    assert {id: metadata.get("osvm_volume") for id, metadata in marked.items()} == {id: id for id in copies}
+
+    server, marks = await server_like(drill)
+    double = await IN_THREAD(others.make_server, server | marks | {"name": "drill-double"})
+    await until_gone(others, "compute", f"/servers/{double}")  # found after the copies, and removed by the same worker
+    shown = (await user.read("/admin/attention?page_size=100"))["items"]
+    assert set(copies) <= {item["resource_id"] for item in shown if item["kind"] == "orphan_volume"}
+
+    disks = [
+        {"uuid": server["imageRef"], "source_type": "image", "destination_type": "local", "boot_index": 0},
+        {"uuid": copies[kept], "source_type": "volume", "destination_type": "volume", "boot_index": -1},
+    ]
+    with_copy = server | {"name": "drill-stranger", "block_device_mapping_v2": disks}
+    stranger = await IN_THREAD(others.make_server, with_copy)
+    await adopt(drill, stranger)
+    (attached,) = (await user.read(f"/vms/{stranger}/volumes"))["items"]
+    assert attached["volume_id"] not in copies
+    assert (await user.read(f"/volumes/{kept}"))["status"] == "AVAILABLE"
+    assert await IN_THREAD(others.exists, "block_storage", f"/volumes/{copies[deleted]}")

@@ -22,7 +22,8 @@ from tests.openstack.cloud.layout import (
 
 FOLDERS: Final = (
     *(f"{service}/lock" for service in ("keystone", "placement", "glance", "nova", "neutron", "cinder")),
-    *("glance/images", "glance/staging", "glance/tasks", "cinder/coordination", "rabbitmq/mnesia"),
+    *("glance/images", "glance/staging", "glance/tasks", "rabbitmq/mnesia"),
+    *("cinder/coordination", "cinder/volumes", "cinder/backups"),
     *(f"nova/{host}" for host in HOSTS),
 )
 

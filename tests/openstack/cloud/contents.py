@@ -78,7 +78,7 @@ def create_resources(cloud: Connection) -> None:
     cloud.network.update_quota(project.id, ports=2_000)
     if "fake" not in {type.name for type in cloud.block_storage.types()}:
         cloud.block_storage.create_type(name="fake", extra_specs={"volume_backend_name": "fake"})
-    wanted = {"cinder-volume", "cinder-scheduler"}
+    wanted = {"cinder-volume", "cinder-backup", "cinder-scheduler"}
     _wait("cinder", lambda: wanted <= {name for name, _ in _reporting(cloud.block_storage.services())})
 
 

@@ -86,6 +86,7 @@ SERVICES: Final = (
     _service("cinder-api", "cinder-api", "cinder/cinder.conf", PORTS["cinder"]),
     _service("cinder-scheduler", "cinder-scheduler", "cinder/cinder.conf"),
     _service("cinder-volume", "cinder-volume", "cinder/cinder.conf"),
+    _service("cinder-backup", "cinder-backup", "cinder/cinder.conf"),
     *(_service(f"nova-{host}", "nova-compute", f"nova/nova-{host}.conf") for host in HOSTS),
 )
 """All that can start at the same time, once the databases, the messages and Keystone are there."""

@@ -1,12 +1,14 @@
 """A storage that pretends: Cinder's own, with what it lacks, which is room, growth, and images."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 from cinder.tests import fake_driver
+from oslo_config import cfg
 
 ROOM_GB = 100_000
-IMAGE_CONTENT = b"\0" * (1 << 20)
+CONTENT = b"\0" * (1 << 20)  # of an image, and of any volume
 
 
 class PretendingVolumeDriver(fake_driver.FakeLoggingVolumeDriver):
@@ -23,7 +25,21 @@ class PretendingVolumeDriver(fake_driver.FakeLoggingVolumeDriver):
         """Save a volume as an image."""
         del volume
         formats = {"disk_format": "raw", "container_format": "bare"}
-        image_service.update(context, image_meta["id"], formats, io.BytesIO(IMAGE_CONTENT))
+        image_service.update(context, image_meta["id"], formats, io.BytesIO(CONTENT))
+
+    def initialize_connection(self, volume: Any, connector: Any) -> dict[str, Any]:
+        """Let Cinder's backups read and write a file. Nova connects nothing, and so it does not look at this."""
+        del connector
+        file = Path(cfg.CONF.state_path) / "volumes" / volume.id
+        file.write_bytes(CONTENT)
+        return {"driver_volume_type": "local", "data": {"device_path": str(file)}}
+
+    def validate_connector(self, connector: Any) -> None:
+        """Whoever connects needs nothing for that."""
+
+    def delete_volume(self, volume: Any) -> None:
+        """Delete the file, if there is one."""
+        (Path(cfg.CONF.state_path) / "volumes" / volume.id).unlink(missing_ok=True)
 
     def revert_to_snapshot(self, context: Any, volume: Any, snapshot: Any) -> None:
         """Nothing has changed since the snapshot."""
