@@ -44,15 +44,16 @@ from api.routes import (
 )
 from api.routes.resources import views_of
 from api.web import docs, headers, openapi, problem_pages, problems
-from api.web.admission import Slots
+from api.web.admission import Admission
 from api.web.dependencies import ProcessState
 from api.web.headers import HeadAsGet, ResponseHeaders
 from api.web.logins import Logins
-from api.web.middleware import Admission, BufferedBody, RequestContext
+from api.web.middleware import BufferedBody, RequestContext
 from api.web.oidc import IdentityProvider
 from api.web.program_tokens import ProgramTokens
 from api.web.rate_limits import RateLimits
 from api.web.security import Signing
+from api.web.slots import Slots
 from domain import temporal
 from domain.data import database
 from domain.settings import Settings

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 0.25  # seconds between two looks
 PAUSE_AFTER_ERROR = 1.0  # seconds
 MOST_WAITS = 1_000  # requests of one user that wait at the same time
+MOST_WAITS_OF_ALL = 5_000  # requests; each takes about 40 kB
 MOST_STREAMS = 50  # of one user at the same time: what one has not read costs more than a request that waits
 SENDERS = 4  # streams that make a part of their answer in one turn of the event loop
 MOST_RESUMED = 1_000  # changes that a client gets that comes back
@@ -60,7 +61,7 @@ class Changes:
         self._joined_at: dict[UUID, float] = {}  # when a stream of a user last came back, of users with more of them
         self._told: WeakValueDictionary[UUID, Change] = WeakValueDictionary()  # what streams have not sent yet, by id
         self.sending = asyncio.Semaphore(SENDERS)  # first come, first served
-        self._waits_of_user: Counter[UUID] = Counter()
+        self._waits_of_user: dict[UUID, dict[Watch, None]] = {}  # the oldest first
         self._streams_of_user: Counter[UUID] = Counter()
         self._last: Position | None = None
         self._looked_at = 0.0
@@ -70,19 +71,40 @@ class Changes:
 
     @contextlib.contextmanager
     def watch(self, user_id: UUID, ids: Iterable[UUID]) -> Iterator[Watch]:
-        """Watch resources. Read them after this, so that no change falls between. TooManyWaitingError."""
+        """Watch resources. Read them after this, so that no change falls between. TooManyWaitingError.
+
+        If too many requests of all users wait, the oldest of the user with the most waits no longer.
+        """
         watch, ids = Watch(), list(ids)
-        with _counted(self._waits_of_user, user_id, MOST_WAITS, "requests that wait"):
+        own = self._waits_of_user.get(user_id, {})
+        if len(own) >= MOST_WAITS:
+            raise TooManyWaitingError(MOST_WAITS, "requests that wait")
+        if sum(map(len, self._waits_of_user.values())) >= MOST_WAITS_OF_ALL:
+            self._end_a_wait()
+        self._waits_of_user.setdefault(user_id, own)[watch] = None
+        for id in ids:
+            self._watches.setdefault(id, set()).add(watch)
+        if self._is_over:
+            watch.end()
+        self._is_wanted.set()
+        try:
+            yield watch
+        finally:
+            self._forget_wait(user_id, watch)
             for id in ids:
-                self._watches.setdefault(id, set()).add(watch)
-            if self._is_over:
-                watch.end()
-            self._is_wanted.set()
-            try:
-                yield watch
-            finally:
-                for id in ids:
-                    _discard(self._watches, id, watch)
+                _discard(self._watches, id, watch)
+
+    def _end_a_wait(self) -> None:
+        user_id, waits = max(self._waits_of_user.items(), key=lambda item: len(item[1]))
+        watch = next(iter(waits))
+        watch.end()
+        self._forget_wait(user_id, watch)
+
+    def _forget_wait(self, user_id: UUID, watch: Watch) -> None:
+        waits = self._waits_of_user.get(user_id, {})
+        waits.pop(watch, None)
+        if not waits:
+            self._waits_of_user.pop(user_id, None)
 
     @contextlib.contextmanager
     def follow(self, user_id: UUID, last: Position | None, knows: str | None = None) -> Iterator[Stream]:

@@ -11,13 +11,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.routes import answers, requests, router
 from api.web import openapi, security
 from api.web import passwords as checks
-from api.web.admission import NoSlotError
 from api.web.dependencies import CurrentUser, LoggedInUser, Process, ProcessState, may_administer, requester_of
 from api.web.models import FieldError
 from api.web.origin import address_of, origin_of
 from api.web.passwords import note_refusal, stranger
 from api.web.problems import ProblemError
 from api.web.security import Caller, InvalidTokenError, LoginCaller
+from api.web.slots import NoSlotError
 from domain.commands import accounts, audit
 from domain.commands import refresh_tokens as commands
 from domain.commands.accounts import NewUser

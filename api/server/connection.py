@@ -20,7 +20,7 @@ from api.server.flow import WriteFlow
 from api.server.heads import RefusedError
 from api.server.phases import BODY_TIME, HEAD_TIME, LINGER_TIME, MOST_LINGERING, WRITE_TIME, Phase
 from api.server.refusals import refusal
-from api.server.requests import Reader, Request
+from api.server.requests import Reader, Request, may_change
 from api.web.origin import network_of
 from api.web.problems import MAX_BODY
 
@@ -51,11 +51,9 @@ class Connection(asyncio.BufferedProtocol):
         self.loop = asyncio.get_running_loop()
         self.reader = Reader(self._take_body)
         self.cycle: RequestResponseCycle | None = None
-
         self._enter(Phase.HEAD, HEAD_TIME)
         self.waiting = b""  # bytes that came after the request that is being served
-        self.held = 0
-        self.body_size = 0
+        self.held = self.body_size = 0
         self.lingered = 0  # bytes received in the phase LINGERING
         self.is_reading = True
 
@@ -163,6 +161,10 @@ class Connection(asyncio.BufferedProtocol):
         """Whether the connection waits for us and not for the client."""
         return self.phase is Phase.SERVING and self.deadline == inf
 
+    def is_changing(self) -> bool:
+        """Whether a request is being served that may change something, and is not refused already."""
+        return self.is_busy() and self.cycle is not None and may_change(self.cycle.scope)
+
     def expire(self) -> None:
         """End a phase whose time is over."""
         if self.phase is Phase.IDLE or (self.phase is Phase.HEAD and not self.reader.part_of_head):
@@ -259,8 +261,6 @@ class Connection(asyncio.BufferedProtocol):
         self.cycle.more_body = False
         self.cycle.message_event.set()
         self._enter(Phase.SERVING, WRITE_TIME if self.flow.write_paused else inf)
-
-    # The end.
 
     def _refuse(self, error: RefusedError) -> None:
         """Answer with an error, and close."""

@@ -4,7 +4,7 @@ import heapq
 import logging
 import resource
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ class Member(Protocol):
 
     def is_busy(self) -> bool:
         """Whether a whole request was received and is not answered yet."""
+
+    def is_changing(self) -> bool:
+        """Whether that request may change something, so that its client needs the answer."""
 
     def weigh(self) -> None:
         """Report how many bytes it holds."""
@@ -59,7 +62,8 @@ class Connections:
     """The open connections, by address.
 
     If there are too many, a new one takes the place of others: those of the addresses with the most connections go
-    first, and among them those that have waited longest. A connection whose request is being served keeps its place.
+    first, and among them those that have waited longest. If all wait for us, and for no client, reads and requests that
+    are refused already are cut: their clients can send them again. All others keep their places.
     """
 
     def __init__(self, limit: int, limit_per_address: int | None) -> None:
@@ -146,15 +150,17 @@ class Connections:
     def _all(self) -> list[Member]:
         return [member for group in self.by_address.values() for member in group]
 
-    def _make_place(self, members: Iterable[Member], limit: int) -> bool:
+    def _make_place(self, members: Collection[Member], limit: int) -> bool:
         """Close a sixteenth of the limit, so that a flood of new connections does not search at each of them."""
-        idle = [member for member in members if not member.is_busy()]
         limited = "" if limit == self.limit else " of one address"
-        for member in heapq.nsmallest(max(1, limit // 16), idle, key=self._usefulness):
-            self._abort(member, f"closed the longest waiting connections, because there were {limit}{limited}")
-        if not idle:
+        what, closable = "closed the longest waiting connections", [each for each in members if not each.is_busy()]
+        if not closable:
+            what, closable = "cut the longest reads", [each for each in members if not each.is_changing()]
+        for member in heapq.nsmallest(max(1, limit // 16), closable, key=self._usefulness):
+            self._abort(member, f"{what}, because there were {limit}{limited}")
+        if not closable:
             self._events[f"refused connections, because {limit}{limited} were being served"] += 1
-        return bool(idle)
+        return bool(closable)
 
     def _usefulness(self, member: Member) -> tuple[int, float]:
         return -len(self.by_address[member.address]), member.since

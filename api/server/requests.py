@@ -202,6 +202,11 @@ class Reader:
             raise heads.malformed(str(error)) from None
 
 
+def may_change(scope: Any) -> bool:
+    """Whether a request may change something, so that its client needs the answer; no if it is refused already."""
+    return scope["method"] not in {"GET", "HEAD"} and not scope.get("is_refused")
+
+
 def _decoded(path: str) -> str:
     """The path without percent-encoding, except that of a slash.
 

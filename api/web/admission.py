@@ -1,167 +1,206 @@
-"""Limits how many requests are served concurrently, and how many wait, with a fair share for each caller."""
+"""Admission of requests: the limits of their callers, the slots that they need, and how refusals are held back."""
 
 import asyncio
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+import contextlib
+import logging
+import re
+from dataclasses import dataclass
+from functools import partial
+from http import HTTPStatus
+from urllib.parse import unquote_to_bytes
 
-from starlette.types import Scope
+from fastapi.security.utils import get_authorization_scheme_param
+from sqlalchemy.exc import DBAPIError
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-SLOT_TIMEOUT = 5.0  # seconds that a caller waits for a slot
+from api.background.provider_keys import ProviderAwayError
+from api.background.token_epochs import TokenEpochs
+from api.web import oidc, problems, program_tokens
+from api.web.middleware import HEALTH_PATHS, LOGIN_PATHS
+from api.web.oidc import IdentityProvider
+from api.web.origin import origin_of
+from api.web.program_tokens import ProgramTokens
+from api.web.rate_limits import Counted, RateLimitedError, RateLimits
+from api.web.security import Caller, InvalidTokenError, Signing, verify
+from api.web.slots import NoSlotError, Slots
+from domain import logs
+from domain.data import outages
 
+logger = logging.getLogger(__name__)
 
-class NoSlotError(Exception):
-    """No slot is free; `code` says whether the caller has used up its share, or the service is overloaded."""
-
-    def __init__(self, code: str) -> None:
-        super().__init__(code)
-        self.code = code
-
-
-@asynccontextmanager
-async def without_slot(scope: Scope) -> AsyncIterator[None]:
-    """Give the request's slot back while it waits for something other than the database, then take one again.
-
-    NoSlotError if there is none then. After an error it takes none: problems are answered without the database.
-    """
-    scope["release_slot"]()
-    yield
-    await scope["take_slot"]()
-
-
-class _Waiter:
-    """A request that waits for a slot: it gets one, or its place is given to another caller."""
-
-    def __init__(self) -> None:
-        self.decided = asyncio.Event()
-        self.is_granted = False
-
-    def decide(self, *, granted: bool) -> None:
-        """Wake the request up."""
-        self.is_granted = granted
-        self.decided.set()
+_SEARCH = re.compile(rb"(?:^|&)(?:name|labels)(?:=|&|$)")  # parameters of lists
+# How long the answer to a refused request is held back; meanwhile the request holds no slot. Many clients retry at
+# once, and refusing them again and again without a delay would keep a whole processor busy.
+REFUSAL_DELAY = 0.5  # seconds, or longer if many are held back
+REFUSALS_PER_SECOND = 100  # of all callers; one costs a few milliseconds
+LONGEST_REFUSAL_DELAY = 30.0  # seconds
+_REFUSALS = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+_STRANGER, _USER = 0.0, -1.0  # ranks: strangers at many addresses must not fill the queue for users
 
 
-class Slots:
-    """At most `limit` slots are held, and at most `queue_limit` requests wait for one.
+class Admission:
+    """Let a request pass within its callers' rate limits when it gets a slot, and refuse it otherwise.
 
-    A caller may hold half of the slots and fill half of the queue, so that one caller's flood leaves room for others.
-    If several callers fill the queue, a caller with fewer waiting requests takes the place of one that has the most.
-    Free slots go to the waiting callers with the lowest rank, and round-robin to those of equal rank.
-
-    Callers with a rank below 0 are preferred: they go before all others. But of the queue and of the free slots, each
-    of the two kinds gets half if it needs it, however many callers of the other kind there are.
+    Health checks have no limits and need no slot. The slot is released when the answer starts. No route uses the
+    database after that, and a client that reads its answer slowly would otherwise hold the slot as long as it likes. A
+    request that waits for a change gives it back with `scope["release_slot"]()` before, and takes one again with
+    `await scope["take_slot"]()` for what it reads after that. A search takes one of the few
+    slots of `searches` first: it can take seconds, so searches must not hold all of the others.
     """
 
-    def __init__(self, limit: int, queue_limit: int) -> None:
-        self._limit, self._caller_limit = limit, max(1, limit // 2)
-        self._queue_limit, self._half_of_queue = queue_limit, max(1, queue_limit // 2)
-        self._held: Counter[str] = Counter()
-        # The callers that wait, each with its requests, oldest first. Of callers with equal rank, the first is next.
-        self._waiting: dict[str, deque[_Waiter]] = {}
-        self._ranks: dict[str, float] = {}  # of the callers that wait
-        self._was_preferred = False  # whoever was granted the last slot
-        self.most_of_caller = self._caller_limit + self._half_of_queue  # requests, served or waiting
+    def __init__(self, app: ASGIApp, *, slots: Slots, searches: Slots, signing: Signing, limits: RateLimits) -> None:
+        self.app = app
+        self.slots = slots
+        self.searches = searches
+        self.signing = signing
+        self.limits = limits
+        self._held_back = 0  # refusals that wait until they are sent
 
-    def free_of(self, caller: str) -> int:
-        """How many more requests of the caller may be served or wait at the same time."""
-        return self.most_of_caller - self._held[caller] - len(self._waiting.get(caller, ()))
-
-    @asynccontextmanager
-    async def hold(self, caller: str, rank: float = 0.0) -> AsyncIterator[None]:
-        """Hold a slot; NoSlotError as for `acquire`."""
-        await self.acquire(caller, rank)
-        try:
-            yield
-        finally:
-            self.release(caller)
-
-    async def acquire(self, caller: str, rank: float = 0.0) -> None:
-        """Take a slot, to be given back by `release`; NoSlotError if the queue is full or the wait takes too long."""
-        if self._has_slot(caller):
-            self._held[caller] += 1
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in HEALTH_PATHS:
+            await self.app(scope, receive, send)
             return
-        waiting = len(self._waiting.get(caller, ()))
-        if waiting >= self._half_of_queue:
-            raise NoSlotError("too_many_requests")
-        if self._places(self._waiting) >= self._queue_limit:
-            self._displace(rank, waiting)
-        await self._wait(caller, rank)
+        with contextlib.ExitStack() as slot:
+            admitted = _Admitted(slot, Counted(self.limits, scope["method"]), _is_search(scope))
 
-    def release(self, caller: str) -> None:
-        """Give a slot back, and grant it to the next waiting caller that may have one."""
-        self._held[caller] -= 1
-        if not self._held[caller]:
-            del self._held[caller]
-        ready = [waiting for waiting in self._waiting if self._has_slot(waiting)]
-        if self._was_preferred:
-            ready = [waiting for waiting in ready if self._ranks[waiting] >= 0] or ready
-        if ready:
-            # `min` returns the first of several with the lowest rank.
-            self._grant(min(ready, key=self._ranks.__getitem__))
+            async def release_and_send(message: Message) -> None:
+                admitted.give_back()
+                if message["type"] == "http.response.start":
+                    if message["status"] in _REFUSALS:
+                        scope["is_refused"] = True  # tells the server that nobody needs the answer (api/server)
+                        await self._hold_back()
+                    free = self.slots.free_of(admitted.caller)
+                    told = admitted.counted.headers(self.slots.most_of_caller, free)
+                    message["headers"] = [*message["headers"], *told]
+                await send(message)
 
-    def _has_slot(self, caller: str) -> bool:
-        return self._held.total() < self._limit and self._held[caller] < self._caller_limit
+            try:
+                await self._admit(scope, admitted)
+            except NoSlotError as error:
+                await problems.refusal(error.code, scope["path"])(scope, receive, release_and_send)
+                return
+            except RateLimitedError as error:
+                logs.has_line.set(False)  # there are lines about it already
+                answer = problems.rate_limited(error.limit.name, error.limit.quota, error.retry_after, scope["path"])
+                await answer(scope, receive, release_and_send)
+                return
+            # For requests that wait: they hold no slot meanwhile, and need one again if they read more after that.
+            scope["release_slot"] = admitted.give_back
+            scope["take_slot"] = partial(self._take_again, admitted)
+            await self.app(scope, receive, release_and_send)
 
-    def _places(self, callers: Iterable[str]) -> int:
-        return sum(len(self._waiting[caller]) for caller in callers)
-
-    def _grant(self, caller: str) -> None:
-        """Give a slot to the caller's oldest request, and put the caller behind all other callers."""
-        # Counted here and not when the request resumes: until then another request could take the slot.
-        self._held[caller] += 1
-        queue, rank = self._waiting.pop(caller), self._ranks.pop(caller)
-        self._was_preferred = rank < 0
-        queue.popleft().decide(granted=True)
-        if queue:
-            self._waiting[caller], self._ranks[caller] = queue, rank
-
-    def _displace(self, rank: float, waiting: int) -> None:
-        """Take the latest place of the caller that demands the most, for a caller with `waiting` places.
-
-        It is a place of the other kind if the caller's own kind has less than half of the queue, and of its own kind
-        otherwise. A caller's demand is its rank and its waiting requests together. NoSlotError if nobody of its own
-        kind demands more.
-        """
-
-        def demand_of(caller: str) -> float:
-            return self._ranks[caller] + len(self._waiting[caller])
-
-        same = [caller for caller in self._waiting if (self._ranks[caller] < 0) == (rank < 0)]
-        if self._places(same) < self._half_of_queue:
-            most = max((caller for caller in self._waiting if caller not in same), key=demand_of)
-        else:
-            most = max(same, key=demand_of)
-            if demand_of(most) <= rank + waiting + 1:
-                raise NoSlotError("overloaded")
-        waiter = self._waiting[most][-1]
-        self._forget(most, waiter)
-        waiter.decide(granted=False)
-
-    async def _wait(self, caller: str, rank: float) -> None:
-        waiter = _Waiter()
-        self._waiting.setdefault(caller, deque()).append(waiter)
-        self._ranks[caller] = rank
+    async def _hold_back(self) -> None:
+        """Wait as long as a refusal is held back."""
+        self._held_back += 1
         try:
-            async with asyncio.timeout(SLOT_TIMEOUT):
-                await waiter.decided.wait()
-        except BaseException as error:  # a timeout, or a cancel because the client went away
-            self._give_up(caller, waiter)
-            if isinstance(error, TimeoutError):
-                raise NoSlotError("overloaded") from None
-            raise
-        if not waiter.is_granted:
-            raise NoSlotError("too_many_requests")
+            delay = max(REFUSAL_DELAY, self._held_back / REFUSALS_PER_SECOND)
+            await asyncio.sleep(min(delay, LONGEST_REFUSAL_DELAY))
+        finally:
+            self._held_back -= 1
 
-    def _give_up(self, caller: str, waiter: _Waiter) -> None:
-        # The slot may have been granted after the timeout or cancel, but before this request resumed. It then counts as
-        # held, and nothing else would ever release it.
-        if waiter.is_granted:
-            self.release(caller)
-        elif not waiter.decided.is_set():
-            self._forget(caller, waiter)
+    async def _admit(self, scope: Scope, admitted: "_Admitted") -> None:
+        """Count the request and take a slot, for its user if it has a valid token, else for its origin."""
+        # Logins and registrations count for their address, whoever's token they come with.
+        token = "" if scope["path"] in LOGIN_PATHS else _bearer(scope)
+        finder = await _finder(scope, token)
+        if finder is None:
+            user = _named(_logged_in(scope, token, self.signing))
+            caller = user or origin_of(scope)
+            admitted.counted.count(("user" if user else "address", caller))
+            await self._take(caller, admitted, _USER if user else _STRANGER)
+            return
+        owner = ""
+        with contextlib.suppress(InvalidTokenError, ProviderAwayError):  # the route will see it, too
+            owner = _named(finder.owner(token))
+        if not owner:
+            # Only the database knows whose token it is. Asking it takes a slot and counts, too: tokens may be made up.
+            origin = origin_of(scope)
+            admitted.counted.count(("address", origin))
+            await self._take(origin, admitted, _STRANGER)
+            with contextlib.suppress(InvalidTokenError, ProviderAwayError, DBAPIError, *outages.UNREACHABLE):
+                owner = _named(await _find(finder, token, scope))
+            if not owner:
+                return
+            admitted.give_back()
+        if program_tokens.is_one(token):
+            admitted.counted.count(("token", program_tokens.digest(token).hex()), ("user", owner))
+        else:
+            admitted.counted.count(("user", owner))
+        await self._take(owner, admitted, _USER)
 
-    def _forget(self, caller: str, waiter: _Waiter) -> None:
-        self._waiting[caller].remove(waiter)
-        if not self._waiting[caller]:
-            del self._waiting[caller], self._ranks[caller]
+    async def _take(self, caller: str, admitted: "_Admitted", rank: float) -> None:
+        admitted.caller, admitted.rank = caller, rank
+        if admitted.is_search:
+            await self.searches.acquire(caller, rank)
+            admitted.slot.callback(self.searches.release, caller)
+        await self.slots.acquire(caller, rank)
+        admitted.slot.callback(self.slots.release, caller)
+        admitted.is_served = True
+
+    async def _take_again(self, admitted: "_Admitted") -> None:
+        """Take the slot that the request has given back, if it has; NoSlotError."""
+        if not admitted.is_served:
+            await self._take(admitted.caller, admitted, admitted.rank)
+
+
+@dataclass(slots=True)
+class _Admitted:
+    """The slots that a request holds, the limits that it counts for, and the caller that both are of, with its rank."""
+
+    slot: contextlib.ExitStack
+    counted: Counted
+    is_search: bool
+    caller: str = ""
+    rank: float = _STRANGER
+    is_served: bool = False
+
+    def give_back(self) -> None:
+        """Release the slots, if the request holds them."""
+        self.is_served = False
+        self.slot.close()
+
+
+def _is_search(scope: Scope) -> bool:
+    """Whether the request has a filter by names or labels. It is not counted yet, so its query is not parsed."""
+    return scope["method"] == "GET" and bool(_SEARCH.search(unquote_to_bytes(scope["query_string"])))
+
+
+async def _finder(scope: Scope, token: str) -> ProgramTokens | IdentityProvider | None:
+    """Who knows the callers with tokens of this kind; None for our own access tokens, which say it themselves."""
+    state = scope["app"].state.vmapi
+    provider: IdentityProvider | None = state.provider
+    if provider and oidc.is_signed(token):
+        await provider.prepare(token)  # before the request has a slot: the provider may be slow
+        return provider
+    tokens: ProgramTokens = state.program_tokens
+    return tokens if program_tokens.is_one(token) else None
+
+
+async def _find(finder: ProgramTokens | IdentityProvider, token: str, scope: Scope) -> Caller:
+    return await (finder.find(token, scope) if isinstance(finder, IdentityProvider) else finder.find(token))
+
+
+def _bearer(scope: Scope) -> str:
+    # Split as the routes do it. A token that only they find would be counted for its address, and not for its user.
+    kind, token = get_authorization_scheme_param(Headers(scope=scope).get("authorization"))
+    return token if kind.lower() == "bearer" else ""
+
+
+def _logged_in(scope: Scope, token: str, signing: Signing) -> Caller | None:
+    try:
+        caller = verify(signing, "access", token).caller
+    except InvalidTokenError:
+        return None
+    # The token of a login that has ended must not use up what its user may send.
+    epochs: TokenEpochs = scope["app"].state.vmapi.epochs
+    return None if epochs.is_void(caller.id, caller.epoch) else caller
+
+
+def _named(user: Caller | None) -> str:
+    """The id of a user, whose name goes into the log; empty if there is none."""
+    if user is None:
+        return ""
+    logs.user.set(user.username)
+    return str(user.id)

@@ -17,10 +17,10 @@ from temporalio.common import Priority, SearchAttributePair, TypedSearchAttribut
 from temporalio.exceptions import ApplicationError, FailureError
 from temporalio.service import RPCError
 
-from api.web.admission import without_slot
 from api.web.dependencies import ProcessState, fetch_changeable_vm, fetch_readable_vm
 from api.web.problems import ProblemError
 from api.web.security import Caller
+from api.web.slots import without_slot
 from domain import logs, search_attributes
 from domain.data.guests import ConsoleAnswer
 from domain.data.models import VM

@@ -18,7 +18,6 @@ from api.background.refusals import Refusals
 from api.background.token_epochs import TokenEpochs
 from api.background.workflow_recovery import WorkflowRecovery
 from api.web import oidc, program_tokens, security
-from api.web.admission import Slots
 from api.web.logins import Logins
 from api.web.oidc import IdentityProvider, ProviderCaller
 from api.web.origin import source_of
@@ -27,6 +26,7 @@ from api.web.program_tokens import ProgramTokens
 from api.web.remembered import Remembered
 from api.web.repeated import RepeatedLists
 from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
+from api.web.slots import Slots
 from domain import logs
 from domain.commands.acceptance import Requester
 from domain.data.accounts import User
@@ -42,7 +42,7 @@ from domain.rules.scopes import Scope
 from domain.settings import Settings
 
 _READS = {"GET", "HEAD", "OPTIONS"}
-CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 4  # few, because each asks a worker and the cloud
+CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 72  # few at once, because each asks a worker and the cloud
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from fastapi import Request
 from sqlalchemy import update
 
 from api.web import security
-from api.web.admission import without_slot
 from api.web.dependencies import ProcessState
 from api.web.logins import Logins
 from api.web.origin import address_of, network_of, origin_of, source_of
 from api.web.problems import ProblemError
+from api.web.slots import without_slot
 from domain import logs
 from domain.commands import audit
 from domain.commands.audit import Stranger

@@ -14,10 +14,10 @@ from starlette.routing import Match, Route
 
 from api.background.rate_uses import WINDOW
 from api.web import field_errors
-from api.web.admission import NoSlotError
 from api.web.field_errors import MAX_ERRORS
 from api.web.models import FieldError
 from api.web.problem_types import PROBLEM_TYPES, type_of
+from api.web.slots import NoSlotError
 from domain import logs
 from domain.data import outages, quotas
 from domain.data.accounts import owner_references

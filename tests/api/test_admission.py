@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,10 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.app import RESERVED_CONNECTIONS
 from api.background import readiness
 from api.background.readiness import Check
-from api.web import consoles, security
+from api.web import admission, consoles, program_tokens, security
 from api.web.logins import FREE_FAILURES
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, client_of, person, running
+from tests.api.test_login_attacks import at
 from tests.api.test_problems import check_problem
 from tests.support.rows import add_vm
 
@@ -104,6 +106,45 @@ async def test_requests_without_a_valid_token_share_the_slots_of_their_address(
         check_problem(await anyone.get("/vms"), 401, "unauthenticated")
         check_problem(await anyone.get("/vms", headers={"Authorization": "Bearer x"}), 401, "invalid_token")
     await flood
+
+
+async def test_strangers_at_many_addresses_leave_places_for_users(
+    engine: AsyncEngine, app: FastAPI, ada: Person
+) -> None:
+    """Made-up tokens of programs take slots, because only the database knows them."""
+    headers = {"Authorization": f"Bearer {program_tokens.PREFIX}{'0' * 64}"}
+    async with engine.begin() as tx:
+        await tx.execute(text("LOCK TABLE program_tokens IN ACCESS EXCLUSIVE MODE"))
+        strangers = [at(app, f"203.0.113.{number}") for number in range(40)]
+        flood = [asyncio.create_task(stranger.get("/vms", headers=headers)) for stranger in strangers]
+        await asyncio.sleep(0.1)
+        user = asyncio.create_task(ada.http.get("/vms"))
+        await asyncio.sleep(0.1)
+        flood += [asyncio.create_task(stranger.get("/vms", headers=headers)) for stranger in strangers]
+        await asyncio.sleep(0.1)
+    assert (await user).status_code == 200
+    assert {answer.status_code for answer in await asyncio.gather(*flood)} == {401, 429, 503}
+
+
+async def test_the_more_refusals_are_held_back_the_longer_each_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So they cost a part of a processor only, from however many connections they come."""
+    delays: list[float] = []
+    is_over = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+        await is_over.wait()
+
+    monkeypatch.setattr(admission, "asyncio", SimpleNamespace(sleep=sleep))
+    nothing: Any = None
+    refusing = admission.Admission(nothing, slots=nothing, searches=nothing, signing=nothing, limits=nothing)
+    held = [asyncio.create_task(refusing._hold_back()) for _ in range(5_000)]
+    await asyncio.sleep(0)
+    assert (delays[0], delays[599], delays[-1]) == (0.5, 6.0, 30.0)
+    is_over.set()
+    await asyncio.gather(*held)
+    await refusing._hold_back()
+    assert delays[-1] == 0.5
 
 
 @pytest.mark.parametrize("form", ["bearer {}", "Bearer  {}", "Bearer \t{} "])

@@ -269,7 +269,8 @@ async def test_if_no_worker_answers_the_request_ends_in_time(
 async def test_requests_that_wait_for_consoles_leave_slots_to_others(
     ada: Person, bob: Person, engine: AsyncEngine, cloud: MockBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consoles, "WAIT_TIMEOUT", 1.0)
+    monkeypatch.setattr(consoles, "WAIT_TIMEOUT", 0.2)
+    monkeypatch.setattr("api.web.slots.SLOT_TIMEOUT", 60.0)
     vm = await add_booted_vm(ada, engine, cloud)
     most = dependencies.CONSOLE_SLOTS // 2 + dependencies.CONSOLE_QUEUE // 2
     asking = [asyncio.create_task(log_of(ada, vm.id)) for _ in range(most + 3)]

@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
-from api.web.admission import NoSlotError, Slots
 from api.web.problems import HEADERS_OF_CODE, MAX_BODY
+from api.web.slots import NoSlotError, Slots
 from domain.settings import Settings
 from tests.api.conftest import PASSWORD, Person, client_of, running
 from tests.conftest import make_settings

@@ -42,7 +42,7 @@ def slow_hashes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return password == PASSWORD
 
     monkeypatch.setattr("api.app.HASHING_SLOTS", 1)
-    monkeypatch.setattr("api.web.admission.SLOT_TIMEOUT", 20.0)  # a busy machine is no attack
+    monkeypatch.setattr("api.web.slots.SLOT_TIMEOUT", 20.0)  # a busy machine is no attack
     monkeypatch.setattr(security, "_BCRYPT_COST", 4)
     monkeypatch.setattr(security, "verify_password", verify_slowly)
     return checked
@@ -51,7 +51,7 @@ def slow_hashes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 @pytest.fixture
 def no_refusal_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals take no time."""
-    monkeypatch.setattr("api.web.middleware.REFUSAL_DELAY", 0.0)
+    monkeypatch.setattr("api.web.admission.REFUSAL_DELAY", 0.0)
 
 
 async def register(http: httpx.AsyncClient, username: str = "grace") -> httpx.Response:

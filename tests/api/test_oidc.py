@@ -11,7 +11,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import oidc
-from api.web.admission import Slots
+from api.web.slots import Slots
 from domain.commands import identities
 from domain.commands.audit import Stranger
 from domain.commands.identities import Subject

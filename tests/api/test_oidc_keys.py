@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from api.background import provider_keys
 from api.background.provider_keys import MAX_DOCUMENT, MAX_KEYS
-from api.web import middleware
+from api.web import admission
 from domain.settings import Settings
 from tests.api.conftest import client_of, running
 from tests.api.oidc import me, refusal, trusting
@@ -39,7 +39,7 @@ def settings(settings: Settings, provider: Provider) -> Settings:
 @pytest.fixture(autouse=True)
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     """A 503 comes at once."""
-    monkeypatch.setattr(middleware, "REFUSAL_DELAY", 0.0)
+    monkeypatch.setattr(admission, "REFUSAL_DELAY", 0.0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.web import middleware
+from api.web import admission
 from domain.settings import Settings
 from tests.api.conftest import Person, client_of, person, running
 from tests.api.test_problems import check_problem
@@ -31,7 +31,7 @@ def settings(settings: Settings) -> Settings:
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer refused requests at once."""
-    monkeypatch.setattr(middleware, "REFUSAL_DELAY", 0)
+    monkeypatch.setattr(admission, "REFUSAL_DELAY", 0)
 
 
 def left(answer: httpx.Response) -> dict[str, tuple[int, int]]:

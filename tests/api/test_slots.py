@@ -6,8 +6,9 @@ from random import Random
 
 import pytest
 
-from api.web import admission
-from api.web.admission import NoSlotError, Slots
+from api.web import slots as module
+from api.web.dependencies import CONSOLE_QUEUE, CONSOLE_SLOTS
+from api.web.slots import NoSlotError, Slots
 
 
 class Callers:
@@ -95,6 +96,14 @@ async def test_preferred_callers_and_others_have_half_of_a_full_queue_each(first
     assert callers.refused[4:] == [("max", "too_many_requests")]
 
 
+async def test_twenty_users_who_ask_for_four_consoles_each_leave_a_place_for_another() -> None:
+    callers = Callers(Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
+    await callers.ask(*[f"user-{number}" for _ in range(4) for number in range(20)])
+    await callers.ask("ada")
+    await callers.release(*[f"user-{number}" for number in range(CONSOLE_SLOTS)] * 4)
+    assert "ada" in callers.admitted
+
+
 async def test_slots_go_round_robin_to_the_callers_that_wait() -> None:
     callers = Callers(Slots(2, 20))
     await callers.ask("ada", "bob", *["ada"] * 5, *["bob"] * 5, "eve")
@@ -135,7 +144,7 @@ async def test_a_slot_granted_to_a_caller_that_has_just_given_up_goes_to_the_nex
 
 
 async def test_all_slots_are_free_after_many_random_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "SLOT_TIMEOUT", 0.002)
+    monkeypatch.setattr(module, "SLOT_TIMEOUT", 0.002)
     random, slots = Random(1), Slots(4, 12)
 
     async def request(caller: str) -> None:
@@ -151,7 +160,7 @@ async def test_all_slots_are_free_after_many_random_requests(monkeypatch: pytest
 
 
 async def test_a_wait_for_a_slot_ends_after_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "SLOT_TIMEOUT", 0.01)
+    monkeypatch.setattr(module, "SLOT_TIMEOUT", 0.01)
     callers = Callers(Slots(1, 2))
     [_, waiting] = await callers.ask("ada", "bob")
     await waiting

@@ -15,8 +15,8 @@ from sqlalchemy import event, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background import changes
-from api.web.admission import Slots
 from api.web.dependencies import ProcessState
+from api.web.slots import Slots
 from domain.data.models import VM, Operation, Snapshot, Volume
 from domain.data.queries import update_vm
 from domain.rules.resources import SnapshotStatus, VolumeStatus
@@ -228,6 +228,21 @@ async def test_the_waits_of_a_user_have_a_limit(
     process: ProcessState = app.state.vmapi
     process.changes.end()
     assert {answer.status_code for answer in await asyncio.gather(*requests, theirs)} == {200}
+
+
+async def test_beyond_the_limit_of_all_waits_the_oldest_of_the_user_with_the_most_ends(
+    app: FastAPI, ada: Person, bob: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "MOST_WAITS_OF_ALL", 3)
+    vm, other = await busy_vm(engine, ada), await busy_vm(engine, bob)
+    theirs = [await waiting(bob.http.get(f"/vms/{other.id}?wait={LONG}"))]
+    requests = [await waiting(ada.http.get(f"/vms/{vm.id}?wait={LONG}")) for _ in range(2)]
+    theirs += [await waiting(bob.http.get(f"/vms/{other.id}?wait={LONG}"))]
+    assert (await requests[0]).json()["task_state"] is not None
+    assert not any(request.done() for request in (requests[1], *theirs))
+    process: ProcessState = app.state.vmapi
+    process.changes.end()
+    await asyncio.gather(requests[1], *theirs)
 
 
 async def test_a_stop_of_the_process_ends_the_waits_with_the_resource_as_it_is(

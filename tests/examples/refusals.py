@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.background.provider_keys import ProviderKeys
 from api.web import pages
-from api.web.admission import NoSlotError, Slots
 from api.web.dependencies import ProcessState
 from api.web.logins import Logins
 from api.web.oidc import IdentityProvider
 from api.web.problems import MAX_BODY
 from api.web.rate_limits import Counted, Limit, RateLimitedError
+from api.web.slots import NoSlotError, Slots
 from domain.data import advisory_locks
 from domain.data.accounts import User
 from domain.data.cloud import FoundServer

@@ -9,8 +9,8 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import security
-from api.web.admission import NoSlotError
-from api.web.middleware import Admission
+from api.web.admission import Admission
+from api.web.slots import NoSlotError
 from domain.data.audit import AuditEvent
 from domain.rules.states import Action, OperationStatus
 from tests.api.admin.test_servers import add_found

@@ -84,7 +84,7 @@ class Site:
     clients: list[Client] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Repeat the request as JSON; /wait answers when the gate is open, /large with a megabyte."""
+        """Repeat the request as JSON; /wait and /refused answer when the gate is open, /large with a megabyte."""
         message = await receive()
         seen = {
             "method": scope["method"],
@@ -94,7 +94,8 @@ class Site:
             "headers": [[name.decode(), value.decode("latin-1")] for name, value in scope["headers"]],
         }
         self.seen.append(seen)
-        while scope["path"] == "/wait" and not self.gate.is_set():  # noqa: ASYNC110 - the gate belongs to the test's thread
+        scope["is_refused"] = scope["path"] == "/refused"
+        while scope["path"] in {"/wait", "/refused"} and not self.gate.is_set():  # noqa: ASYNC110 - the gate belongs to the test's thread
             await asyncio.sleep(0.01)
         body = b"x" * 1_000_000 if scope["path"] == "/large" else json.dumps(seen).encode()
         headers = [(b"content-length", str(len(body)).encode())]

@@ -1,10 +1,8 @@
-"""What a client may use: time, memory, connections; and answers that reach a client which is still sending."""
+"""What a client may use: time and memory; and answers that reach a client which is still sending."""
 
 import http.client
 import json
-import logging
 import socket
-import time
 import urllib.error
 import urllib.request
 
@@ -12,7 +10,6 @@ import pytest
 
 from api.server import connections, phases
 from api.server.connection import Connection
-from api.web.origin import network_of
 from api.web.problems import MAX_BODY
 from tests.api.server.conftest import HOST, Client, Site, running_site
 from tests.support.waiting import block_until
@@ -170,75 +167,6 @@ def test_closed_connections_hold_nothing(site: Site) -> None:
     site.gate.set()  # a client that has sent further requests is missed only when it gets its answer
     site.close_clients()
     assert (site.server.connections.held, site.server.connections.by_address) == (0, {})
-
-
-# Connections.
-
-
-def test_a_new_connection_of_one_address_takes_the_place_of_its_longest_idle_one(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with running_site(api_connections_per_address=8) as site:
-        other = site.client("127.0.0.2")
-        assert is_alive(other)
-        clients = [site.client() for _ in range(8)]
-        for client in clients:
-            assert is_alive(client)
-            time.sleep(0.01)  # the server's clock counts milliseconds
-        assert is_alive(clients[0])  # now the second one is idle for the longest time
-        assert is_alive(site.client())
-        assert clients[1].is_closed()
-        assert all(is_alive(client) for client in [*clients[2:], clients[0], other])
-        with caplog.at_level(logging.WARNING):
-            site.pass_time(1)
-        [record] = [record for record in caplog.records if record.name == "api.server.connections"]
-        assert record.message == "closed the longest waiting connections, because there were 8 of one address: 1"
-
-
-@pytest.mark.parametrize("flood", [b"", GET, GET[:-2], POST + b"Content-Length: 9\r\n\r\n"])
-def test_a_full_set_of_waiting_connections_shuts_nobody_out(flood: bytes) -> None:
-    with running_site() as site:
-        site.server.connections.limit = site.server.connections.limit_per_address = 20
-        friend = site.client("127.0.0.2")
-        assert is_alive(friend)
-        for _ in range(100):
-            site.client().send(flood)
-        for _ in range(10):
-            assert is_alive(site.client("127.0.0.3"))
-        assert is_alive(friend)  # the address with the most connections loses them first
-        assert site.server.connections.count <= 20
-
-
-def test_a_connection_whose_request_is_being_served_keeps_its_place() -> None:
-    with running_site(api_connections_per_address=3) as site:
-        clients = [site.client() for _ in range(3)]
-        for client in clients:
-            client.send(WAIT)
-        block_until(lambda: len(site.seen) == 3)
-        answer = site.client().read()
-        assert (answer.status, answer.json()["code"]) == (503, "overloaded")
-        assert is_alive(site.client("127.0.0.2"))
-        site.gate.set()
-        assert [client.read().status for client in clients] == [200, 200, 200]
-        assert is_alive(site.client())
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
-        ("2001:db8:0:1:ffff::", "2001:db8:0:1::/64"),
-        ("2001:db8:0:2::1", "2001:db8:0:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-    ],
-)
-def test_the_64_of_an_ipv6_address_counts_as_one_address(address: str, network: str) -> None:
-    assert network_of(address) == network
-
-
-# Answers to clients that are still sending.
 
 
 @pytest.mark.parametrize("size", [MAX_BODY + 1, 1_000_000, 30_000_000])
