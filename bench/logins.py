@@ -27,6 +27,7 @@ PAUSE = 2.5  # seconds between two logins of users; with more than 8 in five min
 RUN = uuid4().hex[:8]
 numbers = itertools.count()
 networks = itertools.count(1)
+own: list[str] = []  # the attacker's own accounts
 
 
 @dataclass
@@ -97,6 +98,12 @@ async def registration(http: httpx.AsyncClient, _: str) -> None:
     await http.post("/auth/register", json=account)
 
 
+async def own_account(http: httpx.AsyncClient, _: str) -> None:
+    """Log in to one of the attacker's own accounts, with the right password."""
+    body = {"username": random.choice(own), "password": PASSWORD}
+    await http.post("/auth/login", json=body)
+
+
 @dataclass(frozen=True)
 class Attack:
     """Requests that are sent without a pause from so many addresses, on so many connections from each."""
@@ -160,9 +167,11 @@ async def main(api: str, seconds: float, bots: int) -> None:
         Attack(f"wrong passwords, 3 addresses with {CONNECTIONS} connections each", wrong_password, 3, CONNECTIONS),
         Attack("wrong passwords, 24 connections, made-up `X-Forwarded-For`", made_up_address, 1, 24, "127.0.0.1"),
         Attack(f"registrations, 3 addresses with {CONNECTIONS} connections each", registration, 3, CONNECTIONS),
+        Attack("right passwords of 8 accounts of their own, 14 addresses with 2 connections each", own_account, 14, 2),
         Attack(f"wrong passwords for one account, {bots} addresses", wrong_password, bots),
         Attack(f"wrong passwords for any name, {bots} addresses", any_name, bots),
     ]
+    own.extend([await register(api) for _ in range(8)])
     columns = "logged in | refused | median | slowest"
     names = [[await register(api) for _ in range(4)] for _ in attacks]
     print(f"| attack | known address: {columns} | new address: {columns} |", flush=True)
