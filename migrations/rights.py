@@ -20,7 +20,7 @@ READ, ADD = frozenset({"SELECT"}), frozenset({"INSERT"})
 CHANGE, REMOVE = frozenset({"UPDATE"}), frozenset({"DELETE"})
 NOTHING = frozenset[str]()
 ROWS = READ | ADD | CHANGE | REMOVE
-_OF_SEQUENCES = frozenset({"USAGE"})
+_OF_OTHERS: Final = {"SEQUENCE": frozenset({"USAGE"}), "FUNCTION": frozenset({"EXECUTE"})}
 
 
 class OwnerError(Exception):
@@ -104,6 +104,10 @@ SELECT tablename AS name, quote_ident(tablename) AS quoted, 'TABLE' AS kind FROM
 WHERE schemaname = :schema AND pg_has_role(tableowner, 'USAGE')
 UNION ALL SELECT sequencename, quote_ident(sequencename), 'SEQUENCE' FROM pg_sequences
 WHERE schemaname = :schema AND pg_has_role(sequenceowner, 'USAGE')
+UNION ALL SELECT proname, quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')', 'FUNCTION'
+FROM pg_proc WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = :schema)
+    AND pg_has_role(proowner, 'USAGE')
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e') -- of an extension
 ORDER BY 1""")
 _HOME = text("""
 SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -166,8 +170,10 @@ async def _statements(tx: AsyncConnection, role: str, kinds: list[str], home: st
         if ours and any(needed.values()) and not await tx.scalar(_CAN_USE, {"role": role, "schema": name_of_schema}):
             statements.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
         for row in ours:
-            # A table that is not listed was made by a later version.
-            wanted = _OF_SEQUENCES if row.kind == "SEQUENCE" and any(needed.values()) else needed.get(row.name)
+            # A table that is not listed was made by a later version. Functions check their callers themselves; the
+            # owner's default privileges may have taken those of PUBLIC.
+            of_others = _OF_OTHERS.get(row.kind) if any(needed.values()) else None
+            wanted = needed.get(row.name) if row.kind == "TABLE" else of_others
             its_name = f"{row.kind} {schema}.{row.quoted}"
             statements.append(f"REVOKE ALL ON {its_name} FROM {name}")
             if wanted:

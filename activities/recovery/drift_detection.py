@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, and_, select
+from sqlalchemy import Row, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities import ports
@@ -44,7 +44,13 @@ _IDLE_VMS: Final = (
 _VOLUMES: Final = (
     select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Volume.size_gb, Attachment.vm_id)
     .outerjoin(Attachment, Attachment.volume_id == Volume.id)
-    .where(Volume.status.in_((VolumeStatus.AVAILABLE, VolumeStatus.IN_USE)))
+    # What a create that failed has left is nobody's volume (see leftovers.made_late).
+    .where(
+        or_(
+            Volume.status.in_((VolumeStatus.AVAILABLE, VolumeStatus.IN_USE)),
+            and_(Volume.status == VolumeStatus.ERROR, Volume.cloud_id.is_not(None)),
+        )
+    )
 )
 _INTERFACES: Final = select(
     Interface.id, Interface.cloud_id, Interface.operation_id, Interface.vm_id, Interface.network_id
@@ -186,10 +192,22 @@ def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
             return Drift.SERVER_STATUS
 
 
+def _is_at_rest(row: Row[Any], volume: CloudVolume | None) -> bool:
+    """Whether the cloud has taken the volume of a row in ERROR out of that state, or from the VM that has it."""
+    if volume is None:
+        return row.vm_id is not None
+    return volume.state in {VolumeState.AVAILABLE, VolumeState.IN_USE}
+
+
 def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Difference]:
     """Yield how the cloud's volume differs from the row, if it does."""
+    if row.status is VolumeStatus.ERROR and not _is_at_rest(row, volume):
+        return
     if volume is None:
         drift = Drift.VOLUME_GONE
+    elif row.status is VolumeStatus.ERROR and volume.vm_id == row.vm_id:
+        has_vm = volume.state is VolumeState.IN_USE
+        drift = Drift.VOLUME_RECOVERED if has_vm == (row.vm_id is not None) else Drift.VOLUME_ELSEWHERE
     elif volume.vm_id == row.vm_id:
         # Somebody else has extended it, or a delete of its VM has superseded our own extension.
         if volume.size_gb == row.size_gb or volume.state is VolumeState.EXTENDING:

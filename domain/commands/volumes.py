@@ -25,7 +25,7 @@ from domain.data.queries import fetch_one, lock_vm
 from domain.data.views import VOLUMES
 from domain.progress import resource_claims
 from domain.rules.access import Verb
-from domain.rules.disks import RootVolumeError, VolumeTooSmallError
+from domain.rules.disks import AttachedError, RootVolumeError, VolumeTooSmallError
 from domain.rules.errors import (
     InvalidTransitionError,
     NoFreeDeviceError,
@@ -77,6 +77,8 @@ async def delete_volume(tx: AsyncConnection, requester: Requester, volume_id: UU
     new = requested(requester, Action.DELETE_VOLUME, parameters, control=control, **about(Kind.VOLUME, volume.id))
     await accept_without_vm(tx, volume.owner_id, new)
     await resource_claims.claim(tx, Volume, volume, new.action, new.id)
+    if await tx.scalar(select(Attachment.vm_id).where(Attachment.volume_id == volume.id)) is not None:
+        raise AttachedError("delete", volume.status, None, [], resource=Kind.VOLUME)
     return Accepted(volume, new.id)
 
 

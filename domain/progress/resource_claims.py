@@ -159,7 +159,7 @@ async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> Non
     Finished snapshots keep their status: they outlive the VM. So does a volume that is being detached, even with
     `delete_on_termination`, because its owner requested the detach before the delete.
     """
-    of_vm = (Attachment.volume_id == Volume.id, Attachment.vm_id == vm_id)
+    of_vm = (Attachment.volume_id == Volume.id, Attachment.vm_id == vm_id, Volume.status != VolumeStatus.DELETED)
     goes_with_vm = and_(Attachment.delete_on_termination, Attachment.status != AttachmentStatus.DETACHING)
     detaching = change_of(Action.DETACH_VOLUME, Kind.VOLUME).during
     volume_status = case((goes_with_vm, VolumeStatus.DELETING.value), else_=detaching.value)

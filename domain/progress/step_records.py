@@ -108,6 +108,10 @@ async def note_created(
     is_current = exists().where(*_is_current(input))
     if model in {Interface, Attachment}:
         await note_vm_changed(tx, input.vm_id)
+    if "device" in values:
+        # The cloud gives a device to one volume of a server. Whichever had it here has lost it there.
+        had = (Attachment.vm_id == input.vm_id, Attachment.device == values["device"], Attachment.volume_id != id)
+        await tx.execute(update(Attachment).where(*had).values(device=None))
     written = await tx.execute(update(model).where(*held, is_current).values(values))
     if not written.rowcount:
         raise SupersededError(f"Operation {input.operation_id} no longer holds what it has created.")

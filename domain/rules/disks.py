@@ -1,6 +1,6 @@
 """What a disk must be: large enough for what it is to hold, and one that a VM can boot from or do without."""
 
-from domain.rules.errors import FieldIssue, FlavorTooSmallError, ServiceError
+from domain.rules.errors import FieldIssue, FlavorTooSmallError, InvalidTransitionError, ServiceError
 
 
 class VolumeTooSmallError(ServiceError):
@@ -31,6 +31,15 @@ class RootVolumeError(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("The VM boots from this volume, so it cannot be detached. It is freed when the VM is deleted.")
+
+
+class AttachedError(InvalidTransitionError):
+    """A volume in ERROR cannot be deleted while it is attached to a VM."""
+
+    @staticmethod
+    def _reason(word: str, status: str, task_state: str | None, resource: str) -> str:
+        del status, task_state
+        return f"Cannot {word} a {resource} that is attached to a VM"
 
 
 class VolumeBackedError(ServiceError):

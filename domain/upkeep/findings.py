@@ -35,6 +35,7 @@ class Drift(StrEnum):
     SERVER_IMAGE = "server_image"
     VOLUME_GONE = "volume_gone"
     VOLUME_DETACHED = "volume_detached"
+    VOLUME_RECOVERED = "volume_recovered"
     VOLUME_ELSEWHERE = "volume_elsewhere"
     VOLUME_SIZE = "volume_size"
     INTERFACE_GONE = "interface_gone"

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from domain.data.models import Attachment, Operation, Volume
@@ -40,6 +41,19 @@ async def test_an_attached_volume_is_extended_beside_its_vm(ada: Person, engine:
     detach = await ada.http.delete(f"/vms/{vm.id}/volumes/{volume.id}")
     assert (detach.status_code, detach.json()["current_status"]) == (409, "EXTENDING")
     assert "reboot" in (await ada.http.get(f"/vms/{vm.id}")).json()["allowed_actions"]
+
+
+async def test_a_volume_in_error_after_an_extension_is_not_deleted_while_a_vm_has_it(
+    ada: Person, engine: AsyncEngine
+) -> None:
+    volume, attachment = await attached_to(await vm_of(ada, engine), ada, engine)
+    async with engine.begin() as tx:
+        await tx.execute(update(Volume).values(status=VolumeStatus.ERROR))
+    answer = await ada.http.delete(f"/volumes/{volume.id}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "invalid_transition")
+    assert answer.json()["detail"] == "Cannot delete a volume that is attached to a VM; allowed now: nothing."
+    assert await rows_of(engine, Attachment) == [attachment]
+    assert (await ada.http.get(f"/volumes/{volume.id}")).json()["status"] == "ERROR"
 
 
 @pytest.mark.parametrize("goes_with_vm", [True, False])

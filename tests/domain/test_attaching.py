@@ -9,13 +9,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from domain.commands import acceptance
 from domain.data import queries
-from domain.data.models import VM, Volume
-from domain.progress import resource_claims
+from domain.data.models import VM, Attachment, Volume
+from domain.progress import resource_claims, step_records
 from domain.rules.errors import AttachmentInProgressError, InvalidTransitionError, SupersededError
 from domain.rules.messages import OperationInput
 from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
 from domain.rules.states import Action, Status
-from tests.domain.claims import all_vms, end, rows
+from tests.domain.claims import accept_on_new_vm, all_vms, end, rows
 from tests.domain.test_claim_races import calling, race
 from tests.support.rows import (
     add_attachment,
@@ -162,6 +162,20 @@ async def test_only_one_of_many_vms_gets_the_address(engine: AsyncEngine) -> Non
     successes = await race(engine, *(calling(take_address, vm, "10.2.0.9") for vm in vms))
     assert successes.count(True) == 1
     assert [row.vm_id for row in (await rows(engine))["interface"]] == [vms[successes.index(True)].id]
+
+
+async def test_a_device_that_the_cloud_gives_to_a_volume_is_no_longer_that_of_another(engine: AsyncEngine) -> None:
+    """Somebody has moved the other one in the cloud, which is not known yet or waits for a person."""
+    attach = await accept_on_new_vm(engine, Action.ATTACH_VOLUME)
+    async with engine.begin() as tx:
+        (volume,) = (await rows(engine))["volume"]
+        vm = await queries.lock_vm(tx, attach.vm)
+        assert vm is not None
+        moved = await add_volume(tx, await add_user(tx), status=VolumeStatus.IN_USE)
+        await add_attachment(tx, vm, moved, device="/dev/sdb")
+        await step_records.note_created(tx, attach, Attachment, volume.id, device="/dev/sdb")
+    devices = {row.volume_id: row.device for row in (await rows(engine))["attachment"]}
+    assert devices == {moved.id: None, volume.id: "/dev/sdb"}
 
 
 async def test_an_attach_that_races_with_a_delete_of_the_vm_leaves_no_volume_attaching(engine: AsyncEngine) -> None:

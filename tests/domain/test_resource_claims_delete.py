@@ -138,6 +138,19 @@ async def test_a_failed_delete_can_be_repeated_and_then_removes_everything(engin
     assert {id for kind, id in left if kind in {"attachment", "interface"}} <= others
 
 
+async def test_a_volume_that_is_deleted_stays_so_even_if_a_vm_still_has_it(engine: AsyncEngine) -> None:
+    """Earlier versions deleted attached volumes in ERROR."""
+    async with engine.begin() as tx:
+        user = await add_user(tx)
+        vm = await add_vm(tx, user)
+        volume = await add_volume(tx, user, status=VolumeStatus.DELETED)
+        await add_attachment(tx, vm, volume)
+        delete = message(await claim(tx, vm.id, Action.DELETE))
+    await end(engine, delete, well=True)
+    shown = await rows(engine)
+    assert ([row.status for row in shown["volume"]], shown["attachment"]) == ([VolumeStatus.DELETED], [])
+
+
 async def test_a_volume_that_a_delete_detached_can_be_attached_to_another_vm(engine: AsyncEngine) -> None:
     attach = await accept_on_new_vm(engine, Action.ATTACH_VOLUME)
     async with engine.begin() as tx:

@@ -126,6 +126,20 @@ async def test_what_an_earlier_version_has_granted_is_taken_back(owner: asyncpg.
     assert granted == expected
 
 
+async def test_functions_can_be_called_even_if_the_owner_has_taken_them_from_public(
+    owner: asyncpg.Connection, settings: Settings
+) -> None:
+    """Triggers call them with the rights of whoever changes a row."""
+    roles = (settings.db_api_role, settings.db_worker_role)
+    await owner.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC")
+    for role in roles:
+        await owner.execute(f'REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM "{role}"')
+    await migrate(settings)
+    forbidden = "SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"
+    for role in roles:
+        assert await owner.fetch(f"{forbidden} AND NOT has_function_privilege($1, oid, 'EXECUTE')", role) == []
+
+
 async def test_names_may_have_any_characters(settings: Settings) -> None:
     """Those of the roles, and those of other tables and sequences in our schema."""
     engine, odd = database.create_engine(settings), settings.model_copy(update={"db_api_role": 'odd :role "%s"'})
