@@ -13,6 +13,7 @@ from typing import Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy import bindparam, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.sql.selectable import TypedReturnsRows
 from temporalio import activity
@@ -31,6 +32,7 @@ from domain.rules.table import TABLE
 
 T = TypeVar("T")
 
+_ADDRESSES: Final = {"uq_interfaces_ip_address", "uq_interfaces_mac_address"}
 _ITS_DATA: Final = select(UserData.content).where(UserData.vm_id == bindparam("of_vm")).scalar_subquery()
 _FLAVOR_AND_DATA: Final = Prepared(
     select(*Flavor.__table__.columns, _ITS_DATA.label("user_data")).where(Flavor.id == bindparam("flavor"))
@@ -139,8 +141,12 @@ class StepActivities:
         """Keep what the cloud has chosen for these interfaces, which the operation creates."""
         if not ports:
             return
-        if await quick_records.note_ports(self._engine, input, ports):
-            return
+        try:
+            if await quick_records.note_ports(self._engine, input, ports):
+                return
+        except IntegrityError as error:
+            if queries.violated_constraint(error) not in _ADDRESSES:
+                raise
         async with self._engine.begin() as tx:
             for id, port in sorted(ports.items()):
                 addresses = {"ip_address": port.ip_address, "mac_address": port.mac_address}

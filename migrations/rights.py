@@ -20,7 +20,7 @@ READ, ADD = frozenset({"SELECT"}), frozenset({"INSERT"})
 CHANGE, REMOVE = frozenset({"UPDATE"}), frozenset({"DELETE"})
 NOTHING = frozenset[str]()
 ROWS = READ | ADD | CHANGE | REMOVE
-_OF_OTHERS: Final = {"SEQUENCE": frozenset({"USAGE"}), "FUNCTION": frozenset({"EXECUTE"})}
+_OF_SEQUENCES, _OF_FUNCTIONS = frozenset({"USAGE"}), frozenset({"EXECUTE"})
 
 
 class OwnerError(Exception):
@@ -94,6 +94,15 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
 The owner's `search_path` may have put the tables of the first one into another schema, such as one of the owner's name.
 """
 
+FUNCTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "delete_old_audit_events": frozenset({"api"}),
+    **dict.fromkeys(("refuse_beyond", "search_terms_of", "use_quota"), frozenset({"api", "worker"})),
+}
+"""Who calls the functions of the first schema, which triggers do for them. PUBLIC may not be allowed to.
+
+Triggers' own functions need no right. Those of others in the schema are none of our business.
+"""
+
 _OWNER = text("SELECT current_user")
 _MAKE = text("SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user")
 _QUOTED = text("SELECT quote_ident(:name)")
@@ -106,8 +115,7 @@ UNION ALL SELECT sequencename, quote_ident(sequencename), 'SEQUENCE' FROM pg_seq
 WHERE schemaname = :schema AND pg_has_role(sequenceowner, 'USAGE')
 UNION ALL SELECT proname, quote_ident(proname) || '(' || pg_get_function_identity_arguments(oid) || ')', 'FUNCTION'
 FROM pg_proc WHERE pronamespace = (SELECT oid FROM pg_namespace WHERE nspname = :schema)
-    AND pg_has_role(proowner, 'USAGE')
-    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_proc.oid AND deptype = 'e') -- of an extension
+    AND pg_has_role(proowner, 'USAGE') AND proname = ANY(:functions)
 ORDER BY 1""")
 _HOME = text("""
 SELECT nspname FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -166,14 +174,18 @@ async def _statements(tx: AsyncConnection, role: str, kinds: list[str], home: st
         name_of_schema = home if listed == HOME else listed
         schema = await _quoted(tx, name_of_schema)
         needed = {table: frozenset[str]().union(*(getattr(r, kind) for kind in kinds)) for table, r in tables.items()}
-        ours = (await tx.execute(_OURS, {"schema": name_of_schema})).all()
+        ours = (await tx.execute(_OURS, {"schema": name_of_schema, "functions": list(FUNCTIONS)})).all()
         if ours and any(needed.values()) and not await tx.scalar(_CAN_USE, {"role": role, "schema": name_of_schema}):
             statements.append(f"GRANT USAGE ON SCHEMA {schema} TO {name}")
         for row in ours:
-            # A table that is not listed was made by a later version. Functions check their callers themselves; the
-            # owner's default privileges may have taken those of PUBLIC.
-            of_others = _OF_OTHERS.get(row.kind) if any(needed.values()) else None
-            wanted = needed.get(row.name) if row.kind == "TABLE" else of_others
+            # A table that is not listed was made by a later version.
+            match row.kind:
+                case "SEQUENCE":
+                    wanted = _OF_SEQUENCES if any(needed.values()) else NOTHING
+                case "FUNCTION":
+                    wanted = _OF_FUNCTIONS if FUNCTIONS[row.name] & set(kinds) else NOTHING
+                case _:
+                    wanted = needed.get(row.name, NOTHING)
             its_name = f"{row.kind} {schema}.{row.quoted}"
             statements.append(f"REVOKE ALL ON {its_name} FROM {name}")
             if wanted:

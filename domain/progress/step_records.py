@@ -8,11 +8,11 @@ Ends lock the VM's row, then the operation's, then the other resources'. A delet
 locks in the same order; in another order the two could wait for each other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, case, exists, extract, func, select, update
+from sqlalchemy import ColumnElement, and_, case, exists, extract, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from domain.data.models import VM, Attachment, CloudResource, Interface, Operation
@@ -108,6 +108,8 @@ async def note_created(
     is_current = exists().where(*_is_current(input))
     if model in {Interface, Attachment}:
         await note_vm_changed(tx, input.vm_id)
+    if model is Interface:
+        await _take_addresses(tx, id, values)
     if "device" in values:
         # The cloud gives a device to one volume of a server. Whichever had it here has lost it there.
         had = (Attachment.vm_id == input.vm_id, Attachment.device == values["device"], Attachment.volume_id != id)
@@ -115,6 +117,20 @@ async def note_created(
     written = await tx.execute(update(model).where(*held, is_current).values(values))
     if not written.rowcount:
         raise SupersededError(f"Operation {input.operation_id} no longer holds what it has created.")
+
+
+async def _take_addresses(tx: AsyncConnection, id: UUID, values: Mapping[str, Any]) -> None:
+    """Take the addresses of an interface from others that have them here.
+
+    The cloud gives an address to one port of a network. Whichever had it here has another one there, or is gone.
+    """
+    network = select(Interface.network_id).where(Interface.id == id).scalar_subquery()
+    has_ip = and_(Interface.network_id == network, Interface.ip_address == values.get("ip_address"))
+    for column, has_it in (("ip_address", has_ip), ("mac_address", Interface.mac_address == values.get("mac_address"))):
+        others = await tx.execute(select(Interface.id, Interface.vm_id).where(Interface.id != id, has_it))
+        for other in others.all():
+            await note_vm_changed(tx, other.vm_id)
+            await tx.execute(update(Interface).where(Interface.id == other.id).values({column: None}))
 
 
 async def note_zone(tx: AsyncConnection, input: OperationInput, zone: str) -> None:

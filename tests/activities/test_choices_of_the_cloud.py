@@ -21,7 +21,7 @@ from tests.activities.cloud import complete_changes, count_rows, ports_of, serve
 from tests.activities.conftest import Run
 from tests.activities.mock_cloud import add_volume, token
 from tests.activities.operations import add_pending_interface, prepare_operation
-from tests.support.rows import add_held_vm, note_vms_changed
+from tests.support.rows import add_held_vm, add_interface, add_user, add_vm, note_vms_changed
 
 
 async def let_the_cloud_choose(engine: AsyncEngine, *interfaces: UUID) -> None:
@@ -112,6 +112,37 @@ async def test_the_addresses_of_an_attached_interface_are_known_after_the_step(
         assert kept == await chosen(engine, "mock_cloud.ports")
         assert all(kept[input.resource])
     assert await count_rows(engine, "ports") == 1
+
+
+@pytest.mark.parametrize("action", [Action.CREATE, Action.ATTACH_INTERFACE])
+async def test_an_address_that_the_cloud_gives_to_a_port_is_no_longer_that_of_another(
+    backend: MockBackend, engine: AsyncEngine, run: Run, action: Action
+) -> None:
+    """Somebody has given the other port another address in the cloud, or has deleted it, which is not known yet."""
+    if action is Action.CREATE:
+        input = await add_held_vm(engine, action)
+        interface = await add_pending_interface(engine, input)
+        await let_the_cloud_choose(engine, interface)
+        await build(engine, backend, run, input)
+    else:
+        input = await prepare_operation(engine, backend, action)
+        interface = input.resource
+        await let_the_cloud_choose(engine, interface)
+        await run(InterfaceActivities(engine, backend).create_interface, input)
+        await let_the_cloud_choose(engine, interface)
+    ((_, ip_address, mac_address),) = (await chosen(engine, "mock_cloud.ports")).values()
+    assert ip_address
+    async with engine.begin() as tx:
+        other = await add_interface(tx, await add_vm(tx, await add_user(tx)), ip_address)
+        await tx.execute(update(Interface).where(Interface.id == other.id).values(mac_address=mac_address))
+        await note_vms_changed(tx)
+    if action is Action.CREATE:
+        wait = WaitForServerInput(input, ServerStatus.ACTIVE, records=True)
+        await run(WaitActivities(engine, backend).wait_for_server, wait)
+    else:
+        await run(InterfaceActivities(engine, backend).create_interface, input)
+    kept = await chosen(engine, "interfaces")
+    assert (kept[interface][1:], kept[other.id][1:]) == ((ip_address, mac_address), (None, None))
 
 
 @pytest.mark.parametrize(("wanted", "expected"), [("/dev/vdb", "/dev/vdb"), (None, "/dev/sdb")])

@@ -243,7 +243,7 @@ async def test_a_page_of_an_allowed_origin_reads_answers_and_problems_with_their
 async def test_a_page_reads_that_the_service_is_overloaded_and_its_preflight_needs_no_slot(
     shop: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(_slots: Slots, _caller: str) -> None:
+    async def refuse(_slots: Slots, _caller: str, _rank: float) -> None:
         raise NoSlotError("overloaded")
 
     monkeypatch.setattr(Slots, "acquire", refuse)

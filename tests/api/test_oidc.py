@@ -179,9 +179,9 @@ async def test_a_user_is_logged_and_has_slots_of_the_own_account(
     taken = list[str]()
     acquire = Slots.acquire
 
-    async def note(slots: Slots, caller: str) -> None:
+    async def note(slots: Slots, caller: str, rank: float) -> None:
         taken.append(caller)
-        await acquire(slots, caller)
+        await acquire(slots, caller, rank)
 
     monkeypatch.setattr(Slots, "acquire", note)
     profile = await me(app, provider.token())

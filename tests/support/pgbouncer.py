@@ -1,11 +1,12 @@
 """A real PgBouncer in transaction mode, in front of a PostgreSQL server that listens on a Unix socket."""
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,21 @@ def running(socket_dir: Path, *options: str, pool_size: int = 4) -> Iterator[Pat
     config.write_text("\n".join(lines) + "\n")
     command = [PROGRAM, "-q", str(config)]
     process = subprocess.Popen(command, **embedded_postgres.PROCESS_OPTIONS, stderr=subprocess.DEVNULL)
-    block_until((folder / f".s.PGSQL.{PORT}").exists)
-    yield folder
-    process.terminate()
-    process.wait()
-    shutil.rmtree(folder)
+    try:
+        block_until(lambda: _listens(folder))
+        yield folder
+    finally:
+        process.terminate()
+        process.wait()
+        shutil.rmtree(folder)
+
+
+def _listens(folder: Path) -> bool:
+    """Whether PgBouncer takes connections: its socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as client, suppress(OSError):
+        client.connect(str(folder / f".s.PGSQL.{PORT}"))
+        return True
+    return False
 
 
 def through(folder: Path, database: str, **parameters: str) -> str:
