@@ -1,5 +1,7 @@
-"""Who loses the right to a console while a worker is asked for it gets nothing."""
+"""Requests that wait for a console: who loses the right meanwhile gets nothing, and others have slots."""
 
+import asyncio
+import itertools
 import json
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -9,6 +11,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.web import consoles
+from api.web.dependencies import CONSOLE_QUEUE, CONSOLE_SLOTS
 from domain.data.guests import ConsoleAnswer
 from domain.data.queries import insert_row
 from domain.rules.console import ConsoleRequest
@@ -82,3 +85,20 @@ async def test_an_answer_that_is_lost_after_the_worker_has_written_it_may_be_ask
     vm = await vm_of(ada, engine, launched_at=datetime.now(UTC))
     monkeypatch.setattr(consoles, "_answered", nothing)
     check_problem(await ada.http.get(f"/vms/{vm.id}/console-log"), 503, "worker_unavailable")
+
+
+async def test_requests_that_wait_for_consoles_leave_slots_to_others(
+    ada: Person, bob: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = asyncio.Event()
+    monkeypatch.setattr(consoles, "_answered", lambda *_: go_on.wait())
+    monkeypatch.setattr("api.web.slots.SLOT_TIMEOUT", 60.0)
+    vm = await vm_of(ada, engine, launched_at=datetime.now(UTC))
+    most = CONSOLE_SLOTS // 2 + CONSOLE_QUEUE // 2
+    asking = [asyncio.create_task(ada.http.get(f"/vms/{vm.id}/console-log")) for _ in range(most + 3)]
+    for refused in itertools.islice(asyncio.as_completed(asking), 3):
+        assert (await refused).json()["code"] == "too_many_requests"
+    assert (await bob.http.get("/vms")).status_code == 200
+    go_on.set()
+    codes = [answer.json()["code"] for answer in await asyncio.gather(*asking)]
+    assert codes.count("worker_unavailable") == most  # nobody has written an answer

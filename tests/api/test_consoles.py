@@ -1,6 +1,5 @@
 """Consoles of VMs: a worker is asked, the answer passes Temporal by, and every reason for none is told in time."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,7 @@ from activities.backends.mock.schema import servers
 from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.backends.resources import Console, Ref
 from api.background import housekeeping
-from api.web import consoles, dependencies
+from api.web import consoles
 from domain.data import queries
 from domain.data.guests import ConsoleAnswer
 from domain.data.models import VM
@@ -264,20 +263,6 @@ async def test_if_no_worker_answers_the_request_ends_in_time(
     answer = await log_of(ada, vm.id)
     assert (answer.status_code, answer.json()["code"]) == (503, "worker_unavailable")
     assert answer.headers["Retry-After"] == "1"
-
-
-async def test_requests_that_wait_for_consoles_leave_slots_to_others(
-    ada: Person, bob: Person, engine: AsyncEngine, cloud: MockBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(consoles, "WAIT_TIMEOUT", 0.2)
-    monkeypatch.setattr("api.web.slots.SLOT_TIMEOUT", 60.0)
-    vm = await add_booted_vm(ada, engine, cloud)
-    most = dependencies.CONSOLE_SLOTS // 2 + dependencies.CONSOLE_QUEUE // 2
-    asking = [asyncio.create_task(log_of(ada, vm.id)) for _ in range(most + 3)]
-    await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-    assert (await bob.http.get("/vms")).status_code == 200
-    codes = [answer.json()["code"] for answer in await asyncio.gather(*asking)]
-    assert (codes.count("too_many_requests"), codes.count("worker_unavailable")) == (3, most)
 
 
 async def test_without_temporal_the_request_says_so(settings: Settings, engine: AsyncEngine) -> None:
