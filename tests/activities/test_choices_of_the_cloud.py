@@ -1,10 +1,13 @@
 """What the cloud chooses is written to the rows: the addresses of ports, and the devices of volumes."""
 
+import asyncio
+import contextlib
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
@@ -14,6 +17,7 @@ from activities.interfaces import InterfaceActivities
 from activities.volumes import VolumeActivities
 from activities.waits import WaitActivities
 from domain.data.models import Attachment, Interface, Operation
+from domain.progress import step_records
 from domain.rules.cloud import ServerStatus
 from domain.rules.messages import OperationInput, WaitForServerInput
 from domain.rules.states import Action
@@ -21,7 +25,7 @@ from tests.activities.cloud import complete_changes, count_rows, ports_of, serve
 from tests.activities.conftest import Run
 from tests.activities.mock_cloud import add_volume, token
 from tests.activities.operations import add_pending_interface, prepare_operation
-from tests.support.rows import add_held_vm, add_interface, add_user, add_vm, note_vms_changed
+from tests.support.rows import add_held_vm, add_interface, add_user, add_vm, note_vms_changed, read_vm
 
 
 async def let_the_cloud_choose(engine: AsyncEngine, *interfaces: UUID) -> None:
@@ -112,6 +116,44 @@ async def test_the_addresses_of_an_attached_interface_are_known_after_the_step(
         assert kept == await chosen(engine, "mock_cloud.ports")
         assert all(kept[input.resource])
     assert await count_rows(engine, "ports") == 1
+
+
+async def test_a_port_without_an_address_leaves_others_that_have_none_as_they_are(engine: AsyncEngine) -> None:
+    input = await add_held_vm(engine, Action.CREATE)
+    interface = await add_pending_interface(engine, input)
+    async with engine.begin() as tx:
+        other = await add_vm(tx, await add_user(tx))
+        await add_interface(tx, other, None)
+    before = (await read_vm(engine, other.id)).updated_at
+    async with engine.begin() as tx:
+        chosen = {"cloud_id": "port", "ip_address": None, "mac_address": "fa:16:3e:00:00:01"}
+        await step_records.note_created(tx, input, Interface, interface, **chosen)
+    assert (await read_vm(engine, other.id)).updated_at == before
+
+
+async def test_creates_that_take_addresses_from_one_another_at_once_all_have_theirs_in_the_end(
+    engine: AsyncEngine,
+) -> None:
+    size = 12
+    builds = [await add_held_vm(engine, Action.CREATE) for _ in range(size)]
+    interfaces = [await add_pending_interface(engine, build) for build in builds]
+    places = [{"ip_address": f"10.7.0.{n}", "mac_address": f"fa:16:3e:00:00:{n:02}"} for n in range(size)]
+    async with engine.begin() as tx:
+        for interface, place in zip(interfaces, places, strict=True):
+            await tx.execute(update(Interface).where(Interface.id == interface).values(place))
+        await note_vms_changed(tx)
+
+    async def note(number: int) -> None:
+        build, interface, place = builds[number], interfaces[number], places[(number + 1) % size]
+        while True:
+            with contextlib.suppress(DBAPIError):  # a deadlock; Temporal would run the activity again
+                async with engine.begin() as tx:
+                    await step_records.note_created(tx, build, Interface, interface, cloud_id=f"{number}", **place)
+                return
+
+    await asyncio.gather(*map(note, range(size)))
+    kept = await chosen(engine, "interfaces")
+    assert [kept[interface][1] for interface in interfaces] == [f"10.7.0.{(n + 1) % size}" for n in range(size)]
 
 
 @pytest.mark.parametrize("action", [Action.CREATE, Action.ATTACH_INTERFACE])

@@ -169,7 +169,7 @@ async def add_attachment(
 async def add_interface(
     tx: AsyncConnection,
     vm: VM,
-    ip_address: str = "10.0.0.9",
+    ip_address: str | None = "10.0.0.9",
     *,
     network: str = "private",
     status: AttachmentStatus = AttachmentStatus.ATTACHED,
