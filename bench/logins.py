@@ -27,7 +27,7 @@ PAUSE = 2.5  # seconds between two logins of users; with more than 8 in five min
 RUN = uuid4().hex[:8]
 numbers = itertools.count()
 networks = itertools.count(1)
-own: list[str] = []  # the attacker's own accounts
+own_accounts: list[str] = []  # of the attackers
 
 
 @dataclass
@@ -100,7 +100,7 @@ async def registration(http: httpx.AsyncClient, _: str) -> None:
 
 async def own_account(http: httpx.AsyncClient, _: str) -> None:
     """Log in to one of the attacker's own accounts, with the right password."""
-    body = {"username": random.choice(own), "password": PASSWORD}
+    body = {"username": random.choice(own_accounts), "password": PASSWORD}
     await http.post("/auth/login", json=body)
 
 
@@ -171,7 +171,7 @@ async def main(api: str, seconds: float, bots: int) -> None:
         Attack(f"wrong passwords for one account, {bots} addresses", wrong_password, bots),
         Attack(f"wrong passwords for any name, {bots} addresses", any_name, bots),
     ]
-    own.extend([await register(api) for _ in range(8)])
+    own_accounts.extend([await register(api) for _ in range(8)])
     columns = "logged in | refused | median | slowest"
     names = [[await register(api) for _ in range(4)] for _ in attacks]
     print(f"| attack | known address: {columns} | new address: {columns} |", flush=True)

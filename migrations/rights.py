@@ -98,9 +98,10 @@ FUNCTIONS: Final[Mapping[str, frozenset[str]]] = {
     "delete_old_audit_events": frozenset({"api"}),
     **dict.fromkeys(("refuse_beyond", "search_terms_of", "use_quota"), frozenset({"api", "worker"})),
 }
-"""Who calls the functions of the first schema, which triggers do for them. PUBLIC may not be allowed to.
+"""Which roles call these functions of the first schema.
 
-Triggers' own functions need no right. Those of others in the schema are none of our business.
+Triggers call most of them, with the rights of whoever changes the row. The owner may have taken EXECUTE from PUBLIC.
+The functions of the triggers themselves need no right. Those that are not listed belong to others and stay as they are.
 """
 
 _OWNER = text("SELECT current_user")

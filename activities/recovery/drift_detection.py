@@ -44,7 +44,7 @@ _IDLE_VMS: Final = (
 _VOLUMES: Final = (
     select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Volume.size_gb, Attachment.vm_id)
     .outerjoin(Attachment, Attachment.volume_id == Volume.id)
-    # What a create that failed has left is nobody's volume (see leftovers.made_late).
+    # A create that failed leaves a row in ERROR without an id of the cloud. Its volume goes (leftovers.made_late).
     .where(
         or_(
             Volume.status.in_((VolumeStatus.AVAILABLE, VolumeStatus.IN_USE)),
@@ -192,8 +192,8 @@ def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
             return Drift.SERVER_STATUS
 
 
-def _is_at_rest(row: Row[Any], volume: CloudVolume | None) -> bool:
-    """Whether the cloud has taken the volume of a row in ERROR out of that state, or from the VM that has it."""
+def _has_left_error(row: Row[Any], volume: CloudVolume | None) -> bool:
+    """Whether the volume of a row in ERROR is no longer in error in the cloud, or is gone although a VM has it here."""
     if volume is None:
         return row.vm_id is not None
     return volume.state in {VolumeState.AVAILABLE, VolumeState.IN_USE}
@@ -201,7 +201,7 @@ def _is_at_rest(row: Row[Any], volume: CloudVolume | None) -> bool:
 
 def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Difference]:
     """Yield how the cloud's volume differs from the row, if it does."""
-    if row.status is VolumeStatus.ERROR and not _is_at_rest(row, volume):
+    if row.status is VolumeStatus.ERROR and not _has_left_error(row, volume):
         return
     if volume is None:
         drift = Drift.VOLUME_GONE

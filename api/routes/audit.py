@@ -15,7 +15,7 @@ from api.web import openapi
 from api.web.dependencies import Admin, Process, ProcessState, may_administer
 from api.web.fields import IPAddress, Text, Time
 from api.web.lists import Order
-from api.web.origin import shown
+from api.web.origin import as_recorded
 from api.web.pages import WantedPage
 from api.web.program_tokens import seconds_left
 from api.web.security import Caller
@@ -42,7 +42,7 @@ class Lines(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the lines."""
-        with contextlib.suppress(_CutError):  # the server cuts what was not completed
+        with contextlib.suppress(_CutError):  # an answer without an end makes the server cut the connection
             await super().__call__(scope, receive, send)
 
 
@@ -65,7 +65,7 @@ async def _conditions(  # noqa: PLR0913, PLR0917 - FastAPI passes every paramete
         (target, lambda name: func.lower(AuditEvent.target).in_([func.lower(name), func.lower(in_nfc(name))])),
         (event, lambda kind: AuditEvent.event == kind),
         (outcome, lambda kind: AuditEvent.outcome == kind),
-        (address, lambda value: AuditEvent.address == shown(value)),
+        (address, lambda value: AuditEvent.address == as_recorded(value)),
         (since, lambda time: AuditEvent.at >= time),
         (until, lambda time: AuditEvent.at < time),
     ]

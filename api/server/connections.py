@@ -62,8 +62,8 @@ class Connections:
     """The open connections, by address.
 
     If there are too many, a new one takes the place of others: those of the addresses with the most connections go
-    first, and among them those that have waited longest. If all wait for us, and for no client, reads and requests that
-    are refused already are cut: their clients can send them again. All others keep their places.
+    first, and among them those that have waited longest. If no connection waits for its
+    client, reads and requests that are refused already are cut: they can be sent again. All others keep their places.
     """
 
     def __init__(self, limit: int, limit_per_address: int | None) -> None:

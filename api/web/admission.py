@@ -45,8 +45,8 @@ class Admission:
     Health checks have no limits and need no slot. The slot is released when the answer starts. No route uses the
     database after that, and a client that reads its answer slowly would otherwise hold the slot as long as it likes. A
     request that waits for a change gives it back with `scope["release_slot"]()` before, and takes one again with
-    `await scope["take_slot"]()` for what it reads after that. A search takes one of the few
-    slots of `searches` first: it can take seconds, so searches must not hold all of the others.
+    `await scope["take_slot"]()` for what it reads after that. A search takes one of the few slots of `searches` first:
+    it can take seconds, so searches must not hold all of the others.
     """
 
     def __init__(self, app: ASGIApp, *, slots: Slots, searches: Slots, signing: Signing, limits: RateLimits) -> None:
@@ -69,7 +69,7 @@ class Admission:
                 admitted.give_back()
                 if message["type"] == "http.response.start":
                     if message["status"] in _REFUSALS:
-                        scope["is_refused"] = True  # tells the server that nobody needs the answer (api/server)
+                        scope["is_refused"] = True  # for api/server: the client can do without this answer
                         await self._hold_back()
                     free = self.slots.free_of(admitted.caller)
                     told = admitted.counted.headers(self.slots.most_of_caller, free)

@@ -16,10 +16,10 @@ _LONGEST_USER_AGENT = 256  # characters; a client may send one of any length
 def address_of(scope: Scope) -> str:
     """The address of the request's client; empty for a Unix socket, and for what a proxy forwards as an address."""
     client = scope.get("client")
-    return shown(client[0]) if client else ""
+    return as_recorded(client[0]) if client else ""
 
 
-def shown(address: str) -> str:
+def as_recorded(address: str) -> str:
     """The address as the log and the audit have it; empty for what is none."""
     ip = _address(address)
     return str(ip) if ip else ""

@@ -60,7 +60,7 @@ class Slots:
         # The callers that wait, each with its requests, oldest first. Of callers with equal rank, the first is next.
         self._waiting: dict[str, deque[_Waiter]] = {}
         self._ranks: dict[str, float] = {}  # of the callers that wait
-        self._was_preferred = False  # whoever was granted the last slot
+        self._was_preferred = False  # the caller that was granted the last slot
         self.most_of_caller = self._caller_limit + self._half_of_queue  # requests, served or waiting
 
     def free_of(self, caller: str) -> int:

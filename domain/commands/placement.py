@@ -42,7 +42,7 @@ class Wanted:
 
 
 async def find_places(tx: AsyncConnection, wanted: Sequence[NewVM]) -> tuple[Sequence[Place], list[FieldIssue]]:
-    """Return the zone and the security groups of each new VM, and what is wrong with them; no group comes twice."""
+    """Return the zone and the security groups of each new VM, and what is wrong with them. Each group comes once."""
     zones, issues = await _zones_of(tx, wanted)
     groups, more = await _groups_of(tx, wanted)
     return [Place(*each) for each in zip(zones, groups, strict=True)], issues + more
