@@ -58,6 +58,8 @@ unbegun AS (
 -- 3. The oldest due operations of each of these users. An operation's rank is its position among the operations of its
 --    user, after the unbegun ones: the first operations of all users come before the second ones. By project, a user
 --    with a hundred projects would have a hundred turns, and the members of one project would wait for each other.
+--    The limit is a subquery because the planner then does not know it. A user who has more operations than the last
+--    ANALYZE saw would seem to have fewer than the limit. The planner would read all of them and sort them.
 candidates AS (
     SELECT
         oldest.id,
@@ -73,7 +75,7 @@ candidates AS (
         SELECT id, deliver_after FROM operations
         WHERE status = 'QUEUED' AND deliveries < 1 AND deliver_after <= now()
             AND coalesce(requested_by, owner_id) = turn.user_id
-        ORDER BY deliver_after LIMIT :candidate_limit
+        ORDER BY deliver_after LIMIT (SELECT :candidate_limit)
     ) AS oldest
     LEFT JOIN unbegun ON unbegun.user_id = turn.user_id
     ORDER BY rank, place LIMIT :candidate_limit

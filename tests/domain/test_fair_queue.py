@@ -91,13 +91,17 @@ async def test_temporal_gets_no_more_than_the_workers_can_begin(engine: AsyncEng
     assert len(await lease(engine)) == 43, "operations that are not begun for so long no longer count"
 
 
-@pytest.mark.parametrize("is_analyzed", [False, True])
-async def test_the_statement_reads_few_rows(engine: AsyncEngine, *, is_analyzed: bool) -> None:
+@pytest.mark.parametrize("before", ["SELECT 1", "ANALYZE operations"])
+@pytest.mark.parametrize("after", ["SELECT 1", "VACUUM operations", "VACUUM ANALYZE operations"])
+async def test_the_statement_reads_few_rows(engine: AsyncEngine, before: str, after: str) -> None:
     """A condition that is worded differently, or hidden in a parameter, would make it read the whole table.
 
-    Right after many creates the planner does not know how many wait. It must not read all of them then.
+    Right after many creates the planner does not know how many wait. It must not read all of them then. Autovacuum
+    may run at any time: it counted all 2,000 as waiting before they ended.
     """
     ended, (delivered, *_) = await queue(engine, 2000), await queue(engine, 1000)
+    async with database.autocommit(engine).connect() as connection:
+        await connection.execute(text(before))
     async with engine.begin() as tx:
         end = update(Operation).where(Operation.id.in_(ended))
         await tx.execute(end.values(status=OperationStatus.SUCCEEDED, finished_at=func.now()))
@@ -106,11 +110,10 @@ async def test_the_statement_reads_few_rows(engine: AsyncEngine, *, is_analyzed:
     parameters = statement.params | {"start": UUID(int=0)}  # the plan depends on how many users come after it
     values = tuple(parameters[name] for name in statement.positiontup or [])
     async with database.autocommit(engine).connect() as connection:
-        if is_analyzed:
-            await connection.execute(text("VACUUM ANALYZE operations"))
+        await connection.execute(text(after))
         plan = "\n".join((await connection.exec_driver_sql(f"EXPLAIN ANALYZE {statement}", values)).scalars())
     assert plan.count("using ix_operations_users") == 5, plan
-    assert "ix_operations_delivered" in plan
+    assert "ix_operations_delivered" in plan or "ix_operations_looks" in plan  # each of them has one row here
     assert "using pk_operations" in plan
     assert "Seq Scan" not in plan
 
