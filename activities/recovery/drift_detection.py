@@ -19,13 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities import ports
 from activities.backends.protocol import ComputeBackend
+from activities.backends.resources import Image as CloudImage
 from activities.backends.resources import Server
 from activities.backends.resources import Volume as CloudVolume
 from activities.recovery.orphan_detection import find_orphans
 from activities.recovery.rows import Query, Rows, is_one_of, pages, read, refs
-from domain.data import database
+from domain.data import database, queries
 from domain.data.models import VM, Attachment, Flavor, Image, Interface, Operation, Snapshot, Volume
-from domain.rules.cloud import ServerStatus, VolumeState, server_status_of
+from domain.rules.cloud import ImageState, ServerStatus, VolumeState, server_status_of
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Status
 from domain.upkeep.findings import ACTOR, Difference, Drift
@@ -55,8 +56,13 @@ _VOLUMES: Final = (
 _INTERFACES: Final = select(
     Interface.id, Interface.cloud_id, Interface.operation_id, Interface.vm_id, Interface.network_id
 ).where(Interface.status == AttachmentStatus.ATTACHED)
-_SNAPSHOTS: Final = select(Snapshot.id, Snapshot.cloud_id, Snapshot.operation_id, Snapshot.vm_id).where(
-    Snapshot.status == SnapshotStatus.AVAILABLE
+_SNAPSHOTS: Final = select(
+    Snapshot.id, Snapshot.cloud_id, Snapshot.status, Snapshot.operation_id, Snapshot.vm_id
+).where(
+    or_(
+        Snapshot.status == SnapshotStatus.AVAILABLE,
+        and_(Snapshot.status == SnapshotStatus.ERROR, queries.IMAGE_WAS_GONE),
+    )
 )
 
 
@@ -71,8 +77,7 @@ async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> AsyncItera
         yield await _still_found(reader, _VOLUMES, rows, await _note_lost_servers(reader, backend, found))
     async for rows in pages(reader, _SNAPSHOTS):
         images = await backend.list_images(refs(rows))
-        gone = [row for row in rows.values() if row.id not in images]
-        found = [_of_vm(Drift.IMAGE_GONE, Kind.SNAPSHOT, row) for row in gone]
+        found = [difference for row in rows.values() for difference in _snapshot_drift(row, images.get(row.id))]
         yield await _still_found(reader, _SNAPSHOTS, rows, found)
     async for orphans in find_orphans(engine, backend):
         yield orphans
@@ -138,7 +143,7 @@ async def _unchanged(reader: AsyncEngine, query: Query, before: Rows, ids: Colle
 
 
 def _of_vm(drift: Drift, kind: Kind, row: Row[Any]) -> Difference:
-    """Return the difference of a resource that belongs to a VM and that the cloud no longer has."""
+    """Return the difference of a resource that belongs to a VM, and that the cloud no longer has or has again."""
     return Difference(drift, kind, row.id, {"vm_id": str(row.vm_id)}, row.operation_id)
 
 
@@ -190,6 +195,14 @@ def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
             return Drift.RESIZED
         case _:
             return Drift.SERVER_STATUS
+
+
+def _snapshot_drift(row: Row[Any], image: CloudImage | None) -> Iterator[Difference]:
+    """Yield how the cloud's image differs from the row, if it does."""
+    if row.status is SnapshotStatus.AVAILABLE and image is None:
+        yield _of_vm(Drift.IMAGE_GONE, Kind.SNAPSHOT, row)
+    if row.status is SnapshotStatus.ERROR and image is not None and image.state is ImageState.ACTIVE:
+        yield _of_vm(Drift.IMAGE_RECOVERED, Kind.SNAPSHOT, row)
 
 
 def _has_left_error(row: Row[Any], volume: CloudVolume | None) -> bool:

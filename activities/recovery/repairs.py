@@ -100,7 +100,7 @@ class Repairs:
                 return await self._adopt_size(found)
             case Drift.INTERFACE_GONE:
                 return await self._adopt_interface(found)
-            case Drift.IMAGE_GONE:
+            case Drift.IMAGE_GONE | Drift.IMAGE_RECOVERED:
                 return await self._adopt_image(found)
         return None
 
@@ -178,15 +178,17 @@ class Repairs:
         return "The interface was detached and its addresses were released, to match the cloud."
 
     async def _adopt_image(self, found: Difference) -> str | None:
-        reset = _reset_operation(found, SnapshotStatus.ERROR)
+        is_gone = found.drift is Drift.IMAGE_GONE
+        status = SnapshotStatus.ERROR if is_gone else SnapshotStatus.AVAILABLE
+        reset = _reset_operation(found, status)
         async with self._engine.begin() as tx:
             vm = await _lock_vm_of(tx, found)
             held = update(Snapshot).where(Snapshot.id == found.id, Snapshot.operation_id == found.held_by)
-            changed = held.values(status=SnapshotStatus.ERROR, operation_id=reset.id)
+            changed = held.values(status=status, operation_id=reset.id)
             if vm is None or not (await tx.execute(changed)).rowcount:
                 return None
             await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
-        return "The snapshot became ERROR, because the cloud no longer has its image."
+        return f"The snapshot became {status}, because the cloud {'no longer has' if is_gone else 'has'} its image."
 
 
 async def _adopt_resize(tx: AsyncConnection, vm: VM, server: Server | None) -> str | None:

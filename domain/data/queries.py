@@ -5,13 +5,14 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, insert, select, text, update
+from sqlalchemy import ColumnElement, ScalarSelect, exists, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from domain.data import outages
-from domain.data.models import VM, Operation
+from domain.data.models import VM, Operation, Snapshot
+from domain.rules.states import Action
 
 T = TypeVar("T")
 
@@ -64,6 +65,10 @@ def violated_constraint(error: IntegrityError) -> str | None:
     # A field of PostgreSQL's error, because its text is for people and in the server's language.
     name: str | None = getattr(outages.original(error), "constraint_name", None)
     return name
+
+
+IMAGE_WAS_GONE: Final = exists().where(Operation.id == Snapshot.operation_id, Operation.action == Action.RESET_STATE)
+"""Whether a complete snapshot is in ERROR, as an SQL condition: the cloud had its image no longer. It may come back."""
 
 
 def from_now(seconds: float) -> ColumnElement[datetime]:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.data.guests import UserData
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import ExtendVolume, control_of, parameters_of
-from domain.data.queries import has_begun
+from domain.data.queries import IMAGE_WAS_GONE, has_begun
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.lifecycle import accept_change, change_of, is_at_rest
 from domain.rules.messages import LeftoversResult
@@ -156,8 +156,8 @@ async def mark_undeletable(tx: AsyncConnection, model: type[Snapshot | Volume], 
 async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> None:
     """Let a delete of the VM claim the VM's resources, even those that other operations hold.
 
-    Finished snapshots keep their status: they outlive the VM. So does a volume that is being detached, even with
-    `delete_on_termination`, because its owner requested the detach before the delete.
+    Finished snapshots keep their status: they outlive the VM, even those whose images are missing now. So does a volume
+    that is being detached, even with `delete_on_termination`, because its owner requested the detach before the delete.
     """
     of_vm = (Attachment.volume_id == Volume.id, Attachment.vm_id == vm_id, Volume.status != VolumeStatus.DELETED)
     goes_with_vm = and_(Attachment.delete_on_termination, Attachment.status != AttachmentStatus.DETACHING)
@@ -172,7 +172,9 @@ async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> Non
     for kind in (Kind.SNAPSHOT, Kind.ATTACHMENT, Kind.INTERFACE):
         change, model = change_of(Action.DELETE, kind), _MODELS[kind]
         assert not issubclass(model, Volume)  # noqa: S101 - for the type checker: volumes are updated above
-        held = (model.vm_id == vm_id, model.status.in_(change.sources))
+        held = [model.vm_id == vm_id, model.status.in_(change.sources)]
+        if model is Snapshot:
+            held.append(~IMAGE_WAS_GONE)
         # If this delete fails, the attachment becomes ATTACHED again. A second delete could then no longer see that
         # the volume was being detached, so the row keeps the decision.
         values = {"delete_on_termination": goes_with_vm} if model is Attachment else {}

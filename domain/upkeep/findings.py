@@ -40,6 +40,7 @@ class Drift(StrEnum):
     VOLUME_SIZE = "volume_size"
     INTERFACE_GONE = "interface_gone"
     IMAGE_GONE = "image_gone"
+    IMAGE_RECOVERED = "image_recovered"
     ORPHAN_SERVER = "orphan_server"
     ORPHAN_PORT = "orphan_port"
     ORPHAN_VOLUME = "orphan_volume"

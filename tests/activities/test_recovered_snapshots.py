@@ -1,0 +1,90 @@
+"""A snapshot whose image was missing for a while is AVAILABLE again, and nothing deletes its image meanwhile."""
+
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import func, insert, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.schema import images
+from activities.recovery.reconciler import Reconciler
+from domain.data.models import Operation, Snapshot
+from domain.progress import resource_claims
+from domain.rules.resources import SnapshotStatus
+from domain.rules.states import Action, OperationStatus
+from domain.upkeep.findings import Drift
+from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
+from tests.support.rows import add_operation, add_snapshot
+
+
+async def reconcile_twice(reconciler: Reconciler) -> None:
+    await reconciler.reconcile()
+    await reconciler.reconcile()
+
+
+@pytest.mark.parametrize("vm_is_deleted", [False, True])
+async def test_it_comes_back_with_its_image(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, *, vm_is_deleted: bool
+) -> None:
+    """Glance may show no image for a minute, or somebody may deactivate an account of its store."""
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        snapshot = await add_snapshot(tx, vm, cloud_id=str(uuid4()))
+    await reconcile_twice(reconciler)
+    [lost] = await all_rows(engine, Snapshot)
+    assert lost.status is SnapshotStatus.ERROR
+    if vm_is_deleted:
+        async with engine.begin() as tx:
+            await resource_claims.take_over(tx, vm.id, uuid4())
+        assert await all_rows(engine, Snapshot) == [lost], "the image may come back, so the delete leaves it"
+    await add_image(engine, snapshot)
+    await reconcile_twice(reconciler)
+    [found] = await all_rows(engine, Snapshot)
+    assert found.status is SnapshotStatus.AVAILABLE
+    assert await recorded_findings(engine) == [
+        (Drift.IMAGE_GONE, snapshot.id, False),
+        (Drift.IMAGE_RECOVERED, snapshot.id, False),
+    ]
+    repairs = [(repair.resource_id, repair.vm_id, repair.input["status"]) for repair in await recorded_repairs(engine)]
+    assert sorted(repairs, key=str) == [(snapshot.id, vm.id, "AVAILABLE"), (snapshot.id, vm.id, "ERROR")]
+
+
+async def test_an_image_that_is_not_complete_changes_nothing(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        snapshot = await add_snapshot(tx, vm, cloud_id=str(uuid4()))
+    await reconcile_twice(reconciler)
+    await add_image(engine, snapshot)
+    await change_cloud(engine, images, fault="The store is full.")
+    await reconcile_twice(reconciler)
+    [row] = await all_rows(engine, Snapshot)
+    assert row.status is SnapshotStatus.ERROR
+
+
+async def test_a_snapshot_that_was_never_complete_does_not_come_back(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    """Its operation failed, so its image may have any content. A delete of its VM takes it, too."""
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        taken = await add_operation(tx, vm, Action.SNAPSHOT, status=OperationStatus.FAILED)
+        values = {"operation_id": taken.id, "cloud_id": str(uuid4())}
+        snapshot = await add_snapshot(tx, vm, status=SnapshotStatus.ERROR, **values)
+    await add_image(engine, snapshot)
+    await reconcile_twice(reconciler)
+    async with engine.begin() as tx:
+        deletion = await add_operation(tx, vm, Action.DELETE)
+        await resource_claims.take_over(tx, vm.id, deletion.id)
+        holder = await tx.scalar(select(Operation.action).join(Snapshot, Snapshot.operation_id == Operation.id))
+    [row] = await all_rows(engine, Snapshot)
+    assert (row.status, holder) == (SnapshotStatus.DELETING, Action.DELETE)
+
+
+async def add_image(engine: AsyncEngine, snapshot: Snapshot) -> None:
+    """Add the complete image of a snapshot to the cloud."""
+    row = {"id": snapshot.id, "cloud_id": snapshot.cloud_id, "vm_id": snapshot.vm_id, "name": snapshot.name}
+    async with engine.begin() as tx:
+        await tx.execute(insert(images).values(**row, content="disk", due_at=func.now()))
