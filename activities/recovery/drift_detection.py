@@ -221,6 +221,8 @@ def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Differe
     elif row.status is VolumeStatus.ERROR and volume.vm_id == row.vm_id:
         has_vm = volume.state is VolumeState.IN_USE
         drift = Drift.VOLUME_RECOVERED if has_vm == (row.vm_id is not None) else Drift.VOLUME_ELSEWHERE
+    elif volume.vm_id == row.vm_id and volume.state is VolumeState.ERROR:
+        drift = Drift.VOLUME_ERROR
     elif volume.vm_id == row.vm_id:
         # Somebody else has extended it, or a delete of its VM has superseded our own extension.
         if volume.size_gb == row.size_gb or volume.state is VolumeState.EXTENDING:

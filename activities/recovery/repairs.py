@@ -94,7 +94,7 @@ class Repairs:
         match found.drift:
             case drift if drift in _OF_SERVERS:
                 return await self._adopt_server(found)
-            case Drift.VOLUME_GONE | Drift.VOLUME_DETACHED | Drift.VOLUME_RECOVERED:
+            case Drift.VOLUME_GONE | Drift.VOLUME_ERROR | Drift.VOLUME_DETACHED | Drift.VOLUME_RECOVERED:
                 return await self._adopt_volume(found)
             case Drift.VOLUME_SIZE:
                 return await self._adopt_size(found)
@@ -136,9 +136,9 @@ class Repairs:
             logger.warning("Could not cancel the workflow %s: %s", workflow_id, error)
 
     async def _adopt_volume(self, found: Difference) -> str | None:
-        is_attached = found.drift is Drift.VOLUME_RECOVERED and "vm_id" in found.seen
+        is_attached = found.drift in {Drift.VOLUME_ERROR, Drift.VOLUME_RECOVERED} and "vm_id" in found.seen
         at_rest = VolumeStatus.IN_USE if is_attached else VolumeStatus.AVAILABLE
-        status = VolumeStatus.ERROR if found.drift is Drift.VOLUME_GONE else at_rest
+        status = VolumeStatus.ERROR if found.drift in {Drift.VOLUME_GONE, Drift.VOLUME_ERROR} else at_rest
         if not await self._change_volume(found, status, detached=not is_attached, status=status):
             return None
         return f"The volume became {status}, to match the cloud."

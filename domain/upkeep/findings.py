@@ -34,6 +34,7 @@ class Drift(StrEnum):
     SERVER_SIZE = "server_size"
     SERVER_IMAGE = "server_image"
     VOLUME_GONE = "volume_gone"
+    VOLUME_ERROR = "volume_error"
     VOLUME_DETACHED = "volume_detached"
     VOLUME_RECOVERED = "volume_recovered"
     VOLUME_ELSEWHERE = "volume_elsewhere"

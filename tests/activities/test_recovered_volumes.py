@@ -1,4 +1,4 @@
-"""Volumes in ERROR follow the cloud, once it has repaired them or taken them from their VMs."""
+"""Volumes follow the cloud into ERROR, and out of it once it has repaired them or taken them from their VMs."""
 
 from typing import Any
 from uuid import UUID, uuid4
@@ -28,22 +28,25 @@ async def add_known_volume(engine: AsyncEngine, backend: MockBackend, id: UUID, 
 
 
 @pytest.mark.parametrize(
-    ("is_attached", "state", "kind", "becomes"),
+    ("was", "is_attached", "state", "kind", "becomes"),
     [
-        (False, VolumeState.AVAILABLE, Drift.VOLUME_RECOVERED, VolumeStatus.AVAILABLE),
-        (False, VolumeState.IN_USE, Drift.VOLUME_ELSEWHERE, VolumeStatus.ERROR),
-        (False, VolumeState.ERROR, None, VolumeStatus.ERROR),
-        (False, None, None, VolumeStatus.ERROR),
-        (True, VolumeState.IN_USE, Drift.VOLUME_RECOVERED, VolumeStatus.IN_USE),
-        (True, VolumeState.AVAILABLE, Drift.VOLUME_DETACHED, VolumeStatus.AVAILABLE),
-        (True, VolumeState.ERROR, None, VolumeStatus.ERROR),
-        (True, None, Drift.VOLUME_GONE, VolumeStatus.ERROR),
+        (VolumeStatus.ERROR, False, VolumeState.AVAILABLE, Drift.VOLUME_RECOVERED, VolumeStatus.AVAILABLE),
+        (VolumeStatus.ERROR, False, VolumeState.IN_USE, Drift.VOLUME_ELSEWHERE, VolumeStatus.ERROR),
+        (VolumeStatus.ERROR, False, VolumeState.ERROR, None, VolumeStatus.ERROR),
+        (VolumeStatus.ERROR, False, None, None, VolumeStatus.ERROR),
+        (VolumeStatus.ERROR, True, VolumeState.IN_USE, Drift.VOLUME_RECOVERED, VolumeStatus.IN_USE),
+        (VolumeStatus.ERROR, True, VolumeState.AVAILABLE, Drift.VOLUME_DETACHED, VolumeStatus.AVAILABLE),
+        (VolumeStatus.ERROR, True, VolumeState.ERROR, None, VolumeStatus.ERROR),
+        (VolumeStatus.ERROR, True, None, Drift.VOLUME_GONE, VolumeStatus.ERROR),
+        (VolumeStatus.AVAILABLE, False, VolumeState.ERROR, Drift.VOLUME_ERROR, VolumeStatus.ERROR),
+        (VolumeStatus.IN_USE, True, VolumeState.ERROR, Drift.VOLUME_ERROR, VolumeStatus.ERROR),
     ],
 )
-async def test_a_volume_in_error_follows_the_cloud(  # noqa: PLR0913 - a row of the table each
+async def test_a_volume_follows_the_cloud_into_error_and_out_of_it(  # noqa: PLR0913 - a row of the table each
     engine: AsyncEngine,
     backend: MockBackend,
     reconciler: Reconciler,
+    was: VolumeStatus,
     *,
     is_attached: bool,
     state: VolumeState | None,
@@ -53,7 +56,7 @@ async def test_a_volume_in_error_follows_the_cloud(  # noqa: PLR0913 - a row of 
     """Nothing else would end that state: a volume in ERROR cannot be detached, and an attached one not be deleted."""
     vm = await add_idle_vm(engine, backend)
     async with engine.begin() as tx:
-        volume = await add_volume(tx, await add_user(tx), status=VolumeStatus.ERROR, cloud_id="lost")
+        volume = await add_volume(tx, await add_user(tx), status=was, cloud_id="lost")
         if is_attached:
             await add_attachment(tx, vm, volume)
     if state:
@@ -63,7 +66,7 @@ async def test_a_volume_in_error_follows_the_cloud(  # noqa: PLR0913 - a row of 
     await reconciler.reconcile()
     (after,) = await all_rows(engine, Volume)
     assert after.status is becomes
-    keeps = is_attached and kind in {None, Drift.VOLUME_RECOVERED}
+    keeps = is_attached and kind in {None, Drift.VOLUME_ERROR, Drift.VOLUME_RECOVERED}
     assert len(await all_rows(engine, Attachment)) == keeps
     is_open = kind is Drift.VOLUME_ELSEWHERE
     assert await recorded_findings(engine) == ([(kind, volume.id, is_open)] if kind else [])
