@@ -90,11 +90,11 @@ def init_cluster(data_dir: Path) -> Path:
     if not cluster.exists():
         # A start that was killed may have left a process that still writes there.
         clear_after_crash(unfinished, unfinished)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished.exists():
+            shutil.rmtree(unfinished)
         make_private_folder(unfinished)
-        directory = f"-D{unfinished}"
-        _run("initdb", directory, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
-        _run("postgres", "--single", directory, "-cexit_on_error=on", "postgres", stdin="CREATE DATABASE vmapi")
+        _run(unfinished, "initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C")
+        _run(unfinished, "postgres", "--single", "-cexit_on_error=on", "postgres", stdin="CREATE DATABASE vmapi")
         unfinished.rename(cluster)
     version = (cluster / "PG_VERSION").read_text(errors="replace").strip()
     if version != VERSION:
@@ -155,13 +155,22 @@ def clear_after_crash(cluster: Path, socket_dir: Path) -> None:
 
 
 def _processes_of(cluster: Path) -> dict[int, list[bytes]]:
-    """Return the processes of PostgreSQL that run in a cluster's folder, with their arguments."""
+    """Return the processes of PostgreSQL that run in a cluster's folder or make it, with their arguments."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it belongs to another user, or has just ended
-            if (process / "cwd").samefile(cluster) and (process / "exe").readlink().name.startswith("postgres"):
+            if _makes(process, cluster) or _runs_in(process, cluster):
                 found[int(process.name)] = (process / "cmdline").read_bytes().split(b"\0")
     return found
+
+
+def _makes(process: Path, cluster: Path) -> bool:
+    """Whether it is an initdb of `_run`, or what that has started, which enters the folder only later."""
+    return b"PGDATA=" + os.fsencode(cluster) in (process / "environ").read_bytes().split(b"\0")
+
+
+def _runs_in(process: Path, cluster: Path) -> bool:
+    return (process / "cwd").samefile(cluster) and (process / "exe").readlink().name.startswith("postgres")
 
 
 def make_private_folder(folder: Path) -> None:
@@ -195,11 +204,12 @@ def allow_traversal(user_id: int, folder: Path) -> None:
             sys.stdout.flush()
 
 
-def _run(program: str, *arguments: str, stdin: str = "") -> None:
+def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
     command = [str(BIN / program), *arguments]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # An initdb that outlives us would remove what the next start has made.
     options = PROCESS_OPTIONS | pipes | {"preexec_fn": partial(die_with_supervisor, os.getpid())}
+    options["env"] = PROCESS_OPTIONS["env"] | {"PGDATA": str(cluster)}  # also for `_makes`
     with subprocess.Popen(command, **options, text=True, errors="replace") as process:
         try:
             assert process.stdin  # noqa: S101 - it is a pipe

@@ -16,6 +16,7 @@ from domain import database_url
 from domain.data import outages
 from domain.data.connector import COMMAND_TIMEOUT, CONNECT_TIMEOUT, Connector
 from domain.data.outages import UnusableDatabaseError
+from domain.data.time_limit import LimitedConnection
 from domain.settings import Settings
 
 POOL_TIMEOUT = 5.0  # seconds
@@ -50,7 +51,7 @@ _FOR_PGBOUNCER: Final[dict[str, Any]] = {
 }
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+class _Connection(LimitedConnection):
     """A connection that closes within CLOSE_TIMEOUT, even if the server hangs."""
 
     async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109 - asyncpg's signature

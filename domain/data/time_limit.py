@@ -1,9 +1,9 @@
 """A time limit for statements that a caller can make slow. It ends them at the server, and reaching it is no outage."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Final
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final, cast
 
 import asyncpg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -14,6 +14,38 @@ from domain.data import outages
 
 class TooSlowError(Exception):
     """The statements took longer than their time limit. The server has ended the last of them."""
+
+
+class LimitedConnection(asyncpg.Connection):  # type: ignore[misc] # asyncpg has no types
+    """A connection whose statements can have a limit of their own for a while."""
+
+    _config: Any  # there is no public name for it
+    _usual: Any = None  # the configuration, while another limit holds
+
+    @property
+    def command_timeout(self) -> float | None:
+        """The seconds that a statement may take now; None for any time."""
+        seconds: float | None = self._config.command_timeout
+        return seconds
+
+    @contextmanager
+    def limited(self, seconds: float) -> Iterator[None]:
+        """Let a statement take so long instead."""
+        self._usual, self._config = self._config, self._config._replace(command_timeout=seconds)
+        try:
+            yield
+        finally:
+            self._end_limit()
+
+    def _cancel_current_command(self, *waiters: object) -> None:
+        # The driver gives the server as long to end a statement as the statement itself had, which can be a
+        # millisecond, and then gives up the connection.
+        self._end_limit()
+        super()._cancel_current_command(*waiters)
+
+    def _end_limit(self) -> None:
+        if self._usual is not None:
+            self._config, self._usual = self._usual, None
 
 
 class TimeLimit:
@@ -41,30 +73,28 @@ class TimeLimit:
 
         TimeoutError if the server is silent: it does not even say that it has ended the statement.
         """
-        driver: asyncpg.Connection = connection.driver_connection
-        # There is no public name for it, and SQLAlchemy gives the driver no time limit with a statement.
-        whole = driver._config  # noqa: SLF001
-        longest = whole.command_timeout
+        driver = cast("LimitedConnection", connection.driver_connection)
+        longest = driver.command_timeout
         if longest is not None and longest <= self._left:
             yield
             return
-        if self._left <= 0:
+        if self._left < _TOO_SHORT:
             raise TooSlowError
         limit, clock = self._left, asyncio.get_running_loop()
         begun = clock.time()
-        driver._config = whole._replace(command_timeout=limit)  # noqa: SLF001
         try:
-            yield
+            with driver.limited(limit):
+                yield
         except TimeoutError:
-            driver._config = whole  # noqa: SLF001
             if not await _answers(driver, (longest or _SILENCE) - limit):
                 raise
             raise TooSlowError from None
         finally:
-            driver._config = whole  # noqa: SLF001
             self._left -= clock.time() - begun
 
 
+# Seconds. The server may hear of the end of a statement before it has begun it, and then it does not end it.
+_TOO_SHORT: Final = 0.05
 _SILENCE: Final = 15.0  # seconds; of a driver without a time limit for statements
 
 

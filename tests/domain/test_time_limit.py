@@ -77,6 +77,26 @@ async def test_a_slow_statement_ends_at_the_server_and_all_connections_stay(
     assert await sessions_of(pool) == sessions
 
 
+async def test_the_server_has_the_usual_time_to_end_a_statement_whose_own_was_short(
+    pool: AsyncEngine, sleep: Sleep
+) -> None:
+    sessions = await sessions_of(pool)
+    for session in sessions:
+        os.kill(session, signal.SIGSTOP)
+    ending = asyncio.ensure_future(sleep(pool, TimeLimit(0.1), 60))
+    await asyncio.sleep(0.5)  # five times the limit
+    for session in sessions:
+        os.kill(session, signal.SIGCONT)
+    with pytest.raises(TooSlowError):
+        await ending
+    assert await sessions_of(pool) == sessions
+
+
+async def test_a_statement_is_not_begun_if_the_server_could_not_end_it_in_time(pool: AsyncEngine, sleep: Sleep) -> None:
+    with pytest.raises(TooSlowError):
+        await sleep(pool, TimeLimit(0.01), 0)
+
+
 async def test_what_comes_after_a_limited_statement_has_the_usual_limit(pool: AsyncEngine, sleep: Sleep) -> None:
     await sleep(pool, TimeLimit(0.3), 0)
     async with pool.connect() as one, pool.connect() as other:

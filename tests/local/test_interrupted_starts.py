@@ -30,6 +30,16 @@ def test_a_cluster_can_be_made_right_after_its_making_was_killed(reached: str, p
     assert {path.name for path in private_folder.iterdir()} == {"postgres"}
 
 
+def test_what_an_initdb_has_started_is_found_before_it_enters_the_folder(private_folder: Path) -> None:
+    unfinished = private_folder / "postgres.new"
+    writes = 'while :; do mkdir -p "$PGDATA/base"; : > "$PGDATA/base/1"; done'
+    with subprocess.Popen(["/bin/sh", "-c", writes], env={"PGDATA": str(unfinished)}, cwd="/") as left:
+        block_until((unfinished / "base" / "1").exists, deadline=20)
+        embedded_postgres.init_cluster(private_folder)
+        assert left.wait(timeout=0) == -signal.SIGKILL
+    assert {path.name for path in private_folder.iterdir()} == {"postgres"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_start_whose_initdb_hangs_stops_at_once(number: signal.Signals, private_folder: Path) -> None:
     (programs := private_folder / "bin").mkdir()
