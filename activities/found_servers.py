@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Collection
 from typing import Any, Final
 from uuid import UUID
@@ -12,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from activities.backends.found import FoundServer as Found
 from activities.backends.protocol import BackendError, ComputeBackend
+from activities.backends.resources import Port
 from activities.recovery.rows import is_one_of
 from domain.data import advisory_locks, outages, queries
 from domain.data.cloud import FoundServer
@@ -88,6 +90,7 @@ def _is_one_of(column: Any, found: Collection[Found]) -> Any:
 
 def _row(server: Found, networks: Collection[UUID]) -> dict[str, Any]:
     """Return the row of a server."""
+    devices = Counter(volume.device for volume in server.volumes)  # no two attachments of a VM have the same
     return {
         "cloud_id": server.cloud_id,
         "vm_id": server.id,
@@ -104,14 +107,14 @@ def _row(server: Found, networks: Collection[UUID]) -> dict[str, Any]:
                 "cloud_id": volume.cloud_id,
                 "name": volume.name.strip() or volume.cloud_id,
                 "size_gb": volume.size_gb,
-                "device": volume.device,
+                "device": volume.device if devices[volume.device] == 1 else None,
                 "delete_on_termination": volume.delete_on_termination,
             }
             for volume in sorted(server.volumes, key=lambda volume: volume.cloud_id)
         ],
         "interfaces": [
             {
-                "id": str(port.id or UUID(port.cloud_id)),
+                "id": _interface_id(port),
                 "cloud_id": port.cloud_id,
                 "network_id": str(port.network_id),
                 "ip_address": port.ip_address,
@@ -134,5 +137,19 @@ def _obstacle(server: Found, networks: Collection[UUID]) -> str | None:
         return "It boots from a volume."
     if shared := next((volume for volume in server.volumes if volume.is_shared), None):
         return f"Its volume {shared.cloud_id} is attached to other servers, too."
-    unknown = next((port for port in server.ports if port.network_id not in networks), None)
-    return f"Its network {unknown.network_id} is not in the catalogue." if unknown else None
+    if unknown := next((port for port in server.ports if port.network_id not in networks), None):
+        return f"Its network {unknown.network_id} is not in the catalogue."
+    return _clash(server.ports)
+
+
+def _clash(ports: Collection[Port]) -> str | None:
+    """Return in a sentence what two of the ports have alike and two interfaces cannot; None if there is nothing."""
+    if len({_interface_id(port) for port in ports}) < len(ports):
+        return "Two of its ports have the mark of one interface."
+    both = [(port.network_id, address) for port in ports for address in (port.ip_address, port.mac_address)]
+    known = [(network_id, address) for network_id, address in both if address]
+    return "Two of its ports have one address in the same network." if len(set(known)) < len(known) else None
+
+
+def _interface_id(port: Port) -> str:
+    return str(port.id or UUID(port.cloud_id))

@@ -20,7 +20,7 @@ from temporalio import activity
 
 from activities.backends.protocol import BackendError, ComputeBackend, Token
 from activities.backends.resources import Port, PortSpec, Ref, Server, ServerSpec
-from domain.data import database, queries
+from domain.data import addresses, database, queries
 from domain.data.guests import UserData
 from domain.data.models import VM, Attachment, CloudResource, Flavor, Interface, Operation, Snapshot, Volume
 from domain.data.prepared import Prepared
@@ -32,7 +32,6 @@ from domain.rules.table import TABLE
 
 T = TypeVar("T")
 
-_ADDRESSES: Final = {"uq_interfaces_ip_address", "uq_interfaces_mac_address"}
 _ITS_DATA: Final = select(UserData.content).where(UserData.vm_id == bindparam("of_vm")).scalar_subquery()
 _FLAVOR_AND_DATA: Final = Prepared(
     select(*Flavor.__table__.columns, _ITS_DATA.label("user_data")).where(Flavor.id == bindparam("flavor"))
@@ -145,12 +144,12 @@ class StepActivities:
             if await quick_records.note_ports(self._engine, input, ports):
                 return
         except IntegrityError as error:
-            if queries.violated_constraint(error) not in _ADDRESSES:
+            if not addresses.is_taken(error):
                 raise
         async with self._engine.begin() as tx:
             for id, port in sorted(ports.items()):
-                addresses = {"ip_address": port.ip_address, "mac_address": port.mac_address}
-                await step_records.note_created(tx, input, Interface, id, cloud_id=port.cloud_id, **addresses)
+                chosen = {"ip_address": port.ip_address, "mac_address": port.mac_address}
+                await step_records.note_created(tx, input, Interface, id, cloud_id=port.cloud_id, **chosen)
 
     async def _server_spec(self, vm: VM, flavor_id: UUID) -> ServerSpec:
         """Return the spec of the VM's server with the size of this flavor."""
@@ -206,8 +205,8 @@ def groups_of(vm: VM) -> tuple[str, ...]:
 
 def port_spec(interface: Interface, groups: tuple[str, ...] = ()) -> PortSpec:
     """Return the port that an interface should have. One that is attached later has the cloud's usual groups."""
-    addresses = (interface.ip_address, interface.mac_address)
-    return PortSpec(ref_of(interface), interface.network_id, *addresses, groups)
+    chosen = (interface.ip_address, interface.mac_address)
+    return PortSpec(ref_of(interface), interface.network_id, *chosen, groups)
 
 
 async def find_flavor(connection: AsyncConnection, vm_id: UUID, server: Server) -> UUID | None:

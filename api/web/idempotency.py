@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, cast
+from typing import Annotated, Final, cast
 
 from fastapi import Depends, Header, Query, Request, Response
 from pydantic import BaseModel
@@ -46,6 +46,8 @@ ValidateOnly = Query(
     "get, and nothing changes. Not together with an `Idempotency-Key`."
 )
 
+# Each lost attempt means that another request has won, so even many batches in one network need only some.
+ATTEMPTS: Final = 100
 # `try` does not wait for the lock. A request that waited would keep a connection of the pool from other requests.
 _SAME_KEY = "pk_idempotency_keys"
 _LOCK = select(func.pg_try_advisory_xact_lock(advisory_locks.number_of(bindparam("name", type_=Text()))))
@@ -69,9 +71,10 @@ class Once:
     async def __call__(self, work: Work, body: BaseModel | None = None, *, one_statement: bool = False) -> Response:
         """Return the answer of the work, or of the first request with the same key.
 
-        Work that writes in `one_statement` needs no transaction if there is no key to store.
+        Work that writes in `one_statement` needs no transaction if there is no key to store. ProblemError if others
+        took what the work had chosen each of ATTEMPTS times.
         """
-        while True:
+        for _ in range(ATTEMPTS):
             try:
                 answer = await self._attempt(work, body, one_statement=one_statement)
             except IntegrityError as error:
@@ -84,6 +87,7 @@ class Once:
                 if not self.validate_only:
                     self.process.dispatcher.wake()  # after the commit, so that the dispatcher sees the operation
                 return answer
+        raise ProblemError("overloaded", "Other requests took the addresses that this one had chosen. Try again.")
 
     async def _attempt(self, work: Work, body: BaseModel | None, *, one_statement: bool) -> Response:
         engine = self.process.engine

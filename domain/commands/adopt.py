@@ -8,7 +8,22 @@ from collections.abc import Mapping
 from typing import Any, Final
 from uuid import UUID, uuid4, uuid5
 
-from sqlalchemy import ARRAY, Text, and_, any_, case, delete, func, insert, literal, or_, select, tuple_, update
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Text,
+    and_,
+    any_,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -98,16 +113,21 @@ async def _check(tx: AsyncConnection, found: FoundServer, project_id: UUID) -> t
     for volume in present:
         if volume.cloud_id is None or volume.owner_id != project_id or volume.status is not VolumeStatus.AVAILABLE:
             raise NotAdoptableError(f"Its volume {volume.id} is in use here, or belongs to another project.")
-    addresses = [(port["network_id"], port["ip_address"]) for port in found.interfaces if port["ip_address"]]
     taken = or_(
         Interface.cloud_id == any_(literal(_ids(found.interfaces), ARRAY(Text))),
         Interface.id.in_([UUID(port["id"]) for port in found.interfaces]),
-        Interface.mac_address.in_([port["mac_address"] for port in found.interfaces]),
-        *(and_(Interface.network_id == UUID(id), Interface.ip_address == address) for id, address in addresses),
+        *(_has_address_of(port) for port in found.interfaces),
     )
     if found.interfaces and (other := await tx.scalar(select(Interface.vm_id).where(taken).limit(1))):
         raise NotAdoptableError(f"One of its addresses is recorded for the VM {other}; try again in a minute.")
     return {volume.cloud_id: volume for volume in present if volume.cloud_id}, {volume.id for volume in volumes}
+
+
+def _has_address_of(port: dict[str, Any]) -> ColumnElement[bool]:
+    """Whether an interface has one of the port's addresses in its network."""
+    columns = (Interface.ip_address, Interface.mac_address)
+    has_address = or_(*(column == port[column.key] for column in columns if port[column.key]))
+    return and_(Interface.network_id == UUID(port["network_id"]), has_address)
 
 
 def _with_own_ids(volumes: list[dict[str, Any]], taken: set[UUID]) -> list[dict[str, Any]]:

@@ -101,5 +101,5 @@ async def new_mac_addresses(tx: AsyncConnection, count: int) -> list[str]:
 
 
 def is_taken(error: IntegrityError) -> bool:
-    """Whether an insert failed because another interface got the address first."""
-    return violated_constraint(error) in {"uq_interfaces_ip_address", "uq_interfaces_mac_address"}
+    """Whether a statement failed because another interface in the network has the address."""
+    return violated_constraint(error) in {"uq_interfaces_ip_address", "uq_interfaces_mac_address_network"}

@@ -213,7 +213,7 @@ class Interface(InCloud, Timestamps, Base):
     __table_args__ = (
         CheckConstraint(f"status IN {sql_list(AttachmentStatus)}", name="status"),
         Index("uq_interfaces_ip_address", "network_id", "ip_address", unique=True),
-        Index("uq_interfaces_mac_address", "mac_address", unique=True),
+        Index("uq_interfaces_mac_address_network", "mac_address", "network_id", unique=True),
         Index("ix_interfaces_vm_created", "vm_id", "created_at", "id"),
         Index("uq_interfaces_cloud_id", "cloud_id", unique=True, postgresql_where=IN_CLOUD),
     )

@@ -125,16 +125,16 @@ async def _take_addresses(tx: AsyncConnection, id: UUID, values: Mapping[str, An
     The cloud gives an address to one port of a network. Whichever had it here has another one there, or is gone.
     """
     network = select(Interface.network_id).where(Interface.id == id).scalar_subquery()
-    has_ip = and_(Interface.network_id == network, Interface.ip_address == values["ip_address"])
-    has_mac = Interface.mac_address == values["mac_address"]
-    for column, has_it in (("ip_address", has_ip), ("mac_address", has_mac)):
-        if values[column] is None:  # a port may have no address, as many others
+    for column in (Interface.ip_address, Interface.mac_address):
+        address = values[column.key]
+        if address is None:  # a port may have no address, as many others
             continue
+        has_it = and_(Interface.network_id == network, column == address)
         others = await tx.execute(select(Interface.id, Interface.vm_id).where(Interface.id != id, has_it))
         for other in others.all():
             await note_vm_changed(tx, other.vm_id)
             # It may have got another address since it was read.
-            await tx.execute(update(Interface).where(Interface.id == other.id, has_it).values({column: None}))
+            await tx.execute(update(Interface).where(Interface.id == other.id, has_it).values({column.key: None}))
 
 
 async def note_zone(tx: AsyncConnection, input: OperationInput, zone: str) -> None:

@@ -156,6 +156,20 @@ async def test_creates_that_take_addresses_from_one_another_at_once_all_have_the
     assert [kept[interface][1] for interface in interfaces] == [f"10.7.0.{(n + 1) % size}" for n in range(size)]
 
 
+async def test_a_port_leaves_the_same_addresses_in_another_network_as_they_are(engine: AsyncEngine) -> None:
+    """In the cloud, a hardware address is unique only in its network."""
+    input = await add_held_vm(engine, Action.CREATE)
+    interface = await add_pending_interface(engine, input, "backend")
+    ip_address, mac_address = "10.0.0.9", "fa:16:3e:00:00:01"
+    async with engine.begin() as tx:
+        other = await add_interface(tx, await add_vm(tx, await add_user(tx)), ip_address, mac_address=mac_address)
+    port = {"cloud_id": "port", "ip_address": ip_address, "mac_address": mac_address}
+    async with engine.begin() as tx:
+        await step_records.note_created(tx, input, Interface, interface, **port)
+    kept = await chosen(engine, "interfaces")
+    assert kept[interface][1:] == kept[other.id][1:] == (ip_address, mac_address)
+
+
 @pytest.mark.parametrize("action", [Action.CREATE, Action.ATTACH_INTERFACE])
 async def test_an_address_that_the_cloud_gives_to_a_port_is_no_longer_that_of_another(
     backend: MockBackend, engine: AsyncEngine, run: Run, action: Action

@@ -42,6 +42,7 @@ SERVER = Found(
     image_id=str(BUILD_IMAGE_ID),
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
 )
+PORT = Port(str(uuid4()), SERVER.id, NETWORK_IDS["private"], None, "fa:16:3e:00:00:01")
 VOLUME = FoundVolume(str(UUID(int=2)), UUID(int=2), "data", 1, "/dev/sdb", delete_on_termination=False)
 
 
@@ -67,16 +68,34 @@ async def note(engine: AsyncEngine, *found: Found) -> list[tuple[str, str | None
             f"Its volume {VOLUME.cloud_id} is attached to other servers, too.",
         ),
         (
-            {"ports": [Port(str(uuid4()), SERVER.id, UUID(int=1), None, "fa:16:3e:00:00:01")]},
+            {"ports": [replace(PORT, network_id=UUID(int=1))]},
             f"Its network {UUID(int=1)} is not in the catalogue.",
         ),
-        ({"ports": [Port(str(uuid4()), SERVER.id, NETWORK_IDS["private"], None, "fa:16:3e:00:00:01")]}, None),
+        ({"ports": [PORT]}, None),
+        ({"ports": [PORT, replace(PORT, cloud_id=str(uuid4()), network_id=NETWORK_IDS["edge"])]}, None),
+        ({"ports": [PORT, replace(PORT, cloud_id=str(uuid4()), mac_address="fa:16:3e:00:00:02")]}, None),
+        (
+            {"ports": [PORT, replace(PORT, cloud_id=str(uuid4()))]},
+            "Two of its ports have one address in the same network.",
+        ),
+        (
+            {"ports": [PORT, replace(PORT, cloud_id="copy", id=UUID(PORT.cloud_id), network_id=NETWORK_IDS["edge"])]},
+            "Two of its ports have the mark of one interface.",
+        ),
     ],
 )
 async def test_what_keeps_a_server_from_being_adopted(
     engine: AsyncEngine, changes: dict[str, object], obstacle: str | None
 ) -> None:
     assert await note(engine, replace(SERVER, **changes)) == [("old", obstacle)]  # type: ignore[arg-type]
+
+
+async def test_a_device_that_two_volumes_have_is_known_of_neither(engine: AsyncEngine) -> None:
+    volumes = [VOLUME, replace(VOLUME, cloud_id=str(uuid4()), id=uuid4()), replace(VOLUME, device="/dev/sdc")]
+    await note(engine, replace(SERVER, volumes=volumes))
+    async with engine.connect() as connection:
+        noted = (await connection.scalars(select(FoundServer.volumes))).one()
+    assert sorted(str(volume["device"]) for volume in noted) == ["/dev/sdc", "None", "None"]
 
 
 async def test_the_servers_of_vms_are_not_noted(engine: AsyncEngine, backend: MockBackend) -> None:

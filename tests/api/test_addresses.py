@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import ColumnElement, Text, literal_column
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.web.idempotency import ATTEMPTS
 from domain.data import addresses
 from domain.data.accounts import IdempotencyKey
 from domain.data.models import VM, Interface, Operation
@@ -127,6 +128,24 @@ async def test_an_attach_is_repeated_until_its_address_is_still_free_at_the_inse
     assert {answer.json()["ip_address"] for answer in answers} == {f"10.2.0.{host}" for host in range(7, 15)}
     assert (await read_vm(engine, vm.id)).attaching == await count(engine, Operation) == 8
     assert await count(engine, IdempotencyKey) == 4
+
+
+async def test_a_request_whose_address_is_always_taken_ends(
+    ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill_edge(ada, engine, free=8)
+    taken = str((await rows_of(engine, Interface))[0].mac_address)
+    drawn = []
+
+    def draw() -> str:
+        drawn.append(taken)
+        return taken
+
+    monkeypatch.setattr(addresses, "new_mac_address", draw)
+    answer = await ada.http.post("/vms", json={"name": "x", "flavor_id": FLAVOR, "network_ids": [EDGE]})
+    assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    assert (len(drawn), await count(engine, Operation)) == (ATTEMPTS, 0)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "the key"}], ids=["plain", "with key"])

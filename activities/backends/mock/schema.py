@@ -78,7 +78,7 @@ ports = Table(
     Column("mac_address", Text),
     Column("security_groups", ARRAY(Text)),
     Index("uq_ports_ip_address", "network_id", "ip_address", unique=True),
-    Index("uq_ports_mac_address", "mac_address", unique=True),
+    Index("uq_ports_mac_address", "network_id", "mac_address", unique=True),
     Index("uq_ports_cloud_id", "cloud_id", unique=True),
 )
 

@@ -201,6 +201,22 @@ async def test_a_port_whose_mac_address_is_recorded_is_not_adopted(
     assert str(vm.id) in answer.json()["detail"]
 
 
+async def test_a_mac_address_of_another_network_is_adopted(ada: Person, root: Person, engine: AsyncEngine) -> None:
+    """In the cloud, a hardware address is unique only in its network."""
+    other = PORT | {"network_id": str(NETWORK_IDS["edge"]), "ip_address": "10.2.0.5"}
+    interfaces = [port | {"id": str(id := uuid4()), "cloud_id": str(id)} for port in (PORT, other)]
+    id = await add_found(engine, interfaces=interfaces)
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user)
+        await add_interface(tx, vm, None, network="backend", mac_address=PORT["mac_address"])
+    assert (await adopt(root, id)).status_code == 202
+    shown = (await ada.http.get(f"/vms/{id}")).json()["addresses"]
+    assert {(each["network"], each["mac_address"]) for each in shown} == {
+        ("private", PORT["mac_address"]),
+        ("edge", PORT["mac_address"]),
+    }
+
+
 async def test_of_flavors_with_the_servers_size_one_that_can_be_asked_for_is_preferred(
     ada: Person, root: Person, engine: AsyncEngine
 ) -> None:
