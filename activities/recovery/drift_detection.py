@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, and_, or_, select
+from sqlalchemy import Row, Uuid, and_, cast, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities import ports
@@ -28,7 +28,7 @@ from domain.data import database, queries
 from domain.data.models import VM, Attachment, Flavor, Image, Interface, Operation, Snapshot, Volume
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState, server_status_of
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
-from domain.rules.states import Status
+from domain.rules.states import Action, Status
 from domain.upkeep.findings import ACTOR, Difference, Drift
 
 Found = Sequence[Difference]
@@ -44,7 +44,18 @@ _IDLE_VMS: Final = (
 )
 _VOLUMES: Final = (
     select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Volume.size_gb, Attachment.vm_id)
+    .add_columns(Attachment.device, Attachment.delete_on_termination)
+    .add_columns(cast(Operation.input["seen"]["vm_id"].astext, Uuid).label("had_vm_id"))
     .outerjoin(Attachment, Attachment.volume_id == Volume.id)
+    # The repair that put it into ERROR.
+    .outerjoin(
+        Operation,
+        and_(
+            Operation.id == Volume.operation_id,
+            Operation.action == Action.RESET_STATE,
+            Volume.status == VolumeStatus.ERROR,
+        ),
+    )
     # A create that failed leaves a row in ERROR without an id of the cloud. Its volume goes (leftovers.made_late).
     .where(
         or_(
@@ -205,34 +216,48 @@ def _snapshot_drift(row: Row[Any], image: CloudImage | None) -> Iterator[Differe
         yield _of_vm(Drift.IMAGE_RECOVERED, Kind.SNAPSHOT, row)
 
 
-def _has_left_error(row: Row[Any], volume: CloudVolume | None) -> bool:
-    """Whether the volume of a row in ERROR is no longer in error in the cloud, or is gone although a VM has it here."""
+def _volume_difference(row: Row[Any], volume: CloudVolume | None) -> Drift | None:
+    """Return how the cloud's volume differs from the row, if it does."""
+    if row.status is VolumeStatus.ERROR:
+        return _volume_recovery(row, volume)
     if volume is None:
-        return row.vm_id is not None
-    return volume.state in {VolumeState.AVAILABLE, VolumeState.IN_USE}
+        return Drift.VOLUME_GONE
+    if volume.vm_id != row.vm_id:
+        return Drift.VOLUME_DETACHED if _is_free(volume) else Drift.VOLUME_ELSEWHERE
+    if volume.state is VolumeState.ERROR:
+        return Drift.VOLUME_ERROR
+    # Somebody else has extended it, or a delete of its VM has superseded our own extension.
+    is_extended = volume.size_gb != row.size_gb and volume.state is not VolumeState.EXTENDING
+    return Drift.VOLUME_SIZE if is_extended else None
+
+
+def _volume_recovery(row: Row[Any], volume: CloudVolume | None) -> Drift | None:
+    """Return how the volume of a row in ERROR has left that state in the cloud, if it has."""
+    if volume is None:
+        return Drift.VOLUME_GONE if row.vm_id else None  # a VM cannot have what is gone
+    if _is_free(volume):
+        return Drift.VOLUME_DETACHED if row.vm_id else Drift.VOLUME_RECOVERED
+    if volume.state not in {VolumeState.AVAILABLE, VolumeState.IN_USE}:
+        return None
+    # Its VM has lost it here if the cloud did not show it for a while.
+    is_at_its_vm = volume.state is VolumeState.IN_USE and volume.vm_id == (row.vm_id or row.had_vm_id)
+    return Drift.VOLUME_RECOVERED if is_at_its_vm and volume.vm_id else Drift.VOLUME_ELSEWHERE
+
+
+def _is_free(volume: CloudVolume) -> bool:
+    return volume.vm_id is None and volume.state is VolumeState.AVAILABLE
 
 
 def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Difference]:
-    """Yield how the cloud's volume differs from the row, if it does."""
-    if row.status is VolumeStatus.ERROR and not _has_left_error(row, volume):
+    """Yield how the cloud's volume differs from the row, if it does, and what is seen of it on both sides."""
+    drift = _volume_difference(row, volume)
+    if drift is None:
         return
-    if volume is None:
-        drift = Drift.VOLUME_GONE
-    elif row.status is VolumeStatus.ERROR and volume.vm_id == row.vm_id:
-        has_vm = volume.state is VolumeState.IN_USE
-        drift = Drift.VOLUME_RECOVERED if has_vm == (row.vm_id is not None) else Drift.VOLUME_ELSEWHERE
-    elif volume.vm_id == row.vm_id and volume.state is VolumeState.ERROR:
-        drift = Drift.VOLUME_ERROR
-    elif volume.vm_id == row.vm_id:
-        # Somebody else has extended it, or a delete of its VM has superseded our own extension.
-        if volume.size_gb == row.size_gb or volume.state is VolumeState.EXTENDING:
-            return
-        drift = Drift.VOLUME_SIZE
-    else:
-        is_free = volume.vm_id is None and volume.state is VolumeState.AVAILABLE
-        drift = Drift.VOLUME_DETACHED if is_free else Drift.VOLUME_ELSEWHERE
-    seen = {"status": row.status, "cloud": volume.state if volume else VolumeState.GONE}
-    seen |= {"size_gb": volume.size_gb} if volume and drift is Drift.VOLUME_SIZE else {}
+    seen: dict[str, Any] = {"status": row.status, "cloud": volume.state if volume else VolumeState.GONE}
+    if volume and drift is Drift.VOLUME_SIZE:
+        seen["size_gb"] = volume.size_gb
+    if row.vm_id and drift is Drift.VOLUME_GONE:
+        seen["attachment"] = {"device": row.device, "delete_on_termination": row.delete_on_termination}
     vm_ids = {"vm_id": row.vm_id, "cloud_vm_id": volume.vm_id if volume else None}
     seen |= {name: str(id) for name, id in vm_ids.items() if id}
     yield Difference(drift, Kind.VOLUME, row.id, seen, row.operation_id)

@@ -15,6 +15,7 @@ from temporalio.service import RPCError
 
 from activities.backends.protocol import ComputeBackend, Token
 from activities.backends.resources import Ref, Server
+from activities.recovery import returns
 from activities.steps import find_flavor, read_ref
 from domain.commands import acceptance
 from domain.commands.reset_state import reset_state
@@ -23,7 +24,7 @@ from domain.data import queries
 from domain.data.models import VM, Attachment, Interface, Snapshot, Volume
 from domain.data.parameters import ResetState
 from domain.rules.cloud import ServerStatus, vm_status_of
-from domain.rules.resources import Kind, SnapshotStatus, VolumeStatus
+from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.upkeep.findings import ACTOR, Difference, Drift
 
@@ -93,16 +94,20 @@ class Repairs:
         """
         match found.drift:
             case drift if drift in _OF_SERVERS:
-                return await self._adopt_server(found)
+                adopt = self._adopt_server
             case Drift.VOLUME_GONE | Drift.VOLUME_ERROR | Drift.VOLUME_DETACHED | Drift.VOLUME_RECOVERED:
-                return await self._adopt_volume(found)
+                adopt = self._adopt_volume
             case Drift.VOLUME_SIZE:
-                return await self._adopt_size(found)
+                adopt = self._adopt_size
             case Drift.INTERFACE_GONE:
-                return await self._adopt_interface(found)
+                adopt = self._adopt_interface
+            case Drift.INTERFACE_RECOVERED:
+                adopt = self._adopt_port
             case Drift.IMAGE_GONE | Drift.IMAGE_RECOVERED:
-                return await self._adopt_image(found)
-        return None
+                adopt = self._adopt_image
+            case _:
+                return None
+        return await adopt(found)
 
     async def _adopt_server(self, found: Difference) -> str | None:
         # Before the transaction, so that no lock is held while the cloud answers.
@@ -136,7 +141,8 @@ class Repairs:
             logger.warning("Could not cancel the workflow %s: %s", workflow_id, error)
 
     async def _adopt_volume(self, found: Difference) -> str | None:
-        is_attached = found.drift in {Drift.VOLUME_ERROR, Drift.VOLUME_RECOVERED} and "vm_id" in found.seen
+        may_keep = found.drift in {Drift.VOLUME_ERROR, Drift.VOLUME_RECOVERED}
+        is_attached = may_keep and not found.seen.keys().isdisjoint({"vm_id", "cloud_vm_id"})
         at_rest = VolumeStatus.IN_USE if is_attached else VolumeStatus.AVAILABLE
         status = VolumeStatus.ERROR if found.drift in {Drift.VOLUME_GONE, Drift.VOLUME_ERROR} else at_rest
         if not await self._change_volume(found, status, detached=not is_attached, status=status):
@@ -152,8 +158,11 @@ class Repairs:
     async def _change_volume(self, found: Difference, becomes: str, *, detached: bool = False, **values: Any) -> bool:
         """Write the values into the volume's row and record its new status; False if another operation holds it."""
         reset = _reset_operation(found, becomes)
+        has_vm_again = "cloud_vm_id" in found.seen and "vm_id" not in found.seen
         async with self._engine.begin() as tx:
             vm = await _lock_vm_of(tx, found)
+            if has_vm_again and (vm is None or not returns.is_idle(vm)):
+                return False
             held = update(Volume).where(Volume.id == found.id, Volume.operation_id == found.held_by)
             changed = held.values(**values, operation_id=reset.id)
             volume = await queries.fetch_one(tx, changed.returning(Volume))
@@ -163,6 +172,8 @@ class Repairs:
             if detached:
                 await tx.execute(delete(Attachment).where(Attachment.volume_id == found.id))
                 await queries.note_vm_changed(tx, vm.id if vm else None)
+            if vm and has_vm_again:
+                await returns.add_attachment(tx, vm, found, reset.id)
             await acceptance.record_done(tx, reset, volume.owner_id, vm.id if vm else None)
         return True
 
@@ -176,6 +187,20 @@ class Repairs:
             await queries.note_vm_changed(tx, vm.id)
             await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
         return "The interface was detached and its addresses were released, to match the cloud."
+
+    async def _adopt_port(self, found: Difference) -> str | None:
+        vm_id, cloud_id = UUID(found.seen["vm_id"]), found.seen["cloud_id"]
+        # Before the transaction, so that no lock is held while the cloud answers.
+        ports = await self._backend.list_ports([await read_ref(self._engine, VM, vm_id)])
+        port = next((port for port in ports if port.cloud_id == cloud_id), None)
+        reset = _reset_operation(found, AttachmentStatus.ATTACHED)
+        async with self._engine.begin() as tx:
+            vm = await _lock_vm_of(tx, found)
+            if vm is None or port is None or vm.operation_id != found.held_by or not returns.is_idle(vm):
+                return None
+            await returns.add_interface(tx, vm, found.id, port, reset.id)
+            await acceptance.record_done(tx, reset, vm.owner_id, vm.id)
+        return "The interface is attached again, with the addresses of its port, to match the cloud."
 
     async def _adopt_image(self, found: Difference) -> str | None:
         is_gone = found.drift is Drift.IMAGE_GONE
@@ -227,7 +252,7 @@ async def _lock_vm_of(tx: AsyncConnection, found: Difference) -> VM | None:
     Every transaction locks the VM before its volumes, attachments and interfaces. One that locked a volume first could
     deadlock with a delete of the VM, which takes over all of them.
     """
-    vm_id = found.seen.get("vm_id")
+    vm_id = found.seen.get("vm_id") or found.seen.get("cloud_vm_id")
     return await queries.lock_vm(tx, UUID(vm_id)) if vm_id else None
 
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, exists, func, insert, select, text, update
+from sqlalchemy import ColumnElement, ScalarSelect, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
@@ -67,8 +67,15 @@ def violated_constraint(error: IntegrityError) -> str | None:
     return name
 
 
-IMAGE_WAS_GONE: Final = exists().where(Operation.id == Snapshot.operation_id, Operation.action == Action.RESET_STATE)
-"""Whether a complete snapshot is in ERROR, as an SQL condition: the cloud had its image no longer. It may come back."""
+_LATEST_BEGUN: Final = (
+    select(Operation.action)
+    .where(Operation.vm_id == Snapshot.vm_id, Operation.resource_id == Snapshot.id, Operation.started_at.is_not(None))
+    .order_by(Operation.created_at.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+IMAGE_WAS_GONE: Final = _LATEST_BEGUN.is_not_distinct_from(Action.RESET_STATE)
+"""Whether a snapshot in ERROR is complete, as an SQL condition: the cloud had its image no longer. It may come back."""
 
 
 def from_now(seconds: float) -> ColumnElement[datetime]:

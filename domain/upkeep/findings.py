@@ -40,6 +40,7 @@ class Drift(StrEnum):
     VOLUME_ELSEWHERE = "volume_elsewhere"
     VOLUME_SIZE = "volume_size"
     INTERFACE_GONE = "interface_gone"
+    INTERFACE_RECOVERED = "interface_recovered"
     IMAGE_GONE = "image_gone"
     IMAGE_RECOVERED = "image_recovered"
     ORPHAN_SERVER = "orphan_server"

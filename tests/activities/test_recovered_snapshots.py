@@ -1,9 +1,10 @@
 """A snapshot whose image was missing for a while is AVAILABLE again, and nothing deletes its image meanwhile."""
 
+from datetime import UTC, datetime
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
@@ -50,6 +51,26 @@ async def test_it_comes_back_with_its_image(
     assert sorted(repairs, key=str) == [(snapshot.id, vm.id, "AVAILABLE"), (snapshot.id, vm.id, "ERROR")]
 
 
+async def test_it_comes_back_after_a_delete_that_was_canceled_before_it_began(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    """The canceled delete has claimed the row, so the row no longer names the repair."""
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        snapshot = await add_snapshot(tx, vm, cloud_id=str(uuid4()))
+    await reconcile_twice(reconciler)
+    async with engine.begin() as tx:
+        canceled = await add_operation(
+            tx, vm, Action.DELETE_SNAPSHOT, status=OperationStatus.CANCELED, resource_id=snapshot.id
+        )
+        await tx.execute(update(Snapshot).values(operation_id=canceled.id))
+        await resource_claims.take_over(tx, vm.id, uuid4())
+    await add_image(engine, snapshot)
+    await reconcile_twice(reconciler)
+    [found] = await all_rows(engine, Snapshot)
+    assert found.status is SnapshotStatus.AVAILABLE
+
+
 async def test_an_image_that_is_not_complete_changes_nothing(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
@@ -70,9 +91,10 @@ async def test_a_snapshot_that_was_never_complete_does_not_come_back(
     """Its operation failed, so its image may have any content. A delete of its VM takes it, too."""
     vm = await add_idle_vm(engine, backend)
     async with engine.begin() as tx:
-        taken = await add_operation(tx, vm, Action.SNAPSHOT, status=OperationStatus.FAILED)
-        values = {"operation_id": taken.id, "cloud_id": str(uuid4())}
-        snapshot = await add_snapshot(tx, vm, status=SnapshotStatus.ERROR, **values)
+        snapshot = await add_snapshot(tx, vm, status=SnapshotStatus.ERROR, cloud_id=str(uuid4()))
+        began, status = datetime.now(UTC), OperationStatus.FAILED
+        taken = await add_operation(tx, vm, Action.SNAPSHOT, status=status, resource_id=snapshot.id, started_at=began)
+        await tx.execute(update(Snapshot).values(operation_id=taken.id))
     await add_image(engine, snapshot)
     await reconcile_twice(reconciler)
     async with engine.begin() as tx:

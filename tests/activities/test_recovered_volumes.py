@@ -4,19 +4,20 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import volumes
 from activities.backends.protocol import Token
 from activities.recovery.reconciler import Reconciler
-from domain.data.models import Attachment, Volume
+from domain.data.models import VM, Attachment, Volume
 from domain.rules.cloud import VolumeState
 from domain.rules.resources import VolumeStatus
+from domain.rules.states import Status
 from domain.upkeep.findings import Drift
-from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings
-from tests.support.rows import add_attachment, add_user, add_volume
+from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
+from tests.support.rows import add_attachment, add_user, add_volume, read_vm
 
 
 async def add_known_volume(engine: AsyncEngine, backend: MockBackend, id: UUID, **values: Any) -> None:
@@ -70,3 +71,67 @@ async def test_a_volume_follows_the_cloud_into_error_and_out_of_it(  # noqa: PLR
     assert len(await all_rows(engine, Attachment)) == keeps
     is_open = kind is Drift.VOLUME_ELSEWHERE
     assert await recorded_findings(engine) == ([(kind, volume.id, is_open)] if kind else [])
+
+
+async def lose(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler) -> tuple[VM, Attachment]:
+    """Add a VM with a volume that the cloud does not show, and compare until the VM has lost it."""
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        volume = await add_volume(tx, await add_user(tx), status=VolumeStatus.IN_USE, cloud_id="lost")
+        await add_attachment(tx, vm, volume, delete_on_termination=True)
+    [attachment] = await all_rows(engine, Attachment)
+    await reconcile(reconciler)
+    [lost] = await all_rows(engine, Volume)
+    assert (lost.status, await all_rows(engine, Attachment)) == (VolumeStatus.ERROR, [])
+    return vm, attachment
+
+
+async def reconcile(reconciler: Reconciler) -> None:
+    for _ in range(2):
+        await reconciler.reconcile()
+
+
+async def test_a_volume_that_was_missing_at_its_vm_is_attached_again(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    """Otherwise a minute in which Cinder did not show it would cost the attachment for ever."""
+    vm, had = await lose(engine, backend, reconciler)
+    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    before = await read_vm(engine, vm.id)
+    await reconcile(reconciler)
+    [volume], [attachment] = await all_rows(engine, Volume), await all_rows(engine, Attachment)
+    assert volume.status is VolumeStatus.IN_USE
+    kept = ("vm_id", "volume_id", "device", "status", "delete_on_termination")
+    assert [getattr(attachment, name) for name in kept] == [getattr(had, name) for name in kept]
+    assert (await read_vm(engine, vm.id)).updated_at > before.updated_at
+    assert (Drift.VOLUME_RECOVERED, had.volume_id, False) in await recorded_findings(engine)
+    operations = [(repair.vm_id, repair.input["status"]) for repair in await recorded_repairs(engine)]
+    assert sorted(operations) == [(vm.id, "ERROR"), (vm.id, "IN_USE")]
+
+
+async def test_a_volume_comes_back_without_its_device_if_another_has_got_that(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    vm, had = await lose(engine, backend, reconciler)
+    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device="/dev/sdc")
+    async with engine.begin() as tx:
+        other = await add_volume(tx, await add_user(tx), status=VolumeStatus.ERROR, cloud_id="other")
+        await add_attachment(tx, vm, other, device=had.device)
+        await tx.execute(insert(volumes).values(id=other.id, cloud_id=uuid4(), name="", size_gb=1, state="ERROR"))
+    await reconcile(reconciler)
+    devices = {attachment.volume_id: attachment.device for attachment in await all_rows(engine, Attachment)}
+    assert devices[had.volume_id] is None
+
+
+@pytest.mark.parametrize("change", [{"status": Status.DELETED}, {"attaching": 1}])
+async def test_a_volume_does_not_come_back_to_a_vm_that_is_deleted_or_at_work(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, change: dict[str, Any]
+) -> None:
+    vm, had = await lose(engine, backend, reconciler)
+    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).values(change))
+    await reconcile(reconciler)
+    [volume] = await all_rows(engine, Volume)
+    assert (volume.status, await all_rows(engine, Attachment)) == (VolumeStatus.ERROR, [])
+    assert (Drift.VOLUME_RECOVERED, had.volume_id, True) in await recorded_findings(engine)

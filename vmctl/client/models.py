@@ -113,6 +113,7 @@ class AttentionKind(Word):
     VOLUME_ELSEWHERE = "volume_elsewhere"
     VOLUME_SIZE = "volume_size"
     INTERFACE_GONE = "interface_gone"
+    INTERFACE_RECOVERED = "interface_recovered"
     IMAGE_GONE = "image_gone"
     IMAGE_RECOVERED = "image_recovered"
     ORPHAN_SERVER = "orphan_server"

@@ -1,0 +1,111 @@
+"""An interface whose port was missing for a while comes back with the port."""
+
+import pytest
+from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from activities.backends.mock.backend import MockBackend
+from activities.backends.mock.ports import add_ports
+from activities.backends.mock.schema import ports
+from activities.backends.resources import PortSpec, Ref
+from activities.recovery import leftovers
+from activities.recovery.reconciler import Reconciler
+from domain.data.models import VM, Interface
+from domain.rules.resources import AttachmentStatus
+from domain.rules.states import Action, OperationStatus
+from domain.upkeep.findings import Drift
+from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
+from tests.support.rows import add_interface, add_operation, read_vm
+
+
+@pytest.fixture(autouse=True)
+def no_minimum_age(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let leftovers go at the second look."""
+    monkeypatch.setattr(leftovers, "MIN_AGE", 0.0)
+
+
+async def reconcile(reconciler: Reconciler) -> None:
+    for _ in range(2):
+        await reconciler.reconcile()
+
+
+async def lose(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler) -> tuple[VM, Interface, RowMapping]:
+    """Add a VM with an interface, let the cloud hide its port until the VM has lost it; return what there was."""
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        interface = await add_interface(tx, vm)
+        addresses = (interface.ip_address, interface.mac_address)
+        await add_ports(tx, vm.id, [PortSpec(Ref(interface.id), interface.network_id, *addresses)])
+        port = (await tx.execute(select(ports))).mappings().one()
+        await tx.execute(update(Interface).values(cloud_id=str(port["cloud_id"])))
+    await change_cloud(engine, ports)
+    await reconcile(reconciler)
+    assert await all_rows(engine, Interface) == []
+    return vm, interface, port
+
+
+async def show(engine: AsyncEngine, port: RowMapping) -> None:
+    """Let the cloud show the port again."""
+    async with engine.begin() as tx:
+        await tx.execute(insert(ports).values(**port))
+
+
+async def test_it_comes_back_with_its_addresses(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    vm, interface, port = await lose(engine, backend, reconciler)
+    await show(engine, port)
+    before = await read_vm(engine, vm.id)
+    await reconcile(reconciler)
+    [found] = await all_rows(engine, Interface)
+    kept = ("id", "vm_id", "network_id", "ip_address", "mac_address", "status")
+    assert [getattr(found, name) for name in kept] == [getattr(interface, name) for name in kept]
+    assert found.cloud_id == str(port["cloud_id"])
+    assert (await read_vm(engine, vm.id)).updated_at > before.updated_at
+    assert await recorded_findings(engine) == [
+        (Drift.INTERFACE_GONE, interface.id, False),
+        (Drift.INTERFACE_RECOVERED, interface.id, False),
+    ]
+    operations = [(repair.vm_id, repair.input["status"]) for repair in await recorded_repairs(engine)]
+    assert sorted(operations) == [(vm.id, "ATTACHED"), (vm.id, "gone")]
+    await reconcile(reconciler)
+    assert len(await all_rows(engine, ports)) == len(await all_rows(engine, Interface)) == 1
+
+
+async def test_a_port_whose_interface_was_detached_here_is_removed(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    """It was lost and came back earlier; then its owner detached it."""
+    vm, interface, port = await lose(engine, backend, reconciler)
+    async with engine.begin() as tx:
+        status = OperationStatus.SUCCEEDED
+        await add_operation(tx, vm, Action.DETACH_INTERFACE, status=status, resource_id=interface.id)
+    await show(engine, port)
+    await reconcile(reconciler)
+    assert (await all_rows(engine, Interface), await all_rows(engine, ports)) == ([], [])
+
+
+async def test_it_does_not_come_back_while_an_operation_works_on_its_vm(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    _, _, port = await lose(engine, backend, reconciler)
+    await show(engine, port)
+    await reconciler.reconcile()
+    async with engine.begin() as tx:
+        await tx.execute(update(VM).values(attaching=1))
+    await reconcile(reconciler)
+    assert await all_rows(engine, Interface) == []
+    assert len(await all_rows(engine, ports)) == 1
+
+
+async def test_an_address_that_another_interface_got_meanwhile_stays_with_that(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    _, interface, port = await lose(engine, backend, reconciler)
+    other = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        await add_interface(tx, other, interface.ip_address, status=AttachmentStatus.ATTACHING)
+    await show(engine, port)
+    await reconcile(reconciler)
+    assert [row.vm_id for row in await all_rows(engine, Interface)] == [other.id]
+    assert (Drift.INTERFACE_RECOVERED, interface.id, True) in await recorded_findings(engine)
