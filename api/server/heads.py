@@ -21,7 +21,10 @@ _BARE_LF = re.compile(rb"(?<!\r)\n")
 _UPGRADE = re.compile(rb"\r\n(?:[Uu][Pp][Gg][Rr][Aa][Dd][Ee]):[^\r]*")
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?]+(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 # Of two such fields, one reader takes the first and another one the last, or both. llhttp knows this of Content-Length.
-_ONCE = frozenset((b"authorization", b"content-type", b"host", b"idempotency-key", b"transfer-encoding"))
+_ONCE = frozenset(
+    (b"authorization", b"content-type", b"host", b"idempotency-key", b"last-event-id", b"transfer-encoding")
+)
+_LISTS = (b"if-match", b"if-none-match")
 _LONGEST_LENGTH = 20  # digits of a Content-Length; Python converts no more than 4,300, and zeros may lead
 _HOST_BYTES = b"-0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz._~!$&'()*+,;=%:[]"
 
@@ -113,6 +116,13 @@ def _check_repetitions(fields: Fields) -> None:
     for name in set(once):
         if once.count(name) > 1:
             raise malformed(f"it has the field {name.decode().title()} twice")
+
+
+def combined(fields: Fields) -> Fields:
+    """The fields, with one of each that is a list: a client may send its parts apart (RFC 9110, section 5.3)."""
+    lists = {list_: b", ".join(value for name, value in fields if name == list_) for list_ in _LISTS}
+    others = [(name, value) for name, value in fields if name not in _LISTS]
+    return others + [(name, value) for name, value in lists.items() if value]
 
 
 def path_and_query(method: bytes, target: bytes) -> tuple[bytes, bytes]:

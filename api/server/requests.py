@@ -142,13 +142,14 @@ class Reader:
             self._feed(heads.without_upgrade(head))
         values = dict(self._fields)
         self._body_left = heads.length_of_body(version, self._fields, values)
+        fields = heads.combined(self._fields) if len(values) < len(self._fields) else self._fields
         is_modern = version != b"1.0"
         return Request(
             method.decode(),
             version.decode(),
             path,
             query,
-            self._fields,
+            fields,
             is_kept_alive=is_modern and self._is_kept_alive,
             expects_continue=is_modern and values.get(b"expect", b"").lower() == b"100-continue",
         )

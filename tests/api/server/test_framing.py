@@ -135,6 +135,7 @@ def test_pipelined_requests_are_answered_in_their_order(site: Site) -> None:
         POST + b"Content-Type: text/plain\r\ncontent-type: application/json\r\n\r\n",
         POST + b"Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n",
         POST + b"Idempotency-Key: a\r\nIdempotency-Key: b\r\n\r\n",
+        POST + b"Last-Event-ID: 1\r\nlast-event-id: 2\r\n\r\n",
         b"POST / HTTP/1.0\r\n" + HOST + CHUNKED + b"0\r\n\r\n",
         POST + CHUNKED + b"0x1\r\na\r\n0\r\n\r\n",
         POST + CHUNKED + b"1 \r\na\r\n0\r\n\r\n",
@@ -233,3 +234,12 @@ def test_16_kib_of_chunk_sizes_extensions_and_trailers_are_read(site: Site) -> N
     extension = b"1;" + b"x" * (MAX_FRAMING - len(b"1;") - len(end) + 1)
     assert site.ask(POST + CHUNKED + extension + end).json()["body"] == "!"
     assert site.ask(POST + CHUNKED + extension + b"x" + end).status == 413
+
+
+@pytest.mark.parametrize("name", ["If-Match", "If-None-Match"])
+def test_a_list_that_comes_in_parts_is_one_list(site: Site, name: str) -> None:
+    parts = f'{name}: "a"\r\nX-Other: 1\r\n{name.lower()}: "b", "c"\r\nX-Other: 2\r\n\r\n'
+    site.ask(b"GET /vms HTTP/1.1\r\n" + HOST + parts.encode())
+    headers = site.seen[-1]["headers"]
+    assert [value for field, value in headers if field == name.lower()] == ['"a", "b", "c"']
+    assert [value for field, value in headers if field == "x-other"] == ["1", "2"]
