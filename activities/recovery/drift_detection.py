@@ -22,6 +22,7 @@ from activities.backends.protocol import ComputeBackend
 from activities.backends.resources import Image as CloudImage
 from activities.backends.resources import Server
 from activities.backends.resources import Volume as CloudVolume
+from activities.recovery import returns
 from activities.recovery.orphan_detection import find_orphans
 from activities.recovery.rows import Query, Rows, is_one_of, pages, read, refs
 from domain.data import database, queries
@@ -102,18 +103,23 @@ async def _drift_of_vms(reader: AsyncEngine, backend: ComputeBackend, vms: Rows)
     found = [difference for vm in vms.values() for difference in _vm_drift(vm, servers.get(vm.id), images)]
     with_port = ports.by_interface(plugged, interfaces.values())
     unplugged = [row for row in interfaces.values() if row.id not in with_port]
-    gone = [
-        replace(_of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row), with_server=row.vm_id not in servers)
-        for row in unplugged
-    ]
-    gone = list(await _still_found(reader, _INTERFACES, interfaces, gone))
+    gone = list(await _still_found(reader, _INTERFACES, interfaces, [_lost(row, servers) for row in unplugged]))
+    used = {port.cloud_id for port in with_port.values()}
+    others = [port for port in plugged if port.cloud_id not in used]
+    of_ports = [*gone, *await returns.returned_interfaces(reader, others, vms)]
     # The VM of an interface must not have changed either. A delete of the VM removes the ports before the rows.
-    vm_ids = {difference.id for difference in found} | {interfaces[interface.id].vm_id for interface in gone}
+    vm_ids = {each.id for each in found} | {UUID(each.seen["vm_id"]) for each in of_ports}
     unchanged = await _unchanged(reader, _IDLE_VMS, vms, vm_ids)
     return [
-        *(difference for difference in found if difference.id in unchanged),
-        *(difference for difference in gone if interfaces[difference.id].vm_id in unchanged),
+        *(each for each in found if each.id in unchanged),
+        *(each for each in of_ports if UUID(each.seen["vm_id"]) in unchanged),
     ]
+
+
+def _lost(row: Row[Any], servers: Mapping[UUID, Server]) -> Difference:
+    """Return the difference of an interface whose port the cloud does not show."""
+    lost = _of_vm(Drift.INTERFACE_GONE, Kind.INTERFACE, row)
+    return replace(lost, seen=lost.seen | {"cloud_id": row.cloud_id}, with_server=row.vm_id not in servers)
 
 
 async def _known_images(reader: AsyncEngine, vms: Rows, servers: Mapping[UUID, Server]) -> Collection[str]:

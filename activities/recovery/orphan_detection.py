@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.protocol import BackendError, ComputeBackend
 from activities.backends.resources import Listed, Ref
-from activities.recovery import leftovers, returns
+from activities.recovery import leftovers
 from activities.recovery.rows import Query, Rows, is_one_of, read
 from domain.data import database
 from domain.data.models import VM, Interface, Snapshot, Volume
@@ -29,7 +29,7 @@ from domain.upkeep.findings import Difference, Drift
 Items = Mapping[str, Listed]
 
 _LIVE_VMS: Final = select(
-    VM.id, VM.cloud_id, VM.operation_id, and_(VM.task_state.is_(None), VM.attaching == 0).label("is_idle")
+    VM.id, VM.operation_id, and_(VM.task_state.is_(None), VM.attaching == 0).label("is_idle")
 ).where(VM.status != Status.DELETED)
 _LIVE: Final[Mapping[Kind, Query]] = {
     Kind.VM: select(VM.id, VM.cloud_id, VM.operation_id, VM.launched_at.is_(None).label("was_never_made")).where(
@@ -104,7 +104,7 @@ async def _orphan_ports(reader: AsyncEngine, backend: ComputeBackend, items: Ite
     vm_ids = {item.vm_id for item in items.values() if item.vm_id}
     vms = await read(reader, _LIVE_VMS.where(is_one_of(VM.id, vm_ids)))
     idle = {vm_id for vm_id, vm in vms.items() if vm.is_idle}
-    of_idle_vms: Sequence[Difference] = [
+    of_idle_vms = [
         Difference(
             Drift.ORPHAN_PORT,
             Kind.INTERFACE,
@@ -117,7 +117,6 @@ async def _orphan_ports(reader: AsyncEngine, backend: ComputeBackend, items: Ite
         for cloud_id, item in {item.id: (cloud_id, item) for cloud_id, item in items.items()}.values()
         if item.id and item.vm_id in idle
     ]
-    of_idle_vms = await returns.with_returned(reader, backend, of_idle_vms, vms)
     # Ports without VM and server are reported once per VM, because they are removed together. Those of a server without
     # VM are removed with the server.
     without_vm = vm_ids - vms.keys()

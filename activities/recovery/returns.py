@@ -4,52 +4,48 @@ A cloud that hides a port or a volume for a minute looks as if somebody had remo
 operation that records the repair keeps what it had.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from sqlalchemy import exists, insert, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from activities.backends.protocol import ComputeBackend
 from activities.backends.resources import Port
-from activities.recovery.rows import Rows, is_one_of, read, refs
+from activities.recovery.rows import Rows, read
 from domain.data import queries
 from domain.data.models import VM, Attachment, Interface, Operation
 from domain.data.parameters import ResetState, parameters_of
-from domain.rules.resources import AttachmentStatus
+from domain.rules.resources import AttachmentStatus, Kind
 from domain.rules.states import Action, Status
 from domain.upkeep.findings import Difference, Drift
 
 
-async def with_returned(
-    reader: AsyncEngine, backend: ComputeBackend, orphans: Sequence[Difference], vms: Rows
-) -> Sequence[Difference]:
-    """Return these ports of idle VMs; those whose interface was missing, and that the VM has again, are no orphans."""
-    vm_of = {found.id: vms[UUID(found.seen["vm_id"])] for found in orphans}
-    lost = await _lost(reader, vm_of)
-    had_them = {vm.id: vm for id, vm in vm_of.items() if id in lost}
-    plugged = {port.cloud_id for port in await backend.list_ports(refs(had_them))} if had_them else set()
-    result = []
-    for found in orphans:
-        if found.id in lost and found.seen["cloud_id"] in plugged:
-            seen = {name: found.seen[name] for name in ("vm_id", "cloud_id")}
-            held_by = vm_of[found.id].operation_id
-            result.append(Difference(Drift.INTERFACE_RECOVERED, found.kind, found.id, seen, held_by))
-        else:
-            result.append(found)
-    return result
-
-
-async def _lost(reader: AsyncEngine, vm_of: Rows) -> set[UUID]:
-    """Return those of these former interfaces that were missing in the cloud; the others were detached here."""
-    if not vm_of:
-        return set()
-    latest = select(Operation.resource_id.label("id"), Operation.action).ext(distinct_on(Operation.resource_id))
-    of_vms = Operation.vm_id.in_({vm.id for vm in vm_of.values()})
-    ordered = latest.order_by(Operation.resource_id, Operation.created_at.desc())
-    operations = await read(reader, ordered.where(of_vms, is_one_of(Operation.resource_id, vm_of)))
-    return {id for id, operation in operations.items() if operation.action is Action.RESET_STATE}
+async def returned_interfaces(reader: AsyncEngine, others: Collection[Port], vms: Rows) -> Sequence[Difference]:
+    """Return the interfaces that idle VMs have again; `others` are those of their ports that no interface has now."""
+    if not others:
+        return ()
+    # Had a user detached it, a later operation would say so.
+    latest = select(Operation.resource_id.label("id"), Operation.action, Operation.input)
+    of_vms = Operation.vm_id.in_({port.vm_id for port in others}), Operation.resource_type == Kind.INTERFACE
+    order = (Operation.resource_id, Operation.created_at.desc())
+    operations = await read(reader, latest.where(*of_vms).order_by(*order).ext(distinct_on(Operation.resource_id)))
+    lost = {
+        operation.input["seen"].get("cloud_id"): id
+        for id, operation in operations.items()
+        if operation.action is Action.RESET_STATE
+    }
+    return [
+        Difference(
+            Drift.INTERFACE_RECOVERED,
+            Kind.INTERFACE,
+            lost[port.cloud_id],
+            {"vm_id": str(port.vm_id), "cloud_id": port.cloud_id},
+            vms[port.vm_id].operation_id,
+        )
+        for port in others
+        if port.cloud_id in lost
+    ]
 
 
 def is_idle(vm: VM) -> bool:
