@@ -63,12 +63,13 @@ RIGHTS: Final[Mapping[str, Mapping[str, Rights]]] = {
         "networks": _CATALOGUE,
         "security_groups": _CATALOGUE,
         "availability_zones": _CATALOGUE,
-        # Resources and their operations. Only the API removes those that are gone, when their time has come.
+        # Resources and their operations. Only the API removes those that are gone, when their time has come. A worker
+        # adds an attachment or an interface again if the cloud did not show it for a while.
         "vms": Rights(ROWS, READ | CHANGE),
         "snapshots": Rights(ROWS, READ | CHANGE),
         "volumes": Rights(ROWS, READ | CHANGE),
-        "attachments": Rights(ROWS, READ | CHANGE | REMOVE),
-        "interfaces": Rights(ROWS, READ | CHANGE | REMOVE),
+        "attachments": Rights(ROWS, ROWS),
+        "interfaces": Rights(ROWS, ROWS),
         "operations": Rights(ROWS, READ | ADD | CHANGE),
         "search_terms": _ONLY_API,  # triggers write them when it changes names and labels
         # Of guests.

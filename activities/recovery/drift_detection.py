@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, Uuid, and_, cast, or_, select
+from sqlalchemy import Row, and_, or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities import ports
@@ -29,7 +29,7 @@ from domain.data import database, queries
 from domain.data.models import VM, Attachment, Flavor, Image, Interface, Operation, Snapshot, Volume
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState, server_status_of
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
-from domain.rules.states import Action, Status
+from domain.rules.states import Status
 from domain.upkeep.findings import ACTOR, Difference, Drift
 
 Found = Sequence[Difference]
@@ -46,17 +46,8 @@ _IDLE_VMS: Final = (
 _VOLUMES: Final = (
     select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Volume.size_gb, Attachment.vm_id)
     .add_columns(Attachment.device, Attachment.delete_on_termination)
-    .add_columns(cast(Operation.input["seen"]["vm_id"].astext, Uuid).label("had_vm_id"))
+    .add_columns(returns.HOW_IT_WAS_LOST.label("lost"))
     .outerjoin(Attachment, Attachment.volume_id == Volume.id)
-    # The repair that put it into ERROR.
-    .outerjoin(
-        Operation,
-        and_(
-            Operation.id == Volume.operation_id,
-            Operation.action == Action.RESET_STATE,
-            Volume.status == VolumeStatus.ERROR,
-        ),
-    )
     # A create that failed leaves a row in ERROR without an id of the cloud. Its volume goes (leftovers.made_late).
     .where(
         or_(
@@ -245,9 +236,10 @@ def _volume_recovery(row: Row[Any], volume: CloudVolume | None) -> Drift | None:
         return Drift.VOLUME_DETACHED if row.vm_id else Drift.VOLUME_RECOVERED
     if volume.state not in {VolumeState.AVAILABLE, VolumeState.IN_USE}:
         return None
+    is_attached = volume.state is VolumeState.IN_USE and volume.vm_id is not None
     # Its VM has lost it here if the cloud did not show it for a while.
-    is_at_its_vm = volume.state is VolumeState.IN_USE and volume.vm_id == (row.vm_id or row.had_vm_id)
-    return Drift.VOLUME_RECOVERED if is_at_its_vm and volume.vm_id else Drift.VOLUME_ELSEWHERE
+    is_at_its_vm = str(volume.vm_id) == (str(row.vm_id) if row.vm_id else (row.lost or {}).get("vm_id"))
+    return Drift.VOLUME_RECOVERED if is_attached and is_at_its_vm else Drift.VOLUME_ELSEWHERE
 
 
 def _is_free(volume: CloudVolume) -> bool:
@@ -264,6 +256,8 @@ def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Differe
         seen["size_gb"] = volume.size_gb
     if row.vm_id and drift is Drift.VOLUME_GONE:
         seen["attachment"] = {"device": row.device, "delete_on_termination": row.delete_on_termination}
+    if volume and volume.vm_id and drift is Drift.VOLUME_RECOVERED and not row.vm_id:
+        seen["attachment"] = row.lost["attachment"]
     vm_ids = {"vm_id": row.vm_id, "cloud_vm_id": volume.vm_id if volume else None}
     seen |= {name: str(id) for name, id in vm_ids.items() if id}
     yield Difference(drift, Kind.VOLUME, row.id, seen, row.operation_id)

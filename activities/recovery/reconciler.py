@@ -145,7 +145,7 @@ class Reconciler:
                 async with self._engine.begin() as tx:
                     await findings.resolve(tx, finding_id, resolution)
         except Exception as error:
-            if outages.is_outage(error):
+            if outages.is_outage(error) and outages.sqlstate_of(error) != outages.NO_RIGHTS:
                 raise  # it would stop the other repairs, too
             # Any other error is of this finding alone, and must not stop the repairs behind it.
             reason = error if isinstance(error, BackendError) else outages.describe(error)

@@ -5,20 +5,44 @@ operation that records the repair keeps what it had.
 """
 
 from collections.abc import Collection, Sequence
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import exists, insert, select
+from sqlalchemy import case, exists, func, insert, or_, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from activities.backends.resources import Port
 from activities.recovery.rows import Rows, read
 from domain.data import queries
-from domain.data.models import VM, Attachment, Interface, Operation
-from domain.data.parameters import ResetState, parameters_of
-from domain.rules.resources import AttachmentStatus, Kind
+from domain.data.models import VM, Attachment, Interface, Operation, Volume
+from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.upkeep.findings import Difference, Drift
+
+_IS_OF_VOLUME_GONE: Final = Operation.input["because"].astext == Drift.VOLUME_GONE
+_NAMED_REPAIR: Final = select(Operation.input["seen"]).where(
+    Operation.id == Volume.operation_id, Operation.action == Action.RESET_STATE, _IS_OF_VOLUME_GONE
+)
+# A delete that failed, or was canceled, has written its own id into the row.
+_LATEST_REPAIR: Final = (
+    select(case((_IS_OF_VOLUME_GONE, Operation.input["seen"])))
+    .where(
+        Operation.owner_id == Volume.owner_id,
+        Operation.action == Action.RESET_STATE,
+        Operation.resource_id == Volume.id,
+    )
+    .order_by(Operation.created_at.desc())
+    .limit(1)
+)
+HOW_IT_WAS_LOST: Final = case(
+    (or_(Volume.status != VolumeStatus.ERROR, Attachment.vm_id.is_not(None)), None),
+    else_=func.coalesce(_NAMED_REPAIR.scalar_subquery(), _LATEST_REPAIR.scalar_subquery()),
+)
+"""What was seen of a volume in ERROR when it was gone, as JSON; NULL for others. For a join with attachments.
+
+The latest repair is only looked for if the row does not name it: there may be as many repairs as volumes.
+"""
 
 
 async def returned_interfaces(reader: AsyncEngine, others: Collection[Port], vms: Rows) -> Sequence[Difference]:
@@ -71,17 +95,15 @@ async def add_interface(tx: AsyncConnection, vm: VM, id: UUID, port: Port, opera
 
 async def add_attachment(tx: AsyncConnection, vm: VM, found: Difference, operation_id: UUID) -> None:
     """Add the row of a volume that a locked VM has again: as it was before the volume was missing."""
-    lost = await queries.fetch_one(tx, select(Operation).where(Operation.id == found.held_by))
-    assert lost is not None  # noqa: S101 - the volume's row has named it until now
-    had = (parameters_of(lost, ResetState).seen or {}).get("attachment", {})
-    device = had.get("device")
+    had = found.seen["attachment"]
+    device = had["device"]
     is_taken = exists().where(Attachment.vm_id == vm.id, Attachment.device == device)
     row = {
         "volume_id": found.id,
         "vm_id": vm.id,
         "device": None if await tx.scalar(select(is_taken)) else device,
         "status": AttachmentStatus.ATTACHED,
-        "delete_on_termination": had.get("delete_on_termination", False),
+        "delete_on_termination": had["delete_on_termination"],
         "operation_id": operation_id,
     }
     await tx.execute(insert(Attachment).values(row))

@@ -120,9 +120,12 @@ def _check_repetitions(fields: Fields) -> None:
 
 def combined(fields: Fields) -> Fields:
     """The fields, with one of each that is a list: a client may send its parts apart (RFC 9110, section 5.3)."""
-    lists = {list_: b", ".join(value for name, value in fields if name == list_) for list_ in _LISTS}
+    parts: dict[bytes, list[bytes]] = {}
+    for name, value in fields:
+        if name in _LISTS:
+            parts.setdefault(name, []).append(value)
     others = [(name, value) for name, value in fields if name not in _LISTS]
-    return others + [(name, value) for name, value in lists.items() if value]
+    return others + [(name, b", ".join(values)) for name, values in parts.items()]
 
 
 def path_and_query(method: bytes, target: bytes) -> tuple[bytes, bytes]:

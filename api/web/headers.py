@@ -146,12 +146,12 @@ class Cors:
         self._codec = app
         if origins:
             methods = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-            shared: dict[str, Any] = {"expose_headers": _SHOWN, "max_age": _PREFLIGHT_AGE}
-            self._api = _Cors(app, allow_origins=origins, allow_methods=methods, allow_headers=_SENT, **shared)
+            allowed: dict[str, Any] = {"allow_methods": methods, "allow_headers": _SENT, "allow_private_network": True}
+            self._api = _Cors(app, origins, expose_headers=_SHOWN, max_age=_PREFLIGHT_AGE, **allowed)
         if web_ui:
             origin = "{0.scheme}://{0.netloc}".format(urlsplit(web_ui))
             # The Web UI decides which headers it sends, and each of its versions may send others.
-            self._codec = _Cors(app, (origin,), ("POST",), ("*",), max_age=_PREFLIGHT_AGE)
+            self._codec = _Cors(app, (origin,), ("POST",), ("*",), max_age=_PREFLIGHT_AGE, allow_private_network=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

@@ -16,6 +16,7 @@ from sqlalchemy import (
     any_,
     case,
     delete,
+    false,
     func,
     insert,
     literal,
@@ -126,7 +127,7 @@ async def _check(tx: AsyncConnection, found: FoundServer, project_id: UUID) -> t
 def _has_address_of(port: dict[str, Any]) -> ColumnElement[bool]:
     """Whether an interface has one of the port's addresses in its network."""
     columns = (Interface.ip_address, Interface.mac_address)
-    has_address = or_(*(column == port[column.key] for column in columns if port[column.key]))
+    has_address = or_(false(), *(column == port[column.key] for column in columns if port[column.key]))
     return and_(Interface.network_id == UUID(port["network_id"]), has_address)
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import asyncpg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.common import RetryPolicy
@@ -131,9 +131,19 @@ def temporal_client() -> CancelRecorder:
 
 
 @pytest.fixture
+async def workers_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
+    """A connection pool with no more rights than workers have."""
+    url = make_url(settings.database_url).set(username=embedded_postgres.WORKER_ROLE)
+    of_worker = settings.model_copy(update={"database_url": url.render_as_string(hide_password=False)})
+    engine = database.create_engine(of_worker)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
 def reconciler(
-    engine: AsyncEngine, backend: MockBackend, temporal_client: CancelRecorder, monkeypatch: pytest.MonkeyPatch
+    workers_engine: AsyncEngine, backend: MockBackend, temporal_client: CancelRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> Reconciler:
     """A reconciler that runs when it is called; two calls count as two comparisons, however soon they follow."""
     monkeypatch.setattr(reconciler_module, "INTERVAL", 0.0)
-    return Reconciler(engine, backend, cast("Client", temporal_client))
+    return Reconciler(workers_engine, backend, cast("Client", temporal_client))

@@ -4,20 +4,22 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import volumes
 from activities.backends.protocol import Token
+from activities.backends.resources import Ref
 from activities.recovery.reconciler import Reconciler
-from domain.data.models import VM, Attachment, Volume
+from domain.data.models import VM, Attachment, Operation, Volume
 from domain.rules.cloud import VolumeState
 from domain.rules.resources import VolumeStatus
-from domain.rules.states import Status
+from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep.findings import Drift
+from migrations.embedded_postgres import WORKER_ROLE
 from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
-from tests.support.rows import add_attachment, add_user, add_volume, read_vm
+from tests.support.rows import add_attachment, add_operation, add_user, add_volume, read_vm
 
 
 async def add_known_volume(engine: AsyncEngine, backend: MockBackend, id: UUID, **values: Any) -> None:
@@ -135,3 +137,41 @@ async def test_a_volume_does_not_come_back_to_a_vm_that_is_deleted_or_at_work(
     [volume] = await all_rows(engine, Volume)
     assert (volume.status, await all_rows(engine, Attachment)) == (VolumeStatus.ERROR, [])
     assert (Drift.VOLUME_RECOVERED, had.volume_id, True) in await recorded_findings(engine)
+
+
+@pytest.mark.parametrize("status", [OperationStatus.FAILED, OperationStatus.CANCELED])
+async def test_a_delete_that_came_to_nothing_does_not_hide_how_the_volume_was_lost(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, status: OperationStatus
+) -> None:
+    """Its owner saw the volume in ERROR. The cloud refused the delete, because its VM has it."""
+    vm, had = await lose(engine, backend, reconciler)
+    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    async with engine.begin() as tx:
+        deletion = await add_operation(
+            tx, vm, Action.DELETE_VOLUME, status=status, holds=False, resource_id=had.volume_id, vm_id=None
+        )
+        await tx.execute(update(Volume).values(operation_id=deletion.id))
+        await tx.execute(update(Operation).values(owner_id=select(Volume.owner_id).scalar_subquery()))
+    await reconcile(reconciler)
+    [volume], [attachment] = await all_rows(engine, Volume), await all_rows(engine, Attachment)
+    assert (volume.status, attachment.device) == (VolumeStatus.IN_USE, had.device)
+    assert attachment.delete_on_termination
+
+
+async def test_a_right_that_is_missing_for_one_repair_does_not_keep_others_from_theirs(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, caplog: pytest.LogCaptureFixture
+) -> None:
+    vm, had = await lose(engine, backend, reconciler)
+    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    async with engine.begin() as tx:
+        await tx.execute(text(f"REVOKE INSERT ON attachments FROM {WORKER_ROLE}"))
+    other = await add_idle_vm(engine, backend)
+    await backend.purge(Ref(other.id))
+    await reconcile(reconciler)
+    assert (await read_vm(engine, other.id)).status is Status.ERROR
+    assert (Drift.VOLUME_RECOVERED, had.volume_id, True) in await recorded_findings(engine)
+    [told] = {line for line in caplog.messages if "permission denied" in line}
+    assert told == (
+        f"volume {had.volume_id} still has the finding volume_recovered: InsufficientPrivilegeError 42501: permission "
+        "denied for table attachments; grant the role of DATABASE_URL its rights, as docs/operations.md says"
+    )

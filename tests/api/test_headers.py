@@ -177,6 +177,13 @@ async def test_a_page_of_an_allowed_origin_may_send_every_request(shop: httpx.As
         assert answer.headers["Vary"].startswith("Origin")
 
 
+async def test_a_page_of_an_allowed_origin_may_call_a_service_in_a_private_network(shop: httpx.AsyncClient) -> None:
+    """Chrome asks for that if the page itself is public."""
+    shop.headers["Access-Control-Request-Private-Network"] = "true"
+    answer = await preflight(shop)
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Private-Network"]) == (200, "true")
+
+
 @pytest.mark.parametrize(
     ("origin", "method", "headers"),
     [

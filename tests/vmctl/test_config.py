@@ -4,10 +4,13 @@ import json
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.vmctl.doubles import Service, answer, problem, tokens, user
@@ -189,3 +192,32 @@ def test_a_write_that_fails_leaves_the_old_file(folder: Path) -> None:
         config.write({"url": object()})
     assert [path.name for path in folder.iterdir()] == ["config.json"]
     assert json.loads((folder / "config.json").read_text())["logins"]
+
+
+@pytest.mark.parametrize("username", ["bob", None])
+def test_a_login_or_logout_while_another_command_renews_stays(username: str | None) -> None:
+    """Else the command that renews would put its tokens back, and later commands would act as somebody else."""
+    store = FileTokens(HERE)
+    store.write(tokens("alice's"))
+    new = tokens("alice's new")
+    login = {"username": username, "tokens": tokens("bob's").model_dump()} if username else None
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/auth/refresh"):
+            config.change(HERE, login)
+            return answer(new.model_dump())
+        is_new = request.headers["Authorization"] == f"Bearer {new.access_token}"
+        return answer(user()) if is_new else problem("invalid_token", 401)
+
+    Service(serve).client(tokens=store).account.me()
+    assert store.read() == (tokens("bob's") if username else None)
+
+
+def test_changes_of_commands_that_run_at_once_all_stay() -> None:
+    places = [f"https://{number}.example" for number in range(8)]
+    code = (
+        "import sys; from vmctl.cli import config\nfor n in range(50): config.change(sys.argv[1], {'username': str(n)})"
+    )
+    commands = [subprocess.Popen([sys.executable, "-c", code, place]) for place in places]
+    assert [command.wait() for command in commands] == [0] * len(places)
+    assert config.read()["logins"] == {place: {"username": "49"} for place in places}

@@ -103,12 +103,26 @@ def write(config: dict[str, Any], new: Path | None = None) -> None:
 
 def change(url: str, login: dict[str, Any] | None, *, current: bool = False, new: Path | None = None) -> None:
     """Replace the login at one service, or remove it; `current` makes it the service that commands use."""
-    config = read()
-    logins = {**config.get("logins", {}), url: login}
-    config["logins"] = {at: kept for at, kept in logins.items() if kept}
-    if current:
-        config["url"] = url
-    write(config, new)
+    with _alone():
+        config = read()
+        logins = {**config.get("logins", {}), url: login}
+        config["logins"] = {at: kept for at, kept in logins.items() if kept}
+        if current:
+            config["url"] = url
+        write(config, new)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep other commands from changing the file. They change it at once, so this waits."""
+    with _in_words():
+        path().parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+        folder = os.open(path().parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 class FileTokens:

@@ -243,3 +243,9 @@ def test_a_list_that_comes_in_parts_is_one_list(site: Site, name: str) -> None:
     headers = site.seen[-1]["headers"]
     assert [value for field, value in headers if field == name.lower()] == ['"a", "b", "c"']
     assert [value for field, value in headers if field == "x-other"] == ["1", "2"]
+
+
+def test_a_list_without_a_value_stays_beside_a_field_that_comes_twice(site: Site) -> None:
+    """An empty If-Match is a condition that nothing meets, so without it a change would be made."""
+    site.ask(b"GET /vms HTTP/1.1\r\n" + HOST + b"If-Match:\r\nX-Other: 1\r\nX-Other: 2\r\n\r\n")
+    assert ["if-match", ""] in site.seen[-1]["headers"]

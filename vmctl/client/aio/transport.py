@@ -183,12 +183,14 @@ class Transport:
                 await sleep(0.05)
             try:
                 kept = self.tokens.read()
-                if kept and kept.access_token == stale:
-                    # The service takes a refresh token again for some seconds, in case its answer was lost.
-                    body = {"refresh_token": kept.refresh_token}
-                    kept = answer_of(await self.send("POST", "/auth/refresh", body=body), TokenPair)
-                    self.tokens.write(kept)
-                return kept.access_token if kept else stale
+                if kept is None or kept.access_token != stale:
+                    return kept.access_token if kept else stale
+                # The service takes a refresh token again for some seconds, in case its answer was lost.
+                body = {"refresh_token": kept.refresh_token}
+                new = answer_of(await self.send("POST", "/auth/refresh", body=body), TokenPair)
+                if self.tokens.read() == kept:  # if not, somebody has logged in or out meanwhile
+                    self.tokens.write(new)
+                return new.access_token
             finally:
                 self.tokens.unlock()
 
