@@ -130,6 +130,20 @@ async def port_removed(drill: Drill) -> None:
     await drill.until_shown(f"/vms/{drill.vm_id}/interfaces", lambda page: page["items"] == [])
 
 
+async def port_taken_away_and_given_back(drill: Drill) -> None:
+    """Nova has made the port, so it has no mark of ours."""
+    path = f"/vms/{drill.vm_id}/interfaces"
+    before = (await drill.user.read(path))["items"]
+    [port] = await IN_THREAD(drill.others.ports_of, drill.server_id)
+    for server_id in ("", drill.server_id):
+        body = {"port": {"device_id": server_id}}
+        await IN_THREAD(drill.others.send, "PUT", "network", f"/ports/{port}", body)
+        await drill.until_shown(path, lambda page, has_it=bool(server_id): bool(page["items"]) == has_it)
+    [after] = (await drill.user.read(path))["items"]
+    changed = {"operation_id", "created_at"}
+    assert [(name, value) for name, value in after.items() if value != before[0][name] and name not in changed] == []
+
+
 ALLOWED_TO_MEMBERS: list[Change] = [
     deleted,
     stopped_and_started,
@@ -138,6 +152,7 @@ ALLOWED_TO_MEMBERS: list[Change] = [
     rebuilt,
     volume_detached_and_deleted,
     port_removed,
+    port_taken_away_and_given_back,
 ]
 ALLOWED_TO_OPERATORS: list[Change] = [migrated_and_confirmed_by_us, put_into_error_and_back]
 
