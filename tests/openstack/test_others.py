@@ -135,10 +135,11 @@ async def port_taken_away_and_given_back(drill: Drill) -> None:
     path = f"/vms/{drill.vm_id}/interfaces"
     before = (await drill.user.read(path))["items"]
     [port] = await IN_THREAD(drill.others.ports_of, drill.server_id)
-    for server_id in ("", drill.server_id):
-        body = {"port": {"device_id": server_id}}
-        await IN_THREAD(drill.others.send, "PUT", "network", f"/ports/{port}", body)
-        await drill.until_shown(path, lambda page, has_it=bool(server_id): bool(page["items"]) == has_it)
+    taken, given_back = [{"port": {"device_id": server_id}} for server_id in ("", drill.server_id)]
+    await IN_THREAD(drill.others.send, "PUT", "network", f"/ports/{port}", taken)
+    await drill.until_shown(path, lambda page: page["items"] == [])
+    await IN_THREAD(drill.others.send, "PUT", "network", f"/ports/{port}", given_back)
+    await drill.until_shown(path, lambda page: len(page["items"]) == 1)
     [after] = (await drill.user.read(path))["items"]
     changed = {"operation_id", "created_at"}
     assert [(name, value) for name, value in after.items() if value != before[0][name] and name not in changed] == []
