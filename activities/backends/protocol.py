@@ -157,8 +157,11 @@ class ComputeBackend(Protocol):
     async def detach_volume(self, token: Token, vm: Ref, volume: Ref) -> None:
         """Begin to detach a volume from the server; it becomes available. No error if it is not attached to it."""
 
-    async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
-        """Return the volumes by our id, without those that do not exist."""
+    async def list_volumes(self, wanted: Collection[Ref], *, with_faults: bool = True) -> Mapping[UUID, Volume]:
+        """Return the volumes by our id, without those that do not exist.
+
+        The faults may take a request for each volume in error.
+        """
 
     async def delete_server(self, token: Token, vm: Ref) -> None:
         """Begin to delete the server and its ports; its volumes become available. No error if it does not exist."""

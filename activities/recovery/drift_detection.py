@@ -46,7 +46,6 @@ _IDLE_VMS: Final = (
 _VOLUMES: Final = (
     select(Volume.id, Volume.cloud_id, Volume.status, Volume.operation_id, Volume.size_gb, Attachment.vm_id)
     .add_columns(Attachment.device, Attachment.delete_on_termination)
-    .add_columns(returns.HOW_IT_WAS_LOST.label("lost"))
     .outerjoin(Attachment, Attachment.volume_id == Volume.id)
     # A create that failed leaves a row in ERROR without an id of the cloud. Its volume goes (leftovers.made_late).
     .where(
@@ -75,8 +74,9 @@ async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> AsyncItera
     async for vms in pages(reader, _IDLE_VMS):
         yield await _drift_of_vms(reader, backend, vms)
     async for rows in pages(reader, _VOLUMES):
-        volumes = await backend.list_volumes(refs(rows))
-        found = [difference for row in rows.values() for difference in _volume_drift(row, volumes.get(row.id))]
+        volumes = await backend.list_volumes(refs(rows), with_faults=False)
+        lost = await returns.lost_attachments(reader, rows, volumes)
+        found = [each for row in rows.values() for each in _volume_drift(row, volumes.get(row.id), lost.get(row.id))]
         yield await _still_found(reader, _VOLUMES, rows, await _note_lost_servers(reader, backend, found))
     async for rows in pages(reader, _SNAPSHOTS):
         images = await backend.list_images(refs(rows))
@@ -213,10 +213,10 @@ def _snapshot_drift(row: Row[Any], image: CloudImage | None) -> Iterator[Differe
         yield _of_vm(Drift.IMAGE_RECOVERED, Kind.SNAPSHOT, row)
 
 
-def _volume_difference(row: Row[Any], volume: CloudVolume | None) -> Drift | None:
-    """Return how the cloud's volume differs from the row, if it does."""
+def _volume_difference(row: Row[Any], volume: CloudVolume | None, *, was_lost: bool) -> Drift | None:
+    """Return how the cloud's volume differs from the row, if it does. `was_lost`: its VM in the cloud lost it here."""
     if row.status is VolumeStatus.ERROR:
-        return _volume_recovery(row, volume)
+        return _volume_recovery(row, volume, was_lost=was_lost)
     if volume is None:
         return Drift.VOLUME_GONE
     if volume.vm_id != row.vm_id:
@@ -228,7 +228,7 @@ def _volume_difference(row: Row[Any], volume: CloudVolume | None) -> Drift | Non
     return Drift.VOLUME_SIZE if is_extended else None
 
 
-def _volume_recovery(row: Row[Any], volume: CloudVolume | None) -> Drift | None:
+def _volume_recovery(row: Row[Any], volume: CloudVolume | None, *, was_lost: bool) -> Drift | None:
     """Return how the volume of a row in ERROR has left that state in the cloud, if it has."""
     if volume is None:
         return Drift.VOLUME_GONE if row.vm_id else None  # a VM cannot have what is gone
@@ -236,19 +236,20 @@ def _volume_recovery(row: Row[Any], volume: CloudVolume | None) -> Drift | None:
         return Drift.VOLUME_DETACHED if row.vm_id else Drift.VOLUME_RECOVERED
     if volume.state not in {VolumeState.AVAILABLE, VolumeState.IN_USE}:
         return None
-    is_attached = volume.state is VolumeState.IN_USE and volume.vm_id is not None
-    # Its VM has lost it here if the cloud did not show it for a while.
-    is_at_its_vm = str(volume.vm_id) == (str(row.vm_id) if row.vm_id else (row.lost or {}).get("vm_id"))
-    return Drift.VOLUME_RECOVERED if is_attached and is_at_its_vm else Drift.VOLUME_ELSEWHERE
+    is_at_its_vm = was_lost or (row.vm_id is not None and volume.vm_id == row.vm_id)
+    return Drift.VOLUME_RECOVERED if volume.state is VolumeState.IN_USE and is_at_its_vm else Drift.VOLUME_ELSEWHERE
 
 
 def _is_free(volume: CloudVolume) -> bool:
     return volume.vm_id is None and volume.state is VolumeState.AVAILABLE
 
 
-def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Difference]:
-    """Yield how the cloud's volume differs from the row, if it does, and what is seen of it on both sides."""
-    drift = _volume_difference(row, volume)
+def _volume_drift(row: Row[Any], volume: CloudVolume | None, lost: Mapping[str, Any] | None) -> Iterator[Difference]:
+    """Yield how the cloud's volume differs from the row, if it does, and what is seen of it on both sides.
+
+    `lost` is the attachment that the VM lost here which has the volume in the cloud, if it did.
+    """
+    drift = _volume_difference(row, volume, was_lost=lost is not None)
     if drift is None:
         return
     seen: dict[str, Any] = {"status": row.status, "cloud": volume.state if volume else VolumeState.GONE}
@@ -256,8 +257,8 @@ def _volume_drift(row: Row[Any], volume: CloudVolume | None) -> Iterator[Differe
         seen["size_gb"] = volume.size_gb
     if row.vm_id and drift is Drift.VOLUME_GONE:
         seen["attachment"] = {"device": row.device, "delete_on_termination": row.delete_on_termination}
-    if volume and volume.vm_id and drift is Drift.VOLUME_RECOVERED and not row.vm_id:
-        seen["attachment"] = row.lost["attachment"]
+    if lost is not None and drift is Drift.VOLUME_RECOVERED:
+        seen["attachment"] = lost
     vm_ids = {"vm_id": row.vm_id, "cloud_vm_id": volume.vm_id if volume else None}
     seen |= {name: str(id) for name, id in vm_ids.items() if id}
     yield Difference(drift, Kind.VOLUME, row.id, seen, row.operation_id)

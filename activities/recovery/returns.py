@@ -4,59 +4,60 @@ A cloud that hides a port or a volume for a minute looks as if somebody had remo
 operation that records the repair keeps what it had.
 """
 
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, exists, func, insert, or_, select
+from sqlalchemy import ColumnElement, exists, insert, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from activities.backends.resources import Port
+from activities.backends.resources import Port, Volume
 from activities.recovery.rows import Rows, read
 from domain.data import queries
-from domain.data.models import VM, Attachment, Interface, Operation, Volume
+from domain.data.models import VM, Attachment, Interface, Operation
+from domain.progress import step_records
 from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.upkeep.findings import Difference, Drift
 
-_IS_OF_VOLUME_GONE: Final = Operation.input["because"].astext == Drift.VOLUME_GONE
-_NAMED_REPAIR: Final = select(Operation.input["seen"]).where(
-    Operation.id == Volume.operation_id, Operation.action == Action.RESET_STATE, _IS_OF_VOLUME_GONE
-)
-# A delete that failed, or was canceled, has written its own id into the row.
-_LATEST_REPAIR: Final = (
-    select(case((_IS_OF_VOLUME_GONE, Operation.input["seen"])))
-    .where(
-        Operation.owner_id == Volume.owner_id,
-        Operation.action == Action.RESET_STATE,
-        Operation.resource_id == Volume.id,
-    )
-    .order_by(Operation.created_at.desc())
-    .limit(1)
-)
-HOW_IT_WAS_LOST: Final = case(
-    (or_(Volume.status != VolumeStatus.ERROR, Attachment.vm_id.is_not(None)), None),
-    else_=func.coalesce(_NAMED_REPAIR.scalar_subquery(), _LATEST_REPAIR.scalar_subquery()),
-)
-"""What was seen of a volume in ERROR when it was gone, as JSON; NULL for others. For a join with attachments.
 
-The latest repair is only looked for if the row does not name it: there may be as many repairs as volumes.
-"""
+async def lost_attachments(
+    reader: AsyncEngine, rows: Rows, volumes: Mapping[UUID, Volume]
+) -> Mapping[UUID, Mapping[str, Any]]:
+    """Return the attachments of volumes in ERROR that VMs have lost here and have in the cloud, by the volume's id."""
+    vm_of = {
+        id: volume.vm_id
+        for id, volume in volumes.items()
+        if rows[id].status is VolumeStatus.ERROR and rows[id].vm_id is None and volume.vm_id
+    }
+    # A delete of the volume that came to nothing does not matter: it is none of the VM's operations.
+    latest = await _latest(reader, set(vm_of.values()), Operation.resource_id.in_(vm_of))
+    return {
+        id: operation.input.get("seen", {}).get("attachment", {})  # earlier versions have not kept it
+        for id, operation in latest.items()
+        if operation.input.get("because") == Drift.VOLUME_GONE and operation.vm_id == vm_of[id]
+    }
+
+
+async def _latest(reader: AsyncEngine, vm_ids: Collection[UUID], of_resources: ColumnElement[bool]) -> Rows:
+    """Return the latest operation of these VMs on each of the resources, by the resource's id."""
+    if not vm_ids:
+        return {}
+    columns = (Operation.resource_id.label("id"), Operation.vm_id, Operation.action, Operation.input)
+    query = select(*columns).where(Operation.vm_id.in_(vm_ids), of_resources)
+    ordered = query.order_by(Operation.resource_id, Operation.created_at.desc())
+    return await read(reader, ordered.ext(distinct_on(Operation.resource_id)))
 
 
 async def returned_interfaces(reader: AsyncEngine, others: Collection[Port], vms: Rows) -> Sequence[Difference]:
     """Return the interfaces that idle VMs have again; `others` are those of their ports that no interface has now."""
-    if not others:
-        return ()
     # Had a user detached it, a later operation would say so.
-    latest = select(Operation.resource_id.label("id"), Operation.action, Operation.input)
-    of_vms = Operation.vm_id.in_({port.vm_id for port in others}), Operation.resource_type == Kind.INTERFACE
-    order = (Operation.resource_id, Operation.created_at.desc())
-    operations = await read(reader, latest.where(*of_vms).order_by(*order).ext(distinct_on(Operation.resource_id)))
+    of_interfaces = Operation.resource_type == Kind.INTERFACE
+    latest = await _latest(reader, {port.vm_id for port in others}, of_interfaces)
     lost = {
-        operation.input["seen"].get("cloud_id"): id
-        for id, operation in operations.items()
+        operation.input.get("seen", {}).get("cloud_id"): id
+        for id, operation in latest.items()
         if operation.action is Action.RESET_STATE
     }
     return [
@@ -78,32 +79,33 @@ def is_idle(vm: VM) -> bool:
 
 
 async def add_interface(tx: AsyncConnection, vm: VM, id: UUID, port: Port, operation_id: UUID) -> None:
-    """Add the row of a port that a locked VM has again."""
+    """Add the row of a port that a locked VM has again. Others that have its addresses here lose them."""
     row = {
         "id": id,
         "vm_id": vm.id,
         "network_id": port.network_id,
-        "ip_address": port.ip_address,
-        "mac_address": port.mac_address,
         "cloud_id": port.cloud_id,
         "status": AttachmentStatus.ATTACHED,
         "operation_id": operation_id,
     }
     await tx.execute(insert(Interface).values(row))
+    addresses = {"ip_address": port.ip_address, "mac_address": port.mac_address}
+    await step_records.take_addresses(tx, id, addresses)
+    await tx.execute(update(Interface).where(Interface.id == id).values(addresses))
     await queries.note_vm_changed(tx, vm.id)
 
 
 async def add_attachment(tx: AsyncConnection, vm: VM, found: Difference, operation_id: UUID) -> None:
     """Add the row of a volume that a locked VM has again: as it was before the volume was missing."""
     had = found.seen["attachment"]
-    device = had["device"]
+    device = had.get("device")
     is_taken = exists().where(Attachment.vm_id == vm.id, Attachment.device == device)
     row = {
         "volume_id": found.id,
         "vm_id": vm.id,
         "device": None if await tx.scalar(select(is_taken)) else device,
         "status": AttachmentStatus.ATTACHED,
-        "delete_on_termination": had["delete_on_termination"],
+        "delete_on_termination": had.get("delete_on_termination", False),
         "operation_id": operation_id,
     }
     await tx.execute(insert(Attachment).values(row))

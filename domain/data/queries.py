@@ -67,6 +67,12 @@ def violated_constraint(error: IntegrityError) -> str | None:
     return name
 
 
+_NAMED_AND_BEGUN: Final = (
+    select(Operation.action)
+    .where(Operation.id == Snapshot.operation_id, Operation.started_at.is_not(None))
+    .scalar_subquery()
+)
+# A delete that was canceled before it began has written its id into the row.
 _LATEST_BEGUN: Final = (
     select(Operation.action)
     .where(Operation.vm_id == Snapshot.vm_id, Operation.resource_id == Snapshot.id, Operation.started_at.is_not(None))
@@ -74,7 +80,7 @@ _LATEST_BEGUN: Final = (
     .limit(1)
     .scalar_subquery()
 )
-IMAGE_WAS_GONE: Final = _LATEST_BEGUN.is_not_distinct_from(Action.RESET_STATE)
+IMAGE_WAS_GONE: Final = func.coalesce(_NAMED_AND_BEGUN, _LATEST_BEGUN).is_not_distinct_from(Action.RESET_STATE)
 """Whether a snapshot in ERROR is complete, as an SQL condition: the cloud had its image no longer. It may come back."""
 
 

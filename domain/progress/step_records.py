@@ -109,7 +109,7 @@ async def note_created(
     if model in {Interface, Attachment}:
         await note_vm_changed(tx, input.vm_id)
     if model is Interface:
-        await _take_addresses(tx, id, values)
+        await take_addresses(tx, id, values)
     if "device" in values:
         # The cloud gives a device to one volume of a server. Whichever had it here has lost it there.
         had = (Attachment.vm_id == input.vm_id, Attachment.device == values["device"], Attachment.volume_id != id)
@@ -119,7 +119,7 @@ async def note_created(
         raise SupersededError(f"Operation {input.operation_id} no longer holds what it has created.")
 
 
-async def _take_addresses(tx: AsyncConnection, id: UUID, values: Mapping[str, Any]) -> None:
+async def take_addresses(tx: AsyncConnection, id: UUID, values: Mapping[str, Any]) -> None:
     """Take the addresses of an interface from others that have them here.
 
     The cloud gives an address to one port of a network. Whichever had it here has another one there, or is gone.

@@ -40,8 +40,8 @@ class PolledCloud(MockBackend):
         await self._record(vms)
         return {id: replace(server, waits_for=self.reasons.get(id)) for id, server in listed.items()}
 
-    async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
-        listed = await super().list_volumes(wanted)
+    async def list_volumes(self, wanted: Collection[Ref], *, with_faults: bool = True) -> Mapping[UUID, Volume]:
+        listed = await super().list_volumes(wanted, with_faults=with_faults)
         await self._record(wanted)
         return listed
 

@@ -38,8 +38,8 @@ def change_during(monkeypatch: pytest.MonkeyPatch, backend: MockBackend, verb: s
     """Make the change when the cloud has been asked, before its answer arrives."""
     ask = getattr(backend, verb)
 
-    async def ask_and_change(ids: Collection[UUID]) -> object:
-        answer = await ask(ids)
+    async def ask_and_change(ids: Collection[UUID], **options: bool) -> object:
+        answer = await ask(ids, **options)
         await change()
         return answer
 

@@ -175,3 +175,31 @@ async def test_a_right_that_is_missing_for_one_repair_does_not_keep_others_from_
         f"volume {had.volume_id} still has the finding volume_recovered: InsufficientPrivilegeError 42501: permission "
         "denied for table attachments; grant the role of DATABASE_URL its rights, as docs/operations.md says"
     )
+
+
+async def test_a_volume_that_an_earlier_version_lost_comes_back_without_what_is_not_known(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    vm, had = await lose(engine, backend, reconciler)
+    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    async with engine.begin() as tx:
+        earlier = {"status": "ERROR", "because": "volume_gone", "seen": {"vm_id": str(vm.id), "status": "IN_USE"}}
+        await tx.execute(update(Operation).where(Operation.action == Action.RESET_STATE).values(input=earlier))
+    await reconcile(reconciler)
+    [volume], [attachment] = await all_rows(engine, Volume), await all_rows(engine, Attachment)
+    assert (volume.status, attachment.device) == (VolumeStatus.IN_USE, None)
+    assert not attachment.delete_on_termination
+
+
+async def test_a_volume_that_was_detached_here_does_not_come_back(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    """It came back earlier, and its owner detached it."""
+    vm, had = await lose(engine, backend, reconciler)
+    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    async with engine.begin() as tx:
+        status = OperationStatus.SUCCEEDED
+        await add_operation(tx, vm, Action.DETACH_VOLUME, status=status, resource_id=had.volume_id)
+    await reconcile(reconciler)
+    [volume] = await all_rows(engine, Volume)
+    assert (volume.status, await all_rows(engine, Attachment)) == (VolumeStatus.ERROR, [])

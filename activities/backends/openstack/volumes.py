@@ -150,7 +150,7 @@ class OpenStackVolumes(OpenStackResources):
             await self._check_detaches(error, server_id, volume_id)
         self._watcher.volumes.hasten(volume_id)
 
-    async def list_volumes(self, wanted: Collection[Ref]) -> Mapping[UUID, Volume]:
+    async def list_volumes(self, wanted: Collection[Ref], *, with_faults: bool = True) -> Mapping[UUID, Volume]:
         rows = await self._shown(self._watcher.volumes, wanted, self._volumes_marked)
         await self._learn_vms({found.server_id for row in rows.values() for found in row.attachments})
         now = self._cloud.now(Service.VOLUME)
@@ -158,7 +158,7 @@ class OpenStackVolumes(OpenStackResources):
             id: replace(self._volume_from(id, row), waits_for=reason_to_wait(row, now)) for id, row in rows.items()
         }
         for id, volume in volumes.items():
-            if volume.state is VolumeState.ERROR:
+            if with_faults and volume.state is VolumeState.ERROR:
                 volumes[id] = replace(volume, fault=await self._fault(rows[id].id))
         return volumes
 

@@ -224,3 +224,13 @@ async def test_a_volume_in_error_has_the_newest_reason_that_the_cloud_tells(
         resources.refused = {("GET", "/messages"): answer}
         shown = (await backend.list_volumes([volume]))[volume.id]
         assert (shown.state, shown.fault) == (VolumeState.ERROR, fault)
+
+
+async def test_a_comparison_does_not_ask_for_the_reason_of_each_volume_in_error(
+    backend: OpenStackBackend, resources: ResourceCloud
+) -> None:
+    volumes = [add_volume(resources, "error") for _ in range(3)]
+    told = {"user_message": "Too late.", "created_at": "2026-01-01T00:00:00.000000"}
+    resources.refused = {("GET", "/messages"): Reply(200, {"messages": [told]})}
+    shown = await backend.list_volumes(volumes, with_faults=False)
+    assert {(volume.state, volume.fault) for volume in shown.values()} == {(VolumeState.ERROR, None)}
