@@ -7,10 +7,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.routes import answers, requests, router
 from api.routes.operations import answer_with
-from api.routes.resources import temporal_url
+from api.routes.resources import OnceOrTrialOnAnyOperation, OnceOrTrialOnAnyVM, temporal_url
 from api.web import openapi
 from api.web.dependencies import Admin, Process
-from api.web.idempotency import OnceOrTrial
 from api.web.lists import Order
 from api.web.pages import WantedPage
 from api.web.responses import respond_202
@@ -53,7 +52,7 @@ async def list_attention(_: Admin, process: Process, page: WantedPage) -> answer
 async def retry_operation(
     _: Admin,
     process: Process,
-    once: OnceOrTrial,
+    once: OnceOrTrialOnAnyOperation,
     operation_id: UUID,
     body: requests.NoInput | None = None,
 ) -> Response:
@@ -77,7 +76,7 @@ async def retry_operation(
     responses=openapi.headers(202, "Operation-Location", "Retry-After"),
     openapi_extra=openapi.problems("admin_only", "invalid_transition"),
 )
-async def reset_vm_state(_: Admin, once: OnceOrTrial, vm_id: UUID, body: requests.ResetState) -> Response:
+async def reset_vm_state(_: Admin, once: OnceOrTrialOnAnyVM, vm_id: UUID, body: requests.ResetState) -> Response:
     """Set the status of a VM at once, even while an operation holds the VM. Nothing changes in the cloud.
 
     An operation that held the VM ends as SUPERSEDED. The reset is an operation of its own and names you as its actor.

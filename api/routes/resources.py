@@ -77,10 +77,13 @@ def views_of(settings: Settings) -> dict[str, View]:
     return views(temporal_url(settings))
 
 
-def _guarded(once: Once, process: ProcessState, resource: Resource, id: UUID, condition: str | None) -> Once:
+def _guarded(  # noqa: PLR0913 - what a guard has
+    once: Once, process: ProcessState, resource: Resource, id: UUID, condition: str | None, *, of_anybody: bool = False
+) -> Once:
     if condition is None:
         return once
-    return replace(once, guard=Guard(resource, process.changes.views[resource.table], id, condition))
+    view = process.changes.views[resource.table]
+    return replace(once, guard=Guard(resource, view, id, condition, of_anybody=of_anybody))
 
 
 async def _once_on_vm(once: OncePerKey, process: Process, vm_id: UUID, if_match: IfMatchOfVM = None) -> Once:
@@ -109,6 +112,18 @@ async def _once_or_trial_on_operation(
     once: OnceOrTrial, process: Process, operation_id: UUID, if_match: IfMatch = None
 ) -> Once:
     return _guarded(once, process, OPERATIONS, operation_id, if_match)
+
+
+async def _once_or_trial_on_any_vm(
+    once: OnceOrTrial, process: Process, vm_id: UUID, if_match: IfMatchOfVM = None
+) -> Once:
+    return _guarded(once, process, VMS, vm_id, if_match, of_anybody=True)
+
+
+async def _once_or_trial_on_any_operation(
+    once: OnceOrTrial, process: Process, operation_id: UUID, if_match: IfMatch = None
+) -> Once:
+    return _guarded(once, process, OPERATIONS, operation_id, if_match, of_anybody=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +159,6 @@ OnceOnVolume = Annotated[Once, Depends(_once_on_volume)]
 OnceOrTrialOnVolume = Annotated[Once, Depends(_once_or_trial_on_volume)]
 OnceOnSnapshot = Annotated[Once, Depends(_once_on_snapshot)]
 OnceOrTrialOnOperation = Annotated[Once, Depends(_once_or_trial_on_operation)]
+OnceOrTrialOnAnyVM = Annotated[Once, Depends(_once_or_trial_on_any_vm)]
+OnceOrTrialOnAnyOperation = Annotated[Once, Depends(_once_or_trial_on_any_operation)]
+"""For admins, also for the resources of others."""

@@ -74,10 +74,16 @@ async def _parts(
     # A client whose own login has not ended comes back, and has missed nothing.
     with process.changes.follow(caller.id, last, knows) as stream, process.epochs.calling(caller.id, stream.end):
         yield f"retry: {_RECONNECT_AFTER}\n\n".encode()
-        while (left := end - time.monotonic()) > 0 and (news := await stream.next(min(KEEP_ALIVE, left))) is not None:
+        quiet_since = time.monotonic()
+        while (now := time.monotonic()) < end:
+            news = await stream.next(max(min(quiet_since + KEEP_ALIVE, end) - now, 0.0))
+            if news is None:
+                return
             events = _events(signing, news, render, concerns, is_unknown=is_unknown)
             is_unknown = is_unknown and not news
-            if not any(each.changes for each in news):
+            # There may be changes at any time that are not of the one VM that this client follows.
+            is_due = time.monotonic() >= quiet_since + KEEP_ALIVE
+            if not any(each.changes for each in news) or (is_due and not _concern(news, concerns)):
                 events = chain(events, [_sign_of_life(signing, stream)])
             checked = -math.inf
             async for part in _in_turn(process.changes.sending, _joined(events)):
@@ -90,6 +96,7 @@ async def _parts(
                     if not await process.program_tokens.works(caller):
                         return
                 yield part
+                quiet_since = time.monotonic()
             del news, events  # a stream that waits keeps no change
 
 
@@ -147,6 +154,10 @@ def _events(
         for number, change in enumerate(concerning, 1):
             event = _event_of(change, render)
             yield event if number < len(concerning) else _with_id(event, _id(signing, each.knows, each.position))
+
+
+def _concern(news: Iterable[News], concerns: Callable[[Change], bool]) -> bool:
+    return any(concerns(change) for each in news for change in each.changes)
 
 
 def _sign_of_life(signing: Signing, stream: Stream) -> bytes:

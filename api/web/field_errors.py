@@ -1,5 +1,6 @@
 """Turns what pydantic finds in a request into the items of a problem's `errors`, with codes of our own."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, get_args
 from urllib.parse import quote
@@ -49,6 +50,7 @@ _DETAILS = {
     "string_unicode": "The text has one half of a surrogate pair without the other.",
     "invalid_key": "The name has one half of a surrogate pair without the other.",
 }
+_MEMBER = re.compile(r"<\w+\.\w+: ('[^']*')>")  # of an enum, as pydantic shows one that is in a Literal
 _LIBRARY_TYPES = frozenset(get_args(ErrorType))
 
 
@@ -58,7 +60,7 @@ def from_pydantic(issue: dict[str, Any]) -> FieldError:
     kind: str = issue["type"]
     # A type that is not pydantic's is a code of ours, from a validator of ours.
     code = _CODES.get(kind, "invalid" if kind in _LIBRARY_TYPES else kind)
-    detail = _DETAILS.get(kind) or f"{issue['msg'].rstrip('.')}."
+    detail = _DETAILS.get(kind) or _MEMBER.sub(r"\1", issue["msg"]).rstrip(".") + "."
     if where == "body":
         # pydantic adds "[key]" if the key itself is invalid.
         return FieldError(code=code, detail=detail, pointer=_pointer([step for step in rest if step != "[key]"]))

@@ -176,6 +176,30 @@ async def test_a_quiet_stream_shows_that_it_lives_and_moves_its_position(
         assert before != after
 
 
+async def test_a_stream_of_one_vm_shows_that_it_lives_while_others_change(
+    app: FastAPI, ada: Person, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else clients and proxies would take the connection for dead, and its position would become old."""
+    keep_alive = 4 * changes.INTERVAL
+    monkeypatch.setattr(event_stream, "KEEP_ALIVE", keep_alive)
+    vm, other = await new_vm(engine, ada), await new_vm(engine, ada)
+
+    async def keep_changing() -> None:
+        while True:
+            await set_status(engine, other, Status.SHUTOFF)
+            await asyncio.sleep(changes.INTERVAL / 2)
+
+    async with following(app, ada, vm_id=vm.id) as client:
+        first = await client.next("comment")
+        changing = asyncio.create_task(keep_changing())
+        began = asyncio.get_running_loop().time()
+        later = [await client.next() for _ in range(2)]
+        assert asyncio.get_running_loop().time() - began >= keep_alive, "not with each change of another VM"
+        changing.cancel()
+        assert [event.kind for event in later] == ["comment", "comment"]
+        assert len({first.id, *(event.id for event in later)}) == 3
+
+
 async def test_a_client_that_does_not_read_is_let_go() -> None:
     stream = Stream(UUID(int=1), None)
     some = [Change("vm", None)] * (listeners.MOST_PENDING // 2 + 1)

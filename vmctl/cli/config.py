@@ -119,7 +119,8 @@ def _alone() -> Iterator[None]:
         path().parent.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
         folder = os.open(path().parent, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        with _in_words():
+            fcntl.flock(folder, fcntl.LOCK_EX)
         yield
     finally:
         os.close(folder)

@@ -13,7 +13,7 @@ from vmctl.cli.output import AGE, ID, Format, Output, field, print_list, print_o
 from vmctl.cli.progress import follow
 from vmctl.cli.session import current
 from vmctl.client.models import OperationStatus
-from vmctl.client.sync.transport import Filter
+from vmctl.client.sending import Filter
 
 app = typer.Typer(help="What was asked for, how far it is, and why it failed.", no_args_is_help=True)
 COLUMNS = [

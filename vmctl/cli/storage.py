@@ -13,7 +13,7 @@ from vmctl.cli.session import current
 from vmctl.cli.vms import Labels, labels_of
 from vmctl.client.models import Snapshot, SnapshotStatus, VolumeStatus
 from vmctl.client.requests import NewVolume
-from vmctl.client.sync.transport import Filter
+from vmctl.client.sending import Filter
 
 volumes = typer.Typer(help="Volumes.", no_args_is_help=True)
 snapshots = typer.Typer(help="Snapshots of VMs.", no_args_is_help=True)

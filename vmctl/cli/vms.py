@@ -11,7 +11,7 @@ from vmctl.cli.changes import Timeout, Wait, Yes, each
 from vmctl.cli.output import AGE, WIDE_ID, Column, Fields, Format, Output, field, print_list, print_one
 from vmctl.cli.session import current
 from vmctl.client.models import Status
-from vmctl.client.sync.transport import Filter
+from vmctl.client.sending import Filter
 
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 

@@ -1,7 +1,7 @@
 """Which requests may be sent again, and when."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
@@ -10,6 +10,7 @@ import httpx
 REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH"})  # a change of these has the same effect a second time
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _LOST = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})  # a proxy did not hear the answer
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout)
 _FIRST_DELAY = 0.25  # seconds
 LONGEST_DELAY = 8.0
 _LONGEST_WANTED = 86_400.0
@@ -25,7 +26,7 @@ def delays() -> Iterator[float]:
 
 def may_repeat_after(error: httpx.TransportError, *, repeatable: bool) -> bool:
     """Whether a request may be sent again that got no answer. One that never left may be sent again in any case."""
-    return repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+    return repeatable or isinstance(error, _NEVER_LEFT)
 
 
 def is_passing(status: int) -> bool:
@@ -38,6 +39,22 @@ def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
     if response.status_code == HTTPStatus.CONFLICT:
         return b'"idempotency_key_in_flight"' in response.content
     return repeatable and is_passing(response.status_code)
+
+
+def words_of_loss(end: httpx.Response | httpx.TransportError, reason: str) -> str:
+    """The reason why an attempt has ended so, if the service may have done what it asked for; else an empty text."""
+    if isinstance(end, httpx.Response):
+        return "" if end.status_code == HTTPStatus.TOO_MANY_REQUESTS else reason
+    return "" if isinstance(end, _NEVER_LEFT) else reason
+
+
+def may_be_own_change(response: httpx.Response, headers: Mapping[str, str]) -> bool:
+    """Whether a later attempt may have been refused because an earlier one, whose answer is lost, was carried out.
+
+    With an Idempotency-Key the service repeats its first answer.
+    """
+    is_condition = "If-Match" in headers and "Idempotency-Key" not in headers
+    return is_condition and response.status_code == HTTPStatus.PRECONDITION_FAILED
 
 
 def wanted_delay(response: httpx.Response) -> float:

@@ -1,6 +1,7 @@
 """POST /admin/vms/{id}/reset-state: an admin sets the status of a VM at once."""
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select
@@ -110,3 +111,25 @@ async def test_a_vm_cannot_be_reset_to_a_status_that_it_cannot_have(
     assert (refusal.status_code, refusal.json()["code"]) == (409, "invalid_transition")
     async with engine.connect() as connection:
         assert await connection.scalar(select(VM.status)) is values["status"]
+
+
+async def test_a_reset_or_retry_of_what_has_changed_since_is_refused(
+    ada: Person, root: Person, engine: AsyncEngine
+) -> None:
+    """Also of what belongs to others. It is where a stale view does the most harm: a reset ends an operation."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, ada.user, status=Status.ERROR)
+        failed = await add_operation(tx, vm, Action.START, status=OperationStatus.FAILED)
+    reset = (f"/admin/vms/{vm.id}/reset-state", {"status": "SHUTOFF"}, f"/vms/{vm.id}")
+    retry = (f"/admin/operations/{failed.id}/retry", None, f"/operations/{failed.id}")
+    for path, body, shown in (reset, retry):
+        tag = (await ada.http.get(shown)).headers["ETag"]
+        stale = await root.http.post(path, json=body, headers={"If-Match": '"stale"'})
+        assert (stale.status_code, stale.json()["code"]) == (412, "precondition_failed")
+        assert (await ada.http.get(shown)).headers["ETag"] == tag
+        assert (await root.http.post(path, json=body, headers={"If-Match": tag})).status_code == 202
+
+
+async def test_a_status_that_cannot_be_set_is_refused_in_the_words_of_the_api(root: Person) -> None:
+    answer = await root.http.post(f"/admin/vms/{uuid4()}/reset-state", json={"status": "active"})
+    assert answer.json()["errors"][0]["detail"] == "Input should be 'ACTIVE', 'SHUTOFF', 'VERIFY_RESIZE' or 'ERROR'."

@@ -5,10 +5,11 @@ from typing import Any, Unpack
 from urllib.parse import quote
 
 from vmctl.client.aio.collections import Id
-from vmctl.client.aio.transport import Filter, Transport
+from vmctl.client.aio.transport import Transport
 from vmctl.client.errors import answer_of
 from vmctl.client.models import Account, Quotas, SecurityEvent
 from vmctl.client.requests import QuotaChanges, RoleChange
+from vmctl.client.sending import Filter
 
 
 class Admin:

@@ -6,10 +6,11 @@ from uuid import UUID
 
 import httpx
 
-from vmctl.client.aio.transport import Filter, Transport
+from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.waiting import Accepted
 from vmctl.client.base import Answer, as_id, tidy
 from vmctl.client.errors import AmbiguousNameError, NotFoundError, answer_of, unreadable
+from vmctl.client.sending import Filter
 
 Id = UUID | str
 

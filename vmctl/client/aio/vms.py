@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from vmctl.client.aio.collections import Id, SharedCollection, accepted, change, remove
-from vmctl.client.aio.transport import Filter, Transport
+from vmctl.client.aio.transport import Transport
 from vmctl.client.aio.waiting import Accepted
 from vmctl.client.errors import answer_of
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
 from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
+from vmctl.client.sending import Filter
 
 
 class VMs(SharedCollection[VM]):

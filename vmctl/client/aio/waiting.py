@@ -7,9 +7,10 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from vmctl.client import retries
-from vmctl.client.aio.transport import Filter, Transport
+from vmctl.client.aio.transport import Transport
 from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError, answer_of
 from vmctl.client.models import Operation, OperationStatus
+from vmctl.client.sending import Filter
 
 T = TypeVar("T")
 Watcher = Callable[[Operation], None]

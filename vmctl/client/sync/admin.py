@@ -9,8 +9,9 @@ from urllib.parse import quote
 from vmctl.client.errors import answer_of
 from vmctl.client.models import Account, Quotas, SecurityEvent
 from vmctl.client.requests import QuotaChanges, RoleChange
+from vmctl.client.sending import Filter
 from vmctl.client.sync.collections import Id
-from vmctl.client.sync.transport import Filter, Transport
+from vmctl.client.sync.transport import Transport
 
 
 class Admin:

@@ -10,7 +10,8 @@ import httpx
 
 from vmctl.client.base import Answer, as_id, tidy
 from vmctl.client.errors import AmbiguousNameError, NotFoundError, answer_of, unreadable
-from vmctl.client.sync.transport import Filter, Transport
+from vmctl.client.sending import Filter
+from vmctl.client.sync.transport import Transport
 from vmctl.client.sync.waiting import Accepted
 
 Id = UUID | str

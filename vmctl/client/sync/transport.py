@@ -3,16 +3,14 @@
 """Sends requests: again where that is safe, with a fresh token where the old one has expired."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime
 from http import HTTPStatus
 from itertools import count
 from threading import Lock
 from time import monotonic, sleep
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
 
 import httpx
 from httpx_sse import ServerSentEvent, connect_sse
@@ -21,8 +19,6 @@ from pydantic import BaseModel
 from vmctl.client import retries
 from vmctl.client.base import AnyPage
 from vmctl.client.errors import (
-    EmptyFilterError,
-    NoTrialError,
     ProblemError,
     UnreachableError,
     UnusableError,
@@ -33,16 +29,16 @@ from vmctl.client.errors import (
     unreadable,
 )
 from vmctl.client.models import TokenPair
+from vmctl.client.sending import Filter, filters_of_trial, headers_of, parameters_of, timeout_of
 from vmctl.client.service import check_path
 from vmctl.client.sync.bounded_events import events_of
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
 M = TypeVar("M", bound=BaseModel)
-Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 # The service sends a comment every 15 seconds. A longer silence means that the connection is dead.
 _STREAM_TIMEOUT = httpx.Timeout(5, read=40)
 MAX_ANSWER = 2**26  # bytes; a page of a hundred VMs with the longest labels is a tenth of it
-_OF_THE_STREAM = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_OF_THE_STREAM = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _IS_TRIAL = ContextVar("is_trial", default=False)
 
 
@@ -122,16 +118,16 @@ class Transport:
         """
         check_path(path)
         filters = filters or {}
-        headers = _headers(method, path, body, key) | ({} if if_match is None else {"If-Match": if_match})
+        headers = headers_of(method, path, body, key, if_match)
         is_trial = _IS_TRIAL.get() and method != "GET" and not path.startswith("/auth/")
         if is_trial:
-            filters = _filters_of_trial(method, filters)
+            filters = filters_of_trial(method, filters)
             headers.pop("Idempotency-Key", None)
         request = {
-            "params": _parameters(filters),
+            "params": parameters_of(filters),
             "content": None if body is None else json.dumps(body, default=str),
             "headers": headers,
-            "timeout": _timeout(filters.get("wait")),
+            "timeout": timeout_of(filters.get("wait")),
         }
         token = self._current_token(path)
         response = self._send_patiently(method, path, request, token)
@@ -201,6 +197,7 @@ class Transport:
         headers = request["headers"] | ({"Authorization": f"Bearer {token}"} if token else {})
         repeatable = method in retries.REPEATABLE_METHODS or "Idempotency-Key" in headers or path == "/auth/refresh"
         give_up_at = monotonic() + self._patience
+        lost = ""
         for delay in retries.delays():
             try:
                 with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
@@ -213,12 +210,16 @@ class Transport:
                 reason, wanted = self.reason(error), delay
                 if not retries.may_repeat_after(error, repeatable=repeatable) or monotonic() + wanted > give_up_at:
                     raise UnreachableError(reason) from error
+                lost = lost or retries.words_of_loss(error, reason)
             else:
+                if lost and retries.may_be_own_change(response, headers):
+                    raise UnreachableError(f"{lost}. The resource has changed since, maybe by this. Read it again.")
                 reason = f"{self._http.base_url.host} answered {response.status_code}"
                 wanted = max(delay, retries.wanted_delay(response))
                 again = retries.may_repeat_answered(response, repeatable=repeatable)
                 if not again or monotonic() + wanted > give_up_at:
                     return response
+                lost = lost or retries.words_of_loss(response, reason)
             self.pause(reason, wanted)
         raise AssertionError  # the delays have no end
 
@@ -256,45 +257,7 @@ def _read(stream: httpx.Response) -> httpx.Response:
         content += part
         if len(content) > MAX_ANSWER:
             raise unreadable(stream.request.url, f"it is longer than {MAX_ANSWER:,} bytes")
-    headers = [pair for pair in stream.headers.multi_items() if pair[0] not in _OF_THE_STREAM]
+    # As bytes: a proxy may have added a header that is not ASCII.
+    headers = [(name, value) for name, value in stream.headers.raw if name.lower() not in _OF_THE_STREAM]
     more: dict[str, Any] = {"extensions": stream.extensions, "request": stream.request}
     return httpx.Response(stream.status_code, headers=headers, content=bytes(content), **more)
-
-
-def _filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
-    if method != "POST":
-        raise NoTrialError("This cannot be tried: only what makes something or acts on it can")
-    return {**filters, "validate_only": True}
-
-
-def _timeout(wait: Filter) -> httpx.Timeout:
-    """The limits of one request, which the service may hold back as long as its parameter `wait` says."""
-    return httpx.Timeout(30 + (wait if isinstance(wait, int) else 0), connect=5)
-
-
-def _headers(method: str, path: str, body: object, key: str | None) -> dict[str, str]:
-    headers = {"Accept": "application/json"}
-    if body is not None:
-        headers["Content-Type"] = "application/json"
-    if method in {"POST", "DELETE"} and not path.startswith("/auth/"):
-        headers["Idempotency-Key"] = str(uuid4()) if key is None else key
-    return headers
-
-
-def _parameters(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
-    """The query parameters. A list is a parameter that is repeated; what is None is left out."""
-    pairs: list[tuple[str, str]] = []
-    for name, value in filters.items():
-        if value is None:
-            continue
-        values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
-        if not values or "" in values:
-            raise EmptyFilterError(f"The filter `{name}` is empty. Give it a value, or leave it out.")
-        pairs += [(name, _text(item)) for item in values]
-    return pairs
-
-
-def _text(value: Filter) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -9,8 +9,9 @@ from vmctl.client.errors import answer_of
 from vmctl.client.models import VM, Attachment, Console, ConsoleLog, Interface, Operation, Snapshot, Status
 from vmctl.client.models import VMs as NewVMsAnswer
 from vmctl.client.requests import NewAttachment, NewInterface, NewSnapshot, NewVM, Reboot, Resize, VMChanges
+from vmctl.client.sending import Filter
 from vmctl.client.sync.collections import Id, SharedCollection, accepted, change, remove
-from vmctl.client.sync.transport import Filter, Transport
+from vmctl.client.sync.transport import Transport
 from vmctl.client.sync.waiting import Accepted
 
 

@@ -10,7 +10,8 @@ from uuid import UUID
 from vmctl.client import retries
 from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError, answer_of
 from vmctl.client.models import Operation, OperationStatus
-from vmctl.client.sync.transport import Filter, Transport
+from vmctl.client.sending import Filter
+from vmctl.client.sync.transport import Transport
 
 T = TypeVar("T")
 Watcher = Callable[[Operation], None]

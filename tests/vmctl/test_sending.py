@@ -1,0 +1,53 @@
+"""What a request consists of, and what its answers may have beside what the service sends."""
+
+import httpx
+import pytest
+
+from tests.vmctl.doubles import Service, answer, problem, user
+from vmctl.client import ProblemError, UnreachableError, UnusableError
+
+
+def test_a_header_that_a_proxy_has_added_may_have_any_bytes() -> None:
+    """The change is made already; an error would have its caller make it again."""
+    told = answer(user())
+    told.headers = httpx.Headers([*told.headers.raw, (b"X-Site", "Caf\u00e9".encode())])
+    assert Service([told]).client().account.me().username == user()["username"]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "caf\u00e9", "\ud800"])
+def test_a_key_or_an_etag_that_no_header_can_have_is_refused_at_once(text: str) -> None:
+    service = Service([])
+    for given in ({"idempotency_key": text}, {"if_match": text}):
+        with pytest.raises(UnusableError, match="has a character that no header can have"):
+            service.client().vms.stop("1", **given)
+    assert service.requests == []
+
+
+def test_a_filter_that_is_no_text_is_refused_at_once() -> None:
+    service = Service([])
+    with pytest.raises(UnusableError, match="surrogate"):
+        list(service.client().vms.list(name="\ud800"))
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("lost", [httpx.ReadError("cut off"), answer({}, 502), answer({}, 503)])
+def test_a_change_that_may_have_been_made_by_an_attempt_without_an_answer_is_not_called_refused(
+    lost: httpx.Response | Exception,
+) -> None:
+    service = Service([lost, problem("precondition_failed", 412)])
+    with pytest.raises(UnreachableError, match="maybe by this"):
+        service.client().vms.change("1", if_match='"a"', labels={})
+
+
+@pytest.mark.parametrize("first", [httpx.ConnectError("refused"), problem("rate_limited", 429)])
+def test_a_change_that_no_attempt_has_made_is_refused(first: httpx.Response | Exception) -> None:
+    service = Service([first, problem("precondition_failed", 412)])
+    with pytest.raises(ProblemError):
+        service.client().vms.change("1", if_match='"a"', labels={})
+
+
+def test_a_change_with_a_key_is_refused_whatever_came_before() -> None:
+    """The service would have repeated its first answer."""
+    service = Service([httpx.ReadError("cut off"), problem("precondition_failed", 412)])
+    with pytest.raises(ProblemError):
+        service.client().vms.stop("1", if_match='"a"')

@@ -1,0 +1,64 @@
+"""What a request consists of: its headers, its parameters and its time limits."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import httpx
+
+from vmctl.client.errors import EmptyFilterError, NoTrialError, UnusableError
+
+Filter = str | int | bool | UUID | datetime | Sequence[str] | None
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
+    """The parameters with which a change is only tried; NoTrialError if it cannot be."""
+    if method != "POST":
+        raise NoTrialError("This cannot be tried: only what makes something or acts on it can")
+    return {**filters, "validate_only": True}
+
+
+def timeout_of(wait: Filter) -> httpx.Timeout:
+    """The limits of one request, which the service may hold back as long as its parameter `wait` says."""
+    return httpx.Timeout(30 + (wait if isinstance(wait, int) else 0), connect=5)
+
+
+def headers_of(method: str, path: str, body: object, key: str | None, if_match: str | None) -> dict[str, str]:
+    """The headers of a request. Each change has a key of its own, if its caller gives none.
+
+    UnusableError for a key or an ETag that no header can have.
+    """
+    headers = {"Accept": "application/json"}
+    if body is not None:
+        headers["Content-Type"] = "application/json"
+    if method in {"POST", "DELETE"} and not path.startswith("/auth/"):
+        headers["Idempotency-Key"] = str(uuid4()) if key is None else key
+    if if_match is not None:
+        headers["If-Match"] = if_match
+    for name, value in headers.items():
+        if not (value.isascii() and value.isprintable()):
+            raise UnusableError(f"{name} has a character that no header can have, such as a line end or an umlaut.")
+    return headers
+
+
+def parameters_of(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
+    """The query parameters. A list is a parameter that is repeated; what is None is left out."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in filters.items():
+        if value is None:
+            continue
+        values = [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        if not values or "" in values:
+            raise EmptyFilterError(f"The filter `{name}` is empty. Give it a value, or leave it out.")
+        pairs += [(name, _text(item)) for item in values]
+    if any(_SURROGATE.search(text) for _, text in pairs):
+        raise UnusableError("A filter has one half of a surrogate pair without the other, which no text has.")
+    return pairs
+
+
+def _text(value: Filter) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value.isoformat() if isinstance(value, datetime) else str(value)
