@@ -35,6 +35,7 @@ MAX_SOCKET_PATH = 107  # bytes: sockaddr_un of Linux holds 108, and the last is 
 # In a list of sockets or hosts a comma separates two of them, and other characters have meanings, too.
 PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 VERSION = "16"
+MAKES = "VMAPI_MAKES_CLUSTER"  # a variable of the processes that make a cluster, by which a later start knows them
 COMMAND_TIMEOUT, KILL_TIMEOUT, STOP_INTERVAL = 120, 5, 0.1  # seconds
 # A user's data, such as the e-mail address that is registered twice, stays out of the log: it is in the details of an
 # error and in the statement.
@@ -166,7 +167,8 @@ def _processes_of(cluster: Path) -> dict[int, list[bytes]]:
 
 def _makes(process: Path, cluster: Path) -> bool:
     """Whether it is an initdb of `_run`, or what that has started, which enters the folder only later."""
-    return b"PGDATA=" + os.fsencode(cluster) in (process / "environ").read_bytes().split(b"\0")
+    mark = f"{MAKES}={cluster}"
+    return os.fsencode(mark) in (process / "environ").read_bytes().split(b"\0")
 
 
 def _runs_in(process: Path, cluster: Path) -> bool:
@@ -209,7 +211,7 @@ def _run(cluster: Path, program: str, *arguments: str, stdin: str = "") -> None:
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     # An initdb that outlives us would remove what the next start has made.
     options = PROCESS_OPTIONS | pipes | {"preexec_fn": partial(die_with_supervisor, os.getpid())}
-    options["env"] = PROCESS_OPTIONS["env"] | {"PGDATA": str(cluster)}  # also for `_makes`
+    options["env"] = PROCESS_OPTIONS["env"] | dict.fromkeys(("PGDATA", MAKES), str(cluster))
     with subprocess.Popen(command, **options, text=True, errors="replace") as process:
         try:
             assert process.stdin  # noqa: S101 - it is a pipe

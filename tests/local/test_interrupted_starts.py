@@ -32,12 +32,23 @@ def test_a_cluster_can_be_made_right_after_its_making_was_killed(reached: str, p
 
 def test_what_an_initdb_has_started_is_found_before_it_enters_the_folder(private_folder: Path) -> None:
     unfinished = private_folder / "postgres.new"
-    writes = 'while :; do mkdir -p "$PGDATA/base"; : > "$PGDATA/base/1"; done'
-    with subprocess.Popen(["/bin/sh", "-c", writes], env={"PGDATA": str(unfinished)}, cwd="/") as left:
+    writes = f'while :; do mkdir -p "{unfinished}/base"; : > "{unfinished}/base/1"; done'
+    environment = {embedded_postgres.MAKES: str(unfinished)}
+    with subprocess.Popen(["/bin/sh", "-c", writes], env=environment, cwd="/") as left:
         block_until((unfinished / "base" / "1").exists, deadline=20)
         embedded_postgres.init_cluster(private_folder)
         assert left.wait(timeout=0) == -signal.SIGKILL
     assert {path.name for path in private_folder.iterdir()} == {"postgres"}
+
+
+def test_programs_of_others_that_know_the_cluster_go_on(private_folder: Path) -> None:
+    """PGDATA is what people set for their own tools."""
+    embedded_postgres.init_cluster(private_folder)
+    cluster = private_folder / "postgres"
+    with subprocess.Popen(["sleep", "60"], env=os.environ | {"PGDATA": str(cluster)}) as theirs:
+        embedded_postgres.prepare_start(cluster)
+        assert theirs.poll() is None
+        theirs.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

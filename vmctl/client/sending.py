@@ -38,8 +38,8 @@ def headers_of(method: str, path: str, body: object, key: str | None, if_match: 
     if if_match is not None:
         headers["If-Match"] = if_match
     for name, value in headers.items():
-        if not (value.isascii() and value.isprintable()):
-            raise UnusableError(f"{name} has a character that no header can have, such as a line end or an umlaut.")
+        if not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise UnusableError(f"{name} has a character that it cannot have, such as a line end or a space at an end.")
     return headers
 
 
