@@ -29,7 +29,7 @@ from domain.data import database, queries
 from domain.data.models import VM, Attachment, Flavor, Image, Interface, Operation, Snapshot, Volume
 from domain.rules.cloud import ImageState, ServerStatus, VolumeState, server_status_of
 from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
-from domain.rules.states import Status
+from domain.rules.states import Action, Status
 from domain.upkeep.findings import ACTOR, Difference, Drift
 
 Found = Sequence[Difference]
@@ -58,12 +58,18 @@ _VOLUMES: Final = (
 _INTERFACES: Final = select(
     Interface.id, Interface.cloud_id, Interface.operation_id, Interface.vm_id, Interface.network_id
 ).where(Interface.status == AttachmentStatus.ATTACHED)
-_SNAPSHOTS: Final = select(
-    Snapshot.id, Snapshot.cloud_id, Snapshot.status, Snapshot.operation_id, Snapshot.vm_id
-).where(
-    or_(
-        Snapshot.status == SnapshotStatus.AVAILABLE,
-        and_(Snapshot.status == SnapshotStatus.ERROR, queries.IMAGE_WAS_GONE),
+_SNAPSHOTS: Final = (
+    select(Snapshot.id, Snapshot.cloud_id, Snapshot.status, Snapshot.operation_id, Snapshot.vm_id)
+    .outerjoin(Operation, and_(Operation.id == Snapshot.operation_id, Snapshot.status == SnapshotStatus.ERROR))
+    # One that was never complete is in ERROR, too. Most of them name the operation that began to make them.
+    .where(
+        or_(
+            Snapshot.status == SnapshotStatus.AVAILABLE,
+            and_(
+                Snapshot.cloud_id.is_not(None),
+                or_(Operation.action == Action.RESET_STATE, and_(Operation.id.is_not(None), ~queries.HAS_BEGUN)),
+            ),
+        )
     )
 )
 
@@ -80,7 +86,8 @@ async def find_drift(engine: AsyncEngine, backend: ComputeBackend) -> AsyncItera
         yield await _still_found(reader, _VOLUMES, rows, await _note_lost_servers(reader, backend, found))
     async for rows in pages(reader, _SNAPSHOTS):
         images = await backend.list_images(refs(rows))
-        found = [difference for row in rows.values() for difference in _snapshot_drift(row, images.get(row.id))]
+        complete = await returns.lost_snapshots(reader, rows, images)
+        found = [each for row in rows.values() for each in _snapshot_drift(row, images.get(row.id), complete)]
         yield await _still_found(reader, _SNAPSHOTS, rows, found)
     async for orphans in find_orphans(engine, backend):
         yield orphans
@@ -205,11 +212,11 @@ def _status_drift(status: Status, server_status: ServerStatus) -> Drift:
             return Drift.SERVER_STATUS
 
 
-def _snapshot_drift(row: Row[Any], image: CloudImage | None) -> Iterator[Difference]:
-    """Yield how the cloud's image differs from the row, if it does."""
+def _snapshot_drift(row: Row[Any], image: CloudImage | None, complete: Collection[UUID]) -> Iterator[Difference]:
+    """Yield how the cloud's image differs from the row, if it does. `complete` are those in ERROR that only lost it."""
     if row.status is SnapshotStatus.AVAILABLE and image is None:
         yield _of_vm(Drift.IMAGE_GONE, Kind.SNAPSHOT, row)
-    if row.status is SnapshotStatus.ERROR and image is not None and image.state is ImageState.ACTIVE:
+    if row.id in complete and image is not None and image.state is ImageState.ACTIVE:
         yield _of_vm(Drift.IMAGE_RECOVERED, Kind.SNAPSHOT, row)
 
 

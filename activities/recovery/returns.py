@@ -11,13 +11,14 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, exists, insert, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.orm import aliased
 
-from activities.backends.resources import Port, Volume
+from activities.backends.resources import Image, Port, Volume
 from activities.recovery.rows import Rows, read
 from domain.data import queries
 from domain.data.models import VM, Attachment, Interface, Operation
 from domain.progress import step_records
-from domain.rules.resources import AttachmentStatus, Kind, VolumeStatus
+from domain.rules.resources import AttachmentStatus, Kind, SnapshotStatus, VolumeStatus
 from domain.rules.states import Action, Status
 from domain.upkeep.findings import Difference, Drift
 
@@ -40,6 +41,16 @@ async def lost_attachments(
     }
 
 
+async def lost_snapshots(reader: AsyncEngine, rows: Rows, images: Mapping[UUID, Image]) -> Collection[UUID]:
+    """Return the snapshots in ERROR that are complete, and have an image in the cloud again."""
+    vm_of = {id: rows[id].vm_id for id in images if rows[id].status is SnapshotStatus.ERROR}
+    if not vm_of:
+        return ()
+    of_them = (Operation.vm_id.in_(set(vm_of.values())), Operation.resource_id.in_(vm_of))
+    async with reader.connect() as connection:
+        return set(await connection.scalars(queries.snapshots_without_image(*of_them)))
+
+
 async def _latest(reader: AsyncEngine, vm_ids: Collection[UUID], of_resources: ColumnElement[bool]) -> Rows:
     """Return the latest operation of these VMs on each of the resources, by the resource's id."""
     if not vm_ids:
@@ -52,11 +63,19 @@ async def _latest(reader: AsyncEngine, vm_ids: Collection[UUID], of_resources: C
 
 async def returned_interfaces(reader: AsyncEngine, others: Collection[Port], vms: Rows) -> Sequence[Difference]:
     """Return the interfaces that idle VMs have again; `others` are those of their ports that no interface has now."""
+    if not others:
+        return ()
+    vm_ids, cloud_ids = {port.vm_id for port in others}, {port.cloud_id for port in others}
+    repair = aliased(Operation)
+    lost_ids = select(repair.resource_id).where(
+        repair.vm_id.in_(vm_ids),
+        repair.action == Action.RESET_STATE,
+        repair.input["seen"]["cloud_id"].astext.in_(cloud_ids),
+    )
     # Had a user detached it, a later operation would say so.
-    of_interfaces = Operation.resource_type == Kind.INTERFACE
-    latest = await _latest(reader, {port.vm_id for port in others}, of_interfaces)
+    latest = await _latest(reader, vm_ids, Operation.resource_id.in_(lost_ids))
     lost = {
-        operation.input.get("seen", {}).get("cloud_id"): id
+        (operation.vm_id, operation.input["seen"]["cloud_id"]): id
         for id, operation in latest.items()
         if operation.action is Action.RESET_STATE
     }
@@ -64,12 +83,12 @@ async def returned_interfaces(reader: AsyncEngine, others: Collection[Port], vms
         Difference(
             Drift.INTERFACE_RECOVERED,
             Kind.INTERFACE,
-            lost[port.cloud_id],
+            lost[port.vm_id, port.cloud_id],
             {"vm_id": str(port.vm_id), "cloud_id": port.cloud_id},
             vms[port.vm_id].operation_id,
         )
         for port in others
-        if port.cloud_id in lost
+        if (port.vm_id, port.cloud_id) in lost
     ]
 
 

@@ -5,13 +5,15 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, ScalarSelect, func, insert, select, text, update
+from sqlalchemy import ColumnElement, ScalarSelect, Select, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from domain.data import outages
-from domain.data.models import VM, Operation, Snapshot
+from domain.data.models import VM, Operation
+from domain.rules.resources import Kind
 from domain.rules.states import Action
 
 T = TypeVar("T")
@@ -67,30 +69,25 @@ def violated_constraint(error: IntegrityError) -> str | None:
     return name
 
 
-_NAMED_AND_BEGUN: Final = (
-    select(Operation.action)
-    .where(Operation.id == Snapshot.operation_id, Operation.started_at.is_not(None))
-    .scalar_subquery()
-)
-# A delete that was canceled before it began has written its id into the row.
-_LATEST_BEGUN: Final = (
-    select(Operation.action)
-    .where(Operation.vm_id == Snapshot.vm_id, Operation.resource_id == Snapshot.id, Operation.started_at.is_not(None))
-    .order_by(Operation.created_at.desc())
-    .limit(1)
-    .scalar_subquery()
-)
-IMAGE_WAS_GONE: Final = func.coalesce(_NAMED_AND_BEGUN, _LATEST_BEGUN).is_not_distinct_from(Action.RESET_STATE)
-"""Whether a snapshot in ERROR is complete, as an SQL condition: the cloud had its image no longer. It may come back."""
+HAS_BEGUN: Final = Operation.started_at.is_not(None)
+"""Whether an operation has begun, as an SQL condition: its first step was recorded, so the cloud may have changed."""
+
+
+def snapshots_without_image(*of_operations: ColumnElement[bool]) -> Select[tuple[UUID]]:
+    """Select the ids of complete snapshots whose images the cloud had no longer, which may come back.
+
+    By the latest operation on each that has begun, among the operations with these conditions.
+    """
+    is_on_snapshot = (Operation.resource_type == Kind.SNAPSHOT, HAS_BEGUN)
+    query = select(Operation.resource_id, Operation.action).where(*is_on_snapshot, *of_operations)
+    ordered = query.order_by(Operation.resource_id, Operation.created_at.desc())
+    latest = ordered.ext(distinct_on(Operation.resource_id)).subquery()
+    return select(latest.c.resource_id).where(latest.c.action == Action.RESET_STATE)
 
 
 def from_now(seconds: float) -> ColumnElement[datetime]:
     """The database's time in `seconds` from now."""
     return func.now() + timedelta(seconds=seconds)
-
-
-HAS_BEGUN: Final = Operation.started_at.is_not(None)
-"""Whether an operation has begun, as an SQL condition: its first step was recorded, so the cloud may have changed."""
 
 
 def has_begun(operation: Operation) -> bool:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from domain.data.guests import UserData
 from domain.data.models import Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.parameters import ExtendVolume, control_of, parameters_of
-from domain.data.queries import IMAGE_WAS_GONE, has_begun
+from domain.data.queries import has_begun, snapshots_without_image
 from domain.rules.errors import InvalidTransitionError
 from domain.rules.lifecycle import accept_change, change_of, is_at_rest
 from domain.rules.messages import LeftoversResult
@@ -174,7 +174,7 @@ async def take_over(tx: AsyncConnection, vm_id: UUID, operation_id: UUID) -> Non
         assert not issubclass(model, Volume)  # noqa: S101 - for the type checker: volumes are updated above
         held = [model.vm_id == vm_id, model.status.in_(change.sources)]
         if model is Snapshot:
-            held.append(~IMAGE_WAS_GONE)
+            held.append(Snapshot.id.not_in(snapshots_without_image(Operation.vm_id == vm_id)))
         # If this delete fails, the attachment becomes ATTACHED again. A second delete could then no longer see that
         # the volume was being detached, so the row keeps the decision.
         values = {"delete_on_termination": goes_with_vm} if model is Attachment else {}
