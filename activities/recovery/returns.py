@@ -11,10 +11,9 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, exists, insert, select, update
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.orm import aliased
 
 from activities.backends.resources import Image, Port, Volume
-from activities.recovery.rows import Rows, read
+from activities.recovery.rows import Rows, is_one_of, read
 from domain.data import queries
 from domain.data.models import VM, Attachment, Interface, Operation
 from domain.progress import step_records
@@ -65,17 +64,13 @@ async def returned_interfaces(reader: AsyncEngine, others: Collection[Port], vms
     """Return the interfaces that idle VMs have again; `others` are those of their ports that no interface has now."""
     if not others:
         return ()
-    vm_ids, cloud_ids = {port.vm_id for port in others}, {port.cloud_id for port in others}
-    repair = aliased(Operation)
-    lost_ids = select(repair.resource_id).where(
-        repair.vm_id.in_(vm_ids),
-        repair.action == Action.RESET_STATE,
-        repair.input["seen"]["cloud_id"].astext.in_(cloud_ids),
-    )
+    vm_ids = {port.vm_id for port in others}
+    # A statement of its own: PostgreSQL could join the operations with themselves, one by one.
+    ids = await _once_lost(reader, vm_ids, {port.cloud_id for port in others})
     # Had a user detached it, a later operation would say so.
-    latest = await _latest(reader, vm_ids, Operation.resource_id.in_(lost_ids))
+    latest = await _latest(reader, vm_ids, is_one_of(Operation.resource_id, ids)) if ids else {}
     lost = {
-        (operation.vm_id, operation.input["seen"]["cloud_id"]): id
+        (operation.vm_id, operation.input.get("seen", {}).get("cloud_id")): id
         for id, operation in latest.items()
         if operation.action is Action.RESET_STATE
     }
@@ -90,6 +85,14 @@ async def returned_interfaces(reader: AsyncEngine, others: Collection[Port], vms
         for port in others
         if (port.vm_id, port.cloud_id) in lost
     ]
+
+
+async def _once_lost(reader: AsyncEngine, vm_ids: Collection[UUID], cloud_ids: Collection[str]) -> Collection[UUID]:
+    """Return the interfaces of these VMs that were once gone with one of these ports."""
+    is_repair = (Operation.vm_id.in_(vm_ids), Operation.action == Action.RESET_STATE)
+    had_port = Operation.input["seen"]["cloud_id"].astext.in_(cloud_ids)
+    async with reader.connect() as connection:
+        return set(await connection.scalars(select(Operation.resource_id).where(*is_repair, had_port)))
 
 
 def is_idle(vm: VM) -> bool:

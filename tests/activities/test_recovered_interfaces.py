@@ -15,7 +15,7 @@ from activities.recovery import leftovers
 from activities.recovery.reconciler import Reconciler
 from domain.data.models import VM, Interface
 from domain.rules.resources import AttachmentStatus, Kind
-from domain.rules.states import Action, OperationStatus
+from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep.findings import Drift
 from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
 from tests.support.rows import add_interface, add_operation, read_vm
@@ -103,6 +103,30 @@ async def test_a_port_whose_interface_was_detached_here_is_removed(
     await show(engine, port)
     await reconcile(reconciler)
     assert (await all_rows(engine, Interface), await all_rows(engine, ports)) == ([], [])
+
+
+async def test_a_port_whose_latest_repair_is_of_an_earlier_version_stops_no_comparison(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
+) -> None:
+    """That version has not kept the port's id."""
+    vm, interface, port = await lose(engine, backend, reconciler)
+    async with engine.begin() as tx:
+        earlier = {"status": "gone", "because": "interface_gone", "seen": {"vm_id": str(vm.id)}}
+        await add_operation(
+            tx,
+            vm,
+            Action.RESET_STATE,
+            status=OperationStatus.SUCCEEDED,
+            resource_type=Kind.INTERFACE,
+            resource_id=interface.id,
+            input=earlier,
+        )
+    await show(engine, port)
+    other = await add_idle_vm(engine, backend)
+    await backend.purge(Ref(other.id))
+    await reconcile(reconciler)
+    assert await all_rows(engine, Interface) == []
+    assert (await read_vm(engine, other.id)).status is Status.ERROR
 
 
 async def test_it_does_not_come_back_while_an_operation_works_on_its_vm(
