@@ -35,7 +35,7 @@ MAX_SOCKET_PATH = 107  # bytes: sockaddr_un of Linux holds 108, and the last is 
 # In a list of sockets or hosts a comma separates two of them, and other characters have meanings, too.
 PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
 VERSION = "16"
-MAKES = "VMAPI_MAKES_CLUSTER"  # a variable of the processes that make a cluster, by which a later start knows them
+MAKES = "VMAPI_MAKES_CLUSTER"  # set for processes that make a cluster, so that a later start finds them
 COMMAND_TIMEOUT, KILL_TIMEOUT, STOP_INTERVAL = 120, 5, 0.1  # seconds
 # A user's data, such as the e-mail address that is registered twice, stays out of the log: it is in the details of an
 # error and in the statement.

@@ -238,7 +238,7 @@ def _volume_difference(row: Row[Any], volume: CloudVolume | None, *, was_lost: b
 def _volume_recovery(row: Row[Any], volume: CloudVolume | None, *, was_lost: bool) -> Drift | None:
     """Return how the volume of a row in ERROR has left that state in the cloud, if it has."""
     if volume is None:
-        return Drift.VOLUME_GONE if row.vm_id else None  # a VM cannot have what is gone
+        return Drift.VOLUME_GONE if row.vm_id else None  # so that the VM loses it
     if _is_free(volume):
         return Drift.VOLUME_DETACHED if row.vm_id else Drift.VOLUME_RECOVERED
     if volume.state not in {VolumeState.AVAILABLE, VolumeState.IN_USE}:
@@ -252,9 +252,9 @@ def _is_free(volume: CloudVolume) -> bool:
 
 
 def _volume_drift(row: Row[Any], volume: CloudVolume | None, lost: Mapping[str, Any] | None) -> Iterator[Difference]:
-    """Yield how the cloud's volume differs from the row, if it does, and what is seen of it on both sides.
+    """Yield how the cloud's volume differs from the row, if it does.
 
-    `lost` is the attachment that the VM lost here which has the volume in the cloud, if it did.
+    `lost` is the attachment that a VM has in the cloud, but has lost here; None if there is none.
     """
     drift = _volume_difference(row, volume, was_lost=lost is not None)
     if drift is None:

@@ -141,8 +141,8 @@ class Repairs:
             logger.warning("Could not cancel the workflow %s: %s", workflow_id, error)
 
     async def _adopt_volume(self, found: Difference) -> str | None:
-        may_keep = found.drift in {Drift.VOLUME_ERROR, Drift.VOLUME_RECOVERED}
-        is_attached = may_keep and not found.seen.keys().isdisjoint({"vm_id", "cloud_vm_id"})
+        has_vm = "vm_id" in found.seen or "cloud_vm_id" in found.seen
+        is_attached = has_vm and found.drift in {Drift.VOLUME_ERROR, Drift.VOLUME_RECOVERED}
         at_rest = VolumeStatus.IN_USE if is_attached else VolumeStatus.AVAILABLE
         status = VolumeStatus.ERROR if found.drift in {Drift.VOLUME_GONE, Drift.VOLUME_ERROR} else at_rest
         if not await self._change_volume(found, status, detached=not is_attached, status=status):

@@ -1,7 +1,7 @@
-"""What was missing in the cloud and has come back: interfaces and attachments get their rows again.
+"""Gives interfaces and attachments their rows again after the cloud has not shown them for a while.
 
-A cloud that hides a port or a volume for a minute looks as if somebody had removed it, so the row goes, and the
-operation that records the repair keeps what it had.
+A port or a volume that the cloud does not show looks as if somebody had removed it, so its row is deleted. The
+operation that records this keeps what the row had.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -96,7 +96,7 @@ async def _once_lost(reader: AsyncEngine, vm_ids: Collection[UUID], cloud_ids: C
 
 
 def is_idle(vm: VM) -> bool:
-    """Return whether the VM is not deleted, and no operation works on it or on what is attached to it."""
+    """Return whether the VM exists and no operation works on it, nor on its volumes and interfaces."""
     return vm.status is not Status.DELETED and vm.task_state is None and not vm.attaching
 
 

@@ -132,7 +132,7 @@ def temporal_client() -> CancelRecorder:
 
 @pytest.fixture
 async def workers_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
-    """A connection pool with no more rights than workers have."""
+    """A connection pool with the rights of a worker."""
     url = make_url(settings.database_url).set(username=embedded_postgres.WORKER_ROLE)
     of_worker = settings.model_copy(update={"database_url": url.render_as_string(hide_password=False)})
     engine = database.create_engine(of_worker)

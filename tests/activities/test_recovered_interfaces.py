@@ -33,7 +33,7 @@ async def reconcile(reconciler: Reconciler) -> None:
 
 
 async def lose(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler) -> tuple[VM, Interface, RowMapping]:
-    """Add a VM with an interface, let the cloud hide its port until the VM has lost it; return what there was."""
+    """Add a VM with an interface, and hide its port until the VM has lost it. Return what was there."""
     vm = await add_idle_vm(engine, backend)
     async with engine.begin() as tx:
         interface = await add_interface(tx, vm)

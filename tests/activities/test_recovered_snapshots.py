@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import images
 from activities.recovery.reconciler import Reconciler
-from domain.data.models import Operation, Snapshot
+from domain.data.models import VM, Operation, Snapshot
 from domain.progress import resource_claims
 from domain.rules.resources import Kind, SnapshotStatus
 from domain.rules.states import Action, OperationStatus
@@ -24,15 +24,21 @@ async def reconcile_twice(reconciler: Reconciler) -> None:
     await reconciler.reconcile()
 
 
+async def lose(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler) -> tuple[VM, Snapshot]:
+    """Add a VM with a snapshot whose image the cloud does not show, and compare until that is known."""
+    vm = await add_idle_vm(engine, backend)
+    async with engine.begin() as tx:
+        snapshot = await add_snapshot(tx, vm, cloud_id=str(uuid4()))
+    await reconcile_twice(reconciler)
+    return vm, snapshot
+
+
 @pytest.mark.parametrize("vm_is_deleted", [False, True])
 async def test_it_comes_back_with_its_image(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, *, vm_is_deleted: bool
 ) -> None:
     """Glance may show no image for a minute, or somebody may deactivate an account of its store."""
-    vm = await add_idle_vm(engine, backend)
-    async with engine.begin() as tx:
-        snapshot = await add_snapshot(tx, vm, cloud_id=str(uuid4()))
-    await reconcile_twice(reconciler)
+    vm, snapshot = await lose(engine, backend, reconciler)
     [lost] = await all_rows(engine, Snapshot)
     assert lost.status is SnapshotStatus.ERROR
     if vm_is_deleted:
@@ -55,10 +61,7 @@ async def test_it_comes_back_after_a_delete_that_was_canceled_before_it_began(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
     """The canceled delete has claimed the row, so the row no longer names the repair."""
-    vm = await add_idle_vm(engine, backend)
-    async with engine.begin() as tx:
-        snapshot = await add_snapshot(tx, vm, cloud_id=str(uuid4()))
-    await reconcile_twice(reconciler)
+    vm, snapshot = await lose(engine, backend, reconciler)
     async with engine.begin() as tx:
         canceled = await add_operation(
             tx,
@@ -79,10 +82,7 @@ async def test_it_comes_back_after_a_delete_that_was_canceled_before_it_began(
 async def test_an_image_that_is_not_complete_changes_nothing(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    vm = await add_idle_vm(engine, backend)
-    async with engine.begin() as tx:
-        snapshot = await add_snapshot(tx, vm, cloud_id=str(uuid4()))
-    await reconcile_twice(reconciler)
+    _, snapshot = await lose(engine, backend, reconciler)
     await add_image(engine, snapshot)
     await change_cloud(engine, images, fault="The store is full.")
     await reconcile_twice(reconciler)

@@ -88,6 +88,12 @@ async def lose(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
     return vm, attachment
 
 
+async def show(engine: AsyncEngine, backend: MockBackend, had: Attachment) -> None:
+    """Let the cloud show the volume again, at the VM that had it."""
+    at_vm = {"state": VolumeState.IN_USE, "vm_id": had.vm_id, "device": had.device}
+    await add_known_volume(engine, backend, had.volume_id, **at_vm)
+
+
 async def reconcile(reconciler: Reconciler) -> None:
     for _ in range(2):
         await reconciler.reconcile()
@@ -96,9 +102,9 @@ async def reconcile(reconciler: Reconciler) -> None:
 async def test_a_volume_that_was_missing_at_its_vm_is_attached_again(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
-    """Otherwise a minute in which Cinder did not show it would cost the attachment for ever."""
+    """Cinder may not show it for a minute. The attachment must outlive that."""
     vm, had = await lose(engine, backend, reconciler)
-    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    await show(engine, backend, had)
     before = await read_vm(engine, vm.id)
     await reconcile(reconciler)
     [volume], [attachment] = await all_rows(engine, Volume), await all_rows(engine, Attachment)
@@ -129,8 +135,8 @@ async def test_a_volume_comes_back_without_its_device_if_another_has_got_that(
 async def test_a_volume_does_not_come_back_to_a_vm_that_is_deleted_or_at_work(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, change: dict[str, Any]
 ) -> None:
-    vm, had = await lose(engine, backend, reconciler)
-    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    _, had = await lose(engine, backend, reconciler)
+    await show(engine, backend, had)
     async with engine.begin() as tx:
         await tx.execute(update(VM).values(change))
     await reconcile(reconciler)
@@ -145,7 +151,7 @@ async def test_a_delete_that_came_to_nothing_does_not_hide_how_the_volume_was_lo
 ) -> None:
     """Its owner saw the volume in ERROR. The cloud refused the delete, because its VM has it."""
     vm, had = await lose(engine, backend, reconciler)
-    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    await show(engine, backend, had)
     async with engine.begin() as tx:
         deletion = await add_operation(
             tx, vm, Action.DELETE_VOLUME, status=status, holds=False, resource_id=had.volume_id, vm_id=None
@@ -161,8 +167,8 @@ async def test_a_delete_that_came_to_nothing_does_not_hide_how_the_volume_was_lo
 async def test_a_right_that_is_missing_for_one_repair_does_not_keep_others_from_theirs(
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, caplog: pytest.LogCaptureFixture
 ) -> None:
-    vm, had = await lose(engine, backend, reconciler)
-    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    _, had = await lose(engine, backend, reconciler)
+    await show(engine, backend, had)
     async with engine.begin() as tx:
         await tx.execute(text(f"REVOKE INSERT ON attachments FROM {WORKER_ROLE}"))
     other = await add_idle_vm(engine, backend)
@@ -181,7 +187,7 @@ async def test_a_volume_that_an_earlier_version_lost_comes_back_without_what_is_
     engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler
 ) -> None:
     vm, had = await lose(engine, backend, reconciler)
-    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    await show(engine, backend, had)
     async with engine.begin() as tx:
         earlier = {"status": "ERROR", "because": "volume_gone", "seen": {"vm_id": str(vm.id), "status": "IN_USE"}}
         await tx.execute(update(Operation).where(Operation.action == Action.RESET_STATE).values(input=earlier))
@@ -196,7 +202,7 @@ async def test_a_volume_that_was_detached_here_does_not_come_back(
 ) -> None:
     """It came back earlier, and its owner detached it."""
     vm, had = await lose(engine, backend, reconciler)
-    await add_known_volume(engine, backend, had.volume_id, state=VolumeState.IN_USE, vm_id=vm.id, device=had.device)
+    await show(engine, backend, had)
     async with engine.begin() as tx:
         status = OperationStatus.SUCCEEDED
         await add_operation(tx, vm, Action.DETACH_VOLUME, status=status, resource_id=had.volume_id)

@@ -41,8 +41,8 @@ def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
     return repeatable and is_passing(response.status_code)
 
 
-def words_of_loss(end: httpx.Response | httpx.TransportError, reason: str) -> str:
-    """The reason why an attempt has ended so, if the service may have done what it asked for; else an empty text."""
+def doubt_after(end: httpx.Response | httpx.TransportError, reason: str) -> str:
+    """The `reason` if the service may have carried out an attempt that ended like this; else an empty text."""
     if isinstance(end, httpx.Response):
         return "" if end.status_code == HTTPStatus.TOO_MANY_REQUESTS else reason
     return "" if isinstance(end, _NEVER_LEFT) else reason

@@ -197,7 +197,7 @@ class Transport:
         headers = request["headers"] | ({"Authorization": f"Bearer {token}"} if token else {})
         repeatable = method in retries.REPEATABLE_METHODS or "Idempotency-Key" in headers or path == "/auth/refresh"
         give_up_at = monotonic() + self._patience
-        lost = ""
+        doubt = ""
         for delay in retries.delays():
             try:
                 async with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
@@ -210,16 +210,16 @@ class Transport:
                 reason, wanted = self.reason(error), delay
                 if not retries.may_repeat_after(error, repeatable=repeatable) or monotonic() + wanted > give_up_at:
                     raise UnreachableError(reason) from error
-                lost = lost or retries.words_of_loss(error, reason)
+                doubt = doubt or retries.doubt_after(error, reason)
             else:
-                if lost and retries.may_be_own_change(response, headers):
-                    raise UnreachableError(f"{lost}. The resource has changed since, maybe by this. Read it again.")
+                if doubt and retries.may_be_own_change(response, headers):
+                    raise UnreachableError(f"{doubt}. The resource has changed since, maybe by this. Read it again.")
                 reason = f"{self._http.base_url.host} answered {response.status_code}"
                 wanted = max(delay, retries.wanted_delay(response))
                 again = retries.may_repeat_answered(response, repeatable=repeatable)
                 if not again or monotonic() + wanted > give_up_at:
                     return response
-                lost = lost or retries.words_of_loss(response, reason)
+                doubt = doubt or retries.doubt_after(response, reason)
             await self.pause(reason, wanted)
         raise AssertionError  # the delays have no end
 
