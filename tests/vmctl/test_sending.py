@@ -1,10 +1,15 @@
 """What a request consists of, and what its answers may have beside what the service sends."""
 
+from collections.abc import Callable
+
 import httpx
 import pytest
 
-from tests.vmctl.doubles import Service, answer, problem, user
-from vmctl.client import ProblemError, UnreachableError, UnusableError
+from tests.vmctl.doubles import Service, answer, problem, tokens, user
+from vmctl.client import Client, ProblemError, UnreachableError, UnusableError
+from vmctl.client.tokens import MemoryTokens
+
+LOST = httpx.ReadError("cut off")
 
 
 def test_a_header_that_a_proxy_has_added_may_have_any_bytes() -> None:
@@ -30,7 +35,27 @@ def test_a_filter_that_is_no_text_is_refused_at_once() -> None:
     assert service.requests == []
 
 
-@pytest.mark.parametrize("lost", [httpx.ReadError("cut off"), answer({}, 502), answer({}, 503)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.ssh_keys.get("\ud800"),
+        lambda client: client.ssh_keys.delete("a\udfff"),
+        lambda client: client.admin.disable("\ud800"),
+        lambda client: client.projects.remove_member("1", "\ud800"),
+        lambda client: next(client.events(last_event_id="\ud800")),
+        lambda client: next(client.events(last_event_id="1\nX-Other: 2")),
+    ],
+)
+def test_a_name_in_a_path_and_an_event_that_no_request_can_name_are_refused_at_once(
+    call: Callable[[Client], object],
+) -> None:
+    service = Service([])
+    with pytest.raises(UnusableError):
+        call(service.client())
+    assert service.requests == []
+
+
+@pytest.mark.parametrize("lost", [LOST, answer({}, 502), answer({}, 503)])
 def test_a_change_that_may_have_been_made_by_an_attempt_without_an_answer_is_not_called_refused(
     lost: httpx.Response | Exception,
 ) -> None:
@@ -39,7 +64,19 @@ def test_a_change_that_may_have_been_made_by_an_attempt_without_an_answer_is_not
         service.client().vms.change("1", if_match='"a"', labels={})
 
 
-@pytest.mark.parametrize("first", [httpx.ConnectError("refused"), problem("rate_limited", 429)])
+def test_a_lost_answer_is_remembered_while_the_token_is_renewed() -> None:
+    changed = problem("precondition_failed", 412)
+    service = Service([LOST, problem("invalid_token", 401), answer(tokens("2").model_dump()), changed])
+    store = MemoryTokens()
+    store.write(tokens("1"))
+    with pytest.raises(UnreachableError, match="maybe by this"):
+        service.client(tokens=store).vms.change("1", if_match='"a"', labels={})
+
+
+NEVER_SENT = [httpx.ConnectError("refused"), httpx.PoolTimeout("all are busy"), httpx.ProxyError("502 Bad Gateway")]
+
+
+@pytest.mark.parametrize("first", [*NEVER_SENT, problem("rate_limited", 429)])
 def test_a_change_that_no_attempt_has_made_is_refused(first: httpx.Response | Exception) -> None:
     service = Service([first, problem("precondition_failed", 412)])
     with pytest.raises(ProblemError):
@@ -48,6 +85,6 @@ def test_a_change_that_no_attempt_has_made_is_refused(first: httpx.Response | Ex
 
 def test_a_change_with_a_key_is_refused_whatever_came_before() -> None:
     """The service would have repeated its first answer."""
-    service = Service([httpx.ReadError("cut off"), problem("precondition_failed", 412)])
+    service = Service([LOST, problem("precondition_failed", 412)])
     with pytest.raises(ProblemError):
         service.client().vms.stop("1", if_match='"a"')

@@ -10,7 +10,8 @@ import httpx
 REPEATABLE_METHODS = frozenset({"GET", "HEAD", "PUT", "PATCH"})  # a change of these has the same effect a second time
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _LOST = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})  # a proxy did not hear the answer
-_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout)
+# A proxy error is a refusal to connect to the service.
+_NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 _FIRST_DELAY = 0.25  # seconds
 LONGEST_DELAY = 8.0
 _LONGEST_WANTED = 86_400.0

@@ -37,10 +37,15 @@ def headers_of(method: str, path: str, body: object, key: str | None, if_match: 
         headers["Idempotency-Key"] = str(uuid4()) if key is None else key
     if if_match is not None:
         headers["If-Match"] = if_match
+    check_headers(headers)
+    return headers
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """UnusableError for a value that no header can have."""
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable() and value == value.strip()):
             raise UnusableError(f"{name} has a character that it cannot have, such as a line end or a space at an end.")
-    return headers
 
 
 def parameters_of(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
@@ -54,7 +59,7 @@ def parameters_of(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
             raise EmptyFilterError(f"The filter `{name}` is empty. Give it a value, or leave it out.")
         pairs += [(name, _text(item)) for item in values]
     if any(_SURROGATE.search(text) for _, text in pairs):
-        raise UnusableError("A filter has one half of a surrogate pair without the other, which no text has.")
+        raise UnusableError("A filter has half of a surrogate pair alone, which no text has.")
     return pairs
 
 

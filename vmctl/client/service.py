@@ -6,6 +6,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
+from urllib.parse import quote
 
 import httpx
 
@@ -45,6 +46,14 @@ def check_path(path: str) -> None:
     if len(path) > _LONGEST_PATH or not _PATH.fullmatch(path):
         start = f"{path[:100]}..." if len(path) > _LONGEST_PATH else path
         raise UnusablePathError(f"{start} is no path of the service: it has a name or an id that nothing can have.")
+
+
+def name_in_path(name: str) -> str:
+    """Return a name as it stands in a path; UnusablePathError if it is no text."""
+    try:
+        return quote(name, safe="")
+    except UnicodeEncodeError as error:
+        raise UnusablePathError("A name has half of a surrogate pair alone, which no text has.") from error
 
 
 def is_local(host: str) -> bool:

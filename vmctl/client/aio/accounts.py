@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 from typing import Unpack
-from urllib.parse import quote
 
 from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.transport import Transport
 from vmctl.client.errors import answer_of
 from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
 from vmctl.client.requests import NewSSHKey, NewToken, PasswordChange, Registration
+from vmctl.client.service import name_in_path
 
 
 class Account:
@@ -75,7 +75,7 @@ class SSHKeys:
 
     async def get(self, name: str) -> SSHKey:
         """Read one key."""
-        return await self._transport.get(f"/ssh-keys/{quote(name, safe='')}", SSHKey)
+        return await self._transport.get(f"/ssh-keys/{name_in_path(name)}", SSHKey)
 
     async def add(self, **fields: Unpack[NewSSHKey]) -> SSHKey:
         """Keep a public key, for VMs that are created later."""
@@ -84,4 +84,4 @@ class SSHKeys:
 
     async def delete(self, name: str) -> None:
         """Forget a key."""
-        await self._transport.send("DELETE", f"/ssh-keys/{quote(name, safe='')}")
+        await self._transport.send("DELETE", f"/ssh-keys/{name_in_path(name)}")

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Unpack
-from urllib.parse import quote
 
 from vmctl.client.aio.collections import Id
 from vmctl.client.aio.transport import Transport
@@ -10,6 +9,7 @@ from vmctl.client.errors import answer_of
 from vmctl.client.models import Account, Quotas, SecurityEvent
 from vmctl.client.requests import QuotaChanges, RoleChange
 from vmctl.client.sending import Filter
+from vmctl.client.service import name_in_path
 
 
 class Admin:
@@ -48,6 +48,6 @@ class Admin:
         return answer_of(response, Quotas)
 
     async def _change_user(self, username: str, action: str, body: Mapping[str, Any] | None) -> Account:
-        path = f"/admin/users/{quote(username, safe='')}/{action}"
+        path = f"/admin/users/{name_in_path(username)}/{action}"
         response = await self._transport.send("POST", path, body=body)
         return answer_of(response, Account)

@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 from typing import Unpack
-from urllib.parse import quote
 
 from vmctl.client.aio.collections import Collection, Id
 from vmctl.client.aio.transport import Transport
 from vmctl.client.errors import answer_of
 from vmctl.client.models import Member, Project, Quotas
 from vmctl.client.requests import Membership, NewProject
+from vmctl.client.service import name_in_path
 
 
 class Projects(Collection[Project]):
@@ -45,4 +45,4 @@ class Projects(Collection[Project]):
 
 
 def _member(id: Id, username: str) -> str:
-    return f"/projects/{id}/members/{quote(username, safe='')}"
+    return f"/projects/{id}/members/{name_in_path(username)}"

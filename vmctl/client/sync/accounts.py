@@ -4,11 +4,11 @@
 
 from collections.abc import Iterator
 from typing import Unpack
-from urllib.parse import quote
 
 from vmctl.client.errors import answer_of
 from vmctl.client.models import CreatedToken, SSHKey, Token, TokenPair, User
 from vmctl.client.requests import NewSSHKey, NewToken, PasswordChange, Registration
+from vmctl.client.service import name_in_path
 from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.transport import Transport
 
@@ -77,7 +77,7 @@ class SSHKeys:
 
     def get(self, name: str) -> SSHKey:
         """Read one key."""
-        return self._transport.get(f"/ssh-keys/{quote(name, safe='')}", SSHKey)
+        return self._transport.get(f"/ssh-keys/{name_in_path(name)}", SSHKey)
 
     def add(self, **fields: Unpack[NewSSHKey]) -> SSHKey:
         """Keep a public key, for VMs that are created later."""
@@ -86,4 +86,4 @@ class SSHKeys:
 
     def delete(self, name: str) -> None:
         """Forget a key."""
-        self._transport.send("DELETE", f"/ssh-keys/{quote(name, safe='')}")
+        self._transport.send("DELETE", f"/ssh-keys/{name_in_path(name)}")

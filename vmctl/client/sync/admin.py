@@ -4,12 +4,12 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Unpack
-from urllib.parse import quote
 
 from vmctl.client.errors import answer_of
 from vmctl.client.models import Account, Quotas, SecurityEvent
 from vmctl.client.requests import QuotaChanges, RoleChange
 from vmctl.client.sending import Filter
+from vmctl.client.service import name_in_path
 from vmctl.client.sync.collections import Id
 from vmctl.client.sync.transport import Transport
 
@@ -50,6 +50,6 @@ class Admin:
         return answer_of(response, Quotas)
 
     def _change_user(self, username: str, action: str, body: Mapping[str, Any] | None) -> Account:
-        path = f"/admin/users/{quote(username, safe='')}/{action}"
+        path = f"/admin/users/{name_in_path(username)}/{action}"
         response = self._transport.send("POST", path, body=body)
         return answer_of(response, Account)

@@ -4,11 +4,11 @@
 
 from collections.abc import Iterator
 from typing import Unpack
-from urllib.parse import quote
 
 from vmctl.client.errors import answer_of
 from vmctl.client.models import Member, Project, Quotas
 from vmctl.client.requests import Membership, NewProject
+from vmctl.client.service import name_in_path
 from vmctl.client.sync.collections import Collection, Id
 from vmctl.client.sync.transport import Transport
 
@@ -47,4 +47,4 @@ class Projects(Collection[Project]):
 
 
 def _member(id: Id, username: str) -> str:
-    return f"/projects/{id}/members/{quote(username, safe='')}"
+    return f"/projects/{id}/members/{name_in_path(username)}"

@@ -29,7 +29,7 @@ from vmctl.client.errors import (
     unreadable,
 )
 from vmctl.client.models import TokenPair
-from vmctl.client.sending import Filter, filters_of_trial, headers_of, parameters_of, timeout_of
+from vmctl.client.sending import Filter, check_headers, filters_of_trial, headers_of, parameters_of, timeout_of
 from vmctl.client.service import check_path
 from vmctl.client.sync.bounded_events import events_of
 from vmctl.client.tokens import MemoryTokens, TokenStore
@@ -130,10 +130,12 @@ class Transport:
             "timeout": timeout_of(filters.get("wait")),
         }
         token = self._current_token(path)
-        response = self._send_patiently(method, path, request, token)
+        response, doubt = self._send_patiently(method, path, request, token)
         if response.status_code == HTTPStatus.UNAUTHORIZED and token and not self._token:
             token = self._renew(token)
-            response = self._send_patiently(method, path, request, token)
+            response, doubt = self._send_patiently(method, path, request, token, doubt)
+        if doubt and retries.may_be_own_change(response, headers):
+            raise UnreachableError(f"{doubt}. The resource has changed since, maybe by this. Read it again.")
         if not response.is_success:
             raise error_of(response)
         if response.content and "json" not in response.headers.get("Content-Type", ""):
@@ -146,6 +148,7 @@ class Transport:
         """Yield the events of one connection, until it ends. The service begins at once, with one that has no name."""
         check_path(path)
         headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+        check_headers(headers)
         token = self._current_token(path)
         renewed = False
         while True:
@@ -192,12 +195,16 @@ class Transport:
             finally:
                 self.tokens.unlock()
 
-    def _send_patiently(self, method: str, path: str, request: dict[str, Any], token: str | None) -> httpx.Response:
-        """Send a request until it has an answer that is worth having, or the patience is over."""
+    def _send_patiently(
+        self, method: str, path: str, request: dict[str, Any], token: str | None, doubt: str = ""
+    ) -> tuple[httpx.Response, str]:
+        """Send a request until it has an answer that is worth having, or the patience is over.
+
+        Return the answer, and why an earlier attempt may have been carried out; an empty text if none was.
+        """
         headers = request["headers"] | ({"Authorization": f"Bearer {token}"} if token else {})
         repeatable = method in retries.REPEATABLE_METHODS or "Idempotency-Key" in headers or path == "/auth/refresh"
         give_up_at = monotonic() + self._patience
-        doubt = ""
         for delay in retries.delays():
             try:
                 with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
@@ -212,13 +219,11 @@ class Transport:
                     raise UnreachableError(reason) from error
                 doubt = doubt or retries.doubt_after(error, reason)
             else:
-                if doubt and retries.may_be_own_change(response, headers):
-                    raise UnreachableError(f"{doubt}. The resource has changed since, maybe by this. Read it again.")
                 reason = f"{self._http.base_url.host} answered {response.status_code}"
                 wanted = max(delay, retries.wanted_delay(response))
                 again = retries.may_repeat_answered(response, repeatable=repeatable)
                 if not again or monotonic() + wanted > give_up_at:
-                    return response
+                    return response, doubt
                 doubt = doubt or retries.doubt_after(response, reason)
             self.pause(reason, wanted)
         raise AssertionError  # the delays have no end
