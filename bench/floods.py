@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.usage import table
 from tests.support.stack import free_ports
@@ -33,28 +34,41 @@ GET = b"GET /api/v1/health HTTP/1.1\r\nHost: api\r\n\r\n"
 DOCUMENT = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: api\r\n\r\n"
 POST = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
 LARGE = POST + b"Content-Length: 255000\r\n\r\n" + b" " * 254_000
-Flood = tuple[str, int, bytes, bytes]
-# A title, the number of clients, what each sends first, and what it sends again and again; no client reads anything.
+
+
+class Flood(NamedTuple):
+    """What each of the clients sends first, and what again and again, with a pause in seconds; none reads anything."""
+
+    title: str
+    clients: int
+    first: bytes
+    again: bytes
+    pause: float = 0.0
+
+
 FLOODS: dict[str, Flood] = {
-    "pipelined": ("pipelined requests, answers unread", 20, b"", GET * 500),
-    "documents": ("requests for a large answer, unread", 100, b"", DOCUMENT * 20),
-    "headers": ("endless header lines", 100, GET[:-2], b"X: y\r\n" * 5000),
-    "header": ("an endless header", 100, GET[:-2] + b"X: ", b"y" * 30_000),
-    "url": ("an endless URL", 100, b"GET /", b"a" * 30_000),
-    "lines": ("empty lines", 100, b"", b"\r\n" * 15_000),
-    "bodies": ("endless bodies", 100, POST + b"Content-Length: 10000000000\r\n\r\n", b" " * 60_000),
-    "chunks": ("chunks of one byte", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 5000),
-    "extensions": ("an endless chunk extension", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n1;", b"a" * 30_000),
-    "trailers": ("endless trailers", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 5000),
-    "connections": ("half-open connections", 2000, b"", b""),
-    "heads": ("heads without an end", 2000, GET[:-2] + b"X: " + b"y" * 30_000, b""),
-    "unfinished": ("bodies without an end", 2000, POST + b"Content-Length: 60000\r\n\r\n" + b" " * 59_000, b""),
-    "large": ("large bodies that are never complete, from 64 addresses", 2000, LARGE, b""),
-    "idle": ("idle connections after a request", 2000, GET, b""),
+    "pipelined": Flood("pipelined requests, answers unread", 20, b"", GET * 500),
+    "documents": Flood("requests for a large answer, unread", 100, b"", DOCUMENT * 20),
+    "headers": Flood("endless header lines", 100, GET[:-2], b"X: y\r\n" * 5000),
+    "header": Flood("an endless header", 100, GET[:-2] + b"X: ", b"y" * 30_000),
+    "url": Flood("an endless URL", 100, b"GET /", b"a" * 30_000),
+    "lines": Flood("empty lines", 100, b"", b"\r\n" * 15_000),
+    "bodies": Flood("endless bodies", 100, POST + b"Content-Length: 10000000000\r\n\r\n", b" " * 60_000),
+    "chunks": Flood("chunks of one byte", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n" * 5000),
+    "extensions": Flood(
+        "an endless chunk extension", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n1;", b"a" * 30_000
+    ),
+    "trailers": Flood("endless trailers", 100, POST + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n" * 5000),
+    "connections": Flood("half-open connections", 2000, b"", b""),
+    "heads": Flood("heads without an end", 2000, GET[:-2] + b"X: " + b"y" * 30_000, b""),
+    "bytes": Flood("heads whose end comes byte by byte", 1000, GET[:-2] + b"X: " + b"y" * 30_000, b"y", 0.1),
+    "unfinished": Flood("bodies without an end", 2000, POST + b"Content-Length: 60000\r\n\r\n" + b" " * 59_000, b""),
+    "large": Flood("large bodies that are never complete, from 64 addresses", 2000, LARGE, b""),
+    "idle": Flood("idle connections after a request", 2000, GET, b""),
 }
 
 
-async def client(port: int, address: str, first: bytes, again: bytes, ends_at: float) -> None:
+async def client(port: int, address: str, flood: Flood, ends_at: float) -> None:
     """Flood from an address until the end; connect again when the server closes the connection."""
     loop = asyncio.get_running_loop()
     while time.monotonic() < ends_at:
@@ -63,9 +77,10 @@ async def client(port: int, address: str, first: bytes, again: bytes, ends_at: f
             connection.bind((address, 0))
             async with asyncio.timeout_at(loop.time() + ends_at - time.monotonic()):
                 await loop.sock_connect(connection, ("127.0.0.1", port))
-                await loop.sock_sendall(connection, first)
-                while again:
-                    await loop.sock_sendall(connection, again)
+                await loop.sock_sendall(connection, flood.first)
+                while flood.again:
+                    await loop.sock_sendall(connection, flood.again)
+                    await asyncio.sleep(flood.pause)
                 # A client that sends nothing more connects again when it is closed, but reads at most one answer.
                 await loop.sock_recv(connection, 65_536)
                 await loop.sock_recv(connection, 65_536)
@@ -74,12 +89,12 @@ async def client(port: int, address: str, first: bytes, again: bytes, ends_at: f
 
 def flood(port: int, name: str) -> None:
     """Run all clients of a flood; the main function of a process."""
-    _, clients, first, again = FLOODS[name]
+    kind = FLOODS[name]
     addresses = itertools.cycle(ATTACKERS if name == "large" else ATTACKERS[:1])
     ends_at = time.monotonic() + SECONDS
 
     async def run() -> None:
-        await asyncio.gather(*(client(port, next(addresses), first, again, ends_at) for _ in range(clients)))
+        await asyncio.gather(*(client(port, next(addresses), kind, ends_at) for _ in range(kind.clients)))
 
     asyncio.run(run())
 
@@ -137,7 +152,7 @@ def measure(checkout: Path, name: str) -> list[object]:
         time.sleep(REST)
         answered = [seconds * 1000 for seconds in taken if seconds is not None]
         times = (statistics.median(answered), max(answered)) if answered else ("-", "-")
-        return [FLOODS[name][0], before, peak, memory(pid), *times, f"{len(taken) - len(answered)} of {len(taken)}"]
+        return [FLOODS[name].title, before, peak, memory(pid), *times, f"{len(taken) - len(answered)} of {len(taken)}"]
 
 
 def main() -> None:

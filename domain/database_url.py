@@ -66,6 +66,8 @@ def parse(url: str) -> Target:
     _check(given)
     if "host" in given:
         hosts = given["host"].split(",")
+    if any(host.startswith("@") for host in hosts):  # asyncpg would ask DNS for it, for ever
+        raise ValueError("names an abstract Unix socket, which is not supported; name the folder of a socket")
     if "port" in given:
         ports = [_port(port) for port in given["port"].split(",")] if given["port"] else []
     if _uses_tls(given, hosts):
@@ -161,7 +163,7 @@ def _uses_tls(given: Mapping[str, str], hosts: Iterable[str]) -> bool:
     """Whether asyncpg may encrypt the connection; without a mode it does so over TCP only."""
     mode = given.get("sslmode") or os.environ.get("PGSSLMODE")
     hosts = list(hosts) or os.environ.get("PGHOST", "").split(",")
-    return mode != "disable" if mode else not all(host.startswith(("/", "@")) for host in hosts)
+    return mode != "disable" if mode else not all(host.startswith("/") for host in hosts)
 
 
 def _check_files_elsewhere(given: Mapping[str, str]) -> None:

@@ -53,8 +53,7 @@ class Connection(asyncio.BufferedProtocol):
         self.cycle: RequestResponseCycle | None = None
         self._enter(Phase.HEAD, HEAD_TIME)
         self.waiting = b""  # bytes that came after the request that is being served
-        self.held = self.body_size = 0
-        self.lingered = 0  # bytes received in the phase LINGERING
+        self.held = self.body_size = self.lingered = 0  # bytes; the last of them were received in the phase LINGERING
         self.is_reading = True
 
     # What the event loop calls.
@@ -178,7 +177,8 @@ class Connection(asyncio.BufferedProtocol):
         """Close the connection at once, and free what it holds: many may be closed in one turn of the loop."""
         self.transport.abort()
         self._disconnect()
-        self.waiting = self.reader.part_of_head = b""
+        self.waiting = b""
+        self.reader.part_of_head.clear()
 
     def read(self, *, is_wanted: bool) -> None:
         """Read from the client, or leave what it sends in the kernel, so that it has to wait."""
@@ -281,7 +281,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _linger(self) -> None:
         """End the answer, then wait until the client has read it and closes, or until it has sent too much."""
-        self.waiting = self.reader.part_of_head = b""
+        self.waiting = b""
+        self.reader.part_of_head.clear()
         self._enter(Phase.LINGERING, LINGER_TIME)
         self.weigh()
         with contextlib.suppress(OSError):  # the client has just gone

@@ -16,8 +16,7 @@ _REQUEST_LINE = rb"(" + _TOKEN + rb") ([!\"$-~]++) HTTP/(\d\.\d)\r\n"
 # A field's line can hold neither NUL nor a bare CR or LF, has no space before its colon and continues no other line.
 _HEAD = re.compile(_REQUEST_LINE + rb"(?:" + _TOKEN + rb":[\t -~\x80-\xff]*+\r\n)*+\r\n")
 _FIRST_LINE = re.compile(_REQUEST_LINE)
-_FIRST_BYTE = re.compile(_TOKEN)
-_BARE_LF = re.compile(rb"(?<!\r)\n")
+_FIRST_BYTE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]")
 _UPGRADE = re.compile(rb"\r\n(?:[Uu][Pp][Gg][Rr][Aa][Dd][Ee]):[^\r]*")
 _ABSOLUTE_FORM = re.compile(rb"https?://[^/?]+(/[^?]*)?(?:\?(.*))?", re.IGNORECASE)
 # Of two such fields, one reader takes the first and another one the last, or both. llhttp knows this of Content-Length.
@@ -53,7 +52,7 @@ def request_line(head: bytes) -> tuple[bytes, bytes, bytes]:
         raise RefusedError("head_too_large", f"A request has at most {MAX_FIELDS} header fields.")
     match = _HEAD.fullmatch(head)
     if not match:
-        check_beginning(head)
+        check_part(head, 0)
         raise malformed("a header field is wrong")
     method, target, version = match.groups()
     if version not in _VERSIONS:
@@ -63,16 +62,22 @@ def request_line(head: bytes) -> tuple[bytes, bytes, bytes]:
     return method, target, version
 
 
-def check_beginning(part: bytes) -> None:
-    """Raise RefusedError if an incomplete head is too large, or can no longer become a valid one."""
-    if len(part) > MAX_HEAD:
-        raise _too_large(part)
-    if not _FIRST_BYTE.match(part):
+def check_part(head: bytes | bytearray, checked: int) -> None:
+    """Raise RefusedError if an incomplete head is too large, or can no longer become a valid one.
+
+    `checked` bytes at its beginning were a head that has been checked. What is known of them is not computed anew,
+    because a head may arrive byte by byte.
+    """
+    if len(head) > MAX_HEAD:
+        raise _too_large(head)
+    if not _FIRST_BYTE.match(head):
         raise malformed("it begins with a byte that no method has; TLS is not spoken here")
-    if _BARE_LF.search(part):
+    before = max(0, checked - 1)  # a line end may have arrived in two parts
+    if head.count(b"\n", checked) > head.count(b"\r\n", before):
         raise malformed("a line ends with LF alone")
-    if b"\r\n" in part:
-        match = _FIRST_LINE.match(part)
+    has_ended_line = head.find(b"\n", checked) >= 0
+    if has_ended_line and head.find(b"\n", 0, checked) < 0:
+        match = _FIRST_LINE.match(head)
         if not match:
             raise malformed("the request line is wrong")
         if match[3] not in _VERSIONS:
@@ -148,7 +153,7 @@ def _unsupported_version() -> RefusedError:
     return RefusedError("http_version_not_supported", "This server speaks HTTP/1.1 and HTTP/1.0.")
 
 
-def _too_large(part: bytes) -> RefusedError:
+def _too_large(part: bytes | bytearray) -> RefusedError:
     if b"\r\n" not in part[:MAX_HEAD]:
         return RefusedError("uri_too_long", f"The URL of a request and its headers have at most {MAX_HEAD} bytes.")
     return RefusedError("head_too_large", f"The headers of a request have at most {MAX_HEAD} bytes.")

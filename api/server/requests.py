@@ -58,7 +58,7 @@ class Reader:
 
     def __init__(self, on_body: Callable[[bytes], None]) -> None:
         self.on_body = on_body  # called by the parser with each part of a body, without its chunk framing
-        self.part_of_head = b""
+        self.part_of_head = bytearray()
         self.is_complete = False
         self._parser = httptools.HttpRequestParser(self)
         self._fields: Fields = []
@@ -75,18 +75,22 @@ class Reader:
 
         A few empty lines before a head are allowed.
         """
-        searched = max(0, len(self.part_of_head) - len(heads.END) + 1)
-        head = self.part_of_head + data if self.part_of_head else data.lstrip(b"\r\n")
-        if not self.part_of_head and len(head) < len(data):
-            self._skip(len(data) - len(head))
-        end = head.find(heads.END, searched) + len(heads.END)
-        if end >= len(heads.END):
-            self.part_of_head = b""
+        part = self.part_of_head
+        checked = len(part)
+        if not checked:
+            begun = data.lstrip(b"\r\n")
+            self._skip(len(data) - len(begun))
+            data = begun
+        part += data
+        end = part.find(heads.END, max(0, checked - len(heads.END) + 1))
+        if end >= 0:
+            end += len(heads.END)
+            head, rest = bytes(part[:end]), bytes(part[end:])
+            part.clear()
             self._skipped = 0
-            return self._parse_head(head[:end]), head[end:]
-        if head:
-            heads.check_beginning(head)
-            self.part_of_head = head
+            return self._parse_head(head), rest
+        if part:
+            heads.check_part(part, checked)
         return None, b""
 
     def take_body(self, data: bytes) -> bytes:
@@ -101,7 +105,7 @@ class Reader:
     def close(self) -> None:
         """Let go of the parser, which refers to this reader, and of what the reader refers to."""
         del self._parser, self.on_body
-        self.part_of_head = b""
+        self.part_of_head.clear()
 
     # What the parser calls, beside `on_body`.
 

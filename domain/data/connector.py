@@ -225,7 +225,7 @@ def _servers(arguments: Mapping[str, Any]) -> list[_Server]:
 
 async def _with_addresses(server: _Server) -> list[_Server]:
     """The server once for each address of its host; by its name only if that has one address, or none now."""
-    if not server.host or server.host.startswith(("/", "@")):  # a Unix socket
+    if not server.host or server.host.startswith("/"):  # a Unix socket
         return [server]
     loop = asyncio.get_running_loop()
     try:

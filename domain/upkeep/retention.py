@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Integer, Select, TextClause, and_, delete, exists, func, select, text, tuple_
+from sqlalchemy import ColumnElement, Integer, Select, TextClause, and_, delete, exists, func, or_, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
@@ -21,6 +21,7 @@ from domain.data.cloud import Finding
 from domain.data.guests import ConsoleAnswer
 from domain.data.models import DELETED, VM, Attachment, Interface, Operation, Snapshot, Volume
 from domain.data.projects import Project
+from domain.rules.resources import Kind
 from domain.rules.states import RESIZE_DECISIONS, Action, OperationStatus, Status
 from domain.upkeep import withdrawn
 
@@ -79,13 +80,13 @@ def _named_by_no_row() -> list[ColumnElement[bool]]:
 def _awaits_a_decision() -> ColumnElement[bool]:
     """Whether the workflow of this resize may be open and wait: its VM lives, and nothing is known to have decided it.
 
-    A reset of the VM by an admin leaves the workflow waiting. A later decision is then one on another resize.
+    A reset of the VM leaves the workflow waiting. A later decision is then one on another resize.
     """
     reset_between = (
         exists()
         .where(
             _later.vm_id == Operation.vm_id,
-            _later.action == Action.RESET_STATE,
+            _is_reset_of_vm(_later),
             _later.created_at.between(Operation.created_at, _other.created_at),
         )
         .correlate(Operation, _other)
@@ -107,7 +108,12 @@ def _tells_about_a_resize() -> ColumnElement[bool]:
     earlier = exists().where(
         _other.vm_id == Operation.vm_id, _other.action == Action.RESIZE, _other.created_at < Operation.created_at
     )
-    return and_(Operation.action.in_((*RESIZE_DECISIONS, Action.RESET_STATE)), earlier)
+    return and_(or_(Operation.action.in_(RESIZE_DECISIONS), _is_reset_of_vm(Operation)), earlier)
+
+
+def _is_reset_of_vm(operation: type[Operation]) -> ColumnElement[bool]:
+    """Whether the operation resets its VM, and not a volume, an interface or a snapshot."""
+    return and_(operation.action == Action.RESET_STATE, operation.resource_type == Kind.VM)
 
 
 _UNUSED_OPERATION: Final = (

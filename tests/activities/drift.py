@@ -1,13 +1,16 @@
 """Drift between the cloud and the database, and what the reconciler records about it."""
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from activities.backends.mock.backend import MockBackend
 from activities.backends.resources import Ref
+from activities.recovery import drift_detection
 from domain.data.cloud import Finding
 from domain.data.models import VM, Interface, Operation, Snapshot, Volume
 from domain.rules.states import Action, OperationStatus, Status
@@ -73,3 +76,17 @@ async def add_drift(engine: AsyncEngine, backend: MockBackend) -> dict[Any, tupl
         Volume: (Drift.VOLUME_GONE, volume.id),
         Snapshot: (Drift.IMAGE_GONE, snapshot.id),
     }
+
+
+async def change_after_comparison(
+    engine: AsyncEngine, backend: MockBackend, monkeypatch: pytest.MonkeyPatch, change: Callable[[], Awaitable[None]]
+) -> None:
+    """Make the change after the next comparison and before its repairs."""
+    found = [page async for page in drift_detection.find_drift(engine, backend)]
+
+    async def find_and_change(*_: object) -> AsyncIterator[object]:
+        await change()
+        for page in found:
+            yield page
+
+    monkeypatch.setattr(drift_detection, "find_drift", find_and_change)

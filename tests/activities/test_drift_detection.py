@@ -1,6 +1,7 @@
 """Drift detection: it reads pages, and reports only what did not change while the cloud was asked."""
 
 from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ from activities.recovery import drift_detection, orphan_detection, rows
 from domain.data.models import VM, Interface, Snapshot, Volume
 from domain.rules.cloud import VolumeState
 from domain.rules.resources import Kind
+from domain.rules.states import Status
 from domain.upkeep.findings import Difference, Drift
 from tests.activities.cloud import add_server, inventory
 from tests.activities.drift import add_drift, add_idle_vm, change_cloud
@@ -80,6 +82,19 @@ async def test_a_row_that_changes_while_the_cloud_is_asked_is_left_to_the_next_c
     change_during(monkeypatch, backend, verb, change)
     expected = {difference for kind, difference in differences.items() if kind not in hidden}
     assert set(await find(engine, backend)) == expected
+
+
+@pytest.mark.parametrize(
+    ("vm_status", "server"), [("ACTIVE", "SHUTOFF"), ("ACTIVE", "ERROR"), ("ACTIVE", "UNKNOWN"), ("ERROR", "ACTIVE")]
+)
+async def test_a_server_on_which_the_cloud_works_is_left_to_the_next_comparison(
+    engine: AsyncEngine, backend: MockBackend, vm_status: str, server: str
+) -> None:
+    vm = await add_idle_vm(engine, backend, Status(vm_status))
+    await change_cloud(engine, servers, status=server, due_at=datetime.now(UTC) + timedelta(hours=1))
+    assert await find(engine, backend) == []
+    await change_cloud(engine, servers, due_at=None)
+    assert [id for _, id in await find(engine, backend)] == [vm.id]
 
 
 async def test_an_orphan_port_of_a_vm_is_reported_unless_an_operation_works_on_the_vm(

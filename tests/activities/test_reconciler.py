@@ -1,6 +1,5 @@
 """The reconciler: it repairs what two comparisons have seen, one worker at a time, and within limits."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -14,7 +13,6 @@ from activities.backends.mock.backend import MockBackend
 from activities.backends.mock.schema import servers, volumes
 from activities.backends.protocol import BackendError, Token
 from activities.backends.resources import Ref
-from activities.recovery import drift_detection
 from activities.recovery import reconciler as reconciler_module
 from activities.recovery.reconciler import Reconciler
 from domain.data.cloud import Finding
@@ -24,7 +22,15 @@ from domain.rules.cloud import ServerStatus, VolumeState
 from domain.rules.states import Action, Status, TaskState
 from domain.upkeep.findings import NO_LONGER_FOUND, Difference, Drift
 from tests.activities.conftest import CancelRecorder
-from tests.activities.drift import add_drift, add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
+from tests.activities.drift import (
+    add_drift,
+    add_idle_vm,
+    all_rows,
+    change_after_comparison,
+    change_cloud,
+    recorded_findings,
+    recorded_repairs,
+)
 from tests.support.rows import claim, read_vm
 
 
@@ -65,20 +71,6 @@ async def test_vms_and_servers_that_are_being_changed_give_no_finding(
     await slow_backend.stop_server(Token(uuid4(), "powering_off"), Ref(busy.id))
     await reconciler.reconcile()
     assert await recorded_findings(engine) == []
-
-
-async def change_after_comparison(
-    engine: AsyncEngine, backend: MockBackend, monkeypatch: pytest.MonkeyPatch, change: Callable[[], Awaitable[None]]
-) -> None:
-    """Make the change after the next comparison and before its repairs."""
-    found = [page async for page in drift_detection.find_drift(engine, backend)]
-
-    async def find_and_change(*_: object) -> AsyncIterator[object]:
-        await change()
-        for page in found:
-            yield page
-
-    monkeypatch.setattr(drift_detection, "find_drift", find_and_change)
 
 
 async def test_an_action_requested_after_the_comparison_prevents_the_repair(

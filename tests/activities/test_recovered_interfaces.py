@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import RowMapping, insert, select, update
@@ -17,7 +18,14 @@ from domain.data.models import VM, Interface
 from domain.rules.resources import AttachmentStatus, Kind
 from domain.rules.states import Action, OperationStatus, Status
 from domain.upkeep.findings import Drift
-from tests.activities.drift import add_idle_vm, all_rows, change_cloud, recorded_findings, recorded_repairs
+from tests.activities.drift import (
+    add_idle_vm,
+    all_rows,
+    change_after_comparison,
+    change_cloud,
+    recorded_findings,
+    recorded_repairs,
+)
 from tests.support.rows import add_interface, add_operation, read_vm
 
 
@@ -103,6 +111,23 @@ async def test_a_port_whose_interface_was_detached_here_is_removed(
     await show(engine, port)
     await reconcile(reconciler)
     assert (await all_rows(engine, Interface), await all_rows(engine, ports)) == ([], [])
+
+
+async def test_a_port_of_a_vm_that_another_operation_has_held_since_the_comparison_is_not_given_back(
+    engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operation has ended, but it may have been about the port."""
+    vm, _, port = await lose(engine, backend, reconciler)
+    await show(engine, port)
+    await reconciler.reconcile()
+
+    async def hold() -> None:
+        async with engine.begin() as tx:
+            await tx.execute(update(VM).where(VM.id == vm.id).values(operation_id=uuid4()))
+
+    await change_after_comparison(engine, backend, monkeypatch, hold)
+    await reconciler.reconcile()
+    assert await all_rows(engine, Interface) == []
 
 
 async def test_a_port_whose_latest_repair_is_of_an_earlier_version_stops_no_comparison(

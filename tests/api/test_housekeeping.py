@@ -144,6 +144,22 @@ async def test_a_decided_resize_goes_together_with_its_decision(engine: AsyncEng
     assert await ids(engine, Operation) == {last.id}
 
 
+@pytest.mark.parametrize("kind", [Kind.VOLUME, Kind.INTERFACE, Kind.SNAPSHOT])
+async def test_a_decided_resize_goes_although_what_the_vm_has_was_repaired_before(
+    engine: AsyncEngine, kind: Kind
+) -> None:
+    """A repair of another resource leaves no workflow waiting."""
+    async with engine.begin() as tx:
+        vm = await add_vm(tx, await add_user(tx))
+        await ended(tx, vm, Action.RESIZE)
+        await ended(tx, vm, Action.RESET_STATE, minutes=1, resource_type=kind, resource_id=uuid4())
+        await ended(tx, vm, Action.CONFIRM_RESIZE, minutes=2)
+        await ended(tx, vm, Action.RESET_STATE, minutes=3, resource_type=kind, resource_id=uuid4())
+        last = await ended(tx, vm, Action.STOP, minutes=4, holds=True)
+    await clean(engine)
+    assert await ids(engine, Operation) == {last.id}
+
+
 async def test_a_resize_that_a_reset_left_waiting_stays_until_its_vm_is_deleted(engine: AsyncEngine) -> None:
     """Its workflow is still open, and only the delete of the VM ends it: by the id in the row of the operation."""
     async with engine.begin() as tx:

@@ -37,9 +37,16 @@ class Command:
     def run(self, *arguments: str, code: int = 0, input: str = "") -> Done:
         """Run it, and expect an exit code. It runs in this process, because a new one takes half a second to begin."""
         out, error = io.StringIO(), io.StringIO()
+        given_input = io.TextIOWrapper(io.BytesIO(input.encode()))
         with (
             mock.patch.dict(os.environ, self.environment, clear=True),
-            mock.patch.multiple(sys, argv=["vmctl", *arguments], stdin=io.StringIO(input), stdout=out, stderr=error),
+            mock.patch.multiple(
+                sys,
+                argv=["vmctl", *arguments],
+                stdin=given_input,
+                stdout=out,
+                stderr=error,
+            ),
         ):
             try:
                 main.run()

@@ -41,7 +41,7 @@ def test_an_answer_without_its_etag_or_with_another_operation_is_an_error_in_wor
         service.client().vms.delete("1")
 
 
-@pytest.mark.parametrize("cursors", [["a"], ["a", "b", "c"], [*map(str, range(9))]])
+@pytest.mark.parametrize("cursors", [["a"], ["a", "b", "c"], [*map(str, range(9))], [""]])
 def test_a_list_whose_cursors_come_again_ends(cursors: list[str]) -> None:
     pages = cycle(cursors)
     service = Service(lambda _: answer({"items": [], "next_cursor": next(pages)}))

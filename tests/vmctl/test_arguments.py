@@ -2,11 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.vmctl.conftest import Command
-from tests.vmctl.doubles import Service, answer, listening
+from tests.vmctl.doubles import Service, answer, listening, problem
 
 ID = "3f0c5a4e-8d2b-4c6f-9a71-5e0d1c2b3a49"
 NO_NUMBERS = ("1_0", "\u0661\u0660", "\uff11", "1.5", "1e", "-1", "9" * 5000)
@@ -92,6 +93,17 @@ def test_what_is_mistyped_is_sent_to_nobody(alone: Command, arguments: tuple[str
     with listening(service) as alone.environment["VMCTL_URL"]:
         alone.run(*arguments, code=64)
     assert service.requests == []
+
+
+@pytest.mark.parametrize("file", ["user-data", "-"])
+def test_user_data_is_sent_as_it_is(alone: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    text = "#!/bin/sh\r\necho \u00e9\r#\n"
+    monkeypatch.chdir(tmp_path)
+    Path("user-data").write_bytes(text.encode())
+    service = Service(lambda _: problem("forbidden", 403))
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        alone.run("vm", "create", "a", "-f", "m1.tiny", "--user-data", file, input=text, code=1)
+    assert json.loads(service.requests[-1].content)["user_data"] == text
 
 
 @pytest.mark.parametrize(

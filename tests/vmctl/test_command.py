@@ -71,6 +71,9 @@ def test_a_trial_says_what_the_service_would_and_changes_nothing(vmctl: Command,
     assert "invalid_transition" in vmctl.run("--validate-only", "vm", "start", "web-1", code=1).stderr
     assert "cannot be tried" in vmctl.run("--validate-only", "vm", "delete", "web-1", "--yes", code=1).stderr
     assert vmctl.names("vm", "list") == ["web-1"]
+    for command in (("logout",), ("logout", "--everywhere"), ("password", "--password-stdin")):
+        assert "cannot be tried" in vmctl.run("--validate-only", *command, code=1, input="one\ntwo\n").stderr
+    assert vmctl.run("whoami")
 
 
 def test_a_fleet_with_one_mistake_is_not_begun(vmctl: Command) -> None:

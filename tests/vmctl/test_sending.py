@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.vmctl.doubles import Service, answer, problem, tokens, user
-from vmctl.client import Client, ProblemError, UnreachableError, UnusableError
+from vmctl.client import Client, NoTrialError, ProblemError, UnreachableError, UnusableError
 from vmctl.client.tokens import MemoryTokens
 
 LOST = httpx.ReadError("cut off")
@@ -53,6 +53,35 @@ def test_a_name_in_a_path_and_an_event_that_no_request_can_name_are_refused_at_o
     with pytest.raises(UnusableError):
         call(service.client())
     assert service.requests == []
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda client: client.validate(client.account.register, username="ada", email="ada@example.com", password="x"),
+        lambda client: client.validate(client.account.log_in, "ada", "x"),
+        lambda client: client.validate(client.account.log_out),
+        lambda client: client.validate(client.account.log_out_everywhere),
+        lambda client: client.validate(client.account.change_password, current_password="x", new_password="y"),
+        lambda client: client.validate(client.vms.delete, "1"),
+        lambda client: client.validate(client.vms.change, "1", labels={}),
+    ],
+)
+def test_what_cannot_be_tried_is_not_sent(ask: Callable[[Client], object]) -> None:
+    service = Service([])
+    with pytest.raises(NoTrialError):
+        ask(service.client())
+    assert service.requests == []
+
+
+def test_a_trial_renews_the_token() -> None:
+    accepted = answer({}, 200)
+    service = Service([problem("invalid_token", 401), answer(tokens("2").model_dump()), accepted])
+    store = MemoryTokens()
+    store.write(tokens("1"))
+    client = service.client(tokens=store)
+    client.validate(client.vms.start, "1")
+    assert [request.url.params.get("validate_only") for request in service.requests] == ["true", None, "true"]
 
 
 @pytest.mark.parametrize("lost", [LOST, answer({}, 502), answer({}, 503)])

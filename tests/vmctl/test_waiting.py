@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 
-from tests.vmctl.doubles import Service, answer, operation
-from vmctl.client import NotFoundError, OperationError, WaitTimeoutError, retries
+from tests.vmctl.doubles import Service, answer, operation, problem
+from vmctl.client import NotFoundError, OperationError, ProblemError, WaitTimeoutError, retries
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sync import waiting
 
@@ -90,6 +90,29 @@ def test_a_wait_ends_in_time_and_names_what_goes_on() -> None:
         service.client().operations.wait([id], timeout=0)
     assert caught.value.operation_ids == [id]
     assert [request.url.params["wait"] for request in service.requests] == ["0"]
+
+
+@pytest.mark.parametrize("end", [httpx.ReadTimeout("silent"), httpx.ReadError("cut off"), problem("overloaded", 503)])
+def test_a_wait_ends_in_time_if_the_service_is_away(end: httpx.Response | Exception) -> None:
+    id = uuid4()
+    service = Service(repeat(end))
+    with pytest.raises(WaitTimeoutError) as caught:
+        service.client(patience=20).operations.wait([id], timeout=-waiting._GRACE)
+    assert caught.value.operation_ids == [id]
+    assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(("timeout", "longest"), [(1.0, 6), (20.0, 25), (3600.0, 90), (None, 90)])
+def test_no_request_takes_longer_than_the_wait(timeout: float | None, longest: float) -> None:
+    body = operation()
+    service = Service([answer(body)])
+    service.client().operations.wait([UUID(body["id"])], timeout=timeout)
+    assert longest - 1 < service.requests[0].extensions["timeout"]["read"] <= longest
+
+
+def test_a_wait_that_is_refused_is_not_over() -> None:
+    with pytest.raises(ProblemError):
+        Service([problem("forbidden", 403)]).client().operations.wait([uuid4()], timeout=0)
 
 
 def test_a_change_that_fails_raises_its_reason() -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import typer
 
 _INPUT = "-"
-# Characters of a file or a line. The service takes at most 49,149 bytes of user data, 8,192 characters of a key and
-# 1,024 of a password; it says itself what is a bit too much. A device such as /dev/zero has no end.
+# Bytes of a file, or characters of a line. The service takes at most 49,149 bytes of user data, 8,192 characters of a
+# key and 1,024 of a password; it says itself what is a bit too much. A device such as /dev/zero has no end.
 _MOST = 65_536
 
 
@@ -39,18 +39,21 @@ def shows_all_letters() -> bool:
 
 
 def read(file: Path) -> str:
-    """The text of a file, or of the standard input if it is `-`; BadParameter if there is none, or it is too large."""
+    """The text of a file, or of the standard input if it is `-`; BadParameter if there is none, or it is too large.
+
+    It is UTF-8, whatever the locale. Its line ends stay as they are.
+    """
     try:
         if str(file) == _INPUT:
-            text = sys.stdin.read(_MOST + 1)
+            content = sys.stdin.buffer.read(_MOST + 1)
         else:
-            with file.open() as opened:
-                text = opened.read(_MOST + 1)
+            with file.open("rb") as opened:
+                content = opened.read(_MOST + 1)
+        if len(content) > _MOST:
+            raise typer.BadParameter(f"{file} is too large: it has more than {_MOST:,} bytes.")
+        return content.decode()
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"Cannot read {file}: {error}") from None
-    if len(text) > _MOST:
-        raise typer.BadParameter(f"{file} is too large: it has more than {_MOST:,} characters.")
-    return text
 
 
 def read_line(what: str) -> str:

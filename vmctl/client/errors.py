@@ -112,6 +112,13 @@ def foreign(response: httpx.Response) -> UnreadableError:
     return UnreadableError(f"{response.request.url} answered, but not as this service does")
 
 
+def is_final(error: Exception) -> bool:
+    """Whether the next attempt would end as this one did."""
+    if isinstance(error, ProblemError):
+        return not retries.is_passing(error.problem.status)
+    return isinstance(error, UnreadableError)
+
+
 def error_of(response: httpx.Response) -> ClientError:
     """The exception for an answer that is no success."""
     error: ClientError

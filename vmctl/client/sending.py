@@ -13,16 +13,19 @@ Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def filters_of_trial(method: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
+def filters_of_trial(method: str, path: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
     """The parameters with which a change is only tried; NoTrialError if it cannot be."""
-    if method != "POST":
+    if method != "POST" or path.startswith("/auth/"):
         raise NoTrialError("This cannot be tried: only what makes something or acts on it can")
     return {**filters, "validate_only": True}
 
 
-def timeout_of(wait: Filter) -> httpx.Timeout:
-    """The limits of one request, which the service may hold back as long as its parameter `wait` says."""
-    return httpx.Timeout(30 + (wait if isinstance(wait, int) else 0), connect=5)
+def timeout_of(wait: Filter, left: float) -> httpx.Timeout:
+    """The limits of one request, which the service may hold back as long as its parameter `wait` says.
+
+    `left` are the seconds that the caller has for it, at most.
+    """
+    return httpx.Timeout(min(30 + (wait if isinstance(wait, int) else 0), left), connect=min(5, left))
 
 
 def headers_of(method: str, path: str, body: object, key: str | None, if_match: str | None) -> dict[str, str]:

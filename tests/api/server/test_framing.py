@@ -2,8 +2,9 @@
 
 import pytest
 
-from api.server.heads import MAX_PATH
-from api.server.requests import MAX_FRAMING
+from api.server import heads
+from api.server.heads import MAX_PATH, RefusedError
+from api.server.requests import MAX_FRAMING, Reader
 from api.web.headers import OF_EVERY_ANSWER
 from tests.api.server.conftest import HOST, Site
 
@@ -56,6 +57,21 @@ def test_the_parts_in_which_a_request_arrives_do_not_matter(
         client.send(stream[start : start + chunk])
     assert client.read().json()["body"] == BODY.decode()
     assert client.read().json()["path"] == "/next"
+
+
+@pytest.mark.parametrize("earlier", [b"GET / HTTP/1.1\r\nX: \n", b"GET\r\n", b"GET / HTTP/9.9\r\n"])
+def test_a_part_of_a_head_is_checked_when_it_arrives_and_not_again(earlier: bytes) -> None:
+    """A head of 32 KiB that came byte by byte took ten seconds of the processor."""
+    with pytest.raises(RefusedError):
+        heads.check_part(earlier, 0)
+    with pytest.raises(RefusedError):
+        heads.check_part(earlier, len(earlier) - 1)
+    heads.check_part(earlier + b"a", len(earlier))
+    reader = Reader(lambda _: None)
+    reader.part_of_head += earlier
+    assert reader.take_head(b"a") == (None, b"")
+    with pytest.raises(RefusedError):
+        reader.take_head(b"\r\n\r\n")
 
 
 def test_a_body_may_hold_lines_that_look_like_chunks_or_requests(site: Site) -> None:

@@ -80,6 +80,7 @@ class AsyncClient:
     async def validate(self, ask: Callable[P, Awaitable[object]], *arguments: P.args, **fields: P.kwargs) -> None:
         """Ask whether the service would accept a change now, and change nothing. ProblemError says why it would not.
 
+        NoTrialError if such a change cannot be tried: a delete, a new name or label, or anything about logins.
         `ask` is a method that sends a POST: `client.validate(client.vms.create, name="web-1", flavor="m1.small")`.
         """
         with trial():

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from vmctl.client import retries
 from vmctl.client.aio.transport import Transport
-from vmctl.client.errors import ProblemError, UnreachableError, UnreadableError, unreadable
+from vmctl.client.errors import ProblemError, UnreachableError, is_final, unreadable
 from vmctl.client.models import VM, Operation, Snapshot, Volume
 
 Resource = VM | Volume | Snapshot | Operation
@@ -46,7 +46,7 @@ async def listen(transport: Transport, path: str, last_event_id: str | None = No
                 if sent.event in _MODELS or sent.event == "reset":
                     yield Event(sent.event, _resource(path, sent), sent.id)
         except (httpx.RequestError, UnreachableError, ProblemError) as error:
-            if _is_final(error):
+            if is_final(error):
                 raise
             reason, wanted = transport.reason(error), getattr(error, "retry_after", 0.0)
         else:
@@ -54,13 +54,6 @@ async def listen(transport: Transport, path: str, last_event_id: str | None = No
         if monotonic() - begun_at > retries.LONGEST_DELAY:  # it was a real one, and not one of many that end at once
             delays = retries.delays()
         await transport.pause(reason, max(next(delays), wanted))
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the next attempt would end as this one did."""
-    if isinstance(error, ProblemError):
-        return not retries.is_passing(error.problem.status)
-    return isinstance(error, UnreadableError)
 
 
 def _resource(path: str, sent: ServerSentEvent) -> Resource | None:

@@ -11,7 +11,7 @@ from httpx_sse import ServerSentEvent
 from pydantic import ValidationError
 
 from vmctl.client import retries
-from vmctl.client.errors import ProblemError, UnreachableError, UnreadableError, unreadable
+from vmctl.client.errors import ProblemError, UnreachableError, is_final, unreadable
 from vmctl.client.models import VM, Operation, Snapshot, Volume
 from vmctl.client.sync.transport import Transport
 
@@ -48,7 +48,7 @@ def listen(transport: Transport, path: str, last_event_id: str | None = None) ->
                 if sent.event in _MODELS or sent.event == "reset":
                     yield Event(sent.event, _resource(path, sent), sent.id)
         except (httpx.RequestError, UnreachableError, ProblemError) as error:
-            if _is_final(error):
+            if is_final(error):
                 raise
             reason, wanted = transport.reason(error), getattr(error, "retry_after", 0.0)
         else:
@@ -56,13 +56,6 @@ def listen(transport: Transport, path: str, last_event_id: str | None = None) ->
         if monotonic() - begun_at > retries.LONGEST_DELAY:  # it was a real one, and not one of many that end at once
             delays = retries.delays()
         transport.pause(reason, max(next(delays), wanted))
-
-
-def _is_final(error: Exception) -> bool:
-    """Whether the next attempt would end as this one did."""
-    if isinstance(error, ProblemError):
-        return not retries.is_passing(error.problem.status)
-    return isinstance(error, UnreadableError)
 
 
 def _resource(path: str, sent: ServerSentEvent) -> Resource | None:

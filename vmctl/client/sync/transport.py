@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from http import HTTPStatus
 from itertools import count
+from math import inf
 from threading import Lock
 from time import monotonic, sleep
 from typing import Any, TypeVar
@@ -39,7 +40,9 @@ M = TypeVar("M", bound=BaseModel)
 _STREAM_TIMEOUT = httpx.Timeout(5, read=40)
 MAX_ANSWER = 2**26  # bytes; a page of a hundred VMs with the longest labels is a tenth of it
 _OF_THE_STREAM = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+_RENEWAL = "/auth/refresh"
 _IS_TRIAL = ContextVar("is_trial", default=False)
+_GIVE_UP_AT = ContextVar("give_up_at", default=inf)
 
 
 class AcceptableError(Exception):
@@ -85,8 +88,8 @@ class Transport:
                 yield item_of(response, item, model)
             if page.next_cursor is None:
                 return
-            if page.next_cursor == remembered:
-                raise unreadable(response.request.url, "the list has no end, its cursors come again")
+            if page.next_cursor in {"", remembered}:
+                raise unreadable(response.request.url, "the list has no end, its cursors come again or are empty")
             if number.bit_count() == 1:  # only at powers of two: so one cursor is enough for a circle of any length
                 remembered = page.next_cursor
             wanted = {**wanted, "cursor": page.next_cursor}
@@ -119,15 +122,15 @@ class Transport:
         check_path(path)
         filters = filters or {}
         headers = headers_of(method, path, body, key, if_match)
-        is_trial = _IS_TRIAL.get() and method != "GET" and not path.startswith("/auth/")
+        is_trial = _IS_TRIAL.get() and method != "GET" and path != _RENEWAL
         if is_trial:
-            filters = filters_of_trial(method, filters)
+            filters = filters_of_trial(method, path, filters)
             headers.pop("Idempotency-Key", None)
         request = {
             "params": parameters_of(filters),
             "content": None if body is None else json.dumps(body, default=str),
             "headers": headers,
-            "timeout": timeout_of(filters.get("wait")),
+            "timeout": timeout_of(filters.get("wait"), _GIVE_UP_AT.get() - monotonic()),
         }
         token = self._current_token(path)
         response, doubt = self._send_patiently(method, path, request, token)
@@ -167,7 +170,7 @@ class Transport:
 
     def _current_token(self, path: str) -> str | None:
         """The access token for a request; a login and its like need none."""
-        if path in {"/auth/login", "/auth/register", "/auth/refresh"}:
+        if path in {"/auth/login", "/auth/register", _RENEWAL}:
             return None
         if self._token:
             return self._token
@@ -188,7 +191,7 @@ class Transport:
                     return kept.access_token if kept else stale
                 # The service takes a refresh token again for some seconds, in case its answer was lost.
                 body = {"refresh_token": kept.refresh_token}
-                new = answer_of(self.send("POST", "/auth/refresh", body=body), TokenPair)
+                new = answer_of(self.send("POST", _RENEWAL, body=body), TokenPair)
                 if self.tokens.read() == kept:  # if not, somebody has logged in or out meanwhile
                     self.tokens.write(new)
                 return new.access_token
@@ -203,8 +206,8 @@ class Transport:
         Return the answer, and why an earlier attempt may have been carried out; an empty text if none was.
         """
         headers = request["headers"] | ({"Authorization": f"Bearer {token}"} if token else {})
-        repeatable = method in retries.REPEATABLE_METHODS or "Idempotency-Key" in headers or path == "/auth/refresh"
-        give_up_at = monotonic() + self._patience
+        repeatable = method in retries.REPEATABLE_METHODS or "Idempotency-Key" in headers or path == _RENEWAL
+        give_up_at = min(monotonic() + self._patience, _GIVE_UP_AT.get())
         for delay in retries.delays():
             try:
                 with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
@@ -253,6 +256,16 @@ def trial() -> Iterator[None]:
         pass
     finally:
         _IS_TRIAL.reset(token)
+
+
+@contextmanager
+def answers_until(moment: float) -> Iterator[None]:
+    """Have every request in the block end by this moment of the monotonic clock, with an answer or without one."""
+    token = _GIVE_UP_AT.set(moment)
+    try:
+        yield
+    finally:
+        _GIVE_UP_AT.reset(token)
 
 
 def _read(stream: httpx.Response) -> httpx.Response:

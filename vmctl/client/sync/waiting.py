@@ -3,21 +3,31 @@
 """Waits for operations to end."""
 
 from collections.abc import Callable, Sequence
+from math import inf
 from time import monotonic, sleep
 from typing import Generic, TypeVar
 from uuid import UUID
 
 from vmctl.client import retries
-from vmctl.client.errors import NotFoundError, OperationError, WaitTimeoutError, answer_of
+from vmctl.client.errors import (
+    NotFoundError,
+    OperationError,
+    ProblemError,
+    UnreachableError,
+    WaitTimeoutError,
+    answer_of,
+    is_final,
+)
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sending import Filter
-from vmctl.client.sync.transport import Transport
+from vmctl.client.sync.transport import Transport, answers_until
 
 T = TypeVar("T")
 Watcher = Callable[[Operation], None]
 _OPEN = frozenset({OperationStatus.QUEUED, OperationStatus.RUNNING})
 _LONGEST_WAIT = 60  # seconds that the service holds one answer back
 _MOST_IDS = 100  # of one request
+_GRACE = 5.0  # seconds after the timeout for an answer that is on its way
 
 
 def until_ended(
@@ -31,14 +41,20 @@ def until_ended(
 
     `watch` is called with every operation, each `every` seconds and at the end.
     """
-    give_up_at = None if timeout is None else monotonic() + timeout
+    give_up_at = inf if timeout is None else monotonic() + timeout
     ended: dict[UUID, Operation] = {}
     delays = retries.delays()
     while remaining := [id for id in ids if id not in ended]:
-        left = _LONGEST_WAIT if give_up_at is None else give_up_at - monotonic()
+        left = min(_LONGEST_WAIT, give_up_at - monotonic())
         seconds = max(0, int(min(every if watch else _LONGEST_WAIT, left + 1)))
         asked_at = monotonic()
-        found = _look(transport, remaining[:_MOST_IDS], seconds)
+        try:
+            with answers_until(give_up_at + _GRACE):
+                found = _look(transport, remaining[:_MOST_IDS], seconds)
+        except (UnreachableError, ProblemError) as error:
+            if monotonic() < give_up_at or is_final(error):
+                raise
+            raise WaitTimeoutError(remaining) from error
         for operation in found:
             if watch:
                 watch(operation)
