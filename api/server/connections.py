@@ -103,7 +103,8 @@ class Connections:
     def hold(self, connection: Member, size: int) -> None:
         """Note the bytes that a connection keeps. If all together keep too many, close some.
 
-        Those that keep them longest go first, and after these the largest requests that wait for us.
+        Those that wait for their client go first, then requests that wait for us. Among both, the addresses that keep
+        the most bytes lose connections first: the longest waiting ones, and of the requests the largest.
         """
         if connection not in self.by_address.get(connection.address, ()):
             return  # it has just been closed
@@ -111,8 +112,7 @@ class Connections:
         connection.held = size
         if self.held <= MOST_HELD:
             return
-        holders = sorted((member for member in self._all() if member.held), key=_dispensability)
-        for holder in holders:
+        for holder in self._dispensable_first():
             if self.held <= MOST_HELD * 3 // 4:  # a good deal less, because each search takes time
                 break
             self._abort(holder, f"closed connections that held more than {MOST_HELD >> 20} MiB of unfinished data")
@@ -165,12 +165,16 @@ class Connections:
     def _usefulness(self, member: Member) -> tuple[int, float]:
         return -len(self.by_address[member.address]), member.since
 
+    def _dispensable_first(self) -> list[Member]:
+        of_address = {address: sum(each.held for each in group) for address, group in self.by_address.items()}
+
+        def place(member: Member) -> tuple[bool, int, int, float]:
+            is_busy = member.is_busy()
+            return is_busy, -of_address[member.address], -member.held if is_busy else 0, member.since
+
+        return sorted((member for member in self._all() if member.held), key=place)
+
     def _abort(self, member: Member, event: str) -> None:
         self._events[event] += 1
         self.remove(member)
         member.abort()
-
-
-def _dispensability(member: Member) -> tuple[bool, int, float]:
-    is_busy = member.is_busy()
-    return is_busy, -member.held if is_busy else 0, member.since

@@ -101,7 +101,7 @@ class BufferedBody:
         declared = Headers(scope=scope).get("content-length", "")
         most = problems.MAX_BODY_OF_LOGINS if scope["path"] in LOGIN_PATHS else problems.MAX_BODY
         is_too_large = declared.isdecimal() and int(declared) > most
-        body, more = b"", not is_too_large
+        body, more = bytearray(), not is_too_large  # bytes would be copied for each part, and a part may be a byte
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -112,7 +112,7 @@ class BufferedBody:
         if is_too_large:
             await problems.body_too_large(scope["path"], most)(scope, receive, send)
             return
-        buffered: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
 
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()
