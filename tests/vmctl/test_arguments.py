@@ -111,6 +111,7 @@ def test_user_data_is_sent_as_it_is(alone: Command, tmp_path: Path, monkeypatch:
     [
         *("env!=", "a,env != ,b", "env notin ()", "env notin (,)", "env notin (a,)", "env notin (a, ,b)"),
         *("env!=\u00a0", "env!= \u3000 ,b", "env notin (\u2003)", "env notin (a,\u00a0)", r"env notin (a\),)"),
+        *('env!=""', "env != ''", 'a,env!="",b', 'env notin ("")', "env notin (a, '')", 'env notin ("",a)'),
     ],
     ids=ascii,
 )

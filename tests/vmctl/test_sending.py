@@ -63,6 +63,7 @@ def test_a_name_in_a_path_and_an_event_that_no_request_can_name_are_refused_at_o
         lambda client: client.validate(client.account.log_out),
         lambda client: client.validate(client.account.log_out_everywhere),
         lambda client: client.validate(client.account.change_password, current_password="x", new_password="y"),
+        lambda client: client.validate(client.vms.list),
         lambda client: client.validate(client.vms.delete, "1"),
         lambda client: client.validate(client.vms.change, "1", labels={}),
     ],
@@ -72,6 +73,25 @@ def test_what_cannot_be_tried_is_not_sent(ask: Callable[[Client], object]) -> No
     with pytest.raises(NoTrialError):
         ask(service.client())
     assert service.requests == []
+
+
+def test_what_the_service_knows_no_trial_of_was_not_tried() -> None:
+    unknown = {"code": "unknown_parameter", "detail": "There is none.", "parameter": "validate_only"}
+    refused = problem("validation_error", 422)
+    service = Service([answer(refused.json() | {"errors": [unknown]}, 422), answer(user())])
+    client = service.client()
+    with pytest.raises(NoTrialError):
+        client.validate(client.vms.open_console, "1")
+    with pytest.raises(NoTrialError):
+        client.validate(client.account.me)
+
+
+@pytest.mark.parametrize("first", [LOST, problem("overloaded", 503)])
+def test_a_trial_is_repeated(first: httpx.Response | Exception) -> None:
+    service = Service([first, answer({})])
+    client = service.client()
+    client.validate(client.vms.start, "1")
+    assert len(service.requests) == 2
 
 
 def test_a_trial_renews_the_token() -> None:

@@ -1,16 +1,21 @@
 """Waiting for operations."""
 
+from collections.abc import Iterator
 from itertools import repeat
 from math import inf
+from unittest.mock import MagicMock
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
 
-from tests.vmctl.doubles import Service, answer, operation, problem
-from vmctl.client import NotFoundError, OperationError, ProblemError, WaitTimeoutError, retries
+from tests.vmctl.conftest import Command
+from tests.vmctl.doubles import Service, answer, listening, operation, problem, tokens
+from vmctl.cli import session, vm_actions
+from vmctl.client import NotFoundError, OperationError, ProblemError, WaitTimeoutError, retries, sending
 from vmctl.client.models import Operation, OperationStatus
-from vmctl.client.sync import waiting
+from vmctl.client.sync import transport, waiting
+from vmctl.client.tokens import MemoryTokens
 
 RUNNING = OperationStatus.RUNNING
 
@@ -19,6 +24,15 @@ RUNNING = OperationStatus.RUNNING
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the client ask again at once: these services hold no answer back."""
     monkeypatch.setattr(retries, "delays", lambda: repeat(0.0))
+
+
+class Clock:
+    """The clock of the client, which stands still until a test moves it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        for module in (waiting, transport, sending):
+            monkeypatch.setattr(module, "monotonic", lambda: self.now)
 
 
 def test_one_request_waits_for_an_operation() -> None:
@@ -93,13 +107,87 @@ def test_a_wait_ends_in_time_and_names_what_goes_on() -> None:
 
 
 @pytest.mark.parametrize("end", [httpx.ReadTimeout("silent"), httpx.ReadError("cut off"), problem("overloaded", 503)])
-def test_a_wait_ends_in_time_if_the_service_is_away(end: httpx.Response | Exception) -> None:
+def test_a_wait_ends_in_time_if_the_service_is_away(
+    monkeypatch: pytest.MonkeyPatch, end: httpx.Response | Exception
+) -> None:
     id = uuid4()
-    service = Service(repeat(end))
+    clock = Clock(monkeypatch)
+
+    def handle(_request: httpx.Request) -> httpx.Response:
+        clock.now += 2.5
+        if isinstance(end, Exception):
+            raise end
+        return end
+
+    service = Service(handle)
     with pytest.raises(WaitTimeoutError) as caught:
-        service.client(patience=20).operations.wait([id], timeout=-waiting._GRACE)
+        service.client(patience=20).operations.wait([id], timeout=4)
     assert caught.value.operation_ids == [id]
-    assert len(service.requests) == 1
+    assert clock.now <= 4 + waiting._GRACE + 2.5
+
+
+@pytest.mark.parametrize("timeout", [0, -6, -100, -inf])
+def test_a_wait_that_is_over_looks_once_more(monkeypatch: pytest.MonkeyPatch, timeout: float) -> None:
+    """The machine may have been asleep. To httpx, a limit below zero is an error."""
+    Clock(monkeypatch)
+    body = operation()
+    service = Service([answer(body)])
+    assert service.client().operations.wait([UUID(body["id"])], timeout=timeout)
+    limits = service.requests[0].extensions["timeout"]
+    assert (service.requests[0].url.params["wait"], limits["read"], limits["connect"]) == ("0", 5, 5)
+
+
+def test_the_last_look_is_at_all_operations() -> None:
+    ids = [uuid4() for _ in range(150)]
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked = map(UUID, request.url.params["id"].split(","))
+        items = [operation(RUNNING if id == ids[-1] else OperationStatus.FAILED, id=str(id)) for id in asked]
+        return answer({"items": items, "next_cursor": None})
+
+    client = Service(handle).client()
+    with pytest.raises(WaitTimeoutError) as caught:
+        client.operations.wait(ids, timeout=0)
+    assert caught.value.operation_ids == ids[-1:]
+    assert len(client.operations.wait(ids[:-1], timeout=0)) == 149
+
+
+def test_an_answer_that_trickles_ends_with_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, id = Clock(monkeypatch), uuid4()
+
+    def trickle() -> Iterator[bytes]:
+        while True:
+            clock.now += 1
+            yield b" "
+
+    service = Service(lambda _: httpx.Response(200, content=trickle(), headers={"Content-Type": "application/json"}))
+    with pytest.raises(WaitTimeoutError):
+        service.client().operations.wait([id], timeout=3)
+    assert clock.now <= 3 + waiting._GRACE + 2
+
+
+def test_a_renewal_of_the_token_is_not_cut_off_by_the_end_of_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service would have used the old token, and the new one would be lost."""
+    Clock(monkeypatch)
+    body, store = operation(), MemoryTokens()
+    store.write(tokens("1"))
+    service = Service([problem("invalid_token", 401), answer(tokens("2").model_dump()), answer(body)])
+    assert service.client(tokens=store).operations.wait([UUID(body["id"])], timeout=0)
+    assert [request.extensions["timeout"]["read"] for request in service.requests[:2]] == [5, 30]
+
+
+def test_the_time_that_an_answer_is_held_back_does_not_count_as_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, body = Clock(monkeypatch), operation()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        clock.now += 45
+        if len(service.requests) == 1:
+            raise httpx.ReadError("cut off", request=request)
+        return answer(body)
+
+    service = Service(handle)
+    assert service.client(patience=30).operations.wait([UUID(body["id"])])
+    assert len(service.requests) == 2
 
 
 @pytest.mark.parametrize(("timeout", "longest"), [(1.0, 6), (20.0, 25), (3600.0, 90), (None, 90)])
@@ -128,3 +216,26 @@ def test_a_delete_with_nothing_to_do_has_nothing_to_wait_for() -> None:
     service = Service([httpx.Response(204)])
     service.client().vms.delete("1").wait()
     assert len(service.requests) == 1
+
+
+def test_a_command_whose_wait_the_service_ends_says_how_to_go_on(
+    alone: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = str(uuid4())
+    monkeypatch.setattr(session, "_PATIENCE", 0.0)
+    with listening(Service(lambda _: answer({}, 502))) as alone.environment["VMCTL_URL"]:
+        ended = alone.run("op", "wait", id, code=1)
+    assert f"What was asked for goes on. Wait again with: vmctl op wait {id}\n" in ended.stderr
+
+
+def test_the_confirmation_of_a_resize_has_the_time_that_is_left(
+    alone: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments, given = iter([100.0, 103.0]), []
+    monkeypatch.setattr(vm_actions, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(vm_actions, "current", MagicMock())
+    monkeypatch.setattr(vm_actions, "wait_for", lambda *arguments: given.append(arguments[-1]))
+    monkeypatch.setattr(vm_actions, "conclude", lambda *_, timeout, **__: given.append(timeout))
+    with listening(Service([])) as alone.environment["VMCTL_URL"]:
+        alone.run("vm", "resize", str(uuid4()), "-f", "m1.small", "--confirm", "--timeout", "5")
+    assert given == [5, 2]

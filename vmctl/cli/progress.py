@@ -1,6 +1,6 @@
 """Follows operations at a terminal: each with its step, its attempt and its next one."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from threading import Thread
@@ -15,7 +15,7 @@ from rich.text import Text
 from vmctl.cli import exits
 from vmctl.cli.session import Session
 from vmctl.cli.stops import StoppedError
-from vmctl.client import ClientError
+from vmctl.client import ClientError, UnreachableError
 from vmctl.client.models import Operation, OperationStatus
 
 _MOST_LINES = 12
@@ -27,7 +27,7 @@ _ENDED = {OperationStatus.SUCCEEDED: ("✓", "green"), OperationStatus.FAILED: (
 def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -> list[Operation]:
     """Wait for operations, and show how far they are. `names` are what they are about, by operation.
 
-    Ctrl-C or a signal ends the wait, not the operations; it says how to go on.
+    Ctrl-C, a signal or a service that stays away ends the wait, not the operations; it says how to go on.
     """
     progress = _Live(names) if session.err.is_terminal else _Lines(session, names)
     try:
@@ -38,10 +38,17 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
             return session.client.operations.wait(
                 list(names), timeout=timeout, watch=progress.show, every=progress.every
             )
+    except UnreachableError as error:
+        error.add_note(f"What was asked for goes on. {exits.how_to_go_on(*_running(names, progress.ended))}")
+        raise
     except (KeyboardInterrupt, StoppedError) as stop:
-        running = [str(id) for id in names if id not in progress.ended]
-        session.say(f"\nInterrupted. What was asked for goes on. {exits.how_to_go_on(*running)}")
+        how = exits.how_to_go_on(*_running(names, progress.ended))
+        session.say(f"\nInterrupted. What was asked for goes on. {how}")
         raise exits.ReportedError(stop.code if isinstance(stop, StoppedError) else exits.INTERRUPTED) from None
+
+
+def _running(names: Mapping[UUID, str], ended: Collection[UUID]) -> list[str]:
+    return [str(id) for id in names if id not in ended]
 
 
 def _show_changes(session: Session, progress: "_Live") -> None:

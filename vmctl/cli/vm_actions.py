@@ -1,5 +1,6 @@
 """`vmctl vm start` and the other actions of VMs."""
 
+from time import monotonic
 from typing import Annotated
 
 import typer
@@ -52,7 +53,9 @@ def resize(
     id = names.vm_id(vm)
     accepted = client.vms.resize(id, flavor=flavor)
     if confirm:
+        begun_at = monotonic()
         wait_for(accepted, vm, timeout)
+        timeout = None if timeout is None else max(0.0, timeout - (monotonic() - begun_at))
         accepted = client.vms.confirm_resize(id)
     conclude(accepted, vm, output, wait=wait or confirm, timeout=timeout)
     if not confirm:

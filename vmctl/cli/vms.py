@@ -16,8 +16,9 @@ from vmctl.client.sending import Filter
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 
 # Values as the service reads them: without white space of any kind around them, and a backslash takes away the meaning
-# of a comma or a parenthesis after it.
-_NEARLY_ALL = re.compile(r"!=\s*(,|$)|\bnotin\s*\(((\\.|[^)\\])*,)?\s*[,)]")
+# of a comma or a parenthesis after it. Quotes are a part of the value, but `""` is meant as an empty one.
+_EMPTY = r"\s*(\"\"|'')?\s*"
+_NEARLY_ALL = re.compile(rf"!={_EMPTY}(,|$)|\bnotin\s*\(((\\.|[^)\\])*,)?{_EMPTY}[,)]")
 Labels = Annotated[list[str] | None, typer.Option("--label", help="KEY=VALUE; several times for several.")]
 
 

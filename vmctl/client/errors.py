@@ -11,6 +11,7 @@ from vmctl.client import retries
 from vmctl.client.models import Operation, Problem
 
 M = TypeVar("M", bound=BaseModel)
+NO_TRIAL = "This cannot be tried: only what makes something or acts on it can"
 
 
 class ClientError(Exception):
@@ -117,6 +118,14 @@ def is_final(error: Exception) -> bool:
     if isinstance(error, ProblemError):
         return not retries.is_passing(error.problem.status)
     return isinstance(error, UnreadableError)
+
+
+def error_of_trial(response: httpx.Response) -> ClientError:
+    """The exception for an answer to a trial that is no success: NoTrialError if the service knows no such trial."""
+    error = error_of(response)
+    if isinstance(error, ProblemError) and "validate_only" in [item.parameter for item in error.problem.errors]:
+        return NoTrialError(NO_TRIAL)
+    return error
 
 
 def error_of(response: httpx.Response) -> ClientError:

@@ -1,31 +1,90 @@
 """What a request consists of: its headers, its parameters and its time limits."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
+from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
 
-from vmctl.client.errors import EmptyFilterError, NoTrialError, UnusableError
+from vmctl.client.errors import NO_TRIAL, EmptyFilterError, NoTrialError, UnusableError
+from vmctl.client.retries import REPEATABLE_METHODS
 
+RENEWAL = "/auth/refresh"
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_LONGEST = 30.0  # seconds of one attempt, without the time that the service holds its answer back
+_SHORTEST = 1.0
 
 
-def filters_of_trial(method: str, path: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is ready to be sent, several times if need be."""
+
+    method: str
+    path: str
+    parameters: list[tuple[str, str]]
+    content: str | None
+    headers: Mapping[str, str]
+    held_back: float  # seconds that the service may hold its answer back
+    ends_at: float  # time of the monotonic clock after which no attempt goes on
+    is_trial: bool
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether several attempts have the effect of one."""
+        has_key = "Idempotency-Key" in self.headers or self.path == RENEWAL
+        return has_key or self.is_trial or self.method in REPEATABLE_METHODS
+
+    def attempt(self, token: str | None) -> dict[str, Any]:
+        """What httpx is told of an attempt that begins now."""
+        left = max(self.ends_at - monotonic(), _SHORTEST)
+        return {
+            "method": self.method,
+            "url": self.path,
+            "params": self.parameters,
+            "content": self.content,
+            "headers": {**self.headers, **({"Authorization": f"Bearer {token}"} if token else {})},
+            "timeout": httpx.Timeout(min(_LONGEST + self.held_back, left), connect=min(5.0, left)),
+        }
+
+
+def prepared(  # noqa: PLR0913 - what a request has
+    method: str,
+    path: str,
+    filters: Mapping[str, Filter],
+    body: Mapping[str, Any] | None,
+    headers: Mapping[str, str],
+    *,
+    within: float,
+    is_trial: bool,
+) -> Prepared:
+    """The request, whose attempts may take `within` seconds from now; NoTrialError if it is to be tried and cannot."""
+    if is_trial:
+        filters = _filters_of_trial(method, path, filters)
+        headers = {name: value for name, value in headers.items() if name != "Idempotency-Key"}
+    wait = filters.get("wait")
+    return Prepared(
+        method,
+        path,
+        _parameters_of(filters),
+        None if body is None else json.dumps(body, default=str),
+        headers,
+        held_back=wait if isinstance(wait, int) else 0,
+        ends_at=monotonic() + within,
+        is_trial=is_trial,
+    )
+
+
+def _filters_of_trial(method: str, path: str, filters: Mapping[str, Filter]) -> Mapping[str, Filter]:
     """The parameters with which a change is only tried; NoTrialError if it cannot be."""
     if method != "POST" or path.startswith("/auth/"):
-        raise NoTrialError("This cannot be tried: only what makes something or acts on it can")
+        raise NoTrialError(NO_TRIAL)
     return {**filters, "validate_only": True}
-
-
-def timeout_of(wait: Filter, left: float) -> httpx.Timeout:
-    """The limits of one request, which the service may hold back as long as its parameter `wait` says.
-
-    `left` are the seconds that the caller has for it, at most.
-    """
-    return httpx.Timeout(min(30 + (wait if isinstance(wait, int) else 0), left), connect=min(5, left))
 
 
 def headers_of(method: str, path: str, body: object, key: str | None, if_match: str | None) -> dict[str, str]:
@@ -51,7 +110,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
             raise UnusableError(f"{name} has a character that it cannot have, such as a line end or a space at an end.")
 
 
-def parameters_of(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
+def _parameters_of(filters: Mapping[str, Filter]) -> list[tuple[str, str]]:
     """The query parameters. A list is a parameter that is repeated; what is None is left out."""
     pairs: list[tuple[str, str]] = []
     for name, value in filters.items():

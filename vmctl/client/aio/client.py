@@ -15,6 +15,7 @@ from vmctl.client.aio.projects import Projects
 from vmctl.client.aio.storage import Snapshots, Volumes
 from vmctl.client.aio.transport import Transport, trial
 from vmctl.client.aio.vms import VMs
+from vmctl.client.errors import NO_TRIAL, NoTrialError
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
 from vmctl.client.service import base_url, certificates_for, proxy_of, usable_environment, usable_token
 from vmctl.client.tokens import TokenStore
@@ -85,6 +86,7 @@ class AsyncClient:
         """
         with trial():
             await ask(*arguments, **fields)
+            raise NoTrialError(NO_TRIAL)  # it has read something, or it is a list that nobody has read
 
     def availability_zones(self) -> AsyncIterator[AvailabilityZone]:
         """Yield the availability zones."""

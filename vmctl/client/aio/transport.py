@@ -1,6 +1,5 @@
 """Sends requests: again where that is safe, with a fresh token where the old one has expired."""
 
-import json
 from asyncio import Lock, sleep
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,12 +23,13 @@ from vmctl.client.errors import (
     UnusableError,
     answer_of,
     error_of,
+    error_of_trial,
     foreign,
     item_of,
     unreadable,
 )
 from vmctl.client.models import TokenPair
-from vmctl.client.sending import Filter, check_headers, filters_of_trial, headers_of, parameters_of, timeout_of
+from vmctl.client.sending import RENEWAL, Filter, Prepared, check_headers, headers_of, prepared
 from vmctl.client.service import check_path
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
@@ -38,9 +38,7 @@ M = TypeVar("M", bound=BaseModel)
 _STREAM_TIMEOUT = httpx.Timeout(5, read=40)
 MAX_ANSWER = 2**26  # bytes; a page of a hundred VMs with the longest labels is a tenth of it
 _OF_THE_STREAM = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
-_RENEWAL = "/auth/refresh"
 _IS_TRIAL = ContextVar("is_trial", default=False)
-_GIVE_UP_AT = ContextVar("give_up_at", default=inf)
 
 
 class AcceptableError(Exception):
@@ -75,12 +73,14 @@ class Transport:
         """Read one resource."""
         return answer_of(await self.send("GET", path, filters=filters), model)
 
-    async def items(self, path: str, model: type[M], filters: Mapping[str, Filter]) -> AsyncIterator[M]:
-        """Yield all items of a list, page by page."""
+    async def items(
+        self, path: str, model: type[M], filters: Mapping[str, Filter], *, within: float = inf
+    ) -> AsyncIterator[M]:
+        """Yield all items of a list, page by page. Each page may take `within` seconds."""
         wanted = dict(filters)
         remembered: str | None = None
         for number in count(1):
-            response = await self._send_for_page(path, wanted)
+            response = await self._send_for_page(path, wanted, within)
             page = answer_of(response, AnyPage)
             for item in page.items:
                 yield item_of(response, item, model)
@@ -92,15 +92,15 @@ class Transport:
                 remembered = page.next_cursor
             wanted = {**wanted, "cursor": page.next_cursor}
 
-    async def _send_for_page(self, path: str, filters: Mapping[str, Filter]) -> httpx.Response:
+    async def _send_for_page(self, path: str, filters: Mapping[str, Filter], within: float) -> httpx.Response:
         """Ask for a large page. A service whose pages must be smaller chooses their size itself."""
         try:
-            return await self.send("GET", path, filters={"page_size": self._page_size, **filters})
+            return await self.send("GET", path, filters={"page_size": self._page_size, **filters}, within=within)
         except ProblemError as error:
             if self._page_size is None or "page_size" not in [item.parameter for item in error.problem.errors]:
                 raise
         self._page_size = None
-        return await self.send("GET", path, filters=filters)
+        return await self.send("GET", path, filters=filters, within=within)
 
     async def send(
         self,
@@ -111,34 +111,27 @@ class Transport:
         body: Mapping[str, Any] | None = None,
         key: str | None = None,
         if_match: str | None = None,
+        within: float = inf,
     ) -> httpx.Response:
         """Send a request, and return its answer if that is a success.
 
         `key` is the Idempotency-Key of a change; without it each call gets a new one. All attempts have the same key,
-        so the change is made once. `if_match` is the ETag that the resource must still have.
+        so the change is made once. `if_match` is the ETag that the resource must still have. The attempts may take
+        `within` seconds together; to renew the token may take longer, because a renewal that is cut off ends the login.
         """
         check_path(path)
-        filters = filters or {}
         headers = headers_of(method, path, body, key, if_match)
-        is_trial = _IS_TRIAL.get() and method != "GET" and path != _RENEWAL
-        if is_trial:
-            filters = filters_of_trial(method, path, filters)
-            headers.pop("Idempotency-Key", None)
-        request = {
-            "params": parameters_of(filters),
-            "content": None if body is None else json.dumps(body, default=str),
-            "headers": headers,
-            "timeout": timeout_of(filters.get("wait"), _GIVE_UP_AT.get() - monotonic()),
-        }
+        is_trial = _IS_TRIAL.get() and method != "GET" and path != RENEWAL
+        request = prepared(method, path, filters or {}, body, headers, within=within, is_trial=is_trial)
         token = self._current_token(path)
-        response, doubt = await self._send_patiently(method, path, request, token)
+        response, doubt = await self._send_patiently(request, token)
         if response.status_code == HTTPStatus.UNAUTHORIZED and token and not self._token:
             token = await self._renew(token)
-            response, doubt = await self._send_patiently(method, path, request, token, doubt)
+            response, doubt = await self._send_patiently(request, token, doubt)
         if doubt and retries.may_be_own_change(response, headers):
             raise UnreachableError(f"{doubt}. The resource has changed since, maybe by this. Read it again.")
         if not response.is_success:
-            raise error_of(response)
+            raise error_of_trial(response) if is_trial else error_of(response)
         if response.content and "json" not in response.headers.get("Content-Type", ""):
             raise foreign(response)
         if is_trial:
@@ -168,7 +161,7 @@ class Transport:
 
     def _current_token(self, path: str) -> str | None:
         """The access token for a request; a login and its like need none."""
-        if path in {"/auth/login", "/auth/register", _RENEWAL}:
+        if path in {"/auth/login", "/auth/register", RENEWAL}:
             return None
         if self._token:
             return self._token
@@ -189,7 +182,7 @@ class Transport:
                     return kept.access_token if kept else stale
                 # The service takes a refresh token again for some seconds, in case its answer was lost.
                 body = {"refresh_token": kept.refresh_token}
-                new = answer_of(await self.send("POST", _RENEWAL, body=body), TokenPair)
+                new = answer_of(await self.send("POST", RENEWAL, body=body), TokenPair)
                 if self.tokens.read() == kept:  # if not, somebody has logged in or out meanwhile
                     self.tokens.write(new)
                 return new.access_token
@@ -197,32 +190,34 @@ class Transport:
                 self.tokens.unlock()
 
     async def _send_patiently(
-        self, method: str, path: str, request: dict[str, Any], token: str | None, doubt: str = ""
+        self, request: Prepared, token: str | None, doubt: str = ""
     ) -> tuple[httpx.Response, str]:
         """Send a request until it has an answer that is worth having, or the patience is over.
 
-        Return the answer, and why an earlier attempt may have been carried out; an empty text if none was.
+        The patience begins with the first failure: until then the service may have held its answer back. Return the
+        answer, and why an earlier attempt may have been carried out; an empty text if none was.
         """
-        headers = request["headers"] | ({"Authorization": f"Bearer {token}"} if token else {})
-        repeatable = method in retries.REPEATABLE_METHODS or "Idempotency-Key" in headers or path == _RENEWAL
-        give_up_at = min(monotonic() + self._patience, _GIVE_UP_AT.get())
+        give_up_at = request.ends_at
         for delay in retries.delays():
             try:
-                async with self._http.stream(method, path, **(request | {"headers": headers})) as stream:
-                    response = await _read(stream)
+                async with self._http.stream(**request.attempt(token)) as stream:
+                    response = await _read(stream, request.ends_at)
             except httpx.InvalidURL as error:
                 raise UnusableError(f"No request can have so long a name, filter or id: {error}") from error
             except httpx.DecodingError as error:
                 raise UnreachableError(self.reason(error)) from error
             except httpx.TransportError as error:
                 reason, wanted = self.reason(error), delay
-                if not retries.may_repeat_after(error, repeatable=repeatable) or monotonic() + wanted > give_up_at:
+                give_up_at = min(give_up_at, monotonic() + self._patience)
+                again = retries.may_repeat_after(error, repeatable=request.is_repeatable)
+                if not again or monotonic() + wanted > give_up_at:
                     raise UnreachableError(reason) from error
                 doubt = doubt or retries.doubt_after(error, reason)
             else:
                 reason = f"{self._http.base_url.host} answered {response.status_code}"
                 wanted = max(delay, retries.wanted_delay(response))
-                again = retries.may_repeat_answered(response, repeatable=repeatable)
+                give_up_at = min(give_up_at, monotonic() + self._patience)
+                again = retries.may_repeat_answered(response, repeatable=request.is_repeatable)
                 if not again or monotonic() + wanted > give_up_at:
                     return response, doubt
                 doubt = doubt or retries.doubt_after(response, reason)
@@ -256,20 +251,12 @@ def trial() -> Iterator[None]:
         _IS_TRIAL.reset(token)
 
 
-@contextmanager
-def answers_until(moment: float) -> Iterator[None]:
-    """Have every request in the block end by this moment of the monotonic clock, with an answer or without one."""
-    token = _GIVE_UP_AT.set(moment)
-    try:
-        yield
-    finally:
-        _GIVE_UP_AT.reset(token)
-
-
-async def _read(stream: httpx.Response) -> httpx.Response:
+async def _read(stream: httpx.Response, ends_at: float = inf) -> httpx.Response:
     """Read an answer. What is compressed may be a thousand times as long as what was sent."""
     content = bytearray()
     async for part in stream.aiter_bytes():
+        if monotonic() > ends_at:
+            raise httpx.ReadTimeout("its answer has not ended in time", request=stream.request)
         content += part
         if len(content) > MAX_ANSWER:
             raise unreadable(stream.request.url, f"it is longer than {MAX_ANSWER:,} bytes")

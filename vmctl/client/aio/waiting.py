@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from vmctl.client import retries
-from vmctl.client.aio.transport import Transport, answers_until
+from vmctl.client.aio.transport import Transport
 from vmctl.client.errors import (
     NotFoundError,
     OperationError,
@@ -45,11 +45,12 @@ async def until_ended(
     delays = retries.delays()
     while remaining := [id for id in ids if id not in ended]:
         left = min(_LONGEST_WAIT, give_up_at - monotonic())
-        seconds = max(0, int(min(every if watch else _LONGEST_WAIT, left + 1)))
+        is_last = left <= 0
+        seconds = 0 if is_last else int(min(every if watch else _LONGEST_WAIT, left + 1))
         asked_at = monotonic()
         try:
-            with answers_until(give_up_at + _GRACE):
-                found = await _look(transport, remaining[:_MOST_IDS], seconds)
+            asked = remaining if is_last else remaining[:_MOST_IDS]
+            found = await _look(transport, asked, seconds, max(0, give_up_at - asked_at) + _GRACE)
         except (UnreachableError, ProblemError) as error:
             if monotonic() < give_up_at or is_final(error):
                 raise
@@ -59,7 +60,7 @@ async def until_ended(
                 watch(operation)
             if operation.status not in _OPEN:
                 ended[operation.id] = operation
-        if left <= 0 and len(ended) < len(set(ids)):
+        if is_last and len(ended) < len(set(ids)):
             raise WaitTimeoutError([id for id in ids if id not in ended])
         if monotonic() - asked_at >= seconds / 2:
             delays = retries.delays()
@@ -70,13 +71,15 @@ async def until_ended(
     return [ended[id] for id in ids]
 
 
-async def _look(transport: Transport, ids: Sequence[UUID], seconds: int) -> list[Operation]:
-    """Read the operations, as soon as all have ended or the seconds are over."""
+async def _look(transport: Transport, ids: Sequence[UUID], seconds: int, within: float) -> list[Operation]:
+    """Read the operations, as soon as all have ended or the seconds are over. A request may take `within` seconds."""
     if len(ids) == 1:
-        answer = await transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds})
+        answer = await transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds}, within=within)
         return [answer_of(answer, Operation)]
-    wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds}
-    found = [operation async for operation in transport.items("/operations", Operation, wanted)]
+    found: list[Operation] = []
+    for start in range(0, len(ids), _MOST_IDS):
+        wanted: dict[str, Filter] = {"id": ",".join(map(str, ids[start : start + _MOST_IDS])), "wait": seconds}
+        found += [each async for each in transport.items("/operations", Operation, wanted, within=within)]
     if missing := set(ids) - {operation.id for operation in found}:
         raise NotFoundError(f"There is no operation {', '.join(map(str, missing))}.")
     return found

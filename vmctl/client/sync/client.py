@@ -8,6 +8,7 @@ from typing import ParamSpec, Self
 
 import httpx
 
+from vmctl.client.errors import NO_TRIAL, NoTrialError
 from vmctl.client.models import AvailabilityZone, Flavor, Image, Network, SecurityGroup
 from vmctl.client.service import base_url, certificates_for, proxy_of, usable_environment, usable_token
 from vmctl.client.sync.accounts import Account, SSHKeys, Tokens
@@ -87,6 +88,7 @@ class Client:
         """
         with trial():
             ask(*arguments, **fields)
+            raise NoTrialError(NO_TRIAL)  # it has read something, or it is a list that nobody has read
 
     def availability_zones(self) -> Iterator[AvailabilityZone]:
         """Yield the availability zones."""
