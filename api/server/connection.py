@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 
 from api.server.connections import Connections
 from api.server.flow import WriteFlow
-from api.server.heads import RefusedError
+from api.server.heads import USUAL_HEAD, RefusedError
 from api.server.phases import BODY_TIME, HEAD_TIME, LINGER_TIME, MOST_LINGERING, WRITE_TIME, Phase
 from api.server.refusals import refusal
 from api.server.requests import Reader, Request, may_change
@@ -53,7 +53,7 @@ class Connection(asyncio.BufferedProtocol):
         self.cycle: RequestResponseCycle | None = None
         self._enter(Phase.HEAD, HEAD_TIME)
         self.waiting = b""  # bytes that came after the request that is being served
-        self.held = self.body_size = self.lingered = 0  # bytes; the last of them were received in the phase LINGERING
+        self.held = self.head_size = self.body_size = self.lingered = 0  # bytes; the last in the phase LINGERING
         self.is_reading = True
 
     # What the event loop calls.
@@ -190,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the registry how much memory this connection takes."""
         size = len(self.reader.part_of_head) + len(self.waiting) + self.transport.get_write_buffer_size()
         if self.phase in (Phase.BODY, Phase.SERVING):
-            size += min(self.body_size, MAX_BODY)
+            size += self.head_size + min(self.body_size, MAX_BODY)
         if size != self.held:
             self.registry.hold(self, size)
 
@@ -212,7 +212,7 @@ class Connection(asyncio.BufferedProtocol):
             # It follows a complete request. Until that is answered, what the client sends stays in the kernel.
             self.read(is_wanted=False)
             self.waiting += data
-        if self.held or self.waiting or self.body_size or self.phase is not Phase.SERVING:
+        if self.held or self.waiting or self.body_size or self.head_size or self.phase is not Phase.SERVING:
             self.weigh()
 
     def _take_head(self, data: bytes) -> bytes:
@@ -229,7 +229,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _start(self, request: Request) -> None:
         """Give a request to the application, which waits for the body, if there is one."""
-        self.body_size = 0
+        self.head_size, self.body_size = max(0, request.size - USUAL_HEAD), 0
         self.cycle = RequestResponseCycle(
             scope=request.scope(self.client, self.server, self.app_state.copy()),
             transport=self,  # type: ignore[arg-type]

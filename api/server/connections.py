@@ -3,8 +3,8 @@
 import heapq
 import logging
 import resource
-from collections import Counter
-from collections.abc import Collection
+from collections import Counter, deque
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 logger = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ class Connections:
     def hold(self, connection: Member, size: int) -> None:
         """Note the bytes that a connection keeps. If all together keep too many, close some.
 
-        Those that wait for their client go first, then requests that wait for us. Among both, the addresses that keep
-        the most bytes lose connections first: the longest waiting ones, and of the requests the largest.
+        The address that keeps the most at that moment loses one, again and again: first those that wait for their
+        client, the longest waiting ones first, then requests that wait for us, the largest ones first.
         """
         if connection not in self.by_address.get(connection.address, ()):
             return  # it has just been closed
@@ -165,16 +165,25 @@ class Connections:
     def _usefulness(self, member: Member) -> tuple[int, float]:
         return -len(self.by_address[member.address]), member.since
 
-    def _dispensable_first(self) -> list[Member]:
-        of_address = {address: sum(each.held for each in group) for address, group in self.by_address.items()}
-
-        def place(member: Member) -> tuple[bool, int, int, float]:
-            is_busy = member.is_busy()
-            return is_busy, -of_address[member.address], -member.held if is_busy else 0, member.since
-
-        return sorted((member for member in self._all() if member.held), key=place)
+    def _dispensable_first(self) -> Iterator[Member]:
+        """Yield the connections that hold something: each of the address that holds the most without those before."""
+        holders = {address: [each for each in group if each.held] for address, group in self.by_address.items()}
+        queues = {address: deque(sorted(group, key=_dispensability)) for address, group in holders.items() if group}
+        heap = [(-sum(each.held for each in queue), address) for address, queue in queues.items()]
+        heapq.heapify(heap)
+        while heap:
+            left, address = heapq.heappop(heap)
+            member = queues[address].popleft()
+            if queues[address]:
+                heapq.heappush(heap, (left + member.held, address))
+            yield member
 
     def _abort(self, member: Member, event: str) -> None:
         self._events[event] += 1
         self.remove(member)
         member.abort()
+
+
+def _dispensability(member: Member) -> tuple[bool, int, float]:
+    is_busy = member.is_busy()
+    return is_busy, -member.held if is_busy else 0, member.since

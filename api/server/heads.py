@@ -7,6 +7,7 @@ accepted some of them. The expression below does not depend on its version.
 import re
 
 MAX_HEAD = 32 * 1024  # bytes
+USUAL_HEAD = 4 * 1024  # bytes; what is more of a request that is being served counts as memory that it holds
 MAX_PATH = 4 * 1024  # bytes; the longest of the service's paths is shorter, and each is decoded
 MAX_FIELDS = 100
 END = b"\r\n\r\n"

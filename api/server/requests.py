@@ -29,6 +29,7 @@ class Request:
     fields: Fields
     is_kept_alive: bool
     expects_continue: bool  # the client sends its body only after the answer 100
+    size: int  # bytes of the head
 
     def scope(self, client: Address | None, server: Address | None, state: dict[str, Any]) -> Any:
         """The request as ASGI describes it."""
@@ -156,6 +157,7 @@ class Reader:
             fields,
             is_kept_alive=is_modern and self._is_kept_alive,
             expects_continue=is_modern and values.get(b"expect", b"").lower() == b"100-continue",
+            size=len(head),
         )
 
     def _replace_parser(self) -> None:

@@ -70,7 +70,7 @@ class Admission:
                 if message["type"] == "http.response.start":
                     if message["status"] in _REFUSALS:
                         scope["is_refused"] = True  # for api/server: the client can do without this answer
-                        await self._hold_back()
+                        await self._hold_back(receive)
                     free = self.slots.free_of(admitted.caller)
                     told = admitted.counted.headers(self.slots.most_of_caller, free)
                     message["headers"] = [*message["headers"], *told]
@@ -91,12 +91,15 @@ class Admission:
             scope["take_slot"] = partial(self._take_again, admitted)
             await self.app(scope, receive, release_and_send)
 
-    async def _hold_back(self) -> None:
-        """Wait as long as a refusal is held back."""
+    async def _hold_back(self, receive: Receive) -> None:
+        """Wait as long as a refusal is held back, or until its client leaves. Let go of the request's body before."""
         self._held_back += 1
+        delay = max(REFUSAL_DELAY, self._held_back / REFUSALS_PER_SECOND)
         try:
-            delay = max(REFUSAL_DELAY, self._held_back / REFUSALS_PER_SECOND)
-            await asyncio.sleep(min(delay, LONGEST_REFUSAL_DELAY))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(delay, LONGEST_REFUSAL_DELAY)):
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
         finally:
             self._held_back -= 1
 

@@ -112,7 +112,11 @@ class BufferedBody:
         if is_too_large:
             await problems.body_too_large(scope["path"], most)(scope, receive, send)
             return
-        buffered: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        # The body of a GET means nothing (RFC 9110, section 9.3.1), and a stream of events would keep it for hours.
+        kept = b"" if scope["method"] in {"GET", "HEAD"} else bytes(body)
+        del body  # or the request would keep it twice
+        buffered: list[Message] = [{"type": "http.request", "body": kept, "more_body": False}]
+        del kept
 
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +13,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.types import Message
 
 from api.app import RESERVED_CONNECTIONS
 from api.background import readiness
@@ -68,6 +69,31 @@ async def test_a_flood_of_one_caller_is_refused_while_another_caller_is_served(
     for answer in answers:
         assert answer.headers["Retry-After"] == "1"
     assert (await ada.http.get("/vms")).json()["total"] == 10
+
+
+async def test_a_refusal_is_held_back_only_as_long_as_its_client_waits(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requests of clients that had gone filled the memory, each with its body."""
+    monkeypatch.setattr(admission, "REFUSAL_DELAY", 3600.0)
+    monkeypatch.setattr(admission, "LONGEST_REFUSAL_DELAY", 3600.0)
+    body, headers = b'{"name": "web-1"}', [(b"content-type", b"application/json")]
+    messages = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
+    async with running(settings.model_copy(update={"rate_limit_address_writes": 1})) as app, asyncio.timeout(20):
+        assert (await client_of(app).post("/vms", json={})).status_code == 401
+        scope = {"type": "http", "method": "POST", "path": "/api/v1/vms", "query_string": b"", "headers": headers}
+        scope |= {"raw_path": b"/api/v1/vms", "client": ("127.0.0.1", 1), "http_version": "1.1", "root_path": ""}
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return messages.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+    assert sent[0]["status"] == 429
+    assert messages == []
 
 
 async def test_an_overloaded_service_has_a_place_for_a_new_caller_and_answers_health_checks(
@@ -131,19 +157,23 @@ async def test_the_more_refusals_are_held_back_the_longer_each_waits(monkeypatch
     delays: list[float] = []
     is_over = asyncio.Event()
 
-    async def sleep(seconds: float) -> None:
+    def timeout(seconds: float) -> AbstractAsyncContextManager[None]:
         delays.append(seconds)
-        await is_over.wait()
+        return nullcontext()
 
-    monkeypatch.setattr(admission, "asyncio", SimpleNamespace(sleep=sleep))
+    async def receive() -> Message:
+        await is_over.wait()
+        return {"type": "http.disconnect"}
+
+    monkeypatch.setattr(admission, "asyncio", SimpleNamespace(timeout=timeout))
     nothing: Any = None
     refusing = admission.Admission(nothing, slots=nothing, searches=nothing, signing=nothing, limits=nothing)
-    held = [asyncio.create_task(refusing._hold_back()) for _ in range(5_000)]
+    held = [asyncio.create_task(refusing._hold_back(receive)) for _ in range(5_000)]
     await asyncio.sleep(0)
     assert (delays[0], delays[599], delays[-1]) == (0.5, 6.0, 30.0)
     is_over.set()
     await asyncio.gather(*held)
-    await refusing._hold_back()
+    await refusing._hold_back(receive)
     assert delays[-1] == 0.5
 
 

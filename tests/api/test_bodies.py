@@ -233,5 +233,5 @@ async def test_a_body_ends_with_the_message_that_does_not_say_that_more_follows(
 
     async def send(_message: Message) -> None: ...
 
-    await BufferedBody(keep_body)({"type": "http", "path": "/", "headers": []}, receive, send)
+    await BufferedBody(keep_body)({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send)
     assert received == [{"type": "http.request", "body": b"ab", "more_body": False}]

@@ -1,6 +1,7 @@
 """What a request consists of, and what its answers may have beside what the service sends."""
 
 from collections.abc import Callable
+from itertools import chain, repeat
 
 import httpx
 import pytest
@@ -109,7 +110,7 @@ def test_a_change_that_may_have_been_made_by_an_attempt_without_an_answer_is_not
     lost: httpx.Response | Exception,
 ) -> None:
     service = Service([lost, problem("precondition_failed", 412)])
-    with pytest.raises(UnreachableError, match="maybe by this"):
+    with pytest.raises(UnreachableError, match="may have made the change"):
         service.client().vms.change("1", if_match='"a"', labels={})
 
 
@@ -118,7 +119,7 @@ def test_a_lost_answer_is_remembered_while_the_token_is_renewed() -> None:
     service = Service([LOST, problem("invalid_token", 401), answer(tokens("2").model_dump()), changed])
     store = MemoryTokens()
     store.write(tokens("1"))
-    with pytest.raises(UnreachableError, match="maybe by this"):
+    with pytest.raises(UnreachableError, match="may have made the change"):
         service.client(tokens=store).vms.change("1", if_match='"a"', labels={})
 
 
@@ -132,8 +133,36 @@ def test_a_change_that_no_attempt_has_made_is_refused(first: httpx.Response | Ex
         service.client().vms.change("1", if_match='"a"', labels={})
 
 
-def test_a_change_with_a_key_is_refused_whatever_came_before() -> None:
-    """The service would have repeated its first answer."""
+REFUSED_BEFORE_THE_KEY = [
+    problem("invalid_token", 401),
+    problem("forbidden", 403),
+    problem("idempotency_key_in_flight", 409),
+    problem("rate_limited", 429, Retry_After="600"),
+    problem("overloaded", 503, Retry_After="600"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSED_BEFORE_THE_KEY, ids=lambda answer: str(answer.status_code))
+def test_a_change_whose_answer_was_lost_may_have_been_made_whatever_came_later(refusal: httpx.Response) -> None:
+    service = Service(chain([LOST], repeat(refusal)))
+    client = service.client(token="vma_1", patience=0.6)
+    with pytest.raises(UnreachableError, match="may have made the change; a later one was refused: It is") as caught:
+        client.vms.create(name="web-1", flavor="m1.tiny")
+    assert caught.value.retry_after == float(refusal.headers.get("Retry-After", 0))
+    with pytest.raises(ProblemError):
+        Service(chain([LOST], repeat(refusal))).client(token="vma_1", patience=0.6).vms.get("1")
+
+
+def test_a_lost_answer_is_remembered_if_the_token_cannot_be_renewed() -> None:
+    store = MemoryTokens()
+    store.write(tokens("1"))
+    service = Service([LOST, problem("invalid_token", 401), problem("invalid_refresh_token", 401)])
+    with pytest.raises(UnreachableError, match="may have made the change; a later one was refused: It is"):
+        service.client(tokens=store).vms.create(name="web-1", flavor="m1.tiny")
+
+
+def test_a_change_with_a_key_is_refused_if_the_service_has_looked_at_the_key() -> None:
+    """It would have repeated its first answer."""
     service = Service([LOST, problem("precondition_failed", 412)])
     with pytest.raises(ProblemError):
         service.client().vms.stop("1", if_match='"a"')

@@ -152,6 +152,16 @@ def test_the_last_look_is_at_all_operations() -> None:
     assert len(client.operations.wait(ids[:-1], timeout=0)) == 149
 
 
+def test_a_last_look_that_breaks_off_keeps_what_it_has_read() -> None:
+    ids = [uuid4() for _ in range(150)]
+    items = [operation(id=str(id)) for id in ids[:100]]
+    service = Service([answer({"items": items, "next_cursor": None}), *repeat(problem("overloaded", 503), 9)])
+    with pytest.raises(WaitTimeoutError) as caught:
+        service.client(patience=0).operations.wait(ids, timeout=0)
+    assert caught.value.operation_ids == ids[100:]
+    assert caught.value.__notes__ == ["It is not known how far they are: It is overloaded."]
+
+
 def test_an_answer_that_trickles_ends_with_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, id = Clock(monkeypatch), uuid4()
 
@@ -218,13 +228,17 @@ def test_a_delete_with_nothing_to_do_has_nothing_to_wait_for() -> None:
     assert len(service.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("refusal", "code"),
+    [(answer({}, 502), 1), (problem("database_unavailable", 503), 1), (problem("invalid_token", 401), 3)],
+)
 def test_a_command_whose_wait_the_service_ends_says_how_to_go_on(
-    alone: Command, monkeypatch: pytest.MonkeyPatch
+    alone: Command, monkeypatch: pytest.MonkeyPatch, refusal: httpx.Response, code: int
 ) -> None:
     id = str(uuid4())
     monkeypatch.setattr(session, "_PATIENCE", 0.0)
-    with listening(Service(lambda _: answer({}, 502))) as alone.environment["VMCTL_URL"]:
-        ended = alone.run("op", "wait", id, code=1)
+    with listening(Service(repeat(refusal))) as alone.environment["VMCTL_URL"]:
+        ended = alone.run("op", "wait", id, code=code)
     assert f"What was asked for goes on. Wait again with: vmctl op wait {id}\n" in ended.stderr
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from vmctl.cli import exits
 from vmctl.cli.session import Session
 from vmctl.cli.stops import StoppedError
-from vmctl.client import ClientError, UnreachableError
+from vmctl.client import ClientError, WaitTimeoutError
 from vmctl.client.models import Operation, OperationStatus
 
 _MOST_LINES = 12
@@ -38,7 +38,9 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
             return session.client.operations.wait(
                 list(names), timeout=timeout, watch=progress.show, every=progress.every
             )
-    except UnreachableError as error:
+    except ClientError as error:
+        if isinstance(error, WaitTimeoutError) or exits.code_of(error) == exits.NOT_FOUND:
+            raise
         error.add_note(f"What was asked for goes on. {exits.how_to_go_on(*_running(names, progress.ended))}")
         raise
     except (KeyboardInterrupt, StoppedError) as stop:

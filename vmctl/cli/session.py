@@ -101,7 +101,7 @@ class Session:
     def _say_retry(self, reason: str, seconds: float) -> None:
         if reason != self._last_reason:
             when = f" in {seconds:.0f} s" if seconds > retries.LONGEST_DELAY else ""
-            self.say(f"{reason}. Trying again{when}.")
+            self.say(f"{reason.rstrip('.')}. Trying again{when}.")
         self._last_reason = reason
 
 

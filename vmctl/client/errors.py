@@ -113,6 +113,14 @@ def foreign(response: httpx.Response) -> UnreadableError:
     return UnreadableError(f"{response.request.url} answered, but not as this service does")
 
 
+def in_doubt(reason: str, error: ClientError) -> UnreachableError:
+    """The exception for a change that was refused after an attempt whose answer was lost for this `reason`."""
+    text = f"{reason.rstrip('.')}. That attempt may have made the change; a later one was refused: {error}"
+    doubt = UnreachableError(text)
+    doubt.retry_after = error.retry_after
+    return doubt
+
+
 def is_final(error: Exception) -> bool:
     """Whether the next attempt would end as this one did."""
     if isinstance(error, ProblemError):

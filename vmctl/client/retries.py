@@ -49,13 +49,16 @@ def doubt_after(end: httpx.Response | httpx.TransportError, reason: str) -> str:
     return "" if isinstance(end, _NEVER_LEFT) else reason
 
 
-def may_be_own_change(response: httpx.Response, headers: Mapping[str, str]) -> bool:
-    """Whether a later attempt may have been refused because an earlier one, whose answer is lost, was carried out.
+def says_nothing_of_earlier(response: httpx.Response, headers: Mapping[str, str]) -> bool:
+    """Whether the refusal of a later attempt leaves open if an earlier one, whose answer is lost, was carried out.
 
-    With an Idempotency-Key the service repeats its first answer.
+    With an Idempotency-Key the service repeats its first answer, but not to a caller that it does not know, or has no
+    time for. Without a key, an earlier attempt may be what has changed the resource.
     """
-    is_condition = "If-Match" in headers and "Idempotency-Key" not in headers
-    return is_condition and response.status_code == HTTPStatus.PRECONDITION_FAILED
+    if response.status_code == HTTPStatus.PRECONDITION_FAILED:
+        return "If-Match" in headers and "Idempotency-Key" not in headers
+    is_in_flight = may_repeat_answered(response, repeatable=True)
+    return is_in_flight or response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
 
 def wanted_delay(response: httpx.Response) -> float:

@@ -40,10 +40,15 @@ class Prepared:
         has_key = "Idempotency-Key" in self.headers or self.path == RENEWAL
         return has_key or self.is_trial or self.method in REPEATABLE_METHODS
 
-    def attempt(self, token: str | None) -> dict[str, Any]:
-        """What httpx is told of an attempt that begins now."""
+    @property
+    def is_change(self) -> bool:
+        """Whether it changes something, so that it matters if it was carried out."""
+        return self.method != "GET" and not self.is_trial and not self.path.startswith("/auth/")
+
+    def attempt(self, token: str | None) -> "Attempt":
+        """An attempt that begins now."""
         left = max(self.ends_at - monotonic(), _SHORTEST)
-        return {
+        arguments = {
             "method": self.method,
             "url": self.path,
             "params": self.parameters,
@@ -51,6 +56,15 @@ class Prepared:
             "headers": {**self.headers, **({"Authorization": f"Bearer {token}"} if token else {})},
             "timeout": httpx.Timeout(min(_LONGEST + self.held_back, left), connect=min(5.0, left)),
         }
+        return Attempt(arguments, monotonic() + left)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What httpx is told of one attempt, and the time of the monotonic clock at which it ends at the latest."""
+
+    arguments: dict[str, Any]
+    ends_at: float
 
 
 def prepared(  # noqa: PLR0913 - what a request has

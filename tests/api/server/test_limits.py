@@ -142,6 +142,35 @@ def test_an_address_that_holds_too_much_costs_others_no_connection(site: Site, m
     assert slow.read().status == 200
 
 
+def test_an_address_whose_requests_wait_for_us_costs_others_no_connection_either(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "MOST_HELD", 100_000)
+    slow = site.client("127.0.0.9")
+    slow.send(POST + b"Content-Length: 20000\r\n\r\n" + b"z" * 19_000)
+    block_until(lambda: site.server.connections.held == 19_000)
+    flood = [site.client() for _ in range(40)]
+    for client in flood:
+        client.send(b"POST" + WAIT[3:-2] + b"Content-Length: 9000\r\n\r\n" + b"z" * 9000)
+    block_until(lambda: site.server.connections.count < 20)
+    slow.send(b"z" * 1000)
+    assert slow.read().status == 200
+    assert site.server.connections.held <= 100_000
+
+
+def test_a_large_head_counts_as_long_as_its_request_is_served(site: Site) -> None:
+    site.client().send(WAIT[:-2] + b"X: " + b"y" * 10_000 + b"\r\n\r\n")
+    block_until(lambda: 0 < site.server.connections.held < 10_000)
+    site.gate.set()
+    block_until(lambda: not site.server.connections.held)
+
+
+def test_the_body_of_a_get_is_not_kept(site: Site) -> None:
+    """A stream of events would keep it for hours."""
+    get, post = (method + b" / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nz" for method in (b"GET", b"POST"))
+    assert [site.ask(request).json()["body"] for request in (get, post)] == ["", "z"]
+
+
 def test_no_part_of_a_body_costs_a_copy_of_those_before_it() -> None:
     """A body of 800 kB that came byte by byte took all of a processor at 2,000 packets a second."""
     copied: list[bytes] = []
@@ -160,7 +189,9 @@ def test_no_part_of_a_body_costs_a_copy_of_those_before_it() -> None:
     async def answer(_scope: Any, receive: Any, _send: Any) -> None:
         assert (await receive())["body"] == b"zzz"
 
-    asyncio.run(BufferedBody(answer)({"type": "http", "path": "/", "headers": []}, receive, AsyncMock()))
+    asyncio.run(
+        BufferedBody(answer)({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, AsyncMock())
+    )
     assert not any(copied)
 
 

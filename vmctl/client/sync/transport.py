@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from vmctl.client import retries
 from vmctl.client.base import AnyPage
 from vmctl.client.errors import (
+    ClientError,
     ProblemError,
     UnreachableError,
     UnusableError,
@@ -26,6 +27,7 @@ from vmctl.client.errors import (
     error_of,
     error_of_trial,
     foreign,
+    in_doubt,
     item_of,
     unreadable,
 )
@@ -126,12 +128,16 @@ class Transport:
         token = self._current_token(path)
         response, doubt = self._send_patiently(request, token)
         if response.status_code == HTTPStatus.UNAUTHORIZED and token and not self._token:
-            token = self._renew(token)
+            try:
+                token = self._renew(token)
+            except ClientError as error:
+                raise (in_doubt(doubt, error) if doubt and request.is_change else error) from error
             response, doubt = self._send_patiently(request, token, doubt)
-        if doubt and retries.may_be_own_change(response, headers):
-            raise UnreachableError(f"{doubt}. The resource has changed since, maybe by this. Read it again.")
         if not response.is_success:
-            raise error_of_trial(response) if is_trial else error_of(response)
+            refused = error_of_trial(response) if is_trial else error_of(response)
+            if doubt and request.is_change and retries.says_nothing_of_earlier(response, headers):
+                raise in_doubt(doubt, refused) from refused
+            raise refused
         if response.content and "json" not in response.headers.get("Content-Type", ""):
             raise foreign(response)
         if is_trial:
@@ -198,8 +204,9 @@ class Transport:
         give_up_at = request.ends_at
         for delay in retries.delays():
             try:
-                with self._http.stream(**request.attempt(token)) as stream:
-                    response = _read(stream, request.ends_at)
+                attempt = request.attempt(token)
+                with self._http.stream(**attempt.arguments) as stream:
+                    response = _read(stream, attempt.ends_at)
             except httpx.InvalidURL as error:
                 raise UnusableError(f"No request can have so long a name, filter or id: {error}") from error
             except httpx.DecodingError as error:

@@ -43,27 +43,30 @@ def until_ended(
     """
     give_up_at = inf if timeout is None else monotonic() + timeout
     ended: dict[UUID, Operation] = {}
+    late: set[UUID] = set()  # those that were read after the time was over
     delays = retries.delays()
     while remaining := [id for id in ids if id not in ended]:
+        asked = [id for id in remaining if id not in late][:_MOST_IDS]
+        if not asked:
+            raise WaitTimeoutError(remaining)
         left = min(_LONGEST_WAIT, give_up_at - monotonic())
-        is_last = left <= 0
-        seconds = 0 if is_last else int(min(every if watch else _LONGEST_WAIT, left + 1))
+        seconds = int(min(every if watch else _LONGEST_WAIT, left + 1)) if left > 0 else 0
         asked_at = monotonic()
         try:
-            asked = remaining if is_last else remaining[:_MOST_IDS]
             found = _look(transport, asked, seconds, max(0, give_up_at - asked_at) + _GRACE)
         except (UnreachableError, ProblemError) as error:
             if monotonic() < give_up_at or is_final(error):
                 raise
-            raise WaitTimeoutError(remaining) from error
-        for operation in found:
-            if watch:
+            over = WaitTimeoutError(remaining)
+            over.add_note(f"It is not known how far they are: {error}")
+            raise over from error
+        if watch:
+            for operation in found:
                 watch(operation)
-            if operation.status not in _OPEN:
-                ended[operation.id] = operation
-        if is_last and len(ended) < len(set(ids)):
-            raise WaitTimeoutError([id for id in ids if id not in ended])
-        if monotonic() - asked_at >= seconds / 2:
+        ended |= {operation.id: operation for operation in found if operation.status not in _OPEN}
+        if left <= 0:
+            late.update(asked)
+        elif monotonic() - asked_at >= seconds / 2:
             delays = retries.delays()
         elif any(operation.status in _OPEN for operation in found):
             # The service does not hold its answers back, or it is about to stop. Without a pause this would ask for
@@ -73,14 +76,12 @@ def until_ended(
 
 
 def _look(transport: Transport, ids: Sequence[UUID], seconds: int, within: float) -> list[Operation]:
-    """Read the operations, as soon as all have ended or the seconds are over. A request may take `within` seconds."""
+    """Read the operations, as soon as all have ended or the seconds are over. It may take `within` seconds."""
     if len(ids) == 1:
         answer = transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds}, within=within)
         return [answer_of(answer, Operation)]
-    found: list[Operation] = []
-    for start in range(0, len(ids), _MOST_IDS):
-        wanted: dict[str, Filter] = {"id": ",".join(map(str, ids[start : start + _MOST_IDS])), "wait": seconds}
-        found += [each for each in transport.items("/operations", Operation, wanted, within=within)]
+    wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds}
+    found = [each for each in transport.items("/operations", Operation, wanted, within=within)]
     if missing := set(ids) - {operation.id for operation in found}:
         raise NotFoundError(f"There is no operation {', '.join(map(str, missing))}.")
     return found
