@@ -177,3 +177,4 @@ async def _running_process(settings: Settings, signing: Signing, uses: RateUses)
         # At the same time, because a task whose server hangs ends only once its connection is cut.
         ending = asyncio.wait([delivering, writing, refusing, *others], timeout=database.CLOSE_TIMEOUT)
         await asyncio.gather(ending, database.close(engine))
+        await database.close(engine)  # a task may have connected while it was ending

@@ -14,10 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 import local
 from api import __main__ as main
 from api.app import create_app
+from api.background import housekeeping
 from domain import logs, temporal
 from domain.data import database
 from domain.settings import Settings
@@ -153,6 +155,30 @@ async def test_requests_get_503_while_the_database_is_unavailable_and_succeed_af
     await engine.dispose()
     lines = [record.message for record in caplog.records if record.name == "api.background.dispatcher"]
     assert sum("Postgres is unavailable" in line for line in lines) == 1
+
+
+async def test_no_connection_stays_that_a_task_has_made_while_it_was_ending(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that is told to stop would wait for it for ever."""
+    has_begun, kept = asyncio.Event(), list[AsyncConnection]()
+
+    async def connect_late(engine: AsyncEngine, *_: object) -> None:
+        has_begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            kept.append(await engine.connect())
+
+    monkeypatch.setattr(housekeeping, "run", connect_late)
+    async with running(settings):
+        await has_begun.wait()
+    [connection] = kept
+    driver = (await connection.get_raw_connection()).driver_connection
+    assert driver
+    assert driver.is_closed()
+    await connection.invalidate()
+    await connection.close()
 
 
 async def _read_until(http: Any, vm_id: str, stop: asyncio.Event) -> set[int]:
