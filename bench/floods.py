@@ -33,17 +33,22 @@ FILES = 1024
 GET = b"GET /api/v1/health HTTP/1.1\r\nHost: api\r\n\r\n"
 DOCUMENT = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: api\r\n\r\n"
 POST = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
+LOGIN = POST + b"Content-Length: 60000\r\n\r\n" + b'{"username": "a", "password": "' + b"x" * 59_967 + b'"}'
 LARGE = POST + b"Content-Length: 255000\r\n\r\n" + b" " * 254_000
 
 
 class Flood(NamedTuple):
-    """What each of the clients sends first, and what again and again, with a pause in seconds; none reads anything."""
+    """What each of the clients sends first, and what again and again, with a pause in seconds; none reads anything.
+
+    A client that `leaves` closes its connection at once and makes another one.
+    """
 
     title: str
     clients: int
     first: bytes
     again: bytes
     pause: float = 0.0
+    leaves: bool = False
 
 
 FLOODS: dict[str, Flood] = {
@@ -63,6 +68,7 @@ FLOODS: dict[str, Flood] = {
     "heads": Flood("heads without an end", 2000, GET[:-2] + b"X: " + b"y" * 30_000, b""),
     "bytes": Flood("heads whose end comes byte by byte", 1000, GET[:-2] + b"X: " + b"y" * 30_000, b"y", 0.1),
     "unfinished": Flood("bodies without an end", 2000, POST + b"Content-Length: 60000\r\n\r\n" + b" " * 59_000, b""),
+    "left": Flood("logins whose clients do not wait for the answer", 16, LOGIN, b"", leaves=True),
     "large": Flood("large bodies that are never complete, from 64 addresses", 2000, LARGE, b""),
     "idle": Flood("idle connections after a request", 2000, GET, b""),
 }
@@ -78,6 +84,9 @@ async def client(port: int, address: str, flood: Flood, ends_at: float) -> None:
             async with asyncio.timeout_at(loop.time() + ends_at - time.monotonic()):
                 await loop.sock_connect(connection, ("127.0.0.1", port))
                 await loop.sock_sendall(connection, flood.first)
+                if flood.leaves:
+                    await asyncio.sleep(0.02)
+                    continue
                 while flood.again:
                     await loop.sock_sendall(connection, flood.again)
                     await asyncio.sleep(flood.pause)
