@@ -90,7 +90,8 @@ def problem(code: str, status: int, **headers: str) -> httpx.Response:
         "detail": f"It is {code}.",
         "code": code,
     }
-    return answer(body | {"instance": "/", "request_id": "r-1"}, status, **headers)
+    named = {"Content_Type": "application/problem+json", **headers}
+    return answer(body | {"instance": "/", "request_id": "r-1"}, status, **named)
 
 
 def operation(status: OperationStatus = OperationStatus.SUCCEEDED, **fields: object) -> dict[str, Any]:

@@ -136,7 +136,9 @@ def test_a_change_that_no_attempt_has_made_is_refused(first: httpx.Response | Ex
 REFUSED_BEFORE_THE_KEY = [
     problem("invalid_token", 401),
     problem("forbidden", 403),
+    problem("request_timeout", 408),
     problem("idempotency_key_in_flight", 409),
+    problem("internal_error", 500),
     problem("rate_limited", 429, Retry_After="600"),
     problem("overloaded", 503, Retry_After="600"),
 ]
@@ -151,6 +153,22 @@ def test_a_change_whose_answer_was_lost_may_have_been_made_whatever_came_later(r
     assert caught.value.retry_after == float(refusal.headers.get("Retry-After", 0))
     with pytest.raises(ProblemError):
         Service(chain([LOST], repeat(refusal))).client(token="vma_1", patience=0.6).vms.get("1")
+
+
+@pytest.mark.parametrize("code", ["overloaded", "idempotency_key_in_flight", "rate_limited"])
+def test_a_change_that_was_never_begun_is_refused(code: str) -> None:
+    status = {"overloaded": 503, "idempotency_key_in_flight": 409, "rate_limited": 429}[code]
+    service = Service(repeat(problem(code, status)))
+    with pytest.raises(ProblemError):
+        service.client(patience=0.6).vms.create(name="web-1", flavor="m1.tiny")
+    assert len(service.requests) > 1
+
+
+@pytest.mark.parametrize("code", ["database_unavailable", "shutting_down"])
+def test_a_change_that_an_outage_met_may_have_been_made(code: str) -> None:
+    service = Service(chain([problem(code, 503)], repeat(problem("overloaded", 503))))
+    with pytest.raises(UnreachableError, match="may have made the change"):
+        service.client(patience=0.6).vms.create(name="web-1", flavor="m1.tiny")
 
 
 def test_a_lost_answer_is_remembered_if_the_token_cannot_be_renewed() -> None:

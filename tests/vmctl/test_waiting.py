@@ -126,6 +126,24 @@ def test_a_wait_ends_in_time_if_the_service_is_away(
     assert clock.now <= 4 + waiting._GRACE + 2.5
 
 
+@pytest.mark.parametrize("timeout", [1, 6, 10, 14])
+def test_a_wait_lasts_as_long_as_it_may_if_the_pauses_are_longer(
+    monkeypatch: pytest.MonkeyPatch, timeout: float
+) -> None:
+    clock = Clock(monkeypatch)
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(retries, "delays", lambda: repeat(8.0))
+    monkeypatch.setattr(transport, "sleep", sleep)
+    service = Service(repeat(httpx.ConnectError("refused")))
+    with pytest.raises(WaitTimeoutError):
+        service.client(patience=20).operations.wait([uuid4()], timeout=timeout)
+    assert timeout <= clock.now <= timeout + waiting._GRACE
+    assert len(service.requests) < 6
+
+
 @pytest.mark.parametrize("timeout", [0, -6, -100, -inf])
 def test_a_wait_that_is_over_looks_once_more(monkeypatch: pytest.MonkeyPatch, timeout: float) -> None:
     """The machine may have been asleep. To httpx, a limit below zero is an error."""

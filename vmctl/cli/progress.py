@@ -39,9 +39,9 @@ def follow(session: Session, names: Mapping[UUID, str], timeout: float | None) -
                 list(names), timeout=timeout, watch=progress.show, every=progress.every
             )
     except ClientError as error:
-        if isinstance(error, WaitTimeoutError) or exits.code_of(error) == exits.NOT_FOUND:
-            raise
-        error.add_note(f"What was asked for goes on. {exits.how_to_go_on(*_running(names, progress.ended))}")
+        running = _running(names, progress.ended)
+        if running and not isinstance(error, WaitTimeoutError) and exits.code_of(error) != exits.NOT_FOUND:
+            error.add_note(f"What was asked for goes on. {exits.how_to_go_on(*running)}")
         raise
     except (KeyboardInterrupt, StoppedError) as stop:
         how = exits.how_to_go_on(*_running(names, progress.ended))

@@ -12,6 +12,10 @@ _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 _LOST = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT})  # a proxy did not hear the answer
 # A proxy error is a refusal to connect to the service.
 _NEVER_LEFT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
+# What the service, or a proxy, may say without having looked at the Idempotency-Key.
+_BEFORE_THE_KEY = frozenset(
+    {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.INTERNAL_SERVER_ERROR}
+)
 _FIRST_DELAY = 0.25  # seconds
 LONGEST_DELAY = 8.0
 _LONGEST_WANTED = 86_400.0
@@ -45,8 +49,17 @@ def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
 def doubt_after(end: httpx.Response | httpx.TransportError, reason: str) -> str:
     """The `reason` if the service may have carried out an attempt that ended like this; else an empty text."""
     if isinstance(end, httpx.Response):
-        return "" if end.status_code == HTTPStatus.TOO_MANY_REQUESTS else reason
+        return reason if end.status_code in _LOST or _is_open(end) else ""
     return "" if isinstance(end, _NEVER_LEFT) else reason
+
+
+def _is_open(response: httpx.Response) -> bool:
+    """Whether a 503 leaves open if the request was carried out: a proxy's does, and two of the service's own."""
+    if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
+        return False
+    codes = (b'"database_unavailable"', b'"shutting_down"')
+    is_proxys = "problem+json" not in response.headers.get("Content-Type", "")
+    return is_proxys or any(code in response.content for code in codes)
 
 
 def says_nothing_of_earlier(response: httpx.Response, headers: Mapping[str, str]) -> bool:
@@ -57,8 +70,7 @@ def says_nothing_of_earlier(response: httpx.Response, headers: Mapping[str, str]
     """
     if response.status_code == HTTPStatus.PRECONDITION_FAILED:
         return "If-Match" in headers and "Idempotency-Key" not in headers
-    is_in_flight = may_repeat_answered(response, repeatable=True)
-    return is_in_flight or response.status_code in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+    return response.status_code in _BEFORE_THE_KEY or may_repeat_answered(response, repeatable=True)
 
 
 def wanted_delay(response: httpx.Response) -> float:

@@ -45,9 +45,13 @@ class Prepared:
         """Whether it changes something, so that it matters if it was carried out."""
         return self.method != "GET" and not self.is_trial and not self.path.startswith("/auth/")
 
+    def left(self) -> float:
+        """The seconds that are left for attempts."""
+        return max(self.ends_at - monotonic(), 0.0)
+
     def attempt(self, token: str | None) -> "Attempt":
         """An attempt that begins now."""
-        left = max(self.ends_at - monotonic(), _SHORTEST)
+        left = max(self.left(), _SHORTEST)
         arguments = {
             "method": self.method,
             "url": self.path,

@@ -131,7 +131,9 @@ class Transport:
             try:
                 token = await self._renew(token)
             except ClientError as error:
-                raise (in_doubt(doubt, error) if doubt and request.is_change else error) from error
+                if doubt and request.is_change:
+                    raise in_doubt(doubt, error) from error
+                raise
             response, doubt = await self._send_patiently(request, token, doubt)
         if not response.is_success:
             refused = error_of_trial(response) if is_trial else error_of(response)
@@ -203,7 +205,7 @@ class Transport:
         The patience begins with the first failure: until then the service may have held its answer back. Return the
         answer, and why an earlier attempt may have been carried out; an empty text if none was.
         """
-        give_up_at = request.ends_at
+        give_up_at = inf
         for delay in retries.delays():
             try:
                 attempt = request.attempt(token)
@@ -214,18 +216,18 @@ class Transport:
             except httpx.DecodingError as error:
                 raise UnreachableError(self.reason(error)) from error
             except httpx.TransportError as error:
-                reason, wanted = self.reason(error), delay
+                reason, wanted = self.reason(error), min(delay, request.left())
                 give_up_at = min(give_up_at, monotonic() + self._patience)
                 again = retries.may_repeat_after(error, repeatable=request.is_repeatable)
-                if not again or monotonic() + wanted > give_up_at:
+                if not again or not request.left() or monotonic() + wanted > give_up_at:
                     raise UnreachableError(reason) from error
                 doubt = doubt or retries.doubt_after(error, reason)
             else:
                 reason = f"{self._http.base_url.host} answered {response.status_code}"
-                wanted = max(delay, retries.wanted_delay(response))
+                wanted = min(max(delay, retries.wanted_delay(response)), request.left())
                 give_up_at = min(give_up_at, monotonic() + self._patience)
                 again = retries.may_repeat_answered(response, repeatable=request.is_repeatable)
-                if not again or monotonic() + wanted > give_up_at:
+                if not again or not request.left() or monotonic() + wanted > give_up_at:
                     return response, doubt
                 doubt = doubt or retries.doubt_after(response, reason)
             await self.pause(reason, wanted)
