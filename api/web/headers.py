@@ -1,6 +1,5 @@
 """Middlewares for what every answer has in common: security headers, CORS, and the answers to HEAD."""
 
-import asyncio
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
@@ -84,27 +83,19 @@ class HeadAsGet:
             await self.app(scope, receive, send)
             return
 
-        has_body, is_answered = False, asyncio.Event()
+        is_answered = False
 
         async def send_without_body(message: Message) -> None:
+            # The answer is complete with this, so `receive` tells a stream of events that its client has left.
+            nonlocal is_answered
             if message["type"] != "http.response.body":
                 await send(message)
-            elif not is_answered.is_set():
-                is_answered.set()
+            elif not is_answered:
+                is_answered = True
                 await send({"type": message["type"], "body": b""})
 
-        async def receive_then_leave() -> Message:
-            # A stream of events would go on until its client leaves, so this one leaves once it has the headers.
-            nonlocal has_body
-            if not has_body:
-                message = await receive()
-                has_body = not message.get("more_body", False)
-                return message
-            await is_answered.wait()
-            return {"type": "http.disconnect"}
-
         # A copy, because the server and the log need to know that it was HEAD.
-        await self.app({**scope, "method": "GET"}, receive_then_leave, send_without_body)
+        await self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 class _RefusedPreflight(Response):

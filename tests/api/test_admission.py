@@ -71,17 +71,19 @@ async def test_a_flood_of_one_caller_is_refused_while_another_caller_is_served(
     assert (await ada.http.get("/vms")).json()["total"] == 10
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
 async def test_a_refusal_is_held_back_only_as_long_as_its_client_waits(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """The requests of clients that had gone filled the memory, each with its body."""
     monkeypatch.setattr(admission, "REFUSAL_DELAY", 3600.0)
     monkeypatch.setattr(admission, "LONGEST_REFUSAL_DELAY", 3600.0)
+    limits = {"rate_limit_address_reads": 1, "rate_limit_address_writes": 1}
     body, headers = b'{"name": "web-1"}', [(b"content-type", b"application/json")]
     messages = [{"type": "http.request", "body": body, "more_body": False}, {"type": "http.disconnect"}]
-    async with running(settings.model_copy(update={"rate_limit_address_writes": 1})) as app, asyncio.timeout(20):
-        assert (await client_of(app).post("/vms", json={})).status_code == 401
-        scope = {"type": "http", "method": "POST", "path": "/api/v1/vms", "query_string": b"", "headers": headers}
+    async with running(settings.model_copy(update=limits)) as app, asyncio.timeout(20):
+        assert (await client_of(app).request(method, "/vms")).status_code == 401
+        scope = {"type": "http", "method": method, "path": "/api/v1/vms", "query_string": b"", "headers": headers}
         scope |= {"raw_path": b"/api/v1/vms", "client": ("127.0.0.1", 1), "http_version": "1.1", "root_path": ""}
         sent: list[Any] = []
 
