@@ -10,9 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
-from zlib import crc32
 
 import asyncpg
 import pytest
@@ -21,7 +19,6 @@ from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncEngine
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
-from xdist.scheduler import LoadFileScheduling
 
 from domain import search_attributes
 from domain.data import database
@@ -54,8 +51,8 @@ DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_
 CREATE CONSTRAINT TRIGGER vm_is_updated_too AFTER UPDATE OF device OR DELETE ON attachments
 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION check_vm_is_updated_too();
 """
-WITH_STACK = {"contract", "integration", "vmctl"}  # folders of tests
-STACKS = 2  # in a run
+WITH_STACK = {"contract", "examples", "faults", "integration", "local", "vmctl"}  # folders of tests
+LAST_STACK = 0.8  # of the run, after which no test with a stack begins
 MEMORY = Path("/dev/shm")  # noqa: S108 - the folder created in it is private
 MEMORY_NEEDED = 8 << 30  # bytes: each test process has a server, and its write-ahead log may grow to a gigabyte
 
@@ -66,25 +63,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--openstack", action="store_true", help="test the real cloud that OS_CLOUD names")
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Give each process a file of tests at a time, and all files with a stack to STACKS of the processes.
-
-    Each process that has one starts a stack of its own. Its tests wait most of their time, while the others compute.
-    """
-    scheduling = LoadFileScheduling(config, log)
-    scheduling._split_scope = _tests_together
-    return scheduling
-
-
-def _tests_together(nodeid: str) -> str:
-    """Return what all tests have in common that one process runs."""
-    file = nodeid.partition("::")[0]
-    return f"stack {crc32(file.encode()) % STACKS}" if Path(file).parent.name in WITH_STACK else file
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Begin with the tests of a stack, and leave out those that need the time-skipping server if it is not used."""
-    items.sort(key=lambda item: item.path.parent.name not in WITH_STACK)
+    """Mix the files, and leave out the tests that need the time-skipping server if it is not used.
+
+    Tests of a stack wait most of their time, and the others compute. If the processes had only the one or the other
+    kind at a time, processors would idle first and be short later. The last files are short ones, for the same end.
+    """
+    files = list(dict.fromkeys(item.path for item in items))
+    waiting = [file for file in files if file.parent.name in WITH_STACK]
+    computing = [file for file in files if file.parent.name not in WITH_STACK]
+    place = {file: number / len(waiting) * LAST_STACK for number, file in enumerate(waiting)}
+    place |= {file: number / len(computing) for number, file in enumerate(computing)}
+    items.sort(key=lambda item: place[item.path])
     if config.getoption("--temporal") == "dev":
         items[:] = [item for item in items if not item.get_closest_marker("skips_time")]
 
