@@ -16,6 +16,7 @@ from domain.data.accounts import User
 from domain.data.audit import AuditEvent
 from domain.rules.accounts import Event, Role
 from domain.settings import Settings
+from migrations import embedded_postgres
 from tests.api.accounts.conftest import log_in
 from tests.api.conftest import PASSWORD, Person
 
@@ -125,7 +126,9 @@ async def test_it_finds_the_database_of_make_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Settings
 ) -> None:
     monkeypatch.delenv("DATABASE_URL")
-    (tmp_path / "data" / "postgres").mkdir(parents=True)
+    (tmp_path / "data").mkdir()
+    # As `make up` makes it. If the path is too long for a socket, the folder of the socket belongs to the same user.
+    embedded_postgres.make_private_folder(tmp_path / "data" / "postgres")
     monkeypatch.setenv("DATA_DIR", "data")
     with pytest.raises(SystemExit, match="Start the service first: the database does not answer"):
         await run("grant", "ada")
