@@ -25,6 +25,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each r
 REFRESH: Final = 300.0  # seconds from one reading to the next; a key that the provider withdraws is refused after that
 RETRY: Final = 10.0  # seconds, after a reading that failed
 PAUSE: Final = 5.0  # seconds from one reading to the next if tokens with unknown keys come
+MOST_WAITING: Final = 100  # requests for one reading. Nothing is known of their senders; each may have a large body
 TIMEOUT: Final = 5.0  # seconds for a whole reading
 MAX_DOCUMENT: Final = 256 * 1024  # bytes
 MAX_KEYS: Final = 100
@@ -62,6 +63,10 @@ class _Keys:
         return self.only.get(algorithm) if id is None else self.by_id.get((id, algorithm))
 
 
+class ManyWaitError(Exception):
+    """So many requests wait for the provider's keys that no further one may."""
+
+
 class ProviderKeys:
     """The keys of one provider; `version` changes when they do."""
 
@@ -79,6 +84,7 @@ class ProviderKeys:
         self._failure: str | None = "it has not been asked yet"
         self._read_at = -PAUSE
         self._reading: asyncio.Task[None] | None = None
+        self._waiting = 0  # requests
 
     async def run(self) -> None:
         """Read the keys now and every REFRESH seconds."""
@@ -99,10 +105,17 @@ class ProviderKeys:
         return key
 
     async def look_for(self, id: str | None, algorithm: str) -> None:
-        """Read the keys anew if this one is unknown. This may take TIMEOUT."""
+        """Read the keys anew if this one is unknown. This may take TIMEOUT; ManyWaitError if too many wait for it."""
         is_due = self._reading is not None or time.monotonic() >= self._read_at + PAUSE
-        if is_due and self._keys.find(id, algorithm) is None:
+        if not is_due or self._keys.find(id, algorithm) is not None:
+            return
+        if self._waiting >= MOST_WAITING:
+            raise ManyWaitError
+        self._waiting += 1
+        try:
             await self._read_together()
+        finally:
+            self._waiting -= 1
 
     async def _read_together(self) -> None:
         """Read the keys; those who come meanwhile wait for the same reading."""

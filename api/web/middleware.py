@@ -101,27 +101,34 @@ class BufferedBody:
         declared = Headers(scope=scope).get("content-length", "")
         most = problems.MAX_BODY_OF_LOGINS if scope["path"] in LOGIN_PATHS else problems.MAX_BODY
         is_too_large = declared.isdecimal() and int(declared) > most
-        body, more = bytearray(), not is_too_large  # bytes would be copied for each part, and a part may be a byte
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            is_too_large = len(body) > most  # Content-Length may be absent
-            more = message.get("more_body", False) and not is_too_large
-        if is_too_large:
+        # Nothing but this list keeps the body, and only until it is read.
+        buffered = [] if is_too_large else await _whole(scope["method"], receive, most)
+        if not buffered:
             await problems.body_too_large(scope["path"], most)(scope, receive, send)
             return
-        # The body of a GET means nothing (RFC 9110, section 9.3.1), and a stream of events would keep it for hours.
-        kept = b"" if scope["method"] in {"GET", "HEAD"} else bytes(body)
-        del body  # or the request would keep it twice
-        buffered: list[Message] = [{"type": "http.request", "body": kept, "more_body": False}]
-        del kept
+        if buffered[0]["type"] == "http.disconnect":
+            return
 
         async def receive_buffered() -> Message:
             return buffered.pop() if buffered else await receive()
 
         await self.app(scope, receive_buffered, send)
+
+
+async def _whole(method: str, receive: Receive, most: int) -> list[Message]:
+    """The whole body as one message, a disconnect in its place, or nothing if it has more than `most` bytes."""
+    body, more = bytearray(), True  # bytes would be copied for each part, and a part may be a byte
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return [message]
+        body += message.get("body", b"")
+        if len(body) > most:  # Content-Length may be absent
+            return []
+        more = message.get("more_body", False)
+    # The body of a GET means nothing (RFC 9110, section 9.3.1), and a stream of events would keep it for hours.
+    kept = b"" if method in {"GET", "HEAD"} else bytes(body)
+    return [{"type": "http.request", "body": kept, "more_body": False}]
 
 
 def _request_id(scope: Scope) -> str:

@@ -18,10 +18,11 @@ import jwt
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import Scope
 
-from api.background.provider_keys import ALGORITHMS, ProviderKeys
+from api.background.provider_keys import ALGORITHMS, ManyWaitError, ProviderKeys
 from api.background.token_epochs import TokenEpochs
 from api.web.origin import source_of
 from api.web.security import LATEST, Caller, InvalidTokenError
+from api.web.slots import NoSlotError
 from domain import logs
 from domain.commands import identities
 from domain.commands.audit import Stranger
@@ -95,9 +96,15 @@ class IdentityProvider:
         self._users: OrderedDict[str, _User] = OrderedDict()  # by the subject
 
     async def prepare(self, token: str) -> None:
-        """Ask the provider for the key that has signed the token, if it is a new one. The other methods ask nobody."""
-        with contextlib.suppress(InvalidTokenError):
-            await self._keys.look_for(*_named_key(token))
+        """Ask the provider for the key that has signed the token, if it is a new one. The other methods ask nobody.
+
+        NoSlotError if too many requests do so now.
+        """
+        try:
+            with contextlib.suppress(InvalidTokenError):
+                await self._keys.look_for(*_named_key(token))
+        except ManyWaitError:
+            raise NoSlotError("overloaded") from None
 
     def owner(self, token: str) -> Caller | None:
         """The caller with this token if the user is known; the errors of `find`."""

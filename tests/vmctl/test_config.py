@@ -8,13 +8,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.vmctl.doubles import Service, answer, problem, tokens, user
-from vmctl.cli import config
+from tests.vmctl.conftest import Command
+from tests.vmctl.doubles import Service, answer, listening, problem, tokens, user
+from vmctl.cli import config, session
 from vmctl.cli.config import ConfigError, FileTokens
 
 HERE, THERE = "http://127.0.0.1:8000", "https://vm.example"
@@ -211,6 +213,22 @@ def test_a_login_or_logout_while_another_command_renews_stays(username: str | No
 
     Service(serve).client(tokens=store).account.me()
     assert store.read() == (tokens("bob's") if username else None)
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "exit_code"),
+    [("database_unavailable", 503, 1), ("login_required", 403, 1), ("invalid_token", 401, 0)],
+)
+def test_a_logout_that_the_service_did_not_carry_out_keeps_the_login(
+    alone: Command, monkeypatch: pytest.MonkeyPatch, code: str, status: int, exit_code: int
+) -> None:
+    """Without its tokens, nobody could end it any more."""
+    monkeypatch.setattr(session, "_PATIENCE", 0.0)
+    alone.environment["XDG_CONFIG_HOME"] = os.environ["XDG_CONFIG_HOME"]
+    with listening(Service(repeat(problem(code, status)))) as url:
+        FileTokens(url).write(tokens("1"))
+        alone.run("--url", url, "logout", code=exit_code)
+        assert (FileTokens(url).read() is None) == (exit_code == 0)
 
 
 def test_changes_of_commands_that_run_at_once_all_stay() -> None:

@@ -201,7 +201,7 @@ def test_a_renewal_of_the_token_is_not_cut_off_by_the_end_of_a_wait(monkeypatch:
     store.write(tokens("1"))
     service = Service([problem("invalid_token", 401), answer(tokens("2").model_dump()), answer(body)])
     assert service.client(tokens=store).operations.wait([UUID(body["id"])], timeout=0)
-    assert [request.extensions["timeout"]["read"] for request in service.requests[:2]] == [5, 30]
+    assert [request.extensions["timeout"]["read"] for request in service.requests[:2]] == [5, 9]
 
 
 def test_the_time_that_an_answer_is_held_back_does_not_count_as_patience(monkeypatch: pytest.MonkeyPatch) -> None:

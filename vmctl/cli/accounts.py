@@ -1,5 +1,6 @@
 """`vmctl login`, `logout`, `register`, `whoami`, `password` and `ssh-key`."""
 
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
 
@@ -59,6 +60,8 @@ def _log_out(session: Session) -> None:
     try:
         session.client.account.log_out()
     except ProblemError as error:
+        if error.problem.status != HTTPStatus.UNAUTHORIZED:
+            raise
         session.say(f"The service knew no such login: {error}")
 
 

@@ -31,7 +31,7 @@ from vmctl.client.errors import (
     unreadable,
 )
 from vmctl.client.models import TokenPair
-from vmctl.client.sending import RENEWAL, Filter, Prepared, check_headers, headers_of, prepared
+from vmctl.client.sending import RENEWAL, RENEWAL_WITHIN, Filter, Prepared, check_headers, headers_of, prepared
 from vmctl.client.service import check_path
 from vmctl.client.tokens import MemoryTokens, TokenStore
 
@@ -190,7 +190,7 @@ class Transport:
                     return kept.access_token if kept else stale
                 # The service takes a refresh token again for some seconds, in case its answer was lost.
                 body = {"refresh_token": kept.refresh_token}
-                new = answer_of(await self.send("POST", RENEWAL, body=body), TokenPair)
+                new = answer_of(await self.send("POST", RENEWAL, body=body, within=RENEWAL_WITHIN), TokenPair)
                 if self.tokens.read() == kept:  # if not, somebody has logged in or out meanwhile
                     self.tokens.write(new)
                 return new.access_token
