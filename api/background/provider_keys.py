@@ -25,7 +25,7 @@ logging.getLogger("httpx").setLevel(logging.WARNING)  # it has a line for each r
 REFRESH: Final = 300.0  # seconds from one reading to the next; a key that the provider withdraws is refused after that
 RETRY: Final = 10.0  # seconds, after a reading that failed
 PAUSE: Final = 5.0  # seconds from one reading to the next if tokens with unknown keys come
-MOST_WAITING: Final = 100  # requests for one reading. Nothing is known of their senders; each may have a large body
+MOST_WAITING: Final = 100  # requests for one reading; their senders are not known yet, and each may have a large body
 TIMEOUT: Final = 5.0  # seconds for a whole reading
 MAX_DOCUMENT: Final = 256 * 1024  # bytes
 MAX_KEYS: Final = 100

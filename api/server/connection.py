@@ -53,7 +53,7 @@ class Connection(asyncio.BufferedProtocol):
         self.cycle: RequestResponseCycle | None = None
         self._enter(Phase.HEAD, HEAD_TIME)
         self.waiting = b""  # bytes that came after the request that is being served
-        self.held = self.head_size = self.body_size = self.lingered = 0  # bytes; the last in the phase LINGERING
+        self.held = self.head_size = self.body_size = self.lingered = 0  # bytes; `lingered` in the phase LINGERING
         self.is_reading = True
 
     # What the event loop calls.

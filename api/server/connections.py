@@ -166,7 +166,7 @@ class Connections:
         return -len(self.by_address[member.address]), member.since
 
     def _dispensable_first(self) -> Iterator[Member]:
-        """Yield the connections that hold something: each of the address that holds the most without those before."""
+        """Yield the connections that hold something. Each is of the address that then holds the most."""
         holders = {address: [each for each in group if each.held] for address, group in self.by_address.items()}
         queues = {address: deque(sorted(group, key=_dispensability)) for address, group in holders.items() if group}
         heap = [(-sum(each.held for each in queue), address) for address, queue in queues.items()]

@@ -7,7 +7,7 @@ accepted some of them. The expression below does not depend on its version.
 import re
 
 MAX_HEAD = 32 * 1024  # bytes
-USUAL_HEAD = 4 * 1024  # bytes; what is more of a request that is being served counts as memory that it holds
+USUAL_HEAD = 4 * 1024  # bytes; while a request is served, the part of its head beyond them counts as memory
 MAX_PATH = 4 * 1024  # bytes; the longest of the service's paths is shorter, and each is decoded
 MAX_FIELDS = 100
 END = b"\r\n\r\n"
@@ -66,8 +66,8 @@ def request_line(head: bytes) -> tuple[bytes, bytes, bytes]:
 def check_part(head: bytes | bytearray, checked: int) -> None:
     """Raise RefusedError if an incomplete head is too large, or can no longer become a valid one.
 
-    `checked` bytes at its beginning were a head that has been checked. What is known of them is not computed anew,
-    because a head may arrive byte by byte.
+    The first `checked` bytes were checked when they arrived. They are not checked again, because a head may arrive byte
+    by byte.
     """
     if len(head) > MAX_HEAD:
         raise _too_large(head)

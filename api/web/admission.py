@@ -92,7 +92,7 @@ class Admission:
             await self.app(scope, receive, release_and_send)
 
     async def _hold_back(self, receive: Receive) -> None:
-        """Wait as long as a refusal is held back, or until its client leaves. Let go of the request's body before."""
+        """Drop the request's body. Then wait as long as a refusal is held back, or until its client leaves."""
         self._held_back += 1
         delay = max(REFUSAL_DELAY, self._held_back / REFUSALS_PER_SECOND)
         try:

@@ -41,7 +41,7 @@ async def reconcile(reconciler: Reconciler) -> None:
 
 
 async def lose(engine: AsyncEngine, backend: MockBackend, reconciler: Reconciler) -> tuple[VM, Interface, RowMapping]:
-    """Add a VM with an interface, and hide its port until the VM has lost it. Return what was there."""
+    """Return a VM, an interface that it has lost because the cloud hid the port, and the port."""
     vm = await add_idle_vm(engine, backend)
     async with engine.begin() as tx:
         interface = await add_interface(tx, vm)

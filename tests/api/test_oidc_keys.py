@@ -150,7 +150,7 @@ async def test_a_slow_provider_delays_neither_known_keys_nor_anybody_else(
     await poll(lambda: _is_reading(app), bool)
     assert (await ask(app, token)).status_code == 200
     assert (await client_of(app).get("/health/live")).status_code == 200
-    # Each may have a large body, and its client may have gone. So no more than these wait.
+    # Each may keep a large body, even if its client has gone. So their number has a bound.
     assert app.state.vmapi.provider._keys._waiting == provider_keys.MOST_WAITING
     assert sum(not task.done() for task in waiting) >= provider_keys.MOST_WAITING
     provider.let_go.set()

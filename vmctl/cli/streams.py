@@ -10,7 +10,7 @@ import typer
 
 _INPUT = "-"
 # Bytes of a file, or characters of a line. The service takes at most 49,149 bytes of user data, 8,192 characters of a
-# key and 1,024 of a password; it says itself what is a bit too much. A device such as /dev/zero has no end.
+# key and 1,024 of a password, and refuses more. This bound is for what has no end, such as /dev/zero.
 _MOST = 65_536
 
 
@@ -41,7 +41,7 @@ def shows_all_letters() -> bool:
 def read(file: Path) -> str:
     """The text of a file, or of the standard input if it is `-`; BadParameter if there is none, or it is too large.
 
-    It is UTF-8, whatever the locale. Its line ends stay as they are.
+    The text is read as UTF-8, whatever the locale, and keeps its line ends.
     """
     try:
         if str(file) == _INPUT:

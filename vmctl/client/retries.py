@@ -49,21 +49,21 @@ def may_repeat_answered(response: httpx.Response, *, repeatable: bool) -> bool:
 def doubt_after(end: httpx.Response | httpx.TransportError, reason: str) -> str:
     """The `reason` if the service may have carried out an attempt that ended like this; else an empty text."""
     if isinstance(end, httpx.Response):
-        return reason if end.status_code in _LOST or _is_open(end) else ""
+        return reason if end.status_code in _LOST or _leaves_open(end) else ""
     return "" if isinstance(end, _NEVER_LEFT) else reason
 
 
-def _is_open(response: httpx.Response) -> bool:
+def _leaves_open(response: httpx.Response) -> bool:
     """Whether a 503 leaves open if the request was carried out: a proxy's does, and two of the service's own."""
     if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
         return False
+    is_of_service = "problem+json" in response.headers.get("Content-Type", "")
     codes = (b'"database_unavailable"', b'"shutting_down"')
-    is_proxys = "problem+json" not in response.headers.get("Content-Type", "")
-    return is_proxys or any(code in response.content for code in codes)
+    return not is_of_service or any(code in response.content for code in codes)
 
 
 def says_nothing_of_earlier(response: httpx.Response, headers: Mapping[str, str]) -> bool:
-    """Whether the refusal of a later attempt leaves open if an earlier one, whose answer is lost, was carried out.
+    """Whether an earlier attempt, whose answer is lost, may have been carried out although this later one was refused.
 
     With an Idempotency-Key the service repeats its first answer, but not to a caller that it does not know, or has no
     time for. Without a key, an earlier attempt may be what has changed the resource.

@@ -128,34 +128,23 @@ def test_if_all_unfinished_requests_hold_too_much_the_oldest_are_closed(
     assert any("unfinished data" in record.message for record in caplog.records)
 
 
-def test_an_address_that_holds_too_much_costs_others_no_connection(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", [b"/", b"/wait"], ids=["for their client", "for us"])
+def test_an_address_that_holds_too_much_costs_others_no_connection(
+    site: Site, monkeypatch: pytest.MonkeyPatch, path: bytes
+) -> None:
+    """Its requests wait for their client, which has not sent all of them, or for us."""
     monkeypatch.setattr(connections, "MOST_HELD", 100_000)
     slow = site.client("127.0.0.9")
     slow.send(POST + b"Content-Length: 20000\r\n\r\n" + b"z" * 19_000)
     block_until(lambda: site.server.connections.held == 19_000)
+    length = 9000 if path == b"/wait" else 9999
     flood = [site.client() for _ in range(40)]
     for client in flood:
-        client.send(POST + b"Content-Length: 9999\r\n\r\n" + b"z" * 9000)
+        client.send(b"POST " + path + b" HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % length + b"z" * 9000)
     block_until(flood[0].is_closed)
     assert site.server.connections.held <= 100_000
     slow.send(b"z" * 1000)
     assert slow.read().status == 200
-
-
-def test_an_address_whose_requests_wait_for_us_costs_others_no_connection_either(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "MOST_HELD", 100_000)
-    slow = site.client("127.0.0.9")
-    slow.send(POST + b"Content-Length: 20000\r\n\r\n" + b"z" * 19_000)
-    block_until(lambda: site.server.connections.held == 19_000)
-    flood = [site.client() for _ in range(40)]
-    for client in flood:
-        client.send(b"POST" + WAIT[3:-2] + b"Content-Length: 9000\r\n\r\n" + b"z" * 9000)
-    block_until(lambda: site.server.connections.count < 20)
-    slow.send(b"z" * 1000)
-    assert slow.read().status == 200
-    assert site.server.connections.held <= 100_000
 
 
 def test_a_large_head_counts_as_long_as_its_request_is_served(site: Site) -> None:

@@ -86,7 +86,7 @@ class AsyncClient:
         """
         with trial():
             await ask(*arguments, **fields)
-            raise NoTrialError(NO_TRIAL)  # it has read something, or it is a list that nobody has read
+            raise NoTrialError(NO_TRIAL)  # `ask` has sent no change
 
     def availability_zones(self) -> AsyncIterator[AvailabilityZone]:
         """Yield the availability zones."""

@@ -88,7 +88,7 @@ class Client:
         """
         with trial():
             ask(*arguments, **fields)
-            raise NoTrialError(NO_TRIAL)  # it has read something, or it is a list that nobody has read
+            raise NoTrialError(NO_TRIAL)  # `ask` has sent no change
 
     def availability_zones(self) -> Iterator[AvailabilityZone]:
         """Yield the availability zones."""
