@@ -2,7 +2,8 @@
 
 Starts `python -m api` of the checkout with 1,024 file descriptors and runs each flood against a fresh process: what the
 process holds in memory before, at most and five seconds after, and how long GET /health takes meanwhile for a client
-from another address, with a new connection for each request. It needs no database, because /health asks none.
+from another address, with a new connection for each request. Its database is a port that takes connections and says
+nothing; /health asks no database.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ GET = b"GET /api/v1/health HTTP/1.1\r\nHost: api\r\n\r\n"
 DOCUMENT = b"GET /api/v1/openapi.json HTTP/1.1\r\nHost: api\r\n\r\n"
 POST = b"POST /api/v1/auth/login HTTP/1.1\r\nHost: api\r\nContent-Type: application/json\r\n"
 LOGIN = POST + b"Content-Length: 60000\r\n\r\n" + b'{"username": "a", "password": "' + b"x" * 59_967 + b'"}'
+READY = b"GET /api/v1/health/ready HTTP/1.1\r\nHost: api\r\nX: " + b"y" * 30_000 + b"\r\n\r\n"
 LARGE = POST + b"Content-Length: 255000\r\n\r\n" + b" " * 254_000
 
 
@@ -69,6 +71,7 @@ FLOODS: dict[str, Flood] = {
     "bytes": Flood("heads whose end comes byte by byte", 1000, GET[:-2] + b"X: " + b"y" * 30_000, b"y", 0.1),
     "unfinished": Flood("bodies without an end", 2000, POST + b"Content-Length: 60000\r\n\r\n" + b" " * 59_000, b""),
     "left": Flood("logins whose clients do not wait for the answer", 16, LOGIN, b"", leaves=True),
+    "ready": Flood("questions about a hanging database, whose clients do not wait", 64, READY, b"", leaves=True),
     "large": Flood("large bodies that are never complete, from 64 addresses", 2000, LARGE, b""),
     "idle": Flood("idle connections after a request", 2000, GET, b""),
 }
@@ -112,10 +115,12 @@ def flood(port: int, name: str) -> None:
 def api(checkout: Path) -> Iterator[tuple[int, int]]:
     """An API process of a checkout; its process id and port."""
     [port] = free_ports(1)
+    silent = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    database = f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/none"
     environment = {"SECRET_KEY": secrets.token_urlsafe(48), "API_PORT": str(port), "LOG_LEVEL": "ERROR"}
-    environment |= {"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none", "TEMPORAL_ADDRESS": "127.0.0.1:1"}
+    environment |= {"DATABASE_URL": database, "TEMPORAL_ADDRESS": "127.0.0.1:1"}
     command = f'ulimit -n {FILES} && exec "{sys.executable}" -m api'
-    with tempfile.TemporaryFile() as log:
+    with silent, tempfile.TemporaryFile() as log:
         process = subprocess.Popen(["sh", "-c", command], cwd=checkout, env=os.environ | environment, stderr=log)
         try:
             while health(port) is None:

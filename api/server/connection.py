@@ -6,25 +6,22 @@ cycle of request and answer, which speaks ASGI, is still uvicorn's.
 
 import asyncio
 import contextlib
-import logging
 from math import inf
 from typing import Any
 
 from uvicorn import Config
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from api.server.connections import Connections
-from api.server.flow import WriteFlow
+from api.server.cycle import Cycle, WriteFlow
 from api.server.heads import USUAL_HEAD, RefusedError
-from api.server.phases import BODY_TIME, HEAD_TIME, LINGER_TIME, MOST_LINGERING, WRITE_TIME, Phase
+from api.server.phases import BODY_TIME, HEAD_TIME, LINGER_TIME, MOST_LINGERING, SIZE_OF_LEFT, WRITE_TIME, Phase
 from api.server.refusals import refusal
 from api.server.requests import Reader, Request, may_change
 from api.web.origin import network_of
 from api.web.problems import MAX_BODY
 
-_logger = logging.getLogger("uvicorn.error")
 # All connections read into this buffer, one after the other: a read is copied before the next one begins. Its size
 # bounds what a connection holds of requests that it has no time for yet.
 _BUFFER = memoryview(bytearray(32 * 1024))
@@ -50,7 +47,8 @@ class Connection(asyncio.BufferedProtocol):
         self.app_state = app_state
         self.loop = asyncio.get_running_loop()
         self.reader = Reader(self._take_body)
-        self.cycle: RequestResponseCycle | None = None
+        self.cycle: Cycle | None = None
+        self.task: asyncio.Task[None] | None = None  # the application's work on the request
         self._enter(Phase.HEAD, HEAD_TIME)
         self.waiting = b""  # bytes that came after the request that is being served
         self.held = self.head_size = self.body_size = self.lingered = 0  # bytes; `lingered` in the phase LINGERING
@@ -74,10 +72,15 @@ class Connection(asyncio.BufferedProtocol):
             self._close()
 
     def connection_lost(self, _exc: Exception | None) -> None:
-        """Tell the application, and give everything back."""
-        self.registry.remove(self)
+        """Tell the application, and give everything back, as soon as the application has finished its work."""
         self.server_state.connections.discard(self)
         self._disconnect()
+        if self.task:
+            self._enter(Phase.LEFT, inf)
+            self.since = 0.0  # it goes first if there is too much
+            self.weigh()
+        else:
+            self.registry.remove(self)
         self.flow.resume_writing()
         # Without these references to each other, the objects go at once and not when the garbage collector comes.
         self.reader.close()
@@ -174,11 +177,11 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close the connection at once, and free what it holds: many may be closed in one turn of the loop."""
+        """Close the connection and end its request at once, and free what they hold: many may end in one turn."""
         self.transport.abort()
         self._disconnect()
-        self.waiting = b""
-        self.reader.part_of_head.clear()
+        if self.task:
+            self.task.cancel()
 
     def read(self, *, is_wanted: bool) -> None:
         """Read from the client, or leave what it sends in the kernel, so that it has to wait."""
@@ -189,8 +192,10 @@ class Connection(asyncio.BufferedProtocol):
     def weigh(self) -> None:
         """Tell the registry how much memory this connection takes."""
         size = len(self.reader.part_of_head) + len(self.waiting) + self.transport.get_write_buffer_size()
-        if self.phase in (Phase.BODY, Phase.SERVING):
+        if self.phase in (Phase.BODY, Phase.SERVING, Phase.LEFT):
             size += self.head_size + min(self.body_size, MAX_BODY)
+        if self.phase is Phase.LEFT:
+            size += SIZE_OF_LEFT
         if size != self.held:
             self.registry.hold(self, size)
 
@@ -230,22 +235,20 @@ class Connection(asyncio.BufferedProtocol):
     def _start(self, request: Request) -> None:
         """Give a request to the application, which waits for the body, if there is one."""
         self.head_size, self.body_size = max(0, request.size - USUAL_HEAD), 0
-        self.cycle = RequestResponseCycle(
-            scope=request.scope(self.client, self.server, self.app_state.copy()),
-            transport=self,  # type: ignore[arg-type]
-            flow=self.flow,
-            logger=_logger,
-            access_logger=_logger,
-            access_log=False,
-            default_headers=self.server_state.default_headers,
-            message_event=asyncio.Event(),
-            expect_100_continue=request.expects_continue,
-            keep_alive=request.is_kept_alive,
-            on_response=self.on_response_complete,
-        )
-        task = self.loop.create_task(self.cycle.run_asgi(self.config.loaded_app))
-        task.add_done_callback(self.server_state.tasks.discard)
-        self.server_state.tasks.add(task)
+        scope = request.scope(self.client, self.server, self.app_state.copy())
+        self.cycle = Cycle(scope, self, self.flow, self.server_state.default_headers, self.on_response_complete)
+        self.cycle.keep_alive, self.cycle.waiting_for_100_continue = request.is_kept_alive, request.expects_continue
+        self.task = self.loop.create_task(self.cycle.run_asgi(self.config.loaded_app))
+        self.task.add_done_callback(self._finish)
+        self.server_state.tasks.add(self.task)
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        """Note the end of the application's work on a request; a further request may have begun meanwhile."""
+        self.server_state.tasks.discard(task)
+        if self.task is task:
+            self.task = None
+        if self.phase is Phase.LEFT and self.task is None:
+            self.registry.remove(self)
 
     def _take_body(self, body: bytes) -> None:
         """Pass a part of the body on. After MAX_BODY bytes the application refuses the request and needs no more."""
@@ -264,25 +267,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, error: RefusedError) -> None:
         """Answer with an error, and close."""
-        has_begun = self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started
-        self._disconnect()
-        if has_begun:  # a second answer would look like a part of the first
-            self.abort()
+        if self.cycle and self.cycle.response_started and not self.cycle.response_complete:
+            self.abort()  # a second answer would look like a part of the first
             return
         self.write(refusal(error, self.server_state.default_headers, self.address))
         self._linger()
 
     def _disconnect(self) -> None:
-        """Tell the application that the client gets no answer any more."""
+        """Tell the application that the client gets no answer any more, and drop what it has sent."""
+        self.waiting = b""
+        self.reader.part_of_head.clear()
         if self.cycle:
-            self.cycle.disconnected = not self.cycle.response_complete
-            self.cycle.body.clear()
-            self.cycle.message_event.set()
+            self.cycle.disconnect()
 
     def _linger(self) -> None:
         """End the answer, then wait until the client has read it and closes, or until it has sent too much."""
-        self.waiting = b""
-        self.reader.part_of_head.clear()
+        self._disconnect()
         self._enter(Phase.LINGERING, LINGER_TIME)
         self.weigh()
         with contextlib.suppress(OSError):  # the client has just gone

@@ -39,7 +39,7 @@ class Member(Protocol):
         """End a phase whose time is over."""
 
     def abort(self) -> None:
-        """Close the connection at once."""
+        """Close the connection, and end its request, at once."""
 
     def read(self, *, is_wanted: bool) -> None:
         """Read from the client, or not."""
@@ -59,7 +59,7 @@ def most_connections(database_connections: int) -> int:
 
 
 class Connections:
-    """The open connections, by address.
+    """The open connections, by address, and those whose client has left before its request was done.
 
     If there are too many, a new one takes the place of others: those of the addresses with the most connections go
     first, and among them those that have waited longest. If no connection waits for its

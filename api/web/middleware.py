@@ -59,21 +59,22 @@ class RequestContext:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except (Exception, asyncio.CancelledError) as error:
-            if not isinstance(error, asyncio.CancelledError):
-                logger.exception("unhandled error")
+        except asyncio.CancelledError:
+            # Only api/server cancels requests: at shutdown those that need longer than its grace, and before that
+            # those whose connection it has cut, which get no answer.
+            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
+            if not status:
+                await problems.shutting_down(scope["path"])(scope, receive, send_with_id)
+        except Exception as error:
+            logger.exception("unhandled error")
             if status:
                 raise  # the answer has started, so the server can only cut the connection
-            await self._problem(error, scope["path"])(scope, receive, send_with_id)
+            await self._internal_error(error, scope["path"])(scope, receive, send_with_id)
         finally:
             if logs.has_line.get():
                 _log(scope, status, 1000 * (perf_counter() - started_at))
 
-    def _problem(self, error: BaseException, path: str) -> Response:
-        if isinstance(error, asyncio.CancelledError):
-            # Only a shutdown cancels requests: the server does it to those that need longer than its grace.
-            cast("asyncio.Task[None]", asyncio.current_task()).uncancel()
-            return problems.shutting_down(path)
+    def _internal_error(self, error: Exception, path: str) -> Response:
         detail = repr(error) if self.debug else "Internal error. The log has the reason under this request id."
         return problems.problem("internal_error", detail, path)
 

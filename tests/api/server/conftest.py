@@ -84,7 +84,10 @@ class Site:
     clients: list[Client] = field(default_factory=list)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Repeat the request as JSON; /wait and /refused answer when the gate is open, /large with a megabyte."""
+        """Repeat the request as JSON; /wait and /refused answer when the gate is open, /large with a megabyte.
+
+        /begun has the gate between the head and the body of its answer.
+        """
         message = await receive()
         seen = {
             "method": scope["method"],
@@ -95,12 +98,18 @@ class Site:
         }
         self.seen.append(seen)
         scope["is_refused"] = scope["path"] == "/refused"
-        while scope["path"] in {"/wait", "/refused"} and not self.gate.is_set():  # noqa: ASYNC110 - the gate belongs to the test's thread
-            await asyncio.sleep(0.01)
+        if scope["path"] in {"/wait", "/refused"}:
+            await self._pass_gate()
         body = b"x" * 1_000_000 if scope["path"] == "/large" else json.dumps(seen).encode()
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["path"] == "/begun":
+            await self._pass_gate()
         await send({"type": "http.response.body", "body": body})
+
+    async def _pass_gate(self) -> None:
+        while not self.gate.is_set():  # noqa: ASYNC110 - the gate belongs to the test's thread
+            await asyncio.sleep(0.01)
 
     def client(self, source: str = "127.0.0.1") -> Client:
         """A new connection."""
