@@ -57,6 +57,8 @@ def listening(service: Service) -> Iterator[str]:
             self.send_response(response.status_code)
             self.send_header("Content-Type", response.headers.get("Content-Type", ""))
             self.send_header("Content-Length", str(len(content)))
+            if location := response.headers.get("Operation-Location"):
+                self.send_header("Operation-Location", location)
             self.end_headers()
             self.wfile.write(content)
 

@@ -38,6 +38,7 @@ SYNCHRONOUS = (
     (r"\bAwaitable\[((?:[^\[\]]|\[[^\]]*\])*)\]", r"\1"),
     (r"\bawait |\basync (?=def|with|for)", ""),
     (r"vmctl\.client\.aio\b", "vmctl.client.sync"),
+    (r"\basync_(?=unbroken)", ""),
     (r"\bAsync(?=Client|Iterator|BaseTransport)", ""),
     (
         r"\b__a(?=enter__|exit__)|\ba(?=close\(|iter_sse|iter_bytes|iter_text|connect_sse)",

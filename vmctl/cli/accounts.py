@@ -1,5 +1,6 @@
 """`vmctl login`, `logout`, `register`, `whoami`, `password` and `ssh-key`."""
 
+import os
 from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated
@@ -7,12 +8,12 @@ from typing import Annotated
 import httpx
 import typer
 
-from vmctl.cli import config, names, streams
+from vmctl.cli import config, exits, names, streams
 from vmctl.cli.changes import Yes
 from vmctl.cli.output import AGE, Format, Output, field, print_list, print_one
 from vmctl.cli.session import Session, current
 from vmctl.cli.vm_create import read_public_key
-from vmctl.client import ProblemError
+from vmctl.client import ClientError, ProblemError
 from vmctl.client.service import base_url, is_local
 
 keys = typer.Typer(help="Public SSH keys, for logins in new VMs.", no_args_is_help=True)
@@ -39,9 +40,8 @@ def register(
     _warn_of_plain_http(session)
     password = _password(password_stdin, confirm=True)
     session.client.account.register(username=username, email=email, password=password)
-    session.client.account.log_in(username, password)
-    _keep(session, username)
-    session.say(f"Logged in to {session.url} as {username}.")
+    if _log_in_after(session, "The account is made", username, password):
+        session.say(f"Logged in to {session.url} as {username}.")
 
 
 def logout(
@@ -49,18 +49,20 @@ def logout(
 ) -> None:
     """End the login."""
     session = current()
+    is_kept_login = not os.environ.get("VMCTL_TOKEN")  # else it is another login that ends, if any does
     if everywhere:
         session.client.account.log_out_everywhere()
     else:
-        _log_out(session)
-    config.change(session.url, None)
+        _log_out(session, is_kept_login=is_kept_login)
+    if is_kept_login:
+        config.change(session.url, None)
 
 
-def _log_out(session: Session) -> None:
+def _log_out(session: Session, *, is_kept_login: bool) -> None:
     try:
         session.client.account.log_out()
     except ProblemError as error:
-        if error.problem.status != HTTPStatus.UNAUTHORIZED:
+        if error.problem.status != HTTPStatus.UNAUTHORIZED or not is_kept_login:
             raise
         session.say(f"The service knew no such login: {error}")
 
@@ -84,9 +86,19 @@ def password(
     present = _password(password_stdin)
     new = _password(password_stdin, "New password", confirm=True)
     account.change_password(current_password=present, new_password=new)
-    account.log_in(username, new)
+    if _log_in_after(session, "The password is changed", username, new):
+        session.say(f"The password of {username} is changed, and all other logins have ended.")
+
+
+def _log_in_after(session: Session, done: str, username: str, password: str) -> bool:
+    """Log in after a change that needs it. If that fails, say so and go on: what the command is for is done."""
+    try:
+        session.client.account.log_in(username, password)
+    except ClientError as error:
+        session.say(f"{done}, but you are not logged in. Try `vmctl login -u {username}`. {exits.text_of(error)}")
+        return False
     _keep(session, username)
-    session.say(f"The password of {username} is changed, and all other logins have ended.")
+    return True
 
 
 def _keep(session: Session, username: str) -> None:

@@ -11,6 +11,7 @@ from vmctl.cli import exits, numbers
 from vmctl.cli.output import Column, Format, print_list, print_one
 from vmctl.cli.progress import follow
 from vmctl.cli.session import current
+from vmctl.cli.stops import StoppedError
 from vmctl.client import ClientError, OperationError
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sync.waiting import Accepted, check
@@ -26,13 +27,14 @@ T = TypeVar("T", bound=BaseModel)
 
 def conclude(accepted: Accepted[T], name: str, output: Format, *, wait: bool, timeout: float | None = None) -> T:
     """Print the resource of an accepted change: as it is now, or after the change is made."""
-    resource = accepted.resource
+    resource, failures = accepted.resource, list[ClientError]()
     if wait:
         wait_for(accepted, name, timeout)
-        resource = accepted.read()
+        resource = _read_again(accepted, failures)
     print_one(resource, output)
     if not wait and accepted.operation_id:
         _say_how_to_wait(accepted.operation_id)
+    _fail_for(failures)
     return resource
 
 
@@ -45,12 +47,21 @@ def conclude_all(
     failures: list[ClientError] = []
     if wait:
         failures = report(follow(current(), names, timeout))
-        resources = [each.read() for each in accepted]
+        resources = [_read_again(each, failures) for each in accepted]
     print_list(resources, columns, output)
     if not wait:
         _say_how_to_wait(*names)
-    if failures:
-        raise exits.ReportedError(max(map(exits.code_of, failures)))
+    _fail_for(failures)
+
+
+def _read_again(accepted: Accepted[T], failures: list[ClientError]) -> T:
+    """The resource as it is now. If it cannot be read, say so, and return what was answered at first."""
+    try:
+        return accepted.read()
+    except ClientError as error:
+        current().say(f"It could not be read again, so this is what was accepted. {exits.text_of(error)}")
+        failures.append(error)
+        return accepted.resource
 
 
 def wait_for(accepted: Accepted[Any], name: str, timeout: float | None) -> None:
@@ -65,21 +76,30 @@ def each(names: Mapping[UUID, str], ask: Callable[[UUID], Accepted[None]], wait:
     session = current()
     failures: list[ClientError] = []
     followed: dict[UUID, str] = {}
-    for id, name in names.items():
-        try:
-            accepted = ask(id)
-        except ClientError as error:
-            session.say(f"{name}: {exits.text_of(error)}")
-            failures.append(error)
-        else:
-            if accepted.operation_id:
-                followed[accepted.operation_id] = name
-            if not wait:
-                session.out.print(f"{name}: accepted", markup=False)
+    try:
+        for id, name in names.items():
+            try:
+                accepted = ask(id)
+            except ClientError as error:
+                session.say(f"{name}: {exits.text_of(error)}")
+                failures.append(error)
+            else:
+                if accepted.operation_id:
+                    followed[accepted.operation_id] = name
+                if not wait:
+                    session.out.print(f"{name}: accepted", markup=False)
+    except (KeyboardInterrupt, StoppedError):
+        if followed:
+            session.say(f"\nInterrupted. What was asked for goes on. {exits.how_to_go_on(*map(str, followed))}")
+        raise
     if followed and wait:
         failures += report(follow(session, followed, timeout))
     elif followed:
         _say_how_to_wait(*followed)
+    _fail_for(failures)
+
+
+def _fail_for(failures: Sequence[ClientError]) -> None:
     if failures:
         raise exits.ReportedError(max(map(exits.code_of, failures)))
 

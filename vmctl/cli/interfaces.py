@@ -52,4 +52,9 @@ def detach(
     found = {one.id: interface for one in client.vms.interfaces(vm_id) if interface in {one.ip_address, str(one.id)}}
     if not found:
         raise typer.BadParameter(f"{vm} has no interface {interface}.")
+    if len(found) > 1:
+        ids = ", ".join(map(str, found))
+        raise typer.BadParameter(
+            f"{vm} has several interfaces {interface}. Give the id of the one that you mean: {ids}"
+        )
     each(found, lambda found_id: client.vms.detach_interface(vm_id, found_id), wait, timeout)

@@ -121,7 +121,10 @@ ProjectOption = Annotated[
         autocompletion=completion("project"),
     ),
 ]
-Selector = Annotated[str | None, typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier.")]
+Selector = Annotated[
+    list[str] | None,
+    typer.Option("--selector", "-l", help="Only with these labels, as env=prod,tier; several times for all of them."),
+]
 Sort = Annotated[str | None, typer.Option(help="For example name, or -created_at for the newest first.")]
 Limit = Annotated[int | None, numbers.whole(help="Print at most so many.", most=_HIGHEST_LIMIT)]
 

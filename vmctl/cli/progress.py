@@ -126,7 +126,7 @@ class _Live:
 
     def show(self, operation: Operation) -> None:
         """Take note of an operation. What comes late, from the other thread, does not undo an end."""
-        if operation.id in self.ended:
+        if operation.id in self.ended or operation.id not in self.names:
             return
         self._known[operation.id] = operation
         if operation.finished_at:

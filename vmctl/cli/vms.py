@@ -72,12 +72,12 @@ def delete(
 ) -> None:
     """Delete VMs: those that are named, or all that have the labels, in one project if there is one."""
     session = current()
-    if bool(vms) == (selector is not None):
+    if bool(vms) == bool(selector):
         raise typer.BadParameter("Name the VMs, or say which with --selector.")
-    if project is not None and selector is None:
+    if project is not None and not selector:
         raise typer.BadParameter("--project chooses among the VMs of --selector.")
-    if selector is not None:
-        if _NEARLY_ALL.search(selector):
+    if selector:
+        if any(map(_NEARLY_ALL.search, selector)):
             raise typer.BadParameter("An empty value after != or in notin means nearly all VMs.")
         found = session.client.vms.list(labels=selector, project_id=names.project_id(project))
         chosen = {vm.id: vm.name for vm in found}

@@ -18,8 +18,9 @@ RENEWAL = "/auth/refresh"
 Filter = str | int | bool | UUID | datetime | Sequence[str] | None
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST = 30.0  # seconds of one attempt, without the time that the service holds its answer back
-# The service takes a refresh token again for 30 seconds. All attempts must be over by then, or the login ends.
-_LONGEST_RENEWAL = 9.0
+# The service takes a refresh token again for 30 seconds. All attempts must be over by then, or the login ends. The
+# first one leaves time for another, in case its answer is lost, and the last one has all that is left.
+_FIRST_OF_RENEWAL = 9.0
 RENEWAL_WITHIN = 25.0
 _SHORTEST = 1.0
 
@@ -52,10 +53,20 @@ class Prepared:
         """The seconds that are left for attempts."""
         return max(self.ends_at - monotonic(), 0.0)
 
+    def pause(self, seconds: float) -> float:
+        """The pause that is taken if one of `seconds` is due: a wait looks once more when its time is over."""
+        return seconds if self.path == RENEWAL else min(seconds, self.left())
+
+    def has_time_after(self, pause: float) -> bool:
+        """Whether there is time for another attempt after a pause of so many seconds."""
+        return 0 < self.left() >= pause
+
     def attempt(self, token: str | None) -> "Attempt":
         """An attempt that begins now."""
         left = max(self.left(), _SHORTEST)
-        longest = _LONGEST_RENEWAL if self.path == RENEWAL else _LONGEST
+        longest = _LONGEST
+        if self.path == RENEWAL and left > 2 * _FIRST_OF_RENEWAL:
+            longest = _FIRST_OF_RENEWAL
         arguments = {
             "method": self.method,
             "url": self.path,

@@ -1,6 +1,6 @@
 """Sends requests: again where that is safe, with a fresh token where the old one has expired."""
 
-from asyncio import Lock, sleep
+from asyncio import sleep
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from vmctl.client import retries
 from vmctl.client.aio.bounded_events import events_of
+from vmctl.client.aio.renewals import Renewals
 from vmctl.client.base import AnyPage
 from vmctl.client.errors import (
     ClientError,
@@ -40,6 +41,7 @@ M = TypeVar("M", bound=BaseModel)
 _STREAM_TIMEOUT = httpx.Timeout(5, read=40)
 MAX_ANSWER = 2**26  # bytes; a page of a hundred VMs with the longest labels is a tenth of it
 _OF_THE_STREAM = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+_WITHOUT_CONTENT = frozenset({HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})  # statuses of answers that may be empty
 _IS_TRIAL = ContextVar("is_trial", default=False)
 
 
@@ -64,11 +66,12 @@ class Transport:
         self.tokens: TokenStore = tokens or MemoryTokens()
         self._patience = patience
         self._on_retry = on_retry
-        self._renewing = Lock()
+        self._renewals = Renewals(self.tokens, patience, self._ask_for_tokens)
         self._page_size: int | None = 100
 
     async def aclose(self) -> None:
-        """Close the connections."""
+        """Close the connections, as soon as no renewal of the tokens needs them."""
+        await self._renewals.finish()
         await self._http.aclose()
 
     async def get(self, path: str, model: type[M], **filters: Filter) -> M:
@@ -119,7 +122,7 @@ class Transport:
 
         `key` is the Idempotency-Key of a change; without it each call gets a new one. All attempts have the same key,
         so the change is made once. `if_match` is the ETag that the resource must still have. The attempts may take
-        `within` seconds together; to renew the token may take longer, because a renewal that is cut off ends the login.
+        `within` seconds together; to renew the token may take longer. If the caller is stopped, a renewal goes on.
         """
         check_path(path)
         headers = headers_of(method, path, body, key, if_match)
@@ -129,7 +132,7 @@ class Transport:
         response, doubt = await self._send_patiently(request, token)
         if response.status_code == HTTPStatus.UNAUTHORIZED and token and not self._token:
             try:
-                token = await self._renew(token)
+                token = await self._renewals.renew(token)
             except ClientError as error:
                 if doubt and request.is_change:
                     raise in_doubt(doubt, error) from error
@@ -140,7 +143,8 @@ class Transport:
             if doubt and request.is_change and retries.says_nothing_of_earlier(response, headers):
                 raise in_doubt(doubt, refused) from refused
             raise refused
-        if response.content and "json" not in response.headers.get("Content-Type", ""):
+        is_empty = not response.content and response.status_code in _WITHOUT_CONTENT
+        if not is_empty and "json" not in response.headers.get("Content-Type", ""):
             raise foreign(response)
         if is_trial:
             raise AcceptableError
@@ -165,7 +169,7 @@ class Transport:
                 response = await _read(source.response)
             if response.status_code != HTTPStatus.UNAUTHORIZED or not token or self._token or renewed:
                 raise error_of(response)
-            token, renewed = await self._renew(token), True
+            token, renewed = await self._renewals.renew(token), True
 
     def _current_token(self, path: str) -> str | None:
         """The access token for a request; a login and its like need none."""
@@ -176,26 +180,9 @@ class Transport:
         kept = self.tokens.read()
         return kept.access_token if kept else None
 
-    async def _renew(self, stale: str) -> str:
-        """Return an access token that is newer than the stale one. Others may have renewed it in the meantime."""
-        async with self._renewing:
-            give_up_at = monotonic() + self._patience
-            while not self.tokens.try_lock():
-                if monotonic() > give_up_at:
-                    raise UnreachableError("Another program has been renewing this login for too long. Try again.")
-                await sleep(0.05)
-            try:
-                kept = self.tokens.read()
-                if kept is None or kept.access_token != stale:
-                    return kept.access_token if kept else stale
-                # The service takes a refresh token again for some seconds, in case its answer was lost.
-                body = {"refresh_token": kept.refresh_token}
-                new = answer_of(await self.send("POST", RENEWAL, body=body, within=RENEWAL_WITHIN), TokenPair)
-                if self.tokens.read() == kept:  # if not, somebody has logged in or out meanwhile
-                    self.tokens.write(new)
-                return new.access_token
-            finally:
-                self.tokens.unlock()
+    async def _ask_for_tokens(self, refresh_token: str) -> TokenPair:
+        body = {"refresh_token": refresh_token}
+        return answer_of(await self.send("POST", RENEWAL, body=body, within=RENEWAL_WITHIN), TokenPair)
 
     async def _send_patiently(
         self, request: Prepared, token: str | None, doubt: str = ""
@@ -216,18 +203,18 @@ class Transport:
             except httpx.DecodingError as error:
                 raise UnreachableError(self.reason(error)) from error
             except httpx.TransportError as error:
-                reason, wanted = self.reason(error), min(delay, request.left())
+                reason, wanted = self.reason(error), request.pause(delay)
                 give_up_at = min(give_up_at, monotonic() + self._patience)
                 again = retries.may_repeat_after(error, repeatable=request.is_repeatable)
-                if not again or not request.left() or monotonic() + wanted > give_up_at:
+                if not again or not request.has_time_after(wanted) or monotonic() + wanted > give_up_at:
                     raise UnreachableError(reason) from error
                 doubt = doubt or retries.doubt_after(error, reason)
             else:
                 reason = f"{self._http.base_url.host} answered {response.status_code}"
-                wanted = min(max(delay, retries.wanted_delay(response)), request.left())
+                wanted = request.pause(max(delay, retries.wanted_delay(response)))
                 give_up_at = min(give_up_at, monotonic() + self._patience)
                 again = retries.may_repeat_answered(response, repeatable=request.is_repeatable)
-                if not again or not request.left() or monotonic() + wanted > give_up_at:
+                if not again or not request.has_time_after(wanted) or monotonic() + wanted > give_up_at:
                     return response, doubt
                 doubt = doubt or retries.doubt_after(response, reason)
             await self.pause(reason, wanted)

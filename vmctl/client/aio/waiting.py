@@ -17,13 +17,13 @@ from vmctl.client.errors import (
     WaitTimeoutError,
     answer_of,
     is_final,
+    unreadable,
 )
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sending import Filter
 
 T = TypeVar("T")
 Watcher = Callable[[Operation], None]
-_OPEN = frozenset({OperationStatus.QUEUED, OperationStatus.RUNNING})
 _LONGEST_WAIT = 60  # seconds that the service holds one answer back
 _MOST_IDS = 100  # of one request
 _GRACE = 5.0  # seconds after the timeout for an answer that is on its way
@@ -62,12 +62,12 @@ async def until_ended(
         if watch:
             for operation in found:
                 watch(operation)
-        ended |= {operation.id: operation for operation in found if operation.status not in _OPEN}
+        ended |= {operation.id: operation for operation in found if operation.finished_at}
         if left <= 0:
             late.update(asked)
         elif monotonic() - asked_at >= seconds / 2:
             delays = retries.delays()
-        elif any(operation.status in _OPEN for operation in found):
+        elif not all(operation.finished_at for operation in found):
             # The service does not hold its answers back, or it is about to stop. Without a pause this would ask for
             # nothing else than that.
             await sleep(min(next(delays), left))
@@ -78,12 +78,15 @@ async def _look(transport: Transport, ids: Sequence[UUID], seconds: int, within:
     """Read the operations, as soon as all have ended or the seconds are over. It may take `within` seconds."""
     if len(ids) == 1:
         answer = await transport.send("GET", f"/operations/{ids[0]}", filters={"wait": seconds}, within=within)
-        return [answer_of(answer, Operation)]
+        found = [answer_of(answer, Operation)]
+        if found[0].id != ids[0]:
+            raise unreadable(answer.request.url, "it is about another operation")
+        return found
     wanted: dict[str, Filter] = {"id": ",".join(map(str, ids)), "wait": seconds}
-    found = [each async for each in transport.items("/operations", Operation, wanted, within=within)]
-    if missing := set(ids) - {operation.id for operation in found}:
+    listed = [each async for each in transport.items("/operations", Operation, wanted, within=within)]
+    if missing := set(ids) - {operation.id for operation in listed}:
         raise NotFoundError(f"There is no operation {', '.join(map(str, missing))}.")
-    return found
+    return [operation for operation in listed if operation.id in ids]
 
 
 def check(operation: Operation) -> Operation:
