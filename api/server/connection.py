@@ -84,7 +84,6 @@ class Connection(asyncio.BufferedProtocol):
         self.flow.resume_writing()
         # Without these references to each other, the objects go at once and not when the garbage collector comes.
         self.reader.close()
-        self.cycle = None
         del self.write
 
     def get_buffer(self, _sizehint: int) -> memoryview:
@@ -128,10 +127,8 @@ class Connection(asyncio.BufferedProtocol):
         If the client may still be sending, what it sends is read and dropped. Otherwise the kernel would answer it with
         a reset, and the client would lose the answer that it has not read yet.
         """
-        if self.reader.is_complete and not self.waiting:
-            self._close()
-        elif not self.transport.is_closing():
-            self._linger()
+        if not self.transport.is_closing():
+            (self._close if self.reader.is_complete and not self.waiting else self._linger)()
 
     def on_response_complete(self) -> None:
         """Go on to the next request."""
@@ -143,7 +140,6 @@ class Connection(asyncio.BufferedProtocol):
             self._linger()
             return
         self._enter(Phase.IDLE, self.keep_alive)
-        self.weigh()
         if self.waiting:
             waiting, self.waiting = self.waiting, b""
             self._take(waiting)
@@ -192,10 +188,9 @@ class Connection(asyncio.BufferedProtocol):
     def weigh(self) -> None:
         """Tell the registry how much memory this connection takes."""
         size = len(self.reader.part_of_head) + len(self.waiting) + self.transport.get_write_buffer_size()
-        if self.phase in (Phase.BODY, Phase.SERVING, Phase.LEFT):
+        if self.task:
             size += self.head_size + min(self.body_size, MAX_BODY)
-        if self.phase is Phase.LEFT:
-            size += SIZE_OF_LEFT
+        size += SIZE_OF_LEFT if self.phase is Phase.LEFT else 0
         if size != self.held:
             self.registry.hold(self, size)
 
@@ -245,10 +240,13 @@ class Connection(asyncio.BufferedProtocol):
     def _finish(self, task: asyncio.Task[None]) -> None:
         """Note the end of the application's work on a request; a further request may have begun meanwhile."""
         self.server_state.tasks.discard(task)
-        if self.task is task:
-            self.task = None
-        if self.phase is Phase.LEFT and self.task is None:
+        if self.task is not task:
+            return
+        self.task = None
+        if self.phase is Phase.LEFT:
             self.registry.remove(self)
+        else:
+            self.weigh()
 
     def _take_body(self, body: bytes) -> None:
         """Pass a part of the body on. After MAX_BODY bytes the application refuses the request and needs no more."""
@@ -279,6 +277,7 @@ class Connection(asyncio.BufferedProtocol):
         self.reader.part_of_head.clear()
         if self.cycle:
             self.cycle.disconnect()
+            self.cycle = None
 
     def _linger(self) -> None:
         """End the answer, then wait until the client has read it and closes, or until it has sent too much."""

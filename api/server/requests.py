@@ -145,9 +145,11 @@ class Reader:
             self._replace_parser()
             self._start_message()
             self._feed(heads.without_upgrade(head))
-        values = dict(self._fields)
-        self._body_left = heads.length_of_body(version, self._fields, values)
-        fields = heads.combined(self._fields) if len(values) < len(self._fields) else self._fields
+        fields, self._fields = self._fields, []  # an idle connection does not keep them
+        values = dict(fields)
+        self._body_left = heads.length_of_body(version, fields, values)
+        if len(values) < len(fields):
+            fields = heads.combined(fields)
         is_modern = version != b"1.0"
         return Request(
             method.decode(),

@@ -3,8 +3,9 @@
 import asyncio
 import json
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import Request
 
@@ -20,19 +21,20 @@ _TYPE = re.compile(
 _UTF_8 = {"utf-8", "utf8"}
 
 
-_LARGE = 8 * 1024  # bytes; to parse a megabyte may take as long as a hundred requests
-_PARSER = ThreadPoolExecutor(1, "json")  # one at a time, and the event loop has its turn in between
+T = TypeVar("T")
+_LARGE = 8 * 1024  # bytes; to parse and check a megabyte may take as long as hundreds of requests
+_READER = ThreadPoolExecutor(1, "json")  # one at a time, and the event loop has its turn in between
 
 
-async def read(request: Request) -> Any:
-    """Return the parsed body, None if there is none; ProblemError if it is not plain JSON."""
+async def read(request: Request, check: Callable[[Any], T]) -> T:
+    """Return what `check` makes of the parsed body, None if there is none; ProblemError if it is not plain JSON."""
     body = await request.body()
     if not body:
-        return None
+        return check(None)
     _check_headers(request, is_patch=request.method == "PATCH")
     if len(body) <= _LARGE:
-        return _parse(body)
-    return await asyncio.get_running_loop().run_in_executor(_PARSER, _parse, body)
+        return check(_parse(body))
+    return await asyncio.get_running_loop().run_in_executor(_READER, lambda: check(_parse(body)))
 
 
 def _check_headers(request: Request, *, is_patch: bool) -> None:

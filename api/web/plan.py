@@ -5,9 +5,9 @@ dependencies are declared as for FastAPI, and its own functions read the paramet
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from fastapi import Request, Response
 from fastapi._compat import ModelField, Undefined
@@ -18,7 +18,15 @@ from starlette.datastructures import Headers, QueryParams
 
 Values = dict[str, Any]
 Errors = list[Any]
+Found = tuple[Values, Errors]
 _FAILED: Final = object()
+
+
+class ReadBody(Protocol):
+    """Reads the request's body."""
+
+    async def __call__(self, check: Callable[[Any], Found]) -> Found:
+        """Return what `check` makes of the body, None if there is none. Of a large one that may take a second."""
 
 
 class Optionals:
@@ -54,7 +62,7 @@ class Step:
     request: str | None
     response: str | None
 
-    async def values(self, asked: "Asked", done: Sequence[Any]) -> tuple[Values, Errors]:
+    async def values(self, asked: "Asked", done: Sequence[Any]) -> Found:
         """What the function is called with, and the errors in the request's parameters."""
         values = {name: done[number] for name, number in self.needs if name}
         request, errors = asked.request, Errors()
@@ -117,7 +125,7 @@ class Plan:
         self._numbers[call] = len(self._steps) - 1
         return self._numbers[call]
 
-    async def run(self, request: Request, read_body: Callable[[], Awaitable[Any]], response: Response) -> Any:
+    async def run(self, request: Request, read_body: ReadBody, response: Response) -> Any:
         """Call the dependencies and then the route's function; returns its answer. RequestValidationError.
 
         A dependency is called if its own parameters are right, even if others are wrong. So a caller without a token
@@ -134,11 +142,19 @@ class Plan:
         values, errors = await own.values(asked, done)
         all_errors += errors
         if self._body:
-            body = await read_body()
-            received = Undefined if body is None else body
-            found, errors = await request_body_to_args(self._body, received, embed_body_fields=False)
+            found, errors = await read_body(self._check_body)
             values.update(found)
             all_errors += errors
         if all_errors:
             raise RequestValidationError(all_errors)
         return await own.call(**values)
+
+    def _check_body(self, body: Any) -> Found:
+        received = Undefined if body is None else body
+        checking = request_body_to_args(self._body, received, embed_body_fields=False)
+        try:
+            checking.send(None)
+        except StopIteration as end:  # it awaits nothing, because the body is no form
+            found: Found = end.value
+            return found
+        raise AssertionError

@@ -12,10 +12,11 @@ import hmac
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 import bcrypt
@@ -23,6 +24,7 @@ import jwt
 
 from domain.rules.scopes import Scope
 
+T = TypeVar("T")
 ISSUER = "openstack-vm-api"
 TokenType = Literal["access", "refresh"]
 
@@ -98,13 +100,22 @@ class InvalidTokenError(Exception):
 
 async def hash_password(password: str) -> str:
     """A salted hash of a password of any length. It keeps a thread busy for a quarter of a second."""
-    return (await asyncio.to_thread(bcrypt.hashpw, _digest(password), bcrypt.gensalt(_BCRYPT_COST))).decode()
+    return (await _in_thread(bcrypt.hashpw, _digest(password), bcrypt.gensalt(_BCRYPT_COST))).decode()
 
 
 async def verify_password(password: str, password_hash: str | None) -> bool:
     """Whether the password has this hash; False if there is no hash, after the same time."""
-    matches = await asyncio.to_thread(bcrypt.checkpw, _digest(password), (password_hash or _DUMMY_HASH).encode())
+    matches = await _in_thread(bcrypt.checkpw, _digest(password), (password_hash or _DUMMY_HASH).encode())
     return matches and password_hash is not None
+
+
+async def _in_thread(call: Callable[[bytes, bytes], T], *arguments: bytes) -> T:
+    """Call it in a thread. A cancel waits for its end: until then the turn to hash is not free for others."""
+    thread = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
+    try:
+        return await asyncio.shield(thread)
+    finally:
+        await asyncio.wait([thread])
 
 
 def _digest(password: str) -> bytes:

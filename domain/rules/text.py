@@ -35,6 +35,9 @@ _FLAGS = re.compile(
     "\U000e007f"
 )
 _JOINERS = "\u200c\u200d"
+# The first and the last of those that choose another form of a Mongolian letter, or a variant of a Chinese character,
+# as in Japanese names; and how the names of what they change begin.
+_VARIANTS: Final = (("\u180b", "\u180f", "MONGOLIAN LETTER"), ("\U000e0100", "\U000e01ef", "CJK UNIFIED"))
 _EMOJI_STYLE = "\ufe0e\ufe0f"
 _EMOJI_OF_OTHER_CATEGORIES = "\u203c\u2049\u2139\u3030"
 _KEYS, _KEYCAP = "0123456789#*", "\u20e3"
@@ -66,7 +69,7 @@ def find_unseen(text: str) -> str | None:
         return None
     text = _FLAGS.sub("\U0001f3f4", text)
     for position, character in enumerate(text):
-        if is_unseen(character) and not _changes_its_neighbours(text[:position], character, text[position + 1 :]):
+        if is_unseen(character) and not _changes_its_neighbours(text, position):
             return character
     return None
 
@@ -87,19 +90,19 @@ def _category(character: str) -> str:
     return "So" if known == "Cn" and _FUTURE_EMOJI.match(character) else known
 
 
-def _changes_its_neighbours(before: str, character: str, after: str) -> bool:
-    previous, following = before[-1:], after[:1]
-    if not previous:
+def _changes_its_neighbours(text: str, position: int) -> bool:
+    character, following = text[position], text[position + 1 : position + 2]
+    if position == 0:
         return False
+    previous = text[position - 1]
     if character in _EMOJI_STYLE:
         return _is_emoji(previous) or (previous in _KEYS and following == _KEYCAP)
-    # Another form of a Mongolian letter, or a variant of a Chinese character, as in Japanese names.
-    for changing, changed in (("\u180b-\u180f", "MONGOLIAN LETTER"), ("\U000e0100-\U000e01ef", "CJK UNIFIED")):
-        if re.match(f"[{changing}]", character):
+    for first, last, changed in _VARIANTS:
+        if first <= character <= last:
             return name(previous, "").startswith(changed)
     if character not in _JOINERS or not following:
         return character in _JOINERS and combining(previous) == _VIRAMA
-    if _VIRAMA in {combining(previous), combining(following)} or _is_arabic(before, following):
+    if _VIRAMA in {combining(previous), combining(following)} or _is_arabic(text[:position], following):
         return True
     return character == "\u200d" and (_is_emoji(previous) or previous in _EMOJI_STYLE) and _is_emoji(following)
 

@@ -241,6 +241,13 @@ async def test_each_vm_gets_its_own_user_data(ada: Person, engine: AsyncEngine) 
     }
 
 
+async def test_the_errors_of_all_vms_are_shown_together(ada: Person, engine: AsyncEngine) -> None:
+    wrong = batch({"labels": {"-a": "x"}}, {}, {"user_data": 1, "image": 2})
+    answer = await ada.http.post("/vms/batch", json={"vms": [*wrong["vms"], 3]})
+    found = await refused(engine, answer, 422, "validation_failed")
+    assert set(found) == {"#/vms/0/labels/-a", "#/vms/2/image", "#/vms/2/user_data", "#/vms/3"}
+
+
 async def test_errors_are_at_most_twenty(ada: Person, engine: AsyncEngine) -> None:
     answer = await post(ada, *[{"image": "windows"}] * 100)
     assert len(await refused(engine, answer, 422, "unknown_reference")) == 20

@@ -4,8 +4,8 @@ from collections.abc import Hashable, Sized
 from itertools import islice
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from api.web.field_errors import MAX_ERRORS
 
@@ -17,6 +17,15 @@ def unique(items: list[Item] | None) -> list[Item] | None:
     if items and len(set(items)) < len(items):
         raise PydanticCustomError("repeated_items", "Each may appear once")
     return items
+
+
+def errors_within(number: int, error: ValidationError) -> list[InitErrorDetails]:
+    """The errors of one item of a list, of which no more than a problem shows, as errors of the list."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)[: MAX_ERRORS + 1]
+    return [
+        InitErrorDetails(type=PydanticCustomError(each["type"], each["msg"]), loc=(number, *each["loc"]), input=None)
+        for each in found
+    ]
 
 
 def is_absent(value: Any) -> bool:

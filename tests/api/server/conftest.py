@@ -86,7 +86,7 @@ class Site:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Repeat the request as JSON; /wait and /refused answer when the gate is open, /large with a megabyte.
 
-        /begun has the gate between the head and the body of its answer.
+        /begun and /broken have the gate between the head and the body of the answer; /broken fails there.
         """
         message = await receive()
         seen = {
@@ -103,8 +103,10 @@ class Site:
         body = b"x" * 1_000_000 if scope["path"] == "/large" else json.dumps(seen).encode()
         headers = [(b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        if scope["path"] == "/begun":
+        if scope["path"] in {"/begun", "/broken"}:
             await self._pass_gate()
+        if scope["path"] == "/broken":
+            raise RuntimeError("broken")
         await send({"type": "http.response.body", "body": body})
 
     async def _pass_gate(self) -> None:

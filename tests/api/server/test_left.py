@@ -10,7 +10,7 @@ from tests.api.server.test_limits import POST, WAIT, is_alive
 from tests.support.waiting import block_until
 
 BODY = WAIT.replace(b"GET", b"POST")[:-2] + b"Content-Length: 9000\r\n\r\n" + b"z" * 9000
-BEGUN = WAIT.replace(b"/wait", b"/begun")
+BEGUN, BROKEN = WAIT.replace(b"/wait", b"/begun"), WAIT.replace(b"/wait", b"/broken")
 
 
 def leave(site: Site, request: bytes, times: int, source: str = "127.0.0.1") -> None:
@@ -29,9 +29,10 @@ def tasks_of(site: Site) -> int:
     return len(site.server.server_state.tasks)
 
 
-def test_a_request_counts_until_its_task_ends(site: Site) -> None:
-    leave(site, BODY, 3)
-    block_until(lambda: site.server.connections.held == 3 * (9000 + phases.SIZE_OF_LEFT))
+@pytest.mark.parametrize(("request_", "size"), [(BODY, 9000), (BEGUN, 0), (BROKEN, 0)])
+def test_a_request_counts_until_its_task_ends(site: Site, request_: bytes, size: int) -> None:
+    leave(site, request_, 3)
+    block_until(lambda: site.server.connections.held == 3 * (size + phases.SIZE_OF_LEFT))
     assert site.server.connections.count == tasks_of(site) == 3
     site.gate.set()
     block_until(lambda: not site.server.connections.count)

@@ -154,6 +154,18 @@ def test_a_large_head_counts_as_long_as_its_request_is_served(site: Site) -> Non
     block_until(lambda: not site.server.connections.held)
 
 
+@pytest.mark.parametrize(("framing", "status"), [(b"", 200), (b"Content-Length: 99999999\r\n", 413)])
+def test_a_connection_whose_request_is_answered_keeps_nothing_of_it(site: Site, framing: bytes, status: int) -> None:
+    """It may be idle, or throw away what still comes, for more than a minute."""
+    assert site.ask(POST + framing + b"X: " + b"y" * 30_000 + b"\r\n\r\n").status == status
+    block_until(lambda: not site.server.connections.held)
+    [connection] = site.server.connections._all()
+    assert isinstance(connection, Connection)
+    assert (connection.cycle, connection.task, connection.waiting) == (None, None, b"")
+    assert not connection.reader._fields
+    assert not connection.reader.part_of_head
+
+
 def test_the_body_of_a_get_is_not_kept(site: Site) -> None:
     """A stream of events would keep it for hours."""
     get, post = (method + b" / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n\r\nz" for method in (b"GET", b"POST"))
