@@ -61,10 +61,11 @@ class Connection(asyncio.BufferedProtocol):
         self.transport = transport
         self.write = transport.write
         self.flow = WriteFlow(transport)
-        self.server = get_local_addr(transport)
-        self.client = get_remote_addr(transport)
+        self.server, self.client = get_local_addr(transport), get_remote_addr(transport)
         self.address = network_of(self.client[0]) if self.client else ""
-        if self.registry.admit(self):
+        if not self.client:  # it has gone, but what it sent would come, from nobody
+            transport.abort()
+        elif self.registry.admit(self):
             self.server_state.connections.add(self)  # type: ignore[arg-type] # it is none of uvicorn's own protocols
         else:
             detail = "The service has too many connections at the moment. Try again."

@@ -38,7 +38,8 @@ SYNCHRONOUS = (
     (r"\bAwaitable\[((?:[^\[\]]|\[[^\]]*\])*)\]", r"\1"),
     (r"\bawait |\basync (?=def|with|for)", ""),
     (r"vmctl\.client\.aio\b", "vmctl.client.sync"),
-    (r"\basync_(?=unbroken)", ""),
+    (r"\n[^\n]*# asynchronous only", ""),
+    (r"\bself\.background\.carry\(((?:[^()]|\([^()]*\))*)\)", r"\1"),
     (r"\bAsync(?=Client|Iterator|BaseTransport)", ""),
     (
         r"\b__a(?=enter__|exit__)|\ba(?=close\(|iter_sse|iter_bytes|iter_text|connect_sse)",

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from itertools import repeat
 from threading import Event
+from unittest.mock import Mock, patch
 from uuid import UUID, uuid4
 
 import httpx
@@ -16,10 +17,12 @@ import pytest
 from tests.meta.files import ROOT
 from tests.vmctl.conftest import Command
 from tests.vmctl.doubles import NOW, Service, answer, listening, operation, problem, tokens, user
-from vmctl.cli import session
+from vmctl.cli import changes, exits, session
 from vmctl.cli.config import FileTokens
-from vmctl.client import ClientError
-from vmctl.client.models import OperationStatus
+from vmctl.client import ClientError, OperationError, UnreachableError
+from vmctl.client.errors import error_of
+from vmctl.client.models import Operation, OperationStatus
+from vmctl.client.sync.waiting import Accepted
 
 ID = "3f0c5a4e-8d2b-4c6f-9a71-5e0d1c2b3a49"
 ACCEPTED = {"Operation-Location": f"/api/v1/operations/{ID}"}
@@ -101,6 +104,35 @@ def test_a_change_that_is_made_is_shown_even_if_it_cannot_be_read_again(alone: C
         done = alone.run("volume", "create", "data", "--size", "1", "--wait", "-o", "json", code=1)
     assert json.loads(done.stdout)["id"] == ID
     assert "It could not be read again" in done.stderr
+
+
+def test_the_others_are_not_read_once_the_service_does_not_answer() -> None:
+    """With a hundred VMs that would take half an hour."""
+    ids = [uuid4() for _ in range(3)]
+    read = Mock(side_effect=UnreachableError("away"))
+    accepted = [Accepted(Mock(), Operation.model_validate(operation()), id, read) for id in ids]
+    failures: list[ClientError] = [OperationError(Operation.model_validate(operation()))]
+    with patch.object(changes, "current"):
+        assert [changes._read_again(each, failures) for each in accepted] == [each.resource for each in accepted]
+    assert read.call_count == 1
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"), [((404, 404), 4), ((404, 409), 1), ((404, "FAILED"), 2), ((409, "FAILED"), 2)]
+)
+def test_that_nothing_is_missing_but_something_else_is_wrong_has_another_code(
+    codes: tuple[int | str, ...], expected: int
+) -> None:
+    """A script that cleans up may take code 4 for "already gone"."""
+    failed = Operation.model_validate(operation(OperationStatus.FAILED))
+    errors = [OperationError(failed) if code == "FAILED" else error_of(problem("refused", int(code))) for code in codes]
+    assert exits.code_of_all(errors) == expected
+
+
+def test_a_service_that_does_not_answer_is_not_asked_for_the_others(alone: Command) -> None:
+    ids = [str(uuid4()) for _ in range(3)]
+    refused = alone.run("vm", "delete", *ids, "--yes", code=1)
+    assert f"Not asked for: {ids[1]}, {ids[2]}" in refused.stderr
 
 
 @pytest.mark.parametrize("status", [200, 203, 206])

@@ -49,7 +49,7 @@ def logout(
 ) -> None:
     """End the login."""
     session = current()
-    is_kept_login = not os.environ.get("VMCTL_TOKEN")  # else it is another login that ends, if any does
+    is_kept_login = not os.environ.get("VMCTL_TOKEN", "").strip()  # else it is another login that ends, if any does
     if everywhere:
         session.client.account.log_out_everywhere()
     else:

@@ -12,7 +12,7 @@ from vmctl.cli.output import Column, Format, print_list, print_one
 from vmctl.cli.progress import follow
 from vmctl.cli.session import current
 from vmctl.cli.stops import StoppedError
-from vmctl.client import ClientError, OperationError
+from vmctl.client import ClientError, NotFoundError, OperationError, UnreachableError
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sync.waiting import Accepted, check
 
@@ -55,7 +55,12 @@ def conclude_all(
 
 
 def _read_again(accepted: Accepted[T], failures: list[ClientError]) -> T:
-    """The resource as it is now. If it cannot be read, say so, and return what was answered at first."""
+    """The resource as it is now. If it cannot be read, say so, and return what was answered at first.
+
+    Once the service does not answer, it is not asked for the others: that would take long for each of them.
+    """
+    if not all(isinstance(failure, NotFoundError | OperationError) for failure in failures):
+        return accepted.resource
     try:
         return accepted.read()
     except ClientError as error:
@@ -72,36 +77,56 @@ def wait_for(accepted: Accepted[Any], name: str, timeout: float | None) -> None:
 
 
 def each(names: Mapping[UUID, str], ask: Callable[[UUID], Accepted[None]], wait: bool, timeout: float | None) -> None:  # noqa: FBT001
-    """Ask for the same change of several resources, and go on if one is refused. Fails in the end if any has failed."""
-    session = current()
+    """Ask for the same change of several resources, and go on if one is refused. Fails in the end if any has failed.
+
+    If the service does not answer, it is not asked for the others: that would take long for each of them.
+    """
     failures: list[ClientError] = []
     followed: dict[UUID, str] = {}
     try:
-        for id, name in names.items():
-            try:
-                accepted = ask(id)
-            except ClientError as error:
-                session.say(f"{name}: {exits.text_of(error)}")
-                failures.append(error)
-            else:
-                if accepted.operation_id:
-                    followed[accepted.operation_id] = name
-                if not wait:
-                    session.out.print(f"{name}: accepted", markup=False)
+        _ask_all(names, ask, failures, followed, is_told=not wait)
     except (KeyboardInterrupt, StoppedError):
         if followed:
-            session.say(f"\nInterrupted. What was asked for goes on. {exits.how_to_go_on(*map(str, followed))}")
+            current().say(f"\nInterrupted. What was asked for goes on. {exits.how_to_go_on(*map(str, followed))}")
         raise
     if followed and wait:
-        failures += report(follow(session, followed, timeout))
+        failures += report(follow(current(), followed, timeout))
     elif followed:
         _say_how_to_wait(*followed)
     _fail_for(failures)
 
 
+def _ask_all(
+    names: Mapping[UUID, str],
+    ask: Callable[[UUID], Accepted[None]],
+    failures: list[ClientError],
+    followed: dict[UUID, str],
+    *,
+    is_told: bool,
+) -> None:
+    """Ask for each, and add to the failures or to the operations to follow; print what is accepted if `is_told`."""
+    session, left = current(), dict(names)
+    for id, name in names.items():
+        del left[id]
+        try:
+            accepted = ask(id)
+        except ClientError as error:
+            session.say(f"{name}: {exits.text_of(error)}")
+            failures.append(error)
+            if isinstance(error, UnreachableError):
+                break
+            continue
+        if accepted.operation_id:
+            followed[accepted.operation_id] = name
+        if is_told:
+            session.out.print(f"{name}: accepted", markup=False)
+    if left:
+        session.say(f"Not asked for: {', '.join(left.values())}")
+
+
 def _fail_for(failures: Sequence[ClientError]) -> None:
     if failures:
-        raise exits.ReportedError(max(map(exits.code_of, failures)))
+        raise exits.ReportedError(exits.code_of_all(failures))
 
 
 def report(operations: Iterable[Operation]) -> list[ClientError]:

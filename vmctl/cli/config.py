@@ -12,6 +12,7 @@ from typing import Any
 from platformdirs import user_config_path
 from pydantic import ValidationError
 
+from vmctl.cli.stops import Delay
 from vmctl.client.errors import ClientError
 from vmctl.client.models import TokenPair
 
@@ -133,6 +134,7 @@ class FileTokens:
         self._url = url
         self._lock: int | None = None
         self._draft: Path | None = None
+        self._delay = Delay()  # of signals, while the tokens are locked
 
     def read(self) -> TokenPair | None:
         """Return the tokens, if there are any."""
@@ -166,6 +168,7 @@ class FileTokens:
         except BaseException:
             self.unlock()
             raise
+        self._delay.begin()
         return True
 
     def _make_room(self) -> None:
@@ -185,3 +188,4 @@ class FileTokens:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+        self._delay.end()

@@ -1,5 +1,6 @@
 """The exit codes, and what a person reads for each error."""
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 from vmctl.client.errors import (
@@ -42,6 +43,12 @@ def code_of(error: ClientError) -> int:
         by_status: dict[int, int] = {HTTPStatus.UNAUTHORIZED: NOT_LOGGED_IN, HTTPStatus.NOT_FOUND: NOT_FOUND}
         return by_status.get(error.problem.status, REFUSED)
     return REFUSED
+
+
+def code_of_all(errors: Iterable[ClientError]) -> int:
+    """The exit code for several errors. "There is no such thing" is said only if nothing else is wrong."""
+    codes = {code_of(error) for error in errors}
+    return max(codes - {NOT_FOUND} or codes)
 
 
 def text_of(error: ClientError) -> str:

@@ -1,11 +1,15 @@
 """What ends the command from outside, apart from Ctrl-C."""
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import current_thread, main_thread
 from types import FrameType
+from typing import Any
 
 _NUMBERS = (signal.SIGTERM, signal.SIGHUP)
+_HELD_BACK = "\nThe login is being renewed, and the command ends after that. A second signal ends it at once.\n"
 
 
 class StoppedError(BaseException):
@@ -30,6 +34,41 @@ def raised() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+class Delay:
+    """Holds signals back, while an end of the command would end the login. A second one ends it all the same."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
+        self._held_back: int | None = None
+
+    def begin(self) -> None:
+        """Hold signals back. Only the main thread is interrupted by them, and only it may do this."""
+        if current_thread() is not main_thread():
+            return
+        for number in (signal.SIGINT, *_NUMBERS):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                self._handlers[number] = handler
+                signal.signal(number, self._hold_back)
+
+    def end(self) -> None:
+        """Let signals through, first the one that was held back; without a beginning, do nothing."""
+        handlers, self._handlers = self._handlers, {}
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        held_back, self._held_back = self._held_back, None
+        if held_back is not None:
+            handlers[held_back](held_back, None)
+
+    def _hold_back(self, number: int, frame: FrameType | None) -> None:
+        if self._held_back is not None:
+            self._held_back = None
+            self._handlers[number](number, frame)
+        self._held_back = number
+        with suppress(OSError):
+            sys.stderr.write(_HELD_BACK)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

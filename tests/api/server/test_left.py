@@ -1,6 +1,8 @@
 """Requests whose client has left, or was cut, and that the application still works on."""
 
 import logging
+import socket
+import struct
 
 import pytest
 
@@ -70,6 +72,21 @@ def test_requests_whose_clients_have_left_make_place_for_new_connections(
     assert is_alive(idle)
     site.gate.set()
     assert change.read().status == 200
+
+
+def test_a_request_whose_sender_had_gone_before_it_was_accepted_is_not_carried_out(site: Site) -> None:
+    """The kernel still has its bytes, but no address: nobody would know who has made a change."""
+
+    def send_and_reset() -> None:
+        with socket.create_connection(("127.0.0.1", site.port)) as client:
+            client.sendall(WAIT.replace(b"GET /wait", b"DELETE /gone"))
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    for _ in range(5):
+        site.in_loop(send_and_reset)
+    assert is_alive(site.client())
+    assert [seen["path"] for seen in site.seen] == ["/"]
+    block_until(lambda: site.server.connections.count == 1)
 
 
 @pytest.mark.parametrize("request_", [WAIT, BODY, BEGUN])

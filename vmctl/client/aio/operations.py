@@ -24,7 +24,7 @@ class Operations(TaggedCollection[Operation]):
 
         `watch` is called with every operation, each `every` seconds (1 to 60) and at the end.
         """
-        return await until_ended(self.transport, ids, timeout, watch, every)
+        return await until_ended(self.transport, [UUID(str(id)) for id in ids], timeout, watch, every)
 
     async def complete(
         self, accepted: Sequence[Accepted[Any]], *, timeout: float | None = None, watch: Watcher | None = None

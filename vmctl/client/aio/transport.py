@@ -70,8 +70,8 @@ class Transport:
         self._page_size: int | None = 100
 
     async def aclose(self) -> None:
-        """Close the connections, as soon as no renewal of the tokens needs them."""
-        await self._renewals.finish()
+        """Close the connections."""
+        await self._renewals.background.finish()  # asynchronous only
         await self._http.aclose()
 
     async def get(self, path: str, model: type[M], **filters: Filter) -> M:

@@ -26,7 +26,7 @@ class Operations(TaggedCollection[Operation]):
 
         `watch` is called with every operation, each `every` seconds (1 to 60) and at the end.
         """
-        return until_ended(self.transport, ids, timeout, watch, every)
+        return until_ended(self.transport, [UUID(str(id)) for id in ids], timeout, watch, every)
 
     def complete(
         self, accepted: Sequence[Accepted[Any]], *, timeout: float | None = None, watch: Watcher | None = None

@@ -71,8 +71,7 @@ class Transport:
         self._page_size: int | None = 100
 
     def close(self) -> None:
-        """Close the connections, as soon as no renewal of the tokens needs them."""
-        self._renewals.finish()
+        """Close the connections."""
         self._http.close()
 
     def get(self, path: str, model: type[M], **filters: Filter) -> M:
