@@ -44,9 +44,10 @@ class Admission:
 
     Health checks have no limits and need no slot. The slot is released when the answer starts. No route uses the
     database after that, and a client that reads its answer slowly would otherwise hold the slot as long as it likes. A
-    request that waits for a change gives it back with `scope["release_slot"]()` before, and takes one again with
-    `await scope["take_slot"]()` for what it reads after that. A search takes one of the few slots of `searches` first:
-    it can take seconds, so searches must not hold all of the others.
+    request that waits for a change gives it back with `scope["release_slot"]()` before, and takes one again with `await
+    scope["take_slot"]()` for what it reads after that. `scope["slot_caller"]` is whom the slot is for, with the rank. A
+    search takes one of the few slots of `searches` first: it can take seconds, so searches must not hold all of the
+    others.
     """
 
     def __init__(self, app: ASGIApp, *, slots: Slots, searches: Slots, signing: Signing, limits: RateLimits) -> None:
@@ -86,6 +87,7 @@ class Admission:
                 answer = problems.rate_limited(error.limit.name, error.limit.quota, error.retry_after, scope["path"])
                 await answer(scope, receive, release_and_send)
                 return
+            scope["slot_caller"] = admitted.caller, admitted.rank
             # For requests that wait: they hold no slot meanwhile, and need one again if they read more after that.
             scope["release_slot"] = admitted.give_back
             scope["take_slot"] = partial(self._take_again, admitted)

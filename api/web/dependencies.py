@@ -42,6 +42,7 @@ from domain.rules.scopes import Scope
 from domain.settings import Settings
 
 _READS = {"GET", "HEAD", "OPTIONS"}
+READING_SLOTS, READING_QUEUE = 1, 64  # large bodies: one at a time, because their threads would only take turns
 CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 72  # few at once, because each asks a worker and the cloud
 
 
@@ -50,10 +51,10 @@ class ProcessState:
     """What all requests of the process share.
 
     `autocommit` is the engine without transactions, for single statements. `hashing` limits how many passwords are
-    hashed concurrently, and `consoles` how many requests wait for one. `logins` remembers the failed ones, `refusals`
-    writes them to the audit, and `epochs` knows which logins have ended. `provider` is None unless the settings name an
-    identity provider. `long_lists` have more rows than are counted, and `sharing_users` several projects.
-    `common_searches` are for what many resources have.
+    hashed concurrently, `reading` how many large bodies are read, and `consoles` how many requests wait for one.
+    `logins` remembers the failed ones, `refusals` writes them to the audit, and `epochs` knows which logins have ended.
+    `provider` is None unless the settings name an identity provider. `long_lists` have more rows than are counted, and
+    `sharing_users` several projects. `common_searches` are for what many resources have.
     """
 
     settings: Settings
@@ -74,6 +75,7 @@ class ProcessState:
     common_searches: Remembered = field(default_factory=Remembered)
     sharing_users: Remembered = field(default_factory=Remembered)
     repeated_lists: RepeatedLists = field(default_factory=RepeatedLists)
+    reading: Slots = field(default_factory=lambda: Slots(READING_SLOTS, READING_QUEUE))
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
     provider: IdentityProvider | None = None
 

@@ -1,15 +1,15 @@
 """Reads the JSON body of a request. It takes only what every JSON reader understands in the same way."""
 
-import asyncio
 import json
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
 from starlette.requests import Request
 
+from api.web import threads
 from api.web.problems import ProblemError
+from api.web.slots import NoSlotError, Slots, without_slot
 
 # RFC 9110, section 5.6.6. The parser of the standard library is one for e-mail: it also knows `charset*0*=`, raises
 # errors for some forms of it, and needs a second for thousands of semicolons.
@@ -23,18 +23,25 @@ _UTF_8 = {"utf-8", "utf8"}
 
 T = TypeVar("T")
 _LARGE = 8 * 1024  # bytes; to parse and check a megabyte may take as long as hundreds of requests
-_READER = ThreadPoolExecutor(1, "json")  # one at a time, and the event loop has its turn in between
 
 
 async def read(request: Request, check: Callable[[Any], T]) -> T:
-    """Return what `check` makes of the parsed body, None if there is none; ProblemError if it is not plain JSON."""
+    """Return what `check` makes of the parsed body, None if there is none; ProblemError if it is not plain JSON.
+
+    A large body waits for its turn: a thread reads one at a time, and the event loop goes on meanwhile. NoSlotError if
+    too many wait, if it takes too long, or if the client has left meanwhile.
+    """
     body = await request.body()
     if not body:
         return check(None)
     _check_headers(request, is_patch=request.method == "PATCH")
     if len(body) <= _LARGE:
         return check(_parse(body))
-    return await asyncio.get_running_loop().run_in_executor(_READER, lambda: check(_parse(body)))
+    reading: Slots = request.app.state.vmapi.reading
+    async with without_slot(request.scope), reading.hold(*request.scope["slot_caller"]):
+        if await request.is_disconnected():  # the bodies of many that do not wait would keep all others waiting
+            raise NoSlotError("overloaded")
+        return await threads.call(lambda: check(_parse(body)))
 
 
 def _check_headers(request: Request, *, is_patch: bool) -> None:

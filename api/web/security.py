@@ -4,7 +4,6 @@ There may be several keys: one signs, and the others are only accepted, so that 
 cursors and hidden secrets live on. A token says in its header which key has signed it.
 """
 
-import asyncio
 import base64
 import contextlib
 import hashlib
@@ -12,19 +11,18 @@ import hmac
 import json
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 from uuid import UUID
 
 import bcrypt
 import jwt
 
+from api.web import threads
 from domain.rules.scopes import Scope
 
-T = TypeVar("T")
 ISSUER = "openstack-vm-api"
 TokenType = Literal["access", "refresh"]
 
@@ -100,22 +98,13 @@ class InvalidTokenError(Exception):
 
 async def hash_password(password: str) -> str:
     """A salted hash of a password of any length. It keeps a thread busy for a quarter of a second."""
-    return (await _in_thread(bcrypt.hashpw, _digest(password), bcrypt.gensalt(_BCRYPT_COST))).decode()
+    return (await threads.call(bcrypt.hashpw, _digest(password), bcrypt.gensalt(_BCRYPT_COST))).decode()
 
 
 async def verify_password(password: str, password_hash: str | None) -> bool:
     """Whether the password has this hash; False if there is no hash, after the same time."""
-    matches = await _in_thread(bcrypt.checkpw, _digest(password), (password_hash or _DUMMY_HASH).encode())
+    matches = await threads.call(bcrypt.checkpw, _digest(password), (password_hash or _DUMMY_HASH).encode())
     return matches and password_hash is not None
-
-
-async def _in_thread(call: Callable[[bytes, bytes], T], *arguments: bytes) -> T:
-    """Call it in a thread. A cancel waits for its end: until then the turn to hash is not free for others."""
-    thread = asyncio.ensure_future(asyncio.to_thread(call, *arguments))
-    try:
-        return await asyncio.shield(thread)
-    finally:
-        await asyncio.wait([thread])
 
 
 def _digest(password: str) -> bytes:

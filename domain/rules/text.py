@@ -6,7 +6,7 @@ into one form here, before they are stored or searched.
 
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from typing import Final
 from unicodedata import category, combining, name, normalize
 
@@ -38,9 +38,17 @@ _JOINERS = "\u200c\u200d"
 # The first and the last of those that choose another form of a Mongolian letter, or a variant of a Chinese character,
 # as in Japanese names; and how the names of what they change begin.
 _VARIANTS: Final = (("\u180b", "\u180f", "MONGOLIAN LETTER"), ("\U000e0100", "\U000e01ef", "CJK UNIFIED"))
+_JOINED_SCRIPTS = (
+    "ARABIC",
+    "SYRIAC",
+    "MONGOLIAN",
+    "NKO",
+    "MANDAIC",
+)  # joiners stand between their letters, as in Persian
 _EMOJI_STYLE = "\ufe0e\ufe0f"
 _EMOJI_OF_OTHER_CATEGORIES = "\u203c\u2049\u2139\u3030"
 _KEYS, _KEYCAP = "0123456789#*", "\u20e3"
+_MOST_REMEMBERED = 4096  # characters, or groups of some: to look one up in Unicode's tables costs ten times as much
 _VIRAMA = 9  # the combining class of the signs that join letters in Indic scripts
 _LONGEST_RUN = 4  # letters that a search spells in all ways together; the ways of more would be too many
 _LETTERS_WITH_CASE = range(0x20000)  # the planes that have letters with case
@@ -65,15 +73,16 @@ def find_unseen(text: str) -> str | None:
     Joiners and selectors are in their place between the letters and emoji that they change, but nowhere else: there
     they would only make two names look the same.
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable() and not _UNSEEN.search(text):
         return None
     text = _FLAGS.sub("\U0001f3f4", text)
     for position, character in enumerate(text):
-        if is_unseen(character) and not _changes_its_neighbours(text, position):
+        if is_unseen(character) and not _is_in_its_place(text, position):
             return character
     return None
 
 
+@lru_cache(_MOST_REMEMBERED)
 def is_unseen(character: str) -> bool:
     """Whether a reader sees nothing in the place of this character, or cannot know what."""
     return _category(character) in _UNSEEN_CATEGORIES or _UNSEEN.match(character) is not None
@@ -90,11 +99,19 @@ def _category(character: str) -> str:
     return "So" if known == "Cn" and _FUTURE_EMOJI.match(character) else known
 
 
-def _changes_its_neighbours(text: str, position: int) -> bool:
-    character, following = text[position], text[position + 1 : position + 2]
+def _is_in_its_place(text: str, position: int) -> bool:
+    """Whether a character that nobody sees changes those beside it."""
     if position == 0:
         return False
-    previous = text[position - 1]
+    letter = position - 1
+    while letter > 0 and combining(text[letter]):
+        letter -= 1
+    return _changes(text[letter], text[position - 1], text[position], text[position + 1 : position + 2])
+
+
+@lru_cache(_MOST_REMEMBERED)
+def _changes(letter: str, previous: str, character: str, following: str) -> bool:
+    """The same, for a character between two others; `letter` is the last one before it that is no accent."""
     if character in _EMOJI_STYLE:
         return _is_emoji(previous) or (previous in _KEYS and following == _KEYCAP)
     for first, last, changed in _VARIANTS:
@@ -102,20 +119,14 @@ def _changes_its_neighbours(text: str, position: int) -> bool:
             return name(previous, "").startswith(changed)
     if character not in _JOINERS or not following:
         return character in _JOINERS and combining(previous) == _VIRAMA
-    if _VIRAMA in {combining(previous), combining(following)} or _is_arabic(text[:position], following):
+    joined = not combining(letter) and all(name(each, "").startswith(_JOINED_SCRIPTS) for each in (letter, following))
+    if joined or _VIRAMA in {combining(previous), combining(following)}:
         return True
     return character == "\u200d" and (_is_emoji(previous) or previous in _EMOJI_STYLE) and _is_emoji(following)
 
 
 def _is_emoji(character: str) -> bool:
     return (_category(character)[0] == "S" and not character.isascii()) or character in _EMOJI_OF_OTHER_CATEGORIES
-
-
-def _is_arabic(before: str, following: str) -> bool:
-    """Whether a joiner stands between two letters of a script whose letters join, as in Persian words."""
-    letter = next((character for character in reversed(before) if not combining(character)), "")
-    scripts = ("ARABIC", "SYRIAC", "MONGOLIAN", "NKO", "MANDAIC")
-    return bool(letter) and name(letter, "").startswith(scripts) and name(following, "").startswith(scripts)
 
 
 def folded(text: str) -> str:

@@ -5,18 +5,25 @@ import importlib
 import json
 import re
 import threading
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock, Mock
 
 import httpx
 import pytest
 from pydantic import BaseModel, ValidationError
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import Request
 
+from api.app import RESERVED_CONNECTIONS
 from api.routes import requests
 from api.web import json_body
 from api.web.field_errors import MAX_ERRORS
 from api.web.problems import MAX_BODY, MAX_BODY_OF_LOGINS
+from api.web.slots import NoSlotError, Slots
 from domain.rules import text
-from tests.api.conftest import FLAVOR, Person
+from domain.settings import Settings
+from tests.api.conftest import FLAVOR, Person, person, running
 
 JSON = {"Content-Type": "application/json"}
 ASTRAL = "\N{PERSONAL COMPUTER}"  # its escape has twelve bytes, those of ASCII characters have six
@@ -136,6 +143,40 @@ async def test_others_are_answered_while_a_large_body_is_checked(
     assert (await anyone.get("/health/live")).status_code == 200
     answered.set()
     assert (await large).status_code == 202
+
+
+async def test_a_large_body_takes_no_slot_while_it_is_read(
+    settings: Settings, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few users with large bodies would have all slots."""
+    answered = threading.Event()
+
+    def parse_late(_body: bytes) -> dict[str, object]:
+        return {"name": "data", "size_gb": 1} if answered.wait(10) else {}
+
+    monkeypatch.setattr(json_body, "_parse", parse_late)
+    few = settings.model_copy(update={"db_pool_size": RESERVED_CONNECTIONS + 1, "db_max_overflow": 0})
+    async with running(few) as app:
+        ada = await person(app, engine, few, "ada")
+        large = asyncio.create_task(ada.http.post("/volumes", content=b" " * 100_000, headers=JSON))
+        await asyncio.sleep(0.1)
+        assert (await ada.http.get("/vms")).status_code == 200
+        answered.set()
+        assert (await large).status_code == 202
+
+
+async def test_the_large_body_of_a_client_that_has_left_is_not_read() -> None:
+    """It has waited for its turn, and keeps others waiting."""
+    body = {"type": "http.request", "body": b"{}" + b" " * 9000, "more_body": False}
+    process = SimpleNamespace(reading=Slots(1, 1))
+    slot = {"slot_caller": ("ada", 0.0), "release_slot": Mock(), "take_slot": AsyncMock()}
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]} | slot
+    app = SimpleNamespace(state=SimpleNamespace(vmapi=process))
+    receive, check = AsyncMock(side_effect=[body, {"type": "http.disconnect"}]), Mock()
+    with pytest.raises(NoSlotError):
+        await json_body.read(Request(scope | {"app": app}, receive), check)
+    assert not check.called
+    assert process.reading.free_of("ada") == process.reading.most_of_caller
 
 
 @pytest.mark.parametrize("count", [1, 100])
