@@ -103,7 +103,7 @@ def test_a_change_that_is_made_is_shown_even_if_it_cannot_be_read_again(alone: C
     with listening(Service(serve)) as alone.environment["VMCTL_URL"]:
         done = alone.run("volume", "create", "data", "--size", "1", "--wait", "-o", "json", code=1)
     assert json.loads(done.stdout)["id"] == ID
-    assert "It could not be read again" in done.stderr
+    assert "data could not be read again" in done.stderr
 
 
 def test_the_others_are_not_read_once_the_service_does_not_answer() -> None:

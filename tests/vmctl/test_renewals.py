@@ -17,6 +17,7 @@ import pytest
 from tests.meta.files import ROOT
 from tests.vmctl.conftest import Command
 from tests.vmctl.doubles import URL, Service, answer, listening, problem, tokens, user
+from vmctl.cli import stops
 from vmctl.cli.config import FileTokens
 from vmctl.client import AsyncClient, ProblemError, UnreachableError, sending
 from vmctl.client.sync import transport
@@ -130,8 +131,11 @@ def test_a_signal_ends_the_command_after_its_renewal_and_the_second_one_at_once(
                 running.send_signal(number)
                 assert b"The login is being renewed" in running.stderr.readline() + running.stderr.readline()
                 if signals == 2:
+                    sleep(stops._SAME_CAUSE)
                     running.send_signal(number)
                 else:
+                    running.send_signal(number)  # at once, as a terminal that is closed does it
+                    sleep(0.1)
                     go_on.set()
                 assert running.wait(60) == 128 + number
             assert store.read() == tokens(new)

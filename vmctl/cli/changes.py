@@ -12,7 +12,7 @@ from vmctl.cli.output import Column, Format, print_list, print_one
 from vmctl.cli.progress import follow
 from vmctl.cli.session import current
 from vmctl.cli.stops import StoppedError
-from vmctl.client import ClientError, NotFoundError, OperationError, UnreachableError
+from vmctl.client import ClientError, OperationError, UnreachableError
 from vmctl.client.models import Operation, OperationStatus
 from vmctl.client.sync.waiting import Accepted, check
 
@@ -57,14 +57,15 @@ def conclude_all(
 def _read_again(accepted: Accepted[T], failures: list[ClientError]) -> T:
     """The resource as it is now. If it cannot be read, say so, and return what was answered at first.
 
-    Once the service does not answer, it is not asked for the others: that would take long for each of them.
+    The others are not asked for then: a service that does not answer would take long for each of them.
     """
-    if not all(isinstance(failure, NotFoundError | OperationError) for failure in failures):
+    if not all(isinstance(failure, OperationError) for failure in failures):
         return accepted.resource
     try:
         return accepted.read()
     except ClientError as error:
-        current().say(f"It could not be read again, so this is what was accepted. {exits.text_of(error)}")
+        name = getattr(accepted.resource, "name", "It")
+        current().say(f"{name} could not be read again. Shown is what was accepted. {exits.text_of(error)}")
         failures.append(error)
         return accepted.resource
 

@@ -182,10 +182,13 @@ class FileTokens:
 
     def unlock(self) -> None:
         """Let other commands in."""
-        if self._draft is not None:
-            self._draft.unlink(missing_ok=True)
-            self._draft = None
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-        self._delay.end()
+        draft, self._draft = self._draft, None
+        lock, self._lock = self._lock, None
+        try:
+            if draft is not None:
+                with _in_words():
+                    draft.unlink(missing_ok=True)
+        finally:
+            if lock is not None:
+                os.close(lock)
+            self._delay.end()

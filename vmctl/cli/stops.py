@@ -5,9 +5,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from threading import current_thread, main_thread
+from time import monotonic
 from types import FrameType
 from typing import Any
 
+# Seconds. A terminal that is closed sends two signals, and so does `timeout`: to the process and to its group.
+_SAME_CAUSE = 0.5
 _NUMBERS = (signal.SIGTERM, signal.SIGHUP)
 _HELD_BACK = "\nThe login is being renewed, and the command ends after that. A second signal ends it at once.\n"
 
@@ -42,6 +45,7 @@ class Delay:
     def __init__(self) -> None:
         self._handlers: dict[int, Callable[[int, FrameType | None], Any]] = {}
         self._held_back: int | None = None
+        self._since = 0.0  # of the monotonic clock, when that one came
 
     def begin(self) -> None:
         """Hold signals back. Only the main thread is interrupted by them, and only it may do this."""
@@ -64,9 +68,11 @@ class Delay:
 
     def _hold_back(self, number: int, frame: FrameType | None) -> None:
         if self._held_back is not None:
+            if monotonic() < self._since + _SAME_CAUSE:
+                return
             self._held_back = None
             self._handlers[number](number, frame)
-        self._held_back = number
+        self._held_back, self._since = number, monotonic()
         with suppress(OSError):
             sys.stderr.write(_HELD_BACK)
 
