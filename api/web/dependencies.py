@@ -23,6 +23,7 @@ from api.web.oidc import IdentityProvider, ProviderCaller
 from api.web.origin import source_of
 from api.web.problems import ProblemError
 from api.web.program_tokens import ProgramTokens
+from api.web.reading import Reading
 from api.web.remembered import Remembered
 from api.web.repeated import RepeatedLists
 from api.web.security import Caller, InvalidTokenError, LoginCaller, Signing
@@ -42,7 +43,6 @@ from domain.rules.scopes import Scope
 from domain.settings import Settings
 
 _READS = {"GET", "HEAD", "OPTIONS"}
-READING_SLOTS, READING_QUEUE = 1, 64  # large bodies: one at a time, because their threads would only take turns
 CONSOLE_SLOTS, CONSOLE_QUEUE = 6, 72  # few at once, because each asks a worker and the cloud
 
 
@@ -75,7 +75,7 @@ class ProcessState:
     common_searches: Remembered = field(default_factory=Remembered)
     sharing_users: Remembered = field(default_factory=Remembered)
     repeated_lists: RepeatedLists = field(default_factory=RepeatedLists)
-    reading: Slots = field(default_factory=lambda: Slots(READING_SLOTS, READING_QUEUE))
+    reading: Reading = field(default_factory=Reading)
     consoles: Slots = field(default_factory=lambda: Slots(CONSOLE_SLOTS, CONSOLE_QUEUE))
     provider: IdentityProvider | None = None
 

@@ -9,7 +9,8 @@ from starlette.requests import Request
 
 from api.web import threads
 from api.web.problems import ProblemError
-from api.web.slots import NoSlotError, Slots, without_slot
+from api.web.reading import Reading
+from api.web.slots import NoSlotError, without_slot
 
 # RFC 9110, section 5.6.6. The parser of the standard library is one for e-mail: it also knows `charset*0*=`, raises
 # errors for some forms of it, and needs a second for thousands of semicolons.
@@ -37,8 +38,8 @@ async def read(request: Request, check: Callable[[Any], T]) -> T:
     _check_headers(request, is_patch=request.method == "PATCH")
     if len(body) <= _LARGE:
         return check(_parse(body))
-    reading: Slots = request.app.state.vmapi.reading
-    async with without_slot(request.scope), reading.hold(*request.scope["slot_caller"]):
+    reading: Reading = request.app.state.vmapi.reading
+    async with without_slot(request.scope), reading.turn(*request.scope["slot_caller"]):
         if await request.is_disconnected():  # the bodies of many that do not wait would keep all others waiting
             raise NoSlotError("overloaded")
         return await threads.call(lambda: check(_parse(body)))

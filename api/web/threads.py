@@ -16,5 +16,8 @@ async def call(function: Callable[P, T], *arguments: P.args, **more: P.kwargs) -
     thread = asyncio.ensure_future(asyncio.to_thread(function, *arguments, **more))
     try:
         return await asyncio.shield(thread)
-    finally:
+    except asyncio.CancelledError:
         await asyncio.wait([thread])
+        if not thread.cancelled():
+            thread.exception()  # nobody else takes it, and asyncio would log that
+        raise

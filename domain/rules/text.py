@@ -48,7 +48,7 @@ _JOINED_SCRIPTS = (
 _EMOJI_STYLE = "\ufe0e\ufe0f"
 _EMOJI_OF_OTHER_CATEGORIES = "\u203c\u2049\u2139\u3030"
 _KEYS, _KEYCAP = "0123456789#*", "\u20e3"
-_MOST_REMEMBERED = 4096  # characters, or groups of some: to look one up in Unicode's tables costs ten times as much
+_MOST_REMEMBERED = 4096  # characters: to look one up in Unicode's tables costs ten times as much
 _VIRAMA = 9  # the combining class of the signs that join letters in Indic scripts
 _LONGEST_RUN = 4  # letters that a search spells in all ways together; the ways of more would be too many
 _LETTERS_WITH_CASE = range(0x20000)  # the planes that have letters with case
@@ -104,27 +104,35 @@ def _is_in_its_place(text: str, position: int) -> bool:
     if position == 0:
         return False
     letter = position - 1
-    while letter > 0 and combining(text[letter]):
+    while letter >= 0 and combining(text[letter]):
         letter -= 1
-    return _changes(text[letter], text[position - 1], text[position], text[position + 1 : position + 2])
+    base = text[letter] if letter >= 0 else ""
+    return _changes(base, text[position - 1], text[position], text[position + 1 : position + 2])
 
 
-@lru_cache(_MOST_REMEMBERED)
 def _changes(letter: str, previous: str, character: str, following: str) -> bool:
-    """The same, for a character between two others; `letter` is the last one before it that is no accent."""
+    """The same, for a character between two others; `letter` is the last one before it that is no accent, if any."""
+    if character in _JOINERS:
+        virama = combining(previous) == _VIRAMA
+        if virama or not following:
+            return virama
+        if combining(following) == _VIRAMA or (_is_of_joined_script(letter) and _is_of_joined_script(following)):
+            return True
+        return character == "\u200d" and (_is_emoji(previous) or previous in _EMOJI_STYLE) and _is_emoji(following)
     if character in _EMOJI_STYLE:
         return _is_emoji(previous) or (previous in _KEYS and following == _KEYCAP)
     for first, last, changed in _VARIANTS:
         if first <= character <= last:
             return name(previous, "").startswith(changed)
-    if character not in _JOINERS or not following:
-        return character in _JOINERS and combining(previous) == _VIRAMA
-    joined = not combining(letter) and all(name(each, "").startswith(_JOINED_SCRIPTS) for each in (letter, following))
-    if joined or _VIRAMA in {combining(previous), combining(following)}:
-        return True
-    return character == "\u200d" and (_is_emoji(previous) or previous in _EMOJI_STYLE) and _is_emoji(following)
+    return False
 
 
+@lru_cache(_MOST_REMEMBERED)
+def _is_of_joined_script(character: str) -> bool:
+    return bool(character) and name(character, "").startswith(_JOINED_SCRIPTS)
+
+
+@lru_cache(_MOST_REMEMBERED)
 def _is_emoji(character: str) -> bool:
     return (_category(character)[0] == "S" and not character.isascii()) or character in _EMOJI_OF_OTHER_CATEGORIES
 

@@ -20,7 +20,8 @@ from api.routes import requests
 from api.web import json_body
 from api.web.field_errors import MAX_ERRORS
 from api.web.problems import MAX_BODY, MAX_BODY_OF_LOGINS
-from api.web.slots import NoSlotError, Slots
+from api.web.reading import Reading
+from api.web.slots import NoSlotError
 from domain.rules import text
 from domain.settings import Settings
 from tests.api.conftest import FLAVOR, Person, person, running
@@ -168,7 +169,7 @@ async def test_a_large_body_takes_no_slot_while_it_is_read(
 async def test_the_large_body_of_a_client_that_has_left_is_not_read() -> None:
     """It has waited for its turn, and keeps others waiting."""
     body = {"type": "http.request", "body": b"{}" + b" " * 9000, "more_body": False}
-    process = SimpleNamespace(reading=Slots(1, 1))
+    process = SimpleNamespace(reading=Reading())
     slot = {"slot_caller": ("ada", 0.0), "release_slot": Mock(), "take_slot": AsyncMock()}
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-type", b"application/json")]} | slot
     app = SimpleNamespace(state=SimpleNamespace(vmapi=process))
@@ -176,7 +177,7 @@ async def test_the_large_body_of_a_client_that_has_left_is_not_read() -> None:
     with pytest.raises(NoSlotError):
         await json_body.read(Request(scope | {"app": app}, receive), check)
     assert not check.called
-    assert process.reading.free_of("ada") == process.reading.most_of_caller
+    assert process.reading.slots.free_of("ada") == process.reading.slots.most_of_caller
 
 
 @pytest.mark.parametrize("count", [1, 100])
