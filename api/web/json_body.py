@@ -8,6 +8,7 @@ from typing import Any, NoReturn, TypeVar
 from starlette.requests import Request
 
 from api.web import threads
+from api.web.origin import origin_of
 from api.web.problems import ProblemError
 from api.web.reading import Reading
 from api.web.slots import NoSlotError, without_slot
@@ -39,7 +40,9 @@ async def read(request: Request, check: Callable[[Any], T]) -> T:
     if len(body) <= _LARGE:
         return check(_parse(body))
     reading: Reading = request.app.state.vmapi.reading
-    async with without_slot(request.scope), reading.turn(*request.scope["slot_caller"]):
+    caller, rank = request.scope["slot_caller"]
+    turn = reading.turn(caller, rank, origin_of(request.scope), len(body))
+    async with without_slot(request.scope), turn:
         if await request.is_disconnected():  # the bodies of many that do not wait would keep all others waiting
             raise NoSlotError("overloaded")
         return await threads.call(lambda: check(_parse(body)))
