@@ -37,7 +37,7 @@ class Command:
     def run(self, *arguments: str, code: int = 0, input: str = "") -> Done:
         """Run it, and expect an exit code. It runs in this process, because a new one takes half a second to begin."""
         out, error = io.StringIO(), io.StringIO()
-        given_input = io.TextIOWrapper(io.BytesIO(input.encode()))
+        given_input = io.TextIOWrapper(io.BytesIO(input.encode()), newline="\n")  # as Python opens its own
         with (
             mock.patch.dict(os.environ, self.environment, clear=True),
             mock.patch.multiple(

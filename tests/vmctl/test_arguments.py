@@ -85,6 +85,7 @@ def test_the_option_with_the_empty_value_is_named(alone: Command) -> None:
         ("user", "role", "a\udcff", "admin"),
         ("--url", "http://[::1", "login", "-u", "ada", "--password-stdin"),
         ("login", "-u", "ada", "--password-stdin"),
+        ("vm", "create", "a", "-f", "m1.tiny", "--network", "private", "--no-network"),
     ],
     ids=lambda arguments: ascii(" ".join(arguments))[:60],
 )
@@ -93,6 +94,15 @@ def test_what_is_mistyped_is_sent_to_nobody(alone: Command, arguments: tuple[str
     with listening(service) as alone.environment["VMCTL_URL"]:
         alone.run(*arguments, code=64)
     assert service.requests == []
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+def test_the_end_of_a_line_is_no_part_of_a_password(alone: Command, end: str) -> None:
+    """Files of Windows end lines with CR LF, and nobody could type the CR."""
+    service = Service(lambda _: problem("invalid_credentials", 401))
+    with listening(service) as alone.environment["VMCTL_URL"]:
+        alone.run("login", "-u", "ada", "--password-stdin", input=f"secret {end}", code=3)
+    assert json.loads(service.requests[0].content)["password"] == "secret "
 
 
 @pytest.mark.parametrize("file", ["user-data", "-"])

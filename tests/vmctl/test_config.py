@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -186,6 +187,18 @@ def test_a_file_that_cannot_be_read_is_an_error_in_words(folder: Path) -> None:
     (folder / "config.json").mkdir(parents=True)
     with pytest.raises(ConfigError, match="Cannot use "):
         config.read()
+
+
+def test_a_user_without_a_folder_needs_none_for_a_token(alone: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with any user id."""
+    monkeypatch.setattr(config, "user_config_path", Mock(side_effect=RuntimeError("no home")))
+    alone.environment["VMCTL_TOKEN"] = "vma_1"
+    with listening(Service(lambda _: answer(user()))) as alone.environment["VMCTL_URL"]:
+        alone.run("whoami")
+    del alone.environment["VMCTL_TOKEN"]
+    with listening(Service(lambda _: answer(tokens("1").model_dump()))) as alone.environment["VMCTL_URL"]:
+        refused = alone.run("login", "-u", "ada", "--password-stdin", input="secret\n", code=1)
+    assert "Set HOME or XDG_CONFIG_HOME" in refused.stderr
 
 
 def test_a_write_that_fails_leaves_the_old_file(folder: Path) -> None:

@@ -29,13 +29,19 @@ class ConfigError(ClientError):
 
 
 def path() -> Path:
-    """The file of the configuration."""
-    return user_config_path("vmctl") / "config.json"
+    """The file of the configuration; ConfigError if the user has no folder for it."""
+    try:
+        return user_config_path("vmctl") / "config.json"
+    except RuntimeError:
+        raise ConfigError("There is no folder for the configuration. Set HOME or XDG_CONFIG_HOME.") from None
 
 
 def read() -> dict[str, Any]:
     """Return the configuration; empty if there is none. It is refused if others could have read or written it."""
-    file = path()
+    try:
+        file = path()
+    except ConfigError:
+        return {}
     try:
         with file.open("rb") as opened:
             state = os.fstat(opened.fileno())

@@ -59,7 +59,7 @@ def read(file: Path) -> str:
 def read_line(what: str) -> str:
     """The next line of the standard input; BadParameter if it is empty or too long, or there is none."""
     try:
-        line = sys.stdin.readline(_MOST + 1).rstrip("\n")
+        line = sys.stdin.readline(_MOST + 1).removesuffix("\n").removesuffix("\r")  # as files of Windows end it
     except (OSError, ValueError) as error:
         raise typer.BadParameter(f"Cannot read the {what} from the standard input: {error}") from None
     if not line:

@@ -39,6 +39,8 @@ def create(
     output: Output = Format.TABLE,
 ) -> None:
     """Create VMs."""
+    if network and no_network:
+        raise typer.BadParameter("Name networks, or say --no-network.")
     client = current().client
     new: NewVM = {"name": name[0], "flavor": flavor, "labels": labels_of(label)}
     _choose_disk(new, image, snapshot, boot_volume, project)
