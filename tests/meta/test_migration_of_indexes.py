@@ -14,7 +14,8 @@ from tests.support.rows import add_user, add_vm
 
 BUILDING = """SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'CREATE %INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"""
-OPEN = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
+OPEN = """SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend' AND xact_start IS NOT NULL"""
 INVALID = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
 
 
