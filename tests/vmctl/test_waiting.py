@@ -204,6 +204,30 @@ def test_a_renewal_of_the_token_is_not_cut_off_by_the_end_of_a_wait(monkeypatch:
     assert [request.extensions["timeout"]["read"] for request in service.requests[:2]] == [5, 9]
 
 
+@pytest.mark.parametrize("failure", [httpx.ConnectError("refused"), problem("overloaded", 503, Retry_After="60")])
+def test_a_wait_whose_service_is_away_lasts_until_its_end(
+    monkeypatch: pytest.MonkeyPatch, failure: httpx.Response | Exception
+) -> None:
+    """The pause until the next attempt may be longer than what is left."""
+    clock = Clock(monkeypatch)
+
+    def tick() -> float:
+        clock.now += 1e-6
+        return clock.now
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    monkeypatch.setattr(retries, "delays", lambda: repeat(8.0))
+    for module in (waiting, transport, sending):
+        monkeypatch.setattr(module, "monotonic", tick)
+    monkeypatch.setattr(transport, "sleep", sleep)
+    service = Service(repeat(failure))
+    with pytest.raises(WaitTimeoutError):
+        service.client(patience=120).operations.wait([uuid4()], timeout=5)
+    assert clock.now >= 5
+
+
 def test_the_time_that_an_answer_is_held_back_does_not_count_as_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, body = Clock(monkeypatch), operation()
 

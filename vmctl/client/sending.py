@@ -53,13 +53,15 @@ class Prepared:
         """The seconds that are left for attempts."""
         return max(self.ends_at - monotonic(), 0.0)
 
-    def pause(self, seconds: float) -> float:
-        """The pause that is taken if one of `seconds` is due: a wait looks once more when its time is over."""
-        return seconds if self.path == RENEWAL else min(seconds, self.left())
+    def pause(self, seconds: float) -> float | None:
+        """The pause before the next attempt, if one of `seconds` is due; None if there is no time for another attempt.
 
-    def has_time_after(self, pause: float) -> bool:
-        """Whether there is time for another attempt after a pause of so many seconds."""
-        return 0 < self.left() >= pause
+        A wait looks once more when its time is over. A renewal does not come back before the service wants it.
+        """
+        left = self.left()
+        if not left or (self.path == RENEWAL and seconds > left):
+            return None
+        return min(seconds, left)
 
     def attempt(self, token: str | None) -> "Attempt":
         """An attempt that begins now."""

@@ -202,7 +202,7 @@ class Transport:
                 reason, wanted = self.reason(error), request.pause(delay)
                 give_up_at = min(give_up_at, monotonic() + self._patience)
                 again = retries.may_repeat_after(error, repeatable=request.is_repeatable)
-                if not again or not request.has_time_after(wanted) or monotonic() + wanted > give_up_at:
+                if not again or wanted is None or monotonic() + wanted > give_up_at:
                     raise UnreachableError(reason) from error
                 doubt = doubt or retries.doubt_after(error, reason)
             else:
@@ -210,7 +210,7 @@ class Transport:
                 wanted = request.pause(max(delay, retries.wanted_delay(response)))
                 give_up_at = min(give_up_at, monotonic() + self._patience)
                 again = retries.may_repeat_answered(response, repeatable=request.is_repeatable)
-                if not again or not request.has_time_after(wanted) or monotonic() + wanted > give_up_at:
+                if not again or wanted is None or monotonic() + wanted > give_up_at:
                     return response, doubt
                 doubt = doubt or retries.doubt_after(response, reason)
             self.pause(reason, wanted)
