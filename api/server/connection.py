@@ -63,7 +63,7 @@ class Connection(asyncio.BufferedProtocol):
         self.flow = WriteFlow(transport)
         self.server, self.client = get_local_addr(transport), get_remote_addr(transport)
         self.address = network_of(self.client[0]) if self.client else ""
-        if not self.client:  # it has gone, but what it sent would come, from nobody
+        if not self.client:  # it has gone; what it sent would still arrive, without an address
             transport.abort()
         elif self.registry.admit(self):
             self.server_state.connections.add(self)  # type: ignore[arg-type] # it is none of uvicorn's own protocols
@@ -174,7 +174,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
 
     def abort(self) -> None:
-        """Close the connection and end its request at once, and free what they hold: many may end in one turn."""
+        """Close the connection, end its request, and free what both hold, at once: many may end in one turn."""
         self.transport.abort()
         self._disconnect()
         if self.task:
@@ -273,7 +273,7 @@ class Connection(asyncio.BufferedProtocol):
         self._linger()
 
     def _disconnect(self) -> None:
-        """Tell the application that the client gets no answer any more, and drop what it has sent."""
+        """Drop what the client has sent, and tell the application that nobody waits for its answer."""
         self.waiting = b""
         self.reader.part_of_head.clear()
         if self.cycle:

@@ -8,21 +8,21 @@ from api.web.slots import Slots
 
 # One body at a time: several threads would only take turns, too. Memory and time bound how many wait, so there are
 # places for bursts of small ones; a caller has half of them.
-TURNS, QUEUE = 1, 1000
+_TURNS, _QUEUE = 1, 1000
 _SECONDS_PER_BYTE = 1e-6  # that a body may take at worst
-_HALF_LIFE = 10.0  # seconds in which half of what a caller has used is forgotten
+_HALF_LIFE = 10.0  # seconds after which the time that a caller has used counts half
 _MOST_REMEMBERED = 1000  # callers and addresses
 
 
 class Reading:
-    """Large bodies are read one at a time, first small ones of callers whose bodies have taken little time lately.
+    """Large bodies are read one at a time: small ones first, and those of callers who have used little time lately.
 
     A body may take half a second. If the callers had turns one after the other, a few with such bodies would keep all
     others waiting until they are refused. The time counts for the address, too: many accounts may be one person's.
     """
 
     def __init__(self) -> None:
-        self.slots = Slots(TURNS, QUEUE)
+        self.slots = Slots(_TURNS, _QUEUE)
         self._used: dict[str, tuple[float, float]] = {}  # seconds, and when that was; the latest last
 
     @asynccontextmanager

@@ -35,16 +35,11 @@ _FLAGS = re.compile(
     "\U000e007f"
 )
 _JOINERS = "\u200c\u200d"
-# The first and the last of those that choose another form of a Mongolian letter, or a variant of a Chinese character,
-# as in Japanese names; and how the names of what they change begin.
+# Selectors of another form of a Mongolian letter, and of a variant of a Chinese character, as in Japanese names: the
+# first, the last, and how Unicode's names of the letters begin that they change.
 _VARIANTS: Final = (("\u180b", "\u180f", "MONGOLIAN LETTER"), ("\U000e0100", "\U000e01ef", "CJK UNIFIED"))
-_JOINED_SCRIPTS = (
-    "ARABIC",
-    "SYRIAC",
-    "MONGOLIAN",
-    "NKO",
-    "MANDAIC",
-)  # joiners stand between their letters, as in Persian
+# A joiner may stand between two letters of these scripts, as in Persian words.
+_JOINED_SCRIPTS = ("ARABIC", "SYRIAC", "MONGOLIAN", "NKO", "MANDAIC")
 _EMOJI_STYLE = "\ufe0e\ufe0f"
 _EMOJI_OF_OTHER_CATEGORIES = "\u203c\u2049\u2139\u3030"
 _KEYS, _KEYCAP = "0123456789#*", "\u20e3"
@@ -111,7 +106,7 @@ def _is_in_its_place(text: str, position: int) -> bool:
 
 
 def _changes(letter: str, previous: str, character: str, following: str) -> bool:
-    """The same, for a character between two others; `letter` is the last one before it that is no accent, if any."""
+    """Whether a character changes the two beside it; `letter` is the last one before it that is no accent, if any."""
     if character in _JOINERS:
         virama = combining(previous) == _VIRAMA
         if virama or not following:

@@ -30,7 +30,7 @@ def renewed() -> httpx.Response:
 
 
 def kept() -> MemoryTokens:
-    """A store with the tokens of a login, of which the access token has expired."""
+    """A store with the tokens of a login. The access token has expired."""
     store = MemoryTokens()
     store.write(tokens("1"))
     return store

@@ -20,7 +20,7 @@ def unique(items: list[Item] | None) -> list[Item] | None:
 
 
 def errors_within(number: int, error: ValidationError) -> list[InitErrorDetails]:
-    """The errors of one item of a list, of which no more than a problem shows, as errors of the list."""
+    """The errors of one item of a list, as errors of the list: at most one more than a problem shows."""
     found = error.errors(include_url=False, include_context=False, include_input=False)[: MAX_ERRORS + 1]
     return [
         InitErrorDetails(type=PydanticCustomError(each["type"], each["msg"]), loc=(number, *each["loc"]), input=None)

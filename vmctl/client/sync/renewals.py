@@ -15,8 +15,8 @@ from vmctl.client.tokens import TokenStore
 class Renewals:
     """Renews tokens, once for all callers that need it at the same time.
 
-    The service takes a refresh token again for some seconds only, in case its answer was lost. One that is cut off
-    later would end the login: the service has used the old token, and the new one is lost.
+    A renewal that is cut off would end the login: the service has used the old refresh token, and the new one is lost.
+    The service takes the old one again for some seconds only, in case its answer was lost.
     """
 
     def __init__(self, tokens: TokenStore, patience: float, ask: Callable[[str], TokenPair]) -> None:
